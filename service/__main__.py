@@ -1,0 +1,146 @@
+"""The `stitchwork` command."""
+
+import argparse
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+from pydantic_settings import CliSettingsSource
+
+from service import __version__
+from service.errors import StitchworkError
+from service.settings import Settings
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line, without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0 for an orderly end, 1 for a failure, 2 for a wrong setting.
+    """
+    parser = argparse.ArgumentParser(
+        prog="stitchwork",
+        description="Any encoder feeds any classifier head, zero-shot.",
+    )
+    parser.add_argument("--version", action="version", version=f"stitchwork {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    sources = {}
+    for name, (run, told) in COMMANDS.items():
+        command = commands.add_parser(name, help=told, description=told)
+        sources[name] = CliSettingsSource(
+            Settings, root_parser=command, cli_kebab_case=True, cli_use_class_docs_for_groups=False
+        )
+        if name == "api":
+            command.add_argument("--fd", type=int, help="Listening socket to take over.")
+        if name == "demo":
+            _demo_flags(command)
+        command.set_defaults(run=run)
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings(
+            _cli_settings_source=sources[options.command](parsed_args=options)  # type: ignore[call-arg]
+        )
+        _configure_logging(settings.log_level)
+        code: int = options.run(settings, options)
+    except ValidationError as error:
+        for fault in error.errors():
+            place = ".".join(str(part) for part in fault["loc"]) or "settings"
+            print(f"stitchwork: {place}: {fault['msg']}", file=sys.stderr)  # noqa: T201
+        return 2
+    except (StitchworkError, ValueError) as error:
+        print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return code
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    from service.launcher import Plan, serve
+
+    return serve(Plan.of(settings))
+
+
+def _api(settings: Settings, options: argparse.Namespace) -> int:
+    import uvicorn
+
+    from service.api.app import create_app
+    from service.wiring import api_parts, limit_blas
+
+    limit_blas(settings)
+    config = uvicorn.Config(
+        create_app(api_parts(settings)),
+        host=settings.host,
+        port=settings.port,
+        fd=options.fd,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(settings.request_timeout) + 1,
+    )
+    server = uvicorn.Server(config)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _worker(settings: Settings, options: argparse.Namespace) -> int:
+    from service.wiring import worker
+
+    running = worker(settings)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: running.stop())
+    running.run()
+    return 0
+
+
+def _settings(settings: Settings, options: argparse.Namespace) -> int:
+    print(json.dumps(settings.redacted(), indent=2))  # noqa: T201
+    return 0
+
+
+def _demo(settings: Settings, options: argparse.Namespace) -> int:
+    from service.evaluation.demo import demo
+
+    return demo(options.dataset, keep=options.keep, input_size=options.input_size)
+
+
+def _demo_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dataset", choices=("digits", "fashion-mnist"), default="digits")
+    command.add_argument("--keep", action="store_true", help="Leave the service up afterwards.")
+    command.add_argument("--input-size", type=int, help="Side of the encoders' input in pixels.")
+
+
+def _configure_logging(level: str) -> None:
+    from pythonjsonlogger.json import JsonFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        JsonFormatter(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp=True,
+            rename_fields={"levelname": "level", "name": "logger"},
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # Their own lines repeat ours, or hold what must not be logged, such as URLs with keys.
+    for noisy in ("httpx", "httpcore", "uvicorn.access", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+Run = Callable[[Settings, argparse.Namespace], int]
+COMMANDS: dict[str, tuple[Run, str]] = {
+    "serve": (_serve, "Run the whole service on this machine, servers included."),
+    "api": (_api, "Run one API process."),
+    "worker": (_worker, "Run one worker."),
+    "demo": (_demo, "Stitch three real image encoders to each other's heads, and show the table."),
+    "settings": (_settings, "Show every setting as this process reads it, passwords left out."),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

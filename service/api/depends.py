@@ -1,0 +1,93 @@
+"""Hands the parts of the service to routes, as typed Annotated aliases."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Request
+
+from service.errors import InvalidInput
+from service.queue.dispatcher import Dispatcher
+from service.records import check_id
+from service.store.inverses import Inverses
+from service.store.registry import Registry
+from service.store.tables import Condition
+from service.translator import HeadCache, Translator
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold, and how long it may take."""
+
+    body_bytes: int
+    rows: int
+    items: int
+    anchors: int
+    width: int
+    job_items: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the API is made of."""
+
+    registry: Registry
+    inverses: Inverses
+    translator: Translator
+    heads: HeadCache
+    dispatcher: Dispatcher
+    limits: Limits
+    version: str
+
+
+async def _parts(request: Request) -> Parts:
+    parts: Parts = request.app.state.parts
+    return parts
+
+
+PartsDep = Annotated[Parts, Depends(_parts)]
+
+
+async def _resource_id(
+    id_: Annotated[str, Path(alias="id", description="Letters, digits, `.`, `_`, `-`.")],
+) -> str:
+    return check_id(id_)
+
+
+ResourceId = Annotated[str, Depends(_resource_id)]
+
+
+async def _condition(
+    if_match: Annotated[str | None, Header(description="Version that must stand.")] = None,
+    if_none_match: Annotated[str | None, Header(description="`*`: nothing may stand.")] = None,
+) -> Condition:
+    if if_none_match not in (None, "*"):
+        raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")  # type: ignore[index]
+    match = if_match.strip().removeprefix("W/").strip('"') if if_match else None
+    return Condition(match, if_none_match == "*")
+
+
+ConditionDep = Annotated[Condition, Depends(_condition)]
+
+
+async def _seconds(
+    parts: PartsDep,
+    x_request_timeout: Annotated[
+        str | None, Header(description="Seconds after which the answer is of no use.")
+    ] = None,
+) -> float:
+    most = parts.limits.seconds
+    if x_request_timeout is None:
+        return most
+    try:
+        seconds = float(x_request_timeout)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidInput(
+            f"X-Request-Timeout: expected seconds, more than 0, got {x_request_timeout[:40]!r}"
+        )
+    return min(seconds, most)
+
+
+SecondsDep = Annotated[float, Depends(_seconds)]

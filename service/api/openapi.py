@@ -1,0 +1,84 @@
+"""Keeps the OpenAPI schema true for routes that read their own bodies."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from service.api import wire
+from service.api.schemas import Schema
+
+REF: Final = "#/components/schemas/{model}"
+PROBLEM: Final = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "request_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What was expected, and what came."},
+        "code": {"type": "string", "description": "Stable name of the condition."},
+        "pointer": {"type": "string", "description": "JSON pointer to the offending value."},
+        "request_id": {"type": "string"},
+    },
+}
+
+_bodies: dict[str, type[Schema]] = {}
+
+
+def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
+    """What a route says of its body.
+
+    Args:
+        model: The schema of its JSON.
+        binary: The array of a safetensors or .npy body, whose other fields travel in the query;
+            None where the route takes multipart instead.
+    """
+    _bodies[model.__name__] = model
+    content: dict[str, Any] = {wire.JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
+    if model.example:
+        content[wire.JSON]["example"] = model.example
+    if binary:
+        told = f"`{binary}` as an array; the other fields in the query."
+        blob = {"schema": {"type": "string", "format": "binary", "description": told}}
+        content |= dict.fromkeys(wire.BINARY, blob)
+    elif "items" in model.model_fields:
+        files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        content[wire.MULTIPART] = {
+            "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
+        }
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def install(app: FastAPI) -> None:
+    """Add the bodies' schemas and the shape of problems to what the app says of itself."""
+
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            told = get_openapi(
+                title=app.title,
+                version=app.version,
+                summary=app.summary,
+                description=app.description,
+                routes=app.routes,
+            )
+            models = [(model, "validation") for _, model in sorted(_bodies.items())]
+            _, found = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
+            schemas = told.setdefault("components", {}).setdefault("schemas", {})
+            schemas |= found.get("$defs", {})
+            schemas["Problem"] = PROBLEM
+            problem = {
+                "application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}
+            }
+            for path in told["paths"].values():
+                for operation in path.values():
+                    answers = operation.setdefault("responses", {})
+                    answers.pop("422", None)
+                    answers["default"] = {"description": "A problem", "content": problem}
+            for unused in ("HTTPValidationError", "ValidationError"):
+                schemas.pop(unused, None)
+            app.openapi_schema = told
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]

@@ -1,0 +1,36 @@
+"""Anchor sets: the checked contract between spaces."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import ConditionDep, PartsDep, ResourceId
+from service.api.openapi import body
+from service.api.routes import resources
+from service.api.schemas import AnchorSetBody
+
+router = APIRouter(tags=["anchor sets"])
+
+
+@router.put("/anchor-sets/{id}", summary="Declare an anchor set", openapi_extra=body(AnchorSetBody))
+async def put_anchor_set(
+    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+) -> Response:
+    """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
+    declared = await wire.read(request, AnchorSetBody, parts.limits)
+    outcome, entry = await asyncio.to_thread(
+        lambda: parts.registry.declare_anchor_set(
+            id_,
+            declared.modality,
+            items=declared.decoded(parts.limits.anchors),
+            ids=declared.ids,
+            size=declared.size,
+            condition=condition,
+        )
+    )
+    return resources.put_answer(outcome, entry, f"/anchor-sets/{id_}")
+
+
+resources.add_routes(router, "anchor-sets", "anchor set")

@@ -1,0 +1,92 @@
+"""Heads: frozen classifiers, each in one space."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
+from service.api.openapi import body
+from service.api.routes import resources
+from service.api.schemas import FitBody, HeadBody, NewHeadBody
+from service.errors import InvalidInput
+from service.records import Head, Space
+from service.store.tables import Condition, Entry, Outcome
+
+router = APIRouter(tags=["heads"])
+
+
+@router.put("/heads/{id}", summary="Register a head", openapi_extra=body(HeadBody, binary="weight"))
+async def put_head(
+    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+) -> Response:
+    """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
+    declared = await wire.read(request, HeadBody, parts.limits, main="weight")
+    return await asyncio.to_thread(_register, parts, declared, id_, condition)
+
+
+@router.post("/heads", summary="Register a head, id in the body", openapi_extra=body(NewHeadBody))
+async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
+    """Like PUT, with the id in the body."""
+    declared = await wire.read(request, NewHeadBody, parts.limits, main="weight")
+    return await asyncio.to_thread(_register, parts, declared, declared.id, condition)
+
+
+def _register(parts: Parts, declared: HeadBody, id_: str, condition: Condition) -> Response:
+    classifier = declared.layered()
+    if classifier is not None:
+        outcome, entry = parts.registry.declare_head(
+            id_, declared.space, classifier, declared.labels or [], condition
+        )
+    else:
+        outcome, entry = _draft(parts, declared, id_, condition)
+    if outcome is Outcome.ACCEPTED and entry.draft:
+        parts.dispatcher.nudge(entry.draft)
+    return resources.put_answer(outcome, entry, f"/heads/{id_}")
+
+
+def _draft(
+    parts: Parts, declared: HeadBody, id_: str, condition: Condition
+) -> tuple[Outcome, Entry[Head]]:
+    (space,), _ = parts.registry.spaces.ready(declared.space)
+    if declared.fit is not None:
+        return _fit(parts, declared.fit, space, id_, condition)
+    encoder = space.encoder if declared.classifier is True else declared.classifier
+    if encoder is None:
+        raise InvalidInput(
+            f"space {space.id} has no encoder, name the model", pointer="/classifier"
+        )
+    return parts.registry.draft_head(
+        id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
+    )
+
+
+def _fit(
+    parts: Parts, fit: FitBody, space: Space, id_: str, condition: Condition
+) -> tuple[Outcome, Entry[Head]]:
+    encoder = space.encoder if fit.items is not None else None
+    if fit.items is not None and encoder is None:
+        raise InvalidInput(
+            f"space {space.id} has no encoder, send embeddings", pointer="/fit/items"
+        )
+    if fit.embeddings is not None and fit.embeddings.shape[1] != space.dim:
+        raise InvalidInput(
+            f"space {space.id} is {space.dim} wide, got embeddings of {fit.embeddings.shape[1]}",
+            pointer="/fit/embeddings",
+            code="wrong-width",
+        )
+    modality = encoder.modality if encoder else "vector"
+    inputs, labels, total = fit.inputs(modality, parts.limits.rows)
+    return parts.registry.draft_head(
+        id_,
+        space.id,
+        {"source": "fit", "labels": labels},
+        inputs=inputs,
+        encoder=encoder,
+        total=total,
+        condition=condition,
+    )
+
+
+resources.add_routes(router, "heads", "head")

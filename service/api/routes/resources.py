@@ -1,0 +1,93 @@
+"""What anchor sets, spaces and heads have in common: views, PUT answers, paging, GET, DELETE."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
+from service.errors import InvalidInput
+from service.records import check_id
+from service.store.tables import Entry, Outcome, Table
+
+STATUS: Final = {
+    Outcome.CREATED: 201,
+    Outcome.REPLACED: 200,
+    Outcome.SAME: 200,
+    Outcome.ACCEPTED: 202,
+}
+
+
+def view(entry: Entry[Any]) -> dict[str, Any]:
+    """All there is to say of an entry; what is being prepared stands beside what serves."""
+    shown: dict[str, Any] = {"id": entry.id, "status": "ready"}
+    if entry.record:
+        shown |= entry.record.model_dump(mode="json")
+    if entry.draft:
+        draft = entry.draft
+        told: dict[str, Any] = {
+            "version": draft.version,
+            "status": draft.status,
+            "progress": {"done": draft.done, "total": draft.total},
+        }
+        if draft.reason:
+            told["reason"] = draft.reason
+        shown |= {"pending": told} if entry.record else told
+    return shown
+
+
+def etag(entry: Entry[Any]) -> dict[str, str]:
+    """The version as an entity tag: of what serves or, before that, of what is being prepared."""
+    version = entry.version or (entry.draft.version if entry.draft else "")
+    return {"ETag": f'"{version}"'}
+
+
+def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
+    """The answer to a PUT or POST."""
+    headers = etag(entry)
+    if outcome in (Outcome.CREATED, Outcome.ACCEPTED):
+        headers["Location"] = path
+    return wire.answer({**view(entry), "outcome": outcome.value}, STATUS[outcome], headers)
+
+
+def add_routes(router: APIRouter, plural: str, name: str) -> None:
+    """GET of the list, GET and DELETE by id."""
+
+    def table(parts: Parts) -> Table[Any]:
+        found: Table[Any] = getattr(parts.registry, plural.replace("-", "_"))
+        return found
+
+    @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}")
+    async def listing(
+        parts: PartsDep,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[str | None, Query(description="From the page before.")] = None,
+    ) -> Response:
+        after = _cursor(cursor)
+        page = await asyncio.to_thread(table(parts).page, limit, after)
+        return wire.answer({"items": [view(e) for e in page.entries], "cursor": page.cursor})
+
+    @router.get(f"/{plural}/{{id}}", summary=f"Show one {name}", name=f"get_{plural}")
+    async def show(id_: ResourceId, parts: PartsDep) -> Response:
+        entry = await asyncio.to_thread(table(parts).get, id_)
+        return wire.answer(view(entry), headers=etag(entry))
+
+    @router.delete(
+        f"/{plural}/{{id}}", summary=f"Remove one {name}", name=f"delete_{plural}", status_code=204
+    )
+    async def remove(id_: ResourceId, parts: PartsDep, condition: ConditionDep) -> Response:
+        await asyncio.to_thread(table(parts).delete, id_, condition)
+        return Response(status_code=204)
+
+
+def _cursor(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return check_id(cursor)
+    except InvalidInput as error:
+        raise InvalidInput(
+            "cursor: expected one that a page before gave", pointer="/cursor"
+        ) from error

@@ -1,0 +1,138 @@
+"""Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
+
+import asyncio
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import Parts, PartsDep, SecondsDep
+from service.api.openapi import body
+from service.api.predictions import predictions
+from service.api.routes.answers import named, used
+from service.api.schemas import EmbedBody, ItemsMixin, StitchBody
+from service.errors import InvalidInput
+from service.queue.jobs import Job, Reply
+from service.records import Space, check_id
+from service.translator import check_pair
+
+router = APIRouter(tags=["inference"])
+
+
+@router.post("/embed/{encoder}", summary="Embed raw inputs", openapi_extra=body(EmbedBody))
+async def embed(encoder: str, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+    """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
+    asked = await wire.read(request, EmbedBody, parts.limits)
+    names = [check_id(encoder), *([asked.target] if asked.target else [])]
+    spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
+    source, target = spaces[0], spaces[1] if asked.target else None
+    job = Job(
+        id="",
+        encoder=_encoder(source),
+        truncate=asked.truncate,
+        source=source,
+        target=target,
+        bridge=asked.bridge,
+    )
+    if target:
+        check_pair(source, target, asked.bridge)
+    reply = await _run(parts, job, asked, seconds)
+    facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
+    roles = {"source": source}
+    if target:
+        facts |= {"target": named(target), "bridge": asked.bridge}
+        roles["target"] = target
+    return wire.respond(
+        request,
+        "embeddings",
+        reply.rows,  # type: ignore[arg-type]
+        facts,
+        as_base64=asked.encoding_format == "base64",
+        headers=used(stale, **roles),
+    )
+
+
+@router.post(
+    "/stitch/{encoder}/{head}", summary="Classify raw inputs", openapi_extra=body(StitchBody)
+)
+async def stitch(
+    encoder: str,
+    head: str,
+    request: Request,
+    parts: PartsDep,
+    seconds: SecondsDep,
+) -> Response:
+    """Raw inputs, embedded by one model and classified by a head that was made for another."""
+    asked = await wire.read(request, StitchBody, parts.limits)
+    (used_head,), head_stale = await asyncio.to_thread(parts.registry.heads.ready, check_id(head))
+    (source, target), stale = await asyncio.to_thread(
+        parts.registry.spaces.ready, check_id(encoder), used_head.space
+    )
+    check_pair(source, target, asked.bridge)
+    job = Job(
+        id="",
+        encoder=_encoder(source),
+        truncate=asked.truncate,
+        source=source,
+        target=target,
+        head=used_head.model_copy(update={"labels": ()}),
+        bridge=asked.bridge,
+    )
+    reply = await _run(parts, job, asked, seconds)
+    answer = {
+        "predictions": predictions(reply.rows, reply.defined, used_head.labels, asked.top),  # type: ignore[arg-type]
+        "encoder": named(source),
+        "head": named(used_head),
+        "bridge": asked.bridge,
+        "truncated": list(reply.truncated),
+    }
+    headers = used(stale or head_stale, source=source, target=target, head=used_head)
+    return wire.answer(answer, headers=headers)
+
+
+def _encoder(space: Space) -> Any:
+    if space.encoder is None:
+        raise InvalidInput(
+            f"space {space.id} has no encoder: send embeddings to /translate or /classify",
+            code="no-encoder",
+        )
+    return space.encoder
+
+
+async def _run(parts: Parts, job: Job, asked: ItemsMixin, seconds: float) -> Reply:
+    """All inputs through the queue, split so that no job is large; one reply as if it were one."""
+    modality = job.encoder.modality if job.encoder else "vector"
+    items = await asyncio.to_thread(asked.decoded, modality, parts.limits.items)
+    size = parts.limits.job_items
+    starts = range(0, len(items), size)
+    tasks = [
+        asyncio.ensure_future(parts.dispatcher.run(job, items[start : start + size], seconds))
+        for start in starts
+    ]
+    try:
+        replies = await asyncio.gather(*tasks)
+    except InvalidInput as error:
+        raise _relocated(error, tasks, size) from error
+    finally:
+        for task in tasks:
+            task.cancel()
+    if len(replies) == 1:
+        return replies[0]
+    return Reply(
+        "",
+        np.concatenate([reply.rows for reply in replies]),
+        np.concatenate([reply.defined for reply in replies]),
+        tuple(start + i for start, r in zip(starts, replies, strict=True) for i in r.truncated),
+    )
+
+
+def _relocated(error: InvalidInput, tasks: list[asyncio.Future[Reply]], size: int) -> InvalidInput:
+    """The error with its pointer counted in the whole request, not in its part."""
+    at = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
+    prefix = "/items/"
+    if error.pointer and error.pointer.startswith(prefix):
+        index, _, rest = error.pointer[len(prefix) :].partition("/")
+        error.pointer = f"{prefix}{int(index) + at * size}" + (f"/{rest}" if rest else "")
+    return error

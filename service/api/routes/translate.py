@@ -1,0 +1,75 @@
+"""Translate and classify embeddings: one fused map, no hop."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import Parts, PartsDep, ResourceId
+from service.api.openapi import body
+from service.api.predictions import predictions
+from service.api.routes.answers import named, used, width
+from service.api.schemas import ClassifyBody, TranslateBody
+from service.geometry.heads import probabilities
+
+router = APIRouter(tags=["inference"])
+
+
+@router.post(
+    "/translate",
+    summary="Translate embeddings",
+    openapi_extra=body(TranslateBody, binary="embeddings"),
+)
+async def translate(request: Request, parts: PartsDep) -> Response:
+    """Embeddings of one space as the other space's encoder would have made them."""
+    asked = await wire.read(request, TranslateBody, parts.limits, main="embeddings")
+    return await asyncio.to_thread(_translate, request, parts, asked)
+
+
+def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
+    (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
+    width(asked.embeddings, source)
+    rows, defined = parts.translator.map(source, target, asked.bridge).apply(asked.embeddings)
+    facts: dict[str, Any] = {
+        "source": named(source),
+        "target": named(target),
+        "bridge": asked.bridge,
+        "undefined": [i for i, known in enumerate(defined.tolist()) if not known],
+    }
+    return wire.respond(
+        request,
+        "embeddings",
+        rows,
+        facts,
+        as_base64=asked.encoding_format == "base64",
+        headers=used(stale, source=source, target=target),
+    )
+
+
+@router.post(
+    "/classify/{id}",
+    summary="Classify embeddings",
+    openapi_extra=body(ClassifyBody, binary="embeddings"),
+)
+async def classify(id_: ResourceId, request: Request, parts: PartsDep) -> Response:
+    """Embeddings of any space, classified by a head of a space on the same anchor set."""
+    asked = await wire.read(request, ClassifyBody, parts.limits, main="embeddings")
+    return await asyncio.to_thread(_classify, parts, id_, asked)
+
+
+def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
+    (head,), head_stale = parts.registry.heads.ready(head_id)
+    (source, target), stale = parts.registry.spaces.ready(asked.space, head.space)
+    width(asked.embeddings, source)
+    rows, defined = parts.translator.map(source, target, asked.bridge).apply(asked.embeddings)
+    scores = probabilities(parts.heads.get(head).logits(rows))
+    answer = {
+        "predictions": predictions(scores, defined, head.labels, asked.top),
+        "space": named(source),
+        "head": named(head),
+        "bridge": asked.bridge,
+    }
+    headers = used(stale or head_stale, source=source, target=target, head=head)
+    return wire.answer(answer, headers=headers)

@@ -1,0 +1,349 @@
+"""Request and response models, with examples; what OpenAPI shows is what is validated."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import numpy as np
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from service.api import arrays
+from service.errors import InputTooLarge, InvalidInput
+from service.geometry.bridges import BridgeName, Parameters
+from service.geometry.heads import Classifier
+from service.records import (
+    ID_PATTERN,
+    Arrays,
+    BridgeParameters,
+    EncoderSpec,
+    Floats,
+    Item,
+    Modality,
+    check_id,
+    pack_items,
+)
+from service.store.declarations import SpaceDeclaration
+
+Encoding = Literal["float", "base64"]
+ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+"""One embedding in JSON."""
+
+
+class _Checked:
+    """A field that `api/arrays.py` reads, shown in OpenAPI as what it is."""
+
+    def __init__(
+        self, parse: Callable[[Any, ValidationInfo], Floats], schema: dict[str, Any]
+    ) -> None:
+        self._parse = parse
+        self._schema = schema
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._parse)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return self._schema
+
+
+def _rows(value: Any, info: ValidationInfo) -> Floats:
+    limits = info.context
+    anchors = info.field_name == "anchors"
+    return arrays.vectors(
+        value,
+        f"/{info.field_name}",
+        coded=info.data.get("encoding_format") == "base64",
+        most_rows=limits.anchors if anchors else limits.rows,
+        most_width=limits.width,
+    )
+
+
+def _row(value: Any, info: ValidationInfo) -> Floats:
+    return arrays.vector(value, f"/{info.field_name}", info.context.anchors)
+
+
+CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+Rows = Annotated[
+    Any,
+    _Checked(_rows, {"type": "array", "minItems": 1, "items": {"anyOf": [ROW_SCHEMA, CODED_ROW]}}),
+]
+Row = Annotated[Any, _Checked(_row, ROW_SCHEMA)]
+
+
+def _identifier(value: Any, info: ValidationInfo) -> str:
+    pointer = f"/{info.field_name}"
+    if not isinstance(value, str):
+        raise InvalidInput(f"expected an id, got {arrays.named(value)}", pointer=pointer)
+    return check_id(value, pointer)
+
+
+Id = Annotated[str, BeforeValidator(_identifier), Field(pattern=ID_PATTERN)]
+Name = Annotated[str, Field(min_length=1, max_length=1024)]
+
+
+class Schema(BaseModel):
+    """A request body; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    example: ClassVar[dict[str, Any]] = {}
+
+
+class ItemsMixin(Schema):
+    """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
+
+    items: Annotated[list[str] | list[bytes], Field(min_length=1)]
+
+    def decoded(self, modality: Modality, most: int) -> list[Item]:
+        """The items as an encoder of this modality takes them."""
+        return decode_items(self.items, modality, most)
+
+
+def decode_items(items: list[str] | list[bytes], modality: Modality, most: int) -> list[Item]:
+    """Raw inputs as texts or as the bytes of image files.
+
+    Raises:
+        InputTooLarge: If there are more than `most`.
+        InvalidInput: If one is not of that modality.
+    """
+    if len(items) > most:
+        raise InputTooLarge(f"expected at most {most} items, got {len(items)}", pointer="/items")
+    return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
+
+
+def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
+    if modality == "text":
+        try:
+            text = item.decode() if isinstance(item, bytes) else item
+            text.encode()
+        except UnicodeError as error:
+            raise InvalidInput("expected a text of valid Unicode", pointer=pointer) from error
+        return text
+    return item if isinstance(item, bytes) else arrays.image_bytes(item, pointer)
+
+
+class AnchorSetBody(Schema):
+    """Declares k ordered anchors by their items, by their ids, or only by their number."""
+
+    modality: Modality = "vector"
+    items: list[str] | list[bytes] | None = None
+    ids: tuple[Name, ...] | None = None
+    size: int | None = Field(None, ge=2)
+    example = {"modality": "text", "items": ["a red fox", "the stock market", "how do I pay?"]}
+
+    def decoded(self, most: int) -> list[Item] | None:
+        """The items as bytes or texts."""
+        if self.items is None:
+            return None
+        if self.modality == "vector":
+            raise InvalidInput("modality: expected text or image for items", pointer="/modality")
+        return decode_items(self.items, self.modality, most)
+
+
+class RidgeParameters(Schema):
+    """The ridge bridge's parameter."""
+
+    shrinkage: float | None = Field(None, description="null: the rule of the method.")
+
+
+class IrpParameters(Schema):
+    """The irp bridge's parameters."""
+
+    delta: float = Field(0.8, description="Least distance between kept anchors.")
+    omega: int = Field(8, description="Number of anchor subspaces.")
+
+
+class SpaceBody(Schema):
+    """Registers a space by its anchors, or by an encoder that embeds its set's items."""
+
+    anchor_set: Id
+    encoding_format: Encoding = "float"
+    anchors: Rows | None = None
+    ids: tuple[Name, ...] | None = None
+    encoder: EncoderSpec | None = None
+    ridge: RidgeParameters = RidgeParameters()
+    irp: IrpParameters = IrpParameters()
+    example = {
+        "anchor_set": "faq",
+        "encoder": {"kind": "transformers", "model": "all-MiniLM-L6-v2"},
+    }
+
+    def declaration(self, id_: str) -> SpaceDeclaration:
+        """What is declared of the space with this id."""
+        known = Parameters(self.ridge.shrinkage, self.irp.delta, self.irp.omega)
+        parameters = BridgeParameters(
+            shrinkage=known.shrinkage, delta=known.delta, omega=known.omega
+        )
+        return SpaceDeclaration(
+            id_, self.anchor_set, self.encoder, self.anchors, self.ids, parameters
+        )
+
+
+class NewSpaceBody(SpaceBody):
+    """The same, with the id in the body."""
+
+    id: Id
+
+
+class LayerBody(Schema):
+    """One linear layer: weight (out, in), bias (out,)."""
+
+    weight: Rows
+    bias: Row | None = None
+
+
+class FitBody(Schema):
+    """What a linear head is fitted on: one label for each embedding or raw input."""
+
+    labels: Annotated[list[Name], Field(min_length=2)]
+    encoding_format: Encoding = "float"
+    embeddings: Rows | None = None
+    items: list[str] | list[bytes] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        given = [rows for rows in (self.embeddings, self.items) if rows is not None]
+        if len(given) != 1:
+            raise ValueError("expected either embeddings or items")
+        if len(given[0]) != len(self.labels):
+            raise ValueError(f"expected {len(given[0])} labels, one each, got {len(self.labels)}")
+        return self
+
+    def inputs(self, modality: Modality, most: int) -> tuple[Arrays, list[str], int]:
+        """Arrays to keep, the distinct labels, and how many items there are to embed."""
+        names = sorted(set(self.labels))
+        place = {name: i for i, name in enumerate(names)}
+        classes = np.array([place[name] for name in self.labels], np.int64)
+        if self.items is None:
+            return {"embeddings": self.embeddings, "classes": classes}, names, 0
+        items = decode_items(self.items, modality, most)
+        return {**pack_items(items), "classes": classes}, names, len(items)
+
+
+class HeadBody(Schema):
+    """Registers a head in a space: weights, a pretrained model's classifier, or data to fit on."""
+
+    space: Id
+    labels: list[Name] | None = None
+    weight: Rows | None = None
+    bias: Row | None = None
+    layers: Annotated[list[LayerBody], Field(min_length=1, max_length=64)] | None = None
+    activation: str = "relu"
+    classifier: EncoderSpec | Literal[True] | None = Field(
+        None, description="Model to take the classifier from; true: the space's own encoder."
+    )
+    fit: FitBody | None = None
+    example = {
+        "space": "minilm",
+        "labels": ["refund", "card lost"],
+        "weight": [[0.1, -0.2], [-0.1, 0.2]],
+        "bias": [0.0, 0.1],
+    }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_tensors(cls, value: Any) -> Any:
+        """Tensors named as in a torch Sequential, or embeddings to fit on, become fields."""
+        if not isinstance(value, dict):
+            return value
+        named = {key: array for key, array in value.items() if isinstance(array, np.ndarray)}
+        value = {key: part for key, part in value.items() if key not in named}
+        if "embeddings" in named:
+            value["fit"] = {
+                "embeddings": named.pop("embeddings"),
+                "labels": value.pop("labels", []),
+            }
+        numbers = sorted({int(key.split(".")[0]) for key in named if key.split(".")[0].isdecimal()})
+        if numbers:
+            value["layers"] = [
+                {
+                    part: named.pop(f"{n}.{part}")
+                    for part in ("weight", "bias")
+                    if f"{n}.{part}" in named
+                }
+                for n in numbers
+            ]
+        return {**value, **named}
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        kinds = {name: getattr(self, name) for name in ("weight", "layers", "classifier", "fit")}
+        given = [name for name, part in kinds.items() if part is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"expected one of {', '.join(kinds)}, got {' and '.join(given) or 'none'}"
+            )
+        if given[0] in ("weight", "layers") and self.labels is None:
+            raise ValueError("expected labels, one for each class")
+        return self
+
+    def layered(self) -> Classifier | None:
+        """The weights as a classifier; None if the head is not given by weights."""
+        layers = self.layers
+        if self.weight is not None:
+            layers = [LayerBody.model_construct(weight=self.weight, bias=self.bias)]
+        if layers is None:
+            return None
+        pairs = []
+        for layer in layers:
+            zeros = np.zeros(len(layer.weight), np.float32)
+            pairs.append((layer.weight, zeros if layer.bias is None else layer.bias))
+        return Classifier(tuple(pairs), self.activation)
+
+
+class NewHeadBody(HeadBody):
+    """The same, with the id in the body."""
+
+    id: Id
+
+
+class TranslateBody(Schema):
+    """Embeddings of one space, to be written in another."""
+
+    source: Id
+    target: Id
+    bridge: BridgeName = "ridge"
+    encoding_format: Encoding = "float"
+    embeddings: Rows
+    example = {"source": "minilm", "target": "use", "embeddings": [[0.01, -0.02, 0.03]]}
+
+
+class ClassifyBody(Schema):
+    """Embeddings of a space, to be classified by a head of this or another space."""
+
+    space: Id
+    bridge: BridgeName = "ridge"
+    encoding_format: Encoding = "float"
+    embeddings: Rows
+    top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    example = {"space": "minilm", "embeddings": [[0.01, -0.02, 0.03]], "top": 3}
+
+
+class EmbedBody(ItemsMixin):
+    """Raw inputs to embed and, with a target, to translate."""
+
+    target: Id | None = None
+    bridge: BridgeName = "ridge"
+    encoding_format: Encoding = "float"
+    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    example = {"items": ["how do I reset my card?"], "target": "use"}
+
+
+class StitchBody(ItemsMixin):
+    """Raw inputs to embed, translate and classify."""
+
+    bridge: BridgeName = "ridge"
+    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    example = {"items": ["how do I reset my card?"], "top": 3}

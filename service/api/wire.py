@@ -1,0 +1,281 @@
+"""Bytes ↔ values: JSON, base64, safetensors, .npy, multipart. The only file with media types.
+
+Whatever comes in becomes one dictionary that a schema validates, arrays included: the fields of a
+JSON body, or the query's parameters with the arrays of a binary body under their names.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import math
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final, TypeVar
+
+import numpy as np
+import orjson
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.arrays import named
+from service.api.depends import Limits
+from service.api.problems import from_validation
+from service.errors import InputTooLarge, InvalidInput, MalformedInput, UnsupportedFormat
+from service.records import Floats
+
+M = TypeVar("M", bound=BaseModel)
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+SAFETENSORS: Final = "application/vnd.safetensors"
+NPY: Final = "application/x-npy"
+MULTIPART: Final = "multipart/form-data"
+BINARY: Final = (SAFETENSORS, NPY)
+
+LARGE_BODY: Final = 64 * 1024
+"""A body above this is decoded on a thread, away from the event loop."""
+MOST_NPY_HEADER: Final = 4096
+DTYPES: Final[dict[str, Any]] = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U8": "u1",
+    "BOOL": "?",
+}
+
+
+async def read(request: Request, model: type[M], limits: Limits, *, main: str | None = None) -> M:
+    """The body of a request, validated.
+
+    Args:
+        request: The request.
+        model: The schema of its body.
+        limits: What it may hold.
+        main: Field that the one array of an .npy body stands for; None takes no binary bodies.
+
+    Raises:
+        MalformedInput: If the bytes cannot be parsed.
+        InputTooLarge: If there are too many.
+        UnsupportedFormat: If the media type is not spoken here.
+        InvalidInput: If what they say has no meaning; `pointer` says where.
+    """
+    media = media_type(request)
+    data = await read_bytes(request, limits.body_bytes)
+    if media == MULTIPART:
+        payload = await _multipart(request.headers, data, limits)
+        return _validate(model, {**_query(request), **payload}, limits)
+
+    def decode() -> M:
+        if media in BINARY and main is not None:
+            payload = _query(request)
+            payload |= _safetensors(data) if media == SAFETENSORS else {main: _npy(data, main)}
+        elif media == JSON:
+            payload = _json(data)
+        elif media == NDJSON:
+            payload = {**_query(request), **_ndjson(data)}
+        else:
+            takes = ", ".join((JSON, *BINARY) if main else (JSON, MULTIPART, NDJSON))
+            raise UnsupportedFormat(f"expected a body of type {takes}, got {media or 'none'}")
+        return _validate(model, payload, limits)
+
+    return await asyncio.to_thread(decode) if len(data) > LARGE_BODY else decode()
+
+
+async def read_bytes(request: Request, limit: int) -> bytes:
+    """The raw body, refused as soon as it proves too large, whatever length it claims.
+
+    Raises:
+        InputTooLarge: If there are more than `limit` bytes.
+        UnsupportedFormat: If the body is compressed.
+    """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding != "identity":
+        raise UnsupportedFormat(
+            f"expected an uncompressed body, got content-encoding {coding[:40]}"
+        )
+    claimed = request.headers.get("content-length", "")
+    too_large = InputTooLarge(f"a body may have {limit} bytes at most (max_body_bytes)")
+    if claimed.isdecimal() and int(claimed) > limit:
+        raise too_large
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise too_large
+        parts.append(part)
+    return b"".join(parts)
+
+
+def media_type(request: Request) -> str:
+    """The media type of the body, without parameters; JSON if none is named."""
+    return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
+
+
+def respond(
+    request: Request,
+    name: str,
+    rows: Floats,
+    facts: dict[str, Any],
+    *,
+    as_base64: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Rows and the facts about them, in the format that was asked for.
+
+    Args:
+        request: The request; `Accept` chooses, its own format is the default.
+        name: What the rows are called.
+        rows: (n, d) float32.
+        facts: What else is answered, as JSON; an .npy answer has only headers for it.
+        as_base64: In JSON, each row as the base64 of little-endian float32.
+        headers: Further headers.
+    """
+    media = _wanted(request)
+    if media == NPY:
+        buffer = io.BytesIO()
+        npy.write_array(buffer, np.ascontiguousarray(rows), allow_pickle=False)
+        return Response(buffer.getvalue(), 200, headers, NPY)
+    if media == SAFETENSORS:
+        told = {key: orjson.dumps(value).decode() for key, value in facts.items()}
+        return Response(save({name: np.ascontiguousarray(rows)}, told), 200, headers, SAFETENSORS)
+    shown: Any = [base64.b64encode(row).decode() for row in _little(rows)] if as_base64 else rows
+    return answer({name: shown, **facts}, headers=headers)
+
+
+def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Any value as JSON, arrays included."""
+    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+    return Response(body, status, headers, JSON)
+
+
+def _little(rows: Floats) -> NDArray[Any]:
+    return np.ascontiguousarray(rows, dtype="<f4")
+
+
+def _wanted(request: Request) -> str:
+    accepted = request.headers.get("accept", "*/*")
+    for media in (SAFETENSORS, NPY, JSON):
+        if media in accepted:
+            return media
+    own = media_type(request)
+    return own if own in BINARY and "*/*" in accepted else JSON
+
+
+def _query(request: Request) -> dict[str, Any]:
+    return dict(request.query_params)
+
+
+def _validate(model: type[M], payload: Any, limits: Limits) -> M:
+    try:
+        return model.model_validate(payload, context=limits)
+    except ValidationError as error:
+        raise from_validation(error) from error
+
+
+def _json(data: bytes) -> Any:
+    try:
+        payload = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        payload = _loose_json(data, error)
+    if not isinstance(payload, dict):
+        raise InvalidInput(f"expected a JSON object, got {named(payload)}", pointer="")
+    return payload
+
+
+def _loose_json(data: bytes, error: ValueError) -> Any:
+    """NaN and Infinity are not JSON, but whoever sends them should hear where they stand."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise MalformedInput(f"expected JSON: {error}") from error
+
+
+def _ndjson(data: bytes) -> dict[str, Any]:
+    rows = [_json(line) for line in data.splitlines() if line.strip()]
+    items = [row.get("item") for row in rows]
+    ids = [row["id"] for row in rows if "id" in row]
+    return {"items": items, **({"ids": ids} if ids else {})}
+
+
+def _safetensors(data: bytes) -> dict[str, Any]:
+    try:
+        tensors = deserialize(data)
+    except SafetensorError as error:
+        raise MalformedInput(f"expected safetensors: {error}") from error
+    payload: dict[str, Any] = {}
+    header = orjson.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    for key, text in (header.get("__metadata__") or {}).items():
+        try:
+            payload[key] = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            payload[key] = text
+    for name, tensor in tensors:
+        if tensor["dtype"] not in DTYPES:
+            raise InvalidInput(
+                f"expected tensors of {', '.join(DTYPES)}, got {tensor['dtype']}",
+                pointer=f"/{name}",
+            )
+        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        if tensor["dtype"] == "BF16":
+            array = (array.astype("<u4") << 16).view("<f4")
+        payload[name] = array
+    return payload
+
+
+def _npy(data: bytes, name: str) -> NDArray[Any]:
+    """An .npy file without trust: its size is checked before anything of that size is made."""
+    stream = io.BytesIO(data)
+    try:
+        version = npy.read_magic(stream)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = header(stream, max_header_size=MOST_NPY_HEADER)
+    except (ValueError, EOFError) as error:
+        raise MalformedInput(f"expected an .npy file: {error}") from error
+    if dtype.hasobject or dtype.kind != "f":
+        raise InvalidInput(f"expected an array of floats, got {dtype}", pointer=f"/{name}")
+    expected, got = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if min(shape, default=0) < 0 or expected != got:
+        raise MalformedInput(f"the .npy header says {expected} bytes of {list(shape)}, got {got}")
+    flat = np.frombuffer(data, dtype, offset=stream.tell())
+    return flat.reshape(shape, order="F" if fortran else "C")
+
+
+class _InMemory(MultiPartParser):
+    # Raw inputs of users are never written to a disk.
+    spool_max_size = 1 << 40
+
+
+async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str, Any]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield data
+
+    try:
+        parser = _InMemory(
+            headers,
+            stream(),
+            max_files=limits.anchors,
+            max_fields=limits.anchors,
+            max_part_size=limits.body_bytes,
+        )
+        form = await parser.parse()
+    except (MultiPartException, KeyError) as error:
+        raise MalformedInput(f"expected multipart/form-data: {error}") from error
+    payload: dict[str, Any] = {}
+    files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+    if files:
+        payload["items"] = files
+    for key, value in form.multi_items():
+        if isinstance(value, str):
+            payload.setdefault(key, value)
+    await form.close()
+    return payload

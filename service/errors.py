@@ -1,0 +1,160 @@
+"""Everything that can go wrong, as one tree.
+
+Errors say what was expected, what came, and where. They know nothing of HTTP: `api/problems.py`
+turns each class into a status.
+
+    StitchworkError
+    ├── InvalidInput              a value means nothing here: wrong width, NaN, unknown bridge
+    │   ├── MalformedInput        the bytes cannot be parsed at all
+    │   ├── InputTooLarge         more rows, bytes, pixels or tokens than are taken
+    │   └── UnsupportedFormat     a media type or file format that is not spoken here
+    ├── UnknownResource           no such anchor set, space or head
+    ├── Conflict                  the request and what is registered cannot both hold
+    │   ├── AnchorSetMismatch     two spaces that do not share an anchor set
+    │   ├── NotReady              registered, but still being prepared, or its preparation failed
+    │   ├── StillInUse            something registered depends on it
+    │   └── VersionMismatch       the caller's If-Match is not the version that stands
+    ├── QueueFull                 no room for more work now
+    ├── Unavailable               a part of the service cannot be reached
+    │   ├── RegistryUnavailable
+    │   ├── QueueUnavailable
+    │   ├── NoWorker              no live worker takes this work
+    │   └── WorkFailed            a worker took the work and could not finish it
+    ├── DeadlineExceeded          the answer did not come in time
+    └── CorruptBytes              stored bytes that fail their checksum; never shown to a client
+"""
+
+
+class StitchworkError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        code: Stable kebab-case name of the condition.
+        message: One sentence for a person: what was expected, what came.
+        pointer: JSON pointer to the offending value, where one value is to blame.
+        retry_after: Seconds after which trying again makes sense, where it does.
+    """
+
+    code = "internal"
+    retry_after: float | None = None
+
+    def __init__(
+        self, message: str, *, pointer: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(StitchworkError):
+    """A value that means nothing here."""
+
+    code = "invalid-input"
+
+
+class MalformedInput(InvalidInput):
+    """Bytes that cannot be parsed."""
+
+    code = "malformed-input"
+
+
+class InputTooLarge(InvalidInput):
+    """More than is taken in one request."""
+
+    code = "input-too-large"
+
+
+class UnsupportedFormat(InvalidInput):
+    """A format that is not spoken here."""
+
+    code = "unsupported-format"
+
+
+class UnknownResource(StitchworkError):
+    """No such anchor set, space or head."""
+
+    code = "unknown-resource"
+
+
+class Conflict(StitchworkError):
+    """The request contradicts what is registered."""
+
+    code = "conflict"
+
+
+class AnchorSetMismatch(Conflict):
+    """Two spaces that do not share an anchor set."""
+
+    code = "anchor-set-mismatch"
+
+
+class NotReady(Conflict):
+    """Registered, but not usable yet."""
+
+    code = "not-ready"
+    retry_after = 1.0
+
+
+class StillInUse(Conflict):
+    """Something registered depends on it."""
+
+    code = "still-in-use"
+
+
+class VersionMismatch(Conflict):
+    """The version that stands is not the one the caller named."""
+
+    code = "version-mismatch"
+
+
+class QueueFull(StitchworkError):
+    """No room for more work now."""
+
+    code = "queue-full"
+    retry_after = 1.0
+
+
+class Unavailable(StitchworkError):
+    """A part of the service cannot be reached."""
+
+    code = "unavailable"
+    retry_after = 2.0
+
+
+class RegistryUnavailable(Unavailable):
+    """The registry server cannot be reached, or would not promise a write."""
+
+    code = "registry-unavailable"
+
+
+class QueueUnavailable(Unavailable):
+    """The queue server cannot be reached."""
+
+    code = "queue-unavailable"
+
+
+class NoWorker(Unavailable):
+    """No live worker takes this work."""
+
+    code = "no-worker"
+    retry_after = 5.0
+
+
+class WorkFailed(Unavailable):
+    """A worker took the work and could not finish it."""
+
+    code = "work-failed"
+
+
+class DeadlineExceeded(StitchworkError):
+    """The answer did not come in time."""
+
+    code = "deadline-exceeded"
+
+
+class CorruptBytes(StitchworkError):
+    """Stored bytes that fail their checksum."""
+
+    code = "corrupt-bytes"

@@ -1,0 +1,1 @@
+"""Experiments over a running service: what is measured, and how it is shown."""

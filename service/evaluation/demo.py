@@ -1,0 +1,228 @@
+"""`stitchwork demo`: three real image encoders, three heads, every pair of them, over HTTP."""
+
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from service.client import Floats, Kind, Stitchwork
+from service.errors import WorkFailed
+from service.evaluation.datasets import DATASETS, Split
+from service.launcher import Plan, Running, start
+from service.models.packaged import write_efficientnet_lite
+
+ENCODERS: Final = ("lite0", "lite1", "lite2")
+BRIDGES: Final = ("none", "irp", "ridge")
+ANCHOR_SET: Final = "demo-images"
+SENT_RAW: Final = 20
+"""Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
+CHUNK: Final = 100
+Z95: Final = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Accuracies over the held-out images.
+
+    Attributes:
+        native: By encoder: its own head on its own embeddings.
+        stitched: By (encoder, head, bridge).
+        rows: Number of held-out images.
+        raw_checked: Raw images that `/stitch` was asked about.
+        raw_agreed: Those on which it and `/classify` gave the same label.
+    """
+
+    native: Mapping[str, float]
+    stitched: Mapping[tuple[str, str, str], float]
+    rows: int
+    raw_checked: int
+    raw_agreed: int
+
+
+def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> int:
+    """Start a service, stitch every encoder to every head, and show the table.
+
+    Args:
+        dataset: `digits` or `fashion-mnist`.
+        keep: Leave the service up until interrupted.
+        input_size: Side of the encoders' input in pixels; None takes the data set's own.
+
+    Returns:
+        0 if every raw image got the same label from `/stitch` as its embedding from `/classify`.
+    """
+    console = Console()
+    split = DATASETS[dataset]()
+    with tempfile.TemporaryDirectory(prefix="stitchwork-demo-") as folder:
+        models = Path(folder) / "models"
+        models.mkdir()
+        console.print("Writing three EfficientNet-Lite encoders as safetensors …")
+        weights = {
+            name: write_efficientnet_lite(f"tf_efficientnet_{name}", models) for name in ENCODERS
+        }
+        plan = Plan(
+            host="127.0.0.1",
+            port=0,
+            data_dir=Path(folder) / "data",
+            workers=1,
+            env={"STITCHWORK_MODEL_ROOTS": str(models), "STITCHWORK_LOG_LEVEL": "warning"},
+        )
+        with start(plan) as running, Stitchwork(running.url) as client:
+            console.print(f"Stitchwork serves at {running.url}, with its own servers and a worker.")
+            with _progress(console) as bars:
+                result = _measure(client, split, weights, input_size or split.input_size, bars)
+            _show(console, split, result)
+            _farewell(console, running, split, folder, keep)
+    return 0 if result.raw_agreed == result.raw_checked else 1
+
+
+def _measure(
+    client: Stitchwork, split: Split, weights: Mapping[str, Path], input_size: int, bars: Progress
+) -> Result:
+    client.put_anchor_set(ANCHOR_SET, "image", items=split.train[: split.anchors])
+    for name in ENCODERS:
+        spec = {
+            "kind": "timm",
+            "model": f"tf_efficientnet_{name}",
+            "weights": str(weights[name]),
+            "input_size": input_size,
+        }
+        client.put_space(name, ANCHOR_SET, encoder=spec)
+    for name in ENCODERS:
+        _await(client, "spaces", name, f"{name}: embedding {split.anchors} anchors", bars)
+    for name in ENCODERS:
+        client.put_head(name, name, fit={"items": split.train, "labels": split.train_labels})
+    for name in ENCODERS:
+        _await(client, "heads", name, f"{name}: fitting a head on {len(split.train)} images", bars)
+    embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
+    native = {
+        name: _accuracy(_labels(client, name, name, "ridge", embedded), split) for name in ENCODERS
+    }
+    pairs = list(permutations(ENCODERS, 2))
+    task = bars.add_task("classifying through every bridge", total=len(pairs) * len(BRIDGES))
+    stitched: dict[tuple[str, str, str], float] = {}
+    labels: dict[tuple[str, str], list[str]] = {}
+    for source, head in pairs:
+        for bridge in BRIDGES:
+            found = _labels(client, source, head, bridge, embedded)
+            stitched[source, head, bridge] = _accuracy(found, split)
+            if bridge == "ridge":
+                labels[source, head] = found
+            bars.advance(task)
+    task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
+    agreed = 0
+    for source, head in pairs:
+        raw = client.stitch(source, head, split.test[:SENT_RAW])
+        agreed += sum(
+            told["label"] == label for told, label in zip(raw, labels[source, head], strict=False)
+        )
+        bars.advance(task, SENT_RAW)
+    return Result(native, stitched, len(split.test), len(pairs) * SENT_RAW, agreed)
+
+
+def _labels(
+    client: Stitchwork, source: str, head: str, bridge: str, embedded: Mapping[str, Floats]
+) -> list[str]:
+    return [told["label"] for told in client.classify(head, embedded[source], source, bridge)]
+
+
+def _accuracy(found: list[str], split: Split) -> float:
+    return float(np.mean([a == b for a, b in zip(found, split.test_labels, strict=True)]))
+
+
+def _embed(client: Stitchwork, name: str, items: list[bytes], bars: Progress) -> Floats:
+    task = bars.add_task(f"{name}: embedding the held-out images", total=len(items))
+    parts = []
+    for at in range(0, len(items), CHUNK):
+        parts.append(client.embed(name, items[at : at + CHUNK]))
+        bars.advance(task, len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _await(client: Stitchwork, kind: Kind, name: str, told: str, bars: Progress) -> None:
+    task = bars.add_task(told, total=None)
+
+    def show(done: int, total: int) -> None:
+        bars.update(task, completed=done, total=total)
+
+    client.wait(kind, name, progress=show)
+    total = bars.tasks[task].total or 1
+    bars.update(task, completed=total, total=total)
+
+
+def interval(accuracy: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95% interval of an accuracy measured on this many rows (Wilson, 1927)."""
+    middle = accuracy + Z95**2 / (2 * rows)
+    half = Z95 * math.sqrt(accuracy * (1 - accuracy) / rows + Z95**2 / (4 * rows**2))
+    scale = 1 + Z95**2 / rows
+    return (middle - half) / scale, (middle + half) / scale
+
+
+def _show(console: Console, split: Split, result: Result) -> None:
+    table = Table(
+        title=f"{split.name}: accuracy on {result.rows} held-out images, "
+        f"{split.anchors} anchors, 95% intervals",
+        caption="native: the head on its own encoder · absolute: no bridge at all",
+    )
+    table.add_column("encoder → head")
+    for name in ("native", "absolute", "irp", "ridge", "ridge 95%", "ridge / native"):
+        table.add_column(name, justify="right")
+    pairs = list(permutations(ENCODERS, 2))
+    for source, head in pairs:
+        found = [result.stitched[source, head, bridge] for bridge in BRIDGES]
+        table.add_row(f"{source} → {head}", *_cells(result.native[head], found, result.rows))
+    means = [float(np.mean([result.stitched[(*p, b)] for p in pairs])) for b in BRIDGES]
+    native = float(np.mean([result.native[head] for _, head in pairs]))
+    table.add_section()
+    table.add_row("mean", *_cells(native, means, result.rows), style="bold")
+    console.print(table)
+    console.print(
+        f"{result.raw_agreed} of {result.raw_checked} raw images got the same label from /stitch "
+        "as their embeddings from /classify."
+    )
+
+
+def _cells(native: float, found: list[float], rows: int) -> list[str]:
+    low, high = interval(found[-1], rows)
+    shown = [f"{value:.3f}" for value in (native, *found)]
+    return [*shown, f"{low:.3f} to {high:.3f}", f"{found[-1] / native:.3f}"]
+
+
+def _farewell(console: Console, running: Running, split: Split, folder: str, keep: bool) -> None:
+    image = Path(folder) / "image.png"
+    image.write_bytes(split.test[0])
+    url = running.url
+    console.print("\nWhat you would type next:\n", style="bold")
+    for line in (
+        f"curl -s {url}/spaces/lite0",
+        f"curl -s {url}/stitch/lite0/lite2 -F items=@{image} -F top=3",
+        f"curl -s {url}/embed/lite0 -F items=@{image} -F target=lite1",
+        f"open {url}/docs",
+    ):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    if not keep:
+        console.print("\n(The service stops now; `stitchwork demo --keep` leaves it up.)")
+        return
+    console.print("\nThe service stays up until Ctrl-C.")
+    try:
+        code = running.wait()
+    except KeyboardInterrupt:
+        return
+    raise WorkFailed(f"the service ended by itself, with exit code {code}")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    )

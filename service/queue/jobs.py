@@ -1,0 +1,137 @@
+"""What travels between the API and the workers, in the one codec."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from service import errors
+from service.errors import StitchworkError, WorkFailed
+from service.geometry.bridges import BridgeName
+from service.records import (
+    Arrays,
+    Draft,
+    EncoderSpec,
+    Floats,
+    Head,
+    Item,
+    Record,
+    Space,
+    digest,
+    pack_items,
+    unpack_items,
+)
+from service.store.codec import pack, unpack
+
+UPKEEP: Final = "upkeep"
+"""The stream of work that needs no encoder."""
+
+
+class Job(Record):
+    """One piece of work: inputs to embed and, where it says so, to translate and to classify.
+
+    A job names resolved versions, so that everything it does comes from one version of each.
+
+    Attributes:
+        id: Names the job in its reply.
+        reply_to: The API process that waits; None for upkeep, which nobody waits for.
+        encoder: What embeds the inputs.
+        truncate: Cut texts that are too long; None leaves it to the encoder's own setting.
+        source: The space the embeddings are in.
+        target: The space they are translated into, if they are.
+        head: The head that classifies them, if one does; its labels stay with the API.
+        bridge: Which way from source to target.
+        draft: For upkeep, `(kind, id, version)` of the draft to work on.
+    """
+
+    id: str
+    reply_to: str | None = None
+    encoder: EncoderSpec | None = None
+    truncate: bool | None = None
+    source: Space | None = None
+    target: Space | None = None
+    head: Head | None = None
+    bridge: BridgeName = "ridge"
+    draft: tuple[str, str, str] | None = None
+
+    @property
+    def stream(self) -> str:
+        """The stream it waits in: that of its encoder, whatever space the encoder appears in."""
+        return encoder_key(self.encoder)
+
+    def pack(self, items: Sequence[Item] = ()) -> bytes:
+        """The job and its inputs as bytes."""
+        return pack(pack_items(items), self.model_dump(mode="json"))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a worker answers.
+
+    Attributes:
+        job: Id of the job it answers.
+        rows: (n, d) float32 embeddings, or (n, c) float32 probabilities where a head was named.
+        defined: (n,) bool, False for inputs that have no direction in their space.
+        truncated: Which inputs were cut.
+        error: Why there are no rows.
+    """
+
+    job: str
+    rows: Floats | None = None
+    defined: Any = None
+    truncated: tuple[int, ...] = ()
+    error: StitchworkError | None = field(default=None, compare=False)
+
+    def pack(self) -> bytes:
+        """The reply as bytes."""
+        if self.error is not None:
+            error = self.error
+            known = {
+                "kind": type(error).__name__,
+                "message": error.message,
+                "pointer": error.pointer,
+                "code": error.code,
+            }
+            return pack({}, {"job": self.job, "error": known})
+        arrays: Arrays = {"rows": np.ascontiguousarray(self.rows, np.float32)}
+        arrays["defined"] = np.ascontiguousarray(self.defined, np.bool_)
+        return pack(arrays, {"job": self.job, "truncated": self.truncated})
+
+
+def encoder_key(encoder: EncoderSpec | None) -> str:
+    """The name of an encoder's stream and of its loaded model: the digest of its spec."""
+    return UPKEEP if encoder is None else digest(encoder.model_dump())
+
+
+def upkeep(draft: Draft) -> Job:
+    """The job that takes a draft one step further."""
+    name = (draft.kind, draft.id, draft.version)
+    return Job(id=":".join(name), encoder=draft.encoder, draft=name)
+
+
+def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
+    """The job and the inputs that `Job.pack` wrote.
+
+    Raises:
+        CorruptBytes: If the bytes fail their checksum.
+    """
+    arrays, meta = unpack(data)
+    job = Job.model_validate(meta)
+    return job, unpack_items(arrays, job.encoder.modality if job.encoder else "vector")
+
+
+def unpack_reply(data: bytes) -> Reply:
+    """The reply that `Reply.pack` wrote.
+
+    Raises:
+        CorruptBytes: If the bytes fail their checksum.
+    """
+    arrays, meta = unpack(data)
+    told = meta.get("error")
+    if told is None:
+        truncated = tuple(meta["truncated"])
+        return Reply(meta["job"], arrays["rows"], arrays["defined"], truncated)
+    kind = getattr(errors, told["kind"], WorkFailed)
+    error = kind(told["message"], pointer=told["pointer"], code=told["code"])
+    return Reply(meta["job"], error=error)

@@ -1,0 +1,136 @@
+"""Settings: one frozen model, read from the environment and from flags of the same names."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(ge=1)]
+Bytes = Annotated[int, Field(ge=1024)]
+
+MEBI = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """How one process of the service is set up; validated when it starts."""
+
+    model_config = SettingsConfigDict(env_prefix="STITCHWORK_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    port: int = Field(
+        8765, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one."
+    )
+    allow_public: bool = Field(
+        False, description="Listen on addresses other than loopback although no keys guard them."
+    )
+    data_dir: Path = Field(
+        Path("stitchwork-data"), description="Where `serve` keeps the embedded registry."
+    )
+    redis_url: str | None = Field(
+        None, description="Registry server (durable, never evicting); unset: `serve` embeds one."
+    )
+    queue_url: str | None = Field(
+        None, description="Queue and cache server (memory only); unset: the registry server."
+    )
+    workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
+        description="Device of a worker: auto, cpu, cuda, cuda:N or mps.",
+    )
+    model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (), description="Folders that local model files may be read from, separated by colons."
+    )
+    offline: bool = Field(False, description="Never ask a model hub; use local files only.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
+
+    request_timeout: Seconds = Field(30.0, description="Seconds a request may take at most.")
+    redis_timeout: Seconds = Field(2.0, description="Seconds one call to a server may take.")
+    stale_seconds: float = Field(
+        300.0, ge=0, description="Seconds a known space may serve while the registry is away."
+    )
+    durable: bool = Field(
+        True, description="Acknowledge a registration only once the registry's AOF has it."
+    )
+
+    max_body_bytes: Bytes = Field(256 * MEBI, description="Largest request body.")
+    max_rows: Count = Field(65_536, description="Most embeddings in one request.")
+    max_items: Count = Field(1_024, description="Most raw inputs in one inference request.")
+    max_anchors: Count = Field(100_000, description="Most anchors in a set.")
+    max_width: Count = Field(16_384, description="Widest embedding.")
+
+    job_items: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
+    batch_items: Count = Field(64, description="Raw inputs a worker gives its model at once.")
+    queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
+    queue_bytes: Bytes = Field(512 * MEBI, description="Bytes that waiting jobs may hold in all.")
+    worker_ttl: Seconds = Field(
+        10.0, description="Seconds of silence after which a worker is gone."
+    )
+    fused_cache_bytes: Bytes = Field(
+        512 * MEBI, description="Memory of one process for fused maps."
+    )
+    fit_threads: Count = Field(1, description="Inverses computed at the same time in one process.")
+    blas_threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of one matrix product on the CPU; 0 leaves the library's choice.",
+    )
+    embedded_queue_bytes: Bytes = Field(
+        1024 * MEBI, description="Memory of the embedded queue server."
+    )
+
+    @field_validator("model_roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("redis_url", "queue_url")
+    @classmethod
+    def _check_url(cls, value: str | None) -> str | None:
+        schemes = ("redis", "rediss", "unix")
+        if value is not None and urlsplit(value).scheme not in schemes:
+            expected = ", ".join(f"{scheme}://" for scheme in schemes)
+            raise ValueError(f"expected a URL that starts with one of {expected}")
+        return value
+
+    @model_validator(mode="after")
+    def _check_exposure(self) -> Self:
+        if not (self.allow_public or _is_loopback(self.host)):
+            raise ValueError(
+                f"host {self.host} can be reached by others and nothing guards it; "
+                "set allow_public (STITCHWORK_ALLOW_PUBLIC=true) if that is meant"
+            )
+        if self.queue_url and not self.redis_url:
+            raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
+        return self
+
+    def redacted(self) -> dict[str, Any]:
+        """Every setting as plain JSON values, passwords in URLs left out."""
+        shown = self.model_dump(mode="json")
+        for name in ("redis_url", "queue_url"):
+            if shown[name]:
+                shown[name] = _without_password(shown[name])
+        return shown
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    name, _, place = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{name.split(':')[0]}:***@{place}"))

@@ -1,0 +1,1 @@
+"""What outlives a process: the registry, and the inverses derived from it."""

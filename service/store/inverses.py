@@ -1,0 +1,130 @@
+"""Derived, and may vanish: the pseudo-inverse of each space, on the queue server.
+
+Computed from one space alone, N for N spaces. A missing or damaged one is computed again, once
+however many ask: callers of one process share the computation, processes share a lock.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from redis.exceptions import LockError
+
+from service.errors import CorruptBytes, Unavailable
+from service.geometry.bridges import InverseName, Parameters, inverse
+from service.geometry.relative import Frame
+from service.records import Space
+from service.store.codec import pack, unpack
+from service.store.server import PREFIX, Server
+
+log = logging.getLogger(__name__)
+
+CACHED_SECONDS: Final = 7 * 24 * 3600
+"""A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
+LOCK_SECONDS: Final = 120
+"""Longer than any fit; a lock whose holder died is free again after this."""
+
+Inverse = NDArray[np.float64]
+
+
+class Inverses:
+    """Inverses of spaces: cached, shared, recomputed at need.
+
+    Args:
+        server: The queue server.
+        threads: Inverses that this process computes at the same time.
+
+    Attributes:
+        computed: How many this process computed.
+        corrupt: How many cached ones failed their checksum.
+    """
+
+    def __init__(self, server: Server, threads: int) -> None:
+        self._server = server
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
+        self._running: dict[str, Future[Inverse]] = {}
+        self._guard = threading.Lock()
+        self.computed = 0
+        self.corrupt = 0
+
+    def get(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
+        """One inverse of a space, from the cache or computed.
+
+        Args:
+            name: Which inverse.
+            space: The space.
+            frame: Gives the space's frame, asked only where the inverse must be computed.
+
+        Returns:
+            float64: (d, k) for `ridge`, (k, d) for `irp`.
+        """
+        return self.start(name, space, frame).result()
+
+    def start(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Future[Inverse]:
+        """Like `get`, without waiting: the future is shared by all who ask meanwhile."""
+        key = f"{PREFIX}inverse:{name}:{space.version}"
+        with self._guard:
+            running = self._running.get(key)
+            if running is None:
+                running = self._pool.submit(self._find, key, name, space, frame)
+                self._running[key] = running
+                running.add_done_callback(lambda _: self._forget(key))
+        return running
+
+    def close(self) -> None:
+        """Finish what is being computed and start nothing more."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _forget(self, key: str) -> None:
+        with self._guard:
+            self._running.pop(key, None)
+
+    def _find(
+        self, key: str, name: InverseName, space: Space, frame: Callable[[], Frame]
+    ) -> Inverse:
+        try:
+            found = self._cached(key)
+            if found is not None:
+                return found
+            with self._server.redis.lock(
+                f"{key}:lock", timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS, sleep=0.05
+            ):
+                found = self._cached(key)
+                if found is None:
+                    found = self._compute(name, space, frame)
+                    self._keep(key, found)
+                return found
+        except (Unavailable, LockError, OSError) as error:
+            # The cache saves work; it must never be the reason that there is no answer.
+            log.warning("inverse cache unavailable", extra={"reason": type(error).__name__})
+            return self._compute(name, space, frame)
+
+    def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
+        known = space.parameters
+        parameters = Parameters(known.shrinkage, known.delta, known.omega)
+        result = cast(Inverse, inverse(name, frame(), parameters))
+        with self._guard:
+            self.computed += 1
+        return result
+
+    def _cached(self, key: str) -> Inverse | None:
+        with self._server.guard() as client:
+            data = cast(bytes | None, client.get(key))
+        if data is None:
+            return None
+        try:
+            arrays, _ = unpack(data)
+            return arrays["inverse"]
+        except (CorruptBytes, KeyError):
+            log.warning("a cached inverse failed its checksum and is computed again")
+            with self._guard:
+                self.corrupt += 1
+            return None
+
+    def _keep(self, key: str, found: NDArray[Any]) -> None:
+        with self._server.guard() as client:
+            client.set(key, pack({"inverse": found}), ex=CACHED_SECONDS)

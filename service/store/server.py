@@ -1,0 +1,164 @@
+"""One Redis-protocol server as the rest of the service sees it: bounded calls, our own errors."""
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ServerGone
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as ServerSilent
+from redis.retry import Retry
+
+from service.errors import Unavailable
+
+PREFIX: Final = "stitchwork:"
+
+COMMIT: Final = """
+local at = 0
+local function take() at = at + 1; return ARGV[at] end
+local function command()
+  local words = {}
+  for i = 1, tonumber(take()) do words[i] = take() end
+  return words
+end
+for _ = 1, tonumber(take()) do
+  local words, expected = command(), take()
+  if tostring(redis.call(unpack(words)) or '') ~= expected then return 0 end
+end
+for _ = 1, tonumber(take()) do redis.call(unpack(command())) end
+return 1
+"""
+
+Word = str | bytes | int
+Command = Sequence[Word]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a read command must still answer for a commit to go through; nil reads as empty."""
+
+    command: Command
+    expected: Word
+
+
+class Server:
+    """A connection pool with bounded calls.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://` URL.
+        timeout: Seconds one call may take.
+        gone: The error raised when the server is away or silent.
+        pause: Seconds after a failed call in which further calls fail at once, so that a server
+            that accepts and never answers costs one timeout and not one per request.
+    """
+
+    def __init__(
+        self, url: str, timeout: float, gone: type[Unavailable], *, pause: float = 0.5
+    ) -> None:
+        # One retry, and none after a timeout: a pooled connection that a restarted server closed
+        # is replaced, and a silent server is not asked twice.
+        self.redis: redis.Redis = redis.Redis.from_url(
+            url,
+            protocol=2,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 1, supported_errors=(ServerGone,)),
+        )
+        self.url = url
+        self.timeout = timeout
+        self._gone = gone
+        self._pause = pause
+        self._down_until = 0.0
+
+    @contextmanager
+    def guard(self) -> Generator[redis.Redis, None, None]:
+        """The client, with its failures turned into the error of this server.
+
+        Raises:
+            Unavailable: If the server cannot be reached, does not answer in time, or refuses
+                for a reason of its own (out of memory, loading, read-only).
+        """
+        if time.monotonic() < self._down_until:
+            raise self._gone(f"{self._name} did not answer a moment ago")
+        try:
+            yield self.redis
+        except (ServerGone, ServerSilent) as error:
+            self._down_until = time.monotonic() + self._pause
+            raise self._gone(f"{self._name} cannot be reached or does not answer") from error
+        except RedisError as error:
+            raise self._gone(f"{self._name} refused a command: {type(error).__name__}") from error
+
+    def commit(
+        self, checks: Sequence[Check], commands: Sequence[Command], *, promise: int = 0
+    ) -> bool:
+        """Run all commands at once, if every check still holds.
+
+        Args:
+            checks: What must still be true.
+            commands: What is written, in order.
+            promise: Milliseconds to wait for the server's append-only file; 0 does not ask.
+
+        Returns:
+            False, with nothing written, if a check no longer holds.
+
+        Raises:
+            Unavailable: If the server is away, or did not promise the write in time.
+        """
+        words: list[Word] = [len(checks)]
+        for check in checks:
+            words += [len(check.command), *check.command, check.expected]
+        words.append(len(commands))
+        for command in commands:
+            words += [len(command), *command]
+        keys = [str(command[1]) for command in [*(c.command for c in checks), *commands]]
+        with self.guard() as client:
+            # In one packet and so on one connection: WAITAOF speaks of the writes of its own.
+            pipe = client.pipeline(transaction=False)
+            pipe.eval(COMMIT, len(keys), *keys, *words)
+            if promise:
+                pipe.execute_command("WAITAOF", 1, 0, promise)
+            done, *promised = pipe.execute()
+        if promised and int(promised[0][0]) < 1:
+            raise self._gone(f"{self._name} did not write to its append-only file in time")
+        return bool(done)
+
+    def promises(self) -> bool:
+        """Whether the server keeps an append-only file and can say when a write is in it."""
+        with self.guard() as client:
+            kept = bool(cast(dict[str, Any], client.info("persistence")).get("aof_enabled"))
+            try:
+                client.execute_command("WAITAOF", 0, 0, 1)
+            except ResponseError:
+                return False
+            return kept
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
+        with self.guard() as client:
+            seconds, micros = cast(tuple[int, int], client.time())
+            return seconds * 1000 + micros // 1000
+
+    def ping(self) -> bool:
+        """True once the server answered.
+
+        Raises:
+            Unavailable: If it does not.
+        """
+        with self.guard() as client:
+            return bool(client.ping())
+
+    def patient(self, seconds: float) -> "Server":
+        """The same server for calls that block on purpose, for at most this long."""
+        return Server(self.url, self.timeout + seconds, self._gone, pause=self._pause)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.redis.close()
+
+    @property
+    def _name(self) -> str:
+        return self._gone.__name__.removesuffix("Unavailable").lower() + " server"

@@ -1,0 +1,180 @@
+"""What a process keeps at hand: maps from one space to another, and classifiers of heads."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from service.errors import AnchorSetMismatch, InvalidInput
+from service.geometry.bridges import (
+    BridgeName,
+    InverseName,
+    Map,
+    Parameters,
+    Side,
+    fuse,
+    identity,
+    needs,
+)
+from service.geometry.heads import Classifier
+from service.records import Head, Space
+from service.store.inverses import Inverses
+from service.store.registry import Registry
+
+Key = tuple[str, str, BridgeName]
+
+
+class Translator:
+    """Fused maps of this process.
+
+    Args:
+        registry: Where anchors come from.
+        inverses: Where pseudo-inverses come from.
+        max_bytes: Memory that kept maps may hold; the least recently used go first.
+        place: Puts an array where maps are applied, such as a worker's device.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        inverses: Inverses,
+        max_bytes: int,
+        place: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self._registry = registry
+        self._inverses = inverses
+        self._max_bytes = max_bytes
+        self._place = place
+        self._guard = threading.Lock()
+        self._maps: OrderedDict[Key, Map] = OrderedDict()
+        self._running: dict[Key, Future[Map]] = {}
+        self._bytes = 0
+
+    def map(self, source: Space, target: Space, bridge: BridgeName) -> Map:
+        """The map from one space to another.
+
+        Args:
+            source: The version that inputs live in.
+            target: The version that outputs live in.
+            bridge: Which way through the anchors.
+
+        Returns:
+            A map of (n, d_source) rows to (n, d_target) rows; from a space to itself, the
+            identity.
+
+        Raises:
+            AnchorSetMismatch: If the spaces do not share an anchor set.
+            InvalidInput: If the bridge is `none` and the widths differ.
+        """
+        check_pair(source, target, bridge)
+        key = (source.version, target.version, bridge)
+        with self._guard:
+            known = self._maps.get(key)
+            if known is not None:
+                self._maps.move_to_end(key)
+                return known
+            running = self._running.get(key)
+            mine = running is None
+            if running is None:
+                running = self._running[key] = Future()
+        if mine:
+            self._settle(key, running, source, target)
+        return running.result()
+
+    def prepare(self, space: Space) -> None:
+        """Start computing the inverses of a space, before anyone asks for them."""
+        names: tuple[InverseName, ...] = ("ridge", "irp")
+        for name in names:
+            self._inverses.start(name, space, lambda: self._registry.frame(space))
+
+    def _settle(self, key: Key, future: Future[Map], source: Space, target: Space) -> None:
+        # Whatever happens, those who wait on this future get an answer.
+        try:
+            found = self._compute(source, target, key[2])
+        except BaseException as error:
+            with self._guard:
+                del self._running[key]
+            future.set_exception(error)
+            return
+        with self._guard:
+            del self._running[key]
+            self._maps[key] = found
+            self._bytes += found.nbytes
+            while self._bytes > self._max_bytes and len(self._maps) > 1:
+                _, dropped = self._maps.popitem(last=False)
+                self._bytes -= dropped.nbytes
+        future.set_result(found)
+
+    def _compute(self, source: Space, target: Space, bridge: BridgeName) -> Map:
+        if source.version == target.version:
+            found = identity(self._registry.frame(source))
+        else:
+            of_source, of_target = needs(bridge)
+            found = fuse(bridge, self._side(source, of_source), self._side(target, of_target))
+        return found.on(self._place) if self._place else found
+
+    def _side(self, space: Space, name: InverseName | None) -> Side:
+        seen = self._registry.frame(space)
+        found = None if name is None else self._inverses.get(name, space, lambda: seen)
+        known = space.parameters
+        return Side(seen, Parameters(known.shrinkage, known.delta, known.omega), found)
+
+
+class HeadCache:
+    """Classifiers of heads in this process.
+
+    Args:
+        registry: Where weights come from.
+        most: Heads that are kept; the least recently used go first.
+        place: Puts an array where heads are applied.
+    """
+
+    def __init__(
+        self, registry: Registry, most: int = 256, place: Callable[[Any], Any] | None = None
+    ) -> None:
+        self._registry = registry
+        self._most = most
+        self._place = place
+        self._guard = threading.Lock()
+        self._kept: OrderedDict[tuple[str, str], Classifier] = OrderedDict()
+
+    def get(self, head: Head) -> Classifier:
+        """The classifier of one version of a head."""
+        key = (head.id, head.version)
+        with self._guard:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = self._registry.classifier(head)
+        if self._place:
+            found = found.on(self._place)
+        with self._guard:
+            self._kept[key] = found
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return found
+
+
+def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
+    """Refuse a pair of spaces that no bridge may join.
+
+    Raises:
+        AnchorSetMismatch: If the spaces do not share an anchor set.
+        InvalidInput: If the bridge is `none` and the widths differ.
+    """
+    if (source.anchor_set, source.anchor_set_version) != (
+        target.anchor_set,
+        target.anchor_set_version,
+    ):
+        raise AnchorSetMismatch(
+            f"space {source.id} is on anchor set {source.anchor_set}, space {target.id} on "
+            f"{target.anchor_set}: only spaces on the same anchor set can be translated"
+        )
+    if bridge == "none" and source.dim != target.dim:
+        raise InvalidInput(
+            f"bridge none passes rows through, but space {source.id} is {source.dim} wide and "
+            f"space {target.id} {target.dim}",
+            pointer="/bridge",
+            code="wrong-width",
+        )

