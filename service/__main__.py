@@ -82,6 +82,8 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
         server_header=False,
         timeout_graceful_shutdown=int(settings.request_timeout) + 1,
     )
+    # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     server = uvicorn.Server(config)
     server.run()
     return 0 if server.started else 1

@@ -1,0 +1,1 @@
+"""Real pretrained models; with `worker.py` the only place that knows torch."""

@@ -1,0 +1,198 @@
+"""Images, by timm models; the only file that imports timm."""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import timm
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data import ImageNetInfo, create_transform, resolve_data_config
+
+from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.geometry.heads import Classifier
+from service.models.base import Prepared, in_batches, inference, parameter_bytes
+from service.records import ImageEncoder, Item, Modality
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP")
+MOST_PIXELS: Final = 64_000_000
+IMAGENET_CLASSES: Final = 1000
+
+
+class TimmEncoder:
+    """A timm model that gives its pooled features.
+
+    Args:
+        spec: What it is.
+        device: Where it runs.
+        offline: Never ask the hub.
+    """
+
+    modality: Modality = "image"
+
+    def __init__(self, spec: ImageEncoder, device: torch.device, *, offline: bool) -> None:
+        self._spec = spec
+        self._device = device
+        model = load(spec, offline=offline)
+        model.reset_classifier(0)
+        override = {"input_size": (3, spec.input_size, spec.input_size)} if spec.input_size else {}
+        self._transform: Any = create_transform(
+            **resolve_data_config(override, model=model), is_training=False
+        )
+        self._model = model.eval().to(device, memory_format=torch.channels_last)
+        self.dim = int(model.num_features)
+        self.nbytes = parameter_bytes(model)
+
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+        """Decode images and bring them into the form that the model takes.
+
+        Raises:
+            UnsupportedFormat: If an item is not a JPEG, PNG or WebP file.
+            InputTooLarge: If it has more pixels than are taken.
+            InvalidInput: If it is cut or damaged.
+        """
+        images = [decode(item, f"/items/{i}") for i, item in enumerate(items)]
+        return Prepared([self._transform(image) for image in images])
+
+    def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
+        """Embeddings (n, dim) float32."""
+        with inference(self._device):
+            order = range(len(prepared.inputs))
+            return in_batches(prepared.inputs, order, batch_items, self._forward)
+
+    def _forward(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        pixels = torch.stack(batch).to(self._device, memory_format=torch.channels_last)
+        rows: torch.Tensor = self._model(pixels).float()
+        return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
+
+
+def load(spec: ImageEncoder, *, offline: bool) -> Any:
+    """The timm model of a spec, classifier included.
+
+    Raises:
+        InvalidInput: If timm has no such model, or the weights are not its own.
+        UnsupportedFormat: If the weights are not safetensors.
+        WorkFailed: If the hub's weights cannot be had.
+    """
+    if not timm.is_model(spec.model):
+        raise InvalidInput(f"timm has no model {spec.model}")
+    if spec.weights is None:
+        return _from_hub(spec, offline=offline)
+    if Path(spec.weights).suffix != ".safetensors":
+        raise UnsupportedFormat("expected weights in a .safetensors file; pickles are never read")
+    model = timm.create_model(spec.model, pretrained=False)
+    try:
+        model.load_state_dict(load_file(spec.weights), strict=True)
+    except (SafetensorError, OSError) as error:
+        raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
+    except RuntimeError as error:
+        raise InvalidInput(f"the weights are not those of {spec.model}") from error
+    return model
+
+
+def _from_hub(spec: ImageEncoder, *, offline: bool) -> Any:
+    if offline:
+        raise WorkFailed(f"{spec.model} has no local weights and this worker is offline")
+    config = timm.get_pretrained_cfg(spec.model)
+    if config is None or not config.hf_hub_id:
+        raise InvalidInput(f"timm has no pretrained safetensors for {spec.model} on its hub")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file = hf_hub_download(
+            config.hf_hub_id, "model.safetensors", revision=spec.revision or "main"
+        )
+    except OSError as error:
+        raise WorkFailed(f"the hub did not give the weights of {spec.model}") from error
+    model = timm.create_model(spec.model, pretrained=False)
+    model.load_state_dict(load_file(file), strict=True)
+    return model
+
+
+def image_classifier(spec: ImageEncoder, *, offline: bool) -> tuple[Classifier, list[str]]:
+    """The classifier of a pretrained timm model, for its pooled features.
+
+    Returns:
+        A linear classifier, float32 numpy, and its labels: ImageNet's names where it has its
+        classes, else their numbers.
+
+    Raises:
+        InvalidInput: If the model has no linear classifier.
+    """
+    model = load(spec, offline=offline)
+    head = model.get_classifier()
+    if not isinstance(head, torch.nn.Linear):
+        raise InvalidInput(f"the classifier of {spec.model} is not one linear layer")
+    weight = head.weight.detach().float().numpy()
+    bias = torch.zeros(len(weight)) if head.bias is None else head.bias
+    return Classifier(((weight, bias.detach().float().numpy()),), "identity"), _names(len(weight))
+
+
+def _names(count: int) -> list[str]:
+    if count != IMAGENET_CLASSES:
+        return [str(i) for i in range(count)]
+    known = ImageNetInfo()
+    names = [known.index_to_description(i) for i in range(count)]
+    # Two classes are called crane, and two maillot; their numbers tell them apart.
+    doubled = {name for name in names if names.count(name) > 1}
+    return [f"{name} ({i})" if name in doubled else name for i, name in enumerate(names)]
+
+
+def decode(item: Item, pointer: str) -> Image.Image:
+    """An image file as RGB pixels, upright; the first frame of an animation.
+
+    Args:
+        item: The bytes of the file.
+        pointer: Where it stands in the request.
+
+    Returns:
+        The image; transparency is laid on white.
+
+    Raises:
+        UnsupportedFormat: If it is not a JPEG, PNG or WebP file.
+        InputTooLarge: If it has more pixels than are taken; they are not decoded.
+        InvalidInput: If it is cut or damaged.
+    """
+    if isinstance(item, str):
+        raise InvalidInput("expected an image file", pointer=pointer)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(item), formats=FORMATS)
+            if image.width * image.height > MOST_PIXELS:
+                raise _too_large(image.width, image.height, pointer)
+            image.load()
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputTooLarge(
+            f"expected at most {MOST_PIXELS} pixels", pointer=pointer, code="too-many-pixels"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UnsupportedFormat(
+            f"expected a file of {', '.join(FORMATS)}", pointer=pointer
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InvalidInput("the image file is cut or damaged", pointer=pointer) from error
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
+    return InputTooLarge(
+        f"expected at most {MOST_PIXELS} pixels, got {width} × {height}",
+        pointer=pointer,
+        code="too-many-pixels",
+    )
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # 16-bit grey: the upper eight bits are what a screen would show.
+        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,207 @@
+"""Texts, by transformers models; the only file that imports transformers."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from service.errors import InputTooLarge, InvalidInput, WorkFailed
+from service.geometry.heads import Classifier
+from service.models.base import Prepared, in_batches, inference, parameter_bytes
+from service.records import Item, Modality, TextEncoder
+
+CHARACTERS_PER_TOKEN: Final = 200
+"""A text of more characters than this for each token it may have is refused unread."""
+SANE_LENGTH: Final = 1_000_000
+"""Tokenizers without a limit of their own name an absurd one."""
+
+transformers.utils.logging.disable_progress_bar()
+
+
+class TransformersEncoder:
+    """A transformers model that pools one hidden layer.
+
+    Args:
+        spec: What it is.
+        device: Where it runs.
+        offline: Never ask the hub.
+    """
+
+    modality: Modality = "text"
+
+    def __init__(self, spec: TextEncoder, device: torch.device, *, offline: bool) -> None:
+        self._spec = spec
+        self._device = device
+        options = _options(spec, offline=offline)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, **options)
+        self._model: Any = (
+            AutoModel.from_pretrained(
+                spec.model, use_safetensors=True, attn_implementation="sdpa", **options
+            )
+            .eval()
+            .to(device)
+        )
+        config = self._model.config
+        layers = int(config.num_hidden_layers)
+        if not -layers - 1 <= spec.layer <= layers:
+            raise InvalidInput(f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}")
+        self._limit = spec.max_length or _length_limit(spec, self._tokenizer, config)
+        self.dim = int(config.hidden_size)
+        self.nbytes = parameter_bytes(self._model)
+
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+        """Tokenise texts.
+
+        Raises:
+            InvalidInput: If a text is empty.
+            InputTooLarge: If a text has more tokens than the model takes and is not to be cut.
+        """
+        cut = self._spec.truncate if truncate is None else truncate
+        texts = [self._checked(item, i, cut) for i, item in enumerate(items)]
+        found: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        too_long = tuple(i for i, ids in enumerate(found) if len(ids) > self._limit)
+        if too_long and not cut:
+            i = too_long[0]
+            raise InputTooLarge(
+                f"{self._spec.model} takes {self._limit} tokens, the text has {len(found[i])}; "
+                "ask for truncate to cut it",
+                pointer=f"/items/{i}",
+                code="too-many-tokens",
+            )
+        for i in too_long:
+            found[i] = self._tokenizer(
+                texts[i], truncation=True, max_length=self._limit, verbose=False
+            )["input_ids"]
+        return Prepared([torch.tensor(ids) for ids in found], too_long)
+
+    def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
+        """Embeddings (n, dim) float32; texts of like length share a batch."""
+        inputs = prepared.inputs
+        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+        with inference(self._device):
+            return in_batches(inputs, order, batch_items, self._forward)
+
+    def _forward(self, batch: list[torch.Tensor]) -> torch.Tensor:
+        lengths = torch.tensor([len(ids) for ids in batch])
+        pad = self._tokenizer.pad_token_id or 0
+        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=pad)
+        mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
+        ids, mask, lengths = (part.to(self._device) for part in (ids, mask, lengths))
+        last = self._spec.layer in (-1, int(self._model.config.num_hidden_layers))
+        output = self._model(
+            input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last
+        )
+        hidden = output.last_hidden_state if last else output.hidden_states[self._spec.layer]
+        rows = pool(hidden.float(), mask, lengths, self._spec.pooling)
+        return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
+
+    def _checked(self, item: Item, i: int, cut: bool) -> str:
+        pointer = f"/items/{i}"
+        if not isinstance(item, str) or not item.strip():
+            raise InvalidInput("expected a text that is not empty", pointer=pointer)
+        most = self._limit * CHARACTERS_PER_TOKEN
+        if len(item) <= most:
+            return item
+        if cut:
+            return item[:most]
+        raise InputTooLarge(
+            f"{self._spec.model} takes {self._limit} tokens, the text has {len(item)} characters",
+            pointer=pointer,
+            code="too-many-tokens",
+        )
+
+
+def pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
+    """One row for each text.
+
+    Args:
+        hidden: (n, t, d) hidden states, right-padded.
+        mask: (n, t) bool, True at tokens.
+        lengths: (n,) numbers of tokens.
+        how: `mean` over the tokens, the first one's (`cls`), or the `last` one's.
+
+    Returns:
+        (n, d); padding has no effect.
+    """
+    if how == "cls":
+        return hidden[:, 0]
+    if how == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+    weights = mask[:, :, None].to(hidden.dtype)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def text_classifier(spec: TextEncoder, *, offline: bool) -> tuple[Classifier, list[str]]:
+    """The classifier of a pretrained model, for embeddings pooled as it pools them itself.
+
+    Args:
+        spec: The model; its pooling must be the one that the classifier was trained on.
+        offline: Never ask the hub.
+
+    Returns:
+        A classifier of the spec's embeddings, float32 numpy, and its labels.
+
+    Raises:
+        InvalidInput: If the head is none of the known forms, or was trained on another pooling.
+    """
+    options = _options(spec, offline=offline)
+    model: Any = AutoModelForSequenceClassification.from_pretrained(
+        spec.model, use_safetensors=True, **options
+    )
+    head = getattr(model, "classifier", None)
+    base = getattr(model, model.base_model_prefix)
+    layers, activation = _known_form(head, base)
+    if layers is None:
+        raise InvalidInput(
+            f"the classifier of {spec.model} is a {type(head).__name__}, not a known linear form"
+        )
+    if spec.pooling != "cls" or spec.normalize or spec.layer != -1:
+        raise InvalidInput(
+            f"the classifier of {spec.model} reads the first token of the last layer; the space's "
+            "encoder must have pooling cls, layer -1 and no normalize"
+        )
+    names = model.config.id2label
+    arrays = tuple(
+        (layer.weight.detach().float().numpy(), layer.bias.detach().float().numpy())
+        for layer in layers
+    )
+    return Classifier(arrays, activation), [str(names[i]) for i in range(len(names))]
+
+
+def _known_form(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str]:
+    linear = torch.nn.Linear
+    pooler = getattr(getattr(base, "pooler", None), "dense", None)
+    if isinstance(head, linear):
+        # BERT's pooler is a linear layer and tanh on the first token, in front of the classifier.
+        return ([pooler, head], "tanh") if isinstance(pooler, linear) else ([head], "identity")
+    dense, out = getattr(head, "dense", None), getattr(head, "out_proj", None)
+    if isinstance(dense, linear) and isinstance(out, linear):
+        return [dense, out], "tanh"
+    return None, ""
+
+
+def _options(spec: TextEncoder, *, offline: bool) -> dict[str, Any]:
+    options = {
+        "revision": spec.revision or "main",
+        "local_files_only": offline or Path(spec.model).is_dir(),
+        "trust_remote_code": False,
+    }
+    config = AutoConfig.from_pretrained(spec.model, **options)
+    if getattr(config, "auto_map", None):
+        raise WorkFailed(f"{spec.model} wants to run code of its own, which is never done")
+    return options
+
+
+def _length_limit(spec: TextEncoder, tokenizer: Any, config: Any) -> int:
+    known = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
+    trained = Path(spec.model) / "sentence_bert_config.json"
+    if trained.is_file():
+        known.append(json.loads(trained.read_text()).get("max_seq_length"))
+    limits = [limit for limit in known if limit and limit < SANE_LENGTH]
+    return min(limits, default=512)
