@@ -59,7 +59,18 @@ def fashion_mnist(seed: int = 0) -> Split:
         raise UnknownResource(
             "Fashion-MNIST is not on this machine; Debian's package dataset-fashion-mnist holds it"
         )
-    names = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle-boot"]
+    names = [
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle-boot",
+    ]
     images = _idx(folder / "train-images-idx3-ubyte.gz")
     labels = np.array(names)[_idx(folder / "train-labels-idx1-ubyte.gz")]
     return _split("fashion-mnist", images, labels, 3000, 2000, 1500, 128, seed)

@@ -2,6 +2,10 @@
 
 Written to the array API standard, so that the same function runs on numpy in the API and on torch
 on a worker's device. Fitting is in float64, serving in float32.
+
+    anchors ──frame──> Frame ──inverse──> what is cached per space
+                         │                       │
+                         └────────fuse───────────┘──> Map ──apply──> rows of the target
 """
 
 from typing import Any, TypeAlias

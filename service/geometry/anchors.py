@@ -1,12 +1,20 @@
 """Which anchors to keep: pruning by farthest-point sampling, and subspaces of several prunings."""
 
+from typing import Final
+
 import numpy as np
-from array_api_compat import array_namespace, is_torch_array
+from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
+from service.errors import InvalidInput
 from service.geometry import Array
 
 Indices = NDArray[np.int64]
+
+GRID: Final = 2.0**40
+"""Distances are compared on a grid of about 1e-12. Products of equal anchors may differ in their
+last bit with the library, its threads or the row's place; on the grid they tie, and every machine
+picks the same anchors."""
 
 
 def farthest_first(unit: Array, delta: float, first: int) -> Indices:
@@ -15,31 +23,38 @@ def farthest_first(unit: Array, delta: float, first: int) -> Indices:
     Args:
         unit: (k, d) unit anchors; zero rows have no direction and are never picked.
         delta: Least distance in [0, 1] of each picked anchor from those before it.
-        first: Index to start from; a zero row gives its turn to the next one that is not.
+        first: Index to start from, 0 to k − 1; a zero row passes its turn to the next row that
+            is not, after the last to the first.
 
     Returns:
-        (m,) int64 indices in the order in which they were picked; a smaller delta only appends.
-        The lowest index wins ties. Takes O(k·m·d) time and O(k) memory.
+        (m,) int64 indices in the order in which they were picked, none twice: a smaller delta
+        only appends. The lowest index wins ties. Takes O(k·m·d) time and O(k) memory.
+
+    Raises:
+        InvalidInput: If every row is zero.
 
     Source:
-        Maiorca et al., arXiv 2406.15057, anchor pruning; Eldar et al., 1997 (farthest-point
-        sampling).
+        Maiorca et al., arXiv 2406.15057, anchor pruning; Gonzalez, Clustering to Minimize the
+        Maximum Intercluster Distance, 1985 (farthest-first traversal).
     """
     xp = array_namespace(unit)
     k = unit.shape[0]
-    alive = xp.max(xp.abs(unit), axis=1) > 0
-    nearest = xp.where(alive, xp.ones_like(unit[:, 0]), -xp.ones_like(unit[:, 0]))
-    order = [(first + step) % k for step in range(k)]
-    at = next(i for i in order if bool(alive[i]))
-    picked: list[int] = []
+    alive = xp.any(unit != 0, axis=1)
+    starts = [(first + step) % k for step in range(k)]
+    at = next((i for i in starts if bool(alive[i])), None)
+    if at is None:
+        raise InvalidInput(f"expected a unit anchor to start from, got {k} zero rows")
+    # Zero rows and rows already picked stand at −1, which no delta admits.
+    nearest = xp.where(alive, xp.ones_like(unit[:, 0]), -1.0)
+    picked = []
     while True:
         picked.append(at)
-        cosines = xp.abs(unit @ unit[at, :])
-        nearest = xp.minimum(nearest, 1 - cosines)
+        distance = xp.round((1.0 - xp.abs(unit @ unit[at, :])) * GRID) / GRID
+        nearest = xp.minimum(nearest, distance)
         nearest[at] = -1.0
         at = int(xp.argmax(nearest))
-        if float(nearest[at]) < delta or float(nearest[at]) < 0:
-            return np.array(picked, np.int64)
+        if not float(nearest[at]) >= delta:
+            return np.asarray(picked, np.int64)
 
 
 def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
@@ -47,11 +62,15 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
 
     Args:
         unit: (k, d) unit anchors.
-        delta: Least distance between kept anchors.
-        omega: How many prunings; seeds are 0 to ω − 1.
+        delta: Least distance in [0, 1] between kept anchors.
+        omega: How many prunings.
 
     Returns:
-        ω index arrays.
+        ω index arrays as `farthest_first` gives them. The i-th, from 0, starts at
+        `numpy.random.default_rng(i).integers(k)`: the same k gives the same starts everywhere.
+
+    Raises:
+        InvalidInput: If every row is zero.
 
     Source:
         Maiorca et al., arXiv 2406.15057, anchor subspaces.
@@ -59,11 +78,3 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
     k = unit.shape[0]
     starts = [int(np.random.default_rng(seed).integers(k)) for seed in range(omega)]
     return [farthest_first(unit, delta, start) for start in starts]
-
-
-def rows_at(unit: Array, picked: Indices) -> Array:
-    """The picked rows, whatever library the array is of."""
-    if is_torch_array(unit):
-        xp = array_namespace(unit)
-        return unit[xp.asarray(picked, device=unit.device)]
-    return unit[picked]

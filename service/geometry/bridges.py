@@ -1,34 +1,54 @@
 """Bridges: ways from one space to another through their anchors.
 
-A bridge is two matrices per space. `read` (d, k) writes a unit row in anchor coordinates, `write`
-(k, d) turns anchor coordinates into a direction. One of the two is the unit anchors themselves, the
-other holds a pseudo-inverse, computed from that space alone.
+Two matrices per space: `read` (d, k) turns a unit row into anchor coordinates, `write` (k, d)
+turns anchor coordinates into a direction. One of the two is the unit anchors themselves, the other
+holds a pseudo-inverse, computed from that space alone.
 
     ridge           read_X = P_X (regularised pseudo-inverse of X's anchors), write_Y = V
     irp             read_X = Uᵀ, write_Y = D_Y (mean of pseudo-inverses of pruned anchors)
     irp-completed   the nearest orthogonal map to that of one pruned subset; needs both spaces
     none            passes rows through
+
+Which side must bring an inverse is `needs`; what comes of two sides is a `Map`, and nobody may
+assume that it is a single matrix.
 """
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias, get_args
 
-from array_api_compat import array_namespace, is_numpy_namespace, is_torch_namespace
+from array_api_compat import array_namespace, device
 
 from service.errors import InvalidInput
 from service.geometry import Array
-from service.geometry.anchors import prunings, rows_at
-from service.geometry.maps import FusedMap, Map, PassThrough
+from service.geometry.anchors import prunings
+from service.geometry.arrays import RTOL, indices, solve_spd
+from service.geometry.maps import FusedMap, Map, Origin, PassThrough, Translation
 from service.geometry.relative import Frame
 
-BridgeName = Literal["ridge", "irp", "irp-completed", "none"]
-InverseName = Literal["ridge", "irp"]
-BRIDGES: Final[tuple[BridgeName, ...]] = ("ridge", "irp", "irp-completed", "none")
+__all__ = [
+    "BRIDGES",
+    "BridgeName",
+    "InverseName",
+    "Map",
+    "Parameters",
+    "Side",
+    "Translation",
+    "fuse",
+    "identity",
+    "inverse",
+    "irp_write",
+    "needs",
+    "oas",
+    "ridge_read",
+]
+
+BridgeName: TypeAlias = Literal["ridge", "irp", "irp-completed", "none"]
+InverseName: TypeAlias = Literal["ridge", "irp"]
+BRIDGES: Final[tuple[BridgeName, ...]] = get_args(BridgeName)
 
 FLOOR: Final = 3 / 13
-"""Least shrinkage of `ridge`: λ = 0.3 · tr(C)/d."""
-RTOL: Final = 1e-6
-"""Singular values below this, relative to the largest, are noise: encoders are often deficient."""
+"""Least shrinkage of `ridge` unless the space says otherwise: λ = 0.3 · tr(C)/d."""
+MOST_SUBSPACES: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +56,14 @@ class Parameters:
     """A space's own parameters of the bridges.
 
     Attributes:
-        shrinkage: ρ′ of `ridge` in (0, 1]; None takes the rule max(OAS, 3/13).
+        shrinkage: ρ′ of `ridge` in [0, 1]; None takes the rule max(OAS, 3/13). Below 1e-6, and
+            at 0 where rank-deficient anchors have no inverse, directions of negligible singular
+            value are left out, so that `ridge` stays finite.
         delta: Least distance in [0, 1] between the anchors that `irp` keeps.
         omega: Number of anchor subspaces of `irp`, 1 to 64.
 
     Raises:
-        InvalidInput: If one is out of range; without shrinkage `ridge` would not stay finite.
+        InvalidInput: If one is out of its range or not a number.
     """
 
     shrinkage: float | None = None
@@ -49,29 +71,31 @@ class Parameters:
     omega: int = 8
 
     def __post_init__(self) -> None:
-        if self.shrinkage is not None and not 1e-9 <= self.shrinkage <= 1:
+        # Written so that NaN, which compares false with everything, is refused too.
+        if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InvalidInput(
-                f"shrinkage: expected null or a number from 1e-9 to 1, got {self.shrinkage}",
+                f"shrinkage: expected null or a number from 0 to 1, got {self.shrinkage}",
                 pointer="/ridge/shrinkage",
             )
         if not 0 <= self.delta <= 1:
             raise InvalidInput(
                 f"delta: expected a distance from 0 to 1, got {self.delta}", pointer="/irp/delta"
             )
-        if not 1 <= self.omega <= 64:
+        if not (isinstance(self.omega, int) and 1 <= self.omega <= MOST_SUBSPACES):
             raise InvalidInput(
-                f"omega: expected 1 to 64 subspaces, got {self.omega}", pointer="/irp/omega"
+                f"omega: expected a whole number from 1 to {MOST_SUBSPACES}, got {self.omega}",
+                pointer="/irp/omega",
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Side:
     """One space as a bridge sees it.
 
     Attributes:
         frame: The space's frame.
         parameters: Its parameters.
-        inverse: The inverse that `needs` names for this side.
+        inverse: The inverse that `needs` names for this side; None has it computed.
     """
 
     frame: Frame
@@ -80,34 +104,36 @@ class Side:
 
 
 def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
-    """Which inverse the source and the target must bring."""
-    needed: dict[BridgeName, tuple[InverseName | None, InverseName | None]] = {
-        "ridge": ("ridge", None),
-        "irp": (None, "irp"),
-    }
-    return needed.get(bridge, (None, None))
+    """Which inverse the source and the target bring, None for none.
+
+    Raises:
+        InvalidInput: If there is no such bridge.
+    """
+    if bridge not in BRIDGES:
+        raise InvalidInput(
+            f"expected a bridge of {', '.join(BRIDGES)}, got {bridge!r}", pointer="/bridge"
+        )
+    return ("ridge" if bridge == "ridge" else None), ("irp" if bridge == "irp" else None)
 
 
-def oas(gram: Array, k: int, d: int) -> float:
+def oas(covariance: Array, samples: int) -> float:
     """The shrinkage that Oracle Approximating Shrinkage estimates.
 
     Args:
-        gram: UᵀU (d, d) or UUᵀ (k, k) of the unit anchors; both have the same traces.
-        k: Number of anchors.
-        d: Their width.
+        covariance: (d, d) C = UᵀU / k, about zero.
+        samples: Number of rows it was taken from, k.
 
     Returns:
-        ρ in [0, 1]; 1 where the anchors are isotropic and nothing is left to estimate.
+        ρ in [0, 1]; 1 where the covariance is isotropic and leaves nothing to estimate. Scaling
+        the covariance leaves it unchanged.
 
     Source:
-        Chen et al., Shrinkage Algorithms for MMSE Covariance Estimation, 2010, equation 23, in
-        the form that scikit-learn uses.
+        Chen et al., Shrinkage Algorithms for MMSE Covariance Estimation, 2010, equation 23,
+        without its terms in 2/d, as scikit-learn has it.
     """
-    xp = array_namespace(gram)
-    trace = float(xp.linalg.trace(gram)) / k
-    squares = float(xp.sum(gram * gram)) / k**2
-    denominator = (k + 1) * (squares - trace**2 / d)
-    return 1.0 if denominator <= 0 else min(1.0, (squares + trace**2) / denominator)
+    xp = array_namespace(covariance)
+    trace = float(xp.linalg.trace(covariance))
+    return _oas(trace, float(xp.sum(covariance * covariance)), samples, covariance.shape[0])
 
 
 def ridge_read(seen: Frame, shrinkage: float | None) -> Array:
@@ -115,51 +141,70 @@ def ridge_read(seen: Frame, shrinkage: float | None) -> Array:
 
     Args:
         seen: The frame of the space that is read from.
-        shrinkage: ρ′ in (0, 1]; None takes max(OAS, 3/13).
+        shrinkage: ρ′ in [0, 1]; None takes max(OAS, 3/13).
 
     Returns:
-        (d, k) float64, finite. `unit(x) · P_X · V` is the ridge regression from X to Y.
+        (d, k) float64, finite; columns of zero anchors are zero. (1 − ρ′) P_X V is the ridge
+        regression, with λ = ρ′ k tr(C) / (d (1 − ρ′)), from the unit anchors of X to those of any
+        Y; translation does not see the factor. At ρ′ = 0 it is the pseudo-inverse of U.
 
     Source:
-        The regularised pseudo-inverse in place of that of Maiorca et al., arXiv 2406.15057;
-        Chen et al., 2010 for ρ.
+        Takes the place of the pseudo-inverse of Maiorca et al., arXiv 2406.15057, on the other
+        side; ours. Chen et al., 2010, for ρ.
     """
-    xp = array_namespace(seen.unit)
     unit = seen.unit
+    xp = array_namespace(unit)
     k, d = unit.shape
-    # Where k < d the dual form gives the same map from a smaller matrix.
-    gram = unit @ unit.T if k < d else unit.T @ unit
-    trace = float(xp.linalg.trace(gram)) / k
-    rho = max(oas(gram, k, d), FLOOR) if shrinkage is None else shrinkage
-    eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=gram.device)
-    if k < d:
-        return _solve((1 - rho) * gram + (rho * trace / d * k) * eye, unit).T
-    return _solve((1 - rho) / k * gram + (rho * trace / d) * eye, unit.T / k)
+    # For k < d the dual gives the same map from a smaller matrix, which has the same traces.
+    dual = k < d
+    gram = (unit @ unit.T if dual else unit.T @ unit) / k
+    trace = float(xp.linalg.trace(gram))
+    rho = shrinkage
+    if rho is None:
+        rho = max(_oas(trace, float(xp.sum(gram * gram)), k, d), FLOOR)
+    if rho < RTOL:
+        return _filtered(unit, rho, trace)
+    eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
+    shrunk = (1 - rho) * gram + (rho * trace / d) * eye
+    solved = solve_spd(shrunk, unit if dual else unit.T) / k
+    return solved.T if dual else solved
 
 
 def irp_write(seen: Frame, delta: float, omega: int) -> Array:
-    """D_Y = (1/ω) Σᵢ scatter(pinv(V[Sᵢ]ᵀ)), over ω prunings of the anchors.
+    """D_Y = (1/ω) Σᵢ scatter(pinv(V[Sᵢ]ᵀ)), over ω prunings Sᵢ of the anchors.
 
     Args:
         seen: The frame of the space that is written into.
-        delta: Least distance between kept anchors.
+        delta: Least distance in [0, 1] between kept anchors.
         omega: Number of prunings.
 
     Returns:
-        (k, d) float64. The sum is linear, so the ensemble is one matrix.
+        (k, d) float64; rows of anchors that no pruning keeps are zero. Translation is linear in
+        it, so this is the mean of ω translations. Unpruned, Uᵀ D_Y is the transpose of the
+        least-squares regression from Y back to X.
 
     Source:
-        Maiorca et al., arXiv 2406.15057, inverse relative projection with anchor subspaces.
+        Maiorca et al., arXiv 2406.15057: inverse relative projection, anchor pruning and
+        subspaces.
     """
-    xp = array_namespace(seen.unit)
-    total = xp.zeros_like(seen.unit)
+    total = array_namespace(seen.unit).zeros_like(seen.unit)
     for picked in prunings(seen.unit, delta, omega):
-        total[xp.asarray(picked, device=total.device), :] += _pinv_t(rows_at(seen.unit, picked))
+        at = indices(picked, total)
+        total[at, :] += _inverted(seen.unit[at, :])
     return total / omega
 
 
 def inverse(name: InverseName, seen: Frame, parameters: Parameters) -> Array:
-    """The pseudo-inverse of a space that is cached: `ridge_read` or `irp_write`, float64."""
+    """The inverse of a space, which is worth caching.
+
+    Args:
+        name: Which bridge it is for.
+        seen: The space's frame.
+        parameters: The space's parameters.
+
+    Returns:
+        float64: P (d, k) for `ridge`, D (k, d) for `irp`.
+    """
     if name == "ridge":
         return ridge_read(seen, parameters.shrinkage)
     return irp_write(seen, parameters.delta, parameters.omega)
@@ -170,65 +215,77 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
 
     Args:
         bridge: Which way through the anchors.
-        source: The space that rows come from, with the inverse that `needs` names.
-        target: The space that they go to, likewise; its parameters govern `irp-completed`.
+        source: The space that rows come from.
+        target: The space that they go to; its parameters govern `irp` and `irp-completed`.
 
     Returns:
-        A map that takes (n, d_source) float32 to (n, d_target) float32.
+        A map of (n, d_X) rows to (n, d_Y) rows. `ridge` from a space to itself is not the
+        identity: use `identity` there.
 
     Raises:
-        InvalidInput: If the bridge is `none` and the widths differ.
+        InvalidInput: If there is no such bridge, if the spaces have different numbers of
+            anchors, or if the bridge is `none` and their widths differ.
     """
     x, y = source.frame, target.frame
+    of_source, of_target = needs(bridge)
     if bridge == "none":
-        if x.mean.shape != y.mean.shape:
+        if x.width != y.width:
             raise InvalidInput(
-                f"bridge none needs equal widths, got {x.mean.shape[0]} and {y.mean.shape[0]}"
+                f"bridge none passes rows through, but the source is {x.width} wide and the "
+                f"target {y.width}",
+                pointer="/bridge",
+                code="wrong-width",
             )
         return identity(x)
-    if bridge == "ridge":
-        read = (
-            ridge_read(x, source.parameters.shrinkage) if source.inverse is None else source.inverse
+    if x.count != y.count:
+        raise InvalidInput(
+            f"expected spaces on one anchor set, got {x.count} anchors in the source and "
+            f"{y.count} in the target"
         )
-        return FusedMap.of(read @ y.unit, x, y)
-    if bridge == "irp":
-        known = target.parameters
-        write = irp_write(y, known.delta, known.omega) if target.inverse is None else target.inverse
-        return FusedMap.of(x.unit.T @ write, x, y)
-    return FusedMap.of(_completed(x, y, target.parameters.delta), x, y)
+    if bridge == "irp-completed":
+        return FusedMap.of(_completed(x, y, target.parameters.delta), x, y)
+    read = x.unit.T if of_source is None else _brought(source, of_source)
+    write = y.unit if of_target is None else _brought(target, of_target)
+    return FusedMap.of(read @ write, x, y)
 
 
 def identity(seen: Frame) -> Map:
     """The map that changes nothing: from a space to itself, or the `none` bridge."""
-    return PassThrough.of(seen)
+    return PassThrough(Origin.of(seen.mean))
+
+
+def _brought(side: Side, name: InverseName) -> Array:
+    return inverse(name, side.frame, side.parameters) if side.inverse is None else side.inverse
+
+
+def _oas(trace: float, squares: float, k: int, d: int) -> float:
+    """ρ from tr C and tr C², which UUᵀ/k has as well."""
+    denominator = (k + 1) * (squares - trace**2 / d)
+    return 1.0 if denominator <= 0 else min(1.0, (squares + trace**2) / denominator)
+
+
+def _filtered(unit: Array, rho: float, trace: float) -> Array:
+    """`ridge_read` by singular values, for a ρ′ that cannot make a singular C invertible."""
+    xp = array_namespace(unit)
+    k, d = unit.shape
+    w, s, zt = xp.linalg.svd(unit, full_matrices=False)
+    kept = s > RTOL * s[0]
+    # Where a value is left out, zero takes the place of its reciprocal.
+    gain = xp.where(kept, s / xp.where(kept, (1 - rho) * s**2 + rho * trace / d * k, 1.0), 0.0)
+    return (zt.T * gain) @ w.T
 
 
 def _completed(x: Frame, y: Frame, delta: float) -> Array:
-    """The orthogonal factor W Zᵀ of F = W S Zᵀ, F from one pruned subset of the anchors.
+    """W Zᵀ of F = W S Zᵀ, the orthogonal map nearest to F of one pruned subset of the target.
 
-    The paper gives no formula for completion; this is our reading of it.
+    Directions that F takes to nothing have no image, rather than one made of rounding. The paper
+    gives no formula for completion; this is our reading of it.
     """
     xp = array_namespace(x.unit, y.unit)
-    (picked,) = prunings(y.unit, delta, 1)
-    fused = rows_at(x.unit, picked).T @ _pinv_t(rows_at(y.unit, picked))
-    w, s, zt = xp.linalg.svd(fused, full_matrices=False)
-    kept = s > RTOL * xp.max(s)
-    return w[:, kept] @ zt[kept, :]
+    w, s, zt = xp.linalg.svd(x.unit.T @ irp_write(y, delta, 1), full_matrices=False)
+    return (w * xp.astype(s > RTOL * s[0], w.dtype)) @ zt
 
 
-def _pinv_t(unit: Array) -> Array:
+def _inverted(rows: Array) -> Array:
     """pinv(Vᵀ) of (m, d) rows V, as (m, d)."""
-    xp = array_namespace(unit)
-    return xp.linalg.pinv(unit.T, rtol=RTOL)
-
-
-def _solve(matrix: Array, right: Array) -> Array:
-    """Solve a symmetric positive definite system by Cholesky, which the standard cannot do."""
-    xp = array_namespace(matrix)
-    if is_numpy_namespace(xp):
-        from scipy.linalg import cho_factor, cho_solve
-
-        return cho_solve(cho_factor(matrix, lower=True, check_finite=False), right)
-    if is_torch_namespace(xp):
-        return xp.cholesky_solve(right, xp.linalg.cholesky(matrix))
-    return xp.linalg.solve(matrix, right)
+    return array_namespace(rows).linalg.pinv(rows.T, rtol=RTOL)

@@ -1,23 +1,29 @@
 """What serves a pair of spaces: maps that are applied to batches of rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Final, NamedTuple, Protocol, Self
 
 from array_api_compat import array_namespace
 
+from service.errors import InvalidInput
 from service.geometry import Array
-from service.geometry.relative import Frame
+from service.geometry.arrays import RTOL, Convert, quiet
+from service.geometry.relative import Frame, directions
 
-CLOSE = 1e-6
-"""Distance from the mean, relative to its size, below which float32 leaves no direction."""
+CLOSE: Final = 2.0**-22
+"""Distance from the mean, relative to its norm, that is four float32 roundings: no direction."""
+CLEAR: Final = 2.0**-12
+"""Rows that a fused map shrinks by less than this, against its norm, lose no more than 1e-4 of
+their direction to rounding; the others are computed again with care."""
+SAFE: Final = (1e-26, 1e26)
+"""Squared norms between which no float32 square overflows or vanishes."""
 
 
 class Translation(NamedTuple):
     """Rows in the target space, and which of the inputs had a direction at all.
 
     Attributes:
-        rows: (n, d_target) float32, finite.
+        rows: (n, d_Y) float32, finite.
         defined: (n,) bool; False where the input stands at its space's mean.
     """
 
@@ -30,133 +36,219 @@ class Map(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Memory that it holds."""
+        """Memory that its arrays hold, in bytes."""
+
+    @property
+    def width_in(self) -> int:
+        """Width of the rows it takes."""
+
+    @property
+    def width_out(self) -> int:
+        """Width of the rows it gives."""
 
     def apply(self, x: Array) -> Translation:
-        """Rows (n, d_source) float32 as rows of the target."""
+        """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
 
-    def on(self, convert: Callable[[Array], Array]) -> Self:
+    def on(self, convert: Convert) -> Self:
         """The same map with every array converted, such as onto a device."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """Where a space has no direction: its mean, finer than float32 without needing float64.
+
+    Attributes:
+        parts: (2, d) float32, the mean as a float32 and what that leaves out. Subtracted one
+            after the other they centre rows close to the mean exactly, on devices without
+            float64 too.
+        norm: Norm of the mean.
+    """
+
+    parts: Array
+    norm: float
+
+    @classmethod
+    def of(cls, mean: Array) -> Self:
+        """From (d,) float64."""
+        xp = array_namespace(mean)
+        high = xp.astype(mean, xp.float32)
+        low = xp.astype(mean - xp.astype(high, mean.dtype), xp.float32)
+        return cls(xp.stack([high, low]), float(xp.linalg.vector_norm(mean)))
+
+    def unit(self, x: Array) -> tuple[Array, Array]:
+        """Directions of (n, d) float32 rows from the mean, whatever their size.
+
+        Returns:
+            (n, d) unit rows, and (n,) bool, False for a zero row: x was not finite, or closer
+            to the mean than float32 can tell.
+        """
+        xp = array_namespace(x, self.parts)
+        unit, length = directions((x - self.parts[0, :]) - self.parts[1, :])
+        defined = length > CLOSE * self.norm
+        return xp.where(defined[:, None], unit, 0.0), defined
+
+    def on(self, convert: Convert) -> Self:
+        """The same origin with its array converted."""
+        return replace(self, parts=convert(self.parts))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class FusedMap:
-    """y = s_Y · normalise(x F − mu_X F) + mu_Y, one product and one small vector.
+    """y = s_Y · normalise(x F − mu_X F) + mu_Y: one product, one small vector.
 
     Attributes:
         matrix: F = read_X · write_Y, (d_X, d_Y) float32.
         offset: mu_X F, (d_Y,) float32.
-        source_mean: mu_X, (d_X,) float32.
         mean: mu_Y, (d_Y,) float32.
-        scale: s_Y.
+        scale: s_Y, in the target's own unit.
+        origin: mu_X.
+        gain: Frobenius norm of F, no less than what any unit row is stretched by.
     """
 
     matrix: Array
     offset: Array
-    source_mean: Array
     mean: Array
     scale: float
+    origin: Origin
+    gain: float
 
     @classmethod
-    def of(cls, fused: Array, source: Frame, target: Frame) -> "FusedMap":
-        """From a float64 product and the frames of both spaces."""
+    def of(cls, fused: Array, source: Frame, target: Frame) -> Self:
+        """From (d_X, d_Y) float64 F and the frames of both spaces."""
         xp = array_namespace(fused)
-        single = xp.float32
         return cls(
-            xp.astype(fused, single),
-            xp.astype(source.mean @ fused, single),
-            xp.astype(source.mean, single),
-            xp.astype(target.mean, single),
+            xp.astype(fused, xp.float32),
+            xp.astype(source.mean @ fused, xp.float32),
+            xp.astype(target.mean, xp.float32),
             target.scale,
+            Origin.of(source.mean),
+            float(xp.linalg.matrix_norm(fused)),
         )
 
     @property
     def nbytes(self) -> int:
-        """Memory that it holds."""
-        arrays = (self.matrix, self.offset, self.source_mean, self.mean)
-        return sum(
-            4 * int(array.size if isinstance(array.size, int) else array.numel())
-            for array in arrays
-        )
+        """Memory that its arrays hold, in bytes."""
+        arrays = (self.matrix, self.offset, self.mean, self.origin.parts)
+        return sum(int(array.nbytes) for array in arrays)
 
-    def on(self, convert: Callable[[Array], Array]) -> "FusedMap":
-        """The same map with every array converted."""
+    @property
+    def width_in(self) -> int:
+        """Width of the rows it takes, d_X."""
+        return int(self.matrix.shape[0])
+
+    @property
+    def width_out(self) -> int:
+        """Width of the rows it gives, d_Y."""
+        return int(self.matrix.shape[1])
+
+    def on(self, convert: Convert) -> Self:
+        """The same map with every array converted, such as onto a device."""
         return replace(
             self,
             matrix=convert(self.matrix),
             offset=convert(self.offset),
-            source_mean=convert(self.source_mean),
             mean=convert(self.mean),
+            origin=self.origin.on(convert),
         )
 
     def apply(self, x: Array) -> Translation:
         """Rows of the source as rows of the target.
 
         Args:
-            x: (n, d_X) float32, finite.
+            x: (n, d_X) float32, need not be unit; other dtypes are taken as float32.
 
         Returns:
-            Rows at distance s_Y from mu_Y; mu_Y itself, undefined, for rows at mu_X.
+            Rows at distance s_Y from mu_Y, whatever the size of x − mu_X. A row that is closer to
+            mu_X than float32 can tell, that F takes to nothing (a gain below 1e-6 of F's norm),
+            or that is not finite, becomes mu_Y and is not defined.
+
+        Raises:
+            InvalidInput: If the rows are not of the source's width.
         """
+        x = _rows(x, self.width_in)
         xp = array_namespace(x, self.matrix)
-        rows = x @ self.matrix
-        rows -= self.offset
-        norms = xp.linalg.vector_norm(rows, axis=1)
-        doubtful = ~(xp.isfinite(norms) & (norms > CLOSE * xp.linalg.vector_norm(self.offset)))
-        if bool(xp.any(doubtful)):
-            return self._carefully(x)
-        rows *= (self.scale / norms)[:, None]
-        rows += self.mean
-        return Translation(rows, ~doubtful)
+        with quiet():
+            rows = x @ self.matrix
+            rows -= self.offset
+            squares = xp.vecdot(rows, rows)
+            lost = (CLEAR * self.gain) ** 2 * xp.vecdot(x, x)
+            clear = (squares > SAFE[0]) & (squares < SAFE[1]) & (squares > lost)
+            rows *= (self.scale / xp.sqrt(squares))[:, None]
+            rows += self.mean
+        if bool(xp.all(clear)):
+            return Translation(rows, clear)
+        doubtful = ~clear
+        rows[doubtful, :], clear[doubtful] = self._carefully(x[doubtful, :])
+        return Translation(rows, clear)
 
     def _carefully(self, x: Array) -> Translation:
-        """The same in float64, where rows are huge, tiny, or close to the mean."""
+        """The same where x is huge, tiny or close to mu_X: centred and made unit before F."""
         xp = array_namespace(x, self.matrix)
-        double = xp.float64
-        mean = xp.astype(self.source_mean, double)
-        rows = xp.astype(x, double) - mean
-        largest = xp.max(xp.abs(rows), axis=1, keepdims=True)
-        defined = largest[:, 0] > CLOSE * xp.max(xp.abs(mean))
-        rows = rows / xp.where(largest > 0, largest, xp.ones_like(largest))
-        rows = rows @ xp.astype(self.matrix, double)
-        norms = xp.linalg.vector_norm(rows, axis=1)
-        defined = defined & (norms > 0)
-        factor = xp.where(
-            defined,
-            self.scale / xp.where(defined, norms, xp.ones_like(norms)),
-            xp.zeros_like(norms),
-        )
-        rows = rows * factor[:, None] + xp.astype(self.mean, double)
-        return Translation(xp.astype(rows, xp.float32), defined)
+        unit, defined = self.origin.unit(x)
+        rows, gains = directions(unit @ self.matrix)
+        defined = defined & (gains > RTOL * self.gain)
+        rows = xp.where(defined[:, None], rows, 0.0) * self.scale + self.mean
+        return Translation(rows, defined)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class PassThrough:
-    """Rows as they are.
+    """Rows as they are: from a space to itself, or the paper's absolute row.
 
     Attributes:
-        mean: (d,) float32, the mean of the space, where rows have no direction.
+        origin: mu_X, where rows have no direction.
     """
 
-    mean: Array
-
-    @classmethod
-    def of(cls, seen: Frame) -> "PassThrough":
-        """For rows of this frame's space."""
-        xp = array_namespace(seen.mean)
-        return cls(xp.astype(seen.mean, xp.float32))
+    origin: Origin
 
     @property
     def nbytes(self) -> int:
-        """Memory that it holds."""
-        return 4 * int(self.mean.shape[0])
+        """Memory that its arrays hold, in bytes."""
+        return int(self.origin.parts.nbytes)
 
-    def on(self, convert: Callable[[Array], Array]) -> "PassThrough":
-        """The same map with every array converted."""
-        return replace(self, mean=convert(self.mean))
+    @property
+    def width_in(self) -> int:
+        """Width of the rows it takes."""
+        return int(self.origin.parts.shape[1])
+
+    @property
+    def width_out(self) -> int:
+        """Width of the rows it gives, the same."""
+        return self.width_in
+
+    def on(self, convert: Convert) -> Self:
+        """The same map with its array converted."""
+        return replace(self, origin=self.origin.on(convert))
 
     def apply(self, x: Array) -> Translation:
-        """The rows themselves."""
-        xp = array_namespace(x, self.mean)
-        far = xp.max(xp.abs(x - self.mean), axis=1)
-        return Translation(x, far > CLOSE * xp.max(xp.abs(self.mean)))
+        """The rows themselves.
+
+        Args:
+            x: (n, d) float32; other dtypes are taken as float32.
+
+        Returns:
+            x, a row at mu_X too, which is not defined.
+
+        Raises:
+            InvalidInput: If the rows are not of the space's width.
+        """
+        x = _rows(x, self.width_in)
+        xp = array_namespace(x, self.origin.parts)
+        with quiet():
+            rows = x - self.origin.parts[0, :]
+            squares = xp.vecdot(rows, rows)
+            far = squares > (CLEAR * self.origin.norm) ** 2
+            defined = far & (squares > SAFE[0]) & (squares < SAFE[1])
+        if not bool(xp.all(defined)):
+            doubtful = ~defined
+            defined[doubtful] = self.origin.unit(x[doubtful, :])[1]
+        return Translation(x, defined)
+
+
+def _rows(x: Array, width: int) -> Array:
+    """The rows as float32, checked against the width that a map takes."""
+    if x.ndim != 2 or x.shape[1] != width:
+        raise InvalidInput(f"expected rows of shape (n, {width}), got {tuple(x.shape)}")
+    xp = array_namespace(x)
+    with quiet():
+        return xp.astype(x, xp.float32, copy=False)

@@ -5,7 +5,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from service.errors import (
     CorruptBytes,
@@ -84,28 +84,19 @@ class Dispatcher:
         future: Future[Reply] = Future()
         with self._guard:
             self._waiting[job.id] = future
-        entry = size = None
+        data = await asyncio.to_thread(job.pack, items)
+        admission = asyncio.ensure_future(asyncio.to_thread(self._admit, job, data, seconds))
         try:
-            data = await asyncio.to_thread(job.pack, items)
-            size = len(data)
-            entry = await asyncio.to_thread(
-                streams.admit,
-                self._server,
-                job,
-                data,
-                timeout_ms=int(seconds * 1000),
-                most_jobs=self._most_jobs,
-                most_bytes=self._most_bytes,
-                worker_ttl_ms=int(self._worker_ttl * 1000),
-            )
+            # Shielded: a caller who leaves now must still learn which entry to take back.
+            await asyncio.shield(admission)
             reply = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except TimeoutError as error:
             raise DeadlineExceeded(f"no worker answered within {seconds:g} seconds") from error
         finally:
             with self._guard:
                 self._waiting.pop(job.id, None)
-            if entry and size and (not future.done() or future.cancelled()):
-                self._cancel(job, entry, size)
+            if future.cancelled() or not future.done():
+                admission.add_done_callback(lambda done: self._abandon(job, len(data), done))
         if reply.error is not None:
             raise reply.error
         return reply
@@ -125,19 +116,31 @@ class Dispatcher:
         """
         return len(streams.alive(self._server, streams.WORKERS, self._worker_ttl))
 
-    def _cancel(self, job: Job, entry: str, size: int) -> None:
+    def _admit(self, job: Job, data: bytes, seconds: float) -> str:
+        return streams.admit(
+            self._server,
+            job,
+            data,
+            timeout_ms=int(seconds * 1000),
+            most_jobs=self._most_jobs,
+            most_bytes=self._most_bytes,
+            worker_ttl_ms=int(self._worker_ttl * 1000),
+        )
+
+    def _abandon(self, job: Job, size: int, admission: asyncio.Future[str]) -> None:
         """Take back a job that nobody waits for any more, unless a worker has it already."""
+        if admission.cancelled() or admission.exception() is not None:
+            return
+        entry = admission.result()
 
         def take_back() -> None:
             try:
-                with self._server.guard() as client:
-                    keys = (streams.stream_key(job.stream), streams.BYTES)
-                    taken: Any = client.eval(streams.CANCEL, len(keys), *keys, entry, size)
+                taken = streams.cancel(self._server, job, entry, size)
             except QueueUnavailable:
                 log.warning("queue away; an abandoned job runs to its deadline")
                 return
             with self._guard:
-                self.cancelled += int(taken)
+                self.cancelled += taken
 
         threading.Thread(target=take_back, name="cancel", daemon=True).start()
 

@@ -30,7 +30,8 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS stream, jobs, bytes, workers · ARGV job, stream name, most jobs, most bytes, ms, worker ms
+# KEYS stream, jobs, bytes, workers, apis
+# ARGV job, stream name, most jobs, most bytes, ms, worker ms, api
 ADMIT: Final = (
     _NOW
     + """
@@ -48,6 +49,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 redis.call('SADD', KEYS[2], ARGV[2])
 redis.call('INCRBY', KEYS[3], #ARGV[1])
+if ARGV[7] ~= '' then redis.call('ZADD', KEYS[5], now, ARGV[7]) end
 return redis.call('XADD', KEYS[1], '*', 'job', ARGV[1], 'deadline', now + ARGV[5])
 """
 )
@@ -119,7 +121,7 @@ def admit(
         NoWorker: If no worker is alive.
         QueueUnavailable: If the server is away.
     """
-    keys = (stream_key(job.stream), JOBS, BYTES, WORKERS)
+    keys = (stream_key(job.stream), JOBS, BYTES, WORKERS, APIS)
     arguments: tuple[Any, ...] = (
         data,
         job.stream,
@@ -127,6 +129,7 @@ def admit(
         most_bytes,
         timeout_ms,
         worker_ttl_ms,
+        job.reply_to or "",
     )
     with server.guard() as client:
         answer: Any = client.eval(ADMIT, len(keys), *keys, *arguments)
@@ -138,6 +141,17 @@ def admit(
     if told == "full-bytes":
         raise QueueFull(f"queued jobs hold close to {most_bytes} bytes already")
     return told
+
+
+def cancel(server: Server, job: Job, entry: str, size: int) -> bool:
+    """Take a job out of its stream; False if a worker has it, or had it, already.
+
+    Raises:
+        QueueUnavailable: If the server is away.
+    """
+    keys = (stream_key(job.stream), BYTES)
+    with server.guard() as client:
+        return bool(client.eval(CANCEL, len(keys), *keys, entry, size))
 
 
 def nudge(server: Server, draft: Draft) -> None:

@@ -1,6 +1,5 @@
 """What answers of inference say about the versions they used."""
 
-
 from service.errors import InvalidInput
 from service.records import Floats, Head, Space
 

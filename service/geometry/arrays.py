@@ -1,0 +1,90 @@
+"""The few steps that the array API standard leaves out, each in one place."""
+
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+import numpy as np
+from array_api_compat import array_namespace, device, is_numpy_namespace
+
+from service.errors import InvalidInput
+from service.geometry import Array
+
+Convert: TypeAlias = Callable[[Array], Array]
+"""Takes an array to another library or device, keeping its shape."""
+
+RTOL: Final = 1e-6
+"""Singular values below this, relative to the largest, are noise: encoders are often deficient."""
+
+
+def finite_rows(rows: Array, name: str) -> Array:
+    """Rows that a fit may start from.
+
+    Args:
+        rows: (n, d) real numbers of any dtype.
+        name: What the caller calls them.
+
+    Returns:
+        (n, d) float64, the same numbers.
+
+    Raises:
+        InvalidInput: If there are not two axes, the dtype is not of real numbers, or a number is
+            NaN or infinite.
+    """
+    xp = array_namespace(rows)
+    if rows.ndim != 2:
+        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
+    if not xp.isdtype(rows.dtype, ("real floating", "integral")):
+        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
+    wide = xp.astype(rows, xp.float64)
+    if not bool(xp.all(xp.isfinite(wide))):
+        raise InvalidInput(f"expected finite {name}, got NaN or infinity")
+    return wide
+
+
+def solve_spd(matrix: Array, right: Array) -> Array:
+    """Solves a symmetric positive definite system by Cholesky, which the standard cannot.
+
+    Args:
+        matrix: (m, m) symmetric positive definite.
+        right: (m, n).
+
+    Returns:
+        (m, n) of their dtype, with matrix @ result = right.
+    """
+    xp = array_namespace(matrix, right)
+    if is_numpy_namespace(xp):
+        # Takes long to import, and a process that only serves maps never fits one.
+        from scipy.linalg import cho_factor, cho_solve
+
+        return cho_solve(cho_factor(matrix, lower=True, check_finite=False), right)
+    if hasattr(xp, "cholesky_solve"):
+        return xp.cholesky_solve(right, xp.linalg.cholesky(matrix))
+    return xp.linalg.solve(matrix, right)
+
+
+def largest(x: Array, count: int) -> Array:
+    """The largest numbers of each row, without sorting the rest where the library can.
+
+    Args:
+        x: (n, m).
+        count: How many, 1 to m.
+
+    Returns:
+        (n, count) in no order.
+    """
+    xp = array_namespace(x)
+    if is_numpy_namespace(xp):
+        return np.partition(x, -count, axis=1)[:, -count:]
+    if hasattr(xp, "topk"):
+        return xp.topk(x, count, dim=1).values
+    return xp.sort(x, axis=1)[:, -count:]
+
+
+def indices(picked: Array, like: Array) -> Array:
+    """Numpy indices as indices of the library and on the device of `like`."""
+    return array_namespace(like).asarray(picked, device=device(like))
+
+
+def quiet() -> np.errstate:
+    """A context for arithmetic whose overflow is looked for afterwards; only numpy warns of it."""
+    return np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")

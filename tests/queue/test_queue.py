@@ -1,0 +1,319 @@
+"""The dispatcher and the consumer against a real server, without models."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+    UnsupportedFormat,
+    WorkFailed,
+)
+from service.queue import streams
+from service.queue.consumer import MOST_DELIVERIES, Consumer, Delivery
+from service.queue.dispatcher import Dispatcher
+from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
+from service.records import ImageEncoder, TextEncoder
+from service.store.server import Server
+from tests.conftest import Valkey
+
+TEXT = TextEncoder(model="words")
+IMAGE = ImageEncoder(model="pictures")
+JOB = Job(id="", encoder=TEXT)
+
+
+def lengths(delivery: Delivery) -> Reply:
+    """What a worker would answer, if the embedding of a text were its length."""
+    rows = np.array([[len(item)] for item in delivery.items], np.float32)
+    return Reply(delivery.job.id, rows, np.ones(len(rows), bool))
+
+
+@pytest.fixture
+def consumer(queue_server: Server) -> Iterator[Consumer]:
+    with consuming(queue_server) as found:
+        yield found
+
+
+@contextmanager
+def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
+    consumer = Consumer(server, batch_items=8, worker_ttl=10, **options)
+    consumer.start()
+    yield consumer
+    consumer.stop()
+
+
+@pytest.fixture
+def dispatcher(queue_server: Server) -> Iterator[Dispatcher]:
+    with dispatching(queue_server) as found:
+        yield found
+
+
+@contextmanager
+def dispatching(
+    server: Server, most_jobs: int = 100, most_bytes: int = 1_000_000
+) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher(server, most_jobs=most_jobs, most_bytes=most_bytes, worker_ttl=10)
+    dispatcher.start()
+    yield dispatcher
+    dispatcher.stop()
+
+
+@contextmanager
+def working(consumer: Consumer, answer: Callable[[Delivery], Reply] = lengths) -> Iterator[list[int]]:
+    """A thread that answers whatever comes; yields the sizes of its batches."""
+    stop, sizes = threading.Event(), []
+
+    def work() -> None:
+        while not stop.is_set():
+            batch = consumer.take()
+            if batch:
+                sizes.append(len(batch))
+            for delivery in batch:
+                consumer.answer(delivery, answer(delivery))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield sizes
+    stop.set()
+    thread.join()
+
+
+def take(consumer: Consumer) -> list[Delivery]:
+    """The next batch that is not empty."""
+    for _ in range(20):
+        batch = consumer.take()
+        if batch:
+            return batch
+    raise AssertionError("no job came")
+
+
+def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
+    return streams.admit(server, job, job.pack(items), timeout_ms=timeout_ms)
+
+
+def held_bytes(server: Server) -> int:
+    return int(server.redis.get(streams.BYTES) or 0)  # type: ignore[arg-type]
+
+
+def test_a_job_and_a_reply_survive_the_wire() -> None:
+    job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
+    assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
+    picture = Job(id="8", encoder=IMAGE)
+    assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
+    reply = Reply("7", np.eye(2, dtype=np.float32), np.array([True, False]), (1,))
+    found = unpack_reply(reply.pack())
+    np.testing.assert_array_equal(found.rows, reply.rows)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.defined, reply.defined)
+    assert found.truncated == (1,)
+
+
+def test_an_error_survives_the_wire_with_its_class() -> None:
+    error = unpack_reply(Reply("7", error=UnsupportedFormat("no", pointer="/items/3")).pack()).error
+    assert type(error) is UnsupportedFormat
+    assert (error.message, error.pointer, error.code) == ("no", "/items/3", "unsupported-format")
+
+
+async def _many(dispatcher: Dispatcher, count: int) -> list[Reply]:
+    jobs = [dispatcher.run(JOB, ["x" * (i + 1)], 20.0) for i in range(count)]
+    return list(await asyncio.gather(*jobs))
+
+
+def test_each_caller_gets_its_own_reply(
+    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+) -> None:
+    with working(consumer) as sizes:
+        replies = asyncio.run(_many(dispatcher, 40))
+    assert [float(reply.rows[0, 0]) for reply in replies] == list(range(1, 41))  # type: ignore[index]
+    assert max(sizes) > 1, "what had queued up was taken as one batch"
+    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_batch_holds_one_encoder_and_is_not_overfull(
+    consumer: Consumer, queue_server: Server
+) -> None:
+    for i in range(12):
+        admit(queue_server, Job(id=str(i), encoder=(TEXT, TextEncoder(model="b"))[i % 2]), ["x"])
+    batches = [take(consumer), take(consumer)]
+    for batch in batches:
+        assert len({delivery.stream for delivery in batch}) == 1
+        assert 1 <= len(batch) <= 8
+    assert batches[0][0].stream != batches[1][0].stream, "no encoder starves another"
+    assert [d.job.id for d in batches[0]] == sorted((d.job.id for d in batches[0]), key=int)
+
+
+def test_an_error_reaches_the_caller(dispatcher: Dispatcher, consumer: Consumer) -> None:
+    def refuse(delivery: Delivery) -> Reply:
+        return Reply(delivery.job.id, error=InvalidInput("not that one", pointer="/items/0"))
+
+    with working(consumer, refuse), pytest.raises(InvalidInput, match="not that one"):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+
+
+def test_without_a_worker_the_refusal_is_immediate(dispatcher: Dispatcher) -> None:
+    with pytest.raises(NoWorker):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+
+
+@pytest.mark.parametrize(("most_jobs", "most_bytes"), [(2, 1_000_000), (100, 2_500)])
+def test_a_full_queue_refuses_and_drops_nothing(
+    queue_server: Server, consumer: Consumer, most_jobs: int, most_bytes: int
+) -> None:
+    with dispatching(queue_server, most_jobs, most_bytes) as dispatcher:
+
+        async def fill() -> list[Reply | BaseException]:
+            runs = [dispatcher.run(JOB, ["x" * 300], 20.0) for _ in range(6)]
+            tasks = [asyncio.ensure_future(run) for run in runs]
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            with working(consumer):
+                return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+        found = asyncio.run(fill())
+    refused = [reply for reply in found if isinstance(reply, QueueFull)]
+    answered = [reply for reply in found if isinstance(reply, Reply)]
+    assert refused
+    assert answered
+    assert len(refused) + len(answered) == 6
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_deadline_is_kept_and_the_job_taken_back(
+    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
+    for thread in threading.enumerate():
+        if thread.name == "cancel":
+            thread.join()
+    assert dispatcher.cancelled == 1
+    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_caller_who_leaves_takes_the_job_along(
+    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+) -> None:
+    async def leave() -> None:
+        task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
+        while not queue_server.redis.xlen(streams.stream_key(JOB.stream)):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    asyncio.run(leave())
+    for thread in threading.enumerate():
+        if thread.name == "cancel":
+            thread.join()
+    assert dispatcher.cancelled == 1
+    assert consumer.take() == []
+
+
+def test_expired_work_is_dropped_before_it_is_computed(
+    consumer: Consumer, queue_server: Server
+) -> None:
+    admit(queue_server, JOB, ["late"], timeout_ms=0)
+    admit(queue_server, JOB, ["in time"])
+    assert [delivery.items for delivery in take(consumer)] == [["in time"]]
+
+
+def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
+    with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
+        first._stopping.set()  # it pauses, and does not hold on to its lease any more
+        first._beater.join()
+        admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
+        (lost,) = take(first)
+        (found,) = take(second)
+        assert found.job.id == "7"
+        assert second.answer(found, lengths(found))
+        assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
+
+
+def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> None:
+    with consuming(queue_server, lease=0.6) as first, consuming(queue_server, lease=0.6) as second:
+        admit(queue_server, JOB, ["x"])
+        (held,) = take(first)
+        # Two blocks of half a second each: longer than the lease.
+        assert [second.take(), second.take()] == [[], []]
+        assert first.answer(held, lengths(held))
+
+
+def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
+    queue_server: Server, dispatcher: Dispatcher
+) -> None:
+    queue_server.redis.zadd(streams.WORKERS, {"someone": queue_server.now_ms()})
+
+    async def poison() -> None:
+        await dispatcher.run(JOB, ["poison"], 20.0)
+
+    failure: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            asyncio.run(poison())
+        except WorkFailed as error:
+            failure.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    for _ in range(MOST_DELIVERIES):
+        with consuming(queue_server, lease=0.1) as doomed:
+            assert len(take(doomed)) == 1, "redelivered alone"
+            doomed._stopping.set()
+    with consuming(queue_server, lease=0.1) as last:
+        while caller.is_alive():
+            assert last.take() == []
+    caller.join()
+    assert len(failure) == 1
+    (letter,) = queue_server.redis.xrange(streams.DEAD)  # type: ignore[misc]
+    assert letter[1][b"reason"] == b"delivered too often"
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_corrupt_job_is_buried_and_its_neighbours_served(
+    queue_server: Server, consumer: Consumer
+) -> None:
+    entry = admit(queue_server, JOB, ["good"])
+    queue_server.redis.xadd(
+        streams.stream_key(JOB.stream), {"job": b"not a job", "deadline": 1 << 60}
+    )
+    batch = take(consumer)
+    assert [delivery.entry for delivery in batch] == [entry]
+    assert queue_server.redis.xlen(streams.DEAD) == 1
+
+
+def test_when_the_queue_goes_away_those_who_wait_are_told(tmp_path: object) -> None:
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from tests.conftest import QUEUE_FLAGS
+
+    with TemporaryDirectory(prefix="sw") as folder:
+        valkey = Valkey(Path(folder), QUEUE_FLAGS)
+        server = Server(valkey.url, 1.0, QueueUnavailable, pause=0.0)
+        server.redis.zadd(streams.WORKERS, {"someone": server.now_ms()})
+        with dispatching(server) as dispatcher:
+
+            async def wait() -> None:
+                task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
+                while not server.redis.xlen(streams.stream_key(JOB.stream)):
+                    await asyncio.sleep(0)
+                await asyncio.to_thread(valkey.stop, kill=True)
+                await task
+
+            with pytest.raises(QueueUnavailable):
+                asyncio.run(wait())
+            valkey.start()
+            server.redis.zadd(streams.WORKERS, {"someone": server.now_ms()})
+            with consuming(server) as consumer, working(consumer):
+                assert asyncio.run(dispatcher.run(JOB, ["four"], 20.0)).rows == [[4.0]]
+        server.close()
+        valkey.stop()
