@@ -95,12 +95,10 @@ def _measure(
             "input_size": input_size,
         }
         client.put_space(name, ANCHOR_SET, encoder=spec)
-    for name in ENCODERS:
-        _await(client, "spaces", name, f"{name}: embedding {split.anchors} anchors", bars)
+    _await(client, "spaces", "embedding the anchors", split.anchors, bars)
     for name in ENCODERS:
         client.put_head(name, name, fit={"items": split.train, "labels": split.train_labels})
-    for name in ENCODERS:
-        _await(client, "heads", name, f"{name}: fitting a head on {len(split.train)} images", bars)
+    _await(client, "heads", "embedding images to fit a head on", len(split.train), bars)
     embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
     native = {
         name: _accuracy(_labels(client, name, name, "ridge", embedded), split) for name in ENCODERS
@@ -146,15 +144,16 @@ def _embed(client: Stitchwork, name: str, items: list[bytes], bars: Progress) ->
     return np.concatenate(parts)
 
 
-def _await(client: Stitchwork, kind: Kind, name: str, told: str, bars: Progress) -> None:
-    task = bars.add_task(told, total=None)
+def _await(client: Stitchwork, kind: Kind, told: str, total: int, bars: Progress) -> None:
+    """Wait for all encoders' spaces or heads, which one worker prepares side by side."""
+    tasks = {name: bars.add_task(f"{name}: {told}", total=total) for name in ENCODERS}
+    for name in ENCODERS:
 
-    def show(done: int, total: int) -> None:
-        bars.update(task, completed=done, total=total)
+        def show(done: int, _: int, name: str = name) -> None:
+            bars.update(tasks[name], completed=done)
 
-    client.wait(kind, name, progress=show)
-    total = bars.tasks[task].total or 1
-    bars.update(task, completed=total, total=total)
+        client.wait(kind, name, progress=show)
+        bars.update(tasks[name], completed=total)
 
 
 def interval(accuracy: float, rows: int) -> tuple[float, float]:
@@ -167,13 +166,13 @@ def interval(accuracy: float, rows: int) -> tuple[float, float]:
 
 def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
-        title=f"{split.name}: accuracy on {result.rows} held-out images, "
-        f"{split.anchors} anchors, 95% intervals",
-        caption="native: the head on its own encoder · absolute: no bridge at all",
+        title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
+        f"{split.anchors} anchors",
+        caption="native: the head on its own encoder · absolute: no bridge · ratio: ridge to native",
     )
-    table.add_column("encoder → head")
-    for name in ("native", "absolute", "irp", "ridge", "ridge 95%", "ridge / native"):
-        table.add_column(name, justify="right")
+    table.add_column("encoder → head", no_wrap=True)
+    for name in ("native", "absolute", "irp", "ridge", "95% of ridge", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
     pairs = list(permutations(ENCODERS, 2))
     for source, head in pairs:
         found = [result.stitched[source, head, bridge] for bridge in BRIDGES]
@@ -181,7 +180,7 @@ def _show(console: Console, split: Split, result: Result) -> None:
     means = [float(np.mean([result.stitched[(*p, b)] for p in pairs])) for b in BRIDGES]
     native = float(np.mean([result.native[head] for _, head in pairs]))
     table.add_section()
-    table.add_row("mean", *_cells(native, means, result.rows), style="bold")
+    table.add_row("mean", *_cells(native, means, None), style="bold")
     console.print(table)
     console.print(
         f"{result.raw_agreed} of {result.raw_checked} raw images got the same label from /stitch "
@@ -189,10 +188,11 @@ def _show(console: Console, split: Split, result: Result) -> None:
     )
 
 
-def _cells(native: float, found: list[float], rows: int) -> list[str]:
-    low, high = interval(found[-1], rows)
+def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
+    """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
     shown = [f"{value:.3f}" for value in (native, *found)]
-    return [*shown, f"{low:.3f} to {high:.3f}", f"{found[-1] / native:.3f}"]
+    bounds = "" if rows is None else "–".join(f"{b:.3f}" for b in interval(found[-1], rows))
+    return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 
 def _farewell(console: Console, running: Running, split: Split, folder: str, keep: bool) -> None:

@@ -8,22 +8,8 @@ import pytest
 from service.errors import InvalidInput
 from service.geometry.anchors import farthest_first, prunings
 from service.geometry.relative import frame
+from tests.geometry.plain import naive
 from tests.geometry.worlds import Floats, Library, world
-
-
-def naive(unit: Floats, delta: float, first: int) -> list[int]:
-    """Farthest-point sampling from the whole k × k matrix of distances."""
-    alive = [i for i in range(len(unit)) if np.any(unit[i])]
-    first = min(alive, key=lambda i: (i - first) % len(unit))
-    distance = np.round(1 - np.abs(unit @ unit.T), 12)
-    picked = [first]
-    while rest := [i for i in alive if i not in picked]:
-        nearest = {i: min(distance[i, j] for j in picked) for i in rest}
-        best = max(rest, key=lambda i: (nearest[i], -i))
-        if nearest[best] < delta:
-            break
-        picked.append(best)
-    return picked
 
 
 def unit_anchors(k: int, d: int, seed: int = 0) -> Floats:

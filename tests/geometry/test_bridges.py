@@ -1,13 +1,10 @@
-"""Each matrix of a bridge, against the formula written plainly and against what it stands for."""
+"""What comes of two sides: which inverse each brings, and the laws of translation."""
 
-import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.linalg
-import sklearn.covariance
-from sklearn.linear_model import Ridge
 
 from service.errors import InvalidInput
 from service.geometry.bridges import (
@@ -16,174 +13,14 @@ from service.geometry.bridges import (
     Parameters,
     Side,
     fuse,
-    inverse,
     irp_write,
     needs,
-    oas,
     ridge_read,
 )
 from service.geometry.maps import FusedMap
-from service.geometry.relative import Frame, frame
-from tests.geometry.test_anchors import naive
-from tests.geometry.worlds import Floats, Library, cosines, plain_unit, rotation, world
-
-SHAPES = [(9, 16), (16, 16), (60, 16)]
-FLOOR = 3 / 13
-
-
-def frames(lib: Library, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
-    """Frames of a pair of spaces, and their unit anchors as plain numpy."""
-    w = world(k, d, d + 4)
-    x, y = frame(lib.take(w.x_anchors)), frame(lib.take(w.y_anchors))
-    return (
-        x,
-        y,
-        plain_unit(w.x_anchors, w.x_anchors.mean(0)),
-        plain_unit(w.y_anchors, w.y_anchors.mean(0)),
-    )
-
-
-def plain_rho(unit: Floats) -> float:
-    k, d = unit.shape
-    c = unit.T @ unit / k
-    one, two = np.trace(c) ** 2, np.trace(c @ c)
-    return float(np.clip((two + one) / ((k + 1) * (two - one / d)), 0, 1))
-
-
-def plain_read(unit: Floats, rho: float) -> Floats:
-    """The primal, by an explicit inverse, whatever the shape."""
-    k, d = unit.shape
-    c = unit.T @ unit / k
-    return np.asarray(np.linalg.inv((1 - rho) * c + rho * np.trace(c) / d * np.eye(d)) @ unit.T / k)
-
-
-def plain_dual(unit: Floats, rho: float) -> Floats:
-    k, d = unit.shape
-    trace = np.trace(unit.T @ unit / k)
-    return np.asarray(
-        unit.T @ np.linalg.inv((1 - rho) * unit @ unit.T + rho * trace / d * k * np.eye(k))
-    )
-
-
-def plain_write(unit: Floats, delta: float, seeds: list[int]) -> Floats:
-    """The mean over seeds of pseudo-inverses of naively pruned anchors."""
-    total = np.zeros_like(unit)
-    for seed in seeds:
-        kept = naive(unit, delta, int(np.random.default_rng(seed).integers(len(unit))))
-        total[kept] += np.linalg.pinv(unit[kept].T, rcond=1e-6) / len(seeds)
-    return total
-
-
-@pytest.mark.parametrize(("k", "d"), [(5, 16), (16, 16), (60, 16), (500, 16)])
-def test_shrinkage_is_that_of_scikit_learn(lib: Library, k: int, d: int) -> None:
-    *_, u, _ = frames(lib, k, d)
-    _, known = sklearn.covariance.oas(u, assume_centered=True)
-    assert oas(lib.take(u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
-    assert oas(lib.take(7 * u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
-
-
-@pytest.mark.parametrize(("covariance", "samples"), [(np.eye(4) / 4, 100), (np.ones((1, 1)), 5)])
-def test_isotropic_anchors_are_shrunk_all_the_way(
-    lib: Library, covariance: Floats, samples: int
-) -> None:
-    assert oas(lib.take(covariance), samples) == 1.0
-
-
-@pytest.mark.parametrize(("k", "d"), SHAPES)
-@pytest.mark.parametrize("shrinkage", [None, 1e-5, 0.01, 0.5, 1.0])
-def test_ridge_read_is_its_formula_in_both_forms(
-    lib: Library, k: int, d: int, shrinkage: float | None
-) -> None:
-    x, _, u, _ = frames(lib, k, d)
-    rho = max(plain_rho(u), FLOOR) if shrinkage is None else shrinkage
-    got = ridge_read(x, shrinkage)
-    assert lib.give(got).dtype == np.float64
-    np.testing.assert_allclose(lib.give(got), plain_read(u, rho), rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(lib.give(got), plain_dual(u, rho), rtol=1e-7, atol=1e-9)
-
-
-@pytest.mark.parametrize("shrinkage", [None, 0.0, 0.5])
-@pytest.mark.parametrize("k", [10, 40])
-def test_zero_anchors_count_in_k_and_not_in_the_trace(
-    lib: Library, k: int, shrinkage: float | None
-) -> None:
-    *_, u, _ = frames(lib, k, 16)
-    u[[0, 3, 4]] = 0
-    seen = Frame(lib.take(np.zeros(16)), 1.0, lib.take(u))
-    rho = max(plain_rho(u), FLOOR) if shrinkage is None else shrinkage
-    want = plain_read(u, rho) if rho else np.linalg.pinv(u, rcond=1e-6)
-    np.testing.assert_allclose(lib.give(ridge_read(seen, shrinkage)), want, atol=1e-9)
-
-
-def test_few_anchors_in_a_wide_space_never_make_a_matrix_of_its_width() -> None:
-    seen = frame(world(6, 1500, 4).x_anchors)
-    tracemalloc.start()
-    ridge_read(seen, None)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert peak < 1500 * 1500
-
-
-def test_the_rule_takes_the_larger_of_shrinkage_and_floor() -> None:
-    few, many = frame(world(9, 16, 4).x_anchors), frame(world(900, 16, 4).x_anchors)
-    assert plain_rho(np.asarray(few.unit)) > FLOOR > plain_rho(np.asarray(many.unit))
-    np.testing.assert_allclose(
-        ridge_read(few, None), plain_read(few.unit, plain_rho(few.unit)), rtol=1e-9
-    )
-    np.testing.assert_allclose(ridge_read(many, None), plain_read(many.unit, FLOOR), rtol=1e-9)
-
-
-@pytest.mark.parametrize(("k", "d"), SHAPES)
-@pytest.mark.parametrize("rho", [0.01, FLOOR, 0.9])
-def test_ridge_is_the_ridge_regression_that_needs_both_spaces(
-    lib: Library, k: int, d: int, rho: float
-) -> None:
-    x, y, u, v = frames(lib, k, d)
-    alpha = rho / (1 - rho) * np.trace(u.T @ u) / d
-    regression = Ridge(alpha=alpha, fit_intercept=False, solver="svd").fit(u, v)
-    got = (1 - rho) * lib.give(ridge_read(x, rho) @ y.unit)
-    np.testing.assert_allclose(got, regression.coef_.T, atol=1e-9)
-
-
-@pytest.mark.parametrize(("k", "d"), SHAPES)
-def test_without_shrinkage_ridge_is_the_pseudo_inverse(lib: Library, k: int, d: int) -> None:
-    x, _, u, _ = frames(lib, k, d)
-    want = np.linalg.pinv(u, rcond=1e-6)
-    np.testing.assert_allclose(lib.give(ridge_read(x, 0.0)), want, atol=1e-9 * np.abs(want).max())
-    # The two ways of solving meet where one takes over from the other.
-    np.testing.assert_allclose(
-        lib.give(ridge_read(x, 0.999999e-6)), lib.give(ridge_read(x, 1e-6)), rtol=1e-4, atol=1e-4
-    )
-
-
-def degenerate() -> dict[str, Floats]:
-    """Anchors on which a careless inverse breaks."""
-    rng = np.random.default_rng(3)
-    wide, flat = rng.normal(size=(30, 8)), rng.normal(size=(30, 3)) @ rng.normal(size=(3, 8))
-    with_mean = np.vstack([wide, -wide, np.zeros((2, 8))])
-    return {
-        "isotropic": np.vstack([np.eye(8), -np.eye(8)]),
-        "rank-deficient": flat,
-        "almost rank-deficient": flat + 1e-9 * wide,
-        "duplicated": np.repeat(wide[:4], 5, axis=0),
-        "constant column": np.where(np.arange(8) == 2, 5.0, wide),
-        "colinear": np.outer(np.arange(30.0), np.ones(8)),
-        "anchors at the mean": with_mean,
-        "two anchors": wide[:2],
-        "one dimension": wide[:, :1],
-    }
-
-
-@pytest.mark.parametrize("case", degenerate())
-@pytest.mark.parametrize("shrinkage", [None, 0.0, 1e-300, 1e-12, 1e-6, 1.0])
-def test_ridge_stays_finite_on_anything(lib: Library, case: str, shrinkage: float | None) -> None:
-    seen = frame(lib.take(degenerate()[case]))
-    read = lib.give(ridge_read(seen, shrinkage))
-    assert np.isfinite(read).all()
-    # 1e6 is the most that one kept direction is stretched by; noise would be far above it.
-    assert np.abs(read).max() < 1e6
-    at_mean = ~np.any(lib.give(seen.unit), axis=1)
-    assert not read[:, at_mean].any()
+from service.geometry.relative import frame
+from tests.geometry.plain import SHAPES, degenerate, frames, plain_read, plain_write
+from tests.geometry.worlds import Floats, Library, cosines, rotation, world
 
 
 @pytest.mark.parametrize("case", degenerate())
@@ -200,45 +37,6 @@ def test_every_bridge_is_finite_on_anything(lib: Library, case: str, bridge: Bri
     np.testing.assert_array_equal(
         lib.give(defined)[: len(anchors)], np.any(lib.give(side.frame.unit), axis=1)
     )
-
-
-@pytest.mark.parametrize(("k", "d"), SHAPES)
-def test_irp_is_the_transpose_of_the_regression_from_the_target_back(
-    lib: Library, k: int, d: int
-) -> None:
-    x, y, u, v = frames(lib, k, d)
-    back, *_ = np.linalg.lstsq(v, u, rcond=1e-6)
-    got = lib.give(x.unit.T @ irp_write(y, 0.0, 1))
-    np.testing.assert_allclose(got, back.T, atol=1e-8)
-
-
-@pytest.mark.parametrize(("k", "d"), SHAPES)
-@pytest.mark.parametrize("delta", [0.3, 0.6])
-def test_the_ensemble_is_the_mean_of_its_parts(lib: Library, k: int, d: int, delta: float) -> None:
-    _, y, _, v = frames(lib, k, d)
-    got = irp_write(y, delta, 5)
-    assert lib.give(got).dtype == np.float64
-    np.testing.assert_allclose(lib.give(got), plain_write(v, delta, list(range(5))), atol=1e-9)
-    parts = [plain_write(v, delta, [seed]) for seed in range(5)]
-    np.testing.assert_allclose(lib.give(got), np.mean(parts, axis=0), atol=1e-9)
-    assert np.abs(parts[0] - parts[1]).max() > 1e-3 or k < d
-
-
-def test_directions_of_negligible_size_are_not_inverted(lib: Library) -> None:
-    anchors = degenerate()["almost rank-deficient"]
-    write = lib.give(irp_write(frame(lib.take(anchors)), 0.0, 1))
-    assert np.linalg.matrix_rank(write, tol=1e-3) == 3
-    assert np.abs(write).max() < 10
-
-
-@pytest.mark.parametrize("name", ["ridge", "irp"])
-def test_an_inverse_follows_the_parameters_of_its_space(lib: Library, name: Any) -> None:
-    x, *_ = frames(lib, 60, 16)
-    known = Parameters(0.4, 0.3, 2)
-    want = ridge_read(x, 0.4) if name == "ridge" else irp_write(x, 0.3, 2)
-    got = lib.give(inverse(name, x, known))
-    np.testing.assert_array_equal(got, lib.give(want))
-    assert np.abs(got - lib.give(inverse(name, x, Parameters()))).max() > 1e-3
 
 
 @pytest.mark.parametrize(

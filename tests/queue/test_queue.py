@@ -68,7 +68,9 @@ def dispatching(
 
 
 @contextmanager
-def working(consumer: Consumer, answer: Callable[[Delivery], Reply] = lengths) -> Iterator[list[int]]:
+def working(
+    consumer: Consumer, answer: Callable[[Delivery], Reply] = lengths
+) -> Iterator[list[int]]:
     """A thread that answers whatever comes; yields the sizes of its batches."""
     stop, sizes = threading.Event(), []
 
@@ -98,6 +100,13 @@ def take(consumer: Consumer) -> list[Delivery]:
 
 def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
     return streams.admit(server, job, job.pack(items), timeout_ms=timeout_ms)
+
+
+def join_cancellations() -> None:
+    """Wait until every job that was abandoned is taken back."""
+    for thread in threading.enumerate():
+        if thread.name == "cancel":
+            thread.join()
 
 
 def held_bytes(server: Server) -> int:
@@ -191,9 +200,7 @@ def test_a_deadline_is_kept_and_the_job_taken_back(
 ) -> None:
     with pytest.raises(DeadlineExceeded):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
-    for thread in threading.enumerate():
-        if thread.name == "cancel":
-            thread.join()
+    join_cancellations()
     assert dispatcher.cancelled == 1
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert held_bytes(queue_server) == 0
@@ -207,12 +214,11 @@ def test_a_caller_who_leaves_takes_the_job_along(
         while not queue_server.redis.xlen(streams.stream_key(JOB.stream)):
             await asyncio.sleep(0)
         task.cancel()
-        await asyncio.wait([task])
+        # Its admission may still be under way, and must not be cut off by the loop's end.
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
 
     asyncio.run(leave())
-    for thread in threading.enumerate():
-        if thread.name == "cancel":
-            thread.join()
+    join_cancellations()
     assert dispatcher.cancelled == 1
     assert consumer.take() == []
 

@@ -1,0 +1,86 @@
+"""The formulas as anyone would write them, in plain numpy, and anchors that break careless ones."""
+
+import numpy as np
+
+from service.geometry.relative import Frame, frame
+from tests.geometry.worlds import Floats, Library, plain_unit, world
+
+SHAPES = [(9, 16), (16, 16), (60, 16)]
+"""Fewer anchors than dimensions, as many, more."""
+FLOOR = 3 / 13
+
+
+def naive(unit: Floats, delta: float, first: int) -> list[int]:
+    """Farthest-point sampling from the whole k × k matrix of distances."""
+    alive = [i for i in range(len(unit)) if np.any(unit[i])]
+    first = min(alive, key=lambda i: (i - first) % len(unit))
+    distance = np.round(1 - np.abs(unit @ unit.T), 12)
+    picked = [first]
+    while rest := [i for i in alive if i not in picked]:
+        nearest = {i: min(distance[i, j] for j in picked) for i in rest}
+        best = max(rest, key=lambda i: (nearest[i], -i))
+        if nearest[best] < delta:
+            break
+        picked.append(best)
+    return picked
+
+
+def plain_rho(unit: Floats) -> float:
+    k, d = unit.shape
+    c = unit.T @ unit / k
+    one, two = np.trace(c) ** 2, np.trace(c @ c)
+    return float(np.clip((two + one) / ((k + 1) * (two - one / d)), 0, 1))
+
+
+def plain_read(unit: Floats, rho: float) -> Floats:
+    """The primal, by an explicit inverse, whatever the shape."""
+    k, d = unit.shape
+    c = unit.T @ unit / k
+    return np.asarray(np.linalg.inv((1 - rho) * c + rho * np.trace(c) / d * np.eye(d)) @ unit.T / k)
+
+
+def plain_dual(unit: Floats, rho: float) -> Floats:
+    k, d = unit.shape
+    trace = np.trace(unit.T @ unit / k)
+    return np.asarray(
+        unit.T @ np.linalg.inv((1 - rho) * unit @ unit.T + rho * trace / d * k * np.eye(k))
+    )
+
+
+def plain_write(unit: Floats, delta: float, seeds: list[int]) -> Floats:
+    """The mean over seeds of pseudo-inverses of naively pruned anchors."""
+    total = np.zeros_like(unit)
+    for seed in seeds:
+        kept = naive(unit, delta, int(np.random.default_rng(seed).integers(len(unit))))
+        total[kept] += np.linalg.pinv(unit[kept].T, rcond=1e-6) / len(seeds)
+    return total
+
+
+def frames(lib: Library, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
+    """Frames of a pair of spaces, and their unit anchors as plain numpy."""
+    w = world(k, d, d + 4)
+    x, y = frame(lib.take(w.x_anchors)), frame(lib.take(w.y_anchors))
+    return (
+        x,
+        y,
+        plain_unit(w.x_anchors, w.x_anchors.mean(0)),
+        plain_unit(w.y_anchors, w.y_anchors.mean(0)),
+    )
+
+
+def degenerate() -> dict[str, Floats]:
+    """Anchors on which a careless inverse breaks."""
+    rng = np.random.default_rng(3)
+    wide, flat = rng.normal(size=(30, 8)), rng.normal(size=(30, 3)) @ rng.normal(size=(3, 8))
+    with_mean = np.vstack([wide, -wide, np.zeros((2, 8))])
+    return {
+        "isotropic": np.vstack([np.eye(8), -np.eye(8)]),
+        "rank-deficient": flat,
+        "almost rank-deficient": flat + 1e-9 * wide,
+        "duplicated": np.repeat(wide[:4], 5, axis=0),
+        "constant column": np.where(np.arange(8) == 2, 5.0, wide),
+        "colinear": np.outer(np.arange(30.0), np.ones(8)),
+        "anchors at the mean": with_mean,
+        "two anchors": wide[:2],
+        "one dimension": wide[:, :1],
+    }
