@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"stitchwork {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    sources = {}
+    sources: dict[str, CliSettingsSource[argparse.ArgumentParser]] = {}
     for name, (run, told) in COMMANDS.items():
         command = commands.add_parser(name, help=told, description=told)
         sources[name] = CliSettingsSource(
@@ -43,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.set_defaults(run=run)
     options = parser.parse_args(arguments)
     try:
-        settings = Settings(
-            _cli_settings_source=sources[options.command](parsed_args=options)  # type: ignore[call-arg]
-        )
+        settings = Settings(_cli_settings_source=sources[options.command](parsed_args=options))
         _configure_logging(settings.log_level)
         code: int = options.run(settings, options)
     except ValidationError as error:

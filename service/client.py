@@ -117,9 +117,9 @@ class Stitchwork:
 
     def records(self, kind: Kind) -> Iterator[dict[str, Any]]:
         """All records of one kind, in the order of their ids."""
-        cursor = None
+        cursor: str | None = None
         while True:
-            query = {"cursor": cursor} if cursor else {}
+            query: dict[str, str] = {"cursor": cursor} if cursor else {}
             page = self._checked(self._http.get(f"/{kind}", params=query)).json()
             yield from page["items"]
             cursor = page["cursor"]

@@ -58,6 +58,7 @@ class ImageEncoder(Record):
     weights: str | None = Field(
         None, max_length=1024, description="Local safetensors file; unset: timm's own from the hub."
     )
+    revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     input_size: int | None = Field(
         None, ge=16, le=2048, description="Side of the input in pixels; unset: the model's own."
     )
@@ -190,6 +191,11 @@ def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> s
         state.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         state.update(array.view(np.uint8).data if array.size else b"")
     return state.hexdigest()[:32]
+
+
+def encoder_key(encoder: EncoderSpec) -> str:
+    """The name of an encoder's stream and of its loaded model: the digest of its spec."""
+    return digest(encoder.model_dump())
 
 
 def pack_items(items: Sequence[Item]) -> Arrays:

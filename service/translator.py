@@ -92,7 +92,7 @@ class Translator:
         # Whatever happens, those who wait on this future get an answer.
         try:
             found = self._compute(source, target, key[2])
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 even an interrupt
             with self._guard:
                 del self._running[key]
             future.set_exception(error)

@@ -100,6 +100,6 @@ def worker(settings: Settings) -> Any:
 def limit_blas(settings: Settings) -> None:
     """Cap the threads of one matrix product in this process, so that processes share the cores."""
     if settings.blas_threads:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         threadpool_limits(settings.blas_threads)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from service.errors import (
+    Conflict,
     NotReady,
     QueueUnavailable,
     RegistryUnavailable,
@@ -75,6 +76,7 @@ class Worker:
         self._inputs: OrderedDict[tuple[str, str], Arrays] = OrderedDict()
         self._stopping = threading.Event()
         self._looked = 0.0
+        consumer.on_buried = self._give_up
 
     def run(self) -> None:
         """Work until `stop` is called; the batch in hand is finished first."""
@@ -121,6 +123,11 @@ class Worker:
             self._fail_all(list(unanswered.values()), error)
         except Exception as error:
             log.exception("a batch failed")
+            if len(unanswered) > 1:
+                # One of them is to blame, and must not take the others along.
+                for delivery in list(unanswered.values()):
+                    self._work([delivery])
+                return
             told = WorkFailed(f"the worker failed at this job: {type(error).__name__}")
             self._fail_all(list(unanswered.values()), told)
 
@@ -173,6 +180,12 @@ class Worker:
         """Embeddings through the job's map and head, all on the device; then to numpy."""
         with torch.inference_mode():
             defined = torch.ones(len(rows), dtype=torch.bool)
+            if job.source and rows.shape[1] != job.source.dim:
+                raise Conflict(
+                    f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
+                    f"anchors have {job.source.dim}: they are not of this encoder",
+                    code="encoder-mismatch",
+                )
             if job.source and job.target:
                 translated = self._translator.map(job.source, job.target, job.bridge).apply(rows)
                 rows, defined = translated.rows, translated.defined
@@ -212,6 +225,16 @@ class Worker:
         except StitchworkError as error:
             log.warning("a draft failed", extra={"draft": f"{draft.kind}:{draft.id}"})
             self._registry.fail(draft, error.message)
+        except Exception as error:
+            # Tried again it would fail again, for ever: whoever declared it must be told.
+            log.exception("a draft failed")
+            self._registry.fail(draft, f"the worker failed at it: {type(error).__name__}")
+
+    def _give_up(self, job: Job) -> None:
+        """A job that was delivered too often: if it was a draft's, the draft has failed."""
+        draft = self._registry.draft(*job.draft) if job.draft else None
+        if draft is not None:
+            self._registry.fail(draft, "it ended its worker each time it was tried")
 
     def _embed_chunk(self, draft: Draft) -> None:
         stop = min(draft.total, draft.done + self._chunk_items)
@@ -220,8 +243,9 @@ class Worker:
         try:
             prepared = encoder.prepare(items)
         except StitchworkError as error:
-            where = f" (items {draft.done} to {stop - 1}, at {error.pointer})"
-            raise type(error)(error.message + where) from error
+            told = (error.pointer or "").removeprefix("/items/")
+            at = draft.done + int(told) if told.isdecimal() else draft.done
+            raise type(error)(f"item {at}: {error.message}", pointer=f"/items/{at}") from error
         rows = encoder.embed(prepared, self._batch_items).cpu().numpy()
         table = self._registry.table(draft.kind)
         if table.save_part(draft, draft.done, {"rows": rows}, stop):

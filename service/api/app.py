@@ -1,9 +1,11 @@
 """The FastAPI app, put together from parts."""
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -23,6 +25,7 @@ Register encoders and classifier heads with their anchors, then let any encoder 
 Two spaces on the same *anchor set* can be translated into each other without training: each is
 known only by its own anchors.
 """
+THREADS: Final = 64
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -31,6 +34,9 @@ def create_app(parts: Parts) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        # Threads mostly wait for a server; the default, a few for each core, starves health checks.
+        pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
+        asyncio.get_running_loop().set_default_executor(pool)
         parts.dispatcher.start()
         yield
         parts.dispatcher.stop()
@@ -81,6 +87,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
+        except Exception as error:
+            log.error("an unexpected error", exc_info=error)
+            if not status:
+                told = "the service failed at this request"
+                await problems.problem(500, "internal", told, request_id)(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", None)
             log.info(

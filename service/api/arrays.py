@@ -10,13 +10,12 @@ from service.errors import InputTooLarge, InvalidInput
 from service.records import Floats
 
 
-def vectors(value: Any, pointer: str, *, coded: bool, most_rows: int, most_width: int) -> Floats:
+def vectors(value: Any, *, coded: bool, most_rows: int, most_width: int) -> Floats:
     """Rows of finite numbers as one float32 array.
 
     Args:
         value: An array, a list of lists of numbers or, if `coded`, a list of base64 strings of
             little-endian float32.
-        pointer: Where the value stands in the body, as the start of a JSON pointer.
         coded: Whether strings are base64; otherwise they are refused.
         most_rows: Rows that are taken.
         most_width: Numbers in a row that are taken.
@@ -26,49 +25,49 @@ def vectors(value: Any, pointer: str, *, coded: bool, most_rows: int, most_width
 
     Raises:
         InvalidInput: If it is anything else: ragged, empty, or holding nulls, booleans, strings,
-            or numbers that float32 cannot hold.
+            or numbers that float32 cannot hold; the pointer is relative to the value.
         InputTooLarge: If there are more rows or columns.
     """
     if isinstance(value, np.ndarray):
         if value.ndim != 2 or value.dtype.kind != "f":
             raise InvalidInput(
                 f"expected a 2-dimensional array of floats, got {value.dtype} of shape "
-                f"{list(value.shape)}",
-                pointer=pointer,
+                f"{list(value.shape)}"
             )
         rows = value
     else:
         if not isinstance(value, list) or not value:
-            raise InvalidInput("expected a non-empty list of rows of numbers", pointer=pointer)
-        _bound(len(value), most_rows, "rows", pointer)
+            got = "an empty list" if value == [] else named(value)
+            raise InvalidInput(f"expected a non-empty list of rows of numbers, got {got}")
+        _bound(len(value), most_rows, "rows")
         if coded:
-            value = [_decode_row(row, f"{pointer}/{i}") for i, row in enumerate(value)]
-        rows = _stack(value, pointer)
+            value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
+        rows = _stack(value)
     if 0 in rows.shape:
-        raise InvalidInput(
-            f"expected rows of numbers, got shape {list(rows.shape)}", pointer=pointer
-        )
-    _bound(rows.shape[0], most_rows, "rows", pointer)
-    _bound(rows.shape[1], most_width, "numbers in a row", pointer)
+        raise InvalidInput(f"expected rows of numbers, got shape {list(rows.shape)}")
+    _bound(rows.shape[0], most_rows, "rows")
+    _bound(rows.shape[1], most_width, "numbers in a row")
     with np.errstate(over="ignore"):
-        narrow = np.ascontiguousarray(rows, dtype=np.float32)
+        narrow: Floats = np.ascontiguousarray(rows, dtype=np.float32)
     finite = np.isfinite(narrow)
     if not finite.all():
         i, j = np.argwhere(~finite)[0].tolist()
         raise InvalidInput(
             f"expected finite numbers that float32 can hold, got {rows[i, j]!s}",
-            pointer=f"{pointer}/{i}/{j}",
+            pointer=f"/{i}/{j}",
         )
     return narrow
 
 
-def vector(value: Any, pointer: str, most: int) -> Floats:
+def vector(value: Any, most: int) -> Floats:
     """One row of finite numbers as a (d,) float32 array; refuses what `vectors` refuses."""
     row = value[None] if isinstance(value, np.ndarray) and value.ndim == 1 else [value]
     try:
-        return vectors(row, pointer, coded=False, most_rows=1, most_width=most)[0]
+        rows: Floats = vectors(row, coded=False, most_rows=1, most_width=most)
+        found: Floats = rows[0]
+        return found
     except InvalidInput as error:
-        error.pointer = (error.pointer or pointer).replace(f"{pointer}/0", pointer, 1)
+        error.pointer = (error.pointer or "").removeprefix("/0")
         raise
 
 
@@ -84,7 +83,7 @@ def image_bytes(value: str, pointer: str) -> bytes:
         raise InvalidInput("expected the base64 of an image file", pointer=pointer) from error
 
 
-def _stack(rows: list[Any], pointer: str) -> NDArray[Any]:
+def _stack(rows: list[Any]) -> NDArray[Any]:
     if isinstance(rows[0], np.ndarray):
         widths = {len(row) for row in rows}
         if len(widths) == 1:
@@ -99,28 +98,26 @@ def _stack(rows: list[Any], pointer: str) -> NDArray[Any]:
                 return np.array(rows, dtype=np.float64)
             except OverflowError:
                 pass
-    raise _first_fault(rows, pointer)
+    raise _first_fault(rows)
 
 
-def _first_fault(rows: list[Any], pointer: str) -> InvalidInput:
+def _first_fault(rows: list[Any]) -> InvalidInput:
     width = len(rows[0]) if isinstance(rows[0], list | np.ndarray) else None
     for i, row in enumerate(rows):
         if not isinstance(row, list | np.ndarray):
-            return InvalidInput(
-                f"expected a row of numbers, got {named(row)}", pointer=f"{pointer}/{i}"
-            )
+            return InvalidInput(f"expected a row of numbers, got {named(row)}", pointer=f"/{i}")
         if len(row) != width:
             return InvalidInput(
                 f"expected {width} numbers as in the first row, got {len(row)}",
-                pointer=f"{pointer}/{i}",
+                pointer=f"/{i}",
                 code="ragged-rows",
             )
-        for j, number in enumerate(row):
+        for j, number in enumerate(row if isinstance(row, list) else ()):
             if type(number) not in (float, int) or abs(number) > 1e300:
                 return InvalidInput(
-                    f"expected a finite number, got {named(number)}", pointer=f"{pointer}/{i}/{j}"
+                    f"expected a finite number, got {_unheld(number)}", pointer=f"/{i}/{j}"
                 )
-    return InvalidInput("expected rows of finite numbers", pointer=pointer)
+    return InvalidInput("expected rows of finite numbers")
 
 
 def named(value: Any) -> str:
@@ -132,12 +129,12 @@ def named(value: Any) -> str:
         list: "a list",
         dict: "an object",
     }
-    return names.get(type(value), "a number that float32 cannot hold")
+    return names.get(type(value), "a number")
 
 
-def _bound(count: int, most: int, what: str, pointer: str) -> None:
+def _bound(count: int, most: int, what: str) -> None:
     if count > most:
-        raise InputTooLarge(f"expected at most {most} {what}, got {count}", pointer=pointer)
+        raise InputTooLarge(f"expected at most {most} {what}, got {count}")
 
 
 def _decode_row(value: Any, pointer: str) -> Floats:
@@ -152,3 +149,8 @@ def _decode_row(value: Any, pointer: str) -> Floats:
             f"expected whole float32 numbers of 4 bytes, got {len(raw)} bytes", pointer=pointer
         )
     return np.frombuffer(raw, "<f4")
+
+
+def _unheld(value: Any) -> str:
+    found = named(value)
+    return "a number that float32 cannot hold" if found == "a number" else found

@@ -1,17 +1,21 @@
 """Hands the parts of the service to routes, as typed Annotated aliases."""
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Path, Request
 
-from service.errors import InvalidInput
+from service.errors import DeadlineExceeded, InvalidInput
 from service.queue.dispatcher import Dispatcher
 from service.records import check_id
 from service.store.inverses import Inverses
 from service.store.registry import Registry
 from service.store.tables import Condition
 from service.translator import HeadCache, Translator
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,14 @@ async def _condition(
     if_match: Annotated[str | None, Header(description="Version that must stand.")] = None,
     if_none_match: Annotated[str | None, Header(description="`*`: nothing may stand.")] = None,
 ) -> Condition:
-    if if_none_match not in (None, "*"):
-        raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")  # type: ignore[index]
-    match = if_match.strip().removeprefix("W/").strip('"') if if_match else None
-    return Condition(match, if_none_match == "*")
+    if if_none_match is not None and if_none_match.strip() != "*":
+        raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")
+    match = None
+    if if_match is not None:
+        # Weak tags never match: a version is compared byte for byte.
+        tags = [tag.strip() for tag in if_match.split(",")]
+        match = frozenset(tag.strip('"') for tag in tags if tag and not tag.startswith("W/"))
+    return Condition(match, absent=if_none_match is not None)
 
 
 ConditionDep = Annotated[Condition, Depends(_condition)]
@@ -88,6 +96,18 @@ async def _seconds(
             f"X-Request-Timeout: expected seconds, more than 0, got {x_request_timeout[:40]!r}"
         )
     return min(seconds, most)
+
+
+async def on_thread(work: Callable[[], T], seconds: float) -> T:
+    """Run blocking work away from the event loop, and wait for it only so long.
+
+    Raises:
+        DeadlineExceeded: If it takes longer; what it computes is kept for whoever asks next.
+    """
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(work), seconds)
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
 
 
 SecondsDep = Annotated[float, Depends(_seconds)]

@@ -40,11 +40,15 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
     if model.example:
         content[wire.JSON]["example"] = model.example
     if binary:
-        told = f"`{binary}` as an array; the other fields in the query."
+        told = (
+            f"`{binary}` as an array; the other fields in the query or, in safetensors, as JSON in "
+            "its metadata."
+        )
         blob = {"schema": {"type": "string", "format": "binary", "description": told}}
         content |= dict.fromkeys(wire.BINARY, blob)
     elif "items" in model.model_fields:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+        content[wire.NDJSON] = {"schema": {"type": "string"}}
         content[wire.MULTIPART] = {
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }

@@ -1,6 +1,7 @@
 """Errors as HTTP answers, RFC 9457; the only file with status codes of errors."""
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -17,6 +19,8 @@ from service.errors import InvalidInput, StitchworkError
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
+_NO_PLACE: Final = ("body", "query", "header", "path", "transformers", "timm")
+"""Parts of a location that name no value in the request: its source, and tags of unions."""
 
 STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.MalformedInput: 400,
@@ -39,13 +43,28 @@ def status_of(error: StitchworkError) -> int:
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> InvalidInput:
-    """The first thing a model found wrong, as one of our own errors."""
+    """The first thing a model found wrong, as one of our own errors.
+
+    Where a field was refused by one of our own errors, its class, code and pointer survive.
+    """
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "header", "path")]
-    pointer = "/" + "/".join(part.replace("~", "~0").replace("/", "~1") for part in place)
+    told = first.get("ctx", {})
+    place = [str(part) for part in first["loc"] if part not in _NO_PLACE]
+    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in place)
     more = len(error.errors()) - 1
     rest = f" (and {more} more)" if more else ""
-    return InvalidInput(f"{'.'.join(place) or 'body'}: {first['msg']}{rest}", pointer=pointer)
+    message = first["msg"].removeprefix("Value error, ") + rest
+    if isinstance(told.get("kind"), type):
+        kind: type[InvalidInput] = told["kind"]
+        return kind(message, pointer=pointer + told["pointer"], code=told["code"])
+    named = f"{'.'.join(place)}: {message}" if place else message
+    return InvalidInput(named, pointer=pointer)
+
+
+def refusal(error: InvalidInput) -> PydanticCustomError:
+    """One of our own errors in the form in which a model collects it, under the right place."""
+    told = {"kind": type(error), "pointer": error.pointer or "", "code": error.code}
+    return PydanticCustomError("refused", "{message}", {"message": error.message, **told})
 
 
 def problem(
@@ -97,12 +116,18 @@ def install(app: FastAPI) -> None:
     async def _http(request: Request, error: HTTPException) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(_allowed(request))
         return problem(error.status_code, code, str(error.detail), _id(request), headers=headers)
 
-    @app.exception_handler(Exception)
-    async def _unknown(request: Request, error: Exception) -> Response:
-        log.error("an unexpected error", exc_info=error)
-        return problem(500, "internal", "the service failed at this request", _id(request))
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route of this path; the router itself names only those of the first."""
+    found: set[str] = set()
+    for template, operations in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\\?\{[^}]*\}", "[^/]+", re.escape(template)), request.url.path):
+            found |= {method.upper() for method in operations}
+    return sorted(found)
 
 
 def _id(request: Request) -> str:

@@ -6,7 +6,6 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -17,6 +16,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from service.api import arrays
+from service.api.depends import Limits
+from service.api.problems import refusal
 from service.errors import InputTooLarge, InvalidInput
 from service.geometry.bridges import BridgeName, Parameters
 from service.geometry.heads import Classifier
@@ -38,19 +39,23 @@ ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "min
 """One embedding in JSON."""
 
 
-class _Checked:
-    """A field that `api/arrays.py` reads, shown in OpenAPI as what it is."""
+class Checked:
+    """A field that our own code reads, shown in OpenAPI as what it is."""
 
-    def __init__(
-        self, parse: Callable[[Any, ValidationInfo], Floats], schema: dict[str, Any]
-    ) -> None:
+    def __init__(self, parse: Callable[[Any, ValidationInfo], Any], schema: dict[str, Any]) -> None:
         self._parse = parse
         self._schema = schema
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self._parse)
+        def parse(value: Any, info: ValidationInfo) -> Any:
+            try:
+                return self._parse(value, info)
+            except InvalidInput as error:
+                raise refusal(error) from error
+
+        return core_schema.with_info_plain_validator_function(parse)
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -58,39 +63,57 @@ class _Checked:
         return self._schema
 
 
+def _limits(info: ValidationInfo) -> Limits:
+    limits: Limits = info.context  # type: ignore[assignment]
+    return limits
+
+
 def _rows(value: Any, info: ValidationInfo) -> Floats:
-    limits = info.context
-    anchors = info.field_name == "anchors"
+    limits = _limits(info)
     return arrays.vectors(
         value,
-        f"/{info.field_name}",
         coded=info.data.get("encoding_format") == "base64",
-        most_rows=limits.anchors if anchors else limits.rows,
+        most_rows=limits.anchors if info.field_name == "anchors" else limits.rows,
         most_width=limits.width,
     )
 
 
 def _row(value: Any, info: ValidationInfo) -> Floats:
-    return arrays.vector(value, f"/{info.field_name}", info.context.anchors)
+    return arrays.vector(value, _limits(info).rows)
 
 
-CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
-Rows = Annotated[
-    Any,
-    _Checked(_rows, {"type": "array", "minItems": 1, "items": {"anyOf": [ROW_SCHEMA, CODED_ROW]}}),
-]
-Row = Annotated[Any, _Checked(_row, ROW_SCHEMA)]
+def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not given:
+        got = "an empty list" if given == [] else arrays.named(given)
+        raise InvalidInput(f"expected a non-empty list of texts or images, got {got}")
+    for i, item in enumerate(given):
+        if not isinstance(item, str | bytes):
+            raise InvalidInput(
+                f"expected a text or the base64 of an image, got {arrays.named(item)}",
+                pointer=f"/{i}",
+            )
+    return given
 
 
 def _identifier(value: Any, info: ValidationInfo) -> str:
-    pointer = f"/{info.field_name}"
     if not isinstance(value, str):
-        raise InvalidInput(f"expected an id, got {arrays.named(value)}", pointer=pointer)
-    return check_id(value, pointer)
+        raise InvalidInput(f"expected an id, got {arrays.named(value)}")
+    return check_id(value)
 
 
-Id = Annotated[str, BeforeValidator(_identifier), Field(pattern=ID_PATTERN)]
-Name = Annotated[str, Field(min_length=1, max_length=1024)]
+CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+ROWS: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"anyOf": [ROW_SCHEMA, CODED_ROW]},
+}
+ITEMS: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+Rows = Annotated[Any, Checked(_rows, ROWS)]
+Row = Annotated[Any, Checked(_row, ROW_SCHEMA)]
+Items = Annotated[list[str | bytes], Checked(_items, ITEMS)]
+Id = Annotated[str, Checked(_identifier, {"type": "string", "pattern": ID_PATTERN})]
+Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
 
 
 class Schema(BaseModel):
@@ -103,14 +126,14 @@ class Schema(BaseModel):
 class ItemsMixin(Schema):
     """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
 
-    items: Annotated[list[str] | list[bytes], Field(min_length=1)]
+    items: Items
 
     def decoded(self, modality: Modality, most: int) -> list[Item]:
         """The items as an encoder of this modality takes them."""
         return decode_items(self.items, modality, most)
 
 
-def decode_items(items: list[str] | list[bytes], modality: Modality, most: int) -> list[Item]:
+def decode_items(items: list[str | bytes], modality: Modality, most: int) -> list[Item]:
     """Raw inputs as texts or as the bytes of image files.
 
     Raises:
@@ -129,6 +152,8 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
             text.encode()
         except UnicodeError as error:
             raise InvalidInput("expected a text of valid Unicode", pointer=pointer) from error
+        if not text.strip():
+            raise InvalidInput("expected a text that is not empty", pointer=pointer)
         return text
     return item if isinstance(item, bytes) else arrays.image_bytes(item, pointer)
 
@@ -137,13 +162,20 @@ class AnchorSetBody(Schema):
     """Declares k ordered anchors by their items, by their ids, or only by their number."""
 
     modality: Modality = "vector"
-    items: list[str] | list[bytes] | None = None
+    items: Items | None = None
     ids: tuple[Name, ...] | None = None
     size: int | None = Field(None, ge=2)
     example = {"modality": "text", "items": ["a red fox", "the stock market", "how do I pay?"]}
 
     def decoded(self, most: int) -> list[Item] | None:
-        """The items as bytes or texts."""
+        """The items as bytes or texts.
+
+        Raises:
+            InputTooLarge: If there are more than `most` anchors.
+            InvalidInput: If one is not of the modality.
+        """
+        if max(self.size or 0, len(self.ids or ())) > most:
+            raise InputTooLarge(f"expected at most {most} anchors", pointer="/size")
         if self.items is None:
             return None
         if self.modality == "vector":
@@ -209,13 +241,15 @@ class FitBody(Schema):
     labels: Annotated[list[Name], Field(min_length=2)]
     encoding_format: Encoding = "float"
     embeddings: Rows | None = None
-    items: list[str] | list[bytes] | None = None
+    items: Items | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         given = [rows for rows in (self.embeddings, self.items) if rows is not None]
         if len(given) != 1:
             raise ValueError("expected either embeddings or items")
+        if len(set(self.labels)) < 2:
+            raise ValueError("expected labels of at least two classes, got one")
         if len(given[0]) != len(self.labels):
             raise ValueError(f"expected {len(given[0])} labels, one each, got {len(self.labels)}")
         return self
@@ -226,7 +260,8 @@ class FitBody(Schema):
         place = {name: i for i, name in enumerate(names)}
         classes = np.array([place[name] for name in self.labels], np.int64)
         if self.items is None:
-            return {"embeddings": self.embeddings, "classes": classes}, names, 0
+            rows: Floats = self.embeddings  # type: ignore[assignment]
+            return {"embeddings": rows, "classes": classes}, names, 0
         items = decode_items(self.items, modality, most)
         return {**pack_items(items), "classes": classes}, names, len(items)
 

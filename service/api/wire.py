@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import math
+import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final, TypeVar
 
@@ -27,7 +28,13 @@ from starlette.responses import Response
 from service.api.arrays import named
 from service.api.depends import Limits
 from service.api.problems import from_validation
-from service.errors import InputTooLarge, InvalidInput, MalformedInput, UnsupportedFormat
+from service.errors import (
+    DeadlineExceeded,
+    InputTooLarge,
+    InvalidInput,
+    MalformedInput,
+    UnsupportedFormat,
+)
 from service.records import Floats
 
 M = TypeVar("M", bound=BaseModel)
@@ -39,9 +46,11 @@ NPY: Final = "application/x-npy"
 MULTIPART: Final = "multipart/form-data"
 BINARY: Final = (SAFETENSORS, NPY)
 
+_QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
 LARGE_BODY: Final = 64 * 1024
 """A body above this is decoded on a thread, away from the event loop."""
 MOST_NPY_HEADER: Final = 4096
+MOST_SIDE: Final = 1 << 40
 DTYPES: Final[dict[str, Any]] = {
     "F64": "<f8",
     "F32": "<f4",
@@ -70,22 +79,29 @@ async def read(request: Request, model: type[M], limits: Limits, *, main: str | 
         InvalidInput: If what they say has no meaning; `pointer` says where.
     """
     media = media_type(request)
-    data = await read_bytes(request, limits.body_bytes)
+    takes = (JSON, *BINARY) if main else (JSON, MULTIPART, NDJSON)
+    if media not in takes:
+        raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
+    try:
+        async with asyncio.timeout(limits.seconds):
+            data = await read_bytes(request, limits.body_bytes)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the body did not arrive within {limits.seconds:g} seconds"
+        ) from error
     if media == MULTIPART:
         payload = await _multipart(request.headers, data, limits)
         return _validate(model, {**_query(request), **payload}, limits)
 
     def decode() -> M:
-        if media in BINARY and main is not None:
-            payload = _query(request)
-            payload |= _safetensors(data) if media == SAFETENSORS else {main: _npy(data, main)}
-        elif media == JSON:
+        if media == JSON:
             payload = _json(data)
         elif media == NDJSON:
             payload = {**_query(request), **_ndjson(data)}
+        elif media == SAFETENSORS:
+            payload = {**_query(request), **_safetensors(data)}
         else:
-            takes = ", ".join((JSON, *BINARY) if main else (JSON, MULTIPART, NDJSON))
-            raise UnsupportedFormat(f"expected a body of type {takes}, got {media or 'none'}")
+            payload = {**_query(request), str(main): _npy(data, str(main))}
         return _validate(model, payload, limits)
 
     return await asyncio.to_thread(decode) if len(data) > LARGE_BODY else decode()
@@ -163,12 +179,18 @@ def _little(rows: Floats) -> NDArray[Any]:
 
 
 def _wanted(request: Request) -> str:
-    accepted = request.headers.get("accept", "*/*")
-    for media in (SAFETENSORS, NPY, JSON):
-        if media in accepted:
-            return media
     own = media_type(request)
-    return own if own in BINARY and "*/*" in accepted else JSON
+    default = own if own in BINARY else JSON
+    wanted: list[tuple[float, str]] = []
+    for part in request.headers.get("accept", "*/*").split(","):
+        media, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        weights = [p.removeprefix("q=") for p in parameters if p.startswith("q=")]
+        weight = float(weights[0]) if weights and _QUALITY.fullmatch(weights[0]) else 1.0
+        found = default if media in ("*/*", "application/*") else media
+        if found in (JSON, *BINARY) and weight > 0:
+            wanted.append((weight, found))
+    # Of equal wishes the first one counts; who wishes for nothing we have still gets JSON.
+    return max(wanted, key=lambda wish: wish[0], default=(1.0, JSON))[1]
 
 
 def _query(request: Request) -> dict[str, Any]:
@@ -195,13 +217,19 @@ def _json(data: bytes) -> Any:
 def _loose_json(data: bytes, error: ValueError) -> Any:
     """NaN and Infinity are not JSON, but whoever sends them should hear where they stand."""
     try:
-        return json.loads(data)
+        return json.loads(data.decode())
     except (ValueError, RecursionError):
         raise MalformedInput(f"expected JSON: {error}") from error
 
 
 def _ndjson(data: bytes) -> dict[str, Any]:
-    rows = [_json(line) for line in data.splitlines() if line.strip()]
+    rows = []
+    for number, line in enumerate(data.splitlines(), 1):
+        if line.strip():
+            try:
+                rows.append(_json(line))
+            except InvalidInput as error:
+                raise type(error)(f"line {number}: {error.message}") from error
     items = [row.get("item") for row in rows]
     ids = [row["id"] for row in rows if "id" in row]
     return {"items": items, **({"ids": ids} if ids else {})}
@@ -209,7 +237,7 @@ def _ndjson(data: bytes) -> dict[str, Any]:
 
 def _safetensors(data: bytes) -> dict[str, Any]:
     try:
-        tensors = deserialize(data)
+        tensors: Any = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise MalformedInput(f"expected safetensors: {error}") from error
     payload: dict[str, Any] = {}
@@ -225,7 +253,12 @@ def _safetensors(data: bytes) -> dict[str, Any]:
                 f"expected tensors of {', '.join(DTYPES)}, got {tensor['dtype']}",
                 pointer=f"/{name}",
             )
-        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        shape = tensor["shape"]
+        if not 1 <= len(shape) <= 2 or max(shape) > MOST_SIDE:
+            raise InvalidInput(
+                f"expected 1 or 2 dimensions, got {str(shape)[:80]}", pointer=f"/{name}"
+            )
+        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(shape)
         if tensor["dtype"] == "BF16":
             array = (array.astype("<u4") << 16).view("<f4")
         payload[name] = array
@@ -237,14 +270,18 @@ def _npy(data: bytes, name: str) -> NDArray[Any]:
     stream = io.BytesIO(data)
     try:
         version = npy.read_magic(stream)
-        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = header(stream, max_header_size=MOST_NPY_HEADER)
-    except (ValueError, EOFError) as error:
-        raise MalformedInput(f"expected an .npy file: {error}") from error
-    if dtype.hasobject or dtype.kind != "f":
-        raise InvalidInput(f"expected an array of floats, got {dtype}", pointer=f"/{name}")
+    except Exception as error:
+        raise MalformedInput("expected an .npy file of version 1 or 2") from error
+    sides = all(type(side) is int and 0 <= side <= MOST_SIDE for side in shape)
+    if dtype.hasobject or dtype.kind != "f" or not sides or not 1 <= len(shape) <= 2:
+        raise InvalidInput(
+            f"expected 1 or 2 dimensions of floats, got {dtype} of {str(shape)[:80]}",
+            pointer=f"/{name}",
+        )
     expected, got = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if min(shape, default=0) < 0 or expected != got:
+    if expected != got:
         raise MalformedInput(f"the .npy header says {expected} bytes of {list(shape)}, got {got}")
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
@@ -267,6 +304,8 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
             max_fields=limits.anchors,
             max_part_size=limits.body_bytes,
         )
+        if not data.rstrip().endswith(b"--"):
+            raise MalformedInput("the multipart body has no closing boundary: it was cut")
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         raise MalformedInput(f"expected multipart/form-data: {error}") from error

@@ -168,7 +168,7 @@ def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
-        caption="native: the head on its own encoder · absolute: no bridge · ratio: ridge to native",
+        caption="native: the head on its own encoder · absolute: no bridge · ratio: ridge/native",
     )
     table.add_column("encoder → head", no_wrap=True)
     for name in ("native", "absolute", "irp", "ridge", "95% of ridge", "ratio"):
@@ -191,7 +191,7 @@ def _show(console: Console, split: Split, result: Result) -> None:
 def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
     """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
     shown = [f"{value:.3f}" for value in (native, *found)]
-    bounds = "" if rows is None else "–".join(f"{b:.3f}" for b in interval(found[-1], rows))
+    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in interval(found[-1], rows))
     return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 

@@ -1,4 +1,4 @@
-"""The thin waist between workers and models: prepare inputs on the CPU, embed them on the device."""
+"""The thin waist between workers and models: prepare on the CPU, embed on the device."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

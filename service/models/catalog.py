@@ -11,8 +11,7 @@ from service.geometry.heads import Classifier
 from service.models.base import Encoder, pick_device
 from service.models.image import TimmEncoder, image_classifier
 from service.models.text import TransformersEncoder, text_classifier
-from service.queue.jobs import encoder_key
-from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder
+from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 
 log = logging.getLogger(__name__)
 

@@ -43,18 +43,21 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
         raise InvalidInput(f"expected {len(embeddings)} labels, one each, got {len(labels)}")
     if len(names) < 2:
         raise InvalidInput(f"expected labels of at least two classes, got {len(names)}")
+    # Numbers, since numpy's strings lose trailing NULs.
+    place = {name: i for i, name in enumerate(names)}
+    classes = np.array([place[name] for name in labels], np.int64)
     scaler = StandardScaler()
     rows = scaler.fit_transform(embeddings.astype(np.float64))
     model = LogisticRegression(max_iter=ITERATIONS)
     with warnings.catch_warnings():
         # A head that has not quite converged is still a head; its accuracy is reported.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(rows, np.asarray(labels))
-    accuracy = float(model.score(rows, np.asarray(labels)))
+        model.fit(rows, classes)
+    accuracy = float(model.score(rows, classes))
     weight = model.coef_ / scaler.scale_
     bias = model.intercept_ - weight @ scaler.mean_
     if len(names) == 2:
         # scikit-learn keeps one row for two classes: the score of the second over the first.
         weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     layer = (weight.astype(np.float32), bias.astype(np.float32))
-    return Fit(Classifier((layer,), "identity"), [str(name) for name in model.classes_], accuracy)
+    return Fit(Classifier((layer,), "identity"), names, accuracy)

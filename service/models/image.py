@@ -20,6 +20,8 @@ from service.records import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 MOST_PIXELS: Final = 64_000_000
+MOST_ASPECT: Final = 32
+"""The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
 
 
@@ -55,8 +57,10 @@ class TimmEncoder:
             InputTooLarge: If it has more pixels than are taken.
             InvalidInput: If it is cut or damaged.
         """
-        images = [decode(item, f"/items/{i}") for i, item in enumerate(items)]
-        return Prepared([self._transform(image) for image in images])
+        # One at a time: decoded pixels are far larger than what the model takes.
+        return Prepared(
+            [self._transform(decode(item, f"/items/{i}")) for i, item in enumerate(items)]
+        )
 
     def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
         """Embeddings (n, dim) float32."""
@@ -165,6 +169,12 @@ def decode(item: Item, pointer: str) -> Image.Image:
             image = Image.open(io.BytesIO(item), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise _too_large(image.width, image.height, pointer)
+            if max(image.size) > MOST_ASPECT * min(image.size):
+                raise InvalidInput(
+                    f"expected sides within a ratio of {MOST_ASPECT}, got {image.width} x "
+                    f"{image.height}",
+                    pointer=pointer,
+                )
             image.load()
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputTooLarge(
@@ -181,7 +191,7 @@ def decode(item: Item, pointer: str) -> Image.Image:
 
 def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
     return InputTooLarge(
-        f"expected at most {MOST_PIXELS} pixels, got {width} × {height}",
+        f"expected at most {MOST_PIXELS} pixels, got {width} x {height}",
         pointer=pointer,
         code="too-many-pixels",
     )
@@ -190,7 +200,7 @@ def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: the upper eight bits are what a screen would show.
-        return image.point(lambda value: value / 256).convert("L").convert("RGB")
+        return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))

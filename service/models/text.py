@@ -16,6 +16,7 @@ from service.records import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
 """A text of more characters than this for each token it may have is refused unread."""
+DEFAULT_LENGTH: Final = 512
 SANE_LENGTH: Final = 1_000_000
 """Tokenizers without a limit of their own name an absurd one."""
 
@@ -49,7 +50,13 @@ class TransformersEncoder:
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
             raise InvalidInput(f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}")
-        self._limit = spec.max_length or _length_limit(spec, self._tokenizer, config)
+        most, usual = _limits(spec, self._tokenizer, config)
+        least = self._tokenizer.num_special_tokens_to_add() + 1
+        if spec.max_length is not None and not least <= spec.max_length <= most:
+            raise InvalidInput(
+                f"max_length: {spec.model} takes {least} to {most} tokens, got {spec.max_length}"
+            )
+        self._limit = spec.max_length or usual
         self.dim = int(config.hidden_size)
         self.nbytes = parameter_bytes(self._model)
 
@@ -65,7 +72,8 @@ class TransformersEncoder:
         found: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=True, return_attention_mask=False, verbose=False
         )["input_ids"]
-        too_long = tuple(i for i, ids in enumerate(found) if len(ids) > self._limit)
+        shortened = {i for i, item in enumerate(items) if len(texts[i]) < len(item)}
+        too_long = [i for i, ids in enumerate(found) if len(ids) > self._limit]
         if too_long and not cut:
             i = too_long[0]
             raise InputTooLarge(
@@ -78,7 +86,9 @@ class TransformersEncoder:
             found[i] = self._tokenizer(
                 texts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
-        return Prepared([torch.tensor(ids) for ids in found], too_long)
+        return Prepared(
+            [torch.tensor(ids) for ids in found], tuple(sorted(shortened.union(too_long)))
+        )
 
     def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
         """Embeddings (n, dim) float32; texts of like length share a batch."""
@@ -151,9 +161,13 @@ def text_classifier(spec: TextEncoder, *, offline: bool) -> tuple[Classifier, li
         InvalidInput: If the head is none of the known forms, or was trained on another pooling.
     """
     options = _options(spec, offline=offline)
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
-        spec.model, use_safetensors=True, **options
+    model: Any
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        spec.model, use_safetensors=True, output_loading_info=True, **options
     )
+    # What a file lacks is filled with random numbers, and a random head must never be served.
+    if loaded["missing_keys"]:
+        raise InvalidInput(f"{spec.model} has no trained classifier")
     head = getattr(model, "classifier", None)
     base = getattr(model, model.base_model_prefix)
     layers, activation = _known_form(head, base)
@@ -198,10 +212,11 @@ def _options(spec: TextEncoder, *, offline: bool) -> dict[str, Any]:
     return options
 
 
-def _length_limit(spec: TextEncoder, tokenizer: Any, config: Any) -> int:
+def _limits(spec: TextEncoder, tokenizer: Any, config: Any) -> tuple[int, int]:
+    """Most tokens the model can take, and how many it takes unless the spec says otherwise."""
     known = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
+    most = min((limit for limit in known if limit and limit < SANE_LENGTH), default=DEFAULT_LENGTH)
     trained = Path(spec.model) / "sentence_bert_config.json"
     if trained.is_file():
-        known.append(json.loads(trained.read_text()).get("max_seq_length"))
-    limits = [limit for limit in known if limit and limit < SANE_LENGTH]
-    return min(limits, default=512)
+        return most, min(most, json.loads(trained.read_text()).get("max_seq_length") or most)
+    return most, most

@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -70,6 +71,7 @@ class Consumer:
         self._backlog: deque[tuple[str, list[Any]]] = deque()
         self._reclaimed = 0.0
         self._stopping = threading.Event()
+        self.on_buried: Callable[[Job], None] = lambda _: None
         self._beater = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def start(self) -> None:
@@ -138,7 +140,14 @@ class Consumer:
             self._held_since = time.monotonic()
         with self.server.guard() as client:
             sent: Any = client.eval(
-                streams.ANSWER, len(keys), *keys, delivery.entry, delivery.size, data, api
+                streams.ANSWER,
+                len(keys),
+                *keys,
+                delivery.entry,
+                delivery.size,
+                data,
+                api,
+                streams.GONE_MS,
             )
         return bool(sent)
 
@@ -219,6 +228,7 @@ class Consumer:
         for delivery in self._open(name, entries):
             told = WorkFailed(f"{MOST_DELIVERIES} workers failed at this job; it was given up")
             self._bury(name, delivery.entry, fields, "delivered too often")
+            self.on_buried(delivery.job)
             self.fail(delivery, told)
         return []
 
@@ -232,7 +242,7 @@ class Consumer:
     def _drop(self, name: str, entry: str, size: int = 0) -> None:
         keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
         with self.server.guard() as client:
-            client.eval(streams.ANSWER, len(keys), *keys, entry, size, b"", "")
+            client.eval(streams.ANSWER, len(keys), *keys, entry, size, b"", "", 0)
 
     def _read(
         self, server: Server, names: list[str], count: int, block: int | None = None
@@ -294,6 +304,6 @@ class Consumer:
                         streams.GROUP,
                         self.name,
                         0,
-                        sorted(still),  # type: ignore[arg-type]
+                        sorted(still),
                         justid=True,
                     )

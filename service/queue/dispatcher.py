@@ -61,6 +61,12 @@ class Dispatcher:
         self._stopping.set()
         self._reader.join()
         self._give_up(QueueUnavailable("the service is shutting down"))
+        try:
+            with self._server.guard() as client:
+                client.zrem(streams.APIS, self._name)
+                client.delete(streams.replies_key(self._name))
+        except QueueUnavailable:
+            log.warning("queue away; a worker forgets this process later")
 
     async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
         """Have a worker do a job, and wait for its reply.

@@ -18,7 +18,7 @@ from service.records import (
     Item,
     Record,
     Space,
-    digest,
+    encoder_key,
     pack_items,
     unpack_items,
 )
@@ -58,7 +58,7 @@ class Job(Record):
     @property
     def stream(self) -> str:
         """The stream it waits in: that of its encoder, whatever space the encoder appears in."""
-        return encoder_key(self.encoder)
+        return UPKEEP if self.encoder is None else encoder_key(self.encoder)
 
     def pack(self, items: Sequence[Item] = ()) -> bytes:
         """The job and its inputs as bytes."""
@@ -97,11 +97,6 @@ class Reply:
         arrays: Arrays = {"rows": np.ascontiguousarray(self.rows, np.float32)}
         arrays["defined"] = np.ascontiguousarray(self.defined, np.bool_)
         return pack(arrays, {"job": self.job, "truncated": self.truncated})
-
-
-def encoder_key(encoder: EncoderSpec | None) -> str:
-    """The name of an encoder's stream and of its loaded model: the digest of its spec."""
-    return UPKEEP if encoder is None else digest(encoder.model_dump())
 
 
 def upkeep(draft: Draft) -> Job:

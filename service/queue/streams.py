@@ -24,6 +24,9 @@ APIS: Final = PREFIX + "apis"
 WORKERS: Final = PREFIX + "workers"
 DEAD: Final = PREFIX + "dead"
 NUDGE_SECONDS: Final = 5
+GONE_MS: Final = 60_000
+"""An API process that was silent this long gets no more replies."""
+FORGOTTEN_MS: Final = 3_600_000
 
 _NOW: Final = """
 local time = redis.call('TIME')
@@ -54,16 +57,18 @@ return redis.call('XADD', KEYS[1], '*', 'job', ARGV[1], 'deadline', now + ARGV[5
 """
 )
 
-# KEYS stream, bytes, replies, apis · ARGV entry, size, reply, api
-ANSWER: Final = """
+# KEYS stream, bytes, replies, apis · ARGV entry, size, reply, api, api ms
+ANSWER: Final = (
+    _NOW
+    + """
 if redis.call('XACK', KEYS[1], 'workers', ARGV[1]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('DECRBY', KEYS[2], ARGV[2])
-if ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[4]) then
-  redis.call('RPUSH', KEYS[3], ARGV[3])
-end
+local seen = ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[4])
+if seen and tonumber(seen) > now - ARGV[5] then redis.call('RPUSH', KEYS[3], ARGV[3]) end
 return 1
 """
+)
 
 # KEYS stream, bytes · ARGV entry, size
 CANCEL: Final = """
@@ -74,7 +79,13 @@ return 1
 """
 
 # KEYS set of processes · ARGV process
-BEAT: Final = _NOW + "return redis.call('ZADD', KEYS[1], now, ARGV[1])"
+BEAT: Final = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+return redis.call('ZADD', KEYS[1], now, ARGV[1])
+"""
+)
 
 
 def stream_key(name: str) -> str:
@@ -170,7 +181,7 @@ def nudge(server: Server, draft: Draft) -> None:
 def beat(server: Server, processes: str, name: str) -> None:
     """Say that a process is alive, by the server's clock."""
     with server.guard() as client:
-        client.eval(BEAT, 1, processes, name)
+        client.eval(BEAT, 1, processes, name, FORGOTTEN_MS)
 
 
 def alive(server: Server, processes: str, seconds: float) -> list[str]:

@@ -59,7 +59,7 @@ def unpack(data: bytes) -> tuple[Arrays, Any]:
         raise CorruptBytes(f"{len(data)} stored bytes fail their checksum")
     body = data[head:]
     try:
-        tensors = deserialize(body)
+        tensors: Any = deserialize(body)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise CorruptBytes("stored bytes have a good checksum but no arrays in them") from error
     size = int.from_bytes(body[:8], "little")

@@ -87,7 +87,7 @@ def anchor_set_record(
     }
     given = {name: count for name, count in counts.items() if count is not None}
     if not given:
-        raise InvalidInput("an anchor set needs items, ids, or a size")
+        raise InvalidInput("expected items, ids, or a size; got none", pointer="")
     if len(set(given.values())) > 1:
         told = ", ".join(f"{count} by {name}" for name, count in given.items())
         raise InvalidInput(f"the number of anchors is contradictory: {told}", pointer="/size")
@@ -95,8 +95,7 @@ def anchor_set_record(
     if count < 2:
         raise InvalidInput(f"an anchor set needs at least 2 anchors, got {count}", pointer="/size")
     if ids is not None and len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(i for i, name in enumerate(ids) if name in seen or seen.add(name))
+        twice = next(i for i, name in enumerate(ids) if ids.index(name) < i)
         raise InvalidInput(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
     declared = {"modality": modality, "size": count, "ids": ids}
     return AnchorSet(

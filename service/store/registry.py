@@ -6,6 +6,7 @@ worker completes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +38,7 @@ from service.store.declarations import (
     layer_arrays,
     space_record,
 )
-from service.store.server import Check, Server
+from service.store.server import Check, Command, Server
 from service.store.tables import ANY, DRAFTS, Condition, Entry, Outcome, Table, Write
 
 COMPARED: Final = 8
@@ -120,12 +121,10 @@ class Registry:
             len(declared.anchors),
         )
         anchors = in_order(declared.anchors, declared.ids, anchor_set)
+        # From here on only what is kept counts: the version must not depend on the rows' order.
+        declared = replace(declared, anchors=anchors, ids=None)
         record = self._measure(declared, anchor_set, anchors)
-        if set_entry.record is None:
-            self.declare_anchor_set(
-                anchor_set.id, anchor_set.modality, ids=anchor_set.ids, size=anchor_set.size
-            )
-        return self._put_space(record, anchors, condition)
+        return self._put_space(record, anchors, condition, creates=anchor_set)
 
     def complete_space(self, draft: Draft) -> tuple[Outcome, Entry[Space]]:
         """Turn a draft whose items are all embedded into the version that serves.
@@ -280,7 +279,10 @@ class Registry:
     ) -> tuple[Outcome, Entry[Space]]:
         anchor_set, encoder = self.anchor_sets.serving(set_entry), declared.encoder
         if encoder is None:
-            raise InvalidInput("a space needs anchors, or an encoder that embeds its set's items")
+            raise InvalidInput(
+                "expected anchors, or an encoder that embeds the items of the set; got neither",
+                pointer="/anchors",
+            )
         if not anchor_set.has_items or anchor_set.modality != encoder.modality:
             held = f"{anchor_set.modality} items" if anchor_set.has_items else "no items"
             raise AnchorSetMismatch(
@@ -307,19 +309,26 @@ class Registry:
         return self.spaces.put(declared.id, decide, condition)
 
     def _put_space(
-        self, record: Space, anchors: Floats, condition: Condition, draft: Draft | None = None
+        self,
+        record: Space,
+        anchors: Floats,
+        condition: Condition,
+        draft: Draft | None = None,
+        creates: AnchorSet | None = None,
     ) -> tuple[Outcome, Entry[Space]]:
         def decide(stands: Entry[Space]) -> Write[Space]:
             _still_current(stands, draft)
             _keep_heads(stands, record.encoder, record.dim)
             (set_entry,) = self.anchor_sets.read(record.anchor_set)
+            check = self.anchor_sets.unchanged(set_entry)
+            if set_entry.record is None and creates:
+                created = self.anchor_sets.creation(creates)
+                return _serve(stands, record, {"anchors": anchors}, check, created)
             if set_entry.version != record.anchor_set_version:
                 raise AnchorSetMismatch(
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"
                 )
-            return _serve(
-                stands, record, {"anchors": anchors}, self.anchor_sets.unchanged(set_entry)
-            )
+            return _serve(stands, record, {"anchors": anchors}, check)
 
         return self.spaces.put(record.id, decide, condition)
 
@@ -333,6 +342,7 @@ class Registry:
             if space.dim != record.dim:
                 raise InvalidInput(
                     f"space {space.id} is {space.dim} wide, the head takes {record.dim}",
+                    pointer="/weight" if len(record.layers) == 2 else "/layers/0",
                     code="wrong-width",
                 )
             return _serve(stands, record, arrays, self.spaces.unchanged(parent))
@@ -354,11 +364,17 @@ class Registry:
         return space_record(declared, anchor_set, anchors, seen, best, version)
 
 
-def _serve(stands: Entry[Any], record: Any, arrays: Arrays, parent: Check) -> Write[Any]:
+def _serve(
+    stands: Entry[Any],
+    record: Any,
+    arrays: Arrays,
+    parent: Check,
+    commands: Sequence[Command] = (),
+) -> Write[Any]:
     if stands.version == record.version:
         return Write(Outcome.SAME, stands.record, checks=[parent])
     outcome = Outcome.REPLACED if stands.record else Outcome.CREATED
-    return Write(outcome, record, arrays=arrays, checks=[parent])
+    return Write(outcome, record, arrays=arrays, checks=[parent], commands=commands)
 
 
 def _start(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import redis
 from redis.backoff import NoBackoff
@@ -120,7 +120,7 @@ class Server:
             pipe = client.pipeline(transaction=False)
             pipe.eval(COMMIT, len(keys), *keys, *words)
             if promise:
-                pipe.execute_command("WAITAOF", 1, 0, promise)
+                _raw(pipe, "WAITAOF", 1, 0, promise)
             done, *promised = pipe.execute()
         if promised and int(promised[0][0]) < 1:
             raise self._gone(f"{self._name} did not write to its append-only file in time")
@@ -129,9 +129,9 @@ class Server:
     def promises(self) -> bool:
         """Whether the server keeps an append-only file and can say when a write is in it."""
         with self.guard() as client:
-            kept = bool(cast(dict[str, Any], client.info("persistence")).get("aof_enabled"))
+            kept = bool(client.info("persistence").get("aof_enabled"))
             try:
-                client.execute_command("WAITAOF", 0, 0, 1)
+                _raw(client, "WAITAOF", 0, 0, 1)
             except ResponseError:
                 return False
             return kept
@@ -139,7 +139,7 @@ class Server:
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
         with self.guard() as client:
-            seconds, micros = cast(tuple[int, int], client.time())
+            seconds, micros = client.time()
             return seconds * 1000 + micros // 1000
 
     def ping(self) -> bool:
@@ -162,3 +162,8 @@ class Server:
     @property
     def _name(self) -> str:
         return self._gone.__name__.removesuffix("Unavailable").lower() + " server"
+
+
+def _raw(client: Any, *words: Word) -> Any:
+    """Send a command that redis-py has no typed method for."""
+    return client.execute_command(*words)

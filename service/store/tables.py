@@ -52,16 +52,17 @@ class Outcome(Enum):
 class Condition:
     """What the caller demands of the version that stands: If-Match and If-None-Match."""
 
-    match: str | None = None
+    match: frozenset[str] | None = None
     absent: bool = False
 
     def check(self, name: str, current: str | None) -> None:
         """Raise VersionMismatch unless the current version (None: nothing stands) will do."""
         if self.absent and current is not None:
             raise VersionMismatch(f"{name} exists already, at version {current}")
-        if self.match is not None and (current is None or self.match not in (current, "*")):
+        if self.match is not None and (current is None or not self.match & {current, "*"}):
             stands = f"version {current} stands" if current else "nothing is registered"
-            raise VersionMismatch(f"{name}: version {self.match} was expected, {stands}")
+            expected = " or ".join(sorted(self.match)) or "none"
+            raise VersionMismatch(f"{name}: version {expected} was expected, {stands}")
 
 
 ANY: Final = Condition()
@@ -81,6 +82,11 @@ class Entry(Generic[R]):
     def version(self) -> str | None:
         """The version that serves."""
         return self.record.version if self.record else None
+
+    @property
+    def tag(self) -> str | None:
+        """The version that serves or, before there is one, that is being prepared."""
+        return self.version or (self.draft.version if self.draft else None)
 
     @property
     def parents(self) -> set[str]:
@@ -125,7 +131,7 @@ class Table(Generic[R]):
     ) -> None:
         self.kind = kind
         self._server = server
-        self._model = model
+        self._model: type[R] = model
         self._promise = promise
         self._stale_seconds = stale_seconds
         self._known: dict[str, tuple[R, float]] = {}
@@ -141,7 +147,7 @@ class Table(Generic[R]):
             for id_ in ids:
                 pipe.hmget(self.key(id_), "record", "draft")
                 pipe.scard(self.key(id_, "dependents"))
-            answers = cast(list[Any], pipe.execute())
+            answers: list[Any] = pipe.execute()
         return [
             self._entry(id_, stored, dependents)
             for id_, stored, dependents in zip(ids, answers[::2], answers[1::2], strict=True)
@@ -204,6 +210,13 @@ class Table(Generic[R]):
             found = cast(set[bytes], client.smembers(self.key(id_, "dependents")))
         return sorted(raw.decode() for raw in found)
 
+    def creation(self, record: R) -> list[Command]:
+        """What puts a record without arrays where nothing stands, as part of another's commit."""
+        return [
+            ("ZADD", PREFIX + self.kind, 0, record.id),
+            ("HSET", self.key(record.id), "record", record.model_dump_json().encode()),
+        ]
+
     def unchanged(self, entry: Entry[R]) -> Check:
         """Holds as long as the record of this entry is the one that serves."""
         return Check(("HGET", self.key(entry.id), "record"), entry.stored[0])
@@ -224,9 +237,9 @@ class Table(Generic[R]):
             and, where the server promises it, no loss of power brings it back.
         """
         for _ in range(ATTEMPTS):
-            (before,) = self.read(id_)
-            condition.check(f"{self.kind} {id_}", before.version)
-            write = decide(before)
+            before: Entry[R] = self.read(id_)[0]
+            condition.check(f"{self.kind} {id_}", before.tag)
+            write: Write[R] = decide(before)
             checks = [*self._untouched(before), *write.checks]
             commands = [*write.commands, *self._commands(before, write)]
             for key, data in self._uploads(id_, write).items():
@@ -247,8 +260,8 @@ class Table(Generic[R]):
             StillInUse: If something depends on it.
         """
         for _ in range(ATTEMPTS):
-            before = self.get(id_)
-            condition.check(f"{self.kind} {id_}", before.version)
+            before: Entry[R] = self.get(id_)
+            condition.check(f"{self.kind} {id_}", before.tag)
             if before.dependents:
                 names = ", ".join(self.dependents(id_)[:10])
                 raise StillInUse(
@@ -353,10 +366,13 @@ class Table(Generic[R]):
             self._known.pop(entry.id, None)
             if entry.draft is None:
                 raise self._unknown(entry.id)
-            because = f": {entry.draft.reason}" if entry.draft.reason else ""
-            raise NotReady(
-                f"{self.kind} {entry.id} is not ready, it is {entry.draft.status}{because}"
-            )
+            if entry.draft.status == "failed":
+                raise Conflict(
+                    f"the preparation of {self.kind} {entry.id} failed: {entry.draft.reason}",
+                    code="preparation-failed",
+                )
+            told = f"{entry.draft.done} of {entry.draft.total} inputs are embedded"
+            raise NotReady(f"{self.kind} {entry.id} is still being prepared: {told}")
         while len(self._known) >= KNOWN_RECORDS:
             self._known.pop(next(iter(self._known)), None)
         self._known[entry.id] = (entry.record, time.monotonic())

@@ -4,6 +4,8 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from service.queue.dispatcher import Dispatcher
 from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
 from service.records import ImageEncoder, TextEncoder
 from service.store.server import Server
-from tests.conftest import Valkey
+from tests.conftest import QUEUE_FLAGS, Valkey
 
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
@@ -102,6 +104,12 @@ def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) 
     return streams.admit(server, job, job.pack(items), timeout_ms=timeout_ms)
 
 
+async def arrival(server: Server) -> None:
+    """Wait until a job stands in its stream."""
+    stream = streams.stream_key(JOB.stream)
+    await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
+
+
 def join_cancellations() -> None:
     """Wait until every job that was abandoned is taken back."""
     for thread in threading.enumerate():
@@ -110,7 +118,8 @@ def join_cancellations() -> None:
 
 
 def held_bytes(server: Server) -> int:
-    return int(server.redis.get(streams.BYTES) or 0)  # type: ignore[arg-type]
+    found: Any = server.redis.get(streams.BYTES)
+    return int(found or 0)
 
 
 def test_a_job_and_a_reply_survive_the_wire() -> None:
@@ -120,7 +129,7 @@ def test_a_job_and_a_reply_survive_the_wire() -> None:
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     reply = Reply("7", np.eye(2, dtype=np.float32), np.array([True, False]), (1,))
     found = unpack_reply(reply.pack())
-    np.testing.assert_array_equal(found.rows, reply.rows)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.rows, reply.rows)
     np.testing.assert_array_equal(found.defined, reply.defined)
     assert found.truncated == (1,)
 
@@ -141,7 +150,7 @@ def test_each_caller_gets_its_own_reply(
 ) -> None:
     with working(consumer) as sizes:
         replies = asyncio.run(_many(dispatcher, 40))
-    assert [float(reply.rows[0, 0]) for reply in replies] == list(range(1, 41))  # type: ignore[index]
+    assert [float(reply.rows[0, 0]) for reply in replies] == list(range(1, 41))
     assert max(sizes) > 1, "what had queued up was taken as one batch"
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert held_bytes(queue_server) == 0
@@ -182,7 +191,7 @@ def test_a_full_queue_refuses_and_drops_nothing(
         async def fill() -> list[Reply | BaseException]:
             runs = [dispatcher.run(JOB, ["x" * 300], 20.0) for _ in range(6)]
             tasks = [asyncio.ensure_future(run) for run in runs]
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             with working(consumer):
                 return list(await asyncio.gather(*tasks, return_exceptions=True))
 
@@ -211,8 +220,7 @@ def test_a_caller_who_leaves_takes_the_job_along(
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
-        while not queue_server.redis.xlen(streams.stream_key(JOB.stream)):
-            await asyncio.sleep(0)
+        await arrival(queue_server)
         task.cancel()
         # Its admission may still be under way, and must not be cut off by the loop's end.
         await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
@@ -279,7 +287,8 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
             assert last.take() == []
     caller.join()
     assert len(failure) == 1
-    (letter,) = queue_server.redis.xrange(streams.DEAD)  # type: ignore[misc]
+    letters: Any = queue_server.redis.xrange(streams.DEAD)
+    (letter,) = letters
     assert letter[1][b"reason"] == b"delivered too often"
     assert held_bytes(queue_server) == 0
 
@@ -296,12 +305,7 @@ def test_a_corrupt_job_is_buried_and_its_neighbours_served(
     assert queue_server.redis.xlen(streams.DEAD) == 1
 
 
-def test_when_the_queue_goes_away_those_who_wait_are_told(tmp_path: object) -> None:
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from tests.conftest import QUEUE_FLAGS
-
+def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = Valkey(Path(folder), QUEUE_FLAGS)
         server = Server(valkey.url, 1.0, QueueUnavailable, pause=0.0)
@@ -310,8 +314,7 @@ def test_when_the_queue_goes_away_those_who_wait_are_told(tmp_path: object) -> N
 
             async def wait() -> None:
                 task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
-                while not server.redis.xlen(streams.stream_key(JOB.stream)):
-                    await asyncio.sleep(0)
+                await arrival(server)
                 await asyncio.to_thread(valkey.stop, kill=True)
                 await task
 

@@ -26,7 +26,11 @@ async def put_head(
     return await asyncio.to_thread(_register, parts, declared, id_, condition)
 
 
-@router.post("/heads", summary="Register a head, id in the body", openapi_extra=body(NewHeadBody))
+@router.post(
+    "/heads",
+    summary="Register a head, id in the body",
+    openapi_extra=body(NewHeadBody, binary="weight"),
+)
 async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
     declared = await wire.read(request, NewHeadBody, parts.limits, main="weight")

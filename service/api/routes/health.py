@@ -37,7 +37,7 @@ async def info(parts: PartsDep) -> Response:
             "version": parts.version,
             "bridges": list(BRIDGES),
             "default_bridge": "ridge",
-            "media_types": [wire.JSON, *wire.BINARY, wire.MULTIPART],
+            "media_types": [wire.JSON, *wire.BINARY, wire.MULTIPART, wire.NDJSON],
             "limits": {name: getattr(parts.limits, name) for name in parts.limits.__slots__},
             "durability": await asyncio.to_thread(_promise, parts),
         }

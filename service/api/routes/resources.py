@@ -3,7 +3,7 @@
 import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from service.api import wire
@@ -40,8 +40,7 @@ def view(entry: Entry[Any]) -> dict[str, Any]:
 
 def etag(entry: Entry[Any]) -> dict[str, str]:
     """The version as an entity tag: of what serves or, before that, of what is being prepared."""
-    version = entry.version or (entry.draft.version if entry.draft else "")
-    return {"ETag": f'"{version}"'}
+    return {"ETag": f'"{entry.tag}"'}
 
 
 def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
@@ -70,8 +69,14 @@ def add_routes(router: APIRouter, plural: str, name: str) -> None:
         return wire.answer({"items": [view(e) for e in page.entries], "cursor": page.cursor})
 
     @router.get(f"/{plural}/{{id}}", summary=f"Show one {name}", name=f"get_{plural}")
-    async def show(id_: ResourceId, parts: PartsDep) -> Response:
+    async def show(
+        id_: ResourceId,
+        parts: PartsDep,
+        if_none_match: Annotated[str | None, Header(description="Version known already.")] = None,
+    ) -> Response:
         entry = await asyncio.to_thread(table(parts).get, id_)
+        if etag(entry)["ETag"] in (if_none_match or ""):
+            return Response(status_code=304, headers=etag(entry))
         return wire.answer(view(entry), headers=etag(entry))
 
     @router.delete(

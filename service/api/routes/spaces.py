@@ -27,7 +27,9 @@ async def put_space(
 
 
 @router.post(
-    "/spaces", summary="Register a space, id in the body", openapi_extra=body(NewSpaceBody)
+    "/spaces",
+    summary="Register a space, id in the body",
+    openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
 async def post_space(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""

@@ -1,6 +1,7 @@
 """Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from service.api import wire
 from service.api.depends import Parts, PartsDep, SecondsDep
 from service.api.openapi import body
 from service.api.predictions import predictions
-from service.api.routes.answers import named, used
+from service.api.routes.answers import named, undefined, used
 from service.api.schemas import EmbedBody, ItemsMixin, StitchBody
 from service.errors import InvalidInput
 from service.queue.jobs import Job, Reply
@@ -42,7 +43,11 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles = {"source": source}
     if target:
-        facts |= {"target": named(target), "bridge": asked.bridge}
+        facts |= {
+            "target": named(target),
+            "bridge": asked.bridge,
+            "undefined": undefined(reply.defined),
+        }
         roles["target"] = target
     return wire.respond(
         request,
@@ -128,7 +133,9 @@ async def _run(parts: Parts, job: Job, asked: ItemsMixin, seconds: float) -> Rep
     )
 
 
-def _relocated(error: InvalidInput, tasks: list[asyncio.Future[Reply]], size: int) -> InvalidInput:
+def _relocated(
+    error: InvalidInput, tasks: Sequence[asyncio.Future[Reply]], size: int
+) -> InvalidInput:
     """The error with its pointer counted in the whole request, not in its part."""
     at = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
     prefix = "/items/"

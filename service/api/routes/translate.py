@@ -1,16 +1,15 @@
 """Translate and classify embeddings: one fused map, no hop."""
 
-import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import Parts, PartsDep, ResourceId
+from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep, on_thread
 from service.api.openapi import body
 from service.api.predictions import predictions
-from service.api.routes.answers import named, used, width
+from service.api.routes.answers import named, undefined, used, width
 from service.api.schemas import ClassifyBody, TranslateBody
 from service.geometry.heads import probabilities
 
@@ -22,10 +21,10 @@ router = APIRouter(tags=["inference"])
     summary="Translate embeddings",
     openapi_extra=body(TranslateBody, binary="embeddings"),
 )
-async def translate(request: Request, parts: PartsDep) -> Response:
+async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
     asked = await wire.read(request, TranslateBody, parts.limits, main="embeddings")
-    return await asyncio.to_thread(_translate, request, parts, asked)
+    return await on_thread(lambda: _translate(request, parts, asked), seconds)
 
 
 def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
@@ -36,7 +35,7 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
         "source": named(source),
         "target": named(target),
         "bridge": asked.bridge,
-        "undefined": [i for i, known in enumerate(defined.tolist()) if not known],
+        "undefined": undefined(defined),
     }
     return wire.respond(
         request,
@@ -53,10 +52,12 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
     summary="Classify embeddings",
     openapi_extra=body(ClassifyBody, binary="embeddings"),
 )
-async def classify(id_: ResourceId, request: Request, parts: PartsDep) -> Response:
+async def classify(
+    id_: ResourceId, request: Request, parts: PartsDep, seconds: SecondsDep
+) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
     asked = await wire.read(request, ClassifyBody, parts.limits, main="embeddings")
-    return await asyncio.to_thread(_classify, parts, id_, asked)
+    return await on_thread(lambda: _classify(parts, id_, asked), seconds)
 
 
 def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:

@@ -1,0 +1,33 @@
+"""One API process with its own servers, and two spaces on it."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.conftest import Pair
+from tests.service import running
+
+
+@pytest.fixture(scope="session")
+def url() -> Iterator[str]:
+    with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as found:
+        yield found.url
+
+
+@pytest.fixture(scope="session")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def spaces(http: httpx.Client, pair: Pair) -> Pair:
+    """Spaces x and y on the set S, and a head h of two classes in y."""
+    for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
+        body = {"anchor_set": "S", "anchors": anchors.tolist()}
+        assert http.put(f"/spaces/{name}", json=body).status_code == 201
+    weight = [[1.0] * 32, [-1.0] * 32]
+    head = {"space": "y", "weight": weight, "bias": [0, 1], "labels": ["a", "<b>"]}
+    assert http.put("/heads/h", json=head).status_code == 201
+    return pair

@@ -1,0 +1,141 @@
+"""`/translate` and `/classify` against the formulas computed directly, in every format."""
+
+import base64
+import io
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+
+from tests.conftest import Pair
+
+SAFETENSORS = "application/vnd.safetensors"
+NPY = "application/x-npy"
+
+
+def ridge_directly(x_anchors: NDArray, y_anchors: NDArray, x: NDArray) -> NDArray:  # type: ignore[type-arg]
+    """The default bridge, as the method's page writes it, in plain numpy float64."""
+    a, b, x = (rows.astype(np.float64) for rows in (x_anchors, y_anchors, x))
+    mu_x, mu_y = a.mean(0), b.mean(0)
+    u, v = a - mu_x, b - mu_y
+    scale = np.linalg.norm(v, axis=1).mean()
+    u /= np.linalg.norm(u, axis=1)[:, None]
+    v /= np.linalg.norm(v, axis=1)[:, None]
+    k, d = u.shape
+    c = u.T @ u / k
+    trace, squares = np.trace(c), np.trace(c @ c)
+    rho = (squares + trace**2) / ((k + 1) * (squares - trace**2 / d))
+    rho = max(min(rho, 1.0), 3 / 13)
+    g = (1 - rho) * c + rho * trace / d * np.eye(d)
+    z = (x - mu_x) @ np.linalg.inv(g) @ u.T / k @ v
+    return scale * z / np.linalg.norm(z, axis=1)[:, None] + mu_y
+
+
+@pytest.fixture(scope="module")
+def expected(spaces: Pair) -> NDArray[np.float64]:
+    return ridge_directly(spaces.x_anchors, spaces.y_anchors, spaces.x)
+
+
+def relative_error(found: NDArray, expected: NDArray) -> float:  # type: ignore[type-arg]
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def npy_bytes(rows: NDArray, fortran: bool = False) -> bytes:  # type: ignore[type-arg]
+    buffer = io.BytesIO()
+    np.save(buffer, np.asfortranarray(rows) if fortran else rows)
+    return buffer.getvalue()
+
+
+def test_json(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+    body = {"source": "x", "target": "y", "embeddings": spaces.x.tolist()}
+    answer = http.post("/translate", json=body)
+    told = answer.json()
+    assert relative_error(np.array(told["embeddings"]), expected) < 1e-4
+    assert told["source"]["version"] == http.get("/spaces/x").json()["version"]
+    assert answer.headers["stitchwork-target"] == f"y@{told['target']['version']}"
+
+
+def test_base64(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+    rows = [base64.b64encode(row.tobytes()).decode() for row in spaces.x]
+    body = {"source": "x", "target": "y", "encoding_format": "base64", "embeddings": rows}
+    told = http.post("/translate", json=body).json()["embeddings"]
+    found = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in told])
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_safetensors(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], dtype: type
+) -> None:
+    answer = http.post(
+        "/translate",
+        params={"source": "x", "target": "y"},
+        content=save({"embeddings": spaces.x.astype(dtype)}),
+        headers={"Content-Type": SAFETENSORS},
+    )
+    assert answer.headers["content-type"] == SAFETENSORS
+    assert relative_error(load(answer.content)["embeddings"], expected) < 1e-4
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+def test_npy(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], fortran: bool
+) -> None:
+    answer = http.post(
+        "/translate",
+        params={"source": "x", "target": "y"},
+        content=npy_bytes(spaces.x, fortran),
+        headers={"Content-Type": NPY},
+    )
+    found = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        (NPY, NPY),
+        (f"{SAFETENSORS};q=0, application/json", "application/json"),
+        (f"application/json;q=0.5, {SAFETENSORS}", SAFETENSORS),
+        ("text/html", "application/json"),
+    ],
+)
+def test_accept_chooses_the_format(
+    http: httpx.Client, spaces: Pair, accept: str, given: str
+) -> None:
+    body = {"source": "x", "target": "y", "embeddings": spaces.x[:1].tolist()}
+    answer = http.post("/translate", json=body, headers={"Accept": accept})
+    assert answer.headers["content-type"] == given
+
+
+def test_irp_and_itself(http: httpx.Client, spaces: Pair) -> None:
+    body = {"source": "x", "target": "x", "embeddings": spaces.x.tolist()}
+    same = http.post("/translate", json=body).json()["embeddings"]
+    np.testing.assert_array_equal(np.array(same, np.float32), spaces.x)
+    for bridge in ("irp", "irp-completed"):
+        told = http.post("/translate", json={**body, "target": "y", "bridge": bridge}).json()
+        assert np.isfinite(told["embeddings"]).all()
+
+
+def test_a_row_at_the_mean_is_answered_without_confidence(http: httpx.Client, spaces: Pair) -> None:
+    rows = [spaces.x_anchors.astype(np.float64).mean(0).tolist(), spaces.x[0].tolist()]
+    told = http.post("/translate", json={"source": "x", "target": "y", "embeddings": rows}).json()
+    assert told["undefined"] == [0]
+    np.testing.assert_allclose(told["embeddings"][0], spaces.y_anchors.mean(0), rtol=1e-4)
+    found = http.post("/classify/h", json={"space": "x", "embeddings": rows}).json()["predictions"]
+    assert found[0]["confidence"] == 0
+    assert found[1]["confidence"] > 0
+
+
+def test_classify_is_translate_then_the_head(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]
+) -> None:
+    scores = expected @ np.stack([np.ones(32), -np.ones(32)]).T + [0, 1]
+    body = {"space": "x", "embeddings": spaces.x.tolist(), "top": 2}
+    told = http.post("/classify/h", json=body).json()
+    labels = [("a", "<b>")[i] for i in scores.argmax(1)]
+    assert [p["label"] for p in told["predictions"]] == labels
+    assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in told["predictions"])
+    assert told["head"]["id"] == "h"

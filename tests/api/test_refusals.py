@@ -1,0 +1,238 @@
+"""Bad input through real HTTP: each gets its status, its pointer, and what was expected."""
+
+import pickle
+import struct
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from tests.conftest import Pair
+
+TO_Y = {"source": "x", "target": "y"}
+GOOD = [0.5] * 24
+
+
+def check(answer: httpx.Response, status: int, pointer: str | None = None, said: str = "") -> None:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    told = answer.json()
+    assert (answer.status_code, told["status"]) == (status, status), told
+    assert told["request_id"] == answer.headers["x-request-id"]
+    assert said in told["detail"], told
+    if pointer is not None:
+        assert told.get("pointer") == pointer, told
+
+
+@pytest.mark.parametrize(
+    ("rows", "pointer", "said"),
+    [
+        ("[[NaN]]", "/embeddings/0/0", "nan"),
+        ("[[1, Infinity]]", "/embeddings/0/1", "inf"),
+        ("[[1], [1e400]]", "/embeddings/1/0", "inf"),
+        ("[[1e39]]", "/embeddings/0/0", "float32"),
+        ("[[1, null]]", "/embeddings/0/1", "null"),
+        ("[[true]]", "/embeddings/0/0", "boolean"),
+        ('[["1.5"]]', "/embeddings/0/0", "string"),
+        ("[[1, 2], [3]]", "/embeddings/1", "2 numbers"),
+        ("[1, 2]", "/embeddings/0", "a number"),
+        ("[]", "/embeddings", "empty"),
+        ("[[]]", "/embeddings", "shape"),
+        ("5", "/embeddings", "a number"),
+        ("null", "/embeddings", "null"),
+        ("[[1, 2, 3]]", "/embeddings", "24 wide, got embeddings of 3"),
+    ],
+)
+def test_vectors(http: httpx.Client, spaces: Pair, rows: str, pointer: str, said: str) -> None:
+    body = f'{{"source": "x", "target": "y", "embeddings": {rows}}}'
+    check(http.post("/translate", content=body), 422, pointer, said)
+
+
+@pytest.mark.parametrize("field", ["anchors", "weight", "bias", "layers", "fit"])
+def test_vectors_in_every_other_field(http: httpx.Client, spaces: Pair, field: str) -> None:
+    bad: Any = [[1, None]]
+    bodies: dict[str, tuple[str, dict[str, Any], str]] = {
+        "anchors": ("/spaces/bad", {"anchor_set": "Z", "anchors": bad}, "/anchors/0/1"),
+        "weight": (
+            "/heads/bad",
+            {"space": "y", "weight": bad, "labels": ["a"]},
+            "/weight/0/1",
+        ),
+        "bias": (
+            "/heads/bad",
+            {"space": "y", "weight": [[1]], "bias": [None], "labels": ["a"]},
+            "/bias/0",
+        ),
+        "layers": (
+            "/heads/bad",
+            {"space": "y", "layers": [{"weight": [[1]]}, {"weight": bad}], "labels": ["a"]},
+            "/layers/1/weight/0/1",
+        ),
+        "fit": (
+            "/heads/bad",
+            {"space": "y", "fit": {"embeddings": bad, "labels": ["a", "b"]}},
+            "/fit/embeddings/0/1",
+        ),
+    }
+    path, body, pointer = bodies[field]
+    check(http.put(path, json=body), 422, pointer, "null")
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"\xff\xfe", 400),
+        ('{"source": "x"}'.encode("utf-16"), 400),
+        (b"[" * 100_000, 400),
+        (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, 400),
+        (b"[1]", 422),
+        (b"5", 422),
+    ],
+)
+def test_bodies(http: httpx.Client, content: bytes, status: int) -> None:
+    check(http.post("/translate", content=content), status)
+
+
+def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY",
+        npy("{'descr':'<f4','fortran_order':False,'shape':(4,24),}", b"\0" * 8),
+        npy(f"{{'descr':'<f4','fortran_order':False,'shape':(0,{2**70}),}}"),
+        npy(f"{{'descr':'<f4','fortran_order':False,'shape':({2**40},{2**40}),}}"),
+        npy(f"{{'descr':'<f4','fortran_order':False,'shape':({'1,' * 65}),}}", b"\0" * 4),
+        npy("{'descr':'<f4','fortran_order':False,'shape':(True,8),}", b"\0" * 32),
+        npy("{'descr':'|O','fortran_order':False,'shape':(1,),}", pickle.dumps([1])),
+        npy("{{{{{{{{{{{{{'a\n"),
+        npy("(" * 200 + "\n"),
+        npy("[" * 3000 + "\n"),
+        npy("-" * 3900 + "1\n"),
+        npy('"""abc\n'),
+        npy("{[]:1}\n"),
+        npy("{1:1,'a':2}\n"),
+        npy("{'descr':'<f4','fortran_order':False,'shape':(1,24),}", b"\0" * 96, b"\x09\x09"),
+    ],
+)
+def test_npy_files(http: httpx.Client, spaces: Pair, content: bytes) -> None:
+    headers = {"Content-Type": "application/x-npy"}
+    answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
+    assert answer.status_code in (400, 422)
+    check(answer, answer.status_code)
+
+
+def tensor(header: str, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header.encode() + data
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff" * 8,
+        tensor("{"),
+        tensor('{"embeddings":{"dtype":"F32","shape":[1,24],"data_offsets":[0,96]}}', b"\0" * 9),
+        tensor(
+            '{"embeddings":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}}'
+        ),
+        tensor(
+            f'{{"embeddings":{{"dtype":"F32","shape":[{",".join("1" * 70)}],"data_offsets":[0,4]}}}}',
+            b"\0" * 4,
+        ),
+        tensor('{"embeddings":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}', b"\0" * 8),
+        save({"other": np.ones((1, 24), np.float32)}),
+        save({"embeddings": np.full((1, 24), np.nan, np.float32)}),
+    ],
+)
+def test_safetensors_files(http: httpx.Client, spaces: Pair, content: bytes) -> None:
+    headers = {"Content-Type": "application/vnd.safetensors"}
+    answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
+    assert answer.status_code in (400, 422)
+    check(answer, answer.status_code)
+
+
+def test_base64_rows(http: httpx.Client, spaces: Pair) -> None:
+    body = {**TO_Y, "encoding_format": "base64"}
+    check(http.post("/translate", json={**body, "embeddings": ["*"]}), 422, "/embeddings/0")
+    check(http.post("/translate", json={**body, "embeddings": ["AAA="]}), 422, "/embeddings/0")
+    ragged = {**body, "embeddings": ["AAAAAAAAAAA=", "AAAAAA=="]}
+    check(http.post("/translate", json=ragged), 422, "/embeddings/1", "2 numbers")
+
+
+def test_sizes_are_refused_whatever_they_claim(http: httpx.Client) -> None:
+    check(http.post("/translate", content=b" " * 3_000_000), 413, said="max_body_bytes")
+
+    def endless() -> Any:
+        for _ in range(100):
+            yield b" " * 100_000
+
+    check(http.post("/translate", content=endless()), 413)
+    gzipped = http.post("/translate", content=b"x", headers={"Content-Encoding": "gzip"})
+    check(gzipped, 415, said="gzip")
+
+
+@pytest.mark.parametrize("name", ["a:b", "a*", "a b", "-a", "é", "a" * 129, "..", "a\u200b"])
+def test_ids(http: httpx.Client, name: str) -> None:
+    body = {"anchor_set": "S", "anchors": [[1.0], [2.0]]}
+    answer = http.put(f"/spaces/{name}", json=body)
+    assert answer.status_code in (404, 422)
+    check(http.post("/spaces", json={**body, "id": name}), 422, "/id")
+
+
+def test_slashes_in_ids_are_other_paths(http: httpx.Client) -> None:
+    for name in ("a%2Fb", "../x", "%2e%2e%2fx", "a%0d%0aX:1"):
+        answer = http.put(f"/spaces/{name}", json={"anchor_set": "S", "anchors": [[1.0], [2.0]]})
+        assert answer.status_code in (404, 405, 422)
+
+
+def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:
+    patched = http.patch("/spaces/x")
+    check(patched, 405)
+    assert patched.headers["allow"] == "DELETE, GET, PUT"
+    for media in ("text/plain", "multipart/form-data; boundary=x", "application/x-ndjson"):
+        check(http.post("/translate", content=b"x", headers={"Content-Type": media}), 415)
+    for wrong in ("abc", "-1", "0", "nan", "inf"):
+        body = {**TO_Y, "embeddings": [GOOD]}
+        answer = http.post("/translate", json=body, headers={"X-Request-Timeout": wrong})
+        check(answer, 422, said="X-Request-Timeout")
+    check(http.get("/spaces", params={"cursor": "*"}), 422, "/cursor")
+    check(http.get("/nowhere"), 404)
+
+
+def test_unknown_fields_bridges_and_resources(http: httpx.Client, spaces: Pair) -> None:
+    body = {**TO_Y, "embeddings": [GOOD]}
+    check(http.post("/translate", json={**body, "extra": 1}), 422, "/extra")
+    check(http.post("/translate", json={**body, "bridge": "magic"}), 422, "/bridge", "ridge")
+    check(http.post("/translate", json={**body, "bridge": "none"}), 422, "/bridge", "24 wide")
+    check(http.post("/translate", json={**body, "target": "nobody"}), 404, said="nobody")
+    check(http.post("/classify/nobody", json={"space": "x", "embeddings": [GOOD]}), 404)
+    check(http.post("/stitch/x/h", json={"items": ["a"]}), 422, said="no encoder")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"weight": [[1.0] * 5], "labels": ["a"]}, 422, "32 wide, the head takes 5"),
+        ({"weight": [[1.0] * 32], "labels": ["a", "b"]}, 422, "1 classes, got 2 labels"),
+        ({"weight": [[1.0] * 32] * 2, "labels": ["a", "a"]}, 422, "two labels are equal"),
+        ({"weight": [[1.0] * 32] * 2}, 422, "labels"),
+        ({"labels": ["a"]}, 422, "got none"),
+        ({"weight": [[1.0] * 32] * 2, "bias": [1.0], "labels": ["a", "b"]}, 422, "bias"),
+        ({"classifier": True}, 422, "has no encoder"),
+        ({"fit": {"items": ["a", "b"], "labels": ["x", "y"]}}, 422, "has no encoder"),
+        ({"fit": {"embeddings": [GOOD, GOOD], "labels": ["x", "y"]}}, 422, "32 wide"),
+        ({"fit": {"embeddings": [GOOD, GOOD], "labels": ["x"]}}, 422, ""),
+        ({"fit": {"embeddings": [GOOD, GOOD], "labels": ["x", "x"]}}, 422, "two classes"),
+    ],
+)
+def test_heads(
+    http: httpx.Client, spaces: Pair, body: dict[str, Any], status: int, said: str
+) -> None:
+    check(http.put("/heads/bad", json={"space": "y", **body}), status, said=said)
+    assert http.get("/heads/bad").status_code == 404

@@ -1,0 +1,25 @@
+"""A running service for tests: the real processes, as a user would start them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from service.launcher import Plan, Running, start
+
+
+@contextmanager
+def running(
+    workers: int = 1, roots: tuple[Path, ...] = (), data_dir: Path | None = None, **env: str
+) -> Iterator[Running]:
+    """A service with its own servers, in a folder that goes with it unless one is given."""
+    with TemporaryDirectory(prefix="sw") as folder:
+        settings = {
+            "STITCHWORK_MODEL_ROOTS": ":".join(map(str, roots)),
+            "STITCHWORK_LOG_LEVEL": "warning",
+            "STITCHWORK_OFFLINE": "true",
+            **env,
+        }
+        plan = Plan(port=0, data_dir=data_dir or Path(folder), workers=workers, env=settings)
+        with start(plan) as found:
+            yield found
