@@ -1,0 +1,150 @@
+"""Image encoders against plain timm, and every kind of image file."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.models.catalog import Catalog
+from service.models.image import MOST_PIXELS, decode
+from service.models.packaged import write_efficientnet_lite
+from service.records import ImageEncoder
+
+NAME = "tf_efficientnet_lite0"
+
+
+def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_efficientnet_lite(NAME, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def catalog(weights: Path) -> Catalog:
+    return Catalog("cpu", [weights.parent], offline=True)
+
+
+@pytest.mark.models
+def test_features_and_classifier_are_those_of_the_plain_model(
+    catalog: Catalog, weights: Path
+) -> None:
+    spec = ImageEncoder(model=NAME, weights=str(weights), input_size=96)
+    encoder = catalog.get(spec)
+    images = [picture(64, 48), picture(96, 96), picture(50, 120)]
+    rows = encoder.embed(encoder.prepare([file(image) for image in images]), 2)
+    plain = timm.create_model(NAME, pretrained=False).eval()
+    plain.load_state_dict(load_file(weights))
+    config = timm.data.resolve_data_config({"input_size": (3, 96, 96)}, model=plain)
+    transform = timm.data.create_transform(**config, is_training=False)
+    with torch.inference_mode():
+        pixels = torch.stack([transform(image) for image in images])
+        features = plain.forward_head(plain.forward_features(pixels), pre_logits=True)
+        logits = plain(pixels)
+    torch.testing.assert_close(rows, features, rtol=1e-3, atol=1e-4)
+    classifier, labels = catalog.classifier(spec)
+    scores = torch.from_numpy(classifier.logits(rows.numpy()))
+    torch.testing.assert_close(scores, logits, rtol=1e-3, atol=1e-3)
+    assert len(set(labels)) == 1000
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        file(picture(mode="L")),
+        file(picture(mode="RGBA")),
+        file(picture(mode="LA")),
+        file(picture(mode="P")),
+        file(picture(mode="1")),
+        file(picture(), "JPEG"),
+        file(picture(mode="CMYK"), "JPEG"),
+        file(picture(), "WEBP"),
+        file(picture(1, 1)),
+        file(picture(), "WEBP", save_all=True, append_images=[picture(mode="L")]),
+        file(Image.fromarray(np.full((8, 8), 40_000, np.uint16))),
+    ],
+)
+def test_every_kind_of_file_becomes_rgb(image: bytes) -> None:
+    assert decode(image, "/items/0").mode == "RGB"
+
+
+def test_sixteen_bits_keep_their_brightness() -> None:
+    grey = decode(file(Image.fromarray(np.full((8, 8), 32_768, np.uint16))), "/items/0")
+    assert abs(grey.getpixel((0, 0))[0] - 128) <= 1  # type: ignore[index,operator]
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    assert decode(file(clear), "/items/0").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_orientation_is_honoured() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(file(picture(40, 30), "JPEG", exif=exif), "/items/0").size == (30, 40)
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", UnsupportedFormat),
+        (b"not an image", UnsupportedFormat),
+        (file(picture(), "GIF"), UnsupportedFormat),
+        (file(picture(), "TIFF"), UnsupportedFormat),
+        (file(picture(200, 200), "JPEG")[:2000], InvalidInput),
+        (file(picture(200, 200))[:2000], InvalidInput),
+        (file(Image.new("1", (10_000, 10_000))), InputTooLarge),
+        (file(Image.new("1", (1, 4000))), InvalidInput),
+    ],
+)
+def test_what_is_refused(data: bytes, kind: type[InvalidInput]) -> None:
+    with pytest.raises(kind) as refused:
+        decode(data, "/items/7")
+    assert type(refused.value) is kind
+    assert refused.value.pointer == "/items/7"
+
+
+def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
+    header = file(Image.new("1", (8, 8)))
+    side = (60_000).to_bytes(4, "big")
+    import zlib
+
+    chunk = b"IHDR" + side + side + header[24:29]
+    bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
+    assert 60_000**2 > MOST_PIXELS
+    with pytest.raises(InputTooLarge):
+        decode(bomb, "/items/0")
+
+
+@pytest.mark.models
+def test_weights_are_safetensors_of_that_model_from_allowed_folders(
+    catalog: Catalog, weights: Path, tmp_path: Path
+) -> None:
+    pickled = weights.parent / "weights.pth"
+    torch.save({"a": torch.ones(1)}, pickled)
+    with pytest.raises(UnsupportedFormat, match="never read"):
+        catalog.get(ImageEncoder(model=NAME, weights=str(pickled)))
+    with pytest.raises(InvalidInput, match="not those of"):
+        catalog.get(ImageEncoder(model="tf_efficientnet_lite1", weights=str(weights)))
+    with pytest.raises(InvalidInput, match="model_roots"):
+        catalog.get(ImageEncoder(model=NAME, weights=str(tmp_path / "x.safetensors")))
+    with pytest.raises(InvalidInput, match="no model"):
+        catalog.get(ImageEncoder(model="no_such_model", weights=str(weights)))
+    with pytest.raises(WorkFailed, match="offline"):
+        catalog.get(ImageEncoder(model="resnet18"))

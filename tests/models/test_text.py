@@ -1,0 +1,171 @@
+"""Text encoders against plain transformers, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from service.errors import InputTooLarge, InvalidInput, WorkFailed
+from service.models.base import Prepared
+from service.models.catalog import Catalog
+from service.models.packaged import minilm_folder
+from service.models.text import TransformersEncoder, pool
+from service.records import TextEncoder
+
+pytestmark = pytest.mark.models
+
+TEXTS = ["a", "a much longer text, which is padded far less than the others", "two words"] * 3
+CPU = torch.device("cpu")
+
+
+def encoder(**spec: object) -> TransformersEncoder:
+    told = {"model": str(minilm_folder()), **spec}
+    return TransformersEncoder(TextEncoder.model_validate(told), CPU, offline=True)
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TransformersEncoder:
+    return encoder()
+
+
+def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
+    """One text alone through plain transformers: no batch, no padding, no sorting."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())  # type: ignore[no-untyped-call]
+    model = AutoModel.from_pretrained(minilm_folder()).eval()
+    with torch.inference_mode():
+        hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+    rows = hidden.hidden_states[layer][0]
+    found: torch.Tensor = {"mean": rows.mean(0), "cls": rows[0], "last": rows[-1]}[pooling]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "pooling"), [(-1, "mean"), (-1, "cls"), (3, "last"), (0, "mean")]
+)
+def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> None:
+    found = encoder(layer=layer, pooling=pooling)
+    rows = found.embed(found.prepare(TEXTS), 2)
+    expected = torch.stack([directly(text, layer, pooling) for text in TEXTS[:3]])
+    torch.testing.assert_close(rows[:3], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_items", [1, 4, 64])
+def test_batches_do_not_change_rows(minilm: TransformersEncoder, batch_items: int) -> None:
+    parts = [minilm.prepare([text]) for text in TEXTS]
+    rows = minilm.embed(Prepared.join(parts), batch_items)
+    torch.testing.assert_close(rows, minilm.embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5)
+
+
+def test_normalize_gives_unit_rows() -> None:
+    found = encoder(normalize=True)
+    rows = found.embed(found.prepare(TEXTS), 8)
+    torch.testing.assert_close(torch.linalg.vector_norm(rows, dim=1), torch.ones(len(TEXTS)))
+
+
+def test_padding_has_no_effect_on_pooling() -> None:
+    hidden = torch.randn(2, 5, 3)
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    lengths = torch.tensor([3, 5])
+    changed = hidden.clone()
+    changed[0, 3:] = 99.0
+    for how in ("mean", "cls", "last"):
+        torch.testing.assert_close(
+            pool(hidden, mask, lengths, how), pool(changed, mask, lengths, how)
+        )
+
+
+def test_long_texts(minilm: TransformersEncoder) -> None:
+    with pytest.raises(InputTooLarge, match="takes 256 tokens, the text has 602") as refused:
+        minilm.prepare(["ok", "word " * 600])
+    assert refused.value.pointer == "/items/1"
+    with pytest.raises(InputTooLarge, match="10000000 characters"):
+        minilm.prepare(["x" * 10_000_000])
+    cut = minilm.prepare(["ok", "word " * 600], truncate=True)
+    assert cut.truncated == (1,)
+    assert len(cut.inputs[1]) == 256
+    assert encoder(max_length=16, truncate=True).prepare(["word " * 60]).truncated == (0,)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "\0"])
+def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
+    if text == "\0":
+        assert minilm.prepare([text]).inputs
+        return
+    with pytest.raises(InvalidInput, match="not empty"):
+        minilm.prepare([text])
+
+
+@pytest.mark.parametrize("max_length", [2, 513])
+def test_lengths_that_the_model_cannot_take(max_length: int) -> None:
+    with pytest.raises(InvalidInput, match="3 to 512 tokens"):
+        encoder(max_length=max_length)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A tiny random BERT with a classifier of its own, in a folder of safetensors."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        id2label={0: "no", 1: "yes", 2: "maybe"},
+        label2id={"no": 0, "yes": 1, "maybe": 2},
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    return tmp_path
+
+
+def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
+    catalog = Catalog("cpu", [tiny], offline=True)
+    spec = TextEncoder(model=str(tiny), pooling="cls")
+    classifier, labels = catalog.classifier(spec)
+    loaded = catalog.get(spec)
+    rows = loaded.embed(loaded.prepare(TEXTS[:3]), 8).numpy()
+    model = BertForSequenceClassification.from_pretrained(tiny).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny)  # type: ignore[no-untyped-call]
+    with torch.inference_mode():
+        logits = [model(**tokenizer(t, return_tensors="pt")).logits[0] for t in TEXTS[:3]]
+    assert labels == ["no", "yes", "maybe"]
+    torch.testing.assert_close(
+        torch.from_numpy(classifier.logits(rows)), torch.stack(logits), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(InvalidInput, match="pooling cls"):
+        catalog.classifier(TextEncoder(model=str(tiny), pooling="mean"))
+
+
+def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
+    planted = tiny / "ran"
+    (tiny / "code.py").write_text(f"open({str(planted)!r}, 'w')\nclass Model: pass\n")
+    config = (tiny / "config.json").read_text()
+    (tiny / "config.json").write_text(
+        config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
+    )
+    catalog = Catalog("cpu", [tiny], offline=True)
+    with pytest.raises(WorkFailed):
+        catalog.get(TextEncoder(model=str(tiny)))
+    (tiny / "config.json").write_text(config)
+    weights = tiny / "model.safetensors"
+    weights.rename(tiny / "pytorch_model.bin")
+    with pytest.raises(WorkFailed, match="cannot be loaded"):
+        catalog.get(TextEncoder(model=str(tiny)))
+    assert not planted.exists()
+
+
+def test_only_allowed_folders_are_read(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (root / "link").symlink_to(tiny)
+    catalog = Catalog("cpu", [root], offline=True)
+    for model in (str(tiny), str(root / "link"), f"{root}/../{tiny.name}", "~", "/nowhere/at/all"):
+        with pytest.raises(InvalidInput, match="model_roots") as refused:
+            catalog.get(TextEncoder(model=model))
+        assert refused.value.code == "path-not-allowed"
+    with pytest.raises(WorkFailed, match="cannot be loaded"):
+        catalog.get(TextEncoder(model="no-such/hub-model"))

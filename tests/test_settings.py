@@ -1,0 +1,64 @@
+"""Settings: what is refused, what is hidden, and that README's table is true."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"host": "0.0.0.0"}, "can be reached by others"),  # noqa: S104
+        ({"redis_url": "http://x"}, "redis://"),
+        ({"queue_url": "redis://x"}, "needs redis_url"),
+        ({"port": 70_000}, "less than or equal to 65535"),
+        ({"device": "tpu"}, "pattern"),
+        ({"request_timeout": 0}, "greater than 0"),
+    ],
+)
+def test_wrong_settings_are_refused(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Settings.model_validate(given)
+
+
+def test_public_addresses_need_consent() -> None:
+    assert Settings(host="0.0.0.0", allow_public=True).host == "0.0.0.0"  # noqa: S104
+
+
+def test_passwords_are_not_shown() -> None:
+    shown = Settings(redis_url="rediss://me:secret@there:6379/0").redacted()
+    assert shown["redis_url"] == "rediss://me:***@there:6379/0"
+    assert "secret" not in str(shown)
+
+
+def test_a_wrong_setting_ends_the_command_with_a_sentence() -> None:
+    command = [sys.executable, "-m", "service", "api", "--host", "0.0.0.0"]  # noqa: S104
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "can be reached by others" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_readme_names_every_setting_and_its_default() -> None:
+    rows = {}
+    for line in README.read_text().splitlines():
+        if line.startswith("| `STITCHWORK_"):
+            name, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
+            rows[name.strip("`").removeprefix("STITCHWORK_").lower()] = default
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        unset = default is None or default == ()
+        expected[name] = (
+            ""
+            if unset
+            else f"`{str(default).lower() if default in (True, False) and isinstance(default, bool) else default}`"
+        )
+    assert rows == expected
