@@ -39,7 +39,7 @@ TOPICS = [s for s in SUBJECTS for _ in CLAIMS for _ in TIMES]
 
 
 class World(NamedTuple):
-    """A service with a text space `minilm`, a space `use` from elsewhere, and a head in `minilm`."""
+    """A service with a text space `minilm`, one from elsewhere `use`, and a head in `minilm`."""
 
     client: Stitchwork
     url: str

@@ -52,13 +52,11 @@ def test_the_readme_names_every_setting_and_its_default() -> None:
         if line.startswith("| `STITCHWORK_"):
             name, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
             rows[name.strip("`").removeprefix("STITCHWORK_").lower()] = default
-    expected = {}
-    for name, field in Settings.model_fields.items():
-        default = field.default
-        unset = default is None or default == ()
-        expected[name] = (
-            ""
-            if unset
-            else f"`{str(default).lower() if default in (True, False) and isinstance(default, bool) else default}`"
-        )
-    assert rows == expected
+    assert rows == {name: shown(field.default) for name, field in Settings.model_fields.items()}
+
+
+def shown(default: object) -> str:
+    """A default as README's table shows it."""
+    if default is None or default == ():
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"

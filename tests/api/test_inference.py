@@ -2,6 +2,7 @@
 
 import base64
 import io
+from typing import Any
 
 import httpx
 import numpy as np
@@ -15,7 +16,9 @@ SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
 
 
-def ridge_directly(x_anchors: NDArray, y_anchors: NDArray, x: NDArray) -> NDArray:  # type: ignore[type-arg]
+def ridge_directly(
+    x_anchors: NDArray[Any], y_anchors: NDArray[Any], x: NDArray[Any]
+) -> NDArray[np.float64]:
     """The default bridge, as the method's page writes it, in plain numpy float64."""
     a, b, x = (rows.astype(np.float64) for rows in (x_anchors, y_anchors, x))
     mu_x, mu_y = a.mean(0), b.mean(0)
@@ -30,7 +33,8 @@ def ridge_directly(x_anchors: NDArray, y_anchors: NDArray, x: NDArray) -> NDArra
     rho = max(min(rho, 1.0), 3 / 13)
     g = (1 - rho) * c + rho * trace / d * np.eye(d)
     z = (x - mu_x) @ np.linalg.inv(g) @ u.T / k @ v
-    return scale * z / np.linalg.norm(z, axis=1)[:, None] + mu_y
+    found: NDArray[np.float64] = scale * z / np.linalg.norm(z, axis=1)[:, None] + mu_y
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +42,11 @@ def expected(spaces: Pair) -> NDArray[np.float64]:
     return ridge_directly(spaces.x_anchors, spaces.y_anchors, spaces.x)
 
 
-def relative_error(found: NDArray, expected: NDArray) -> float:  # type: ignore[type-arg]
+def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def npy_bytes(rows: NDArray, fortran: bool = False) -> bytes:  # type: ignore[type-arg]
+def npy_bytes(rows: NDArray[Any], fortran: bool = False) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.asfortranarray(rows) if fortran else rows)
     return buffer.getvalue()

@@ -142,7 +142,8 @@ def tensor(header: str, data: bytes = b"") -> bytes:
             '{"embeddings":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}}'
         ),
         tensor(
-            f'{{"embeddings":{{"dtype":"F32","shape":[{",".join("1" * 70)}],"data_offsets":[0,4]}}}}',
+            f'{{"embeddings":{{"dtype":"F32","shape":[{",".join("1" * 70)}],'
+            '"data_offsets":[0,4]}}',
             b"\0" * 4,
         ),
         tensor('{"embeddings":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}', b"\0" * 8),

@@ -1,6 +1,7 @@
 """Image encoders against plain timm, and every kind of image file."""
 
 import io
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def test_every_kind_of_file_becomes_rgb(image: bytes) -> None:
 
 def test_sixteen_bits_keep_their_brightness() -> None:
     grey = decode(file(Image.fromarray(np.full((8, 8), 32_768, np.uint16))), "/items/0")
-    assert abs(grey.getpixel((0, 0))[0] - 128) <= 1  # type: ignore[index,operator]
+    assert abs(grey.getpixel((0, 0))[0] - 128) <= 1  # type: ignore[index]
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -123,11 +124,9 @@ def test_what_is_refused(data: bytes, kind: type[InvalidInput]) -> None:
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
     header = file(Image.new("1", (8, 8)))
     side = (60_000).to_bytes(4, "big")
-    import zlib
-
     chunk = b"IHDR" + side + side + header[24:29]
     bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
-    assert 60_000**2 > MOST_PIXELS
+    assert MOST_PIXELS < 60_000**2
     with pytest.raises(InputTooLarge):
         decode(bomb, "/items/0")
 

@@ -31,7 +31,7 @@ def minilm() -> TransformersEncoder:
 
 def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
     """One text alone through plain transformers: no batch, no padding, no sorting."""
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     model = AutoModel.from_pretrained(minilm_folder()).eval()
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
@@ -117,7 +117,7 @@ def tiny(tmp_path: Path) -> Path:
         label2id={"no": 0, "yes": 1, "maybe": 2},
     )
     BertForSequenceClassification(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -128,7 +128,7 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
     loaded = catalog.get(spec)
     rows = loaded.embed(loaded.prepare(TEXTS[:3]), 8).numpy()
     model = BertForSequenceClassification.from_pretrained(tiny).eval()
-    tokenizer = AutoTokenizer.from_pretrained(tiny)  # type: ignore[no-untyped-call]
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
         logits = [model(**tokenizer(t, return_tensors="pt")).logits[0] for t in TEXTS[:3]]
     assert labels == ["no", "yes", "maybe"]
