@@ -123,6 +123,8 @@ class Inverses:
             log.warning("a cached inverse failed its checksum and is computed again")
             with self._guard:
                 self.corrupt += 1
+            with self._server.guard() as client:
+                client.delete(key)
             return None
 
     def _keep(self, key: str, found: NDArray[Any]) -> None:

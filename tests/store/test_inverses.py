@@ -1,0 +1,127 @@
+"""Inverses and fused maps: computed once, cached, and never the reason that there is no answer."""
+
+import pickle
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.errors import QueueUnavailable
+from service.geometry.bridges import BridgeName, Map
+from service.records import Space
+from service.store.declarations import SpaceDeclaration
+from service.store.inverses import Inverses
+from service.store.registry import Registry
+from service.store.server import PREFIX, Server
+from service.translator import Translator
+from tests.conftest import Pair
+
+
+@pytest.fixture
+def registry(registry_server: Server) -> Registry:
+    return Registry(registry_server, durable=True, stale_seconds=60)
+
+
+@pytest.fixture
+def inverses(queue_server: Server) -> Iterator[Inverses]:
+    found = Inverses(queue_server, threads=2)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def spaces(registry: Registry, pair: Pair) -> tuple[Space, Space]:
+    found = []
+    for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
+        _, entry = registry.declare_space(SpaceDeclaration(name, "S", anchors=anchors))
+        assert entry.record is not None
+        found.append(entry.record)
+    return found[0], found[1]
+
+
+def translator(registry: Registry, inverses: Inverses, most: int = 1 << 20) -> Translator:
+    return Translator(registry, inverses, most)
+
+
+@pytest.mark.parametrize("bridge", ["ridge", "irp"])
+def test_however_many_ask_one_inverse_is_computed(
+    registry: Registry,
+    inverses: Inverses,
+    queue_server: Server,
+    spaces: tuple[Space, Space],
+    bridge: BridgeName,
+) -> None:
+    other = Inverses(queue_server, threads=2)  # another process, as far as the cache can tell
+    together = threading.Barrier(40)
+
+    def ask(i: int) -> Map:
+        mine = translator(registry, (inverses, other)[i % 2])
+        together.wait()
+        return mine.map(*spaces, bridge)
+
+    with ThreadPoolExecutor(40) as pool:
+        list(pool.map(ask, range(40)))
+    assert inverses.computed + other.computed == 1
+    queue_server.redis.flushall()
+    translator(registry, inverses).map(*spaces, bridge)
+    assert inverses.computed + other.computed == 2, "a lost cache is filled again"
+    other.close()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "pickle"])
+def test_damaged_bytes_are_noticed_and_computed_again(
+    registry: Registry,
+    inverses: Inverses,
+    queue_server: Server,
+    spaces: tuple[Space, Space],
+    pair: Pair,
+    damage: str,
+) -> None:
+    expected = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    key = f"{PREFIX}inverse:ridge:{spaces[0].version}"
+    good = queue_server.redis.get(key)
+    assert isinstance(good, bytes)
+    middle = len(good) // 2
+    bad = {
+        "flipped": good[:middle] + bytes([good[middle] ^ 1]) + good[middle + 1 :],
+        "cut": good[:middle],
+        "pickle": pickle.dumps(np.eye(2)),
+    }[damage]
+    queue_server.redis.set(key, bad)
+    found = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    np.testing.assert_array_equal(found, expected)
+    assert inverses.corrupt == 1
+    assert queue_server.redis.get(key) == good, "the damaged copy was replaced"
+
+
+def test_without_the_cache_there_is_still_an_answer(
+    registry: Registry, spaces: tuple[Space, Space], pair: Pair
+) -> None:
+    nowhere = Server("unix:///nowhere/at/all.sock", 0.5, QueueUnavailable)
+    inverses = Inverses(nowhere, threads=1)
+    rows = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    assert np.isfinite(rows).all()
+    inverses.close()
+
+
+def test_only_cached_inverses_can_be_evicted(
+    registry: Registry, inverses: Inverses, queue_server: Server, spaces: tuple[Space, Space]
+) -> None:
+    translator(registry, inverses).map(*spaces, "ridge")
+    lifetimes = {key: queue_server.redis.ttl(key) for key in queue_server.redis.scan_iter()}
+    assert lifetimes
+    for key, seconds in lifetimes.items():
+        assert (seconds > 0) == (b":inverse:" in key)  # type: ignore[operator]
+
+
+def test_fused_maps_are_kept_within_bounds(
+    registry: Registry, inverses: Inverses, spaces: tuple[Space, Space]
+) -> None:
+    kept = translator(registry, inverses)
+    assert kept.map(*spaces, "ridge") is kept.map(*spaces, "ridge")
+    small = translator(registry, inverses, most=1)
+    first = small.map(*spaces, "ridge")
+    small.map(*spaces, "irp")
+    assert small.map(*spaces, "ridge") is not first, "the least recently used went"
