@@ -113,7 +113,7 @@ def test_only_cached_inverses_can_be_evicted(
     lifetimes = {key: queue_server.redis.ttl(key) for key in queue_server.redis.scan_iter()}
     assert lifetimes
     for key, seconds in lifetimes.items():
-        assert (seconds > 0) == (b":inverse:" in key)  # type: ignore[operator]
+        assert (seconds > 0) == (b":inverse:" in key)
 
 
 def test_fused_maps_are_kept_within_bounds(

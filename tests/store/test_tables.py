@@ -174,7 +174,7 @@ def test_drafts_advance_once_and_stand_beside_what_serves(heads: Table[Head]) ->
 def test_what_is_only_being_prepared_cannot_be_used(heads: Table[Head]) -> None:
     draft = Draft(kind="head", id="h", version="v2", parent="space:s")
     heads.put("h", lambda stands: Write(Outcome.ACCEPTED, None, draft))
-    with pytest.raises(NotReady, match="pending"):
+    with pytest.raises(NotReady, match="still being prepared"):
         heads.ready("h")
 
 
