@@ -10,9 +10,9 @@ from fastapi import Depends, Header, Path, Request
 from service.errors import DeadlineExceeded, InvalidInput
 from service.queue.dispatcher import Dispatcher
 from service.records import check_id
+from service.store.entries import Condition
 from service.store.inverses import Inverses
 from service.store.registry import Registry
-from service.store.tables import Condition
 from service.translator import HeadCache, Translator
 
 T = TypeVar("T")

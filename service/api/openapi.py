@@ -24,6 +24,19 @@ PROBLEM: Final = {
     },
 }
 
+_BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
+ROWS_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
+    200: {
+        "description": "Rows under `embeddings`, and what was used; `Accept` chooses the format.",
+        "content": {wire.JSON: {}, **dict.fromkeys(wire.BINARY, _BLOB)},
+    }
+}
+PUT_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The same content stood already, or it was replaced"},
+    201: {"description": "It is registered and serves"},
+    202: {"description": "A worker prepares it; the record shows how far it is"},
+}
+
 _bodies: dict[str, type[Schema]] = {}
 
 

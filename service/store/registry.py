@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.errors import AnchorSetMismatch, Conflict, InvalidInput, NotReady, StillInUse
+from service.errors import AnchorSetMismatch, Conflict, InvalidInput
 from service.geometry.heads import Classifier
 from service.geometry.quality import agreement
 from service.geometry.relative import Frame, frame
@@ -38,8 +38,10 @@ from service.store.declarations import (
     layer_arrays,
     space_record,
 )
-from service.store.server import Check, Command, Server
-from service.store.tables import ANY, DRAFTS, Condition, Entry, Outcome, Table, Write
+from service.store.entries import ANY, Condition, Entry, Outcome, Write
+from service.store.rules import begin, keep_heads, serve, still_current
+from service.store.server import Server
+from service.store.tables import DRAFTS, Table
 
 COMPARED: Final = 8
 """Spaces of the same set whose anchors a new space's are compared with."""
@@ -204,7 +206,7 @@ class Registry:
         def decide(stands: Entry[Head]) -> Write[Head]:
             (parent,) = self.spaces.read(space)
             self.spaces.serving(parent)
-            return _start(stands, draft, [self.spaces.unchanged(parent)], inputs)
+            return begin(stands, draft, [self.spaces.unchanged(parent)], inputs)
 
         return self.heads.put(id_, decide, condition)
 
@@ -250,7 +252,7 @@ class Registry:
         failed = draft.model_copy(update={"status": "failed", "reason": reason})
 
         def decide(stands: Entry[Any]) -> Write[Any]:
-            _still_current(stands, draft)
+            still_current(stands, draft)
             return Write(Outcome.SAME, stands.record, failed)
 
         self.table(draft.kind).put(draft.id, decide)
@@ -303,8 +305,8 @@ class Registry:
         )
 
         def decide(stands: Entry[Space]) -> Write[Space]:
-            _keep_heads(stands, encoder, None)
-            return _start(stands, draft, [self.anchor_sets.unchanged(set_entry)])
+            keep_heads(stands, encoder, None)
+            return begin(stands, draft, [self.anchor_sets.unchanged(set_entry)])
 
         return self.spaces.put(declared.id, decide, condition)
 
@@ -317,18 +319,18 @@ class Registry:
         creates: AnchorSet | None = None,
     ) -> tuple[Outcome, Entry[Space]]:
         def decide(stands: Entry[Space]) -> Write[Space]:
-            _still_current(stands, draft)
-            _keep_heads(stands, record.encoder, record.dim)
+            still_current(stands, draft)
+            keep_heads(stands, record.encoder, record.dim)
             (set_entry,) = self.anchor_sets.read(record.anchor_set)
             check = self.anchor_sets.unchanged(set_entry)
             if set_entry.record is None and creates:
                 created = self.anchor_sets.creation(creates)
-                return _serve(stands, record, {"anchors": anchors}, check, created)
+                return serve(stands, record, {"anchors": anchors}, check, created)
             if set_entry.version != record.anchor_set_version:
                 raise AnchorSetMismatch(
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"
                 )
-            return _serve(stands, record, {"anchors": anchors}, check)
+            return serve(stands, record, {"anchors": anchors}, check)
 
         return self.spaces.put(record.id, decide, condition)
 
@@ -336,7 +338,7 @@ class Registry:
         self, record: Head, arrays: Arrays, condition: Condition, draft: Draft | None = None
     ) -> tuple[Outcome, Entry[Head]]:
         def decide(stands: Entry[Head]) -> Write[Head]:
-            _still_current(stands, draft)
+            still_current(stands, draft)
             (parent,) = self.spaces.read(record.space)
             space = self.spaces.serving(parent)
             if space.dim != record.dim:
@@ -345,7 +347,7 @@ class Registry:
                     pointer="/weight" if len(record.layers) == 2 else "/layers/0",
                     code="wrong-width",
                 )
-            return _serve(stands, record, arrays, self.spaces.unchanged(parent))
+            return serve(stands, record, arrays, self.spaces.unchanged(parent))
 
         return self.heads.put(record.id, decide, condition)
 
@@ -362,43 +364,3 @@ class Registry:
         best = max(agreed, default=None)
         version = declared.version(anchor_set)
         return space_record(declared, anchor_set, anchors, seen, best, version)
-
-
-def _serve(
-    stands: Entry[Any],
-    record: Any,
-    arrays: Arrays,
-    parent: Check,
-    commands: Sequence[Command] = (),
-) -> Write[Any]:
-    if stands.version == record.version:
-        return Write(Outcome.SAME, stands.record, checks=[parent])
-    outcome = Outcome.REPLACED if stands.record else Outcome.CREATED
-    return Write(outcome, record, arrays=arrays, checks=[parent], commands=commands)
-
-
-def _start(
-    stands: Entry[Any], draft: Draft, checks: Sequence[Check], inputs: Arrays | None = None
-) -> Write[Any]:
-    if stands.version == draft.version:
-        return Write(Outcome.SAME, stands.record, checks=checks)
-    begun = stands.draft
-    if begun and begun.version == draft.version and begun.status == "pending":
-        return Write(Outcome.ACCEPTED, stands.record, begun, checks=checks)
-    return Write(Outcome.ACCEPTED, stands.record, draft, inputs=inputs, checks=checks)
-
-
-def _still_current(stands: Entry[Any], draft: Draft | None) -> None:
-    if draft and (stands.draft is None or stands.draft.version != draft.version):
-        raise NotReady(f"{draft.kind} {draft.id} was declared anew while it was prepared")
-
-
-def _keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | None) -> None:
-    if stands.record is None or not stands.dependents:
-        return
-    known = stands.record.encoder
-    if (known and known != encoder) or dim not in (None, stands.record.dim):
-        raise StillInUse(
-            f"{stands.dependents} heads live in space {stands.id}: its encoder and its width "
-            f"({stands.record.dim}) cannot change, register another space"
-        )

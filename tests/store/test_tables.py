@@ -14,8 +14,9 @@ from service.errors import (
     VersionMismatch,
 )
 from service.records import AnchorSet, Draft, Head
+from service.store.entries import Condition, Entry, Outcome, Write
 from service.store.server import PREFIX, Check, Server
-from service.store.tables import Condition, Entry, Outcome, Table, Write
+from service.store.tables import Table
 from tests.conftest import REGISTRY_FLAGS, Valkey
 
 

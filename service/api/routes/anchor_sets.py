@@ -7,14 +7,19 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.depends import ConditionDep, PartsDep, ResourceId
-from service.api.openapi import body
+from service.api.openapi import PUT_ANSWERS, body
 from service.api.routes import resources
 from service.api.schemas import AnchorSetBody
 
 router = APIRouter(tags=["anchor sets"])
 
 
-@router.put("/anchor-sets/{id}", summary="Declare an anchor set", openapi_extra=body(AnchorSetBody))
+@router.put(
+    "/anchor-sets/{id}",
+    summary="Declare an anchor set",
+    responses=PUT_ANSWERS,
+    openapi_extra=body(AnchorSetBody),
+)
 async def put_anchor_set(
     id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
 ) -> Response:

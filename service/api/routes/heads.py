@@ -7,17 +7,22 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
-from service.api.openapi import body
+from service.api.openapi import PUT_ANSWERS, body
 from service.api.routes import resources
 from service.api.schemas import FitBody, HeadBody, NewHeadBody
 from service.errors import InvalidInput
 from service.records import Head, Space
-from service.store.tables import Condition, Entry, Outcome
+from service.store.entries import Condition, Entry, Outcome
 
 router = APIRouter(tags=["heads"])
 
 
-@router.put("/heads/{id}", summary="Register a head", openapi_extra=body(HeadBody, binary="weight"))
+@router.put(
+    "/heads/{id}",
+    summary="Register a head",
+    responses=PUT_ANSWERS,
+    openapi_extra=body(HeadBody, binary="weight"),
+)
 async def put_head(
     id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
 ) -> Response:
@@ -29,6 +34,7 @@ async def put_head(
 @router.post(
     "/heads",
     summary="Register a head, id in the body",
+    responses=PUT_ANSWERS,
     openapi_extra=body(NewHeadBody, binary="weight"),
 )
 async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:

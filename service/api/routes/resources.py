@@ -10,7 +10,8 @@ from service.api import wire
 from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
 from service.errors import InvalidInput
 from service.records import check_id
-from service.store.tables import Entry, Outcome, Table
+from service.store.entries import Entry, Outcome
+from service.store.tables import Table
 
 STATUS: Final = {
     Outcome.CREATED: 201,

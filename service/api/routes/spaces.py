@@ -7,16 +7,19 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
-from service.api.openapi import body
+from service.api.openapi import PUT_ANSWERS, body
 from service.api.routes import resources
 from service.api.schemas import NewSpaceBody, SpaceBody
-from service.store.tables import Condition, Outcome
+from service.store.entries import Condition, Outcome
 
 router = APIRouter(tags=["spaces"])
 
 
 @router.put(
-    "/spaces/{id}", summary="Register a space", openapi_extra=body(SpaceBody, binary="anchors")
+    "/spaces/{id}",
+    summary="Register a space",
+    responses=PUT_ANSWERS,
+    openapi_extra=body(SpaceBody, binary="anchors"),
 )
 async def put_space(
     id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
@@ -29,6 +32,7 @@ async def put_space(
 @router.post(
     "/spaces",
     summary="Register a space, id in the body",
+    responses=PUT_ANSWERS,
     openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
 async def post_space(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.depends import Parts, PartsDep, SecondsDep
-from service.api.openapi import body
+from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, undefined, used
 from service.api.schemas import EmbedBody, ItemsMixin, StitchBody
@@ -22,7 +22,12 @@ from service.translator import check_pair
 router = APIRouter(tags=["inference"])
 
 
-@router.post("/embed/{encoder}", summary="Embed raw inputs", openapi_extra=body(EmbedBody))
+@router.post(
+    "/embed/{encoder}",
+    summary="Embed raw inputs",
+    responses=ROWS_ANSWER,
+    openapi_extra=body(EmbedBody),
+)
 async def embed(encoder: str, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     asked = await wire.read(request, EmbedBody, parts.limits)

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep, on_thread
-from service.api.openapi import body
+from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, undefined, used, width
 from service.api.schemas import ClassifyBody, TranslateBody
@@ -19,6 +19,7 @@ router = APIRouter(tags=["inference"])
 @router.post(
     "/translate",
     summary="Translate embeddings",
+    responses=ROWS_ANSWER,
     openapi_extra=body(TranslateBody, binary="embeddings"),
 )
 async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:

@@ -1,0 +1,93 @@
+"""Fields of request bodies that our own code checks: arrays, raw inputs, ids."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from service.api import arrays
+from service.api.depends import Limits
+from service.api.problems import refusal
+from service.errors import InvalidInput
+from service.records import ID_PATTERN, Floats, check_id
+
+ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+"""One embedding in JSON."""
+
+
+class Checked:
+    """A field that our own code reads, shown in OpenAPI as what it is."""
+
+    def __init__(self, parse: Callable[[Any, ValidationInfo], Any], schema: dict[str, Any]) -> None:
+        self._parse = parse
+        self._schema = schema
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def parse(value: Any, info: ValidationInfo) -> Any:
+            try:
+                return self._parse(value, info)
+            except InvalidInput as error:
+                raise refusal(error) from error
+
+        return core_schema.with_info_plain_validator_function(parse)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return self._schema
+
+
+def _limits(info: ValidationInfo) -> Limits:
+    limits: Limits = info.context  # type: ignore[assignment]
+    return limits
+
+
+def _rows(value: Any, info: ValidationInfo) -> Floats:
+    limits = _limits(info)
+    return arrays.vectors(
+        value,
+        coded=info.data.get("encoding_format") == "base64",
+        most_rows=limits.anchors if info.field_name == "anchors" else limits.rows,
+        most_width=limits.width,
+    )
+
+
+def _row(value: Any, info: ValidationInfo) -> Floats:
+    return arrays.vector(value, _limits(info).rows)
+
+
+def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list) or not given:
+        got = "an empty list" if given == [] else arrays.named(given)
+        raise InvalidInput(f"expected a non-empty list of texts or images, got {got}")
+    for i, item in enumerate(given):
+        if not isinstance(item, str | bytes):
+            raise InvalidInput(
+                f"expected a text or the base64 of an image, got {arrays.named(item)}",
+                pointer=f"/{i}",
+            )
+    return given
+
+
+def _identifier(value: Any, info: ValidationInfo) -> str:
+    if not isinstance(value, str):
+        raise InvalidInput(f"expected an id, got {arrays.named(value)}")
+    return check_id(value)
+
+
+CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+ROWS: dict[str, Any] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"anyOf": [ROW_SCHEMA, CODED_ROW]},
+}
+ITEMS: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+Rows = Annotated[Any, Checked(_rows, ROWS)]
+Row = Annotated[Any, Checked(_row, ROW_SCHEMA)]
+Items = Annotated[list[str | bytes], Checked(_items, ITEMS)]
+Id = Annotated[str, Checked(_identifier, {"type": "string", "pattern": ID_PATTERN})]
+Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
