@@ -65,7 +65,19 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
         content[wire.MULTIPART] = {
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }
-    return {"requestBody": {"required": True, "content": content}}
+    told_in_query = _query_of(model, binary) if binary else []
+    return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
+
+
+def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
+    """The plain fields of a body, as the query parameters that they are beside a binary one."""
+    schema = model.model_json_schema(ref_template=REF)
+    told = "Beside a binary body; a JSON body says it itself."
+    return [
+        {"name": name, "in": "query", "required": False, "schema": field, "description": told}
+        for name, field in schema["properties"].items()
+        if name != binary and field.get("type") in ("string", "integer", "number", "boolean")
+    ]
 
 
 def install(app: FastAPI) -> None:

@@ -294,16 +294,4 @@ class Consumer:
             by_stream.setdefault(name, []).append(entry)
         with self.server.guard() as client:
             for name, entries in by_stream.items():
-                mine: Any = client.xpending_range(
-                    streams.stream_key(name), streams.GROUP, "-", "+", 10_000, self.name
-                )
-                still = {row["message_id"].decode() for row in mine} & set(entries)
-                if still:
-                    client.xclaim(
-                        streams.stream_key(name),
-                        streams.GROUP,
-                        self.name,
-                        0,
-                        sorted(still),
-                        justid=True,
-                    )
+                client.eval(streams.RENEW, 1, streams.stream_key(name), self.name, *entries)

@@ -70,6 +70,17 @@ return 1
 """
 )
 
+# KEYS stream · ARGV worker, entries
+# What another worker has claimed meanwhile is left to it: asked and claimed in one step.
+RENEW: Final = """
+for i = 2, #ARGV do
+  if #redis.call('XPENDING', KEYS[1], 'workers', ARGV[i], ARGV[i], 1, ARGV[1]) > 0 then
+    redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, ARGV[i], 'JUSTID')
+  end
+end
+return 1
+"""
+
 # KEYS stream, bytes · ARGV entry, size
 CANCEL: Final = """
 if #redis.call('XPENDING', KEYS[1], 'workers', ARGV[1], ARGV[1], 1) > 0 then return 0 end

@@ -177,13 +177,42 @@ def test_drafts_wait_for_a_worker_and_can_be_removed(http: httpx.Client) -> None
     assert http.delete("/anchor-sets/D").status_code == 204
 
 
+def test_anchor_sets_as_multipart_and_as_lines(http: httpx.Client) -> None:
+    texts = ["one", "two", "three"]
+    named = {"modality": "text", "items": texts, "ids": ["a", "b", "c"]}
+    first = http.put("/anchor-sets/J", json=named)
+    lines = "\n".join(
+        f'{{"id": "{name}", "item": "{text}"}}' for name, text in zip("abc", texts, strict=True)
+    )
+    query = {"modality": "text"}
+    headers = {"Content-Type": "application/x-ndjson"}
+    again = http.put("/anchor-sets/J", params=query, content=lines, headers=headers)
+    assert (first.status_code, again.status_code) == (201, 200), again.text
+    bad = http.put("/anchor-sets/J2", params=query, content=lines + "\n{", headers=headers)
+    check(bad, 400, said="line 4")
+    files = [("items", text.encode()) for text in texts]
+    parts = http.put("/anchor-sets/F", data={"modality": "text"}, files=files)
+    assert parts.status_code == 201, parts.text
+    plain = http.put("/anchor-sets/F", json={"modality": "text", "items": texts})
+    assert plain.status_code == 200, "the same content, however it came"
+    request = http.build_request("PUT", "/anchor-sets/F2", params=query, files=files)
+    cut = http.put(
+        request.url,
+        content=request.read()[:-40],
+        headers={"Content-Type": request.headers["content-type"]},
+    )
+    check(cut, 400, said="cut")
+
+
 def test_health_info_and_openapi(http: httpx.Client) -> None:
     assert http.get("/health/live").status_code == 200
     ready = http.get("/health/ready")
     assert (ready.status_code, ready.json()["workers"]) == (503, 0)
     assert http.get("/info").json()["durability"].startswith("aof")
     paths = http.get("/openapi.json").json()["paths"]
+    asked = {part["name"] for part in paths["/translate"]["post"]["parameters"]}
+    assert {"source", "target", "bridge"} <= asked
     assert {"/translate", "/stitch/{encoder}/{head}", "/spaces/{id}"} <= paths.keys()
     assert http.get("/docs").status_code == 200
-    asked = http.get("/info", headers={"X-Request-ID": "my-id"})
-    assert asked.headers["x-request-id"] == "my-id"
+    told = http.get("/info", headers={"X-Request-ID": "my-id"})
+    assert told.headers["x-request-id"] == "my-id"

@@ -253,7 +253,7 @@ def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
 
 
 def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> None:
-    with consuming(queue_server, lease=0.6) as first, consuming(queue_server, lease=0.6) as second:
+    with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
         admit(queue_server, JOB, ["x"])
         (held,) = take(first)
         # Two blocks of half a second each: longer than the lease.
