@@ -51,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             place = ".".join(str(part) for part in fault["loc"]) or "settings"
             print(f"stitchwork: {place}: {fault['msg']}", file=sys.stderr)  # noqa: T201
         return 2
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get(options.command, "serve")
+        needs = f"{options.command} needs {error.name}, which stitchwork[{extra}] installs"
+        print(f"stitchwork: {needs}", file=sys.stderr)  # noqa: T201
+        return 1
     except (StitchworkError, ValueError) as error:
         print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -132,6 +137,7 @@ def _configure_logging(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
+EXTRAS = {"worker": "worker", "demo": "demo"}
 Run = Callable[[Settings, argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str]] = {
     "serve": (_serve, "Run the whole service on this machine, servers included."),
