@@ -69,27 +69,18 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _api(settings: Settings, options: argparse.Namespace) -> int:
-    import uvicorn
-
-    from service.api.app import create_app
+    from service.api.serving import serve_app
     from service.wiring import api_parts, limit_blas
 
     limit_blas(settings)
-    config = uvicorn.Config(
-        create_app(api_parts(settings)),
+    return serve_app(
+        api_parts(settings),
         host=settings.host,
         port=settings.port,
         fd=options.fd,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.request_timeout) + 1,
+        drain_seconds=settings.drain_seconds,
+        timeout=settings.request_timeout,
     )
-    # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    server = uvicorn.Server(config)
-    server.run()
-    return 0 if server.started else 1
 
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:

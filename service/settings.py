@@ -36,7 +36,17 @@ class Settings(BaseSettings):
     queue_url: str | None = Field(
         None, description="Queue and cache server (memory only); unset: the registry server."
     )
+    apis: int = Field(1, ge=1, le=64, description="API processes that `serve` starts.")
     workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
+    worker_number: int = Field(
+        0, ge=0, description="Which of a machine's workers this is; they take its GPUs in turn."
+    )
+    serves: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Patterns of the models a worker takes work for, separated by commas."
+    )
+    model_memory_bytes: int = Field(
+        0, ge=0, description="Memory of a worker for models; 0 takes half of what its device has."
+    )
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
@@ -50,6 +60,11 @@ class Settings(BaseSettings):
         "info", description="Least severity that is logged."
     )
 
+    drain_seconds: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds after SIGTERM in which an API takes requests but says not ready.",
+    )
     request_timeout: Seconds = Field(30.0, description="Seconds a request may take at most.")
     redis_timeout: Seconds = Field(2.0, description="Seconds one call to a server may take.")
     stale_seconds: float = Field(
@@ -69,6 +84,15 @@ class Settings(BaseSettings):
     batch_items: Count = Field(64, description="Raw inputs a worker gives its model at once.")
     queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
     queue_bytes: Bytes = Field(512 * MEBI, description="Bytes that waiting jobs may hold in all.")
+    queue_seconds: Seconds = Field(
+        10.0, description="Seconds the first job in line may have waited for another to join it."
+    )
+    lease_seconds: Seconds = Field(
+        10.0, description="Seconds after which a silent worker's jobs go to another."
+    )
+    hang_seconds: Seconds = Field(
+        20.0, description="Seconds one forward pass may take; a worker that takes longer restarts."
+    )
     worker_ttl: Seconds = Field(
         10.0, description="Seconds of silence after which a worker is gone."
     )
@@ -89,6 +113,13 @@ class Settings(BaseSettings):
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
+
+    @field_validator("serves", mode="before")
+    @classmethod
+    def _split_patterns(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
     @field_validator("redis_url", "queue_url")
     @classmethod

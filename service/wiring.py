@@ -1,16 +1,25 @@
 """Builds the parts of a process from its settings; the one place that constructs things."""
 
-from typing import Any
+import os
+import socket
+from functools import partial
+from typing import Any, Final
 
 from service import __version__
 from service.api.depends import Limits, Parts
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.queue.dispatcher import Dispatcher
+from service.queue.fleet import Announcement
+from service.queue.jobs import UPKEEP
+from service.queue.streams import new_id
 from service.settings import Settings
 from service.store.inverses import Inverses
 from service.store.registry import Registry
 from service.store.server import Server
 from service.translator import HeadCache, Translator
+
+HUNG: Final = 70
+"""Exit code of a worker that a call never came back to."""
 
 
 def servers(settings: Settings) -> tuple[Server, Server]:
@@ -48,6 +57,7 @@ def api_parts(settings: Settings) -> Parts:
             queue_server,
             most_jobs=settings.queue_jobs,
             most_bytes=settings.queue_bytes,
+            most_waited=settings.queue_seconds,
             worker_ttl=settings.worker_ttl,
         ),
         limits=Limits(
@@ -73,12 +83,21 @@ def worker(settings: Settings) -> Any:
 
     from service.models.catalog import Catalog
     from service.queue.consumer import Consumer
-    from service.worker import Worker
+    from service.queue.fleet import Presence
+    from service.upkeep import FIT_SECONDS, Upkeep
+    from service.verification import Verifier
+    from service.worker import Worker, describe, load, patience
 
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
     inverses = Inverses(queue_server, settings.fit_threads)
-    catalog = Catalog(settings.device, settings.model_roots, settings.offline)
+    catalog = Catalog(
+        settings.device,
+        settings.model_roots,
+        settings.offline,
+        memory_bytes=settings.model_memory_bytes,
+        number=settings.worker_number,
+    )
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
@@ -86,14 +105,67 @@ def worker(settings: Settings) -> Any:
     def place(array: Any) -> torch.Tensor:
         return torch.as_tensor(array).to(catalog.device)
 
-    return Worker(
+    name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
+    translator = Translator(registry, inverses, settings.fused_cache_bytes, place)
+    verifier = Verifier(registry, catalog)
+    presence = Presence(
+        queue_server,
+        settings.worker_ttl,
+        lambda: describe(name, settings.serves, catalog, verifier),
+    )
+    announced = Announcement(worker=name, serves=settings.serves)
+
+    def end() -> None:
+        """A call that hangs cannot be interrupted; who watches this process starts another."""
+        presence.leave()
+        os._exit(HUNG)
+
+    def for_fits(stream: str, model: str) -> bool:
+        return stream == UPKEEP
+
+    def for_models(stream: str, model: str) -> bool:
+        return stream != UPKEEP and announced.takes(model)
+
+    fits = Consumer(
+        queue_server,
+        f"{name}-fits",
+        batch_items=1,
+        lease=settings.lease_seconds,
+        hang=FIT_SECONDS,
+        takes=for_fits,
+        on_buried=lambda job: upkeep.give_up(job),
+        on_hang=end,
+    )
+    consumer = Consumer(
+        queue_server,
+        name,
+        batch_items=settings.batch_items,
+        lease=settings.lease_seconds,
+        hang=settings.hang_seconds,
+        takes=for_models,
+        patience=partial(patience, catalog, presence),
+        on_buried=lambda job: upkeep.give_up(job),
+        on_hang=end,
+    )
+    upkeep = Upkeep(
         registry,
-        Consumer(queue_server, batch_items=settings.batch_items, worker_ttl=settings.worker_ttl),
-        Translator(registry, inverses, settings.fused_cache_bytes, place),
-        HeadCache(registry, place=place),
+        fits,
+        translator,
         catalog,
+        partial(load, catalog, consumer.leases),
         batch_items=settings.batch_items,
         chunk_items=settings.job_items,
+    )
+    heads = HeadCache(registry, place=place)
+    return Worker(
+        consumer,
+        presence,
+        upkeep,
+        translator,
+        heads,
+        catalog,
+        verifier,
+        batch_items=settings.batch_items,
     )
 
 

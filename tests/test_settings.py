@@ -59,4 +59,6 @@ def shown(default: object) -> str:
     """A default as README's table shows it."""
     if default is None or default == ():
         return ""
+    if isinstance(default, tuple):
+        return f"`{','.join(map(str, default))}`"
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -1,8 +1,9 @@
 """Hands the parts of the service to routes, as typed Annotated aliases."""
 
 import asyncio
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Path, Request
@@ -33,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the API is made of."""
+    """What the API is made of; `drain` is set once this process is about to end."""
 
     registry: Registry
     inverses: Inverses
@@ -42,6 +43,7 @@ class Parts:
     dispatcher: Dispatcher
     limits: Limits
     version: str
+    drain: threading.Event = field(default_factory=threading.Event)
 
 
 async def _parts(request: Request) -> Parts:

@@ -24,6 +24,7 @@ class Plan:
         host: Address the API listens on.
         port: Port the API listens on; 0 takes a free one.
         data_dir: Where the embedded registry lives.
+        apis: How many API processes share the address.
         workers: How many workers run.
         redis_url: A registry server of one's own; None embeds both servers.
         queue_url: A queue server of one's own; None takes the registry server.
@@ -38,6 +39,7 @@ class Plan:
     host: str = "127.0.0.1"
     port: int = 8765
     data_dir: Path = Path("stitchwork-data")
+    apis: int = 1
     workers: int = 1
     redis_url: str | None = None
     queue_url: str | None = None
@@ -56,6 +58,7 @@ class Plan:
             host=settings.host,
             port=settings.port,
             data_dir=settings.data_dir,
+            apis=settings.apis,
             workers=settings.workers,
             redis_url=settings.redis_url,
             queue_url=settings.queue_url,
@@ -65,7 +68,7 @@ class Plan:
                 for name, value in given.items()
                 if value is not None
             },
-            drain_seconds=settings.request_timeout + 10.0,
+            drain_seconds=settings.drain_seconds + settings.request_timeout + 10.0,
         )
 
     def to_json(self) -> str:
@@ -87,7 +90,8 @@ def _as_text(value: object) -> str:
         case str() | bool() | int() | float() | Path():
             return str(value)
         case tuple():
-            return ":".join(str(part) for part in value)
+            separator = ":" if all(isinstance(part, Path) for part in value) else ","
+            return separator.join(str(part) for part in value)
     raise TypeError(f"no environment variable can hold a {type(value).__name__}")
 
 

@@ -85,9 +85,13 @@ class Supervisor:
         kill, fd = signal.SIGKILL, self._listener.fileno()
         for number in range(1, plan.workers + 1):
             name = f"worker-{number}"
-            self._launch(Child(name, plan.worker_command, env, kill, START_ATTEMPTS))
+            own = env | {"STITCHWORK_WORKER_NUMBER": str(number - 1)}
+            self._launch(Child(name, plan.worker_command, own, kill, START_ATTEMPTS))
         command = (*plan.api_command, "--fd", str(fd))
-        self._launch(Child("api", command, env, kill, START_ATTEMPTS, keep=(fd,)))
+        for number in range(1, plan.apis + 1):
+            # They accept from one socket, so that a client never meets the gap a dead one leaves.
+            name = "api" if number == 1 else f"api-{number}"
+            self._launch(Child(name, command, env, kill, START_ATTEMPTS, keep=(fd,)))
         self._report("running", redis_url=redis_url, queue_url=queue_url)
 
     def _embed(self, stack: contextlib.ExitStack) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The thin waist between workers and models: prepare on the CPU, embed on the device."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -34,6 +34,7 @@ class Encoder(Protocol):
     dim: int
     modality: Modality
     nbytes: int
+    device: torch.device
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Tokenise texts, or decode and transform images, on the CPU.
@@ -42,17 +43,25 @@ class Encoder(Protocol):
             InvalidInput: If an item cannot be embedded; the pointer `/items/{i}` says which.
         """
 
-    def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
-        """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs."""
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings (n, dim) of prepared inputs as one batch, on the encoder's device."""
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes CUDA, else Apple's MPS, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def pick_device(name: str, number: int = 0) -> torch.device:
+    """The device of this name; `auto` takes CUDA, else Apple's MPS, else the CPU.
+
+    Args:
+        name: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        number: Which of a machine's workers asks; they take its GPUs in turn (untested here).
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            name = "cuda"
+        else:
+            name = "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and torch.cuda.device_count() > 1:
+        name = f"cuda:{number % torch.cuda.device_count()}"
+    return torch.device(name)
 
 
 @contextmanager
@@ -68,33 +77,6 @@ def inference(device: torch.device) -> Generator[None, None, None]:
     )
     with torch.inference_mode(), cast:
         yield
-
-
-def in_batches(
-    inputs: list[torch.Tensor],
-    order: Sequence[int],
-    batch_items: int,
-    forward: Callable[[list[torch.Tensor]], torch.Tensor],
-) -> torch.Tensor:
-    """Run a model over inputs in any order, and give the rows back in their own.
-
-    Args:
-        inputs: n inputs.
-        order: The order in which they are batched, such as by length.
-        batch_items: Inputs in one batch.
-        forward: Embeds one batch, (b, dim).
-
-    Returns:
-        (n, dim) float32; row i belongs to input i.
-    """
-    rows = [
-        forward([inputs[i] for i in order[at : at + batch_items]]).float()
-        for at in range(0, len(order), batch_items)
-    ]
-    back = torch.empty(len(order), dtype=torch.int64)
-    back[torch.as_tensor(order)] = torch.arange(len(order))
-    found = torch.cat(rows)
-    return found[back.to(found.device)]
 
 
 def parameter_bytes(model: torch.nn.Module) -> int:

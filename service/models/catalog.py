@@ -1,49 +1,97 @@
 """From a spec to a loaded model: once, on demand, and only from where models may come."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+import torch
 
 from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Encoder, pick_device
+from service.models.batches import Batches, out_of_memory, release
 from service.models.image import TimmEncoder, image_classifier
 from service.models.text import TransformersEncoder, text_classifier
 from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 
 log = logging.getLogger(__name__)
 
+FAILED_SECONDS: Final = 15.0
+LEAST_PATIENCE: Final = 1.0
+CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass
+class Loaded:
+    """An encoder in memory.
+
+    Attributes:
+        encoder: The encoder.
+        batches: Runs it.
+        seconds: How long it took to load.
+        used: When it was last asked for.
+    """
+
+    encoder: Encoder
+    batches: Batches
+    seconds: float
+    used: float
+
 
 class Catalog:
-    """The encoders that this worker has loaded.
+    """The encoders that this worker has loaded; those used last stay, as far as memory goes.
 
     Args:
         device: Name of the device they run on.
         roots: Folders that local model files may be read from.
         offline: Never ask a hub.
+        memory_bytes: Memory that loaded encoders may hold; 0 takes half of what the device has.
+        number: Which of a machine's workers this is.
     """
 
-    def __init__(self, device: str, roots: Sequence[Path], offline: bool) -> None:
-        self.device = pick_device(device)
+    def __init__(
+        self,
+        device: str,
+        roots: Sequence[Path],
+        offline: bool,
+        *,
+        memory_bytes: int = 0,
+        number: int = 0,
+    ) -> None:
+        self.device = pick_device(device, number)
         self._roots = tuple(root.expanduser().resolve() for root in roots)
         self._offline = offline
+        self._most_bytes = memory_bytes or device_bytes(self.device) // 2
+        self._loading = threading.Lock()
+        # Never held for long: what is loaded is asked for while something else is being loaded.
         self._guard = threading.Lock()
-        self._loaded: dict[str, Encoder] = {}
+        self._loaded: dict[str, Loaded] = {}
+        self._failed: dict[str, tuple[float, StitchworkError]] = {}
+        self._known: dict[str, tuple[int, float]] = {}
 
-    def get(self, spec: EncoderSpec) -> Encoder:
+    def get(self, spec: EncoderSpec) -> Loaded:
         """The encoder of a spec, loaded and warmed up if it is not yet.
 
         Raises:
             InvalidInput: If the spec is wrong, or names files outside the allowed folders.
-            WorkFailed: If the model cannot be loaded.
+            WorkFailed: If the model cannot be loaded; for a while it is not tried again.
         """
         key = encoder_key(spec)
-        with self._guard:
-            if key not in self._loaded:
-                self._loaded[key] = self._load(spec)
-            return self._loaded[key]
+        with self._loading:
+            with self._guard:
+                found = self._loaded.get(key)
+                until, error = self._failed.get(key, (0.0, None))
+            if found is None:
+                if error is not None and time.monotonic() < until:
+                    raise error
+                found = self._fetch(key, spec)
+            found.used = time.monotonic()
+            return found
 
     def classifier(self, spec: EncoderSpec) -> tuple[Classifier, list[str]]:
         """The classifier of a pretrained model, and its labels.
@@ -60,33 +108,88 @@ class Catalog:
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
 
-    def loaded(self) -> list[str]:
+    def loaded(self) -> tuple[str, ...]:
         """The keys of the loaded encoders."""
         with self._guard:
-            return list(self._loaded)
+            return tuple(self._loaded)
 
-    def evict(self, spec: EncoderSpec) -> None:
+    def nbytes(self) -> int:
+        """Memory that the loaded encoders hold."""
+        with self._guard:
+            return sum(found.encoder.nbytes for found in self._loaded.values())
+
+    def patience(self, key: str) -> float:
+        """Seconds that work for an encoder may wait here before another makes room for it.
+
+        No time if it is loaded, or fits beside those that are. Else twice as long as loading takes,
+        so that at least half of the time goes into work however many encoders take turns.
+        """
+        with self._guard:
+            needed, seconds = self._known.get(key, (0, 0.0))
+            held = sum(found.encoder.nbytes for found in self._loaded.values())
+            if key in self._loaded or not self._loaded or held + needed <= self._most_bytes:
+                return 0.0
+            return max(LEAST_PATIENCE, 2 * seconds)
+
+    def evict(self, key: str) -> None:
         """Let go of an encoder."""
         with self._guard:
-            self._loaded.pop(encoder_key(spec), None)
+            gone = self._loaded.pop(key, None)
+        if gone is not None:
+            log.info("model dropped", extra={"encoder": key})
+            del gone
+            release(self.device)
 
-    def _load(self, spec: EncoderSpec) -> Encoder:
+    def _fetch(self, key: str, spec: EncoderSpec) -> Loaded:
+        needed, _ = self._known.get(key, (0, 0.0))
+        self._make_room(needed)
+        try:
+            try:
+                found = self._load(spec)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._make_room(self._most_bytes)
+                found = self._load(spec)
+        except StitchworkError as error:
+            self._remember(key, error)
+            raise
+        except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
+            told = _cannot_load(spec, error)
+            self._remember(key, told)
+            raise told from error
+        self._known[key] = (found.encoder.nbytes, found.seconds)
+        self._make_room(found.encoder.nbytes)
+        with self._guard:
+            self._loaded[key] = found
+        return found
+
+    def _remember(self, key: str, error: StitchworkError) -> None:
+        with self._guard:
+            self._failed[key] = (time.monotonic() + FAILED_SECONDS, error)
+
+    def _make_room(self, needed: int) -> None:
+        """Let go of those that were not used for longest, until there is room."""
+        while self.nbytes() + needed > self._most_bytes:
+            with self._guard:
+                if not self._loaded:
+                    return
+                oldest = min(self._loaded, key=lambda key: self._loaded[key].used)
+            self.evict(oldest)
+
+    def _load(self, spec: EncoderSpec) -> Loaded:
         self._allow(spec)
         began = time.perf_counter()
-        try:
-            found: Encoder = (
-                TransformersEncoder(spec, self.device, offline=self._offline)
-                if isinstance(spec, TextEncoder)
-                else TimmEncoder(spec, self.device, offline=self._offline)
-            )
-            found.embed(found.prepare([_sample(spec)], truncate=True), 1)
-        except StitchworkError:
-            raise
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
-            raise _cannot_load(spec, error) from error
-        seconds = round(time.perf_counter() - began, 2)
-        log.info("model loaded", extra={"model": spec.model, "seconds": seconds})
-        return found
+        encoder: Encoder = (
+            TransformersEncoder(spec, self.device, offline=self._offline)
+            if isinstance(spec, TextEncoder)
+            else TimmEncoder(spec, self.device, offline=self._offline)
+        )
+        batches = Batches(encoder)
+        batches.embed(encoder.prepare([_sample(spec)], truncate=True), 1)
+        seconds = time.perf_counter() - began
+        log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
+        return Loaded(encoder, batches, seconds, time.monotonic())
 
     def _allow(self, spec: EncoderSpec) -> None:
         """Refuse local files outside the roots, without saying whether they exist."""
@@ -99,6 +202,15 @@ class Catalog:
                 "local models are read only from the folders that model_roots names",
                 code="path-not-allowed",
             )
+
+
+def device_bytes(device: torch.device) -> int:
+    """Memory of a device; of a CPU, what this machine or this container may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
+    return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
 def _local(model: str) -> str | None:

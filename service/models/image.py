@@ -15,7 +15,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import Prepared, in_batches, inference, parameter_bytes
+from service.models.base import Prepared, parameter_bytes
 from service.records import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
@@ -38,7 +38,7 @@ class TimmEncoder:
 
     def __init__(self, spec: ImageEncoder, device: torch.device, *, offline: bool) -> None:
         self._spec = spec
-        self._device = device
+        self.device = device
         model = load(spec, offline=offline)
         model.reset_classifier(0)
         override = {"input_size": (3, spec.input_size, spec.input_size)} if spec.input_size else {}
@@ -62,14 +62,9 @@ class TimmEncoder:
             [self._transform(decode(item, f"/items/{i}")) for i, item in enumerate(items)]
         )
 
-    def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
-        """Embeddings (n, dim) float32."""
-        with inference(self._device):
-            order = range(len(prepared.inputs))
-            return in_batches(prepared.inputs, order, batch_items, self._forward)
-
-    def _forward(self, batch: list[torch.Tensor]) -> torch.Tensor:
-        pixels = torch.stack(batch).to(self._device, memory_format=torch.channels_last)
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings (n, dim) float32 of transformed images."""
+        pixels = torch.stack(list(inputs)).to(self.device, memory_format=torch.channels_last)
         rows: torch.Tensor = self._model(pixels).float()
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from service.errors import InputTooLarge, InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import Prepared, in_batches, inference, parameter_bytes
+from service.models.base import Prepared, parameter_bytes
 from service.records import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -36,7 +36,7 @@ class TransformersEncoder:
 
     def __init__(self, spec: TextEncoder, device: torch.device, *, offline: bool) -> None:
         self._spec = spec
-        self._device = device
+        self.device = device
         options = _options(spec, offline=offline)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, **options)
         self._model: Any = (
@@ -90,19 +90,13 @@ class TransformersEncoder:
             [torch.tensor(ids) for ids in found], tuple(sorted(shortened.union(too_long)))
         )
 
-    def embed(self, prepared: Prepared, batch_items: int) -> torch.Tensor:
-        """Embeddings (n, dim) float32; texts of like length share a batch."""
-        inputs = prepared.inputs
-        order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-        with inference(self._device):
-            return in_batches(inputs, order, batch_items, self._forward)
-
-    def _forward(self, batch: list[torch.Tensor]) -> torch.Tensor:
-        lengths = torch.tensor([len(ids) for ids in batch])
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings (n, dim) float32 of token ids; padding to the longest has no effect."""
+        lengths = torch.tensor([len(ids) for ids in inputs])
         pad = self._tokenizer.pad_token_id or 0
-        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=pad)
+        ids = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=pad)
         mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        ids, mask, lengths = (part.to(self._device) for part in (ids, mask, lengths))
+        ids, mask, lengths = (part.to(self.device) for part in (ids, mask, lengths))
         last = self._spec.layer in (-1, int(self._model.config.num_hidden_layers))
         output = self._model(
             input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last

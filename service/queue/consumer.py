@@ -1,4 +1,4 @@
-"""The worker's side of the queue: batches, leases, redelivery, dead letters."""
+"""The worker's side of the queue: whose turn it is, batches, redelivery, answers."""
 
 import logging
 import threading
@@ -11,8 +11,10 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from service.errors import CorruptBytes, DeadlineExceeded, StitchworkError, Unavailable, WorkFailed
-from service.queue import streams
+from service.queue import letters, streams
 from service.queue.jobs import Job, Reply, unpack_job
+from service.queue.leases import Leases
+from service.queue.streams import Backlog
 from service.records import Item
 from service.store.server import Server
 
@@ -22,11 +24,9 @@ FIRST_JOBS: Final = 8
 """Jobs read before their inputs are counted, so that large ones do not pile up in one batch."""
 BLOCK_MS: Final = 500
 """How long an idle worker waits before it looks for streams that are new."""
-LEASE_SECONDS: Final = 15.0
-PROGRESS_SECONDS: Final = 120.0
-"""A batch that takes longer than this is taken to hang, and its lease is let go."""
 MOST_DELIVERIES: Final = 3
-DEAD_LETTERS: Final = 1000
+
+Raw = tuple[bytes, dict[bytes, bytes] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,50 +45,63 @@ class Consumer:
 
     Args:
         server: The queue server.
+        name: The worker's name.
         batch_items: Inputs that make a full batch.
-        worker_ttl: Seconds of silence after which this worker counts as gone.
         lease: Seconds after which a job that its worker does not hold on to goes to another.
+        hang: Seconds without progress after which this worker lets go of its jobs.
+        takes: Whether jobs of this stream, for the model of this name, are for this worker.
+        patience: Seconds that jobs of a stream wait before this worker takes them: none where its
+            encoder is loaded, longer where another would have to make room for it.
+        on_buried: Called with each job that was delivered too often.
+        on_hang: Called once the work hangs and its jobs are let go of.
     """
 
     def __init__(
         self,
         server: Server,
+        name: str,
         *,
         batch_items: int,
-        worker_ttl: float,
-        lease: float = LEASE_SECONDS,
+        lease: float = 10.0,
+        hang: float = 20.0,
+        takes: Callable[[str, str], bool] = lambda stream, model: True,
+        patience: Callable[[str], float] = lambda stream: 0.0,
+        on_buried: Callable[[Job], None] = lambda _: None,
+        on_hang: Callable[[], None] = lambda: None,
     ) -> None:
-        self.name = streams.new_id()
+        self.name = name
         self.server = server
+        self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
         self._patient = server.patient(BLOCK_MS / 1000)
         self._batch_items = batch_items
-        self._worker_ttl = worker_ttl
         self._lease = lease
-        self._held: dict[tuple[str, str], Delivery] = {}
-        self._held_since = 0.0
-        self._guard = threading.Lock()
+        self._takes = takes
+        self._patience = patience
+        self._on_buried = on_buried
         self._turns: deque[str] = deque()
-        self._backlog: deque[tuple[str, list[Any]]] = deque()
+        self._surveyed = 0.0
+        self._backlog: deque[tuple[str, list[Raw]]] = deque()
         self._reclaimed = 0.0
         self._stopping = threading.Event()
-        self.on_buried: Callable[[Job], None] = lambda _: None
-        self._beater = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def start(self) -> None:
-        """Begin to say that this worker is alive."""
-        streams.beat(self.server, streams.WORKERS, self.name)
-        self._beater.start()
+        """Begin to hold on to what will be taken."""
+        self.leases.start()
 
     def stop(self) -> None:
-        """Say that this worker is gone; nothing new comes to it."""
+        """Take nothing new; what was taken and not answered goes to others at once."""
         self._stopping.set()
-        self._beater.join()
-        with self.server.guard() as client:
-            client.zrem(streams.WORKERS, self.name)
+        self.leases.stop()
+        try:
+            self.leases.let_go()
+        except Unavailable:
+            log.warning("queue away; what is unanswered goes to others when its lease is over")
         self._patient.close()
 
     def take(self) -> list[Delivery]:
         """The next batch: jobs of one encoder, in the order in which they came.
+
+        Streams take turns, those first whose encoder is at hand; none waits for ever.
 
         Returns:
             Jobs whose deadline has not passed; empty if nothing came for half a second. A job
@@ -100,20 +113,23 @@ class Consumer:
         again = self._reclaim()
         if again:
             return again
-        self._refresh()
         if self._backlog:
             return self._hold(*self._backlog.popleft())
-        for _ in range(len(self._turns)):
-            name = self._turns[0]
-            self._turns.rotate(-1)
-            entries = self._read(self.server, [name], FIRST_JOBS).get(name)
-            if entries:
-                return self._hold(name, entries)
+        self._refresh()
         if not self._turns:
             self._stopping.wait(BLOCK_MS / 1000)
             return []
+        near = [name for name in self._turns if not self._patience(name)]
+        if len(self._turns) > 1 or not near:
+            name = self._next(streams.survey(self.server))
+            entries = self._read(self.server, [name], FIRST_JOBS).get(name) if name else None
+            if name and entries:
+                return self._hold(name, entries)
         # Entries of further streams that arrive with the first wait for the next turns.
-        found = self._read(self._patient, list(self._turns), 1, BLOCK_MS)
+        if not near:
+            self._stopping.wait(BLOCK_MS / 1000 / 5)
+            return []
+        found = self._read(self._patient, near, FIRST_JOBS, BLOCK_MS)
         self._backlog.extend(found.items())
         return self._hold(*self._backlog.popleft()) if self._backlog else []
 
@@ -127,7 +143,6 @@ class Consumer:
         Returns:
             False if another worker has the job now: nothing was sent.
         """
-        data = reply.pack() if reply else b""
         api = delivery.job.reply_to or ""
         keys = (
             streams.stream_key(delivery.stream),
@@ -135,28 +150,28 @@ class Consumer:
             streams.replies_key(api),
             streams.APIS,
         )
-        with self._guard:
-            self._held.pop((delivery.stream, delivery.entry), None)
-            self._held_since = time.monotonic()
+        data = reply.pack() if reply else b""
+        arguments = (delivery.entry, delivery.size, data, api, streams.GONE_MS)
+        self.leases.drop((delivery.stream, delivery.entry))
         with self.server.guard() as client:
-            sent: Any = client.eval(
-                streams.ANSWER,
-                len(keys),
-                *keys,
-                delivery.entry,
-                delivery.size,
-                data,
-                api,
-                streams.GONE_MS,
-            )
-        return bool(sent)
+            return bool(client.eval(streams.ANSWER, len(keys), *keys, *arguments))
 
     def fail(self, delivery: Delivery, error: StitchworkError) -> bool:
         """Answer a job with the reason why there is no result."""
         reply = Reply(delivery.job.id, error=error) if delivery.job.reply_to else None
         return self.answer(delivery, reply)
 
-    def _hold(self, name: str, entries: list[Any]) -> list[Delivery]:
+    def _next(self, waiting: dict[str, Backlog]) -> str | None:
+        """The stream whose turn it is: due, and served longest ago."""
+        for name in list(self._turns):
+            waited = waiting[name].waited_ms if name in waiting else None
+            if waited is not None and waited >= self._patience(name) * 1000:
+                self._turns.remove(name)
+                self._turns.append(name)
+                return name
+        return None
+
+    def _hold(self, name: str, entries: list[Raw]) -> list[Delivery]:
         """Entries that were read, and what else waits in their stream, up to a full batch."""
         batch = self._open(name, entries)
         while (missing := self._batch_items - sum(max(1, len(d.items)) for d in batch)) > 0:
@@ -166,26 +181,31 @@ class Consumer:
             batch += self._open(name, more)
         return batch
 
-    def _open(self, name: str, entries: list[Any]) -> list[Delivery]:
-        now = self.server.now_ms()
+    def _open(self, name: str, entries: list[Raw]) -> list[Delivery]:
+        """The jobs behind entries that were just delivered, without those that came too late."""
+        ids = [raw.decode() for raw, _ in entries]
+        for entry in ids:
+            self.leases.hold((name, entry))
+        with self.server.guard() as client:
+            pipe = client.pipeline(transaction=False)
+            pipe.mget([streams.job_key(name, entry) for entry in ids])
+            pipe.time()
+            found, (seconds, micros) = pipe.execute()
+        now = seconds * 1000 + micros // 1000
         opened = []
-        for raw_id, fields in entries:
-            entry = raw_id.decode()
-            if not fields:
+        for entry, (_, fields), data in zip(ids, entries, found, strict=True):
+            if not fields or data is None:
                 # Deleted while it was pending, for example by a caller who gave up.
                 self._drop(name, entry)
                 continue
-            data: bytes = fields[b"job"]
             try:
                 job, items = unpack_job(data)
             except CorruptBytes:
                 log.error("a job failed its checksum", extra={"entry": entry})
-                self._bury(name, entry, fields, "corrupt")
+                letters.bury(self.server, name, entry, data, "corrupt")
+                self._drop(name, entry, len(data))
                 continue
             delivery = Delivery(name, entry, len(data), job, items)
-            with self._guard:
-                self._held[name, entry] = delivery
-                self._held_since = time.monotonic()
             if int(fields[b"deadline"]) <= now:
                 self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
                 continue
@@ -194,7 +214,7 @@ class Consumer:
 
     def _reclaim(self) -> list[Delivery]:
         """A job whose worker let go of it, alone; past the limit of deliveries, buried."""
-        if time.monotonic() - self._reclaimed < self._lease / 3:
+        if time.monotonic() - self._reclaimed < self._lease / 4:
             return []
         self._refresh()
         for name in list(self._turns):
@@ -205,48 +225,41 @@ class Consumer:
         return []
 
     def _claim(self, name: str) -> list[Delivery]:
-        idle = int(self._lease * 1000)
+        key, idle = streams.stream_key(name), int(self._lease * 1000)
         with self.server.guard() as client:
             try:
-                answer: Any = client.xautoclaim(
-                    streams.stream_key(name), streams.GROUP, self.name, idle, count=1
-                )
+                answer: Any = client.xautoclaim(key, streams.GROUP, self.name, idle, count=1)
             except ResponseError as error:
                 self._forget(name, error)
                 return []
             entries = answer[1]
             if not entries:
                 return []
-            entry, fields = entries[0]
-            pending: Any = client.xpending_range(
-                streams.stream_key(name), streams.GROUP, entry, entry, 1
-            )
+            entry = entries[0][0].decode()
+            pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
+        opened = self._open(name, entries)
         if deliveries <= MOST_DELIVERIES:
-            log.warning("redelivered", extra={"entry": entry.decode(), "delivery": deliveries})
-            return self._open(name, entries)
-        for delivery in self._open(name, entries):
+            log.warning("redelivered", extra={"entry": entry, "delivery": deliveries})
+            return opened
+        for delivery in opened:
             told = WorkFailed(f"{MOST_DELIVERIES} workers failed at this job; it was given up")
-            self._bury(name, delivery.entry, fields, "delivered too often")
-            self.on_buried(delivery.job)
+            data = delivery.job.pack(delivery.items)
+            letters.bury(self.server, name, delivery.entry, data, "delivered too often")
+            self._on_buried(delivery.job)
             self.fail(delivery, told)
         return []
 
-    def _bury(self, name: str, entry: str, fields: dict[bytes, bytes], reason: str) -> None:
-        letter = {**fields, b"stream": name.encode(), b"reason": reason.encode()}
-        with self.server.guard() as client:
-            client.xadd(streams.DEAD, letter, maxlen=DEAD_LETTERS, approximate=True)  # type: ignore[arg-type]
-        if reason == "corrupt":
-            self._drop(name, entry, len(fields.get(b"job", b"")))
-
     def _drop(self, name: str, entry: str, size: int = 0) -> None:
+        """Be done with an entry that nobody can be answered about."""
+        self.leases.drop((name, entry))
         keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
         with self.server.guard() as client:
             client.eval(streams.ANSWER, len(keys), *keys, entry, size, b"", "", 0)
 
     def _read(
         self, server: Server, names: list[str], count: int, block: int | None = None
-    ) -> dict[str, list[Any]]:
+    ) -> dict[str, list[Raw]]:
         wanted: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
         with server.guard() as client:
             try:
@@ -260,10 +273,15 @@ class Consumer:
         return {key.decode()[len(streams.JOBS) + 1 :]: entries for key, entries in found or []}
 
     def _refresh(self) -> None:
+        """Learn of new streams, at most as often as an idle worker would."""
+        if self._turns and time.monotonic() - self._surveyed < BLOCK_MS / 1000:
+            return
         with self.server.guard() as client:
-            found: Any = client.smembers(streams.JOBS)
-        names = {raw.decode() for raw in found}
-        for name in names.difference(self._turns):
+            found: Any = client.hgetall(streams.JOBS)
+        self._surveyed = time.monotonic()
+        models = {name.decode(): model.decode() for name, model in found.items()}
+        names = {name for name, model in models.items() if self._takes(name, model)}
+        for name in sorted(names.difference(self._turns)):
             self._turns.append(name)
         for name in set(self._turns).difference(names):
             self._turns.remove(name)
@@ -274,24 +292,3 @@ class Consumer:
             raise error
         if name in self._turns:
             self._turns.remove(name)
-
-    def _beat(self) -> None:
-        """Say that this worker lives, and hold on to its batch while that makes progress."""
-        while not self._stopping.wait(min(self._worker_ttl, self._lease) / 3):
-            try:
-                streams.beat(self.server, streams.WORKERS, self.name)
-                self._renew()
-            except Unavailable as error:
-                log.warning("queue away", extra={"reason": error.message})
-
-    def _renew(self) -> None:
-        with self._guard:
-            if time.monotonic() - self._held_since > PROGRESS_SECONDS:
-                return
-            held = list(self._held)
-        by_stream: dict[str, list[str]] = {}
-        for name, entry in held:
-            by_stream.setdefault(name, []).append(entry)
-        with self.server.guard() as client:
-            for name, entries in by_stream.items():
-                client.eval(streams.RENEW, 1, streams.stream_key(name), self.name, *entries)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Final, cast
@@ -10,19 +11,26 @@ from typing import Final, cast
 from service.errors import (
     CorruptBytes,
     DeadlineExceeded,
+    NoWorker,
+    QueueFull,
     QueueUnavailable,
     StitchworkError,
     Unavailable,
 )
-from service.queue import streams
+from service.queue import fleet, streams
+from service.queue.fleet import Announcement
 from service.queue.jobs import Job, Reply, unpack_reply
-from service.records import Draft, Item
+from service.queue.streams import BYTES_FULL
+from service.records import Draft, EncoderSpec, Item, encoder_key
 from service.store.server import Server
 
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 1.0
-"""How long the reader blocks; also how often this process says that it is alive."""
+"""How long the reader blocks; also how often this process looks for workers and is seen."""
+FULL_SECONDS: Final = 0.1
+"""How long a full queue is taken to be full still, without asking."""
+SETTLE_PAUSE: Final = 0.05
 
 
 class Dispatcher:
@@ -35,16 +43,29 @@ class Dispatcher:
         server: The queue server.
         most_jobs: Jobs that may wait for one encoder.
         most_bytes: Bytes that all queued jobs may hold.
+        most_waited: Seconds that the first job in line may have waited for another to join.
         worker_ttl: Seconds of silence after which a worker counts as gone.
+
+    Attributes:
+        cancelled: Jobs taken back from the queue because their callers had left.
     """
 
     def __init__(
-        self, server: Server, *, most_jobs: int, most_bytes: int, worker_ttl: float
+        self,
+        server: Server,
+        *,
+        most_jobs: int,
+        most_bytes: int,
+        most_waited: float,
+        worker_ttl: float,
     ) -> None:
-        self._server = server
+        self.server = server
         self._most_jobs = most_jobs
         self._most_bytes = most_bytes
+        self._most_waited = most_waited
         self._worker_ttl = worker_ttl
+        self._workers: list[Announcement] = []
+        self._full: dict[str, tuple[float, QueueFull]] = {}
         self._name = streams.new_id()
         self._waiting: dict[str, Future[Reply]] = {}
         self._guard = threading.Lock()
@@ -62,7 +83,7 @@ class Dispatcher:
         self._reader.join()
         self._give_up(QueueUnavailable("the service is shutting down"))
         try:
-            with self._server.guard() as client:
+            with self.server.guard() as client:
                 client.zrem(streams.APIS, self._name)
                 client.delete(streams.replies_key(self._name))
         except QueueUnavailable:
@@ -81,11 +102,13 @@ class Dispatcher:
 
         Raises:
             QueueFull: If there is no room for the job.
-            NoWorker: If no worker is alive.
+            NoWorker: If no live worker takes work for its encoder.
             QueueUnavailable: If the queue server is, or goes, away.
             DeadlineExceeded: If the reply does not come in time.
             StitchworkError: Whatever the worker answered instead of rows.
         """
+        if job.encoder:
+            await self._check(job.encoder)
         job = job.model_copy(update={"id": streams.new_id(), "reply_to": self._name})
         future: Future[Reply] = Future()
         with self._guard:
@@ -102,7 +125,7 @@ class Dispatcher:
             with self._guard:
                 self._waiting.pop(job.id, None)
             if future.cancelled() or not future.done():
-                admission.add_done_callback(lambda done: self._abandon(job, len(data), done))
+                admission.add_done_callback(lambda done: self._abandon(job, done))
         if reply.error is not None:
             raise reply.error
         return reply
@@ -110,30 +133,77 @@ class Dispatcher:
     def nudge(self, draft: Draft) -> None:
         """Ask for the next step of a draft; if the queue is away, a worker finds it later."""
         try:
-            streams.nudge(self._server, draft)
+            streams.nudge(self.server, draft)
         except QueueUnavailable:
             log.warning("queue away; a worker will find the draft when it is back")
 
-    def workers(self) -> int:
-        """How many workers are alive.
+    def check_room(self, encoder: EncoderSpec) -> None:
+        """Refuse at once, before its inputs are read, what found no room a moment ago.
+
+        Raises:
+            QueueFull: If the queue of the encoder was full.
+        """
+        until, error = self._full.get(encoder_key(encoder), (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise QueueFull(error.message)
+
+    async def _check(self, encoder: EncoderSpec) -> None:
+        self.check_room(encoder)
+        if fleet.serves(self._workers, encoder):
+            return
+        # What was seen is up to a second old; nobody is refused on that alone.
+        workers = await asyncio.to_thread(self.workers)
+        if not fleet.serves(workers, encoder):
+            others = f", of {len(workers)} that live" if workers else ""
+            raise NoWorker(f"no live worker takes work for {encoder.model}{others}")
+
+    def workers(self) -> list[Announcement]:
+        """The workers that are alive, and what they say about themselves.
 
         Raises:
             QueueUnavailable: If the queue server is away.
         """
-        return len(streams.alive(self._server, streams.WORKERS, self._worker_ttl))
+        self._workers = fleet.look(self.server, self._worker_ttl, self._name)
+        return self._workers
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait until all that was admitted before this call is answered, or taken back.
+
+        Returns:
+            False if it was not within these seconds.
+        """
+        try:
+            before = await asyncio.to_thread(self.server.now_ms)
+            async with asyncio.timeout(seconds):
+                while await self._unsettled(before):  # noqa: ASYNC110 others' state, not ours
+                    await asyncio.sleep(SETTLE_PAUSE)
+        except TimeoutError:
+            return False
+        except QueueUnavailable:
+            log.warning("queue away; nothing is left to wait for")
+        return True
+
+    async def _unsettled(self, before_ms: int) -> bool:
+        return await asyncio.to_thread(streams.unsettled, self.server, before_ms)
 
     def _admit(self, job: Job, data: bytes, seconds: float) -> str:
-        return streams.admit(
-            self._server,
-            job,
-            data,
-            timeout_ms=int(seconds * 1000),
-            most_jobs=self._most_jobs,
-            most_bytes=self._most_bytes,
-            worker_ttl_ms=int(self._worker_ttl * 1000),
-        )
+        try:
+            return streams.admit(
+                self.server,
+                job,
+                data,
+                timeout_ms=int(seconds * 1000),
+                most_jobs=self._most_jobs,
+                most_bytes=self._most_bytes,
+                most_waited_ms=int(self._most_waited * 1000),
+            )
+        except QueueFull as error:
+            if error.code != BYTES_FULL:
+                # A smaller job might find room where this one found none.
+                self._full[job.stream] = (time.monotonic() + FULL_SECONDS, error)
+            raise
 
-    def _abandon(self, job: Job, size: int, admission: asyncio.Future[str]) -> None:
+    def _abandon(self, job: Job, admission: asyncio.Future[str]) -> None:
         """Take back a job that nobody waits for any more, unless a worker has it already."""
         if admission.cancelled() or admission.exception() is not None:
             return
@@ -141,7 +211,7 @@ class Dispatcher:
 
         def take_back() -> None:
             try:
-                taken = streams.cancel(self._server, job, entry, size)
+                taken = streams.cancel(self.server, job, entry)
             except QueueUnavailable:
                 log.warning("queue away; an abandoned job runs to its deadline")
                 return
@@ -151,11 +221,12 @@ class Dispatcher:
         threading.Thread(target=take_back, name="cancel", daemon=True).start()
 
     def _read(self) -> None:
-        patient = self._server.patient(WAIT_SECONDS)
+        patient = self.server.patient(WAIT_SECONDS)
         key = streams.replies_key(self._name)
         while not self._stopping.is_set():
             try:
-                streams.beat(self._server, streams.APIS, self._name)
+                self.workers()
+                fleet.sweep(self.server)
                 with patient.guard() as client:
                     found = client.blpop([key], timeout=WAIT_SECONDS)
             except Unavailable as error:

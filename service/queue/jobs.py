@@ -100,9 +100,14 @@ class Reply:
 
 
 def upkeep(draft: Draft) -> Job:
-    """The job that takes a draft one step further."""
+    """The job that takes a draft one step further.
+
+    It waits for the encoder only where one is needed; what is left to be computed then holds up
+    nobody who waits for an embedding.
+    """
     name = (draft.kind, draft.id, draft.version)
-    return Job(id=":".join(name), encoder=draft.encoder, draft=name)
+    embeds = draft.done < draft.total or draft.declared.get("source") == "classifier"
+    return Job(id=":".join(name), encoder=draft.encoder if embeds else None, draft=name)
 
 
 def unpack_job(data: bytes) -> tuple[Job, list[Item]]:

@@ -1,18 +1,23 @@
 """The queue server's keys and the scripts that keep them consistent.
 
-jobs                 set of streams that exist
-jobs:{encoder}       stream of one encoder's jobs, with the consumer group `workers`
-bytes                bytes that queued jobs hold in all
-replies:{api}        list of one API process's replies; no lifetime, so that it is not evictable
-apis, workers        sorted sets of living processes by the server's time, in milliseconds
-dead                 stream of jobs that were delivered too often
+jobs                    hash of streams that exist: encoder → its model's name
+jobs:{encoder}          stream of one encoder's jobs, with the consumer group `workers`; an entry
+                        holds the deadline and the size, so that looking at a queue stays cheap
+jobs:{encoder}:{entry}  the job and its inputs
+bytes                   bytes that queued jobs hold in all
+replies:{api}           list of one API process's replies; no lifetime, so that it is not evictable
+apis, workers           sorted sets of living processes by the server's time, in milliseconds
+announced               hash of what each worker says about itself
+dead, dead:{letter}     stream of jobs that were given up, and the jobs themselves
+
+Scripts name keys that they derive from others, which a Redis Cluster would not allow.
 """
 
 import uuid
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from service.errors import NoWorker, QueueFull
-from service.queue.jobs import Job, upkeep
+from service.errors import QueueFull
+from service.queue.jobs import UPKEEP, Job, upkeep
 from service.records import Draft
 from service.store.server import PREFIX, Server
 
@@ -22,47 +27,64 @@ BYTES: Final = PREFIX + "bytes"
 REPLIES: Final = PREFIX + "replies"
 APIS: Final = PREFIX + "apis"
 WORKERS: Final = PREFIX + "workers"
+ANNOUNCED: Final = PREFIX + "announced"
 DEAD: Final = PREFIX + "dead"
 NUDGE_SECONDS: Final = 5
+BYTES_FULL: Final = "queue-bytes-full"
 GONE_MS: Final = 60_000
 """An API process that was silent this long gets no more replies."""
-FORGOTTEN_MS: Final = 3_600_000
 
-_NOW: Final = """
+NOW: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
-# KEYS stream, jobs, bytes, workers, apis
-# ARGV job, stream name, most jobs, most bytes, ms, worker ms, api
+GROUP_STATE: Final = """
+local function state(stream)
+  local told, found = redis.call('XINFO', 'GROUPS', stream)[1] or {}, {}
+  for i = 1, #told, 2 do found[told[i]] = told[i + 1] end
+  return found
+end
+local function first_waiting(stream)
+  local last = state(stream)['last-delivered-id']
+  return last and redis.call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
+end
+local function age(entry) return now - tonumber(string.match(entry[1], '^%d+')) end
+"""
+
+# KEYS stream, jobs, bytes, apis
+# ARGV job, stream name, model, most jobs, most bytes, most ms of waiting, ms, api
 ADMIT: Final = (
-    _NOW
+    NOW
+    + GROUP_STATE
     + """
-if tonumber(ARGV[6]) > 0 and redis.call('ZCOUNT', KEYS[4], now - ARGV[6], '+inf') == 0 then
-  return 'no-worker'
-end
-if tonumber(ARGV[3]) > 0 then
-  local waiting = redis.call('XLEN', KEYS[1])
-  if waiting >= tonumber(ARGV[3]) then return 'full-jobs' end
-  local held = tonumber(redis.call('GET', KEYS[3]) or '0')
-  if held + #ARGV[1] > tonumber(ARGV[4]) then return 'full-bytes' end
-end
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
+  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
 end
-redis.call('SADD', KEYS[2], ARGV[2])
-redis.call('INCRBY', KEYS[3], #ARGV[1])
-if ARGV[7] ~= '' then redis.call('ZADD', KEYS[5], now, ARGV[7]) end
-return redis.call('XADD', KEYS[1], '*', 'job', ARGV[1], 'deadline', now + ARGV[5])
+if tonumber(ARGV[4]) > 0 then
+  if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[4]) then return 'full-jobs' end
+  local held = tonumber(redis.call('GET', KEYS[3]) or '0')
+  if held + #ARGV[1] > tonumber(ARGV[5]) then return 'full-bytes' end
+  local first = first_waiting(KEYS[1])
+  if first and age(first) > tonumber(ARGV[6]) then return 'full-age' end
+end
+if ARGV[8] ~= '' then redis.call('ZADD', KEYS[4], now, ARGV[8]) end
+local size, deadline = #ARGV[1], now + ARGV[7]
+local entry = redis.call('XADD', KEYS[1], '*', 'size', size, 'deadline', deadline)
+redis.call('SET', KEYS[1] .. ':' .. entry, ARGV[1])
+redis.call('INCRBY', KEYS[3], size)
+return entry
 """
 )
 
 # KEYS stream, bytes, replies, apis · ARGV entry, size, reply, api, api ms
 ANSWER: Final = (
-    _NOW
+    NOW
     + """
 if redis.call('XACK', KEYS[1], 'workers', ARGV[1]) == 0 then return 0 end
 redis.call('XDEL', KEYS[1], ARGV[1])
+redis.call('DEL', KEYS[1] .. ':' .. ARGV[1])
 redis.call('DECRBY', KEYS[2], ARGV[2])
 local seen = ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[4])
 if seen and tonumber(seen) > now - ARGV[5] then redis.call('RPUSH', KEYS[3], ARGV[3]) end
@@ -70,38 +92,71 @@ return 1
 """
 )
 
-# KEYS stream · ARGV worker, entries
-# What another worker has claimed meanwhile is left to it: asked and claimed in one step.
-RENEW: Final = """
-for i = 2, #ARGV do
-  if #redis.call('XPENDING', KEYS[1], 'workers', ARGV[i], ARGV[i], 1, ARGV[1]) > 0 then
-    redis.call('XCLAIM', KEYS[1], 'workers', ARGV[1], 0, ARGV[i], 'JUSTID')
-  end
-end
-return 1
-"""
-
-# KEYS stream, bytes · ARGV entry, size
+# KEYS stream, bytes · ARGV entry
 CANCEL: Final = """
 if #redis.call('XPENDING', KEYS[1], 'workers', ARGV[1], ARGV[1], 1) > 0 then return 0 end
 if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('DECRBY', KEYS[2], ARGV[2])
+local job = KEYS[1] .. ':' .. ARGV[1]
+redis.call('DECRBY', KEYS[2], redis.call('STRLEN', job))
+redis.call('DEL', job)
 return 1
 """
 
-# KEYS set of processes · ARGV process
-BEAT: Final = (
-    _NOW
+# KEYS jobs · only streams that hold something
+SURVEY: Final = (
+    NOW
+    + GROUP_STATE
     + """
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
-return redis.call('ZADD', KEYS[1], now, ARGV[1])
+local found, all = {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #all, 2 do
+  local stream = KEYS[1] .. ':' .. all[i]
+  local held = redis.call('XLEN', stream)
+  if held > 0 then
+    local first = first_waiting(stream)
+    local pending = state(stream)['pending'] or 0
+    found[#found + 1] = {all[i], all[i + 1], held, pending, first and age(first) or -1}
+  end
+end
+return found
 """
 )
+
+# KEYS jobs · ARGV entry id, upkeep: does anything that was admitted up to it still wait or run?
+UNSETTLED: Final = """
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  local stream = KEYS[1] .. ':' .. name
+  if name ~= ARGV[2] and #redis.call('XRANGE', stream, '-', ARGV[1], 'COUNT', 1) > 0 then
+    return 1
+  end
+end
+return 0
+"""
+
+
+class Backlog(NamedTuple):
+    """What one stream holds.
+
+    Attributes:
+        model: Name of the encoder's model; empty for upkeep.
+        held: Jobs that wait or are being worked on.
+        running: Those that a worker has.
+        waited_ms: Milliseconds that the first of the others has waited; None if none waits.
+    """
+
+    model: str
+    held: int
+    running: int
+    waited_ms: int | None
 
 
 def stream_key(name: str) -> str:
     """The key of a stream."""
     return f"{JOBS}:{name}"
+
+
+def job_key(name: str, entry: str) -> str:
+    """The key of the job behind an entry of a stream."""
+    return f"{JOBS}:{name}:{entry}"
 
 
 def replies_key(api: str) -> str:
@@ -122,58 +177,68 @@ def admit(
     timeout_ms: int,
     most_jobs: int = 0,
     most_bytes: int = 0,
-    worker_ttl_ms: int = 0,
+    most_waited_ms: int = 0,
 ) -> str:
-    """Put a job into its stream, if there is room for it and someone to do it.
+    """Put a job into its stream, if there is room for it.
 
     Args:
         server: The queue server.
         job: The job.
         data: The packed job.
         timeout_ms: Milliseconds, by the server's clock, after which nobody wants the answer.
-        most_jobs: Jobs that may wait in this stream; 0 asks for no room.
+        most_jobs: Jobs that may be in this stream; 0 asks for no room at all.
         most_bytes: Bytes that all queued jobs may hold.
-        worker_ttl_ms: Silence after which a worker counts as gone; 0 asks for no worker.
+        most_waited_ms: How long the first job in line may have waited for this one to join.
 
     Returns:
         The entry's id in the stream.
 
     Raises:
         QueueFull: If there is no room.
-        NoWorker: If no worker is alive.
         QueueUnavailable: If the server is away.
     """
-    keys = (stream_key(job.stream), JOBS, BYTES, WORKERS, APIS)
-    arguments: tuple[Any, ...] = (
-        data,
-        job.stream,
-        most_jobs,
-        most_bytes,
-        timeout_ms,
-        worker_ttl_ms,
-        job.reply_to or "",
-    )
+    keys = (stream_key(job.stream), JOBS, BYTES, APIS)
+    model = job.encoder.model if job.encoder else ""
+    room = (most_jobs, most_bytes, most_waited_ms)
+    arguments: tuple[Any, ...] = (data, job.stream, model, *room, timeout_ms, job.reply_to or "")
     with server.guard() as client:
         answer: Any = client.eval(ADMIT, len(keys), *keys, *arguments)
     told = str(answer.decode())
-    if told == "no-worker":
-        raise NoWorker("no live worker takes this work")
     if told == "full-jobs":
         raise QueueFull(f"{most_jobs} jobs wait for this encoder already")
     if told == "full-bytes":
-        raise QueueFull(f"queued jobs hold close to {most_bytes} bytes already")
+        raise QueueFull(f"queued jobs hold close to {most_bytes} bytes", code=BYTES_FULL)
+    if told == "full-age":
+        raise QueueFull(
+            f"the first job in line for this encoder has waited longer than {most_waited_ms} ms"
+        )
     return told
 
 
-def cancel(server: Server, job: Job, entry: str, size: int) -> bool:
+def cancel(server: Server, job: Job, entry: str) -> bool:
     """Take a job out of its stream; False if a worker has it, or had it, already.
 
     Raises:
         QueueUnavailable: If the server is away.
     """
-    keys = (stream_key(job.stream), BYTES)
     with server.guard() as client:
-        return bool(client.eval(CANCEL, len(keys), *keys, entry, size))
+        return bool(client.eval(CANCEL, 2, stream_key(job.stream), BYTES, entry))
+
+
+def survey(server: Server) -> dict[str, Backlog]:
+    """What waits, by the name of its stream; streams that hold nothing are left out."""
+    with server.guard() as client:
+        found: Any = client.eval(SURVEY, 1, JOBS)
+    return {
+        name.decode(): Backlog(model.decode(), held, running, None if waited < 0 else waited)
+        for name, model, held, running, waited in found
+    }
+
+
+def unsettled(server: Server, before_ms: int) -> bool:
+    """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
+    with server.guard() as client:
+        return bool(client.eval(UNSETTLED, 1, JOBS, before_ms, UPKEEP))
 
 
 def nudge(server: Server, draft: Draft) -> None:
@@ -187,17 +252,3 @@ def nudge(server: Server, draft: Draft) -> None:
         first = client.set(f"{PREFIX}nudged:{job.id}:{draft.done}", b"", nx=True, ex=NUDGE_SECONDS)
     if first:
         admit(server, job, job.pack(), timeout_ms=24 * 3600 * 1000)
-
-
-def beat(server: Server, processes: str, name: str) -> None:
-    """Say that a process is alive, by the server's clock."""
-    with server.guard() as client:
-        client.eval(BEAT, 1, processes, name, FORGOTTEN_MS)
-
-
-def alive(server: Server, processes: str, seconds: float) -> list[str]:
-    """The processes that were heard of in the last seconds, by the server's clock."""
-    since = server.now_ms() - int(seconds * 1000)
-    with server.guard() as client:
-        found: Any = client.zrangebyscore(processes, since, "+inf")
-    return [raw.decode() for raw in found]

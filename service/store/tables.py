@@ -98,6 +98,11 @@ class Table(Generic[R]):
             return [self._last_known(id_) for id_ in ids], True
         return [self.serving(entry) for entry in entries], False
 
+    def last(self, id_: str) -> R | None:
+        """The record that this process saw last, without asking; it may be out of date."""
+        record, _ = self._known.get(id_, (None, 0.0))
+        return record
+
     def page(self, limit: int, cursor: str | None = None) -> Page[R]:
         """Up to `limit` entries with ids after the cursor."""
         start = f"({cursor}" if cursor else "-"

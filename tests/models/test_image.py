@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.models.batches import Batches
 from service.models.catalog import Catalog
 from service.models.image import MOST_PIXELS, decode
 from service.models.packaged import write_efficientnet_lite
@@ -47,9 +48,9 @@ def test_features_and_classifier_are_those_of_the_plain_model(
     catalog: Catalog, weights: Path
 ) -> None:
     spec = ImageEncoder(model=NAME, weights=str(weights), input_size=96)
-    encoder = catalog.get(spec)
+    encoder = catalog.get(spec).encoder
     images = [picture(64, 48), picture(96, 96), picture(50, 120)]
-    rows = encoder.embed(encoder.prepare([file(image) for image in images]), 2)
+    rows = Batches(encoder).embed(encoder.prepare([file(image) for image in images]), 2)
     plain = timm.create_model(NAME, pretrained=False).eval()
     plain.load_state_dict(load_file(weights))
     config = timm.data.resolve_data_config({"input_size": (3, 96, 96)}, model=plain)

@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceCl
 
 from service.errors import InputTooLarge, InvalidInput, WorkFailed
 from service.models.base import Prepared
+from service.models.batches import Batches
 from service.models.catalog import Catalog
 from service.models.packaged import minilm_folder
 from service.models.text import TransformersEncoder, pool
@@ -45,7 +46,7 @@ def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
 )
 def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> None:
     found = encoder(layer=layer, pooling=pooling)
-    rows = found.embed(found.prepare(TEXTS), 2)
+    rows = Batches(found).embed(found.prepare(TEXTS), 2)
     expected = torch.stack([directly(text, layer, pooling) for text in TEXTS[:3]])
     torch.testing.assert_close(rows[:3], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
@@ -54,13 +55,15 @@ def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> No
 @pytest.mark.parametrize("batch_items", [1, 4, 64])
 def test_batches_do_not_change_rows(minilm: TransformersEncoder, batch_items: int) -> None:
     parts = [minilm.prepare([text]) for text in TEXTS]
-    rows = minilm.embed(Prepared.join(parts), batch_items)
-    torch.testing.assert_close(rows, minilm.embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5)
+    rows = Batches(minilm).embed(Prepared.join(parts), batch_items)
+    torch.testing.assert_close(
+        rows, Batches(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_normalize_gives_unit_rows() -> None:
     found = encoder(normalize=True)
-    rows = found.embed(found.prepare(TEXTS), 8)
+    rows = Batches(found).embed(found.prepare(TEXTS), 8)
     torch.testing.assert_close(torch.linalg.vector_norm(rows, dim=1), torch.ones(len(TEXTS)))
 
 
@@ -126,7 +129,7 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
     spec = TextEncoder(model=str(tiny), pooling="cls")
     classifier, labels = catalog.classifier(spec)
     loaded = catalog.get(spec)
-    rows = loaded.embed(loaded.prepare(TEXTS[:3]), 8).numpy()
+    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
     model = BertForSequenceClassification.from_pretrained(tiny).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
@@ -146,14 +149,13 @@ def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
     (tiny / "config.json").write_text(
         config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
     )
-    catalog = Catalog("cpu", [tiny], offline=True)
-    with pytest.raises(WorkFailed):
-        catalog.get(TextEncoder(model=str(tiny)))
+    with pytest.raises(WorkFailed, match="run code of its own"):
+        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     (tiny / "config.json").write_text(config)
     weights = tiny / "model.safetensors"
     weights.rename(tiny / "pytorch_model.bin")
     with pytest.raises(WorkFailed, match="cannot be loaded"):
-        catalog.get(TextEncoder(model=str(tiny)))
+        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     assert not planted.exists()
 
 

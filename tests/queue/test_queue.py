@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 
 from service.errors import (
+    CorruptBytes,
     DeadlineExceeded,
     InvalidInput,
     NoWorker,
     QueueFull,
     QueueUnavailable,
+    UnknownResource,
     UnsupportedFormat,
     WorkFailed,
 )
 from service.queue import streams
 from service.queue.consumer import MOST_DELIVERIES, Consumer, Delivery
 from service.queue.dispatcher import Dispatcher
+from service.queue.fleet import Announcement, Presence
 from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
+from service.queue.letters import drop, letters, open_letter
 from service.records import ImageEncoder, TextEncoder
 from service.store.server import Server
 from tests.conftest import QUEUE_FLAGS, Valkey
@@ -46,10 +50,20 @@ def consumer(queue_server: Server) -> Iterator[Consumer]:
 
 
 @contextmanager
+def present(server: Server, name: str = "someone", **said: Any) -> Iterator[Presence]:
+    """A worker that says that it lives."""
+    presence = Presence(server, 10.0, lambda: Announcement(worker=name, **said))
+    presence.start()
+    yield presence
+    presence.stop()
+
+
+@contextmanager
 def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
-    consumer = Consumer(server, batch_items=8, worker_ttl=10, **options)
+    consumer = Consumer(server, streams.new_id(), batch_items=8, **options)
     consumer.start()
-    yield consumer
+    with present(server, consumer.name):
+        yield consumer
     consumer.stop()
 
 
@@ -61,9 +75,18 @@ def dispatcher(queue_server: Server) -> Iterator[Dispatcher]:
 
 @contextmanager
 def dispatching(
-    server: Server, most_jobs: int = 100, most_bytes: int = 1_000_000
+    server: Server,
+    most_jobs: int = 100,
+    most_bytes: int = 1_000_000,
+    most_waited: float = 10.0,
 ) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher(server, most_jobs=most_jobs, most_bytes=most_bytes, worker_ttl=10)
+    dispatcher = Dispatcher(
+        server,
+        most_jobs=most_jobs,
+        most_bytes=most_bytes,
+        most_waited=most_waited,
+        worker_ttl=10,
+    )
     dispatcher.start()
     yield dispatcher
     dispatcher.stop()
@@ -178,8 +201,13 @@ def test_an_error_reaches_the_caller(dispatcher: Dispatcher, consumer: Consumer)
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
 
 
-def test_without_a_worker_the_refusal_is_immediate(dispatcher: Dispatcher) -> None:
-    with pytest.raises(NoWorker):
+def test_without_a_worker_the_refusal_is_immediate(
+    dispatcher: Dispatcher, queue_server: Server
+) -> None:
+    with pytest.raises(NoWorker, match="no live worker takes work for words"):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+    picky = present(queue_server, serves=("pictures", "word?-*"))
+    with picky, pytest.raises(NoWorker, match="of 1 that live"):
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
 
 
@@ -242,8 +270,7 @@ def test_expired_work_is_dropped_before_it_is_computed(
 
 def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
     with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
-        first._stopping.set()  # it pauses, and does not hold on to its lease any more
-        first._beater.join()
+        first.leases.stop()  # it pauses, and does not hold on to its lease any more
         admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
         (lost,) = take(first)
         (found,) = take(second)
@@ -264,8 +291,6 @@ def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> 
 def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     queue_server: Server, dispatcher: Dispatcher
 ) -> None:
-    queue_server.redis.zadd(streams.WORKERS, {"someone": queue_server.now_ms()})
-
     async def poison() -> None:
         await dispatcher.run(JOB, ["poison"], 20.0)
 
@@ -278,40 +303,44 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
             failure.append(error)
 
     caller = threading.Thread(target=call)
-    caller.start()
-    for _ in range(MOST_DELIVERIES):
-        with consuming(queue_server, lease=0.1) as doomed:
-            assert len(take(doomed)) == 1, "redelivered alone"
-            doomed._stopping.set()
+    with present(queue_server):
+        caller.start()
+        for _ in range(MOST_DELIVERIES):
+            with consuming(queue_server, lease=0.1) as doomed:
+                assert len(take(doomed)) == 1, "redelivered alone"
     with consuming(queue_server, lease=0.1) as last:
         while caller.is_alive():
             assert last.take() == []
     caller.join()
     assert len(failure) == 1
-    letters: Any = queue_server.redis.xrange(streams.DEAD)
-    (letter,) = letters
-    assert letter[1][b"reason"] == b"delivered too often"
+    (letter,) = letters(queue_server)
+    assert letter.reason == "delivered too often"
+    assert open_letter(queue_server, letter.id)[1] == ["poison"]
+    drop(queue_server, letter.id)
+    assert letters(queue_server) == []
+    with pytest.raises(UnknownResource):
+        open_letter(queue_server, letter.id)
     assert held_bytes(queue_server) == 0
 
 
 def test_a_corrupt_job_is_buried_and_its_neighbours_served(
     queue_server: Server, consumer: Consumer
 ) -> None:
-    entry = admit(queue_server, JOB, ["good"])
-    queue_server.redis.xadd(
-        streams.stream_key(JOB.stream), {"job": b"not a job", "deadline": 1 << 60}
-    )
+    entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
+    queue_server.redis.set(streams.job_key(JOB.stream, bad), b"not a job")
     batch = take(consumer)
     assert [delivery.entry for delivery in batch] == [entry]
-    assert queue_server.redis.xlen(streams.DEAD) == 1
+    (letter,) = letters(queue_server)
+    assert letter.reason == "corrupt"
+    with pytest.raises(CorruptBytes):
+        open_letter(queue_server, letter.id)
 
 
 def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = Valkey(Path(folder), QUEUE_FLAGS)
         server = Server(valkey.url, 1.0, QueueUnavailable, pause=0.0)
-        server.redis.zadd(streams.WORKERS, {"someone": server.now_ms()})
-        with dispatching(server) as dispatcher:
+        with dispatching(server) as dispatcher, present(server):
 
             async def wait() -> None:
                 task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
@@ -322,7 +351,6 @@ def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
             with pytest.raises(QueueUnavailable):
                 asyncio.run(wait())
             valkey.start()
-            server.redis.zadd(streams.WORKERS, {"someone": server.now_ms()})
             with consuming(server) as consumer, working(consumer):
                 assert asyncio.run(dispatcher.run(JOB, ["four"], 20.0)).rows == [[4.0]]
         server.close()

@@ -1,6 +1,7 @@
 """Is it alive, is it ready, and what is it."""
 
 import asyncio
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -9,6 +10,7 @@ from service.api import wire
 from service.api.depends import Parts, PartsDep
 from service.errors import Unavailable
 from service.geometry.bridges import BRIDGES
+from service.queue.streams import survey
 
 router = APIRouter(tags=["operation"])
 
@@ -21,11 +23,24 @@ async def live() -> Response:
 
 @router.get("/health/ready", summary="Can requests be served?")
 async def ready(parts: PartsDep) -> Response:
-    """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing."""
+    """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
+
+    Spaces whose encoders are refused and the state of the queues stand beside it: they concern
+    the service as a whole, and taking this process out of a balancer would not help.
+    """
     found = await asyncio.to_thread(_checks, parts)
-    status = 200 if found["registry"] and found["queue"] and found["workers"] else 503
-    headers = {} if status == 200 else {"Retry-After": "2"}
-    return wire.answer({"ready": status == 200, **found}, status, headers)
+    up = found["registry"] and found["queue"] and found["workers"] and not parts.drain.is_set()
+    headers = {} if up else {"Retry-After": "2"}
+    return wire.answer({"ready": bool(up), **found}, 200 if up else 503, headers)
+
+
+@router.get("/workers", summary="What the workers do")
+async def workers(parts: PartsDep) -> Response:
+    """The live workers, the queue of each encoder, and how long its first job has waited.
+
+    `oldest_seconds` is what to scale workers by.
+    """
+    return wire.answer(await asyncio.to_thread(_fleet, parts))
 
 
 @router.get("/info", summary="What this service is and takes")
@@ -44,16 +59,41 @@ async def info(parts: PartsDep) -> Response:
     )
 
 
-def _checks(parts: Parts) -> dict[str, bool | int]:
+def _checks(parts: Parts) -> dict[str, Any]:
+    draining = {"draining": parts.drain.is_set()}
     try:
         registry = parts.registry.server.ping()
     except Unavailable:
         registry = False
     try:
-        workers = parts.dispatcher.workers()
+        found = parts.dispatcher.workers()
     except Unavailable:
-        return {"registry": registry, "queue": False, "workers": 0}
-    return {"registry": registry, "queue": True, "workers": workers}
+        return {"registry": registry, "queue": False, "workers": 0, **draining}
+    refused = {space: reason for worker in found for space, reason in worker.refused.items()}
+    told = {"registry": registry, "queue": True, "workers": len(found), **draining}
+    return {**told, "refused": refused}
+
+
+def _fleet(parts: Parts) -> dict[str, Any]:
+    found = parts.dispatcher.workers()
+    waiting = survey(parts.dispatcher.server)
+    queues: list[dict[str, Any]] = [
+        {
+            "encoder": encoder,
+            "model": backlog.model,
+            "waiting": backlog.held - backlog.running,
+            "running": backlog.running,
+            "oldest_seconds": (backlog.waited_ms or 0) / 1000,
+            "workers": sum(worker.takes(backlog.model) for worker in found),
+        }
+        for encoder, backlog in waiting.items()
+    ]
+    return {
+        "workers": [worker.model_dump(mode="json") for worker in found],
+        "queues": queues,
+        "waiting": sum(queue["waiting"] for queue in queues),
+        "oldest_seconds": max((queue["oldest_seconds"] for queue in queues), default=0.0),
+    }
 
 
 def _promise(parts: Parts) -> str:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
+from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
 from service.errors import InvalidInput
 from service.records import check_id
 from service.store.entries import Entry, Outcome
@@ -83,8 +83,12 @@ def add_routes(router: APIRouter, plural: str, name: str) -> None:
     @router.delete(
         f"/{plural}/{{id}}", summary=f"Remove one {name}", name=f"delete_{plural}", status_code=204
     )
-    async def remove(id_: ResourceId, parts: PartsDep, condition: ConditionDep) -> Response:
+    async def remove(
+        id_: ResourceId, parts: PartsDep, condition: ConditionDep, seconds: SecondsDep
+    ) -> Response:
+        """204 once it is gone for new requests, and those under way have their answers."""
         await asyncio.to_thread(table(parts).delete, id_, condition)
+        await parts.dispatcher.settle(seconds)
         return Response(status_code=204)
 
 

@@ -30,6 +30,7 @@ router = APIRouter(tags=["inference"])
 )
 async def embed(encoder: str, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
+    _check_room(parts, encoder)
     asked = await wire.read(request, EmbedBody, parts.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
@@ -75,6 +76,7 @@ async def stitch(
     seconds: SecondsDep,
 ) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
+    _check_room(parts, encoder)
     asked = await wire.read(request, StitchBody, parts.limits)
     (used_head,), head_stale = await asyncio.to_thread(parts.registry.heads.ready, check_id(head))
     (source, target), stale = await asyncio.to_thread(
@@ -100,6 +102,13 @@ async def stitch(
     }
     headers = used(stale or head_stale, source=source, target=target, head=used_head)
     return wire.answer(answer, headers=headers)
+
+
+def _check_room(parts: Parts, encoder: str) -> None:
+    """Under a load that cannot be borne, a refusal must cost next to nothing."""
+    known = parts.registry.spaces.last(encoder)
+    if known and known.encoder:
+        parts.dispatcher.check_room(known.encoder)
 
 
 def _encoder(space: Space) -> Any:

@@ -1,0 +1,69 @@
+"""Runs the app in this process until it is told to stop."""
+
+import signal
+import threading
+from types import FrameType
+
+import uvicorn
+
+from service.api.app import create_app
+from service.api.depends import Parts
+
+
+class Server(uvicorn.Server):
+    """Says for a while that it is not ready, still serving, before it stops to listen.
+
+    Args:
+        config: What uvicorn is to do.
+        drain: Set as soon as the process is told to stop.
+        seconds: How long requests are taken after that, so that balancers can notice.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: threading.Event, seconds: float) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._seconds = seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins to drain; a second one ends at once."""
+        again = self._drain.is_set()
+        self._drain.set()
+        if again or not self._seconds:
+            super().handle_exit(sig, frame)
+            return
+        timer = threading.Timer(self._seconds, super().handle_exit, (sig, frame))
+        timer.daemon = True
+        timer.start()
+
+
+def serve_app(
+    parts: Parts, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
+) -> int:
+    """Serve until SIGTERM or SIGINT, then answer what was accepted.
+
+    Args:
+        parts: What the API is made of.
+        host: Address to listen on.
+        port: Port to listen on.
+        fd: A listening socket to take over instead.
+        drain_seconds: How long to say not ready before listening ends.
+        timeout: Seconds that a request may take.
+
+    Returns:
+        The exit code.
+    """
+    config = uvicorn.Config(
+        create_app(parts),
+        host=host,
+        port=port,
+        fd=fd,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(timeout) + 1,
+    )
+    # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    server = Server(config, parts.drain, drain_seconds)
+    server.run()
+    return 0 if server.started else 1

@@ -1,0 +1,113 @@
+"""How many inputs a model gets at once: as many as fit its device and a moment of its time."""
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+
+from service.errors import InputTooLarge
+from service.models.base import Encoder, Prepared, inference
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS: Final = 2.0
+"""A batch that takes longer holds up those behind it, and looks as if it hung."""
+CPU_FULL: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Batches:
+    """Runs one encoder over inputs, in batches that it can bear.
+
+    Args:
+        encoder: The encoder.
+
+    Attributes:
+        splits: Batches that ran out of memory and were split.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._most = 1 << 30
+        self._seconds = 0.0
+        self.splits = 0
+
+    def embed(
+        self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
+    ) -> torch.Tensor:
+        """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
+
+        Args:
+            prepared: n inputs; those of like size share a batch.
+            batch_items: Inputs in one batch, at most.
+            progress: Called after each batch.
+
+        Raises:
+            InputTooLarge: If one input alone does not fit the device; the pointer `/items/{i}`
+                says which.
+        """
+        inputs = prepared.inputs
+        order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
+        rows, at = [], 0
+        with inference(self._encoder.device):
+            while at < len(order):
+                size = min(batch_items, self._most, self._timely())
+                began = time.perf_counter()
+                found = self._forward(inputs, order[at : at + size])
+                # What ran is known only once it is through; a device works behind our back.
+                rows.append(found.float())
+                _wait_for(self._encoder.device)
+                spent = (time.perf_counter() - began) / len(found)
+                self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
+                at += len(found)
+                progress()
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.as_tensor(order)] = torch.arange(len(order))
+        joined = torch.cat(rows)
+        return joined[back.to(joined.device)]
+
+    def _timely(self) -> int:
+        return max(1, int(BATCH_SECONDS / self._seconds)) if self._seconds else 1 << 30
+
+    def _forward(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> torch.Tensor:
+        """The rows of as many of the picked inputs, from the first on, as fit the device."""
+        while True:
+            try:
+                return self._encoder.forward([inputs[i] for i in picked])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside the handler, where the error no longer holds on to what it could not fit.
+            release(self._encoder.device)
+            if len(picked) == 1:
+                raise InputTooLarge(
+                    "the input does not fit the memory of the worker's device",
+                    pointer=f"/items/{picked[0]}",
+                    code="out-of-memory",
+                )
+            self.splits += 1
+            self._most = max(1, len(picked) // 2)
+            log.warning("out of memory; batches are smaller now", extra={"items": self._most})
+            picked = picked[: self._most]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        part in told for part in CPU_FULL
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody uses any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
