@@ -21,6 +21,7 @@ turns each class into a status.
     │   ├── NoWorker              no live worker takes this work
     │   └── WorkFailed            a worker took the work and could not finish it
     ├── DeadlineExceeded          the answer did not come in time
+    ├── CallerLeft                the client hung up; nobody is told
     └── CorruptBytes              stored bytes that fail their checksum; never shown to a client
 """
 
@@ -152,6 +153,12 @@ class DeadlineExceeded(StitchworkError):
     """The answer did not come in time."""
 
     code = "deadline-exceeded"
+
+
+class CallerLeft(StitchworkError):
+    """The client hung up before its answer."""
+
+    code = "caller-left"
 
 
 class CorruptBytes(StitchworkError):

@@ -2,13 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Header, Path, Request
 
-from service.errors import DeadlineExceeded, InvalidInput
+from service.errors import CallerLeft, DeadlineExceeded, InvalidInput
 from service.queue.dispatcher import Dispatcher
 from service.records import check_id
 from service.store.entries import Condition
@@ -110,6 +110,29 @@ async def on_thread(work: Callable[[], T], seconds: float) -> T:
         return await asyncio.wait_for(asyncio.to_thread(work), seconds)
     except TimeoutError as error:
         raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work as long as the client does; its body must have been read.
+
+    Raises:
+        CallerLeft: If the client hangs up; the work is cancelled.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise CallerLeft("the client hung up")
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        continue
 
 
 SecondsDep = Annotated[float, Depends(_seconds)]

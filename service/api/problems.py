@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service import errors
-from service.errors import InvalidInput, StitchworkError
+from service.errors import CallerLeft, InvalidInput, StitchworkError
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,11 @@ def problem(
 
 def install(app: FastAPI) -> None:
     """Make every error of this app a problem+json answer."""
+
+    @app.exception_handler(CallerLeft)
+    async def _nobody(request: Request, error: CallerLeft) -> Response:
+        # Only the log reads it; the number is the one that web servers use for this.
+        return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)
     async def _known(request: Request, error: StitchworkError) -> Response:

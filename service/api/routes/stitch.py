@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import Parts, PartsDep, SecondsDep
+from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, undefined, used
@@ -45,7 +45,7 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     )
     if target:
         check_pair(source, target, asked.bridge)
-    reply = await _run(parts, job, asked, seconds)
+    reply = await while_connected(request, _run(parts, job, asked, seconds))
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles = {"source": source}
     if target:
@@ -92,7 +92,7 @@ async def stitch(
         head=used_head.model_copy(update={"labels": ()}),
         bridge=asked.bridge,
     )
-    reply = await _run(parts, job, asked, seconds)
+    reply = await while_connected(request, _run(parts, job, asked, seconds))
     answer = {
         "predictions": predictions(reply.rows, reply.defined, used_head.labels, asked.top),  # type: ignore[arg-type]
         "encoder": named(source),

@@ -1,0 +1,266 @@
+"""Workers that die, pause, hang, run out of memory or meet a poison."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.client import Floats, Stitchwork
+from service.errors import QueueUnavailable
+from service.launcher import Plan, Running, start
+from service.queue.letters import letters, open_letter
+from service.store.server import Server
+from tests.drills import saboteur
+
+pytestmark = [pytest.mark.models, pytest.mark.drills]
+
+LEASE, HANG, DEADLINE = 2.0, 4.0, 25.0
+ANCHORS = 80
+
+
+def picture(seed: int) -> bytes:
+    """A harmless image, unlike any other."""
+    noise = np.random.default_rng(seed).integers(0, 255, (32, 32, 3), np.uint8)
+    return png(Image.fromarray(noise))
+
+
+def solid(colour: saboteur.Colour) -> bytes:
+    return png(Image.new("RGB", (32, 32), colour))
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def until(what: str, done: Callable[[], bool], seconds: float = 30.0) -> float:
+    """Wait for the state of another process; the seconds it took."""
+    began = time.monotonic()
+    while not done():
+        assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+@dataclass
+class Stage:
+    """A service with two workers that know the saboteur, and the right answers."""
+
+    running: Running
+    client: Stitchwork
+    folder: Path
+    pictures: list[bytes]
+    rows: Floats
+    pool: ThreadPoolExecutor
+
+    def call(self, *items: bytes, timeout: float = DEADLINE) -> httpx.Response:
+        """Embed images in one request."""
+        files = [("items", ("i.png", item, "image/png")) for item in items]
+        headers = {"X-Request-Timeout": str(timeout)}
+        with httpx.Client(base_url=self.running.url, timeout=timeout + 10) as http:
+            return http.post("/embed/pixels", files=files, headers=headers)
+
+    def later(self, *items: bytes, timeout: float = DEADLINE) -> Future[httpx.Response]:
+        """The same from a thread."""
+        return self.pool.submit(self.call, *items, timeout=timeout)
+
+    def many(self, numbers: range) -> list[Future[httpx.Response]]:
+        """One request for each of the pictures."""
+        return [self.later(self.pictures[i]) for i in numbers]
+
+    def right(self, answer: httpx.Response, i: int) -> bool:
+        """Whether an answer is the embedding of picture i, or an honest refusal."""
+        if answer.status_code == 503:
+            return "Retry-After" in answer.headers
+        assert answer.status_code == 200, answer.text
+        return bool(np.allclose(answer.json()["embeddings"], self.rows[i : i + 1], atol=1e-5))
+
+    def waiting_worker(self) -> int:
+        """The process whose model has begun with an image that waits."""
+        found: list[Path] = []
+
+        def seen() -> bool:
+            found[:] = self.folder.glob("waits-*")
+            return bool(found)
+
+        until("a worker begins", seen)
+        found[0].unlink()
+        return int(found[0].name.removeprefix("waits-"))
+
+    def workers(self) -> int:
+        """Workers that are alive."""
+        return int(httpx.get(f"{self.running.url}/health/ready", timeout=10).json()["workers"])
+
+    def settled(self) -> dict[str, int]:
+        """The children's processes, once both workers are up and say so."""
+        until("both workers run", lambda: len(self.running.pids) >= 5)
+        names = {pid for name, pid in self.running.pids.items() if name.startswith("worker")}
+
+        def both() -> bool:
+            told = httpx.get(f"{self.running.url}/workers", timeout=10).json()["workers"]
+            return names <= {int(worker["worker"].split("-")[-2]) for worker in told}
+
+        until("both workers are alive", both)
+        return self.running.pids
+
+
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
+    with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(160) as pool:
+        folder = Path(name)
+        weights = saboteur.write_weights(folder / "saboteur.safetensors")
+        env = {
+            "STITCHWORK_MODEL_ROOTS": name,
+            "STITCHWORK_LOG_LEVEL": "warning",
+            "STITCHWORK_LEASE_SECONDS": str(LEASE),
+            "STITCHWORK_HANG_SECONDS": str(HANG),
+            "STITCHWORK_WORKER_TTL": "2",
+            "STITCHWORK_OFFLINE": "true",
+            saboteur.FOLDER: name,
+        }
+        command = (sys.executable, "-m", "tests.drills.saboteur", "worker")
+        data_dir = folder / "data"
+        plan = Plan(port=0, data_dir=data_dir, workers=2, env=env, worker_command=command)
+        with start(plan) as running, Stitchwork(running.url) as client:
+            pictures = [picture(i) for i in range(ANCHORS)]
+            client.put_anchor_set("pictures", "image", items=pictures)
+            spec = {"kind": "timm", "model": saboteur.NAME, "weights": str(weights)}
+            client.put_space("pixels", "pictures", encoder=spec)
+            client.wait("spaces", "pixels")
+            rows = client.embed("pixels", pictures)
+            yield Stage(running, client, folder, pictures, rows, pool)
+
+
+@pytest.fixture(autouse=True)
+def calm(stage: Stage) -> Iterator[None]:
+    """Each drill begins and ends with both workers up."""
+    stage.settled()
+    yield
+    for left in (*stage.folder.glob("go"), *stage.folder.glob("waits-*")):
+        left.unlink()
+    stage.settled()
+
+
+def test_f1_a_worker_is_killed_in_mid_batch(stage: Stage) -> None:
+    held = stage.later(solid(saboteur.WAITS))
+    victim = stage.waiting_worker()
+    others = stage.many(range(20))
+    os.kill(victim, signal.SIGKILL)
+    (stage.folder / "go").touch()
+    assert held.result(DEADLINE + 10).status_code == 200, "redelivered to the other worker"
+    for i, answer in enumerate(others):
+        assert stage.right(answer.result(DEADLINE + 10), i), f"row {i} is another's"
+    took = until("both are ready again", lambda: stage.workers() == 2)
+    assert took < 30
+
+
+def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
+    held = stage.later(solid(saboteur.WAITS))
+    victim = stage.waiting_worker()
+    (stage.folder / "go").touch()
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        answer = held.result(DEADLINE)
+        assert answer.status_code == 200, "claimed by the other worker"
+        api = _replies(stage)
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    until("it is heard of again", lambda: stage.workers() == 2)
+    assert stage.right(stage.call(stage.pictures[3]), 3)
+    assert _replies(stage) == api, "no reply was left over by the one that woke up"
+
+
+def test_f11_what_runs_out_of_memory_is_split_and_only_the_offender_fails(stage: Stage) -> None:
+    before = {name: pid for name, pid in stage.running.pids.items() if name.startswith("worker")}
+    crowded = stage.call(*stage.pictures[:5], solid(saboteur.CROWDED), *stage.pictures[5:9])
+    assert crowded.status_code == 200
+    rows = np.delete(np.asarray(crowded.json()["embeddings"]), 5, axis=0)
+    np.testing.assert_allclose(rows, stage.rows[:9], atol=1e-5)
+    others = stage.many(range(12))
+    offender = stage.call(stage.pictures[0], solid(saboteur.STARVES)).json()
+    assert (offender["status"], offender["code"]) == (413, "out-of-memory")
+    assert offender["pointer"] == "/items/1"
+    assert all(stage.right(answer.result(DEADLINE), i) for i, answer in enumerate(others))
+    assert all(answer.result().status_code == 200 for answer in others)
+    assert before.items() <= stage.running.pids.items(), "the workers live"
+
+
+def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
+    others = stage.many(range(10))
+    poison = stage.later(solid(saboteur.KILLS), timeout=60)
+    others += stage.many(range(10, 20))
+    told = poison.result(70)
+    assert told.status_code == 503
+    assert "workers failed at this job" in told.json()["detail"]
+    assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
+    assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
+    server = Server(stage.running.queue_url or "", 5.0, QueueUnavailable)
+    letter = letters(server)[0]
+    assert letter.reason == "delivered too often"
+    assert open_letter(server, letter.id)[1] == [solid(saboteur.KILLS)]
+    server.close()
+
+
+def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
+    before = stage.running.pids
+    hangs = stage.later(solid(saboteur.HANGS), timeout=60)
+    until("it is being computed", lambda: _running(stage) > 0)
+    others = stage.many(range(6))
+    assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
+    assert all(answer.result().status_code == 200 for answer in others)
+    assert hangs.result(70).status_code == 503
+    changed = {name for name, pid in stage.settled().items() if before.get(name) != pid}
+    assert changed, "a worker that hung was started again"
+
+
+def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None:
+    held = []
+    for _ in range(2):
+        held.append(stage.later(solid(saboteur.WAITS)))
+        stage.waiting_worker()
+    with httpx.Client(base_url=stage.running.url, timeout=0.5) as http:
+        files = [("items", ("i.png", solid(saboteur.KILLS), "image/png"))]
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/embed/pixels", files=files)
+    until("its job is taken back", lambda: _waiting(stage) == 0)
+    before = stage.running.pids
+    (stage.folder / "go").touch()
+    assert [answer.result(DEADLINE).status_code for answer in held] == [200, 200]
+    assert stage.right(stage.call(stage.pictures[0]), 0)
+    assert stage.running.pids == before, "the image would have killed its worker"
+
+
+def _workers(stage: Stage) -> dict[str, object]:
+    found: dict[str, object] = httpx.get(f"{stage.running.url}/workers", timeout=10).json()
+    return found
+
+
+def _waiting(stage: Stage) -> int:
+    return int(str(_workers(stage)["waiting"]))
+
+
+def _running(stage: Stage) -> int:
+    queues: list[dict[str, int]] = _workers(stage)["queues"]  # type: ignore[assignment]
+    return sum(queue["running"] for queue in queues)
+
+
+def _replies(stage: Stage) -> int:
+    """Replies that lie on the queue server and that no API has read."""
+    server = Server(stage.running.queue_url or "", 5.0, QueueUnavailable)
+    try:
+        keys = list(server.redis.scan_iter("stitchwork:replies:*"))
+        return sum(int(str(server.redis.llen(key))) for key in keys)
+    finally:
+        server.close()
