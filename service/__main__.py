@@ -6,6 +6,8 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_settings import CliSettingsSource
@@ -38,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if name == "api":
             command.add_argument("--fd", type=int, help="Listening socket to take over.")
-        if name == "demo":
-            _demo_flags(command)
+        if name in FLAGS:
+            FLAGS[name](command)
         command.set_defaults(run=run)
     options = parser.parse_args(arguments)
     try:
@@ -110,6 +112,27 @@ def _demo_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--input-size", type=int, help="Side of the encoders' input in pixels.")
 
 
+def _drill(settings: Settings, options: argparse.Namespace) -> int:
+    from service.evaluation.drill import Drill, run
+
+    logging.getLogger().setLevel(logging.WARNING)
+    names = ("seconds", "clients", "kill_seconds", "overload", "seed", "report")
+    given = {name: getattr(options, name) for name in names}
+    for name in {"apis", "workers"} & settings.model_fields_set:
+        given[name] = getattr(settings, name)
+    return run(Drill(**given))
+
+
+def _drill_flags(command: argparse.ArgumentParser) -> None:
+    flag = partial(command.add_argument, metavar="N")
+    flag("--seconds", type=float, default=120.0, help="How long load is on (120).")
+    flag("--clients", type=int, default=24, help="Clients, one request each at a time (24).")
+    flag("--kill-seconds", type=float, default=5.0, help="From one kill to the next (5).")
+    flag("--overload", type=float, default=10.0, help="Times the peak that is offered (10).")
+    flag("--seed", type=int, default=0, help="Of data, requests and victims (0).")
+    command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
+
+
 def _configure_logging(level: str) -> None:
     from pythonjsonlogger.json import JsonFormatter
 
@@ -128,13 +151,18 @@ def _configure_logging(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-EXTRAS = {"worker": "worker", "demo": "demo"}
+EXTRAS = {"worker": "worker", "demo": "demo", "drill": "demo"}
+FLAGS = {"demo": _demo_flags, "drill": _drill_flags}
 Run = Callable[[Settings, argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str]] = {
     "serve": (_serve, "Run the whole service on this machine, servers included."),
     "api": (_api, "Run one API process."),
     "worker": (_worker, "Run one worker."),
     "demo": (_demo, "Stitch three real image encoders to each other's heads, and show the table."),
+    "drill": (
+        _drill,
+        "Kill processes under load, and count what became of each request (3 APIs, 3 workers).",
+    ),
     "settings": (_settings, "Show every setting as this process reads it, passwords left out."),
 }
 

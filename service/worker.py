@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, Final
@@ -34,7 +35,7 @@ LOAD_SECONDS: Final = 1800.0
 """Loading a model may need a download, and is not taken to hang as soon as a forward pass."""
 
 Ready = tuple[Delivery, Prepared]
-Answer = Callable[[Delivery, Reply | None], None]
+Answer = Callable[[Delivery, Reply | None, float], None]
 
 
 class Worker:
@@ -103,9 +104,9 @@ class Worker:
         """Everyone in the batch gets an answer, whatever happens to it."""
         unanswered = {delivery.entry: delivery for delivery in batch}
 
-        def answer(delivery: Delivery, reply: Reply | None) -> None:
+        def answer(delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> None:
             unanswered.pop(delivery.entry, None)
-            self._consumer.answer(delivery, reply)
+            self._consumer.answer(delivery, reply, seconds)
 
         try:
             for delivery in [delivery for delivery in batch if delivery.job.draft]:
@@ -150,6 +151,7 @@ class Worker:
         if spec is None:
             raise WorkFailed("the job names no encoder")
         loaded = load(self._catalog, self._consumer.leases, spec)
+        began = time.perf_counter()
         ready: list[Ready] = []
         for delivery in batch:
             try:
@@ -160,12 +162,13 @@ class Worker:
             except AWAY:
                 raise
             except StitchworkError as error:
-                answer(delivery, Reply(delivery.job.id, error=error))
+                answer(delivery, Reply(delivery.job.id, error=error), 0.0)
         ready, rows = self._embed(loaded, ready, answer)
         groups: dict[tuple[str | None, ...], list[int]] = {}
         for i, (delivery, _) in enumerate(ready):
             groups.setdefault(_route(delivery.job), []).append(i)
         spans = _spans(ready)
+        each = (time.perf_counter() - began) / max(1, len(rows))
         for members in groups.values():
             job = ready[members[0]][0].job
             picked = torch.cat([rows[slice(*spans[i])] for i in members])
@@ -175,7 +178,7 @@ class Worker:
                 raise
             except StitchworkError as error:
                 for i in members:
-                    answer(ready[i][0], Reply(ready[i][0].job.id, error=error))
+                    answer(ready[i][0], Reply(ready[i][0].job.id, error=error), 0.0)
                 continue
             start = 0
             for i in members:
@@ -184,7 +187,7 @@ class Worker:
                 reply = Reply(
                     delivery.job.id, result[start:stop], defined[start:stop], prepared.truncated
                 )
-                answer(delivery, reply)
+                answer(delivery, reply, each * len(delivery.items))
                 start = stop
 
     def _embed(
@@ -204,7 +207,7 @@ class Worker:
                 delivery, _ = ready.pop(i)
                 place = f"/items/{at - (_spans([*ready[:i], (delivery, _)])[-1][0])}"
                 told = InputTooLarge(error.message, pointer=place, code=error.code)
-                answer(delivery, Reply(delivery.job.id, error=told))
+                answer(delivery, Reply(delivery.job.id, error=told), 0.0)
         return [], torch.empty(0)
 
     def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any]:

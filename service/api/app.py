@@ -40,6 +40,7 @@ def create_app(parts: Parts) -> FastAPI:
         parts.dispatcher.start()
         yield
         parts.dispatcher.stop()
+        parts.threads.close()
         parts.inverses.close()
 
     app = FastAPI(

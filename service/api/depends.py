@@ -3,12 +3,13 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Path, Request
 
-from service.errors import CallerLeft, DeadlineExceeded, InvalidInput
+from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
 from service.records import check_id
 from service.store.entries import Condition
@@ -17,6 +18,58 @@ from service.store.registry import Registry
 from service.translator import HeadCache, Translator
 
 T = TypeVar("T")
+
+COMPUTE_THREADS: Final = 8
+MOST_UNDER_WAY: Final = 128
+
+
+class Threads:
+    """Threads for matrix products, apart from those that wait for a server.
+
+    Args:
+        most: Pieces of work that may be under way or wait for a thread.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._pool = ThreadPoolExecutor(COMPUTE_THREADS, thread_name_prefix="compute")
+        self._guard = threading.Lock()
+        self._under_way = 0
+
+    def check_room(self) -> None:
+        """Refuse at once, before its body is read, what would only wait.
+
+        Raises:
+            QueueFull: If as many as may be are under way.
+        """
+        if self._under_way >= self._most:
+            raise QueueFull(f"{self._most} translations are under way in this process already")
+
+    async def run(self, work: Callable[[], T], seconds: float) -> T:
+        """Run blocking work away from the event loop, and wait for it only so long.
+
+        Raises:
+            QueueFull: If as many as may be are under way.
+            DeadlineExceeded: If it takes longer; what it computes is kept for whoever asks next.
+        """
+        self.check_room()
+        with self._guard:
+            self._under_way += 1
+        running = self._pool.submit(work)
+        running.add_done_callback(self._end)
+        try:
+            # Cancels what no thread has begun with; what one has is counted until it is through.
+            return await asyncio.wait_for(asyncio.wrap_future(running), seconds)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
+
+    def close(self) -> None:
+        """Start nothing more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end(self, _: Future[Any]) -> None:
+        with self._guard:
+            self._under_way -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +96,7 @@ class Parts:
     dispatcher: Dispatcher
     limits: Limits
     version: str
+    threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
     drain: threading.Event = field(default_factory=threading.Event)
 
 
@@ -98,18 +152,6 @@ async def _seconds(
             f"X-Request-Timeout: expected seconds, more than 0, got {x_request_timeout[:40]!r}"
         )
     return min(seconds, most)
-
-
-async def on_thread(work: Callable[[], T], seconds: float) -> T:
-    """Run blocking work away from the event loop, and wait for it only so long.
-
-    Raises:
-        DeadlineExceeded: If it takes longer; what it computes is kept for whoever asks next.
-    """
-    try:
-        return await asyncio.wait_for(asyncio.to_thread(work), seconds)
-    except TimeoutError as error:
-        raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -35,7 +35,6 @@ class Delivery:
 
     stream: str
     entry: str
-    size: int
     job: Job
     items: list[Item]
 
@@ -133,12 +132,13 @@ class Consumer:
         self._backlog.extend(found.items())
         return self._hold(*self._backlog.popleft()) if self._backlog else []
 
-    def answer(self, delivery: Delivery, reply: Reply | None) -> bool:
+    def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
         """Answer a job, unless it was taken from this worker meanwhile.
 
         Args:
             delivery: The job.
             reply: What its caller gets; None where nobody waits.
+            seconds: What it cost this worker; 0 if that says nothing about the next one.
 
         Returns:
             False if another worker has the job now: nothing was sent.
@@ -151,7 +151,7 @@ class Consumer:
             streams.APIS,
         )
         data = reply.pack() if reply else b""
-        arguments = (delivery.entry, delivery.size, data, api, streams.GONE_MS)
+        arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
         self.leases.drop((delivery.stream, delivery.entry))
         with self.server.guard() as client:
             return bool(client.eval(streams.ANSWER, len(keys), *keys, *arguments))
@@ -203,9 +203,9 @@ class Consumer:
             except CorruptBytes:
                 log.error("a job failed its checksum", extra={"entry": entry})
                 letters.bury(self.server, name, entry, data, "corrupt")
-                self._drop(name, entry, len(data))
+                self._drop(name, entry)
                 continue
-            delivery = Delivery(name, entry, len(data), job, items)
+            delivery = Delivery(name, entry, job, items)
             if int(fields[b"deadline"]) <= now:
                 self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
                 continue
@@ -250,12 +250,12 @@ class Consumer:
             self.fail(delivery, told)
         return []
 
-    def _drop(self, name: str, entry: str, size: int = 0) -> None:
+    def _drop(self, name: str, entry: str) -> None:
         """Be done with an entry that nobody can be answered about."""
         self.leases.drop((name, entry))
         keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
         with self.server.guard() as client:
-            client.eval(streams.ANSWER, len(keys), *keys, entry, size, b"", "", 0)
+            client.eval(streams.ANSWER, len(keys), *keys, entry, b"", "", 0, 0)
 
     def _read(
         self, server: Server, names: list[str], count: int, block: int | None = None

@@ -20,7 +20,7 @@ from service.errors import (
 from service.queue import fleet, streams
 from service.queue.fleet import Announcement
 from service.queue.jobs import Job, Reply, unpack_reply
-from service.queue.streams import BYTES_FULL
+from service.queue.streams import BYTES_FULL, Room
 from service.records import Draft, EncoderSpec, Item, encoder_key
 from service.store.server import Server
 
@@ -43,7 +43,7 @@ class Dispatcher:
         server: The queue server.
         most_jobs: Jobs that may wait for one encoder.
         most_bytes: Bytes that all queued jobs may hold.
-        most_waited: Seconds that the first job in line may have waited for another to join.
+        most_waited: Seconds that a job may have to wait in line.
         worker_ttl: Seconds of silence after which a worker counts as gone.
 
     Attributes:
@@ -114,7 +114,9 @@ class Dispatcher:
         with self._guard:
             self._waiting[job.id] = future
         data = await asyncio.to_thread(job.pack, items)
-        admission = asyncio.ensure_future(asyncio.to_thread(self._admit, job, data, seconds))
+        admission = asyncio.ensure_future(
+            asyncio.to_thread(self._admit, job, data, len(items), seconds)
+        )
         try:
             # Shielded: a caller who leaves now must still learn which entry to take back.
             await asyncio.shield(admission)
@@ -149,11 +151,11 @@ class Dispatcher:
 
     async def _check(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
-        if fleet.serves(self._workers, encoder):
+        if fleet.serving(self._workers, encoder):
             return
         # What was seen is up to a second old; nobody is refused on that alone.
         workers = await asyncio.to_thread(self.workers)
-        if not fleet.serves(workers, encoder):
+        if not fleet.serving(workers, encoder):
             others = f", of {len(workers)} that live" if workers else ""
             raise NoWorker(f"no live worker takes work for {encoder.model}{others}")
 
@@ -186,17 +188,16 @@ class Dispatcher:
     async def _unsettled(self, before_ms: int) -> bool:
         return await asyncio.to_thread(streams.unsettled, self.server, before_ms)
 
-    def _admit(self, job: Job, data: bytes, seconds: float) -> str:
+    def _admit(self, job: Job, data: bytes, items: int, seconds: float) -> str:
+        room = Room(
+            self._most_jobs,
+            self._most_bytes,
+            int(self._most_waited * 1000),
+            fleet.serving(self._workers, job.encoder) if job.encoder else 1,
+        )
+        timeout_ms = int(seconds * 1000)
         try:
-            return streams.admit(
-                self.server,
-                job,
-                data,
-                timeout_ms=int(seconds * 1000),
-                most_jobs=self._most_jobs,
-                most_bytes=self._most_bytes,
-                most_waited_ms=int(self._most_waited * 1000),
-            )
+            return streams.admit(self.server, job, data, items, timeout_ms=timeout_ms, room=room)
         except QueueFull as error:
             if error.code != BYTES_FULL:
                 # A smaller job might find room where this one found none.

@@ -63,7 +63,7 @@ for _, name in ipairs(redis.call('HKEYS', KEYS[4])) do
     local last = '0'
     for i = 1, #told, 2 do if told[i] == 'last-generated-id' then last = told[i + 1] end end
     if now - tonumber(string.match(last, '^%d+')) > tonumber(ARGV[3]) then
-      redis.call('DEL', stream)
+      redis.call('DEL', stream, stream .. ':pace')
       redis.call('HDEL', KEYS[4], name)
       swept = swept + 1
     end
@@ -126,9 +126,9 @@ def look(server: Server, seconds: float, api: str = "") -> list[Announcement]:
     return announced
 
 
-def serves(workers: Sequence[Announcement], encoder: EncoderSpec) -> bool:
-    """Whether one of the workers takes work for this encoder."""
-    return any(worker.takes(encoder.model) for worker in workers)
+def serving(workers: Sequence[Announcement], encoder: EncoderSpec) -> int:
+    """How many of the workers take work for this encoder."""
+    return sum(worker.takes(encoder.model) for worker in workers)
 
 
 def sweep(server: Server) -> int:

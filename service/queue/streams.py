@@ -2,8 +2,9 @@
 
 jobs                    hash of streams that exist: encoder → its model's name
 jobs:{encoder}          stream of one encoder's jobs, with the consumer group `workers`; an entry
-                        holds the deadline and the size, so that looking at a queue stays cheap
+                        holds deadline and size alone, so that looking at a queue stays cheap
 jobs:{encoder}:{entry}  the job and its inputs
+jobs:{encoder}:pace     hash: inputs that the stream holds, and milliseconds that one takes
 bytes                   bytes that queued jobs hold in all
 replies:{api}           list of one API process's replies; no lifetime, so that it is not evictable
 apis, workers           sorted sets of living processes by the server's time, in milliseconds
@@ -53,54 +54,78 @@ local function age(entry) return now - tonumber(string.match(entry[1], '^%d+')) 
 """
 
 # KEYS stream, jobs, bytes, apis
-# ARGV job, stream name, model, most jobs, most bytes, most ms of waiting, ms, api
+# ARGV job, inputs, stream name, model, most jobs, most bytes, most ms of waiting, workers, ms, api
 ADMIT: Final = (
     NOW
     + GROUP_STATE
     + """
+local pace = KEYS[1] .. ':pace'
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('XGROUP', 'CREATE', KEYS[1], 'workers', '0', 'MKSTREAM')
-  redis.call('HSET', KEYS[2], ARGV[2], ARGV[3])
+  redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
 end
-if tonumber(ARGV[4]) > 0 then
-  if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[4]) then return 'full-jobs' end
-  local held = tonumber(redis.call('GET', KEYS[3]) or '0')
-  if held + #ARGV[1] > tonumber(ARGV[5]) then return 'full-bytes' end
+local held = redis.call('XLEN', KEYS[1])
+if held == 0 then redis.call('HSET', pace, 'items', 0) end
+if tonumber(ARGV[5]) > 0 then
+  if held >= tonumber(ARGV[5]) then return 'full-jobs' end
+  local bytes = tonumber(redis.call('GET', KEYS[3]) or '0')
+  if bytes + #ARGV[1] > tonumber(ARGV[6]) then return 'full-bytes' end
   local first = first_waiting(KEYS[1])
-  if first and age(first) > tonumber(ARGV[6]) then return 'full-age' end
+  if first and age(first) > tonumber(ARGV[7]) then return 'full-age' end
+  local told = redis.call('HMGET', pace, 'items', 'ms')
+  local wait = tonumber(told[1] or '0') * tonumber(told[2] or '0') / math.max(1, ARGV[8])
+  if wait > tonumber(ARGV[7]) then return 'full-wait' end
 end
-if ARGV[8] ~= '' then redis.call('ZADD', KEYS[4], now, ARGV[8]) end
-local size, deadline = #ARGV[1], now + ARGV[7]
-local entry = redis.call('XADD', KEYS[1], '*', 'size', size, 'deadline', deadline)
+if ARGV[10] ~= '' then redis.call('ZADD', KEYS[4], now, ARGV[10]) end
+local size, deadline = #ARGV[1], now + ARGV[9]
+local entry = redis.call('XADD', KEYS[1], '*', 'size', size, 'items', ARGV[2], 'deadline', deadline)
 redis.call('SET', KEYS[1] .. ':' .. entry, ARGV[1])
 redis.call('INCRBY', KEYS[3], size)
+redis.call('HINCRBY', pace, 'items', ARGV[2])
 return entry
 """
 )
 
-# KEYS stream, bytes, replies, apis · ARGV entry, size, reply, api, api ms
+REMOVE: Final = """
+local function remove(stream, bytes, entry)
+  local found = redis.call('XRANGE', stream, entry, entry)[1]
+  redis.call('DEL', stream .. ':' .. entry)
+  if not found then return 0 end
+  redis.call('XDEL', stream, entry)
+  redis.call('DECRBY', bytes, found[2][2])
+  redis.call('HINCRBY', stream .. ':pace', 'items', -found[2][4])
+  return tonumber(found[2][4])
+end
+"""
+
+# KEYS stream, bytes, replies, apis · ARGV entry, reply, api, api ms, ms it took
 ANSWER: Final = (
     NOW
+    + REMOVE
     + """
 if redis.call('XACK', KEYS[1], 'workers', ARGV[1]) == 0 then return 0 end
-redis.call('XDEL', KEYS[1], ARGV[1])
-redis.call('DEL', KEYS[1] .. ':' .. ARGV[1])
-redis.call('DECRBY', KEYS[2], ARGV[2])
-local seen = ARGV[4] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[4])
-if seen and tonumber(seen) > now - ARGV[5] then redis.call('RPUSH', KEYS[3], ARGV[3]) end
+local items = remove(KEYS[1], KEYS[2], ARGV[1])
+if tonumber(ARGV[5]) > 0 and items > 0 then
+  local pace, ms = KEYS[1] .. ':pace', ARGV[5] / items
+  local known = tonumber(redis.call('HGET', pace, 'ms') or ms)
+  redis.call('HSET', pace, 'ms', known + 0.1 * (ms - known))
+end
+local seen = ARGV[3] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[3])
+if seen and tonumber(seen) > now - ARGV[4] then redis.call('RPUSH', KEYS[3], ARGV[2]) end
 return 1
 """
 )
 
 # KEYS stream, bytes · ARGV entry
-CANCEL: Final = """
+CANCEL: Final = (
+    REMOVE
+    + """
 if #redis.call('XPENDING', KEYS[1], 'workers', ARGV[1], ARGV[1], 1) > 0 then return 0 end
-if redis.call('XDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
-local job = KEYS[1] .. ':' .. ARGV[1]
-redis.call('DECRBY', KEYS[2], redis.call('STRLEN', job))
-redis.call('DEL', job)
+if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return 0 end
+remove(KEYS[1], KEYS[2], ARGV[1])
 return 1
 """
+)
 
 # KEYS jobs · only streams that hold something
 SURVEY: Final = (
@@ -131,6 +156,22 @@ for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
 end
 return 0
 """
+
+
+class Room(NamedTuple):
+    """How much may wait for one encoder.
+
+    Attributes:
+        jobs: Jobs that its stream may hold.
+        bytes: Bytes that the jobs of all streams may hold.
+        wait_ms: How long the first job in line may have waited, and the last one will have to.
+        workers: Workers that share the work.
+    """
+
+    jobs: int
+    bytes: int
+    wait_ms: int
+    workers: int
 
 
 class Backlog(NamedTuple):
@@ -170,14 +211,7 @@ def new_id() -> str:
 
 
 def admit(
-    server: Server,
-    job: Job,
-    data: bytes,
-    *,
-    timeout_ms: int,
-    most_jobs: int = 0,
-    most_bytes: int = 0,
-    most_waited_ms: int = 0,
+    server: Server, job: Job, data: bytes, items: int, *, timeout_ms: int, room: Room | None = None
 ) -> str:
     """Put a job into its stream, if there is room for it.
 
@@ -185,10 +219,9 @@ def admit(
         server: The queue server.
         job: The job.
         data: The packed job.
+        items: How many inputs it has.
         timeout_ms: Milliseconds, by the server's clock, after which nobody wants the answer.
-        most_jobs: Jobs that may be in this stream; 0 asks for no room at all.
-        most_bytes: Bytes that all queued jobs may hold.
-        most_waited_ms: How long the first job in line may have waited for this one to join.
+        room: How much may wait; None asks for no room.
 
     Returns:
         The entry's id in the stream.
@@ -199,19 +232,28 @@ def admit(
     """
     keys = (stream_key(job.stream), JOBS, BYTES, APIS)
     model = job.encoder.model if job.encoder else ""
-    room = (most_jobs, most_bytes, most_waited_ms)
-    arguments: tuple[Any, ...] = (data, job.stream, model, *room, timeout_ms, job.reply_to or "")
+    limits = room or Room(0, 0, 0, 1)
+    arguments: tuple[Any, ...] = (
+        *(data, items, job.stream, model),
+        *limits,
+        *(timeout_ms, job.reply_to or ""),
+    )
     with server.guard() as client:
         answer: Any = client.eval(ADMIT, len(keys), *keys, *arguments)
     told = str(answer.decode())
-    if told == "full-jobs":
-        raise QueueFull(f"{most_jobs} jobs wait for this encoder already")
-    if told == "full-bytes":
-        raise QueueFull(f"queued jobs hold close to {most_bytes} bytes", code=BYTES_FULL)
-    if told == "full-age":
-        raise QueueFull(
-            f"the first job in line for this encoder has waited longer than {most_waited_ms} ms"
-        )
+    match told:
+        case "full-jobs":
+            raise QueueFull(f"{limits.jobs} jobs wait for this encoder already")
+        case "full-bytes":
+            raise QueueFull(f"queued jobs hold close to {limits.bytes} bytes", code=BYTES_FULL)
+        case "full-age":
+            raise QueueFull(
+                f"the first job in line for this encoder has waited longer than {limits.wait_ms} ms"
+            )
+        case "full-wait":
+            raise QueueFull(
+                f"what waits for this encoder will take longer than {limits.wait_ms} ms"
+            )
     return told
 
 
@@ -251,4 +293,4 @@ def nudge(server: Server, draft: Draft) -> None:
     with server.guard() as client:
         first = client.set(f"{PREFIX}nudged:{job.id}:{draft.done}", b"", nx=True, ex=NUDGE_SECONDS)
     if first:
-        admit(server, job, job.pack(), timeout_ms=24 * 3600 * 1000)
+        admit(server, job, job.pack(), 0, timeout_ms=24 * 3600 * 1000)

@@ -124,7 +124,7 @@ def take(consumer: Consumer) -> list[Delivery]:
 
 
 def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
-    return streams.admit(server, job, job.pack(items), timeout_ms=timeout_ms)
+    return streams.admit(server, job, job.pack(items), len(items), timeout_ms=timeout_ms)
 
 
 async def arrival(server: Server) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep, on_thread
+from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
 from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, undefined, used, width
@@ -24,8 +24,9 @@ router = APIRouter(tags=["inference"])
 )
 async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
+    parts.threads.check_room()
     asked = await wire.read(request, TranslateBody, parts.limits, main="embeddings")
-    return await on_thread(lambda: _translate(request, parts, asked), seconds)
+    return await parts.threads.run(lambda: _translate(request, parts, asked), seconds)
 
 
 def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
@@ -57,8 +58,9 @@ async def classify(
     id_: ResourceId, request: Request, parts: PartsDep, seconds: SecondsDep
 ) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
+    parts.threads.check_room()
     asked = await wire.read(request, ClassifyBody, parts.limits, main="embeddings")
-    return await on_thread(lambda: _classify(parts, id_, asked), seconds)
+    return await parts.threads.run(lambda: _classify(parts, id_, asked), seconds)
 
 
 def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:

@@ -1,0 +1,188 @@
+"""Load on a running service, every answer of which is checked against what is right."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import httpx
+import numpy as np
+
+GRACE_SECONDS: Final = 5.0
+"""How long after its deadline a request may still be answered before it counts as lost."""
+AGAIN_SECONDS: Final = 0.05
+REFUSALS: Final = (429, 503)
+
+Check = Callable[[httpx.Response], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request and how to tell a right answer.
+
+    Attributes:
+        kind: What it asks for, for the report.
+        path: Where it goes.
+        body: Its bytes.
+        headers: Its headers.
+        right: Whether a 200 holds the right answer.
+        foreign: Whether it holds the answer to another request of this kind.
+    """
+
+    kind: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+    right: Check
+    foreign: Check
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the requests of one phase.
+
+    Attributes:
+        outcomes: Counts by what happened: `right`, `refused`, `late`, `lost`, `wrong`, `swapped`,
+            `doubled`, and by status for what should not happen.
+        cut: Connections that a killed API took along; their requests were sent again.
+        seconds: Of the right answers, by kind.
+        seen: Ids of answers.
+        began: When the phase began.
+        ended: When it ended; later answers do not count as goodput.
+        in_time: Right answers within the phase, by kind.
+    """
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    cut: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    began: float = field(default_factory=time.monotonic)
+    ended: float = float("inf")
+    in_time: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def sent(self) -> int:
+        """Requests that were sent, those sent again counted once."""
+        return sum(self.outcomes.values()) - self.outcomes["doubled"]
+
+    def goodput(self, kinds: Collection[str] | None = None) -> float:
+        """Right answers per second of the phase, of these kinds or of all."""
+        found = sum(n for kind, n in self.in_time.items() if kinds is None or kind in kinds)
+        return found / (min(self.ended, time.monotonic()) - self.began)
+
+    def percentile(self, q: float) -> float:
+        """Seconds below which q percent of the right answers came."""
+        found = [value for kind in self.seconds.values() for value in kind]
+        return float(np.percentile(found, q)) if found else float("nan")
+
+    def note(self, ask: Ask, answer: httpx.Response, sent_id: str, took: float) -> None:
+        """Take note of an answer."""
+        got = answer.headers.get("x-request-id", "")
+        if got in self.seen:
+            self.outcomes["doubled"] += 1
+        self.seen.add(got)
+        if got != sent_id:
+            self.outcomes["swapped"] += 1
+        elif answer.status_code == 200:
+            self._judge(ask, answer, took)
+        elif answer.status_code in REFUSALS and "retry-after" in answer.headers:
+            self.outcomes["refused"] += 1
+        elif answer.status_code == 504:
+            self.outcomes["late"] += 1
+        else:
+            self.outcomes[f"status {answer.status_code}"] += 1
+
+    def _judge(self, ask: Ask, answer: httpx.Response, took: float) -> None:
+        if ask.right(answer):
+            self.outcomes["right"] += 1
+            self.seconds.setdefault(ask.kind, []).append(took)
+            self.in_time[ask.kind] += time.monotonic() <= self.ended
+        else:
+            self.outcomes["swapped" if ask.foreign(answer) else "wrong"] += 1
+
+
+@dataclass(slots=True)
+class Load:
+    """Sends requests to a service and keeps the tally.
+
+    Attributes:
+        http: The client.
+        deadline: Seconds that each request may take.
+        killed: When an API was killed last, which may cut connections.
+        tally: Of the phase under way.
+    """
+
+    http: httpx.AsyncClient
+    deadline: float
+    killed: float = -1e9
+    tally: Tally = field(default_factory=Tally)
+
+    async def send(self, ask: Ask) -> str | None:
+        """Send one request, again if a killed API cuts it off.
+
+        Returns:
+            Seconds to wait before the next one, as the service asks for; None if it does not.
+        """
+        tally, sent_id, began = self.tally, uuid4().hex, time.monotonic()
+        headers = {**ask.headers, "X-Request-Id": sent_id, "X-Request-Timeout": f"{self.deadline}"}
+        while True:
+            try:
+                answer = await self.http.post(ask.path, content=ask.body, headers=headers)
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                if time.monotonic() - self.killed > GRACE_SECONDS:
+                    tally.outcomes["lost"] += 1
+                    return None
+                tally.cut += 1
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            except httpx.TimeoutException:
+                tally.outcomes["lost"] += 1
+                return None
+            tally.note(ask, answer, sent_id, time.monotonic() - began)
+            pause: str | None = answer.headers.get("retry-after")
+            return pause
+
+    async def closed(self, pick: Callable[[], Ask], clients: int, seconds: float) -> Tally:
+        """As many clients as told, each sending its next request once it has its answer."""
+        until = self._begin(seconds)
+
+        async def client() -> None:
+            while time.monotonic() < until:
+                pause = await self.send(pick())
+                if pause is not None:
+                    await asyncio.sleep(min(float(pause), max(0.0, until - time.monotonic())))
+
+        await _all([client() for _ in range(clients)])
+        return self.tally
+
+    async def open(self, pick: Callable[[], Ask], rate: float, seconds: float) -> Tally:
+        """So many requests a second, whether or not the earlier ones are answered."""
+        until, tasks = self._begin(seconds), set[asyncio.Task[str | None]]()
+        due = time.monotonic()
+        while (now := time.monotonic()) < until:
+            while due <= now:
+                tasks.add(asyncio.create_task(self.send(pick())))
+                due += 1 / rate
+            await asyncio.sleep(max(0.0, min(due, until) - time.monotonic()))
+        await asyncio.gather(*tasks)
+        return self.tally
+
+    def _begin(self, seconds: float) -> float:
+        self.tally = Tally()
+        self.tally.ended = self.tally.began + seconds
+        return self.tally.ended
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for each in work:
+            group.create_task(each)
+
+
+def client(url: str, deadline: float) -> httpx.AsyncClient:
+    """An HTTP client with room for any number of requests at once."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
+    return httpx.AsyncClient(base_url=url, timeout=deadline + GRACE_SECONDS, limits=limits)
