@@ -3,11 +3,15 @@
 import signal
 import threading
 from types import FrameType
+from typing import Final
 
 import uvicorn
 
 from service.api.app import create_app
 from service.api.depends import Parts
+
+KEEP_ALIVE_SECONDS: Final = 75
+"""Longer than balancers keep an idle connection, so that it is they who close it."""
 
 
 class Server(uvicorn.Server):
@@ -61,6 +65,7 @@ def serve_app(
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(timeout) + 1,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
     # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -188,7 +188,8 @@ async def _whole_again(running: Running, drill: Drill) -> None:
     async with client(running.url, 5.0) as http:
         while time.monotonic() < until:
             up = len([name for name in running.pids if name.startswith(("worker", "api"))])
-            alive = (await http.get("/health/ready")).json().get("workers", 0)
+            async with http.get("/health/ready") as answer:
+                alive = (await answer.json()).get("workers", 0)
             if up >= drill.apis + drill.workers and alive >= drill.workers:
                 return
             await asyncio.sleep(0.2)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import numpy as np
 import orjson
 from safetensors.numpy import load, save
@@ -150,10 +149,10 @@ def _ask(
         path = "/classify/digit?space=lite1&top=10"
     read = _scores if kind in ("stitch", "classify") else _rows
 
-    def right(answer: httpx.Response) -> bool:
+    def right(answer: bytes) -> bool:
         return _close(read(answer), wanted[i])
 
-    def foreign(answer: httpx.Response) -> bool:
+    def foreign(answer: bytes) -> bool:
         found = read(answer)
         return any(_close(found, other) for j, other in enumerate(wanted) if j != i)
 
@@ -164,15 +163,15 @@ def _json(items: list[bytes], **fields: Any) -> bytes:
     return orjson.dumps({"items": [base64.b64encode(item).decode() for item in items], **fields})
 
 
-def _rows(answer: httpx.Response) -> Floats:
-    return load(answer.content)["embeddings"]
+def _rows(answer: bytes) -> Floats:
+    return load(answer)["embeddings"]
 
 
-def _scores(answer: httpx.Response) -> Floats:
+def _scores(answer: bytes) -> Floats:
     """(n, c) probabilities in the order of the labels, which are digits."""
     found = [
         sorted(told["top"], key=lambda best: str(best["label"]))
-        for told in orjson.loads(answer.content)["predictions"]
+        for told in orjson.loads(answer)["predictions"]
     ]
     return np.array([[best["score"] for best in row] for row in found], np.float32)
 

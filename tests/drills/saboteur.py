@@ -96,9 +96,9 @@ def saboteur(pretrained: bool = False, **options: Any) -> Saboteur:
     )
 
 
-def write_weights(path: Path) -> Path:
-    """The model's weights as a safetensors file."""
-    save_file({"scale": torch.ones(Saboteur.num_features)}, path)
+def write_weights(path: Path, scale: float = 1.0) -> Path:
+    """The model's weights as a safetensors file; another scale makes another space."""
+    save_file({"scale": torch.full((Saboteur.num_features,), scale)}, path)
     return path
 
 

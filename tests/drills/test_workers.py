@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.client import Floats, Stitchwork
+from service.client import Floats, ServiceProblem, Stitchwork
 from service.errors import QueueUnavailable
 from service.launcher import Plan, Running, start
 from service.queue.letters import letters, open_letter
@@ -116,36 +117,48 @@ class Stage:
         return self.running.pids
 
 
+@contextmanager
+def staged(folder: Path, **env: str) -> Iterator[Running]:
+    """A service with two workers that know the saboteur, and a space of its embeddings."""
+    weights = saboteur.write_weights(folder / "saboteur.safetensors")
+    given = {
+        "STITCHWORK_MODEL_ROOTS": str(folder),
+        "STITCHWORK_LOG_LEVEL": "warning",
+        "STITCHWORK_LEASE_SECONDS": str(LEASE),
+        "STITCHWORK_HANG_SECONDS": str(HANG),
+        "STITCHWORK_WORKER_TTL": "2",
+        "STITCHWORK_OFFLINE": "true",
+        saboteur.FOLDER: str(folder),
+        **env,
+    }
+    command = (sys.executable, "-m", "tests.drills.saboteur", "worker")
+    data_dir = folder / "data"
+    plan = Plan(port=0, data_dir=data_dir, workers=2, env=given, worker_command=command)
+    with start(plan) as running, Stitchwork(running.url) as client:
+        pictures = [picture(i) for i in range(ANCHORS)]
+        client.put_anchor_set("pictures", "image", items=pictures)
+        spec = {"kind": "timm", "model": saboteur.NAME, "weights": str(weights)}
+        client.put_space("pixels", "pictures", encoder=spec)
+        client.wait("spaces", "pixels")
+        yield running
+
+
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
     with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(160) as pool:
         folder = Path(name)
-        weights = saboteur.write_weights(folder / "saboteur.safetensors")
-        env = {
-            "STITCHWORK_MODEL_ROOTS": name,
-            "STITCHWORK_LOG_LEVEL": "warning",
-            "STITCHWORK_LEASE_SECONDS": str(LEASE),
-            "STITCHWORK_HANG_SECONDS": str(HANG),
-            "STITCHWORK_WORKER_TTL": "2",
-            "STITCHWORK_OFFLINE": "true",
-            saboteur.FOLDER: name,
-        }
-        command = (sys.executable, "-m", "tests.drills.saboteur", "worker")
-        data_dir = folder / "data"
-        plan = Plan(port=0, data_dir=data_dir, workers=2, env=env, worker_command=command)
-        with start(plan) as running, Stitchwork(running.url) as client:
+        with staged(folder) as running, Stitchwork(running.url) as client:
             pictures = [picture(i) for i in range(ANCHORS)]
-            client.put_anchor_set("pictures", "image", items=pictures)
-            spec = {"kind": "timm", "model": saboteur.NAME, "weights": str(weights)}
-            client.put_space("pixels", "pictures", encoder=spec)
-            client.wait("spaces", "pixels")
-            rows = client.embed("pixels", pictures)
-            yield Stage(running, client, folder, pictures, rows, pool)
+            yield Stage(running, client, folder, pictures, client.embed("pixels", pictures), pool)
 
 
 @pytest.fixture(autouse=True)
-def calm(stage: Stage) -> Iterator[None]:
-    """Each drill begins and ends with both workers up."""
+def calm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each drill on the shared stage begins and ends with both workers up."""
+    if "stage" not in request.fixturenames:
+        yield
+        return
+    stage: Stage = request.getfixturevalue("stage")
     stage.settled()
     yield
     for left in (*stage.folder.glob("go"), *stage.folder.glob("waits-*")):
@@ -225,6 +238,30 @@ def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
     assert changed, "a worker that hung was started again"
 
 
+def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> None:
+    path = stage.folder / "drifts.safetensors"
+    saboteur.write_weights(path, 1.0)
+    spec = {"kind": "timm", "model": saboteur.NAME, "weights": str(path)}
+    stage.client.put_space("drifts", "pictures", encoder=spec)
+    stage.client.wait("spaces", "drifts")
+    assert stage.client.embed("drifts", stage.pictures[:1]).shape == (1, 48)
+    saboteur.write_weights(path, 2.0)
+    for pid in [pid for name, pid in stage.running.pids.items() if name.startswith("worker")]:
+        os.kill(pid, signal.SIGKILL)
+    stage.settled()
+    with pytest.raises(ServiceProblem, match="no longer yields space drifts") as refused:
+        stage.client.embed("drifts", stage.pictures[:1])
+    assert (refused.value.status, refused.value.code) == (409, "encoder-mismatch")
+    assert stage.right(stage.call(stage.pictures[0]), 0), "other spaces of the model still serve"
+
+    def shown() -> bool:
+        told = httpx.get(f"{stage.running.url}/health/ready", timeout=10).json()
+        return "drifts" in told["refused"]
+
+    until("readiness shows it", shown)
+    stage.client.delete("spaces", "drifts")
+
+
 def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None:
     held = []
     for _ in range(2):
@@ -264,3 +301,55 @@ def _replies(stage: Stage) -> int:
         return sum(int(str(server.redis.llen(key))) for key in keys)
     finally:
         server.close()
+
+
+def test_f4_what_was_accepted_is_answered_before_the_service_ends() -> None:
+    with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(24) as pool:
+        folder = Path(name)
+        with staged(folder) as running, Stitchwork(running.url) as client:
+            answers = [pool.submit(_post, running.url, solid(saboteur.SLOW)) for _ in range(24)]
+            until("they are queued", lambda: _held(running.url) >= 12)
+            began = time.monotonic()
+            code = running.stop()
+            assert (code, time.monotonic() - began < DEADLINE) == (0, True)
+            found = [answer.result(DEADLINE) for answer in answers]
+            assert set(found) == {200}, "accepted before the signal, answered after it"
+            with pytest.raises(httpx.TransportError):
+                client.get("spaces", "pixels")
+
+
+def test_f16_what_is_too_much_is_refused_at_once() -> None:
+    with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(80) as pool:
+        folder = Path(name)
+        with staged(folder, STITCHWORK_QUEUE_SECONDS="1") as running:
+            for _ in range(4):
+                assert _post(running.url, solid(saboteur.SLOW)) == 200
+            began = time.monotonic()
+            answers = [pool.submit(_timed, running.url) for _ in range(400)]
+            found = [answer.result(60) for answer in answers]
+            took = time.monotonic() - began
+            assert {code for code, _ in found} == {200, 429}
+            right = sum(code == 200 for code, _ in found)
+            # Each takes a twentieth of a second, on one of two workers: 40 a second at best.
+            assert right >= 0.8 * 40 * took - 8, f"{right} in {took:.1f} s"
+            slowest = max(seconds for code, seconds in found if code == 429)
+            assert slowest < 2.0, "a refusal does not wait"
+            began = time.monotonic()
+            assert _post(running.url, solid(saboteur.SLOW)) in (200, 429)
+            until("it takes work again", lambda: _post(running.url, picture(1)) == 200, 5.0)
+
+
+def _post(url: str, item: bytes) -> int:
+    with httpx.Client(base_url=url, timeout=60) as http:
+        files = [("items", ("i.png", item, "image/png"))]
+        return http.post("/embed/pixels", files=files).status_code
+
+
+def _timed(url: str) -> tuple[int, float]:
+    began = time.monotonic()
+    return _post(url, solid(saboteur.SLOW)), time.monotonic() - began
+
+
+def _held(url: str) -> int:
+    told = httpx.get(f"{url}/workers", timeout=10).json()
+    return sum(queue["waiting"] + queue["running"] for queue in told["queues"])

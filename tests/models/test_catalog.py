@@ -1,5 +1,6 @@
 """What a worker keeps loaded, and batches that its device can bear."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,3 +111,26 @@ def test_devices_and_what_they_hold() -> None:
     assert pick_device("cpu", 3) == torch.device("cpu")
     assert pick_device("cuda:1", 3) == torch.device("cuda", 1)
     assert device_bytes(torch.device("cpu")) > 1 << 30
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+@pytest.mark.drills
+def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("resident memory is read from /proc, which this system lacks")
+    catalog = Catalog("cpu", [weights.parent], offline=True, memory_bytes=1)
+    specs = [
+        ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
+        for size in (32, 64)
+    ]
+    seen = []
+    for cycle in range(200):
+        catalog.get(specs[cycle % 2])
+        assert len(catalog.loaded()) == 1
+        if cycle in (20, 199):
+            seen.append(resident_mib())
+    assert seen[1] - seen[0] < 0.1 * seen[0], seen
