@@ -95,6 +95,49 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    from service.console import status
+    from service.wiring import servers
+
+    _, queue = servers(settings)
+    return status(queue, settings.worker_ttl, here=options.here, as_json=options.json)
+
+
+def _status_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="Print JSON.")
+    command.add_argument(
+        "--here", action="store_true", help="Only ask for a live worker of this host."
+    )
+
+
+def _dead(settings: Settings, options: argparse.Namespace) -> int:
+    from service import console
+    from service.wiring import registry_on, servers
+
+    registry, queue = servers(settings)
+    if options.action != "list" and options.letter is None:
+        raise ValueError(f"dead {options.action} needs the id of a letter; dead list shows them")
+    match options.action:
+        case "list":
+            return console.dead_list(queue, as_json=options.json)
+        case "show":
+            return console.dead_show(queue, options.letter, inputs=options.inputs)
+        case "requeue":
+            known = registry_on(registry, settings)
+            return console.dead_requeue(queue, known, options.letter, settings.request_timeout)
+    return console.dead_drop(queue, options.letter)
+
+
+def _dead_flags(command: argparse.ArgumentParser) -> None:
+    actions = ("list", "show", "requeue", "drop")
+    command.add_argument("action", choices=actions, help="What to do.")
+    command.add_argument("letter", nargs="?", help="Id of a letter, from `dead list`.")
+    command.add_argument("--json", action="store_true", help="Print the list as JSON.")
+    command.add_argument(
+        "--inputs", action="store_true", help="Show how the inputs begin, which are users' own."
+    )
+
+
 def _settings(settings: Settings, options: argparse.Namespace) -> int:
     print(json.dumps(settings.redacted(), indent=2))  # noqa: T201
     return 0
@@ -152,7 +195,12 @@ def _configure_logging(level: str) -> None:
 
 
 EXTRAS = {"worker": "worker", "demo": "demo", "drill": "demo"}
-FLAGS = {"demo": _demo_flags, "drill": _drill_flags}
+FLAGS = {
+    "demo": _demo_flags,
+    "drill": _drill_flags,
+    "status": _status_flags,
+    "dead": _dead_flags,
+}
 Run = Callable[[Settings, argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str]] = {
     "serve": (_serve, "Run the whole service on this machine, servers included."),
@@ -163,6 +211,8 @@ COMMANDS: dict[str, tuple[Run, str]] = {
         _drill,
         "Kill processes under load, and count what became of each request (3 APIs, 3 workers).",
     ),
+    "status": (_status, "Show the live workers and what waits; exits with 1 if there is none."),
+    "dead": (_dead, "List, show, requeue or drop jobs that were given up."),
     "settings": (_settings, "Show every setting as this process reads it, passwords left out."),
 }
 

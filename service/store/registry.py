@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.errors import AnchorSetMismatch, Conflict, InvalidInput
+from service.errors import AnchorSetMismatch, Conflict, InvalidInput, NotReady
 from service.geometry.heads import Classifier
 from service.geometry.quality import agreement
 from service.geometry.relative import Frame, frame
@@ -256,6 +256,25 @@ class Registry:
             return Write(Outcome.SAME, stands.record, failed)
 
         self.table(draft.kind).put(draft.id, decide)
+
+    def revive(self, kind: str, id_: str, version: str) -> Draft:
+        """Take up a draft again that has failed, with all that was done for it.
+
+        Raises:
+            NotReady: If it is no longer the one that is being prepared.
+            UnknownResource: If it was removed.
+        """
+
+        def decide(stands: Entry[Any]) -> Write[Any]:
+            if stands.draft is None or stands.draft.version != version:
+                raise NotReady(f"{kind} {id_} was declared anew, or is ready")
+            again = stands.draft.model_copy(update={"status": "pending", "reason": None})
+            return Write(Outcome.ACCEPTED, stands.record, again)
+
+        self.table(kind).get(id_)
+        _, entry = self.table(kind).put(id_, decide)
+        revived: Draft = entry.draft  # type: ignore[assignment]
+        return revived
 
     def stalled(self, seconds: float) -> list[Draft]:
         """Drafts that nobody has worked on for a while: their job may have been lost."""

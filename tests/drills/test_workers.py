@@ -1,7 +1,9 @@
 """Workers that die, pause, hang, run out of memory or meet a poison."""
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -224,6 +226,21 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert letter.reason == "delivered too often"
     assert open_letter(server, letter.id)[1] == [solid(saboteur.KILLS)]
     server.close()
+    (facts,) = json.loads(_command(stage, "dead", "list", "--json"))
+    assert (facts["letter"], facts["model"], facts["inputs"]) == (letter.id, saboteur.NAME, 1)
+    shown = _command(stage, "dead", "show", letter.id)
+    assert "begins" not in shown, "inputs are shown only where asked for"
+    assert "PNG" in _command(stage, "dead", "show", letter.id, "--inputs")
+    stage.settled()
+    with pytest.raises(subprocess.CalledProcessError) as again:
+        _command(stage, "dead", "requeue", letter.id)
+    assert "workers failed at this job" in again.value.stderr
+    for kept in json.loads(_command(stage, "dead", "list", "--json")):
+        _command(stage, "dead", "drop", kept["letter"])
+    assert json.loads(_command(stage, "dead", "list", "--json")) == []
+    stage.settled()
+    assert len(json.loads(_command(stage, "status", "--json"))["workers"]) >= 2
+    assert _command(stage, "status", "--here")
 
 
 def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
@@ -277,6 +294,17 @@ def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None
     assert [answer.result(DEADLINE).status_code for answer in held] == [200, 200]
     assert stage.right(stage.call(stage.pictures[0]), 0)
     assert stage.running.pids == before, "the image would have killed its worker"
+
+
+def _command(stage: Stage, *arguments: str) -> str:
+    urls = {
+        "STITCHWORK_REDIS_URL": stage.running.redis_url or "",
+        "STITCHWORK_QUEUE_URL": stage.running.queue_url or "",
+    }
+    command = [sys.executable, "-m", "service", *arguments]
+    env = {**os.environ, **urls}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90)
+    return done.stdout
 
 
 def _workers(stage: Stage) -> dict[str, object]:

@@ -119,6 +119,7 @@ def resident_mib() -> float:
 
 
 @pytest.mark.drills
+@pytest.mark.slow
 def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("resident memory is read from /proc, which this system lacks")
