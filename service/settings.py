@@ -3,10 +3,11 @@
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.store.connections import check_url, without_secrets
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -37,6 +38,9 @@ class Settings(BaseSettings):
         None, description="Queue and cache server (memory only); unset: the registry server."
     )
     apis: int = Field(1, ge=1, le=64, description="API processes that `serve` starts.")
+    replicas: int = Field(
+        0, ge=0, description="Replicas of the registry that must have a registration, too."
+    )
     workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
     worker_number: int = Field(
         0, ge=0, description="Which of a machine's workers this is; they take its GPUs in turn."
@@ -124,10 +128,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "queue_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
-        schemes = ("redis", "rediss", "unix")
-        if value is not None and urlsplit(value).scheme not in schemes:
-            expected = ", ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"expected a URL that starts with one of {expected}")
+        if value is not None:
+            check_url(value)
         return value
 
     @model_validator(mode="after")
@@ -146,7 +148,7 @@ class Settings(BaseSettings):
         shown = self.model_dump(mode="json")
         for name in ("redis_url", "queue_url"):
             if shown[name]:
-                shown[name] = _without_password(shown[name])
+                shown[name] = without_secrets(shown[name])
         return shown
 
 
@@ -157,11 +159,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    name, _, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{name.split(':')[0]}:***@{place}"))

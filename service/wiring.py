@@ -28,7 +28,12 @@ def servers(settings: Settings) -> tuple[Server, Server]:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
     queue_url = settings.queue_url or settings.redis_url
     return (
-        Server(settings.redis_url, settings.redis_timeout, RegistryUnavailable),
+        Server(
+            settings.redis_url,
+            settings.redis_timeout,
+            RegistryUnavailable,
+            replicas=settings.replicas,
+        ),
         Server(queue_url, settings.redis_timeout, QueueUnavailable),
     )
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ServerGone
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as ServerSilent
-from redis.retry import Retry
 
 from service.errors import Unavailable
+from service.store.connections import connect, why
 
 PREFIX: Final = "stitchwork:"
 
@@ -49,25 +48,25 @@ class Server:
     """A connection pool with bounded calls.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://` URL.
+        url: Where it is, in one of the forms of `connections`.
         timeout: Seconds one call may take.
         gone: The error raised when the server is away or silent.
         pause: Seconds after a failed call in which further calls fail at once, so that a server
             that accepts and never answers costs one timeout and not one per request.
+        replicas: Replicas that must have a promised write too.
     """
 
     def __init__(
-        self, url: str, timeout: float, gone: type[Unavailable], *, pause: float = 0.5
+        self,
+        url: str,
+        timeout: float,
+        gone: type[Unavailable],
+        *,
+        pause: float = 0.5,
+        replicas: int = 0,
     ) -> None:
-        # One retry, and none after a timeout: a pooled connection that a restarted server closed
-        # is replaced, and a silent server is not asked twice.
-        self.redis: redis.Redis = redis.Redis.from_url(
-            url,
-            protocol=2,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            retry=Retry(NoBackoff(), 1, supported_errors=(ServerGone,)),
-        )
+        self.redis = connect(url, timeout)
+        self.replicas = replicas
         self.url = url
         self.timeout = timeout
         self._gone = gone
@@ -88,7 +87,8 @@ class Server:
             yield self.redis
         except (ServerGone, ServerSilent) as error:
             self._down_until = time.monotonic() + self._pause
-            raise self._gone(f"{self._name} cannot be reached or does not answer") from error
+            told = f"{self._name} cannot be reached or does not answer{why(error)}"
+            raise self._gone(told) from error
         except RedisError as error:
             raise self._gone(f"{self._name} refused a command: {type(error).__name__}") from error
 
@@ -120,10 +120,15 @@ class Server:
             pipe = client.pipeline(transaction=False)
             pipe.eval(COMMIT, len(keys), *keys, *words)
             if promise:
-                _raw(pipe, "WAITAOF", 1, 0, promise)
+                _raw(pipe, "WAITAOF", 1, self.replicas, promise)
             done, *promised = pipe.execute()
         if promised and int(promised[0][0]) < 1:
             raise self._gone(f"{self._name} did not write to its append-only file in time")
+        if promised and int(promised[0][1]) < self.replicas:
+            raise self._gone(
+                f"{promised[0][1]} of {self.replicas} replicas of the {self._name} had the write "
+                "in time"
+            )
         return bool(done)
 
     def promises(self) -> bool:
@@ -153,7 +158,8 @@ class Server:
 
     def patient(self, seconds: float) -> "Server":
         """The same server for calls that block on purpose, for at most this long."""
-        return Server(self.url, self.timeout + seconds, self._gone, pause=self._pause)
+        patience = self.timeout + seconds
+        return Server(self.url, patience, self._gone, pause=self._pause, replicas=self.replicas)
 
     def close(self) -> None:
         """Give all connections back."""
