@@ -176,6 +176,24 @@ def _drill_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
 
 
+def _bench(settings: Settings, options: argparse.Namespace) -> int:
+    from service.evaluation.bench import CASES, run
+
+    logging.getLogger().setLevel(logging.WARNING)
+    unknown = set(options.cases) - set(CASES)
+    if unknown:
+        raise ValueError(f"expected cases of {', '.join(CASES)}, got {', '.join(sorted(unknown))}")
+    return run(options.cases or list(CASES), options.rounds, options.report)
+
+
+def _bench_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "cases", nargs="*", metavar="CASE", help="images, texts, spaces; all if none."
+    )
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="Rounds (5).")
+    command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
+
+
 def _configure_logging(level: str) -> None:
     from pythonjsonlogger.json import JsonFormatter
 
@@ -194,9 +212,10 @@ def _configure_logging(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-EXTRAS = {"worker": "worker", "demo": "demo", "drill": "demo"}
+EXTRAS = {"worker": "worker", "demo": "demo", "drill": "demo", "bench": "bench"}
 FLAGS = {
     "demo": _demo_flags,
+    "bench": _bench_flags,
     "drill": _drill_flags,
     "status": _status_flags,
     "dead": _dead_flags,
@@ -211,6 +230,7 @@ COMMANDS: dict[str, tuple[Run, str]] = {
         _drill,
         "Kill processes under load, and count what became of each request (3 APIs, 3 workers).",
     ),
+    "bench": (_bench, "Time the service against what limits it, in turns within one run."),
     "status": (_status, "Show the live workers and what waits; exits with 1 if there is none."),
     "dead": (_dead, "List, show, requeue or drop jobs that were given up."),
     "settings": (_settings, "Show every setting as this process reads it, passwords left out."),

@@ -85,7 +85,9 @@ class Settings(BaseSettings):
     max_width: Count = Field(16_384, description="Widest embedding.")
 
     job_items: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
-    batch_items: Count = Field(64, description="Raw inputs a worker gives its model at once.")
+    batch_items: int = Field(
+        0, ge=0, description="Most raw inputs a model gets at once; 0: 16 on a CPU, 64 on a GPU."
+    )
     queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
     queue_bytes: Bytes = Field(512 * MEBI, description="Bytes that waiting jobs may hold in all.")
     queue_seconds: Seconds = Field(

@@ -106,12 +106,9 @@ def worker(settings: Settings) -> Any:
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
-
-    def place(array: Any) -> torch.Tensor:
-        return torch.as_tensor(array).to(catalog.device)
-
+    batch_items = settings.batch_items or (16 if catalog.device.type == "cpu" else 64)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
-    translator = Translator(registry, inverses, settings.fused_cache_bytes, place)
+    translator = Translator(registry, inverses, settings.fused_cache_bytes, catalog.place)
     verifier = Verifier(registry, catalog)
     presence = Presence(
         queue_server,
@@ -144,7 +141,8 @@ def worker(settings: Settings) -> Any:
     consumer = Consumer(
         queue_server,
         name,
-        batch_items=settings.batch_items,
+        # Two batches at once: enough to sort by length, and others queue up meanwhile.
+        batch_items=2 * batch_items,
         lease=settings.lease_seconds,
         hang=settings.hang_seconds,
         takes=for_models,
@@ -158,10 +156,10 @@ def worker(settings: Settings) -> Any:
         translator,
         catalog,
         partial(load, catalog, consumer.leases),
-        batch_items=settings.batch_items,
+        batch_items=batch_items,
         chunk_items=settings.job_items,
     )
-    heads = HeadCache(registry, place=place)
+    heads = HeadCache(registry, place=catalog.place)
     return Worker(
         consumer,
         presence,
@@ -170,7 +168,7 @@ def worker(settings: Settings) -> Any:
         heads,
         catalog,
         verifier,
-        batch_items=settings.batch_items,
+        batch_items=batch_items,
     )
 
 

@@ -1,6 +1,5 @@
 """How many inputs a model gets at once: as many as fit its device and a moment of its time."""
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +9,15 @@ import torch
 
 from service.errors import InputTooLarge
 from service.models.base import Encoder, Prepared, inference
+from service.models.memory import out_of_memory, release, wait_for
 
 log = logging.getLogger(__name__)
 
 BATCH_SECONDS: Final = 2.0
 """A batch that takes longer holds up those behind it, and looks as if it hung."""
-CPU_FULL: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+TRIED: Final = (1, 2, 4, 8, 16)
+NEAR: Final = 1.03
+"""Of sizes that cost as good as the same the smallest is best: others wait least for it."""
 
 
 class Batches:
@@ -33,6 +35,21 @@ class Batches:
         self._most = 1 << 30
         self._seconds = 0.0
         self.splits = 0
+
+    def tune(self, sample: Prepared) -> None:
+        """Find the batch size that costs a CPU least; a larger one may not fit its caches.
+
+        Args:
+            sample: One input, of which batches are made.
+        """
+        costs: dict[int, float] = {}
+        for size in TRIED:
+            costs[size] = min(self._cost(sample, size) for _ in range(2))
+            if costs[size] * size > BATCH_SECONDS / 2:
+                break
+        least = min(costs.values())
+        self._most = next(size for size, cost in costs.items() if cost <= NEAR * least)
+        self._seconds = least
 
     def embed(
         self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
@@ -58,7 +75,7 @@ class Batches:
                 found = self._forward(inputs, order[at : at + size])
                 # What ran is known only once it is through; a device works behind our back.
                 rows.append(found.float())
-                _wait_for(self._encoder.device)
+                wait_for(self._encoder.device)
                 spent = (time.perf_counter() - began) / len(found)
                 self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
                 at += len(found)
@@ -67,6 +84,12 @@ class Batches:
         back[torch.as_tensor(order)] = torch.arange(len(order))
         joined = torch.cat(rows)
         return joined[back.to(joined.device)]
+
+    def _cost(self, sample: Prepared, size: int) -> float:
+        began = time.perf_counter()
+        with inference(self._encoder.device):
+            self._encoder.forward(sample.inputs * size)
+        return (time.perf_counter() - began) / size
 
     def _timely(self) -> int:
         return max(1, int(BATCH_SECONDS / self._seconds)) if self._seconds else 1 << 30
@@ -91,23 +114,3 @@ class Batches:
             self._most = max(1, len(picked) // 2)
             log.warning("out of memory; batches are smaller now", extra={"items": self._most})
             picked = picked[: self._most]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, has no memory left."""
-    told = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        part in told for part in CPU_FULL
-    )
-
-
-def release(device: torch.device) -> None:
-    """Give back what nobody uses any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

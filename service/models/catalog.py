@@ -1,21 +1,21 @@
 """From a spec to a loaded model: once, on demand, and only from where models may come."""
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Encoder, pick_device
-from service.models.batches import Batches, out_of_memory, release
+from service.models.batches import Batches
 from service.models.image import TimmEncoder, image_classifier
+from service.models.memory import device_bytes, keep_freed, out_of_memory, release
 from service.models.text import TransformersEncoder, text_classifier
 from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 FAILED_SECONDS: Final = 15.0
 LEAST_PATIENCE: Final = 1.0
-CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+SENTENCE: Final = "The train to the coast was late again, and nobody could say why."
+"""What text encoders warm up with."""
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Catalog:
         number: int = 0,
     ) -> None:
         self.device = pick_device(device, number)
+        if self.device.type == "cpu":
+            keep_freed()
         self._roots = tuple(root.expanduser().resolve() for root in roots)
         self._offline = offline
         self._most_bytes = memory_bytes or device_bytes(self.device) // 2
@@ -107,6 +110,10 @@ class Catalog:
             return image_classifier(spec, offline=self._offline)
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
+
+    def place(self, array: Any) -> torch.Tensor:
+        """An array as a tensor on the device of the encoders."""
+        return torch.as_tensor(array).to(self.device)
 
     def loaded(self) -> tuple[str, ...]:
         """The keys of the loaded encoders."""
@@ -186,7 +193,10 @@ class Catalog:
             else TimmEncoder(spec, self.device, offline=self._offline)
         )
         batches = Batches(encoder)
-        batches.embed(encoder.prepare([_sample(spec)], truncate=True), 1)
+        sample = encoder.prepare([_sample(spec)], truncate=True)
+        batches.embed(sample, 1)
+        if self.device.type == "cpu":
+            batches.tune(sample)
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         return Loaded(encoder, batches, seconds, time.monotonic())
@@ -204,15 +214,6 @@ class Catalog:
             )
 
 
-def device_bytes(device: torch.device) -> int:
-    """Memory of a device; of a CPU, what this machine or this container may use."""
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
-    return min(machine, int(limit)) if limit.isdecimal() else machine
-
-
 def _local(model: str) -> str | None:
     """The model's name if it means a folder of this machine, as opposed to a hub id."""
     is_path = model.startswith(("/", ".", "~")) or "\\" in model or ".." in model
@@ -221,7 +222,7 @@ def _local(model: str) -> str | None:
 
 def _sample(spec: EncoderSpec) -> Item:
     if isinstance(spec, TextEncoder):
-        return "warm up"
+        return SENTENCE
     return _PIXEL
 
 

@@ -1,6 +1,7 @@
 """What a worker keeps loaded, and batches that its device can bear."""
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from service.errors import InputTooLarge, WorkFailed
 from service.models.base import Prepared, pick_device
 from service.models.batches import Batches
-from service.models.catalog import LEAST_PATIENCE, Catalog, device_bytes
+from service.models.catalog import LEAST_PATIENCE, Catalog
+from service.models.memory import device_bytes
 from service.models.packaged import minilm_folder, write_efficientnet_lite
 from service.records import ImageEncoder, Item, Modality, TextEncoder, encoder_key
 
@@ -61,6 +63,21 @@ def test_an_input_that_does_not_fit_even_alone_is_named() -> None:
     with pytest.raises(InputTooLarge, match="does not fit the memory") as caught:
         Batches(Hungry(most=8)).embed(rows(1, 2, -1, 4), 4)
     assert (caught.value.pointer, caught.value.code) == ("/items/2", "out-of-memory")
+
+
+def test_the_batch_size_that_costs_least_is_found() -> None:
+    class Crowded(Hungry):
+        def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            # Each batch costs a little, and each input beyond the fourth ten times the others.
+            threading.Event().wait(0.004 + 0.002 * len(inputs) + 0.02 * max(0, len(inputs) - 4))
+            return super().forward(inputs)
+
+    encoder = Crowded(most=100)
+    batches = Batches(encoder)
+    batches.tune(rows(1))
+    encoder.seen.clear()
+    batches.embed(rows(*range(10)), 64)
+    assert encoder.seen == [4, 4, 2]
 
 
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:

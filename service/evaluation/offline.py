@@ -1,0 +1,63 @@
+"""The worker's own pipeline without the service: what `/stitch` is measured against.
+
+`python -m service.evaluation.offline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads lines
+`BATCH SECONDS` and answers each with the inputs it classified per second, in batches of that size.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from service.errors import QueueUnavailable, RegistryUnavailable
+from service.geometry.heads import probabilities
+from service.models.batches import Batches
+from service.models.catalog import Catalog
+from service.records import Item, unpack_items
+from service.store.codec import unpack
+from service.store.inverses import Inverses
+from service.store.registry import Registry
+from service.store.server import Server
+from service.translator import HeadCache, Translator
+
+CALL_SECONDS: Final = 30.0
+SORTED: Final = 4
+
+
+def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, items: str) -> None:
+    """Load everything, then run whatever batch sizes standard input asks for."""
+    registry = Registry(
+        Server(redis_url, CALL_SECONDS, RegistryUnavailable), durable=False, stale_seconds=0
+    )
+    inverses = Inverses(Server(queue_url, CALL_SECONDS, QueueUnavailable), 1)
+    (scoring,), _ = registry.heads.ready(head)
+    (source, target), _ = registry.spaces.ready(encoder, scoring.space)
+    assert source.encoder is not None  # noqa: S101
+    catalog = Catalog("cpu", [Path(root) for root in roots.split(":")], offline=True)
+    found = catalog.get(source.encoder)
+    # Anew, so that it takes every batch size as it is told to.
+    batches = Batches(found.encoder)
+    place = catalog.place
+    through = Translator(registry, inverses, 1 << 30, place).map(source, target, "ridge")
+    classifier = HeadCache(registry, place=place).get(scoring)
+    arrays, _ = unpack(Path(items).read_bytes())
+    inputs = unpack_items(arrays, source.encoder.modality)
+
+    def classify(batch: list[Item], size: int) -> None:
+        rows = batches.embed(found.encoder.prepare(batch), size)
+        probabilities(classifier.logits(through.apply(rows).rows)).cpu().numpy()
+
+    print("ready", flush=True)  # noqa: T201
+    for line in sys.stdin:
+        size, seconds = line.split()
+        done, at, began = 0, 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < float(seconds):
+            # A few batches together, so that inputs of like size can share one, as anyone would.
+            batch = [inputs[(at + i) % len(inputs)] for i in range(SORTED * int(size))]
+            classify(batch, int(size))
+            done, at = done + len(batch), at + len(batch)
+        print(done / spent, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

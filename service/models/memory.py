@@ -1,0 +1,61 @@
+"""Memory of the device that models run on: how much there is, and what becomes of freed memory."""
+
+import ctypes
+import gc
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import torch
+
+CPU_FULL: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
+LARGEST_MMAP_THRESHOLD: Final = 32 << 20
+KEPT_BYTES: Final = 512 << 20
+
+
+def device_bytes(device: torch.device) -> int:
+    """Memory of a device; of a CPU, what this machine or this container may use."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
+    return min(machine, int(limit)) if limit.isdecimal() else machine
+
+
+def keep_freed() -> None:
+    """Let this process keep what a forward pass frees, for the next one.
+
+    glibc gives large blocks back to the system and asks for them again, page by page, in every
+    pass: a third of the time of a convolutional network on a CPU. Elsewhere this does nothing.
+    """
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def release(device: torch.device) -> None:
+    """Give back what nobody uses any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device, or the machine, has no memory left."""
+    told = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        part in told for part in CPU_FULL
+    )
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a GPU works behind our back."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
