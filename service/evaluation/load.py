@@ -50,7 +50,7 @@ class Tally:
         cut: Connections that a killed API took along; their requests were sent again.
         seconds: Of the right answers, by kind.
         seen: Ids of answers.
-        began: When the phase began.
+        began: When the phase began; what comes while it warms up does not count as goodput.
         ended: When it ended; later answers do not count as goodput.
         in_time: Right answers within the phase, by kind.
     """
@@ -101,7 +101,7 @@ class Tally:
         if ask.right(body):
             self.outcomes["right"] += 1
             self.seconds.setdefault(ask.kind, []).append(took)
-            self.in_time[ask.kind] += time.monotonic() <= self.ended
+            self.in_time[ask.kind] += self.began <= time.monotonic() <= self.ended
         else:
             self.outcomes["swapped" if ask.foreign(body) else "wrong"] += 1
 
@@ -148,9 +148,11 @@ class Load:
             pause: str | None = answer.headers.get("retry-after")
             return pause
 
-    async def closed(self, pick: Callable[[], Ask], clients: int, seconds: float) -> Tally:
+    async def closed(
+        self, pick: Callable[[], Ask], clients: int, seconds: float, warm_up: float = 0.0
+    ) -> Tally:
         """As many clients as told, each sending its next request once it has its answer."""
-        until = self._begin(seconds)
+        until = self._begin(seconds, warm_up)
 
         async def client() -> None:
             while time.monotonic() < until:
@@ -173,8 +175,8 @@ class Load:
         await asyncio.gather(*tasks)
         return self.tally
 
-    def _begin(self, seconds: float) -> float:
-        self.tally = Tally()
+    def _begin(self, seconds: float, warm_up: float = 0.0) -> float:
+        self.tally = Tally(began=time.monotonic() + warm_up)
         self.tally.ended = self.tally.began + seconds
         return self.tally.ended
 
