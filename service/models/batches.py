@@ -16,8 +16,9 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS: Final = 2.0
 """A batch that takes longer holds up those behind it, and looks as if it hung."""
 TRIED: Final = (1, 2, 4, 8, 16)
-NEAR: Final = 1.03
-"""Of sizes that cost as good as the same the smallest is best: others wait least for it."""
+TIMES: Final = 4
+"""The first pass of a size fetches memory that later ones find."""
+NEAR: Final = 1.05
 
 
 class Batches:
@@ -44,11 +45,11 @@ class Batches:
         """
         costs: dict[int, float] = {}
         for size in TRIED:
-            costs[size] = min(self._cost(sample, size) for _ in range(2))
+            costs[size] = min(self._cost(sample, size) for _ in range(TIMES))
             if costs[size] * size > BATCH_SECONDS / 2:
                 break
         least = min(costs.values())
-        self._most = next(size for size, cost in costs.items() if cost <= NEAR * least)
+        self._most = max(size for size, cost in costs.items() if cost <= NEAR * least)
         self._seconds = least
 
     def embed(
