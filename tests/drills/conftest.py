@@ -65,7 +65,7 @@ def crew(engine: Engine) -> Iterator[Crew]:
             assert caller.put_space("n", anchors[:, ::-1], encoder=SPEC).status_code == 201
             head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
             assert caller.send("PUT", "/heads/h", head).status_code == 201
-            until("the worker is alive", caller.ready, 60)
+            until("the worker is alive", caller.ready, 120)
             told = caller.send("POST", "/stitch/m/h", {"items": ["a text"]})
             assert told.status_code == 200, told.text
             yield Crew(stage, api, worker, caller, anchors)

@@ -22,7 +22,7 @@ from service.records import Floats
 from tests.conftest import QUEUE_FLAGS, REGISTRY_FLAGS, Valkey, pause
 
 PAUSE: Final = 0.02
-START_SECONDS: Final = 30.0
+START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 
 

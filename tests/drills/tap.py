@@ -3,8 +3,11 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+SECONDS: Final = 5.0
 
 
 class Passed(NamedTuple):
@@ -39,14 +42,22 @@ class Tap:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._run(self._accept)
 
     def close(self) -> None:
-        """Take no new connections."""
+        """Cut every connection, and take no new ones."""
         with contextlib.suppress(OSError):
             # Wakes the thread that waits in accept.
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        for end in self._ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(SECONDS)
+        for end in (self._listener, *self._ends):
+            end.close()
 
     def cut(self, word: bytes, after: int) -> None:
         """From the next time a word is sent on, pass nothing but so many bytes from its start."""
@@ -73,10 +84,16 @@ class Tap:
             except OSError:
                 return
             server = socket.socket(socket.AF_UNIX)
+            self._ends += [client, server]
             server.connect(str(self._server))
             self._lines += 1
-            for ends in ((client, server, True), (server, client, False)):
-                threading.Thread(target=self._pump, args=(self._lines, *ends), daemon=True).start()
+            self._run(self._pump, self._lines, client, server, True)
+            self._run(self._pump, self._lines, server, client, False)
+
+    def _run(self, work: Callable[..., None], *told: object) -> None:
+        thread = threading.Thread(target=work, args=told, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _pump(self, line: int, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
         with contextlib.suppress(OSError):
