@@ -1,5 +1,7 @@
 """What every test may use: real Valkey servers, and spaces that share a latent structure."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,13 +25,14 @@ QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volati
 
 
 class Valkey:
-    """One real server on a socket of its own, which a test may stop and start."""
+    """One real server on a socket of its own, which a test may stop, pause and start."""
 
-    def __init__(self, folder: Path, flags: tuple[str, ...]) -> None:
-        self.url = f"unix://{folder}/s.sock"
+    def __init__(self, folder: Path, flags: tuple[str, ...], binary: str | None = None) -> None:
+        self.path = folder / "s.sock"
+        self.url = f"unix://{self.path}"
         self._command = [
-            str(get_binary_path()),
-            *("--port", "0", "--unixsocket", f"{folder}/s.sock", "--dir", str(folder)),
+            binary or str(get_binary_path()),
+            *("--port", "0", "--unixsocket", str(self.path), "--dir", str(folder)),
             *flags,
         ]
         self.start()
@@ -43,6 +46,19 @@ class Valkey:
     def stop(self, *, kill: bool = False) -> None:
         self.process.kill() if kill else self.process.terminate()
         self.process.wait(30)
+
+    def pause(self) -> None:
+        """From here on it accepts connections and never answers."""
+        pause(self.process)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+def pause(process: subprocess.Popen[bytes]) -> None:
+    """Stop a child where it stands; it is still when this returns."""
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,8 @@ from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from redis.exceptions import LockError
 
-from service.errors import CorruptBytes, Unavailable
+from service.errors import CorruptBytes, QueueUnavailable
 from service.geometry.bridges import InverseName, Parameters, inverse
 from service.geometry.relative import Frame
 from service.records import Space
@@ -86,22 +85,28 @@ class Inverses:
     def _find(
         self, key: str, name: InverseName, space: Space, frame: Callable[[], Frame]
     ) -> Inverse:
+        found = None
         try:
             found = self._cached(key)
-            if found is not None:
-                return found
-            with self._server.redis.lock(
-                f"{key}:lock", timeout=LOCK_SECONDS, blocking_timeout=LOCK_SECONDS, sleep=0.05
-            ):
-                found = self._cached(key)
-                if found is None:
-                    found = self._compute(name, space, frame)
-                    self._keep(key, found)
-                return found
-        except (Unavailable, LockError, OSError) as error:
+            if found is None:
+                # Guarded as a whole: the lock asks the server too, again and again.
+                with (
+                    self._server.guard() as client,
+                    client.lock(
+                        f"{key}:lock",
+                        timeout=LOCK_SECONDS,
+                        blocking_timeout=LOCK_SECONDS,
+                        sleep=0.05,
+                    ),
+                ):
+                    found = self._cached(key)
+                    if found is None:
+                        found = self._compute(name, space, frame)
+                        self._keep(key, found)
+        except QueueUnavailable as error:
             # The cache saves work; it must never be the reason that there is no answer.
-            log.warning("inverse cache unavailable", extra={"reason": type(error).__name__})
-            return self._compute(name, space, frame)
+            log.warning("inverse cache unavailable", extra={"reason": error.message})
+        return self._compute(name, space, frame) if found is None else found
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
         known = space.parameters

@@ -43,6 +43,8 @@ from service.store.rules import begin, keep_heads, serve, still_current
 from service.store.server import Server
 from service.store.tables import DRAFTS, Table
 
+PATIENCE: Final = 0.75
+"""The part of a call's time in which a write is to reach the append-only file."""
 COMPARED: Final = 8
 """Spaces of the same set whose anchors a new space's are compared with."""
 
@@ -57,7 +59,8 @@ class Registry:
     """
 
     def __init__(self, server: Server, *, durable: bool, stale_seconds: float) -> None:
-        promise = int(server.timeout * 1000) if durable else 0
+        # Shorter than a call may take: a server that says in time that its file lags is not gone.
+        promise = int(server.timeout * 1000 * PATIENCE) if durable else 0
         self.server = server
         self.durable = durable
         self.anchor_sets = Table(
