@@ -28,20 +28,24 @@ class Batches:
         encoder: The encoder.
 
     Attributes:
+        most: Inputs that a batch may have.
         splits: Batches that ran out of memory and were split.
     """
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
-        self._most = 1 << 30
+        self.most = 1 << 30
         self._seconds = 0.0
         self.splits = 0
 
-    def tune(self, sample: Prepared) -> None:
+    def tune(self, sample: Prepared) -> int:
         """Find the batch size that costs a CPU least; a larger one may not fit its caches.
 
         Args:
             sample: One input, of which batches are made.
+
+        Returns:
+            The number of inputs.
         """
         costs: dict[int, float] = {}
         for size in TRIED:
@@ -49,8 +53,8 @@ class Batches:
             if costs[size] * size > BATCH_SECONDS / 2:
                 break
         least = min(costs.values())
-        self._most = max(size for size, cost in costs.items() if cost <= NEAR * least)
         self._seconds = least
+        return max(size for size, cost in costs.items() if cost <= NEAR * least)
 
     def embed(
         self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
@@ -71,7 +75,7 @@ class Batches:
         rows, at = [], 0
         with inference(self._encoder.device):
             while at < len(order):
-                size = min(batch_items, self._most, self._timely())
+                size = min(batch_items, self.most, self._timely())
                 began = time.perf_counter()
                 found = self._forward(inputs, order[at : at + size])
                 # What ran is known only once it is through; a device works behind our back.
@@ -112,6 +116,6 @@ class Batches:
                     code="out-of-memory",
                 )
             self.splits += 1
-            self._most = max(1, len(picked) // 2)
-            log.warning("out of memory; batches are smaller now", extra={"items": self._most})
-            picked = picked[: self._most]
+            self.most = max(1, len(picked) // 2)
+            log.warning("out of memory; batches are smaller now", extra={"items": self.most})
+            picked = picked[: self.most]

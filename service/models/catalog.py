@@ -76,6 +76,7 @@ class Catalog:
         self._loaded: dict[str, Loaded] = {}
         self._failed: dict[str, tuple[float, StitchworkError]] = {}
         self._known: dict[str, tuple[int, float]] = {}
+        self._tuned: dict[str, int] = {}
 
     def get(self, spec: EncoderSpec) -> Loaded:
         """The encoder of a spec, loaded and warmed up if it is not yet.
@@ -196,7 +197,8 @@ class Catalog:
         sample = encoder.prepare([_sample(spec)], truncate=True)
         batches.embed(sample, 1)
         if self.device.type == "cpu":
-            batches.tune(sample)
+            batches.most = self._tuned.get(encoder_key(spec)) or batches.tune(sample)
+            self._tuned[encoder_key(spec)] = batches.most
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         return Loaded(encoder, batches, seconds, time.monotonic())

@@ -74,7 +74,7 @@ def test_the_batch_size_that_costs_least_is_found() -> None:
 
     encoder = Crowded(most=100)
     batches = Batches(encoder)
-    batches.tune(rows(1))
+    batches.most = batches.tune(rows(1))
     encoder.seen.clear()
     batches.embed(rows(*range(10)), 64)
     assert encoder.seen == [4, 4, 2]
