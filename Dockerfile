@@ -31,8 +31,9 @@ RUN pip install torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} && 
 USER stitchwork
 ENV HF_HOME=/cache STITCHWORK_MODEL_ROOTS=/models
 VOLUME ["/models", "/cache"]
-# A worker has no port: whether it lives is known to the queue server, and /health/ready tells.
-HEALTHCHECK NONE
+# A worker has no port: that it lives, and is not stuck, it tells the queue server.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
+    CMD ["stitchwork", "status", "--here"]
 CMD ["stitchwork", "worker"]
 
 FROM worker-base AS worker

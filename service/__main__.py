@@ -188,7 +188,7 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
 
 def _bench_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "cases", nargs="*", metavar="CASE", help="images, texts, spaces; all if none."
+        "cases", nargs="*", metavar="CASE", help="images, texts, queue, spaces; all if none."
     )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="Rounds (5).")
     command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")

@@ -22,14 +22,17 @@ from rich.table import Table
 from safetensors.numpy import save
 
 from service.client import SAFETENSORS, Stitchwork
-from service.errors import Unavailable
+from service.errors import QueueUnavailable, Unavailable
 from service.evaluation.datasets import digits
 from service.evaluation.load import Ask, Load, client
 from service.evaluation.texts import sentences
 from service.launcher import Plan, Running, start
 from service.models.packaged import minilm_folder, write_efficientnet_lite
-from service.records import Item, pack_items
+from service.queue.dispatcher import Dispatcher
+from service.queue.jobs import Job
+from service.records import Item, TextEncoder, pack_items
 from service.store.codec import pack
+from service.store.server import Server
 
 CLIENTS: Final = 64
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -37,6 +40,9 @@ OURS, THEIRS = 0, 1
 """Cores: load, API and servers share the first; what is measured has the second for itself."""
 DEADLINE: Final = 60.0
 WARM_UP: Final = 2.0
+JOBS: Final = 8000
+PEERS: Final = "STITCHWORK_BENCH_PEERS"
+"""Names an interpreter with the frameworks that the service is compared with."""
 
 
 @dataclass(frozen=True)
@@ -193,25 +199,28 @@ def _register(running: Running, spec: dict[str, Any], items: list[Item]) -> None
 def _offline(running: Running, roots: str, path: Path) -> Iterator[Callable[[int, float], float]]:
     urls = (running.redis_url or "", running.queue_url or "")
     command = [sys.executable, "-m", "service.evaluation.offline", *urls, roots]
-    process = subprocess.Popen(  # noqa: S603
-        [*command, "source", "head", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with _asked([*command, "source", "head", str(path)], THEIRS) as ask:
+        yield lambda size, seconds: ask(f"{size} {seconds}")
+
+
+@contextlib.contextmanager
+def _asked(command: Sequence[str], core: int = OURS) -> Iterator[Callable[[str], float]]:
+    """A process that answers each line with a number, once it has said that it is ready."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)  # noqa: S603
     assert process.stdin is not None  # noqa: S101
     assert process.stdout is not None  # noqa: S101
     sink, source = process.stdin, process.stdout
     if source.readline().strip() != "ready":
         raise Unavailable("the partner of the measurement did not start")
-    _pin(process.pid, THEIRS)
+    _pin(process.pid, core)
 
-    def rate(size: int, seconds: float) -> float:
-        print(size, seconds, file=sink, flush=True)
+    def ask(line: str) -> float:
+        print(line, file=sink, flush=True)
         return float(source.readline())
 
-    yield rate
+    yield ask
     sink.close()
     process.wait(30)
 
@@ -232,6 +241,65 @@ async def _throughput(url: str, items: list[Item], each: int, seconds: float) ->
     if set(tally.outcomes) != {"right"}:
         raise Unavailable(f"not every request was answered: {dict(tally.outcomes)}")
     return tally.goodput() * each
+
+
+def queue(rounds: int) -> list[Result]:
+    """Jobs without a model through streams, and the same through Celery, on one server."""
+    peer = os.environ.get(PEERS)
+    if not peer:
+        Console().print(f"  skipped, for {PEERS} names no interpreter with celery[redis]")
+        return []
+    with (
+        tempfile.TemporaryDirectory(prefix="stitchwork-bench-") as name,
+        start(Plan(port=0, data_dir=Path(name), workers=0)) as running,
+    ):
+        url = running.queue_url or ""
+        # Celery speaks to a socket by another scheme.
+        foreign = url.replace("unix://", "redis+socket://")
+        script = str(Path(__file__).with_name("peers.py"))
+        commands = (
+            [sys.executable, "-m", "service.evaluation.echo", url],
+            [peer, script, "worker", foreign],
+        )
+        with contextlib.ExitStack() as stack:
+            for command in commands:
+                process = stack.enter_context(subprocess.Popen(command))  # noqa: S603
+                stack.callback(process.kill)
+                _pin(process.pid, THEIRS)
+            celery = stack.enter_context(_asked([peer, script, "client", foreign]))
+            ours, partner = [], []
+            for i in range(rounds + 1):
+                found = asyncio.run(_dispatched(url, JOBS))
+                theirs = celery(str(JOBS // 4))
+                if i:
+                    ours.append(found)
+                    partner.append(theirs)
+    facts = {"jobs": JOBS, "callers": CLIENTS, "inputs per job": 1}
+    what = "the same through Celery, solo pool"
+    return [Result("queue", what, "jobs/s", ours, partner, 1.0, True, facts)]
+
+
+async def _dispatched(url: str, count: int) -> float:
+    """Jobs per second that 64 callers get done."""
+    server = Server(url, 30.0, QueueUnavailable)
+    dispatcher = Dispatcher(
+        server, most_jobs=1 << 20, most_bytes=1 << 30, most_waited=30.0, worker_ttl=10.0
+    )
+    dispatcher.start()
+    job, turn = Job(id="", encoder=TextEncoder(model="none")), iter(range(count))
+    while not dispatcher.workers():  # noqa: ASYNC110 others' state, not ours
+        await asyncio.sleep(0.05)
+
+    async def caller() -> None:
+        for _ in turn:
+            await dispatcher.run(job, ["a text"], 30.0)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(CLIENTS)))
+    spent = time.perf_counter() - began
+    await asyncio.to_thread(dispatcher.stop)
+    server.close()
+    return count / spent
 
 
 def spaces(rounds: int) -> list[Result]:
@@ -302,5 +370,6 @@ def _base64(item: bytes) -> str:
 CASES: Final[Mapping[str, Callable[[int], list[Result]]]] = {
     "images": images,
     "texts": texts,
+    "queue": queue,
     "spaces": spaces,
 }

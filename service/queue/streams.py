@@ -18,7 +18,7 @@ import uuid
 from typing import Any, Final, NamedTuple
 
 from service.errors import QueueFull
-from service.queue.jobs import UPKEEP, Job, upkeep
+from service.queue.jobs import Job, upkeep
 from service.records import Draft
 from service.store.server import PREFIX, Server
 
@@ -146,12 +146,12 @@ return found
 """
 )
 
-# KEYS jobs · ARGV entry id, upkeep: does anything that was admitted up to it still wait or run?
+# KEYS jobs · ARGV entry id: does anyone wait for what was admitted up to it?
+# What was asked for by no caller has no inputs of its own: the steps of drafts.
 UNSETTLED: Final = """
 for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-  local stream = KEYS[1] .. ':' .. name
-  if name ~= ARGV[2] and #redis.call('XRANGE', stream, '-', ARGV[1], 'COUNT', 1) > 0 then
-    return 1
+  for _, found in ipairs(redis.call('XRANGE', KEYS[1] .. ':' .. name, '-', ARGV[1])) do
+    if found[2][4] ~= '0' then return 1 end
   end
 end
 return 0
@@ -280,7 +280,7 @@ def survey(server: Server) -> dict[str, Backlog]:
 def unsettled(server: Server, before_ms: int) -> bool:
     """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
     with server.guard() as client:
-        return bool(client.eval(UNSETTLED, 1, JOBS, before_ms, UPKEEP))
+        return bool(client.eval(UNSETTLED, 1, JOBS, before_ms))
 
 
 def nudge(server: Server, draft: Draft) -> None:

@@ -68,10 +68,12 @@ class Inverses:
         key = f"{PREFIX}inverse:{name}:{space.version}"
         with self._guard:
             running = self._running.get(key)
-            if running is None:
-                running = self._pool.submit(self._find, key, name, space, frame)
-                self._running[key] = running
-                running.add_done_callback(lambda _: self._forget(key))
+            if running is not None:
+                return running
+            running = self._pool.submit(self._find, key, name, space, frame)
+            self._running[key] = running
+        # Outside the guard: what is done already is forgotten here and now, under the same guard.
+        running.add_done_callback(lambda _: self._forget(key))
         return running
 
     def close(self) -> None:

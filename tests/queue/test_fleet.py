@@ -11,7 +11,7 @@ from service.errors import QueueFull
 from service.queue import fleet, streams
 from service.queue.fleet import Announcement, Presence, look, sweep
 from service.queue.jobs import Job
-from service.records import TextEncoder
+from service.records import Draft, TextEncoder
 from service.store.server import Server
 from tests.queue.test_queue import (
     JOB,
@@ -129,6 +129,11 @@ def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
     queue_server: Server,
 ) -> None:
     with dispatching(queue_server) as dispatcher, consuming(queue_server) as consumer:
+        draft = Draft(kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3)
+        streams.nudge(queue_server, draft)
+        assert asyncio.run(dispatcher.settle(5.0)), "nobody waits for a draft's next step"
+        (nudged,) = take(consumer)
+        consumer.answer(nudged, None)
         admit(queue_server, JOB, ["before"])
         assert not asyncio.run(dispatcher.settle(0.2))
 

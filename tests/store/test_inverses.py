@@ -3,7 +3,8 @@
 import pickle
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +126,26 @@ def test_fused_maps_are_kept_within_bounds(
     first = small.map(*spaces, "ridge")
     small.map(*spaces, "irp")
     assert small.map(*spaces, "ridge") is not first, "the least recently used went"
+
+
+def test_a_pool_that_is_through_at_once_holds_nobody_up(
+    registry: Registry,
+    inverses: Inverses,
+    spaces: tuple[Space, Space],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submit = inverses._pool.submit
+
+    def through(*work: Any) -> Future[Any]:
+        future = submit(*work)
+        wait([future])
+        return future
+
+    monkeypatch.setattr(inverses._pool, "submit", through)
+    asking = threading.Thread(
+        target=lambda: inverses.get("ridge", spaces[0], lambda: registry.frame(spaces[0])),
+        daemon=True,
+    )
+    asking.start()
+    asking.join(20)
+    assert not asking.is_alive()
