@@ -84,6 +84,9 @@ def worker(settings: Settings) -> Any:
     Raises:
         RegistryUnavailable: If the registry server cannot be reached.
     """
+    if settings.offline:
+        # Read once, on import: without it the hub's library asks for more than the files we name.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
 
     from service.models.catalog import Catalog
