@@ -3,10 +3,11 @@
 import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from service.store.addresses import check, without_secrets
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -18,7 +19,9 @@ MEBI = 1024 * 1024
 class Settings(BaseSettings):
     """How one process of the service is set up; validated when it starts."""
 
-    model_config = SettingsConfigDict(env_prefix="STITCHWORK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="STITCHWORK_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(
@@ -58,6 +61,9 @@ class Settings(BaseSettings):
     durable: bool = Field(
         True, description="Acknowledge a registration only once the registry's AOF has it."
     )
+    replicas: int = Field(
+        0, ge=0, le=16, description="Replicas whose AOF must have it too before that."
+    )
 
     max_body_bytes: Bytes = Field(256 * MEBI, description="Largest request body.")
     max_rows: Count = Field(65_536, description="Most embeddings in one request.")
@@ -93,10 +99,8 @@ class Settings(BaseSettings):
     @field_validator("redis_url", "queue_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
-        schemes = ("redis", "rediss", "unix")
-        if value is not None and urlsplit(value).scheme not in schemes:
-            expected = ", ".join(f"{scheme}://" for scheme in schemes)
-            raise ValueError(f"expected a URL that starts with one of {expected}")
+        if value is not None:
+            check(value)
         return value
 
     @model_validator(mode="after")
@@ -108,14 +112,16 @@ class Settings(BaseSettings):
             )
         if self.queue_url and not self.redis_url:
             raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
+        if self.replicas and not (self.redis_url and self.durable):
+            raise ValueError("replicas needs durable, and redis_url: the embedded one has none")
         return self
 
     def redacted(self) -> dict[str, Any]:
-        """Every setting as plain JSON values, passwords in URLs left out."""
+        """Every setting as plain JSON values, secrets in URLs left out."""
         shown = self.model_dump(mode="json")
         for name in ("redis_url", "queue_url"):
             if shown[name]:
-                shown[name] = _without_password(shown[name])
+                shown[name] = without_secrets(shown[name])
         return shown
 
 
@@ -126,11 +132,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    name, _, place = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{name.split(':')[0]}:***@{place}"))

@@ -19,14 +19,28 @@ def servers(settings: Settings) -> tuple[Server, Server]:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
     queue_url = settings.queue_url or settings.redis_url
     return (
-        Server(settings.redis_url, settings.redis_timeout, RegistryUnavailable),
+        Server(
+            settings.redis_url,
+            settings.redis_timeout,
+            RegistryUnavailable,
+            replicas=settings.replicas,
+        ),
         Server(queue_url, settings.redis_timeout, QueueUnavailable),
     )
 
 
 def registry_on(server: Server, settings: Settings) -> Registry:
-    """The registry; it promises durability only where the server can keep that promise."""
+    """The registry; it promises durability only where the server can keep that promise.
+
+    Raises:
+        RegistryUnavailable: If the server is away, or replicas are to write and it cannot say so.
+    """
     durable = settings.durable and server.promises()
+    if settings.replicas and not durable:
+        raise RegistryUnavailable(
+            "replicas (STITCHWORK_REPLICAS) needs a registry server that keeps an append-only "
+            "file and knows WAITAOF: Valkey, or Redis from 7.2 on"
+        )
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
 
 

@@ -57,7 +57,8 @@ class Registry:
     """
 
     def __init__(self, server: Server, *, durable: bool, stale_seconds: float) -> None:
-        promise = int(server.timeout * 1000) if durable else 0
+        # Less than the timeout, so that the server is heard when it says that it could not.
+        promise = int(server.timeout * 750) if durable else 0
         self.server = server
         self.durable = durable
         self.anchor_sets = Table(
