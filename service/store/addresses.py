@@ -82,9 +82,7 @@ def check(url: str) -> None:
     before, _, query = rest.partition("?")
     place, _, path = before.partition("/")
     if "#" in url or (scheme != "unix" and "@" in path):
-        raise ValueError(
-            "a '#', '/', '?' or '@' inside a name or password is written as %23 to %40"
-        )
+        raise ValueError("in a name or password '#', '/', '?' and '@' are %23, %2F, %3F and %40")
     if scheme in ("redis", "rediss"):
         if path and not path.isdecimal():
             raise ValueError(f"expected {scheme}://host:port/db with a number for db")

@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as ServerGone
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
@@ -64,6 +64,8 @@ def why(error: RedisError, url: str) -> str:
     if isinstance(error, MasterNotFoundError):
         return "has no master that its sentinels know to be up"
     for cause in _causes(error):
+        if isinstance(cause, ReadOnlyError):
+            return "has become a read-only replica"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"has a certificate that is not trusted: {cause.verify_message}"
         if isinstance(cause, _ENDED) and addresses.is_tls(url):

