@@ -11,7 +11,13 @@ from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as ServerGone
 from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from service.store import addresses
 
@@ -41,18 +47,23 @@ def connect(url: str, timeout: float, *, patience: float = 0.0) -> redis.Redis:
     for unused in ("host", "port", "connection_class"):
         options.pop(unused, None)
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    tls["ssl"] = addresses.is_tls(url)
+    encrypted = addresses.is_tls(url)
     watchers = _Watchers(  # type: ignore[no-untyped-call]
         given.places,
         sentinel_kwargs={
             **tls,
+            "ssl": encrypted,
             **_bounds(timeout / len(given.places), 0.0),
             "username": given.sentinel_username,
             "password": given.sentinel_password,
         },
     )
     pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        given.service, watchers, **options, ssl=tls["ssl"], **_bounds(timeout, patience)
+        given.service,
+        watchers,
+        connection_class=_Encrypted if encrypted else _Plain,
+        **options,
+        **_bounds(timeout, patience),
     )
     return _Watched.from_pool(pool)
 
@@ -113,6 +124,27 @@ class _Watchers(Sentinel):
         if failure is not None and not answered:
             raise failure
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
+
+
+class _Whole:
+    """A connection that is not used again once a reply did not come in time.
+
+    redis-py's connections behind sentinels stay open then, and a late reply would be read as
+    that of the next call.
+    """
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """One reply, or an error and no connection."""
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*args, **options)  # type: ignore[misc]
+
+
+class _Plain(_Whole, SentinelManagedConnection):
+    pass
+
+
+class _Encrypted(_Whole, SentinelManagedSSLConnection):
+    pass
 
 
 class _Watched(redis.Redis):
