@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from service.store.connections import check_url, without_secrets
+from service.store.addresses import check, without_secrets
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -19,7 +19,9 @@ MEBI = 1024 * 1024
 class Settings(BaseSettings):
     """How one process of the service is set up; validated when it starts."""
 
-    model_config = SettingsConfigDict(env_prefix="STITCHWORK_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="STITCHWORK_", frozen=True, extra="ignore", hide_input_in_errors=True
+    )
 
     host: str = Field("127.0.0.1", description="Address the API listens on.")
     port: int = Field(
@@ -38,9 +40,6 @@ class Settings(BaseSettings):
         None, description="Queue and cache server (memory only); unset: the registry server."
     )
     apis: int = Field(1, ge=1, le=64, description="API processes that `serve` starts.")
-    replicas: int = Field(
-        0, ge=0, description="Replicas of the registry that must have a registration, too."
-    )
     workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
     worker_number: int = Field(
         0, ge=0, description="Which of a machine's workers this is; they take its GPUs in turn."
@@ -76,6 +75,9 @@ class Settings(BaseSettings):
     )
     durable: bool = Field(
         True, description="Acknowledge a registration only once the registry's AOF has it."
+    )
+    replicas: int = Field(
+        0, ge=0, le=16, description="Replicas whose AOF must have it too before that."
     )
 
     max_body_bytes: Bytes = Field(256 * MEBI, description="Largest request body.")
@@ -131,7 +133,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None:
-            check_url(value)
+            check(value)
         return value
 
     @model_validator(mode="after")
@@ -143,10 +145,12 @@ class Settings(BaseSettings):
             )
         if self.queue_url and not self.redis_url:
             raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
+        if self.replicas and not (self.redis_url and self.durable):
+            raise ValueError("replicas needs durable, and redis_url: the embedded one has none")
         return self
 
     def redacted(self) -> dict[str, Any]:
-        """Every setting as plain JSON values, passwords in URLs left out."""
+        """Every setting as plain JSON values, secrets in URLs left out."""
         shown = self.model_dump(mode="json")
         for name in ("redis_url", "queue_url"):
             if shown[name]:

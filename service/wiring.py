@@ -39,8 +39,17 @@ def servers(settings: Settings) -> tuple[Server, Server]:
 
 
 def registry_on(server: Server, settings: Settings) -> Registry:
-    """The registry; it promises durability only where the server can keep that promise."""
+    """The registry; it promises durability only where the server can keep that promise.
+
+    Raises:
+        RegistryUnavailable: If the server is away, or replicas are to write and it cannot say so.
+    """
     durable = settings.durable and server.promises()
+    if settings.replicas and not durable:
+        raise RegistryUnavailable(
+            "replicas (STITCHWORK_REPLICAS) needs a registry server that keeps an append-only "
+            "file and knows WAITAOF: Valkey, or Redis from 7.2 on"
+        )
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
 
 

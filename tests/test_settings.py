@@ -17,7 +17,11 @@ README = Path(__file__).parent.parent / "README.md"
     [
         ({"host": "0.0.0.0"}, "can be reached by others"),  # noqa: S104
         ({"redis_url": "http://x"}, "redis://"),
+        ({"redis_url": "sentinel://one,two"}, "service name"),
+        ({"queue_url": "sentinels:///main", "redis_url": "redis://x"}, "host is missing"),
         ({"queue_url": "redis://x"}, "needs redis_url"),
+        ({"replicas": 1}, "needs durable"),
+        ({"replicas": 1, "durable": False, "redis_url": "redis://x"}, "needs durable"),
         ({"port": 70_000}, "less than or equal to 65535"),
         ({"device": "tpu"}, "pattern"),
         ({"request_timeout": 0}, "greater than 0"),
@@ -36,6 +40,18 @@ def test_passwords_are_not_shown() -> None:
     shown = Settings(redis_url="rediss://me:secret@there:6379/0").redacted()
     assert shown["redis_url"] == "rediss://me:***@there:6379/0"
     assert "secret" not in str(shown)
+    shown = Settings(
+        redis_url="sentinels://me:secret@one,two:1/main?db=0&sentinel_password=secret",
+        queue_url="unix:///run/q.sock?password=secret",
+    ).redacted()
+    assert shown["redis_url"] == "sentinels://me:***@one,two:1/main?db=0&sentinel_password=***"
+    assert shown["queue_url"] == "unix:///run/q.sock?password=***"
+
+
+def test_a_refused_url_is_not_repeated() -> None:
+    with pytest.raises(ValidationError) as error:
+        Settings(redis_url="redis://:secret/@there")
+    assert "secret" not in str(error.value)
 
 
 def test_a_wrong_setting_ends_the_command_with_a_sentence() -> None:

@@ -1,124 +1,176 @@
-"""From a URL to a client: one server, by TCP, TLS or a socket, or a master that Sentinel names.
+"""Clients of one server, however it is reached, and why one of them failed."""
 
-    redis://[user:password@]host:port/db          rediss://… with TLS
-    unix://path/to/socket
-    sentinel://[user:password@]host:port,host:port/service-name?db=0      sentinels://… with TLS
-
-Query options are those of redis-py, such as `ssl_ca_certs`, `ssl_certfile` and `ssl_keyfile`; what
-begins with `sentinel_`, such as `sentinel_password`, is for the sentinels alone.
-"""
-
+import errno
 import ssl
-from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from collections.abc import Iterator
+from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
+from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as ServerGone
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import (
+    MasterNotFoundError,
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
-SENTINEL_PORT: Final = 26_379
-OF_SENTINELS: Final = "sentinel_"
+from service.store import addresses
+
+_ENDED: Final = (
+    *(ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError),
+    *(ConnectionResetError, BrokenPipeError),
+)
+"""What is raised over TLS where the other side is gone. In TLS 1.3 a server refuses a client's
+certificate only after the handshake, and its reason is often lost with the connection."""
+
+_NO_FILE: Final = (errno.ENOENT, errno.EACCES)
 
 
-def connect(url: str, timeout: float) -> redis.Redis:
-    """A client for the server of a URL; it connects when it is first used.
+def connect(url: str, timeout: float, *, patience: float = 0.0) -> redis.Redis:
+    """A client with a pool of its own; it connects when it is first used.
 
     Args:
-        url: One of the forms above.
-        timeout: Seconds that connecting, and one call, may take.
-
-    Returns:
-        A client that tries once more where a pooled connection had been closed, and never after
-        a timeout: a silent server is not asked twice.
-
-    Raises:
-        ValueError: If the URL names no host or no service, or has options that are unknown.
+        url: Any URL that `addresses.check` takes.
+        timeout: Seconds that connecting may take, and a call. All sentinels together have as
+            long to name the master.
+        patience: Seconds a call may take beyond that, because it blocks on purpose.
     """
-    bounds: dict[str, Any] = {
-        "socket_timeout": timeout,
+    given = addresses.sentinels(url)
+    if given is None:
+        return redis.Redis.from_url(url, **_bounds(timeout, patience))
+    options: dict[str, Any] = parse_url(given.server_url)  # type: ignore[no-untyped-call]
+    for unused in ("host", "port", "connection_class"):
+        options.pop(unused, None)
+    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    encrypted = addresses.is_tls(url)
+    watchers = _Watchers(  # type: ignore[no-untyped-call]
+        given.places,
+        sentinel_kwargs={
+            **tls,
+            "ssl": encrypted,
+            **_bounds(timeout / len(given.places), 0.0),
+            "username": given.sentinel_username,
+            "password": given.sentinel_password,
+        },
+    )
+    pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+        given.service,
+        watchers,
+        connection_class=_Encrypted if encrypted else _Plain,
+        **options,
+        **_bounds(timeout, patience),
+    )
+    return _Watched.from_pool(pool)
+
+
+def why(error: RedisError, url: str) -> str:
+    """What follows the name of the server at a URL that could not be used; never a secret."""
+    if isinstance(error, AuthenticationError):
+        return "refused the user name or the password"
+    if isinstance(error, MasterNotFoundError):
+        return "has no master that its sentinels know to be up"
+    for cause in _causes(error):
+        if isinstance(cause, ReadOnlyError):
+            return "has become a read-only replica"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"has a certificate that is not trusted: {cause.verify_message}"
+        if isinstance(cause, _ENDED) and addresses.is_tls(url):
+            return "ended the TLS connection: it is stopping, or wants a client's certificate"
+        if isinstance(cause, ssl.SSLError):
+            about = (cause.reason or "unknown").lower().replace("_", " ")
+            return f"cannot be reached over TLS, check the certificates: {about}"
+        if isinstance(cause, OSError) and cause.errno in _NO_FILE and addresses.is_tls(url):
+            return "cannot be reached over TLS: a certificate or key file cannot be read"
+    return "cannot be reached or does not answer"
+
+
+class _Watchers(Sentinel):
+    """Sentinels that are asked in turn, the last one that knew first."""
+
+    _knew = 0
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Host and port of the master.
+
+        redis-py's own puts the texts of all failures into one error. Here the failure itself is
+        kept, so that a timeout is not tried twice and a certificate can be named; and the list
+        that threads share is not reordered.
+
+        Raises:
+            MasterNotFoundError: If a sentinel answered, and none knows a master that is up.
+            RedisError: The failure of one of them, if no sentinel answered.
+        """
+        failure: RedisError | None = None
+        answered = False
+        first = self._knew
+        for step in range(len(self.sentinels)):
+            number = (first + step) % len(self.sentinels)
+            try:
+                masters: Any = self.sentinels[number].sentinel_masters()
+            except RedisError as error:
+                failure = error
+                continue
+            answered = True
+            state = masters.get(service_name)
+            # Leaves out a master that is down, so that calls fail at once until another is named.
+            if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
+                self._knew = number
+                return state["ip"], state["port"]
+        if failure is not None and not answered:
+            raise failure
+        raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
+
+
+class _Whole:
+    """A connection that is not used again once a reply did not come in time.
+
+    redis-py's connections behind sentinels stay open then, and a late reply would be read as
+    that of the next call.
+    """
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        """One reply, or an error and no connection."""
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*args, **options)  # type: ignore[misc]
+
+
+class _Plain(_Whole, SentinelManagedConnection):
+    pass
+
+
+class _Encrypted(_Whole, SentinelManagedSSLConnection):
+    pass
+
+
+class _Watched(redis.Redis):
+    """A client of whichever server is the master now."""
+
+    def close(self) -> None:
+        """Give back the connections to the servers, and those to the sentinels."""
+        super().close()
+        pool = cast(SentinelConnectionPool, self.connection_pool)
+        for watcher in pool.sentinel_manager.sentinels:
+            watcher.close()
+
+
+def _bounds(timeout: float, patience: float) -> dict[str, Any]:
+    # One retry, and none after a timeout: a pooled connection that a restarted server closed is
+    # replaced, and a silent server is not asked twice.
+    return {
+        "protocol": 2,
+        "socket_timeout": timeout + patience,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 1, supported_errors=(ServerGone,)),
     }
-    if not url.startswith(("sentinel://", "sentinels://")):
-        return redis.Redis.from_url(url, protocol=2, **bounds)
-    hosts, service, options = _sentinels(url)
-    own = {
-        name.removeprefix(OF_SENTINELS): value
-        for name, value in options.items()
-        if name.startswith(OF_SENTINELS)
-    }
-    shared = {name: value for name, value in options.items() if not name.startswith(OF_SENTINELS)}
-    tls = {name: value for name, value in shared.items() if name.startswith("ssl")}
-    sentinel = Sentinel(hosts, sentinel_kwargs={**bounds, **tls, **own}, **bounds)  # type: ignore[no-untyped-call]
-    found: redis.Redis = sentinel.master_for(service, protocol=2, **shared)  # type: ignore[no-untyped-call]
-    return found
 
 
-def check_url(url: str) -> None:
-    """Refuse a URL that no client can be made of.
-
-    Raises:
-        ValueError: Says what was expected; it repeats nothing of the URL, which may hold secrets.
-    """
-    schemes = ("redis", "rediss", "unix", "sentinel", "sentinels")
-    if urlsplit(url).scheme not in schemes:
-        expected = ", ".join(f"{scheme}://" for scheme in schemes)
-        raise ValueError(f"expected a URL that starts with one of {expected}")
-    if url.startswith("sentinel"):
-        _sentinels(url)
-
-
-def without_secrets(url: str) -> str:
-    """The URL for people to read: passwords, wherever they stand in it, are left out."""
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if "@" in netloc:
-        name, _, place = netloc.rpartition("@")
-        netloc = f"{name.split(':')[0]}:***@{place}" if ":" in name else netloc
-    query = [
-        (name, "***" if "password" in name else value)
-        for name, value in parse_qsl(parts.query, keep_blank_values=True)
-    ]
-    return urlunsplit(parts._replace(netloc=netloc, query=urlencode(query, safe="*/")))
-
-
-def why(error: BaseException) -> str:
-    """What lies behind a failed connection where it is worth saying, as the rest of a sentence."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return f": TLS failed, {getattr(seen, 'verify_message', '') or seen.reason}"
-        seen = seen.__cause__ or seen.__context__
-    return ""
-
-
-def _sentinels(url: str) -> tuple[list[tuple[str, int]], str, Mapping[str, Any]]:
-    parts = urlsplit(url)
-    login, _, places = parts.netloc.rpartition("@")
-    service = parts.path.strip("/")
-    form = "sentinel://[user:password@]host:port,host:port/service-name"
-    if not places or not service or "/" in service:
-        raise ValueError(f"expected {form}")
-    hosts = []
-    for place in places.split(","):
-        host, colon, port = place.rpartition(":")
-        if not colon or place.endswith("]"):
-            host, port = place, str(SENTINEL_PORT)
-        if not host or not port.isdecimal():
-            raise ValueError(f"expected {form}")
-        hosts.append((host.strip("[]"), int(port)))
-    # What redis-py understands in a URL of one server is understood here in the same way.
-    scheme = "rediss" if parts.scheme == "sentinels" else "redis"
-    plain = (
-        f"{scheme}://{login}@host/?{parts.query}" if login else f"{scheme}://host/?{parts.query}"
-    )
-    options = dict(parse_url(plain))  # type: ignore[no-untyped-call]
-    for name in ("host", "port", "connection_class"):
-        options.pop(name, None)
-    if scheme == "rediss":
-        options["ssl"] = True
-    return hosts, service, options
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__

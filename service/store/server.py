@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as ServerGone
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as ServerSilent
 
 from service.errors import Unavailable
@@ -48,12 +48,13 @@ class Server:
     """A connection pool with bounded calls.
 
     Args:
-        url: Where it is, in one of the forms of `connections`.
+        url: Where it is, as `service.store.addresses` says.
         timeout: Seconds one call may take.
         gone: The error raised when the server is away or silent.
         pause: Seconds after a failed call in which further calls fail at once, so that a server
             that accepts and never answers costs one timeout and not one per request.
-        replicas: Replicas that must have a promised write too.
+        replicas: How many replicas must have a promised write in their append-only files too.
+        patience: Seconds a call may take beyond the timeout, because it blocks on purpose.
     """
 
     def __init__(
@@ -64,11 +65,12 @@ class Server:
         *,
         pause: float = 0.5,
         replicas: int = 0,
+        patience: float = 0.0,
     ) -> None:
-        self.redis = connect(url, timeout)
-        self.replicas = replicas
+        self.redis: redis.Redis = connect(url, timeout, patience=patience)
         self.url = url
         self.timeout = timeout
+        self.replicas = replicas
         self._gone = gone
         self._pause = pause
         self._down_until = 0.0
@@ -87,8 +89,10 @@ class Server:
             yield self.redis
         except (ServerGone, ServerSilent) as error:
             self._down_until = time.monotonic() + self._pause
-            told = f"{self._name} cannot be reached or does not answer{why(error)}"
-            raise self._gone(told) from error
+            raise self._gone(f"{self._name} {why(error, self.url)}") from error
+        except ReadOnlyError as error:
+            self._look_again()
+            raise self._gone(f"{self._name} has become a read-only replica") from error
         except RedisError as error:
             raise self._gone(f"{self._name} refused a command: {type(error).__name__}") from error
 
@@ -100,7 +104,8 @@ class Server:
         Args:
             checks: What must still be true.
             commands: What is written, in order.
-            promise: Milliseconds to wait for the server's append-only file; 0 does not ask.
+            promise: Milliseconds to wait for the append-only files of the server and of its
+                `replicas`; 0 does not ask.
 
         Returns:
             False, with nothing written, if a check no longer holds.
@@ -122,13 +127,16 @@ class Server:
             if promise:
                 _raw(pipe, "WAITAOF", 1, self.replicas, promise)
             done, *promised = pipe.execute()
-        if promised and int(promised[0][0]) < 1:
-            raise self._gone(f"{self._name} did not write to its append-only file in time")
-        if promised and int(promised[0][1]) < self.replicas:
-            raise self._gone(
-                f"{promised[0][1]} of {self.replicas} replicas of the {self._name} had the write "
-                "in time"
-            )
+        if promised:
+            here, copies = map(int, promised[0])
+            if here < 1:
+                raise self._gone(f"{self._name} did not write to its append-only file in time")
+            if copies < self.replicas:
+                self._look_again()
+                raise self._gone(
+                    f"{copies} of {self.replicas} replicas of the {self._name} wrote to their "
+                    "append-only files in time; it is stored, and may be lost with the master"
+                )
         return bool(done)
 
     def promises(self) -> bool:
@@ -158,12 +166,23 @@ class Server:
 
     def patient(self, seconds: float) -> "Server":
         """The same server for calls that block on purpose, for at most this long."""
-        patience = self.timeout + seconds
-        return Server(self.url, patience, self._gone, pause=self._pause, replicas=self.replicas)
+        return Server(
+            self.url,
+            self.timeout,
+            self._gone,
+            pause=self._pause,
+            replicas=self.replicas,
+            patience=seconds,
+        )
 
     def close(self) -> None:
         """Give all connections back."""
         self.redis.close()
+
+    def _look_again(self) -> None:
+        # A master that lost its part keeps its clients; only a new connection, by the same name
+        # or by the sentinels, finds the one that has it now.
+        self.redis.connection_pool.disconnect(inuse_connections=False)
 
     @property
     def _name(self) -> str:

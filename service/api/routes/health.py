@@ -99,4 +99,6 @@ def _fleet(parts: Parts) -> dict[str, Any]:
 def _promise(parts: Parts) -> str:
     if not parts.registry.durable:
         return "none: registrations are acknowledged before they are on disk"
-    return "aof: a registration is acknowledged once the registry's append-only file has it"
+    copies = parts.registry.server.replicas
+    also = f", and those of {copies} of its replicas" if copies else ""
+    return f"aof: a registration is acknowledged once the registry's append-only file has it{also}"
