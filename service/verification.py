@@ -16,6 +16,7 @@ import numpy as np
 
 from service.errors import Conflict, StitchworkError
 from service.geometry.relative import frame
+from service.models.batches import OUT_OF_MEMORY
 from service.models.catalog import Catalog, Loaded
 from service.records import Space, encoder_key, unpack_items
 from service.store.registry import Registry
@@ -100,6 +101,8 @@ class Verifier:
         try:
             rows = loaded.batches.embed(loaded.encoder.prepare(items), CHECKED).cpu().numpy()
         except StitchworkError as error:
+            if error.code == OUT_OF_MEMORY:
+                raise
             return _refusal(space, f"no longer takes its anchors: {error.message}")
         off = np.linalg.norm(rows - anchors[picked], axis=1) / frame(anchors).scale
         found = float(np.sqrt(np.mean(off**2)))

@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS: Final = 2.0
 """A batch that takes longer holds up those behind it, and looks as if it hung."""
 TRIED: Final = (1, 2, 4, 8, 16)
+OUT_OF_MEMORY: Final = "out-of-memory"
 TIMES: Final = 4
 """The first pass of a size fetches memory that later ones find."""
 NEAR: Final = 1.05
@@ -113,7 +114,7 @@ class Batches:
                 raise InputTooLarge(
                     "the input does not fit the memory of the worker's device",
                     pointer=f"/items/{picked[0]}",
-                    code="out-of-memory",
+                    code=OUT_OF_MEMORY,
                 )
             self.splits += 1
             self.most = max(1, len(picked) // 2)

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 WAIT_SECONDS: Final = 1.0
 """How long the reader blocks; also how often this process looks for workers and is seen."""
+MORE_REPLIES: Final = 256
 FULL_SECONDS: Final = 0.1
 """How long a full queue is taken to be full still, without asking."""
 SETTLE_PAUSE: Final = 0.05
@@ -223,21 +224,33 @@ class Dispatcher:
 
     def _read(self) -> None:
         patient = self.server.patient(WAIT_SECONDS)
-        key = streams.replies_key(self._name)
+        key, looked = streams.replies_key(self._name), float("-inf")
         while not self._stopping.is_set():
+            if time.monotonic() - looked >= WAIT_SECONDS:
+                looked = time.monotonic()
+                self._look()
             try:
-                self.workers()
-                fleet.sweep(self.server)
                 with patient.guard() as client:
-                    found = client.blpop([key], timeout=WAIT_SECONDS)
+                    first = client.blpop([key], timeout=WAIT_SECONDS)
+                    # A batch is answered in one go: what came with the first is fetched with it.
+                    more = client.lpop(key, MORE_REPLIES) if first else None
             except Unavailable as error:
                 self._give_up(QueueUnavailable("the queue server went away with the work"))
                 log.warning("queue away", extra={"reason": error.message})
                 self._stopping.wait(WAIT_SECONDS)
                 continue
-            if found is not None:
-                self._hand_over(cast(tuple[bytes, bytes], found)[1])
+            if first is not None:
+                for data in (cast(tuple[bytes, bytes], first)[1], *cast(list[bytes], more or [])):
+                    self._hand_over(data)
         patient.close()
+
+    def _look(self) -> None:
+        """See who lives and be seen; a server that refuses it for want of memory is not gone."""
+        try:
+            self.workers()
+            fleet.sweep(self.server)
+        except QueueUnavailable as error:
+            log.warning("the queue server refused", extra={"reason": error.message})
 
     def _hand_over(self, data: bytes) -> None:
         try:

@@ -21,10 +21,14 @@ FORGOTTEN_MS: Final = 3_600_000
 IDLE_STREAM_MS: Final = 3_600_000
 SWEEP_SECONDS: Final = 30
 
+# A script that has written something may write on although the server has no memory left. So these
+# two begin with a removal of nothing: who lives must be known above all when memory is short.
+
 # KEYS workers, announced · ARGV worker, announcement
 BEAT: Final = (
     NOW
     + """
+redis.call('ZREM', KEYS[1], '')
 redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 return redis.call('ZADD', KEYS[1], now, ARGV[1])
 """
@@ -34,7 +38,10 @@ return redis.call('ZADD', KEYS[1], now, ARGV[1])
 LOOK: Final = (
     NOW
     + """
-if ARGV[2] ~= '' then redis.call('ZADD', KEYS[3], now, ARGV[2]) end
+if ARGV[2] ~= '' then
+  redis.call('ZREM', KEYS[3], '')
+  redis.call('ZADD', KEYS[3], now, ARGV[2])
+end
 local names = redis.call('ZRANGEBYSCORE', KEYS[1], now - ARGV[1], '+inf')
 if #names == 0 then return {} end
 return redis.call('HMGET', KEYS[2], unpack(names))
