@@ -16,7 +16,7 @@ WIDTH = 384
 SPEC = {"kind": "transformers", "model": str(minilm_folder())}
 
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.slow)])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each server that the drills are run against."""
     if request.param == "valkey":
