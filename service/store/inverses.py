@@ -68,10 +68,13 @@ class Inverses:
         key = f"{PREFIX}inverse:{name}:{space.version}"
         with self._guard:
             running = self._running.get(key)
+            mine = running is None
             if running is None:
                 running = self._pool.submit(self._find, key, name, space, frame)
                 self._running[key] = running
-                running.add_done_callback(lambda _: self._forget(key))
+        if mine:
+            # Not under the guard: if it is done already, this thread itself is called back.
+            running.add_done_callback(lambda _: self._forget(key))
         return running
 
     def close(self) -> None:

@@ -1,9 +1,13 @@
 """Inverses and fused maps: computed once, cached, and never the reason that there is no answer."""
 
 import pickle
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import FrameType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +21,9 @@ from service.store.registry import Registry
 from service.store.server import PREFIX, Server
 from service.translator import Translator
 from tests.conftest import Pair
+
+if TYPE_CHECKING:
+    from _typeshed import TraceFunction
 
 
 @pytest.fixture
@@ -125,3 +132,26 @@ def test_fused_maps_are_kept_within_bounds(
     first = small.map(*spaces, "ridge")
     small.map(*spaces, "irp")
     assert small.map(*spaces, "ridge") is not first, "the least recently used went"
+
+
+def test_an_inverse_that_is_there_at_once_holds_nobody_up(
+    registry: Registry, inverses: Inverses, spaces: tuple[Space, Space]
+) -> None:
+    space, seen = spaces[0], registry.frame(spaces[0])
+    inverses.get("ridge", space, lambda: seen)
+
+    def slowly(frame: FrameType, event: str, _: object) -> "TraceFunction | None":
+        """Lets other threads go first before each line of `start`, as a busy machine may."""
+        if frame.f_code is not Inverses.start.__code__:
+            return None
+        time.sleep(0.02)
+        return slowly
+
+    def ask() -> None:
+        sys.settrace(slowly)
+        inverses.get("ridge", space, lambda: seen)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(20)
+    assert not asking.is_alive(), "it waits for itself"
