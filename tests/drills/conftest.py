@@ -67,5 +67,5 @@ def crew(engine: Engine) -> Iterator[Crew]:
             assert caller.send("PUT", "/heads/h", head).status_code == 201
             until("the worker is alive", caller.ready, 120)
             told = caller.send("POST", "/stitch/m/h", {"items": ["a text"]})
-            assert told.status_code == 200, told.text
+            assert told.status_code == 200, told.text + worker.said() + api.said()
             yield Crew(stage, api, worker, caller, anchors)

@@ -104,6 +104,7 @@ class Stage:
             **kept,
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
+            "OMP_NUM_THREADS": "1",
             **env,
         }
         self.registry = self._server("registry", REGISTRY_FLAGS)

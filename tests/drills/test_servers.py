@@ -254,15 +254,15 @@ def test_f20_the_queue_server_runs_out_of_memory(crew: Crew) -> None:
         before = _lasting(stage)
         used = int(stage.jobs.info("memory")["used_memory"])
         stage.jobs.config_resetstat()
-        stage.jobs.config_set("maxmemory", used + 4 * 2**20)
-        with ThreadPoolExecutor(100) as pool:
+        stage.jobs.config_set("maxmemory", used + 2 * 2**20)
+        with ThreadPoolExecutor(60) as pool:
             body = {"items": [text], "truncate": True}
-            held = [pool.submit(caller.send, "POST", "/stitch/m/h", body) for _ in range(100)]
+            held = [pool.submit(caller.send, "POST", "/stitch/m/h", body) for _ in range(60)]
 
             def settled() -> bool:
                 return sum(not f.done() for f in held) == _accepted(stage) < len(held)
 
-            until("the rest is refused", settled, 30)
+            until("the rest is refused", settled, 15)
             early = [future.result() for future in held if future.done()]
             assert all(refused(answer) for answer in early)
             accepted = [future for future in held if not future.done()]
