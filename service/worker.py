@@ -35,7 +35,9 @@ LOAD_SECONDS: Final = 1800.0
 """Loading a model may need a download, and is not taken to hang as soon as a forward pass."""
 
 Ready = tuple[Delivery, Prepared]
-Answer = Callable[[Delivery, Reply | None, float], None]
+Answered = tuple[Delivery, Reply | None, float]
+Answer = Callable[..., None]
+"""Takes any number of `Answered`."""
 
 
 class Worker:
@@ -104,16 +106,17 @@ class Worker:
         """Everyone in the batch gets an answer, whatever happens to it."""
         unanswered = {delivery.entry: delivery for delivery in batch}
 
-        def answer(delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> None:
-            unanswered.pop(delivery.entry, None)
-            self._consumer.answer(delivery, reply, seconds)
+        def answer(*answers: Answered) -> None:
+            for delivery, _, _ in answers:
+                unanswered.pop(delivery.entry, None)
+            self._consumer.answer_all(answers)
 
         try:
             for delivery in [delivery for delivery in batch if delivery.job.draft]:
                 # A model may have to be loaded first, or a classifier taken out of one.
                 self._consumer.leases.progress(LOAD_SECONDS)
                 self._upkeep.advance(delivery.job, self._consumer.leases.progress)
-                answer(delivery, None)
+                answer((delivery, None, 0.0))
             inference = [delivery for delivery in batch if not delivery.job.draft]
             if inference:
                 self._infer(inference, answer)
@@ -162,7 +165,7 @@ class Worker:
             except AWAY:
                 raise
             except StitchworkError as error:
-                answer(delivery, Reply(delivery.job.id, error=error), 0.0)
+                answer((delivery, Reply(delivery.job.id, error=error), 0.0))
         ready, rows = self._embed(loaded, ready, answer)
         groups: dict[tuple[str | None, ...], list[int]] = {}
         for i, (delivery, _) in enumerate(ready):
@@ -177,18 +180,20 @@ class Worker:
             except AWAY:
                 raise
             except StitchworkError as error:
-                for i in members:
-                    answer(ready[i][0], Reply(ready[i][0].job.id, error=error), 0.0)
+                answer(
+                    *((ready[i][0], Reply(ready[i][0].job.id, error=error), 0.0) for i in members)
+                )
                 continue
-            start = 0
+            start, answers = 0, []
             for i in members:
                 delivery, prepared = ready[i]
                 stop = start + len(delivery.items)
                 reply = Reply(
                     delivery.job.id, result[start:stop], defined[start:stop], prepared.truncated
                 )
-                answer(delivery, reply, each * len(delivery.items))
+                answers.append((delivery, reply, each * len(delivery.items)))
                 start = stop
+            answer(*answers)
 
     def _embed(
         self, loaded: Loaded, ready: list[Ready], answer: Answer
@@ -207,7 +212,7 @@ class Worker:
                 delivery, _ = ready.pop(i)
                 place = f"/items/{at - (_spans([*ready[:i], (delivery, _)])[-1][0])}"
                 told = InputTooLarge(error.message, pointer=place, code=error.code)
-                answer(delivery, Reply(delivery.job.id, error=told), 0.0)
+                answer((delivery, Reply(delivery.job.id, error=told), 0.0))
         return [], torch.empty(0)
 
     def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any]:
