@@ -13,6 +13,7 @@ import torch
 from service.errors import (
     Conflict,
     InputTooLarge,
+    RegistryUnavailable,
     StitchworkError,
     Unavailable,
     WorkFailed,
@@ -121,7 +122,10 @@ class Worker:
             if inference:
                 self._infer(inference, answer)
         except AWAY as error:
-            log.warning("a batch was left to another worker", extra={"reason": error.message})
+            log.warning("a batch was left", extra={"reason": error.message})
+            # Another worker would find the same registry away; who waits is told, and comes again.
+            if isinstance(error, RegistryUnavailable):
+                self._fail_all([d for d in unanswered.values() if not d.job.draft], error)
             self._leave()
         except StitchworkError as error:
             self._fail_all(list(unanswered.values()), error)
