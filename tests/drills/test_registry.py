@@ -142,8 +142,9 @@ def test_f8_what_is_not_promised_is_not_acknowledged(
             told = caller.put_space(id_, pair.x_anchors)
             assert told.status_code == 503
             assert refused(told)
-        last = [p.data for p in tap.passed if not p.to_server][-1]
-        assert last.endswith(b"*2\r\n:0\r\n:0\r\n" if name == "appendfsync" else b"disabled.\r\n")
+        # Not the last of all: a connection that begins meanwhile is answered as well.
+        answer = b"*2\r\n:0\r\n:0\r\n" if name == "appendfsync" else b"disabled.\r\n"
+        assert any(p.data.endswith(answer) for p in tap.passed if not p.to_server)
         # The server is there all the same, and only what asks for a promise suffers.
         assert caller.translate(pair.x, "before", "before").status_code == 200
         stage.records.config_set(name, {"appendfsync": "always", "appendonly": "yes"}[name])
