@@ -74,7 +74,8 @@ class Stitchwork:
         size: int | None = None,
     ) -> dict[str, Any]:
         """Declare an anchor set by its items, by its ids, or only by its size."""
-        told = {"modality": modality, "items": _json_items(items), "ids": ids, "size": size}
+        shown = None if items is None else json_items(items)
+        told = {"modality": modality, "items": shown, "ids": ids, "size": size}
         return self._json("PUT", f"/anchor-sets/{id_}", _without_none(told))
 
     def put_space(
@@ -104,7 +105,7 @@ class Stitchwork:
             told: `labels`, `activation`, `classifier`, or `fit` with `items` and `labels`.
         """
         if "fit" in told and "items" in told["fit"]:
-            told["fit"] = {**told["fit"], "items": _json_items(told["fit"]["items"])}
+            told["fit"] = {**told["fit"], "items": json_items(told["fit"]["items"])}
         return self._send("PUT", f"/heads/{id_}", {"space": space, **told}, **(arrays or {}))
 
     def get(self, kind: Kind, id_: str) -> dict[str, Any]:
@@ -181,7 +182,7 @@ class Stitchwork:
         bridge: str = "ridge",
     ) -> Floats:
         """Raw inputs as embeddings (n, d) of the encoder's space or, translated, of the target."""
-        told = {"items": _json_items(items), "target": target, "bridge": bridge}
+        told = {"items": json_items(items), "target": target, "bridge": bridge}
         return self._rows(
             f"/embed/{encoder}", orjson.dumps(_without_none(told)), {}, "application/json"
         )
@@ -195,7 +196,7 @@ class Stitchwork:
         top: int = 1,
     ) -> list[dict[str, Any]]:
         """Predictions for raw inputs, by one space's encoder and another's head."""
-        told = {"items": _json_items(items), "bridge": bridge, "top": top}
+        told = {"items": json_items(items), "bridge": bridge, "top": top}
         found: list[dict[str, Any]] = self._json("POST", f"/stitch/{encoder}/{head}", told)[
             "predictions"
         ]
@@ -240,9 +241,8 @@ class Stitchwork:
         return answer
 
 
-def _json_items(items: Sequence[str] | Sequence[bytes] | None) -> list[str] | None:
-    if items is None:
-        return None
+def json_items(items: Sequence[str | bytes]) -> list[str]:
+    """Raw inputs as JSON can hold them: texts as they are, image files as base64."""
     return [base64.b64encode(i).decode() if isinstance(i, bytes) else i for i in items]
 
 

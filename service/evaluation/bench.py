@@ -1,7 +1,6 @@
 """`stitchwork bench`: the service against what limits it, timed in turns within one run."""
 
 import asyncio
-import base64
 import contextlib
 import json
 import os
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.numpy import save
 
-from service.client import SAFETENSORS, Stitchwork
+from service.client import SAFETENSORS, Stitchwork, json_items
 from service.errors import QueueUnavailable, Unavailable
 from service.evaluation.datasets import digits
 from service.evaluation.load import Ask, Load, client
@@ -230,8 +229,7 @@ async def _throughput(url: str, items: list[Item], each: int, seconds: float) ->
     asks, at = [], 0
     while at + each <= len(items):
         part, at = items[at : at + each], at + each
-        shown = [item if isinstance(item, str) else _base64(item) for item in part]
-        body = orjson.dumps({"items": shown, "top": 1})
+        body = orjson.dumps({"items": json_items(part), "top": 1})
         headers = {"Content-Type": "application/json"}
         asks.append(Ask("stitch", "/stitch/source/head", body, headers, _answered, _never))
     turn = iter(range(1 << 60))
@@ -361,10 +359,6 @@ def _answered(body: bytes) -> bool:
 
 def _never(body: bytes) -> bool:
     return False
-
-
-def _base64(item: bytes) -> str:
-    return base64.b64encode(item).decode()
 
 
 CASES: Final[Mapping[str, Callable[[int], list[Result]]]] = {

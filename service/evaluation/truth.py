@@ -1,6 +1,5 @@
 """A world of requests whose right answers are computed here, without the service."""
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import load, save
 
-from service.client import SAFETENSORS, Floats, Stitchwork
+from service.client import SAFETENSORS, Floats, Stitchwork, json_items
 from service.evaluation.datasets import digits
 from service.evaluation.load import Ask
 from service.geometry.bridges import Side, fuse, inverse
@@ -160,7 +159,7 @@ def _ask(
 
 
 def _json(items: list[bytes], **fields: Any) -> bytes:
-    return orjson.dumps({"items": [base64.b64encode(item).decode() for item in items], **fields})
+    return orjson.dumps({"items": json_items(items), **fields})
 
 
 def _rows(answer: bytes) -> Floats:

@@ -9,7 +9,8 @@ import pytest
 
 from service.models.packaged import minilm_folder
 from service.records import Floats
-from tests.drills.stage import Caller, Engine, Process, Stage, until
+from tests.drills.stage import Caller, Engine, Process, Stage
+from tests.waiting import until
 
 REDIS_TIMEOUT = 1.0
 WIDTH = 384

@@ -5,8 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,7 +19,6 @@ from service.launcher.running import listen
 from service.records import Floats
 from tests.conftest import QUEUE_FLAGS, REGISTRY_FLAGS, Valkey, pause
 
-PAUSE: Final = 0.02
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 20.0
 
@@ -36,15 +33,6 @@ class Engine(NamedTuple):
     def promises(self) -> bool:
         """Whether it knows WAITAOF, which Redis 7.0 does not."""
         return self.name == "valkey"
-
-
-def until(what: str, done: Callable[[], Any], seconds: float) -> float:
-    """Wait for the state of another process, which no event tells; the seconds it took."""
-    began = time.monotonic()
-    while not done():
-        assert time.monotonic() - began < seconds, f"{what}: not within {seconds:g} s"
-        time.sleep(PAUSE)
-    return time.monotonic() - began
 
 
 class Process:

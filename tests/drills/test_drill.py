@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from service.evaluation.drill import NEVER, Drill, run
-from tests.drills.test_workers import until
 from tests.service import running
+from tests.waiting import until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.drills.conftest import SPEC
-from tests.drills.stage import Caller, Engine, Stage, rows_of, until
+from tests.drills.stage import Caller, Engine, Stage, rows_of
+from tests.waiting import until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models]
 

@@ -19,8 +19,9 @@ from service.store.registry import Registry
 from service.store.server import Server
 from tests.conftest import Pair
 from tests.drills.conftest import SPEC, Crew
-from tests.drills.stage import Caller, Stage, refused, rows_of, until, version_of
+from tests.drills.stage import Caller, Stage, refused, rows_of, version_of
 from tests.drills.tap import Passed, Tap
+from tests.waiting import until
 
 pytestmark = pytest.mark.drills
 

@@ -14,7 +14,8 @@ import pytest
 from service.store.codec import MAGIC, _checksum, unpack
 from tests.conftest import Pair, Valkey, make_pair
 from tests.drills.conftest import REDIS_TIMEOUT, Crew
-from tests.drills.stage import Caller, Stage, is_stale, refused, rows_of, until
+from tests.drills.stage import Caller, Stage, is_stale, refused, rows_of
+from tests.waiting import until
 
 pytestmark = pytest.mark.drills
 

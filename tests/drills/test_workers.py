@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ from service.store.server import Server
 from tests.drills import saboteur
 from tests.drills import stage as drills
 from tests.drills.stage import Engine
+from tests.waiting import until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 
@@ -48,15 +49,6 @@ def png(image: Image.Image) -> bytes:
     buffer = BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def until(what: str, done: Callable[[], bool], seconds: float = 30.0) -> float:
-    """Wait for the state of another process; the seconds it took."""
-    began = time.monotonic()
-    while not done():
-        assert time.monotonic() - began < seconds, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
-    return time.monotonic() - began
 
 
 @dataclass

