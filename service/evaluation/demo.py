@@ -1,6 +1,5 @@
 """`stitchwork demo`: three real image encoders, three heads, every pair of them, over HTTP."""
 
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.table import Table
 from service.client import Floats, Kind, Stitchwork
 from service.errors import WorkFailed
 from service.evaluation.datasets import DATASETS, Split
+from service.geometry.calibration import wilson
 from service.launcher import Plan, Running, start
 from service.models.packaged import write_efficientnet_lite
 
@@ -25,7 +25,6 @@ ANCHOR_SET: Final = "demo-images"
 SENT_RAW: Final = 20
 """Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
 CHUNK: Final = 100
-Z95: Final = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +155,6 @@ def _await(client: Stitchwork, kind: Kind, told: str, total: int, bars: Progress
         bars.update(tasks[name], completed=total)
 
 
-def interval(accuracy: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95% interval of an accuracy measured on this many rows (Wilson, 1927)."""
-    middle = accuracy + Z95**2 / (2 * rows)
-    half = Z95 * math.sqrt(accuracy * (1 - accuracy) / rows + Z95**2 / (4 * rows**2))
-    scale = 1 + Z95**2 / rows
-    return (middle - half) / scale, (middle + half) / scale
-
-
 def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
@@ -191,7 +182,7 @@ def _show(console: Console, split: Split, result: Result) -> None:
 def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
     """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
     shown = [f"{value:.3f}" for value in (native, *found)]
-    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in interval(found[-1], rows))
+    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in wilson(found[-1] * rows, rows))
     return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 
