@@ -23,7 +23,7 @@ def undefined(defined: NDArray[np.bool_]) -> list[int]:
     return np.flatnonzero(~defined).tolist()
 
 
-def width(embeddings: Floats, space: Space) -> None:
+def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> None:
     """Refuse embeddings that cannot be of this space.
 
     Raises:
@@ -32,6 +32,6 @@ def width(embeddings: Floats, space: Space) -> None:
     if embeddings.shape[1] != space.dim:
         raise InvalidInput(
             f"space {space.id} is {space.dim} wide, got embeddings of {embeddings.shape[1]}",
-            pointer="/embeddings",
+            pointer=pointer,
             code="wrong-width",
         )

@@ -69,8 +69,9 @@ def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
     width(asked.embeddings, source)
     rows, defined = parts.translator.map(source, target, asked.bridge).apply(asked.embeddings)
     scores = probabilities(parts.heads.get(head).logits(rows))
+    calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
     answer = {
-        "predictions": predictions(scores, defined, head.labels, asked.top),
+        "predictions": predictions(scores, defined, head.labels, asked.top, calibration),
         "space": named(source),
         "head": named(head),
         "bridge": asked.bridge,
