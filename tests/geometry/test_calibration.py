@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -13,6 +14,7 @@ from service.errors import InvalidInput
 from service.geometry.calibration import (
     LEAST_SLOPE,
     Calibration,
+    Floats,
     auroc,
     calibrate,
     expected_calibration_error,
@@ -22,7 +24,7 @@ from service.geometry.calibration import (
 )
 
 
-def drawn(n: int, slope: float, offset: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def drawn(n: int, slope: float, offset: float, seed: int = 0) -> tuple[Floats, NDArray[np.bool_]]:
     """Log-odds, and correctness drawn as a known calibration says."""
     rng = np.random.default_rng(seed)
     odds = rng.normal(3, 3, n)
