@@ -169,7 +169,8 @@ def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
-        caption=f"native: the head on its own encoder · absolute: no bridge · ratio: {DEFAULT}/native",
+        caption="native: the head on its own encoder · absolute: no bridge · "
+        f"ratio: {DEFAULT} to native",
     )
     table.add_column("encoder → head", no_wrap=True)
     for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
