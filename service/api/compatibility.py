@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from service.geometry.bridges import BridgeName, Parameters
+from service.geometry.bridges import BridgeName
 from service.geometry.held_out import Anchored, HeldOut, held_out, some
 from service.geometry.quality import agreement
 from service.geometry.relative import frame
@@ -78,8 +78,7 @@ class Comparisons:
                 agreed[either] = agreement(units[pair[0]], units[pair[1]])
         del units
         seen = {
-            name: Anchored(rows, Parameters(**by_id[name].parameters.model_dump()))
-            for name, rows in anchors.items()
+            name: Anchored(rows, by_id[name].parameters.checked()) for name, rows in anchors.items()
         }
         return {
             pair: Comparison(held, agreed[tuple(sorted(pair))])

@@ -15,12 +15,13 @@ from rich.table import Table
 from service.client import Floats, Kind, Stitchwork
 from service.errors import WorkFailed
 from service.evaluation.datasets import DATASETS, Split
+from service.geometry.bridges import DEFAULT
 from service.geometry.calibration import wilson
 from service.launcher import Plan, Running, start
 from service.models.packaged import write_efficientnet_lite
 
 ENCODERS: Final = ("lite0", "lite1", "lite2")
-BRIDGES: Final = ("none", "irp", "ridge")
+BRIDGES: Final = ("none", "irp", "ridge", DEFAULT)
 ANCHOR_SET: Final = "demo-images"
 SENT_RAW: Final = 20
 """Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
@@ -100,7 +101,7 @@ def _measure(
     _await(client, "heads", "embedding images to fit a head on", len(split.train), bars)
     embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
     native = {
-        name: _accuracy(_labels(client, name, name, "ridge", embedded), split) for name in ENCODERS
+        name: _accuracy(_labels(client, name, name, DEFAULT, embedded), split) for name in ENCODERS
     }
     pairs = list(permutations(ENCODERS, 2))
     task = bars.add_task("classifying through every bridge", total=len(pairs) * len(BRIDGES))
@@ -110,7 +111,7 @@ def _measure(
         for bridge in BRIDGES:
             found = _labels(client, source, head, bridge, embedded)
             stitched[source, head, bridge] = _accuracy(found, split)
-            if bridge == "ridge":
+            if bridge == DEFAULT:
                 labels[source, head] = found
             bars.advance(task)
     task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
@@ -159,10 +160,11 @@ def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
-        caption="native: the head on its own encoder · absolute: no bridge · ratio: ridge/native",
+        caption="native: the head on its own encoder · absolute: no bridge · "
+        f"ratio: {DEFAULT} to native",
     )
     table.add_column("encoder → head", no_wrap=True)
-    for name in ("native", "absolute", "irp", "ridge", "95% of ridge", "ratio"):
+    for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     pairs = list(permutations(ENCODERS, 2))
     for source, head in pairs:

@@ -51,9 +51,7 @@ class Coverage:
             closest = xp.mean(largest(xp.where(itself, -1.0, cosines), NEIGHBOURS), axis=1)
             ranked = xp.sort(closest)
             threshold = float(ranked[int(QUANTILE * len(measured))])
-        return cls(
-            xp.astype(seen.mean, xp.float32), xp.astype(references, xp.float32), threshold
-        )
+        return cls(xp.astype(seen.mean, xp.float32), xp.astype(references, xp.float32), threshold)
 
     @property
     def nbytes(self) -> int:

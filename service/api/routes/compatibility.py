@@ -17,7 +17,7 @@ from service.api.routes.answers import named, undefined, used, width
 from service.api.routes.queued import encoder_of, run
 from service.api.schemas import SampleBody
 from service.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
-from service.geometry.bridges import BridgeName
+from service.geometry.bridges import DEFAULT, BridgeName
 from service.geometry.heads import probabilities
 from service.geometry.held_out import FOLDS, some
 from service.queue.jobs import Job
@@ -35,7 +35,7 @@ async def matrix(
     parts: PartsDep,
     seconds: SecondsDep,
     anchor_set: Annotated[str, Query(description="Id of the set.")],
-    bridge: BridgeName = "ridge",
+    bridge: BridgeName = DEFAULT,
     spaces: Annotated[
         str | None, Query(description=f"Ids between commas, at most {MOST_SPACES}; unset: all.")
     ] = None,
