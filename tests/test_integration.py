@@ -120,6 +120,23 @@ def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
     assert not world.client.stitch("minilm", "topic", texts[:1])[0]["calibrated"]
 
 
+def test_texts_outside_the_anchors_are_named_by_every_route_alike(world: World) -> None:
+    texts = [*(TEXTS[i] for i in world.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
+    with httpx.Client(base_url=world.url, timeout=60) as http:
+        told = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
+        rows = world.client.embed("minilm", texts).tolist()
+        body = {"source": "minilm", "target": "use", "embeddings": rows}
+        assert http.post("/translate", json=body).json()["uncovered"] == told["uncovered"]
+        labels = {"space": "use", "weight": np.eye(2, 512).tolist(), "labels": ["a", "b"]}
+        http.put("/heads/two", json=labels)
+        stitched = http.post("/stitch/minilm/two", json={"items": texts})
+    assert stitched.json()["uncovered"] == told["uncovered"]
+    assert stitched.headers["stitchwork-uncovered"] == str(len(told["uncovered"]))
+    assert set(told["uncovered"]) >= {10, 11}
+    assert len(told["uncovered"]) <= 4
+    assert "anchors of space minilm" in told["warnings"][0]
+
+
 def test_embed_with_a_target_is_embed_then_translate(world: World) -> None:
     texts = [TEXTS[i] for i in world.order[160:170]]
     at_once = world.client.embed("minilm", texts, target="use")

@@ -34,10 +34,12 @@ class Scored(NamedTuple):
     Attributes:
         probabilities: (n, c).
         defined: (n,) bool.
+        covered: (n,) bool.
     """
 
     probabilities: Floats
     defined: NDArray[np.bool_]
+    covered: NDArray[np.bool_]
 
 
 def classes(labels: Sequence[str], head: Head) -> NDArray[np.int64]:

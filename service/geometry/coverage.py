@@ -7,16 +7,16 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from service.geometry import Array
-from service.geometry.arrays import Convert, largest
-from service.geometry.relative import Frame, unit_rows
+from service.geometry.arrays import Convert, largest, quiet
+from service.geometry.relative import Frame
 
 REFERENCES: Final = 256
 """Evenly spaced anchors that inputs are compared with."""
 MEASURED: Final = 1024
 """Evenly spaced anchors that the threshold is taken from."""
-NEIGHBOURS: Final = 10
+NEIGHBOURS: Final = 5
 QUANTILE: Final = 0.01
-FEWEST: Final = 4 * NEIGHBOURS
+FEWEST: Final = 40
 """Of fewer anchors each is as far from the others as a stranger would be."""
 
 
@@ -27,7 +27,7 @@ class Coverage:
     Attributes:
         mean: (d,) float32, the anchors' mean.
         references: (m, d) float32 unit anchors, at most 256.
-        threshold: Least mean of an input's ten largest cosines to them; −1 where there are too
+        threshold: Least mean of an input's five largest cosines to them; −1 where there are too
             few to tell, which every input reaches.
     """
 
@@ -69,13 +69,18 @@ class Coverage:
             x: (n, d) rows of the space, need not be unit.
 
         Returns:
-            (n,) bool. Scaling a row about the mean changes nothing. Takes O(n·m) memory.
+            (n,) bool, True for a row at the mean, which has no direction, and False for one too
+            large for float32. Scaling a row about the mean changes nothing. Takes O(n·m) memory.
         """
         xp = array_namespace(x, self.references)
         if self.threshold <= -1:
             return xp.ones_like(x[:, 0], dtype=xp.bool)
-        cosines = unit_rows(x, self.mean) @ self.references.T
-        return xp.mean(largest(cosines, NEIGHBOURS), axis=1) >= self.threshold
+        with quiet():
+            rows = x - self.mean
+            lengths = xp.sqrt(xp.vecdot(rows, rows))
+            closest = xp.mean(largest(rows @ self.references.T, NEIGHBOURS), axis=1)
+            # What overflowed compares false: it lies nowhere.
+            return closest >= self.threshold * lengths
 
 
 def _spaced(count: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

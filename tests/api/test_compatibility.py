@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from service.client import Stitchwork
+from service.geometry.bridges import DEFAULT
 from service.geometry.calibration import expected_calibration_error, wilson
 from tests.api.test_refusals import check
 from tests.conftest import Pair, make_pair
@@ -27,7 +28,7 @@ def set_of_three(http: httpx.Client) -> Pair:
         ("py", pair.y_anchors),
         ("pz", pair.y_anchors[order]),
     ):
-        told = http.put(f"/spaces/{name}", json={"anchor_set": "P", "anchors": anchors.tolist()})
+        told = http.put(f"/spaces/{name}", json={"anchor_set": "MP", "anchors": anchors.tolist()})
         assert told.status_code == 201, told.text
     return pair
 
@@ -42,7 +43,7 @@ def matrix(http: httpx.Client, **query: str) -> dict[str, Any]:
 def test_the_matrix_tells_parallel_spaces_from_shuffled_ones(
     http: httpx.Client, set_of_three: Pair
 ) -> None:
-    told = matrix(http, anchor_set="P")
+    told = matrix(http, anchor_set="MP")
     pairs = {(p["source"], p["target"]): p for p in told["pairs"]}
     assert len(pairs) == 6
     good, bad = pairs["px", "py"], pairs["px", "pz"]
@@ -58,50 +59,50 @@ def test_the_matrix_tells_parallel_spaces_from_shuffled_ones(
     (shown,) = [space for space in told["spaces"] if space["id"] == "py"]
     assert shown["version"] == known["version"]
     assert shown["condition_number"] == known["condition_number"]
-    assert (told["anchors"], told["bridge"]) == (300, "ridge")
+    assert (told["anchors"], told["bridge"]) == (300, DEFAULT)
 
 
 def test_the_matrix_is_computed_once_and_anew_for_a_new_version(http: httpx.Client) -> None:
     pair = make_pair(k=400, dims=(180, 200), latent=60)
     for name, anchors in (("qx", pair.x_anchors), ("qy", pair.y_anchors)):
-        http.put(f"/spaces/{name}", json={"anchor_set": "Q", "anchors": anchors.tolist()})
+        http.put(f"/spaces/{name}", json={"anchor_set": "MQ", "anchors": anchors.tolist()})
     began = time.perf_counter()
-    first = matrix(http, anchor_set="Q")
+    first = matrix(http, anchor_set="MQ")
     middle = time.perf_counter()
-    again = matrix(http, anchor_set="Q")
+    again = matrix(http, anchor_set="MQ")
     assert time.perf_counter() - middle < 0.5 * (middle - began)
     assert again == first
     noise = np.random.default_rng(0).normal(size=(400, 200)).tolist()
-    assert http.put("/spaces/qy", json={"anchor_set": "Q", "anchors": noise}).status_code == 200
-    anew = matrix(http, anchor_set="Q")
+    assert http.put("/spaces/qy", json={"anchor_set": "MQ", "anchors": noise}).status_code == 200
+    anew = matrix(http, anchor_set="MQ")
     assert {p["verdict"] for p in first["pairs"]} == {"good"}
     assert {p["verdict"] for p in anew["pairs"]} == {"poor"}
 
 
 def test_the_matrix_of_few_spaces_or_anchors(http: httpx.Client) -> None:
-    http.put("/anchor-sets/R", json={"size": 8})
-    assert matrix(http, anchor_set="R")["pairs"] == []
+    http.put("/anchor-sets/MR", json={"size": 8})
+    assert matrix(http, anchor_set="MR")["pairs"] == []
     rows = np.random.default_rng(0).normal(size=(8, 3))
-    http.put("/spaces/r1", json={"anchor_set": "R", "anchors": rows.tolist()})
-    assert matrix(http, anchor_set="R")["pairs"] == []
-    http.put("/spaces/r2", json={"anchor_set": "R", "anchors": (2 * rows).tolist()})
-    for pair in matrix(http, anchor_set="R")["pairs"]:
+    http.put("/spaces/r1", json={"anchor_set": "MR", "anchors": rows.tolist()})
+    assert matrix(http, anchor_set="MR")["pairs"] == []
+    http.put("/spaces/r2", json={"anchor_set": "MR", "anchors": (2 * rows).tolist()})
+    for pair in matrix(http, anchor_set="MR")["pairs"]:
         assert (pair["similarity"], pair["recall_at_1"], pair["verdict"]) == (None, None, "poor")
         assert "8 anchors are too few" in pair["reason"]
 
 
 def test_which_spaces_are_compared(http: httpx.Client, set_of_three: Pair, spaces: Pair) -> None:
-    two = matrix(http, anchor_set="P", spaces="pz,px,pz", bridge="none")
+    two = matrix(http, anchor_set="MP", spaces="pz,px,pz", bridge="none")
     assert [(p["source"], p["target"]) for p in two["pairs"]] == [("pz", "px"), ("px", "pz")]
     assert two["pairs"][0]["similarity"] is None, "24 and 32 wide"
     check(http.get("/compatibility", params={"anchor_set": "nowhere"}), 404)
     check(http.get("/compatibility"), 422, "/anchor_set")
-    check(http.get("/compatibility", params={"anchor_set": "P", "bridge": "best"}), 422, "/bridge")
+    check(http.get("/compatibility", params={"anchor_set": "MP", "bridge": "best"}), 422, "/bridge")
     for names, status in (("px,nowhere", 404), ("px,x", 409), ("px,a b", 422), ("", 422)):
-        check(http.get("/compatibility", params={"anchor_set": "P", "spaces": names}), status)
+        check(http.get("/compatibility", params={"anchor_set": "MP", "spaces": names}), status)
     many = ",".join(f"s{i}" for i in range(17))
     check(
-        http.get("/compatibility", params={"anchor_set": "P", "spaces": many}),
+        http.get("/compatibility", params={"anchor_set": "MP", "spaces": many}),
         422,
         "/spaces",
         "at most 16 spaces",
@@ -257,7 +258,7 @@ def test_samples_in_every_format(http: httpx.Client, labelled: Labelled) -> None
     assert told.json() == plain
     with Stitchwork(str(http.base_url)) as client:
         assert client.judge("px", "judge", labels, embeddings=pair.x) == plain
-        assert len(client.compatibility("P")["pairs"]) == 6
+        assert len(client.compatibility("MP")["pairs"]) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What answers of inference say about the versions they used."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +23,31 @@ def used(stale: bool, **records: Space | Head) -> dict[str, str]:
 def undefined(defined: NDArray[np.bool_]) -> list[int]:
     """Which rows have no direction in their space, and so stand at the mean of the other."""
     return np.flatnonzero(~defined).tolist()
+
+
+class Outside(NamedTuple):
+    """Which inputs lie outside what the anchors of their space cover.
+
+    Attributes:
+        facts: What a body says of them.
+        headers: What headers do, whatever the format of the body.
+    """
+
+    facts: dict[str, Any]
+    headers: dict[str, str]
+
+
+def outside(covered: NDArray[np.bool_], space: Space) -> Outside:
+    """What is said of inputs that lie outside what the anchors of this space cover."""
+    rows = np.flatnonzero(~covered).tolist()
+    if not rows:
+        return Outside({"uncovered": [], "warnings": []}, {})
+    told = (
+        f"{len(rows)} of {len(covered)} inputs lie outside what the anchors of space {space.id} "
+        "cover (of its own anchors, 1 in 100 does): translations of them are not to be trusted"
+    )
+    facts = {"uncovered": rows, "warnings": [told]}
+    return Outside(facts, {"Stitchwork-Uncovered": str(len(rows))})
 
 
 def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> None:

@@ -13,7 +13,7 @@ from service.api.compatibility import Comparison
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.judging import Scored
 from service.api.openapi import body
-from service.api.routes.answers import named, undefined, used, width
+from service.api.routes.answers import named, outside, undefined, used, width
 from service.api.routes.queued import encoder_of, run
 from service.api.schemas import SampleBody
 from service.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
@@ -203,8 +203,8 @@ def _judge(
     source, target, head, truth, stale = cast
 
     def scored(rows: Floats, origin: Space, bridge: BridgeName) -> Scored:
-        there, defined = parts.translator.map(origin, target, bridge).apply(rows)
-        return Scored(probabilities(parts.heads.get(head).logits(there)), defined)
+        there, defined, covered = parts.translator.way(origin, target, bridge).apply(rows)
+        return Scored(probabilities(parts.heads.get(head).logits(there)), defined, covered)
 
     through = scored(rows, source, asked.bridge)
     absolute = (
@@ -219,6 +219,7 @@ def _judge(
         "bridge": asked.bridge,
         **judging.judge(truth, through, absolute, own, head, asked.bridge),
         "undefined": undefined(through.defined),
+        **outside(through.covered, source).facts,
     }
     calibrations = parts.registry.calibrations
     if asked.calibrate:

@@ -49,6 +49,7 @@ async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) 
         "",
         np.concatenate([reply.rows for reply in replies]),
         np.concatenate([reply.defined for reply in replies]),
+        np.concatenate([reply.covered for reply in replies]),
         tuple(start + i for start, r in zip(starts, replies, strict=True) for i in r.truncated),
     )
 

@@ -10,7 +10,7 @@ from service.api import wire
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
-from service.api.routes.answers import named, undefined, used
+from service.api.routes.answers import named, outside, undefined, used
 from service.api.routes.queued import encoder_of, run
 from service.api.schemas import EmbedBody, StitchBody
 from service.queue.jobs import Job
@@ -45,21 +45,23 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
         check_pair(source, target, asked.bridge)
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
-    roles = {"source": source}
+    roles, headers = {"source": source}, {}
     if target:
+        beyond = outside(reply.covered, source)
         facts |= {
             "target": named(target),
             "bridge": asked.bridge,
             "undefined": undefined(reply.defined),
+            **beyond.facts,
         }
-        roles["target"] = target
+        roles["target"], headers = target, beyond.headers
     return wire.respond(
         request,
         "embeddings",
         reply.rows,  # type: ignore[arg-type]
         facts,
         as_base64=asked.encoding_format == "base64",
-        headers=used(stale, **roles),
+        headers=used(stale, **roles) | headers,
     )
 
 
@@ -94,6 +96,7 @@ async def stitch(
         bridge=asked.bridge,
     )
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    beyond = outside(reply.covered, source)
     answer = {
         "predictions": predictions(
             reply.rows,  # type: ignore[arg-type]
@@ -106,9 +109,10 @@ async def stitch(
         "head": named(used_head),
         "bridge": asked.bridge,
         "truncated": list(reply.truncated),
+        **beyond.facts,
     }
     headers = used(stale or head_stale, source=source, target=target, head=used_head)
-    return wire.answer(answer, headers=headers)
+    return wire.answer(answer, headers=headers | beyond.headers)
 
 
 def _check_room(parts: Parts, encoder: str) -> None:
