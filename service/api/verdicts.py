@@ -5,15 +5,16 @@ from typing import Final, Literal, NamedTuple
 from service.geometry.bridges import BridgeName
 from service.geometry.calibration import wilson
 from service.geometry.held_out import FEWEST_ANCHORS, HeldOut
+from service.store.declarations import SUSPICIOUS
 
 Level = Literal["good", "fair", "poor"]
 
-SUSPICIOUS: Final = 0.1
-"""An agreement below this means that anchors are shuffled or foreign."""
-
-
 GOOD: Final = 0.6
 FAIR: Final = 0.3
+"""Held-out similarity. On digits (EfficientNet-Lite 0/1/2 and two small networks) and banking77
+(MiniLM, Universal Sentence Encoder), seed 0, `exp` and `ridge` on 300 and 1,000 anchors, `irp` on
+300: every pair at 0.6 or more kept 0.88 of the native accuracy or more, those between kept from
+0.50 to all of it, and `none`, at 0.02 or less, kept 0.20 or less."""
 GOOD_RATIO: Final = 0.95
 FAIR_RATIO: Final = 0.8
 NEAR_PERFECT: Final = 0.9
@@ -56,18 +57,21 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def of_pair(held: HeldOut | None, agreement: float, anchors: int) -> Verdict:
+def of_pair(held: HeldOut | None, agreement: float, anchors: int, bridge: BridgeName) -> Verdict:
     """How well one space translates into another, told by their anchors alone.
 
     Args:
         held: Cross-validated quality; None where it cannot be told.
         agreement: Of their anchors' cosines.
         anchors: How many there are to tell it by.
+        bridge: The bridge.
     """
+    if held is None and anchors < FEWEST_ANCHORS:
+        return Verdict("poor", f"{anchors} anchors are too few to hold some out and see them back")
+    if held is None and bridge == "none":
+        return Verdict("poor", "without a bridge only spaces of one width fit")
     if held is None:
-        few = anchors < FEWEST_ANCHORS
-        why = f"{anchors} anchors are too few" if few else "the anchors are too much alike"
-        return Verdict("poor", f"{why} to hold some out and see how they translate")
+        return Verdict("poor", "the anchors are too much alike to hold some out and see them back")
     told = (
         f"held-out anchors come back at a cosine of {held.similarity:.2f}, and {held.recall:.0%} "
         f"find their own row first (chance: {held.chance:.1%})"
@@ -78,7 +82,10 @@ def of_pair(held: HeldOut | None, agreement: float, anchors: int) -> Verdict:
             f"{told}, and agreement is near zero ({agreement:.2f}): probably not the same anchors "
             "in the same order",
         )
-    return Verdict(_level(held.similarity, GOOD, FAIR), told)
+    level = _level(held.similarity, GOOD, FAIR)
+    if level == "fair":
+        told += "; a labelled sample would tell more"
+    return Verdict(level, told)
 
 
 def of_sample(

@@ -95,6 +95,7 @@ def test_which_spaces_are_compared(http: httpx.Client, set_of_three: Pair, space
     two = matrix(http, anchor_set="MP", spaces="pz,px,pz", bridge="none")
     assert [(p["source"], p["target"]) for p in two["pairs"]] == [("pz", "px"), ("px", "pz")]
     assert two["pairs"][0]["similarity"] is None, "24 and 32 wide"
+    assert "of one width" in two["pairs"][0]["reason"]
     check(http.get("/compatibility", params={"anchor_set": "nowhere"}), 404)
     check(http.get("/compatibility"), 422, "/anchor_set")
     check(http.get("/compatibility", params={"anchor_set": "MP", "bridge": "best"}), 422, "/bridge")

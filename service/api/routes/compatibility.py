@@ -72,7 +72,7 @@ def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeNa
                 for space in spaces
             ],
             "pairs": [
-                _shown(source, target, compared, used)
+                _shown(source, target, compared, used, bridge)
                 for (source, target), compared in found.items()
             ],
         },
@@ -108,9 +108,11 @@ def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> lis
     return [space for space in serving if space.anchor_set_version == anchor_set.version]
 
 
-def _shown(source: str, target: str, compared: Comparison, anchors: int) -> dict[str, Any]:
+def _shown(
+    source: str, target: str, compared: Comparison, anchors: int, bridge: BridgeName
+) -> dict[str, Any]:
     held = compared.held
-    told = verdicts.of_pair(held, compared.agreement, anchors)
+    told = verdicts.of_pair(held, compared.agreement, anchors, bridge)
     return {
         "source": source,
         "target": target,
