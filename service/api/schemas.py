@@ -15,7 +15,7 @@ from pydantic import (
 from service.api import arrays
 from service.api.fields import Id, Items, Name, Row, Rows
 from service.errors import InputTooLarge, InvalidInput
-from service.geometry.bridges import DEFAULT, WHITENING, BridgeName
+from service.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from service.geometry.heads import Classifier
 from service.records import (
     Arrays,
@@ -121,7 +121,7 @@ class ExpParameters(Schema):
     """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
 
     whitening: float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
-    landmarks: int = Field(1024, description="Anchors that a row is compared with, at most.")
+    landmarks: int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
 
 
 class SpaceBody(Schema):
