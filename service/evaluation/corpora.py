@@ -49,6 +49,7 @@ class Corpus:
         views: Inputs by view.
         rows: Embeddings that came ready, by space: (n, d) float32.
         groups: (n,) int64, finer groups than the classes; None where there are none.
+        notes: What a reader of the results should know, such as rows that were left out.
 
     Raises:
         InvalidInput: If views, rows, labels or groups differ in length, or there is nothing to
@@ -63,6 +64,7 @@ class Corpus:
     views: Mapping[str, View] = field(default_factory=dict)
     rows: Mapping[str, Floats] = field(default_factory=dict)
     groups: Indices | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {name: len(view.items) for name, view in self.views.items()}
@@ -113,6 +115,7 @@ class Corpus:
             {name: view.at(kept) for name, view in self.views.items()},
             {name: rows[kept] for name, rows in self.rows.items()},
             None if self.groups is None else self.groups[kept],
+            self.notes,
         )
 
 

@@ -18,6 +18,8 @@ PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 TEXT: Final = "text"
 LABELS: Final = ("label", "category")
 PARTS: Final = ("train", "test")
+MOST_INCOMPLETE: Final = 0.01
+"""Share of rows without text or label up to which they are left out, as real files have a few."""
 RESERVED: Final = ("labels", "groups", "classes", "train", "test")
 """Arrays of an .npz file that are not a space."""
 
@@ -30,24 +32,24 @@ def table(path: Path, seed: int = 0) -> Corpus:
         seed: Of the split.
 
     Raises:
-        InvalidInput: If a column is missing or a row lacks a value.
+        InvalidInput: If a column is missing, or more than a few rows lack a value.
     """
-    texts, names = _read_table(path)
+    texts, names, notes = _read_table(path)
     labels, classes = (None, ()) if names is None else numbered(names)
     train, test = split(len(texts), labels, seed)
-    return Corpus(path.stem, labels, classes, train, test, {TEXT: View("text", texts)})
+    return Corpus(path.stem, labels, classes, train, test, {TEXT: View("text", texts)}, notes=notes)
 
 
 def tables(train: Path, test: Path) -> Corpus:
     """Texts with labels that come split, as two CSV or JSONL files in one folder.
 
     Raises:
-        InvalidInput: If a column is missing, a row lacks a value, or only one of the two has
-            labels.
+        InvalidInput: If a column is missing, more than a few rows lack a value, or only one of the
+            two has labels.
     """
     parts = [_read_table(path) for path in (train, test)]
-    texts = [text for found, _ in parts for text in found]
-    named = [names for _, names in parts if names is not None]
+    texts = [text for found, _, _ in parts for text in found]
+    named = [names for _, names, _ in parts if names is not None]
     if len(named) == 1:
         raise InvalidInput(f"{train.parent}: expected labels in both of its files, or in neither")
     labels, classes = numbered([n for names in named for n in names]) if named else (None, ())
@@ -59,6 +61,7 @@ def tables(train: Path, test: Path) -> Corpus:
         np.arange(middle),
         np.arange(middle, len(texts)),
         {TEXT: View("text", texts)},
+        notes=tuple(note for _, _, notes in parts for note in notes),
     )
 
 
@@ -182,8 +185,8 @@ def _pictures(folder: Path) -> Iterator[tuple[Path, str]]:
                 yield path, inner.name
 
 
-def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
-    """Texts, and labels where there is a column of them."""
+def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...]]:
+    """Texts, labels where there is a column of them, and what was left out."""
     rows = list(_rows(path))
     if not rows:
         raise InvalidInput(f"{path}: expected at least one row, got none")
@@ -191,15 +194,30 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None]:
     if TEXT not in columns:
         raise InvalidInput(f"{path}: expected a column {TEXT}, got {', '.join(columns)}")
     label = next((name for name in LABELS if name in columns), None)
-    texts = [_cell(path, line, row, TEXT) for line, row in rows]
-    return texts, None if label is None else [_cell(path, line, row, label) for line, row in rows]
+    wanted = [TEXT] if label is None else [TEXT, label]
+    cut = [
+        (line, column)
+        for line, row in rows
+        if (column := next((c for c in wanted if not _cell(row, c)), None))
+    ]
+    if len(cut) > MOST_INCOMPLETE * len(rows):
+        line, column = cut[0]
+        raise InvalidInput(
+            f"{path}: line {line} has no {column}, and so it is in {len(cut)} of {len(rows)} rows"
+        )
+    left = {line for line, _ in cut}
+    kept = [row for line, row in rows if line not in left]
+    notes = (f"{path.name}: {len(cut)} of {len(rows)} rows are incomplete and left out",)
+    return (
+        [_cell(row, TEXT) for row in kept],
+        None if label is None else [_cell(row, label) for row in kept],
+        notes if cut else (),
+    )
 
 
-def _cell(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
+def _cell(row: Mapping[str, Any], column: str) -> str:
     value = row.get(column)
-    if value is None or not str(value).strip():
-        raise InvalidInput(f"{path}: line {line} has no {column}")
-    return str(value)
+    return "" if value is None else str(value).strip()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
