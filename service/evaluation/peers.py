@@ -52,7 +52,8 @@ class Peer:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
-                text=True,
+                # Nothing may be left to be written when it has ended.
+                bufsize=0,
             )
         try:
             self._await()
@@ -117,8 +118,7 @@ class Peer:
         np.savez(asked, anchors_x=anchors_x, anchors_y=anchors_y, x=x, y=y)
         assert self._process.stdin  # noqa: S101
         try:
-            self._process.stdin.write(f"{asked}\t{answer}\n")
-            self._process.stdin.flush()
+            self._process.stdin.write(f"{asked}\t{answer}\n".encode())
         except BrokenPipeError as error:
             raise self._failed() from error
         self._await()
@@ -129,7 +129,7 @@ class Peer:
         """Wait until it is done; packages may say things of their own before."""
         assert self._process.stdout  # noqa: S101
         for line in self._process.stdout:
-            if line.strip() == DONE:
+            if line.strip().decode(errors="replace") == DONE:
                 return
         raise self._failed()
 
