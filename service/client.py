@@ -156,17 +156,17 @@ class Stitchwork:
             time.sleep(POLL_SECONDS)
 
     def translate(
-        self, embeddings: Floats, source: str, target: str, bridge: str = "ridge"
+        self, embeddings: Floats, source: str, target: str, bridge: str | None = None
     ) -> Floats:
         """Embeddings (n, d_source) of one space as (n, d_target) of another."""
-        query = {"source": source, "target": target, "bridge": bridge}
+        query = _without_none({"source": source, "target": target, "bridge": bridge})
         return self._rows("/translate", save({"embeddings": _rows(embeddings)}), query)
 
     def classify(
-        self, head: str, embeddings: Floats, space: str, bridge: str = "ridge", top: int = 1
+        self, head: str, embeddings: Floats, space: str, bridge: str | None = None, top: int = 1
     ) -> list[dict[str, Any]]:
         """Predictions for embeddings (n, d) of a space."""
-        query = {"space": space, "bridge": bridge, "top": str(top)}
+        query = _without_none({"space": space, "bridge": bridge, "top": str(top)})
         body = save({"embeddings": _rows(embeddings)})
         answer = self._http.post(
             f"/classify/{head}", content=body, params=query, headers={"Content-Type": SAFETENSORS}
@@ -179,7 +179,7 @@ class Stitchwork:
         encoder: str,
         items: Sequence[str] | Sequence[bytes],
         target: str | None = None,
-        bridge: str = "ridge",
+        bridge: str | None = None,
     ) -> Floats:
         """Raw inputs as embeddings (n, d) of the encoder's space or, translated, of the target."""
         told = {"items": json_items(items), "target": target, "bridge": bridge}
@@ -192,11 +192,11 @@ class Stitchwork:
         encoder: str,
         head: str,
         items: Sequence[str] | Sequence[bytes],
-        bridge: str = "ridge",
+        bridge: str | None = None,
         top: int = 1,
     ) -> list[dict[str, Any]]:
         """Predictions for raw inputs, by one space's encoder and another's head."""
-        told = {"items": json_items(items), "bridge": bridge, "top": top}
+        told = _without_none({"items": json_items(items), "bridge": bridge, "top": top})
         found: list[dict[str, Any]] = self._json("POST", f"/stitch/{encoder}/{head}", told)[
             "predictions"
         ]

@@ -8,10 +8,11 @@ from typing import Any
 
 from service.errors import AnchorSetMismatch, InvalidInput
 from service.geometry.bridges import (
+    DEFAULT,
+    NEEDS,
     BridgeName,
     InverseName,
     Map,
-    Parameters,
     Side,
     fuse,
     identity,
@@ -83,10 +84,10 @@ class Translator:
         return running.result()
 
     def prepare(self, space: Space) -> None:
-        """Start computing the inverses of a space, before anyone asks for them."""
-        names: tuple[InverseName, ...] = ("ridge", "irp")
-        for name in names:
-            self._inverses.start(name, space, lambda: self._registry.frame(space))
+        """Start computing what the default bridge needs of a space, before anyone asks for it."""
+        for name in NEEDS[DEFAULT]:
+            if name is not None:
+                self._inverses.start(name, space, lambda: self._registry.frame(space))
 
     def _settle(self, key: Key, future: Future[Map], source: Space, target: Space) -> None:
         # Whatever happens, those who wait on this future get an answer.
@@ -117,8 +118,7 @@ class Translator:
     def _side(self, space: Space, name: InverseName | None) -> Side:
         seen = self._registry.frame(space)
         found = None if name is None else self._inverses.get(name, space, lambda: seen)
-        known = space.parameters
-        return Side(seen, Parameters(known.shrinkage, known.delta, known.omega), found)
+        return Side(seen, space.parameters.checked(), found)
 
 
 class HeadCache:

@@ -13,7 +13,7 @@ from pydantic import (
 from service.api import arrays
 from service.api.fields import Id, Items, Name, Row, Rows
 from service.errors import InputTooLarge, InvalidInput
-from service.geometry.bridges import BridgeName, Parameters
+from service.geometry.bridges import DEFAULT, WHITENING, BridgeName
 from service.geometry.heads import Classifier
 from service.records import (
     Arrays,
@@ -109,6 +109,13 @@ class IrpParameters(Schema):
     omega: int = Field(8, description="Number of anchor subspaces.")
 
 
+class ExpParameters(Schema):
+    """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
+
+    whitening: float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
+    landmarks: int = Field(1024, description="Anchors that a row is compared with, at most.")
+
+
 class SpaceBody(Schema):
     """Registers a space by its anchors, or by an encoder that embeds its set's items."""
 
@@ -119,6 +126,7 @@ class SpaceBody(Schema):
     encoder: EncoderSpec | None = None
     ridge: RidgeParameters = RidgeParameters()
     irp: IrpParameters = IrpParameters()
+    exp: ExpParameters = ExpParameters()
     example = {
         "anchor_set": "faq",
         "encoder": {"kind": "transformers", "model": "all-MiniLM-L6-v2"},
@@ -126,10 +134,10 @@ class SpaceBody(Schema):
 
     def declaration(self, id_: str) -> SpaceDeclaration:
         """What is declared of the space with this id."""
-        known = Parameters(self.ridge.shrinkage, self.irp.delta, self.irp.omega)
         parameters = BridgeParameters(
-            shrinkage=known.shrinkage, delta=known.delta, omega=known.omega
+            shrinkage=self.ridge.shrinkage, **self.irp.model_dump(), **self.exp.model_dump()
         )
+        parameters.checked()
         return SpaceDeclaration(
             id_, self.anchor_set, self.encoder, self.anchors, self.ids, parameters
         )
@@ -261,7 +269,7 @@ class TranslateBody(Schema):
 
     source: Id
     target: Id
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     embeddings: Rows
     example = {"source": "minilm", "target": "use", "embeddings": [[0.01, -0.02, 0.03]]}
@@ -271,7 +279,7 @@ class ClassifyBody(Schema):
     """Embeddings of a space, to be classified by a head of this or another space."""
 
     space: Id
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     embeddings: Rows
     top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
@@ -282,7 +290,7 @@ class EmbedBody(ItemsMixin):
     """Raw inputs to embed and, with a target, to translate."""
 
     target: Id | None = None
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     example = {"items": ["how do I reset my card?"], "target": "use"}
@@ -291,7 +299,7 @@ class EmbedBody(ItemsMixin):
 class StitchBody(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example = {"items": ["how do I reset my card?"], "top": 3}

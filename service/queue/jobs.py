@@ -8,7 +8,7 @@ import numpy as np
 
 from service import errors
 from service.errors import StitchworkError, WorkFailed
-from service.geometry.bridges import BridgeName
+from service.geometry.bridges import DEFAULT, BridgeName
 from service.records import (
     Arrays,
     Draft,
@@ -52,7 +52,7 @@ class Job(Record):
     source: Space | None = None
     target: Space | None = None
     head: Head | None = None
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     draft: tuple[str, str, str] | None = None
 
     @property

@@ -11,35 +11,17 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from tests.conftest import Pair
+from tests.geometry.plain import directly
 
 SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
 
 
-def ridge_directly(
-    x_anchors: NDArray[Any], y_anchors: NDArray[Any], x: NDArray[Any]
-) -> NDArray[np.float64]:
-    """The default bridge, as the method's page writes it, in plain numpy float64."""
-    a, b, x = (rows.astype(np.float64) for rows in (x_anchors, y_anchors, x))
-    mu_x, mu_y = a.mean(0), b.mean(0)
-    u, v = a - mu_x, b - mu_y
-    scale = np.linalg.norm(v, axis=1).mean()
-    u /= np.linalg.norm(u, axis=1)[:, None]
-    v /= np.linalg.norm(v, axis=1)[:, None]
-    k, d = u.shape
-    c = u.T @ u / k
-    trace, squares = np.trace(c), np.trace(c @ c)
-    rho = (squares + trace**2) / ((k + 1) * (squares - trace**2 / d))
-    rho = max(min(rho, 1.0), 3 / 13)
-    g = (1 - rho) * c + rho * trace / d * np.eye(d)
-    z = (x - mu_x) @ np.linalg.inv(g) @ u.T / k @ v
-    found: NDArray[np.float64] = scale * z / np.linalg.norm(z, axis=1)[:, None] + mu_y
-    return found
-
-
 @pytest.fixture(scope="module")
 def expected(spaces: Pair) -> NDArray[np.float64]:
-    return ridge_directly(spaces.x_anchors, spaces.y_anchors, spaces.x)
+    return directly(
+        *(rows.astype(np.float64) for rows in (spaces.x_anchors, spaces.y_anchors, spaces.x))
+    )
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
