@@ -74,15 +74,18 @@ def procrustes(x: Frame, y: Frame) -> FusedMap:
         Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966; as used by
         Maiorca et al., arXiv 2311.00664.
     """
-    return FusedMap.of(_polar(np.asarray(x.unit).T @ np.asarray(y.unit)), x, y)
+    return FusedMap.of(polar(np.asarray(x.unit).T @ np.asarray(y.unit)), x, y)
 
 
-def _polar(matrix: NDArray[Any]) -> NDArray[np.float64]:
-    """W Zᵀ of M = W S Zᵀ, by the smaller of its two Gram matrices; what M kills has no image."""
+def polar(matrix: NDArray[Any]) -> NDArray[np.float64]:
+    """W Zᵀ of M = W S Zᵀ, the nearest orthogonal map; what M takes to nothing has no image.
+
+    By the smaller of the two Gram matrices, which is faster than by singular values.
+    """
     if matrix.shape[0] < matrix.shape[1]:
-        return _polar(matrix.T).T
+        return polar(matrix.T).T
     squares, vectors = np.linalg.eigh(matrix.T @ matrix)
     kept = squares > RTOL**2 * squares[-1]
     vectors = vectors[:, kept]
-    polar: NDArray[np.float64] = ((matrix @ vectors) / np.sqrt(squares[kept])) @ vectors.T
-    return polar
+    nearest: NDArray[np.float64] = ((matrix @ vectors) / np.sqrt(squares[kept])) @ vectors.T
+    return nearest

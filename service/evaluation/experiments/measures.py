@@ -12,7 +12,6 @@ from service.geometry.relative import Frame, unit_rows
 
 Labels = NDArray[np.int64]
 Z95: Final = 1.959964
-BINS: Final = 15
 
 
 class Retrieval(NamedTuple):
@@ -62,73 +61,17 @@ def retrieval(found: Floats, true: Floats, seen: Frame, neighbours: int = 10) ->
     own = np.diagonal(scores)[:, None]
     rank = np.sum(scores >= own, axis=1) - 1
     near = min(neighbours, len(true))
-    ours, theirs = (_nearest(s, near) for s in (scores, gallery @ gallery.T))
-    shared = [len(np.intersect1d(a, b)) for a, b in zip(ours, theirs, strict=True)]
+    shared = np.sum(_nearest(scores, near) & _nearest(gallery @ gallery.T, near), axis=1)
     return Retrieval(
         float(np.mean(rank < 1)), float(np.mean(rank < near)), float(np.mean(shared)) / near
     )
 
 
-def _nearest(scores: Floats, count: int) -> NDArray[np.int64]:
-    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
-
-
-def auroc(confidence: NDArray[Any], right: NDArray[np.bool_]) -> float | None:
-    """Chance that a right prediction has more confidence than a wrong one; ties count half.
-
-    Args:
-        confidence: (n,).
-        right: (n,).
-
-    Returns:
-        In [0, 1]; None where all predictions are right, or none is.
-    """
-    from scipy.stats import rankdata
-
-    good = int(np.sum(right))
-    bad = len(right) - good
-    if not good or not bad:
-        return None
-    ranks = rankdata(confidence)
-    return float((np.sum(ranks[right]) - good * (good + 1) / 2) / (good * bad))
-
-
-class Reliability(NamedTuple):
-    """Confidence against accuracy, in bins of equal width.
-
-    Attributes:
-        error: Expected calibration error: mean gap between the two, weighted by rows.
-        confidence: Mean confidence of each bin that holds a row.
-        accuracy: Share of right predictions in it.
-        rows: Rows in it.
-    """
-
-    error: float
-    confidence: list[float]
-    accuracy: list[float]
-    rows: list[int]
-
-
-def reliability(
-    confidence: NDArray[Any], right: NDArray[np.bool_], bins: int = BINS
-) -> Reliability:
-    """How far confidence can be read as a probability.
-
-    Args:
-        confidence: (n,) in [0, 1].
-        right: (n,) whether the prediction was right.
-        bins: Number of bins over [0, 1].
-
-    Source:
-        Guo et al., On Calibration of Modern Neural Networks, 2017.
-    """
-    place = np.clip((confidence * bins).astype(np.int64), 0, bins - 1)
-    filled = [place == i for i in range(bins) if np.any(place == i)]
-    said = [float(np.mean(confidence[at])) for at in filled]
-    true = [float(np.mean(right[at])) for at in filled]
-    rows = [int(np.sum(at)) for at in filled]
-    gaps = [abs(a - b) * n for a, b, n in zip(said, true, rows, strict=True)]
-    return Reliability(sum(gaps) / len(right), said, true, rows)
+def _nearest(scores: Floats, count: int) -> NDArray[np.bool_]:
+    """(n, m) whether a row is among the `count` largest of its line."""
+    found = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(found, np.argpartition(-scores, count - 1, axis=1)[:, :count], True, axis=1)
+    return found
 
 
 class Correlation(NamedTuple):

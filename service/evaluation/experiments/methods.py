@@ -1,13 +1,14 @@
 """Ways from one space to another that are compared: the service's bridges, baselines, peers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.client import Floats
-from service.evaluation.experiments.both import Eigen, eigen, procrustes, ridge_gcv
+from service.evaluation.experiments.both import Eigen, eigen, polar, procrustes, ridge_gcv
+from service.evaluation.experiments.pruning import Pruned, Setting, sweep
 from service.geometry import Array
 from service.geometry.bridges import (
     BRIDGES,
@@ -29,8 +30,8 @@ RIDGE_BOTH: Final = "both: ridge GCV"
 PROCRUSTES: Final = "both: Procrustes"
 SERVED: Final[tuple[BridgeName, ...]] = tuple(b for b in BRIDGES if b != "none")
 """The bridges that translate."""
-METHODS: Final = (ABSOLUTE, *SERVED, RIDGE_BOTH, PROCRUSTES)
-"""What needs nothing chosen, in the order of the tables; the last two need both spaces at once."""
+METHODS: Final = (ABSOLUTE, *SERVED, IRP_BEST, RIDGE_BOTH, PROCRUSTES)
+"""What is compared, in the order of the tables; the last two need both spaces at once."""
 
 Translate: TypeAlias = Callable[[Floats], Floats]
 """Rows of a source (n, d_X) as rows of a target (n, d_Y), both float32."""
@@ -51,7 +52,17 @@ class Fitted:
         self.seen = frame(anchors)
         self.parameters = parameters or Parameters()
         self._inverses: dict[InverseName, Array] = {}
+        self._irp: dict[Setting, Pruned] = {}
         self._eigen: Eigen | None = None
+
+    def irp(self, settings: Iterable[Setting]) -> Mapping[Setting, Pruned]:
+        """`irp`'s inverse at some settings, the space's own and one subspace of it among them."""
+        own = Setting(self.parameters.delta, self.parameters.omega)
+        wanted = {*settings, own, own._replace(omega=1)} - set(self._irp)
+        for delta in {setting.delta for setting in wanted}:
+            omegas = [setting.omega for setting in wanted if setting.delta == delta]
+            self._irp |= sweep(self.seen, [delta], omegas)
+        return self._irp
 
     def side(self, name: InverseName | None) -> Side:
         """The space with the inverse that a bridge needs of it."""
@@ -80,14 +91,34 @@ def through(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:
     return applied(FusedMap.of(x.seen.unit.T @ write, x.seen, y.seen))
 
 
-def method(name: str, x: Fitted, y: Fitted) -> Translate:
-    """One of `METHODS`."""
+def completed(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:
+    """`irp-completed` with the inverse (k, d_Y) of one subspace of the target at hand."""
+    return applied(FusedMap.of(polar(x.seen.unit.T @ write), x.seen, y.seen))
+
+
+def method(name: str, x: Fitted, y: Fitted, chosen: Setting | None = None) -> Translate:
+    """One of `METHODS`.
+
+    Args:
+        name: Which.
+        x: The source.
+        y: The target, on the same anchors.
+        chosen: δ and ω of the method that wants the best; None takes the target's own.
+
+    Returns:
+        What the service would answer, from inverses that are computed once for all pairs.
+    """
+    own = Setting(y.parameters.delta, y.parameters.omega)
     if name == ABSOLUTE:
         return absolute(y.seen.width)
     if name == RIDGE_BOTH:
         return applied(ridge_gcv(x.seen, y.seen, x.eigen))
     if name == PROCRUSTES:
         return applied(procrustes(x.seen, y.seen))
+    if name in ("irp", "irp-completed", IRP_BEST):
+        wanted = {"irp": own, "irp-completed": own._replace(omega=1)}.get(name, chosen or own)
+        write = y.irp([wanted])[wanted].write
+        return (completed if name == "irp-completed" else through)(x, y, write)
     return bridge(next(served for served in SERVED if served == name), x, y)
 
 

@@ -29,7 +29,8 @@ class Head:
 
     def classes(self, rows: Floats) -> Labels:
         """(n,) class of the largest score."""
-        return self.order[np.argmax(np.asarray(self.classifier.logits(rows)), axis=1)]
+        found: Labels = self.order[np.argmax(np.asarray(self.classifier.logits(rows)), axis=1)]
+        return found
 
     def probabilities(self, rows: Floats) -> Floats:
         """(n, c) softmax of the scores."""

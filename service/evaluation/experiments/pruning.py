@@ -7,7 +7,7 @@ anchors are taken once, which the service cannot afford at any k, and a sweep ca
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from service.geometry.anchors import GRID, Indices
 from service.geometry.arrays import RTOL
 from service.geometry.relative import Frame
+
+FINE: Final = 1e-9
+"""Smallest eigenvalue of V Vᵀ, relative to the largest, that is still known to six digits."""
 
 
 class Setting(NamedTuple):
@@ -39,9 +42,7 @@ class Pruned:
     condition: float
 
 
-def sweep(
-    seen: Frame, deltas: Sequence[float], omegas: Sequence[int]
-) -> dict[Setting, Pruned]:
+def sweep(seen: Frame, deltas: Sequence[float], omegas: Sequence[int]) -> dict[Setting, Pruned]:
     """`irp`'s inverse at every δ and ω.
 
     Args:
@@ -55,7 +56,7 @@ def sweep(
     unit: NDArray[np.float64] = np.asarray(seen.unit)
     k = len(unit)
     gram = unit @ unit.T
-    found = {}
+    found: dict[Setting, Pruned] = {}
     starts = [int(np.random.default_rng(i).integers(k)) for i in range(max(omegas))]
     paths = [_traversal(unit, gram, start, min(deltas)) for start in starts]
     for delta in deltas:
@@ -64,7 +65,7 @@ def sweep(
         for i, (picked, distances) in enumerate(paths):
             short = np.flatnonzero(distances < delta)
             at = picked[: int(short[0]) if len(short) else len(picked)]
-            inverse, condition = _inverted(unit[at])
+            inverse, condition = _inverted(unit[at], gram[np.ix_(at, at)])
             total[at] += inverse
             kept.append(len(at))
             conditions.append(condition)
@@ -95,9 +96,15 @@ def _traversal(
             return np.asarray(picked, np.int64), np.asarray(distances)
 
 
-def _inverted(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
-    """pinv(Vᵀ) of (m, d) rows V, as (m, d), and the condition number of V."""
-    w, s, zt = np.linalg.svd(rows, full_matrices=False)
-    kept = s > RTOL * s[0]
-    inverse: NDArray[np.float64] = (w[:, kept] / s[kept]) @ zt[kept]
-    return inverse, float(s[0] / s[kept][-1])
+def _inverted(
+    rows: NDArray[np.float64], gram: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """pinv(Vᵀ) of (m, d) rows V, as (m, d), and the condition number of V, from V Vᵀ."""
+    squares, w = np.linalg.eigh(gram)
+    if squares[0] < FINE * squares[-1]:
+        # Squared, what is left of small values is rounding.
+        w, s, zt = np.linalg.svd(rows, full_matrices=False)
+        kept = s > RTOL * s[0]
+        inverse: NDArray[np.float64] = (w[:, kept] / s[kept]) @ zt[kept]
+        return inverse, float(s[0] / s[kept][-1])
+    return ((w / squares) @ w.T) @ rows, float(np.sqrt(squares[-1] / squares[0]))
