@@ -44,7 +44,8 @@ def rescaled_layers(
         for at in range(0, len(texts), BATCH)
     ]
     plain = [_hidden(model, batch) for batch in batches]
-    found, total = [], len(layers) * len(alphas)
+    total = len(layers) * len(alphas)
+    found: list[dict[str, float]] = []
     for number, layer in enumerate(layers):
         for alpha in alphas:
             progress(len(found), total)
@@ -79,8 +80,9 @@ def _compared(
         a, b = before[layer][mask], after[layer][mask]
         own.append(torch.nn.functional.cosine_similarity(a, b, dim=1))
         ratios.append(b.norm(dim=1) / a.norm(dim=1))
-        rows = [pool(states[-1], mask, mask.sum(dim=1), "mean") for states in (before, after)]
-        ends.append(torch.nn.functional.cosine_similarity(*rows, dim=1))
+        lengths = mask.sum(dim=1)
+        x, y = (pool(states[-1], mask, lengths, "mean") for states in (before, after))
+        ends.append(torch.nn.functional.cosine_similarity(x, y, dim=1))
     return {
         "layer_cosine": float(torch.cat(own).mean()),
         "cosine": float(torch.cat(ends).mean()),
