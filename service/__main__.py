@@ -197,7 +197,9 @@ def _bench_flags(command: argparse.ArgumentParser) -> None:
 def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
     from service.evaluation import evaluate
     from service.evaluation.experiments.settings import Settings as Asked
+    from service.wiring import limit_blas
 
+    limit_blas(settings)
     logging.getLogger().setLevel(logging.WARNING)
     asked = Asked(seed=options.seed, draws=options.draws, counts=tuple(options.anchors))
     return evaluate.evaluate(

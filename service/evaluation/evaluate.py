@@ -14,7 +14,6 @@ import numpy as np
 import orjson
 from rich.console import Console
 from rich.progress import Progress
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service import __version__
 from service.client import Stitchwork
@@ -42,7 +41,6 @@ from service.evaluation.sources import corpus
 from service.launcher import Plan, start
 
 DEFAULT_DATA: Final = ("digits",)
-THREADS: Final = 2
 EMBEDDED: Final = "embedded"
 """Folder of what was embedded, beside the results."""
 
@@ -175,7 +173,6 @@ def evaluate(ask: Ask) -> int:
     results: Record = {"conditions": _conditions(ask), "data": {}}
     with (
         _service(ask, console) as client,
-        threadpool_limits(min(THREADS, os.cpu_count() or 1)),
         bars_.progress(console) as bars,
     ):
         for source in ask.data:

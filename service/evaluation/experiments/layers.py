@@ -6,7 +6,7 @@ from service.evaluation.experiments.study import Record, Told, quietly
 from service.evaluation.texts import sentences
 
 ALPHAS: Final = (0.1, 0.5, 1.0, 2.0, 10.0)
-TEXTS: Final = 64
+TEXTS: Final = 32
 
 
 def layers(seed: int, *, progress: Told = quietly) -> Record:

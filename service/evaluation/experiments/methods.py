@@ -1,7 +1,7 @@
 """Ways from one space to another that are compared: the service's bridges, baselines, peers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from service.geometry.bridges import (
     needs,
 )
 from service.geometry.maps import FusedMap
-from service.geometry.relative import frame
+from service.geometry.relative import directions, frame
 
 ABSOLUTE: Final = "absolute"
 IRP_BEST: Final = "irp, best δ ω"
@@ -89,6 +89,22 @@ def bridge(name: BridgeName, x: Fitted, y: Fitted) -> Translate:
 def through(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:
     """`irp` with an inverse (k, d_Y) of the target at hand."""
     return applied(FusedMap.of(x.seen.unit.T @ write, x.seen, y.seen))
+
+
+def written(cosines: NDArray[Any], target: Fitted, pruned: Pruned) -> Floats:
+    """`irp` without fusing it, which is cheaper for many settings on few rows.
+
+    Args:
+        cosines: (n, k) relative representations of a source's rows.
+        target: The target.
+        pruned: Its inverse at some setting.
+
+    Returns:
+        What `through` makes of the rows, to within rounding.
+    """
+    kept = np.flatnonzero(pruned.write.any(axis=1))
+    rows, _ = directions(cosines[:, kept] @ pruned.write[kept])
+    return np.asarray(rows * target.seen.scale + target.seen.mean, np.float32)
 
 
 def completed(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:

@@ -2,9 +2,10 @@
 
 from typing import Final
 
-from service.evaluation.experiments.methods import through
+from service.evaluation.experiments.methods import written
 from service.evaluation.experiments.pruning import sweep
 from service.evaluation.experiments.study import Record, Study, Told, quietly
+from service.geometry.relative import relative
 
 MOST: Final = 1000
 
@@ -23,14 +24,16 @@ def sensitivity(study: Study, *, progress: Told = quietly) -> Record:
     k = min(MOST, max(study.sizes))
     fitted = study.anchors(k, 0)
     records: list[Record] = []
+    cosines_of = {x: relative(study.bench.rows[x], own.seen) for x, own in fitted.items()}
     for done, (y, target) in enumerate(fitted.items()):
         progress(done, len(fitted))
         swept = sweep(target.seen, study.settings.deltas, study.settings.omegas)
         for setting, pruned in swept.items():
-            for x, source in fitted.items():
+            for x in fitted:
                 if x == y:
                     continue
-                measured = study.bench.measure(x, y, target, through(source, target, pruned.write))
+                found = written(cosines_of[x], target, pruned)
+                measured = study.bench.measured(y, target, found)
                 about = {"kept": round(pruned.kept, 2), "condition": round(pruned.condition, 3)}
                 of = {"source": x, "target": y, **setting._asdict()}
                 records.append({**of, **about, **measured})

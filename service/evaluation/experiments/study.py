@@ -12,11 +12,11 @@ from service.client import Floats
 from service.errors import InvalidInput
 from service.evaluation.embedded import Embedded
 from service.evaluation.experiments.measures import Labels, cosines, retrieval
-from service.evaluation.experiments.methods import Fitted, Translate, draw
+from service.evaluation.experiments.methods import Fitted, Translate, draw, written
 from service.evaluation.experiments.probes import KINDS, Head, heads
-from service.evaluation.experiments.pruning import Pruned, Setting, sweep
+from service.evaluation.experiments.pruning import Setting, sweep
 from service.evaluation.experiments.settings import Settings
-from service.geometry.relative import directions, relative
+from service.geometry.relative import relative
 
 Record: TypeAlias = dict[str, Any]
 """What an experiment found, as JSON can hold it."""
@@ -59,19 +59,22 @@ class Bench:
         }
 
     def measure(self, x: str, y: str, fitted: Fitted, translate: Translate) -> dict[str, float]:
-        """What comes of rows of x translated to y.
+        """What comes of rows of x translated to y: `measured` of what the way makes of them."""
+        return self.measured(y, fitted, translate(self.rows[x]))
+
+    def measured(self, y: str, fitted: Fitted, found: Floats) -> dict[str, float]:
+        """What translated rows are worth.
 
         Args:
-            x: The source.
             y: The target.
             fitted: The target on its anchors.
-            translate: The way.
+            found: (n, d_Y) the held-out rows, translated.
 
         Returns:
             Accuracy by kind of head where there are labels; `recall1`, `recall10` and
             `overlap10`; `similarity` about the origin and `centred` about the anchors' mean.
         """
-        found, true = translate(self.rows[x]), self.rows[y]
+        true = self.rows[y]
         told = {}
         if self.labels is not None:
             told = {kind: head.accuracy(found, self.labels) for kind, head in self.heads[y].items()}
@@ -157,7 +160,7 @@ class Study:
                 if x == y:
                     continue
                 scores = {
-                    setting: on.score(y, target, _written(cosines_of[x], target, pruned))
+                    setting: on.score(y, target, written(cosines_of[x], target, pruned))
                     for setting, pruned in writes.items()
                 }
                 found[x, y] = max(scores, key=lambda setting: scores[setting])
@@ -173,10 +176,3 @@ class Study:
             own = {space: heads(embedded, space, train, kinds, seed) for space in self.spaces}
         rows = {space: rows[test] for space, rows in embedded.rows.items()}
         return Bench(rows, labels, own, self.settings.gallery)
-
-
-def _written(cosines: NDArray[Any], target: Fitted, pruned: Pruned) -> Floats:
-    """Rows of the target out of (n, k) relative representations, by `irp`."""
-    kept = np.flatnonzero(pruned.write.any(axis=1))
-    rows, _ = directions(cosines[:, kept] @ pruned.write[kept])
-    return np.asarray(rows * target.seen.scale + target.seen.mean, np.float32)
