@@ -202,6 +202,46 @@ class Stitchwork:
         ]
         return found
 
+    def compatibility(
+        self, anchor_set: str, bridge: str | None = None, spaces: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """How well the spaces of a set translate into each other, told by held-out anchors."""
+        named = None if spaces is None else ",".join(spaces)
+        query = {"anchor_set": anchor_set, "bridge": bridge, "spaces": named}
+        answer = self._checked(self._http.get("/compatibility", params=_without_none(query)))
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def judge(
+        self,
+        encoder: str,
+        head: str,
+        labels: Sequence[str],
+        *,
+        items: Sequence[str] | Sequence[bytes] | None = None,
+        embeddings: Floats | None = None,
+        native_embeddings: Floats | None = None,
+        bridge: str | None = None,
+        calibrate: bool = False,
+    ) -> dict[str, Any]:
+        """Accuracies and a verdict of a labelled sample.
+
+        Args:
+            encoder: Id of the space that the inputs come from.
+            head: The head.
+            labels: One for each input.
+            items: The raw inputs, or
+            embeddings: (n, d) of the encoder's space.
+            native_embeddings: (n, d) of the same inputs in the head's own space.
+            bridge: Unset: the service's default.
+            calibrate: Let `confidence` learn from the sample, from now on.
+        """
+        shown = None if items is None else json_items(items)
+        told = {"labels": list(labels), "items": shown, "bridge": bridge, "calibrate": calibrate}
+        arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}
+        path = f"/compatibility/{encoder}/{head}"
+        return self._send("POST", path, _without_none(told), **arrays)
+
     def _rows(
         self, path: str, body: bytes, query: dict[str, str], media: str = SAFETENSORS
     ) -> Floats:

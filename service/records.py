@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import InvalidInput
-from service.geometry.bridges import WHITENING, Parameters
+from service.geometry.bridges import LANDMARKS, WHITENING, Parameters
 
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -97,7 +97,7 @@ class BridgeParameters(Record):
     delta: float = 0.8
     omega: int = 8
     whitening: float = WHITENING
-    landmarks: int = 1024
+    landmarks: int = LANDMARKS
 
     def checked(self) -> Parameters:
         """The same as geometry takes them.

@@ -3,8 +3,10 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+import orjson
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -13,7 +15,7 @@ from pydantic import (
 from service.api import arrays
 from service.api.fields import Id, Items, Name, Row, Rows
 from service.errors import InputTooLarge, InvalidInput
-from service.geometry.bridges import DEFAULT, WHITENING, BridgeName
+from service.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from service.geometry.heads import Classifier
 from service.records import (
     Arrays,
@@ -36,14 +38,20 @@ class Schema(BaseModel):
     example: ClassVar[dict[str, Any]] = {}
 
 
+def _listed(value: Any) -> Any:
+    """A list that travels in a form or in the query, as the text of its JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError('expected a JSON list such as ["a", "b"]') from error
+
+
 class ItemsMixin(Schema):
     """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
 
     items: Items
-
-    def decoded(self, modality: Modality, most: int) -> list[Item]:
-        """The items as an encoder of this modality takes them."""
-        return decode_items(self.items, modality, most)
 
 
 def decode_items(items: list[str | bytes], modality: Modality, most: int) -> list[Item]:
@@ -113,7 +121,7 @@ class ExpParameters(Schema):
     """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
 
     whitening: float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
-    landmarks: int = Field(1024, description="Anchors that a row is compared with, at most.")
+    landmarks: int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
 
 
 class SpaceBody(Schema):
@@ -303,3 +311,35 @@ class StitchBody(ItemsMixin):
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example = {"items": ["how do I reset my card?"], "top": 3}
+
+
+class SampleBody(Schema):
+    """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
+
+    labels: Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1)]
+    bridge: BridgeName = DEFAULT
+    encoding_format: Encoding = "float"
+    items: Items | None = None
+    embeddings: Rows | None = None
+    native_embeddings: Rows | None = Field(
+        None, description="The same inputs in the head's own space."
+    )
+    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    calibrate: bool = Field(False, description="Learn from it how far to trust predictions.")
+    example = {
+        "items": ["money back please", "I lost my card"],
+        "labels": ["refund", "card"],
+        "calibrate": False,
+    }
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.items is None) == (self.embeddings is None):
+            raise ValueError("expected either embeddings or items")
+        for name in ("items", "embeddings", "native_embeddings"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != len(self.labels):
+                raise ValueError(
+                    f"expected {len(rows)} labels, one each for {name}, got {len(self.labels)}"
+                )
+        return self

@@ -39,7 +39,7 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     # Anew, so that it takes every batch size as it is told to.
     batches = Batches(found.encoder)
     place = catalog.place
-    through = Translator(registry, inverses, 1 << 30, place).map(source, target, DEFAULT)
+    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
     classifier = HeadCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)

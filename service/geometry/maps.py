@@ -278,14 +278,31 @@ class KernelMap:
 
     def _block(self, x: Array) -> Translation:
         xp = array_namespace(x, self.weights)
-        unit, defined = self.origin.unit(x)
-        kernel = unit @ self.landmarks
-        kernel -= 1.0
-        kernel = xp.exp(kernel)
-        rows, lengths = directions(kernel @ self.weights)
-        # Kernel values are above e⁻², so that only what M cancels out is lost.
-        defined = defined & (lengths > RTOL * self.gain)
-        rows = xp.where(defined[:, None], rows, 0.0) * self.scale + self.mean
+        with quiet():
+            centred = x - self.origin.parts[0, :]
+            centred -= self.origin.parts[1, :]
+            squares = xp.vecdot(centred, centred)
+            clear = (squares > SAFE[0]) & (squares < SAFE[1])
+            clear &= squares > (CLEAR * self.origin.norm) ** 2
+            cosines = centred @ self.landmarks
+            cosines *= (1.0 / xp.sqrt(squares))[:, None]
+            rows, defined = self._written(cosines, clear)
+        if not bool(xp.all(clear)):
+            doubtful = ~clear
+            unit, known = self.origin.unit(x[doubtful, :])
+            rows[doubtful, :], defined[doubtful] = self._written(unit @ self.landmarks, known)
+        return Translation(rows, defined)
+
+    def _written(self, cosines: Array, known: Array) -> Translation:
+        """Rows of the target from (n, m) cosines, which are used up; mu_Y where not `known`."""
+        xp = array_namespace(cosines, self.weights)
+        cosines -= 1.0
+        with quiet():
+            rows = xp.exp(cosines) @ self.weights
+            squares = xp.vecdot(rows, rows)
+            defined = known & (squares > (RTOL * self.gain) ** 2)
+            rows *= (self.scale / xp.sqrt(squares))[:, None]
+            rows = xp.where(defined[:, None], rows, 0.0) + self.mean
         return Translation(rows, defined)
 
 

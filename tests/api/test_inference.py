@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from sklearn.datasets import load_digits
 
 from tests.conftest import Pair
 from tests.geometry.plain import directly
@@ -125,3 +126,42 @@ def test_classify_is_translate_then_the_head(
     assert [p["label"] for p in told["predictions"]] == labels
     assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in told["predictions"])
     assert told["head"]["id"] == "h"
+
+
+def test_inputs_outside_what_the_anchors_cover_are_named(http: httpx.Client) -> None:
+    images, _ = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    rows = images[order].astype(np.float32)
+    for name, turned in (("d1", rows[:400]), ("d2", 16 - rows[:400, ::-1])):
+        body = {"anchor_set": "digits", "anchors": turned.tolist()}
+        assert http.put(f"/spaces/{name}", json=body).status_code == 201
+    inside, noise = rows[400:420], np.random.default_rng(1).uniform(0, 16, (3, 64))
+    mixed = np.concatenate([inside, noise.astype(np.float32)])
+    told = http.post(
+        "/translate", json={"source": "d1", "target": "d2", "embeddings": mixed.tolist()}
+    )
+    assert {20, 21, 22} <= set(told.json()["uncovered"])
+    assert len(told.json()["uncovered"]) <= 5
+    assert "outside what the anchors of space d1 cover" in told.json()["warnings"][0]
+    assert told.headers["stitchwork-uncovered"] == str(len(told.json()["uncovered"]))
+    weight = np.random.default_rng(0).normal(size=(10, 64)).tolist()
+    names = [str(i) for i in range(10)]
+    http.put("/heads/digit", json={"space": "d2", "weight": weight, "labels": names})
+    found = http.post("/classify/digit", json={"space": "d1", "embeddings": mixed.tolist()})
+    assert found.json()["uncovered"] == told.json()["uncovered"]
+    binary = http.post(
+        "/translate",
+        params={"source": "d1", "target": "d2"},
+        content=npy_bytes(mixed),
+        headers={"Content-Type": NPY},
+    )
+    assert binary.headers["stitchwork-uncovered"] == told.headers["stitchwork-uncovered"]
+    for body in (
+        {"source": "d1", "target": "d2", "embeddings": inside[:1].tolist()},
+        # Neither goes by the anchors of d1.
+        {"source": "d1", "target": "d1", "embeddings": mixed.tolist()},
+        {"source": "d1", "target": "d2", "bridge": "none", "embeddings": mixed.tolist()},
+    ):
+        plain = http.post("/translate", json=body)
+        assert (plain.json()["uncovered"], plain.json()["warnings"]) == ([], [])
+        assert "stitchwork-uncovered" not in plain.headers
