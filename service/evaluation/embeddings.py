@@ -138,7 +138,7 @@ def _local(seeing: Seeing) -> Iterator[Floats]:
 
 def _read(path: Path, size: int) -> Floats:
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             rows: Floats = held["rows"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise MalformedInput(

@@ -25,6 +25,7 @@ SMALL: Final = {"small-resnet": "test_resnet", "small-efficientnet": "test_effic
 SMALL_SIDE: Final = 32
 SMALL_IMAGES: Final = 20_000
 """Images, repeats counted, that a small network is trained on: under a minute on two cores."""
+MOST_EPOCHS: Final = 40
 MINILM: Final = "minilm"
 USE: Final = "use"
 MODELS: Final = "models"
@@ -180,7 +181,7 @@ def _small(
     model, seed = SMALL[name], sorted(SMALL).index(name)
     train, test = view.at(corpus.train), view.at(corpus.test)
     labels, truth = corpus.labels[corpus.train], corpus.labels[corpus.test]
-    epochs = max(1, round(SMALL_IMAGES / len(labels)))
+    epochs = min(MOST_EPOCHS, max(1, SMALL_IMAGES // len(labels)))
     how = {"model": model, "seed": seed, "epochs": epochs, "side": SMALL_SIDE}
     images = cast(list[bytes], train.items)
     key = digest(how, {**pack_items(images), "labels": labels})

@@ -123,8 +123,8 @@ def arrays(path: Path, seed: int = 0) -> Corpus:
         InvalidInput: If the arrays do not fit each other.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            held: dict[str, NDArray[Any]] = dict(file.items())
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
+            held: dict[str, NDArray[Any]] = dict(npz.items())
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise MalformedInput(f"{path}: expected an .npz file of plain arrays") from error
     rows = {name: array for name, array in held.items() if name not in RESERVED}
