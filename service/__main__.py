@@ -211,6 +211,7 @@ def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
             encoders=tuple(options.encoders),
             most=options.most,
             settings=asked,
+            peers=tuple(options.peers),
         )
     )
 
@@ -229,6 +230,7 @@ def _evaluate_flags(command: argparse.ArgumentParser) -> None:
     flag("--out", type=Path, default=Path("evaluation"), help="Folder of results (evaluation).")
     flag("--url", help="A running service; one is started if none is named.")
     flag("--encoders", nargs="+", default=[], metavar="NAME", help="Those that suit the data.")
+    flag("--peers", nargs="+", default=[], metavar="NAME", help="Other programs to compare with.")
     flag("--most", type=int, metavar="N", help="Rows of each part of a data set that stay.")
     flag("--anchors", nargs="+", type=int, default=[300, 1000, 1500, 3000], metavar="K")
     flag("--seed", type=int, default=0, metavar="N", help="Of draws, splits and nets (0).")

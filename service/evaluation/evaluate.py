@@ -34,8 +34,10 @@ from service.evaluation.experiments.scale import scale
 from service.evaluation.experiments.sensitivity import sensitivity
 from service.evaluation.experiments.settings import Settings
 from service.evaluation.experiments.study import Record, Study, Told
-from service.evaluation.experiments.translation import NO_PEERS, translation
+from service.evaluation.experiments.translation import translation
 from service.evaluation.kept import Kept, kept, key_of, key_of_data, write_whole
+from service.evaluation.peers import PACKAGES, environment
+from service.evaluation.peers import Peer as Program
 from service.evaluation.report import report
 from service.evaluation.sources import corpus
 from service.launcher import Plan, start
@@ -43,6 +45,8 @@ from service.launcher import Plan, start
 DEFAULT_DATA: Final = ("digits",)
 EMBEDDED: Final = "embedded"
 """Folder of what was embedded, beside the results."""
+PEERS: Final = "peers"
+"""Folder of the environments of other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Ask:
         encoders: As `embeddings.gather` takes them; none takes what suits the data.
         most: Rows of each part of a data set that stay; None keeps all.
         settings: What the experiments are asked to do.
-        peers: Other programs by name, which the main table is measured with too.
+        peers: Other programs, of `peers.PACKAGES`, which the main table is measured with too;
+            each is installed in an environment of its own.
     """
 
     data: tuple[str, ...] = DEFAULT_DATA
@@ -67,13 +72,18 @@ class Ask:
     encoders: tuple[str, ...] = ()
     most: int | None = None
     settings: Settings = field(default_factory=Settings)
-    peers: Mapping[str, Peer] = field(default_factory=lambda: NO_PEERS)
+    peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = set(self.only) - {*NAMES}
         if unknown:
             raise InvalidInput(
                 f"expected experiments of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}"
+            )
+        foreign = set(self.peers) - {*PACKAGES}
+        if foreign:
+            raise InvalidInput(
+                f"expected peers of {', '.join(PACKAGES)}, got {', '.join(sorted(foreign))}"
             )
 
     def wants(self, name: str) -> bool:
@@ -87,8 +97,8 @@ class Ask:
 class Context:
     """What an experiment may use."""
 
-    ask: Ask
     client: Stitchwork
+    peers: Mapping[str, Peer]
     study: Study
     found: Mapping[str, Record]
     progress: Told
@@ -122,7 +132,7 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         lambda c: sensitivity(c.study, progress=c.progress), "irp against δ and ω"
     ),
     "translation": Experiment(
-        lambda c: translation(c.study, peers=c.ask.peers, progress=c.progress),
+        lambda c: translation(c.study, peers=c.peers, progress=c.progress),
         "stitching and retrieval",
     ),
     "modalities": Experiment(
@@ -174,12 +184,17 @@ def evaluate(ask: Ask) -> int:
     with (
         _service(ask, console) as client,
         bars_.progress(console) as bars,
+        contextlib.ExitStack() as stack,
     ):
+        programs = {
+            name: stack.enter_context(Program(name, environment(name, ask.out / PEERS))).relate
+            for name in ask.peers
+        }
         for source in ask.data:
             found = corpus(source, most=ask.most, seed=ask.settings.seed)
             encoders = ask.encoders or (() if found.rows else defaults(found))
             embedded = gather(client, found, encoders, ask.out / EMBEDDED, bars)
-            results["data"][embedded.name] = _studied(ask, client, embedded, bars)
+            results["data"][embedded.name] = _studied(ask, client, programs, embedded, bars)
         if ask.wants(LAYERS):
             results[LAYERS] = _layers(ask, bars)
     write_whole(ask.out / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))
@@ -190,7 +205,13 @@ def evaluate(ask: Ask) -> int:
     return 0
 
 
-def _studied(ask: Ask, client: Stitchwork, embedded: Embedded, bars: Progress) -> Record:
+def _studied(
+    ask: Ask,
+    client: Stitchwork,
+    peers: Mapping[str, Peer],
+    embedded: Embedded,
+    bars: Progress,
+) -> Record:
     """All that is asked about one data set."""
     study = Study(embedded, ask.settings)
     base = key_of_data(embedded, ask.settings)
@@ -207,7 +228,7 @@ def _studied(ask: Ask, client: Stitchwork, embedded: Embedded, bars: Progress) -
 
         before = {other: found[other] for other in experiment.after}
         past = {other: one.result for other, one in before.items()}
-        context = Context(ask, client, study, past, told)
+        context = Context(client, peers, study, past, told)
         key = key_of(base, name, [one.key for one in before.values()], sorted(ask.peers))
         path = ask.out / embedded.name / f"{name}.json"
         found[name] = kept(path, key, partial(experiment.run, context))

@@ -71,6 +71,8 @@ def stitching(data: Record) -> str:
         rows = []
         for name in methods(records):
             of = [where(records, k=k, method=name) for k in counts]
+            if not any(kind in one for own in of for one in own):
+                continue
             shares = [_mean(over_pairs(own, weaker_share(native, kind))) for own in of]
             rows.append([_named(name), *(measured(own, kind) for own in of), *shares])
         rows.append(["native", *[_native(native, kind)] * len(counts), *[""] * len(counts)])

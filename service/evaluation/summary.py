@@ -47,8 +47,8 @@ def over_pairs(records: Sequence[Record], value: Callable[[Record], float]) -> M
 
 
 def measured(records: Sequence[Record], name: str) -> Mean | None:
-    """`over_pairs` of one measure."""
-    return over_pairs(records, lambda one: float(one[name]))
+    """`over_pairs` of one measure, of the records that have it."""
+    return over_pairs([one for one in records if name in one], lambda one: float(one[name]))
 
 
 def weaker_share(native: Mapping[str, Mapping[str, float]], kind: str) -> Callable[[Record], float]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client import Floats
-from service.geometry.relative import Frame, unit_rows
+from service.geometry.relative import unit_rows
 
 Labels = NDArray[np.int64]
 Z95: Final = 1.959964
@@ -43,19 +43,19 @@ def cosines(a: Floats, b: Floats, mean: NDArray[Any] | None = None) -> float:
     return float(np.mean(np.vecdot(unit_rows(a, about), unit_rows(b, about))))
 
 
-def retrieval(found: Floats, true: Floats, seen: Frame, neighbours: int = 10) -> Retrieval:
-    """Nearest rows by cosine about the target's mean.
+def retrieval(found: Floats, true: Floats, about: NDArray[Any], neighbours: int = 10) -> Retrieval:
+    """Nearest rows by cosine about a mean.
 
     Args:
         found: (n, d) translated rows, the queries.
         true: (n, d) rows of the same inputs in the target, the gallery.
-        seen: The target's frame.
+        about: (d,) mean of the target's anchors.
         neighbours: How many count as near.
 
     Returns:
         Shares in [0, 1]; an item as close as the query's own counts against it.
     """
-    mean = np.asarray(seen.mean, np.float32)
+    mean = about.astype(np.float32)
     gallery = unit_rows(true, mean)
     scores = unit_rows(found, mean) @ gallery.T
     own = np.diagonal(scores)[:, None]

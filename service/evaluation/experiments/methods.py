@@ -35,8 +35,9 @@ METHODS: Final = (ABSOLUTE, *SERVED, IRP_BEST, RIDGE_BOTH, PROCRUSTES)
 
 Translate: TypeAlias = Callable[[Floats], Floats]
 """Rows of a source (n, d_X) as rows of a target (n, d_Y), both float32."""
-Peer: TypeAlias = Callable[[Floats, Floats, Floats], Floats]
-"""Another program: anchors of the source and of the target, and rows, to rows of the target."""
+Peer: TypeAlias = Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Floats]]
+"""Another program: anchors of the source and of the target, queries of the source and a database
+of the target, to both as rows that can be compared."""
 
 
 class Fitted:

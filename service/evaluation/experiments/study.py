@@ -79,9 +79,29 @@ class Bench:
         if self.labels is not None:
             told = {kind: head.accuracy(found, self.labels) for kind, head in self.heads[y].items()}
         near = slice(self.gallery)
-        told |= retrieval(found[near], true[near], fitted.seen)._asdict()
+        told |= retrieval(found[near], true[near], fitted.seen.mean)._asdict()
         told["similarity"] = cosines(found, true)
         told["centred"] = cosines(found, true, np.asarray(fitted.seen.mean))
+        return {name: round(value, 6) for name, value in told.items()}
+
+    def compared(self, y: str, fitted: Fitted, found: Floats, database: Floats) -> dict[str, float]:
+        """What another program makes of rows translated to y and of the target's own.
+
+        Args:
+            y: The target.
+            fitted: The target on its anchors.
+            found: (n, m) the held-out rows of a source.
+            database: (n, m) those of the target; themselves, where the program translates.
+
+        Returns:
+            As `measured`; only retrieval and cosine about the origin where the rows are of no
+            space that has heads.
+        """
+        if database.shape == self.rows[y].shape and np.array_equal(database, self.rows[y]):
+            return self.measured(y, fitted, found)
+        near, nowhere = slice(self.gallery), np.zeros(database.shape[1], np.float32)
+        told = retrieval(found[near], database[near], nowhere)._asdict()
+        told["similarity"] = cosines(found, database)
         return {name: round(value, 6) for name, value in told.items()}
 
     def score(self, y: str, fitted: Fitted, found: Floats) -> float:
@@ -89,7 +109,7 @@ class Bench:
         if self.labels is not None:
             return self.heads[y]["linear"].accuracy(found, self.labels)
         near = slice(self.gallery)
-        return retrieval(found[near], self.rows[y][near], fitted.seen).recall1
+        return retrieval(found[near], self.rows[y][near], fitted.seen.mean).recall1
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ The main table, retrieval and the cross-lingual table are views of this.
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from service.evaluation.experiments.methods import METHODS, Fitted, Peer, Translate, method, pairs
+from service.evaluation.experiments.methods import METHODS, Fitted, Peer, method, pairs
 from service.evaluation.experiments.study import Bench, Chosen, Record, Study, Told, quietly
 
 NO_PEERS: Final[Mapping[str, Peer]] = {}
@@ -19,7 +19,8 @@ def translation(
 
     Args:
         study: The data set; without labels no accuracy is measured.
-        peers: Other programs, measured at the first draw of each size.
+        peers: Other programs, measured at the first draw of each size; one that only compares
+            gets no accuracy.
         progress: Told of each pair at each draw.
 
     Returns:
@@ -58,13 +59,14 @@ def _draw(
     """The records of each pair on one draw of anchors."""
     for x, y in pairs(list(fitted)):
         source, target = fitted[x], fitted[y]
-        ways = {name: method(name, source, target, chosen[x, y]) for name in METHODS}
-        ways |= {name: _through_peer(peer, source, target) for name, peer in peers.items()}
+        found = {
+            name: on.measure(x, y, target, method(name, source, target, chosen[x, y]))
+            for name in METHODS
+        }
+        for name, peer in peers.items():
+            compared = peer(source.anchors, target.anchors, on.rows[x], on.rows[y])
+            found[name] = on.compared(y, target, *compared)
         yield [
-            {"source": x, "target": y, "method": name, **on.measure(x, y, target, way)}
-            for name, way in ways.items()
+            {"source": x, "target": y, "method": name, **measured}
+            for name, measured in found.items()
         ]
-
-
-def _through_peer(peer: Peer, x: Fitted, y: Fitted) -> Translate:
-    return lambda rows: peer(x.anchors, y.anchors, rows)
