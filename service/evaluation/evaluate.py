@@ -194,7 +194,8 @@ def evaluate(ask: Ask) -> int:
             found = corpus(source, most=ask.most, seed=ask.settings.seed)
             encoders = ask.encoders or (() if found.rows else defaults(found))
             embedded = gather(client, found, encoders, ask.out / EMBEDDED, bars)
-            results["data"][embedded.name] = _studied(ask, client, programs, embedded, bars)
+            told = _studied(ask, client, programs, embedded, bars)
+            results["data"][embedded.name] = {"notes": list(found.notes), **told}
         if ask.wants(LAYERS):
             results[LAYERS] = _layers(ask, bars)
     write_whole(ask.out / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))

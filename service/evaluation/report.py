@@ -123,9 +123,8 @@ def _about(data: Record) -> str:
     classes = f", {data['classes']} classes" if data["classes"] else ", no labels"
     spent = float(np.sum(list(data["seconds"].values())))
     head = f"{data['train']} rows to learn from, {data['test']} held out{classes}."
-    return f"{head} Experiments took {number(spent, 0)} s.\n\n" + table(
-        ("space", "modality", "width", "made by"), rows
-    )
+    told = " ".join([head, f"Experiments took {number(spent, 0)} s.", *data["notes"]])
+    return f"{told}\n\n" + table(("space", "modality", "width", "made by"), rows)
 
 
 def _listed(counts: Sequence[int]) -> str:
