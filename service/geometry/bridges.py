@@ -3,7 +3,7 @@
 A space brings a way to read a row as weights of its anchors, and a way to write weights of its
 anchors as a direction; each is computed from that space alone, and any two can be joined.
 
-    exp             reads by kernel regression on exp(unit(x) Uᵀ − 1), writes W_Y = V G_Y^(−b)
+    exp             reads by kernel regression on exp(γ (unit(x) Uᵀ − 1)), writes W_Y = V G_Y^(−b)
     ridge           read_X = P_X (regularised pseudo-inverse of X's anchors), write_Y = V
     ridge-whitened  read_X = P_X, write_Y = W_Y: one product, for retrieval
     irp             read_X = Uᵀ, write_Y = D_Y (mean of pseudo-inverses of pruned anchors)
@@ -28,6 +28,7 @@ from service.geometry.inverses import (
     landmarks,
     oas,
     ridge_read,
+    sharpness,
     whitened_write,
 )
 from service.geometry.maps import FusedMap, KernelMap, Map, Origin, PassThrough, Translation
@@ -67,7 +68,7 @@ NEEDS: Final[dict[BridgeName, tuple[InverseName | None, InverseName | None]]] = 
     "none": (None, None),
 }
 MOST_SUBSPACES: Final = 64
-WHITENING: Final = 0.15
+WHITENING: Final = 0.2
 """b unless the space says otherwise; chosen on data that no published figure uses."""
 LANDMARKS: Final = 2048
 """m unless the space says otherwise: next to no loss against all of 3,000 anchors."""
@@ -214,7 +215,7 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
     write = y.unit if of_target is None else _brought(target, of_target)
     if bridge == "exp":
         at = landmarks(x, source.parameters.landmarks)
-        return KernelMap.of(x.unit[at, :], read @ write, x, y)
+        return KernelMap.of(x.unit[at, :], sharpness(x), read @ write, x, y)
     return FusedMap.of(read @ write, x, y)
 
 

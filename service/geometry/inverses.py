@@ -21,6 +21,8 @@ FLOOR: Final = 3 / 13
 
 KERNEL_RIDGE: Final = 0.1
 """Ridge of `exp`, against a kernel of 1 on the diagonal."""
+KERNEL_WIDE: Final = 1000
+"""Anchors from which the kernel of `exp` has its full sharpness; fewer bear a wider one only."""
 KERNEL_JITTER: Final = 1e-9
 """Keeps the kernel of landmarks that coincide positive definite in float64."""
 
@@ -104,7 +106,11 @@ def whitened_write(seen: Frame, shrinkage: float | None, power: float) -> Array:
     kept = sizes > RTOL**2 * xp.max(sizes)
     gains = xp.where(kept, xp.where(kept, sizes, 1.0) ** -power, 0.0)
     even = (vectors * gains) @ vectors.T
-    return even @ unit if dual else unit @ even
+    if dual:
+        return even @ unit
+    # A dimension that the network leaves dead stays dead: heads may make much of what leaks in.
+    sizes = xp.max(xp.abs(unit), axis=0)
+    return xp.where(sizes > RTOL * xp.max(sizes), unit @ even, unit)
 
 
 def landmarks(seen: Frame, most: int) -> Array:
@@ -125,8 +131,16 @@ def landmarks(seen: Frame, most: int) -> Array:
     return indices(alive, seen.unit)
 
 
+def sharpness(seen: Frame) -> float:
+    """γ of the kernel exp(γ (unit(x) Uᵀ − 1)): √(k/1000) and at most 1.
+
+    With γ near 0 the kernel is as good as linear, which is what few anchors can tell.
+    """
+    return min(1.0, (seen.count / KERNEL_WIDE) ** 0.5)
+
+
 def exp_read(seen: Frame, most: int) -> Array:
-    """A_X, so that exp(unit(x) Uₘᵀ − 1) A_X is a row in weights of all the anchors.
+    """A_X, so that exp(γ (unit(x) Uₘᵀ − 1)) A_X is a row in weights of all the anchors.
 
     Kernel ridge regression of the identity on the anchors, in the span of m of them (Nyström);
     with all of them it is (K + 0.1 I)⁻¹.
@@ -151,6 +165,7 @@ def exp_read(seen: Frame, most: int) -> Array:
     # In place where it can be: with thousands of anchors these are the largest arrays of a process.
     kernel = unit @ unit[at, :].T
     kernel -= 1.0
+    kernel *= sharpness(seen)
     kernel = xp.exp(kernel)
     kernel[~alive, :] = 0.0
     m = kernel.shape[1]

@@ -195,10 +195,11 @@ class FusedMap:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KernelMap:
-    """y = s_Y · normalise(exp(unit(x) Uₘᵀ − 1) M) + mu_Y: two products with an exponential between.
+    """y = s_Y · normalise(exp(γ (unit(x) Uₘᵀ − 1)) M) + mu_Y: two products, an exponential between.
 
     Attributes:
         landmarks: Uₘᵀ, (d_X, m) float32 unit anchors of the source.
+        sharpness: γ.
         weights: M = A_X W_Y, (m, d_Y) float32.
         mean: mu_Y, (d_Y,) float32.
         scale: s_Y, in the target's own unit.
@@ -207,6 +208,7 @@ class KernelMap:
     """
 
     landmarks: Array
+    sharpness: float
     weights: Array
     mean: Array
     scale: float
@@ -214,12 +216,15 @@ class KernelMap:
     gain: float
 
     @classmethod
-    def of(cls, landmarks: Array, weights: Array, source: Frame, target: Frame) -> Self:
-        """From (m, d_X) unit anchors, (m, d_Y) float64 M, and the frames of both spaces."""
+    def of(
+        cls, landmarks: Array, sharpness: float, weights: Array, source: Frame, target: Frame
+    ) -> Self:
+        """From (m, d_X) unit anchors, γ, (m, d_Y) float64 M, and the frames of both spaces."""
         xp = array_namespace(weights)
         return cls(
             # Laid out in memory as the product reads it.
             xp.asarray(xp.astype(landmarks, xp.float32).T, copy=True),
+            sharpness,
             xp.astype(weights, xp.float32),
             xp.astype(target.mean, xp.float32),
             target.scale,
@@ -297,6 +302,7 @@ class KernelMap:
         """Rows of the target from (n, m) cosines, which are used up; mu_Y where not `known`."""
         xp = array_namespace(cosines, self.weights)
         cosines -= 1.0
+        cosines *= self.sharpness
         with quiet():
             rows = xp.exp(cosines) @ self.weights
             squares = xp.vecdot(rows, rows)

@@ -98,7 +98,7 @@ def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
     source, target = Side(x, known), Side(y, other)
     for bridge, want in (
         ("ridge", plain_read(u, 0.2) @ v),
-        ("ridge-whitened", plain_read(u, 0.2) @ plain_white(v, 0.9, 0.15)),
+        ("ridge-whitened", plain_read(u, 0.2) @ plain_white(v, 0.9, 0.2)),
         ("irp", u.T @ plain_write(v, 0.7, [0])),
     ):
         got = matrix(bridge, source, target, lib)  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library)
     x, y, *_ = frames(lib, 60, 16)
     for bridge, source, target in (
         ("ridge", Side(x, inverse=2 * ridge_read(x, None)), Side(y)),
-        ("ridge-whitened", Side(x), Side(y, inverse=2 * whitened_write(y, None, 0.15))),
+        ("ridge-whitened", Side(x), Side(y, inverse=2 * whitened_write(y, None, 0.2))),
         ("irp", Side(x), Side(y, inverse=2 * irp_write(y, 0.8, 8))),
     ):
         np.testing.assert_allclose(

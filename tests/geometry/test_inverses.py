@@ -177,6 +177,14 @@ def test_full_whitening_evens_out_what_the_anchors_span(lib: Library) -> None:
     assert np.abs(lib.give(whitened_write(flat, 0.0, 0.5))).max() < 10
 
 
+@pytest.mark.parametrize("k", [9, 60])
+def test_a_dead_dimension_stays_dead(lib: Library, k: int) -> None:
+    anchors = world(k, 16, 4).x_anchors
+    anchors[:, 3] *= 1e-33
+    x = frame(lib.take(anchors))
+    assert np.abs(lib.give(whitened_write(x, None, 0.15))[:, 3]).max() < 1e-30
+
+
 @pytest.mark.parametrize(("k", "d"), SHAPES)
 def test_exp_read_is_its_formula(lib: Library, k: int, d: int) -> None:
     x, _, u, _ = frames(lib, k, d)
@@ -188,8 +196,8 @@ def test_fewer_landmarks_regress_in_their_own_span(lib: Library) -> None:
     at = np.asarray(landmarks(x, 20))
     assert len(at) == 20
     assert (np.diff(at) > 0).all()
-    k = plain_kernel(u, u[at])
-    want = np.linalg.solve(k.T @ k + 0.1 * plain_kernel(u[at], u[at]), k.T)
+    k = plain_kernel(u, u[at], 60)
+    want = np.linalg.solve(k.T @ k + 0.1 * plain_kernel(u[at], u[at], 60), k.T)
     np.testing.assert_allclose(lib.give(exp_read(x, 20)), want, rtol=1e-4, atol=1e-5)
 
 
