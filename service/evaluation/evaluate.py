@@ -35,6 +35,7 @@ from service.evaluation.experiments.sensitivity import sensitivity
 from service.evaluation.experiments.settings import Settings
 from service.evaluation.experiments.study import Record, Study, Told
 from service.evaluation.experiments.translation import translation
+from service.evaluation.experiments.whitening import whitening
 from service.evaluation.kept import Kept, kept, key_of, key_of_data, write_whole
 from service.evaluation.peers import PACKAGES, environment
 from service.evaluation.peers import Peer as Program
@@ -88,8 +89,10 @@ class Ask:
 
     def wants(self, name: str) -> bool:
         """Whether an experiment is asked for, or needed by one that is."""
-        if not self.only or name in self.only:
+        if name in self.only:
             return True
+        if not self.only:
+            return name not in EXPERIMENTS or not EXPERIMENTS[name].named
         return any(name in EXPERIMENTS[asked].after for asked in self.only if asked in EXPERIMENTS)
 
 
@@ -114,6 +117,7 @@ class Experiment:
         labels: Whether it needs labels.
         after: Experiments whose results it reads.
         applies: Whether it says anything about this data set.
+        named: Whether it is run only where it is asked for by name.
     """
 
     run: Callable[[Context], Record]
@@ -121,6 +125,7 @@ class Experiment:
     labels: bool = False
     after: tuple[str, ...] = ()
     applies: Callable[[Study], bool] = lambda study: True
+    named: bool = False
 
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
@@ -151,6 +156,9 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         "what predicts accuracy",
         labels=True,
         after=("sensitivity", "translation"),
+    ),
+    "whitening": Experiment(
+        lambda c: whitening(c.study, progress=c.progress), "exp against b", named=True
     ),
     "service": Experiment(
         lambda c: over_http(c.client, c.study, progress=c.progress),

@@ -28,6 +28,7 @@ SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
     ("modalities", "Across modalities", sections.modalities),
     ("inversion", "Inversion", sections.inversion),
     ("sensitivity", "Sensitivity of irp to δ and ω", sections.sensitivity),
+    ("whitening", "Sensitivity of exp to b", sections.whitening),
     ("prediction", "What predicts accuracy", sections.prediction),
     ("confidence", "Confidence", sections.confidence),
     ("norms", "Lengths of rows", sections.norms),

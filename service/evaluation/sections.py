@@ -185,6 +185,23 @@ def sensitivity(data: Record) -> str:
     return f"{found['k']:,} anchors, one draw.\n\n" + table(head, rows)
 
 
+def whitening(data: Record) -> str:
+    """Every power of the whitened write, by bridge and number of anchors."""
+    found = data["experiments"]["whitening"]
+    records, native = found["records"], found["native"]
+    shown = [*KINDS, "recall1", "centred"]
+    rows: list[Sequence[Any]] = []
+    for k in sorted({r["k"] for r in records}):
+        for name in methods(records):
+            for power in sorted({r["power"] for r in records}):
+                of = where(records, k=k, method=name, power=power)
+                rows.append([k, name, power, *(measured(of, m) for m in shown if m in of[0])])
+    titles = {"linear": "linear", "mlp": "MLP", "recall1": "recall@1", "centred": "centred"}
+    head = ["k", "bridge", "b", *(titles[m] for m in shown if m in records[0])]
+    told = ", ".join(f"{kind} {_native(native, kind)}" for kind in KINDS) if native else "no labels"
+    return f"One draw of each number of anchors; native: {told}.\n\n" + table(head, rows)
+
+
 FACTS: Final = ("kept", "condition")
 MEASURES: Final = ("similarity", "centred", "recall1")
 

@@ -45,7 +45,7 @@ def solve_spd(matrix: Array, right: Array) -> Array:
     """Solves a symmetric positive definite system by Cholesky, which the standard cannot.
 
     Args:
-        matrix: (m, m) symmetric positive definite.
+        matrix: (m, m) symmetric positive definite; may be used up.
         right: (m, n).
 
     Returns:
@@ -56,7 +56,9 @@ def solve_spd(matrix: Array, right: Array) -> Array:
         # Takes long to import, and a process that only serves maps never fits one.
         from scipy.linalg import cho_factor, cho_solve
 
-        return cho_solve(cho_factor(matrix, lower=True, check_finite=False), right)
+        # Transposed, which a symmetric matrix does not notice, it need not be copied for LAPACK.
+        factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
+        return cho_solve(factor, right, check_finite=False)
     if hasattr(xp, "cholesky_solve"):
         return xp.cholesky_solve(right, xp.linalg.cholesky(matrix))
     return xp.linalg.solve(matrix, right)

@@ -147,15 +147,19 @@ def exp_read(seen: Frame, most: int) -> Array:
     unit = seen.unit
     xp = array_namespace(unit)
     at = landmarks(seen, most)
-    alive = xp.astype(xp.any(unit != 0, axis=1), unit.dtype)
-    kernel = xp.exp(unit @ unit[at, :].T - 1.0) * alive[:, None]
+    alive = xp.any(unit != 0, axis=1)
+    # In place where it can be: with thousands of anchors these are the largest arrays of a process.
+    kernel = unit @ unit[at, :].T
+    kernel -= 1.0
+    kernel = xp.exp(kernel)
+    kernel[~alive, :] = 0.0
+    m = kernel.shape[1]
+    eye = xp.eye(m, dtype=kernel.dtype, device=device(kernel))
+    if m == int(xp.sum(xp.astype(alive, xp.int64))):
+        weights = xp.zeros((m, seen.count), dtype=kernel.dtype, device=device(kernel))
+        weights[:, at] = solve_spd(kernel[at, :] + KERNEL_RIDGE * eye, eye)
+        return weights
     own = kernel[at, :]
-    eye = xp.eye(own.shape[0], dtype=own.dtype, device=device(own))
-    if own.shape[0] == int(xp.sum(alive)):
-        return solve_spd(
-            own + KERNEL_RIDGE * eye,
-            xp.eye(unit.shape[0], dtype=own.dtype, device=device(own))[at, :],
-        )
     lower = xp.linalg.cholesky(own + KERNEL_JITTER * eye)
     # Features whose products are the kernel of the landmarks' span: well conditioned, unlike its
     # square.

@@ -54,10 +54,7 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
     place = {name: i for i, name in enumerate(names)}
     classes = np.array([place[name] for name in labels], np.int64)
     wide = embeddings.astype(np.float64)
-    mean, spread = wide.mean(axis=0), wide.std(axis=0)
-    # Dimensions that a network leaves dead vary by rounding alone: their weight stays next to 0.
-    least = max(DEAD * float(spread.max()), float(np.finfo(np.float32).tiny))
-    spread = np.maximum(spread, least)
+    mean, spread = standards(wide)
     rows = (wide - mean) / spread
     with warnings.catch_warnings():
         # A head that has not quite converged is still a head; its accuracy is reported.
@@ -71,6 +68,22 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
         weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     layer = (weight.astype(np.float32), bias.astype(np.float32))
     return Fit(Classifier((layer,), "identity"), names, accuracy)
+
+
+def standards(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What rows are standardised by: mean and standard deviation of each dimension.
+
+    Args:
+        rows: (n, d).
+
+    Returns:
+        Two of (d,), the second never 0: dimensions that a network leaves dead vary by rounding
+        alone, and a weight that makes much of them would make much of rounding.
+    """
+    wide = rows.astype(np.float64)
+    spread = wide.std(axis=0)
+    least = max(DEAD * float(spread.max()), float(np.finfo(np.float32).tiny))
+    return wide.mean(axis=0), np.maximum(spread, least)
 
 
 def _regression(strength: float) -> Any:

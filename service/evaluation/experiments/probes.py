@@ -13,7 +13,7 @@ from service.errors import InvalidInput
 from service.evaluation.embedded import Embedded
 from service.evaluation.experiments.measures import Labels
 from service.geometry.heads import Classifier, probabilities
-from service.models.fitting import fit_linear
+from service.models.fitting import fit_linear, standards
 
 HIDDEN: Final = 128
 EPOCHS: Final = 60
@@ -73,10 +73,9 @@ def _mlp(rows: Floats, labels: Labels, seed: int) -> Head:
     """One hidden layer of relu by Adam, its standardisation folded into the first weights."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
-    from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler()
-    seen = scaler.fit_transform(rows).astype(np.float32)
+    mean, spread = standards(rows)
+    seen = ((rows - mean) / spread).astype(np.float32)
     model = MLPClassifier(
         (HIDDEN,),
         alpha=1e-3,
@@ -92,8 +91,8 @@ def _mlp(rows: Floats, labels: Labels, seed: int) -> Head:
         model.fit(seen, labels)
     layers = [(w.T.astype(np.float64), b.astype(np.float64)) for w, b in _weights(model)]
     weight, bias = layers[0]
-    weight = weight / scaler.scale_
-    layers[0] = (weight, bias - weight @ scaler.mean_)
+    weight = weight / spread
+    layers[0] = (weight, bias - weight @ mean)
     weight, bias = layers[-1]
     if len(model.classes_) == 2:
         # scikit-learn keeps one score for two classes: that of the second over the first.
