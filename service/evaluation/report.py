@@ -18,7 +18,8 @@ number of anchors, from validation rows out of the training part; the other brid
 chosen. Rows marked `both` are estimated with both spaces at hand, which the bridges never need,
 on the same unit rows: ridge regression with its penalty by generalised cross-validation, pair by
 pair, and orthogonal Procrustes. Values are means over ordered pairs ± their spread over pairs,
-each pair's own being the mean over draws of anchors."""
+each pair's own being the mean over draws of anchors; where all training rows are anchors, draws
+differ in nothing but the order."""
 
 Section = Callable[[Record], str]
 SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
