@@ -1,4 +1,4 @@
-"""Whether there are enough anchors: how well held-out ones are told by more and more of the rest."""
+"""Whether there are enough anchors: how well held-out ones are told by more and more others."""
 
 from typing import Final, NamedTuple
 
@@ -18,8 +18,7 @@ LEAST: Final = 20
 """Fewer anchors have no curve."""
 SMALLEST: Final = 8
 GAIN: Final = 0.01
-"""Cosine that twice as many anchors must bring to be worth it: about what one percent of accuracy
-is lost by, and above what a curve of three draws can tell from nothing."""
+"""Cosine that twice as many anchors must bring to be worth it."""
 FAIR: Final = 0.5
 """Below this similarity the anchors say little about other inputs, however flat the curve."""
 

@@ -62,8 +62,9 @@ def misaligned(x: Frame, y: Frame) -> list[Suspect]:
 
     Returns:
         Suspects, most probable first; empty for fewer than 20 pairs that have a direction in
-        both spaces, and where most pairs are wrong, which `agreement` tells. Scaling, rotating or moving a space changes nothing. Takes O(k³) time and
-        O(k²) memory, so that the caller caps k.
+        both spaces, and where most pairs are wrong, which `agreement` tells. Scaling, rotating
+        or moving a space changes nothing. Takes O(k³) time and O(k²) memory, so that the caller
+        caps k.
 
     Raises:
         InvalidInput: If the numbers of anchors differ.
