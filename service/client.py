@@ -156,17 +156,17 @@ class Stitchwork:
             time.sleep(POLL_SECONDS)
 
     def translate(
-        self, embeddings: Floats, source: str, target: str, bridge: str = "ridge"
+        self, embeddings: Floats, source: str, target: str, bridge: str | None = None
     ) -> Floats:
         """Embeddings (n, d_source) of one space as (n, d_target) of another."""
-        query = {"source": source, "target": target, "bridge": bridge}
+        query = _without_none({"source": source, "target": target, "bridge": bridge})
         return self._rows("/translate", save({"embeddings": _rows(embeddings)}), query)
 
     def classify(
-        self, head: str, embeddings: Floats, space: str, bridge: str = "ridge", top: int = 1
+        self, head: str, embeddings: Floats, space: str, bridge: str | None = None, top: int = 1
     ) -> list[dict[str, Any]]:
         """Predictions for embeddings (n, d) of a space."""
-        query = {"space": space, "bridge": bridge, "top": str(top)}
+        query = _without_none({"space": space, "bridge": bridge, "top": str(top)})
         body = save({"embeddings": _rows(embeddings)})
         answer = self._http.post(
             f"/classify/{head}", content=body, params=query, headers={"Content-Type": SAFETENSORS}
@@ -179,7 +179,7 @@ class Stitchwork:
         encoder: str,
         items: Sequence[str] | Sequence[bytes],
         target: str | None = None,
-        bridge: str = "ridge",
+        bridge: str | None = None,
     ) -> Floats:
         """Raw inputs as embeddings (n, d) of the encoder's space or, translated, of the target."""
         told = {"items": json_items(items), "target": target, "bridge": bridge}
@@ -192,15 +192,55 @@ class Stitchwork:
         encoder: str,
         head: str,
         items: Sequence[str] | Sequence[bytes],
-        bridge: str = "ridge",
+        bridge: str | None = None,
         top: int = 1,
     ) -> list[dict[str, Any]]:
         """Predictions for raw inputs, by one space's encoder and another's head."""
-        told = {"items": json_items(items), "bridge": bridge, "top": top}
+        told = _without_none({"items": json_items(items), "bridge": bridge, "top": top})
         found: list[dict[str, Any]] = self._json("POST", f"/stitch/{encoder}/{head}", told)[
             "predictions"
         ]
         return found
+
+    def compatibility(
+        self, anchor_set: str, bridge: str | None = None, spaces: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """How well the spaces of a set translate into each other, told by held-out anchors."""
+        named = None if spaces is None else ",".join(spaces)
+        query = {"anchor_set": anchor_set, "bridge": bridge, "spaces": named}
+        answer = self._checked(self._http.get("/compatibility", params=_without_none(query)))
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def judge(
+        self,
+        encoder: str,
+        head: str,
+        labels: Sequence[str],
+        *,
+        items: Sequence[str] | Sequence[bytes] | None = None,
+        embeddings: Floats | None = None,
+        native_embeddings: Floats | None = None,
+        bridge: str | None = None,
+        calibrate: bool = False,
+    ) -> dict[str, Any]:
+        """Accuracies and a verdict of a labelled sample.
+
+        Args:
+            encoder: Id of the space that the inputs come from.
+            head: The head.
+            labels: One for each input.
+            items: The raw inputs, or
+            embeddings: (n, d) of the encoder's space.
+            native_embeddings: (n, d) of the same inputs in the head's own space.
+            bridge: Unset: the service's default.
+            calibrate: Let `confidence` learn from the sample, from now on.
+        """
+        shown = None if items is None else json_items(items)
+        told = {"labels": list(labels), "items": shown, "bridge": bridge, "calibrate": calibrate}
+        arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}
+        path = f"/compatibility/{encoder}/{head}"
+        return self._send("POST", path, _without_none(told), **arrays)
 
     def _rows(
         self, path: str, body: bytes, query: dict[str, str], media: str = SAFETENSORS

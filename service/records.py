@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.errors import InvalidInput
+from service.geometry.bridges import LANDMARKS, WHITENING, Parameters
 
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -95,6 +96,16 @@ class BridgeParameters(Record):
     shrinkage: float | None = None
     delta: float = 0.8
     omega: int = 8
+    whitening: float = WHITENING
+    landmarks: int = LANDMARKS
+
+    def checked(self) -> Parameters:
+        """The same as geometry takes them.
+
+        Raises:
+            InvalidInput: If one is out of its range.
+        """
+        return Parameters(**self.model_dump())
 
 
 class Space(Record):

@@ -4,25 +4,70 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from service.errors import AnchorSetMismatch, InvalidInput
 from service.geometry.bridges import (
+    DEFAULT,
+    NEEDS,
     BridgeName,
     InverseName,
     Map,
-    Parameters,
     Side,
     fuse,
     identity,
     needs,
 )
+from service.geometry.coverage import Coverage
 from service.geometry.heads import Classifier
 from service.records import Head, Space
 from service.store.inverses import Inverses
 from service.store.registry import Registry
 
 Key = tuple[str, str, BridgeName]
+
+
+class Through(NamedTuple):
+    """Rows in the target space, and what is to be said of the inputs.
+
+    Attributes:
+        rows: (n, d_Y) float32, finite.
+        defined: (n,) bool; False where the input stands at its space's mean.
+        covered: (n,) bool; False where it lies outside what the source's anchors cover.
+    """
+
+    rows: Any
+    defined: Any
+    covered: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """The way from one space to another.
+
+    Attributes:
+        map: What takes rows there.
+        coverage: What the source's anchors cover; None where rows do not go by anchors at all.
+    """
+
+    map: Map
+    coverage: Coverage | None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that its arrays hold, in bytes."""
+        return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
+
+    def on(self, convert: Callable[[Any], Any]) -> "Way":
+        """The same way with every array converted, such as onto a device."""
+        return Way(self.map.on(convert), self.coverage and self.coverage.on(convert))
+
+    def apply(self, x: Any) -> Through:
+        """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
+        rows, defined = self.map.apply(x)
+        covered = self.coverage.covers(x) if self.coverage else defined | ~defined
+        return Through(rows, defined, covered)
 
 
 class Translator:
@@ -47,12 +92,12 @@ class Translator:
         self._max_bytes = max_bytes
         self._place = place
         self._guard = threading.Lock()
-        self._maps: OrderedDict[Key, Map] = OrderedDict()
-        self._running: dict[Key, Future[Map]] = {}
+        self._ways: OrderedDict[Key, Way] = OrderedDict()
+        self._running: dict[Key, Future[Way]] = {}
         self._bytes = 0
 
-    def map(self, source: Space, target: Space, bridge: BridgeName) -> Map:
-        """The map from one space to another.
+    def way(self, source: Space, target: Space, bridge: BridgeName) -> Way:
+        """The way from one space to another.
 
         Args:
             source: The version that inputs live in.
@@ -60,8 +105,7 @@ class Translator:
             bridge: Which way through the anchors.
 
         Returns:
-            A map of (n, d_source) rows to (n, d_target) rows; from a space to itself, the
-            identity.
+            It takes (n, d_source) rows to (n, d_target) rows; from a space to itself, to the same.
 
         Raises:
             AnchorSetMismatch: If the spaces do not share an anchor set.
@@ -70,9 +114,9 @@ class Translator:
         check_pair(source, target, bridge)
         key = (source.version, target.version, bridge)
         with self._guard:
-            known = self._maps.get(key)
+            known = self._ways.get(key)
             if known is not None:
-                self._maps.move_to_end(key)
+                self._ways.move_to_end(key)
                 return known
             running = self._running.get(key)
             mine = running is None
@@ -83,12 +127,12 @@ class Translator:
         return running.result()
 
     def prepare(self, space: Space) -> None:
-        """Start computing the inverses of a space, before anyone asks for them."""
-        names: tuple[InverseName, ...] = ("ridge", "irp")
-        for name in names:
-            self._inverses.start(name, space, lambda: self._registry.frame(space))
+        """Start computing what the default bridge needs of a space, before anyone asks for it."""
+        for name in NEEDS[DEFAULT]:
+            if name is not None:
+                self._inverses.start(name, space, lambda: self._registry.frame(space))
 
-    def _settle(self, key: Key, future: Future[Map], source: Space, target: Space) -> None:
+    def _settle(self, key: Key, future: Future[Way], source: Space, target: Space) -> None:
         # Whatever happens, those who wait on this future get an answer.
         try:
             found = self._compute(source, target, key[2])
@@ -99,26 +143,29 @@ class Translator:
             return
         with self._guard:
             del self._running[key]
-            self._maps[key] = found
+            self._ways[key] = found
             self._bytes += found.nbytes
-            while self._bytes > self._max_bytes and len(self._maps) > 1:
-                _, dropped = self._maps.popitem(last=False)
+            while self._bytes > self._max_bytes and len(self._ways) > 1:
+                _, dropped = self._ways.popitem(last=False)
                 self._bytes -= dropped.nbytes
         future.set_result(found)
 
-    def _compute(self, source: Space, target: Space, bridge: BridgeName) -> Map:
+    def _compute(self, source: Space, target: Space, bridge: BridgeName) -> Way:
+        coverage = None
         if source.version == target.version:
             found = identity(self._registry.frame(source))
         else:
             of_source, of_target = needs(bridge)
-            found = fuse(bridge, self._side(source, of_source), self._side(target, of_target))
-        return found.on(self._place) if self._place else found
+            side = self._side(source, of_source)
+            found = fuse(bridge, side, self._side(target, of_target))
+            coverage = Coverage.of(side.frame) if bridge != "none" else None
+        way = Way(found, coverage)
+        return way.on(self._place) if self._place else way
 
     def _side(self, space: Space, name: InverseName | None) -> Side:
         seen = self._registry.frame(space)
         found = None if name is None else self._inverses.get(name, space, lambda: seen)
-        known = space.parameters
-        return Side(seen, Parameters(known.shrinkage, known.delta, known.omega), found)
+        return Side(seen, space.parameters.checked(), found)
 
 
 class HeadCache:

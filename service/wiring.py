@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 from service import __version__
+from service.api.compatibility import Comparisons
 from service.api.depends import Limits, Parts
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.queue.dispatcher import Dispatcher
@@ -84,6 +85,7 @@ def api_parts(settings: Settings) -> Parts:
             seconds=settings.request_timeout,
         ),
         version=__version__,
+        comparisons=Comparisons(registry),
     )
 
 

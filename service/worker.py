@@ -180,7 +180,7 @@ class Worker:
             job = ready[members[0]][0].job
             picked = torch.cat([rows[slice(*spans[i])] for i in members])
             try:
-                result, defined = self._read_through(job, picked)
+                result, defined, covered = self._read_through(job, picked)
             except AWAY:
                 raise
             except StitchworkError as error:
@@ -193,7 +193,11 @@ class Worker:
                 delivery, prepared = ready[i]
                 stop = start + len(delivery.items)
                 reply = Reply(
-                    delivery.job.id, result[start:stop], defined[start:stop], prepared.truncated
+                    delivery.job.id,
+                    result[start:stop],
+                    defined[start:stop],
+                    covered[start:stop],
+                    prepared.truncated,
                 )
                 answers.append((delivery, reply, each * len(delivery.items)))
                 start = stop
@@ -219,10 +223,10 @@ class Worker:
                 answer((delivery, Reply(delivery.job.id, error=told), 0.0))
         return [], torch.empty(0)
 
-    def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any]:
+    def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any, Any]:
         """Embeddings through the job's map and head, all on the device; then to numpy."""
         with torch.inference_mode():
-            defined = torch.ones(len(rows), dtype=torch.bool)
+            defined = covered = torch.ones(len(rows), dtype=torch.bool)
             if job.source and rows.shape[1] != job.source.dim:
                 raise Conflict(
                     f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
@@ -230,11 +234,11 @@ class Worker:
                     code="encoder-mismatch",
                 )
             if job.source and job.target:
-                translated = self._translator.map(job.source, job.target, job.bridge).apply(rows)
-                rows, defined = translated.rows, translated.defined
+                way = self._translator.way(job.source, job.target, job.bridge)
+                rows, defined, covered = way.apply(rows)
             if job.head:
                 rows = probabilities(self._heads.get(job.head).logits(rows))
-            return rows.cpu().numpy(), defined.cpu().numpy()
+            return rows.cpu().numpy(), defined.cpu().numpy(), covered.cpu().numpy()
 
 
 def load(catalog: Catalog, leases: Leases, spec: EncoderSpec) -> Loaded:

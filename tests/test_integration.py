@@ -1,5 +1,7 @@
 """The whole service with real pretrained encoders, as its users run it."""
 
+import base64
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -96,6 +98,45 @@ def test_stitch_embeds_and_classifies_raw_texts(world: World) -> None:
     assert [told["label"] for told in raw] == [told["label"] for told in embedded]
 
 
+def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
+    world: World,
+) -> None:
+    held_out = world.order[160:220]
+    texts, labels = [TEXTS[i] for i in held_out], [TOPICS[i] for i in held_out]
+    spec = {"kind": "transformers", "model": str(minilm_folder()), "layer": 3}
+    world.client.put_space("inner", "texts", encoder=spec)
+    world.client.wait("spaces", "inner")
+    told = world.client.judge("inner", "topic", labels, items=texts, calibrate=True)
+    native = world.client.stitch("minilm", "topic", texts)
+    right = [p["label"] == label for p, label in zip(native, labels, strict=True)]
+    assert told["native"]["accuracy"] == np.mean(right)
+    assert told["translated"]["accuracy"] > 0.5, "chance is one in six"
+    assert told["absolute"]["accuracy"] is not None, "both are 384 wide"
+    raw = world.client.stitch("inner", "topic", texts)
+    embedded = world.client.classify("topic", world.client.embed("inner", texts), "inner")
+    assert {p["calibrated"] for p in [*raw, *embedded]} == {True}
+    for one, other in zip(raw, embedded, strict=True):
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+    assert not world.client.stitch("minilm", "topic", texts[:1])[0]["calibrated"]
+
+
+def test_texts_outside_the_anchors_are_named_by_every_route_alike(world: World) -> None:
+    texts = [*(TEXTS[i] for i in world.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
+    with httpx.Client(base_url=world.url, timeout=60) as http:
+        told = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
+        rows = world.client.embed("minilm", texts).tolist()
+        body = {"source": "minilm", "target": "use", "embeddings": rows}
+        assert http.post("/translate", json=body).json()["uncovered"] == told["uncovered"]
+        labels = {"space": "use", "weight": np.eye(2, 512).tolist(), "labels": ["a", "b"]}
+        http.put("/heads/two", json=labels)
+        stitched = http.post("/stitch/minilm/two", json={"items": texts})
+    assert stitched.json()["uncovered"] == told["uncovered"]
+    assert stitched.headers["stitchwork-uncovered"] == str(len(told["uncovered"]))
+    assert set(told["uncovered"]) >= {10, 11}
+    assert len(told["uncovered"]) <= 4
+    assert "anchors of space minilm" in told["warnings"][0]
+
+
 def test_embed_with_a_target_is_embed_then_translate(world: World) -> None:
     texts = [TEXTS[i] for i in world.order[160:170]]
     at_once = world.client.embed("minilm", texts, target="use")
@@ -182,6 +223,24 @@ def test_a_pretrained_classifier_labels_real_images() -> None:
             with httpx.Client(base_url=found.url, timeout=60) as http:
                 told = http.post("/stitch/lite0/imagenet", files=[("items", files[0])])
                 assert told.status_code == 200
+                names = [p["label"] for p in client.stitch("lite0", "imagenet", files)]
+                parts = [("items", file) for file in files]
+                judged = http.post(
+                    "/compatibility/lite0/imagenet",
+                    files=parts,
+                    data={"labels": json.dumps(names)},
+                )
+                assert judged.json()["translated"]["accuracy"] == 1
+                lines = [
+                    json.dumps({"item": base64.b64encode(file).decode(), "label": name})
+                    for file, name in zip(files, names, strict=True)
+                ]
+                again = http.post(
+                    "/compatibility/lite0/imagenet",
+                    content="\n".join(lines),
+                    headers={"Content-Type": "application/x-ndjson"},
+                )
+                assert again.json() == judged.json()
                 cut = http.post("/stitch/lite0/imagenet", files=[("items", files[0][:200])])
                 assert (cut.status_code, cut.json()["pointer"]) == (422, "/items/0")
 

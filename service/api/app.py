@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems
 from service.api.depends import Parts
-from service.api.routes import anchor_sets, heads, health, spaces, stitch, translate
+from service.api.routes import anchor_sets, compatibility, heads, health, spaces, stitch, translate
 from service.queue.streams import new_id
 
 log = logging.getLogger("service.access")
@@ -41,6 +41,7 @@ def create_app(parts: Parts) -> FastAPI:
         yield
         parts.dispatcher.stop()
         parts.threads.close()
+        parts.comparing.close()
         parts.inverses.close()
 
     app = FastAPI(
@@ -51,7 +52,7 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (anchor_sets, spaces, heads, translate, stitch, health):
+    for routes in (anchor_sets, spaces, heads, translate, stitch, compatibility, health):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Path, Request
 
+from service.api.compatibility import Comparisons
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
 from service.records import check_id
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 COMPUTE_THREADS: Final = 8
 MOST_UNDER_WAY: Final = 128
+MOST_COMPARISONS: Final = 16
+"""Comparisons of spaces that may wait; they are made one after another, beside translations."""
 
 
 class Threads:
@@ -28,11 +31,16 @@ class Threads:
 
     Args:
         most: Pieces of work that may be under way or wait for a thread.
+        threads: How many threads.
+        what: What the work is called.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(
+        self, most: int, threads: int = COMPUTE_THREADS, what: str = "translations"
+    ) -> None:
         self._most = most
-        self._pool = ThreadPoolExecutor(COMPUTE_THREADS, thread_name_prefix="compute")
+        self._what = what
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
         self._guard = threading.Lock()
         self._under_way = 0
 
@@ -43,7 +51,7 @@ class Threads:
             QueueFull: If as many as may be are under way.
         """
         if self._under_way >= self._most:
-            raise QueueFull(f"{self._most} translations are under way in this process already")
+            raise QueueFull(f"{self._most} {self._what} are under way in this process already")
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
         """Run blocking work away from the event loop, and wait for it only so long.
@@ -96,7 +104,9 @@ class Parts:
     dispatcher: Dispatcher
     limits: Limits
     version: str
+    comparisons: Comparisons
     threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
+    comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))
     drain: threading.Event = field(default_factory=threading.Event)
 
 

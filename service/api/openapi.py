@@ -46,7 +46,7 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
     Args:
         model: The schema of its JSON.
         binary: The array of a safetensors or .npy body, whose other fields travel in the query;
-            None where the route takes multipart instead.
+            None where the route takes only raw inputs.
     """
     _bodies[model.__name__] = model
     content: dict[str, Any] = {wire.JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
@@ -59,7 +59,7 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
         )
         blob = {"schema": {"type": "string", "format": "binary", "description": told}}
         content |= dict.fromkeys(wire.BINARY, blob)
-    elif "items" in model.model_fields:
+    if "items" in model.model_fields:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         content[wire.NDJSON] = {"schema": {"type": "string"}}
         content[wire.MULTIPART] = {

@@ -3,8 +3,10 @@
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+import orjson
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     model_validator,
@@ -13,7 +15,7 @@ from pydantic import (
 from service.api import arrays
 from service.api.fields import Id, Items, Name, Row, Rows
 from service.errors import InputTooLarge, InvalidInput
-from service.geometry.bridges import BridgeName, Parameters
+from service.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from service.geometry.heads import Classifier
 from service.records import (
     Arrays,
@@ -36,14 +38,20 @@ class Schema(BaseModel):
     example: ClassVar[dict[str, Any]] = {}
 
 
+def _listed(value: Any) -> Any:
+    """A list that travels in a form or in the query, as the text of its JSON."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise ValueError('expected a JSON list such as ["a", "b"]') from error
+
+
 class ItemsMixin(Schema):
     """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
 
     items: Items
-
-    def decoded(self, modality: Modality, most: int) -> list[Item]:
-        """The items as an encoder of this modality takes them."""
-        return decode_items(self.items, modality, most)
 
 
 def decode_items(items: list[str | bytes], modality: Modality, most: int) -> list[Item]:
@@ -109,6 +117,13 @@ class IrpParameters(Schema):
     omega: int = Field(8, description="Number of anchor subspaces.")
 
 
+class ExpParameters(Schema):
+    """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
+
+    whitening: float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
+    landmarks: int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
+
+
 class SpaceBody(Schema):
     """Registers a space by its anchors, or by an encoder that embeds its set's items."""
 
@@ -119,6 +134,7 @@ class SpaceBody(Schema):
     encoder: EncoderSpec | None = None
     ridge: RidgeParameters = RidgeParameters()
     irp: IrpParameters = IrpParameters()
+    exp: ExpParameters = ExpParameters()
     example = {
         "anchor_set": "faq",
         "encoder": {"kind": "transformers", "model": "all-MiniLM-L6-v2"},
@@ -126,10 +142,10 @@ class SpaceBody(Schema):
 
     def declaration(self, id_: str) -> SpaceDeclaration:
         """What is declared of the space with this id."""
-        known = Parameters(self.ridge.shrinkage, self.irp.delta, self.irp.omega)
         parameters = BridgeParameters(
-            shrinkage=known.shrinkage, delta=known.delta, omega=known.omega
+            shrinkage=self.ridge.shrinkage, **self.irp.model_dump(), **self.exp.model_dump()
         )
+        parameters.checked()
         return SpaceDeclaration(
             id_, self.anchor_set, self.encoder, self.anchors, self.ids, parameters
         )
@@ -261,7 +277,7 @@ class TranslateBody(Schema):
 
     source: Id
     target: Id
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     embeddings: Rows
     example = {"source": "minilm", "target": "use", "embeddings": [[0.01, -0.02, 0.03]]}
@@ -271,7 +287,7 @@ class ClassifyBody(Schema):
     """Embeddings of a space, to be classified by a head of this or another space."""
 
     space: Id
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     embeddings: Rows
     top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
@@ -282,7 +298,7 @@ class EmbedBody(ItemsMixin):
     """Raw inputs to embed and, with a target, to translate."""
 
     target: Id | None = None
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     example = {"items": ["how do I reset my card?"], "target": "use"}
@@ -291,7 +307,39 @@ class EmbedBody(ItemsMixin):
 class StitchBody(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example = {"items": ["how do I reset my card?"], "top": 3}
+
+
+class SampleBody(Schema):
+    """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
+
+    labels: Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1)]
+    bridge: BridgeName = DEFAULT
+    encoding_format: Encoding = "float"
+    items: Items | None = None
+    embeddings: Rows | None = None
+    native_embeddings: Rows | None = Field(
+        None, description="The same inputs in the head's own space."
+    )
+    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    calibrate: bool = Field(False, description="Learn from it how far to trust predictions.")
+    example = {
+        "items": ["money back please", "I lost my card"],
+        "labels": ["refund", "card"],
+        "calibrate": False,
+    }
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.items is None) == (self.embeddings is None):
+            raise ValueError("expected either embeddings or items")
+        for name in ("items", "embeddings", "native_embeddings"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != len(self.labels):
+                raise ValueError(
+                    f"expected {len(rows)} labels, one each for {name}, got {len(self.labels)}"
+                )
+        return self

@@ -63,14 +63,23 @@ DTYPES: Final[dict[str, Any]] = {
 }
 
 
-async def read(request: Request, model: type[M], limits: Limits, *, main: str | None = None) -> M:
+async def read(
+    request: Request,
+    model: type[M],
+    limits: Limits,
+    *,
+    main: str | None = None,
+    raw: bool = False,
+) -> M:
     """The body of a request, validated.
 
     Args:
         request: The request.
         model: The schema of its body.
         limits: What it may hold.
-        main: Field that the one array of an .npy body stands for; None takes no binary bodies.
+        main: Field that the one array of an .npy body stands for; None takes no binary bodies,
+            but raw inputs as multipart or as lines.
+        raw: Take such raw inputs even so.
 
     Raises:
         MalformedInput: If the bytes cannot be parsed.
@@ -79,7 +88,8 @@ async def read(request: Request, model: type[M], limits: Limits, *, main: str | 
         InvalidInput: If what they say has no meaning; `pointer` says where.
     """
     media = media_type(request)
-    takes = (JSON, *BINARY) if main else (JSON, MULTIPART, NDJSON)
+    inputs = (MULTIPART, NDJSON) if raw or not main else ()
+    takes = (JSON, *(BINARY if main else ()), *inputs)
     if media not in takes:
         raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
     try:
@@ -231,8 +241,11 @@ def _ndjson(data: bytes) -> dict[str, Any]:
             except InvalidInput as error:
                 raise type(error)(f"line {number}: {error.message}") from error
     items = [row.get("item") for row in rows]
-    ids = [row["id"] for row in rows if "id" in row]
-    return {"items": items, **({"ids": ids} if ids else {})}
+    told = {
+        plural: [row[name] for row in rows if name in row]
+        for name, plural in (("id", "ids"), ("label", "labels"))
+    }
+    return {"items": items, **{plural: values for plural, values in told.items() if values}}
 
 
 def _safetensors(data: bytes) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`stitchwork demo`: three real image encoders, three heads, every pair of them, over HTTP."""
 
-import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,16 +15,17 @@ from rich.table import Table
 from service.client import Floats, Kind, Stitchwork
 from service.errors import WorkFailed
 from service.evaluation.datasets import DATASETS, Split
+from service.geometry.bridges import DEFAULT
+from service.geometry.calibration import wilson
 from service.launcher import Plan, Running, start
 from service.models.packaged import write_efficientnet_lite
 
 ENCODERS: Final = ("lite0", "lite1", "lite2")
-BRIDGES: Final = ("none", "irp", "ridge")
+BRIDGES: Final = ("none", "irp", "ridge", DEFAULT)
 ANCHOR_SET: Final = "demo-images"
 SENT_RAW: Final = 20
 """Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
 CHUNK: Final = 100
-Z95: Final = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _measure(
     _await(client, "heads", "embedding images to fit a head on", len(split.train), bars)
     embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
     native = {
-        name: _accuracy(_labels(client, name, name, "ridge", embedded), split) for name in ENCODERS
+        name: _accuracy(_labels(client, name, name, DEFAULT, embedded), split) for name in ENCODERS
     }
     pairs = list(permutations(ENCODERS, 2))
     task = bars.add_task("classifying through every bridge", total=len(pairs) * len(BRIDGES))
@@ -111,7 +111,7 @@ def _measure(
         for bridge in BRIDGES:
             found = _labels(client, source, head, bridge, embedded)
             stitched[source, head, bridge] = _accuracy(found, split)
-            if bridge == "ridge":
+            if bridge == DEFAULT:
                 labels[source, head] = found
             bars.advance(task)
     task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
@@ -156,22 +156,15 @@ def _await(client: Stitchwork, kind: Kind, told: str, total: int, bars: Progress
         bars.update(tasks[name], completed=total)
 
 
-def interval(accuracy: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95% interval of an accuracy measured on this many rows (Wilson, 1927)."""
-    middle = accuracy + Z95**2 / (2 * rows)
-    half = Z95 * math.sqrt(accuracy * (1 - accuracy) / rows + Z95**2 / (4 * rows**2))
-    scale = 1 + Z95**2 / rows
-    return (middle - half) / scale, (middle + half) / scale
-
-
 def _show(console: Console, split: Split, result: Result) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
-        caption="native: the head on its own encoder · absolute: no bridge · ratio: ridge/native",
+        caption="native: the head on its own encoder · absolute: no bridge · "
+        f"ratio: {DEFAULT} to native",
     )
     table.add_column("encoder → head", no_wrap=True)
-    for name in ("native", "absolute", "irp", "ridge", "95% of ridge", "ratio"):
+    for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     pairs = list(permutations(ENCODERS, 2))
     for source, head in pairs:
@@ -191,7 +184,7 @@ def _show(console: Console, split: Split, result: Result) -> None:
 def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
     """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
     shown = [f"{value:.3f}" for value in (native, *found)]
-    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in interval(found[-1], rows))
+    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in wilson(found[-1] * rows, rows))
     return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 

@@ -28,7 +28,7 @@ def main(queue_url: str) -> None:
         for delivery in consumer.take():
             count = len(delivery.items)
             rows = np.zeros((count, WIDTH), np.float32)
-            consumer.answer(delivery, Reply(delivery.job.id, rows, np.ones(count, bool)))
+            consumer.answer(delivery, Reply(delivery.job.id, rows, *np.ones((2, count), bool)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from service.errors import QueueUnavailable, RegistryUnavailable
+from service.geometry.bridges import DEFAULT
 from service.geometry.heads import probabilities
 from service.models.batches import Batches
 from service.models.catalog import Catalog
@@ -38,7 +39,7 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     # Anew, so that it takes every batch size as it is told to.
     batches = Batches(found.encoder)
     place = catalog.place
-    through = Translator(registry, inverses, 1 << 30, place).map(source, target, "ridge")
+    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
     classifier = HeadCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from service.client import SAFETENSORS, Floats, Stitchwork, json_items
 from service.evaluation.datasets import digits
 from service.evaluation.load import Ask
-from service.geometry.bridges import Side, fuse, inverse
+from service.geometry.bridges import DEFAULT, Side, fuse
 from service.geometry.heads import Classifier, probabilities
 from service.geometry.relative import frame
 from service.models.catalog import Catalog
@@ -89,13 +89,10 @@ def truth(folder: Path, seed: int = 0) -> Truth:
     train = np.concatenate([anchors["lite1"], embed("lite1", split.train[ANCHORS:TRAIN])])
     fit = fit_linear(train, split.train_labels[:TRAIN])
     test = {name: embed(name, split.test) for name in ENCODERS}
-    sides = {
-        name: Side(seen, inverse=inverse("ridge", seen, Side(seen).parameters))
-        for name, seen in ((name, frame(rows)) for name, rows in anchors.items())
-    }
+    sides = {name: Side(frame(rows)) for name, rows in anchors.items()}
 
     def through(source: str, target: str, rows: Floats) -> Floats:
-        mapped = fuse("ridge", sides[source], sides[target]).apply(rows).rows
+        mapped = fuse(DEFAULT, sides[source], sides[target]).apply(rows).rows
         return np.asarray(mapped, np.float32)
 
     def scores(rows: Floats) -> Floats:

@@ -63,6 +63,28 @@ def solve_spd(matrix: Array, right: Array) -> Array:
     return xp.linalg.solve(matrix, right)
 
 
+def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) -> Array:
+    """Solves a lower triangular system, which the standard cannot.
+
+    Args:
+        lower: (m, m) lower triangular L.
+        right: (m, n).
+        transposed: Solve with Lᵀ instead.
+
+    Returns:
+        (m, n) of their dtype, with L @ result = right, or Lᵀ @ result = right.
+    """
+    xp = array_namespace(lower, right)
+    if is_numpy_namespace(xp):
+        from scipy.linalg import solve_triangular as solve
+
+        return solve(lower, right, lower=True, trans="T" if transposed else "N", check_finite=False)
+    matrix = lower.T if transposed else lower
+    if hasattr(xp.linalg, "solve_triangular"):
+        return xp.linalg.solve_triangular(matrix, right, upper=transposed)
+    return xp.linalg.solve(matrix, right)
+
+
 def largest(x: Array, count: int) -> Array:
     """The largest numbers of each row, without sorting the rest where the library can.
 

@@ -1,20 +1,28 @@
-"""The inverse of a space for each bridge, computed from that space alone.
+"""What a space brings to a bridge, computed from that space alone.
 
-ridge   P (d, k), the regularised pseudo-inverse of the unit anchors, reads
-irp     D (k, d), the mean of pseudo-inverses of pruned unit anchors, writes
+exp       A (m, k), the regularised inverse of the kernel between anchors, reads
+ridge     P (d, k), the regularised pseudo-inverse of the unit anchors, reads
+whitened  W (k, d), the unit anchors with the spread of their directions evened out, writes
+irp       D (k, d), the mean of pseudo-inverses of pruned unit anchors, writes
 """
 
 from typing import Final
 
+import numpy as np
 from array_api_compat import array_namespace, device
 
 from service.geometry import Array
 from service.geometry.anchors import prunings
-from service.geometry.arrays import RTOL, indices, solve_spd
+from service.geometry.arrays import RTOL, indices, solve_spd, solve_triangular
 from service.geometry.relative import Frame
 
 FLOOR: Final = 3 / 13
 """Least shrinkage of `ridge` unless the space says otherwise: λ = 0.3 · tr(C)/d."""
+
+KERNEL_RIDGE: Final = 0.1
+"""Ridge of `exp`, against a kernel of 1 on the diagonal."""
+KERNEL_JITTER: Final = 1e-9
+"""Keeps the kernel of landmarks that coincide positive definite in float64."""
 
 
 def oas(covariance: Array, samples: int) -> float:
@@ -59,16 +67,101 @@ def ridge_read(seen: Frame, shrinkage: float | None) -> Array:
     # For k < d the dual gives the same map from a smaller matrix, which has the same traces.
     dual = k < d
     gram = (unit @ unit.T if dual else unit.T @ unit) / k
-    trace = float(xp.linalg.trace(gram))
-    rho = shrinkage
-    if rho is None:
-        rho = max(_oas(trace, float(xp.sum(gram * gram)), k, d), FLOOR)
+    trace, rho = _shrunk(gram, k, d, shrinkage)
     if rho < RTOL:
         return _filtered(unit, rho, trace)
     eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
     shrunk = (1 - rho) * gram + (rho * trace / d) * eye
     solved = solve_spd(shrunk, unit if dual else unit.T) / k
     return solved.T if dual else solved
+
+
+def whitened_write(seen: Frame, shrinkage: float | None, power: float) -> Array:
+    """W_Y = V G_Y^(−b), the unit anchors with the spread of their directions partly evened out.
+
+    Args:
+        seen: The frame of the space that is written into.
+        shrinkage: ρ′ of G as in `ridge_read`; None takes max(OAS, 3/13).
+        power: b, at least 0; 0 gives V itself.
+
+    Returns:
+        (k, d) float64, finite; rows of zero anchors are zero. Regression shrinks the weak
+        directions of a space most, and this gives them some of their size back: more rows find
+        their own neighbour, at some cost in mean cosine. Rotating the anchors rotates it.
+    """
+    unit = seen.unit
+    if power == 0:
+        return unit
+    xp = array_namespace(unit)
+    k, d = unit.shape
+    # For k < d the span of the anchors is all that is written into: the smaller Gram matrix does.
+    dual = k < d
+    gram = (unit @ unit.T if dual else unit.T @ unit) / k
+    trace, rho = _shrunk(gram, k, d, shrinkage)
+    values, vectors = xp.linalg.eigh(gram)
+    sizes = (1 - rho) * xp.clip(values, 0.0, None) + rho * trace / d
+    # Without shrinkage, a direction that the anchors do not have must not become infinite.
+    kept = sizes > RTOL**2 * xp.max(sizes)
+    gains = xp.where(kept, xp.where(kept, sizes, 1.0) ** -power, 0.0)
+    even = (vectors * gains) @ vectors.T
+    return even @ unit if dual else unit @ even
+
+
+def landmarks(seen: Frame, most: int) -> Array:
+    """Which anchors the kernel of `exp` compares a row with.
+
+    Args:
+        seen: The frame of the space that is read from.
+        most: How many at most.
+
+    Returns:
+        (m,) indices in rising order, of anchors that have a direction; a seeded draw where there
+        are more than `most`, since anchors may come sorted.
+    """
+    xp = array_namespace(seen.unit)
+    alive = np.flatnonzero(np.asarray([bool(b) for b in xp.any(seen.unit != 0, axis=1)]))
+    if len(alive) > most:
+        alive = np.sort(np.random.default_rng(0).permutation(alive)[:most])
+    return indices(alive, seen.unit)
+
+
+def exp_read(seen: Frame, most: int) -> Array:
+    """A_X, so that exp(unit(x) Uₘᵀ − 1) A_X is a row in weights of all the anchors.
+
+    Kernel ridge regression of the identity on the anchors, in the span of m of them (Nyström);
+    with all of them it is (K + 0.1 I)⁻¹.
+
+    Args:
+        seen: The frame of the space that is read from.
+        most: m, how many landmarks at most.
+
+    Returns:
+        (m, k) float64, finite; columns of zero anchors are zero. Rotating, scaling or moving the
+        anchors leaves it unchanged.
+
+    Source:
+        The elementwise exponential of the relative representation of Moschella et al., arXiv
+        2209.15430; Williams and Seeger, Using the Nyström Method to Speed Up Kernel Machines,
+        2000. That it can be written through any other space's anchors is ours.
+    """
+    unit = seen.unit
+    xp = array_namespace(unit)
+    at = landmarks(seen, most)
+    alive = xp.astype(xp.any(unit != 0, axis=1), unit.dtype)
+    kernel = xp.exp(unit @ unit[at, :].T - 1.0) * alive[:, None]
+    own = kernel[at, :]
+    eye = xp.eye(own.shape[0], dtype=own.dtype, device=device(own))
+    if own.shape[0] == int(xp.sum(alive)):
+        return solve_spd(
+            own + KERNEL_RIDGE * eye,
+            xp.eye(unit.shape[0], dtype=own.dtype, device=device(own))[at, :],
+        )
+    lower = xp.linalg.cholesky(own + KERNEL_JITTER * eye)
+    # Features whose products are the kernel of the landmarks' span: well conditioned, unlike its
+    # square.
+    features = solve_triangular(lower, kernel.T)
+    weights = solve_spd(features @ features.T + KERNEL_RIDGE * eye, features)
+    return solve_triangular(lower, weights, transposed=True)
 
 
 def irp_write(seen: Frame, delta: float, omega: int) -> Array:
@@ -93,6 +186,15 @@ def irp_write(seen: Frame, delta: float, omega: int) -> Array:
         at = indices(picked, total)
         total[at, :] += _inverted(seen.unit[at, :])
     return total / omega
+
+
+def _shrunk(gram: Array, k: int, d: int, shrinkage: float | None) -> tuple[float, float]:
+    """The trace of C and ρ′: what is asked for, or the rule."""
+    xp = array_namespace(gram)
+    trace = float(xp.linalg.trace(gram))
+    if shrinkage is not None:
+        return trace, shrinkage
+    return trace, max(_oas(trace, float(xp.sum(gram * gram)), k, d), FLOOR)
 
 
 def _oas(trace: float, squares: float, k: int, d: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from service import errors
 from service.errors import StitchworkError, WorkFailed
-from service.geometry.bridges import BridgeName
+from service.geometry.bridges import DEFAULT, BridgeName
 from service.records import (
     Arrays,
     Draft,
@@ -52,7 +52,7 @@ class Job(Record):
     source: Space | None = None
     target: Space | None = None
     head: Head | None = None
-    bridge: BridgeName = "ridge"
+    bridge: BridgeName = DEFAULT
     draft: tuple[str, str, str] | None = None
 
     @property
@@ -73,6 +73,7 @@ class Reply:
         job: Id of the job it answers.
         rows: (n, d) float32 embeddings, or (n, c) float32 probabilities where a head was named.
         defined: (n,) bool, False for inputs that have no direction in their space.
+        covered: (n,) bool, False for inputs outside what the source's anchors cover.
         truncated: Which inputs were cut.
         error: Why there are no rows.
     """
@@ -80,6 +81,7 @@ class Reply:
     job: str
     rows: Floats | None = None
     defined: Any = None
+    covered: Any = None
     truncated: tuple[int, ...] = ()
     error: StitchworkError | None = field(default=None, compare=False)
 
@@ -96,6 +98,7 @@ class Reply:
             return pack({}, {"job": self.job, "error": known})
         arrays: Arrays = {"rows": np.ascontiguousarray(self.rows, np.float32)}
         arrays["defined"] = np.ascontiguousarray(self.defined, np.bool_)
+        arrays["covered"] = np.ascontiguousarray(self.covered, np.bool_)
         return pack(arrays, {"job": self.job, "truncated": self.truncated})
 
 
@@ -130,8 +133,8 @@ def unpack_reply(data: bytes) -> Reply:
     arrays, meta = unpack(data)
     told = meta.get("error")
     if told is None:
-        truncated = tuple(meta["truncated"])
-        return Reply(meta["job"], arrays["rows"], arrays["defined"], truncated)
+        marks = arrays["defined"], arrays["covered"]
+        return Reply(meta["job"], arrays["rows"], *marks, tuple(meta["truncated"]))
     kind = getattr(errors, told["kind"], WorkFailed)
     error = kind(told["message"], pointer=told["pointer"], code=told["code"])
     return Reply(meta["job"], error=error)

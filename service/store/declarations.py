@@ -255,7 +255,7 @@ def _warnings(
     if rank < min(count - 1, width):
         found.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
     if condition > ILL_CONDITIONED:
-        found.append(f"the anchors are ill-conditioned ({condition:.1e}); prefer the ridge bridge")
+        found.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import CorruptBytes, QueueUnavailable
-from service.geometry.bridges import InverseName, Parameters, inverse
+from service.geometry.bridges import InverseName, inverse
 from service.geometry.relative import Frame
 from service.records import Space
 from service.store.codec import pack, unpack
@@ -59,7 +59,7 @@ class Inverses:
             frame: Gives the space's frame, asked only where the inverse must be computed.
 
         Returns:
-            float64: (d, k) for `ridge`, (k, d) for `irp`.
+            float64, of the shape that `bridges.inverse` gives.
         """
         return self.start(name, space, frame).result()
 
@@ -111,9 +111,7 @@ class Inverses:
         return self._compute(name, space, frame) if found is None else found
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        known = space.parameters
-        parameters = Parameters(known.shrinkage, known.delta, known.omega)
-        result = cast(Inverse, inverse(name, frame(), parameters))
+        result = cast(Inverse, inverse(name, frame(), space.parameters.checked()))
         with self._guard:
             self.computed += 1
         return result

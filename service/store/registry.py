@@ -29,6 +29,7 @@ from service.records import (
     digest,
     pack_items,
 )
+from service.store.calibrations import Calibrations
 from service.store.declarations import (
     SpaceDeclaration,
     anchor_set_record,
@@ -68,6 +69,7 @@ class Registry:
         )
         self.spaces = Table(server, "space", Space, promise=promise, stale_seconds=stale_seconds)
         self.heads = Table(server, "head", Head, promise=promise, stale_seconds=stale_seconds)
+        self.calibrations = Calibrations(server, self.heads, promise=promise)
 
     def declare_anchor_set(
         self,

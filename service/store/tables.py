@@ -8,6 +8,7 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
     space:{id}:inputs:{version} what a draft works on
     space:{id}:parts:{version}  hash: what a draft has embedded so far
     space:{id}:dependents       set of `kind:id` that would break without it
+    head:{id}:calibrations      hash: what labelled samples taught about the version that serves
     drafts                      sorted set of `kind:id` by the time of their last progress
 """
 
@@ -246,6 +247,7 @@ class Table(Generic[R]):
             commands.append(
                 ("EXPIRE", self.key(id_, "arrays", before.record.version), KEEP_SECONDS)
             )
+            commands.append(("DEL", self.key(id_, "calibrations")))
         if before.draft and (write.draft is None or write.draft.version != before.draft.version):
             commands.append(("DEL", self.key(id_, "parts", before.draft.version)))
             commands.append(("DEL", self.key(id_, "inputs", before.draft.version)))

@@ -9,37 +9,20 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
+from sklearn.datasets import load_digits
 
 from tests.conftest import Pair
+from tests.geometry.plain import directly
 
 SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
 
 
-def ridge_directly(
-    x_anchors: NDArray[Any], y_anchors: NDArray[Any], x: NDArray[Any]
-) -> NDArray[np.float64]:
-    """The default bridge, as the method's page writes it, in plain numpy float64."""
-    a, b, x = (rows.astype(np.float64) for rows in (x_anchors, y_anchors, x))
-    mu_x, mu_y = a.mean(0), b.mean(0)
-    u, v = a - mu_x, b - mu_y
-    scale = np.linalg.norm(v, axis=1).mean()
-    u /= np.linalg.norm(u, axis=1)[:, None]
-    v /= np.linalg.norm(v, axis=1)[:, None]
-    k, d = u.shape
-    c = u.T @ u / k
-    trace, squares = np.trace(c), np.trace(c @ c)
-    rho = (squares + trace**2) / ((k + 1) * (squares - trace**2 / d))
-    rho = max(min(rho, 1.0), 3 / 13)
-    g = (1 - rho) * c + rho * trace / d * np.eye(d)
-    z = (x - mu_x) @ np.linalg.inv(g) @ u.T / k @ v
-    found: NDArray[np.float64] = scale * z / np.linalg.norm(z, axis=1)[:, None] + mu_y
-    return found
-
-
 @pytest.fixture(scope="module")
 def expected(spaces: Pair) -> NDArray[np.float64]:
-    return ridge_directly(spaces.x_anchors, spaces.y_anchors, spaces.x)
+    return directly(
+        *(rows.astype(np.float64) for rows in (spaces.x_anchors, spaces.y_anchors, spaces.x))
+    )
 
 
 def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
@@ -143,3 +126,42 @@ def test_classify_is_translate_then_the_head(
     assert [p["label"] for p in told["predictions"]] == labels
     assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in told["predictions"])
     assert told["head"]["id"] == "h"
+
+
+def test_inputs_outside_what_the_anchors_cover_are_named(http: httpx.Client) -> None:
+    images, _ = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    rows = images[order].astype(np.float32)
+    for name, turned in (("d1", rows[:400]), ("d2", 16 - rows[:400, ::-1])):
+        body = {"anchor_set": "digits", "anchors": turned.tolist()}
+        assert http.put(f"/spaces/{name}", json=body).status_code == 201
+    inside, noise = rows[400:420], np.random.default_rng(1).uniform(0, 16, (3, 64))
+    mixed = np.concatenate([inside, noise.astype(np.float32)])
+    told = http.post(
+        "/translate", json={"source": "d1", "target": "d2", "embeddings": mixed.tolist()}
+    )
+    assert {20, 21, 22} <= set(told.json()["uncovered"])
+    assert len(told.json()["uncovered"]) <= 5
+    assert "outside what the anchors of space d1 cover" in told.json()["warnings"][0]
+    assert told.headers["stitchwork-uncovered"] == str(len(told.json()["uncovered"]))
+    weight = np.random.default_rng(0).normal(size=(10, 64)).tolist()
+    names = [str(i) for i in range(10)]
+    http.put("/heads/digit", json={"space": "d2", "weight": weight, "labels": names})
+    found = http.post("/classify/digit", json={"space": "d1", "embeddings": mixed.tolist()})
+    assert found.json()["uncovered"] == told.json()["uncovered"]
+    binary = http.post(
+        "/translate",
+        params={"source": "d1", "target": "d2"},
+        content=npy_bytes(mixed),
+        headers={"Content-Type": NPY},
+    )
+    assert binary.headers["stitchwork-uncovered"] == told.headers["stitchwork-uncovered"]
+    for body in (
+        {"source": "d1", "target": "d2", "embeddings": inside[:1].tolist()},
+        # Neither goes by the anchors of d1.
+        {"source": "d1", "target": "d1", "embeddings": mixed.tolist()},
+        {"source": "d1", "target": "d2", "bridge": "none", "embeddings": mixed.tolist()},
+    ):
+        plain = http.post("/translate", json=body)
+        assert (plain.json()["uncovered"], plain.json()["warnings"]) == ([], [])
+        assert "stitchwork-uncovered" not in plain.headers

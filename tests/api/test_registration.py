@@ -24,8 +24,24 @@ def test_put_is_idempotent_and_replaces(http: httpx.Client) -> None:
     changed = http.put("/spaces/p", json={**body, "anchors": anchors(1)})
     assert changed.status_code == 200
     assert changed.headers["etag"] != first.headers["etag"]
-    tuned = http.put("/spaces/p", json={**body, "ridge": {"shrinkage": 0.5}})
-    assert tuned.headers["etag"] not in (first.headers["etag"], changed.headers["etag"])
+    seen = {first.headers["etag"], changed.headers["etag"]}
+    for tuned in (
+        {"ridge": {"shrinkage": 0.5}},
+        {"irp": {"delta": 0.5, "omega": 2}},
+        {"exp": {"whitening": 0.25, "landmarks": 64}},
+    ):
+        answer = http.put("/spaces/p", json={**body, **tuned})
+        assert answer.headers["etag"] not in seen
+        seen.add(answer.headers["etag"])
+    assert http.get("/spaces/p").json()["parameters"] == {
+        "shrinkage": None,
+        "delta": 0.8,
+        "omega": 8,
+        "whitening": 0.25,
+        "landmarks": 64,
+    }
+    refused = http.put("/spaces/p", json={**body, "exp": {"whitening": 2}})
+    check(refused, 422, "/exp/whitening", "got 2")
 
 
 def test_conditions(http: httpx.Client) -> None:

@@ -56,6 +56,33 @@ def plain_write(unit: Floats, delta: float, seeds: list[int]) -> Floats:
     return total
 
 
+def plain_white(unit: Floats, rho: float, power: float) -> Floats:
+    """V G^(−b), by a matrix power in the primal, whatever the shape."""
+    k, d = unit.shape
+    c = unit.T @ unit / k
+    values, vectors = np.linalg.eigh((1 - rho) * c + rho * np.trace(c) / d * np.eye(d))
+    return np.asarray(unit @ (vectors * values**-power) @ vectors.T)
+
+
+def plain_kernel(a: Floats, b: Floats) -> Floats:
+    return np.asarray(np.exp(a @ b.T - 1.0))
+
+
+def plain_exp(unit: Floats) -> Floats:
+    """(K + 0.1 I)⁻¹ over all anchors, none of them zero."""
+    return np.asarray(np.linalg.inv(plain_kernel(unit, unit) + 0.1 * np.eye(len(unit))))
+
+
+def directly(x_anchors: Floats, y_anchors: Floats, x: Floats) -> Floats:
+    """The default bridge from end to end: `exp`, written with b = 0.15."""
+    mu_x, mu_y = x_anchors.mean(0), y_anchors.mean(0)
+    u, v = plain_unit(x_anchors, mu_x), plain_unit(y_anchors, mu_y)
+    write = plain_white(v, max(plain_rho(v), FLOOR), 0.15)
+    z = plain_kernel(plain_unit(x, mu_x), u) @ plain_exp(u) @ write
+    scale = np.linalg.norm(y_anchors - mu_y, axis=1).mean()
+    return np.asarray(scale * z / np.linalg.norm(z, axis=1, keepdims=True) + mu_y)
+
+
 def frames(lib: Library, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
     """Frames of a pair of spaces, and their unit anchors as plain numpy."""
     w = world(k, d, d + 4)

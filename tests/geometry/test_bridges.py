@@ -16,10 +16,11 @@ from service.geometry.bridges import (
     irp_write,
     needs,
     ridge_read,
+    whitened_write,
 )
 from service.geometry.maps import FusedMap
 from service.geometry.relative import frame
-from tests.geometry.plain import SHAPES, degenerate, frames, plain_read, plain_write
+from tests.geometry.plain import SHAPES, degenerate, frames, plain_read, plain_white, plain_write
 from tests.geometry.worlds import Floats, Library, cosines, rotation, world
 
 
@@ -51,6 +52,10 @@ def test_every_bridge_is_finite_on_anything(lib: Library, case: str, bridge: Bri
         ({"omega": 0}, "/irp/omega", "from 1 to 64, got 0"),
         ({"omega": 65}, "/irp/omega", "got 65"),
         ({"omega": 2.5}, "/irp/omega", "whole number .* got 2.5"),
+        ({"whitening": -0.1}, "/exp/whitening", "0 to 1, got -0.1"),
+        ({"whitening": float("nan")}, "/exp/whitening", "got nan"),
+        ({"landmarks": 15}, "/exp/landmarks", "from 16 to 8192, got 15"),
+        ({"landmarks": 99.5}, "/exp/landmarks", "whole number .* got 99.5"),
     ],
 )
 def test_parameters_out_of_range_are_refused(
@@ -71,7 +76,9 @@ def test_the_ends_of_the_ranges_are_in_them(parameters: dict[str, Any]) -> None:
 
 def test_each_side_brings_what_its_bridge_needs() -> None:
     assert {bridge: needs(bridge) for bridge in BRIDGES} == {
+        "exp": ("exp", "whitened"),
         "ridge": ("ridge", None),
+        "ridge-whitened": ("ridge", "whitened"),
         "irp": (None, "irp"),
         "irp-completed": (None, None),
         "none": (None, None),
@@ -91,6 +98,7 @@ def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
     source, target = Side(x, known), Side(y, other)
     for bridge, want in (
         ("ridge", plain_read(u, 0.2) @ v),
+        ("ridge-whitened", plain_read(u, 0.2) @ plain_white(v, 0.9, 0.15)),
         ("irp", u.T @ plain_write(v, 0.7, [0])),
     ):
         got = matrix(bridge, source, target, lib)  # type: ignore[arg-type]
@@ -101,6 +109,7 @@ def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library)
     x, y, *_ = frames(lib, 60, 16)
     for bridge, source, target in (
         ("ridge", Side(x, inverse=2 * ridge_read(x, None)), Side(y)),
+        ("ridge-whitened", Side(x), Side(y, inverse=2 * whitened_write(y, None, 0.15))),
         ("irp", Side(x), Side(y, inverse=2 * irp_write(y, 0.8, 8))),
     ):
         np.testing.assert_allclose(
@@ -142,12 +151,13 @@ def test_what_cannot_be_fused_is_refused() -> None:
     with pytest.raises(InvalidInput, match="source is 5 wide and the target 6") as error:
         fuse("none", Side(x), Side(y))
     assert error.value.pointer == "/bridge"
-    with pytest.raises(InvalidInput, match=r"a bridge of ridge, .* got 'rigde'"):
+    with pytest.raises(InvalidInput, match=r"a bridge of exp, .* got 'rigde'"):
         fuse("rigde", Side(x), Side(x))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("bridge", "least"), [("ridge", 0.95), ("irp", 0.7), ("irp-completed", 0.7)]
+    ("bridge", "least"),
+    [("exp", 0.9), ("ridge", 0.95), ("ridge-whitened", 0.9), ("irp", 0.7), ("irp-completed", 0.7)],
 )
 def test_translation_goes_where_the_target_sees_the_sample_unless_anchors_are_shuffled(
     lib: Library, bridge: BridgeName, least: float

@@ -9,7 +9,14 @@ import sklearn.covariance
 from sklearn.linear_model import Ridge
 
 from service.geometry.bridges import Parameters, inverse
-from service.geometry.inverses import irp_write, oas, ridge_read
+from service.geometry.inverses import (
+    exp_read,
+    irp_write,
+    landmarks,
+    oas,
+    ridge_read,
+    whitened_write,
+)
 from service.geometry.relative import Frame, frame
 from tests.geometry.plain import (
     FLOOR,
@@ -17,8 +24,11 @@ from tests.geometry.plain import (
     degenerate,
     frames,
     plain_dual,
+    plain_exp,
+    plain_kernel,
     plain_read,
     plain_rho,
+    plain_white,
     plain_write,
 )
 from tests.geometry.worlds import Floats, Library, world
@@ -147,11 +157,68 @@ def test_directions_of_negligible_size_are_not_inverted(lib: Library) -> None:
     assert np.abs(write).max() < 10
 
 
-@pytest.mark.parametrize("name", ["ridge", "irp"])
+@pytest.mark.parametrize(("k", "d"), SHAPES)
+@pytest.mark.parametrize(("shrinkage", "power"), [(None, 0.15), (0.5, 0.5), (1.0, 0.3)])
+def test_whitened_write_is_its_formula_in_both_forms(
+    lib: Library, k: int, d: int, shrinkage: float | None, power: float
+) -> None:
+    x, _, u, _ = frames(lib, k, d)
+    rho = max(plain_rho(u), FLOOR) if shrinkage is None else shrinkage
+    got = lib.give(whitened_write(x, shrinkage, power))
+    np.testing.assert_allclose(got, plain_white(u, rho, power), rtol=1e-7, atol=1e-9)
+    np.testing.assert_array_equal(lib.give(whitened_write(x, shrinkage, 0)), lib.give(x.unit))
+
+
+def test_full_whitening_evens_out_what_the_anchors_span(lib: Library) -> None:
+    x, *_ = frames(lib, 60, 16)
+    values = np.linalg.svd(lib.give(whitened_write(x, 0.0, 0.5)), compute_uv=False)
+    np.testing.assert_allclose(values, values[0], rtol=1e-6)
+    flat = frame(lib.take(degenerate()["rank-deficient"]))
+    assert np.abs(lib.give(whitened_write(flat, 0.0, 0.5))).max() < 10
+
+
+@pytest.mark.parametrize(("k", "d"), SHAPES)
+def test_exp_read_is_its_formula(lib: Library, k: int, d: int) -> None:
+    x, _, u, _ = frames(lib, k, d)
+    np.testing.assert_allclose(lib.give(exp_read(x, k)), plain_exp(u), rtol=1e-7, atol=1e-9)
+
+
+def test_fewer_landmarks_regress_in_their_own_span(lib: Library) -> None:
+    x, _, u, _ = frames(lib, 60, 16)
+    at = np.asarray(landmarks(x, 20))
+    assert len(at) == 20
+    assert (np.diff(at) > 0).all()
+    k = plain_kernel(u, u[at])
+    want = np.linalg.solve(k.T @ k + 0.1 * plain_kernel(u[at], u[at]), k.T)
+    np.testing.assert_allclose(lib.give(exp_read(x, 20)), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("most", [16, 100])
+def test_anchors_at_the_mean_carry_no_weight(lib: Library, most: int) -> None:
+    x = frame(lib.take(degenerate()["anchors at the mean"]))
+    read = lib.give(exp_read(x, most))
+    assert read.shape == (min(60, most), 62)
+    assert not read[:, 60:].any()
+    assert max(np.asarray(landmarks(x, most))) < 60
+
+
+def test_landmarks_that_coincide_do_no_harm(lib: Library) -> None:
+    x = frame(lib.take(np.repeat(degenerate()["duplicated"], 4, axis=0)))
+    for most in (16, 20, 80):
+        assert np.isfinite(lib.give(exp_read(x, most))).all()
+
+
+@pytest.mark.parametrize("name", ["exp", "ridge", "whitened", "irp"])
 def test_an_inverse_follows_the_parameters_of_its_space(lib: Library, name: Any) -> None:
     x, *_ = frames(lib, 60, 16)
-    known = Parameters(0.4, 0.3, 2)
-    want = ridge_read(x, 0.4) if name == "ridge" else irp_write(x, 0.3, 2)
+    known = Parameters(0.4, 0.3, 2, 0.6, 20)
+    want = {
+        "exp": exp_read(x, 20),
+        "ridge": ridge_read(x, 0.4),
+        "whitened": whitened_write(x, 0.4, 0.6),
+        "irp": irp_write(x, 0.3, 2),
+    }[name]
     got = lib.give(inverse(name, x, known))
     np.testing.assert_array_equal(got, lib.give(want))
-    assert np.abs(got - lib.give(inverse(name, x, Parameters()))).max() > 1e-3
+    other = lib.give(inverse(name, x, Parameters()))
+    assert got.shape != other.shape or np.abs(got - other).max() > 1e-3

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from service.errors import InvalidInput
+from service.geometry.heads import probabilities
 from service.models.fitting import fit_linear
 
 
@@ -30,3 +33,38 @@ def test_labels_keep_their_letters() -> None:
 def test_what_cannot_be_fitted(labels: list[str]) -> None:
     with pytest.raises(InvalidInput):
         fit_linear(np.eye(2, dtype=np.float32), labels)
+
+
+def test_rows_are_not_learnt_by_heart() -> None:
+    rng = np.random.default_rng(0)
+    # Half as many dimensions as rows: without regularisation every row can be learnt.
+    which = rng.integers(4, size=1200)
+    rows = rng.normal(size=(1200, 200)).astype(np.float32)
+    rows[:, :4] += 2 * np.eye(4, dtype=np.float32)[which]
+    fit = fit_linear(rows[:400], [str(c) for c in which[:400]])
+    plain = LogisticRegression(max_iter=2000).fit(rows[:400], which[:400])
+    assert plain.score(rows[:400], which[:400]) == 1.0
+    told = np.asarray(probabilities(fit.classifier.logits(rows[400:])))
+    ours, theirs = (
+        log_loss(which[400:], told),
+        log_loss(which[400:], plain.predict_proba(rows[400:])),
+    )
+    assert ours < 0.8 * theirs
+
+
+def test_a_class_of_one_row_is_a_class() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(60, 8)).astype(np.float32)
+    fit = fit_linear(rows, ["rare", *["a", "b"] * 29, "a"])
+    assert fit.labels == ["a", "b", "rare"]
+
+
+def test_dead_dimensions_get_no_weight_to_speak_of() -> None:
+    rng = np.random.default_rng(0)
+    which = rng.integers(3, size=300)
+    rows = rng.normal(size=(300, 8)) + 3 * np.eye(8)[which]
+    rows[:, 5], rows[:, 6] = 1e-33 * rng.normal(size=300), 1.0
+    head = fit_linear(rows.astype(np.float32), [str(c) for c in which]).classifier
+    noisy = rows + 1e-7 * rng.normal(size=rows.shape)
+    same = np.asarray(head.logits(rows.astype(np.float32))).argmax(1)
+    np.testing.assert_array_equal(np.asarray(head.logits(noisy.astype(np.float32))).argmax(1), same)

@@ -40,7 +40,7 @@ JOB = Job(id="", encoder=TEXT)
 def lengths(delivery: Delivery) -> Reply:
     """What a worker would answer, if the embedding of a text were its length."""
     rows = np.array([[len(item)] for item in delivery.items], np.float32)
-    return Reply(delivery.job.id, rows, np.ones(len(rows), bool))
+    return Reply(delivery.job.id, rows, *np.ones((2, len(rows)), bool))
 
 
 @pytest.fixture
@@ -150,10 +150,12 @@ def test_a_job_and_a_reply_survive_the_wire() -> None:
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
     picture = Job(id="8", encoder=IMAGE)
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
-    reply = Reply("7", np.eye(2, dtype=np.float32), np.array([True, False]), (1,))
+    marks = np.array([True, False]), np.array([False, True])
+    reply = Reply("7", np.eye(2, dtype=np.float32), *marks, (1,))
     found = unpack_reply(reply.pack())
     np.testing.assert_array_equal(found.rows, reply.rows)
     np.testing.assert_array_equal(found.defined, reply.defined)
+    np.testing.assert_array_equal(found.covered, reply.covered)
     assert found.truncated == (1,)
 
 

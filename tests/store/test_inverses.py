@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from service.errors import QueueUnavailable
-from service.geometry.bridges import BridgeName, Map
+from service.geometry.bridges import BridgeName
 from service.records import Space
 from service.store.declarations import SpaceDeclaration
 from service.store.inverses import Inverses
 from service.store.registry import Registry
 from service.store.server import PREFIX, Server
-from service.translator import Translator
+from service.translator import Translator, Way
 from tests.conftest import Pair
 
 
@@ -57,16 +57,16 @@ def test_however_many_ask_one_inverse_is_computed(
     other = Inverses(queue_server, threads=2)  # another process, as far as the cache can tell
     together = threading.Barrier(40)
 
-    def ask(i: int) -> Map:
+    def ask(i: int) -> Way:
         mine = translator(registry, (inverses, other)[i % 2])
         together.wait()
-        return mine.map(*spaces, bridge)
+        return mine.way(*spaces, bridge)
 
     with ThreadPoolExecutor(40) as pool:
         list(pool.map(ask, range(40)))
     assert inverses.computed + other.computed == 1
     queue_server.redis.flushall()
-    translator(registry, inverses).map(*spaces, bridge)
+    translator(registry, inverses).way(*spaces, bridge)
     assert inverses.computed + other.computed == 2, "a lost cache is filled again"
     other.close()
 
@@ -80,7 +80,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
     pair: Pair,
     damage: str,
 ) -> None:
-    expected = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    expected = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     key = f"{PREFIX}inverse:ridge:{spaces[0].version}"
     good = queue_server.redis.get(key)
     assert isinstance(good, bytes)
@@ -91,7 +91,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
         "pickle": pickle.dumps(np.eye(2)),
     }[damage]
     queue_server.redis.set(key, bad)
-    found = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    found = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     np.testing.assert_array_equal(found, expected)
     assert inverses.corrupt == 1
     assert queue_server.redis.get(key) == good, "the damaged copy was replaced"
@@ -102,7 +102,7 @@ def test_without_the_cache_there_is_still_an_answer(
 ) -> None:
     nowhere = Server("unix:///nowhere/at/all.sock", 0.5, QueueUnavailable)
     inverses = Inverses(nowhere, threads=1)
-    rows = translator(registry, inverses).map(*spaces, "ridge").apply(pair.x).rows
+    rows = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     assert np.isfinite(rows).all()
     inverses.close()
 
@@ -110,7 +110,7 @@ def test_without_the_cache_there_is_still_an_answer(
 def test_only_cached_inverses_can_be_evicted(
     registry: Registry, inverses: Inverses, queue_server: Server, spaces: tuple[Space, Space]
 ) -> None:
-    translator(registry, inverses).map(*spaces, "ridge")
+    translator(registry, inverses).way(*spaces, "ridge")
     lifetimes = {key: queue_server.redis.ttl(key) for key in queue_server.redis.scan_iter()}
     assert lifetimes
     for key, seconds in lifetimes.items():
@@ -121,11 +121,11 @@ def test_fused_maps_are_kept_within_bounds(
     registry: Registry, inverses: Inverses, spaces: tuple[Space, Space]
 ) -> None:
     kept = translator(registry, inverses)
-    assert kept.map(*spaces, "ridge") is kept.map(*spaces, "ridge")
+    assert kept.way(*spaces, "ridge") is kept.way(*spaces, "ridge")
     small = translator(registry, inverses, most=1)
-    first = small.map(*spaces, "ridge")
-    small.map(*spaces, "irp")
-    assert small.map(*spaces, "ridge") is not first, "the least recently used went"
+    first = small.way(*spaces, "ridge")
+    small.way(*spaces, "irp")
+    assert small.way(*spaces, "ridge") is not first, "the least recently used went"
 
 
 def test_a_pool_that_is_through_at_once_holds_nobody_up(

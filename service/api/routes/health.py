@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.api import wire
 from service.api.depends import Parts, PartsDep
 from service.errors import Unavailable
-from service.geometry.bridges import BRIDGES
+from service.geometry.bridges import BRIDGES, DEFAULT
 from service.queue.streams import survey
 
 router = APIRouter(tags=["operation"])
@@ -51,7 +51,7 @@ async def info(parts: PartsDep) -> Response:
             "name": "stitchwork",
             "version": parts.version,
             "bridges": list(BRIDGES),
-            "default_bridge": "ridge",
+            "default_bridge": DEFAULT,
             "media_types": [wire.JSON, *wire.BINARY, wire.MULTIPART, wire.NDJSON],
             "limits": {name: getattr(parts.limits, name) for name in parts.limits.__slots__},
             "durability": await asyncio.to_thread(_promise, parts),

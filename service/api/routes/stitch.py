@@ -1,10 +1,8 @@
 """Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -12,11 +10,11 @@ from service.api import wire
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
-from service.api.routes.answers import named, undefined, used
-from service.api.schemas import EmbedBody, ItemsMixin, StitchBody
-from service.errors import InvalidInput
-from service.queue.jobs import Job, Reply
-from service.records import Space, check_id
+from service.api.routes.answers import named, outside, undefined, used
+from service.api.routes.queued import encoder_of, run
+from service.api.schemas import EmbedBody, StitchBody
+from service.queue.jobs import Job
+from service.records import check_id
 from service.translator import check_pair
 
 router = APIRouter(tags=["inference"])
@@ -37,7 +35,7 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     source, target = spaces[0], spaces[1] if asked.target else None
     job = Job(
         id="",
-        encoder=_encoder(source),
+        encoder=encoder_of(source),
         truncate=asked.truncate,
         source=source,
         target=target,
@@ -45,23 +43,25 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     )
     if target:
         check_pair(source, target, asked.bridge)
-    reply = await while_connected(request, _run(parts, job, asked, seconds))
+    reply = await while_connected(request, run(parts, job, asked.items, seconds))
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
-    roles = {"source": source}
+    roles, headers = {"source": source}, {}
     if target:
+        beyond = outside(reply.covered, source)
         facts |= {
             "target": named(target),
             "bridge": asked.bridge,
             "undefined": undefined(reply.defined),
+            **beyond.facts,
         }
-        roles["target"] = target
+        roles["target"], headers = target, beyond.headers
     return wire.respond(
         request,
         "embeddings",
         reply.rows,  # type: ignore[arg-type]
         facts,
         as_base64=asked.encoding_format == "base64",
-        headers=used(stale, **roles),
+        headers=used(stale, **roles) | headers,
     )
 
 
@@ -83,25 +83,36 @@ async def stitch(
         parts.registry.spaces.ready, check_id(encoder), used_head.space
     )
     check_pair(source, target, asked.bridge)
+    calibration = await asyncio.to_thread(
+        parts.registry.calibrations.get, source, target, used_head, asked.bridge
+    )
     job = Job(
         id="",
-        encoder=_encoder(source),
+        encoder=encoder_of(source),
         truncate=asked.truncate,
         source=source,
         target=target,
         head=used_head.model_copy(update={"labels": ()}),
         bridge=asked.bridge,
     )
-    reply = await while_connected(request, _run(parts, job, asked, seconds))
+    reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    beyond = outside(reply.covered, source)
     answer = {
-        "predictions": predictions(reply.rows, reply.defined, used_head.labels, asked.top),  # type: ignore[arg-type]
+        "predictions": predictions(
+            reply.rows,  # type: ignore[arg-type]
+            reply.defined,
+            used_head.labels,
+            asked.top,
+            calibration,
+        ),
         "encoder": named(source),
         "head": named(used_head),
         "bridge": asked.bridge,
         "truncated": list(reply.truncated),
+        **beyond.facts,
     }
     headers = used(stale or head_stale, source=source, target=target, head=used_head)
-    return wire.answer(answer, headers=headers)
+    return wire.answer(answer, headers=headers | beyond.headers)
 
 
 def _check_room(parts: Parts, encoder: str) -> None:
@@ -109,51 +120,3 @@ def _check_room(parts: Parts, encoder: str) -> None:
     known = parts.registry.spaces.last(encoder)
     if known and known.encoder:
         parts.dispatcher.check_room(known.encoder)
-
-
-def _encoder(space: Space) -> Any:
-    if space.encoder is None:
-        raise InvalidInput(
-            f"space {space.id} has no encoder: send embeddings to /translate or /classify",
-            code="no-encoder",
-        )
-    return space.encoder
-
-
-async def _run(parts: Parts, job: Job, asked: ItemsMixin, seconds: float) -> Reply:
-    """All inputs through the queue, split so that no job is large; one reply as if it were one."""
-    modality = job.encoder.modality if job.encoder else "vector"
-    items = await asyncio.to_thread(asked.decoded, modality, parts.limits.items)
-    size = parts.limits.job_items
-    starts = range(0, len(items), size)
-    tasks = [
-        asyncio.ensure_future(parts.dispatcher.run(job, items[start : start + size], seconds))
-        for start in starts
-    ]
-    try:
-        replies = await asyncio.gather(*tasks)
-    except InvalidInput as error:
-        raise _relocated(error, tasks, size) from error
-    finally:
-        for task in tasks:
-            task.cancel()
-    if len(replies) == 1:
-        return replies[0]
-    return Reply(
-        "",
-        np.concatenate([reply.rows for reply in replies]),
-        np.concatenate([reply.defined for reply in replies]),
-        tuple(start + i for start, r in zip(starts, replies, strict=True) for i in r.truncated),
-    )
-
-
-def _relocated(
-    error: InvalidInput, tasks: Sequence[asyncio.Future[Reply]], size: int
-) -> InvalidInput:
-    """The error with its pointer counted in the whole request, not in its part."""
-    at = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
-    prefix = "/items/"
-    if error.pointer and error.pointer.startswith(prefix):
-        index, _, rest = error.pointer[len(prefix) :].partition("/")
-        error.pointer = f"{prefix}{int(index) + at * size}" + (f"/{rest}" if rest else "")
-    return error

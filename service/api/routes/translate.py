@@ -9,7 +9,7 @@ from service.api import wire
 from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
 from service.api.openapi import ROWS_ANSWER, body
 from service.api.predictions import predictions
-from service.api.routes.answers import named, undefined, used, width
+from service.api.routes.answers import named, outside, undefined, used, width
 from service.api.schemas import ClassifyBody, TranslateBody
 from service.geometry.heads import probabilities
 
@@ -32,12 +32,15 @@ async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> R
 def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
     (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
     width(asked.embeddings, source)
-    rows, defined = parts.translator.map(source, target, asked.bridge).apply(asked.embeddings)
+    way = parts.translator.way(source, target, asked.bridge)
+    rows, defined, covered = way.apply(asked.embeddings)
+    beyond = outside(covered, source)
     facts: dict[str, Any] = {
         "source": named(source),
         "target": named(target),
         "bridge": asked.bridge,
         "undefined": undefined(defined),
+        **beyond.facts,
     }
     return wire.respond(
         request,
@@ -45,7 +48,7 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
         rows,
         facts,
         as_base64=asked.encoding_format == "base64",
-        headers=used(stale, source=source, target=target),
+        headers=used(stale, source=source, target=target) | beyond.headers,
     )
 
 
@@ -67,13 +70,17 @@ def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
     (head,), head_stale = parts.registry.heads.ready(head_id)
     (source, target), stale = parts.registry.spaces.ready(asked.space, head.space)
     width(asked.embeddings, source)
-    rows, defined = parts.translator.map(source, target, asked.bridge).apply(asked.embeddings)
+    way = parts.translator.way(source, target, asked.bridge)
+    rows, defined, covered = way.apply(asked.embeddings)
+    beyond = outside(covered, source)
     scores = probabilities(parts.heads.get(head).logits(rows))
+    calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
     answer = {
-        "predictions": predictions(scores, defined, head.labels, asked.top),
+        "predictions": predictions(scores, defined, head.labels, asked.top, calibration),
         "space": named(source),
         "head": named(head),
         "bridge": asked.bridge,
+        **beyond.facts,
     }
     headers = used(stale or head_stale, source=source, target=target, head=head)
-    return wire.answer(answer, headers=headers)
+    return wire.answer(answer, headers=headers | beyond.headers)

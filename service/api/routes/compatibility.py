@@ -1,0 +1,234 @@
+"""What fits what: spaces among themselves by their anchors, an encoder and a head by a sample."""
+
+import asyncio
+from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from service.api import judging, verdicts, wire
+from service.api.compatibility import Comparison
+from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
+from service.api.judging import Scored
+from service.api.openapi import body
+from service.api.routes.answers import named, outside, undefined, used, width
+from service.api.routes.queued import encoder_of, run
+from service.api.schemas import SampleBody
+from service.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
+from service.geometry.bridges import DEFAULT, BridgeName
+from service.geometry.heads import probabilities
+from service.geometry.held_out import FOLDS, some
+from service.queue.jobs import Job
+from service.records import AnchorSet, Floats, Head, Space, check_id
+from service.translator import check_pair
+
+router = APIRouter(tags=["compatibility"])
+
+MOST_SPACES: Final = 16
+"""Spaces that are compared in one request: 240 pairs."""
+
+
+@router.get("/compatibility", summary="Compare the spaces of an anchor set")
+async def matrix(
+    parts: PartsDep,
+    seconds: SecondsDep,
+    anchor_set: Annotated[str, Query(description="Id of the set.")],
+    bridge: BridgeName = DEFAULT,
+    spaces: Annotated[
+        str | None, Query(description=f"Ids between commas, at most {MOST_SPACES}; unset: all.")
+    ] = None,
+) -> Response:
+    """All ordered pairs of spaces: how held-out anchors of one come back in the other, no labels.
+
+    Computed once for each pair of versions. What takes longer than the request may is computed
+    to its end all the same: ask again.
+    """
+    names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
+    check_id(anchor_set, "/anchor_set")
+    return await parts.comparing.run(lambda: _matrix(parts, anchor_set, names, bridge), seconds)
+
+
+def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
+    (anchor_set,), stale = parts.registry.anchor_sets.ready(set_id)
+    spaces = _spaces(parts, anchor_set, names)
+    found = parts.comparisons.of(spaces, bridge)
+    used = len(some(anchor_set.size))
+    return wire.answer(
+        {
+            "anchor_set": {"id": anchor_set.id, "version": anchor_set.version},
+            "bridge": bridge,
+            "anchors": used,
+            "folds": FOLDS,
+            "spaces": [
+                {
+                    **named(space),
+                    "dim": space.dim,
+                    "rank": space.rank,
+                    "condition_number": space.condition_number,
+                    "warnings": space.warnings,
+                }
+                for space in spaces
+            ],
+            "pairs": [
+                _shown(source, target, compared, used, bridge)
+                for (source, target), compared in found.items()
+            ],
+        },
+        headers={"Stitchwork-Stale": "true"} if stale else {},
+    )
+
+
+def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
+    """The spaces that are to be compared: those named, or all of the set that serve."""
+    if names is None:
+        kept = parts.registry.anchor_sets.dependents(anchor_set.id)
+        ids = [name.removeprefix("space:") for name in kept]
+    else:
+        ids = list(dict.fromkeys(names))
+    if len(ids) > MOST_SPACES:
+        raise InvalidInput(
+            f"expected at most {MOST_SPACES} spaces at once, got {len(ids)}; name some of them by "
+            "spaces=a,b,c",
+            pointer="/spaces",
+            code="too-many-spaces",
+        )
+    if names is not None:
+        chosen, _ = parts.registry.spaces.ready(*ids)
+        for space in chosen:
+            if space.anchor_set_version != anchor_set.version or space.anchor_set != anchor_set.id:
+                raise AnchorSetMismatch(
+                    f"space {space.id} is on anchor set {space.anchor_set}, not {anchor_set.id}",
+                    pointer="/spaces",
+                )
+        return chosen
+    entries = parts.registry.spaces.read(*ids) if ids else []
+    serving = [entry.record for entry in entries if entry.record]
+    return [space for space in serving if space.anchor_set_version == anchor_set.version]
+
+
+def _shown(
+    source: str, target: str, compared: Comparison, anchors: int, bridge: BridgeName
+) -> dict[str, Any]:
+    held = compared.held
+    told = verdicts.of_pair(held, compared.agreement, anchors, bridge)
+    return {
+        "source": source,
+        "target": target,
+        "similarity": held and held.similarity,
+        "recall_at_1": held and held.recall,
+        "chance": held and held.chance,
+        "agreement": compared.agreement,
+        "verdict": told.verdict,
+        "reason": told.reason,
+    }
+
+
+@router.post(
+    "/compatibility/{encoder}/{head}",
+    summary="Judge an encoder and a head by a labelled sample",
+    openapi_extra=body(SampleBody, binary="embeddings"),
+)
+async def sample(
+    encoder: str, head: str, request: Request, parts: PartsDep, seconds: SecondsDep
+) -> Response:
+    """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
+    parts.threads.check_room()
+    asked = await wire.read(request, SampleBody, parts.limits, main="embeddings", raw=True)
+    names = check_id(encoder), check_id(head)
+    used_by = await asyncio.to_thread(_resolve, parts, *names, asked)
+    rows, native = await while_connected(request, _embedded(parts, used_by, asked, seconds))
+    return await parts.threads.run(lambda: _judge(parts, used_by, asked, rows, native), seconds)
+
+
+class _Cast(NamedTuple):
+    """The versions that play in one judgement."""
+
+    source: Space
+    target: Space
+    head: Head
+    truth: NDArray[np.int64]
+    stale: bool
+
+
+def _resolve(parts: Parts, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
+    (head,), head_stale = parts.registry.heads.ready(head_id)
+    (source, target), stale = parts.registry.spaces.ready(encoder, head.space)
+    check_pair(source, target, asked.bridge)
+    truth = judging.classes(asked.labels, head)
+    if asked.embeddings is not None:
+        width(asked.embeddings, source)
+    if asked.native_embeddings is not None:
+        width(asked.native_embeddings, target, "/native_embeddings")
+    return _Cast(source, target, head, truth, stale or head_stale)
+
+
+async def _embedded(
+    parts: Parts, cast: _Cast, asked: SampleBody, seconds: float
+) -> tuple[Floats, Floats | str]:
+    """The sample in the source's space and in the head's own, or why it is not there."""
+
+    async def embed(space: Space) -> Floats:
+        job = Job(id="", encoder=encoder_of(space), truncate=asked.truncate, source=space)
+        reply = await run(parts, job, asked.items or [], seconds)
+        embedded: Floats = reply.rows  # type: ignore[assignment]
+        return embedded
+
+    async def own() -> Floats | str:
+        if asked.native_embeddings is not None:
+            given: Floats = asked.native_embeddings
+            return given
+        if asked.items is None:
+            return f"send native_embeddings of space {cast.target.id} to compare with"
+        try:
+            return await embed(cast.target)
+        except (InvalidInput, Conflict, Unavailable) as error:
+            # It is only what the answer is compared with.
+            return f"the items were not embedded in space {cast.target.id}: {error.message}"
+
+    alone = cast.source.version == cast.target.version
+    beside = None if alone else asyncio.ensure_future(own())
+    try:
+        rows = asked.embeddings
+        if rows is None:
+            rows = await embed(cast.source)
+        return rows, rows if beside is None else await beside
+    finally:
+        if beside:
+            beside.cancel()
+
+
+def _judge(
+    parts: Parts, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
+) -> Response:
+    source, target, head, truth, stale = cast
+
+    def scored(rows: Floats, origin: Space, bridge: BridgeName) -> Scored:
+        there, defined, covered = parts.translator.way(origin, target, bridge).apply(rows)
+        return Scored(probabilities(parts.heads.get(head).logits(there)), defined, covered)
+
+    through = scored(rows, source, asked.bridge)
+    absolute = (
+        scored(rows, source, "none")
+        if source.dim == target.dim
+        else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
+    )
+    own = native if isinstance(native, str) else scored(native, target, "none")
+    answer: dict[str, Any] = {
+        "encoder": named(source),
+        "head": named(head),
+        "bridge": asked.bridge,
+        **judging.judge(truth, through, absolute, own, head, asked.bridge),
+        "undefined": undefined(through.defined),
+        **outside(through.covered, source).facts,
+    }
+    calibrations = parts.registry.calibrations
+    if asked.calibrate:
+        fitted, answer["confidence"] = judging.learn(through, truth)
+        calibrations.put(source, target, head, asked.bridge, fitted, len(truth))
+        answer["calibration"] = {"slope": fitted.slope, "offset": fitted.offset}
+    else:
+        known = calibrations.get(source, target, head, asked.bridge)
+        answer["confidence"] = judging.trust(through, truth, known)
+    return wire.answer(answer, headers=used(stale, source=source, target=target, head=head))

@@ -1,0 +1,62 @@
+"""What lies outside the anchors is told from the anchors alone."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from service.geometry.coverage import FEWEST, NEIGHBOURS, Coverage
+from service.geometry.relative import frame
+from tests.geometry.worlds import Floats, Library, plain_unit, rotation, world
+
+
+def plain_threshold(anchors: Floats) -> float:
+    """Each anchor's mean cosine to its nearest others, and the one in a hundred that is lowest."""
+    unit = plain_unit(anchors, anchors.mean(0))
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -1)
+    closest = np.sort(cosines, axis=1)[:, -NEIGHBOURS:].mean(1)
+    return float(np.sort(closest)[len(anchors) // 100])
+
+
+def test_the_threshold_is_what_anchors_left_out_reach(lib: Library) -> None:
+    anchors = world(200, 8, 12, latent=5).y_anchors
+    found = Coverage.of(frame(lib.take(anchors)))
+    assert found.threshold == pytest.approx(plain_threshold(anchors), abs=1e-6)
+
+
+def test_it_does_not_depend_on_how_a_space_is_turned_scaled_or_moved(lib: Library) -> None:
+    w = world(300, 8, 12, latent=5, n=200)
+    rows = np.concatenate([w.y, np.random.default_rng(0).normal(size=w.y.shape)])
+    one = Coverage.of(frame(lib.take(w.y_anchors)))
+    turned = 7 * w.y_anchors @ rotation(12) + 3
+    other = Coverage.of(frame(lib.take(turned)))
+    assert other.threshold == pytest.approx(one.threshold, abs=1e-6)
+    first = lib.give(one.covers(lib.take(rows.astype(np.float32))))
+    again = lib.give(other.covers(lib.take((7 * rows @ rotation(12) + 3).astype(np.float32))))
+    np.testing.assert_array_equal(first, again)
+    assert first[:200].mean() > 0.95
+    assert first[200:].mean() < 0.5
+
+
+def test_digits_cover_digits_and_neither_noise_nor_their_negatives() -> None:
+    images, _ = load_digits(return_X_y=True)
+    rows = np.random.default_rng(0).permutation(images.astype(np.float32))
+    anchors, unseen = rows[:800], rows[800:]
+    seen = Coverage.of(frame(anchors))
+    noise = np.random.default_rng(1).integers(0, 17, (300, 64)).astype(np.float32)
+    assert seen.references.shape[0] == 256
+    assert seen.covers(unseen).mean() > 0.95
+    assert seen.covers(noise).mean() < 0.02
+    assert seen.covers(16 - unseen).mean() < 0.05
+
+
+def test_edges(lib: Library) -> None:
+    anchors = world(100, 8, 12, latent=5).y_anchors
+    seen = frame(lib.take(anchors))
+    found = Coverage.of(seen)
+    rows = np.stack([np.asarray(lib.give(seen.mean)), np.full(12, 1e30), np.zeros(12)])
+    got = lib.give(found.covers(lib.take(rows.astype(np.float32))))
+    assert got.tolist()[:2] == [True, False], "at the mean nothing is known; too large is nowhere"
+    few = Coverage.of(frame(lib.take(anchors[: FEWEST - 1])))
+    assert lib.give(few.covers(lib.take(rows.astype(np.float32)))).all()
+    assert found.nbytes == 4 * (12 + 100 * 12)
