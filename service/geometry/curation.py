@@ -18,6 +18,8 @@ NEAR: Final = 0.98
 other (their anchors' median is 0.78 to 0.90). Of 1,500 digits or Fashion-MNIST images through
 EfficientNet-Lite 0 and 1 no two are this close. Of 3,000 banking77 questions 25 pairs are with
 MiniLM and 14 with Universal Sentence Encoder: the same question in almost the same words."""
+COMPARED: Final = 4096
+"""Anchors among which callers look for duplicates: more cost their square."""
 BLOCK: Final = 128
 """Anchors compared with all before them at once: 100,000 of them take 51 MB."""
 
@@ -42,7 +44,7 @@ class Duplicates(NamedTuple):
 class Step(NamedTuple):
     """One step of a greedy cover: which row, and the distance that it closes."""
 
-    index: int
+    row: int
     distance: float
 
 

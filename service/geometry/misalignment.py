@@ -39,14 +39,14 @@ class Suspect(NamedTuple):
     """A pair that does not seem to belong together.
 
     Attributes:
-        index: Which.
+        pair: Which, by its index.
         probability: That it is wrong, in (0.5, 1].
         cosine: Of the target's anchor to what the source's anchor predicts without the pair.
         rank: How many other anchors of the target fit the source's better; 0 is the best.
         fits: The anchor of the target that fits best.
     """
 
-    index: int
+    pair: int
     probability: float
     cosine: float
     rank: int
