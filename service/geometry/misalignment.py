@@ -31,8 +31,9 @@ LEAST: Final = 20
 """Fewer pairs tell nothing about what is usual."""
 MOST: Final = 500.0
 """Log-odds beyond which nothing is surer, and numbers overflow."""
-NARROW: Final = 0.1
-"""Least spread of right pairs, in standard deviations of wrong ones."""
+NARROW: Final = 0.4
+"""Least spread of right pairs, in standard deviations of wrong ones: the spread of real ones where
+many fit worse than some wrong pair, and no less where hardly any does and rounding is all."""
 
 
 class Suspect(NamedTuple):
