@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidInput
 from service.geometry import Array
+from service.geometry.anchors import GRID
 from service.geometry.arrays import host
 from service.geometry.relative import Frame, unit_rows
 
@@ -90,7 +91,8 @@ def redundant(seen: Frame, count: int) -> list[Step]:
     xp = array_namespace(unit)
     k = seen.count
     eye = xp.eye(k, dtype=unit.dtype, device=device(unit))
-    distance = xp.clip(1.0 - unit @ unit.T, 0.0, 2.0) + 4.0 * eye
+    # On the grid of pruning, so that every machine drops the same of several that are equal.
+    distance = xp.round((1.0 - unit @ unit.T) * GRID) / GRID + 4.0 * eye
     found: list[Step] = []
     nearest, at = xp.min(distance, axis=1), xp.argmin(distance, axis=1)
     for _ in range(min(count, k - 2)):

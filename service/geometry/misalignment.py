@@ -31,6 +31,8 @@ LEAST: Final = 20
 """Fewer pairs tell nothing about what is usual."""
 MOST: Final = 500.0
 """Log-odds beyond which nothing is surer, and numbers overflow."""
+GRID: Final = 2.0**20
+"""Misfits are compared on a grid of about 1e-6; they run to hundreds."""
 NARROW: Final = 0.4
 """Least spread of right pairs, in standard deviations of wrong ones: the spread of real ones where
 many fit worse than some wrong pair, and no less where hardly any does and rounding is all."""
@@ -147,7 +149,9 @@ def _wrong(misfit: Array) -> NDArray[np.float64]:
 
     xp = array_namespace(misfit)
     k = misfit.shape[0]
-    own = xp.linalg.diagonal(misfit)
+    # Anchors that are one fit equally well, whatever the rounding.
+    misfit = xp.round(misfit * GRID) / GRID
+    own = xp.linalg.diagonal(misfit) + 0.0
     every = xp.sort(xp.reshape(misfit, (-1,)))
     # Those off the diagonal that fit better: all that do, less those on it.
     better = host(xp.searchsorted(every, own)) - host(xp.searchsorted(xp.sort(own), own))
