@@ -194,6 +194,49 @@ def _bench_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
 
 
+def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
+    from service.evaluation import evaluate
+    from service.evaluation.experiments.settings import Settings as Asked
+    from service.wiring import limit_blas
+
+    limit_blas(settings)
+    logging.getLogger().setLevel(logging.WARNING)
+    asked = Asked(seed=options.seed, draws=options.draws, counts=tuple(options.anchors))
+    return evaluate.evaluate(
+        evaluate.Ask(
+            data=tuple(options.data) or evaluate.DEFAULT_DATA,
+            only=tuple(options.only),
+            out=options.out,
+            url=options.url,
+            encoders=tuple(options.encoders),
+            most=options.most,
+            settings=asked,
+            peers=tuple(options.peers),
+        )
+    )
+
+
+def _evaluate_flags(command: argparse.ArgumentParser) -> None:
+    flag = command.add_argument
+    flag(
+        "data",
+        nargs="*",
+        metavar="DATA",
+        help="digits, fashion-mnist, or a path: a folder of images by class, of train and test "
+        "texts or of the emoji packages, a CSV or JSONL of texts, two parallel texts, an .npz of "
+        "embeddings (digits).",
+    )
+    flag("--only", nargs="+", default=[], metavar="NAME", help="Experiments; all if none.")
+    flag("--out", type=Path, default=Path("evaluation"), help="Folder of results (evaluation).")
+    flag("--url", help="A running service; one is started if none is named.")
+    flag("--encoders", nargs="+", default=[], metavar="NAME", help="Those that suit the data.")
+    flag("--peers", nargs="+", default=[], metavar="NAME", help="Other programs to compare with.")
+    flag("--most", type=int, metavar="N", help="Rows of each part of a data set that stay.")
+    flag("--anchors", nargs="+", type=int, default=[300, 1000, 1500, 3000], metavar="K")
+    flag("--seed", type=int, default=0, metavar="N", help="Of draws, splits and nets (0).")
+    flag("--draws", type=int, default=3, metavar="N", help="Draws of anchors (3).")
+
+
 def _configure_logging(level: str) -> None:
     from pythonjsonlogger.json import JsonFormatter
 
@@ -212,11 +255,18 @@ def _configure_logging(level: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-EXTRAS = {"worker": "worker", "demo": "demo", "drill": "demo", "bench": "bench"}
+EXTRAS = {
+    "worker": "worker",
+    "demo": "demo",
+    "drill": "demo",
+    "bench": "bench",
+    "evaluate": "demo",
+}
 FLAGS = {
     "demo": _demo_flags,
     "bench": _bench_flags,
     "drill": _drill_flags,
+    "evaluate": _evaluate_flags,
     "status": _status_flags,
     "dead": _dead_flags,
 }
@@ -231,6 +281,10 @@ COMMANDS: dict[str, tuple[Run, str]] = {
         "Kill processes under load, and count what became of each request (3 APIs, 3 workers).",
     ),
     "bench": (_bench, "Time the service against what limits it, in turns within one run."),
+    "evaluate": (
+        _evaluate,
+        "Run the paper's experiments on data and encoders of choice; write a report with plots.",
+    ),
     "status": (_status, "Show the live workers and what waits; exits with 1 if there is none."),
     "dead": (_dead, "List, show, requeue or drop jobs that were given up."),
     "settings": (_settings, "Show every setting as this process reads it, passwords left out."),

@@ -254,7 +254,7 @@ def queue(rounds: int) -> list[Result]:
         url = running.queue_url or ""
         # Celery speaks to a socket by another scheme.
         foreign = url.replace("unix://", "redis+socket://")
-        script = str(Path(__file__).with_name("peers.py"))
+        script = str(Path(__file__).with_name("celery_peer.py"))
         commands = (
             [sys.executable, "-m", "service.evaluation.echo", url],
             [peer, script, "worker", foreign],

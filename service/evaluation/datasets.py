@@ -48,8 +48,12 @@ def digits(seed: int = 0) -> Split:
     return _split("digits", images, found.target, 1400, 397, 1000, 96, seed)
 
 
-def fashion_mnist(seed: int = 0) -> Split:
+def fashion_mnist(seed: int = 0, train: int = 3000) -> Split:
     """Fashion-MNIST: 3,000 to learn from, 1,500 of them anchors, 2,000 held out.
+
+    Args:
+        seed: Of the split.
+        train: How many to learn from.
 
     Raises:
         UnknownResource: If Debian's package `dataset-fashion-mnist` is not installed.
@@ -73,7 +77,7 @@ def fashion_mnist(seed: int = 0) -> Split:
     ]
     images = _idx(folder / "train-images-idx3-ubyte.gz")
     labels = np.array(names)[_idx(folder / "train-labels-idx1-ubyte.gz")]
-    return _split("fashion-mnist", images, labels, 3000, 2000, 1500, 128, seed)
+    return _split("fashion-mnist", images, labels, train, 2000, 1500, 128, seed)
 
 
 DATASETS: Final[dict[str, Callable[[], Split]]] = {

@@ -9,11 +9,12 @@ from typing import Final
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from rich.table import Table
 
 from service.client import Floats, Kind, Stitchwork
 from service.errors import WorkFailed
+from service.evaluation.bars import progress
 from service.evaluation.datasets import DATASETS, Split
 from service.geometry.bridges import DEFAULT
 from service.geometry.calibration import wilson
@@ -76,7 +77,7 @@ def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> 
         )
         with start(plan) as running, Stitchwork(running.url) as client:
             console.print(f"Stitchwork serves at {running.url}, with its own servers and a worker.")
-            with _progress(console) as bars:
+            with progress(console) as bars:
                 result = _measure(client, split, weights, input_size or split.input_size, bars)
             _show(console, split, result)
             _farewell(console, running, split, folder, keep)
@@ -209,13 +210,3 @@ def _farewell(console: Console, running: Running, split: Split, folder: str, kee
     except KeyboardInterrupt:
         return
     raise WorkFailed(f"the service ended by itself, with exit code {code}")
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )

@@ -1,0 +1,50 @@
+"""The same work through a task framework; run by an interpreter that has it, not by ours.
+
+`PYTHON celery_peer.py worker URL` answers tasks until it is killed; `PYTHON celery_peer.py client
+URL` reads numbers from standard input and prints, for each, the tasks per second that 64 callers
+got done.
+"""
+
+import base64
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from celery import Celery
+
+CALLERS = 64
+WIDTH = 384
+URL = sys.argv[2]
+
+app = Celery("peer", broker=URL, backend=URL)
+app.conf.update(
+    task_acks_late=True,
+    worker_prefetch_multiplier=32,
+    broker_connection_retry_on_startup=True,
+)
+
+
+@app.task(name="echo")  # type: ignore[untyped-decorator]
+def echo(texts: list[str]) -> str:
+    """As many rows as there are texts, as base64 of float32."""
+    return base64.b64encode(np.zeros((len(texts), WIDTH), np.float32).tobytes()).decode()
+
+
+def rate(count: int) -> float:
+    """Tasks per second."""
+    with ThreadPoolExecutor(CALLERS) as pool:
+        began = time.perf_counter()
+        sizes = list(pool.map(lambda _: len(echo.delay(["a text"]).get(timeout=60)), range(count)))
+        spent = time.perf_counter() - began
+    assert set(sizes) == {4 * WIDTH * 4 // 3}  # noqa: S101
+    return count / spent
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "worker":
+        app.worker_main(["worker", "--pool=solo", "--loglevel=ERROR", "--without-gossip"])
+    else:
+        print("ready", flush=True)  # noqa: T201
+        for line in sys.stdin:
+            print(rate(int(line)), flush=True)  # noqa: T201
