@@ -212,6 +212,26 @@ class Stitchwork:
         found: dict[str, Any] = answer.json()
         return found
 
+    def anchors(
+        self, space: str, target: str | None = None, bridge: str | None = None
+    ) -> dict[str, Any]:
+        """Duplicates among a space's anchors, what to drop, whether there are enough.
+
+        With a target also the pairs that do not seem to belong together.
+        """
+        query = _without_none({"target": target, "bridge": bridge})
+        answer = self._checked(self._http.get(f"/spaces/{space}/anchors", params=query))
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def next_anchors(self, space: str, pool: Floats, count: int = 10) -> list[dict[str, Any]]:
+        """Which rows of a pool (n, d) of a space to take as anchors next, and what each closes."""
+        told = {"count": count}
+        found: list[dict[str, Any]] = self._send(
+            "POST", f"/spaces/{space}/anchors/next", told, embeddings=pool
+        )["next"]
+        return found
+
     def judge(
         self,
         encoder: str,

@@ -83,6 +83,7 @@ class AnchorSet(Record):
     size: int = Field(description="Number of anchors, k.")
     ids: tuple[str, ...] | None = None
     has_items: bool = False
+    warnings: tuple[str, ...] = ()
 
     @property
     def parent(self) -> str | None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Final
 
 from service import __version__
+from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.api.depends import Limits, Parts
 from service.errors import QueueUnavailable, RegistryUnavailable
@@ -86,6 +87,7 @@ def api_parts(settings: Settings) -> Parts:
         ),
         version=__version__,
         comparisons=Comparisons(registry),
+        reports=AnchorReports(registry),
     )
 
 

@@ -14,7 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems
 from service.api.depends import Parts
-from service.api.routes import anchor_sets, compatibility, heads, health, spaces, stitch, translate
+from service.api.routes import (
+    anchor_sets,
+    anchors,
+    compatibility,
+    heads,
+    health,
+    spaces,
+    stitch,
+    translate,
+)
 from service.queue.streams import new_id
 
 log = logging.getLogger("service.access")
@@ -52,7 +61,7 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (anchor_sets, spaces, heads, translate, stitch, compatibility, health):
+    for routes in (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)

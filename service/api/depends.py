@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Path, Request
 
+from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
@@ -105,6 +106,7 @@ class Parts:
     limits: Limits
     version: str
     comparisons: Comparisons
+    reports: AnchorReports
     threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
     comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))
     drain: threading.Event = field(default_factory=threading.Event)

@@ -313,6 +313,15 @@ class StitchBody(ItemsMixin):
     example = {"items": ["how do I reset my card?"], "top": 3}
 
 
+class NextAnchorsBody(Schema):
+    """A pool of embeddings of one space, to take anchors from."""
+
+    count: int = Field(10, ge=1, le=1000, description="Rows to take at most.")
+    encoding_format: Encoding = "float"
+    embeddings: Rows
+    example = {"count": 2, "embeddings": [[0.01, -0.02, 0.03], [0.02, 0.01, -0.01]]}
+
+
 class SampleBody(Schema):
     """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
 

@@ -1,10 +1,11 @@
 """The few steps that the array API standard leaves out, each in one place."""
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace
+from numpy.typing import NDArray
 
 from service.errors import InvalidInput
 from service.geometry import Array
@@ -107,6 +108,11 @@ def largest(x: Array, count: int) -> Array:
 def indices(picked: Array, like: Array) -> Array:
     """Numpy indices as indices of the library and on the device of `like`."""
     return array_namespace(like).asarray(picked, device=device(like))
+
+
+def host(x: Array) -> NDArray[Any]:
+    """A small array as numpy's, wherever it is."""
+    return np.asarray(x.tolist())
 
 
 def quiet() -> np.errstate:

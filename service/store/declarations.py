@@ -1,12 +1,13 @@
 """From what a caller declares to the record that is kept: checks, versions, measures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from service.errors import AnchorSetMismatch, InvalidInput
+from service.geometry.curation import COMPARED, duplicates
 from service.geometry.heads import Classifier
 from service.geometry.quality import norms, spectrum
 from service.geometry.relative import Frame
@@ -28,6 +29,7 @@ ILL_CONDITIONED: Final = 1e6
 DEFAULTS: Final = BridgeParameters()
 SHOWN: Final = 10
 """Offending names that an error lists before it only counts the rest."""
+Names: TypeAlias = tuple[str, ...] | range
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ def anchor_set_record(
         twice = next(i for i, name in enumerate(ids) if ids.index(name) < i)
         raise InvalidInput(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
     declared = {"modality": modality, "size": count, "ids": ids}
+    raw = [] if items is None else _raw(items)
     return AnchorSet(
         id=id_,
         version=digest(declared, items),
@@ -105,6 +108,7 @@ def anchor_set_record(
         size=count,
         ids=ids,
         has_items=items is not None,
+        warnings=tuple(_repeated(_copies(raw), _names(ids, count), "items")),
     )
 
 
@@ -178,7 +182,7 @@ def space_record(
         norm_mean=length.mean,
         norm_std=length.std,
         agreement=agreement,
-        warnings=_warnings(anchors, rank, condition, agreement),
+        warnings=_warnings(anchors, seen, anchor_set.ids, rank, condition, agreement),
     )
 
 
@@ -238,25 +242,70 @@ def classifier_of(arrays: Arrays, activation: str) -> Classifier:
 
 
 def _warnings(
-    anchors: Floats, rank: int, condition: float, agreement: float | None
+    anchors: Floats,
+    seen: Frame,
+    ids: tuple[str, ...] | None,
+    rank: int,
+    condition: float,
+    agreement: float | None,
 ) -> tuple[str, ...]:
     count, width = anchors.shape
-    doubled = count - len(np.unique(anchors, axis=0))
     found = []
     if agreement is not None and agreement < SUSPICIOUS:
         found.append(
             f"agreement with every other space on the set is near zero ({agreement:.2f}): "
             "the same number of anchors, but probably not the same anchors in the same order"
         )
-    if doubled:
-        found.append(
-            f"{doubled} anchors repeat others exactly; they shift the mean and add nothing"
-        )
+    found += _doubled(anchors, seen, _names(ids, count))
     if rank < min(count - 1, width):
         found.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
     if condition > ILL_CONDITIONED:
         found.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
     return tuple(found)
+
+
+def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
+    """What is said of anchors that repeat others, to the bit or all but."""
+    # Minus zero becomes zero, so that equal rows have equal bytes.
+    exact = _copies([row.tobytes() for row in anchors + np.float32(0)])
+    known = {i for i, _ in exact}
+    groups = duplicates(replace(seen, unit=seen.unit[:COMPARED]))
+    close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
+    close = [pair for pair in close if pair[0] not in known]
+    found = _repeated(exact, names, "anchors")
+    if close:
+        where = "" if len(anchors) <= COMPARED else f" of the first {COMPARED}"
+        told = f"{len(close)} anchors{where} all but repeat others and add no direction: "
+        found.append(told + _pairs(close, names))
+    return found
+
+
+def _copies(raw: Sequence[bytes]) -> list[tuple[int, int]]:
+    """What stands there twice, with where it stands first."""
+    first: dict[bytes, int] = {}
+    return [(i, first[part]) for i, part in enumerate(raw) if first.setdefault(part, i) < i]
+
+
+def _repeated(copies: Sequence[tuple[int, int]], names: Names, what: str) -> list[str]:
+    if not copies:
+        return []
+    told = f"{len(copies)} {what} repeat others exactly; they shift the mean and add nothing: "
+    return [told + _pairs(copies, names)]
+
+
+def _pairs(spare: Sequence[tuple[int, int]], names: Names) -> str:
+    told = ", ".join(f"{names[i]!r} as {names[first]!r}" for i, first in sorted(spare)[:SHOWN])
+    rest = f" and {len(spare) - SHOWN} more" if len(spare) > SHOWN else ""
+    return told + rest
+
+
+def _raw(items: Arrays) -> list[bytes]:
+    return [part.tobytes() for part in np.split(items["blob"], items["ends"][:-1])]
+
+
+def _names(ids: tuple[str, ...] | None, count: int) -> Names:
+    """How anchors are called: by their ids, or by their indices where there are none."""
+    return range(count) if ids is None else ids
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,0 +1,72 @@
+"""Anchor help: are there enough, which are one too many, which pairs are wrong, which come next."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from service.api import wire
+from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
+from service.api.openapi import body
+from service.api.routes.answers import named, used, width
+from service.api.schemas import NextAnchorsBody
+from service.geometry.bridges import DEFAULT, BridgeName
+from service.records import check_id
+from service.translator import check_pair
+
+router = APIRouter(tags=["anchors"])
+
+
+@router.get("/spaces/{id}/anchors", summary="What a space's anchors tell about themselves")
+async def report(
+    id_: ResourceId,
+    parts: PartsDep,
+    seconds: SecondsDep,
+    target: Annotated[
+        str | None, Query(description="Space that inputs go to; unset: onto itself.")
+    ] = None,
+    bridge: BridgeName = DEFAULT,
+) -> Response:
+    """Duplicates, what to drop, whether there are enough and, with a target, misaligned pairs.
+
+    Computed once for each pair of versions. What takes longer than the request may is computed
+    to its end all the same: ask again.
+    """
+    other = None if target is None else check_id(target, "/target")
+    return await parts.comparing.run(lambda: _report(parts, id_, other, bridge), seconds)
+
+
+def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Response:
+    found, stale = parts.registry.spaces.ready(*(name for name in (id_, other) if name))
+    space, target = found[0], found[1] if other else None
+    if target:
+        check_pair(space, target, bridge)
+    told = {
+        "space": named(space),
+        "target": target and named(target),
+        "bridge": bridge,
+        **parts.reports.of(space, target, bridge),
+    }
+    records = {"space": space, **({"target": target} if target else {})}
+    return wire.answer(told, headers=used(stale, **records))
+
+
+@router.post(
+    "/spaces/{id}/anchors/next",
+    summary="Which inputs to take as anchors next",
+    openapi_extra=body(NextAnchorsBody, binary="embeddings"),
+)
+async def coming(
+    id_: ResourceId, request: Request, parts: PartsDep, seconds: SecondsDep
+) -> Response:
+    """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
+    parts.comparing.check_room()
+    asked = await wire.read(request, NextAnchorsBody, parts.limits, main="embeddings")
+    return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds)
+
+
+def _coming(parts: Parts, id_: str, asked: NextAnchorsBody) -> Response:
+    (space,), stale = parts.registry.spaces.ready(id_)
+    width(asked.embeddings, space)
+    told = parts.reports.next(space, asked.embeddings, asked.count)
+    return wire.answer({"space": named(space), **told}, headers=used(stale, space=space))
