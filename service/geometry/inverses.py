@@ -6,6 +6,7 @@ whitened  W (k, d), the unit anchors with the spread of their directions evened 
 irp       D (k, d), the mean of pseudo-inverses of pruned unit anchors, writes
 """
 
+import math
 from typing import Final
 
 import numpy as np
@@ -136,7 +137,7 @@ def sharpness(seen: Frame) -> float:
 
     With γ near 0 the kernel is as good as linear, which is what few anchors can tell.
     """
-    return min(1.0, (seen.count / KERNEL_WIDE) ** 0.5)
+    return min(1.0, math.sqrt(seen.count / KERNEL_WIDE))
 
 
 def exp_read(seen: Frame, most: int) -> Array:
