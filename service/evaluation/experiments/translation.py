@@ -57,6 +57,9 @@ def _draw(
     on: Bench, fitted: Mapping[str, Fitted], chosen: Chosen, peers: Mapping[str, Peer]
 ) -> Iterator[list[Record]]:
     """The records of each pair on one draw of anchors."""
+    for y, target in fitted.items():
+        # Together, they share the traversals of the least δ.
+        target.irp(sorted({own for (_, to), own in chosen.items() if to == y}))
     for x, y in pairs(list(fitted)):
         source, target = fitted[x], fitted[y]
         found = {
