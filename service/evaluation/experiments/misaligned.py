@@ -28,8 +28,8 @@ def misaligned(embedded: Embedded, seeds: Sequence[int]) -> dict[str, Any]:
     Returns:
         `records`: by pair of spaces and number of anchors, over all seeds, how many were `swapped`
         (those set in a near duplicate's place left out: that changes nothing), how many of them
-        were `found`, how many were `named` besides, `precision` and `recall`; and `false`, how
-        many were named where nothing was swapped, of `clean` anchors in all.
+        were `found`, how many others were named `wrongly`, `precision` and `recall`; and `false`,
+        how many were named where nothing was swapped, of `clean` anchors in all.
     """
     sizes = [k for k in SIZES if k <= len(embedded.train)]
     records = [
@@ -61,7 +61,7 @@ def _record(
         "anchors": k,
         "swapped": swapped,
         "found": found,
-        "named": wrong,
+        "wrongly": wrong,
         "precision": found / max(1, found + wrong),
         "recall": found / max(1, swapped),
         "false": false,
