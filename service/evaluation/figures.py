@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from service.evaluation.experiments.methods import ABSOLUTE, IRP_BEST, PROCRUSTES, RIDGE_BOTH
 from service.evaluation.experiments.study import Record
-from service.evaluation.summary import Mean, measured, methods, sizes, values, where
+from service.evaluation.summary import Mean, measured, methods, values, where
 from service.geometry.bridges import DEFAULT
 
 # Okabe and Ito, Color Universal Design, 2008.
@@ -44,7 +44,7 @@ def methods_plot(data: Record, name: str) -> Figure | None:
     """Bars of the main table at the most anchors."""
     found = data["experiments"]["translation"]
     records, native = found["records"], found["native"]
-    k = max(sizes(records))
+    k = max(found["sizes"])
     labelled = (("linear", "accuracy, linear heads"), ("mlp", "accuracy, MLP heads"))
     shown = [*(labelled if native else ()), ("recall1", "recall@1 of the own item")]
     figure, axes = figure_of(1 + 3.6 * len(shown), 4.2, len(shown))
@@ -230,9 +230,10 @@ def modalities_plot(data: Record, name: str) -> Figure | None:
         axis.set_ylabel("recall@10 of the own item")
         axis.set_ylim(0, 1)
         axis.grid(axis="y", alpha=0.25)
-    for i, control in enumerate(controls):
-        chance = found["conditions"][control]["chance"]["recall10"]
-        axes[0].axhline(chance, color=PALETTE[i], linestyle=":", linewidth=1)
+    for axis in axes:
+        for i, control in enumerate(controls):
+            chance = found["conditions"][control]["chance"]["recall10"]
+            axis.axhline(chance, color=PALETTE[i], linestyle=":", linewidth=1)
     axes[-1].legend(fontsize=8, frameon=False)
     figure.suptitle(f"{name}: across modalities, with controls (dotted: chance)", fontsize=11)
     return figure

@@ -14,7 +14,6 @@ from service.evaluation.summary import (
     measured,
     methods,
     over_pairs,
-    sizes,
     values,
     versus,
     weaker_share,
@@ -43,7 +42,7 @@ def cells(data: Record) -> list[Sequence[Any]]:
     found = data["experiments"]["translation"]
     native = found["native"]
     lines: list[Sequence[Any]] = []
-    for k in sizes(found["records"]):
+    for k in found["sizes"]:
         records = where(found["records"], k=k)
         ours = where(records, method=DEFAULT)
         shown: list[Any] = [k]
@@ -66,7 +65,7 @@ def stitching(data: Record) -> str:
         return ""
     parts = []
     for kind in KINDS:
-        counts = sizes(records)
+        counts = found["sizes"]
         head = ["method", *(f"k = {k:,}" for k in counts), *(f"share, k = {k:,}" for k in counts)]
         rows = []
         for name in methods(records):
@@ -87,8 +86,8 @@ def stitching(data: Record) -> str:
 
 def retrieval(data: Record) -> str:
     """Own item among the held-out rows, by method and number of anchors."""
-    records = data["experiments"]["translation"]["records"]
-    counts = sizes(records)
+    found = data["experiments"]["translation"]
+    records, counts = found["records"], found["sizes"]
     measures = ("recall1", "recall10", "overlap10", "centred")
     titles = ("recall@1", "recall@10", "overlap@10", "cosine")
     head = ["method", *(f"{title}, k = {k:,}" for k in counts for title in titles)]
@@ -111,7 +110,7 @@ def languages(data: Record) -> str:
         return ""
     texts = {s for s, about in data["spaces"].items() if about["modality"] == "text"}
     records = [r for r in crossing(data) if {r["source"], r["target"]} <= texts]
-    k = max(sizes(records))
+    k = max(data["experiments"]["translation"]["sizes"])
     rows = []
     pairs = sorted({(r["source"], r["target"]) for r in records})
     for x, y in pairs:

@@ -112,15 +112,6 @@ RIVALS = (
 """What the default is held against."""
 
 
-def sizes(records: Iterable[Record]) -> list[int]:
-    """Numbers of anchors with more than one draw, or all where none has."""
-    draws: dict[int, set[int]] = defaultdict(set)
-    for one in records:
-        draws[one["k"]].add(one["draw"])
-    several = sorted(k for k, numbers in draws.items() if len(numbers) > 1)
-    return several or sorted(draws)
-
-
 def methods(records: Iterable[Record]) -> list[str]:
     """Their methods in the order of the records."""
     return list(dict.fromkeys(one["method"] for one in records))

@@ -49,7 +49,7 @@ def test_rows_are_not_learnt_by_heart() -> None:
         log_loss(which[400:], told),
         log_loss(which[400:], plain.predict_proba(rows[400:])),
     )
-    assert ours < 0.8 * theirs
+    assert ours < 0.9 * theirs
 
 
 def test_a_class_of_one_row_is_a_class() -> None:

@@ -1,6 +1,7 @@
 """Ways from one space to another that are compared: the service's bridges, baselines, peers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from service.client import Floats
 from service.evaluation.experiments.both import Eigen, eigen, polar, procrustes, ridge_gcv
-from service.evaluation.experiments.pruning import Pruned, Setting, sweep
+from service.evaluation.experiments.pruning import Pruned, Pruner, Setting
 from service.geometry import Array
 from service.geometry.bridges import (
     BRIDGES,
@@ -54,16 +55,20 @@ class Fitted:
         self.parameters = parameters or Parameters()
         self._inverses: dict[InverseName, Array] = {}
         self._irp: dict[Setting, Pruned] = {}
-        self._eigen: Eigen | None = None
 
     def irp(self, settings: Iterable[Setting]) -> Mapping[Setting, Pruned]:
-        """`irp`'s inverse at some settings, the space's own and one subspace of it among them."""
-        own = Setting(self.parameters.delta, self.parameters.omega)
-        wanted = {*settings, own, own._replace(omega=1)} - set(self._irp)
-        for delta in {setting.delta for setting in wanted}:
+        """`irp`'s inverse at some settings, each computed once."""
+        wanted = set(settings) - set(self._irp)
+        # The least δ first: its traversals hold those of the others.
+        for delta in sorted({setting.delta for setting in wanted}):
             omegas = [setting.omega for setting in wanted if setting.delta == delta]
-            self._irp |= sweep(self.seen, [delta], omegas)
+            self._irp |= self.pruner.sweep([delta], omegas)
         return self._irp
+
+    @cached_property
+    def pruner(self) -> Pruner:
+        """What `irp`'s inverses at many settings share."""
+        return Pruner(self.seen)
 
     def side(self, name: InverseName | None) -> Side:
         """The space with the inverse that a bridge needs of it."""
@@ -73,12 +78,10 @@ class Fitted:
             self._inverses[name] = inverse(name, self.seen, self.parameters)
         return Side(self.seen, self.parameters, self._inverses[name])
 
-    @property
+    @cached_property
     def eigen(self) -> Eigen:
         """Singular values and directions of the unit anchors."""
-        if self._eigen is None:
-            self._eigen = eigen(self.seen)
-        return self._eigen
+        return eigen(self.seen)
 
 
 def bridge(name: BridgeName, x: Fitted, y: Fitted) -> Translate:

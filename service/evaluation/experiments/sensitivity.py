@@ -3,7 +3,6 @@
 from typing import Final
 
 from service.evaluation.experiments.methods import written
-from service.evaluation.experiments.pruning import sweep
 from service.evaluation.experiments.study import Record, Study, Told, quietly
 from service.geometry.relative import relative
 
@@ -27,14 +26,14 @@ def sensitivity(study: Study, *, progress: Told = quietly) -> Record:
     cosines_of = {x: relative(study.bench.rows[x], own.seen) for x, own in fitted.items()}
     for done, (y, target) in enumerate(fitted.items()):
         progress(done, len(fitted))
-        swept = sweep(target.seen, study.settings.deltas, study.settings.omegas)
+        swept = target.pruner.sweep(study.settings.deltas, study.settings.omegas, conditions=True)
         for setting, pruned in swept.items():
             for x in fitted:
                 if x == y:
                     continue
                 found = written(cosines_of[x], target, pruned)
                 measured = study.bench.measured(y, target, found)
-                about = {"kept": round(pruned.kept, 2), "condition": round(pruned.condition, 3)}
+                about = {"kept": round(pruned.kept, 2), "condition": pruned.condition}
                 of = {"source": x, "target": y, **setting._asdict()}
                 records.append({**of, **about, **measured})
     progress(len(fitted), len(fitted))

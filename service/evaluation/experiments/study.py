@@ -14,7 +14,7 @@ from service.evaluation.embedded import Embedded
 from service.evaluation.experiments.measures import Labels, cosines, retrieval
 from service.evaluation.experiments.methods import Fitted, Translate, draw, written
 from service.evaluation.experiments.probes import KINDS, Head, heads
-from service.evaluation.experiments.pruning import Setting, sweep
+from service.evaluation.experiments.pruning import Setting
 from service.evaluation.experiments.settings import Settings
 from service.geometry.relative import relative
 
@@ -175,7 +175,7 @@ class Study:
         cosines_of = {x: relative(on.rows[x], own.seen) for x, own in fitted.items()}
         found = {}
         for y, target in fitted.items():
-            writes = sweep(target.seen, settings.deltas, settings.omegas)
+            writes = target.pruner.sweep(settings.deltas, settings.omegas)
             for x in fitted:
                 if x == y:
                     continue

@@ -24,7 +24,8 @@ def translation(
         progress: Told of each pair at each draw.
 
     Returns:
-        `native` accuracies, `records` of one measurement each, and the δ and ω `chosen` for
+        `native` accuracies, the `sizes` that tables show, `records` of one measurement each, and
+        the δ and ω `chosen` for
         `irp` on validation rows, by number of anchors, source and target.
     """
     settings, sizes = study.settings, study.sizes
@@ -44,6 +45,7 @@ def translation(
             progress(done, each * len(todo))
     return {
         "native": study.bench.native(),
+        "sizes": sizes,
         "chosen": [
             {"k": k, "source": x, "target": y, **setting._asdict()}
             for k, of_pair in chosen.items()
@@ -57,6 +59,9 @@ def _draw(
     on: Bench, fitted: Mapping[str, Fitted], chosen: Chosen, peers: Mapping[str, Peer]
 ) -> Iterator[list[Record]]:
     """The records of each pair on one draw of anchors."""
+    for y, target in fitted.items():
+        # Together, they share the traversals of the least δ.
+        target.irp(sorted({own for (_, to), own in chosen.items() if to == y}))
     for x, y in pairs(list(fitted)):
         source, target = fitted[x], fitted[y]
         found = {

@@ -21,7 +21,6 @@ from service.evaluation.experiments.methods import (
 )
 from service.evaluation.experiments.norms import norms
 from service.evaluation.experiments.prediction import prediction
-from service.evaluation.experiments.pruning import sweep
 from service.evaluation.experiments.scale import ACTIVATIONS, ALPHAS, Net, scale
 from service.evaluation.experiments.sensitivity import sensitivity
 from service.evaluation.experiments.settings import Settings
@@ -85,7 +84,7 @@ def test_the_chosen_setting_is_the_best_on_the_validation_rows(study: Study) -> 
     x, y = (Fitted(study.embedded.rows[name][at]) for name in ("plain", "layer"))
     scores = {
         setting: on.measure("plain", "layer", y, through(x, y, pruned.write))["linear"]
-        for setting, pruned in sweep(y.seen, SETTINGS.deltas, SETTINGS.omegas).items()
+        for setting, pruned in y.pruner.sweep(SETTINGS.deltas, SETTINGS.omegas).items()
     }
     chosen = study.choose(200)["plain", "layer"]
     assert scores[chosen] == max(scores.values())

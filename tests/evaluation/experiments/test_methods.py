@@ -14,7 +14,7 @@ from service.evaluation.experiments.methods import (
     through,
     written,
 )
-from service.evaluation.experiments.pruning import Setting, sweep
+from service.evaluation.experiments.pruning import Pruner, Setting
 from service.evaluation.experiments.study import Study
 from service.geometry.anchors import prunings
 from service.geometry.bridges import Side, fuse
@@ -42,7 +42,7 @@ def test_every_bridge_is_the_one_that_is_served(
 @pytest.mark.parametrize("setting", [Setting(0.0, 1), Setting(0.6, 3), Setting(0.9, 8)])
 def test_a_sweep_is_what_each_setting_gives(fitted: dict[str, Fitted], setting: Setting) -> None:
     seen = fitted["plain"].seen
-    pruned = sweep(seen, (0.0, 0.6, 0.9), (1, 3, 8))[setting]
+    pruned = Pruner(seen).sweep((0.0, 0.6, 0.9), (1, 3, 8), conditions=True)[setting]
     expected = irp_write(seen, *setting)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(pruned.write / scale, expected / scale, atol=1e-6)
@@ -53,10 +53,19 @@ def test_a_sweep_is_what_each_setting_gives(fitted: dict[str, Fitted], setting: 
     assert pruned.condition == pytest.approx(np.mean(conditions), rel=1e-4)
 
 
+def test_settings_asked_for_one_by_one_are_those_of_a_sweep(study: Study) -> None:
+    settings = [Setting(0.9, 8), Setting(0.6, 1), Setting(0.8, 3)]
+    alone = study.anchors(200, 0)["plain"]
+    together = Pruner(alone.seen).sweep((0.6, 0.8, 0.9), (1, 3, 8))
+    for setting in settings:
+        found = alone.irp([setting])[setting]
+        np.testing.assert_allclose(found.write, together[setting].write, atol=1e-12)
+
+
 def test_unfused_irp_is_the_fused_one(study: Study, fitted: dict[str, Fitted]) -> None:
     x, y = fitted["plain"], fitted["turned"]
     rows = study.bench.rows["plain"]
-    pruned = sweep(y.seen, [0.8], [8])[Setting(0.8, 8)]
+    pruned = y.pruner.sweep([0.8], [8])[Setting(0.8, 8)]
     np.testing.assert_allclose(
         written(relative(rows, x.seen), y, pruned), through(x, y, pruned.write)(rows), atol=1e-3
     )
