@@ -199,7 +199,8 @@ def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
     from service.evaluation.experiments.settings import Settings as Asked
     from service.wiring import limit_blas
 
-    limit_blas(settings)
+    # One thread for a product, and two products at a time.
+    limit_blas(settings.model_copy(update={"blas_threads": settings.blas_threads or 1}))
     logging.getLogger().setLevel(logging.WARNING)
     asked = Asked(seed=options.seed, draws=options.draws, counts=tuple(options.anchors))
     return evaluate.evaluate(

@@ -65,6 +65,14 @@ class Fitted:
             self._irp |= self.pruner.sweep([delta], omegas)
         return self._irp
 
+    def prepare(self) -> None:
+        """Compute what every pair of this space asks of it."""
+        own = Setting(self.parameters.delta, self.parameters.omega)
+        self.irp([own, own._replace(omega=1)])
+        for name in {name for served in SERVED for name in needs(served)} - {"irp"}:
+            self.side(name)
+        _ = self.eigen
+
     @cached_property
     def pruner(self) -> Pruner:
         """What `irp`'s inverses at many settings share."""

@@ -16,7 +16,7 @@ from service.evaluation.experiments.methods import (
     draw,
     method,
 )
-from service.evaluation.experiments.study import Record, Study, Told, quietly
+from service.evaluation.experiments.study import Bench, Record, Study, Told, quietly, side_by_side
 
 METHODS: Final = (ABSOLUTE, *SERVED, RIDGE_BOTH, PROCRUSTES)
 HELD_OUT: Final = 0.25
@@ -58,12 +58,28 @@ def modalities(study: Study, *, progress: Told = quietly) -> Record:
         for number in range(study.settings.draws):
             fitted = under.anchors(k, number)
             sources = _shuffled(under, k, number) if name == SHUFFLED else fitted
-            for x, y in crossing:
-                for way in METHODS:
-                    translate = method(way, sources[x], fitted[y])
-                    measured = bench.measure(x, y, fitted[y], translate)
-                    of = {"control": name, "draw": number, "source": x, "target": y, "method": way}
-                    records.append({**of, **measured})
+            for side in (fitted, sources):
+                for _ in side_by_side(Fitted.prepare, side.values()):
+                    pass
+
+            def measured(
+                pair: tuple[str, str],
+                bench: Bench = bench,
+                fitted: dict[str, Fitted] = fitted,
+                sources: dict[str, Fitted] = sources,
+            ) -> list[Record]:
+                x, y = pair
+                return [
+                    {
+                        "method": way,
+                        **bench.measure(x, y, fitted[y], method(way, sources[x], fitted[y])),
+                    }
+                    for way in METHODS
+                ]
+
+            for (x, y), found in zip(crossing, side_by_side(measured, crossing), strict=True):
+                of = {"control": name, "draw": number, "source": x, "target": y}
+                records += [{**of, **one} for one in found]
                 done += 1
                 progress(done, total)
     spaces = {space: modality[space] for space in study.spaces}

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from service.evaluation.experiments.methods import METHODS, Fitted, Peer, method, pairs
-from service.evaluation.experiments.study import Bench, Chosen, Record, Study, Told, quietly
+from service.evaluation.experiments.study import (
+    Bench,
+    Chosen,
+    Record,
+    Study,
+    Told,
+    quietly,
+    side_by_side,
+)
 
 NO_PEERS: Final[Mapping[str, Peer]] = {}
 
@@ -25,8 +33,7 @@ def translation(
 
     Returns:
         `native` accuracies, the `sizes` that tables show, `records` of one measurement each, and
-        the δ and ω `chosen` for
-        `irp` on validation rows, by number of anchors, source and target.
+        the δ and ω `chosen` for `irp` on validation rows, by number of anchors, source and target.
     """
     settings, sizes = study.settings, study.sizes
     todo = [(k, 0) for k in settings.few if k < sizes[0]]
@@ -59,10 +66,16 @@ def _draw(
     on: Bench, fitted: Mapping[str, Fitted], chosen: Chosen, peers: Mapping[str, Peer]
 ) -> Iterator[list[Record]]:
     """The records of each pair on one draw of anchors."""
-    for y, target in fitted.items():
+
+    def prepare(space: str) -> None:
+        """Everything that pairs share, so that no two threads compute it."""
+        own = fitted[space]
         # Together, they share the traversals of the least δ.
-        target.irp(sorted({own for (_, to), own in chosen.items() if to == y}))
-    for x, y in pairs(list(fitted)):
+        own.irp({setting for (_, to), setting in chosen.items() if to == space})
+        own.prepare()
+
+    def measured(pair: tuple[str, str]) -> list[Record]:
+        x, y = pair
         source, target = fitted[x], fitted[y]
         found = {
             name: on.measure(x, y, target, method(name, source, target, chosen[x, y]))
@@ -71,7 +84,10 @@ def _draw(
         for name, peer in peers.items():
             compared = peer(source.anchors, target.anchors, on.rows[x], on.rows[y])
             found[name] = on.compared(y, target, *compared)
-        yield [
-            {"source": x, "target": y, "method": name, **measured}
-            for name, measured in found.items()
-        ]
+        return [{"source": x, "target": y, "method": name, **one} for name, one in found.items()]
+
+    for _ in side_by_side(prepare, fitted):
+        pass
+    ordered = pairs(list(fitted))
+    # A peer is one program, which answers one question at a time.
+    yield from map(measured, ordered) if peers else side_by_side(measured, ordered)
