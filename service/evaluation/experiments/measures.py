@@ -43,28 +43,36 @@ def cosines(a: Floats, b: Floats, mean: NDArray[Any] | None = None) -> float:
     return float(np.mean(np.vecdot(unit_rows(a, about), unit_rows(b, about))))
 
 
-def retrieval(found: Floats, true: Floats, about: NDArray[Any], neighbours: int = 10) -> Retrieval:
-    """Nearest rows by cosine about a mean.
+class Gallery:
+    """Rows among which items are searched, by cosine about a mean.
 
     Args:
-        found: (n, d) translated rows, the queries.
-        true: (n, d) rows of the same inputs in the target, the gallery.
+        true: (n, d) rows of the inputs that queries are translations of.
         about: (d,) mean of the target's anchors.
         neighbours: How many count as near.
-
-    Returns:
-        Shares in [0, 1]; an item as close as the query's own counts against it.
     """
-    mean = about.astype(np.float32)
-    gallery = unit_rows(true, mean)
-    scores = unit_rows(found, mean) @ gallery.T
-    own = np.diagonal(scores)[:, None]
-    rank = np.sum(scores >= own, axis=1) - 1
-    near = min(neighbours, len(true))
-    shared = np.sum(_nearest(scores, near) & _nearest(gallery @ gallery.T, near), axis=1)
-    return Retrieval(
-        float(np.mean(rank < 1)), float(np.mean(rank < near)), float(np.mean(shared)) / near
-    )
+
+    def __init__(self, true: Floats, about: NDArray[Any], neighbours: int = 10) -> None:
+        self._mean = about.astype(np.float32)
+        self._rows = unit_rows(true, self._mean)
+        self._near = min(neighbours, len(true))
+        self._true = _nearest(self._rows @ self._rows.T, self._near)
+
+    def retrieval(self, found: Floats) -> Retrieval:
+        """How (n, d) translated rows find their own items.
+
+        Returns:
+            Shares in [0, 1]; an item as close as the query's own counts against it.
+        """
+        scores = unit_rows(found, self._mean) @ self._rows.T
+        own = np.diagonal(scores)[:, None]
+        rank = np.sum(scores >= own, axis=1) - 1
+        shared = np.sum(_nearest(scores, self._near) & self._true, axis=1)
+        return Retrieval(
+            float(np.mean(rank < 1)),
+            float(np.mean(rank < self._near)),
+            float(np.mean(shared)) / self._near,
+        )
 
 
 def _nearest(scores: Floats, count: int) -> NDArray[np.bool_]:

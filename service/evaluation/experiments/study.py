@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from service.client import Floats
 from service.errors import InvalidInput
 from service.evaluation.embedded import Embedded
-from service.evaluation.experiments.measures import Labels, cosines, retrieval
+from service.evaluation.experiments.measures import Gallery, Labels, cosines
 from service.evaluation.experiments.methods import Fitted, Translate, draw, written
 from service.evaluation.experiments.probes import KINDS, Head, heads
 from service.evaluation.experiments.pruning import Setting
@@ -62,6 +63,7 @@ class Bench:
     labels: Labels | None
     heads: Mapping[str, Mapping[str, Head]]
     gallery: int
+    _galleries: WeakKeyDictionary[Fitted, Gallery] = field(default_factory=WeakKeyDictionary)
 
     def native(self) -> dict[str, dict[str, float]]:
         """By space and kind of head: accuracy of its own heads on its own rows."""
@@ -94,7 +96,7 @@ class Bench:
         if self.labels is not None:
             told = {kind: head.accuracy(found, self.labels) for kind, head in self.heads[y].items()}
         near = slice(self.gallery)
-        told |= retrieval(found[near], true[near], fitted.seen.mean)._asdict()
+        told |= self._gallery(y, fitted).retrieval(found[near])._asdict()
         told["similarity"] = cosines(found, true)
         told["centred"] = cosines(found, true, np.asarray(fitted.seen.mean))
         return {name: round(value, 6) for name, value in told.items()}
@@ -115,7 +117,7 @@ class Bench:
         if database.shape == self.rows[y].shape and np.array_equal(database, self.rows[y]):
             return self.measured(y, fitted, found)
         near, nowhere = slice(self.gallery), np.zeros(database.shape[1], np.float32)
-        told = retrieval(found[near], database[near], nowhere)._asdict()
+        told = Gallery(database[near], nowhere).retrieval(found[near])._asdict()
         told["similarity"] = cosines(found, database)
         return {name: round(value, 6) for name, value in told.items()}
 
@@ -123,8 +125,15 @@ class Bench:
         """Accuracy of the linear head on rows translated to y; recall@1 without labels."""
         if self.labels is not None:
             return self.heads[y]["linear"].accuracy(found, self.labels)
-        near = slice(self.gallery)
-        return retrieval(found[near], self.rows[y][near], fitted.seen.mean).recall1
+        return self._gallery(y, fitted).retrieval(found[: self.gallery]).recall1
+
+    def _gallery(self, y: str, fitted: Fitted) -> Gallery:
+        """The target's own rows, prepared once for all that are searched among them."""
+        found = self._galleries.get(fitted)
+        if found is None:
+            found = Gallery(self.rows[y][: self.gallery], fitted.seen.mean)
+            self._galleries[fitted] = found
+        return found
 
 
 @dataclass(frozen=True, eq=False)
