@@ -27,6 +27,7 @@ from service.evaluation.experiments.confidence import confidence
 from service.evaluation.experiments.inversion import inversion
 from service.evaluation.experiments.layers import layers
 from service.evaluation.experiments.methods import Peer
+from service.evaluation.experiments.misaligned import misaligned
 from service.evaluation.experiments.norms import norms
 from service.evaluation.experiments.over_http import over_http
 from service.evaluation.experiments.prediction import prediction
@@ -44,6 +45,8 @@ from service.evaluation.sources import corpus
 from service.launcher import Plan, start
 
 DEFAULT_DATA: Final = ("digits",)
+SWAPS: Final = (100, 101, 102)
+"""Seeds of the anchors that change places."""
 EMBEDDED: Final = "embedded"
 """Folder of what was embedded, beside the results."""
 PEERS: Final = "peers"
@@ -159,6 +162,11 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     ),
     "whitening": Experiment(
         lambda c: whitening(c.study, progress=c.progress), "exp against b", named=True
+    ),
+    "misaligned": Experiment(
+        lambda c: misaligned(c.study.embedded, SWAPS),
+        "swapped anchors found",
+        named=True,
     ),
     "service": Experiment(
         lambda c: over_http(c.client, c.study, progress=c.progress),

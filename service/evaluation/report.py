@@ -30,6 +30,7 @@ SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
     ("inversion", "Inversion", sections.inversion),
     ("sensitivity", "Sensitivity of irp to δ and ω", sections.sensitivity),
     ("whitening", "Sensitivity of exp to b", sections.whitening),
+    ("misaligned", "Swapped anchors", sections.misaligned),
     ("prediction", "What predicts accuracy", sections.prediction),
     ("confidence", "Confidence", sections.confidence),
     ("norms", "Lengths of rows", sections.norms),

@@ -201,6 +201,20 @@ def whitening(data: Record) -> str:
     return f"One draw of each number of anchors; native: {told}.\n\n" + table(head, rows)
 
 
+def misaligned(data: Record) -> str:
+    """Of swapped anchors, how many were named, and how many others."""
+    found = data["experiments"]["misaligned"]
+    rows: list[Sequence[Any]] = []
+    for k in sorted({r["anchors"] for r in found["records"]}):
+        for r in where(found["records"], anchors=k):
+            shares = [number(r[name]) for name in ("precision", "recall")]
+            clean = f"{r['false']} of {r['clean']:,}"
+            rows.append([k, " and ".join(r["spaces"]), r["swapped"], *shares, clean])
+    head = ["anchors", "spaces", "swapped", "precision", "recall", "named where none is"]
+    told = f"{found['share']:.0%} of the anchors swapped in one of two spaces, near duplicates "
+    return f"{told}left out; {len(found['seeds'])} draws.\n\n" + table(head, rows)
+
+
 FACTS: Final = ("kept", "condition")
 MEASURES: Final = ("similarity", "centred", "recall1")
 
