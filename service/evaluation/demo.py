@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -163,6 +164,8 @@ def _show(console: Console, split: Split, result: Result) -> None:
         f"{split.anchors} anchors",
         caption="native: the head on its own encoder · absolute: no bridge · "
         f"ratio: {DEFAULT} to native",
+        # Without lines between columns it fits a terminal of 80.
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("encoder → head", no_wrap=True)
     for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
