@@ -166,6 +166,8 @@ def _show(console: Console, split: Split, result: Result) -> None:
         f"ratio: {DEFAULT} to native",
         # Without lines between columns it fits a terminal of 80.
         box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
     )
     table.add_column("encoder → head", no_wrap=True)
     for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
