@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from service.geometry.arrays import spaced
 from service.geometry.bridges import BridgeName
 from service.geometry.curation import COMPARED, Step, duplicates, next_anchors, redundant
 from service.geometry.learning import Curve, learning_curve
@@ -110,8 +111,7 @@ class AnchorReports:
 
 def evenly(count: int) -> NDArray[np.int64]:
     """Which of `count` anchors are used: all of few, evenly spaced ones of many."""
-    used = min(count, MOST_ANCHORS)
-    return np.arange(used) * count // used
+    return spaced(count, MOST_ANCHORS)
 
 
 def _part(seen: Frame, used: NDArray[np.int64]) -> Frame:

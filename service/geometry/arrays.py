@@ -105,6 +105,12 @@ def largest(x: Array, count: int) -> Array:
     return xp.sort(x, axis=1)[:, -count:]
 
 
+def spaced(count: int, most: int) -> NDArray[np.int64]:
+    """Which of `count` rows stand for all: all of few, `most` evenly spaced ones of many."""
+    used = min(count, most)
+    return np.arange(used) * count // used
+
+
 def indices(picked: Array, like: Array) -> Array:
     """Numpy indices as indices of the library and on the device of `like`."""
     return array_namespace(like).asarray(picked, device=device(like))

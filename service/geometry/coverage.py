@@ -3,11 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Final
 
-import numpy as np
 from array_api_compat import array_namespace, device
 
 from service.geometry import Array
-from service.geometry.arrays import Convert, largest, quiet
+from service.geometry.arrays import Convert, largest, quiet, spaced
 from service.geometry.relative import Frame
 
 REFERENCES: Final = 256
@@ -40,8 +39,8 @@ class Coverage:
         """From the anchors alone: of 100 anchors that are themselves left out, one lies outside."""
         unit = seen.unit
         xp = array_namespace(unit)
-        some = _spaced(seen.count, REFERENCES)
-        measured = _spaced(seen.count, MEASURED)
+        some = spaced(seen.count, REFERENCES)
+        measured = spaced(seen.count, MEASURED)
         at = xp.asarray(some, device=device(unit))
         references = unit[at, :]
         threshold = -1.0
@@ -81,8 +80,3 @@ class Coverage:
             closest = xp.mean(largest(rows @ self.references.T, NEIGHBOURS), axis=1)
             # What overflowed compares false: it lies nowhere.
             return closest >= self.threshold * lengths
-
-
-def _spaced(count: int, most: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    used = min(count, most)
-    return np.arange(used) * count // used

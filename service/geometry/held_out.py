@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidInput
 from service.geometry import Array
+from service.geometry.arrays import spaced
 from service.geometry.bridges import BridgeName, Parameters, Side, fuse, inverse, needs
 from service.geometry.relative import frame, unit_rows
 
@@ -64,8 +65,7 @@ class _Fold(NamedTuple):
 
 def some(count: int) -> NDArray[np.int64]:
     """Which of `count` anchors are used: all of few, `MOST_ANCHORS` evenly spaced of many."""
-    used = min(count, MOST_ANCHORS)
-    return np.arange(used) * count // used
+    return spaced(count, MOST_ANCHORS)
 
 
 def held_out(

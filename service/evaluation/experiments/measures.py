@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.client import Floats
+from service.geometry.calibration import Z95
 from service.geometry.relative import unit_rows
 
 Labels = NDArray[np.int64]
-Z95: Final = 1.959964
 
 
 class Retrieval(NamedTuple):

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from service.evaluation.experiments.measures import Z95, correlation
+from service.evaluation.experiments.measures import correlation
 from service.evaluation.experiments.methods import ABSOLUTE
 from service.evaluation.experiments.study import Record
 from service.geometry.bridges import DEFAULT
+from service.geometry.calibration import Z95
 
 PREDICTORS: Final = ("similarity", "centred")
 
