@@ -18,6 +18,7 @@ from service.api.routes import (
     anchor_sets,
     anchors,
     compatibility,
+    export,
     heads,
     health,
     spaces,
@@ -61,7 +62,17 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health):
+    for routes in (
+        anchor_sets,
+        spaces,
+        anchors,
+        heads,
+        translate,
+        stitch,
+        compatibility,
+        export,
+        health,
+    ):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)

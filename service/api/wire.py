@@ -43,6 +43,7 @@ JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
 NPY: Final = "application/x-npy"
+ONNX: Final = "application/x-onnx"
 MULTIPART: Final = "multipart/form-data"
 BINARY: Final = (SAFETENSORS, NPY)
 
@@ -190,17 +191,24 @@ def _little(rows: Floats) -> NDArray[Any]:
 
 def _wanted(request: Request) -> str:
     own = media_type(request)
-    default = own if own in BINARY else JSON
+    return accepted(request, (JSON, *BINARY), own if own in BINARY else JSON)
+
+
+def accepted(request: Request, offers: tuple[str, ...], default: str) -> str:
+    """Which of the offered media types the client wishes for most.
+
+    Of equal wishes the first one counts; a wish for anything is one for the default, and who
+    wishes for nothing that is offered gets the first offer.
+    """
     wanted: list[tuple[float, str]] = []
     for part in request.headers.get("accept", "*/*").split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weights = [p.removeprefix("q=") for p in parameters if p.startswith("q=")]
         weight = float(weights[0]) if weights and _QUALITY.fullmatch(weights[0]) else 1.0
         found = default if media in ("*/*", "application/*") else media
-        if found in (JSON, *BINARY) and weight > 0:
+        if found in offers and weight > 0:
             wanted.append((weight, found))
-    # Of equal wishes the first one counts; who wishes for nothing we have still gets JSON.
-    return max(wanted, key=lambda wish: wish[0], default=(1.0, JSON))[1]
+    return max(wanted, key=lambda wish: wish[0], default=(1.0, offers[0]))[1]
 
 
 def _query(request: Request) -> dict[str, Any]:
