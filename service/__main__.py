@@ -1,5 +1,7 @@
 """The `stitchwork` command."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import logging
@@ -8,13 +10,16 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-from pydantic_settings import CliSettingsSource
-
-from service import __version__
+from service import __version__, commands
 from service.errors import StitchworkError
-from service.settings import Settings
+
+if TYPE_CHECKING:
+    # Takes longer to import than a command that needs no settings takes to run.
+    from service.settings import Settings
+
+    Run = Callable[[Settings, argparse.Namespace], int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,21 +36,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Any encoder feeds any classifier head, zero-shot.",
     )
     parser.add_argument("--version", action="version", version=f"stitchwork {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    sources: dict[str, CliSettingsSource[argparse.ArgumentParser]] = {}
+    names = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add(names)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    asked = next((word for word in given if not word.startswith("-")), None)
     for name, (run, told) in COMMANDS.items():
-        command = commands.add_parser(name, help=told, description=told)
-        sources[name] = CliSettingsSource(
-            Settings, root_parser=command, cli_kebab_case=True, cli_use_class_docs_for_groups=False
-        )
-        if name == "api":
-            command.add_argument("--fd", type=int, help="Listening socket to take over.")
-        if name in FLAGS:
-            FLAGS[name](command)
+        command = names.add_parser(name, help=told, description=told)
         command.set_defaults(run=run)
-    options = parser.parse_args(arguments)
+        if name == asked:
+            return _run(parser, command, name, given)
+    return commands.run(parser.parse_args(given))
+
+
+def _run(
+    parser: argparse.ArgumentParser,
+    command: argparse.ArgumentParser,
+    name: str,
+    given: Sequence[str],
+) -> int:
+    """Run a command that reads settings: every one of them is a flag of it, too."""
+    from pydantic import ValidationError
+    from pydantic_settings import CliSettingsSource
+
+    from service.settings import Settings
+
+    source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
+        Settings, root_parser=command, cli_kebab_case=True, cli_use_class_docs_for_groups=False
+    )
+    if name == "api":
+        command.add_argument("--fd", type=int, help="Listening socket to take over.")
+    if name in FLAGS:
+        FLAGS[name](command)
+    options = parser.parse_args(given)
     try:
-        settings = Settings(_cli_settings_source=sources[options.command](parsed_args=options))
+        settings = Settings(_cli_settings_source=source(parsed_args=options))
         _configure_logging(settings.log_level)
         code: int = options.run(settings, options)
     except ValidationError as error:
@@ -54,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"stitchwork: {place}: {fault['msg']}", file=sys.stderr)  # noqa: T201
         return 2
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(options.command, "serve")
-        needs = f"{options.command} needs {error.name}, which stitchwork[{extra}] installs"
+        extra = EXTRAS.get(name, "serve")
+        needs = f"{name} needs {error.name}, which stitchwork[{extra}] installs"
         print(f"stitchwork: {needs}", file=sys.stderr)  # noqa: T201
         return 1
     except (StitchworkError, ValueError) as error:
@@ -271,7 +295,6 @@ FLAGS = {
     "status": _status_flags,
     "dead": _dead_flags,
 }
-Run = Callable[[Settings, argparse.Namespace], int]
 COMMANDS: dict[str, tuple[Run, str]] = {
     "serve": (_serve, "Run the whole service on this machine, servers included."),
     "api": (_api, "Run one API process."),

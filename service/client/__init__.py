@@ -6,7 +6,7 @@ read is defined once, in `operations`.
 
 from service.client.chunks import Floats
 from service.client.flows import SAFETENSORS
-from service.client.operations import Kind, json_items
+from service.client.operations import FileFormat, Kind, json_items
 from service.client.parts import Translated
 from service.client.problems import ServiceProblem
 from service.client.progress import Progress
@@ -15,6 +15,7 @@ from service.client.senders import AsyncStitchwork, Stitchwork
 __all__ = [
     "SAFETENSORS",
     "AsyncStitchwork",
+    "FileFormat",
     "Floats",
     "Kind",
     "Progress",

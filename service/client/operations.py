@@ -46,6 +46,7 @@ POLL_SECONDS: Final = 0.2
 PAGE: Final = 1000
 
 Kind = Literal["anchor-sets", "spaces", "heads"]
+FileFormat = Literal["safetensors", "onnx"]
 Items: TypeAlias = Sequence[str] | Sequence[bytes]
 
 
@@ -345,7 +346,7 @@ class Operations:
         bridge: str | None = None,
         *,
         head: str | None = None,
-        format: Literal["safetensors", "onnx"] = "safetensors",  # noqa: A002 as in the query
+        format: FileFormat = "safetensors",  # noqa: A002 as in the query
     ) -> Flow[bytes]:
         """The map from one space to another as a file that needs no service.
 
