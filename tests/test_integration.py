@@ -1,9 +1,11 @@
 """The whole service with real pretrained encoders, as its users run it."""
 
 import base64
+import io
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.__main__ import main
 from service.client import Floats, ServiceProblem, Stitchwork
 from service.errors import StitchworkError
 from service.geometry.quality import similarity
@@ -68,6 +71,32 @@ def world() -> Iterator[World]:
             client.put_head("topic", "minilm", fit={"items": anchors, "labels": labels})
             client.wait("heads", "topic")
             yield World(client, found.url, order, embedded)
+
+
+def test_the_command_line_embeds_and_stitches(
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    twice = TEXTS + TEXTS
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(twice) + "\n"))
+    assert main(["stitch", "minilm", "topic", "--url", world.url, "--json"]) == 0
+    labels = [one["label"] for one in json.loads(capsys.readouterr().out)]
+    assert labels[: len(TEXTS)] == labels[len(TEXTS) :]
+    assert labels[:5] == [one["label"] for one in world.client.stitch("minilm", "topic", TEXTS[:5])]
+
+    (tmp_path / "texts.txt").write_text("\n".join(twice))
+    words = ["embed", "minilm", str(tmp_path / "out.npy"), "--texts", str(tmp_path / "texts.txt")]
+    assert main([*words, "--target", "use", "--url", world.url]) == 0
+    rows = np.load(tmp_path / "out.npy")
+    wanted = world.client.embed("minilm", TEXTS, "use")
+    np.testing.assert_allclose(rows[: len(TEXTS)], wanted, atol=1e-3)
+    np.testing.assert_allclose(rows[len(TEXTS) :], wanted, atol=1e-3)
+
+    (tmp_path / "texts.txt").write_text("a text\n\nanother\n")
+    assert main(["stitch", "minilm", "topic", *words[3:], "--url", world.url]) == 1
+    assert "(at /items/1)" in capsys.readouterr().err
 
 
 def test_two_text_spaces_translate_into_each_other(world: World) -> None:

@@ -20,8 +20,8 @@ from tenacity import (
 
 from service.client.flows import Flow, Many, Pause, Request, Step
 from service.client.operations import Operations
-from service.client.problems import checked, passes, transport
-from service.errors import InvalidInput, StitchworkError
+from service.client.problems import ServiceProblem, checked, passes, transport
+from service.errors import InvalidInput
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class _Client(Operations, ABC):
 def _seconds(state: RetryCallState) -> float:
     """At least what the service asked for, and more the more often it refused."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, StitchworkError) else None
+    asked = error.retry_after if isinstance(error, ServiceProblem) else None
     return (asked or 0.0) + _BACKING_OFF(state)
 
 

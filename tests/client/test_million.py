@@ -1,0 +1,119 @@
+"""A million vectors through the command line and the client: memory stays flat on both sides."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from service.client import Stitchwork
+from tests.conftest import make_pair
+from tests.service import running
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+WIDTH = 384
+MILLION = 1_000_000
+FEW = 100_000
+MEBI = 1 << 20
+SLACK = 64 * MEBI
+"""What ten times as many vectors may add; a copy of them would be thirty times that."""
+THROUGH_CLIENT = """
+import sys, numpy as np
+from service.client import Stitchwork
+
+def private():
+    told = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    return int(told["RssAnon"].split()[0]) * 1024
+
+most = 0
+def watch(done, total):
+    global most
+    most = max(most, private())
+
+given = np.load(sys.argv[2], mmap_mode="r")
+out = np.lib.format.open_memmap(sys.argv[3], "w+", np.float32, given.shape)
+with Stitchwork(sys.argv[1]) as client:
+    client.translate(given, "x", "y", out=out, progress=watch)
+print(most)
+"""
+
+
+class Service(NamedTuple):
+    """A service with two spaces of 1,000 anchors, its process, and a file of vectors."""
+
+    url: str
+    api: int
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    pair = make_pair(k=1000, n=FEW, dims=(WIDTH, WIDTH), latent=64)
+    folder = tmp_path_factory.mktemp("million")
+    for name, count in (("few.npy", FEW), ("million.npy", MILLION)):
+        out = np.lib.format.open_memmap(folder / name, "w+", np.float32, (count, WIDTH))
+        for start in range(0, count, FEW):
+            out[start : start + FEW] = pair.x
+        out.flush()
+        del out
+    with running(workers=0) as found, Stitchwork(found.url) as client:
+        client.put_space("x", "S", anchors=pair.x_anchors)
+        client.put_space("y", "S", anchors=pair.y_anchors)
+        yield Service(found.url, found.pids["api"], folder)
+    for path in folder.iterdir():
+        path.unlink()
+
+
+def peak(pid: int) -> int:
+    """The most memory that a process ever held, in bytes."""
+    told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(told["VmHWM"].split()[0]) * 1024
+
+
+def ran(command: list[str]) -> tuple[str, int]:
+    """What a command said, and the most memory it held, in bytes."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    return said, usage.ru_maxrss * 1024
+
+
+def check(service: Service, name: str, wanted: Any) -> None:
+    """The rows repeat every 100,000, so the last of them are known from the first."""
+    out = np.load(service.file / "out.npy", mmap_mode="r")
+    count = MILLION if name == "million.npy" else FEW
+    assert out.shape == (count, WIDTH)
+    np.testing.assert_allclose(out[-100:], wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(out[FEW - 100 : FEW], wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("way", ["command", "client"])
+def test_a_million_vectors_take_no_more_memory_than_a_tenth_of_them(
+    service: Service, way: str
+) -> None:
+    last = np.load(service.file / "few.npy", mmap_mode="r")[-100:]
+    with Stitchwork(service.url) as client:
+        wanted = client.translate(last, "x", "y")
+    peaks: dict[str, tuple[int, int]] = {}
+    for name in ("few.npy", "million.npy"):
+        given, out = str(service.file / name), str(service.file / "out.npy")
+        if way == "command":
+            command = ["-m", "service", "translate", given, out, "--source", "x", "--target", "y"]
+            said, own = ran([sys.executable, *command, "--url", service.url, "--json"])
+        else:
+            said, _ = ran([sys.executable, "-c", THROUGH_CLIENT, service.url, given, out])
+            own = int(said)
+        check(service, name, wanted)
+        peaks[name] = own, peak(service.api)
+        print(way, name, *(f"{size / MEBI:.0f} MiB" for size in peaks[name]), said)  # noqa: T201
+    for few, million in zip(peaks["few.npy"], peaks["million.npy"], strict=True):
+        assert million < few + SLACK
