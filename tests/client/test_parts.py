@@ -53,9 +53,9 @@ def test_many_rows_come_back_in_their_order(
 def test_the_same_is_awaited(url: str, rows: Floats, wanted: Floats) -> None:
     async def run() -> tuple[Floats, list[dict[str, Any]]]:
         async with AsyncStitchwork(url) as client:
-            return await asyncio.gather(
-                client.translate(rows, "x", "y"), client.classify("h", rows, "x")
-            )
+            translating = asyncio.create_task(client.translate(rows, "x", "y"))
+            predictions = await client.classify("h", rows, "x")
+            return await translating, predictions
 
     found, predictions = asyncio.run(run())
     np.testing.assert_allclose(found, wanted, atol=0.01)

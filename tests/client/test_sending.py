@@ -85,6 +85,7 @@ def peer() -> Iterator[Peer]:
 
 
 Call = Callable[[Any], Any]
+Do = Callable[..., Any]
 
 
 def waited(url: str, call: Call, **setup: Any) -> Any:
@@ -105,14 +106,14 @@ both = pytest.mark.parametrize("do", [waited, awaited])
 
 @both
 @pytest.mark.parametrize("refusal", [429, 503, CUT, (503, "no-worker")])
-def test_what_passes_is_sent_again(peer: Peer, do: Call, refusal: Any) -> None:
+def test_what_passes_is_sent_again(peer: Peer, do: Do, refusal: Any) -> None:
     peer.plays(refusal, refusal, 200, later="0")
     assert do(peer.url, lambda c: c.get("spaces", "s"))["id"] == "s"
     assert [asked for asked, _ in peer.asked] == ["GET /spaces/s"] * 3
 
 
 @both
-def test_it_waits_as_long_as_it_was_asked_to(peer: Peer, do: Call) -> None:
+def test_it_waits_as_long_as_it_was_asked_to(peer: Peer, do: Do) -> None:
     peer.plays((429, "queue-full"), 200, later="1")
     began = time.monotonic()
     do(peer.url, lambda c: c.put_space("s", "S", anchors=np.ones((2, 2), np.float32)))
@@ -123,7 +124,7 @@ def test_it_waits_as_long_as_it_was_asked_to(peer: Peer, do: Call) -> None:
 @pytest.mark.parametrize(
     "refusal", [400, 404, 409, 422, 500, 504, (503, "work-failed"), (503, "encoder-mismatch")]
 )
-def test_what_does_not_pass_is_sent_once(peer: Peer, do: Call, refusal: Any) -> None:
+def test_what_does_not_pass_is_sent_once(peer: Peer, do: Do, refusal: Any) -> None:
     peer.plays(refusal, later="0")
     with pytest.raises(ServiceProblem, match="said why"):
         do(peer.url, lambda c: c.embed("s", ["a text"]))
@@ -131,7 +132,7 @@ def test_what_does_not_pass_is_sent_once(peer: Peer, do: Call, refusal: Any) -> 
 
 
 @both
-def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: Call) -> None:
+def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: Do) -> None:
     peer.plays(CUT)
     with pytest.raises(Unavailable, match="was cut"):
         do(peer.url, lambda c: c.delete("spaces", "s"))
@@ -142,7 +143,7 @@ def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: 
 
 
 @both
-def test_it_gives_up_in_the_end(peer: Peer, do: Call) -> None:
+def test_it_gives_up_in_the_end(peer: Peer, do: Do) -> None:
     peer.plays(*[(429, "queue-full")] * 3, later="0")
     with pytest.raises(errors.QueueFull) as refused:
         do(peer.url, lambda c: c.info(), retries=2)
@@ -152,7 +153,7 @@ def test_it_gives_up_in_the_end(peer: Peer, do: Call) -> None:
 
 
 @both
-def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Call) -> None:
+def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Do) -> None:
     peer.plays((429, "quota-exceeded"), later="3600")
     with pytest.raises(ServiceProblem) as refused:
         do(peer.url, lambda c: c.info())
@@ -161,7 +162,7 @@ def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Call) -> None:
 
 
 @both
-def test_silence_ends_in_time(peer: Peer, do: Call) -> None:
+def test_silence_ends_in_time(peer: Peer, do: Do) -> None:
     peer.plays(SILENT)
     with pytest.raises(DeadlineExceeded, match=r"within 0.2 seconds"):
         do(peer.url, lambda c: c.info(), timeout=0.2)
@@ -169,7 +170,7 @@ def test_silence_ends_in_time(peer: Peer, do: Call) -> None:
 
 
 @both
-def test_nobody_there(do: Call) -> None:
+def test_nobody_there(do: Do) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(Unavailable, match="cannot be reached"):
@@ -177,7 +178,7 @@ def test_nobody_there(do: Call) -> None:
 
 
 @both
-def test_the_first_refusal_of_a_part_ends_the_call(peer: Peer, do: Call) -> None:
+def test_the_first_refusal_of_a_part_ends_the_call(peer: Peer, do: Do) -> None:
     peer.plays(*[422] * 9)
     rows = np.ones((9, 4), np.float32)
     with pytest.raises(InvalidInput, match="said why"):
