@@ -12,7 +12,7 @@ WORKDIR /app
 FROM base AS api
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
-RUN pip install .
+RUN pip install ".[onnx]"
 USER stitchwork
 # Inside a container the address must be open; what is published outside is compose's to say.
 ENV STITCHWORK_HOST=0.0.0.0 STITCHWORK_ALLOW_PUBLIC=true

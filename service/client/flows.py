@@ -23,6 +23,8 @@ from typing import (
 import httpx
 import orjson
 
+from service.client.problems import json_of
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -142,8 +144,7 @@ def ask_json(
 ) -> Flow[dict[str, Any]]:
     """Send JSON, or nothing, and read JSON."""
     answer = yield from ask(method, path, query=query, told=told)
-    found: dict[str, Any] = orjson.loads(answer.content)
-    return found
+    return json_of(answer)
 
 
 def texts(query: Mapping[str, Any]) -> dict[str, str]:

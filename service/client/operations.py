@@ -37,6 +37,7 @@ from service.client.parts import (
     rows_to_predictions,
     rows_to_rows,
 )
+from service.client.problems import json_of
 from service.client.progress import Progress, shown
 from service.errors import StitchworkError
 
@@ -374,8 +375,7 @@ def _ask_with(
     meta = {key: orjson.dumps(value).decode() for key, value in told.items()}
     headers = {"Content-Type": SAFETENSORS}
     answer: httpx.Response = yield Request(method, path, {}, headers, save(given, meta))
-    found: dict[str, Any] = orjson.loads(answer.content)
-    return found
+    return json_of(answer)
 
 
 def _path(*parts: str) -> str:

@@ -30,7 +30,7 @@ from service.client.flows import (
     texts,
     without_none,
 )
-from service.client.problems import ServiceProblem
+from service.client.problems import ServiceProblem, json_of
 from service.client.progress import Progress, shown
 from service.errors import InvalidInput
 
@@ -194,7 +194,7 @@ def _predictions(
     found: dict[int, Predictions] = {}
 
     def take(part: _Part) -> None:
-        found[part.start] = orjson.loads(part.answer.content)["predictions"]
+        found[part.start] = json_of(part.answer)["predictions"]
 
     yield from _each(client, parts, total, take, progress)
     return [told for start in sorted(found) for told in found[start]]

@@ -9,7 +9,7 @@ import httpx
 import orjson
 
 from service import errors
-from service.errors import DeadlineExceeded, StitchworkError, Unavailable
+from service.errors import DeadlineExceeded, MalformedInput, StitchworkError, Unavailable
 
 UNREACHABLE: Final = "unreachable"
 CUT: Final = "connection-cut"
@@ -60,18 +60,35 @@ def checked(answer: httpx.Response) -> httpx.Response:
     Raises:
         ServiceProblem: If it is; of the class in `service.errors` that its code names.
     """
-    if not answer.is_error:
+    if answer.is_success:
         return answer
-    told: Any = {}
-    if answer.headers.get("content-type", "").endswith("json"):
-        told = orjson.loads(answer.content)
-    told = told if isinstance(told, dict) else {}
+    try:
+        told = json_of(answer)
+    except MalformedInput:
+        # A balancer's own page, such as for 502.
+        told = {}
     later = answer.headers.get("retry-after", "")
     seconds = float(later) if later.isdecimal() else None
     status = answer.status_code
     kinds = _kinds()
     known = kinds.get(str(told.get("code"))) or kinds.get(_BY_STATUS.get(status, ""))
     raise (known or ServiceProblem)(status, told, seconds)
+
+
+def json_of(answer: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        MalformedInput: If it is none, because somebody else answered.
+    """
+    try:
+        told = orjson.loads(answer.content)
+    except orjson.JSONDecodeError:
+        told = None
+    if not isinstance(told, dict):
+        media = answer.headers.get("content-type", "nothing")
+        raise MalformedInput(f"expected a JSON object from {answer.url.host}, got {media}")
+    return told
 
 
 @contextmanager
@@ -101,8 +118,10 @@ def passes(error: BaseException, *, repeatable: bool) -> bool:
         repeatable: Whether it may be sent again although it may have been served.
     """
     if isinstance(error, ServiceProblem):
-        refused = error.status in (429, 503) and error.code not in HOPELESS
-        return refused and (error.retry_after or 0) <= LONGEST_PAUSE
+        # A 503 may come of a write that was made, and not promised.
+        refused = error.status == 429 or (error.status == 503 and repeatable)
+        soon = (error.retry_after or 0) <= LONGEST_PAUSE
+        return refused and soon and error.code not in HOPELESS
     code = error.code if isinstance(error, Unavailable) else ""
     return code == UNREACHABLE or (code == CUT and repeatable)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 REFUSED: Final = 1
 NOT_NOW: Final = 3
 """Exit code where the same command may succeed later."""
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C, as shells have it."""
 EPILOG: Final = "Exits with 0, with 1 if refused, 2 for a wrong command, 3 if it may work later."
 
 
@@ -47,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
         return _complain(error, NOT_NOW)
     except (StitchworkError, OSError, ValueError) as error:
         return _complain(error, REFUSED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     return 0
 
 

@@ -136,7 +136,8 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
 def _settled(
     client: Stitchwork, options: argparse.Namespace, kind: Kind, told: dict[str, Any]
 ) -> None:
-    if told["outcome"] == "accepted" and not options.no_wait:
+    under_way = told.get("pending", told)["status"] == "pending"
+    if under_way and not options.no_wait:
         outcome = {"outcome": told["outcome"]}
         told = client.wait(kind, options.id, progress=wants_bar(options)) | outcome
     record(options, told)

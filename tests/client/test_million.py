@@ -100,10 +100,7 @@ def bare(bridge: str) -> float:
     rng = np.random.default_rng(0)
     inner = [1000] if bridge == "exp" else []
     widths = [WIDTH, *inner, WIDTH]
-    factors = [
-        rng.normal(size=shape).astype(np.float32)
-        for shape in pairwise(widths)
-    ]
+    factors = [rng.normal(size=shape).astype(np.float32) for shape in pairwise(widths)]
     rows = rng.normal(size=(4096, WIDTH)).astype(np.float32)
     began = time.perf_counter()
     for _ in range(ROUNDS):

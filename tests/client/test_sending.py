@@ -30,7 +30,7 @@ class Peer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.answers: list[tuple[int, dict[str, Any], dict[str, str]]] = []
+        self.answers: list[tuple[int, Any, dict[str, str]]] = []
         self.asked: list[tuple[str, dict[str, str]]] = []
 
     def plays(self, *answers: int | tuple[int, str], later: str | None = None) -> None:
@@ -137,6 +137,9 @@ def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: 
     with pytest.raises(Unavailable, match="was cut"):
         do(peer.url, lambda c: c.delete("spaces", "s"))
     assert len(peer.asked) == 1
+    peer.plays((503, "registry-unavailable"), later="0")
+    with pytest.raises(Unavailable, match="said why"):
+        do(peer.url, lambda c: c.delete("spaces", "s"))
     peer.plays(429, 204, later="0")
     do(peer.url, lambda c: c.delete("spaces", "s"))
     assert len(peer.asked) == 2
@@ -217,6 +220,14 @@ def test_where_and_with_which_key_the_environment_may_say(
         client.info()
     told = [headers["Authorization"] for _, headers in peer.asked]
     assert told == ["Bearer from-env", "Bearer given"]
+
+
+@pytest.mark.parametrize("status", [200, 301, 502])
+def test_somebody_else_answers(peer: Peer, status: int) -> None:
+    peer.plays(status)
+    peer.answers = [(status, "<html>", {})]
+    with pytest.raises(StitchworkError, match=rf"expected a JSON object from|answered {status}"):
+        waited(peer.url, lambda c: c.info())
 
 
 def test_ids_are_quoted(peer: Peer) -> None:
