@@ -80,8 +80,10 @@ class _Client(Operations, ABC):
 
     def _policy(self, request: Request) -> dict[str, Any]:
         """When to send it again, and how long to wait before, for tenacity."""
+        # Not the request itself, with its body: tenacity's objects live until they are collected.
+        repeatable = request.repeatable
         return {
-            "retry": retry_if_exception(lambda e: passes(e, repeatable=request.repeatable)),
+            "retry": retry_if_exception(lambda e: passes(e, repeatable=repeatable)),
             "stop": stop_after_attempt(1 + self._retries),
             "wait": _seconds,
             "reraise": True,
@@ -162,7 +164,7 @@ class Stitchwork(_Client):
     def _attempt(self, request: Request) -> httpx.Response:
         with transport(self.url, self._timeout):
             answer = self._http.request(**_told(request))
-        return checked(answer)
+        return checked(_untied(answer))
 
 
 class AsyncStitchwork(_Client):
@@ -236,7 +238,7 @@ class AsyncStitchwork(_Client):
     async def _attempt(self, request: Request) -> httpx.Response:
         with transport(self.url, self._timeout):
             answer = await self._http.request(**_told(request))
-        return checked(answer)
+        return checked(_untied(answer))
 
 
 def _told(request: Request) -> dict[str, Any]:
@@ -247,3 +249,12 @@ def _told(request: Request) -> dict[str, Any]:
         "headers": request.headers,
         "content": request.content,
     }
+
+
+def _untied(answer: httpx.Response) -> httpx.Response:
+    """An answer that was read, freed as soon as nobody needs it.
+
+    It and its stream refer to each other, and parts would pile up until the garbage is collected.
+    """
+    answer.stream = httpx.ByteStream(b"")
+    return answer
