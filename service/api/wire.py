@@ -24,7 +24,7 @@ from starlette.responses import Response
 from service.api.arrays import named
 from service.api.depends import Limits
 from service.api.problems import from_validation
-from service.api.tensors import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
+from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.errors import (
     DeadlineExceeded,
     InputTooLarge,

@@ -21,6 +21,7 @@ from service.launcher import Running
 OURS, THEIRS = 0, 1
 """Cores: load and servers share the first; what is measured has the second for itself."""
 DEADLINE: Final = 60.0
+WARM_UP_SECONDS: Final = 2.0
 SLICES: Final = 4
 """Turns that each side takes within a round."""
 
@@ -38,6 +39,7 @@ class Result:
         goal: What the ratio ours/partner is to be, or ours where there is no partner.
         more: Whether a larger figure is better.
         facts: What else is worth knowing, such as the slowest in a hundred.
+        difference: Set the goal to what the service adds, not to the ratio.
     """
 
     case: str
@@ -48,12 +50,16 @@ class Result:
     goal: float
     more: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
+    difference: bool = False
 
     @property
     def figure(self) -> float:
-        """What the goal is set to: the ratio of the medians over all rounds, or ours alone."""
+        """What the goal is set to, by the medians over all rounds."""
         own = statistics.median(self.ours)
-        return own / statistics.median(self.partner) if self.partner else own
+        if not self.partner:
+            return own
+        other = statistics.median(self.partner)
+        return own - other if self.difference else own / other
 
     @property
     def met(self) -> bool:
@@ -171,6 +177,38 @@ async def _send(
             await answer.read()
             answer.raise_for_status()
         taken.append(time.perf_counter() - began)
+
+
+def closed(
+    url: str, path: str, bodies: Sequence[bytes], seconds: float, clients: int = 64
+) -> float:
+    """JSON requests per second that are answered; each client sends its next one then.
+
+    The first two seconds only warm up.
+    """
+    return asyncio.run(_closed(url, path, bodies, seconds, clients))
+
+
+async def _closed(
+    url: str, path: str, bodies: Sequence[bytes], seconds: float, clients: int
+) -> float:
+    turn, done = iter(range(1 << 60)), 0
+    began = time.perf_counter() + WARM_UP_SECONDS
+    until = began + seconds
+
+    async def one(http: aiohttp.ClientSession) -> None:
+        nonlocal done
+        while time.perf_counter() < until:
+            body = bodies[next(turn) % len(bodies)]
+            headers = {"Content-Type": "application/json"}
+            async with http.post(path, data=body, headers=headers) as answer:
+                await answer.read()
+                answer.raise_for_status()
+            done += began <= time.perf_counter() <= until
+
+    async with client(url, DEADLINE) as http:
+        await asyncio.gather(*(one(http) for _ in range(clients)))
+    return done / seconds
 
 
 def turns(works: Sequence[Callable[[], object]], rounds: int, times: int) -> list[list[float]]:
