@@ -58,9 +58,7 @@ class _Client(Operations, ABC):
         in_flight: int = IN_FLIGHT,
     ) -> None:
         super().__init__(in_flight)
-        given = httpx.URL(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
-        if given.scheme not in ("http", "https") or not given.host:
-            raise InvalidInput(f"expected a URL such as {DEFAULT_URL}, got {str(given)[:80]}")
+        given = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
         self.url = f"{given.scheme}://{given.netloc.decode()}"
         key = key or os.environ.get("STITCHWORK_KEY")
         self._timeout = timeout
@@ -88,6 +86,16 @@ class _Client(Operations, ABC):
             "wait": _seconds,
             "reraise": True,
         }
+
+
+def _service_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise InvalidInput(f"expected a URL such as {DEFAULT_URL}: {error}") from error
+    if url.scheme not in ("http", "https") or not url.host:
+        raise InvalidInput(f"expected a URL such as {DEFAULT_URL}, got {text[:80]!r}")
+    return url
 
 
 def _seconds(state: RetryCallState) -> float:

@@ -236,7 +236,7 @@ def test_ids_are_quoted(peer: Peer) -> None:
     assert peer.asked[0][0] == "GET /spaces/..%2Fa%20b%3F"
 
 
-@pytest.mark.parametrize("url", ["localhost:8765", "ftp://there", "there"])
+@pytest.mark.parametrize("url", ["localhost:8765", "ftp://there", "there", "http://a:b"])
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidInput, match="expected a URL such as"):
         Stitchwork(url)
