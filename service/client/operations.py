@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import quote
 
 import httpx
@@ -41,7 +41,6 @@ from service.client.problems import json_of
 from service.client.progress import Progress, shown
 from service.errors import StitchworkError
 
-T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.2
 PAGE: Final = 1000
