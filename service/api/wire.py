@@ -22,9 +22,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.arrays import named
+from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.api.depends import Limits
 from service.api.problems import from_validation
-from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.errors import (
     DeadlineExceeded,
     InputTooLarge,
