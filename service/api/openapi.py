@@ -24,6 +24,35 @@ PROBLEM: Final = {
     },
 }
 
+OPENAI_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "What was expected, and what came."},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The field to blame."},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+INFERENCE_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string", "description": "What was expected, what came, and where."}
+    },
+}
+ERRORS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "/v1": (wire.JSON, "OpenAIError", OPENAI_ERROR),
+    "/v2": (wire.JSON, "InferenceError", INFERENCE_ERROR),
+}
+"""Media type, name and schema of errors by the first part of a path, where not problem+json."""
+
 _BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
 ROWS_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
     200: {
@@ -96,12 +125,12 @@ def install(app: FastAPI) -> None:
             _, found = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
             schemas = told.setdefault("components", {}).setdefault("schemas", {})
             schemas |= found.get("$defs", {})
-            schemas["Problem"] = PROBLEM
-            problem = {
-                "application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}
-            }
-            for path in told["paths"].values():
-                for operation in path.values():
+            usual = ("application/problem+json", "Problem", PROBLEM)
+            schemas |= {name: shape for _, name, shape in (usual, *ERRORS.values())}
+            for path, operations in told["paths"].items():
+                media, name, _ = ERRORS.get("/" + path.split("/")[1], usual)
+                problem = {media: {"schema": {"$ref": REF.format(model=name)}}}
+                for operation in operations.values():
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
                     answers["default"] = {"description": "A problem", "content": problem}

@@ -174,7 +174,7 @@ def respond(
     if media == SAFETENSORS:
         told = {key: orjson.dumps(value).decode() for key, value in facts.items()}
         return Response(save({name: np.ascontiguousarray(rows)}, told), 200, headers, SAFETENSORS)
-    shown: Any = [base64.b64encode(row).decode() for row in _little(rows)] if as_base64 else rows
+    shown: Any = coded(rows) if as_base64 else rows
     return answer({name: shown, **facts}, headers=headers)
 
 
@@ -184,8 +184,9 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     return Response(body, status, headers, JSON)
 
 
-def _little(rows: Floats) -> NDArray[Any]:
-    return np.ascontiguousarray(rows, dtype="<f4")
+def coded(rows: Floats) -> list[str]:
+    """Each row as the base64 of little-endian float32."""
+    return [base64.b64encode(row).decode() for row in np.ascontiguousarray(rows, dtype="<f4")]
 
 
 def _wanted(request: Request) -> str:
