@@ -20,6 +20,7 @@ from service.api.routes import (
     compatibility,
     heads,
     health,
+    inference_protocol,
     openai,
     spaces,
     stitch,
@@ -64,7 +65,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.state.parts = parts
     for routes in (
         *(anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health),
-        *(openai,),
+        *(openai, inference_protocol),
     ):
         app.include_router(routes.router)
     problems.install(app)

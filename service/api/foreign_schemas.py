@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, ValidationInfo
+from pydantic import ConfigDict, Field, ValidationInfo
 
 from service.api import arrays
-from service.api.fields import Checked
+from service.api.fields import Checked, Name
 from service.api.schemas import Encoding, Schema
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT, BridgeName
@@ -55,4 +55,69 @@ class EmbeddingsBody(Schema):
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm->mpnet",
         "input": ["how do I reset my card?"],
+    }
+
+
+Side = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
+
+
+class TensorParameters(Schema):
+    """What is said of one input tensor; what is not known here is not read."""
+
+    model_config = ConfigDict(extra="ignore")
+    binary_data_size: int | None = Field(
+        None, ge=0, strict=True, description="Bytes of it behind the JSON, instead of `data`."
+    )
+
+
+class TensorBody(Schema):
+    """One input tensor: in JSON its numbers or strings, flat or nested, or bytes behind it."""
+
+    name: Name
+    shape: Annotated[list[Side], Field(max_length=8)]
+    datatype: Annotated[str, Field(max_length=16)]
+    parameters: TensorParameters = TensorParameters()
+    data: list[Any] | None = None
+
+
+class OutputParameters(Schema):
+    """How one output tensor is to be sent."""
+
+    binary_data: bool | None = Field(None, strict=True, description="As bytes behind the JSON.")
+
+
+class OutputBody(Schema):
+    """One output tensor that is asked for."""
+
+    name: Name
+    parameters: OutputParameters = OutputParameters()
+
+
+class InferParameters(Schema):
+    """What holds for the whole request."""
+
+    binary_data_output: bool = Field(False, strict=True, description="Outputs as bytes.")
+    bridge: BridgeName = DEFAULT
+    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    top: int = Field(5, ge=1, le=1000, description="Classes told for each input.")
+    timeout: int | None = Field(None, ge=1, description="Microseconds the answer may take.")
+
+
+class InferBody(Schema):
+    """The JSON of `/v2/models/{model}/infer`."""
+
+    id: Annotated[str, Field(max_length=1024)] | None = None
+    parameters: InferParameters = InferParameters()
+    inputs: Annotated[list[TensorBody], Field(min_length=1, max_length=64)]
+    outputs: Annotated[list[OutputBody], Field(max_length=64)] | None = None
+    example: ClassVar[dict[str, Any]] = {
+        "inputs": [
+            {
+                "name": "items",
+                "shape": [1],
+                "datatype": "BYTES",
+                "data": ["how do I reset my card?"],
+            }
+        ],
+        "parameters": {"top": 3},
     }

@@ -69,13 +69,14 @@ PUT_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
 _bodies: dict[str, type[Schema]] = {}
 
 
-def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
+def body(model: type[Schema], *, binary: str | None = None, octets: bool = False) -> dict[str, Any]:
     """What a route says of its body.
 
     Args:
         model: The schema of its JSON.
         binary: The array of a safetensors or .npy body, whose other fields travel in the query;
             None where the route takes only raw inputs.
+        octets: Whether bytes may stand behind the JSON.
     """
     _bodies[model.__name__] = model
     content: dict[str, Any] = {wire.JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
@@ -88,6 +89,8 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
         )
         blob = {"schema": {"type": "string", "format": "binary", "description": told}}
         content |= dict.fromkeys(wire.BINARY, blob)
+    if octets:
+        content[wire.OCTETS] = _BLOB
     if "items" in model.model_fields:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         content[wire.NDJSON] = {"schema": {"type": "string"}}

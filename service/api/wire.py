@@ -44,6 +44,7 @@ NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
 NPY: Final = "application/x-npy"
 MULTIPART: Final = "multipart/form-data"
+OCTETS: Final = "application/octet-stream"
 BINARY: Final = (SAFETENSORS, NPY)
 
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
@@ -92,13 +93,7 @@ async def read(
     takes = (JSON, *(BINARY if main else ()), *inputs)
     if media not in takes:
         raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
-    try:
-        async with asyncio.timeout(limits.seconds):
-            data = await read_bytes(request, limits.body_bytes)
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the body did not arrive within {limits.seconds:g} seconds"
-        ) from error
+    data = await read_in_time(request, limits)
     if media == MULTIPART:
         payload = await _multipart(request.headers, data, limits)
         return _validate(model, {**_query(request), **payload}, limits)
@@ -115,6 +110,33 @@ async def read(
         return _validate(model, payload, limits)
 
     return await asyncio.to_thread(decode) if len(data) > LARGE_BODY else decode()
+
+
+def parse(data: bytes, model: type[M], limits: Limits) -> M:
+    """A JSON object, validated.
+
+    Raises:
+        MalformedInput: If it is not JSON.
+        InvalidInput: If what it says has no meaning; `pointer` says where.
+    """
+    return _validate(model, _json(data), limits)
+
+
+async def read_in_time(request: Request, limits: Limits) -> bytes:
+    """The raw body.
+
+    Raises:
+        DeadlineExceeded: If it takes longer to arrive than a request may.
+        InputTooLarge: If it is too large.
+        UnsupportedFormat: If it is compressed.
+    """
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await read_bytes(request, limits.body_bytes)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the body did not arrive within {limits.seconds:g} seconds"
+        ) from error
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:

@@ -52,9 +52,14 @@ def world() -> Iterator[World]:
     with TemporaryDirectory() as folder:
         weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(folder))
         lite = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights)}
-        limits = {"STITCHWORK_MAX_ITEMS": "40", "STITCHWORK_JOB_ITEMS": "8"}
+        roots = (minilm_folder(), Path(folder))
         with (
-            running(roots=(minilm_folder(), Path(folder)), **limits) as found,
+            running(
+                roots=roots,
+                STITCHWORK_MAX_ITEMS="40",
+                STITCHWORK_JOB_ITEMS="8",
+                STITCHWORK_MAX_BODY_BYTES="2000000",
+            ) as found,
             Stitchwork(found.url) as client,
             httpx.Client(base_url=found.url, timeout=60) as http,
         ):
