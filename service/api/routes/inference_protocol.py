@@ -29,6 +29,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 MICROSECONDS: Final = 1e6
 Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in served.FORMS.values()))]
 Version = Annotated[str, Path(description="The one that its metadata names.")]
+INFER: Final = body(InferBody, octets=True)
 
 router.add_api_route("/health/live", health.live, summary="Is this process alive?", name="v2_live")
 router.add_api_route(
@@ -76,9 +77,6 @@ async def ready(model: Model, parts: PartsDep) -> Response:
 async def ready_version(model: Model, version: Version, parts: PartsDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _ready(parts, model, version)
-
-
-INFER: Final = body(InferBody, octets=True)
 
 
 @router.post("/models/{model}/infer", summary="Infer", name="v2_infer", openapi_extra=INFER)
