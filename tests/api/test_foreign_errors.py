@@ -62,7 +62,7 @@ def test_other_paths_keep_their_own_shape(path: str) -> None:
 
 def test_without_a_worker(url: str, http: httpx.Client, pair: Pair) -> None:
     encoder = {"kind": "transformers", "model": "nobody/has-it"}
-    given = {"anchor_set": "F", "anchors": pair.x_anchors.tolist(), "encoder": encoder}
+    given = {"anchor_set": "foreign", "anchors": pair.x_anchors.tolist(), "encoder": encoder}
     assert http.put("/spaces/given", json=given).status_code == 201
     items = {"modality": "text", "items": ["a", "b", "c"]}
     assert http.put("/anchor-sets/words", json=items).is_success

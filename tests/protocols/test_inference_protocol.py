@@ -1,5 +1,6 @@
 """The Open Inference Protocol, spoken by Triton's own client to the real service."""
 
+import asyncio
 import json
 import struct
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+import tritonclient.http.aio as aio
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
@@ -112,6 +114,19 @@ def test_embed_and_classify(
         expected = world.http.post("/classify/topic", json=body).json()["predictions"]
         best = [row[0].decode() for row in answer.as_numpy("labels")]
         assert best == [told["label"] for told in expected]
+
+
+def test_the_async_client(world: World, rows: NDArray[np.float32]) -> None:
+    async def ask() -> NDArray[np.float32]:
+        async with aio.InferenceServerClient(world.url.removeprefix("http://")) as found:
+            calls = [
+                found.infer("embed:minilm", [tensor("items", objects([text]), "BYTES", True)])
+                for text in ASKED
+            ]
+            answers = await asyncio.gather(*calls)
+            return np.concatenate([answer.as_numpy("embeddings") for answer in answers])
+
+    np.testing.assert_allclose(asyncio.run(ask()), rows, atol=1e-5)
 
 
 def test_server_and_models(client: triton.InferenceServerClient) -> None:

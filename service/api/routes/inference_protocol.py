@@ -153,7 +153,7 @@ async def _from_items(
     request: Request, parts: Parts, found: Served, asked: Inference, seconds: float
 ) -> Response:
     given, wanted = asked.only(ITEMS), asked.wanted(found.outputs)
-    items = tensors.items(given, parts.limits)
+    items = await asyncio.to_thread(tensors.items, given, parts.limits)
     told = asked.body.parameters
     job = job_of(found.source, found.target, found.head, bridge=told.bridge, truncate=told.truncate)
     with renamed("/items", f"{given.pointer}/data"):
