@@ -63,10 +63,8 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (
-        *(anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health),
-        *(openai, inference_protocol),
-    ):
+    ours = (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health)
+    for routes in (*ours, openai, inference_protocol):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)

@@ -101,6 +101,20 @@ def body(model: type[Schema], *, binary: str | None = None, octets: bool = False
     return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
 
 
+def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its answer: a sentence and an example.
+
+    Args:
+        told: The sentence.
+        value: The example, as JSON.
+        octets: Whether bytes may stand behind the JSON.
+    """
+    content: dict[str, Any] = {wire.JSON: {"example": value}}
+    return {
+        200: {"description": told, "content": content | ({wire.OCTETS: _BLOB} if octets else {})}
+    }
+
+
 def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
     """The plain fields of a body, as the query parameters that they are beside a binary one."""
     schema = model.model_json_schema(ref_template=REF)

@@ -286,7 +286,8 @@ def _string_bytes(array: NDArray[Any]) -> bytes:
 
 
 def _datatype(tensor: Tensor, expected: str) -> InvalidInput:
-    told = f"expected {tensor.told.name!r} as a tensor of {expected}, got {tensor.told.datatype!r}"
+    name, got = tensor.told.name[:40], tensor.told.datatype
+    told = f"expected {name!r} as a tensor of {expected}, got {got!r}"
     return InvalidInput(told, pointer=f"{tensor.pointer}/datatype")
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from service.api import tensors, wire
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.foreign_schemas import InferBody
-from service.api.openapi import body
+from service.api.openapi import body, example
 from service.api.predictions import predictions
 from service.api.problems import renamed
 from service.api.routes import health, served
@@ -30,6 +30,36 @@ MICROSECONDS: Final = 1e6
 Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in served.FORMS.values()))]
 Version = Annotated[str, Path(description="The one that its metadata names.")]
 INFER: Final = body(InferBody, octets=True)
+STITCH: Final = "stitch:minilm:intent"
+VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
+ANSWER: Final = example(
+    "Outputs, in JSON or as bytes behind it.",
+    {
+        "model_name": STITCH,
+        "model_version": VERSION,
+        "outputs": [
+            {"name": "labels", "datatype": "BYTES", "shape": [1, 2], "data": ["card", "refund"]},
+            {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.93, 0.07]},
+            {"name": "confidence", "datatype": "FP32", "shape": [1], "data": [0.93]},
+        ],
+    },
+    octets=True,
+)
+METADATA: Final = example(
+    "What it takes and gives; -1 is any number.",
+    {
+        "name": STITCH,
+        "versions": [VERSION],
+        "platform": served.PLATFORM,
+        "inputs": [{"name": "items", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+            {"name": "confidence", "datatype": "FP32", "shape": [-1]},
+        ],
+    },
+)
+READY: Final = example("It can be used.", {"name": STITCH, "ready": True})
 
 router.add_api_route("/health/live", health.live, summary="Is this process alive?", name="v2_live")
 router.add_api_route(
@@ -49,21 +79,29 @@ async def server(parts: PartsDep) -> Response:
     )
 
 
-@router.get("/models/{model}", summary="Show one model", name="v2_model")
+@router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
 async def show(model: Model, parts: PartsDep) -> Response:
     """What a model takes and gives, and its version."""
     return await _show(parts, model, None)
 
 
 @router.get(
-    "/models/{model}/versions/{version}", summary="Show one version", name="v2_model_version"
+    "/models/{model}/versions/{version}",
+    summary="Show one version",
+    name="v2_model_version",
+    responses=METADATA,
 )
 async def show_version(model: Model, version: Version, parts: PartsDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _show(parts, model, version)
 
 
-@router.get("/models/{model}/ready", summary="Can this model be used?", name="v2_model_ready")
+@router.get(
+    "/models/{model}/ready",
+    summary="Can this model be used?",
+    name="v2_model_ready",
+    responses=READY,
+)
 async def ready(model: Model, parts: PartsDep) -> Response:
     """200 if all it stands for is registered and ready, and a worker takes work for it."""
     return await _ready(parts, model, None)
@@ -73,13 +111,16 @@ async def ready(model: Model, parts: PartsDep) -> Response:
     "/models/{model}/versions/{version}/ready",
     summary="Can this version be used?",
     name="v2_model_version_ready",
+    responses=READY,
 )
 async def ready_version(model: Model, version: Version, parts: PartsDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _ready(parts, model, version)
 
 
-@router.post("/models/{model}/infer", summary="Infer", name="v2_infer", openapi_extra=INFER)
+@router.post(
+    "/models/{model}/infer", summary="Infer", name="v2_infer", responses=ANSWER, openapi_extra=INFER
+)
 async def infer(model: Model, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
     """Embed, translate, classify or stitch, by the model's name."""
     return await _infer(request, parts, seconds, model, None)
@@ -89,6 +130,7 @@ async def infer(model: Model, request: Request, parts: PartsDep, seconds: Second
     "/models/{model}/versions/{version}/infer",
     summary="Infer by one version",
     name="v2_infer_version",
+    responses=ANSWER,
     openapi_extra=INFER,
 )
 async def infer_version(

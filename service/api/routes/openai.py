@@ -9,7 +9,7 @@ from starlette.responses import Response
 from service.api import wire
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.foreign_schemas import EmbeddingsBody
-from service.api.openapi import body
+from service.api.openapi import body, example
 from service.api.problems import renamed
 from service.api.routes.answers import outside, used
 from service.api.routes.queued import check_room, encoder_of, job_of, run
@@ -27,10 +27,23 @@ MOST_LISTED: Final = 1000
 Model = Annotated[str, Path(description="`space` or `space->target`.")]
 
 
+ONE: Final = {
+    "id": "minilm->mpnet",
+    "object": "model",
+    "created": 0,
+    "owned_by": "stitchwork",
+    "dimensions": 768,
+}
+USAGE: Final = {"prompt_tokens": 9, "total_tokens": 9}
+ROW: Final = {"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}
+ROWS: Final = {"object": "list", "data": [ROW], "model": "minilm->mpnet", "usage": USAGE}
+
+
 @router.post(
     "/embeddings",
     summary="Embed texts",
     name="openai_embeddings",
+    responses=example("Embeddings in the order of the inputs.", ROWS),
     openapi_extra=body(EmbeddingsBody),
 )
 async def embeddings(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
@@ -65,13 +78,23 @@ async def embeddings(request: Request, parts: PartsDep, seconds: SecondsDep) -> 
     return wire.answer(answer, headers=headers)
 
 
-@router.get("/models", summary="List models", name="openai_models")
+@router.get(
+    "/models",
+    summary="List models",
+    name="openai_models",
+    responses=example("Models.", {"object": "list", "data": [ONE]}),
+)
 async def models(parts: PartsDep) -> Response:
     """Every space with an encoder and every space it can be translated into, 1,000 at most."""
     return wire.answer({"object": "list", "data": await asyncio.to_thread(_listed, parts)})
 
 
-@router.get("/models/{model}", summary="Show one model", name="openai_model")
+@router.get(
+    "/models/{model}",
+    summary="Show one model",
+    name="openai_model",
+    responses=example("The model.", ONE),
+)
 async def model(model: Model, parts: PartsDep) -> Response:
     """One model, and the width of its embeddings."""
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *_spaces_of(model))

@@ -125,8 +125,7 @@ def named(text: str) -> Name:
     verb, *ids = text.split(":")
     if (verb, len(ids)) not in FORMS:
         raise UnknownResource(
-            f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}",
-            code="unknown-model",
+            f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}"
         )
     return Name(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
