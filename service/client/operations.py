@@ -41,7 +41,6 @@ from service.client.problems import json_of
 from service.client.progress import Progress, shown
 from service.errors import StitchworkError
 
-
 POLL_SECONDS: Final = 0.2
 PAGE: Final = 1000
 
