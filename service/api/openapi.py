@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service.api import wire
+from service.api import security, wire
 from service.api.schemas import Schema
 
 REF: Final = "#/components/schemas/{model}"
@@ -100,8 +100,11 @@ def install(app: FastAPI) -> None:
             problem = {
                 "application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}
             }
-            for path in told["paths"].values():
-                for operation in path.values():
+            told["components"]["securitySchemes"] = {"key": security.SCHEME}
+            for name, path in told["paths"].items():
+                for method, operation in path.items():
+                    scopes = security.needed(method.upper(), name)
+                    operation["security"] = [{"key": [scope]} for scope in scopes]
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
                     answers["default"] = {"description": "A problem", "content": problem}

@@ -1,7 +1,9 @@
 """Errors as HTTP answers, RFC 9457; the only file with status codes of errors."""
 
 import logging
+import math
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -27,10 +29,13 @@ STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.InputTooLarge: 413,
     errors.UnsupportedFormat: 415,
     errors.InvalidInput: 422,
+    errors.NoKey: 401,
+    errors.WrongScope: 403,
     errors.UnknownResource: 404,
     errors.VersionMismatch: 412,
     errors.Conflict: 409,
     errors.QueueFull: 429,
+    errors.QuotaSpent: 429,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.StitchworkError: 500,
@@ -90,6 +95,21 @@ def problem(
     return Response(orjson.dumps(body), status, headers, PROBLEM)
 
 
+def answer_to(
+    error: StitchworkError, request_id: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The answer to one of our own errors."""
+    status = status_of(error)
+    if status == 500:
+        log.error("an internal error reached a client", exc_info=error)
+    told = dict(headers or {})
+    if error.retry_after is not None:
+        told["Retry-After"] = f"{math.ceil(error.retry_after)}"
+    return problem(
+        status, error.code, error.message, request_id, pointer=error.pointer, headers=told
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make every error of this app a problem+json answer."""
 
@@ -100,18 +120,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StitchworkError)
     async def _known(request: Request, error: StitchworkError) -> Response:
-        status = status_of(error)
-        if status == 500:
-            log.error("an internal error reached a client", exc_info=error)
-        headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
-        return problem(
-            status,
-            error.code,
-            error.message,
-            _id(request),
-            pointer=error.pointer,
-            headers=headers,
-        )
+        return answer_to(error, _id(request))
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
