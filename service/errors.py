@@ -7,6 +7,7 @@ turns each class into a status.
     ├── InvalidInput              a value means nothing here: wrong width, NaN, unknown bridge
     │   ├── MalformedInput        the bytes cannot be parsed at all
     │   ├── InputTooLarge         more rows, bytes, pixels or tokens than are taken
+    │   ├── TooSlow               a body that does not arrive in time
     │   └── UnsupportedFormat     a media type or file format that is not spoken here
     ├── NoKey                     no key, or one that is unknown, removed or expired
     ├── WrongScope                a key that does not open this
@@ -68,6 +69,12 @@ class InputTooLarge(InvalidInput):
     """More than is taken in one request."""
 
     code = "input-too-large"
+
+
+class TooSlow(InvalidInput):
+    """A body that does not arrive in time."""
+
+    code = "too-slow"
 
 
 class UnsupportedFormat(InvalidInput):

@@ -119,6 +119,22 @@ class Settings(BaseSettings):
         1024 * MEBI, description="Memory of the embedded queue server."
     )
 
+    max_json_values: Count = Field(
+        16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
+    )
+    max_held_bytes: Bytes = Field(
+        1024 * MEBI,
+        description="Bytes that all bodies under way in one API process may have.",
+    )
+    max_head_bytes: Bytes = Field(64 * 1024, description="Largest head of a request.")
+    max_connections: Count = Field(800, description="Connections that one API process takes.")
+    slow_seconds: Seconds = Field(
+        10.0,
+        description="Seconds for a request's head, and by which a body may lag `least_rate`.",
+    )
+    least_rate: Count = Field(
+        16 * 1024, description="Bytes a second at which clients must send and read, or are cut off."
+    )
     key_file: Path | None = Field(
         None, description="File with hashes of keys, beside those that the registry holds."
     )

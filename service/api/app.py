@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems, security
 from service.api.depends import Parts
+from service.api.intake import Intake
 from service.api.routes import (
     anchor_sets,
     anchors,
@@ -67,6 +68,7 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)
+    app.add_middleware(Intake, limits=parts.limits)
     app.add_middleware(
         security.Guard, ring=parts.keys, rates=parts.rates, metrics_open=parts.metrics_open
     )

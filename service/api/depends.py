@@ -93,7 +93,13 @@ class Limits:
     anchors: int
     width: int
     job_items: int
+    json_values: int
+    held_bytes: int
+    head_bytes: int
+    connections: int
     seconds: float
+    slow_seconds: float
+    least_rate: int
 
 
 @dataclass(frozen=True, slots=True)

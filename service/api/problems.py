@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from service import errors
@@ -27,6 +28,7 @@ _NO_PLACE: Final = ("body", "query", "header", "path", "transformers", "timm")
 STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.MalformedInput: 400,
     errors.InputTooLarge: 413,
+    errors.TooSlow: 408,
     errors.UnsupportedFormat: 415,
     errors.InvalidInput: 422,
     errors.NoKey: 401,
@@ -113,8 +115,9 @@ def answer_to(
 def install(app: FastAPI) -> None:
     """Make every error of this app a problem+json answer."""
 
+    @app.exception_handler(ClientDisconnect)
     @app.exception_handler(CallerLeft)
-    async def _nobody(request: Request, error: CallerLeft) -> Response:
+    async def _nobody(request: Request, error: Exception) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
         return Response(status_code=499)
 
