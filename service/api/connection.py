@@ -20,7 +20,7 @@ from service.queue.streams import new_id
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 3.0
 """How long an answered client may go on with its body; shut at once it would miss the answer."""
 SPARE_CONNECTIONS: Final = 64
 """Connections above the limit that still hear why they are refused."""
@@ -74,7 +74,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request has begun."""
         super().on_message_begin()
-        self._whole, self._in_head, self._moved = False, True, True
+        self._whole, self._in_head = False, True
 
     def on_headers_complete(self) -> None:
         """Its head is there."""

@@ -1,9 +1,11 @@
 """Keys and scopes: who gets in, to what, and what holds while a server is away."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
+from service import keyring
 from service.api.app import create_app
 from service.api.security import ADMIN, INFER, READ, needed
 from service.errors import (
@@ -100,15 +103,18 @@ def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
     reached = asyncio.run(ask())
     assert len(reached) > 25
     assert ("POST", "/brand/new") in reached
+    assert {path for _, path in reached} >= set(app.openapi()["paths"])
     let_in = {path for (_, path), status in reached.items() if status != 401}
     assert let_in == OPEN | {"/openapi.json"}
 
 
-def every_route(app: FastAPI) -> list[Route]:
-    routes = [route for route in app.routes if isinstance(route, Route)]
-    listed = {path for path in app.openapi()["paths"]}
-    assert listed <= {route.path for route in routes}
-    return routes
+def every_route(part: Any) -> list[Route]:
+    """All routes of an app or a router, and of the routers within."""
+    found: list[Route] = []
+    for route in part.routes:
+        within = getattr(route, "original_router", None)
+        found += every_route(within) if within else [route]
+    return found
 
 
 @pytest.mark.parametrize(
@@ -238,6 +244,20 @@ def test_the_log_names_the_key_and_never_holds_it(house: House) -> None:
         assert stored.digest(key).encode() in held[name.encode()]
 
 
+def test_a_client_that_leaves_in_mid_body_is_no_error(house: House) -> None:
+    host, port = house.api.url.removeprefix("http://").split(":")
+    head = (
+        "POST /translate HTTP/1.1\r\nHost: x\r\nX-Request-ID: left\r\n"
+        f"Authorization: Bearer {house.keys[INFER]}\r\nContent-Length: 1000\r\n\r\nx"
+    )
+    with closing(socket.create_connection((host, int(port)))) as connection:
+        connection.sendall(head.encode())
+    until("it is logged", lambda: '"request_id": "left"' in house.api.said())
+    (line,) = (line for line in house.api.said().splitlines() if '"request_id": "left"' in line)
+    assert '"status": 499' in line
+    assert "an unexpected error" not in house.api.said()
+
+
 def test_openapi_names_the_scheme(house: House) -> None:
     told = house.send("GET", "/openapi.json").json()
     assert told["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
@@ -278,22 +298,39 @@ def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     assert rates.unchecked == 3
 
 
-def test_keys_by_the_command(registry_server: Server) -> None:
-    def keys(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service", "keys", *words, "--redis-url"]
-        command.append(registry_server.url)
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    made = keys("add", "me", "--scope", "read", "--scope", "infer", "--days", "2", "--limit", "9/day")
-    (kept,) = Keys(registry_server).list()
+def test_keys_by_the_command(registry_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["add", "me", "--scope", "read", "--scope", "infer", "--days", "2", "--limit", "9/day"]
+    command = [sys.executable, "-m", "service", "keys", *words, "--redis-url", registry_server.url]
+    made = subprocess.run(command, capture_output=True, text=True, check=True)
+    keys = Keys(registry_server)
+    (kept,) = keys.list()
     assert kept.digest == stored.digest(made.stdout.strip())
     assert (kept.scopes, kept.limit) == ((READ, INFER), "9/day")
     assert kept.expires
-    assert kept.digest not in keys("list", "--json").stdout
-    refused = keys("remove", "me")
-    assert (refused.returncode, "last key" in refused.stderr) == (1, True)
-    assert keys("remove", "me", "--last").returncode == 0
-    assert Keys(registry_server).list() == []
+    assert keyring.show(keys, as_json=True) == 0
+    shown = capsys.readouterr().out
+    assert '"name": "me"' in shown
+    assert kept.digest not in shown
+    with pytest.raises(Conflict, match="last key"):
+        keyring.remove(keys, "me", last=False)
+    assert keyring.add(keys, "you", ["admin"], None, None) == 0
+    assert keyring.remove(keys, "me", last=False) == 0
+    with pytest.raises(InvalidInput, match="100/minute"):
+        keyring.add(keys, "often", ["admin"], None, "often")
+    with pytest.raises(InvalidInput, match="--scope"):
+        keyring.add(keys, "nothing", [], None, None)
+
+
+def test_what_declare_prints_is_a_key_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert keyring.declare("me", ["read", "infer"], 1.0) == 0
+    told = capsys.readouterr()
+    file = tmp_path / "keys"
+    file.write_text(told.out)
+    (kept,) = stored.read_file(file)
+    assert kept.digest == stored.digest(told.err.strip())
+    assert (kept.name, kept.scopes, kept.expired) == ("me", (READ, INFER), False)
 
 
 def test_names_are_taken_once(registry_server: Server) -> None:
