@@ -10,7 +10,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.depends import Limits
-from service.api.problems import answer_to
+from service.api.problems import refuse
 from service.errors import InputTooLarge, QueueFull, StitchworkError, TooSlow, UnsupportedFormat
 
 
@@ -36,7 +36,7 @@ class Intake:
         try:
             self._check(headers)
         except StitchworkError as error:
-            await answer_to(error, scope["state"]["request_id"])(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         body = _Body(self, receive, self._limits)
         answered = False
@@ -48,7 +48,7 @@ class Intake:
             elif not answered:
                 # Whatever the route made of it, the client hears what was wrong.
                 answered = True
-                await answer_to(body.fault, scope["state"]["request_id"])(scope, receive, send)
+                await refuse(body.fault, scope, receive, send)
 
         try:
             await self._app(scope, body.receive, sending)

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.errors import CallerLeft, InvalidInput, StitchworkError
@@ -110,6 +111,17 @@ def answer_to(
     return problem(
         status, error.code, error.message, request_id, pointer=error.pointer, headers=told
     )
+
+
+async def refuse(
+    error: StitchworkError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Answer a request with an error, before any route has seen it."""
+    await answer_to(error, scope["state"]["request_id"], headers)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import answer_to
+from service.api.problems import refuse
 from service.errors import NoKey, QuotaSpent, RegistryUnavailable, StitchworkError, WrongScope
 from service.queue.rates import Rates
 from service.store.keys import Key, KeyRing
@@ -120,8 +120,7 @@ class Guard:
                 await self._count(key, scopes[0], told)
         except StitchworkError as error:
             headers = told | _challenge(error, presented, scopes)
-            answer = answer_to(error, scope["state"]["request_id"], headers)
-            await answer(scope, receive, send)
+            await refuse(error, scope, receive, send, headers)
             return
         await self._app(scope, receive, _with(told, send) if told else send)
 

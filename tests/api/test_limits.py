@@ -46,7 +46,7 @@ POST = b"POST /translate HTTP/1.1\r\nHost: x\r\n"
 
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[Running]:
-    env = {f"STITCHWORK_{name.upper()}": str(value) for name, value in SETTINGS.items()}
+    env: Any = {f"STITCHWORK_{name.upper()}": str(value) for name, value in SETTINGS.items()}
     with running(workers=0, **env) as found:
         yield found
 
@@ -289,8 +289,8 @@ def test_all_bodies_together_are_bounded(bounded: Running) -> None:
         assert f"{HELD} bytes (max_held_bytes)" in told["detail"]
     with httpx.Client(base_url=bounded.url) as http:
         # What is over is held no more.
-        full = {"content": b" " * BODY}
-        until("there is room", lambda: http.post("/translate", **full).status_code == 400)
+        full = b" " * BODY
+        until("room", lambda: http.post("/translate", content=full).status_code == 400)
 
 
 def test_connections_are_bounded_and_health_still_answers(bounded: Running) -> None:
