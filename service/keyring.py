@@ -63,7 +63,7 @@ def remove(keys: Keys, name: str, *, last: bool) -> int:
     """
     if {key.name for key in keys.list()} == {name} and not last:
         raise Conflict(
-            f"{name} is the last key in the registry; without any key the service is open to "
+            f"{name} is the last key in the registry; an API that starts without any is open to "
             "whoever reaches it. Say --last if that is meant"
         )
     keys.remove(name)

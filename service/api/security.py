@@ -125,7 +125,7 @@ class Guard:
         await self._app(scope, receive, _with(told, send) if told else send)
 
     def _admit(self, presented: str, scopes: tuple[KeyScope, ...]) -> Key | None:
-        """The key that lets this request in; None if there are none, and none is needed.
+        """The key that lets this request in; None if none is needed.
 
         Raises:
             NoKey: If there is no key, or none that is known.
@@ -134,7 +134,7 @@ class Guard:
         """
         key = self._ring.find(presented) if presented else None
         if key is None:
-            if self._ring.empty and not self._ring.must:
+            if self._ring.open:
                 return None
             if presented:
                 raise NoKey("the key is unknown, removed or expired")

@@ -181,7 +181,7 @@ class KeyRing:
     """The keys that this process knows; looks for changes every second.
 
     While the registry is away, what it knows holds for so long; what was never known lets nobody
-    in, for there may be keys.
+    in, for there may be keys. Where there was a key once, the loss of all does not open the door.
 
     Args:
         keys: The keys in the registry.
@@ -198,6 +198,7 @@ class KeyRing:
     ) -> None:
         self.keys = keys
         self.must = must
+        self._guarded = False
         self._file = file
         # Between two looks nothing is stale yet.
         self._stale_seconds = max(stale_seconds, 5 * LOOK_SECONDS)
@@ -217,6 +218,15 @@ class KeyRing:
         """Look no more."""
         self._stopping.set()
         self._watch.join()
+
+    @property
+    def open(self) -> bool:
+        """Whether no key is needed: none is set, none ever was, and nothing demands one.
+
+        Raises:
+            RegistryUnavailable: If it is not known which keys there are, or no longer.
+        """
+        return self.empty and not self.must and not self._guarded
 
     @property
     def empty(self) -> bool:
@@ -261,6 +271,7 @@ class KeyRing:
             self._stored = by_digest(self.keys.list())
             self._version = version
         self._looked = time.monotonic()
+        self._guarded |= bool(self._stored or self._declared)
 
     def _watching(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
