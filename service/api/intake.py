@@ -39,15 +39,16 @@ class Intake:
             await refuse(error, scope, receive, send)
             return
         body = _Body(self, receive, self._limits)
-        answered = False
+        begun = refused = False
 
         async def sending(message: Message) -> None:
-            nonlocal answered
-            if body.fault is None:
+            nonlocal begun, refused
+            if body.fault is None or begun:
+                begun = True
                 await send(message)
-            elif not answered:
+            elif not refused:
                 # Whatever the route made of it, the client hears what was wrong.
-                answered = True
+                refused = True
                 await refuse(body.fault, scope, receive, send)
 
         try:

@@ -235,11 +235,7 @@ class KeyRing:
         Raises:
             RegistryUnavailable: If it is not known, or no longer.
         """
-        if self._declared:
-            return False
-        if self._version is None or time.monotonic() - self._looked > self._stale_seconds:
-            raise RegistryUnavailable("keys cannot be checked while the registry server is away")
-        return not self._stored
+        return not (self._declared or self._fresh())
 
     def find(self, presented: str) -> Key | None:
         """The key that this is, unless it is unknown, removed or expired.
@@ -249,7 +245,7 @@ class KeyRing:
                 is not known, or no longer.
         """
         hashed = digest(presented)
-        found = self._declared.get(hashed) or (None if self.empty else self._stored.get(hashed))
+        found = self._declared.get(hashed) or self._fresh().get(hashed)
         # The table was searched by the hash, of which whoever tries keys chooses no part.
         known = found is not None and hmac.compare_digest(found.digest, hashed)
         return found if found and known and not found.expired else None
@@ -272,6 +268,12 @@ class KeyRing:
             self._version = version
         self._looked = time.monotonic()
         self._guarded |= bool(self._stored or self._declared)
+
+    def _fresh(self) -> dict[str, Key]:
+        """The keys in the registry, unless they were never seen, or too long ago."""
+        if self._version is None or time.monotonic() - self._looked > self._stale_seconds:
+            raise RegistryUnavailable("keys cannot be checked while the registry server is away")
+        return self._stored
 
     def _watching(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):

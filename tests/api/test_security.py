@@ -29,7 +29,7 @@ from service.errors import (
 from service.queue.rates import Rates
 from service.settings import Settings
 from service.store import keys as stored
-from service.store.keys import Keys, Scope
+from service.store.keys import KeyRing, Keys, Scope
 from service.store.server import Server
 from service.wiring import api_parts
 from tests.conftest import Pair, Valkey
@@ -396,6 +396,18 @@ def test_serve_on_a_public_address_says_at_once_that_it_needs_a_key(tmp_path: Pa
 def test_without_keys_loopback_is_open_and_says_so(http: httpx.Client, spaces: Pair) -> None:
     assert http.get("/spaces").status_code == 200
     assert http.get("/spaces", headers={"Authorization": "Bearer any"}).status_code == 200
+
+
+def test_what_a_file_declares_holds_without_the_registry(tmp_path: Path) -> None:
+    key, record = stored.new("me", [READ])
+    file = tmp_path / "keys"
+    file.write_text(stored.line(record))
+    away = Keys(Server(f"unix://{tmp_path}/none", 0.2, RegistryUnavailable))
+    ring = KeyRing(away, file, stale_seconds=300, must=False)
+    assert ring.find(key)
+    # It may be one of the registry's.
+    with pytest.raises(RegistryUnavailable):
+        ring.find("another")
 
 
 def test_what_is_known_holds_while_the_registry_is_away() -> None:
