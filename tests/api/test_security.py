@@ -36,7 +36,10 @@ from tests.conftest import Pair, Valkey
 from tests.drills.stage import Engine, Process, Stage
 from tests.waiting import until
 
-OPEN = {"/health/live", "/health/ready", "/docs", "/docs/oauth2-redirect", "/redoc"}
+OPEN = {
+    *("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
+    *("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
+}
 SAMPLE = {"labels": ["a"], "embeddings": [[1.0]]}
 SCOPES = (READ, INFER, ADMIN)
 
@@ -106,7 +109,7 @@ def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
     assert ("POST", "/brand/new") in reached
     assert {path for _, path in reached} >= set(app.openapi()["paths"])
     let_in = {path for (_, path), status in reached.items() if status != 401}
-    assert let_in == OPEN | {"/openapi.json"}
+    assert let_in == OPEN
 
 
 def every_route(part: Any) -> list[Route]:
@@ -198,6 +201,15 @@ def test_who_has_no_key_is_told_how_to_send_one(house: House, headers: dict[str,
     assert answer.headers["www-authenticate"].startswith('Bearer realm="stitchwork"')
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
     assert house.send("GET", "/health/live").status_code == 200
+
+
+def test_other_protocols_hear_it_in_their_own_words(house: House) -> None:
+    answer = house.send("POST", "/v1/embeddings", "wrong", json={})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
+    assert house.send("GET", "/v1/models", house.keys[INFER]).status_code == 200
+    answer = house.send("POST", "/v2/models/x/infer", house.keys[READ], json={})
+    assert answer.status_code == 403
+    assert "needs a key of scope infer" in answer.json()["error"]
 
 
 def test_keys_change_without_a_restart(house: House) -> None:
