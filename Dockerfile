@@ -14,7 +14,8 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 RUN pip install ".[onnx]"
 USER stitchwork
-# Inside a container the address must be open; what is published outside is compose's to say.
+# Inside a container the address must be open, with or without keys; what is published outside is
+# compose's to say.
 ENV STITCHWORK_HOST=0.0.0.0 STITCHWORK_ALLOW_PUBLIC=true
 EXPOSE 8765
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service import __version__, commands
-from service.errors import StitchworkError
+from service.errors import NoKey, StitchworkError
 
 if TYPE_CHECKING:
     # Takes longer to import than a command that needs no settings takes to run.
@@ -95,12 +95,19 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _api(settings: Settings, options: argparse.Namespace) -> int:
+    from service.api.security import check
     from service.api.serving import serve_app
     from service.wiring import api_parts, limit_blas
 
     limit_blas(settings)
+    parts = api_parts(settings)
+    try:
+        check(parts.keys, settings.host)
+    except NoKey as error:
+        print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     return serve_app(
-        api_parts(settings),
+        parts,
         host=settings.host,
         port=settings.port,
         fd=options.fd,
@@ -160,6 +167,48 @@ def _dead_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--inputs", action="store_true", help="Show how the inputs begin, which are users' own."
     )
+
+
+def _keys(settings: Settings, options: argparse.Namespace) -> int:
+    from service import keyring
+
+    if options.action != "list" and options.name is None:
+        raise ValueError(f"keys {options.action} needs a name")
+    if options.action == "declare":
+        return keyring.declare(options.name, options.scope, options.days)
+    if settings.redis_url is None:
+        from service.launcher.servers import embedded_registry
+
+        settings = settings.model_copy(update={"redis_url": embedded_registry(settings.data_dir)})
+    from service.wiring import registry_on, servers
+
+    keys = registry_on(servers(settings)[0], settings).keys
+    match options.action:
+        case "add":
+            return keyring.add(keys, options.name, options.scope, options.days, options.limit)
+        case "remove":
+            return keyring.remove(keys, options.name, last=options.last)
+    return keyring.show(keys, as_json=options.json)
+
+
+def _keys_flags(command: argparse.ArgumentParser) -> None:
+    flag = command.add_argument
+    actions = ("add", "list", "remove", "declare")
+    flag(
+        "action", choices=actions, help="declare prints a line for a key_file, and stores nothing."
+    )
+    flag("name", nargs="?", help="Who holds the key; it stands in the log beside what they do.")
+    flag(
+        "--scope",
+        action="append",
+        default=[],
+        choices=("read", "infer", "admin"),
+        help="What it opens; may be given again.",
+    )
+    flag("--days", type=float, metavar="N", help="Days after which it is of no use.")
+    flag("--limit", metavar="RATE", help="Its own rates, such as `100/minute;5000/day`.")
+    flag("--last", action="store_true", help="Remove even the last key.")
+    flag("--json", action="store_true", help="Print the list as JSON.")
 
 
 def _settings(settings: Settings, options: argparse.Namespace) -> int:
@@ -310,6 +359,7 @@ FLAGS = {
     "evaluate": _evaluate_flags,
     "status": _status_flags,
     "dead": _dead_flags,
+    "keys": _keys_flags,
 }
 COMMANDS: dict[str, tuple[Run, str]] = {
     "serve": (_serve, "Run the whole service on this machine, servers included."),
@@ -327,6 +377,7 @@ COMMANDS: dict[str, tuple[Run, str]] = {
     ),
     "status": (_status, "Show the live workers and what waits; exits with 1 if there is none."),
     "dead": (_dead, "List, show, requeue or drop jobs that were given up."),
+    "keys": (_keys, "Add, list and remove keys to the API; a new one is shown once."),
     "settings": (_settings, "Show every setting as this process reads it, passwords left out."),
 }
 

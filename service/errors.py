@@ -7,7 +7,10 @@ turns each class into a status.
     ├── InvalidInput              a value means nothing here: wrong width, NaN, unknown bridge
     │   ├── MalformedInput        the bytes cannot be parsed at all
     │   ├── InputTooLarge         more rows, bytes, pixels or tokens than are taken
+    │   ├── TooSlow               a body that does not arrive in time
     │   └── UnsupportedFormat     a media type or file format that is not spoken here
+    ├── NoKey                     no key, or one that is unknown, removed or expired
+    ├── WrongScope                a key that does not open this
     ├── UnknownResource           no such anchor set, space or head
     ├── Conflict                  the request and what is registered cannot both hold
     │   ├── AnchorSetMismatch     two spaces that do not share an anchor set
@@ -15,6 +18,7 @@ turns each class into a status.
     │   ├── StillInUse            something registered depends on it
     │   └── VersionMismatch       the caller's If-Match is not the version that stands
     ├── QueueFull                 no room for more work now
+    ├── QuotaSpent                a key has sent as much as it may for now
     ├── Unavailable               a part of the service cannot be reached
     │   ├── RegistryUnavailable
     │   ├── QueueUnavailable
@@ -67,10 +71,28 @@ class InputTooLarge(InvalidInput):
     code = "input-too-large"
 
 
+class TooSlow(InvalidInput):
+    """A body that does not arrive in time."""
+
+    code = "too-slow"
+
+
 class UnsupportedFormat(InvalidInput):
     """A format that is not spoken here."""
 
     code = "unsupported-format"
+
+
+class NoKey(StitchworkError):
+    """No key that is known."""
+
+    code = "no-key"
+
+
+class WrongScope(StitchworkError):
+    """A key that does not open this."""
+
+    code = "wrong-scope"
 
 
 class UnknownResource(StitchworkError):
@@ -114,6 +136,13 @@ class QueueFull(StitchworkError):
     """No room for more work now."""
 
     code = "queue-full"
+    retry_after = 1.0
+
+
+class QuotaSpent(StitchworkError):
+    """A key has sent as much as it may for now."""
+
+    code = "quota-spent"
     retry_after = 1.0
 
 

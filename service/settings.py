@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.errors import InvalidInput
 from service.store.addresses import check, without_secrets
+from service.store.keys import Scope
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -117,6 +119,31 @@ class Settings(BaseSettings):
         1024 * MEBI, description="Memory of the embedded queue server."
     )
 
+    max_json_values: Count = Field(
+        16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
+    )
+    max_held_bytes: Bytes = Field(
+        1024 * MEBI,
+        description="Bytes that all bodies under way in one API process may have.",
+    )
+    max_head_bytes: Bytes = Field(64 * 1024, description="Largest head of a request.")
+    max_connections: Count = Field(800, description="Connections that one API process takes.")
+    slow_seconds: Seconds = Field(
+        10.0,
+        description="Seconds for a request's head, and by which a body may lag `least_rate`.",
+    )
+    least_rate: Count = Field(
+        16 * 1024, description="Bytes a second at which clients must send and read, or are cut off."
+    )
+    key_file: Path | None = Field(
+        None, description="File with hashes of keys, beside those that the registry holds."
+    )
+    rate_limits: Annotated[dict[Scope, str], NoDecode] = Field(
+        {},
+        description="How often each key may ask: `infer=100/minute;5000/day,read=20/second`.",
+    )
+    metrics_open: bool = Field(False, description="Answer `/metrics` to whoever has no key.")
+
     @field_validator("model_roots", mode="before")
     @classmethod
     def _split_roots(cls, value: Any) -> Any:
@@ -129,6 +156,28 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
+    @field_validator("rate_limits", mode="before")
+    @classmethod
+    def _split_rates(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        return {scope.strip(): rates.strip() for scope, _, rates in pairs}
+
+    @field_validator("rate_limits")
+    @classmethod
+    def _check_rates(cls, value: dict[Scope, str]) -> dict[Scope, str]:
+        if value:
+            # Imported here, for most commands have no rates to read.
+            from service.queue.rates import parsed
+
+            try:
+                for rates in value.values():
+                    parsed(rates)
+            except InvalidInput as error:
+                raise ValueError(error.message) from error
+        return value
+
     @field_validator("redis_url", "queue_url")
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
@@ -137,17 +186,17 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _check_exposure(self) -> Self:
-        if not (self.allow_public or _is_loopback(self.host)):
-            raise ValueError(
-                f"host {self.host} can be reached by others and nothing guards it; "
-                "set allow_public (STITCHWORK_ALLOW_PUBLIC=true) if that is meant"
-            )
+    def _check_servers(self) -> Self:
         if self.queue_url and not self.redis_url:
             raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
         if self.replicas and not (self.redis_url and self.durable):
             raise ValueError("replicas needs durable, and redis_url: the embedded one has none")
         return self
+
+    @property
+    def must_have_keys(self) -> bool:
+        """Whether others can reach the address, and nobody allowed that without keys."""
+        return not (self.allow_public or _is_loopback(self.host))
 
     def redacted(self) -> dict[str, Any]:
         """Every setting as plain JSON values, secrets in URLs left out."""

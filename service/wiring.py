@@ -13,9 +13,11 @@ from service.errors import QueueUnavailable, RegistryUnavailable
 from service.queue.dispatcher import Dispatcher
 from service.queue.fleet import Announcement
 from service.queue.jobs import UPKEEP
+from service.queue.rates import Rates
 from service.queue.streams import new_id
 from service.settings import Settings
 from service.store.inverses import Inverses
+from service.store.keys import KeyRing
 from service.store.registry import Registry
 from service.store.server import Server
 from service.translator import HeadCache, Translator
@@ -83,11 +85,25 @@ def api_parts(settings: Settings) -> Parts:
             anchors=settings.max_anchors,
             width=settings.max_width,
             job_items=settings.job_items,
+            json_values=settings.max_json_values,
+            held_bytes=settings.max_held_bytes,
+            head_bytes=settings.max_head_bytes,
+            connections=settings.max_connections,
             seconds=settings.request_timeout,
+            slow_seconds=settings.slow_seconds,
+            least_rate=settings.least_rate,
         ),
         version=__version__,
         comparisons=Comparisons(registry),
         reports=AnchorReports(registry),
+        keys=KeyRing(
+            registry.keys,
+            settings.key_file,
+            stale_seconds=settings.stale_seconds,
+            must=settings.must_have_keys,
+        ),
+        rates=Rates(queue_server, settings.rate_limits),
+        metrics_open=settings.metrics_open,
     )
 
 

@@ -186,6 +186,14 @@ def test_start_and_stop_leave_nothing(plan: Plan) -> None:
         httpx.get(running.url)
 
 
+def test_the_embedded_registry_is_found_while_it_runs(plan: Plan) -> None:
+    with start(plan) as running:
+        assert servers.embedded_registry(plan.data_dir) == running.redis_url
+    for folder in (plan.data_dir, plan.data_dir / "none"):
+        with pytest.raises(Unavailable, match="no `stitchwork serve` runs on"):
+            servers.embedded_registry(folder)
+
+
 def test_the_servers_are_what_each_is_for_and_data_survive(plan: Plan) -> None:
     with start(plan) as running, client_of(running.redis_url) as registry:
         with client_of(running.queue_url) as queue:

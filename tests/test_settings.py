@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from service.settings import Settings
+from service.store.keys import Scope
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -15,7 +16,8 @@ README = Path(__file__).parent.parent / "README.md"
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"host": "0.0.0.0"}, "can be reached by others"),  # noqa: S104
+        ({"rate_limits": "infer=often"}, "100/minute"),
+        ({"rate_limits": "write=1/minute"}, "'read', 'infer' or 'admin'"),
         ({"redis_url": "http://x"}, "redis://"),
         ({"redis_url": "sentinel://one,two"}, "service name"),
         ({"queue_url": "sentinels:///main", "redis_url": "redis://x"}, "host is missing"),
@@ -32,8 +34,17 @@ def test_wrong_settings_are_refused(given: dict[str, object], said: str) -> None
         Settings.model_validate(given)
 
 
-def test_public_addresses_need_consent() -> None:
-    assert Settings(host="0.0.0.0", allow_public=True).host == "0.0.0.0"  # noqa: S104
+def test_public_addresses_need_keys_or_consent() -> None:
+    assert Settings(host="0.0.0.0").must_have_keys  # noqa: S104
+    assert not Settings(host="0.0.0.0", allow_public=True).must_have_keys  # noqa: S104
+    assert not Settings(host="::1").must_have_keys
+    assert not Settings(host="localhost").must_have_keys
+
+
+def test_rates_are_read_by_scope() -> None:
+    told = "infer=100/minute;5000/day, read=20/second"
+    found = Settings.model_validate({"rate_limits": told}).rate_limits
+    assert found == {Scope.INFER: "100/minute;5000/day", Scope.READ: "20/second"}
 
 
 def test_passwords_are_not_shown() -> None:
@@ -55,10 +66,10 @@ def test_a_refused_url_is_not_repeated() -> None:
 
 
 def test_a_wrong_setting_ends_the_command_with_a_sentence() -> None:
-    command = [sys.executable, "-m", "service", "api", "--host", "0.0.0.0"]  # noqa: S104
+    command = [sys.executable, "-m", "service", "api", "--port", "70000"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "can be reached by others" in done.stderr
+    assert "less than or equal to 65535" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -73,7 +84,7 @@ def test_the_readme_names_every_setting_and_its_default() -> None:
 
 def shown(default: object) -> str:
     """A default as README's table shows it."""
-    if default is None or default == ():
+    if default is None or default in ((), {}):
         return ""
     if isinstance(default, tuple):
         return f"`{','.join(map(str, default))}`"

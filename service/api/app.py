@@ -12,8 +12,9 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api import openapi, problems
+from service.api import openapi, problems, security
 from service.api.depends import Parts
+from service.api.intake import Intake
 from service.api.routes import (
     anchor_sets,
     anchors,
@@ -50,7 +51,9 @@ def create_app(parts: Parts) -> FastAPI:
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
         asyncio.get_running_loop().set_default_executor(pool)
         parts.dispatcher.start()
+        parts.keys.start()
         yield
+        parts.keys.stop()
         parts.dispatcher.stop()
         parts.threads.close()
         parts.comparing.close()
@@ -79,6 +82,10 @@ def create_app(parts: Parts) -> FastAPI:
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)
+    app.add_middleware(Intake, limits=parts.limits)
+    app.add_middleware(
+        security.Guard, ring=parts.keys, rates=parts.rates, metrics_open=parts.metrics_open
+    )
     app.add_middleware(RequestLog)
     return app
 
@@ -120,6 +127,7 @@ class RequestLog:
                 await answer(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", None)
+            key = scope["state"].get("key")
             log.info(
                 "request",
                 extra={
@@ -128,5 +136,6 @@ class RequestLog:
                     "status": status,
                     "ms": round((time.perf_counter() - began) * 1000, 2),
                     "request_id": request_id,
+                    "key": key.name if key else None,
                 },
             )

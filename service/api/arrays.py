@@ -10,7 +10,14 @@ from service.errors import InputTooLarge, InvalidInput
 from service.records import Floats
 
 
-def vectors(value: Any, *, coded: bool, most_rows: int, most_width: int) -> Floats:
+def vectors(
+    value: Any,
+    *,
+    coded: bool,
+    most_rows: int,
+    most_width: int,
+    settings: tuple[str, str] = ("max_rows", "max_width"),
+) -> Floats:
     """Rows of finite numbers as one float32 array.
 
     Args:
@@ -19,6 +26,7 @@ def vectors(value: Any, *, coded: bool, most_rows: int, most_width: int) -> Floa
         coded: Whether strings are base64; otherwise they are refused.
         most_rows: Rows that are taken.
         most_width: Numbers in a row that are taken.
+        settings: What those two limits are called.
 
     Returns:
         (n, d) float32, finite, n ≥ 1, d ≥ 1.
@@ -39,14 +47,14 @@ def vectors(value: Any, *, coded: bool, most_rows: int, most_width: int) -> Floa
         if not isinstance(value, list) or not value:
             got = "an empty list" if value == [] else named(value)
             raise InvalidInput(f"expected a non-empty list of rows of numbers, got {got}")
-        _bound(len(value), most_rows, "rows")
+        _bound(len(value), most_rows, "rows", settings[0])
         if coded:
             value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
         rows = _stack(value)
     if 0 in rows.shape:
         raise InvalidInput(f"expected rows of numbers, got shape {list(rows.shape)}")
-    _bound(rows.shape[0], most_rows, "rows")
-    _bound(rows.shape[1], most_width, "numbers in a row")
+    _bound(rows.shape[0], most_rows, "rows", settings[0])
+    _bound(rows.shape[1], most_width, "numbers in a row", settings[1])
     with np.errstate(over="ignore"):
         narrow: Floats = np.ascontiguousarray(rows, dtype=np.float32)
     finite = np.isfinite(narrow)
@@ -63,7 +71,9 @@ def vector(value: Any, most: int) -> Floats:
     """One row of finite numbers as a (d,) float32 array; refuses what `vectors` refuses."""
     row = value[None] if isinstance(value, np.ndarray) and value.ndim == 1 else [value]
     try:
-        rows: Floats = vectors(row, coded=False, most_rows=1, most_width=most)
+        rows: Floats = vectors(
+            row, coded=False, most_rows=1, most_width=most, settings=("", "max_rows")
+        )
         found: Floats = rows[0]
         return found
     except InvalidInput as error:
@@ -132,9 +142,9 @@ def named(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _bound(count: int, most: int, what: str) -> None:
+def _bound(count: int, most: int, what: str, setting: str) -> None:
     if count > most:
-        raise InputTooLarge(f"expected at most {most} {what}, got {count}")
+        raise InputTooLarge(f"expected at most {most} {what} ({setting}), got {count}")
 
 
 def _decode_row(value: Any, pointer: str) -> Floats:

@@ -13,9 +13,11 @@ from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
+from service.queue.rates import Rates
 from service.records import check_id
 from service.store.entries import Condition
 from service.store.inverses import Inverses
+from service.store.keys import KeyRing
 from service.store.registry import Registry
 from service.translator import HeadCache, Translator
 
@@ -91,7 +93,13 @@ class Limits:
     anchors: int
     width: int
     job_items: int
+    json_values: int
+    held_bytes: int
+    head_bytes: int
+    connections: int
     seconds: float
+    slow_seconds: float
+    least_rate: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,9 @@ class Parts:
     version: str
     comparisons: Comparisons
     reports: AnchorReports
+    keys: KeyRing
+    rates: Rates
+    metrics_open: bool = False
     threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
     comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))
     drain: threading.Event = field(default_factory=threading.Event)

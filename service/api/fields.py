@@ -47,11 +47,13 @@ def _limits(info: ValidationInfo) -> Limits:
 
 def _rows(value: Any, info: ValidationInfo) -> Floats:
     limits = _limits(info)
+    anchors = info.field_name == "anchors"
     return arrays.vectors(
         value,
         coded=info.data.get("encoding_format") == "base64",
-        most_rows=limits.anchors if info.field_name == "anchors" else limits.rows,
+        most_rows=limits.anchors if anchors else limits.rows,
         most_width=limits.width,
+        settings=("max_anchors" if anchors else "max_rows", "max_width"),
     )
 
 

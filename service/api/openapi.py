@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service.api import wire
+from service.api import security, wire
 from service.api.schemas import Schema
 
 REF: Final = "#/components/schemas/{model}"
@@ -144,10 +144,13 @@ def install(app: FastAPI) -> None:
             schemas |= found.get("$defs", {})
             usual = ("application/problem+json", "Problem", PROBLEM)
             schemas |= {name: shape for _, name, shape in (usual, *ERRORS.values())}
+            told["components"]["securitySchemes"] = {"key": security.SCHEME}
             for path, operations in told["paths"].items():
                 media, name, _ = ERRORS.get("/" + path.split("/")[1], usual)
                 problem = {media: {"schema": {"$ref": REF.format(model=name)}}}
-                for operation in operations.values():
+                for method, operation in operations.items():
+                    scopes = security.needed(method.upper(), path)
+                    operation["security"] = [{"key": [scope]} for scope in scopes]
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
                     answers["default"] = {"description": "A problem", "content": problem}

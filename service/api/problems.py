@@ -18,7 +18,9 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.errors import CallerLeft, InvalidInput, StitchworkError
@@ -32,12 +34,16 @@ _NO_PLACE: Final = ("body", "query", "header", "path", "transformers", "timm")
 STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.MalformedInput: 400,
     errors.InputTooLarge: 413,
+    errors.TooSlow: 408,
     errors.UnsupportedFormat: 415,
     errors.InvalidInput: 422,
+    errors.NoKey: 401,
+    errors.WrongScope: 403,
     errors.UnknownResource: 404,
     errors.VersionMismatch: 412,
     errors.Conflict: 409,
     errors.QueueFull: 429,
+    errors.QuotaSpent: 429,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.StitchworkError: 500,
@@ -201,11 +207,24 @@ def answer_to(
     )
 
 
+async def refuse(
+    error: StitchworkError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    headers: Mapping[str, str] | None = None,
+) -> None:
+    """Answer a request with an error, before any route has seen it."""
+    request_id, path = scope["state"]["request_id"], scope["path"]
+    await answer_to(error, request_id, headers, path=path)(scope, receive, send)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of this app an answer in the shape of its path."""
 
+    @app.exception_handler(ClientDisconnect)
     @app.exception_handler(CallerLeft)
-    async def _nobody(request: Request, error: CallerLeft) -> Response:
+    async def _nobody(request: Request, error: Exception) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
         return Response(status_code=499)
 

@@ -54,15 +54,25 @@ class ItemsMixin(Schema):
     items: Items
 
 
-def decode_items(items: list[str | bytes], modality: Modality, most: int) -> list[Item]:
+def decode_items(
+    items: list[str | bytes], modality: Modality, most: int, setting: str = "max_items"
+) -> list[Item]:
     """Raw inputs as texts or as the bytes of image files.
+
+    Args:
+        items: The inputs.
+        modality: What they are.
+        most: How many are taken.
+        setting: What that limit is called.
 
     Raises:
         InputTooLarge: If there are more than `most`.
         InvalidInput: If one is not of that modality.
     """
     if len(items) > most:
-        raise InputTooLarge(f"expected at most {most} items, got {len(items)}", pointer="/items")
+        raise InputTooLarge(
+            f"expected at most {most} items ({setting}), got {len(items)}", pointer="/items"
+        )
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
 
 
@@ -96,12 +106,13 @@ class AnchorSetBody(Schema):
             InvalidInput: If one is not of the modality.
         """
         if max(self.size or 0, len(self.ids or ())) > most:
-            raise InputTooLarge(f"expected at most {most} anchors", pointer="/size")
+            told = f"expected at most {most} anchors (max_anchors)"
+            raise InputTooLarge(told, pointer="/size")
         if self.items is None:
             return None
         if self.modality == "vector":
             raise InvalidInput("modality: expected text or image for items", pointer="/modality")
-        return decode_items(self.items, self.modality, most)
+        return decode_items(self.items, self.modality, most, "max_anchors")
 
 
 class RidgeParameters(Schema):
@@ -191,7 +202,7 @@ class FitBody(Schema):
         if self.items is None:
             rows: Floats = self.embeddings  # type: ignore[assignment]
             return {"embeddings": rows, "classes": classes}, names, 0
-        items = decode_items(self.items, modality, most)
+        items = decode_items(self.items, modality, most, "max_rows")
         return {**pack_items(items), "classes": classes}, names, len(items)
 
 

@@ -10,6 +10,7 @@ from typing import Final
 import uvicorn
 
 from service.api.app import create_app
+from service.api.connection import bounded
 from service.api.depends import Parts
 
 M_ARENA_MAX: Final = -8
@@ -66,6 +67,9 @@ def serve_app(
         host=host,
         port=port,
         fd=fd,
+        http=bounded(parts.limits),
+        # Nothing here speaks it.
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -99,7 +99,7 @@ async def read(request: Request, limits: Limits) -> Inference:
         raise UnsupportedFormat(
             f"expected a body of {wire.JSON} or {wire.OCTETS}, got {media[:80]}"
         )
-    data = await wire.read_in_time(request, limits)
+    data = await request.body()
     length = _json_length(request.headers.get(HEADER), len(data))
 
     def decode() -> Inference:
@@ -122,7 +122,10 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
     if len(told.shape) != 2:
         raise _shape(tensor, "[n, d]")
     n, d = told.shape
-    for got, most, what in ((n, limits.rows, "rows"), (d, limits.width, "numbers in a row")):
+    for got, most, what in (
+        (n, limits.rows, "rows (max_rows)"),
+        (d, limits.width, "numbers in a row (max_width)"),
+    ):
         if got > most:
             place = f"{tensor.pointer}/shape"
             raise InputTooLarge(f"expected at most {most} {what}, got {got}", pointer=place)
@@ -166,7 +169,9 @@ def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
         raise _shape(tensor, "[n] or [n, 1], n at least 1")
     if n > limits.items:
         place = f"{tensor.pointer}/shape"
-        raise InputTooLarge(f"expected at most {limits.items} items, got {n}", pointer=place)
+        raise InputTooLarge(
+            f"expected at most {limits.items} items (max_items), got {n}", pointer=place
+        )
     if tensor.raw is not None:
         return list(_strings(tensor.raw, n, tensor.pointer))
     given = [

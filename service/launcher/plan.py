@@ -92,6 +92,8 @@ def _as_text(value: object) -> str:
         case tuple():
             separator = ":" if all(isinstance(part, Path) for part in value) else ","
             return separator.join(str(part) for part in value)
+        case dict():
+            return ",".join(f"{key}={part}" for key, part in value.items())
     raise TypeError(f"no environment variable can hold a {type(value).__name__}")
 
 

@@ -141,6 +141,22 @@ def runtime_dir(lock: IO[str]) -> Iterator[Path]:
         lock.truncate(0)
 
 
+def embedded_registry(data_dir: Path) -> str:
+    """The URL of the registry server that `stitchwork serve` runs on a data directory now.
+
+    Raises:
+        Unavailable: If none runs there.
+    """
+    lock = data_dir / "lock"
+    path = socket_in(Path(lock.read_text()), REGISTRY) if lock.exists() else None
+    if path is None or not path.is_absolute() or state(path) != "up":
+        raise Unavailable(
+            f"no `stitchwork serve` runs on {data_dir}; start it, or name the registry server by "
+            "redis_url (STITCHWORK_REDIS_URL)"
+        )
+    return url_of(path)
+
+
 def socket_in(folder: Path, name: str) -> Path:
     """The socket of one server."""
     return folder / f"{name}.sock"

@@ -40,6 +40,7 @@ from service.store.declarations import (
     space_record,
 )
 from service.store.entries import ANY, Condition, Entry, Outcome, Write
+from service.store.keys import Keys
 from service.store.rules import begin, keep_heads, serve, still_current
 from service.store.server import Server
 from service.store.tables import DRAFTS, Table
@@ -70,6 +71,7 @@ class Registry:
         self.spaces = Table(server, "space", Space, promise=promise, stale_seconds=stale_seconds)
         self.heads = Table(server, "head", Head, promise=promise, stale_seconds=stale_seconds)
         self.calibrations = Calibrations(server, self.heads, promise=promise)
+        self.keys = Keys(server, promise=promise)
 
     def declare_anchor_set(
         self,

@@ -18,7 +18,19 @@ from service.api.depends import Limits
 from service.errors import InvalidInput
 
 LIMITS = Limits(
-    body_bytes=10_000, rows=100, items=100, anchors=100, width=100, job_items=8, seconds=5.0
+    body_bytes=10_000,
+    rows=100,
+    items=100,
+    anchors=100,
+    width=100,
+    job_items=8,
+    seconds=5.0,
+    json_values=1000,
+    held_bytes=1 << 20,
+    head_bytes=4096,
+    connections=8,
+    slow_seconds=1.0,
+    least_rate=1,
 )
 ROWS = np.arange(6, dtype="<f4").reshape(2, 3)
 TEXTS = ["a", "ünïcode", "three words here"]

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from service.api import judging, verdicts, wire
+from service.api import judging, security, verdicts, wire
 from service.api.compatibility import Comparison
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.judging import Scored
@@ -135,6 +135,9 @@ async def sample(
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     parts.threads.check_room()
     asked = await wire.read(request, SampleBody, parts.limits, main="embeddings", raw=True)
+    if asked.calibrate:
+        # It changes what everyone else is told.
+        security.need(request, security.ADMIN)
     names = check_id(encoder), check_id(head)
     used_by = await asyncio.to_thread(_resolve, parts, *names, asked)
     rows, native = await while_connected(request, _embedded(parts, used_by, asked, seconds))
