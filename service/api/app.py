@@ -7,9 +7,10 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems
@@ -20,11 +21,16 @@ from service.api.routes import (
     compatibility,
     heads,
     health,
+    metrics,
     spaces,
     stitch,
     translate,
 )
 from service.queue.streams import new_id
+from service.telemetry import Caller, Telemetry, working_for
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Span
 
 log = logging.getLogger("service.access")
 
@@ -52,6 +58,7 @@ def create_app(parts: Parts) -> FastAPI:
         parts.threads.close()
         parts.comparing.close()
         parts.inverses.close()
+        parts.telemetry.close()
 
     app = FastAPI(
         title="Stitchwork",
@@ -61,19 +68,35 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health):
+    for routes in (
+        anchor_sets,
+        spaces,
+        anchors,
+        heads,
+        translate,
+        stitch,
+        compatibility,
+        health,
+        metrics,
+    ):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, telemetry=parts.telemetry)
+    known = [route for route in app.routes if isinstance(route, APIRoute)]
+    parts.telemetry.metrics.expect(
+        ((method, route.path) for route in known for method in route.methods or ()),
+        problems.expected(),
+    )
     return app
 
 
 class RequestLog:
-    """Gives each request an id, sends it back, and writes one line about the request."""
+    """Gives each request an id, sends it back, and counts, traces and logs the request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -83,7 +106,9 @@ class RequestLog:
         headers = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = asked if REQUEST_ID.fullmatch(asked) else new_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        span = self._telemetry.request(headers)
         began, status = time.perf_counter(), 0
 
         async def tagged(message: Message) -> None:
@@ -96,22 +121,37 @@ class RequestLog:
                 ]
             await send(message)
 
-        try:
-            await self._app(scope, receive, tagged)
-        except Exception as error:
-            log.error("an unexpected error", exc_info=error)
-            if not status:
-                told = "the service failed at this request"
-                await problems.problem(500, "internal", told, request_id)(scope, receive, tagged)
-        finally:
-            route = getattr(scope.get("route"), "path", None)
-            log.info(
-                "request",
-                extra={
-                    "method": scope["method"],
-                    "route": route,
-                    "status": status,
-                    "ms": round((time.perf_counter() - began) * 1000, 2),
-                    "request_id": request_id,
-                },
-            )
+        metrics = self._telemetry.metrics
+        metrics.requests_in_progress.inc()
+        with working_for(Caller(request_id, span.traceparent if span else None)):
+            try:
+                await self._app(scope, receive, tagged)
+            except Exception as error:
+                log.error("an unexpected error", exc_info=error)
+                if not status:
+                    problems.note(scope, "internal")
+                    told = "the service failed at this request"
+                    await problems.problem(500, "internal", told, request_id)(
+                        scope, receive, tagged
+                    )
+            finally:
+                seconds = time.perf_counter() - began
+                method, route = scope["method"], getattr(scope.get("route"), "path", None)
+                code = state.get("code")
+                metrics.requests_in_progress.dec()
+                metrics.answered(method, route, status, code, seconds)
+                if span:
+                    _finish(span, method, route, status, request_id)
+                line = {"method": method, "route": route, "status": status}
+                why = {"code": code} if code else {}
+                log.info("request", extra={**line, "ms": round(seconds * 1000, 2), **why})
+
+
+def _finish(span: "Span", method: str, route: str | None, status: int, request_id: str) -> None:
+    span.name(f"{method} {route}" if route else method)
+    span.tell(
+        http__request__method=method,
+        http__route=route or "",
+        http__response__status_code=status,
+        stitchwork__request_id=request_id,
+    ).end(failed=not status or status >= 500)

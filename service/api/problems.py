@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service import errors
 from service.errors import CallerLeft, InvalidInput, StitchworkError
@@ -37,9 +38,19 @@ STATUS: Final[dict[type[StitchworkError], int]] = {
 }
 
 
-def status_of(error: StitchworkError) -> int:
+def status_of(error: StitchworkError | type[StitchworkError]) -> int:
     """The status of an error: that of the nearest class in the tree that has one."""
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    found = error if isinstance(error, type) else type(error)
+    return next(STATUS[kind] for kind in found.__mro__ if kind in STATUS)
+
+
+def expected() -> list[tuple[int, str]]:
+    """Statuses and codes of errors that any route may answer with."""
+    tree = [StitchworkError]
+    for kind in tree:
+        tree += kind.__subclasses__()
+    hidden = (CallerLeft, errors.CorruptBytes)
+    return [(status_of(kind), kind.code) for kind in tree if kind not in hidden]
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> InvalidInput:
@@ -96,6 +107,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(CallerLeft)
     async def _nobody(request: Request, error: CallerLeft) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
+        note(request.scope, error.code)
         return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)
@@ -103,6 +115,7 @@ def install(app: FastAPI) -> None:
         status = status_of(error)
         if status == 500:
             log.error("an internal error reached a client", exc_info=error)
+        note(request.scope, error.code)
         headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
         return problem(
             status,
@@ -120,10 +133,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        note(request.scope, code)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))
         return problem(error.status_code, code, str(error.detail), _id(request), headers=headers)
+
+
+def note(scope: Scope, code: str) -> None:
+    """Leave word of an error's code for whoever counts and logs the answer."""
+    scope.setdefault("state", {})["code"] = code
 
 
 def _allowed(request: Request) -> list[str]:

@@ -1,8 +1,8 @@
 """What is seen of a process from outside: figures, spans and logs.
 
-One seam for all of it: `with telemetry.step("translate"):` times what is inside, and makes it a span
-in the trace of each caller it is done for. Who that is, `callers` knows; tracing is an extra, and
-without it nothing of it is imported.
+One seam for all of it: `with telemetry.step("translate"):` times what is inside, and makes it a
+span in the trace of each caller it is done for. Who that is, `callers` knows; tracing is an extra,
+and without it nothing of it is imported.
 """
 
 import time
@@ -42,13 +42,9 @@ class Step:
 
     def __enter__(self) -> Self:
         if self._tracing:
-            traced = [caller for caller in CALLERS.get() if caller.traceparent]
-            self._spans = [self._tracing.begin(self._name, c.traceparent) for c in traced]
             # What is done inside is part of this.
-            inside = zip(traced, self._spans, strict=True)
-            self._token = CALLERS.set(
-                tuple(Caller(caller.request_id, span.traceparent) for caller, span in inside)
-            )
+            inside = tuple(self._enter(self._tracing, caller) for caller in CALLERS.get())
+            self._token = CALLERS.set(inside)
         self._began = time.perf_counter()
         return self
 
@@ -64,6 +60,13 @@ class Step:
             span.end(failed=error is not None)
         if self._token:
             CALLERS.reset(self._token)
+
+    def _enter(self, tracing: "Tracing", caller: Caller) -> Caller:
+        if not caller.traceparent:
+            return caller
+        span = tracing.begin(self._name, caller.traceparent)
+        self._spans.append(span)
+        return Caller(caller.request_id, span.traceparent)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,8 +24,6 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.registry import Collector
-
-H = TypeVar("H", bound=Histogram)
 
 PREFIX: Final = "stitchwork_"
 STEPS: Final = ("tokenise", "embed", "translate", "classify")
@@ -100,20 +98,22 @@ class Metrics:
 
     def __init__(self, version: str = "", shared: Path | None = None) -> None:
         # The client would add when each series began, as one more series.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._folder = shared.parent if shared else None
         if shared:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(shared.parent)
             # By name and not by process: who is started anew goes on where its predecessor died.
-            values.ValueClass = values.MultiProcessValue(lambda: shared.name)
+            values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
+                lambda: shared.name
+            )
         else:
             ProcessCollector(registry=self.registry)
         # An Info would say it better; files of several processes cannot hold one.
         build = self._gauge("build_info", "1, by release and Python.", "version", "python")
         build.labels(version, platform.python_version()).set(1)
 
-        self._routes: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._routes: dict[tuple[str, str, int], tuple[Counter, Spread]] = {}
         self._requests = self._counter(
             "requests", "Requests that were answered.", "method", "route", "status"
         )
@@ -127,7 +127,7 @@ class Metrics:
 
         self._heads: set[str] = set()
         self._confidence = self._histogram(
-            "confidence", "Confidence of predictions.", TENTHS, "head", kind=Spread
+            "confidence", "Confidence of predictions.", TENTHS, "head"
         )
         rows = self._counter("inputs", "Embeddings and raw inputs that were answered.", "operation")
         beyond = self._counter(
@@ -186,7 +186,9 @@ class Metrics:
             shown.register(collector)
         return shown
 
-    def expect(self, routes: Iterable[tuple[str, str]], refusals: Iterable[tuple[int, str]]) -> None:
+    def expect(
+        self, routes: Iterable[tuple[str, str]], refusals: Iterable[tuple[int, str]]
+    ) -> None:
         """Show these from the start, as zeros: methods with routes, and statuses with codes."""
         for method, route in routes:
             self._route(method, route, 200)
@@ -224,7 +226,7 @@ class Metrics:
         known = head if head in self._heads else OTHER
         self._confidence.labels(known).observe_all(confidences)
 
-    def _route(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    def _route(self, method: str, route: str, status: int) -> tuple[Counter, Spread]:
         key = (method, route, status)
         found = self._routes.get(key)
         if found is None:
@@ -252,6 +254,5 @@ class Metrics:
         told: str,
         buckets: Sequence[float],
         *labels: str,
-        kind: type[H] = Histogram,  # type: ignore[assignment]
-    ) -> H:
-        return kind(PREFIX + name, told, labels, registry=self.registry, buckets=buckets)
+    ) -> Spread:
+        return Spread(PREFIX + name, told, labels, registry=self.registry, buckets=buckets)

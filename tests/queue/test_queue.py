@@ -30,7 +30,9 @@ from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
 from service.queue.letters import drop, letters, open_letter
 from service.records import ImageEncoder, TextEncoder
 from service.store.server import Server
+from service.telemetry import Metrics
 from tests.conftest import QUEUE_FLAGS, Valkey
+from tests.figures import figure
 
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
@@ -68,8 +70,13 @@ def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
 
 
 @pytest.fixture
-def dispatcher(queue_server: Server) -> Iterator[Dispatcher]:
-    with dispatching(queue_server) as found:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def dispatcher(queue_server: Server, metrics: Metrics) -> Iterator[Dispatcher]:
+    with dispatching(queue_server, metrics=metrics) as found:
         yield found
 
 
@@ -79,6 +86,7 @@ def dispatching(
     most_jobs: int = 100,
     most_bytes: int = 1_000_000,
     most_waited: float = 10.0,
+    metrics: Metrics | None = None,
 ) -> Iterator[Dispatcher]:
     dispatcher = Dispatcher(
         server,
@@ -86,6 +94,7 @@ def dispatching(
         most_bytes=most_bytes,
         most_waited=most_waited,
         worker_ttl=10,
+        metrics=metrics,
     )
     dispatcher.start()
     yield dispatcher
@@ -236,18 +245,18 @@ def test_a_full_queue_refuses_and_drops_nothing(
 
 
 def test_a_deadline_is_kept_and_the_job_taken_back(
-    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
 ) -> None:
     with pytest.raises(DeadlineExceeded):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
     join_cancellations()
-    assert dispatcher.cancelled == 1
+    assert figure(metrics, "cancelled_jobs_total") == 1
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert held_bytes(queue_server) == 0
 
 
 def test_a_caller_who_leaves_takes_the_job_along(
-    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
@@ -258,7 +267,7 @@ def test_a_caller_who_leaves_takes_the_job_along(
 
     asyncio.run(leave())
     join_cancellations()
-    assert dispatcher.cancelled == 1
+    assert figure(metrics, "cancelled_jobs_total") == 1
     assert consumer.take() == []
 
 
