@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems
@@ -68,6 +69,7 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
+    known: list[BaseRoute] = []
     for routes in (
         anchor_sets,
         spaces,
@@ -80,12 +82,13 @@ def create_app(parts: Parts) -> FastAPI:
         metrics,
     ):
         app.include_router(routes.router)
+        known += routes.router.routes
     problems.install(app)
     openapi.install(app)
     app.add_middleware(RequestLog, telemetry=parts.telemetry)
-    known = [route for route in app.routes if isinstance(route, APIRoute)]
+    templates = [route for route in known if isinstance(route, APIRoute)]
     parts.telemetry.metrics.expect(
-        ((method, route.path) for route in known for method in route.methods or ()),
+        [(method, route.path) for route in templates for method in route.methods or ()],
         problems.expected(),
     )
     return app

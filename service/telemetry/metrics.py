@@ -129,6 +129,7 @@ class Metrics:
         self._confidence = self._histogram(
             "confidence", "Confidence of predictions.", TENTHS, "head"
         )
+        self._confidence.labels(OTHER)
         rows = self._counter("inputs", "Embeddings and raw inputs that were answered.", "operation")
         beyond = self._counter(
             "uncovered_inputs", "Those outside what the source's anchors cover.", "operation"
