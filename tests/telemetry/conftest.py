@@ -105,13 +105,14 @@ def collector() -> Iterator[Collector]:
 
 @dataclass
 class Scene:
-    """One API, workers that come when they are asked for, and all that can be seen of them."""
+    """An API, a worker that comes when it is asked for, and all that can be seen of them."""
 
     stage: Stage
     api: Process
     collector: Collector
     pool: ThreadPoolExecutor
-    workers: list[tuple[Process, str]] = field(default_factory=list)
+    worker: Process = field(init=False)
+    worker_port: int = 0
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
         with httpx.Client(base_url=self.api.url, timeout=90) as http:
@@ -123,14 +124,17 @@ class Scene:
     def figures(self) -> Scrape:
         return Scrape(f"{self.api.url}/metrics")
 
-    def hire(self, count: int) -> None:
-        """Start workers, each with a port for its figures, and wait until all live."""
-        for _ in range(count):
-            with listen("127.0.0.1", 0) as free:
-                port = free.getsockname()[1]
-            worker = self.stage.start("worker", STITCHWORK_WORKER_METRICS_PORT=str(port))
-            self.workers.append((worker, f"http://127.0.0.1:{port}/metrics"))
-        until("all workers live", lambda: self.figures().sum("workers") == count, 120)
+    def worker_figures(self) -> Scrape:
+        return Scrape(f"http://127.0.0.1:{self.worker_port}/metrics")
+
+    def hire(self) -> None:
+        """Start the worker, with a port for its figures, and wait until it lives."""
+        with listen("127.0.0.1", 0) as free:
+            self.worker_port = free.getsockname()[1]
+        self.worker = self.stage.start(
+            "worker", STITCHWORK_WORKER_METRICS_PORT=str(self.worker_port)
+        )
+        until("the worker lives", lambda: self.figures().sum("workers") == 1, 240)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """What is seen of a service under load: every figure moves, a request is one trace, logs name it.
 
-The tests share one service, and go in order: first nobody embeds, then two workers do, one dies.
+The tests share one service, and go in order: first nobody embeds, then a worker does.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +13,11 @@ import httpx
 import numpy as np
 import pytest
 
+from service.errors import QueueUnavailable
 from service.queue import streams
-from tests.figures import Scrape
+from service.queue.consumer import Consumer
+from service.store.server import Server
+from service.telemetry.metrics import STEPS
 from tests.telemetry.conftest import QUEUE_JOBS, WIDTH, Scene
 from tests.waiting import until
 
@@ -20,6 +25,17 @@ pytestmark = pytest.mark.models
 
 TEXTS = ["short", "a text that is somewhat longer than the first", "two words"]
 LONG = ["many words " * 100] * 64
+
+
+@contextmanager
+def leaving_worker(scene: Scene) -> Iterator[None]:
+    """A worker that takes the job in line, and ends without a word once this is left."""
+    server = Server(scene.stage.queue.url, 5.0, QueueUnavailable)
+    # It was never started, and so holds on to nothing.
+    taken = Consumer(server, "leaving", batch_items=1).take()
+    assert len(taken) == 1
+    yield
+    server.close()
 
 
 def translate(scene: Scene, rows: Any) -> httpx.Response:
@@ -31,7 +47,7 @@ def test_zeros_are_there_before_anything_happens(scene: Scene) -> None:
     assert seen.sum("requests_total", route="/stitch/{encoder}/{head}", status="200") == 0
     for status, code in (("429", "queue-full"), ("503", "no-worker"), ("413", "input-too-large")):
         assert seen.sum("refusals_total", status=status, code=code) == 0
-    for step in ("tokenise", "embed", "translate", "classify"):
+    for step in STEPS:
         assert seen.sum("step_seconds_count", step=step) == 0
     assert seen.sum("confidence_count") == 0
     assert seen.sum("server_up", server="queue") == seen.sum("server_up", server="registry") == 1
@@ -87,7 +103,7 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
 
 
 def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
-    scene.hire(2)
+    scene.hire()
     trace, client_span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     headers = {"traceparent": f"00-{trace}-{client_span}-01", "X-Request-ID": "seen-1"}
     assert scene.stitch(*TEXTS, **headers).status_code == 200
@@ -111,9 +127,8 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
         assert first.began_ns <= first.ended_ns
         # The queue server's clock counts milliseconds.
         assert first.ended_ns <= second.began_ns + 2_000_000
-    until("it is logged", lambda: "seen-1" in "".join(w.said() for w, _ in scene.workers))
-    worker = next(worker for worker, _ in scene.workers if "seen-1" in worker.said())
-    for process, message in ((scene.api, "request"), (worker, "batch")):
+    until("it is logged", lambda: "batch" in scene.worker.said())
+    for process, message in ((scene.api, "request"), (scene.worker, "batch")):
         lines = [json.loads(line) for line in process.said().splitlines()]
         mine = [line for line in lines if line.get("request_id") == "seen-1"]
         assert message in {line["message"] for line in mine}
@@ -132,39 +147,36 @@ def test_a_trace_begins_here_where_the_client_names_none(scene: Scene) -> None:
     assert request.parent == ""
 
 
-def test_load_on_workers_moves_theirs(scene: Scene) -> None:
-    (first, first_url), (second, second_url) = scene.workers
-    assert sum(Scrape(url).sum("models") for url in (first_url, second_url)) >= 1
-    for worker in (first, second):
-        worker.pause()
+def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
+    worker = scene.worker
+    worker.pause()
     slow = scene.pool.submit(scene.stitch, *LONG)
+    until("it waits", lambda: scene.figures().sum("queue_jobs", state="waiting") == 1)
+    with leaving_worker(scene):
+        until("another takes it", lambda: scene.figures().sum("queue_jobs", state="running") == 1)
     late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
-    until("both wait", lambda: scene.figures().sum("queue_jobs", state="waiting") == 2)
+    until("one waits", lambda: scene.figures().sum("queue_jobs", state="waiting") == 1)
     seen = scene.figures()
     assert seen.sum("queue_bytes") > 0
-    assert seen.sum("encoder_queue_jobs") == 2
-    age = seen.sum("queue_oldest_seconds")
-    until("they grow older", lambda: scene.figures().sum("queue_oldest_seconds") > age)
+    assert seen.sum("encoder_queue_jobs") == 1
+    assert seen.sum("encoder_queue_oldest_seconds") <= scene.figures().sum("queue_oldest_seconds")
     assert late.result().status_code == 504
     until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
     crowd = [scene.pool.submit(scene.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
     until("one is refused", lambda: scene.figures().sum("refusals_total", status="429") > 0)
-    first.resume()
-    until("it begins", lambda: scene.figures().sum("queue_jobs", state="running") > 0)
-    first.kill()
-    second.resume()
+    worker.resume()
     answers = [future.result() for future in (slow, *crowd)]
     assert {answer.status_code for answer in answers} == {200, 429}
     assert slow.result().status_code == 200
-    seen = Scrape(second_url)
-    assert seen.sum("redeliveries_total") >= 1
+    seen = scene.worker_figures()
+    assert seen.sum("redeliveries_total") == 1
     assert seen.sum("jobs_total", outcome="done") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_count") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_sum") > 0
     assert seen.sum("batch_jobs_count") >= 1
     assert seen.sum("batch_inputs_sum") >= len(LONG) + QUEUE_JOBS - 1
     assert 0 < seen.sum("batch_fill_sum") <= seen.sum("batch_fill_count")
-    for step in ("tokenise", "embed", "translate", "classify"):
+    for step in STEPS:
         assert seen.sum("step_seconds_count", step=step) >= 1
         assert seen.sum("step_seconds_sum", step=step) > 0
     assert seen.sum("models") == seen.sum("model_loads_total") == 1
@@ -174,8 +186,7 @@ def test_load_on_workers_moves_theirs(scene: Scene) -> None:
 
 
 def test_a_job_that_is_given_up_is_counted(scene: Scene) -> None:
-    second, url = scene.workers[1]
-    second.pause()
+    scene.worker.pause()
     lost = scene.pool.submit(scene.stitch, "bytes that rot", **{"X-Request-Timeout": "5"})
 
     def held() -> list[bytes]:
@@ -184,8 +195,9 @@ def test_a_job_that_is_given_up_is_counted(scene: Scene) -> None:
 
     until("it waits", held)
     scene.stage.jobs.set(held()[0], b"rotten")
-    second.resume()
-    until("it is buried", lambda: Scrape(url).sum("buried_jobs_total", reason="corrupt") == 1)
+    scene.worker.resume()
+    buried = {"reason": "corrupt"}
+    until("it is buried", lambda: scene.worker_figures().sum("buried_jobs_total", **buried) == 1)
     assert scene.figures().sum("dead_letters") == 1
     assert lost.result().status_code == 504
 
