@@ -139,6 +139,8 @@ def worker(settings: Settings) -> Any:
     Raises:
         RegistryUnavailable: If the registry server cannot be reached.
     """
+    seen = telemetry(settings, "worker")
+    show_metrics(settings, seen.metrics)
     if settings.offline:
         # Read once, on import: without it the hub's library asks for more than the files we name.
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -153,8 +155,6 @@ def worker(settings: Settings) -> Any:
 
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
-    seen = telemetry(settings, "worker")
-    show_metrics(settings, seen.metrics)
     inverses = Inverses(queue_server, settings.fit_threads, seen.metrics)
     catalog = Catalog(
         settings.device,
