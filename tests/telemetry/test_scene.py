@@ -152,14 +152,15 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     worker.pause()
     slow = scene.pool.submit(scene.stitch, *LONG)
     until("it waits", lambda: scene.figures().sum("queue_jobs", state="waiting") == 1)
-    with leaving_worker(scene):
-        until("another takes it", lambda: scene.figures().sum("queue_jobs", state="running") == 1)
-    late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
-    until("one waits", lambda: scene.figures().sum("queue_jobs", state="waiting") == 1)
     seen = scene.figures()
     assert seen.sum("queue_bytes") > 0
     assert seen.sum("encoder_queue_jobs") == 1
-    assert seen.sum("encoder_queue_oldest_seconds") <= scene.figures().sum("queue_oldest_seconds")
+    age = seen.sum("queue_oldest_seconds")
+    assert seen.sum("encoder_queue_oldest_seconds") == age
+    until("it grows older", lambda: scene.figures().sum("queue_oldest_seconds") > age)
+    with leaving_worker(scene):
+        until("another takes it", lambda: scene.figures().sum("queue_jobs", state="running") == 1)
+    late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
     assert late.result().status_code == 504
     until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
     crowd = [scene.pool.submit(scene.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
