@@ -4,6 +4,7 @@ import logging
 import sys
 from typing import Final
 
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from service.telemetry.callers import NamesCallers
@@ -21,6 +22,8 @@ def configure(level: str) -> None:
             "{levelname}{name}{message}",
             style="{",
             timestamp=True,
+            # What uvicorn would say to a terminal.
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],
             rename_fields={"levelname": "level", "name": "logger"},
         )
     )

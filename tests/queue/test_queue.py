@@ -28,7 +28,8 @@ from service.queue.dispatcher import Dispatcher
 from service.queue.fleet import Announcement, Presence
 from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
 from service.queue.letters import drop, letters, open_letter
-from service.records import ImageEncoder, TextEncoder
+from service.records import ImageEncoder, TextEncoder, pack_items
+from service.store.codec import pack
 from service.store.server import Server
 from service.telemetry import Metrics
 from tests.conftest import QUEUE_FLAGS, Valkey
@@ -157,6 +158,8 @@ def held_bytes(server: Server) -> int:
 def test_a_job_and_a_reply_survive_the_wire() -> None:
     job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
+    unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
+    assert unpack_job(pack(pack_items(["a"]), unnamed)) == (job, ["a"])
     picture = Job(id="8", encoder=IMAGE)
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     marks = np.array([True, False]), np.array([False, True])

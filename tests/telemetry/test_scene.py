@@ -42,6 +42,11 @@ def translate(scene: Scene, rows: Any) -> httpx.Response:
     return scene.send("POST", "/translate", {"source": "m", "target": "n", "embeddings": rows})
 
 
+def parent(trace: str) -> dict[str, str]:
+    """A header of a client that traces."""
+    return {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+
+
 def test_zeros_are_there_before_anything_happens(scene: Scene) -> None:
     seen = scene.figures()
     assert seen.sum("requests_total", route="/stitch/{encoder}/{head}", status="200") == 0
@@ -62,7 +67,7 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
     confidences = [
         told["confidence"] for told in scene.send("POST", "/classify/h", body).json()["predictions"]
     ]
-    assert scene.send("POST", "/classify/h", body).status_code == 200
+    assert scene.send("POST", "/classify/h", body, **parent("a" * 32)).status_code == 200
     for wrong, status in ((translate(scene, [[1.0]]), 422), (scene.stitch("x"), 503)):
         assert wrong.status_code == status
     assert scene.stitch(*["x"] * 2000).status_code == 413
@@ -100,20 +105,21 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
         scene.send("GET", "/spaces/m").json()["condition_number"]
     )
     assert seen.sum("registered", kind="space") == 2
+    names = {"POST /classify/{id}", "translate", "classify"}
+    until("its spans come", lambda: scene.collector.spans("a" * 32).keys() == names)
 
 
 def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
     scene.hire()
-    trace, client_span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    headers = {"traceparent": f"00-{trace}-{client_span}-01", "X-Request-ID": "seen-1"}
-    assert scene.stitch(*TEXTS, **headers).status_code == 200
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    assert scene.stitch(*TEXTS, **parent(trace), **{"X-Request-ID": "seen-1"}).status_code == 200
     names = {"POST /stitch/{encoder}/{head}", "queue", "model", "tokenise", "embed"}
     names |= {"translate", "classify"}
     until("all spans come", lambda: scene.collector.spans(trace).keys() >= names)
     spans = scene.collector.spans(trace)
     assert spans.keys() == names
     request = spans["POST /stitch/{encoder}/{head}"]
-    assert request.parent == client_span
+    assert request.parent in parent(trace)["traceparent"]
     assert request.service == "stitchwork-api"
     assert request.facts["http.response.status_code"] == 200
     assert request.facts["stitchwork.request_id"] == "seen-1"
