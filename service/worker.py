@@ -99,7 +99,8 @@ class Worker:
                     self._stopping.wait(1.0)
                     continue
                 if batch:
-                    self._work(batch)
+                    with _for(batch):
+                        self._work(batch)
         finally:
             self._presence.stop()
             self._upkeep.stop()
@@ -128,8 +129,7 @@ class Worker:
                 answer((delivery, None, 0.0))
             inference = [delivery for delivery in batch if not delivery.job.draft]
             if inference:
-                with _for(inference):
-                    self._infer(inference, answer)
+                self._infer(inference, answer)
         except AWAY as error:
             log.warning("a batch was left", extra={"reason": error.message})
             # Another worker would find the same registry away; who waits is told, and comes again.
@@ -143,7 +143,8 @@ class Worker:
             if len(unanswered) > 1:
                 # One of them is to blame, and must not take the others along.
                 for delivery in list(unanswered.values()):
-                    self._work([delivery])
+                    with _for([delivery]):
+                        self._work([delivery])
                 return
             told = WorkFailed(f"the worker failed at this job: {type(error).__name__}")
             self._fail_all(list(unanswered.values()), told)
