@@ -133,7 +133,8 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
         assert first.began_ns <= first.ended_ns
         # The queue server's clock counts milliseconds.
         assert first.ended_ns <= second.began_ns + 2_000_000
-    until("it is logged", lambda: "batch" in scene.worker.said())
+    until("the worker logs it", lambda: "batch" in scene.worker.said())
+    until("the API logs it", lambda: "seen-1" in scene.api.said())
     for process, message in ((scene.api, "request"), (scene.worker, "batch")):
         lines = [json.loads(line) for line in process.said().splitlines()]
         mine = [line for line in lines if line.get("request_id") == "seen-1"]
@@ -145,6 +146,7 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
 def test_a_trace_begins_here_where_the_client_names_none(scene: Scene) -> None:
     answer = scene.stitch("hello", **{"traceparent": "no such thing", "X-Request-ID": "seen-2"})
     assert answer.status_code == 200
+    until("it is logged", lambda: "seen-2" in scene.api.said())
     logged = [json.loads(line) for line in scene.api.said().splitlines() if "seen-2" in line]
     trace = logged[0]["trace_id"]
     until("the trace comes", lambda: "queue" in scene.collector.spans(trace))
