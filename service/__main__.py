@@ -184,7 +184,8 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     unknown = set(options.cases) - set(CASES)
     if unknown:
         raise ValueError(f"expected cases of {', '.join(CASES)}, got {', '.join(sorted(unknown))}")
-    return run(options.cases or list(CASES), options.rounds, options.report, options.peers)
+    cases = options.cases or list(CASES)
+    return run(cases, options.rounds, options.report, options.peers, options.laws)
 
 
 def _bench_flags(command: argparse.ArgumentParser) -> None:
@@ -201,6 +202,12 @@ def _bench_flags(command: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FOLDER",
         help="Environments of Infinity, LitServe, Ray Serve and Celery; made there if need be.",
+    )
+    command.add_argument(
+        "--laws",
+        type=Path,
+        metavar="FOLDER",
+        help="Plot instead how figures grow with rows, widths, anchors, spaces, clients, workers.",
     )
 
 

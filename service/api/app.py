@@ -22,7 +22,9 @@ from service.api.routes import (
     compatibility,
     heads,
     health,
+    inference_protocol,
     metrics,
+    openai,
     spaces,
     stitch,
     translate,
@@ -69,18 +71,9 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
+    ours = (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health, metrics)
     known: list[BaseRoute] = []
-    for routes in (
-        anchor_sets,
-        spaces,
-        anchors,
-        heads,
-        translate,
-        stitch,
-        compatibility,
-        health,
-        metrics,
-    ):
+    for routes in (*ours, openai, inference_protocol):
         app.include_router(routes.router)
         known += routes.router.routes
     problems.install(app)
@@ -133,10 +126,9 @@ class RequestLog:
                 log.error("an unexpected error", exc_info=error)
                 if not status:
                     problems.note(scope, "internal")
-                    told = "the service failed at this request"
-                    await problems.problem(500, "internal", told, request_id)(
-                        scope, receive, tagged
-                    )
+                    told, path = "the service failed at this request", scope["path"]
+                    answer = problems.problem(500, "internal", told, request_id, path=path)
+                    await answer(scope, receive, tagged)
             finally:
                 seconds = time.perf_counter() - began
                 method, route = scope["method"], getattr(scope.get("route"), "path", None)

@@ -73,9 +73,10 @@ def to_safetensors(name: str, rows: Floats, told: Mapping[str, str]) -> list[byt
 
 def to_npy(rows: Floats) -> list[bytes | memoryview]:
     """An .npy file of one (n, d) float32 array, as pieces."""
+    contiguous = np.ascontiguousarray(rows, "<f4")
     head = io.BytesIO()
-    npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(rows))
-    return [head.getvalue(), _memory(rows)]
+    npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(contiguous))
+    return [head.getvalue(), _memory(contiguous)]
 
 
 def from_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:

@@ -28,7 +28,13 @@ CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
 }
 
 
-def run(cases: Sequence[str], rounds: int, report: Path | None, peers: Path | None) -> int:
+def run(
+    cases: Sequence[str],
+    rounds: int,
+    report: Path | None,
+    peers: Path | None,
+    laws: Path | None,
+) -> int:
     """Run cases, print their table, and write the report.
 
     Args:
@@ -36,6 +42,7 @@ def run(cases: Sequence[str], rounds: int, report: Path | None, peers: Path | No
         rounds: That count; one more warms up.
         report: Where the figures go as JSON.
         peers: Folder of the environments of other programs; made there if they are not.
+        laws: Folder that scaling laws are drawn into, instead of any case; None draws none.
 
     Returns:
         0 if every goal is met.
@@ -44,6 +51,12 @@ def run(cases: Sequence[str], rounds: int, report: Path | None, peers: Path | No
     found = {name: environment(name, peers) for name in SERVERS} if peers else {}
     ask = Round(rounds, found, console.print)
     os.sched_setaffinity(0, {OURS})
+    if laws:
+        # Takes long to import, and only plots need it.
+        from service.evaluation.bench.scaling import scaling
+
+        scaling(ask, laws)
+        return 0
     results: list[Result] = []
     for case in cases:
         console.print(f"{case} …")

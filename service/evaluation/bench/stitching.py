@@ -59,7 +59,7 @@ def images(ask: Round) -> list[Result]:
         weights = write_efficientnet_lite("tf_efficientnet_lite0", folder)
         spec = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights)}
         items = list[Item](digits().train[:256])
-        with _service(folder, spec, items) as running:
+        with service(folder, spec, items) as running:
             return [_against_offline(running, folder, "images", items, 1, ask.rounds)]
 
 
@@ -67,7 +67,7 @@ def texts(ask: Round) -> list[Result]:
     """The same of texts, sixteen to a request."""
     with tempfile.TemporaryDirectory(prefix="stitchwork-bench-") as name:
         items = list[Item](sentences(512))
-        with _service(Path(name), _minilm(), items) as running:
+        with service(Path(name), minilm(), items) as running:
             return [_against_offline(running, Path(name), "texts", items, 16, ask.rounds)]
 
 
@@ -76,7 +76,7 @@ def one_text(ask: Round) -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="stitchwork-bench-") as name:
         folder, items = Path(name), list[Item](sentences(512))
         body = orjson.dumps({"items": items[:1]})
-        with _service(folder, _minilm(), items) as running:
+        with service(folder, minilm(), items) as running:
             target = Target(running.url, "/stitch/source/head", body, JSON)
             with _offline(running, folder, items) as offline:
                 ours, partner = [], []
@@ -93,7 +93,7 @@ def beside_servers(ask: Round) -> list[Result]:
     found = []
     with tempfile.TemporaryDirectory(prefix="stitchwork-bench-") as name:
         folder = Path(name)
-        with _service(folder, _minilm(), items, core=THEIRS) as running:
+        with service(folder, minilm(), items, core=THEIRS) as running:
             stitch = folder / "stitch.npz"
             _write_stitch(stitch)
             bodies = {
@@ -125,13 +125,14 @@ def beside_servers(ask: Round) -> list[Result]:
     return found
 
 
-def _minilm() -> dict[str, Any]:
+def minilm() -> dict[str, Any]:
+    """The encoder of texts."""
     return {"kind": "transformers", "model": str(minilm_folder())}
 
 
 @contextlib.contextmanager
-def _service(
-    folder: Path, spec: dict[str, Any], items: Sequence[Item], *, core: int = OURS
+def service(
+    folder: Path, spec: dict[str, Any], items: Sequence[Item], *, core: int = OURS, workers: int = 1
 ) -> Iterator[Running]:
     """A service with a stitch registered, its worker on the core of what is measured.
 
@@ -140,11 +141,12 @@ def _service(
         spec: Its encoder.
         items: Their first 200 are the anchors.
         core: The one that its other processes have.
+        workers: How many; the first has the core of what is measured.
     """
     plan = Plan(
         port=0,
         data_dir=Path(tempfile.mkdtemp(dir=folder)),
-        workers=1,
+        workers=workers,
         env={
             "STITCHWORK_MODEL_ROOTS": f"{folder}:{minilm_folder()}",
             "STITCHWORK_LOG_LEVEL": "error",
@@ -155,12 +157,13 @@ def _service(
     with on_core(core):
         running = start(plan)
     with running:
-        _register(running, spec, items)
+        register(running, spec, items)
         pin(running.pids["worker-1"], THEIRS)
         yield running
 
 
-def _register(running: Running, spec: dict[str, Any], items: Sequence[Item]) -> None:
+def register(running: Running, spec: dict[str, Any], items: Sequence[Item]) -> None:
+    """A space `source` with the encoder, a space `target`, and a `head` in it."""
     modality = "text" if isinstance(items[0], str) else "image"
     anchors: Any = items[:200]
     with Stitchwork(running.url) as registering:

@@ -60,7 +60,7 @@ def in_process(ask: Round) -> list[Result]:
     found = []
     x = rows(ROWS)
     for bridge in ("ridge", "exp"):
-        way = _way(bridge, *anchors())
+        way = way_of(bridge, *anchors())
         factors = _factors(way)
 
         def products(factors: list[Floats] = factors) -> None:
@@ -83,7 +83,7 @@ def over_http(ask: Round) -> list[Result]:
     """`/translate` against servers that do less."""
     many, few, one = (rows(count) for count in (ROWS, FEW, 1))
     binary, small = (save({"embeddings": part}) for part in (many, few))
-    with _serving() as running, _bare() as bare:
+    with serving() as running, _bare() as bare:
         path = "/translate?source=x&target=y"
         ridge = f"{path}&bridge=ridge"
         lists = Target(bare, "/lists", _json(few), JSON)
@@ -131,7 +131,7 @@ def over_http(ask: Round) -> list[Result]:
 def health(ask: Round) -> list[Result]:
     """`/health/live` while large translations run."""
     body = save({"embeddings": rows(ROWS)})
-    with _serving() as running:
+    with serving() as running:
         live = Target(running.url, "/health/live")
         busy = Target(running.url, "/translate?source=x&target=y&bridge=ridge", body, BINARY)
         ended = threading.Event()
@@ -158,7 +158,7 @@ def spaces(ask: Round) -> list[Result]:
     rng = np.random.default_rng(0)
     body = save({"embeddings": rows(FEW, 384)})
     path = "/translate?source=x&target=y"
-    with _serving(500, 384) as few, _serving(500, 384) as many:
+    with serving(500, 384) as few, serving(500, 384) as many:
         began = time.monotonic()
         with Stitchwork(many.url) as registering:
             for i in range(1000):
@@ -173,7 +173,7 @@ def spaces(ask: Round) -> list[Result]:
 
 
 @contextlib.contextmanager
-def _serving(count: int = ANCHORS, width: int = WIDTH) -> Iterator[Running]:
+def serving(count: int = ANCHORS, width: int = WIDTH) -> Iterator[Running]:
     """A service with two spaces, `x` and `y`, its API on the core of what is measured."""
     env = {"STITCHWORK_LOG_LEVEL": "error", "STITCHWORK_BLAS_THREADS": "1"}
     with (
@@ -194,7 +194,7 @@ def _bare() -> Iterator[str]:
         yield f"http://127.0.0.1:{said[0]}"
 
 
-def _way(bridge: BridgeName, x: Floats, y: Floats) -> Way:
+def way_of(bridge: BridgeName, x: Floats, y: Floats) -> Way:
     """As the translator of a process makes it."""
     parameters = Parameters()
     source, target = (
