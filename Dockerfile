@@ -32,7 +32,10 @@ RUN pip install torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} && 
 USER stitchwork
 ENV HF_HOME=/cache STITCHWORK_MODEL_ROOTS=/models
 VOLUME ["/models", "/cache"]
-# A worker has no port: that it lives, and is not stuck, it tells the queue server.
+# A worker takes no requests; on this port it shows its metrics.
+ENV STITCHWORK_WORKER_METRICS_PORT=9464 STITCHWORK_HOST=0.0.0.0 STITCHWORK_ALLOW_PUBLIC=true
+EXPOSE 9464
+# That it lives, and is not stuck, it tells the queue server.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
     CMD ["stitchwork", "status", "--here"]
 CMD ["stitchwork", "worker"]

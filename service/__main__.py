@@ -59,6 +59,7 @@ def _run(
     from pydantic_settings import CliSettingsSource
 
     from service.settings import Settings
+    from service.telemetry import logs
 
     source: CliSettingsSource[argparse.ArgumentParser] = CliSettingsSource(
         Settings, root_parser=command, cli_kebab_case=True, cli_use_class_docs_for_groups=False
@@ -70,7 +71,7 @@ def _run(
     options = parser.parse_args(given)
     try:
         settings = Settings(_cli_settings_source=source(parsed_args=options))
-        _configure_logging(settings.log_level)
+        logs.configure(settings.log_level)
         code: int = options.run(settings, options)
     except ValidationError as error:
         for fault in error.errors():
@@ -325,24 +326,6 @@ def _evaluate_flags(command: argparse.ArgumentParser) -> None:
     flag("--anchors", nargs="+", type=int, default=[300, 1000, 1500, 3000], metavar="K")
     flag("--seed", type=int, default=0, metavar="N", help="Of draws, splits and nets (0).")
     flag("--draws", type=int, default=3, metavar="N", help="Draws of anchors (3).")
-
-
-def _configure_logging(level: str) -> None:
-    from pythonjsonlogger.json import JsonFormatter
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonFormatter(
-            "{levelname}{name}{message}",
-            style="{",
-            timestamp=True,
-            rename_fields={"levelname": "level", "name": "logger"},
-        )
-    )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # Their own lines repeat ours, or hold what must not be logged, such as URLs with keys.
-    for noisy in ("httpx", "httpcore", "uvicorn.access", "urllib3"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 EXTRAS = {

@@ -143,6 +143,21 @@ class Settings(BaseSettings):
         description="How often each key may ask: `infer=100/minute;5000/day,read=20/second`.",
     )
     metrics_open: bool = Field(False, description="Answer `/metrics` to whoever has no key.")
+    worker_metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Port on `host` where a worker shows its metrics; a machine's workers take "
+        "this and those after it; 0: none.",
+    )
+    metrics_file: Path | None = Field(
+        None,
+        description="Folder and name under which a process keeps its figures beside those of "
+        "others; `serve` sets it.",
+    )
+    tracing: bool = Field(
+        False, description="Send spans by OpenTelemetry; where to, the `OTEL_*` variables say."
+    )
 
     @field_validator("model_roots", mode="before")
     @classmethod

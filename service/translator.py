@@ -24,6 +24,7 @@ from service.geometry.heads import Classifier
 from service.records import Head, Space
 from service.store.inverses import Inverses
 from service.store.registry import Registry
+from service.telemetry import Metrics
 
 Key = tuple[str, str, BridgeName]
 
@@ -78,6 +79,7 @@ class Translator:
         inverses: Where pseudo-inverses come from.
         max_bytes: Memory that kept maps may hold; the least recently used go first.
         place: Puts an array where maps are applied, such as a worker's device.
+        metrics: Where it is counted how often a map was kept.
     """
 
     def __init__(
@@ -86,7 +88,10 @@ class Translator:
         inverses: Inverses,
         max_bytes: int,
         place: Callable[[Any], Any] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
+        self._cache = self._metrics.caches["fused-map"]
         self._registry = registry
         self._inverses = inverses
         self._max_bytes = max_bytes
@@ -117,11 +122,14 @@ class Translator:
             known = self._ways.get(key)
             if known is not None:
                 self._ways.move_to_end(key)
+                self._cache.hit.inc()
                 return known
             running = self._running.get(key)
             mine = running is None
             if running is None:
                 running = self._running[key] = Future()
+        # Whoever waits for another's computation spares their own.
+        (self._cache.miss if mine else self._cache.hit).inc()
         if mine:
             self._settle(key, running, source, target)
         return running.result()
@@ -148,6 +156,7 @@ class Translator:
             while self._bytes > self._max_bytes and len(self._ways) > 1:
                 _, dropped = self._ways.popitem(last=False)
                 self._bytes -= dropped.nbytes
+            self._metrics.fused_bytes.set(self._bytes)
         future.set_result(found)
 
     def _compute(self, source: Space, target: Space, bridge: BridgeName) -> Way:
@@ -175,11 +184,17 @@ class HeadCache:
         registry: Where weights come from.
         most: Heads that are kept; the least recently used go first.
         place: Puts an array where heads are applied.
+        metrics: Where it is counted how often a head was kept.
     """
 
     def __init__(
-        self, registry: Registry, most: int = 256, place: Callable[[Any], Any] | None = None
+        self,
+        registry: Registry,
+        most: int = 256,
+        place: Callable[[Any], Any] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._cache = (metrics or Metrics()).caches["head"]
         self._registry = registry
         self._most = most
         self._place = place
@@ -192,7 +207,9 @@ class HeadCache:
         with self._guard:
             if key in self._kept:
                 self._kept.move_to_end(key)
+                self._cache.hit.inc()
                 return self._kept[key]
+        self._cache.miss.inc()
         found = self._registry.classifier(head)
         if self._place:
             found = found.on(self._place)

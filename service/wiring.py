@@ -5,10 +5,13 @@ import socket
 from functools import partial
 from typing import Any, Final
 
+from prometheus_client import start_http_server
+
 from service import __version__
 from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.api.depends import Limits, Parts
+from service.api.standing import Standing
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.queue.dispatcher import Dispatcher
 from service.queue.fleet import Announcement
@@ -20,6 +23,7 @@ from service.store.inverses import Inverses
 from service.store.keys import KeyRing
 from service.store.registry import Registry
 from service.store.server import Server
+from service.telemetry import Metrics, Telemetry
 from service.translator import HeadCache, Translator
 
 HUNG: Final = 70
@@ -57,6 +61,39 @@ def registry_on(server: Server, settings: Settings) -> Registry:
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
 
 
+def telemetry(settings: Settings, process: str) -> Telemetry:
+    """How a process of this kind is seen.
+
+    Raises:
+        ValueError: If spans are to be sent and what sends them is not installed.
+    """
+    metrics = Metrics(__version__, settings.metrics_file)
+    if not settings.tracing:
+        return Telemetry(metrics)
+    try:
+        from service.telemetry.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"tracing (STITCHWORK_TRACING) needs {error.name}, which stitchwork[otel] installs"
+        ) from error
+    return Telemetry(metrics, Tracing(f"stitchwork-{process}", __version__))
+
+
+def show_metrics(settings: Settings, metrics: Metrics) -> None:
+    """Show a worker's metrics on a port of its own, if it has one, until the process ends.
+
+    Raises:
+        ValueError: If the port is taken.
+    """
+    if not settings.worker_metrics_port:
+        return
+    port = settings.worker_metrics_port + settings.worker_number
+    try:
+        start_http_server(port, settings.host, metrics.registry)
+    except OSError as error:
+        raise ValueError(f"worker_metrics_port {port}: {error.strerror}") from error
+
+
 def api_parts(settings: Settings) -> Parts:
     """What the API is made of.
 
@@ -65,19 +102,22 @@ def api_parts(settings: Settings) -> Parts:
     """
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
-    inverses = Inverses(queue_server, settings.fit_threads)
+    seen = telemetry(settings, "api")
+    inverses = Inverses(queue_server, settings.fit_threads, seen.metrics)
+    dispatcher = Dispatcher(
+        queue_server,
+        most_jobs=settings.queue_jobs,
+        most_bytes=settings.queue_bytes,
+        most_waited=settings.queue_seconds,
+        worker_ttl=settings.worker_ttl,
+        metrics=seen.metrics,
+    )
     return Parts(
         registry=registry,
         inverses=inverses,
-        translator=Translator(registry, inverses, settings.fused_cache_bytes),
-        heads=HeadCache(registry),
-        dispatcher=Dispatcher(
-            queue_server,
-            most_jobs=settings.queue_jobs,
-            most_bytes=settings.queue_bytes,
-            most_waited=settings.queue_seconds,
-            worker_ttl=settings.worker_ttl,
-        ),
+        translator=Translator(registry, inverses, settings.fused_cache_bytes, metrics=seen.metrics),
+        heads=HeadCache(registry, metrics=seen.metrics),
+        dispatcher=dispatcher,
         limits=Limits(
             body_bytes=settings.max_body_bytes,
             rows=settings.max_rows,
@@ -104,6 +144,8 @@ def api_parts(settings: Settings) -> Parts:
         ),
         rates=Rates(queue_server, settings.rate_limits),
         metrics_open=settings.metrics_open,
+        standing=Standing(registry, dispatcher),
+        telemetry=seen,
     )
 
 
@@ -113,6 +155,8 @@ def worker(settings: Settings) -> Any:
     Raises:
         RegistryUnavailable: If the registry server cannot be reached.
     """
+    seen = telemetry(settings, "worker")
+    show_metrics(settings, seen.metrics)
     if settings.offline:
         # Read once, on import: without it the hub's library asks for more than the files we name.
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -127,20 +171,23 @@ def worker(settings: Settings) -> Any:
 
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
-    inverses = Inverses(queue_server, settings.fit_threads)
+    inverses = Inverses(queue_server, settings.fit_threads, seen.metrics)
     catalog = Catalog(
         settings.device,
         settings.model_roots,
         settings.offline,
         memory_bytes=settings.model_memory_bytes,
         number=settings.worker_number,
+        metrics=seen.metrics,
     )
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
     batch_items = settings.batch_items or (16 if catalog.device.type == "cpu" else 64)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
-    translator = Translator(registry, inverses, settings.fused_cache_bytes, catalog.place)
+    translator = Translator(
+        registry, inverses, settings.fused_cache_bytes, catalog.place, seen.metrics
+    )
     verifier = Verifier(registry, catalog)
     presence = Presence(
         queue_server,
@@ -169,6 +216,7 @@ def worker(settings: Settings) -> Any:
         takes=for_fits,
         on_buried=lambda job: upkeep.give_up(job),
         on_hang=end,
+        telemetry=seen,
     )
     consumer = Consumer(
         queue_server,
@@ -181,6 +229,7 @@ def worker(settings: Settings) -> Any:
         patience=partial(patience, catalog, presence),
         on_buried=lambda job: upkeep.give_up(job),
         on_hang=end,
+        telemetry=seen,
     )
     upkeep = Upkeep(
         registry,
@@ -191,7 +240,7 @@ def worker(settings: Settings) -> Any:
         batch_items=batch_items,
         chunk_items=settings.job_items,
     )
-    heads = HeadCache(registry, place=catalog.place)
+    heads = HeadCache(registry, place=catalog.place, metrics=seen.metrics)
     return Worker(
         consumer,
         presence,
@@ -201,6 +250,7 @@ def worker(settings: Settings) -> Any:
         catalog,
         verifier,
         batch_items=batch_items,
+        telemetry=seen,
     )
 
 

@@ -4,8 +4,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,13 @@ from service.errors import (
 from service.geometry.heads import probabilities
 from service.models.base import Prepared
 from service.models.catalog import LEAST_PATIENCE, Catalog, Loaded
+from service.models.memory import wait_for
 from service.queue.consumer import Consumer, Delivery
 from service.queue.fleet import Announcement, Presence
 from service.queue.jobs import Job, Reply
 from service.queue.leases import Leases
 from service.records import EncoderSpec
+from service.telemetry import Telemetry, working_for
 from service.translator import HeadCache, Translator
 from service.upkeep import AWAY, Upkeep
 from service.verification import Verifier
@@ -35,6 +38,7 @@ log = logging.getLogger(__name__)
 LOAD_SECONDS: Final = 1800.0
 """Loading a model may need a download, and is not taken to hang as soon as a forward pass."""
 
+T = TypeVar("T")
 Ready = tuple[Delivery, Prepared]
 Answered = tuple[Delivery, Reply | None, float]
 Answer = Callable[..., None]
@@ -53,6 +57,7 @@ class Worker:
         catalog: Gives loaded encoders.
         verifier: Refuses encoders that no longer yield their space.
         batch_items: Inputs that a model gets at once.
+        telemetry: Where its work is seen.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class Worker:
         verifier: Verifier,
         *,
         batch_items: int,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry()
         self._consumer = consumer
         self._presence = presence
         self._upkeep = upkeep
@@ -92,12 +99,14 @@ class Worker:
                     self._stopping.wait(1.0)
                     continue
                 if batch:
-                    self._work(batch)
+                    with _for(batch):
+                        self._work(batch)
         finally:
             self._presence.stop()
             self._upkeep.stop()
             self._consumer.stop()
             log.info("worker stopped", extra={"worker": self._consumer.name})
+            self._telemetry.close()
 
     def stop(self) -> None:
         """Take nothing more."""
@@ -134,7 +143,8 @@ class Worker:
             if len(unanswered) > 1:
                 # One of them is to blame, and must not take the others along.
                 for delivery in list(unanswered.values()):
-                    self._work([delivery])
+                    with _for([delivery]):
+                        self._work([delivery])
                 return
             told = WorkFailed(f"the worker failed at this job: {type(error).__name__}")
             self._fail_all(list(unanswered.values()), told)
@@ -148,10 +158,12 @@ class Worker:
 
     def _fail_all(self, deliveries: list[Delivery], error: StitchworkError) -> None:
         for delivery in deliveries:
-            try:
-                self._consumer.fail(delivery, error)
-            except Unavailable as away:
-                log.warning("an answer could not be sent", extra={"reason": away.message})
+            with _for([delivery]):
+                log.warning("a job failed", extra={"code": error.code})
+                try:
+                    self._consumer.fail(delivery, error)
+                except Unavailable as away:
+                    log.warning("an answer could not be sent", extra={"reason": away.message})
 
     def _infer(self, batch: list[Delivery], answer: Answer) -> None:
         spec = batch[0].job.encoder
@@ -159,18 +171,16 @@ class Worker:
             raise WorkFailed("the job names no encoder")
         loaded = load(self._catalog, self._consumer.leases, spec)
         began = time.perf_counter()
-        ready: list[Ready] = []
-        for delivery in batch:
-            try:
-                if delivery.job.source:
-                    self._verifier.check(delivery.job.source, loaded)
-                prepared = loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
-                ready.append((delivery, prepared))
-            except AWAY:
-                raise
-            except StitchworkError as error:
-                answer((delivery, Reply(delivery.job.id, error=error), 0.0))
-        ready, rows = self._embed(loaded, ready, answer)
+        with self._telemetry.span("model"):
+            known = _each(batch, lambda d: self._verify(d.job, loaded), answer)
+            with self._telemetry.step("tokenise"):
+                ready = _each(
+                    [delivery for delivery, _ in known],
+                    lambda d: loaded.encoder.prepare(d.items, truncate=d.job.truncate),
+                    answer,
+                )
+            with self._telemetry.step("embed"):
+                ready, rows = self._embed(loaded, ready, answer)
         groups: dict[tuple[str | None, ...], list[int]] = {}
         for i, (delivery, _) in enumerate(ready):
             groups.setdefault(_route(delivery.job), []).append(i)
@@ -180,7 +190,8 @@ class Worker:
             job = ready[members[0]][0].job
             picked = torch.cat([rows[slice(*spans[i])] for i in members])
             try:
-                result, defined, covered = self._read_through(job, picked)
+                with _for([ready[i][0] for i in members]):
+                    result, defined, covered = self._read_through(job, picked)
             except AWAY:
                 raise
             except StitchworkError as error:
@@ -203,6 +214,19 @@ class Worker:
                 answers.append((delivery, reply, each * len(delivery.items)))
                 start = stop
             answer(*answers)
+        self._telemetry.metrics.batch_jobs.observe(len(batch))
+        log.info(
+            "batch",
+            extra={
+                "jobs": len(batch),
+                "inputs": len(rows),
+                "ms": round((time.perf_counter() - began) * 1000, 2),
+            },
+        )
+
+    def _verify(self, job: Job, loaded: Loaded) -> None:
+        if job.source:
+            self._verifier.check(job.source, loaded)
 
     def _embed(
         self, loaded: Loaded, ready: list[Ready], answer: Answer
@@ -236,9 +260,14 @@ class Worker:
                 )
             if job.source and job.target:
                 way = self._translator.way(job.source, job.target, job.bridge)
-                rows, defined, covered = way.apply(rows)
+                with self._telemetry.step("translate"):
+                    rows, defined, covered = way.apply(rows)
+                    wait_for(self._catalog.device)
             if job.head:
-                rows = probabilities(self._heads.get(job.head).logits(rows))
+                classifier = self._heads.get(job.head)
+                with self._telemetry.step("classify"):
+                    rows = probabilities(classifier.logits(rows))
+                    wait_for(self._catalog.device)
             return rows.cpu().numpy(), defined.cpu().numpy(), covered.cpu().numpy()
 
 
@@ -272,6 +301,26 @@ def patience(catalog: Catalog, presence: Presence, encoder: str) -> float:
     own = catalog.patience(encoder)
     elsewhere = encoder not in catalog.loaded() and presence.elsewhere(encoder)
     return max(own, LEAST_PATIENCE) if elsewhere else own
+
+
+def _each(
+    batch: list[Delivery], work: Callable[[Delivery], T], answer: Answer
+) -> list[tuple[Delivery, T]]:
+    """Each job with what becomes of it, without those whose callers are told why nothing does."""
+    found = []
+    for delivery in batch:
+        try:
+            found.append((delivery, work(delivery)))
+        except AWAY:
+            raise
+        except StitchworkError as error:
+            answer((delivery, Reply(delivery.job.id, error=error), 0.0))
+    return found
+
+
+def _for(deliveries: list[Delivery]) -> AbstractContextManager[None]:
+    """What is done inside is done for whoever waits for these."""
+    return working_for(*(delivery.job.caller for delivery in deliveries))
 
 
 def _spans(ready: list[Ready]) -> list[tuple[int, int]]:

@@ -7,9 +7,11 @@ import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems, security
@@ -23,12 +25,17 @@ from service.api.routes import (
     heads,
     health,
     inference_protocol,
+    metrics,
     openai,
     spaces,
     stitch,
     translate,
 )
 from service.queue.streams import new_id
+from service.telemetry import Caller, Telemetry, working_for
+
+if TYPE_CHECKING:
+    from service.telemetry.tracing import Span
 
 log = logging.getLogger("service.access")
 
@@ -58,6 +65,7 @@ def create_app(parts: Parts) -> FastAPI:
         parts.threads.close()
         parts.comparing.close()
         parts.inverses.close()
+        parts.telemetry.close()
 
     app = FastAPI(
         title="Stitchwork",
@@ -77,24 +85,33 @@ def create_app(parts: Parts) -> FastAPI:
         compatibility,
         export,
         health,
+        metrics,
     )
+    known: list[BaseRoute] = []
     for routes in (*ours, openai, inference_protocol):
         app.include_router(routes.router)
+        known += routes.router.routes
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Intake, limits=parts.limits)
     app.add_middleware(
         security.Guard, ring=parts.keys, rates=parts.rates, metrics_open=parts.metrics_open
     )
-    app.add_middleware(RequestLog)
+    app.add_middleware(RequestLog, telemetry=parts.telemetry)
+    templates = [route for route in known if isinstance(route, APIRoute)]
+    parts.telemetry.metrics.expect(
+        [(method, route.path) for route in templates for method in route.methods or ()],
+        problems.expected(),
+    )
     return app
 
 
 class RequestLog:
-    """Gives each request an id, sends it back, and writes one line about the request."""
+    """Gives each request an id, sends it back, and counts, traces and logs the request."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -104,7 +121,9 @@ class RequestLog:
         headers = dict(scope["headers"])
         asked = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = asked if REQUEST_ID.fullmatch(asked) else new_id()
-        scope.setdefault("state", {})["request_id"] = request_id
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        span = self._telemetry.request(headers)
         began, status = time.perf_counter(), 0
 
         async def tagged(message: Message) -> None:
@@ -117,25 +136,38 @@ class RequestLog:
                 ]
             await send(message)
 
-        try:
-            await self._app(scope, receive, tagged)
-        except Exception as error:
-            log.error("an unexpected error", exc_info=error)
-            if not status:
-                told = "the service failed at this request"
-                answer = problems.problem(500, "internal", told, request_id, path=scope["path"])
-                await answer(scope, receive, tagged)
-        finally:
-            route = getattr(scope.get("route"), "path", None)
-            key = scope["state"].get("key")
-            log.info(
-                "request",
-                extra={
-                    "method": scope["method"],
-                    "route": route,
-                    "status": status,
-                    "ms": round((time.perf_counter() - began) * 1000, 2),
-                    "request_id": request_id,
-                    "key": key.name if key else None,
-                },
-            )
+        metrics = self._telemetry.metrics
+        metrics.requests_in_progress.inc()
+        with working_for(Caller(request_id, span.traceparent if span else None)):
+            try:
+                await self._app(scope, receive, tagged)
+            except Exception as error:
+                log.error("an unexpected error", exc_info=error)
+                if not status:
+                    problems.note(scope, "internal")
+                    told, path = "the service failed at this request", scope["path"]
+                    answer = problems.problem(500, "internal", told, request_id, path=path)
+                    await answer(scope, receive, tagged)
+            finally:
+                seconds = time.perf_counter() - began
+                method, route = scope["method"], getattr(scope.get("route"), "path", None)
+                code = state.get("code")
+                metrics.requests_in_progress.dec()
+                metrics.answered(method, route, status, code, seconds)
+                if span:
+                    _finish(span, method, route, status, request_id)
+                key = state.get("key")
+                line = {"method": method, "route": route, "status": status}
+                line["key"] = key.name if key else None
+                why = {"code": code} if code else {}
+                log.info("request", extra={**line, "ms": round(seconds * 1000, 2), **why})
+
+
+def _finish(span: "Span", method: str, route: str | None, status: int, request_id: str) -> None:
+    span.name(f"{method} {route}" if route else method)
+    span.tell(
+        http__request__method=method,
+        http__route=route or "",
+        http__response__status_code=status,
+        stitchwork__request_id=request_id,
+    ).end(failed=not status or status >= 500)

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
@@ -11,6 +12,7 @@ from fastapi import Depends, Header, Path, Request
 
 from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
+from service.api.standing import Standing
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
 from service.queue.rates import Rates
@@ -19,6 +21,7 @@ from service.store.entries import Condition
 from service.store.inverses import Inverses
 from service.store.keys import KeyRing
 from service.store.registry import Registry
+from service.telemetry import Telemetry
 from service.translator import HeadCache, Translator
 
 T = TypeVar("T")
@@ -66,7 +69,8 @@ class Threads:
         self.check_room()
         with self._guard:
             self._under_way += 1
-        running = self._pool.submit(work)
+        # In the context of the request, so that what is done is seen as part of it.
+        running = self._pool.submit(copy_context().run, work)
         running.add_done_callback(self._end)
         try:
             # Cancels what no thread has begun with; what one has is counted until it is through.
@@ -115,12 +119,14 @@ class Parts:
     version: str
     comparisons: Comparisons
     reports: AnchorReports
+    standing: Standing
     keys: KeyRing
     rates: Rates
     metrics_open: bool = False
     threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
     comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))
     drain: threading.Event = field(default_factory=threading.Event)
+    telemetry: Telemetry = field(default_factory=Telemetry)
 
 
 async def _parts(request: Request) -> Parts:

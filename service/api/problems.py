@@ -50,9 +50,19 @@ STATUS: Final[dict[type[StitchworkError], int]] = {
 }
 
 
-def status_of(error: StitchworkError) -> int:
+def status_of(error: StitchworkError | type[StitchworkError]) -> int:
     """The status of an error: that of the nearest class in the tree that has one."""
-    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    found = error if isinstance(error, type) else type(error)
+    return next(STATUS[kind] for kind in found.__mro__ if kind in STATUS)
+
+
+def expected() -> list[tuple[int, str]]:
+    """Statuses and codes of errors that any route may answer with."""
+    tree = [StitchworkError]
+    for kind in tree:
+        tree += kind.__subclasses__()
+    hidden = (CallerLeft, errors.CorruptBytes)
+    return [(status_of(kind), kind.code) for kind in tree if kind not in hidden]
 
 
 def from_validation(error: ValidationError | RequestValidationError) -> InvalidInput:
@@ -215,6 +225,7 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Answer a request with an error, before any route has seen it."""
+    note(scope, error.code)
     request_id, path = scope["state"]["request_id"], scope["path"]
     await answer_to(error, request_id, headers, path=path)(scope, receive, send)
 
@@ -226,10 +237,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(CallerLeft)
     async def _nobody(request: Request, error: Exception) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
+        note(request.scope, CallerLeft.code)
         return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)
     async def _known(request: Request, error: StitchworkError) -> Response:
+        note(request.scope, error.code)
         return answer_to(error, _id(request), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
@@ -239,11 +252,17 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        note(request.scope, code)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))
         told, path = str(error.detail), request.url.path
         return problem(error.status_code, code, told, _id(request), path=path, headers=headers)
+
+
+def note(scope: Scope, code: str) -> None:
+    """Leave word of an error's code for whoever counts and logs the answer."""
+    scope.setdefault("state", {})["code"] = code
 
 
 def _allowed(request: Request) -> list[str]:

@@ -124,7 +124,7 @@ def try_lock(lock: IO[str]) -> bool:
 
 @contextmanager
 def runtime_dir(lock: IO[str]) -> Iterator[Path]:
-    """A short private folder for the sockets, removed at the end.
+    """A short private folder for the sockets and the children's figures, removed at the end.
 
     The lock file keeps its name, so that the next start removes what a killed one left.
     """
@@ -157,6 +157,16 @@ def embedded_registry(data_dir: Path) -> str:
     return url_of(path)
 
 
+@contextmanager
+def metrics_dir() -> Iterator[Path]:
+    """A private folder for the figures of children without servers, removed at the end."""
+    folder = _make_runtime_dir()
+    try:
+        yield folder
+    finally:
+        remove_runtime_dir(str(folder))
+
+
 def socket_in(folder: Path, name: str) -> Path:
     """The socket of one server."""
     return folder / f"{name}.sock"
@@ -173,9 +183,11 @@ def _make_runtime_dir() -> Path:
 
 
 def remove_runtime_dir(folder: str) -> None:
-    """Remove the sockets in a runtime directory, and it; an empty name is none."""
-    # What is gone already is fine; what is not a folder of ours with our sockets alone stays.
+    """Remove what is ours in a runtime directory, and it; an empty name is none."""
+    # What is gone already is fine; a folder that holds anything else stays.
     with suppress(OSError):
         for name in (REGISTRY, QUEUE) if folder else ():
             socket_in(Path(folder), name).unlink(missing_ok=True)
+        for figures in Path(folder).glob("*.db") if folder else ():
+            figures.unlink(missing_ok=True)
         os.rmdir(folder)

@@ -74,8 +74,9 @@ class Supervisor:
         plan = self._plan
         redis_url, queue_url = plan.redis_url, plan.queue_url
         if redis_url is None:
-            redis_url, queue_url = self._embed(stack)
+            runtime, redis_url, queue_url = self._embed(stack)
         else:
+            runtime = stack.enter_context(servers.metrics_dir())
             stack.callback(self._shut_down)
         env = dict(os.environ) | dict(plan.env)
         for name, url in (("STITCHWORK_REDIS_URL", redis_url), ("STITCHWORK_QUEUE_URL", queue_url)):
@@ -85,16 +86,17 @@ class Supervisor:
         kill, fd = signal.SIGKILL, self._listener.fileno()
         for number in range(1, plan.workers + 1):
             name = f"worker-{number}"
-            own = env | {"STITCHWORK_WORKER_NUMBER": str(number - 1)}
+            own = env | _figures(runtime, name) | {"STITCHWORK_WORKER_NUMBER": str(number - 1)}
             self._launch(Child(name, plan.worker_command, own, kill, START_ATTEMPTS))
         command = (*plan.api_command, "--fd", str(fd))
         for number in range(1, plan.apis + 1):
             # They accept from one socket, so that a client never meets the gap a dead one leaves.
             name = "api" if number == 1 else f"api-{number}"
-            self._launch(Child(name, command, env, kill, START_ATTEMPTS, keep=(fd,)))
+            own = env | _figures(runtime, name)
+            self._launch(Child(name, command, own, kill, START_ATTEMPTS, keep=(fd,)))
         self._report("running", redis_url=redis_url, queue_url=queue_url)
 
-    def _embed(self, stack: contextlib.ExitStack) -> tuple[str, str]:
+    def _embed(self, stack: contextlib.ExitStack) -> tuple[Path, str, str]:
         """Start both servers; they end, and let go of the lock, when the stack is left."""
         plan = self._plan
         program = str(servers.binary())
@@ -121,7 +123,7 @@ class Supervisor:
             if not self._until(partial(self._answers, path), LOADING_SECONDS):
                 raise Unavailable(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
         redis_url, queue_url = map(servers.url_of, sockets)
-        return redis_url, queue_url
+        return runtime, redis_url, queue_url
 
     def _answers(self, path: Path) -> bool:
         state = servers.state(path)
@@ -232,6 +234,11 @@ class Supervisor:
         # Nobody reads any more, or nobody has for a long time; either way it must not hold us up.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self._events, line.encode())
+
+
+def _figures(folder: Path, name: str) -> dict[str, str]:
+    """Any API answers on the one address, so each must find the figures of all children."""
+    return {"STITCHWORK_METRICS_FILE": str(folder / name)}
 
 
 def _say(message: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from service.errors import InputTooLarge
 from service.models.base import Encoder, Prepared, inference
 from service.models.memory import out_of_memory, release, wait_for
+from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -27,17 +28,17 @@ class Batches:
 
     Args:
         encoder: The encoder.
+        metrics: Where sizes and padding of batches are seen, and those that had to be split.
 
     Attributes:
         most: Inputs that a batch may have.
-        splits: Batches that ran out of memory and were split.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, metrics: Metrics | None = None) -> None:
         self._encoder = encoder
         self.most = 1 << 30
         self._seconds = 0.0
-        self.splits = 0
+        self._metrics = metrics or Metrics()
 
     def tune(self, sample: Prepared) -> int:
         """Find the batch size that costs a CPU least; a larger one may not fit its caches.
@@ -81,6 +82,7 @@ class Batches:
                 found = self._forward(inputs, order[at : at + size])
                 # What ran is known only once it is through; a device works behind our back.
                 rows.append(found.float())
+                self._note([inputs[i].numel() for i in order[at : at + len(found)]])
                 wait_for(self._encoder.device)
                 spent = (time.perf_counter() - began) / len(found)
                 self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
@@ -90,6 +92,11 @@ class Batches:
         back[torch.as_tensor(order)] = torch.arange(len(order))
         joined = torch.cat(rows)
         return joined[back.to(joined.device)]
+
+    def _note(self, sizes: Sequence[int]) -> None:
+        """A batch of inputs of these sizes went through; each was padded to the largest."""
+        self._metrics.batch_inputs.observe(len(sizes))
+        self._metrics.batch_fill.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
 
     def _cost(self, sample: Prepared, size: int) -> float:
         began = time.perf_counter()
@@ -116,7 +123,7 @@ class Batches:
                     pointer=f"/items/{picked[0]}",
                     code=OUT_OF_MEMORY,
                 )
-            self.splits += 1
+            self._metrics.batch_splits.inc()
             self.most = max(1, len(picked) // 2)
             log.warning("out of memory; batches are smaller now", extra={"items": self.most})
             picked = picked[: self.most]

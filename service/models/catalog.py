@@ -18,6 +18,7 @@ from service.models.image import TimmEncoder, image_classifier
 from service.models.memory import device_bytes, keep_freed, out_of_memory, release
 from service.models.text import TransformersEncoder, text_classifier
 from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
+from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Catalog:
         offline: Never ask a hub.
         memory_bytes: Memory that loaded encoders may hold; 0 takes half of what the device has.
         number: Which of a machine's workers this is.
+        metrics: Where models, and the memory they hold, are seen.
     """
 
     def __init__(
@@ -63,7 +65,9 @@ class Catalog:
         *,
         memory_bytes: int = 0,
         number: int = 0,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self.device = pick_device(device, number)
         if self.device.type == "cpu":
             keep_freed()
@@ -145,6 +149,8 @@ class Catalog:
             gone = self._loaded.pop(key, None)
         if gone is not None:
             log.info("model dropped", extra={"encoder": key})
+            self._metrics.model_evictions.inc()
+            self._show()
             del gone
             release(self.device)
 
@@ -170,7 +176,13 @@ class Catalog:
         self._make_room(found.encoder.nbytes)
         with self._guard:
             self._loaded[key] = found
+        self._metrics.model_loads.inc()
+        self._show()
         return found
+
+    def _show(self) -> None:
+        self._metrics.models.set(len(self.loaded()))
+        self._metrics.model_bytes.set(self.nbytes())
 
     def _remember(self, key: str, error: StitchworkError) -> None:
         with self._guard:
@@ -193,7 +205,7 @@ class Catalog:
             if isinstance(spec, TextEncoder)
             else TimmEncoder(spec, self.device, offline=self._offline)
         )
-        batches = Batches(encoder)
+        batches = Batches(encoder, self._metrics)
         sample = encoder.prepare([_sample(spec)], truncate=True)
         batches.embed(sample, 1)
         if self.device.type == "cpu":

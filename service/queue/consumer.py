@@ -17,6 +17,7 @@ from service.queue.leases import Leases
 from service.queue.streams import Backlog
 from service.records import Item
 from service.store.server import Server
+from service.telemetry import Telemetry, working_for
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class Consumer:
             encoder is loaded, longer where another would have to make room for it.
         on_buried: Called with each job that was delivered too often.
         on_hang: Called once the work hangs and its jobs are let go of.
+        telemetry: Where jobs, and how long they waited, are seen.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Consumer:
         patience: Callable[[str], float] = lambda stream: 0.0,
         on_buried: Callable[[Job], None] = lambda _: None,
         on_hang: Callable[[], None] = lambda: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self.name = name
         self.server = server
@@ -74,6 +77,8 @@ class Consumer:
         self._patient = server.patient(BLOCK_MS / 1000)
         self._batch_items = batch_items
         self._lease = lease
+        self._telemetry = telemetry or Telemetry()
+        self._metrics = self._telemetry.metrics
         self._takes = takes
         self._patience = patience
         self._on_buried = on_buried
@@ -163,7 +168,10 @@ class Consumer:
                 data = reply.pack() if reply else b""
                 arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
                 pipe.eval(streams.ANSWER, len(keys), *keys, *arguments)
-            return [bool(sent) for sent in pipe.execute()]
+            sent = [bool(one) for one in pipe.execute()]
+        for (_, reply, _), taken in zip(answers, sent, strict=True):
+            self._metrics.jobs[_outcome(reply) if taken else "lost"].inc()
+        return sent
 
     def fail(self, delivery: Delivery, error: StitchworkError) -> bool:
         """Answer a job with the reason why there is no result."""
@@ -211,10 +219,12 @@ class Consumer:
                 job, items = unpack_job(data)
             except CorruptBytes:
                 log.error("a job failed its checksum", extra={"entry": entry})
-                letters.bury(self.server, name, entry, data, "corrupt")
+                self._bury(name, entry, data, "corrupt")
                 self._drop(name, entry)
                 continue
             delivery = Delivery(name, entry, job, items)
+            if not job.draft:
+                self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
             if int(fields[b"deadline"]) <= now:
                 self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
                 continue
@@ -248,16 +258,23 @@ class Consumer:
             pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
         opened = self._open(name, entries)
-        if deliveries <= MOST_DELIVERIES:
-            log.warning("redelivered", extra={"entry": entry, "delivery": deliveries})
-            return opened
-        for delivery in opened:
-            told = WorkFailed(f"{MOST_DELIVERIES} workers failed at this job; it was given up")
-            data = delivery.job.pack(delivery.items)
-            letters.bury(self.server, name, delivery.entry, data, "delivered too often")
-            self._on_buried(delivery.job)
-            self.fail(delivery, told)
+        self._metrics.redeliveries.inc()
+        with working_for(*(delivery.job.caller for delivery in opened)):
+            if deliveries <= MOST_DELIVERIES:
+                log.warning("redelivered", extra={"entry": entry, "delivery": deliveries})
+                return opened
+            log.error("given up", extra={"entry": entry, "deliveries": MOST_DELIVERIES})
+            for delivery in opened:
+                told = WorkFailed(f"{MOST_DELIVERIES} workers failed at this job; it was given up")
+                data = delivery.job.pack(delivery.items)
+                self._bury(name, delivery.entry, data, "delivered too often")
+                self._on_buried(delivery.job)
+                self.fail(delivery, told)
         return []
+
+    def _bury(self, name: str, entry: str, data: bytes, reason: str) -> None:
+        letters.bury(self.server, name, entry, data, reason)
+        self._metrics.dead[reason].inc()
 
     def _drop(self, name: str, entry: str) -> None:
         """Be done with an entry that nobody can be answered about."""
@@ -301,3 +318,9 @@ class Consumer:
             raise error
         if name in self._turns:
             self._turns.remove(name)
+
+
+def _outcome(reply: Reply | None) -> str:
+    if reply is None or reply.error is None:
+        return "done"
+    return "expired" if isinstance(reply.error, DeadlineExceeded) else "failed"

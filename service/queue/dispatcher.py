@@ -23,6 +23,8 @@ from service.queue.jobs import Job, Reply, unpack_reply
 from service.queue.streams import BYTES_FULL, Room
 from service.records import Draft, EncoderSpec, Item, encoder_key
 from service.store.server import Server
+from service.telemetry import Metrics
+from service.telemetry.callers import CALLERS
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +48,7 @@ class Dispatcher:
         most_bytes: Bytes that all queued jobs may hold.
         most_waited: Seconds that a job may have to wait in line.
         worker_ttl: Seconds of silence after which a worker counts as gone.
-
-    Attributes:
-        cancelled: Jobs taken back from the queue because their callers had left.
+        metrics: Where jobs that are taken back are counted.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Dispatcher:
         most_bytes: int,
         most_waited: float,
         worker_ttl: float,
+        metrics: Metrics | None = None,
     ) -> None:
         self.server = server
         self._most_jobs = most_jobs
@@ -72,7 +73,7 @@ class Dispatcher:
         self._guard = threading.Lock()
         self._stopping = threading.Event()
         self._reader = threading.Thread(target=self._read, name="replies", daemon=True)
-        self.cancelled = 0
+        self._metrics = metrics or Metrics()
 
     def start(self) -> None:
         """Begin to read replies."""
@@ -110,7 +111,10 @@ class Dispatcher:
         """
         if job.encoder:
             await self._check(job.encoder)
-        job = job.model_copy(update={"id": streams.new_id(), "reply_to": self._name})
+        named: dict[str, str | None] = {"id": streams.new_id(), "reply_to": self._name}
+        for caller in CALLERS.get():
+            named |= {"request_id": caller.request_id, "traceparent": caller.traceparent}
+        job = job.model_copy(update=named)
         future: Future[Reply] = Future()
         with self._guard:
             self._waiting[job.id] = future
@@ -217,8 +221,7 @@ class Dispatcher:
             except QueueUnavailable:
                 log.warning("queue away; an abandoned job runs to its deadline")
                 return
-            with self._guard:
-                self.cancelled += taken
+            self._metrics.cancelled.inc(taken)
 
         threading.Thread(target=take_back, name="cancel", daemon=True).start()
 

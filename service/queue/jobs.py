@@ -23,6 +23,7 @@ from service.records import (
     unpack_items,
 )
 from service.store.codec import pack, unpack
+from service.telemetry import Caller
 
 UPKEEP: Final = "upkeep"
 """The stream of work that needs no encoder."""
@@ -43,6 +44,8 @@ class Job(Record):
         head: The head that classifies them, if one does; its labels stay with the API.
         bridge: Which way from source to target.
         draft: For upkeep, `(kind, id, version)` of the draft to work on.
+        request_id: The request that it is part of, for logs.
+        traceparent: The span that it is part of, where that is traced.
     """
 
     id: str
@@ -54,11 +57,18 @@ class Job(Record):
     head: Head | None = None
     bridge: BridgeName = DEFAULT
     draft: tuple[str, str, str] | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
 
     @property
     def stream(self) -> str:
         """The stream it waits in: that of its encoder, whatever space the encoder appears in."""
         return UPKEEP if self.encoder is None else encoder_key(self.encoder)
+
+    @property
+    def caller(self) -> Caller:
+        """Whom it is done for."""
+        return Caller(self.request_id, self.traceparent)
 
     def pack(self, items: Sequence[Item] = ()) -> bytes:
         """The job and its inputs as bytes."""

@@ -81,6 +81,13 @@ def letters(server: Server) -> list[Letter]:
     ]
 
 
+def count(server: Server) -> int:
+    """How many dead letters are kept."""
+    with server.guard() as client:
+        found: Any = client.xlen(DEAD)
+    return int(found)
+
+
 def open_letter(server: Server, letter: str) -> tuple[Job, list[Item]]:
     """The job of a letter and its inputs.
 

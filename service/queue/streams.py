@@ -277,6 +277,13 @@ def survey(server: Server) -> dict[str, Backlog]:
     }
 
 
+def held_bytes(server: Server) -> int:
+    """Bytes that queued jobs hold in all."""
+    with server.guard() as client:
+        found: Any = client.get(BYTES)
+    return int(found or 0)
+
+
 def unsettled(server: Server, before_ms: int) -> bool:
     """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
     with server.guard() as client:

@@ -19,6 +19,7 @@ from service.geometry.relative import Frame
 from service.records import Space
 from service.store.codec import pack, unpack
 from service.store.server import PREFIX, Server
+from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -36,19 +37,16 @@ class Inverses:
     Args:
         server: The queue server.
         threads: Inverses that this process computes at the same time.
-
-    Attributes:
-        computed: How many this process computed.
-        corrupt: How many cached ones failed their checksum.
+        metrics: Where those are counted that were cached, computed, or failed their checksum.
     """
 
-    def __init__(self, server: Server, threads: int) -> None:
+    def __init__(self, server: Server, threads: int, metrics: Metrics | None = None) -> None:
         self._server = server
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
         self._running: dict[str, Future[Inverse]] = {}
         self._guard = threading.Lock()
-        self.computed = 0
-        self.corrupt = 0
+        self._metrics = metrics or Metrics()
+        self._cache = self._metrics.caches["inverse"]
 
     def get(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
         """One inverse of a space, from the cache or computed.
@@ -112,8 +110,7 @@ class Inverses:
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
         result = cast(Inverse, inverse(name, frame(), space.parameters.checked()))
-        with self._guard:
-            self.computed += 1
+        self._cache.miss.inc()
         return result
 
     def _cached(self, key: str) -> Inverse | None:
@@ -123,14 +120,15 @@ class Inverses:
             return None
         try:
             arrays, _ = unpack(data)
-            return arrays["inverse"]
+            found = arrays["inverse"]
         except (CorruptBytes, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
-            with self._guard:
-                self.corrupt += 1
+            self._metrics.corrupt_inverses.inc()
             with self._server.guard() as client:
                 client.delete(key)
             return None
+        self._cache.hit.inc()
+        return found
 
     def _keep(self, key: str, found: NDArray[Any]) -> None:
         with self._server.guard() as client:

@@ -136,6 +136,12 @@ class Table(Generic[R]):
         shown = [entry for entry in entries if entry.record or entry.draft]
         return Page(shown, ids[limit - 1] if len(ids) > limit else None)
 
+    def count(self) -> int:
+        """How many ids there are."""
+        with self._server.guard() as client:
+            found: Any = client.zcard(PREFIX + self.kind)
+        return int(found)
+
     def arrays(self, id_: str, version: str) -> Arrays:
         """The arrays of one version.
 

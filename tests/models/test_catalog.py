@@ -15,6 +15,8 @@ from service.models.catalog import LEAST_PATIENCE, Catalog
 from service.models.memory import device_bytes
 from service.models.packaged import minilm_folder, write_efficientnet_lite
 from service.records import ImageEncoder, Item, Modality, TextEncoder, encoder_key
+from service.telemetry import Metrics
+from tests.figures import figure
 
 pytestmark = pytest.mark.models
 
@@ -50,13 +52,14 @@ def rows(*values: float) -> Prepared:
 
 def test_a_batch_that_runs_out_of_memory_is_split_and_the_size_remembered() -> None:
     encoder = Hungry(most=3)
-    batches = Batches(encoder)
+    metrics = Metrics()
+    batches = Batches(encoder, metrics)
     wanted = torch.arange(20.0)[:, None]
     torch.testing.assert_close(batches.embed(rows(*range(20)), 16), wanted)
-    assert batches.splits == 3
+    assert figure(metrics, "batch_splits_total") == 3
     assert max(encoder.seen) == 2
     torch.testing.assert_close(batches.embed(rows(*range(20)), 16), wanted)
-    assert batches.splits == 3, "what did not fit is not tried again"
+    assert figure(metrics, "batch_splits_total") == 3, "what did not fit is not tried again"
 
 
 def test_an_input_that_does_not_fit_even_alone_is_named() -> None:

@@ -28,9 +28,12 @@ from service.queue.dispatcher import Dispatcher
 from service.queue.fleet import Announcement, Presence
 from service.queue.jobs import Job, Reply, unpack_job, unpack_reply
 from service.queue.letters import drop, letters, open_letter
-from service.records import ImageEncoder, TextEncoder
+from service.records import ImageEncoder, TextEncoder, pack_items
+from service.store.codec import pack
 from service.store.server import Server
+from service.telemetry import Metrics
 from tests.conftest import QUEUE_FLAGS, Valkey
+from tests.figures import figure
 
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
@@ -68,8 +71,13 @@ def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
 
 
 @pytest.fixture
-def dispatcher(queue_server: Server) -> Iterator[Dispatcher]:
-    with dispatching(queue_server) as found:
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def dispatcher(queue_server: Server, metrics: Metrics) -> Iterator[Dispatcher]:
+    with dispatching(queue_server, metrics=metrics) as found:
         yield found
 
 
@@ -79,6 +87,7 @@ def dispatching(
     most_jobs: int = 100,
     most_bytes: int = 1_000_000,
     most_waited: float = 10.0,
+    metrics: Metrics | None = None,
 ) -> Iterator[Dispatcher]:
     dispatcher = Dispatcher(
         server,
@@ -86,6 +95,7 @@ def dispatching(
         most_bytes=most_bytes,
         most_waited=most_waited,
         worker_ttl=10,
+        metrics=metrics,
     )
     dispatcher.start()
     yield dispatcher
@@ -148,6 +158,8 @@ def held_bytes(server: Server) -> int:
 def test_a_job_and_a_reply_survive_the_wire() -> None:
     job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
+    unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
+    assert unpack_job(pack(pack_items(["a"]), unnamed)) == (job, ["a"])
     picture = Job(id="8", encoder=IMAGE)
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     marks = np.array([True, False]), np.array([False, True])
@@ -236,18 +248,18 @@ def test_a_full_queue_refuses_and_drops_nothing(
 
 
 def test_a_deadline_is_kept_and_the_job_taken_back(
-    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
 ) -> None:
     with pytest.raises(DeadlineExceeded):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
     join_cancellations()
-    assert dispatcher.cancelled == 1
+    assert figure(metrics, "cancelled_jobs_total") == 1
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert held_bytes(queue_server) == 0
 
 
 def test_a_caller_who_leaves_takes_the_job_along(
-    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
@@ -258,7 +270,7 @@ def test_a_caller_who_leaves_takes_the_job_along(
 
     asyncio.run(leave())
     join_cancellations()
-    assert dispatcher.cancelled == 1
+    assert figure(metrics, "cancelled_jobs_total") == 1
     assert consumer.take() == []
 
 

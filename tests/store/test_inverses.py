@@ -16,8 +16,10 @@ from service.store.declarations import SpaceDeclaration
 from service.store.inverses import Inverses
 from service.store.registry import Registry
 from service.store.server import PREFIX, Server
+from service.telemetry import Metrics
 from service.translator import Translator, Way
 from tests.conftest import Pair
+from tests.figures import figure
 
 
 @pytest.fixture
@@ -26,8 +28,13 @@ def registry(registry_server: Server) -> Registry:
 
 
 @pytest.fixture
-def inverses(queue_server: Server) -> Iterator[Inverses]:
-    found = Inverses(queue_server, threads=2)
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def inverses(queue_server: Server, metrics: Metrics) -> Iterator[Inverses]:
+    found = Inverses(queue_server, threads=2, metrics=metrics)
     yield found
     found.close()
 
@@ -50,11 +57,17 @@ def translator(registry: Registry, inverses: Inverses, most: int = 1 << 20) -> T
 def test_however_many_ask_one_inverse_is_computed(
     registry: Registry,
     inverses: Inverses,
+    metrics: Metrics,
     queue_server: Server,
     spaces: tuple[Space, Space],
     bridge: BridgeName,
 ) -> None:
-    other = Inverses(queue_server, threads=2)  # another process, as far as the cache can tell
+    # Another process, as far as the cache can tell.
+    other = Inverses(queue_server, threads=2, metrics=metrics)
+
+    def computed() -> float:
+        return figure(metrics, "cache_lookups_total", cache="inverse", result="miss")
+
     together = threading.Barrier(40)
 
     def ask(i: int) -> Way:
@@ -64,10 +77,10 @@ def test_however_many_ask_one_inverse_is_computed(
 
     with ThreadPoolExecutor(40) as pool:
         list(pool.map(ask, range(40)))
-    assert inverses.computed + other.computed == 1
+    assert computed() == 1
     queue_server.redis.flushall()
     translator(registry, inverses).way(*spaces, bridge)
-    assert inverses.computed + other.computed == 2, "a lost cache is filled again"
+    assert computed() == 2, "a lost cache is filled again"
     other.close()
 
 
@@ -75,6 +88,7 @@ def test_however_many_ask_one_inverse_is_computed(
 def test_damaged_bytes_are_noticed_and_computed_again(
     registry: Registry,
     inverses: Inverses,
+    metrics: Metrics,
     queue_server: Server,
     spaces: tuple[Space, Space],
     pair: Pair,
@@ -93,7 +107,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
     queue_server.redis.set(key, bad)
     found = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     np.testing.assert_array_equal(found, expected)
-    assert inverses.corrupt == 1
+    assert figure(metrics, "corrupt_inverses_total") == 1
     assert queue_server.redis.get(key) == good, "the damaged copy was replaced"
 
 

@@ -183,9 +183,13 @@ def _from_rows(parts: Parts, found: Served, asked: Inference) -> Response:
     way = parts.translator.way(
         found.source, found.target or found.source, asked.body.parameters.bridge
     )
-    rows, defined, covered = way.apply(rows)
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(rows)
+    parts.telemetry.metrics.inferred("classify" if found.head else "translate", covered)
     if found.head:
-        rows = probabilities(parts.heads.get(found.head).logits(rows))
+        classifier = parts.heads.get(found.head)
+        with parts.telemetry.step("classify"):
+            rows = probabilities(classifier.logits(rows))
     outputs = _outputs(parts, found, asked, rows, defined)
     headers = used(found.stale, **found.roles) | outside(covered, found.source).headers
     return tensors.respond(asked, found.told(), outputs, wanted, headers)
@@ -201,6 +205,7 @@ async def _from_items(
     with renamed("/items", f"{given.pointer}/data"):
         reply = await while_connected(request, run(parts, job, items, seconds))
     rows: Floats = reply.rows  # type: ignore[assignment]
+    parts.telemetry.metrics.inferred("stitch" if found.head else "embed", reply.covered)
     outputs = await asyncio.to_thread(_outputs, parts, found, asked, rows, reply.defined)
     headers = used(found.stale, **found.roles) | outside(reply.covered, found.source).headers
     if reply.truncated:
@@ -218,6 +223,7 @@ def _outputs(
     pair = found.source, found.target or found.source
     calibration = parts.registry.calibrations.get(*pair, found.head, told.bridge)
     said = predictions(rows, defined, found.head.labels, told.top, calibration)
+    parts.telemetry.metrics.judged(found.head.id, [one["confidence"] for one in said])
     return {
         "labels": np.array([[best["label"] for best in one["top"]] for one in said], object),
         "scores": np.array([[best["score"] for best in one["top"]] for one in said], np.float32),

@@ -66,6 +66,7 @@ async def embeddings(request: Request, parts: PartsDep, seconds: SecondsDep) -> 
         )
     with renamed("/items", "/input"):
         reply = await while_connected(request, run(parts, job, list(asked.input), seconds))
+    parts.telemetry.metrics.inferred("embed", reply.covered)
     roles = {"source": source, "target": target} if target else {"source": source}
     headers = used(stale, **roles) | outside(reply.covered, source).headers
     if reply.truncated:

@@ -33,6 +33,7 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     source, target = spaces[0], spaces[1] if asked.target else None
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    parts.telemetry.metrics.inferred("embed", reply.covered)
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles, headers = {"source": source}, {}
     if target:
@@ -77,14 +78,17 @@ async def stitch(
     )
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     beyond = outside(reply.covered, source)
+    found = predictions(
+        reply.rows,  # type: ignore[arg-type]
+        reply.defined,
+        used_head.labels,
+        asked.top,
+        calibration,
+    )
+    parts.telemetry.metrics.inferred("stitch", reply.covered)
+    parts.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in found])
     answer = {
-        "predictions": predictions(
-            reply.rows,  # type: ignore[arg-type]
-            reply.defined,
-            used_head.labels,
-            asked.top,
-            calibration,
-        ),
+        "predictions": found,
         "encoder": named(source),
         "head": named(used_head),
         "bridge": asked.bridge,

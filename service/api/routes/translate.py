@@ -34,7 +34,9 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
     (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
     width(asked.embeddings, source)
     way = parts.translator.way(source, target, asked.bridge)
-    rows, defined, covered = way.apply(asked.embeddings)
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(asked.embeddings)
+    parts.telemetry.metrics.inferred("translate", covered)
     beyond = outside(covered, source)
     facts: dict[str, Any] = {
         "source": named(source),
@@ -72,12 +74,18 @@ def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
     (source, target), stale = parts.registry.spaces.ready(asked.space, head.space)
     width(asked.embeddings, source)
     way = parts.translator.way(source, target, asked.bridge)
-    rows, defined, covered = way.apply(asked.embeddings)
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(asked.embeddings)
+    parts.telemetry.metrics.inferred("classify", covered)
     beyond = outside(covered, source)
-    scores = probabilities(parts.heads.get(head).logits(rows))
+    classifier = parts.heads.get(head)
+    with parts.telemetry.step("classify"):
+        scores = probabilities(classifier.logits(rows))
     calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+    found = predictions(scores, defined, head.labels, asked.top, calibration)
+    parts.telemetry.metrics.judged(head.id, [told["confidence"] for told in found])
     answer = {
-        "predictions": predictions(scores, defined, head.labels, asked.top, calibration),
+        "predictions": found,
         "space": named(source),
         "head": named(head),
         "bridge": asked.bridge,
