@@ -17,6 +17,22 @@ RTOL: Final = 1e-6
 """Singular values below this, relative to the largest, are noise: encoders are often deficient."""
 
 
+def check_rows(rows: Array, name: str) -> None:
+    """Refuse what are no rows of numbers.
+
+    Args:
+        rows: (n, d) real numbers of any dtype.
+        name: What the caller calls them.
+
+    Raises:
+        InvalidInput: If there are not two axes, or the dtype is not of real numbers.
+    """
+    if rows.ndim != 2:
+        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
+    if not array_namespace(rows).isdtype(rows.dtype, ("real floating", "integral")):
+        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
+
+
 def finite_rows(rows: Array, name: str) -> Array:
     """Rows that a fit may start from.
 
@@ -31,11 +47,8 @@ def finite_rows(rows: Array, name: str) -> Array:
         InvalidInput: If there are not two axes, the dtype is not of real numbers, or a number is
             NaN or infinite.
     """
+    check_rows(rows, name)
     xp = array_namespace(rows)
-    if rows.ndim != 2:
-        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
-    if not xp.isdtype(rows.dtype, ("real floating", "integral")):
-        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
     wide = xp.astype(rows, xp.float64)
     if not bool(xp.all(xp.isfinite(wide))):
         raise InvalidInput(f"expected finite {name}, got NaN or infinity")
@@ -63,6 +76,29 @@ def solve_spd(matrix: Array, right: Array) -> Array:
     if hasattr(xp, "cholesky_solve"):
         return xp.cholesky_solve(right, xp.linalg.cholesky(matrix))
     return xp.linalg.solve(matrix, right)
+
+
+def inverse_from_cholesky(lower: Array) -> Array:
+    """(L Lᵀ)⁻¹, which the standard cannot take from the factor.
+
+    Args:
+        lower: (m, m) lower triangular L with a positive diagonal.
+
+    Returns:
+        (m, m) of its dtype, symmetric to the bit.
+    """
+    xp = array_namespace(lower)
+    if is_numpy_namespace(xp):
+        from scipy.linalg.lapack import get_lapack_funcs
+
+        (potri,) = get_lapack_funcs(("potri",), (lower,))
+        # What is lower by rows is upper by columns, as LAPACK reads it without a copy.
+        half = potri(lower.T, lower=0)[0]
+        return np.triu(half) + np.triu(half, 1).T
+    if hasattr(xp, "cholesky_inverse"):
+        return xp.cholesky_inverse(lower)
+    inverse = xp.linalg.inv(lower)
+    return inverse.T @ inverse
 
 
 def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) -> Array:

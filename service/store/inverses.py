@@ -8,13 +8,10 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final, cast
 
 from service.errors import CorruptBytes, QueueUnavailable
-from service.geometry.bridges import InverseName, inverse
+from service.geometry.bridges import Inverse, InverseName, inverse
 from service.geometry.relative import Frame
 from service.records import Space
 from service.store.codec import pack, unpack
@@ -26,8 +23,6 @@ CACHED_SECONDS: Final = 7 * 24 * 3600
 """A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
 LOCK_SECONDS: Final = 120
 """Longer than any fit; a lock whose holder died is free again after this."""
-
-Inverse = NDArray[np.float64]
 
 
 class Inverses:
@@ -59,7 +54,7 @@ class Inverses:
             frame: Gives the space's frame, asked only where the inverse must be computed.
 
         Returns:
-            float64, of the shape that `bridges.inverse` gives.
+            What `bridges.inverse` gives.
         """
         return self.start(name, space, frame).result()
 
@@ -111,7 +106,7 @@ class Inverses:
         return self._compute(name, space, frame) if found is None else found
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        result = cast(Inverse, inverse(name, frame(), space.parameters.checked()))
+        result = inverse(name, frame(), space.parameters.checked())
         with self._guard:
             self.computed += 1
         return result
@@ -123,7 +118,7 @@ class Inverses:
             return None
         try:
             arrays, _ = unpack(data)
-            return arrays["inverse"]
+            return Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptBytes, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             with self._guard:
@@ -132,6 +127,7 @@ class Inverses:
                 client.delete(key)
             return None
 
-    def _keep(self, key: str, found: NDArray[Any]) -> None:
+    def _keep(self, key: str, found: Inverse) -> None:
+        arrays = {"inverse": found.matrix} | ({} if found.at is None else {"at": found.at})
         with self._server.guard() as client:
-            client.set(key, pack({"inverse": found}), ex=CACHED_SECONDS)
+            client.set(key, pack(arrays), ex=CACHED_SECONDS)

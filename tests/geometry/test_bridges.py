@@ -13,12 +13,16 @@ from service.geometry.bridges import (
     Parameters,
     Side,
     fuse,
-    irp_write,
     needs,
-    ridge_read,
-    whitened_write,
 )
-from service.geometry.maps import FusedMap
+from service.geometry.inverses import (
+    Inverse,
+    exp_inverse,
+    irp_inverse,
+    ridge_inverse,
+    whitened_inverse,
+)
+from service.geometry.maps import FusedMap, KernelMap
 from service.geometry.relative import frame
 from tests.geometry.plain import SHAPES, degenerate, frames, plain_read, plain_white, plain_write
 from tests.geometry.worlds import Floats, Library, cosines, rotation, world
@@ -87,8 +91,9 @@ def test_each_side_brings_what_its_bridge_needs() -> None:
 
 def matrix(bridge: BridgeName, source: Side, target: Side, lib: Library) -> Floats:
     found = fuse(bridge, source, target)
-    assert isinstance(found, FusedMap)
-    return np.asarray(lib.give(found.matrix), np.float64)
+    assert isinstance(found, FusedMap | KernelMap)
+    held = found.matrix if isinstance(found, FusedMap) else found.weights
+    return np.asarray(lib.give(held), np.float64)
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
@@ -105,12 +110,17 @@ def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 
 
+def _twice(found: Inverse) -> Inverse:
+    return found.on(lambda matrix: 2 * matrix)
+
+
 def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
     x, y, *_ = frames(lib, 60, 16)
     for bridge, source, target in (
-        ("ridge", Side(x, inverse=2 * ridge_read(x, None)), Side(y)),
-        ("ridge-whitened", Side(x), Side(y, inverse=2 * whitened_write(y, None, 0.2))),
-        ("irp", Side(x), Side(y, inverse=2 * irp_write(y, 0.8, 8))),
+        ("exp", Side(x, inverse=_twice(exp_inverse(x, 2048))), Side(y)),
+        ("ridge", Side(x, inverse=_twice(ridge_inverse(x, None))), Side(y)),
+        ("ridge-whitened", Side(x), Side(y, inverse=_twice(whitened_inverse(y, None, 0.2)))),
+        ("irp", Side(x), Side(y, inverse=_twice(irp_inverse(y, 0.8, 8)))),
     ):
         np.testing.assert_allclose(
             matrix(bridge, source, target, lib),  # type: ignore[arg-type]
