@@ -42,8 +42,9 @@ class Inverse:
     """What of a space is worth keeping for a bridge.
 
     Attributes:
-        matrix: float64. B (m, m) of `exp` or, in the span of landmarks, its factor L; C of `ridge` and E of `whitened`, (d, d) or (k, k),
-            whichever is smaller; the rows of D that are not zero, (m, d), of `irp`.
+        matrix: float64. B (m, m) of `exp` or, in the span of landmarks, its factor L; C of `ridge`
+            and E of `whitened`, (d, d) or (k, k), whichever is smaller; the rows of D that are not
+            zero, (m, d), of `irp`.
         at: (m,) indices of the anchors that stand behind the rows, for `exp` and `irp`.
     """
 
@@ -203,7 +204,8 @@ def exp_inverse(seen: Frame, most: int) -> Inverse:
         most: m, how many landmarks at most.
 
     Returns:
-        B, or L, (m, m) and the landmarks. Rotating, scaling or moving the anchors leaves it unchanged.
+        B, or L, (m, m) and the landmarks. Rotating, scaling or moving the anchors leaves it
+        unchanged.
 
     Source:
         The elementwise exponential of the relative representation of Moschella et al., arXiv

@@ -8,13 +8,13 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, cast
+from typing import Final
 
 from service.errors import CorruptBytes, QueueUnavailable
 from service.geometry.bridges import Inverse, InverseName, inverse
 from service.geometry.relative import Frame
 from service.records import Space
-from service.store.codec import pack, unpack
+from service.store import blocks
 from service.store.server import PREFIX, Server
 
 log = logging.getLogger(__name__)
@@ -112,13 +112,9 @@ class Inverses:
         return result
 
     def _cached(self, key: str) -> Inverse | None:
-        with self._server.guard() as client:
-            data = cast(bytes | None, client.get(key))
-        if data is None:
-            return None
         try:
-            arrays, _ = unpack(data)
-            return Inverse(arrays["inverse"], arrays.get("at"))
+            arrays = blocks.read(self._server, key)
+            return arrays and Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptBytes, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             with self._guard:
@@ -129,5 +125,4 @@ class Inverses:
 
     def _keep(self, key: str, found: Inverse) -> None:
         arrays = {"inverse": found.matrix} | ({} if found.at is None else {"at": found.at})
-        with self._server.guard() as client:
-            client.set(key, pack(arrays), ex=CACHED_SECONDS)
+        blocks.write(self._server, key, arrays, CACHED_SECONDS)
