@@ -78,27 +78,25 @@ def solve_spd(matrix: Array, right: Array) -> Array:
     return xp.linalg.solve(matrix, right)
 
 
-def inverse_from_cholesky(lower: Array) -> Array:
-    """(L Lᵀ)⁻¹, which the standard cannot take from the factor.
+def solve_factored(lower: Array, right: Array) -> Array:
+    """Solves a system whose Cholesky factor is known, which the standard cannot.
 
     Args:
-        lower: (m, m) lower triangular L with a positive diagonal.
+        lower: (m, m) lower triangular L.
+        right: (m, n).
 
     Returns:
-        (m, m) of its dtype, symmetric to the bit.
+        (m, n), with L @ L.T @ result = right.
     """
-    xp = array_namespace(lower)
+    xp = array_namespace(lower, right)
     if is_numpy_namespace(xp):
-        from scipy.linalg.lapack import get_lapack_funcs
+        from scipy.linalg import cho_solve
 
-        (potri,) = get_lapack_funcs(("potri",), (lower,))
         # What is lower by rows is upper by columns, as LAPACK reads it without a copy.
-        half = potri(lower.T, lower=0)[0]
-        return np.triu(half) + np.triu(half, 1).T
-    if hasattr(xp, "cholesky_inverse"):
-        return xp.cholesky_inverse(lower)
-    inverse = xp.linalg.inv(lower)
-    return inverse.T @ inverse
+        return cho_solve((lower.T, False), right, check_finite=False)
+    if hasattr(xp, "cholesky_solve"):
+        return xp.cholesky_solve(right, lower)
+    return solve_triangular(lower, solve_triangular(lower, right), transposed=True)
 
 
 def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) -> Array:

@@ -209,17 +209,19 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
         kept = _brought(target, "irp")
         return FusedMap.of(x.unit[kept.at, :].T @ kept.matrix, x, y)
     reads = _brought(source, "exp" if bridge == "exp" else "ridge")
-    through = exp_read if bridge == "exp" else ridge_read
+
+    def through(write: Array) -> Array:
+        if bridge == "exp":
+            return exp_read(x, reads, write)
+        return ridge_read(x, reads, write, source.parameters.shrinkage)
+
     if bridge == "ridge":
-        fused = through(x, reads, y.unit)
+        fused = through(y.unit)
+    elif y.count < y.width:
+        fused = through(whitened_write(y, _brought(target, "whitened")))
     else:
-        white = _brought(target, "whitened")
-        # Evened out last where there are many anchors: then no array grows with their number.
-        fused = (
-            through(x, reads, whitened_write(y, white))
-            if y.count < y.width
-            else through(x, reads, y.unit) @ white.matrix
-        )
+        # Evened out last, no array is as large as the anchors.
+        fused = through(y.unit) @ _brought(target, "whitened").matrix
     if bridge == "exp":
         return KernelMap.of(x.unit[reads.at, :], sharpness(x), fused, x, y)
     return FusedMap.of(fused, x, y)

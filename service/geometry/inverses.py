@@ -19,7 +19,7 @@ from array_api_compat import array_namespace, device
 
 from service.geometry import Array
 from service.geometry.anchors import prunings
-from service.geometry.arrays import RTOL, Convert, indices, inverse_from_cholesky, solve_triangular
+from service.geometry.arrays import RTOL, Convert, indices, solve_factored, solve_triangular
 from service.geometry.relative import Frame
 
 FLOOR: Final = 3 / 13
@@ -42,9 +42,9 @@ class Inverse:
     """What of a space is worth keeping for a bridge.
 
     Attributes:
-        matrix: float64. B (m, m) of `exp` or, in the span of landmarks, its factor L; C of `ridge`
-            and E of `whitened`, (d, d) or (k, k), whichever is smaller; the rows of D that are not
-            zero, (m, d), of `irp`.
+        matrix: float64. L (m, m), lower triangular, of `exp`; L of `ridge` and E of `whitened`,
+            (d, d) or (k, k), whichever is smaller; the rows of D that are not zero, (m, d), of
+            `irp`.
         at: (m,) indices of the anchors that stand behind the rows, for `exp` and `irp`.
     """
 
@@ -77,7 +77,7 @@ def oas(covariance: Array, samples: int) -> float:
 
 
 def ridge_inverse(seen: Frame, shrinkage: float | None) -> Inverse:
-    """C with P_X = C Uᵀ or, for k < d, P_X = Uᵀ C.
+    """L with P_X = (L Lᵀ)⁻¹ Uᵀ or, for k < d, P_X = Uᵀ (L Lᵀ)⁻¹.
 
     P_X = G⁻¹ Uᵀ / k with G = (1 − ρ′) S + ρ′ tr(S)/d · I and S = UᵀU / k. (1 − ρ′) P_X V is the
     ridge regression, with λ = ρ′ k tr(S) / (d (1 − ρ′)), from the unit anchors of X to those of
@@ -99,26 +99,33 @@ def ridge_inverse(seen: Frame, shrinkage: float | None) -> Inverse:
     gram = _gram(seen)
     trace, rho = _shrunk(gram, k, d, shrinkage)
     if rho < RTOL:
-        return Inverse(_filtered(seen.unit, rho, trace))
+        return Inverse(_filtered(seen, rho, trace))
     gram *= (1 - rho) * k
     gram += (rho * trace / d * k) * xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    return Inverse(inverse_from_cholesky(xp.linalg.cholesky(gram)))
+    return Inverse(xp.linalg.cholesky(gram))
 
 
-def ridge_read(seen: Frame, found: Inverse, write: Array) -> Array:
+def ridge_read(seen: Frame, found: Inverse, write: Array, shrinkage: float | None) -> Array:
     """P_X write.
 
     Args:
         seen: The frame of the space that is read from.
         found: Its `ridge_inverse`.
         write: (k, e).
+        shrinkage: ρ′ that it was computed with.
 
     Returns:
         (d, e); anchors at the mean, whose rows are zero, have no part in it.
     """
     if seen.count < seen.width:
-        return seen.unit.T @ (found.matrix @ write)
-    return found.matrix @ (seen.unit.T @ write)
+        return seen.unit.T @ solve_factored(found.matrix, write)
+    if shrinkage is not None:
+        return solve_factored(found.matrix, seen.unit.T @ write)
+    # The rule shrinks so much that a sum in float32 moves translated rows by no more than their
+    # own rounding does, and it is by far the longest: it takes half of the time.
+    xp = array_namespace(write)
+    unit, narrow = (xp.astype(rows, xp.float32, copy=False) for rows in (seen.unit, write))
+    return solve_factored(found.matrix, xp.astype(unit.T @ narrow, found.matrix.dtype))
 
 
 def whitened_inverse(seen: Frame, shrinkage: float | None, power: float) -> Inverse:
@@ -192,20 +199,19 @@ def sharpness(seen: Frame) -> float:
 
 
 def exp_inverse(seen: Frame, most: int) -> Inverse:
-    """B of A_X, so that exp(γ (unit(x) Uₘᵀ − 1)) A_X is a row in weights of all the anchors.
+    """L of A_X, so that exp(γ (unit(x) Uₘᵀ − 1)) A_X is a row in weights of all the anchors.
 
-    Kernel ridge regression of the identity on the anchors. With all of them as landmarks A_X = B =
-    (K + 0.1 I)⁻¹; in the span of m of them (Nyström) A_X = B Kₘᵀ, with Kₘ (k, m) the kernel of all
-    anchors with the landmarks, and B = (L Lᵀ)⁻¹ is left as its factor: where landmarks all but
-    coincide, B itself could not be held to enough digits.
+    Kernel ridge regression of the identity on the anchors. With all of them as landmarks A_X =
+    (L Lᵀ)⁻¹ = (K + 0.1 I)⁻¹; in the span of m of them (Nyström) A_X = (L Lᵀ)⁻¹ Kₘᵀ, with Kₘ (k, m)
+    the kernel of all anchors with the landmarks. Where landmarks all but coincide the inverse
+    itself could not be held to enough digits; its factor can.
 
     Args:
         seen: The frame of the space that is read from.
         most: m, how many landmarks at most.
 
     Returns:
-        B, or L, (m, m) and the landmarks. Rotating, scaling or moving the anchors leaves it
-        unchanged.
+        L (m, m) and the landmarks. Rotating, scaling or moving the anchors leaves it unchanged.
 
     Source:
         The elementwise exponential of the relative representation of Moschella et al., arXiv
@@ -220,7 +226,7 @@ def exp_inverse(seen: Frame, most: int) -> Inverse:
     eye = xp.eye(m, dtype=own.dtype, device=device(own))
     if m == _alive(seen):
         own += KERNEL_RIDGE * eye
-        return Inverse(inverse_from_cholesky(xp.linalg.cholesky(own)), at)
+        return Inverse(xp.linalg.cholesky(own), at)
     lower = xp.linalg.cholesky(own + KERNEL_JITTER * eye)
     normal = KERNEL_RIDGE * eye
     for _, kernel in _kernels(seen, some):
@@ -243,13 +249,12 @@ def exp_read(seen: Frame, found: Inverse, write: Array) -> Array:
         (m, e); anchors at the mean have no part in it.
     """
     if found.matrix.shape[0] == _alive(seen):
-        return found.matrix @ write[found.at, :]
+        return solve_factored(found.matrix, write[found.at, :])
     xp = array_namespace(write)
     total = xp.zeros_like(write[: found.matrix.shape[0], :])
     for rows, kernel in _kernels(seen, seen.unit[found.at, :]):
         total += kernel.T @ write[rows, :]
-    halfway = solve_triangular(found.matrix, total)
-    return solve_triangular(found.matrix, halfway, transposed=True)
+    return solve_factored(found.matrix, total)
 
 
 def irp_inverse(seen: Frame, delta: float, omega: int) -> Inverse:
@@ -332,16 +337,16 @@ def _oas(trace: float, squares: float, k: int, d: int) -> float:
     return 1.0 if denominator <= 0 else min(1.0, (squares + trace**2) / denominator)
 
 
-def _filtered(unit: Array, rho: float, trace: float) -> Array:
-    """C of `ridge` by singular values, for a ρ′ that cannot make a singular S invertible."""
-    xp = array_namespace(unit)
-    k, d = unit.shape
-    w, s, zt = xp.linalg.svd(unit, full_matrices=False)
-    kept = s > RTOL * s[0]
-    # Where a value is left out, zero takes the place of its reciprocal.
-    gain = xp.where(kept, 1 / xp.where(kept, (1 - rho) * s**2 + rho * trace / d * k, 1.0), 0.0)
+def _filtered(seen: Frame, rho: float, trace: float) -> Array:
+    """L of `ridge` by singular values, for a ρ′ that cannot make a singular S invertible."""
+    xp = array_namespace(seen.unit)
+    k, d = seen.unit.shape
+    w, s, zt = xp.linalg.svd(seen.unit, full_matrices=False)
     vectors = w if k < d else zt.T
-    return (vectors * gain) @ vectors.T
+    # A direction that is left out counts as the largest: what noise is in it, it makes none of.
+    sizes = xp.where(s > RTOL * s[0], (1 - rho) * s**2 + rho * trace / d * k, s[0] ** 2)
+    # By its triangle, and not by a Cholesky factor, which would take half of the digits.
+    return xp.linalg.qr(xp.sqrt(sizes)[:, None] * vectors.T).R.T
 
 
 def _inverted(rows: Array) -> Array:

@@ -87,7 +87,7 @@ def plain_exp(unit: Floats) -> Floats:
 
 def ridge_whole(seen: Frame, shrinkage: float | None) -> Any:
     """The service's own P (d, k)."""
-    return ridge_read(seen, ridge_inverse(seen, shrinkage), _eye(seen))
+    return ridge_read(seen, ridge_inverse(seen, shrinkage), _eye(seen), shrinkage or 0.0)
 
 
 def exp_whole(seen: Frame, most: int) -> Any:

@@ -98,7 +98,7 @@ def test_the_size_of_the_map_cancels(lib: Library, gain: float, size: float) -> 
     w = centred(world(30, 16, 20))
     x, y = frame(w.x_anchors), frame(w.y_anchors)
     found = fuse(
-        "ridge", Side(x, inverse=ridge_inverse(x, None).on(lambda c: gain * c)), Side(y)
+        "ridge", Side(x, inverse=ridge_inverse(x, None).on(lambda c: c / gain**0.5)), Side(y)
     ).on(lib.take)
     rows = (size * w.x).astype(np.float32)
     got, defined = found.apply(lib.take(rows))
