@@ -114,7 +114,7 @@ class Inverses:
     def _cached(self, key: str) -> Inverse | None:
         try:
             arrays = blocks.read(self._server, key)
-            return arrays and Inverse(arrays["inverse"], arrays.get("at"))
+            return None if arrays is None else Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptBytes, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             with self._guard:

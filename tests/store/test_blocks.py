@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.errors import CorruptBytes
+from service.records import Arrays
 from service.store import blocks
 from service.store.server import Check, Server
 
@@ -19,7 +20,7 @@ ARRAYS = st.dictionaries(
     hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=20)),
     min_size=1,
 )
-ROWS = {"a": np.arange(3000, dtype=np.float32).reshape(300, 10), "b": np.arange(70)}
+ROWS: Arrays = {"a": np.arange(3000, dtype=np.float32).reshape(300, 10), "b": np.arange(70)}
 
 
 def _same(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
