@@ -1,6 +1,6 @@
 """How long latentis takes to fit; run by an interpreter that has it, not by ours.
 
-`PYTHON latentis_fit.py ANCHORS` takes an .npz file with `x` (k, d_x) and `y` (k, d_y), prints
+`PYTHON with_latentis.py ANCHORS` takes an .npz file with `x` (k, d_x) and `y` (k, d_y), prints
 `ready`, and answers each line of standard input with the seconds of one fit.
 """
 
