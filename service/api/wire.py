@@ -13,7 +13,6 @@ from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pybase64 import b64encode
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, UploadFile
@@ -22,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.arrays import named
+from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.api.depends import Limits
 from service.api.problems import from_validation
-from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.errors import (
     DeadlineExceeded,
     InputTooLarge,
@@ -41,6 +40,7 @@ NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
 NPY: Final = "application/x-npy"
 MULTIPART: Final = "multipart/form-data"
+OCTETS: Final = "application/octet-stream"
 BINARY: Final = (SAFETENSORS, NPY)
 
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
@@ -75,13 +75,7 @@ async def receive(
     takes = (JSON, *(BINARY if main else ()), *inputs)
     if media not in takes:
         raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
-    try:
-        async with asyncio.timeout(limits.seconds):
-            data = await read_bytes(request, limits.body_bytes)
-    except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the body did not arrive within {limits.seconds:g} seconds"
-        ) from error
+    data = await read_in_time(request, limits)
     parts = await _multipart(request.headers, data, limits) if media == MULTIPART else {}
 
     def decode() -> M:
@@ -126,6 +120,33 @@ async def read(
     """
     body = await receive(request, model, limits, main=main, raw=raw)
     return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
+
+
+def parse(data: bytes, model: type[M], limits: Limits) -> M:
+    """A JSON object, validated.
+
+    Raises:
+        MalformedInput: If it is not JSON.
+        InvalidInput: If what it says has no meaning; `pointer` says where.
+    """
+    return _validate(model, _json(data), limits)
+
+
+async def read_in_time(request: Request, limits: Limits) -> bytes:
+    """The raw body.
+
+    Raises:
+        DeadlineExceeded: If it takes longer to arrive than a request may.
+        InputTooLarge: If it is too large.
+        UnsupportedFormat: If it is compressed.
+    """
+    try:
+        async with asyncio.timeout(limits.seconds):
+            return await read_bytes(request, limits.body_bytes)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the body did not arrive within {limits.seconds:g} seconds"
+        ) from error
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
@@ -183,7 +204,7 @@ def respond(
     if media == SAFETENSORS:
         told = {key: orjson.dumps(value).decode() for key, value in facts.items()}
         return Blob(to_safetensors(name, rows, told), headers, SAFETENSORS)
-    shown: Any = [b64encode(row).decode() for row in _little(rows)] if as_base64 else rows
+    shown: Any = coded(rows) if as_base64 else rows
     return answer({name: shown, **facts}, headers=headers)
 
 
@@ -193,8 +214,9 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     return Response(body, status, headers, JSON)
 
 
-def _little(rows: Floats) -> NDArray[Any]:
-    return np.ascontiguousarray(rows, dtype="<f4")
+def coded(rows: Floats) -> list[str]:
+    """Each row as the base64 of little-endian float32."""
+    return [b64encode(row).decode() for row in np.ascontiguousarray(rows, dtype="<f4")]
 
 
 def _wanted(request: Request) -> str:
