@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 CACHED_SECONDS: Final = 7 * 24 * 3600
 """A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
 LOCK_SECONDS: Final = 120
-"""A lock whose holder died is free again after this. Only fits of the very largest sets take longer,
-and are then computed by each process that asks."""
+"""A lock whose holder died is free again after this. Only fits of the largest sets take longer, and
+are then computed by each process that asks."""
 
 
 class Inverses:
