@@ -23,7 +23,6 @@ from service.errors import (
     WorkFailed,
 )
 from service.models.catalog import Catalog, Loaded
-from service.models.fitting import fit_linear
 from service.queue import streams
 from service.queue.consumer import Consumer
 from service.queue.jobs import Job
@@ -183,6 +182,9 @@ class Upkeep:
             classifier, labels = self._catalog.classifier(draft.encoder)
             self._registry.complete_head(draft, classifier, labels)
         else:
+            # It brings scikit-learn along, which most workers never need.
+            from service.models.fitting import fit_linear
+
             inputs = self._registry.heads.inputs(draft.id, draft.version)
             embedded = [part["rows"] for part in self._registry.heads.parts(draft)]
             rows = np.concatenate(embedded) if embedded else inputs["embeddings"]

@@ -1,5 +1,6 @@
 """Which anchors to keep: pruning by farthest-point sampling, and subspaces of several prunings."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from service.errors import InvalidInput
 from service.geometry import Array
+from service.geometry.arrays import indices
 
 Indices = NDArray[np.int64]
 
@@ -17,18 +19,19 @@ last bit with the library, its threads or the row's place; on the grid they tie,
 picks the same anchors."""
 
 
-def farthest_first(unit: Array, delta: float, first: int) -> Indices:
+def farthest_first(unit: Array, delta: float, firsts: Sequence[int]) -> list[Indices]:
     """Anchors that differ, found by farthest-point sampling under dcos = 1 − |cos|.
 
     Args:
         unit: (k, d) unit anchors; zero rows have no direction and are never picked.
         delta: Least distance in [0, 1] of each picked anchor from those before it.
-        first: Index to start from, 0 to k − 1; a zero row passes its turn to the next row that
-            is not, after the last to the first.
+        firsts: Indices to start from, 0 to k − 1, one for each sampling; a zero row passes its
+            turn to the next row that is not, after the last to the first.
 
     Returns:
-        (m,) int64 indices in the order in which they were picked, none twice: a smaller delta
-        only appends. The lowest index wins ties. Takes O(k·m·d) time and O(k) memory.
+        For each start (m,) int64 indices in the order in which they were picked, none twice: a
+        smaller delta only appends. The lowest index wins ties. All samplings take their steps
+        together, so that the anchors are read once for all: O(k·m·d) time and O(k) memory each.
 
     Raises:
         InvalidInput: If every row is zero.
@@ -40,21 +43,28 @@ def farthest_first(unit: Array, delta: float, first: int) -> Indices:
     xp = array_namespace(unit)
     k = unit.shape[0]
     alive = xp.any(unit != 0, axis=1)
-    starts = [(first + step) % k for step in range(k)]
-    at = next((i for i in starts if bool(alive[i])), None)
-    if at is None:
+    living = np.flatnonzero(np.asarray(alive.tolist()))
+    if not len(living):
         raise InvalidInput(f"expected a unit anchor to start from, got {k} zero rows")
+    after = np.searchsorted(living, np.asarray(firsts, np.int64)) % len(living)
     # Zero rows and rows already picked stand at −1, which no delta admits.
-    nearest = xp.where(alive, xp.ones_like(unit[:, 0]), -1.0)
-    picked = []
-    while True:
-        picked.append(at)
-        distance = xp.round((1.0 - xp.abs(unit @ unit[at, :])) * GRID) / GRID
-        nearest = xp.minimum(nearest, distance)
-        nearest[at] = -1.0
-        at = int(xp.argmax(nearest))
-        if not float(nearest[at]) >= delta:
-            return np.asarray(picked, np.int64)
+    nearest = [xp.where(alive, xp.ones_like(unit[:, 0]), -1.0) for _ in firsts]
+    at = dict(enumerate(living[after].tolist()))
+    picked: list[list[int]] = [[] for _ in firsts]
+    while at:
+        places = indices(np.asarray(list(at.values()), np.int64), unit)
+        cosines = unit[places, :] @ unit.T
+        going = {}
+        for row, (i, place) in enumerate(at.items()):
+            picked[i].append(place)
+            distance = xp.round((1.0 - xp.abs(cosines[row, :])) * GRID) / GRID
+            nearest[i] = xp.minimum(nearest[i], distance)
+            nearest[i][place] = -1.0
+            best = int(xp.argmax(nearest[i]))
+            if float(nearest[i][best]) >= delta:
+                going[i] = best
+        at = going
+    return [np.asarray(found, np.int64) for found in picked]
 
 
 def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
@@ -77,4 +87,4 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
     """
     k = unit.shape[0]
     starts = [int(np.random.default_rng(seed).integers(k)) for seed in range(omega)]
-    return [farthest_first(unit, delta, start) for start in starts]
+    return farthest_first(unit, delta, starts)

@@ -17,6 +17,22 @@ RTOL: Final = 1e-6
 """Singular values below this, relative to the largest, are noise: encoders are often deficient."""
 
 
+def check_rows(rows: Array, name: str) -> None:
+    """Refuse what are no rows of numbers.
+
+    Args:
+        rows: (n, d) real numbers of any dtype.
+        name: What the caller calls them.
+
+    Raises:
+        InvalidInput: If there are not two axes, or the dtype is not of real numbers.
+    """
+    if rows.ndim != 2:
+        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
+    if not array_namespace(rows).isdtype(rows.dtype, ("real floating", "integral")):
+        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
+
+
 def finite_rows(rows: Array, name: str) -> Array:
     """Rows that a fit may start from.
 
@@ -31,11 +47,8 @@ def finite_rows(rows: Array, name: str) -> Array:
         InvalidInput: If there are not two axes, the dtype is not of real numbers, or a number is
             NaN or infinite.
     """
+    check_rows(rows, name)
     xp = array_namespace(rows)
-    if rows.ndim != 2:
-        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
-    if not xp.isdtype(rows.dtype, ("real floating", "integral")):
-        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
     wide = xp.astype(rows, xp.float64)
     if not bool(xp.all(xp.isfinite(wide))):
         raise InvalidInput(f"expected finite {name}, got NaN or infinity")
@@ -63,6 +76,27 @@ def solve_spd(matrix: Array, right: Array) -> Array:
     if hasattr(xp, "cholesky_solve"):
         return xp.cholesky_solve(right, xp.linalg.cholesky(matrix))
     return xp.linalg.solve(matrix, right)
+
+
+def solve_factored(lower: Array, right: Array) -> Array:
+    """Solves a system whose Cholesky factor is known, which the standard cannot.
+
+    Args:
+        lower: (m, m) lower triangular L.
+        right: (m, n).
+
+    Returns:
+        (m, n), with L @ L.T @ result = right.
+    """
+    xp = array_namespace(lower, right)
+    if is_numpy_namespace(xp):
+        from scipy.linalg import cho_solve
+
+        # What is lower by rows is upper by columns, as LAPACK reads it without a copy.
+        return cho_solve((lower.T, False), right, check_finite=False)
+    if hasattr(xp, "cholesky_solve"):
+        return xp.cholesky_solve(right, lower)
+    return solve_triangular(lower, solve_triangular(lower, right), transposed=True)
 
 
 def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) -> Array:

@@ -23,12 +23,14 @@ from service.errors import InvalidInput
 from service.geometry import Array
 from service.geometry.arrays import RTOL
 from service.geometry.inverses import (
+    Inverse,
+    exp_inverse,
     exp_read,
-    irp_write,
-    landmarks,
-    oas,
+    irp_inverse,
+    ridge_inverse,
     ridge_read,
     sharpness,
+    whitened_inverse,
     whitened_write,
 )
 from service.geometry.maps import FusedMap, KernelMap, Map, Origin, PassThrough, Translation
@@ -38,20 +40,16 @@ __all__ = [
     "BRIDGES",
     "DEFAULT",
     "BridgeName",
+    "Inverse",
     "InverseName",
     "Map",
     "Parameters",
     "Side",
     "Translation",
-    "exp_read",
     "fuse",
     "identity",
     "inverse",
-    "irp_write",
     "needs",
-    "oas",
-    "ridge_read",
-    "whitened_write",
 ]
 
 BridgeName: TypeAlias = Literal["exp", "ridge", "ridge-whitened", "irp", "irp-completed", "none"]
@@ -140,7 +138,7 @@ class Side:
 
     frame: Frame
     parameters: Parameters = Parameters()
-    inverse: Array | None = None
+    inverse: Inverse | None = None
 
 
 def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
@@ -156,25 +154,21 @@ def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
     return NEEDS[bridge]
 
 
-def inverse(name: InverseName, seen: Frame, parameters: Parameters) -> Array:
+def inverse(name: InverseName, seen: Frame, parameters: Parameters) -> Inverse:
     """The inverse of a space, which is worth caching.
 
     Args:
         name: Which bridge it is for.
         seen: The space's frame.
         parameters: The space's parameters.
-
-    Returns:
-        float64: A (m, k) for `exp`, P (d, k) for `ridge`, W (k, d) for `whitened`, D (k, d) for
-        `irp`.
     """
     if name == "exp":
-        return exp_read(seen, parameters.landmarks)
+        return exp_inverse(seen, parameters.landmarks)
     if name == "ridge":
-        return ridge_read(seen, parameters.shrinkage)
+        return ridge_inverse(seen, parameters.shrinkage)
     if name == "whitened":
-        return whitened_write(seen, parameters.shrinkage, parameters.whitening)
-    return irp_write(seen, parameters.delta, parameters.omega)
+        return whitened_inverse(seen, parameters.shrinkage, parameters.whitening)
+    return irp_inverse(seen, parameters.delta, parameters.omega)
 
 
 def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
@@ -194,7 +188,7 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
             anchors, or if the bridge is `none` and their widths differ.
     """
     x, y = source.frame, target.frame
-    of_source, of_target = needs(bridge)
+    needs(bridge)
     if bridge == "none":
         if x.width != y.width:
             raise InvalidInput(
@@ -211,12 +205,26 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
         )
     if bridge == "irp-completed":
         return FusedMap.of(_completed(x, y, target.parameters.delta), x, y)
-    read = x.unit.T if of_source is None else _brought(source, of_source)
-    write = y.unit if of_target is None else _brought(target, of_target)
+    if bridge == "irp":
+        kept = _brought(target, "irp")
+        return FusedMap.of(x.unit[kept.at, :].T @ kept.matrix, x, y)
+    reads = _brought(source, "exp" if bridge == "exp" else "ridge")
+
+    def through(write: Array) -> Array:
+        if bridge == "exp":
+            return exp_read(x, reads, write)
+        return ridge_read(x, reads, write, source.parameters.shrinkage)
+
+    if bridge == "ridge":
+        fused = through(y.unit)
+    elif y.count < y.width:
+        fused = through(whitened_write(y, _brought(target, "whitened")))
+    else:
+        # Evened out last, no array is as large as the anchors.
+        fused = through(y.unit) @ _brought(target, "whitened").matrix
     if bridge == "exp":
-        at = landmarks(x, source.parameters.landmarks)
-        return KernelMap.of(x.unit[at, :], sharpness(x), read @ write, x, y)
-    return FusedMap.of(read @ write, x, y)
+        return KernelMap.of(x.unit[reads.at, :], sharpness(x), fused, x, y)
+    return FusedMap.of(fused, x, y)
 
 
 def identity(seen: Frame) -> Map:
@@ -224,7 +232,7 @@ def identity(seen: Frame) -> Map:
     return PassThrough(Origin.of(seen.mean))
 
 
-def _brought(side: Side, name: InverseName) -> Array:
+def _brought(side: Side, name: InverseName) -> Inverse:
     return inverse(name, side.frame, side.parameters) if side.inverse is None else side.inverse
 
 
@@ -235,5 +243,6 @@ def _completed(x: Frame, y: Frame, delta: float) -> Array:
     gives no formula for completion; this is our reading of it.
     """
     xp = array_namespace(x.unit, y.unit)
-    w, s, zt = xp.linalg.svd(x.unit.T @ irp_write(y, delta, 1), full_matrices=False)
+    kept = irp_inverse(y, delta, 1)
+    w, s, zt = xp.linalg.svd(x.unit[kept.at, :].T @ kept.matrix, full_matrices=False)
     return (w * xp.astype(s > RTOL * s[0], w.dtype)) @ zt

@@ -10,8 +10,17 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.geometry import Array
 from service.geometry.arrays import spaced
-from service.geometry.bridges import BridgeName, Parameters, Side, fuse, inverse, needs
-from service.geometry.relative import frame, unit_rows
+from service.geometry.bridges import (
+    BridgeName,
+    Inverse,
+    InverseName,
+    Parameters,
+    Side,
+    fuse,
+    inverse,
+    needs,
+)
+from service.geometry.relative import Frame, frame, unit_rows
 
 FOLDS: Final = 5
 MOST_ANCHORS: Final = 500
@@ -120,11 +129,17 @@ def _fold(space: Anchored, fold: int, bridge: BridgeName) -> _Fold | None:
         Side(
             seen.on(_narrow),
             space.parameters,
-            None if name is None else _narrow(inverse(name, seen, space.parameters)),
+            None if name is None else _inverted(name, seen, space.parameters),
         )
         for name in (of_source, of_target)
     )
     return _Fold(as_source, as_target, held, _narrow(unit_rows(held.astype(np.float64), seen.mean)))
+
+
+def _inverted(name: InverseName, seen: Frame, parameters: Parameters) -> Inverse:
+    found = inverse(name, seen, parameters)
+    # Through landmarks that all but coincide, float32 would not do.
+    return found if seen.count > parameters.landmarks else found.on(_narrow)
 
 
 def _narrow(array: Array) -> Floats:

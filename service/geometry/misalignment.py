@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from service.errors import InvalidInput
 from service.geometry import Array
 from service.geometry.arrays import host, solve_spd
-from service.geometry.inverses import whitened_write
+from service.geometry.inverses import whitened_inverse, whitened_write
 from service.geometry.relative import Frame, directions
 
 WHITENED: Final = 0.15
@@ -110,7 +110,7 @@ def misaligned(x: Frame, y: Frame) -> list[Suspect]:
 
 def _whitened(seen: Frame) -> Array:
     """(k, d) unit rows in directions that the anchors' spread weighs more evenly."""
-    return directions(whitened_write(seen, None, WHITENED))[0]
+    return directions(whitened_write(seen, whitened_inverse(seen, None, WHITENED)))[0]
 
 
 def _predicted(u: Array, v: Array, right: NDArray[np.bool_]) -> Array:

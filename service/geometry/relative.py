@@ -1,5 +1,6 @@
 """A space as its anchors see it: mean, scale, unit anchors, and relative representations."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -7,7 +8,7 @@ from array_api_compat import array_namespace
 
 from service.errors import InvalidInput
 from service.geometry import Array
-from service.geometry.arrays import Convert, finite_rows, quiet
+from service.geometry.arrays import Convert, check_rows, quiet
 
 ZERO: Final = 1e-8
 """An anchor shorter than this, relative to the longest, stands at the mean and has no direction."""
@@ -66,31 +67,39 @@ def frame(anchors: Array) -> Frame:
     Source:
         Moschella et al., arXiv 2209.15430, section 3; centring and zero rows are ours.
     """
-    rows = finite_rows(anchors, "anchors")
-    xp = array_namespace(rows)
-    if 0 in rows.shape:
-        raise InvalidInput(f"expected at least 2 anchors of width 1, got shape {tuple(rows.shape)}")
-    sizes = xp.max(xp.abs(rows), axis=0)
+    check_rows(anchors, "anchors")
+    xp = array_namespace(anchors)
+    if 0 in anchors.shape:
+        raise InvalidInput(
+            f"expected at least 2 anchors of width 1, got shape {tuple(anchors.shape)}"
+        )
+    # One array of float64 is made, and worked on in place: with many anchors it is a large one.
+    highest, lowest = (xp.astype(f(anchors, axis=0), xp.float64) for f in (xp.max, xp.min))
+    sizes = xp.maximum(highest, -lowest)
     size = float(xp.max(sizes))
+    if not math.isfinite(size):
+        raise InvalidInput("expected finite anchors, got NaN or infinity")
     if size > LIMIT:
         raise InvalidInput(f"expected anchors of numbers up to {LIMIT:.0e}, got {size:.1e}")
-    mean = xp.mean(rows, axis=0)
+    unit = xp.astype(anchors, xp.float64)
+    mean = xp.mean(unit, axis=0)
     # A mean that is zero but for rounding is zero: the zero row stands at it, and tiny rows do not.
     mean = xp.where(xp.abs(mean) > CONSTANT * sizes, mean, 0.0)
-    rows = rows - mean
-    norms = xp.linalg.vector_norm(rows, axis=1)
+    unit -= mean
+    norms = xp.sqrt(xp.vecdot(unit, unit))
     kept = (norms >= ZERO * xp.max(norms)) & (norms > CONSTANT * size)
     count = int(xp.sum(xp.astype(kept, xp.int64)))
     if count < 2:
         raise InvalidInput(
             f"expected at least 2 anchors that differ from their mean, got {count} of "
-            f"{rows.shape[0]}",
+            f"{anchors.shape[0]}",
             code="degenerate-anchors",
         )
     scale = float(xp.sum(xp.where(kept, norms, 0.0))) / count
     if scale < 1 / LIMIT:
         raise InvalidInput(f"expected anchors at least {1 / LIMIT:.0e} apart, got {scale:.1e}")
-    unit = xp.where(kept[:, None], rows / xp.where(kept, norms, 1.0)[:, None], 0.0)
+    unit /= xp.where(kept, norms, 1.0)[:, None]
+    unit[~kept, :] = 0.0
     return Frame(mean, scale, unit)
 
 

@@ -1,4 +1,8 @@
-"""How many inputs a model gets at once: as many as fit its device and a moment of its time."""
+"""How many inputs a model gets at once: as many as fit its device and a moment of its time.
+
+What a batch costs goes by its tokens or pixels, padding included, rather than by its inputs: many
+short texts make one as large as a few long ones do.
+"""
 
 import logging
 import time
@@ -31,7 +35,7 @@ class Batches:
         metrics: Where sizes and padding of batches are seen, and those that had to be split.
 
     Attributes:
-        most: Inputs that a batch may have.
+        most: Tokens, or numbers of pixels, that a batch may have once its inputs are padded.
     """
 
     def __init__(self, encoder: Encoder, metrics: Metrics | None = None) -> None:
@@ -47,16 +51,17 @@ class Batches:
             sample: One input, of which batches are made.
 
         Returns:
-            The number of inputs.
+            The tokens, or numbers of pixels, of such a batch.
         """
+        each = sample.inputs[0].numel()
         costs: dict[int, float] = {}
         for size in TRIED:
             costs[size] = min(self._cost(sample, size) for _ in range(TIMES))
             if costs[size] * size > BATCH_SECONDS / 2:
                 break
         least = min(costs.values())
-        self._seconds = least
-        return max(size for size, cost in costs.items() if cost <= NEAR * least)
+        self._seconds = least / each
+        return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
 
     def embed(
         self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
@@ -77,14 +82,15 @@ class Batches:
         rows, at = [], 0
         with inference(self._encoder.device):
             while at < len(order):
-                size = min(batch_items, self.most, self._timely())
+                picked = self._fitting(inputs, order[at : at + batch_items])
                 began = time.perf_counter()
-                found = self._forward(inputs, order[at : at + size])
+                found = self._forward(inputs, picked)
                 # What ran is known only once it is through; a device works behind our back.
                 rows.append(found.float())
                 self._note([inputs[i].numel() for i in order[at : at + len(found)]])
                 wait_for(self._encoder.device)
-                spent = (time.perf_counter() - began) / len(found)
+                size = _padded(inputs, picked[: len(found)])
+                spent = (time.perf_counter() - began) / size
                 self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
                 at += len(found)
                 progress()
@@ -104,8 +110,14 @@ class Batches:
             self._encoder.forward(sample.inputs * size)
         return (time.perf_counter() - began) / size
 
-    def _timely(self) -> int:
-        return max(1, int(BATCH_SECONDS / self._seconds)) if self._seconds else 1 << 30
+    def _fitting(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> Sequence[int]:
+        """As many of the picked inputs, by rising size from the first on, as a batch may have."""
+        timely = BATCH_SECONDS / self._seconds if self._seconds else self.most
+        most = min(self.most, timely)
+        count = 1
+        while count < len(picked) and (count + 1) * inputs[picked[count]].numel() <= most:
+            count += 1
+        return picked[:count]
 
     def _forward(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> torch.Tensor:
         """The rows of as many of the picked inputs, from the first on, as fit the device."""
@@ -124,6 +136,11 @@ class Batches:
                     code=OUT_OF_MEMORY,
                 )
             self._metrics.batch_splits.inc()
-            self.most = max(1, len(picked) // 2)
-            log.warning("out of memory; batches are smaller now", extra={"items": self.most})
-            picked = picked[: self.most]
+            picked = picked[: len(picked) // 2]
+            self.most = _padded(inputs, picked)
+            log.warning("out of memory; batches are smaller now", extra={"size": self.most})
+
+
+def _padded(inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> int:
+    """Tokens, or numbers of pixels, of a batch of inputs in the order of their sizes."""
+    return len(picked) * inputs[picked[-1]].numel()

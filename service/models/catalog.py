@@ -14,9 +14,7 @@ from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Encoder, pick_device
 from service.models.batches import Batches
-from service.models.image import TimmEncoder, image_classifier
 from service.models.memory import device_bytes, keep_freed, out_of_memory, release
-from service.models.text import TransformersEncoder, text_classifier
 from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 from service.telemetry import Metrics
 
@@ -111,7 +109,11 @@ class Catalog:
         self._allow(spec)
         try:
             if isinstance(spec, TextEncoder):
+                from service.models.text import text_classifier
+
                 return text_classifier(spec, offline=self._offline)
+            from service.models.image import image_classifier
+
             return image_classifier(spec, offline=self._offline)
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
@@ -200,11 +202,7 @@ class Catalog:
     def _load(self, spec: EncoderSpec) -> Loaded:
         self._allow(spec)
         began = time.perf_counter()
-        encoder: Encoder = (
-            TransformersEncoder(spec, self.device, offline=self._offline)
-            if isinstance(spec, TextEncoder)
-            else TimmEncoder(spec, self.device, offline=self._offline)
-        )
+        encoder = self._made(spec)
         batches = Batches(encoder, self._metrics)
         sample = encoder.prepare([_sample(spec)], truncate=True)
         batches.embed(sample, 1)
@@ -214,6 +212,17 @@ class Catalog:
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         return Loaded(encoder, batches, seconds, time.monotonic())
+
+    def _made(self, spec: EncoderSpec) -> Encoder:
+        # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
+        # is ready without them, and one that serves texts alone never needs that for images.
+        if isinstance(spec, TextEncoder):
+            from service.models.text import TransformersEncoder
+
+            return TransformersEncoder(spec, self.device, offline=self._offline)
+        from service.models.image import TimmEncoder
+
+        return TimmEncoder(spec, self.device, offline=self._offline)
 
     def _allow(self, spec: EncoderSpec) -> None:
         """Refuse local files outside the roots, without saying whether they exist."""

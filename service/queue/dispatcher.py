@@ -118,10 +118,7 @@ class Dispatcher:
         future: Future[Reply] = Future()
         with self._guard:
             self._waiting[job.id] = future
-        data = await asyncio.to_thread(job.pack, items)
-        admission = asyncio.ensure_future(
-            asyncio.to_thread(self._admit, job, data, len(items), seconds)
-        )
+        admission = asyncio.ensure_future(asyncio.to_thread(self._admit, job, items, seconds))
         try:
             # Shielded: a caller who leaves now must still learn which entry to take back.
             await asyncio.shield(admission)
@@ -193,16 +190,18 @@ class Dispatcher:
     async def _unsettled(self, before_ms: int) -> bool:
         return await asyncio.to_thread(streams.unsettled, self.server, before_ms)
 
-    def _admit(self, job: Job, data: bytes, items: int, seconds: float) -> str:
+    def _admit(self, job: Job, items: Sequence[Item], seconds: float) -> str:
         room = Room(
             self._most_jobs,
             self._most_bytes,
             int(self._most_waited * 1000),
             fleet.serving(self._workers, job.encoder) if job.encoder else 1,
         )
-        timeout_ms = int(seconds * 1000)
+        data, timeout_ms = job.pack(items), int(seconds * 1000)
         try:
-            return streams.admit(self.server, job, data, items, timeout_ms=timeout_ms, room=room)
+            return streams.admit(
+                self.server, job, data, len(items), timeout_ms=timeout_ms, room=room
+            )
         except QueueFull as error:
             if error.code != BYTES_FULL:
                 # A smaller job might find room where this one found none.
@@ -235,16 +234,19 @@ class Dispatcher:
             try:
                 with patient.guard() as client:
                     first = client.blpop([key], timeout=WAIT_SECONDS)
-                    # A batch is answered in one go: what came with the first is fetched with it.
-                    more = client.lpop(key, MORE_REPLIES) if first else None
+                    if first is None:
+                        continue
+                    # At once: whoever is alone need not wait to hear that nobody else is there.
+                    self._hand_over(cast(tuple[bytes, bytes], first)[1])
+                    # A batch is answered in one go: what came with the first is fetched together.
+                    more = cast(list[bytes] | None, client.lpop(key, MORE_REPLIES))
             except Unavailable as error:
                 self._give_up(QueueUnavailable("the queue server went away with the work"))
                 log.warning("queue away", extra={"reason": error.message})
                 self._stopping.wait(WAIT_SECONDS)
                 continue
-            if first is not None:
-                for data in (cast(tuple[bytes, bytes], first)[1], *cast(list[bytes], more or [])):
-                    self._hand_over(data)
+            for data in more or ():
+                self._hand_over(data)
         patient.close()
 
     def _look(self) -> None:

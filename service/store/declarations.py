@@ -1,6 +1,7 @@
 """From what a caller declares to the record that is kept: checks, versions, measures."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
@@ -267,7 +268,7 @@ def _warnings(
 def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
     """What is said of anchors that repeat others, to the bit or all but."""
     # Minus zero becomes zero, so that equal rows have equal bytes.
-    exact = _copies([row.tobytes() for row in anchors + np.float32(0)])
+    exact = _copies(_short(row + np.float32(0)) for row in anchors)
     known = {i for i, _ in exact}
     groups = duplicates(replace(seen, unit=seen.unit[:COMPARED]))
     close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
@@ -280,7 +281,12 @@ def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
     return found
 
 
-def _copies(raw: Sequence[bytes]) -> list[tuple[int, int]]:
+def _short(row: Floats) -> bytes:
+    """What stands for a row in a comparison: of many long ones no copies are held."""
+    return hashlib.blake2b(row.data, digest_size=16).digest()
+
+
+def _copies(raw: Iterable[bytes]) -> list[tuple[int, int]]:
     """What stands there twice, with where it stands first."""
     first: dict[bytes, int] = {}
     return [(i, first[part]) for i, part in enumerate(raw) if first.setdefault(part, i) < i]

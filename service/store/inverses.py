@@ -8,16 +8,13 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from service.errors import CorruptBytes, QueueUnavailable
-from service.geometry.bridges import InverseName, inverse
+from service.geometry.bridges import Inverse, InverseName, inverse
 from service.geometry.relative import Frame
 from service.records import Space
-from service.store.codec import pack, unpack
+from service.store import blocks
 from service.store.server import PREFIX, Server
 from service.telemetry import Metrics
 
@@ -26,9 +23,8 @@ log = logging.getLogger(__name__)
 CACHED_SECONDS: Final = 7 * 24 * 3600
 """A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
 LOCK_SECONDS: Final = 120
-"""Longer than any fit; a lock whose holder died is free again after this."""
-
-Inverse = NDArray[np.float64]
+"""A lock whose holder died is free again after this. Only fits of the largest sets take longer, and
+are then computed by each process that asks."""
 
 
 class Inverses:
@@ -57,7 +53,7 @@ class Inverses:
             frame: Gives the space's frame, asked only where the inverse must be computed.
 
         Returns:
-            float64, of the shape that `bridges.inverse` gives.
+            What `bridges.inverse` gives.
         """
         return self.start(name, space, frame).result()
 
@@ -109,18 +105,16 @@ class Inverses:
         return self._compute(name, space, frame) if found is None else found
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        result = cast(Inverse, inverse(name, frame(), space.parameters.checked()))
+        result = inverse(name, frame(), space.parameters.checked())
         self._cache.miss.inc()
         return result
 
     def _cached(self, key: str) -> Inverse | None:
-        with self._server.guard() as client:
-            data = cast(bytes | None, client.get(key))
-        if data is None:
-            return None
         try:
-            arrays, _ = unpack(data)
-            found = arrays["inverse"]
+            arrays = blocks.read(self._server, key)
+            if arrays is None:
+                return None
+            found = Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptBytes, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             self._metrics.corrupt_inverses.inc()
@@ -130,6 +124,6 @@ class Inverses:
         self._cache.hit.inc()
         return found
 
-    def _keep(self, key: str, found: NDArray[Any]) -> None:
-        with self._server.guard() as client:
-            client.set(key, pack({"inverse": found}), ex=CACHED_SECONDS)
+    def _keep(self, key: str, found: Inverse) -> None:
+        arrays = {"inverse": found.matrix} | ({} if found.at is None else {"at": found.at})
+        blocks.write(self._server, key, arrays, CACHED_SECONDS)

@@ -4,8 +4,9 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
 
     space                       sorted set of ids, for paging
     space:{id}                  hash: `record` (what serves), `draft` (what is being prepared)
-    space:{id}:arrays:{version} the arrays of one version; a replaced one outlives its last user
-    space:{id}:inputs:{version} what a draft works on
+    space:{id}:arrays:{version} hash of blocks: the arrays of one version; a replaced one outlives
+                                its last user
+    space:{id}:inputs:{version} hash of blocks: what a draft works on
     space:{id}:parts:{version}  hash: what a draft has embedded so far
     space:{id}:dependents       set of `kind:id` that would break without it
     head:{id}:calibrations      hash: what labelled samples taught about the version that serves
@@ -13,7 +14,7 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, cast
 
@@ -25,6 +26,7 @@ from service.errors import (
     UnknownResource,
 )
 from service.records import Arrays, Draft
+from service.store import blocks
 from service.store.codec import pack, unpack
 from service.store.entries import ANY, Condition, Entry, Outcome, Page, R, Write
 from service.store.server import PREFIX, Check, Command, Server
@@ -34,6 +36,8 @@ KEEP_SECONDS: Final = 3600
 """How long a replaced version stays readable, and an upload waits for its commit: far longer than
 any request may take."""
 ATTEMPTS: Final = 20
+PARTS: Final = 64
+"""Stretches of a draft's work that are read at once."""
 KNOWN_RECORDS: Final = 10_000
 
 
@@ -196,10 +200,8 @@ class Table(Generic[R]):
             write: Write[R] = decide(before)
             checks = [*self._untouched(before), *write.checks]
             commands = [*write.commands, *self._commands(before, write)]
-            for key, data in self._uploads(id_, write).items():
-                with self._server.guard() as client:
-                    client.set(key, data, ex=KEEP_SECONDS, nx=True)
-                checks.append(Check(("EXISTS", key), 1))
+            for key, arrays in self._uploads(id_, write).items():
+                checks.append(blocks.write(self._server, key, arrays, KEEP_SECONDS))
                 commands.append(("PERSIST", key))
             # A write that changes nothing is still written: its promise must be as good.
             if self._server.commit(checks, commands, promise=self._promise):
@@ -251,12 +253,22 @@ class Table(Generic[R]):
             ],
         )
 
-    def parts(self, draft: Draft) -> list[Arrays]:
-        """All that `save_part` kept for this draft, in the order of their starts."""
+    def parts(self, draft: Draft) -> Iterator[Arrays]:
+        """All that `save_part` kept for this draft, in the order of their starts.
+
+        Raises:
+            NotReady: If it is removed meanwhile, since the draft was replaced or completed.
+        """
+        key = self.key(draft.id, "parts", draft.version)
         with self._server.guard() as client:
-            found = client.hgetall(self.key(draft.id, "parts", draft.version))
-        kept = cast(dict[bytes, bytes], found)
-        return [unpack(kept[start])[0] for start in sorted(kept, key=int)]
+            starts = sorted(cast(list[bytes], client.hkeys(key)), key=int)
+        for at in range(0, len(starts), PARTS):
+            with self._server.guard() as client:
+                found = cast(list[bytes | None], client.hmget(key, starts[at : at + PARTS]))
+            for data in found:
+                if data is None:
+                    raise NotReady(f"{self.kind} {draft.id} was declared anew, or is ready")
+                yield unpack(data)[0]
 
     def _commands(self, before: Entry[R], write: Write[R]) -> list[Command]:
         id_, key, me = before.id, self.key(before.id), f"{self.kind}:{before.id}"
@@ -285,12 +297,12 @@ class Table(Generic[R]):
             commands.append(("ZREM", DRAFTS, me))
         return commands
 
-    def _uploads(self, id_: str, write: Write[R]) -> dict[str, bytes]:
+    def _uploads(self, id_: str, write: Write[R]) -> dict[str, Arrays]:
         uploads = {}
         if write.record and write.arrays is not None:
-            uploads[self.key(id_, "arrays", write.record.version)] = pack(write.arrays)
+            uploads[self.key(id_, "arrays", write.record.version)] = write.arrays
         if write.draft and write.inputs is not None:
-            uploads[self.key(id_, "inputs", write.draft.version)] = pack(write.inputs)
+            uploads[self.key(id_, "inputs", write.draft.version)] = write.inputs
         return uploads
 
     def _untouched(self, entry: Entry[R]) -> list[Check]:
@@ -350,11 +362,10 @@ class Table(Generic[R]):
         return known.record
 
     def _fetch(self, key: str) -> Arrays:
-        with self._server.guard() as client:
-            data = cast(bytes | None, client.get(key))
-        if data is None:
+        found = blocks.read(self._server, key)
+        if found is None:
             raise UnknownResource(f"nothing is stored under {key.removeprefix(PREFIX)}")
-        return unpack(data)[0]
+        return found
 
     def _unknown(self, id_: str) -> UnknownResource:
         return UnknownResource(f"no {self.kind} {id_} is registered")

@@ -149,7 +149,7 @@ class Stage:
 
     def cached(self, key: str) -> bytes:
         """The bytes of one key of the queue server; empty if there are none."""
-        found: Any = self.jobs.get(key)
+        found: Any = self.jobs.hget(key, "0")
         return bytes(found or b"")
 
     def _server(self, name: str, flags: tuple[str, ...]) -> Valkey:

@@ -164,7 +164,7 @@ def test_f7_the_cache_is_emptied_under_a_hundred_callers(stage: Stage) -> None:
     assert first.stop() == 0
     before = stage.contents()
     apis = [stage.api(), stage.api()]
-    stage.jobs.config_set("notify-keyspace-events", "K$")
+    stage.jobs.config_set("notify-keyspace-events", "Kh")
     with stage.listener() as events:
         events.psubscribe("__keyspace@0__:stitchwork:inverse:*")
         assert events.get_message(timeout=5)["type"] == "psubscribe"
@@ -179,12 +179,12 @@ def test_f7_the_cache_is_emptied_under_a_hundred_callers(stage: Stage) -> None:
                 np.testing.assert_allclose(rows_of(future.result(30)), wanted[bridge], atol=1e-4)
         written = []
         while (event := events.get_message(timeout=0.2)) is not None:
-            if event["data"] == b"set" and not event["channel"].endswith(b":lock"):
+            if event["data"] == b"hset":
                 written.append(event["channel"].decode().partition(":")[2])
     assert sorted(written) == sorted(
         f"stitchwork:inverse:{bridge}:{version}" for bridge, version in versions.items()
     )
-    # What was computed and not shared would be no SET, but it would be said.
+    # What was computed and not shared would be no HSET, but it would be said.
     assert not any("inverse cache unavailable" in api.said() for api in apis)
     assert stage.contents() == before
 
@@ -224,7 +224,7 @@ def test_f9_cached_inverses_are_flipped_cut_or_replaced(stage: Stage, tmp_path: 
     whole = {name: stage.cached(key) for name, key in keys.items()}
     for name, damage in damages.items():
         assert damage(whole[name]) != whole[name]
-        stage.jobs.set(keys[name], damage(whole[name]), ex=1000)
+        stage.jobs.hset(keys[name], "0", damage(whole[name]))
     fresh = stage.api()
     with Caller(fresh.url) as caller:
         for count, name in enumerate(damages, 1):

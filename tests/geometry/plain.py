@@ -1,7 +1,19 @@
 """The formulas as anyone would write them, in plain numpy, and anchors that break careless ones."""
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from array_api_compat import array_namespace, device
+
+from service.geometry.inverses import (
+    exp_inverse,
+    exp_read,
+    irp_inverse,
+    ridge_inverse,
+    ridge_read,
+    whitened_inverse,
+    whitened_write,
+)
 from service.geometry.relative import Frame, frame
 from tests.geometry.worlds import Floats, Library, plain_unit, world
 
@@ -71,6 +83,34 @@ def plain_kernel(a: Floats, b: Floats, anchors: int) -> Floats:
 def plain_exp(unit: Floats) -> Floats:
     """(K + 0.1 I)⁻¹ over all anchors, none of them zero."""
     return np.asarray(np.linalg.inv(plain_kernel(unit, unit, len(unit)) + 0.1 * np.eye(len(unit))))
+
+
+def ridge_whole(seen: Frame, shrinkage: float | None) -> Any:
+    """The service's own P (d, k)."""
+    return ridge_read(seen, ridge_inverse(seen, shrinkage), _eye(seen), shrinkage or 0.0)
+
+
+def exp_whole(seen: Frame, most: int) -> Any:
+    """The service's own A (m, k)."""
+    return exp_read(seen, exp_inverse(seen, most), _eye(seen))
+
+
+def whitened_whole(seen: Frame, shrinkage: float | None, power: float) -> Any:
+    """The service's own W (k, d)."""
+    return whitened_write(seen, whitened_inverse(seen, shrinkage, power))
+
+
+def irp_whole(seen: Frame, delta: float, omega: int) -> Any:
+    """The service's own D (k, d)."""
+    found = irp_inverse(seen, delta, omega)
+    whole = array_namespace(seen.unit).zeros_like(seen.unit)
+    whole[found.at, :] = found.matrix
+    return whole
+
+
+def _eye(seen: Frame) -> Any:
+    xp = array_namespace(seen.unit)
+    return xp.eye(seen.count, dtype=xp.float64, device=device(seen.unit))
 
 
 def directly(x_anchors: Floats, y_anchors: Floats, x: Floats) -> Floats:

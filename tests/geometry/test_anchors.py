@@ -1,15 +1,20 @@
 """Which anchors pruning keeps."""
 
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
 
 from service.errors import InvalidInput
-from service.geometry.anchors import farthest_first, prunings
+from service.geometry.anchors import Indices, farthest_first, prunings
 from service.geometry.relative import frame
 from tests.geometry.plain import naive
 from tests.geometry.worlds import Floats, Library, world
+
+
+def _farthest_first(unit: Any, delta: float, first: int) -> Indices:
+    return farthest_first(unit, delta, [first])[0]
 
 
 def unit_anchors(k: int, d: int, seed: int = 0) -> Floats:
@@ -23,14 +28,14 @@ def test_it_is_the_naive_algorithm(lib: Library, k: int, d: int, delta: float, f
     unit = unit_anchors(k, d, seed=k)
     unit[first] = 0
     unit[2] = -unit[1]
-    got = farthest_first(lib.take(unit), delta, first)
+    got = _farthest_first(lib.take(unit), delta, first)
     assert got.tolist() == naive(unit, delta, first)
     assert got.dtype == np.int64
 
 
 def test_kept_anchors_are_delta_apart_and_the_others_are_not() -> None:
     unit = unit_anchors(120, 10)
-    kept = farthest_first(unit, 0.4, 7)
+    kept = _farthest_first(unit, 0.4, 7)
     assert 1 < len(kept) < 120
     distance = 1 - np.abs(unit @ unit[kept].T)
     apart = distance[kept] + np.eye(len(kept))
@@ -41,7 +46,7 @@ def test_kept_anchors_are_delta_apart_and_the_others_are_not() -> None:
 
 def test_a_smaller_delta_only_appends() -> None:
     unit = unit_anchors(60, 10)
-    many, few = farthest_first(unit, 0.1, 3), farthest_first(unit, 0.6, 3)
+    many, few = _farthest_first(unit, 0.1, 3), _farthest_first(unit, 0.6, 3)
     assert len(few) < len(many)
     np.testing.assert_array_equal(many[: len(few)], few)
 
@@ -60,12 +65,12 @@ def test_a_smaller_delta_only_appends() -> None:
 def test_what_is_picked(
     lib: Library, unit: Floats, delta: float, first: int, picked: list[int]
 ) -> None:
-    assert farthest_first(lib.take(unit), delta, first).tolist() == picked
+    assert _farthest_first(lib.take(unit), delta, first).tolist() == picked
 
 
 def test_without_any_direction_there_is_nowhere_to_start(lib: Library) -> None:
     with pytest.raises(InvalidInput, match="got 3 zero rows"):
-        farthest_first(lib.take(np.zeros((3, 2))), 0.5, 0)
+        _farthest_first(lib.take(np.zeros((3, 2))), 0.5, 0)
 
 
 def test_equal_anchors_tie_whatever_the_rounding_of_their_products() -> None:
@@ -74,10 +79,10 @@ def test_equal_anchors_tie_whatever_the_rounding_of_their_products() -> None:
     unit = rng.normal(size=(7, 513))
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     doubled = np.vstack([unit, unit, unit])
-    assert farthest_first(doubled, 1e-9, 0).tolist() == farthest_first(unit, 1e-9, 0).tolist()
+    assert _farthest_first(doubled, 1e-9, 0).tolist() == _farthest_first(unit, 1e-9, 0).tolist()
     # And where a last bit would have made the difference.
     almost = np.array([[1, 0], [3e-15, 1], [0, 1], [1, 1e-13]])
-    assert farthest_first(almost, 0.0, 0).tolist() == [0, 1, 2, 3]
+    assert _farthest_first(almost, 0.0, 0).tolist() == [0, 1, 2, 3]
 
 
 def test_prunings_start_where_their_seeds_say(lib: Library) -> None:
@@ -94,7 +99,7 @@ def test_no_matrix_of_all_pairs_is_ever_made() -> None:
     k = 3000
     unit = unit_anchors(k, 6)
     tracemalloc.start()
-    farthest_first(unit, 0.9, 0)
+    _farthest_first(unit, 0.9, 0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < k * k / 10

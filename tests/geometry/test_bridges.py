@@ -13,13 +13,18 @@ from service.geometry.bridges import (
     Parameters,
     Side,
     fuse,
-    irp_write,
     needs,
-    ridge_read,
-    whitened_write,
 )
-from service.geometry.maps import FusedMap
-from service.geometry.relative import frame
+from service.geometry.inverses import (
+    Inverse,
+    exp_inverse,
+    irp_inverse,
+    ridge_inverse,
+    ridge_read,
+    whitened_inverse,
+)
+from service.geometry.maps import FusedMap, KernelMap
+from service.geometry.relative import directions, frame, unit_rows
 from tests.geometry.plain import SHAPES, degenerate, frames, plain_read, plain_white, plain_write
 from tests.geometry.worlds import Floats, Library, cosines, rotation, world
 
@@ -87,8 +92,9 @@ def test_each_side_brings_what_its_bridge_needs() -> None:
 
 def matrix(bridge: BridgeName, source: Side, target: Side, lib: Library) -> Floats:
     found = fuse(bridge, source, target)
-    assert isinstance(found, FusedMap)
-    return np.asarray(lib.give(found.matrix), np.float64)
+    assert isinstance(found, FusedMap | KernelMap)
+    held = found.matrix if isinstance(found, FusedMap) else found.weights
+    return np.asarray(lib.give(held), np.float64)
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
@@ -105,12 +111,17 @@ def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
 
 
+def _times(factor: float, found: Inverse) -> Inverse:
+    return found.on(lambda matrix: factor * matrix)
+
+
 def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
     x, y, *_ = frames(lib, 60, 16)
     for bridge, source, target in (
-        ("ridge", Side(x, inverse=2 * ridge_read(x, None)), Side(y)),
-        ("ridge-whitened", Side(x), Side(y, inverse=2 * whitened_write(y, None, 0.2))),
-        ("irp", Side(x), Side(y, inverse=2 * irp_write(y, 0.8, 8))),
+        ("exp", Side(x, inverse=_times(0.5**0.5, exp_inverse(x, 2048))), Side(y)),
+        ("ridge", Side(x, inverse=_times(0.5**0.5, ridge_inverse(x, None))), Side(y)),
+        ("ridge-whitened", Side(x), Side(y, inverse=_times(2, whitened_inverse(y, None, 0.2)))),
+        ("irp", Side(x), Side(y, inverse=_times(2, irp_inverse(y, 0.8, 8)))),
     ):
         np.testing.assert_allclose(
             matrix(bridge, source, target, lib),  # type: ignore[arg-type]
@@ -198,3 +209,14 @@ def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
     # Of the target: the translation goes along.
     seen = translate(w.x_anchors, w.x, 0.01 * w.y_anchors @ other - 5)
     np.testing.assert_allclose(seen, 0.01 * was @ other - 5, atol=2e-5 * size)
+
+
+def test_the_sum_in_float32_moves_no_row_by_more_than_its_own_rounding() -> None:
+    w = world(900, 192, 160, latent=60, noise=0.3, n=200)
+    x, y = frame(w.x_anchors), frame(w.y_anchors)
+    exactly = ridge_read(x, ridge_inverse(x, None), y.unit, 3 / 13)
+    found = fuse("ridge", Side(x), Side(y))
+    assert isinstance(found, FusedMap)
+    rows = unit_rows(w.x, x.mean)
+    want, got = (directions(rows @ part)[0] for part in (exactly, found.matrix.astype(np.float64)))
+    assert 0 < np.linalg.norm(want - got, axis=1).max() < 5e-7

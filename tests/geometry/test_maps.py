@@ -16,13 +16,11 @@ from service.geometry.bridges import (
     Side,
     fuse,
     identity,
-    irp_write,
-    ridge_read,
-    whitened_write,
 )
+from service.geometry.inverses import ridge_inverse
 from service.geometry.maps import FusedMap
 from service.geometry.relative import Frame, frame
-from tests.geometry.plain import plain_exp, plain_kernel
+from tests.geometry.plain import irp_whole, plain_exp, plain_kernel, ridge_whole, whitened_whole
 from tests.geometry.worlds import Floats, Library, World, cosines, plain_unit, world
 
 
@@ -31,12 +29,12 @@ def two_step(w: World, x: NDArray[Any], bridge: str) -> Floats:
     source, target = frame(w.x_anchors), frame(w.y_anchors)
     coordinates = plain_unit(x, w.x_anchors.mean(0))
     if bridge == "exp":
-        read, write = plain_exp(source.unit), whitened_write(target, None, 0.2)
+        read, write = plain_exp(source.unit), whitened_whole(target, None, 0.2)
         coordinates = plain_kernel(coordinates, source.unit, source.count)
     elif bridge == "ridge":
-        read, write = ridge_read(source, None), target.unit
+        read, write = ridge_whole(source, None), target.unit
     else:
-        read, write = source.unit.T, irp_write(target, 0.8, 8)
+        read, write = source.unit.T, irp_whole(target, 0.8, 8)
     z = coordinates @ read @ write
     mean = w.y_anchors.mean(0)
     scale = np.linalg.norm(w.y_anchors - mean, axis=1).mean()
@@ -99,7 +97,9 @@ def test_huge_and_tiny_rows_keep_their_direction(lib: Library, bridge: str, size
 def test_the_size_of_the_map_cancels(lib: Library, gain: float, size: float) -> None:
     w = centred(world(30, 16, 20))
     x, y = frame(w.x_anchors), frame(w.y_anchors)
-    found = fuse("ridge", Side(x, inverse=gain * ridge_read(x, None)), Side(y)).on(lib.take)
+    found = fuse(
+        "ridge", Side(x, inverse=ridge_inverse(x, None).on(lambda c: c / gain**0.5)), Side(y)
+    ).on(lib.take)
     rows = (size * w.x).astype(np.float32)
     got, defined = found.apply(lib.take(rows))
     want = two_step(w, rows, "ridge")

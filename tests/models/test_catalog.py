@@ -83,6 +83,17 @@ def test_the_batch_size_that_costs_least_is_found() -> None:
     assert encoder.seen == [4, 4, 2]
 
 
+def test_a_batch_is_bounded_by_what_its_inputs_are_padded_to() -> None:
+    encoder = Hungry(most=100)
+    batches = Batches(encoder)
+    batches.most = 12
+    lengths = [5, 1, 2, 1, 30, 3, 2, 6]
+    got = batches.embed(Prepared([torch.full((n,), float(n)) for n in lengths]), 4)
+    torch.testing.assert_close(got[:, 0], torch.tensor([float(n) for n in lengths]))
+    # By rising length: 1 1 2 2 | 3 5 | 6 | 30, at most four inputs and twelve tokens each.
+    assert encoder.seen == [4, 2, 1, 1]
+
+
 def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
     class Broken(Hungry):
         def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

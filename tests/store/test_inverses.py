@@ -96,7 +96,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
 ) -> None:
     expected = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     key = f"{PREFIX}inverse:ridge:{spaces[0].version}"
-    good = queue_server.redis.get(key)
+    good = queue_server.redis.hget(key, "0")
     assert isinstance(good, bytes)
     middle = len(good) // 2
     bad = {
@@ -104,11 +104,11 @@ def test_damaged_bytes_are_noticed_and_computed_again(
         "cut": good[:middle],
         "pickle": pickle.dumps(np.eye(2)),
     }[damage]
-    queue_server.redis.set(key, bad)
+    queue_server.redis.hset(key, "0", bad)
     found = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     np.testing.assert_array_equal(found, expected)
     assert figure(metrics, "corrupt_inverses_total") == 1
-    assert queue_server.redis.get(key) == good, "the damaged copy was replaced"
+    assert queue_server.redis.hget(key, "0") == good, "the damaged copy was replaced"
 
 
 def test_without_the_cache_there_is_still_an_answer(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from service.client import Floats
 from service.evaluation.experiments.both import Eigen, eigen, polar, procrustes, ridge_gcv
 from service.evaluation.experiments.pruning import Pruned, Pruner, Setting
-from service.geometry import Array
 from service.geometry.bridges import (
     BRIDGES,
     BridgeName,
+    Inverse,
     InverseName,
     Map,
     Parameters,
@@ -53,7 +53,7 @@ class Fitted:
         self.anchors = anchors
         self.seen = frame(anchors)
         self.parameters = parameters or Parameters()
-        self._inverses: dict[InverseName, Array] = {}
+        self._inverses: dict[InverseName, Inverse] = {}
         self._irp: dict[Setting, Pruned] = {}
 
     def irp(self, settings: Iterable[Setting]) -> Mapping[Setting, Pruned]:

@@ -32,7 +32,7 @@ class Pruned:
     """`irp` at one δ and ω.
 
     Attributes:
-        write: D (k, d), what `geometry.inverses.irp_write` gives.
+        write: D (k, d), what `geometry.inverses.irp_inverse` gives the rows of.
         kept: Mean number of anchors in a subspace.
         condition: Mean condition number of the kept unit anchors, where it was asked for.
     """
@@ -72,7 +72,7 @@ class Pruner:
             conditions: Whether condition numbers are wanted, which cost more than the rest.
 
         Returns:
-            By setting, what `geometry.inverses.irp_write` gives at it to within rounding.
+            By setting, what `geometry.inverses.irp_inverse` gives at it to within rounding.
         """
         found: dict[Setting, Pruned] = {}
         paths = [self._path(number, min(deltas)) for number in range(max(omegas))]

@@ -18,8 +18,8 @@ from service.evaluation.experiments.pruning import Pruner, Setting
 from service.evaluation.experiments.study import Study
 from service.geometry.anchors import prunings
 from service.geometry.bridges import Side, fuse
-from service.geometry.inverses import irp_write
 from service.geometry.relative import relative
+from tests.geometry.plain import irp_whole
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_every_bridge_is_the_one_that_is_served(
 def test_a_sweep_is_what_each_setting_gives(fitted: dict[str, Fitted], setting: Setting) -> None:
     seen = fitted["plain"].seen
     pruned = Pruner(seen).sweep((0.0, 0.6, 0.9), (1, 3, 8), conditions=True)[setting]
-    expected = irp_write(seen, *setting)
+    expected = irp_whole(seen, *setting)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(pruned.write / scale, expected / scale, atol=1e-6)
     kept = prunings(seen.unit, *setting)

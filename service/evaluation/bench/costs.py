@@ -1,0 +1,132 @@
+"""What it costs to start the service, and to fit a pair of spaces."""
+
+import contextlib
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from service.client import Floats
+from service.errors import WorkFailed
+from service.evaluation.bench.measure import Result, Round
+from service.geometry.bridges import BridgeName, Side, fuse
+from service.geometry.relative import frame
+from service.launcher import Plan, start
+from service.launcher.plan import how
+
+ANCHORS: Final = 2000
+WIDTH: Final = 1280
+LATENT: Final = 200
+FITTED: Final[tuple[tuple[BridgeName, float], ...]] = (("ridge", 0.5), ("exp", 2.5))
+"""Bridges, and the part of latentis' time that each may take."""
+LATENTIS: Final = "latentis-procrustes"
+SCRIPT: Final = Path(__file__).with_name("peers") / "with_latentis.py"
+READY: Final = "ready"
+MEBI: Final = 1024 * 1024
+
+
+def starting(ask: Round) -> list[Result]:
+    """Seconds until the service is ready on a new data directory, and what the API then holds."""
+    seconds: dict[int, list[float]] = {0: [], 1: []}
+    held: dict[str, list[float]] = {}
+    for _ in range(ask.rounds):
+        for workers, taken in seconds.items():
+            with TemporaryDirectory(prefix="stitchwork-bench-") as folder:
+                env = {"STITCHWORK_LOG_LEVEL": "error"}
+                plan = Plan(port=0, data_dir=Path(folder), workers=workers, env=env)
+                began = time.perf_counter()
+                with start(plan) as running:
+                    taken.append(time.perf_counter() - began)
+                    for name, pid in {**running.pids, "supervisor": running.pid}.items():
+                        held.setdefault(name, []).append(resident(pid) / MEBI)
+    facts = {
+        "ready with a worker, s": round(statistics.median(seconds[1]), 2),
+        "resident, MiB": {name: round(statistics.median(found)) for name, found in held.items()},
+    }
+    return [
+        Result("start", "ready after serve, no worker", "s", seconds[0], [], 5.0, False, facts),
+        Result("start", "resident memory of the API", "MiB", held["api"], [], 150.0, False),
+    ]
+
+
+def fitting(ask: Round) -> list[Result]:
+    """Frames, inverses and the fused map of two spaces, against latentis on the same anchors."""
+    python = ask.peer(LATENTIS)
+    if python is None:
+        return []
+    x, y = anchors()
+    ours: dict[BridgeName, list[float]] = {bridge: [] for bridge, _ in FITTED}
+    partner: list[float] = []
+    with threadpool_limits(1), TemporaryDirectory(prefix="stitchwork-bench-") as folder:
+        path = Path(folder) / "anchors.npz"
+        np.savez(path, x=x, y=y)
+        with _asked([str(python), str(SCRIPT), str(path)]) as theirs:
+            # The first round only warms up.
+            for i in range(ask.rounds + 1):
+                for bridge, taken in ours.items():
+                    spent = _fused(bridge, x, y)
+                    taken += [spent] if i else []
+                spent = theirs()
+                partner += [spent] if i else []
+    facts = {"anchors": ANCHORS, "width": WIDTH, "threads": 1}
+    what = "latentis Procrustes"
+    return [
+        Result(f"fit and fuse, {bridge}", what, "s", ours[bridge], partner, goal, False, facts)
+        for bridge, goal in FITTED
+    ]
+
+
+def anchors() -> tuple[Floats, Floats]:
+    """Two spaces that see the same 2,000 inputs, with noise of their own."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(ANCHORS, LATENT))
+    x, y = (
+        inputs @ rng.normal(size=(LATENT, WIDTH)) + 0.3 * rng.normal(size=(ANCHORS, WIDTH))
+        for _ in range(2)
+    )
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process holds, those it shares with others included."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
+    began = time.perf_counter()
+    fuse(bridge, Side(frame(x)), Side(frame(y)))
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _asked(command: list[str]) -> Iterator[Callable[[], float]]:
+    """A process that says when it is ready, and then answers each line with seconds."""
+    with subprocess.Popen(  # noqa: S603
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as peer:
+        assert peer.stdin is not None  # noqa: S101
+        assert peer.stdout is not None  # noqa: S101
+        told, asked = peer.stdout, peer.stdin
+
+        def heard() -> str:
+            line = told.readline()
+            if not line:
+                raise WorkFailed(f"{command[1]} {how(peer.wait())}")
+            return line.strip()
+
+        def ask() -> float:
+            asked.write("\n")
+            return float(heard())
+
+        while heard() != READY:
+            continue
+        yield ask
+        asked.close()
