@@ -266,7 +266,7 @@ def _bench_flags(command: argparse.ArgumentParser) -> None:
         "cases",
         nargs="*",
         metavar="CASE",
-        help="map, translate, health, spaces, images, texts, one, serving, queue; all if none.",
+        help="map, translate, health, spaces, images, texts, one, serving, queue, fit, start.",
     )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="Rounds (5).")
     command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
@@ -274,7 +274,7 @@ def _bench_flags(command: argparse.ArgumentParser) -> None:
         "--peers",
         type=Path,
         metavar="FOLDER",
-        help="Environments of Infinity, LitServe, Ray Serve and Celery; made there if need be.",
+        help="Environments of the programs it is timed beside; made there if need be.",
     )
     command.add_argument(
         "--laws",

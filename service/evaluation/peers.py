@@ -14,8 +14,9 @@ from service.errors import InvalidInput, WorkFailed
 from service.launcher.plan import how
 
 RUNNER: Final = Path(__file__).with_name("foreign.py")
+LATENTIS: Final = "latentis-procrustes"
 PACKAGES: Final = {
-    "latentis-procrustes": "latentis==0.0.8",
+    LATENTIS: "latentis==0.0.8",
     "latentis-lstsq": "latentis==0.0.8",
     "rat-embed": "rat-embed==0.3.0",
 }

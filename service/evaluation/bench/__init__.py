@@ -11,9 +11,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from service.evaluation.bench import queueing, stitching, translating
+from service.evaluation.bench import costs, queueing, stitching, translating
 from service.evaluation.bench.measure import OURS, THEIRS, Result, Round
-from service.evaluation.peers import SERVERS, environment
+from service.evaluation.peers import LATENTIS, SERVERS, environment
 
 CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
     "map": translating.in_process,
@@ -25,6 +25,8 @@ CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
     "one": stitching.one_text,
     "serving": stitching.beside_servers,
     "queue": queueing.queue,
+    "fit": costs.fitting,
+    "start": costs.starting,
 }
 
 
@@ -48,7 +50,7 @@ def run(
         0 if every goal is met.
     """
     console = Console()
-    found = {name: environment(name, peers) for name in SERVERS} if peers else {}
+    found = {name: environment(name, peers) for name in (*SERVERS, LATENTIS)} if peers else {}
     ask = Round(rounds, found, console.print)
     os.sched_setaffinity(0, {OURS})
     if laws:

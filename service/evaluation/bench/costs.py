@@ -1,11 +1,8 @@
 """What it costs to start the service, and to fit a pair of spaces."""
 
-import contextlib
 import os
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -14,21 +11,19 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.client import Floats
-from service.errors import WorkFailed
-from service.evaluation.bench.measure import Result, Round
+from service.evaluation.bench.measure import THEIRS, Result, Round, asked, on_core
+from service.evaluation.peers import LATENTIS
 from service.geometry.bridges import BridgeName, Side, fuse
 from service.geometry.relative import frame
 from service.launcher import Plan, start
-from service.launcher.plan import how
 
 ANCHORS: Final = 2000
 WIDTH: Final = 1280
 LATENT: Final = 200
-FITTED: Final[tuple[tuple[BridgeName, float], ...]] = (("ridge", 0.5), ("exp", 2.5))
-"""Bridges, and the part of latentis' time that each may take."""
-LATENTIS: Final = "latentis-procrustes"
+FITTED: Final[tuple[BridgeName, ...]] = ("ridge", "exp")
+PART: Final = 0.5
+"""Of latentis' time that a bridge may take."""
 SCRIPT: Final = Path(__file__).with_name("peers") / "with_latentis.py"
-READY: Final = "ready"
 MEBI: Final = 1024 * 1024
 
 
@@ -62,24 +57,24 @@ def fitting(ask: Round) -> list[Result]:
     if python is None:
         return []
     x, y = anchors()
-    ours: dict[BridgeName, list[float]] = {bridge: [] for bridge, _ in FITTED}
+    ours: dict[BridgeName, list[float]] = {bridge: [] for bridge in FITTED}
     partner: list[float] = []
     with threadpool_limits(1), TemporaryDirectory(prefix="stitchwork-bench-") as folder:
         path = Path(folder) / "anchors.npz"
         np.savez(path, x=x, y=y)
-        with _asked([str(python), str(SCRIPT), str(path)]) as theirs:
+        with asked([str(python), str(SCRIPT), str(path)], THEIRS) as theirs, on_core(THEIRS):
             # The first round only warms up.
             for i in range(ask.rounds + 1):
                 for bridge, taken in ours.items():
                     spent = _fused(bridge, x, y)
                     taken += [spent] if i else []
-                spent = theirs()
+                spent = theirs("")
                 partner += [spent] if i else []
     facts = {"anchors": ANCHORS, "width": WIDTH, "threads": 1}
     what = "latentis Procrustes"
     return [
-        Result(f"fit and fuse, {bridge}", what, "s", ours[bridge], partner, goal, False, facts)
-        for bridge, goal in FITTED
+        Result(f"fit and fuse, {bridge}", what, "s", ours[bridge], partner, PART, False, facts)
+        for bridge in FITTED
     ]
 
 
@@ -104,29 +99,3 @@ def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
     began = time.perf_counter()
     fuse(bridge, Side(frame(x)), Side(frame(y)))
     return time.perf_counter() - began
-
-
-@contextlib.contextmanager
-def _asked(command: list[str]) -> Iterator[Callable[[], float]]:
-    """A process that says when it is ready, and then answers each line with seconds."""
-    with subprocess.Popen(  # noqa: S603
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
-    ) as peer:
-        assert peer.stdin is not None  # noqa: S101
-        assert peer.stdout is not None  # noqa: S101
-        told, asked = peer.stdout, peer.stdin
-
-        def heard() -> str:
-            line = told.readline()
-            if not line:
-                raise WorkFailed(f"{command[1]} {how(peer.wait())}")
-            return line.strip()
-
-        def ask() -> float:
-            asked.write("\n")
-            return float(heard())
-
-        while heard() != READY:
-            continue
-        yield ask
-        asked.close()
