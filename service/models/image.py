@@ -16,10 +16,18 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Prepared, parameter_bytes
+from service.models.memory import release
 from service.records import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
+JPEG: Final = b"\xff\xd8"
 MOST_PIXELS: Final = 64_000_000
+LARGE_PIXELS: Final = 16_000_000
+"""The memory that a larger image took is not kept for the next one."""
+MOST_SCANS: Final = 100
+"""A progressive JPEG has about ten, and each costs a pass over all pixels however few its bytes."""
+SCAN: Final = b"\xff\xda"
+"""Begins a scan; within its data 0xff is always followed by something else."""
 MOST_ASPECT: Final = 32
 """The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
@@ -57,10 +65,16 @@ class TimmEncoder:
             InputTooLarge: If it has more pixels than are taken.
             InvalidInput: If it is cut or damaged.
         """
+        tensors, most = [], 0
         # One at a time: decoded pixels are far larger than what the model takes.
-        return Prepared(
-            [self._transform(decode(item, f"/items/{i}")) for i, item in enumerate(items)]
-        )
+        for i, item in enumerate(items):
+            image = decode(item, f"/items/{i}")
+            most = max(most, image.width * image.height)
+            tensors.append(self._transform(image))
+            del image
+        if most > LARGE_PIXELS:
+            release(self.device)
+        return Prepared(tensors)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
@@ -158,6 +172,12 @@ def decode(item: Item, pointer: str) -> Image.Image:
     """
     if isinstance(item, str):
         raise InvalidInput("expected an image file", pointer=pointer)
+    if item.startswith(JPEG) and item.count(SCAN) > MOST_SCANS:
+        raise InputTooLarge(
+            f"expected at most {MOST_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
+            pointer=pointer,
+            code="too-many-scans",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -171,6 +191,8 @@ def decode(item: Item, pointer: str) -> Image.Image:
                     pointer=pointer,
                 )
             image.load()
+            # The decoded copy is let go of as soon as there is an upright one.
+            image = ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputTooLarge(
             f"expected at most {MOST_PIXELS} pixels", pointer=pointer, code="too-many-pixels"
@@ -181,7 +203,7 @@ def decode(item: Item, pointer: str) -> Image.Image:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput("the image file is cut or damaged", pointer=pointer) from error
-    return _rgb(ImageOps.exif_transpose(image))
+    return _rgb(image)
 
 
 def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
@@ -197,7 +219,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         # 16-bit grey: the upper eight bits are what a screen would show.
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, (255, 255, 255))
+        white.paste(layer, mask=layer)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")

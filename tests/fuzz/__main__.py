@@ -20,6 +20,9 @@ MEBIBYTES: Final = 3000
 with atheris.instrument_imports(
     include=["service", "numpy.lib", "PIL", "starlette.formparsers", "python_multipart"]
 ):
+    if "image" in sys.argv:
+        # It brings torch along, which the other targets can do without.
+        import service.models.image  # noqa: F401
     from tests.fuzz.targets import TARGETS
 
 

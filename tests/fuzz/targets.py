@@ -91,7 +91,7 @@ def safetensors_body(data: bytes) -> None:
             _check_rows(asked.embeddings)
         head = _read(HeadBody, sent, wire.SAFETENSORS, main="weight")
         if head:
-            head.layered()
+            _refusable(head.layered)
 
 
 def json_body(data: bytes) -> None:
@@ -105,7 +105,7 @@ def json_body(data: bytes) -> None:
     elif isinstance(asked, SpaceBody):
         _check_rows(asked.anchors)
     elif isinstance(asked, HeadBody):
-        asked.layered()
+        _refusable(asked.layered)
     elif isinstance(asked, AnchorSetBody):
         _refusable(lambda: asked.decoded(LIMITS.anchors))
 
