@@ -25,6 +25,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api import duplicates
 from service.api.arrays import named
 from service.api.depends import Limits
 from service.api.problems import from_validation
@@ -221,6 +222,7 @@ def _json(data: bytes) -> Any:
         payload = _loose_json(data, error)
     if not isinstance(payload, dict):
         raise InvalidInput(f"expected a JSON object, got {named(payload)}", pointer="")
+    duplicates.refuse(data, payload)
     return payload
 
 
