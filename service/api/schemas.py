@@ -75,6 +75,8 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
             raise InvalidInput("expected a text of valid Unicode", pointer=pointer) from error
         if not text.strip():
             raise InvalidInput("expected a text that is not empty", pointer=pointer)
+        if "\0" in text:
+            raise InvalidInput("expected a text without NUL characters", pointer=pointer)
         return text
     return item if isinstance(item, bytes) else arrays.image_bytes(item, pointer)
 

@@ -205,7 +205,12 @@ def _wanted(request: Request) -> str:
 
 
 def _query(request: Request) -> dict[str, Any]:
-    return dict(request.query_params)
+    told = request.query_params.multi_items()
+    found = dict(told)
+    if len(found) < len(told):
+        twice = next(name for name in found if sum(name == other for other, _ in told) > 1)
+        raise InvalidInput(f"the query says {twice[:80]!r} twice", code="duplicate-key")
+    return found
 
 
 def _validate(model: type[M], payload: Any, limits: Limits) -> M:

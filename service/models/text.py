@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from service.errors import InputTooLarge, InvalidInput, WorkFailed
+from service.errors import InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Prepared, parameter_bytes
 from service.records import Item, Modality, TextEncoder
@@ -64,8 +64,8 @@ class TransformersEncoder:
         """Tokenise texts.
 
         Raises:
-            InvalidInput: If a text is empty.
-            InputTooLarge: If a text has more tokens than the model takes and is not to be cut.
+            InvalidInput: If a text is empty, or has more tokens than the model takes and is not to
+                be cut.
         """
         cut = self._spec.truncate if truncate is None else truncate
         texts = [self._checked(item, i, cut) for i, item in enumerate(items)]
@@ -76,7 +76,7 @@ class TransformersEncoder:
         too_long = [i for i, ids in enumerate(found) if len(ids) > self._limit]
         if too_long and not cut:
             i = too_long[0]
-            raise InputTooLarge(
+            raise InvalidInput(
                 f"{self._spec.model} takes {self._limit} tokens, the text has {len(found[i])}; "
                 "ask for truncate to cut it",
                 pointer=f"/items/{i}",
@@ -114,7 +114,7 @@ class TransformersEncoder:
             return item
         if cut:
             return item[:most]
-        raise InputTooLarge(
+        raise InvalidInput(
             f"{self._spec.model} takes {self._limit} tokens, the text has {len(item)} characters",
             pointer=pointer,
             code="too-many-tokens",
