@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
-from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat
 from service.geometry.heads import Classifier
 from service.models.base import Prepared, parameter_bytes
 from service.models.memory import release
@@ -39,15 +39,15 @@ class TimmEncoder:
     Args:
         spec: What it is.
         device: Where it runs.
-        offline: Never ask the hub.
+        weights: Its safetensors file.
     """
 
     modality: Modality = "image"
 
-    def __init__(self, spec: ImageEncoder, device: torch.device, *, offline: bool) -> None:
+    def __init__(self, spec: ImageEncoder, device: torch.device, weights: Path) -> None:
         self._spec = spec
         self.device = device
-        model = load(spec, offline=offline)
+        model = load(spec, weights)
         model.reset_classifier(0)
         override = {"input_size": (3, spec.input_size, spec.input_size)} if spec.input_size else {}
         self._transform: Any = create_transform(
@@ -83,23 +83,19 @@ class TimmEncoder:
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
 
-def load(spec: ImageEncoder, *, offline: bool) -> Any:
+def load(spec: ImageEncoder, weights: Path) -> Any:
     """The timm model of a spec, classifier included.
 
     Raises:
         InvalidInput: If timm has no such model, or the weights are not its own.
         UnsupportedFormat: If the weights are not safetensors.
-        WorkFailed: If the hub's weights cannot be had.
     """
-    if not timm.is_model(spec.model):
-        raise InvalidInput(f"timm has no model {spec.model}")
-    if spec.weights is None:
-        return _from_hub(spec, offline=offline)
-    if Path(spec.weights).suffix != ".safetensors":
+    _check_known(spec)
+    if weights.suffix != ".safetensors":
         raise UnsupportedFormat("expected weights in a .safetensors file; pickles are never read")
     model = timm.create_model(spec.model, pretrained=False)
     try:
-        model.load_state_dict(load_file(spec.weights), strict=True)
+        model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
     except RuntimeError as error:
@@ -107,26 +103,25 @@ def load(spec: ImageEncoder, *, offline: bool) -> Any:
     return model
 
 
-def _from_hub(spec: ImageEncoder, *, offline: bool) -> Any:
-    if offline:
-        raise WorkFailed(f"{spec.model} has no local weights and this worker is offline")
+def timm_hub_id(spec: ImageEncoder) -> str:
+    """Where the hub keeps timm's own weights of a model.
+
+    Raises:
+        InvalidInput: If timm has no such model, or no weights of it there.
+    """
+    _check_known(spec)
     config = timm.get_pretrained_cfg(spec.model)
     if config is None or not config.hf_hub_id:
         raise InvalidInput(f"timm has no pretrained safetensors for {spec.model} on its hub")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = hf_hub_download(
-            config.hf_hub_id, "model.safetensors", revision=spec.revision or "main"
-        )
-    except OSError as error:
-        raise WorkFailed(f"the hub did not give the weights of {spec.model}") from error
-    model = timm.create_model(spec.model, pretrained=False)
-    model.load_state_dict(load_file(file), strict=True)
-    return model
+    return str(config.hf_hub_id)
 
 
-def image_classifier(spec: ImageEncoder, *, offline: bool) -> tuple[Classifier, list[str]]:
+def _check_known(spec: ImageEncoder) -> None:
+    if not timm.is_model(spec.model):
+        raise InvalidInput(f"timm has no model {spec.model}")
+
+
+def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, list[str]]:
     """The classifier of a pretrained timm model, for its pooled features.
 
     Returns:
@@ -136,7 +131,7 @@ def image_classifier(spec: ImageEncoder, *, offline: bool) -> tuple[Classifier, 
     Raises:
         InvalidInput: If the model has no linear classifier.
     """
-    model = load(spec, offline=offline)
+    model = load(spec, weights)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear):
         raise InvalidInput(f"the classifier of {spec.model} is not one linear layer")

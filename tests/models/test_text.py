@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def encoder(**spec: object) -> TransformersEncoder:
     told = {"model": str(minilm_folder()), **spec}
-    return TransformersEncoder(TextEncoder.model_validate(told), CPU, offline=True)
+    return TransformersEncoder(TextEncoder.model_validate(told), CPU, minilm_folder())
 
 
 @pytest.fixture(scope="module")
@@ -169,5 +169,8 @@ def test_only_allowed_folders_are_read(
         with pytest.raises(InvalidInput, match="model_roots") as refused:
             catalog.get(TextEncoder(model=model))
         assert refused.value.code == "path-not-allowed"
-    with pytest.raises(WorkFailed, match="cannot be loaded"):
-        catalog.get(TextEncoder(model="no-such/hub-model"))
+    for model in ("no-such/hub-model", "not a hub id"):
+        with pytest.raises(InvalidInput, match="hub_models allows: none") as refused:
+            catalog.get(TextEncoder(model=model))
+        assert refused.value.code == "model-not-allowed"
+
