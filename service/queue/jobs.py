@@ -139,9 +139,10 @@ def unpack_reply(data: bytes) -> Reply:
         if told is None:
             marks = arrays["defined"], arrays["covered"]
             return Reply(str(meta["job"]), arrays["rows"], *marks, tuple(meta["truncated"]))
-        known = getattr(errors, str(told["kind"]), None)
-        kind = known if isinstance(known, type) and issubclass(known, StitchworkError) else WorkFailed
-        error = kind(told["message"], pointer=told["pointer"], code=told["code"])
-        return Reply(str(meta["job"]), error=error)
+        kind = getattr(errors, str(told["kind"]), None)
+        if not (isinstance(kind, type) and issubclass(kind, StitchworkError)):
+            kind = WorkFailed
+        told_of = kind(told["message"], pointer=told["pointer"], code=told["code"])
+        return Reply(str(meta["job"]), error=told_of)
     except (AttributeError, KeyError, TypeError) as error:
         raise CorruptBytes("the bytes have a good checksum but hold no reply") from error

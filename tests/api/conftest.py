@@ -24,10 +24,15 @@ def http(url: str) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def spaces(http: httpx.Client, pair: Pair) -> Pair:
     """Spaces x and y on the set S, and a head h of two classes in y."""
+    register(http, pair)
+    return pair
+
+
+def register(http: httpx.Client, pair: Pair) -> None:
+    """Register x, y and h."""
     for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
         body = {"anchor_set": "S", "anchors": anchors.tolist()}
         assert http.put(f"/spaces/{name}", json=body).status_code == 201
     weight = [[1.0] * 32, [-1.0] * 32]
     head = {"space": "y", "weight": weight, "bias": [0, 1], "labels": ["a", "<b>"]}
     assert http.put("/heads/h", json=head).status_code == 201
-    return pair

@@ -44,7 +44,9 @@ def main() -> None:
             "print_final_stats": 1,
         }
         flags = [f"-{name}={value}" for name, value in options.items()]
-        atheris.Setup([sys.argv[0], *flags, str(found), str(CORPUS / told.target)], TARGETS[told.target])
+        atheris.Setup(
+            [sys.argv[0], *flags, str(found), str(CORPUS / told.target)], TARGETS[told.target]
+        )
         atheris.Fuzz()
 
 

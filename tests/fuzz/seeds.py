@@ -52,8 +52,13 @@ def seeds() -> dict[str, list[bytes]]:
     head_bytes = len(MAGIC) + SUM
     job = Job(id="1", reply_to="a", encoder=encoder).pack(["one", "two"])
     answered = Reply("1", rows, np.array([True, False]), np.array([True, True]), (0,)).pack()
-    refused = pack({}, {"job": "1", "error": {"kind": "InvalidInput", "message": "m",
-                                              "pointer": "/items/0", "code": "c"}})
+    refused = pack(
+        {},
+        {
+            "job": "1",
+            "error": {"kind": "InvalidInput", "message": "m", "pointer": "/items/0", "code": "c"},
+        },
+    )
     return {
         "npy": [npy_file(rows), npy_file(np.asfortranarray(rows.astype(np.float64)))],
         "safetensors": [

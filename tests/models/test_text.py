@@ -173,4 +173,3 @@ def test_only_allowed_folders_are_read(
         with pytest.raises(InvalidInput, match="hub_models allows: none") as refused:
             catalog.get(TextEncoder(model=model))
         assert refused.value.code == "model-not-allowed"
-

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.api import wire
+from service.api.answers import AnchorReport, NextAnchors
 from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
 from service.api.openapi import body
 from service.api.routes.answers import named, used, width
@@ -17,7 +18,11 @@ from service.translator import check_pair
 router = APIRouter(tags=["anchors"])
 
 
-@router.get("/spaces/{id}/anchors", summary="What a space's anchors tell about themselves")
+@router.get(
+    "/spaces/{id}/anchors",
+    summary="What a space's anchors tell about themselves",
+    response_model=AnchorReport,
+)
 async def report(
     id_: ResourceId,
     parts: PartsDep,
@@ -54,6 +59,7 @@ def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Re
 @router.post(
     "/spaces/{id}/anchors/next",
     summary="Which inputs to take as anchors next",
+    response_model=NextAnchors,
     openapi_extra=body(NextAnchorsBody, binary="embeddings"),
 )
 async def coming(

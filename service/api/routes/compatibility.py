@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from service.api import judging, verdicts, wire
+from service.api.answers import Judged, Matrix
 from service.api.compatibility import Comparison
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.judging import Scored
@@ -30,7 +31,7 @@ MOST_SPACES: Final = 16
 """Spaces that are compared in one request: 240 pairs."""
 
 
-@router.get("/compatibility", summary="Compare the spaces of an anchor set")
+@router.get("/compatibility", summary="Compare the spaces of an anchor set", response_model=Matrix)
 async def matrix(
     parts: PartsDep,
     seconds: SecondsDep,
@@ -128,6 +129,7 @@ def _shown(
 @router.post(
     "/compatibility/{encoder}/{head}",
     summary="Judge an encoder and a head by a labelled sample",
+    response_model=Judged,
     openapi_extra=body(SampleBody, binary="embeddings"),
 )
 async def sample(
