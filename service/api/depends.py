@@ -13,7 +13,7 @@ from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
-from service.records import check_id
+from service.records import ID_PATTERN, check_id
 from service.store.entries import Condition
 from service.store.inverses import Inverses
 from service.store.registry import Registry
@@ -120,8 +120,20 @@ async def _parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(_parts)]
 
 
+ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
+"""Shown, not checked: `check_id` says better what is wrong."""
+PathId = Annotated[
+    str, Path(description="Letters, digits, `.`, `_`, `-`.", json_schema_extra=ID_SCHEMA)
+]
+
+
 async def _resource_id(
-    id_: Annotated[str, Path(alias="id", description="Letters, digits, `.`, `_`, `-`.")],
+    id_: Annotated[
+        str,
+        Path(
+            alias="id", description="Letters, digits, `.`, `_`, `-`.", json_schema_extra=ID_SCHEMA
+        ),
+    ],
 ) -> str:
     return check_id(id_)
 
@@ -131,7 +143,13 @@ ResourceId = Annotated[str, Depends(_resource_id)]
 
 async def _condition(
     if_match: Annotated[str | None, Header(description="Version that must stand.")] = None,
-    if_none_match: Annotated[str | None, Header(description="`*`: nothing may stand.")] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(
+            description="`*`: nothing may stand.",
+            json_schema_extra={"type": "string", "enum": ["*"]},
+        ),
+    ] = None,
 ) -> Condition:
     if if_none_match is not None and if_none_match.strip() != "*":
         raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")
@@ -149,7 +167,11 @@ ConditionDep = Annotated[Condition, Depends(_condition)]
 async def _seconds(
     parts: PartsDep,
     x_request_timeout: Annotated[
-        str | None, Header(description="Seconds after which the answer is of no use.")
+        str | None,
+        Header(
+            description="Seconds after which the answer is of no use.",
+            json_schema_extra={"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
+        ),
     ] = None,
 ) -> float:
     most = parts.limits.seconds

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.answers import AnchorReport, NextAnchors
-from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
+from service.api.depends import ID_SCHEMA, Parts, PartsDep, ResourceId, SecondsDep
 from service.api.openapi import body
 from service.api.routes.answers import named, used, width
 from service.api.schemas import NextAnchorsBody
@@ -28,7 +28,10 @@ async def report(
     parts: PartsDep,
     seconds: SecondsDep,
     target: Annotated[
-        str | None, Query(description="Space that inputs go to; unset: onto itself.")
+        str | None,
+        Query(
+            description="Space that inputs go to; unset: onto itself.", json_schema_extra=ID_SCHEMA
+        ),
     ] = None,
     bridge: BridgeName = DEFAULT,
 ) -> Response:

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
+from service.api.depends import ID_SCHEMA, ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
 from service.errors import InvalidInput
 from service.records import check_id
 from service.store.entries import Entry, Outcome
@@ -63,7 +63,9 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
     async def listing(
         parts: PartsDep,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, Query(description="From the page before.")] = None,
+        cursor: Annotated[
+            str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
+        ] = None,
     ) -> Response:
         after = _cursor(cursor)
         found = await asyncio.to_thread(table(parts).page, limit, after)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Embedded, Stitched
-from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
+from service.api.depends import Parts, PartsDep, PathId, SecondsDep, while_connected
 from service.api.openapi import body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
@@ -27,7 +27,9 @@ router = APIRouter(tags=["inference"])
     responses=openapi.rows(Embedded),
     openapi_extra=body(EmbedBody),
 )
-async def embed(encoder: str, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+async def embed(
+    encoder: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
+) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     _check_room(parts, encoder)
     asked = await wire.read(request, EmbedBody, parts.limits)
@@ -73,8 +75,8 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
     openapi_extra=body(StitchBody),
 )
 async def stitch(
-    encoder: str,
-    head: str,
+    encoder: PathId,
+    head: PathId,
     request: Request,
     parts: PartsDep,
     seconds: SecondsDep,
