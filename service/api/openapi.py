@@ -100,9 +100,16 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
 def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
     """The plain fields of a body, as the query parameters that they are beside a binary one."""
     schema = model.model_json_schema(ref_template=REF)
-    told = "Beside a binary body; a JSON body says it itself."
+    told = "{}, beside a binary body; a JSON body says it itself, and this has no effect."
+    # Whatever a text says there beside a JSON body, it does no harm: so the schema is any text.
     return [
-        {"name": name, "in": "query", "required": False, "schema": field, "description": told}
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": told.format(field["type"].capitalize()),
+        }
         for name, field in schema["properties"].items()
         if name != binary and field.get("type") in ("string", "integer", "number", "boolean")
     ]

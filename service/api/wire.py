@@ -28,6 +28,7 @@ from starlette.responses import Response
 from service.api import duplicates
 from service.api.arrays import named
 from service.api.depends import Limits
+from service.api.fields import Told
 from service.api.problems import from_validation
 from service.errors import (
     DeadlineExceeded,
@@ -210,7 +211,7 @@ def _query(request: Request) -> dict[str, Any]:
     if len(found) < len(told):
         twice = next(name for name in found if sum(name == other for other, _ in told) > 1)
         raise InvalidInput(f"the query says {twice[:80]!r} twice", code="duplicate-key")
-    return found
+    return {name: Told(value) for name, value in found.items()}
 
 
 def _validate(model: type[M], payload: Any, limits: Limits) -> M:
@@ -335,6 +336,6 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
         payload["items"] = files
     for key, value in form.multi_items():
         if isinstance(value, str):
-            payload.setdefault(key, value)
+            payload.setdefault(key, Told(value))
     await form.close()
     return payload
