@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems
+from service.api.bodiless import HeadAsGet
 from service.api.depends import Parts
 from service.api.routes import (
     anchor_sets,
@@ -66,6 +67,7 @@ def create_app(parts: Parts) -> FastAPI:
     problems.install(app)
     openapi.install(app)
     app.add_middleware(RequestLog)
+    app.add_middleware(HeadAsGet)
     return app
 
 
@@ -93,6 +95,8 @@ class RequestLog:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    # Labels and ids come back as they came: no browser shall take them for a page.
+                    (b"x-content-type-options", b"nosniff"),
                 ]
             await send(message)
 

@@ -5,14 +5,27 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from service.launcher import Running
 from tests.conftest import Pair
 from tests.service import running
 
 
 @pytest.fixture(scope="session")
-def url() -> Iterator[str]:
+def service() -> Iterator[Running]:
     with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as found:
-        yield found.url
+        yield found
+
+
+@pytest.fixture(scope="session")
+def url(service: Running) -> str:
+    return service.url
+
+
+@pytest.fixture(scope="session")
+def pid(service: Running) -> int:
+    """The API process."""
+    (found,) = [pid for name, pid in service.pids.items() if name.startswith("api")]
+    return found
 
 
 @pytest.fixture(scope="session")
