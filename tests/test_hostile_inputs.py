@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 import random
 import zlib
@@ -90,17 +91,15 @@ def test_b7_texts(host: Host) -> None:
         (["a\0b"], "/items/0", "NUL"),
     ):
         for path in ("/embed/t", "/stitch/t/t"):
-            content = repr_json({"items": items})
+            content = escaped({"items": items})
             check(host.http.post(path, content=content), 422, pointer, said)
     cut = {"items": ["ok", "word " * 600], "truncate": True}
     assert host.http.post("/stitch/t/t", json=cut).json()["truncated"] == [1]
     assert host.http.post("/embed/t", json=cut).json()["truncated"] == [1]
 
 
-def repr_json(value: Any) -> bytes:
+def escaped(value: Any) -> bytes:
     """JSON with its surrogates as escapes, which httpx would refuse to send."""
-    import json
-
     return json.dumps(value).encode()
 
 
@@ -124,7 +123,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
     before = memory(host, "worker")
     for bad, status, said in (
         (claims(60_000), 413, "pixels"),
-        (claims(9_000), 413, "81000000"[:0] + "9000 x 9000"),
+        (claims(9_000), 413, "9000 x 9000"),
         (file(Image.new("1", (1, 4000))), 422, "ratio"),
         (file(picture(200, 200), "JPEG")[:2000], 422, "cut or damaged"),
         (file(picture(200, 200), "WEBP")[:500], 422, "cut or damaged"),
@@ -154,7 +153,7 @@ def test_b8_what_is_served(host: Host) -> None:
         file(picture(mode="1")),
         file(picture(mode="CMYK"), "JPEG"),
         file(Image.fromarray(flat)),
-        file(picture(), "WEBP", save_all=True, append_images=[picture(mode="L")]),
+        file(picture(), "WEBP", lossless=True, save_all=True, append_images=[picture(mode="L")]),
         file(picture(), "PNG", save_all=True, append_images=[picture(mode="L")]),
         scans(20),
     ]
@@ -169,6 +168,7 @@ def test_b8_what_is_served(host: Host) -> None:
         assert off < 0.5 * np.abs(rows[animated]).max(), "the first frame counts"
 
 
+@pytest.mark.slow
 def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
     before = memory(host, "worker")
     for _ in range(3):
@@ -221,7 +221,7 @@ def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
 @pytest.mark.timeout(1800)
 def test_ten_thousand_requests_at_random_and_none_is_500(host: Host) -> None:
     """And the memory of the API and of the worker comes back."""
-    rng = random.Random(0)
+    rng = random.Random(0)  # noqa: S311 no secret
     flood(host, rng, 500)
     before = {name: memory(host, name) for name in ("api", "worker")}
     seen = flood(host, rng, 10_000)
@@ -241,10 +241,8 @@ def flood(host: Host, rng: random.Random, count: int) -> Counter[int]:
         "application/x-ndjson": [seeds()["raw"][0][1:]],
         "multipart/form-data; boundary=b": [seeds()["raw"][1][1:]],
     }
-    items = [
-        b'{"items": ["a text"]}',
-        *(b'{"items": ["' + base64.b64encode(one) + b'"]}' for one in seeds()["image"]),
-    ]
+    pictures = [b'{"items": ["' + base64.b64encode(one) + b'"]}' for one in seeds()["image"]]
+    items = [b'{"items": ["a text"]}', *pictures]
     kinds["application/json"] += items * 2
     ids = ["t", "i", "x", "none", "%00", "a" * 200, "..%2f"]
     verbs = ["GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"]
@@ -252,11 +250,8 @@ def flood(host: Host, rng: random.Random, count: int) -> Counter[int]:
     for _ in range(count):
         one, other = rng.choice(ids[:2] if rng.random() < 0.6 else ids), rng.choice(ids)
         path = rng.choice(PATHS).format(one, other)
-        method = (
-            rng.choice(verbs)
-            if rng.random() < 0.3
-            else ("POST" if "{" not in path and path.split("/")[1] in POSTED else "GET")
-        )
+        usual = "POST" if path.split("/")[1] in POSTED else "GET"
+        method = rng.choice(verbs) if rng.random() < 0.3 else usual
         media = rng.choice(list(kinds))
         data = mutated(rng.choice(kinds[media]), rng)
         if method == "DELETE" and one in ids[:2]:

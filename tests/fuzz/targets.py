@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import numpy as np
 from pydantic import BaseModel
@@ -40,22 +41,31 @@ BODIES: Final[tuple[type[BaseModel], ...]] = (
     SampleBody,
     ClassifyBody,
 )
-QUERY: Final = b"source=x&target=y&space=y&anchor_set=s&labels=%5B%22a%22%5D"
+QUERY: Final = {
+    "source": "x",
+    "target": "y",
+    "space": "y",
+    "anchor_set": "s",
+    "labels": '["a", "b"]',
+    "modality": "text",
+}
+"""What stands beside a binary body, of the fields that its route knows."""
 _loop = asyncio.new_event_loop()
 
 
-def _read(model: type[BaseModel], data: bytes, media: str, **how: Any) -> Any:
+def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> Any:
     """The body of a request as a route reads it; None if it was refused."""
     sent = [{"type": "http.request", "body": data, "more_body": False}]
 
     async def receive() -> Any:
         return sent.pop() if sent else {"type": "http.disconnect"}
 
+    told = {name: text for name, text in QUERY.items() if name in model.model_fields}
     scope = {
         "type": "http",
         "method": "POST",
         "path": "/",
-        "query_string": QUERY,
+        "query_string": urlencode(told).encode(),
         "headers": [(b"content-type", media.encode())],
     }
     try:
@@ -78,7 +88,7 @@ def _check_rows(rows: Any) -> None:
 
 def npy_body(data: bytes) -> None:
     """An .npy body of `/translate`."""
-    asked = _read(TranslateBody, data, wire.NPY, main="embeddings")
+    asked = read_body(TranslateBody, data, wire.NPY, main="embeddings")
     if asked:
         _check_rows(asked.embeddings)
 
@@ -86,10 +96,10 @@ def npy_body(data: bytes) -> None:
 def safetensors_body(data: bytes) -> None:
     """A safetensors body of `/translate`, and the same as that of a head."""
     for sent in (data, _measured(data)):
-        asked = _read(TranslateBody, sent, wire.SAFETENSORS, main="embeddings")
+        asked = read_body(TranslateBody, sent, wire.SAFETENSORS, main="embeddings")
         if asked:
             _check_rows(asked.embeddings)
-        head = _read(HeadBody, sent, wire.SAFETENSORS, main="weight")
+        head = read_body(HeadBody, sent, wire.SAFETENSORS, main="weight")
         if head:
             _refusable(head.layered)
 
@@ -99,7 +109,7 @@ def json_body(data: bytes) -> None:
     if not data:
         return
     model = BODIES[data[0] % len(BODIES)]
-    asked = _read(model, data[1:], wire.JSON, main="embeddings")
+    asked = read_body(model, data[1:], wire.JSON, main="embeddings")
     if isinstance(asked, TranslateBody | ClassifyBody):
         _check_rows(asked.embeddings)
     elif isinstance(asked, SpaceBody):
@@ -115,7 +125,7 @@ def raw_body(data: bytes) -> None:
     if not data:
         return
     media = wire.NDJSON if data[0] % 2 else f"{wire.MULTIPART}; boundary=b"
-    asked = _read(AnchorSetBody, data[1:], media)
+    asked = read_body(AnchorSetBody, data[1:], media)
     if asked:
         _refusable(lambda: asked.decoded(LIMITS.anchors))
 
