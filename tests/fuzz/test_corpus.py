@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from tests.fuzz.seeds import CORPUS, npy_file, seeds
 from tests.fuzz.targets import TARGETS, read_body
 
 KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+calmly = settings(deadline=None, max_examples=50)
+"""The first example imports what it needs."""
 ROWS = arrays.arrays(
     np.float32,
     arrays.array_shapes(min_dims=2, max_dims=2, max_side=6),
@@ -63,6 +65,7 @@ FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
 
 
 @pytest.mark.parametrize(("media", "written"), FORMATS)
+@calmly
 @given(rows=ROWS)
 def test_rows_come_back(
     media: str, written: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
@@ -72,6 +75,7 @@ def test_rows_come_back(
 
 
 @pytest.mark.parametrize("target", targets())
+@calmly
 @given(data=st.data())
 def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.DataObject) -> None:
     good = data.draw(st.sampled_from(seeds()[target]))
@@ -83,6 +87,7 @@ def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.D
 
 
 @pytest.mark.parametrize("media", [wire.NPY, wire.SAFETENSORS])
+@calmly
 @given(rows=ROWS, cut=st.integers(1, 40))
 def test_a_binary_body_that_was_cut_is_never_understood(
     media: str, rows: NDArray[np.float32], cut: int
@@ -91,6 +96,7 @@ def test_a_binary_body_that_was_cut_is_never_understood(
     assert read_body(TranslateBody, whole[:-cut], media, main="embeddings") is None
 
 
+@calmly
 @given(ROWS, st.integers(0, 1 << 20), st.integers(0, 7))
 def test_a_flipped_bit_of_stored_bytes_is_never_believed(
     rows: NDArray[np.float32], at: int, bit: int
