@@ -139,7 +139,7 @@ class SpaceBody(Schema):
     exp: ExpParameters = ExpParameters()
     example = {
         "anchor_set": "faq",
-        "encoder": {"kind": "transformers", "model": "all-MiniLM-L6-v2"},
+        "encoder": {"kind": "transformers", "model": "sentence-transformers/all-MiniLM-L6-v2"},
     }
 
     def declaration(self, id_: str) -> SpaceDeclaration:
