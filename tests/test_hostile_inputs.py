@@ -8,6 +8,7 @@ import random
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -211,10 +212,14 @@ def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     ):
         path, body = f"/spaces/b10-{number}", {"anchor_set": set_, "encoder": spec}
         assert host.http.put(path, json=body).status_code == 202
-        until("it failed", lambda p=path: host.http.get(p).json()["status"] == "failed", 60)
+        until("it failed", partial(failed, host, path), 60)
         assert said in host.http.get(path).json()["reason"]
     assert not planted.exists()
     assert host.http.post("/stitch/t/t", json={"items": ["still here"]}).is_success
+
+
+def failed(host: Host, path: str) -> bool:
+    return bool(host.http.get(path).json()["status"] == "failed")
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def decode(item: Item, pointer: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(item), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise _too_large(image.width, image.height, pointer)
             if max(image.size) > MOST_ASPECT * min(image.size):
