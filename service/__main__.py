@@ -183,15 +183,31 @@ def _bench(settings: Settings, options: argparse.Namespace) -> int:
     unknown = set(options.cases) - set(CASES)
     if unknown:
         raise ValueError(f"expected cases of {', '.join(CASES)}, got {', '.join(sorted(unknown))}")
-    return run(options.cases or list(CASES), options.rounds, options.report)
+    cases = options.cases or list(CASES)
+    return run(cases, options.rounds, options.report, options.peers, options.laws)
 
 
 def _bench_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "cases", nargs="*", metavar="CASE", help="images, texts, queue, spaces; all if none."
+        "cases",
+        nargs="*",
+        metavar="CASE",
+        help="map, translate, health, spaces, images, texts, one, serving, queue; all if none.",
     )
     command.add_argument("--rounds", type=int, default=5, metavar="N", help="Rounds (5).")
     command.add_argument("--report", type=Path, metavar="FILE", help="JSON file for the figures.")
+    command.add_argument(
+        "--peers",
+        type=Path,
+        metavar="FOLDER",
+        help="Environments of Infinity, LitServe, Ray Serve and Celery; made there if need be.",
+    )
+    command.add_argument(
+        "--laws",
+        type=Path,
+        metavar="FOLDER",
+        help="Plot instead how figures grow with rows, widths, anchors, spaces, clients, workers.",
+    )
 
 
 def _evaluate(settings: Settings, options: argparse.Namespace) -> int:

@@ -198,6 +198,7 @@ class Worker:
                     defined[start:stop],
                     covered[start:stop],
                     prepared.truncated,
+                    prepared.tokens,
                 )
                 answers.append((delivery, reply, each * len(delivery.items)))
                 start = stop

@@ -21,6 +21,8 @@ from service.api.routes import (
     compatibility,
     heads,
     health,
+    inference_protocol,
+    openai,
     spaces,
     stitch,
     translate,
@@ -62,7 +64,8 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
-    for routes in (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health):
+    ours = (anchor_sets, spaces, anchors, heads, translate, stitch, compatibility, health)
+    for routes in (*ours, openai, inference_protocol):
         app.include_router(routes.router)
     problems.install(app)
     openapi.install(app)
@@ -106,7 +109,8 @@ class RequestLog:
             log.error("an unexpected error", exc_info=error)
             if not status:
                 told = "the service failed at this request"
-                await problems.problem(500, "internal", told, request_id)(scope, receive, tagged)
+                answer = problems.problem(500, "internal", told, request_id, path=scope["path"])
+                await answer(scope, receive, tagged)
         finally:
             route = getattr(scope.get("route"), "path", None)
             log.info(

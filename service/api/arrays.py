@@ -1,10 +1,10 @@
 """Checked arrays: what a client sent becomes finite float32, or an error that says where."""
 
-import base64
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pybase64 import b64decode
 
 from service.errors import InputTooLarge, InvalidInput
 from service.records import Floats
@@ -78,7 +78,7 @@ def image_bytes(value: str, pointer: str) -> bytes:
         InvalidInput: If it is not base64.
     """
     try:
-        return base64.b64decode(value, validate=True)
+        return b64decode(value, validate=True)
     except ValueError as error:
         raise InvalidInput("expected the base64 of an image file", pointer=pointer) from error
 
@@ -141,7 +141,7 @@ def _decode_row(value: Any, pointer: str) -> Floats:
     if not isinstance(value, str):
         raise InvalidInput(f"expected a base64 string, got {named(value)}", pointer=pointer)
     try:
-        raw = base64.b64decode(value, validate=True)
+        raw = b64decode(value, validate=True)
     except ValueError as error:
         raise InvalidInput("expected base64 of little-endian float32", pointer=pointer) from error
     if len(raw) % 4:

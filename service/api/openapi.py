@@ -25,6 +25,35 @@ PROBLEM: Final = {
     },
 }
 
+OPENAI_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string", "description": "What was expected, and what came."},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"], "description": "The field to blame."},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+INFERENCE_ERROR: Final = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string", "description": "What was expected, what came, and where."}
+    },
+}
+ERRORS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "/v1": (wire.JSON, "OpenAIError", OPENAI_ERROR),
+    "/v2": (wire.JSON, "InferenceError", INFERENCE_ERROR),
+}
+"""Media type, name and schema of errors by the first part of a path, where not problem+json."""
+
 _BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
 Answers = dict[int | str, dict[str, Any]]
 
@@ -68,13 +97,14 @@ def put(model: type[BaseModel], *, drafted: type[BaseModel] | None = None) -> An
 _bodies: dict[str, type[Schema]] = {}
 
 
-def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
+def body(model: type[Schema], *, binary: str | None = None, octets: bool = False) -> dict[str, Any]:
     """What a route says of its body.
 
     Args:
         model: The schema of its JSON.
         binary: The array of a safetensors or .npy body, whose other fields travel in the query;
             None where the route takes only raw inputs.
+        octets: Whether bytes may stand behind the JSON.
     """
     _bodies[model.__name__] = model
     content: dict[str, Any] = {wire.JSON: {"schema": {"$ref": REF.format(model=model.__name__)}}}
@@ -87,6 +117,8 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
         )
         blob = {"schema": {"type": "string", "format": "binary", "description": told}}
         content |= dict.fromkeys(wire.BINARY, blob)
+    if octets:
+        content[wire.OCTETS] = _BLOB
     if "items" in model.model_fields:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         content[wire.NDJSON] = {"schema": {"type": "string"}}
@@ -95,6 +127,20 @@ def body(model: type[Schema], *, binary: str | None = None) -> dict[str, Any]:
         }
     told_in_query = _query_of(model, binary) if binary else []
     return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
+
+
+def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its answer: a sentence and an example.
+
+    Args:
+        told: The sentence.
+        value: The example, as JSON.
+        octets: Whether bytes may stand behind the JSON.
+    """
+    content: dict[str, Any] = {wire.JSON: {"example": value}}
+    return {
+        200: {"description": told, "content": content | ({wire.OCTETS: _BLOB} if octets else {})}
+    }
 
 
 def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
@@ -147,12 +193,12 @@ def install(app: FastAPI) -> None:
             _, found = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
             schemas = told.setdefault("components", {}).setdefault("schemas", {})
             schemas |= found.get("$defs", {})
-            schemas["Problem"] = PROBLEM
-            problem = {
-                "application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}
-            }
-            for path in told["paths"].values():
-                for operation in path.values():
+            usual = ("application/problem+json", "Problem", PROBLEM)
+            schemas |= {name: shape for _, name, shape in (usual, *ERRORS.values())}
+            for path, operations in told["paths"].items():
+                media, name, _ = ERRORS.get("/" + path.split("/")[1], usual)
+                problem = {media: {"schema": {"$ref": REF.format(model=name)}}}
+                for operation in operations.values():
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
                     for status, description in _problems(operation).items():

@@ -1,7 +1,14 @@
-"""Errors as HTTP answers, RFC 9457; the only file with status codes of errors."""
+"""Errors as HTTP answers, RFC 9457; the only file with status codes of errors.
+
+Paths that speak another service's protocol answer errors in the shape its clients read.
+"""
 
 import logging
+import math
 import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -67,31 +74,135 @@ def refusal(error: InvalidInput) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": error.message, **told})
 
 
+@contextmanager
+def renamed(old: str, new: str) -> Generator[None, None, None]:
+    """Point at a value by the place it has in this request, which calls it by another name.
+
+    Args:
+        old: How the pointer of an error begins.
+        new: How it shall begin.
+    """
+    try:
+        yield
+    except InvalidInput as error:
+        pointer = error.pointer or ""
+        if pointer.startswith(old):
+            error.pointer = new + pointer.removeprefix(old)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What there is to say of an error, in no shape yet."""
+
+    status: int
+    code: str
+    detail: str
+    request_id: str
+    pointer: str | None = None
+
+
+Shaped = tuple[int, dict[str, Any], str]
+"""Status, body and media type."""
+
+
+def _rfc9457(told: Problem) -> Shaped:
+    body: dict[str, Any] = {
+        "type": f"urn:stitchwork:problem:{told.code}",
+        "title": HTTPStatus(told.status).phrase,
+        "status": told.status,
+        "detail": told.detail,
+        "code": told.code,
+        "request_id": told.request_id,
+    }
+    if told.pointer is not None:
+        body["pointer"] = told.pointer
+    return told.status, body, PROBLEM
+
+
+OPENAI_CODES: Final[dict[str | int, str]] = {
+    "unknown-resource": "model_not_found",
+    "too-many-tokens": "context_length_exceeded",
+    401: "invalid_api_key",
+    429: "rate_limit_exceeded",
+}
+"""What OpenAI's clients look for, by our code or by the status; other codes stay our own."""
+OPENAI_STATUS: Final = {"not-ready": 503, 409: 400, 413: 400, 415: 400, 422: 400}
+"""OpenAI says 400 of every bad request, and its clients send a 409 again: only one is worth it."""
+
+
+def _openai(told: Problem) -> Shaped:
+    status = OPENAI_STATUS.get(told.code) or OPENAI_STATUS.get(told.status, told.status)
+    code = OPENAI_CODES.get(told.code) or OPENAI_CODES.get(told.status, told.code)
+    param = None
+    if told.pointer:
+        first, *rest = told.pointer.removeprefix("/").split("/")
+        param = first + "".join(f"[{part}]" for part in rest)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error = {
+        "message": told.detail,
+        "type": "requests" if status == 429 else kind,
+        "param": "model" if code == "model_not_found" else param,
+        "code": code,
+    }
+    return status, {"error": error}, "application/json"
+
+
+def _inference_protocol(told: Problem) -> Shaped:
+    place = f" (at {told.pointer})" if told.pointer else ""
+    return told.status, {"error": told.detail + place}, "application/json"
+
+
+SHAPES: Final[dict[str, Callable[[Problem], Shaped]]] = {
+    "/v1": _openai,
+    "/v2": _inference_protocol,
+}
+"""The shape of errors by the first part of the path, where it is not problem+json."""
+
+
 def problem(
     status: int,
     code: str,
     detail: str,
     request_id: str,
     *,
+    path: str = "",
     pointer: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One problem+json answer."""
-    body: dict[str, Any] = {
-        "type": f"urn:stitchwork:problem:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "request_id": request_id,
-    }
-    if pointer is not None:
-        body["pointer"] = pointer
-    return Response(orjson.dumps(body), status, headers, PROBLEM)
+    """One error as an answer: problem+json, or what the clients of this path read."""
+    shape = SHAPES.get(path[:3], _rfc9457) if path[3:4] in ("", "/") else _rfc9457
+    status, body, media = shape(Problem(status, code, detail, request_id, pointer))
+    return Response(orjson.dumps(body), status, headers, media)
+
+
+def answer_to(
+    error: StitchworkError,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    path: str = "",
+) -> Response:
+    """The answer to one of our own errors, in the shape of this path."""
+    status = status_of(error)
+    if status == 500:
+        log.error("an internal error reached a client", exc_info=error)
+    told = dict(headers or {})
+    if error.retry_after is not None:
+        told["Retry-After"] = f"{math.ceil(error.retry_after)}"
+    return problem(
+        status,
+        error.code,
+        error.message,
+        request_id,
+        path=path,
+        pointer=error.pointer,
+        headers=told,
+    )
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of this app a problem+json answer."""
+    """Make every error of this app an answer in the shape of its path."""
 
     @app.exception_handler(CallerLeft)
     async def _nobody(request: Request, error: CallerLeft) -> Response:
@@ -100,18 +211,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(StitchworkError)
     async def _known(request: Request, error: StitchworkError) -> Response:
-        status = status_of(error)
-        if status == 500:
-            log.error("an internal error reached a client", exc_info=error)
-        headers = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
-        return problem(
-            status,
-            error.code,
-            error.message,
-            _id(request),
-            pointer=error.pointer,
-            headers=headers,
-        )
+        return answer_to(error, _id(request), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
@@ -123,7 +223,8 @@ def install(app: FastAPI) -> None:
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))
-        return problem(error.status_code, code, str(error.detail), _id(request), headers=headers)
+        told, path = str(error.detail), request.url.path
+        return problem(error.status_code, code, told, _id(request), path=path, headers=headers)
 
 
 def _allowed(request: Request) -> list[str]:

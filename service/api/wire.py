@@ -5,21 +5,16 @@ JSON body, or the query's parameters with the arrays of a binary body under thei
 """
 
 import asyncio
-import base64
-import io
 import json
-import math
 import re
-from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 import orjson
-from numpy.lib import format as npy
-from numpy.typing import NDArray
+from pybase64 import b64encode
 from pydantic import BaseModel, ValidationError
-from safetensors import SafetensorError, deserialize
-from safetensors.numpy import save
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -27,6 +22,7 @@ from starlette.responses import Response
 
 from service.api import duplicates
 from service.api.arrays import named
+from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.api.depends import Limits
 from service.api.fields import Told
 from service.api.problems import from_validation
@@ -46,23 +42,58 @@ NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
 NPY: Final = "application/x-npy"
 MULTIPART: Final = "multipart/form-data"
+OCTETS: Final = "application/octet-stream"
 BINARY: Final = (SAFETENSORS, NPY)
 
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
 LARGE_BODY: Final = 64 * 1024
 """A body above this is decoded on a thread, away from the event loop."""
-MOST_NPY_HEADER: Final = 4096
-MOST_SIDE: Final = 1 << 40
-DTYPES: Final[dict[str, Any]] = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "U8": "u1",
-    "BOOL": "?",
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Body(Generic[M]):
+    """A body that has arrived and is still to be read.
+
+    Attributes:
+        size: In bytes.
+        read: What it says, validated; takes its time where it is large, and raises as `read`.
+    """
+
+    size: int
+    read: Callable[[], M]
+
+
+async def receive(
+    request: Request,
+    model: type[M],
+    limits: Limits,
+    *,
+    main: str | None = None,
+    raw: bool = False,
+) -> Body[M]:
+    """The body of a request; see `read`, for who has a thread of their own to read it on."""
+    media = media_type(request)
+    inputs = (MULTIPART, NDJSON) if raw or not main else ()
+    takes = (JSON, *(BINARY if main else ()), *inputs)
+    if media not in takes:
+        raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
+    data = await read_in_time(request, limits)
+    parts = await _multipart(request.headers, data, limits) if media == MULTIPART else {}
+
+    def decode() -> M:
+        if media == JSON:
+            payload = (main and from_json(data, main)) or _json(data)
+        elif media == MULTIPART:
+            payload = {**_query(request), **parts}
+        elif media == NDJSON:
+            payload = {**_query(request), **_ndjson(data)}
+        elif media == SAFETENSORS:
+            payload = {**_query(request), **_safetensors(data)}
+        else:
+            payload = {**_query(request), str(main): from_npy(data, str(main))}
+        return _validate(model, payload, limits)
+
+    return Body(len(data), decode)
 
 
 async def read(
@@ -89,34 +120,35 @@ async def read(
         UnsupportedFormat: If the media type is not spoken here.
         InvalidInput: If what they say has no meaning; `pointer` says where.
     """
-    media = media_type(request)
-    inputs = (MULTIPART, NDJSON) if raw or not main else ()
-    takes = (JSON, *(BINARY if main else ()), *inputs)
-    if media not in takes:
-        raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
+    body = await receive(request, model, limits, main=main, raw=raw)
+    return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
+
+
+def parse(data: bytes, model: type[M], limits: Limits) -> M:
+    """A JSON object, validated.
+
+    Raises:
+        MalformedInput: If it is not JSON.
+        InvalidInput: If what it says has no meaning; `pointer` says where.
+    """
+    return _validate(model, _json(data), limits)
+
+
+async def read_in_time(request: Request, limits: Limits) -> bytes:
+    """The raw body.
+
+    Raises:
+        DeadlineExceeded: If it takes longer to arrive than a request may.
+        InputTooLarge: If it is too large.
+        UnsupportedFormat: If it is compressed.
+    """
     try:
         async with asyncio.timeout(limits.seconds):
-            data = await read_bytes(request, limits.body_bytes)
+            return await read_bytes(request, limits.body_bytes)
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the body did not arrive within {limits.seconds:g} seconds"
         ) from error
-    if media == MULTIPART:
-        payload = await _multipart(request.headers, data, limits)
-        return _validate(model, {**_query(request), **payload}, limits)
-
-    def decode() -> M:
-        if media == JSON:
-            payload = _json(data)
-        elif media == NDJSON:
-            payload = {**_query(request), **_ndjson(data)}
-        elif media == SAFETENSORS:
-            payload = {**_query(request), **_safetensors(data)}
-        else:
-            payload = {**_query(request), str(main): _npy(data, str(main))}
-        return _validate(model, payload, limits)
-
-    return await asyncio.to_thread(decode) if len(data) > LARGE_BODY else decode()
 
 
 async def read_bytes(request: Request, limit: int) -> bytes:
@@ -170,13 +202,11 @@ def respond(
     """
     media = _wanted(request)
     if media == NPY:
-        buffer = io.BytesIO()
-        npy.write_array(buffer, np.ascontiguousarray(rows), allow_pickle=False)
-        return Response(buffer.getvalue(), 200, headers, NPY)
+        return Blob(to_npy(rows), headers, NPY)
     if media == SAFETENSORS:
         told = {key: orjson.dumps(value).decode() for key, value in facts.items()}
-        return Response(save({name: np.ascontiguousarray(rows)}, told), 200, headers, SAFETENSORS)
-    shown: Any = [base64.b64encode(row).decode() for row in _little(rows)] if as_base64 else rows
+        return Blob(to_safetensors(name, rows, told), headers, SAFETENSORS)
+    shown: Any = coded(rows) if as_base64 else rows
     return answer({name: shown, **facts}, headers=headers)
 
 
@@ -186,8 +216,9 @@ def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = No
     return Response(body, status, headers, JSON)
 
 
-def _little(rows: Floats) -> NDArray[Any]:
-    return np.ascontiguousarray(rows, dtype="<f4")
+def coded(rows: Floats) -> list[str]:
+    """Each row as the base64 of little-endian float32."""
+    return [b64encode(row).decode() for row in np.ascontiguousarray(rows, dtype="<f4")]
 
 
 def _wanted(request: Request) -> str:
@@ -256,61 +287,21 @@ def _ndjson(data: bytes) -> dict[str, Any]:
     return {"items": items, **{plural: values for plural, values in told.items() if values}}
 
 
+class _InMemory(MultiPartParser):
+    # Raw inputs of users are never written to a disk.
+    spool_max_size = 1 << 40
+
+
 def _safetensors(data: bytes) -> dict[str, Any]:
-    try:
-        tensors: Any = deserialize(data)  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise MalformedInput(f"expected safetensors: {error}") from error
+    """Metadata are fields too, as JSON where they are."""
+    arrays, told = from_safetensors(data)
     payload: dict[str, Any] = {}
-    header = orjson.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    for key, text in (header.get("__metadata__") or {}).items():
+    for key, text in told.items():
         try:
             payload[key] = orjson.loads(text)
         except orjson.JSONDecodeError:
             payload[key] = text
-    for name, tensor in tensors:
-        if tensor["dtype"] not in DTYPES:
-            raise InvalidInput(
-                f"expected tensors of {', '.join(DTYPES)}, got {tensor['dtype']}",
-                pointer=f"/{name}",
-            )
-        shape = tensor["shape"]
-        if not 1 <= len(shape) <= 2 or max(shape) > MOST_SIDE:
-            raise InvalidInput(
-                f"expected 1 or 2 dimensions, got {str(shape)[:80]}", pointer=f"/{name}"
-            )
-        array = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(shape)
-        if tensor["dtype"] == "BF16":
-            array = (array.astype("<u4") << 16).view("<f4")
-        payload[name] = array
-    return payload
-
-
-def _npy(data: bytes, name: str) -> NDArray[Any]:
-    """An .npy file without trust: its size is checked before anything of that size is made."""
-    stream = io.BytesIO(data)
-    try:
-        version = npy.read_magic(stream)
-        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(stream, max_header_size=MOST_NPY_HEADER)
-    except Exception as error:
-        raise MalformedInput("expected an .npy file of version 1 or 2") from error
-    sides = all(type(side) is int and 0 <= side <= MOST_SIDE for side in shape)
-    if dtype.hasobject or dtype.kind != "f" or not sides or not 1 <= len(shape) <= 2:
-        raise InvalidInput(
-            f"expected 1 or 2 dimensions of floats, got {dtype} of {str(shape)[:80]}",
-            pointer=f"/{name}",
-        )
-    expected, got = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if expected != got:
-        raise MalformedInput(f"the .npy header says {expected} bytes of {list(shape)}, got {got}")
-    flat = np.frombuffer(data, dtype, offset=stream.tell())
-    return flat.reshape(shape, order="F" if fortran else "C")
-
-
-class _InMemory(MultiPartParser):
-    # Raw inputs of users are never written to a disk.
-    spool_max_size = 1 << 40
+    return {**payload, **arrays}
 
 
 async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str, Any]:

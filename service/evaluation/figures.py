@@ -31,10 +31,12 @@ LABELLED: Final = 0.15
 """A bar of this length holds its own number."""
 
 
-def figure_of(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    """A figure of so many inches, and its axes side by side."""
+def figure_of(
+    width: float, height: float, columns: int = 1, rows: int = 1
+) -> tuple[Figure, list[Any]]:
+    """A figure of so many inches, and its axes line by line."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = list(np.ravel(figure.subplots(1, columns, squeeze=False)))
+    axes = list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     return figure, axes

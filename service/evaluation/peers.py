@@ -20,6 +20,15 @@ PACKAGES: Final = {
     "rat-embed": "rat-embed==0.3.0",
 }
 """By peer: what its environment holds."""
+SERVERS: Final = {
+    "infinity": "infinity-emb[server,torch]==0.0.78",
+    "litserve": "litserve==0.2.19",
+    "ray": "ray[serve]==2.60.0",
+    "celery": "celery[redis]>=5.4",
+}
+"""Programs that the service is timed beside, and what their environments hold."""
+MORE: Final = {"litserve": ("transformers", "torch"), "ray": ("transformers", "torch")}
+"""What a peer needs for the work itself."""
 RELATING: Final = ("rat-embed",)
 """Peers that translate into no space: both sides become rows as wide as there are anchors."""
 DONE: Final = "done"
@@ -151,23 +160,24 @@ def environment(peer: str, folder: Path) -> Path:
     """The interpreter of a virtual environment that holds a peer; made if it is not there yet.
 
     Args:
-        peer: One of `PACKAGES`; peers of one package share its environment.
+        peer: One of `PACKAGES` or `SERVERS`; peers of one package share its environment.
         folder: Where environments are kept.
 
     Raises:
         InvalidInput: If there is no such peer.
         WorkFailed: If it cannot be installed, with what pip said.
     """
-    if peer not in PACKAGES:
-        raise InvalidInput(f"expected one of {', '.join(PACKAGES)}, got {peer}")
-    package = PACKAGES[peer]
+    known = PACKAGES | SERVERS
+    if peer not in known:
+        raise InvalidInput(f"expected one of {', '.join(known)}, got {peer}")
+    package = known[peer]
     home = folder / package
     python, whole = home / "bin" / "python", home / "whole"
     if whole.exists():
         return python
     venv.create(home, clear=True, with_pip=True)
     done = subprocess.run(  # noqa: S603
-        [str(python), "-m", "pip", "install", "--quiet", package],
+        [str(python), "-m", "pip", "install", "--quiet", package, *MORE.get(peer, ())],
         capture_output=True,
         text=True,
         check=False,

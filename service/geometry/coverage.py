@@ -6,14 +6,13 @@ from typing import Final
 from array_api_compat import array_namespace, device
 
 from service.geometry import Array
-from service.geometry.arrays import Convert, largest, quiet, spaced
+from service.geometry.arrays import Convert, indices, quiet, spaced
 from service.geometry.relative import Frame
 
-REFERENCES: Final = 256
-"""Evenly spaced anchors that inputs are compared with."""
-MEASURED: Final = 1024
-"""Evenly spaced anchors that the threshold is taken from."""
-NEIGHBOURS: Final = 5
+MOST_AXES: Final = 32
+MEASURED: Final = 512
+"""Evenly spaced anchors that axes and threshold are taken from."""
+FOLDS: Final = 4
 QUANTILE: Final = 0.01
 FEWEST: Final = 40
 """Of fewer anchors each is as far from the others as a stranger would be."""
@@ -21,45 +20,49 @@ FEWEST: Final = 40
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coverage:
-    """What the anchors of one space cover.
+    """The subspace in which the directions of a space's anchors lie, and how nearly they do.
 
     Attributes:
         mean: (d,) float32, the anchors' mean.
-        references: (m, d) float32 unit anchors, at most 256.
-        threshold: Least mean of an input's five largest cosines to them; −1 where there are too
-            few to tell, which every input reaches.
+        axes: (d, p) float32, orthonormal; the p ≤ 32 principal directions of the unit anchors.
+        threshold: Least share of a direction's squared length that lies in their span; 0 where
+            there are too few anchors to tell, which every input reaches.
     """
 
     mean: Array
-    references: Array
+    axes: Array
     threshold: float
 
     @classmethod
     def of(cls, seen: Frame) -> "Coverage":
-        """From the anchors alone: of 100 anchors that are themselves left out, one lies outside."""
-        unit = seen.unit
+        """From the anchors alone: of 100 anchors that are themselves left out, one lies outside.
+
+        What an anchor keeps is measured on the axes of three quarters of the anchors, of which it
+        is none.
+        """
+        unit = seen.unit[indices(spaced(seen.count, MEASURED), seen.unit), :]
         xp = array_namespace(unit)
-        some = spaced(seen.count, REFERENCES)
-        measured = spaced(seen.count, MEASURED)
-        at = xp.asarray(some, device=device(unit))
-        references = unit[at, :]
-        threshold = -1.0
+        count, width = unit.shape
+        # Fewer than the width, or nothing lies outside; fewer than anchors, or each has its own.
+        most = max(1, min(MOST_AXES, count // FOLDS, width // 3))
+        threshold = 0.0
         if seen.count >= FEWEST:
-            cosines = unit[xp.asarray(measured, device=device(unit)), :] @ references.T
-            itself = xp.asarray(measured[:, None] == some[None, :], device=device(unit))
-            closest = xp.mean(largest(xp.where(itself, -1.0, cosines), NEIGHBOURS), axis=1)
-            ranked = xp.sort(closest)
-            threshold = float(ranked[int(QUANTILE * len(measured))])
-        return cls(xp.astype(seen.mean, xp.float32), xp.astype(references, xp.float32), threshold)
+            fold = xp.arange(count, device=device(unit)) % FOLDS
+            kept = [
+                _share(unit[fold == i, :], _axes(unit[fold != i, :], most)) for i in range(FOLDS)
+            ]
+            threshold = float(xp.sort(xp.concat(kept))[int(QUANTILE * count)])
+        axes = _axes(unit, most)
+        return cls(xp.astype(seen.mean, xp.float32), xp.astype(axes, xp.float32), threshold)
 
     @property
     def nbytes(self) -> int:
         """Memory that its arrays hold, in bytes."""
-        return int(self.mean.nbytes + self.references.nbytes)
+        return int(self.mean.nbytes + self.axes.nbytes)
 
     def on(self, convert: Convert) -> "Coverage":
         """The same with its arrays converted, such as onto a device."""
-        return replace(self, mean=convert(self.mean), references=convert(self.references))
+        return replace(self, mean=convert(self.mean), axes=convert(self.axes))
 
     def covers(self, x: Array) -> Array:
         """Which inputs lie where the anchors do.
@@ -69,14 +72,30 @@ class Coverage:
 
         Returns:
             (n,) bool, True for a row at the mean, which has no direction, and False for one too
-            large for float32. Scaling a row about the mean changes nothing. Takes O(n·m) memory.
+            large for float32. Scaling a row about the mean changes nothing.
         """
-        xp = array_namespace(x, self.references)
-        if self.threshold <= -1:
+        xp = array_namespace(x, self.axes)
+        if self.threshold <= 0:
             return xp.ones_like(x[:, 0], dtype=xp.bool)
         with quiet():
             rows = x - self.mean
-            lengths = xp.sqrt(xp.vecdot(rows, rows))
-            closest = xp.mean(largest(rows @ self.references.T, NEIGHBOURS), axis=1)
-            # What overflowed compares false: it lies nowhere.
-            return closest >= self.threshold * lengths
+            squares = xp.vecdot(rows, rows)
+            kept = rows @ self.axes
+            inside = xp.vecdot(kept, kept) >= self.threshold * squares
+            return inside & (squares < float("inf"))
+
+
+def _axes(unit: Array, most: int) -> Array:
+    """(d, p) orthonormal principal directions of (m, d) unit rows, p ≤ most and their rank."""
+    xp = array_namespace(unit)
+    found, vectors = xp.linalg.eigh(unit @ unit.T)
+    largest, vectors = found[-most:], vectors[:, -most:]
+    there = largest > 1e-9 * largest[-1]
+    return (unit.T @ vectors[:, there]) / xp.sqrt(largest[there])
+
+
+def _share(unit: Array, axes: Array) -> Array:
+    """(m,) share of the squared length of (m, d) unit rows that lies in the span of the axes."""
+    xp = array_namespace(unit)
+    kept = unit @ axes
+    return xp.vecdot(kept, kept)

@@ -22,6 +22,11 @@ class Prepared:
     inputs: list[torch.Tensor]
     truncated: tuple[int, ...] = ()
 
+    @property
+    def tokens(self) -> int:
+        """Tokens the model gets, those that frame a text included; images have none."""
+        return sum(len(tensor) for tensor in self.inputs if tensor.ndim == 1)
+
     @classmethod
     def join(cls, parts: Sequence[Self]) -> "Prepared":
         """The inputs of several jobs as those of one."""

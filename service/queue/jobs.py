@@ -75,6 +75,7 @@ class Reply:
         defined: (n,) bool, False for inputs that have no direction in their space.
         covered: (n,) bool, False for inputs outside what the source's anchors cover.
         truncated: Which inputs were cut.
+        tokens: How many tokens the model got; 0 where inputs are not texts.
         error: Why there are no rows.
     """
 
@@ -83,6 +84,7 @@ class Reply:
     defined: Any = None
     covered: Any = None
     truncated: tuple[int, ...] = ()
+    tokens: int = 0
     error: StitchworkError | None = field(default=None, compare=False)
 
     def pack(self) -> bytes:
@@ -99,7 +101,8 @@ class Reply:
         arrays: Arrays = {"rows": np.ascontiguousarray(self.rows, np.float32)}
         arrays["defined"] = np.ascontiguousarray(self.defined, np.bool_)
         arrays["covered"] = np.ascontiguousarray(self.covered, np.bool_)
-        return pack(arrays, {"job": self.job, "truncated": self.truncated})
+        told = {"job": self.job, "truncated": self.truncated, "tokens": self.tokens}
+        return pack(arrays, told)
 
 
 def upkeep(draft: Draft) -> Job:
@@ -138,7 +141,8 @@ def unpack_reply(data: bytes) -> Reply:
         told = meta.get("error")
         if told is None:
             marks = arrays["defined"], arrays["covered"]
-            return Reply(str(meta["job"]), arrays["rows"], *marks, tuple(meta["truncated"]))
+            cut, tokens = tuple(meta["truncated"]), meta["tokens"]
+            return Reply(str(meta["job"]), arrays["rows"], *marks, cut, tokens)
         kind = getattr(errors, str(told["kind"]), None)
         if not (isinstance(kind, type) and issubclass(kind, StitchworkError)):
             kind = WorkFailed

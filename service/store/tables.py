@@ -13,7 +13,8 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Generic, cast
 
 from service.errors import (
@@ -36,6 +37,21 @@ ATTEMPTS: Final = 20
 KNOWN_RECORDS: Final = 10_000
 
 
+@dataclass(frozen=True, slots=True)
+class Known(Generic[R]):
+    """A record as this process saw it last.
+
+    Attributes:
+        record: What served.
+        stored: The bytes it was read from.
+        seen: When, by the monotonic clock.
+    """
+
+    record: R
+    stored: bytes
+    seen: float
+
+
 class Table(Generic[R]):
     """The records of one kind.
 
@@ -55,7 +71,7 @@ class Table(Generic[R]):
         self._model: type[R] = model
         self._promise = promise
         self._stale_seconds = stale_seconds
-        self._known: dict[str, tuple[R, float]] = {}
+        self._known: dict[str, Known[R]] = {}
 
     def key(self, *parts: str) -> str:
         """The key of an id, or of something kept beside it."""
@@ -63,16 +79,21 @@ class Table(Generic[R]):
 
     def read(self, *ids: str) -> list[Entry[R]]:
         """The entries of these ids, in one round trip; an unknown id gives an empty entry."""
-        with self._server.guard() as client:
-            pipe = client.pipeline(transaction=False)
-            for id_ in ids:
-                pipe.hmget(self.key(id_), "record", "draft")
-                pipe.scard(self.key(id_, "dependents"))
-            answers: list[Any] = pipe.execute()
+        answers = self._ask(ids, counted=True)
         return [
             self._entry(id_, stored, dependents)
             for id_, stored, dependents in zip(ids, answers[::2], answers[1::2], strict=True)
         ]
+
+    def _ask(self, ids: Sequence[str], *, counted: bool) -> list[Any]:
+        with self._server.guard() as client:
+            pipe = client.pipeline(transaction=False)
+            for id_ in ids:
+                pipe.hmget(self.key(id_), "record", "draft")
+                if counted:
+                    pipe.scard(self.key(id_, "dependents"))
+            answers: list[Any] = pipe.execute()
+        return answers
 
     def get(self, id_: str) -> Entry[R]:
         """The entry of this id.
@@ -94,15 +115,16 @@ class Table(Generic[R]):
             RegistryUnavailable: If the registry is away and the last known are too old.
         """
         try:
-            entries = self.read(*ids)
+            answers = self._ask(ids, counted=False)
         except RegistryUnavailable:
             return [self._last_known(id_) for id_ in ids], True
+        entries = [self._entry(id_, stored, 0) for id_, stored in zip(ids, answers, strict=True)]
         return [self.serving(entry) for entry in entries], False
 
     def last(self, id_: str) -> R | None:
         """The record that this process saw last, without asking; it may be out of date."""
-        record, _ = self._known.get(id_, (None, 0.0))
-        return record
+        known = self._known.get(id_)
+        return known.record if known else None
 
     def page(self, limit: int, cursor: str | None = None) -> Page[R]:
         """Up to `limit` entries with ids after the cursor."""
@@ -275,11 +297,18 @@ class Table(Generic[R]):
         record, draft = (field or b"" for field in stored)
         return Entry(
             id_,
-            self._model.model_validate_json(record) if record else None,
+            self._parsed(id_, record) if record else None,
             Draft.model_validate_json(draft) if draft else None,
             dependents,
             (record, draft),
         )
+
+    def _parsed(self, id_: str, stored: bytes) -> R:
+        """A record, which is only read again if its bytes are other than the last ones."""
+        known = self._known.get(id_)
+        if known is not None and known.stored == stored:
+            return known.record
+        return self._model.model_validate_json(stored)
 
     def serving(self, entry: Entry[R]) -> R:
         """The record of an entry that was just read.
@@ -301,17 +330,17 @@ class Table(Generic[R]):
             raise NotReady(f"{self.kind} {entry.id} is still being prepared: {told}")
         while len(self._known) >= KNOWN_RECORDS:
             self._known.pop(next(iter(self._known)), None)
-        self._known[entry.id] = (entry.record, time.monotonic())
+        self._known[entry.id] = Known(entry.record, entry.stored[0], time.monotonic())
         return entry.record
 
     def _last_known(self, id_: str) -> R:
-        record, seen = self._known.get(id_, (None, 0.0))
-        if record is None or time.monotonic() - seen > self._stale_seconds:
+        known = self._known.get(id_)
+        if known is None or time.monotonic() - known.seen > self._stale_seconds:
             raise RegistryUnavailable(
                 f"the registry is away and {self.kind} {id_} was not used here in the last "
                 f"{self._stale_seconds:g} seconds"
             )
-        return record
+        return known.record
 
     def _fetch(self, key: str) -> Arrays:
         with self._server.guard() as client:

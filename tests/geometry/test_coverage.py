@@ -4,24 +4,27 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from service.geometry.coverage import FEWEST, NEIGHBOURS, Coverage
+from service.geometry.coverage import FEWEST, FOLDS, Coverage
 from service.geometry.relative import frame
 from tests.geometry.worlds import Floats, Library, plain_unit, rotation, world
 
 
-def plain_threshold(anchors: Floats) -> float:
-    """Each anchor's mean cosine to its nearest others, and the one in a hundred that is lowest."""
+def plain_threshold(anchors: Floats, axes: int) -> float:
+    """What the one in a hundred that is lowest keeps on the axes of the other folds."""
     unit = plain_unit(anchors, anchors.mean(0))
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, -1)
-    closest = np.sort(cosines, axis=1)[:, -NEIGHBOURS:].mean(1)
-    return float(np.sort(closest)[len(anchors) // 100])
+    kept = np.empty(len(unit))
+    for i in range(FOLDS):
+        mine = np.arange(len(unit)) % FOLDS == i
+        _, _, directions = np.linalg.svd(unit[~mine])
+        kept[mine] = np.square(unit[mine] @ directions[:axes].T).sum(1)
+    return float(np.sort(kept)[len(anchors) // 100])
 
 
 def test_the_threshold_is_what_anchors_left_out_reach(lib: Library) -> None:
     anchors = world(200, 8, 12, latent=5).y_anchors
     found = Coverage.of(frame(lib.take(anchors)))
-    assert found.threshold == pytest.approx(plain_threshold(anchors), abs=1e-6)
+    assert found.axes.shape == (12, 4)
+    assert found.threshold == pytest.approx(plain_threshold(anchors, 4), abs=1e-6)
 
 
 def test_it_does_not_depend_on_how_a_space_is_turned_scaled_or_moved(lib: Library) -> None:
@@ -44,7 +47,7 @@ def test_digits_cover_digits_and_neither_noise_nor_their_negatives() -> None:
     anchors, unseen = rows[:800], rows[800:]
     seen = Coverage.of(frame(anchors))
     noise = np.random.default_rng(1).integers(0, 17, (300, 64)).astype(np.float32)
-    assert seen.references.shape[0] == 256
+    assert seen.axes.shape == (64, 21)
     assert seen.covers(unseen).mean() > 0.95
     assert seen.covers(noise).mean() < 0.02
     assert seen.covers(16 - unseen).mean() < 0.05
@@ -59,4 +62,4 @@ def test_edges(lib: Library) -> None:
     assert got.tolist()[:2] == [True, False], "at the mean nothing is known; too large is nowhere"
     few = Coverage.of(frame(lib.take(anchors[: FEWEST - 1])))
     assert lib.give(few.covers(lib.take(rows.astype(np.float32)))).all()
-    assert found.nbytes == 4 * (12 + 100 * 12)
+    assert found.nbytes == 4 * (12 + 12 * 4)

@@ -22,13 +22,12 @@ from service.api.depends import (
 from service.api.judging import Scored
 from service.api.openapi import body
 from service.api.routes.answers import named, outside, undefined, used, width
-from service.api.routes.queued import encoder_of, run
+from service.api.routes.queued import job_of, run
 from service.api.schemas import SampleBody
 from service.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
 from service.geometry.bridges import DEFAULT, BridgeName
 from service.geometry.heads import probabilities
 from service.geometry.held_out import FOLDS, some
-from service.queue.jobs import Job
 from service.records import ID_PATTERN, AnchorSet, Floats, Head, Space, check_id
 from service.translator import check_pair
 
@@ -185,7 +184,7 @@ async def _embedded(
     """The sample in the source's space and in the head's own, or why it is not there."""
 
     async def embed(space: Space) -> Floats:
-        job = Job(id="", encoder=encoder_of(space), truncate=asked.truncate, source=space)
+        job = job_of(space, truncate=asked.truncate)
         reply = await run(parts, job, asked.items or [], seconds)
         embedded: Floats = reply.rows  # type: ignore[assignment]
         return embedded

@@ -8,8 +8,10 @@ import numpy as np
 from service.api.depends import Parts
 from service.api.schemas import decode_items
 from service.errors import InvalidInput
+from service.geometry.bridges import DEFAULT, BridgeName
 from service.queue.jobs import Job, Reply
-from service.records import EncoderSpec, Space
+from service.records import EncoderSpec, Head, Space
+from service.translator import check_pair
 
 
 def encoder_of(space: Space) -> EncoderSpec:
@@ -24,6 +26,45 @@ def encoder_of(space: Space) -> EncoderSpec:
             code="no-encoder",
         )
     return space.encoder
+
+
+def job_of(
+    source: Space,
+    target: Space | None = None,
+    head: Head | None = None,
+    *,
+    bridge: BridgeName = DEFAULT,
+    truncate: bool | None = None,
+) -> Job:
+    """The job that embeds raw inputs and, where they are named, translates and classifies them.
+
+    Raises:
+        InvalidInput: If the source has no encoder, or the bridge cannot join the spaces.
+        AnchorSetMismatch: If they do not share an anchor set.
+    """
+    encoder = encoder_of(source)
+    if target:
+        check_pair(source, target, bridge)
+    return Job(
+        id="",
+        encoder=encoder,
+        truncate=truncate,
+        source=source,
+        target=target,
+        head=head and head.model_copy(update={"labels": ()}),
+        bridge=bridge,
+    )
+
+
+def check_room(parts: Parts, encoder: str) -> None:
+    """Under a load that cannot be borne, a refusal must cost next to nothing.
+
+    Raises:
+        QueueFull: If the queue of this space's encoder was full a moment ago.
+    """
+    known = parts.registry.spaces.last(encoder)
+    if known and known.encoder:
+        parts.dispatcher.check_room(known.encoder)
 
 
 async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) -> Reply:
@@ -51,6 +92,7 @@ async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) 
         np.concatenate([reply.defined for reply in replies]),
         np.concatenate([reply.covered for reply in replies]),
         tuple(start + i for start, r in zip(starts, replies, strict=True) for i in r.truncated),
+        sum(reply.tokens for reply in replies),
     )
 
 

@@ -8,15 +8,13 @@ from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Embedded, Stitched
-from service.api.depends import Parts, PartsDep, PathId, SecondsDep, while_connected
+from service.api.depends import PartsDep, PathId, SecondsDep, while_connected
 from service.api.openapi import body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
-from service.api.routes.queued import encoder_of, run
+from service.api.routes.queued import check_room, job_of, run
 from service.api.schemas import EmbedBody, StitchBody
-from service.queue.jobs import Job
 from service.records import check_id
-from service.translator import check_pair
 
 router = APIRouter(tags=["inference"])
 
@@ -31,21 +29,12 @@ async def embed(
     encoder: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
 ) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
-    _check_room(parts, encoder)
+    check_room(parts, encoder)
     asked = await wire.read(request, EmbedBody, parts.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
     source, target = spaces[0], spaces[1] if asked.target else None
-    job = Job(
-        id="",
-        encoder=encoder_of(source),
-        truncate=asked.truncate,
-        source=source,
-        target=target,
-        bridge=asked.bridge,
-    )
-    if target:
-        check_pair(source, target, asked.bridge)
+    job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles, headers = {"source": source}, {}
@@ -82,24 +71,15 @@ async def stitch(
     seconds: SecondsDep,
 ) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
-    _check_room(parts, encoder)
+    check_room(parts, encoder)
     asked = await wire.read(request, StitchBody, parts.limits)
     (used_head,), head_stale = await asyncio.to_thread(parts.registry.heads.ready, check_id(head))
     (source, target), stale = await asyncio.to_thread(
         parts.registry.spaces.ready, check_id(encoder), used_head.space
     )
-    check_pair(source, target, asked.bridge)
+    job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
     calibration = await asyncio.to_thread(
         parts.registry.calibrations.get, source, target, used_head, asked.bridge
-    )
-    job = Job(
-        id="",
-        encoder=encoder_of(source),
-        truncate=asked.truncate,
-        source=source,
-        target=target,
-        head=used_head.model_copy(update={"labels": ()}),
-        bridge=asked.bridge,
     )
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     beyond = outside(reply.covered, source)
@@ -119,10 +99,3 @@ async def stitch(
     }
     headers = used(stale or head_stale, source=source, target=target, head=used_head)
     return wire.answer(answer, headers=headers | beyond.headers)
-
-
-def _check_room(parts: Parts, encoder: str) -> None:
-    """Under a load that cannot be borne, a refusal must cost next to nothing."""
-    known = parts.registry.spaces.last(encoder)
-    if known and known.encoder:
-        parts.dispatcher.check_room(known.encoder)

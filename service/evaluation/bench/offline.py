@@ -1,9 +1,11 @@
 """The worker's own pipeline without the service: what `/stitch` is measured against.
 
-`python -m service.evaluation.offline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads lines
-`BATCH SECONDS` and answers each with the inputs it classified per second, in batches of that size.
+`python -m service.evaluation.bench.offline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads
+lines `BATCH SECONDS` and answers each with the inputs it classified per second, in batches of that
+size, and `one SECONDS` with the milliseconds that one input alone took, at the median.
 """
 
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -48,9 +50,20 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
         rows = batches.embed(found.encoder.prepare(batch), size)
         probabilities(classifier.logits(through.apply(rows).rows)).cpu().numpy()
 
+    def one(seconds: float) -> float:
+        taken: list[float] = []
+        while sum(taken) < seconds:
+            began = time.perf_counter()
+            classify(inputs[:1], 1)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
         size, seconds = line.split()
+        if size == "one":
+            print(one(float(seconds)), flush=True)  # noqa: T201
+            continue
         done, at, began = 0, 0, time.perf_counter()
         while (spent := time.perf_counter() - began) < float(seconds):
             # A few batches together, so that inputs of like size can share one, as anyone would.

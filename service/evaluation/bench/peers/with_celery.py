@@ -25,7 +25,7 @@ app.conf.update(
 )
 
 
-@app.task(name="echo")  # type: ignore[untyped-decorator]
+@app.task(name="echo")
 def echo(texts: list[str]) -> str:
     """As many rows as there are texts, as base64 of float32."""
     return base64.b64encode(np.zeros((len(texts), WIDTH), np.float32).tobytes()).decode()

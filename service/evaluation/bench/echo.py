@@ -1,7 +1,7 @@
 """A worker without a model: what is left is the way there and back.
 
-`python -m service.evaluation.echo QUEUE_URL` answers each job with as many rows as it has inputs,
-until it is killed.
+`python -m service.evaluation.bench.echo QUEUE_URL` answers each job with as many rows as it has
+inputs, until it is killed.
 """
 
 import sys

@@ -1,0 +1,87 @@
+"""`stitchwork bench`: the service against what limits it, timed in turns within one run."""
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from service.evaluation.bench import queueing, stitching, translating
+from service.evaluation.bench.measure import OURS, THEIRS, Result, Round
+from service.evaluation.peers import SERVERS, environment
+
+CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
+    "map": translating.in_process,
+    "translate": translating.over_http,
+    "health": translating.health,
+    "spaces": translating.spaces,
+    "images": stitching.images,
+    "texts": stitching.texts,
+    "one": stitching.one_text,
+    "serving": stitching.beside_servers,
+    "queue": queueing.queue,
+}
+
+
+def run(
+    cases: Sequence[str],
+    rounds: int,
+    report: Path | None,
+    peers: Path | None,
+    laws: Path | None,
+) -> int:
+    """Run cases, print their table, and write the report.
+
+    Args:
+        cases: Names out of `CASES`.
+        rounds: That count; one more warms up.
+        report: Where the figures go as JSON.
+        peers: Folder of the environments of other programs; made there if they are not.
+        laws: Folder that scaling laws are drawn into, instead of any case; None draws none.
+
+    Returns:
+        0 if every goal is met.
+    """
+    console = Console()
+    found = {name: environment(name, peers) for name in SERVERS} if peers else {}
+    ask = Round(rounds, found, console.print)
+    os.sched_setaffinity(0, {OURS})
+    if laws:
+        # Takes long to import, and only plots need it.
+        from service.evaluation.bench.scaling import scaling
+
+        scaling(ask, laws)
+        return 0
+    results: list[Result] = []
+    for case in cases:
+        console.print(f"{case} …")
+        results += CASES[case](ask)
+    table = Table(title=f"{rounds} rounds in turns; what is measured has core {THEIRS} for itself")
+    for name in ("case", "against", "ours", "partner", "ratio", "goal"):
+        table.add_column(name, justify="right" if name not in ("case", "against") else "left")
+    for result in results:
+        table.add_row(*_cells(result), style=None if result.met else "bold red")
+    console.print(table)
+    for result in results:
+        console.print(f"{result.case}: {json.dumps(result.facts)}", highlight=False, soft_wrap=True)
+    if report:
+        told = [asdict(one) | {"figure": one.figure, "met": one.met} for one in results]
+        report.write_text(json.dumps(told, indent=2) + "\n")
+    return 0 if all(result.met for result in results) else 1
+
+
+def _cells(result: Result) -> list[str]:
+    sides = [
+        f"{statistics.median(side):.4g} {result.unit}" if side else ""
+        for side in (result.ours, result.partner)
+    ]
+    goal = f"{'≥' if result.more else '≤'} {result.goal:g}"
+    if result.difference or not result.partner:
+        goal += f" {result.unit}"
+    figure = f"{result.figure:+.2f}" if result.difference else f"{result.figure:.3f}"
+    return [result.case, result.what, *sides, figure if result.partner else "", goal]
