@@ -201,7 +201,11 @@ def install(app: FastAPI) -> None:
                 for operation in operations.values():
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
-                    for status, description in _problems(operation).items():
+                    possible = _problems(operation)
+                    if media == wire.JSON and 422 in possible:
+                        # OpenAI's clients are told 400 of whatever is wrong with a request.
+                        possible[400] = _OF_BODIES[400]
+                    for status, description in possible.items():
                         told_of_it = {"description": description, "content": problem}
                         answers.setdefault(str(status), told_of_it)
             for unused in ("HTTPValidationError", "ValidationError"):
