@@ -6,7 +6,7 @@ turns each class into a status.
     StitchworkError
     ├── InvalidInput              a value means nothing here: wrong width, NaN, unknown bridge
     │   ├── MalformedInput        the bytes cannot be parsed at all
-    │   ├── InputTooLarge         more rows, bytes, pixels or tokens than are taken
+    │   ├── InputTooLarge         more rows, bytes or pixels than are taken
     │   ├── TooSlow               a body that does not arrive in time
     │   └── UnsupportedFormat     a media type or file format that is not spoken here
     ├── NoKey                     no key, or one that is unknown, removed or expired

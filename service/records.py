@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from service.errors import InvalidInput
 from service.geometry.bridges import LANDMARKS, WHITENING, Parameters
@@ -40,10 +40,18 @@ class TextEncoder(Record):
     model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     pooling: Literal["mean", "cls", "last"] = "mean"
-    layer: int = Field(-1, description="Hidden layer to pool; -1 is the last, 0 the embeddings.")
-    max_length: int | None = Field(None, ge=1, le=1_000_000, description="Most tokens of a text.")
-    normalize: bool = Field(False, description="Scale embeddings to unit length.")
-    truncate: bool = Field(False, description="Cut longer texts instead of refusing them.")
+    layer: Annotated[int, Strict()] = Field(
+        -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
+    )
+    max_length: Annotated[int, Strict()] | None = Field(
+        None, ge=1, le=1_000_000, description="Most tokens of a text."
+    )
+    normalize: Annotated[bool, Strict()] = Field(
+        False, description="Scale embeddings to unit length."
+    )
+    truncate: Annotated[bool, Strict()] = Field(
+        False, description="Cut longer texts instead of refusing them."
+    )
 
     @property
     def modality(self) -> Modality:
@@ -60,10 +68,12 @@ class ImageEncoder(Record):
         None, max_length=1024, description="Local safetensors file; unset: timm's own from the hub."
     )
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
-    input_size: int | None = Field(
+    input_size: Annotated[int, Strict()] | None = Field(
         None, ge=16, le=2048, description="Side of the input in pixels; unset: the model's own."
     )
-    normalize: bool = Field(False, description="Scale embeddings to unit length.")
+    normalize: Annotated[bool, Strict()] = Field(
+        False, description="Scale embeddings to unit length."
+    )
 
     @property
     def modality(self) -> Modality:

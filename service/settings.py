@@ -61,6 +61,10 @@ class Settings(BaseSettings):
         (), description="Folders that local model files may be read from, separated by colons."
     )
     offline: bool = Field(False, description="Never ask a model hub; use local files only.")
+    hub_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("timm/*", "sentence-transformers/*"),
+        description="Patterns of the hub's models that may be loaded, separated by commas.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
     )
@@ -164,7 +168,7 @@ class Settings(BaseSettings):
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("serves", mode="before")
+    @field_validator("serves", "hub_models", mode="before")
     @classmethod
     def _split_patterns(cls, value: Any) -> Any:
         if not isinstance(value, str):

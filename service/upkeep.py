@@ -143,9 +143,10 @@ class Upkeep:
             streams.nudge(self._consumer.server, draft)
 
     def _embed_chunk(self, draft: Draft, progress: Callable[[], None]) -> None:
-        encoder = draft.encoder
-        if encoder is None:
+        if draft.encoder is None:
             raise WorkFailed("the draft has inputs to embed but no encoder")
+        # What a branch means may change while the rest is embedded; a commit never does.
+        encoder = self._catalog.pin(draft.encoder)
         stop = min(draft.total, draft.done + self._chunk_items)
         items = self._draft_items(draft, encoder, draft.done, stop)
         loaded = self._load(encoder)
@@ -156,8 +157,12 @@ class Upkeep:
             told = (error.pointer or "").removeprefix("/items/")
             at = draft.done + int(told) if told.isdecimal() else draft.done
             raise type(error)(f"item {at}: {error.message}", pointer=f"/items/{at}") from error
-        if self._registry.table(draft.kind).save_part(draft, draft.done, {"rows": rows}, stop):
-            streams.nudge(self._consumer.server, draft.model_copy(update={"done": stop}))
+        table, advanced = (
+            self._registry.table(draft.kind),
+            draft.model_copy(update={"done": stop, "encoder": encoder}),
+        )
+        if table.save_part(draft, advanced, {"rows": rows}):
+            streams.nudge(self._consumer.server, advanced)
 
     def _draft_items(self, draft: Draft, encoder: EncoderSpec, start: int, stop: int) -> list[Item]:
         key = (draft.id, draft.version)

@@ -158,8 +158,11 @@ def worker(settings: Settings) -> Any:
     seen = telemetry(settings, "worker")
     show_metrics(settings, seen.metrics)
     if settings.offline:
-        # Read once, on import: without it the hub's library asks for more than the files we name.
         os.environ["HF_HUB_OFFLINE"] = "1"
+    # All read once, on import. Without them the hub's libraries ask for more than the files that we
+    # name: who runs them, and, of a model of pickles, somebody to convert it.
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     import torch
 
     from service.models.catalog import Catalog
@@ -176,6 +179,7 @@ def worker(settings: Settings) -> Any:
         settings.device,
         settings.model_roots,
         settings.offline,
+        hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
         number=settings.worker_number,
         metrics=seen.metrics,

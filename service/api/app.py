@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems, security
+from service.api.bodiless import HeadAsGet
 from service.api.depends import Parts
 from service.api.intake import Intake
 from service.api.routes import (
@@ -98,6 +99,7 @@ def create_app(parts: Parts) -> FastAPI:
         security.Guard, ring=parts.keys, rates=parts.rates, metrics_open=parts.metrics_open
     )
     app.add_middleware(RequestLog, telemetry=parts.telemetry)
+    app.add_middleware(HeadAsGet)
     templates = [route for route in known if isinstance(route, APIRoute)]
     parts.telemetry.metrics.expect(
         [(method, route.path) for route in templates for method in route.methods or ()],
@@ -133,6 +135,8 @@ class RequestLog:
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
+                    # Labels and ids come back as they came: no browser shall take them for a page.
+                    (b"x-content-type-options", b"nosniff"),
                 ]
             await send(message)
 

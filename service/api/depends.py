@@ -16,7 +16,7 @@ from service.api.standing import Standing
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
 from service.queue.rates import Rates
-from service.records import check_id
+from service.records import ID_PATTERN, check_id
 from service.store.entries import Condition
 from service.store.inverses import Inverses
 from service.store.keys import KeyRing
@@ -137,8 +137,20 @@ async def _parts(request: Request) -> Parts:
 PartsDep = Annotated[Parts, Depends(_parts)]
 
 
+ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
+"""Shown, not checked: `check_id` says better what is wrong."""
+PathId = Annotated[
+    str, Path(description="Letters, digits, `.`, `_`, `-`.", json_schema_extra=ID_SCHEMA)
+]
+
+
 async def _resource_id(
-    id_: Annotated[str, Path(alias="id", description="Letters, digits, `.`, `_`, `-`.")],
+    id_: Annotated[
+        str,
+        Path(
+            alias="id", description="Letters, digits, `.`, `_`, `-`.", json_schema_extra=ID_SCHEMA
+        ),
+    ],
 ) -> str:
     return check_id(id_)
 
@@ -148,7 +160,13 @@ ResourceId = Annotated[str, Depends(_resource_id)]
 
 async def _condition(
     if_match: Annotated[str | None, Header(description="Version that must stand.")] = None,
-    if_none_match: Annotated[str | None, Header(description="`*`: nothing may stand.")] = None,
+    if_none_match: Annotated[
+        str | None,
+        Header(
+            description="`*`: nothing may stand.",
+            json_schema_extra={"type": "string", "enum": ["*"]},
+        ),
+    ] = None,
 ) -> Condition:
     if if_none_match is not None and if_none_match.strip() != "*":
         raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")
@@ -166,7 +184,11 @@ ConditionDep = Annotated[Condition, Depends(_condition)]
 async def _seconds(
     parts: PartsDep,
     x_request_timeout: Annotated[
-        str | None, Header(description="Seconds after which the answer is of no use.")
+        str | None,
+        Header(
+            description="Seconds after which the answer is of no use.",
+            json_schema_extra={"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
+        ),
     ] = None,
 ) -> float:
     most = parts.limits.seconds

@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic import (
+    BeforeValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    TypeAdapter,
+    ValidationInfo,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from service.api import arrays
@@ -81,6 +89,21 @@ def _identifier(value: Any, info: ValidationInfo) -> str:
     return check_id(value)
 
 
+class Told(str):
+    """A value that came as text, in a query or a form, whatever it stands for."""
+
+    __slots__ = ()
+
+
+def _as(kind: Any) -> BeforeValidator:
+    """Text that stands for a number or a truth value; in JSON such a text is none."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return BeforeValidator(lambda v: adapter.validate_strings(v) if isinstance(v, Told) else v)
+
+
+Int = Annotated[int, _as(int), Strict()]
+Float = Annotated[float, _as(float), Strict()]
+Bool = Annotated[bool, _as(bool), Strict()]
 CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
 ROWS: dict[str, Any] = {
     "type": "array",

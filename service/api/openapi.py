@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api import security, wire
@@ -54,17 +55,44 @@ ERRORS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 """Media type, name and schema of errors by the first part of a path, where not problem+json."""
 
 _BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
-ROWS_ANSWER: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "Rows under `embeddings`, and what was used; `Accept` chooses the format.",
-        "content": {wire.JSON: {}, **dict.fromkeys(wire.BINARY, _BLOB)},
+Answers = dict[int | str, dict[str, Any]]
+
+_COMMON: Final = {422: "A value means nothing here", 503: "A part of the service is away"}
+_OF_BODIES: Final = {
+    400: "The bytes cannot be parsed",
+    404: "Something that is named is not registered",
+    409: "It contradicts what is registered",
+    413: "More than is taken in one request",
+    415: "A format that is not spoken here",
+}
+_OF_CONDITIONS: Final = {409: _OF_BODIES[409], 412: "Another version stands"}
+_OF_WORK: Final = {
+    404: _OF_BODIES[404],
+    409: _OF_BODIES[409],
+    429: "No room for more work now",
+    504: "The answer did not come in time",
+}
+
+
+def rows(model: type[BaseModel]) -> Answers:
+    """What a route answers that gives rows in the format that `Accept` chooses."""
+    told = "Rows under `embeddings`, and what was used; `Accept` chooses the format."
+    return {
+        200: {"description": told, "model": model, "content": dict.fromkeys(wire.BINARY, _BLOB)}
     }
-}
-PUT_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The same content stood already, or it was replaced"},
-    201: {"description": "It is registered and serves"},
-    202: {"description": "A worker prepares it; the record shows how far it is"},
-}
+
+
+def put(model: type[BaseModel], *, drafted: type[BaseModel] | None = None) -> Answers:
+    """What a PUT or POST of a resource answers."""
+    found: Answers = {
+        200: {"description": "The same content stood already, or it was replaced", "model": model},
+        201: {"description": "It is registered and serves", "model": model},
+    }
+    if drafted:
+        told = "A worker prepares it; the record shows how far it is"
+        found[202] = {"description": told, "model": model | drafted}
+    return found
+
 
 _bodies: dict[str, type[Schema]] = {}
 
@@ -118,12 +146,35 @@ def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, d
 def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
     """The plain fields of a body, as the query parameters that they are beside a binary one."""
     schema = model.model_json_schema(ref_template=REF)
-    told = "Beside a binary body; a JSON body says it itself."
+    told = "{}, beside a binary body; a JSON body says it itself, and this has no effect."
+    # Whatever a text says there beside a JSON body, it does no harm: so the schema is any text.
     return [
-        {"name": name, "in": "query", "required": False, "schema": field, "description": told}
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": told.format(field["type"].capitalize()),
+        }
         for name, field in schema["properties"].items()
         if name != binary and field.get("type") in ("string", "integer", "number", "boolean")
     ]
+
+
+def _problems(operation: dict[str, Any]) -> dict[int, str]:
+    """What can go wrong with an operation, by what it takes."""
+    parameters = operation.get("parameters", [])
+    headers = {part["name"].lower() for part in parameters if part["in"] == "header"}
+    found = dict(_COMMON) if parameters or "requestBody" in operation else {503: _COMMON[503]}
+    if any(part["in"] == "path" for part in parameters):
+        found[404] = _OF_BODIES[404]
+    if "requestBody" in operation:
+        found |= {**_OF_BODIES, 504: _OF_WORK[504]}
+    if "if-match" in headers:
+        found |= _OF_CONDITIONS
+    if "x-request-timeout" in headers:
+        found |= _OF_WORK
+    return found
 
 
 def install(app: FastAPI) -> None:
@@ -153,7 +204,13 @@ def install(app: FastAPI) -> None:
                     operation["security"] = [{"key": [scope]} for scope in scopes]
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
-                    answers["default"] = {"description": "A problem", "content": problem}
+                    possible = _problems(operation)
+                    if media == wire.JSON and 422 in possible:
+                        # OpenAI's clients are told 400 of whatever is wrong with a request.
+                        possible[400] = _OF_BODIES[400]
+                    for status, description in possible.items():
+                        told_of_it = {"description": description, "content": problem}
+                        answers.setdefault(str(status), told_of_it)
             for unused in ("HTTPValidationError", "ValidationError"):
                 schemas.pop(unused, None)
             app.openapi_schema = told

@@ -271,7 +271,7 @@ def _allowed(request: Request) -> list[str]:
     for template, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"\\?\{[^}]*\}", "[^/]+", re.escape(template)), request.url.path):
             found |= {method.upper() for method in operations}
-    return sorted(found)
+    return sorted(found | {"HEAD"} if "GET" in found else found)
 
 
 def _id(request: Request) -> str:

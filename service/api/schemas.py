@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from service.api import arrays
-from service.api.fields import Id, Items, Name, Row, Rows
+from service.api.fields import Bool, Float, Id, Int, Items, Name, Row, Rows
 from service.errors import InputTooLarge, InvalidInput
 from service.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from service.geometry.heads import Classifier
@@ -85,6 +85,8 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
             raise InvalidInput("expected a text of valid Unicode", pointer=pointer) from error
         if not text.strip():
             raise InvalidInput("expected a text that is not empty", pointer=pointer)
+        if "\0" in text:
+            raise InvalidInput("expected a text without NUL characters", pointer=pointer)
         return text
     return item if isinstance(item, bytes) else arrays.image_bytes(item, pointer)
 
@@ -95,7 +97,7 @@ class AnchorSetBody(Schema):
     modality: Modality = "vector"
     items: Items | None = None
     ids: tuple[Name, ...] | None = None
-    size: int | None = Field(None, ge=2)
+    size: Int | None = Field(None, ge=2)
     example = {"modality": "text", "items": ["a red fox", "the stock market", "how do I pay?"]}
 
     def decoded(self, most: int) -> list[Item] | None:
@@ -118,21 +120,21 @@ class AnchorSetBody(Schema):
 class RidgeParameters(Schema):
     """The ridge bridge's parameter."""
 
-    shrinkage: float | None = Field(None, description="null: the rule of the method.")
+    shrinkage: Float | None = Field(None, description="null: the rule of the method.")
 
 
 class IrpParameters(Schema):
     """The irp bridge's parameters."""
 
-    delta: float = Field(0.8, description="Least distance between kept anchors.")
-    omega: int = Field(8, description="Number of anchor subspaces.")
+    delta: Float = Field(0.8, description="Least distance between kept anchors.")
+    omega: Int = Field(8, description="Number of anchor subspaces.")
 
 
 class ExpParameters(Schema):
     """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
 
-    whitening: float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
-    landmarks: int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
+    whitening: Float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
+    landmarks: Int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
 
 
 class SpaceBody(Schema):
@@ -148,7 +150,7 @@ class SpaceBody(Schema):
     exp: ExpParameters = ExpParameters()
     example = {
         "anchor_set": "faq",
-        "encoder": {"kind": "transformers", "model": "all-MiniLM-L6-v2"},
+        "encoder": {"kind": "transformers", "model": "sentence-transformers/all-MiniLM-L6-v2"},
     }
 
     def declaration(self, id_: str) -> SpaceDeclaration:
@@ -301,7 +303,7 @@ class ClassifyBody(Schema):
     bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     embeddings: Rows
-    top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example = {"space": "minilm", "embeddings": [[0.01, -0.02, 0.03]], "top": 3}
 
 
@@ -311,7 +313,7 @@ class EmbedBody(ItemsMixin):
     target: Id | None = None
     bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
-    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
     example = {"items": ["how do I reset my card?"], "target": "use"}
 
 
@@ -319,15 +321,15 @@ class StitchBody(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
     bridge: BridgeName = DEFAULT
-    truncate: bool | None = Field(None, description="Cut texts that are too long.")
-    top: int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
+    top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example = {"items": ["how do I reset my card?"], "top": 3}
 
 
 class NextAnchorsBody(Schema):
     """A pool of embeddings of one space, to take anchors from."""
 
-    count: int = Field(10, ge=1, le=1000, description="Rows to take at most.")
+    count: Int = Field(10, ge=1, le=1000, description="Rows to take at most.")
     encoding_format: Encoding = "float"
     embeddings: Rows
     example = {"count": 2, "embeddings": [[0.01, -0.02, 0.03], [0.02, 0.01, -0.01]]}
@@ -344,8 +346,8 @@ class SampleBody(Schema):
     native_embeddings: Rows | None = Field(
         None, description="The same inputs in the head's own space."
     )
-    truncate: bool | None = Field(None, description="Cut texts that are too long.")
-    calibrate: bool = Field(False, description="Learn from it how far to trust predictions.")
+    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
+    calibrate: Bool = Field(False, description="Learn from it how far to trust predictions.")
     example = {
         "items": ["money back please", "I lost my card"],
         "labels": ["refund", "card"],

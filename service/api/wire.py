@@ -20,9 +20,11 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api import duplicates
 from service.api.arrays import named
 from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.api.depends import Limits
+from service.api.fields import Told
 from service.api.problems import from_validation
 from service.errors import (
     InputTooLarge,
@@ -80,12 +82,14 @@ async def receive(
     parts = await _multipart(request.headers, data, limits) if media == MULTIPART else {}
 
     def decode() -> M:
+        if media in (JSON, NDJSON):
+            _count_values(data, limits.json_values)
         if media == JSON:
-            payload = (main and from_json(data, main)) or _json(data, limits.json_values)
+            payload = (main and from_json(data, main)) or _json(data)
         elif media == MULTIPART:
             payload = {**_query(request), **parts}
         elif media == NDJSON:
-            payload = {**_query(request), **_ndjson(data, limits.json_values)}
+            payload = {**_query(request), **_ndjson(data)}
         elif media == SAFETENSORS:
             payload = {**_query(request), **_safetensors(data)}
         else:
@@ -130,7 +134,8 @@ def parse(data: bytes, model: type[M], limits: Limits) -> M:
         MalformedInput: If it is not JSON.
         InvalidInput: If what it says has no meaning; `pointer` says where.
     """
-    return _validate(model, _json(data, limits.json_values), limits)
+    _count_values(data, limits.json_values)
+    return _validate(model, _json(data), limits)
 
 
 def media_type(request: Request) -> str:
@@ -201,7 +206,12 @@ def accepted(request: Request, offers: tuple[str, ...], default: str) -> str:
 
 
 def _query(request: Request) -> dict[str, Any]:
-    return dict(request.query_params)
+    told = request.query_params.multi_items()
+    found = dict(told)
+    if len(found) < len(told):
+        twice = next(name for name in found if sum(name == other for other, _ in told) > 1)
+        raise InvalidInput(f"the query says {twice[:80]!r} twice", code="duplicate-key")
+    return {name: Told(value) for name, value in found.items()}
 
 
 def _validate(model: type[M], payload: Any, limits: Limits) -> M:
@@ -223,14 +233,14 @@ def _count_values(data: bytes, most: int) -> None:
         )
 
 
-def _json(data: bytes, most: int) -> Any:
-    _count_values(data, most)
+def _json(data: bytes) -> Any:
     try:
         payload = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         payload = _loose_json(data, error)
     if not isinstance(payload, dict):
         raise InvalidInput(f"expected a JSON object, got {named(payload)}", pointer="")
+    duplicates.refuse(data, payload)
     return payload
 
 
@@ -242,13 +252,12 @@ def _loose_json(data: bytes, error: ValueError) -> Any:
         raise MalformedInput(f"expected JSON: {error}") from error
 
 
-def _ndjson(data: bytes, most: int) -> dict[str, Any]:
-    _count_values(data, most)
+def _ndjson(data: bytes) -> dict[str, Any]:
     rows = []
     for number, line in enumerate(data.splitlines(), 1):
         if line.strip():
             try:
-                rows.append(_json(line, most))
+                rows.append(_json(line))
             except InvalidInput as error:
                 raise type(error)(f"line {number}: {error.message}") from error
     items = [row.get("item") for row in rows]
@@ -299,6 +308,6 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
         payload["items"] = files
     for key, value in form.multi_items():
         if isinstance(value, str):
-            payload.setdefault(key, value)
+            payload.setdefault(key, Told(value))
     await form.close()
     return payload

@@ -14,6 +14,7 @@ from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Encoder, pick_device
 from service.models.batches import Batches
+from service.models.hub import Hub, is_pinned
 from service.models.memory import device_bytes, keep_freed, out_of_memory, release
 from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 from service.telemetry import Metrics
@@ -50,6 +51,7 @@ class Catalog:
         device: Name of the device they run on.
         roots: Folders that local model files may be read from.
         offline: Never ask a hub.
+        hub_models: Patterns of the hub's models that may be loaded.
         memory_bytes: Memory that loaded encoders may hold; 0 takes half of what the device has.
         number: Which of a machine's workers this is.
         metrics: Where models, and the memory they hold, are seen.
@@ -61,6 +63,7 @@ class Catalog:
         roots: Sequence[Path],
         offline: bool,
         *,
+        hub_models: Sequence[str] = (),
         memory_bytes: int = 0,
         number: int = 0,
         metrics: Metrics | None = None,
@@ -70,7 +73,7 @@ class Catalog:
         if self.device.type == "cpu":
             keep_freed()
         self._roots = tuple(root.expanduser().resolve() for root in roots)
-        self._offline = offline
+        self._hub = Hub(hub_models, offline=offline)
         self._most_bytes = memory_bytes or device_bytes(self.device) // 2
         self._loading = threading.Lock()
         # Never held for long: what is loaded is asked for while something else is being loaded.
@@ -106,15 +109,15 @@ class Catalog:
             InvalidInput: If it has none that can be taken out.
             WorkFailed: If the model cannot be loaded.
         """
-        self._allow(spec)
         try:
+            files = self._files(spec)
             if isinstance(spec, TextEncoder):
                 from service.models.text import text_classifier
 
-                return text_classifier(spec, offline=self._offline)
+                return text_classifier(spec, files)
             from service.models.image import image_classifier
 
-            return image_classifier(spec, offline=self._offline)
+            return image_classifier(spec, files)
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
 
@@ -200,7 +203,6 @@ class Catalog:
             self.evict(oldest)
 
     def _load(self, spec: EncoderSpec) -> Loaded:
-        self._allow(spec)
         began = time.perf_counter()
         encoder = self._made(spec)
         batches = Batches(encoder, self._metrics)
@@ -216,31 +218,61 @@ class Catalog:
     def _made(self, spec: EncoderSpec) -> Encoder:
         # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
         # is ready without them, and one that serves texts alone never needs that for images.
+        files = self._files(spec)
         if isinstance(spec, TextEncoder):
             from service.models.text import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, offline=self._offline)
+            return TransformersEncoder(spec, self.device, files)
         from service.models.image import TimmEncoder
 
-        return TimmEncoder(spec, self.device, offline=self._offline)
+        return TimmEncoder(spec, self.device, files)
 
-    def _allow(self, spec: EncoderSpec) -> None:
+    def pin(self, spec: EncoderSpec) -> EncoderSpec:
+        """The same encoder at the commit that its revision means now; a local one as it is.
+
+        Raises:
+            InvalidInput: If the spec is wrong, or names what is not allowed.
+            WorkFailed: If the hub cannot be asked.
+        """
+        if _local(spec) or is_pinned(spec.revision):
+            return spec
+        folder = self._hub.folder(_hub_id(spec), spec.revision)
+        return spec.model_copy(update={"revision": folder.name})
+
+    def _files(self, spec: EncoderSpec) -> Path:
+        """The folder, or for images the weights file, that a model is loaded from."""
+        named = _local(spec)
+        if named is not None:
+            return self._allowed(named)
+        folder = self._hub.folder(_hub_id(spec), spec.revision)
+        return folder if isinstance(spec, TextEncoder) else folder / "model.safetensors"
+
+    def _allowed(self, named: str) -> Path:
         """Refuse local files outside the roots, without saying whether they exist."""
-        named = spec.weights if isinstance(spec, ImageEncoder) else _local(spec.model)
-        if named is None:
-            return
         path = Path(named).expanduser().resolve()
         if not any(path.is_relative_to(root) for root in self._roots):
             raise InvalidInput(
                 "local models are read only from the folders that model_roots names",
                 code="path-not-allowed",
             )
+        return path
 
 
-def _local(model: str) -> str | None:
-    """The model's name if it means a folder of this machine, as opposed to a hub id."""
+def _local(spec: EncoderSpec) -> str | None:
+    """What the spec names on this machine; None if it means a model of the hub."""
+    if isinstance(spec, ImageEncoder):
+        return spec.weights
+    model = spec.model
     is_path = model.startswith(("/", ".", "~")) or "\\" in model or ".." in model
     return model if is_path or Path(model).exists() or model.count("/") > 1 else None
+
+
+def _hub_id(spec: EncoderSpec) -> str:
+    if isinstance(spec, TextEncoder):
+        return spec.model
+    from service.models.image import timm_hub_id
+
+    return timm_hub_id(spec)
 
 
 def _sample(spec: EncoderSpec) -> Item:

@@ -13,13 +13,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
-from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat
 from service.geometry.heads import Classifier
 from service.models.base import Prepared, parameter_bytes
+from service.models.memory import release
 from service.records import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
+JPEG: Final = b"\xff\xd8"
 MOST_PIXELS: Final = 64_000_000
+LARGE_PIXELS: Final = 16_000_000
+"""The memory that a larger image took is not kept for the next one."""
+MOST_SCANS: Final = 100
+"""A progressive JPEG has about ten, and each costs a pass over all pixels however few its bytes."""
+SCAN: Final = b"\xff\xda"
+"""Begins a scan; within its data 0xff is always followed by something else."""
 MOST_ASPECT: Final = 32
 """The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
@@ -31,15 +39,15 @@ class TimmEncoder:
     Args:
         spec: What it is.
         device: Where it runs.
-        offline: Never ask the hub.
+        weights: Its safetensors file.
     """
 
     modality: Modality = "image"
 
-    def __init__(self, spec: ImageEncoder, device: torch.device, *, offline: bool) -> None:
+    def __init__(self, spec: ImageEncoder, device: torch.device, weights: Path) -> None:
         self._spec = spec
         self.device = device
-        model = load(spec, offline=offline)
+        model = load(spec, weights)
         model.reset_classifier(0)
         override = {"input_size": (3, spec.input_size, spec.input_size)} if spec.input_size else {}
         self._transform: Any = create_transform(
@@ -57,10 +65,16 @@ class TimmEncoder:
             InputTooLarge: If it has more pixels than are taken.
             InvalidInput: If it is cut or damaged.
         """
+        tensors, most = [], 0
         # One at a time: decoded pixels are far larger than what the model takes.
-        return Prepared(
-            [self._transform(decode(item, f"/items/{i}")) for i, item in enumerate(items)]
-        )
+        for i, item in enumerate(items):
+            image = decode(item, f"/items/{i}")
+            most = max(most, image.width * image.height)
+            tensors.append(self._transform(image))
+            del image
+        if most > LARGE_PIXELS:
+            release(self.device)
+        return Prepared(tensors)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
@@ -69,23 +83,19 @@ class TimmEncoder:
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
 
-def load(spec: ImageEncoder, *, offline: bool) -> Any:
+def load(spec: ImageEncoder, weights: Path) -> Any:
     """The timm model of a spec, classifier included.
 
     Raises:
         InvalidInput: If timm has no such model, or the weights are not its own.
         UnsupportedFormat: If the weights are not safetensors.
-        WorkFailed: If the hub's weights cannot be had.
     """
-    if not timm.is_model(spec.model):
-        raise InvalidInput(f"timm has no model {spec.model}")
-    if spec.weights is None:
-        return _from_hub(spec, offline=offline)
-    if Path(spec.weights).suffix != ".safetensors":
+    _check_known(spec)
+    if weights.suffix != ".safetensors":
         raise UnsupportedFormat("expected weights in a .safetensors file; pickles are never read")
     model = timm.create_model(spec.model, pretrained=False)
     try:
-        model.load_state_dict(load_file(spec.weights), strict=True)
+        model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
     except RuntimeError as error:
@@ -93,26 +103,25 @@ def load(spec: ImageEncoder, *, offline: bool) -> Any:
     return model
 
 
-def _from_hub(spec: ImageEncoder, *, offline: bool) -> Any:
-    if offline:
-        raise WorkFailed(f"{spec.model} has no local weights and this worker is offline")
+def timm_hub_id(spec: ImageEncoder) -> str:
+    """Where the hub keeps timm's own weights of a model.
+
+    Raises:
+        InvalidInput: If timm has no such model, or no weights of it there.
+    """
+    _check_known(spec)
     config = timm.get_pretrained_cfg(spec.model)
     if config is None or not config.hf_hub_id:
         raise InvalidInput(f"timm has no pretrained safetensors for {spec.model} on its hub")
-    from huggingface_hub import hf_hub_download
-
-    try:
-        file = hf_hub_download(
-            config.hf_hub_id, "model.safetensors", revision=spec.revision or "main"
-        )
-    except OSError as error:
-        raise WorkFailed(f"the hub did not give the weights of {spec.model}") from error
-    model = timm.create_model(spec.model, pretrained=False)
-    model.load_state_dict(load_file(file), strict=True)
-    return model
+    return str(config.hf_hub_id)
 
 
-def image_classifier(spec: ImageEncoder, *, offline: bool) -> tuple[Classifier, list[str]]:
+def _check_known(spec: ImageEncoder) -> None:
+    if not timm.is_model(spec.model):
+        raise InvalidInput(f"timm has no model {spec.model}")
+
+
+def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, list[str]]:
     """The classifier of a pretrained timm model, for its pooled features.
 
     Returns:
@@ -122,7 +131,7 @@ def image_classifier(spec: ImageEncoder, *, offline: bool) -> tuple[Classifier, 
     Raises:
         InvalidInput: If the model has no linear classifier.
     """
-    model = load(spec, offline=offline)
+    model = load(spec, weights)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear):
         raise InvalidInput(f"the classifier of {spec.model} is not one linear layer")
@@ -158,10 +167,16 @@ def decode(item: Item, pointer: str) -> Image.Image:
     """
     if isinstance(item, str):
         raise InvalidInput("expected an image file", pointer=pointer)
+    if item.startswith(JPEG) and item.count(SCAN) > MOST_SCANS:
+        raise InputTooLarge(
+            f"expected at most {MOST_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
+            pointer=pointer,
+            code="too-many-scans",
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(item), formats=FORMATS)
+            image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
             if image.width * image.height > MOST_PIXELS:
                 raise _too_large(image.width, image.height, pointer)
             if max(image.size) > MOST_ASPECT * min(image.size):
@@ -171,6 +186,8 @@ def decode(item: Item, pointer: str) -> Image.Image:
                     pointer=pointer,
                 )
             image.load()
+            # The decoded copy is let go of as soon as there is an upright one.
+            image = ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputTooLarge(
             f"expected at most {MOST_PIXELS} pixels", pointer=pointer, code="too-many-pixels"
@@ -181,7 +198,7 @@ def decode(item: Item, pointer: str) -> Image.Image:
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput("the image file is cut or damaged", pointer=pointer) from error
-    return _rgb(ImageOps.exif_transpose(image))
+    return _rgb(image)
 
 
 def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
@@ -197,7 +214,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         # 16-bit grey: the upper eight bits are what a screen would show.
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+        layer = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", layer.size, (255, 255, 255))
+        white.paste(layer, mask=layer)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")

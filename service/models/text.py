@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from service.errors import InputTooLarge, InvalidInput, WorkFailed
+from service.errors import InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import Prepared, parameter_bytes
 from service.records import Item, Modality, TextEncoder
@@ -20,6 +20,8 @@ DEFAULT_LENGTH: Final = 512
 SANE_LENGTH: Final = 1_000_000
 """Tokenizers without a limit of their own name an absurd one."""
 
+ONLY_FILES: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+
 transformers.utils.logging.disable_progress_bar()
 
 
@@ -29,19 +31,19 @@ class TransformersEncoder:
     Args:
         spec: What it is.
         device: Where it runs.
-        offline: Never ask the hub.
+        folder: Its files.
     """
 
     modality: Modality = "text"
 
-    def __init__(self, spec: TextEncoder, device: torch.device, *, offline: bool) -> None:
+    def __init__(self, spec: TextEncoder, device: torch.device, folder: Path) -> None:
         self._spec = spec
         self.device = device
-        options = _options(spec, offline=offline)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(spec.model, **options)
+        _check_code(spec, folder)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
         self._model: Any = (
             AutoModel.from_pretrained(
-                spec.model, use_safetensors=True, attn_implementation="sdpa", **options
+                folder, use_safetensors=True, attn_implementation="sdpa", **ONLY_FILES
             )
             .eval()
             .to(device)
@@ -50,7 +52,7 @@ class TransformersEncoder:
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
             raise InvalidInput(f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}")
-        most, usual = _limits(spec, self._tokenizer, config)
+        most, usual = _limits(folder, self._tokenizer, config)
         least = self._tokenizer.num_special_tokens_to_add() + 1
         if spec.max_length is not None and not least <= spec.max_length <= most:
             raise InvalidInput(
@@ -64,8 +66,8 @@ class TransformersEncoder:
         """Tokenise texts.
 
         Raises:
-            InvalidInput: If a text is empty.
-            InputTooLarge: If a text has more tokens than the model takes and is not to be cut.
+            InvalidInput: If a text is empty, or has more tokens than the model takes and is not to
+                be cut.
         """
         cut = self._spec.truncate if truncate is None else truncate
         texts = [self._checked(item, i, cut) for i, item in enumerate(items)]
@@ -76,7 +78,7 @@ class TransformersEncoder:
         too_long = [i for i, ids in enumerate(found) if len(ids) > self._limit]
         if too_long and not cut:
             i = too_long[0]
-            raise InputTooLarge(
+            raise InvalidInput(
                 f"{self._spec.model} takes {self._limit} tokens, the text has {len(found[i])}; "
                 "ask for truncate to cut it",
                 pointer=f"/items/{i}",
@@ -114,7 +116,7 @@ class TransformersEncoder:
             return item
         if cut:
             return item[:most]
-        raise InputTooLarge(
+        raise InvalidInput(
             f"{self._spec.model} takes {self._limit} tokens, the text has {len(item)} characters",
             pointer=pointer,
             code="too-many-tokens",
@@ -141,12 +143,12 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, how: s
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def text_classifier(spec: TextEncoder, *, offline: bool) -> tuple[Classifier, list[str]]:
+def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[str]]:
     """The classifier of a pretrained model, for embeddings pooled as it pools them itself.
 
     Args:
         spec: The model; its pooling must be the one that the classifier was trained on.
-        offline: Never ask the hub.
+        folder: Its files.
 
     Returns:
         A classifier of the spec's embeddings, float32 numpy, and its labels.
@@ -154,10 +156,15 @@ def text_classifier(spec: TextEncoder, *, offline: bool) -> tuple[Classifier, li
     Raises:
         InvalidInput: If the head is none of the known forms, or was trained on another pooling.
     """
-    options = _options(spec, offline=offline)
+    _check_code(spec, folder)
     model: Any
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        spec.model, use_safetensors=True, output_loading_info=True, **options
+        folder,
+        use_safetensors=True,
+        output_loading_info=True,
+        # It never runs, and a config cannot ask for a kernel of the hub.
+        attn_implementation="eager",
+        **ONLY_FILES,
     )
     # What a file lacks is filled with random numbers, and a random head must never be served.
     if loaded["missing_keys"]:
@@ -194,23 +201,20 @@ def _known_form(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str
     return None, ""
 
 
-def _options(spec: TextEncoder, *, offline: bool) -> dict[str, Any]:
-    options = {
-        "revision": spec.revision or "main",
-        "local_files_only": offline or Path(spec.model).is_dir(),
-        "trust_remote_code": False,
-    }
-    config = AutoConfig.from_pretrained(spec.model, **options)
+def _check_code(spec: TextEncoder, folder: Path) -> None:
+    """Refuse a model that brings code, or that would be patched by one that lies elsewhere."""
+    config = AutoConfig.from_pretrained(folder, **ONLY_FILES)
     if getattr(config, "auto_map", None):
         raise WorkFailed(f"{spec.model} wants to run code of its own, which is never done")
-    return options
+    if (folder / "adapter_config.json").exists():
+        raise WorkFailed(f"{spec.model} is an adapter of another model, which is not fetched")
 
 
-def _limits(spec: TextEncoder, tokenizer: Any, config: Any) -> tuple[int, int]:
+def _limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:
     """Most tokens the model can take, and how many it takes unless the spec says otherwise."""
     known = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
     most = min((limit for limit in known if limit and limit < SANE_LENGTH), default=DEFAULT_LENGTH)
-    trained = Path(spec.model) / "sentence_bert_config.json"
+    trained = folder / "sentence_bert_config.json"
     if trained.is_file():
         return most, min(most, json.loads(trained.read_text()).get("max_seq_length") or most)
     return most, most

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from service import errors
-from service.errors import StitchworkError, WorkFailed
+from service.errors import CorruptBytes, StitchworkError, WorkFailed
 from service.geometry.bridges import DEFAULT, BridgeName
 from service.records import (
     Arrays,
@@ -130,25 +130,33 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
     """The job and the inputs that `Job.pack` wrote.
 
     Raises:
-        CorruptBytes: If the bytes fail their checksum.
+        CorruptBytes: If the bytes fail their checksum, or hold no job.
     """
     arrays, meta = unpack(data)
-    job = Job.model_validate(meta)
-    return job, unpack_items(arrays, job.encoder.modality if job.encoder else "vector")
+    try:
+        job = Job.model_validate(meta)
+        return job, unpack_items(arrays, job.encoder.modality if job.encoder else "vector")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptBytes("the bytes have a good checksum but hold no job") from error
 
 
 def unpack_reply(data: bytes) -> Reply:
     """The reply that `Reply.pack` wrote.
 
     Raises:
-        CorruptBytes: If the bytes fail their checksum.
+        CorruptBytes: If the bytes fail their checksum, or hold no reply.
     """
     arrays, meta = unpack(data)
-    told = meta.get("error")
-    if told is None:
-        marks = arrays["defined"], arrays["covered"]
-        cut, tokens = tuple(meta["truncated"]), meta["tokens"]
-        return Reply(meta["job"], arrays["rows"], *marks, cut, tokens)
-    kind = getattr(errors, told["kind"], WorkFailed)
-    error = kind(told["message"], pointer=told["pointer"], code=told["code"])
-    return Reply(meta["job"], error=error)
+    try:
+        told = meta.get("error")
+        if told is None:
+            marks = arrays["defined"], arrays["covered"]
+            cut, tokens = tuple(meta["truncated"]), meta["tokens"]
+            return Reply(str(meta["job"]), arrays["rows"], *marks, cut, tokens)
+        kind = getattr(errors, str(told["kind"]), None)
+        if not (isinstance(kind, type) and issubclass(kind, StitchworkError)):
+            kind = WorkFailed
+        told_of = kind(told["message"], pointer=told["pointer"], code=told["code"])
+        return Reply(str(meta["job"]), error=told_of)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CorruptBytes("the bytes have a good checksum but hold no reply") from error

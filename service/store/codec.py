@@ -57,13 +57,17 @@ def unpack(data: bytes) -> tuple[Arrays, Any]:
     head = len(MAGIC) + SUM
     if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : head] != _checksum(data[head:]):
         raise CorruptBytes(f"{len(data)} stored bytes fail their checksum")
-    body = data[head:]
     try:
-        tensors: Any = deserialize(body)  # type: ignore[no-untyped-call]
-    except SafetensorError as error:
-        raise CorruptBytes("stored bytes have a good checksum but no arrays in them") from error
+        return _opened(data[head:])
+    except (SafetensorError, ValueError, KeyError) as error:
+        # Whoever can write to a server can make a good checksum; this ends no thread that waits.
+        raise CorruptBytes("stored bytes have a good checksum but were not packed here") from error
+
+
+def _opened(body: bytes) -> tuple[Arrays, Any]:
+    tensors: Any = deserialize(body)  # type: ignore[no-untyped-call]
     size = int.from_bytes(body[:8], "little")
-    meta = orjson.loads(body[8 : 8 + size]).get("__metadata__", {}).get("meta", "null")
+    meta = orjson.loads(body[8 : 8 + size])["__metadata__"]["meta"]
     arrays = {
         name: np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
         for name, tensor in tensors

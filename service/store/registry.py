@@ -132,7 +132,7 @@ class Registry:
         anchors = in_order(declared.anchors, declared.ids, anchor_set)
         # From here on only what is kept counts: the version must not depend on the rows' order.
         declared = replace(declared, anchors=anchors, ids=None)
-        record = self._measure(declared, anchor_set, anchors)
+        record = self._measure(declared, anchor_set, anchors, declared.version(anchor_set))
         return self._put_space(record, anchors, condition, creates=anchor_set)
 
     def complete_space(self, draft: Draft) -> tuple[Outcome, Entry[Space]]:
@@ -150,7 +150,8 @@ class Registry:
         )
         (anchor_set,), _ = self.anchor_sets.ready(declared.anchor_set)
         anchors = np.concatenate([part["rows"] for part in self.spaces.parts(draft)])
-        record = self._measure(declared, anchor_set, anchors)
+        # The encoder is pinned by now, and the version is that of what was declared.
+        record = self._measure(declared, anchor_set, anchors, draft.version)
         return self._put_space(record, anchors, ANY, draft)
 
     def declare_head(
@@ -377,7 +378,9 @@ class Registry:
 
         return self.heads.put(record.id, decide, condition)
 
-    def _measure(self, declared: SpaceDeclaration, anchor_set: AnchorSet, anchors: Floats) -> Space:
+    def _measure(
+        self, declared: SpaceDeclaration, anchor_set: AnchorSet, anchors: Floats, version: str
+    ) -> Space:
         seen = frame(anchors)
         names = self.anchor_sets.dependents(anchor_set.id)
         others = [name.split(":", 1)[1] for name in names if name != f"space:{declared.id}"]
@@ -388,5 +391,4 @@ class Registry:
             if entry.record and entry.record.anchor_set_version == anchor_set.version
         ]
         best = max(agreed, default=None)
-        version = declared.version(anchor_set)
         return space_record(declared, anchor_set, anchors, seen, best, version)

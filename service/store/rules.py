@@ -62,6 +62,9 @@ def keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | Non
     if stands.record is None or not stands.dependents:
         return
     known = stands.record.encoder
+    if known and encoder and encoder.revision is None:
+        # Whoever names no revision means the one that was pinned, until another is.
+        encoder = encoder.model_copy(update={"revision": known.revision})
     if (known and known != encoder) or dim not in (None, stands.record.dim):
         raise StillInUse(
             f"{stands.dependents} heads live in space {stands.id}: its encoder and its width "

@@ -233,8 +233,8 @@ class Table(Generic[R]):
                 return
         raise Conflict(f"{self.kind} {id_} kept changing while it was deleted; try again")
 
-    def save_part(self, draft: Draft, start: int, arrays: Arrays, done: int) -> bool:
-        """Keep one stretch of a draft's work.
+    def save_part(self, draft: Draft, advanced: Draft, arrays: Arrays) -> bool:
+        """Keep one stretch of a draft's work, and the draft as it is after it.
 
         Returns:
             False, with nothing kept, if the draft was replaced or someone else got further.
@@ -242,12 +242,11 @@ class Table(Generic[R]):
         (entry,) = self.read(draft.id)
         if entry.draft is None or entry.draft != draft:
             return False
-        advanced = entry.draft.model_copy(update={"done": done})
         parts = self.key(draft.id, "parts", draft.version)
         return self._server.commit(
             [Check(("HGET", self.key(draft.id), "draft"), entry.stored[1])],
             [
-                ("HSET", parts, start, pack(arrays)),
+                ("HSET", parts, draft.done, pack(arrays)),
                 ("HSET", self.key(draft.id), "draft", advanced.model_dump_json().encode()),
                 ("ZADD", DRAFTS, self._server.now_ms(), f"{self.kind}:{draft.id}"),
             ],

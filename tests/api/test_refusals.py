@@ -195,7 +195,7 @@ def test_slashes_in_ids_are_other_paths(http: httpx.Client) -> None:
 def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:
     patched = http.patch("/spaces/x")
     check(patched, 405)
-    assert patched.headers["allow"] == "DELETE, GET, PUT"
+    assert patched.headers["allow"] == "DELETE, GET, HEAD, PUT"
     for media in ("text/plain", "multipart/form-data; boundary=x", "application/x-ndjson"):
         check(http.post("/translate", content=b"x", headers={"Content-Type": media}), 415)
     for wrong in ("abc", "-1", "0", "nan", "inf"):

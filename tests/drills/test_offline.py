@@ -6,9 +6,10 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.drills.conftest import SPEC
+from tests.drills.conftest import SPEC, WIDTH
 from tests.drills.stage import Caller, Engine, Stage, rows_of
 from tests.waiting import until
 
@@ -65,7 +66,7 @@ def test_f18_offline_nothing_connects_to_anywhere(engine: Engine, tmp_path: Path
                 until("it fails", partial(shown, f"hub-{modality}", "failed"), 60)
                 reason = reasons[f"hub-{modality}"]
                 assert spec["model"] in reason
-                assert "cannot be loaded" in reason or "offline" in reason
+                assert "this worker is offline and has no copy of it" in reason
             local = {"anchor_set": "text", "encoder": SPEC}
             assert caller.send("PUT", "/spaces/local", local).status_code == 202
             until("the local one serves", partial(shown, "local", "ready"), 60)
@@ -73,10 +74,34 @@ def test_f18_offline_nothing_connects_to_anywhere(engine: Engine, tmp_path: Path
             assert rows_of(caller.translate(rows_of(told), "local", "local")).shape == (1, 384)
         for process in (api, worker):
             assert process.stop() == 0
-        servers = {str(stage.registry.path), str(stage.queue.path)}
         for name, trace in traces.items():
-            connects = [line for line in trace.read_text().splitlines() if "connect(" in line]
-            assert [line for line in connects if "sa_family=AF_UNIX" not in line] == [], name
-            paths = {path for line in connects for path in re.findall(r'sun_path="([^"]*)"', line)}
-            # The C library may ask daemons of this machine too, for names or for unique ids.
-            assert servers <= paths, f"the {name} was not watched"
+            stayed_at_home(stage, name, trace)
+
+
+def stayed_at_home(stage: Stage, name: str, trace: Path) -> None:
+    """Whatever the process connected to was one of its servers."""
+    servers = {str(stage.registry.path), str(stage.queue.path)}
+    connects = [line for line in trace.read_text().splitlines() if "connect(" in line]
+    assert [line for line in connects if "sa_family=AF_UNIX" not in line] == [], name
+    paths = {path for line in connects for path in re.findall(r'sun_path="([^"]*)"', line)}
+    # The C library may ask daemons of this machine too, for names or for unique ids.
+    assert servers <= paths, f"the {name} was not watched"
+
+
+def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Not for telemetry, not for newer files, not for who runs this."""
+    trace = tmp_path / "worker"
+    env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
+    with Stage(engine, STITCHWORK_OFFLINE="false", **env) as stage:
+        worker = stage.start("worker", *watched(trace))
+        with Caller(stage.api().url) as caller:
+            until("the worker is alive", caller.ready, 120)
+            rows = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
+            assert caller.put_space("local", rows, encoder={**SPEC, "layer": 3}).is_success
+            told = caller.send("POST", "/embed/local", {"items": ["a text"]})
+            # The set has no items that the anchors could be checked against.
+            assert rows_of(told).shape == (1, WIDTH)
+        assert worker.stop() == 0
+        stayed_at_home(stage, "worker", trace)

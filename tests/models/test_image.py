@@ -146,5 +146,8 @@ def test_weights_are_safetensors_of_that_model_from_allowed_folders(
         catalog.get(ImageEncoder(model=NAME, weights=str(tmp_path / "x.safetensors")))
     with pytest.raises(InvalidInput, match="no model"):
         catalog.get(ImageEncoder(model="no_such_model", weights=str(weights)))
-    with pytest.raises(WorkFailed, match="offline"):
+    with pytest.raises(InvalidInput, match=r"timm/resnet18\.a1_in1k is not among"):
         catalog.get(ImageEncoder(model="resnet18"))
+    allowing = Catalog("cpu", [], offline=True, hub_models=("timm/*",))
+    with pytest.raises(WorkFailed, match=r"resnet18\.a1_in1k cannot be loaded: this worker is off"):
+        allowing.get(ImageEncoder(model="resnet18"))

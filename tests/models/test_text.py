@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from service.errors import InputTooLarge, InvalidInput, WorkFailed
+from service.errors import InvalidInput, WorkFailed
 from service.models.base import Prepared
 from service.models.batches import Batches
 from service.models.catalog import Catalog
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def encoder(**spec: object) -> TransformersEncoder:
     told = {"model": str(minilm_folder()), **spec}
-    return TransformersEncoder(TextEncoder.model_validate(told), CPU, offline=True)
+    return TransformersEncoder(TextEncoder.model_validate(told), CPU, minilm_folder())
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,10 @@ def test_padding_has_no_effect_on_pooling() -> None:
 
 
 def test_long_texts(minilm: TransformersEncoder) -> None:
-    with pytest.raises(InputTooLarge, match="takes 256 tokens, the text has 602") as refused:
+    with pytest.raises(InvalidInput, match="takes 256 tokens, the text has 602") as refused:
         minilm.prepare(["ok", "word " * 600])
     assert refused.value.pointer == "/items/1"
-    with pytest.raises(InputTooLarge, match="10000000 characters"):
+    with pytest.raises(InvalidInput, match="10000000 characters"):
         minilm.prepare(["x" * 10_000_000])
     cut = minilm.prepare(["ok", "word " * 600], truncate=True)
     assert cut.truncated == (1,)
@@ -169,5 +169,7 @@ def test_only_allowed_folders_are_read(
         with pytest.raises(InvalidInput, match="model_roots") as refused:
             catalog.get(TextEncoder(model=model))
         assert refused.value.code == "path-not-allowed"
-    with pytest.raises(WorkFailed, match="cannot be loaded"):
-        catalog.get(TextEncoder(model="no-such/hub-model"))
+    for model in ("no-such/hub-model", "not a hub id"):
+        with pytest.raises(InvalidInput, match="hub_models allows: none") as refused:
+            catalog.get(TextEncoder(model=model))
+        assert refused.value.code == "model-not-allowed"

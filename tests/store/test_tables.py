@@ -161,13 +161,15 @@ def test_drafts_advance_once_and_stand_beside_what_serves(heads: Table[Head]) ->
     draft = Draft(kind="head", id="h", version="v2", parent="space:s", total=4)
     heads.put("h", lambda stands: Write(Outcome.ACCEPTED, stands.record, draft))
     rows = {"rows": np.zeros((2, 3), np.float32)}
-    assert heads.save_part(draft, 0, rows, 2)
-    assert not heads.save_part(draft, 0, rows, 2), "someone else got further"
+    half = draft.model_copy(update={"done": 2})
+    assert heads.save_part(draft, half, rows)
+    assert not heads.save_part(draft, half, rows), "someone else got further"
     entry = heads.get("h")
     assert entry.version == "v1"
     assert entry.draft is not None
     assert entry.draft.done == 2
-    assert heads.save_part(entry.draft, 2, {"rows": np.ones((2, 3), np.float32)}, 4)
+    whole = half.model_copy(update={"done": 4})
+    assert heads.save_part(entry.draft, whole, {"rows": np.ones((2, 3), np.float32)})
     found = np.concatenate([part["rows"] for part in heads.parts(draft)])
     np.testing.assert_array_equal(found[:, 0], [0, 0, 1, 1])
 

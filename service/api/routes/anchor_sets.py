@@ -5,9 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import wire
+from service.api import openapi, wire
+from service.api.answers import AnchorSetAnswer, AnchorSets
 from service.api.depends import ConditionDep, PartsDep, ResourceId
-from service.api.openapi import PUT_ANSWERS, body
+from service.api.openapi import body
 from service.api.routes import resources
 from service.api.schemas import AnchorSetBody
 
@@ -17,7 +18,7 @@ router = APIRouter(tags=["anchor sets"])
 @router.put(
     "/anchor-sets/{id}",
     summary="Declare an anchor set",
-    responses=PUT_ANSWERS,
+    responses=openapi.put(AnchorSetAnswer),
     openapi_extra=body(AnchorSetBody),
 )
 async def put_anchor_set(
@@ -38,4 +39,4 @@ async def put_anchor_set(
     return resources.put_answer(outcome, entry, f"/anchor-sets/{id_}")
 
 
-resources.add_routes(router, "anchor-sets", "anchor set")
+resources.add_routes(router, "anchor-sets", "anchor set", AnchorSetAnswer, AnchorSets)

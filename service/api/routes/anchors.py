@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
+from service.api.answers import AnchorReport, NextAnchors
+from service.api.depends import ID_SCHEMA, Parts, PartsDep, ResourceId, SecondsDep
 from service.api.openapi import body
 from service.api.routes.answers import named, used, width
 from service.api.schemas import NextAnchorsBody
@@ -17,13 +18,20 @@ from service.translator import check_pair
 router = APIRouter(tags=["anchors"])
 
 
-@router.get("/spaces/{id}/anchors", summary="What a space's anchors tell about themselves")
+@router.get(
+    "/spaces/{id}/anchors",
+    summary="What a space's anchors tell about themselves",
+    response_model=AnchorReport,
+)
 async def report(
     id_: ResourceId,
     parts: PartsDep,
     seconds: SecondsDep,
     target: Annotated[
-        str | None, Query(description="Space that inputs go to; unset: onto itself.")
+        str | None,
+        Query(
+            description="Space that inputs go to; unset: onto itself.", json_schema_extra=ID_SCHEMA
+        ),
     ] = None,
     bridge: BridgeName = DEFAULT,
 ) -> Response:
@@ -54,6 +62,7 @@ def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Re
 @router.post(
     "/spaces/{id}/anchors/next",
     summary="Which inputs to take as anchors next",
+    response_model=NextAnchors,
     openapi_extra=body(NextAnchorsBody, binary="embeddings"),
 )
 async def coming(

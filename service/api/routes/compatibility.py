@@ -9,8 +9,16 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from service.api import judging, security, verdicts, wire
+from service.api.answers import Judged, Matrix
 from service.api.compatibility import Comparison
-from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
+from service.api.depends import (
+    ID_SCHEMA,
+    Parts,
+    PartsDep,
+    PathId,
+    SecondsDep,
+    while_connected,
+)
 from service.api.judging import Scored
 from service.api.openapi import body
 from service.api.routes.answers import named, outside, undefined, used, width
@@ -20,23 +28,29 @@ from service.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailabl
 from service.geometry.bridges import DEFAULT, BridgeName
 from service.geometry.heads import probabilities
 from service.geometry.held_out import FOLDS, some
-from service.records import AnchorSet, Floats, Head, Space, check_id
+from service.records import ID_PATTERN, AnchorSet, Floats, Head, Space, check_id
 from service.translator import check_pair
 
 router = APIRouter(tags=["compatibility"])
 
 MOST_SPACES: Final = 16
 """Spaces that are compared in one request: 240 pairs."""
+_ONE: Final = ID_PATTERN.strip("^$")
+IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
 
 
-@router.get("/compatibility", summary="Compare the spaces of an anchor set")
+@router.get("/compatibility", summary="Compare the spaces of an anchor set", response_model=Matrix)
 async def matrix(
     parts: PartsDep,
     seconds: SecondsDep,
-    anchor_set: Annotated[str, Query(description="Id of the set.")],
+    anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
     bridge: BridgeName = DEFAULT,
     spaces: Annotated[
-        str | None, Query(description=f"Ids between commas, at most {MOST_SPACES}; unset: all.")
+        str | None,
+        Query(
+            description=f"Ids between commas, at most {MOST_SPACES}; unset: all.",
+            json_schema_extra={"type": "string", "pattern": IDS_PATTERN},
+        ),
     ] = None,
 ) -> Response:
     """All ordered pairs of spaces: how held-out anchors of one come back in the other, no labels.
@@ -127,10 +141,11 @@ def _shown(
 @router.post(
     "/compatibility/{encoder}/{head}",
     summary="Judge an encoder and a head by a labelled sample",
+    response_model=Judged,
     openapi_extra=body(SampleBody, binary="embeddings"),
 )
 async def sample(
-    encoder: str, head: str, request: Request, parts: PartsDep, seconds: SecondsDep
+    encoder: PathId, head: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
 ) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     parts.threads.check_room()

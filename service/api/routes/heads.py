@@ -5,9 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import wire
+from service.api import openapi, wire
+from service.api.answers import Drafted, HeadAnswer, Heads
 from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
-from service.api.openapi import PUT_ANSWERS, body
+from service.api.openapi import body
 from service.api.routes import resources
 from service.api.schemas import FitBody, HeadBody, NewHeadBody
 from service.errors import InvalidInput
@@ -20,7 +21,7 @@ router = APIRouter(tags=["heads"])
 @router.put(
     "/heads/{id}",
     summary="Register a head",
-    responses=PUT_ANSWERS,
+    responses=openapi.put(HeadAnswer, drafted=Drafted),
     openapi_extra=body(HeadBody, binary="weight"),
 )
 async def put_head(
@@ -34,7 +35,7 @@ async def put_head(
 @router.post(
     "/heads",
     summary="Register a head, id in the body",
-    responses=PUT_ANSWERS,
+    responses=openapi.put(HeadAnswer, drafted=Drafted),
     openapi_extra=body(NewHeadBody, binary="weight"),
 )
 async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
@@ -99,4 +100,4 @@ def _fit(
     )
 
 
-resources.add_routes(router, "heads", "head")
+resources.add_routes(router, "heads", "head", HeadAnswer | Drafted, Heads)

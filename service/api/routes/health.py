@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service.api import wire
+from service.api.answers import Fleet, Info, Live, Ready
 from service.api.depends import Parts, PartsDep
 from service.errors import Unavailable
 from service.geometry.bridges import BRIDGES, DEFAULT
@@ -15,13 +16,18 @@ from service.queue.streams import survey
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Is this process alive?")
+@router.get("/health/live", summary="Is this process alive?", response_model=Live)
 async def live() -> Response:
     """200 as long as the process answers at all."""
     return wire.answer({"live": True})
 
 
-@router.get("/health/ready", summary="Can requests be served?")
+@router.get(
+    "/health/ready",
+    summary="Can requests be served?",
+    response_model=Ready,
+    responses={503: {"description": "Something is missing", "model": Ready}},
+)
 async def ready(parts: PartsDep) -> Response:
     """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
 
@@ -34,7 +40,7 @@ async def ready(parts: PartsDep) -> Response:
     return wire.answer({"ready": bool(up), **found}, 200 if up else 503, headers)
 
 
-@router.get("/workers", summary="What the workers do")
+@router.get("/workers", summary="What the workers do", response_model=Fleet)
 async def workers(parts: PartsDep) -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
@@ -43,7 +49,7 @@ async def workers(parts: PartsDep) -> Response:
     return wire.answer(await asyncio.to_thread(_fleet, parts))
 
 
-@router.get("/info", summary="What this service is and takes")
+@router.get("/info", summary="What this service is and takes", response_model=Info)
 async def info(parts: PartsDep) -> Response:
     """Version, bridges, limits, formats, and what a 201 promises."""
     return wire.answer(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from service.api import tensors, wire
+from service.api.answers import Ready
 from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
 from service.api.foreign_schemas import InferBody
 from service.api.openapi import body, example
@@ -63,7 +64,12 @@ READY: Final = example("It can be used.", {"name": STITCH, "ready": True})
 
 router.add_api_route("/health/live", health.live, summary="Is this process alive?", name="v2_live")
 router.add_api_route(
-    "/health/ready", health.ready, summary="Can requests be served?", name="v2_ready"
+    "/health/ready",
+    health.ready,
+    summary="Can requests be served?",
+    name="v2_ready",
+    response_model=Ready,
+    responses={503: {"description": "Something is missing", "model": Ready}},
 )
 
 

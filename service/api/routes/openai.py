@@ -15,7 +15,7 @@ from service.api.routes.answers import outside, used
 from service.api.routes.queued import check_room, encoder_of, job_of, run
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT
-from service.records import Floats, Space, check_id
+from service.records import ID_PATTERN, Floats, Space, check_id
 from service.translator import check_pair
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
@@ -24,7 +24,11 @@ ARROW: Final = "->"
 MOST_LISTED: Final = 1000
 """Models in the list; those beyond answer all the same."""
 
-Model = Annotated[str, Path(description="`space` or `space->target`.")]
+_ONE: Final = ID_PATTERN.strip("^$")
+MODEL_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{_ONE}({ARROW}{_ONE})?$"}
+Model = Annotated[
+    str, Path(description="`space` or `space->target`.", json_schema_extra=MODEL_SCHEMA)
+]
 
 
 ONE: Final = {

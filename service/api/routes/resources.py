@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
+from service.api.depends import ID_SCHEMA, ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
 from service.errors import InvalidInput
 from service.records import check_id
 from service.store.entries import Entry, Outcome
@@ -52,24 +52,32 @@ def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
     return wire.answer({**view(entry), "outcome": outcome.value}, STATUS[outcome], headers)
 
 
-def add_routes(router: APIRouter, plural: str, name: str) -> None:
+def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
     """GET of the list, GET and DELETE by id."""
 
     def table(parts: Parts) -> Table[Any]:
         found: Table[Any] = getattr(parts.registry, plural.replace("-", "_"))
         return found
 
-    @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}")
+    @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}", response_model=page)
     async def listing(
         parts: PartsDep,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, Query(description="From the page before.")] = None,
+        cursor: Annotated[
+            str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
+        ] = None,
     ) -> Response:
         after = _cursor(cursor)
-        page = await asyncio.to_thread(table(parts).page, limit, after)
-        return wire.answer({"items": [view(e) for e in page.entries], "cursor": page.cursor})
+        found = await asyncio.to_thread(table(parts).page, limit, after)
+        return wire.answer({"items": [view(e) for e in found.entries], "cursor": found.cursor})
 
-    @router.get(f"/{plural}/{{id}}", summary=f"Show one {name}", name=f"get_{plural}")
+    @router.get(
+        f"/{plural}/{{id}}",
+        summary=f"Show one {name}",
+        name=f"get_{plural}",
+        response_model=shown,
+        responses={304: {"description": "The version that is known already stands"}},
+    )
     async def show(
         id_: ResourceId,
         parts: PartsDep,

@@ -5,9 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import wire
+from service.api import openapi, wire
+from service.api.answers import Drafted, SpaceAnswer, Spaces
 from service.api.depends import ConditionDep, Parts, PartsDep, ResourceId
-from service.api.openapi import PUT_ANSWERS, body
+from service.api.openapi import body
 from service.api.routes import resources
 from service.api.schemas import NewSpaceBody, SpaceBody
 from service.store.entries import Condition, Outcome
@@ -18,7 +19,7 @@ router = APIRouter(tags=["spaces"])
 @router.put(
     "/spaces/{id}",
     summary="Register a space",
-    responses=PUT_ANSWERS,
+    responses=openapi.put(SpaceAnswer, drafted=Drafted),
     openapi_extra=body(SpaceBody, binary="anchors"),
 )
 async def put_space(
@@ -32,7 +33,7 @@ async def put_space(
 @router.post(
     "/spaces",
     summary="Register a space, id in the body",
-    responses=PUT_ANSWERS,
+    responses=openapi.put(SpaceAnswer, drafted=Drafted),
     openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
 async def post_space(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
@@ -53,4 +54,4 @@ async def _register(parts: Parts, declared: SpaceBody, id_: str, condition: Cond
     return await asyncio.to_thread(register)
 
 
-resources.add_routes(router, "spaces", "space")
+resources.add_routes(router, "spaces", "space", SpaceAnswer | Drafted, Spaces)

@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import wire
-from service.api.depends import PartsDep, SecondsDep, while_connected
-from service.api.openapi import ROWS_ANSWER, body
+from service.api import openapi, wire
+from service.api.answers import Embedded, Stitched
+from service.api.depends import PartsDep, PathId, SecondsDep, while_connected
+from service.api.openapi import body
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
 from service.api.routes.queued import check_room, job_of, run
@@ -21,10 +22,12 @@ router = APIRouter(tags=["inference"])
 @router.post(
     "/embed/{encoder}",
     summary="Embed raw inputs",
-    responses=ROWS_ANSWER,
+    responses=openapi.rows(Embedded),
     openapi_extra=body(EmbedBody),
 )
-async def embed(encoder: str, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+async def embed(
+    encoder: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
+) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     check_room(parts, encoder)
     asked = await wire.read(request, EmbedBody, parts.limits)
@@ -56,11 +59,14 @@ async def embed(encoder: str, request: Request, parts: PartsDep, seconds: Second
 
 
 @router.post(
-    "/stitch/{encoder}/{head}", summary="Classify raw inputs", openapi_extra=body(StitchBody)
+    "/stitch/{encoder}/{head}",
+    summary="Classify raw inputs",
+    response_model=Stitched,
+    openapi_extra=body(StitchBody),
 )
 async def stitch(
-    encoder: str,
-    head: str,
+    encoder: PathId,
+    head: PathId,
     request: Request,
     parts: PartsDep,
     seconds: SecondsDep,

@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import wire
+from service.api import openapi, wire
+from service.api.answers import Classified, Translated
 from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
-from service.api.openapi import ROWS_ANSWER
 from service.api.openapi import body as shown
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used, width
@@ -20,7 +20,7 @@ router = APIRouter(tags=["inference"])
 @router.post(
     "/translate",
     summary="Translate embeddings",
-    responses=ROWS_ANSWER,
+    responses=openapi.rows(Translated),
     openapi_extra=shown(TranslateBody, binary="embeddings"),
 )
 async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
@@ -58,6 +58,7 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
 @router.post(
     "/classify/{id}",
     summary="Classify embeddings",
+    response_model=Classified,
     openapi_extra=shown(ClassifyBody, binary="embeddings"),
 )
 async def classify(

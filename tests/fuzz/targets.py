@@ -1,0 +1,202 @@
+"""What is fuzzed: each parser of foreign bytes, and what it may answer.
+
+A target takes any bytes. It returns if they were understood or refused as they should be; whatever
+else it raises is a finding.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import numpy as np
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from service.api import problems, wire
+from service.api.depends import Limits
+from service.api.schemas import (
+    AnchorSetBody,
+    ClassifyBody,
+    HeadBody,
+    SampleBody,
+    SpaceBody,
+    StitchBody,
+    TranslateBody,
+)
+from service.errors import CorruptBytes, InvalidInput
+from service.queue.jobs import unpack_job, unpack_reply
+from service.store.codec import MAGIC, SUM, unpack
+
+LIMITS: Final = Limits(
+    body_bytes=1 << 20,
+    rows=64,
+    items=16,
+    anchors=64,
+    width=64,
+    job_items=8,
+    json_values=1 << 20,
+    held_bytes=1 << 20,
+    head_bytes=1 << 16,
+    connections=8,
+    seconds=5.0,
+    slow_seconds=5.0,
+    least_rate=1,
+)
+BODIES: Final[tuple[type[BaseModel], ...]] = (
+    TranslateBody,
+    HeadBody,
+    SpaceBody,
+    AnchorSetBody,
+    StitchBody,
+    SampleBody,
+    ClassifyBody,
+)
+QUERY: Final = {
+    "source": "x",
+    "target": "y",
+    "space": "y",
+    "anchor_set": "s",
+    "labels": '["a", "b"]',
+    "modality": "text",
+}
+"""What stands beside a binary body, of the fields that its route knows."""
+_loop = asyncio.new_event_loop()
+
+
+def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> Any:
+    """The body of a request as a route reads it; None if it was refused."""
+    sent = [{"type": "http.request", "body": data, "more_body": False}]
+
+    async def receive() -> Any:
+        return sent.pop() if sent else {"type": "http.disconnect"}
+
+    told = {name: text for name, text in QUERY.items() if name in model.model_fields}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "query_string": urlencode(told).encode(),
+        "headers": [(b"content-type", media.encode())],
+    }
+    try:
+        return _loop.run_until_complete(wire.read(Request(scope, receive), model, LIMITS, **how))
+    except InvalidInput as error:
+        # What is said of it must be sayable in JSON.
+        status = problems.status_of(error)
+        assert status in (400, 413, 415, 422)
+        problems.problem(status, error.code, error.message, "id", pointer=error.pointer)
+        return None
+
+
+def _check_rows(rows: Any) -> None:
+    if rows is not None:
+        assert rows.dtype == np.float32
+        assert rows.ndim == 2
+        assert rows.size
+        assert np.isfinite(rows).all()
+
+
+def npy_body(data: bytes) -> None:
+    """An .npy body of `/translate`."""
+    asked = read_body(TranslateBody, data, wire.NPY, main="embeddings")
+    if asked:
+        _check_rows(asked.embeddings)
+
+
+def safetensors_body(data: bytes) -> None:
+    """A safetensors body of `/translate`, and the same as that of a head."""
+    for sent in (data, _measured(data)):
+        asked = read_body(TranslateBody, sent, wire.SAFETENSORS, main="embeddings")
+        if asked:
+            _check_rows(asked.embeddings)
+        head = read_body(HeadBody, sent, wire.SAFETENSORS, main="weight")
+        if head:
+            _refusable(head.layered)
+
+
+def json_body(data: bytes) -> None:
+    """A JSON body, base64 rows included; the first byte says of which route."""
+    if not data:
+        return
+    model = BODIES[data[0] % len(BODIES)]
+    asked = read_body(model, data[1:], wire.JSON, main="embeddings")
+    if isinstance(asked, TranslateBody | ClassifyBody):
+        _check_rows(asked.embeddings)
+    elif isinstance(asked, SpaceBody):
+        _check_rows(asked.anchors)
+    elif isinstance(asked, HeadBody):
+        _refusable(asked.layered)
+    elif isinstance(asked, AnchorSetBody):
+        _refusable(lambda: asked.decoded(LIMITS.anchors))
+
+
+def raw_body(data: bytes) -> None:
+    """Lines of JSON, or a multipart body, by the first byte."""
+    if not data:
+        return
+    media = wire.NDJSON if data[0] % 2 else f"{wire.MULTIPART}; boundary=b"
+    asked = read_body(AnchorSetBody, data[1:], media)
+    if asked:
+        _refusable(lambda: asked.decoded(LIMITS.anchors))
+
+
+def image(data: bytes) -> None:
+    """The header check of an image file, and its decoding."""
+    from service.models.image import MOST_PIXELS, decode
+
+    def check() -> None:
+        found = decode(data, "/items/0")
+        assert found.mode == "RGB"
+        assert 0 < found.width * found.height <= MOST_PIXELS
+
+    _refusable(check)
+
+
+def _measured(data: bytes) -> bytes:
+    """The bytes with the right length of a header in front, which mutations seldom hit."""
+    header = data[8 : data.rfind(b"}") + 1]
+    return len(header).to_bytes(8, "little") + header + data[8 + len(header) :]
+
+
+def _sealed(data: bytes) -> bytes:
+    """The bytes with a good checksum, so that what is behind it is reached."""
+    return MAGIC + hashlib.blake2b(data, digest_size=SUM).digest() + data
+
+
+def store_codec(data: bytes) -> None:
+    """Stored bytes, as they are and with a good checksum."""
+    for stored in (data, _sealed(data), _sealed(_measured(data))):
+        try:
+            unpack(stored)
+        except CorruptBytes:
+            continue
+
+
+def queue_codec(data: bytes) -> None:
+    """A job and a reply, with a good checksum."""
+    for read in (unpack_job, unpack_reply):
+        try:
+            read(_sealed(_measured(data)))
+        except CorruptBytes:
+            continue
+
+
+def _refusable(work: Callable[[], Any]) -> None:
+    try:
+        work()
+    except InvalidInput as error:
+        status = problems.status_of(error)
+        problems.problem(status, error.code, error.message, "id", pointer=error.pointer)
+
+
+TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
+    "npy": npy_body,
+    "safetensors": safetensors_body,
+    "json": json_body,
+    "raw": raw_body,
+    "image": image,
+    "store": store_codec,
+    "queue": queue_codec,
+}

@@ -1,0 +1,111 @@
+"""What fuzzing has kept is replayed, and formats are cut, flipped and brought back."""
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from service.api import wire
+from service.api.schemas import TranslateBody
+from service.errors import CorruptBytes
+from service.store.codec import pack, unpack
+from tests.fuzz.seeds import CORPUS, npy_file, seeds
+from tests.fuzz.targets import TARGETS, read_body
+
+KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+calmly = settings(deadline=None, max_examples=50)
+"""The first example imports what it needs."""
+ROWS = arrays.arrays(
+    np.float32,
+    arrays.array_shapes(min_dims=2, max_dims=2, max_side=6),
+    elements=st.floats(-(2.0**99), 2.0**99, width=32),
+)
+
+
+def targets() -> list[str]:
+    return sorted(TARGETS)
+
+
+@pytest.mark.parametrize("target", targets())
+def test_the_kept_corpus(target: str) -> None:
+    kept = [path for path in KEPT if path.parent.name == target]
+    assert kept
+    for path in kept:
+        TARGETS[target](path.read_bytes())
+
+
+def as_json(rows: NDArray[Any]) -> bytes:
+    return orjson.dumps({"source": "x", "target": "y", "embeddings": rows.tolist()})
+
+
+def as_base64(rows: NDArray[Any]) -> bytes:
+    told = [base64.b64encode(row.tobytes()).decode() for row in rows]
+    how = {"source": "x", "target": "y", "encoding_format": "base64"}
+    return orjson.dumps({**how, "embeddings": told})
+
+
+def as_safetensors(rows: NDArray[Any]) -> bytes:
+    return save({"embeddings": rows}, {"source": "x"})
+
+
+FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
+    (wire.JSON, as_json),
+    (wire.JSON, as_base64),
+    (wire.NPY, npy_file),
+    (wire.SAFETENSORS, as_safetensors),
+]
+
+
+@pytest.mark.parametrize(("media", "written"), FORMATS)
+@calmly
+@given(rows=ROWS)
+def test_rows_come_back(
+    media: str, written: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
+) -> None:
+    asked = read_body(TranslateBody, written(rows), media, main="embeddings")
+    np.testing.assert_array_equal(asked.embeddings, rows)
+
+
+@pytest.mark.parametrize("target", targets())
+@calmly
+@given(data=st.data())
+def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.DataObject) -> None:
+    good = data.draw(st.sampled_from(seeds()[target]))
+    TARGETS[target](good[: data.draw(st.integers(0, len(good)))])
+    changed = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        changed[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    TARGETS[target](bytes(changed))
+
+
+@pytest.mark.parametrize("media", [wire.NPY, wire.SAFETENSORS])
+@calmly
+@given(rows=ROWS, cut=st.integers(1, 40))
+def test_a_binary_body_that_was_cut_is_never_understood(
+    media: str, rows: NDArray[np.float32], cut: int
+) -> None:
+    whole = npy_file(rows) if media == wire.NPY else as_safetensors(rows)
+    assert read_body(TranslateBody, whole[:-cut], media, main="embeddings") is None
+
+
+@calmly
+@given(ROWS, st.integers(0, 1 << 20), st.integers(0, 7))
+def test_a_flipped_bit_of_stored_bytes_is_never_believed(
+    rows: NDArray[np.float32], at: int, bit: int
+) -> None:
+
+    whole = bytearray(pack({"a": rows}, {"k": 1}))
+    found, meta = unpack(bytes(whole))
+    np.testing.assert_array_equal(found["a"], rows)
+    assert meta == {"k": 1}
+    whole[at % len(whole)] ^= 1 << bit
+    with pytest.raises(CorruptBytes):
+        unpack(bytes(whole))
