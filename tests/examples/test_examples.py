@@ -45,8 +45,8 @@ def test_a_head_takes_another_encoder_as_well_as_its_own(flags: list[str]) -> No
 
 def test_names_are_told_apart_by_a_head_that_has_seen_pictures_only(flags: list[str]) -> None:
     chance, pictures, names = figures("mix_modalities.py", flags)
-    assert pictures > 0.8
-    assert names > chance + 0.5
+    assert pictures > chance + 0.5
+    assert names > chance + 0.3
 
 
 def test_a_translated_store_is_searched_nearly_as_well_as_one_embedded_anew(
