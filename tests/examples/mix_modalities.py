@@ -36,7 +36,9 @@ def characters() -> tuple[list[bytes], list[str], list[str]]:
     font = findfont("DejaVu Sans")
     drawn = ImageFont.truetype(font, 40)
     order = np.random.default_rng(0).permutation(sorted(FT2Font(font).get_charmap()))
-    pictures, names, kinds = [], [], []
+    pictures: list[bytes] = []
+    names: list[str] = []
+    kinds: list[str] = []
     for code in order:
         name = unicodedata.name(chr(code), "").lower()
         kind = name.partition(" ")[0]
