@@ -111,17 +111,24 @@ class Upkeep:
             log.info("a draft was overtaken", extra={"reason": error.message})
         except StitchworkError as error:
             log.warning("a draft failed", extra={"draft": f"{draft.kind}:{draft.id}"})
-            self._registry.fail(draft, error.message)
+            self._fail(draft, error.message)
         except Exception as error:
             # Tried again it would fail again, for ever: whoever declared it must be told.
             log.exception("a draft failed")
-            self._registry.fail(draft, f"the worker failed at it: {type(error).__name__}")
+            self._fail(draft, f"the worker failed at it: {type(error).__name__}")
 
     def give_up(self, job: Job) -> None:
         """A job that was delivered too often: if it was a draft's, the draft has failed."""
         draft = self._registry.draft(*job.draft) if job.draft else None
         if draft is not None:
-            self._registry.fail(draft, "it ended its worker each time it was tried")
+            self._fail(draft, "it ended its worker each time it was tried")
+
+    def _fail(self, draft: Draft, reason: str) -> None:
+        """Tell whoever declared it; who was faster with it, or declared it anew, has the word."""
+        try:
+            self._registry.fail(draft, reason)
+        except NotReady as error:
+            log.info("a draft was overtaken", extra={"reason": error.message})
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -58,7 +58,7 @@ def world() -> Iterator[World]:
 
     order = np.random.default_rng(0).permutation(len(TEXTS)).tolist()
     anchors = [TEXTS[i] for i in order[:160]]
-    embedded = np.asarray(USE().encode(TEXTS), np.float32)
+    embedded = np.asarray(USE(threads=1).encode(TEXTS), np.float32)
     with TemporaryDirectory() as folder:
         roots = (minilm_folder(), Path(folder))
         with running(roots=roots) as found, Stitchwork(found.url) as client:

@@ -73,13 +73,18 @@ def test_a_wrong_setting_ends_the_command_with_a_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_the_readme_names_every_setting_and_its_default() -> None:
-    rows = {}
+def test_the_readme_names_every_setting_its_default_and_what_it_means() -> None:
+    told = {}
     for line in README.read_text().splitlines():
         if line.startswith("| `STITCHWORK_"):
-            name, default, _ = (cell.strip() for cell in line.strip("|").split("|"))
-            rows[name.strip("`").removeprefix("STITCHWORK_").lower()] = default
-    assert rows == {name: shown(field.default) for name, field in Settings.model_fields.items()}
+            name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+            told[name] = cells
+    true = {
+        f"`STITCHWORK_{name.upper()}`": [shown(field.default), field.description]
+        for name, field in Settings.model_fields.items()
+    }
+    table = [f"| {name} | {default} | {means} |" for name, (default, means) in true.items()]
+    assert told == true, "\n".join(["README's table of settings is to be:", *table])
 
 
 def shown(default: object) -> str:

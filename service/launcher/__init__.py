@@ -17,7 +17,8 @@ from service.launcher.running import Running
 
 __all__ = ["Plan", "Running", "serve", "start"]
 
-READY_SECONDS: Final = 60.0
+READY_SECONDS: Final = 180.0
+"""A worker reads a gigabyte of libraries first, which a busy or cold machine takes minutes for."""
 
 
 def start(plan: Plan, *, ready_timeout: float = READY_SECONDS) -> Running:
