@@ -14,7 +14,7 @@ MEASURED: Final = 512
 """Evenly spaced anchors that axes and threshold are taken from."""
 FOLDS: Final = 4
 QUANTILE: Final = 0.01
-FEWEST: Final = 40
+FEWEST: Final = 2 * MOST_AXES
 """Of fewer anchors each is as far from the others as a stranger would be."""
 
 
