@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from service.client import Floats, ServiceProblem, Stitchwork
-from service.errors import QueueUnavailable
+from service.errors import QueueUnavailable, Unavailable
 from service.launcher import Plan, Running, start
 from service.queue.letters import letters, open_letter
 from service.store.server import Server
@@ -350,7 +350,7 @@ def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine
             assert (code, time.monotonic() - began < DEADLINE) == (0, True)
             found = [answer.result(DEADLINE) for answer in answers]
             assert set(found) == {200}, "accepted before the signal, answered after it"
-            with pytest.raises(httpx.TransportError):
+            with pytest.raises(Unavailable):
                 client.get("spaces", "pixels")
 
 
