@@ -142,7 +142,7 @@ def api_parts(settings: Settings) -> Parts:
             stale_seconds=settings.stale_seconds,
             must=settings.must_have_keys,
         ),
-        rates=Rates(queue_server, settings.rate_limits),
+        rates=Rates(queue_server, settings.rate_limits, seen.metrics),
         metrics_open=settings.metrics_open,
         standing=Standing(registry, dispatcher),
         telemetry=seen,

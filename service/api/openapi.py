@@ -61,9 +61,15 @@ _COMMON: Final = {422: "A value means nothing here", 503: "A part of the service
 _OF_BODIES: Final = {
     400: "The bytes cannot be parsed",
     404: "Something that is named is not registered",
+    408: "The body came too slowly",
     409: "It contradicts what is registered",
     413: "More than is taken in one request",
     415: "A format that is not spoken here",
+}
+_OF_KEYS: Final = {
+    401: "No key, or one that is unknown, removed or expired",
+    403: "A key that does not open this",
+    429: "Too often or too much at once; Retry-After says when to try again",
 }
 _OF_CONDITIONS: Final = {409: _OF_BODIES[409], 412: "Another version stands"}
 _OF_WORK: Final = {
@@ -204,7 +210,7 @@ def install(app: FastAPI) -> None:
                     operation["security"] = [{"key": [scope]} for scope in scopes]
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)
-                    possible = _problems(operation)
+                    possible = _problems(operation) | (_OF_KEYS if scopes else {})
                     if media == wire.JSON and 422 in possible:
                         # OpenAI's clients are told 400 of whatever is wrong with a request.
                         possible[400] = _OF_BODIES[400]

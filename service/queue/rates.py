@@ -1,7 +1,7 @@
 """How often a key may ask: sliding windows, counted on the queue server for all replicas.
 
 A request counts as one whatever it holds, for what it may hold is bounded by limits of its own.
-While the queue server is away nobody is refused for having asked too often, and `unchecked` counts:
+While the queue server is away nobody is refused for having asked too often, and a metric counts:
 raw inputs cannot be served then anyway, and a cache that is away should not take with it what needs
 no cache.
 """
@@ -18,6 +18,7 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 from service.errors import InvalidInput, QueueUnavailable
 from service.store.keys import Key, Scope
 from service.store.server import PREFIX, Server
+from service.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -63,15 +64,15 @@ class Rates:
     Args:
         server: The queue server.
         rates: What a key may ask, by the scope that its requests need.
-
-    Attributes:
-        unchecked: Requests that were let through uncounted.
+        metrics: Where requests that were let through uncounted are seen.
 
     Raises:
         InvalidInput: If a rate says nothing.
     """
 
-    def __init__(self, server: Server, rates: Mapping[Scope, str]) -> None:
+    def __init__(
+        self, server: Server, rates: Mapping[Scope, str], metrics: Metrics | None = None
+    ) -> None:
         self._server = server
         self._rates = {scope: parsed(text) for scope, text in rates.items()}
         self._own: dict[str, list[RateLimitItem]] = {}
@@ -81,7 +82,8 @@ class Rates:
             key_prefix=PREFIX + "rates",
         )
         self._limiter = SlidingWindowCounterRateLimiter(storage)
-        self.unchecked = 0
+        self._metrics = metrics or Metrics()
+        self._unchecked = 0
 
     def limits(self, key: Key | None, scope: Scope) -> bool:
         """Whether such a request counts at all."""
@@ -110,9 +112,10 @@ class Rates:
                     if not allowed:
                         return found[-1]
         except QueueUnavailable as error:
-            self.unchecked += 1
-            if self.unchecked == 1 or self.unchecked % 1000 == 0:
-                told = {"unchecked": self.unchecked, "reason": error.message}
+            self._metrics.unchecked.inc()
+            self._unchecked += 1
+            if self._unchecked == 1 or self._unchecked % 1000 == 0:
+                told = {"unchecked": self._unchecked, "reason": error.message}
                 log.warning("rates are not checked", extra=told)
             return None
         return min(found, key=lambda standing: standing.left / standing.most, default=None)

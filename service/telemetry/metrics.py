@@ -80,6 +80,7 @@ class Metrics:
         cancelled: Jobs taken back from the queue because their callers had left.
         steps: Seconds that each of `STEPS` took, for all inputs at hand together.
         caches: How `CACHES` were used.
+        unchecked: Requests that were let in although their rate could not be checked.
         corrupt_inverses: Cached inverses that failed their checksum.
         fused_bytes: Memory that fused maps hold.
         waits: Seconds from a job's admission until a worker has it.
@@ -123,6 +124,10 @@ class Metrics:
         self.requests_in_progress = self._gauge("requests_in_progress", "Requests under way.")
         self.refusals = self._counter(
             "refusals", "Answers that were errors, by their code.", "status", "code"
+        )
+
+        self.unchecked = self._counter(
+            "unchecked_requests", "Requests whose rate could not be checked, and which were let in."
         )
 
         self._heads: set[str] = set()

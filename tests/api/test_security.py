@@ -31,9 +31,11 @@ from service.settings import Settings
 from service.store import keys as stored
 from service.store.keys import KeyRing, Keys, Scope
 from service.store.server import Server
+from service.telemetry import Metrics
 from service.wiring import api_parts
 from tests.conftest import Pair, Valkey
 from tests.drills.stage import Engine, Process, Stage
+from tests.figures import figure
 from tests.waiting import until
 
 OPEN = {
@@ -306,9 +308,11 @@ def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: Server) -> N
 
 
 def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
-    rates = Rates(Server(f"unix://{tmp_path}/none", 0.2, QueueUnavailable), {READ: "1/hour"})
+    metrics = Metrics()
+    away = Server(f"unix://{tmp_path}/none", 0.2, QueueUnavailable)
+    rates = Rates(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
-    assert rates.unchecked == 3
+    assert figure(metrics, "unchecked_requests_total") == 3
 
 
 def test_keys_by_the_command(registry_server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tests.blocks import ROOT
 from tests.service import running
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

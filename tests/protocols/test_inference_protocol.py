@@ -201,7 +201,7 @@ FLAT = [0.5] * 384
         ("stitch:minilm:topic", ITEM | {"data": ["a"], "shape": [1, 1, 1]}, 422, "[n, 1]"),
         ("stitch:minilm:topic", ITEM | {"data": ["a", 3], "shape": [2]}, 422, "data/1"),
         ("stitch:minilm:topic", ITEM | {"data": ["a", " "], "shape": [2]}, 422, "data/1"),
-        ("stitch:minilm:topic", ITEM | {"data": ["word " * 600]}, 413, "data/0"),
+        ("stitch:minilm:topic", ITEM | {"data": ["word " * 600]}, 422, "data/0"),
         ("stitch:lite:shade", ITEM | {"data": ["*"]}, 422, "base64"),
         ("stitch:lite:shade", ITEM | {"data": ["AAAA"]}, 415, "data/0"),
         ("embed:turned", ITEM | {"data": ["a"]}, 422, "no encoder"),
@@ -324,6 +324,8 @@ def test_what_the_schema_says_of_both_protocols(world: World) -> None:
     paths = world.http.get("/openapi.json").json()["paths"]
     for path, name in (("/v1/embeddings", "OpenAIError"), (TO_TURNED, "InferenceError")):
         template = path.replace("translate:minilm:turned", "{model}")
-        told = paths[template]["post"]["responses"]["default"]["content"]
+        told = paths[template]["post"]["responses"]["422" if name == "InferenceError" else "400"][
+            "content"
+        ]
         assert told["application/json"]["schema"]["$ref"].endswith(name)
         assert paths[template]["post"]["requestBody"]["content"]["application/json"]["example"]

@@ -158,27 +158,34 @@ def test_a_trace_begins_here_where_the_client_names_none(scene: Scene) -> None:
 def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     worker = scene.worker
     worker.pause()
+    # A worker that was stopped while it waited for work has what comes next in its hand.
+    caught = scene.pool.submit(scene.stitch, "the first")
+    until("it is queued", lambda: scene.figures().sum("queue_jobs") == 1)
     slow = scene.pool.submit(scene.stitch, *LONG)
-    until("it waits", lambda: scene.figures().sum("queue_jobs", state="waiting") == 1)
+    until("both are queued", lambda: scene.figures().sum("queue_jobs") == 2)
     seen = scene.figures()
     assert seen.sum("queue_bytes") > 0
-    assert seen.sum("encoder_queue_jobs") == 1
+    waiting, running = (seen.sum("queue_jobs", state=state) for state in ("waiting", "running"))
+    assert seen.sum("encoder_queue_jobs") == waiting >= 1
     age = seen.sum("queue_oldest_seconds")
     assert seen.sum("encoder_queue_oldest_seconds") == age
     until("it grows older", lambda: scene.figures().sum("queue_oldest_seconds") > age)
     with leaving_worker(scene):
-        until("another takes it", lambda: scene.figures().sum("queue_jobs", state="running") == 1)
+        until(
+            "another takes one",
+            lambda: scene.figures().sum("queue_jobs", state="running") == running + 1,
+        )
     late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
     assert late.result().status_code == 504
     until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
     crowd = [scene.pool.submit(scene.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
     until("one is refused", lambda: scene.figures().sum("refusals_total", status="429") > 0)
     worker.resume()
-    answers = [future.result() for future in (slow, *crowd)]
+    answers = [future.result() for future in (caught, slow, *crowd)]
     assert {answer.status_code for answer in answers} == {200, 429}
     assert slow.result().status_code == 200
     seen = scene.worker_figures()
-    assert seen.sum("redeliveries_total") == 1
+    assert seen.sum("redeliveries_total") >= 1
     assert seen.sum("jobs_total", outcome="done") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_count") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_sum") > 0

@@ -9,7 +9,6 @@ is killed:
 - `GET /constant`: FastAPI with nothing to do.
 """
 
-import asyncio
 import socket
 import sys
 from typing import Any, Final
@@ -86,13 +85,9 @@ def main(width: int) -> None:
         "access_log": False,
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
     }
-    server = uvicorn.Server(uvicorn.Config(Bare(width), **config))
-
-    async def serve() -> None:
-        print("ready", flush=True)  # noqa: T201
-        await server.serve([listener])
-
-    asyncio.run(serve())
+    print("ready", flush=True)  # noqa: T201
+    # As the service runs it, so that both have the same event loop.
+    uvicorn.Server(uvicorn.Config(Bare(width), **config)).run([listener])
 
 
 if __name__ == "__main__":
