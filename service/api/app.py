@@ -76,13 +76,14 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.parts = parts
+    # A path is looked for in this order: what is asked most stands first.
     ours = (
+        translate,
+        stitch,
         anchor_sets,
         spaces,
         anchors,
         heads,
-        translate,
-        stitch,
         compatibility,
         export,
         health,
