@@ -1,11 +1,12 @@
 """The path of a vector: `/translate` against the product alone, and servers that do less."""
 
 import contextlib
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -70,10 +71,16 @@ def in_process(ask: Round) -> list[Result]:
             np.copyto(np.empty_like(x), x)
 
         with on_core(THEIRS):
-            ours, partner = turns([partial(way.apply, x), products], ask.rounds, 8)
+            works: list[Callable[[], object]] = [
+                partial(way.map.apply, x),
+                products,
+                partial(way.apply, x),
+            ]
+            ours, partner, covered = turns(works, ask.rounds, 8)
         shape = " and ".join(f"{ROWS}x{a.shape[0]}x{a.shape[1]}" for a in factors)
         what = f"numpy.matmul of {shape}, and the rows copied once"
-        facts = {"anchors": ANCHORS}
+        both = statistics.median(covered) / statistics.median(partner)
+        facts = {"anchors": ANCHORS, "ratio with coverage": round(both, 3)}
         goal = GOAL[bridge]
         found.append(Result(f"map, {bridge}", what, "ms", ours, partner, goal, False, facts))
     return found
