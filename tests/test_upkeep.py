@@ -16,7 +16,7 @@ from service.store.server import Server
 from service.translator import Translator
 from service.upkeep import Upkeep
 
-SPEC = TextEncoder(model="not/there")
+SPEC = TextEncoder(model="/not/there")
 
 
 @pytest.mark.parametrize("failure", [WorkFailed("no such model"), ValueError("unforeseen")])

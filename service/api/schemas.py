@@ -43,7 +43,8 @@ def _listed(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return orjson.loads(value)
+        # What came beside a body is a text of a kind that orjson does not take.
+        return orjson.loads(str(value))
     except orjson.JSONDecodeError as error:
         raise ValueError('expected a JSON list such as ["a", "b"]') from error
 
