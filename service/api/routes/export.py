@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.api import exported, wire
-from service.api.depends import Parts, PartsDep, SecondsDep
+from service.api.depends import ID_SCHEMA, Parts, PartsDep, PathId, SecondsDep
 from service.api.routes.answers import used
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT, BridgeName
@@ -30,13 +30,15 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     response_class=Response,
 )
 async def export(
-    source: str,
-    target: str,
+    source: PathId,
+    target: PathId,
     request: Request,
     parts: PartsDep,
     seconds: SecondsDep,
     bridge: BridgeName = DEFAULT,
-    head: Annotated[str | None, Query(description="Head to append; ONNX only.")] = None,
+    head: Annotated[
+        str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
+    ] = None,
     format_: Annotated[
         FileFormat | None, Query(alias="format", description="Unset: what `Accept` says.")
     ] = None,
