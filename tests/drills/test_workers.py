@@ -345,7 +345,12 @@ def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine
         with staged(folder, engine) as running, Stitchwork(running.url) as client:
             slow = solid(saboteur.SLOW)
             answers = [pool.submit(_post, running.url, slow, times=4) for _ in range(24)]
-            until("they are queued", lambda: _held(running.url) >= 8)
+
+            def arrived() -> bool:
+                return _held(running.url) + sum(answer.done() for answer in answers) >= 24
+
+            until("all have arrived", arrived)
+            assert not all(answer.done() for answer in answers)
             began = time.monotonic()
             code = running.stop()
             assert (code, time.monotonic() - began < DEADLINE) == (0, True)
