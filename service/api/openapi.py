@@ -75,7 +75,6 @@ _OF_CONDITIONS: Final = {409: _OF_BODIES[409], 412: "Another version stands"}
 _OF_WORK: Final = {
     404: _OF_BODIES[404],
     409: _OF_BODIES[409],
-    429: "No room for more work now",
     504: "The answer did not come in time",
 }
 
