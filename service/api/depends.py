@@ -129,9 +129,14 @@ class Parts:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
 
-async def _parts(request: Request) -> Parts:
+def parts_of(request: Request) -> Parts:
+    """The parts, for routes of inference: a dependency costs each request more than it does."""
     parts: Parts = request.app.state.parts
     return parts
+
+
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
 
 
 PartsDep = Annotated[Parts, Depends(_parts)]
@@ -181,29 +186,32 @@ async def _condition(
 ConditionDep = Annotated[Condition, Depends(_condition)]
 
 
-async def _seconds(
-    request: Request,
-    x_request_timeout: Annotated[
-        str | None,
-        Header(
-            description="Seconds after which the answer is of no use.",
-            json_schema_extra={"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
-        ),
-    ] = None,
-) -> float:
-    # Another dependency would cost each request as much as what this one does.
-    parts: Parts = request.app.state.parts
-    most = parts.limits.seconds
-    if x_request_timeout is None:
+TIMEOUT: Final[dict[str, Any]] = {
+    "name": "x-request-timeout",
+    "in": "header",
+    "required": False,
+    "description": "Seconds after which the answer is of no use.",
+    "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
+}
+"""What `seconds_of` reads, as OpenAPI has it."""
+
+
+def seconds_of(request: Request) -> float:
+    """Seconds that a request may take: as its `X-Request-Timeout` says, within the limit.
+
+    Raises:
+        InvalidInput: If that is no number of seconds.
+    """
+    most = parts_of(request).limits.seconds
+    told = request.headers.get(TIMEOUT["name"])
+    if told is None:
         return most
     try:
-        seconds = float(x_request_timeout)
+        seconds = float(told)
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidInput(
-            f"X-Request-Timeout: expected seconds, more than 0, got {x_request_timeout[:40]!r}"
-        )
+        raise InvalidInput(f"X-Request-Timeout: expected seconds, more than 0, got {told[:40]!r}")
     return min(seconds, most)
 
 
@@ -228,6 +236,3 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
-
-
-SecondsDep = Annotated[float, Depends(_seconds)]
