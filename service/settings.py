@@ -126,6 +126,14 @@ class Settings(BaseSettings):
     max_json_values: Count = Field(
         16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
     )
+    max_json_depth: int = Field(
+        64, ge=8, le=1000, description="Most levels of lists and objects in JSON."
+    )
+    max_image_pixels: Count = Field(64_000_000, description="Most pixels of an image.")
+    max_text_tokens: int = Field(
+        8_192, ge=16, description="Most tokens of a text, also where its model takes more."
+    )
+    max_head_layers: Count = Field(64, description="Most layers of a head.")
     max_held_bytes: Bytes = Field(
         1024 * MEBI,
         description="Bytes that all bodies under way in one API process may have.",

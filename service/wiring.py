@@ -182,6 +182,8 @@ def worker(settings: Settings) -> Any:
         hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
         number=settings.worker_number,
+        most_pixels=settings.max_image_pixels,
+        most_tokens=settings.max_text_tokens,
         metrics=seen.metrics,
     )
     limit_blas(settings)

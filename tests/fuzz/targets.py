@@ -144,7 +144,8 @@ def raw_body(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """The header check of an image file, and its decoding."""
-    from service.models.image import MOST_PIXELS, decode
+    from service.models.base import MOST_PIXELS
+    from service.models.image import decode
 
     def check() -> None:
         found = decode(data, "/items/0")
