@@ -30,7 +30,7 @@ MOST_ASPECT: Final = 32
 """The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
 
-# `decode` checks the size before any pixel is made; Pillow's own bound would hold below a raised one.
+# `decode` bounds the pixels before any is made; Pillow's own bound would hold below a raised one.
 Image.MAX_IMAGE_PIXELS = None
 
 

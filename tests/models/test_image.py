@@ -130,7 +130,7 @@ def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
 
 
 def test_a_raised_bound_holds_and_none_of_pillows_own() -> None:
-    # Twice as many pixels as Pillow would open on its own: this one gets as far as its missing data.
+    # Pillow alone would not open half as many: this one gets as far as the data that it lacks.
     with pytest.raises(InvalidInput, match="cut or damaged"):
         decode(claiming(14_000), "/items/0", 14_000**2)
     with pytest.raises(InputTooLarge, match="195999999 pixels"):

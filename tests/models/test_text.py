@@ -95,7 +95,9 @@ def test_the_lower_of_two_limits_holds() -> None:
     told = {"model": str(minilm_folder()), "max_length": 128}
     spec = TextEncoder.model_validate(told)
     capped = TransformersEncoder(spec, CPU, minilm_folder(), 20)
-    with pytest.raises(InvalidInput, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"):
+    with pytest.raises(
+        InvalidInput, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
+    ):
         capped.prepare(["word " * 40])
     with pytest.raises(InvalidInput, match=r"\(max_text_tokens\), the text has 5000 characters"):
         capped.prepare(["x" * 5000])
