@@ -23,7 +23,6 @@ _LIMITS = (
     "queue_jobs",
     "queue_bytes",
     "queue_seconds",
-    "hang_seconds",
     "rate_limits",
 )
 """What bounds a request, beside all that is called `max_…`."""

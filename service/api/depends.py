@@ -76,7 +76,9 @@ class Threads:
             # Cancels what no thread has begun with; what one has is counted until it is through.
             return await asyncio.wait_for(asyncio.wrap_future(running), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
+            raise DeadlineExceeded(
+                f"no answer within {seconds:g} seconds (request_timeout, or less as asked)"
+            ) from error
 
     def close(self) -> None:
         """Start nothing more."""

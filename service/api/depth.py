@@ -48,7 +48,7 @@ def _opens_more(data: bytes, most: int) -> bool:
 
 def measured(data: bytes) -> int:
     """The levels of a JSON document; brackets in texts are none."""
-    if b"\\" in data:
+    if b'\\"' in data:
         # Pairs first: what is left of a run of them belongs to the sign behind it.
         data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
     signs = np.frombuffer(data.translate(None, _OTHERS), np.uint8)
