@@ -44,7 +44,7 @@ def host() -> Iterator[Host]:
     with TemporaryDirectory() as folder:
         weights = write_efficientnet_lite(NAME, Path(folder))
         roots = (minilm_folder(), Path(folder))
-        env = {"STITCHWORK_MAX_IMAGE_PIXELS": str(PIXELS)}
+        env: Any = {"STITCHWORK_MAX_IMAGE_PIXELS": str(PIXELS)}
         with (
             running(roots=roots, **env) as found,
             httpx.Client(base_url=found.url, timeout=120) as http,

@@ -85,6 +85,7 @@ async def receive(
         if media in (JSON, NDJSON):
             _count_values(data, limits.json_values)
         if media == JSON:
+            # What is read straight into an array has three levels; `_json` bounds all else.
             payload = (main and from_json(data, main)) or _json(data, limits)
         elif media == MULTIPART:
             payload = {**_query(request), **parts}

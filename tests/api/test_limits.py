@@ -237,6 +237,13 @@ def test_lists_beside_a_body_are_bounded_too(http: httpx.Client) -> None:
     assert "(max_json_depth)" in answer.json()["detail"]
 
 
+def test_parts_of_a_form_are_bounded_while_they_are_read(http: httpx.Client) -> None:
+    parts = [("items", (f"{i}.txt", b"a")) for i in range(41)]
+    answer = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
+    assert answer.status_code == 413, answer.text
+    assert "at most 40 parts (max_anchors)" in answer.json()["detail"]
+
+
 @given(st.recursive(LEAVES, containers, max_leaves=60), st.booleans())
 def test_levels_are_told_from_bytes(value: Any, ascii_only: bool) -> None:
     data = json.dumps(value, ensure_ascii=ascii_only).encode()
