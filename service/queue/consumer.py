@@ -226,7 +226,9 @@ class Consumer:
             if not job.draft:
                 self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
             if int(fields[b"deadline"]) <= now:
-                self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
+                told = "the job waited longer than the seconds it had"
+                late = DeadlineExceeded(f"{told} (request_timeout, or less as asked)")
+                self.fail(delivery, late)
                 continue
             opened.append(delivery)
         return opened
