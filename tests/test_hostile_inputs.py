@@ -28,6 +28,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.models
 
 NAME = "tf_efficientnet_lite0"
+PIXELS = 8_000 * 8_000 + 1
 
 
 class Host(NamedTuple):
@@ -43,7 +44,11 @@ def host() -> Iterator[Host]:
     with TemporaryDirectory() as folder:
         weights = write_efficientnet_lite(NAME, Path(folder))
         roots = (minilm_folder(), Path(folder))
-        with running(roots=roots) as found, httpx.Client(base_url=found.url, timeout=120) as http:
+        env: Any = {"STITCHWORK_MAX_IMAGE_PIXELS": str(PIXELS)}
+        with (
+            running(roots=roots, **env) as found,
+            httpx.Client(base_url=found.url, timeout=120) as http,
+        ):
             image = {"kind": "timm", "model": NAME, "weights": str(weights), "input_size": 32}
             text = {"kind": "transformers", "model": str(minilm_folder())}
             for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
@@ -123,7 +128,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
     good = file(picture())
     before = memory(host, "worker")
     for bad, status, said in (
-        (claims(60_000), 413, "pixels"),
+        (claims(60_000), 413, f"{PIXELS} pixels (max_image_pixels)"),
         (claims(9_000), 413, "9000 x 9000"),
         (file(Image.new("1", (1, 4000))), 422, "ratio"),
         (file(picture(200, 200), "JPEG")[:2000], 422, "cut or damaged"),

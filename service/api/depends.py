@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -76,7 +76,9 @@ class Threads:
             # Cancels what no thread has begun with; what one has is counted until it is through.
             return await asyncio.wait_for(asyncio.wrap_future(running), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
+            raise DeadlineExceeded(
+                f"no answer within {seconds:g} seconds (request_timeout, or less as asked)"
+            ) from error
 
     def close(self) -> None:
         """Start nothing more."""
@@ -98,6 +100,8 @@ class Limits:
     width: int
     job_items: int
     json_values: int
+    json_depth: int
+    head_layers: int
     held_bytes: int
     head_bytes: int
     connections: int
@@ -108,7 +112,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the API is made of; `drain` is set once this process is about to end."""
+    """What the API is made of; `drain` is set once this process is about to end.
+
+    `told_limits` are those of the whole service by the names of their settings, to be shown.
+    """
 
     registry: Registry
     inverses: Inverses
@@ -116,6 +123,7 @@ class Parts:
     heads: HeadCache
     dispatcher: Dispatcher
     limits: Limits
+    told_limits: Mapping[str, Any]
     version: str
     comparisons: Comparisons
     reports: AnchorReports

@@ -242,7 +242,9 @@ class Consumer:
             if not job.draft:
                 self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
             if int(fields[b"deadline"]) <= now:
-                self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
+                told = "the job waited longer than the seconds it had"
+                late = DeadlineExceeded(f"{told} (request_timeout, or less as asked)")
+                self.fail(delivery, late)
                 continue
             opened.append(delivery)
         return opened, [_raw(*told) for told in (read[0][0][1] if read and read[0] else ())]

@@ -13,7 +13,7 @@ from service.api.openapi import body, example, timed
 from service.api.problems import renamed
 from service.api.routes.answers import outside, used
 from service.api.routes.queued import check_room, encoder_of, job_of, run
-from service.errors import InvalidInput
+from service.errors import AnchorSetMismatch, InvalidInput, UnknownResource
 from service.geometry.bridges import DEFAULT
 from service.records import ID_PATTERN, Floats, Space, check_id
 from service.translator import check_pair
@@ -105,8 +105,12 @@ async def model(model: Model, parts: PartsDep) -> Response:
     """One model, and the width of its embeddings."""
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *_spaces_of(model))
     source, last = spaces[0], spaces[-1]
-    encoder_of(source)
-    check_pair(source, last, DEFAULT)
+    try:
+        encoder_of(source)
+        check_pair(source, last, DEFAULT)
+    except (InvalidInput, AnchorSetMismatch) as error:
+        # It is registered, and still none of those that `models` lists.
+        raise UnknownResource(f"no model {model}: {error.message}") from error
     return wire.answer(_shown(model, last), headers=used(stale, source=source, target=last))
 
 
