@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from service.errors import InputTooLarge
+from service.errors import InvalidInput
 
 _QUOTE: Final = ord('"')
 _OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -21,13 +21,16 @@ def refuse(data: bytes, most: int) -> None:
         most: Levels that it may have; a number has none, a list of numbers one.
 
     Raises:
-        InputTooLarge: If it has more.
+        InvalidInput: If it has more.
     """
     if not _opens_more(data, most):
         return
     found = measured(data)
     if found > most:
-        raise InputTooLarge(f"expected JSON of at most {most} levels (max_json_depth), got {found}")
+        raise InvalidInput(
+            f"expected JSON of at most {most} levels (max_json_depth), got {found}",
+            code="too-deep",
+        )
 
 
 def _opens_more(data: bytes, most: int) -> bool:

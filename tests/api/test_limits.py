@@ -156,7 +156,6 @@ def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         ("PUT", "/heads/h", {"space": "y", "layers": [LAYER] * 4}, "max_head_layers"),
         ("PUT", "/anchor-sets/s", {"ids": ["a"] * 41}, "max_anchors"),
         ("PUT", "/spaces/s", {"anchor_set": "S", "ids": ["a"] * 41}, "max_anchors"),
-        ("POST", "/translate", {**TO, "embeddings": [[[[[[[[ROW]]]]]]]]}, "max_json_depth"),
         ("POST", "/translate", {"source": [[]] * 20_001}, "max_json_values"),
         ("POST", "/translate", {"source": [{}] * 20_001}, "max_json_values"),
         ("POST", "/translate", {"source": "x" * BODY}, "max_body_bytes"),
@@ -192,16 +191,16 @@ TENSORS = "application/vnd.safetensors"
 @pytest.mark.parametrize(
     ("method", "path", "media", "body", "status"),
     [
-        ("POST", "/translate", "application/json", b'{"source":' * 9 + b"1" + b"}" * 9, 413),
-        ("POST", "/translate", "application/json", b'{"source":' + b"[" * 15_000, 413),
-        ("PUT", "/anchor-sets/s?modality=text", LINES, b'{"item":' + DEEP + b"}\n", 413),
-        ("POST", "/translate", TENSORS, len(HEADER).to_bytes(8, "little") + HEADER, 413),
+        ("POST", "/translate", "application/json", b'{"source":' * 9 + b"1" + b"}" * 9, 422),
+        ("POST", "/translate", "application/json", b'{"source":' + b"[" * 15_000, 422),
+        ("PUT", "/anchor-sets/s?modality=text", LINES, b'{"item":' + DEEP + b"}\n", 422),
+        ("POST", "/translate", TENSORS, len(HEADER).to_bytes(8, "little") + HEADER, 422),
         (
             "POST",
             "/translate",
             TENSORS,
             save({"embeddings": np.ones((1, 2), np.float32)}, {"source": (b"[" + DEEP).decode()}),
-            413,
+            422,
         ),
         ("POST", "/v1/embeddings", "application/json", b'{"input":' + DEEP + b"}", 400),
         (
@@ -209,7 +208,7 @@ TENSORS = "application/vnd.safetensors"
             "/v2/models/translate:x:y/infer",
             "application/json",
             b'{"inputs":' + DEEP + b"}",
-            413,
+            422,
         ),
     ],
 )
@@ -233,7 +232,7 @@ def test_lists_beside_a_body_are_bounded_too(http: httpx.Client) -> None:
     answer = http.post(
         "/compatibility/x/h", params=query, content=content, headers={"Content-Type": TENSORS}
     )
-    assert answer.status_code == 413, answer.text
+    assert answer.status_code == 422, answer.text
     assert "(max_json_depth)" in answer.json()["detail"]
 
 

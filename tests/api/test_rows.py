@@ -127,11 +127,11 @@ def raw(url: str, data: bytes) -> bytes:
         (b'{"source":"\\ud800","target":"y","embeddings":[[1]]}', 422),
         (b'{"\\ud800":1,"source":"x","target":"y","embeddings":[[1]]}', 422),
         (b'{"embeddings":' + b"[" * 60 + b"]" * 60 + b"}", 422),
-        (b'{"embeddings":' + b"[" * 900 + b"]" * 900 + b"}", 413),
-        (b'{"embeddings":' + b"[" * 90_000 + b"]" * 90_000 + b"}", 413),
-        (b'{"embeddings":' + b"[" * 90_000, 413),
+        (b'{"embeddings":' + b"[" * 900 + b"]" * 900 + b"}", 422),
+        (b'{"embeddings":' + b"[" * 90_000 + b"]" * 90_000 + b"}", 422),
+        (b'{"embeddings":' + b"[" * 90_000, 422),
         (b'{"source":' * 60 + b"1" + b"}" * 60, 422),
-        (b'{"source":' * 900 + b"1" + b"}" * 900, 413),
+        (b'{"source":' * 900 + b"1" + b"}" * 900, 422),
     ],
 )
 def test_b5_nesting_duplicates_and_bad_unicode(
