@@ -91,7 +91,8 @@ def create_app(parts: Parts) -> FastAPI:
     )
     known: list[BaseRoute] = []
     for routes in (*ours, openai, inference_protocol):
-        app.include_router(routes.router)
+        # As routes of the app itself: what is included is looked for twice.
+        app.router.routes += routes.router.routes
         known += routes.router.routes
     problems.install(app)
     openapi.install(app)

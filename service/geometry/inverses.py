@@ -125,7 +125,9 @@ def ridge_read(seen: Frame, found: Inverse, write: Array, shrinkage: float | Non
     # own rounding does, and it is by far the longest: it takes half of the time.
     xp = array_namespace(write)
     unit, narrow = (xp.astype(rows, xp.float32, copy=False) for rows in (seen.unit, write))
-    return solve_factored(found.matrix, xp.astype(unit.T @ narrow, found.matrix.dtype))
+    # Laid out by columns, as the solver wants it.
+    product = xp.astype((narrow.T @ unit).T, found.matrix.dtype)
+    return solve_factored(found.matrix, product)
 
 
 def whitened_inverse(seen: Frame, shrinkage: float | None, power: float) -> Inverse:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import Final, cast
+from typing import Any, Final
 
 from service.errors import (
     CorruptBytes,
@@ -235,19 +235,16 @@ class Dispatcher:
                 self._look()
             try:
                 with patient.guard() as client:
-                    first = client.blpop([key], timeout=WAIT_SECONDS)
-                    if first is None:
-                        continue
-                    # At once: whoever is alone need not wait to hear that nobody else is there.
-                    self._hand_over(cast(tuple[bytes, bytes], first)[1])
-                    # A batch is answered in one go: what came with the first is fetched together.
-                    more = cast(list[bytes] | None, client.lpop(key, MORE_REPLIES))
+                    # A batch is answered in one go: what has come by then is fetched together.
+                    found: Any = client.blmpop(
+                        WAIT_SECONDS, 1, key, direction="LEFT", count=MORE_REPLIES
+                    )
             except Unavailable as error:
                 self._give_up(QueueUnavailable("the queue server went away with the work"))
                 log.warning("queue away", extra={"reason": error.message})
                 self._stopping.wait(WAIT_SECONDS)
                 continue
-            for data in more or ():
+            for data in found[1] if found else ():
                 self._hand_over(data)
         patient.close()
 

@@ -80,8 +80,8 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
 
     assert moved("requests_total", route="/translate", status="200") == 2
     assert seen.sum("requests_total", route="/translate", status="422") == 1
-    assert seen.sum("request_seconds_count", route="/classify/{id}", outcome="2xx") == 2
-    assert seen.sum("request_seconds_sum", route="/classify/{id}", outcome="2xx") > 0
+    assert seen.sum("request_seconds_count", route="/classify/{head}", outcome="2xx") == 2
+    assert seen.sum("request_seconds_sum", route="/classify/{head}", outcome="2xx") > 0
     assert seen.sum("refusals_total", status="422", code="wrong-width") == 1
     assert moved("refusals_total", status="503", code="no-worker") == 1
     assert moved("refusals_total", status="413") == 1
@@ -105,7 +105,7 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
         scene.send("GET", "/spaces/m").json()["condition_number"]
     )
     assert seen.sum("registered", kind="space") == 2
-    names = {"POST /classify/{id}", "translate", "classify"}
+    names = {"POST /classify/{head}", "translate", "classify"}
     until("its spans come", lambda: scene.collector.spans("a" * 32).keys() == names)
 
 

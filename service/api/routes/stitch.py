@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Embedded, Stitched
-from service.api.depends import Parts, PathId, parts_of, seconds_of, while_connected
+from service.api.depends import Direct, Parts, PathId, parts_of, seconds_of, while_connected
 from service.api.openapi import body, timed
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
@@ -18,7 +18,7 @@ from service.geometry.bridges import BridgeName
 from service.geometry.calibration import Calibration
 from service.records import Head, Space, check_id
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], route_class=Direct)
 
 
 @router.post(

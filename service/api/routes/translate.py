@@ -7,15 +7,16 @@ from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Classified, Translated
-from service.api.depends import Parts, ResourceId, parts_of, seconds_of
+from service.api.depends import Direct, Parts, PathId, parts_of, seconds_of
 from service.api.openapi import body as shown
 from service.api.openapi import timed
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used, width
 from service.api.schemas import ClassifyBody, TranslateBody
 from service.geometry.heads import probabilities
+from service.records import check_id
 
-router = APIRouter(tags=["inference"])
+router = APIRouter(tags=["inference"], route_class=Direct)
 
 
 @router.post(
@@ -58,17 +59,18 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
 
 
 @router.post(
-    "/classify/{id}",
+    "/classify/{head}",
     summary="Classify embeddings",
     response_model=Classified,
     openapi_extra=timed(shown(ClassifyBody, binary="embeddings")),
 )
-async def classify(id_: ResourceId, request: Request) -> Response:
+async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
     parts, seconds = parts_of(request), seconds_of(request)
     parts.threads.check_room()
+    head_id = check_id(head)
     body = await wire.receive(request, ClassifyBody, parts.limits, main="embeddings")
-    return await parts.threads.run(lambda: _classify(parts, id_, body.read()), seconds)
+    return await parts.threads.run(lambda: _classify(parts, head_id, body.read()), seconds)
 
 
 def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
