@@ -251,7 +251,8 @@ class Worker:
     def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any, Any]:
         """Embeddings through the job's map and head, all on the device; then to numpy."""
         with torch.inference_mode():
-            defined = covered = torch.ones(len(rows), dtype=torch.bool)
+            found = self._catalog.place(rows)
+            defined = covered = self._catalog.place(np.ones(len(rows), np.bool_))
             if job.source and rows.shape[1] != job.source.dim:
                 raise Conflict(
                     f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
@@ -261,14 +262,15 @@ class Worker:
             if job.source and job.target:
                 way = self._translator.way(job.source, job.target, job.bridge)
                 with self._telemetry.step("translate"):
-                    rows, defined, covered = way.apply(rows)
+                    found, defined, covered = way.apply(found)
                     wait_for(self._catalog.device)
             if job.head:
                 classifier = self._heads.get(job.head)
                 with self._telemetry.step("classify"):
-                    rows = probabilities(classifier.logits(rows))
+                    found = probabilities(classifier.logits(found))
                     wait_for(self._catalog.device)
-            return rows.cpu().numpy(), defined.cpu().numpy(), covered.cpu().numpy()
+            found, defined, covered = map(_numpy, (found, defined, covered))
+            return found, defined, covered
 
 
 def load(catalog: Catalog, leases: Leases, spec: EncoderSpec) -> Loaded:
@@ -321,6 +323,10 @@ def _each(
 def _for(deliveries: list[Delivery]) -> AbstractContextManager[None]:
     """What is done inside is done for whoever waits for these."""
     return working_for(*(delivery.job.caller for delivery in deliveries))
+
+
+def _numpy(array: Any) -> Any:
+    return array.cpu().numpy() if isinstance(array, torch.Tensor) else array
 
 
 def _spans(ready: list[Ready]) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from service.errors import InvalidInput, StitchworkError, WorkFailed
@@ -127,8 +128,13 @@ class Catalog:
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
 
-    def place(self, array: Any) -> torch.Tensor:
-        """An array as a tensor on the device of the encoders."""
+    def place(self, array: Any) -> Any:
+        """An array where maps and heads are applied: as a tensor on the device of the encoders.
+
+        Beside encoders on a CPU as numpy, which takes a third of torch's time for a few rows.
+        """
+        if self.device.type == "cpu":
+            return array.numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
         return torch.as_tensor(array).to(self.device)
 
     def loaded(self) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
 
     def classify(batch: list[Item], size: int) -> None:
         rows = batches.embed(found.encoder.prepare(batch), size)
-        probabilities(classifier.logits(through.apply(rows).rows)).cpu().numpy()
+        probabilities(classifier.logits(through.apply(place(rows)).rows))
 
     def one(seconds: float) -> float:
         taken: list[float] = []
