@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import random
 import zlib
 from collections import Counter
@@ -22,6 +21,7 @@ from service.launcher import Running
 from service.models.packaged import minilm_folder, write_efficientnet_lite
 from tests.api.test_refusals import check
 from tests.fuzz.seeds import seeds
+from tests.memory import MB, resident
 from tests.service import running
 from tests.waiting import until
 
@@ -73,13 +73,10 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def memory(host: Host, name: str) -> float:
-    """Resident memory of the API or the worker in MB."""
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("resident memory is read from /proc, which this system lacks")
+def memory(host: Host, name: str) -> int:
+    """What the API or the worker holds, in bytes."""
     (pid,) = [pid for known, pid in host.running.pids.items() if known.startswith(name)]
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident(pid)
 
 
 def test_b7_texts(host: Host) -> None:
@@ -140,7 +137,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
         body = {"items": [encoded(good), encoded(good), encoded(bad)]}
         check(host.http.post("/stitch/i/i", json=body), status, "/items/2", said)
     check(host.http.post("/embed/i", json={"items": ["no base64"]}), 422, "/items/0", "base64")
-    assert memory(host, "worker") - before < 150
+    assert memory(host, "worker") - before < 150 * MB
 
 
 def test_b8_what_is_served(host: Host) -> None:
@@ -175,7 +172,7 @@ def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
     for _ in range(3):
         body = {"items": [encoded(file(Image.new("RGBA", (8_000, 8_000), (9, 9, 9, 99))))]}
         assert host.http.post("/embed/i", json=body).status_code == 200
-    assert memory(host, "worker") - before < 300, "what decoding took is given back"
+    assert memory(host, "worker") - before < 300 * MB, "what decoding took is given back"
 
 
 def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import select
 import socket
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +20,7 @@ from safetensors.numpy import save
 from service.api.schemas import decode_items
 from service.errors import InputTooLarge
 from service.launcher import Running
+from tests.memory import MB, resident
 from tests.service import running
 from tests.waiting import until
 
@@ -90,14 +89,6 @@ def trickle(connection: socket.socket, piece: bytes, seconds: float) -> None:
     while not select.select([connection], [], [], 0.1)[0]:
         assert time.monotonic() < deadline
         connection.sendall(piece)
-
-
-def memory(service: Running) -> int:
-    """Bytes that the API process has resident."""
-    told = Path(f"/proc/{service.pids['api']}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", told)
-    assert found
-    return int(found[1]) * 1024
 
 
 def test_every_limit_is_told(http: httpx.Client) -> None:
@@ -189,19 +180,19 @@ def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
 
     with http:
         http.get("/health/live")
-        before = memory(bounded)
+        before = resident(bounded.pids["api"])
         answer = http.post("/translate", content=endless())
         assert answer.status_code == 413
-        assert memory(bounded) - before < 20_000_000
+        assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
 def test_a_gzip_bomb_costs_no_memory(bounded: Running, http: httpx.Client) -> None:
     http.get("/health/live")
-    before = memory(bounded)
+    before = resident(bounded.pids["api"])
     bomb = gzip.compress(b" " * 30_000_000, 1)
     answer = http.post("/translate", content=bomb, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
-    assert memory(bounded) - before < 20_000_000
+    assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
 def test_a_head_without_end_is_refused(bounded: Running) -> None:
