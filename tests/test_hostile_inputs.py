@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import httpx
@@ -18,11 +17,11 @@ import pytest
 from PIL import Image
 
 from service.launcher import Running
-from service.models.packaged import minilm_folder, write_efficientnet_lite
+from service.models.packaged import minilm_folder
 from tests.api.test_refusals import check
 from tests.fuzz.seeds import seeds
 from tests.memory import MB, resident
-from tests.service import running
+from tests.service import Kitchen
 from tests.waiting import until
 
 pytestmark = pytest.mark.models
@@ -39,23 +38,21 @@ class Host(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with TemporaryDirectory() as folder:
-        weights = write_efficientnet_lite(NAME, Path(folder))
-        roots = (minilm_folder(), Path(folder))
-        with running(roots=roots) as found, httpx.Client(base_url=found.url, timeout=120) as http:
-            image = {"kind": "timm", "model": NAME, "weights": str(weights), "input_size": 32}
-            text = {"kind": "transformers", "model": str(minilm_folder())}
-            for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
-                rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
-                body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
-                assert http.put(f"/spaces/{id_}", json=body).status_code == 201
-                head = {"space": id_, "weight": np.eye(2, width).tolist(), "labels": ["a", "b"]}
-                assert http.put(f"/heads/{id_}", json=head).status_code == 201
-            until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
-            for id_, item in (("t", "a text"), ("i", encoded(file(picture())))):
-                assert http.post(f"/stitch/{id_}/{id_}", json={"items": [item]}).is_success
-            yield Host(http, found, Path(folder))
+def host(kitchen: Kitchen) -> Iterator[Host]:
+    folder = kitchen.folder / "hostile"
+    folder.mkdir()
+    image = {"kind": "timm", "model": NAME, "weights": str(kitchen.lite0), "input_size": 32}
+    text = {"kind": "transformers", "model": str(minilm_folder())}
+    with httpx.Client(base_url=kitchen.running.url, timeout=120) as http:
+        for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
+            rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
+            body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
+            assert http.put(f"/spaces/{id_}", json=body).status_code == 201
+            head = {"space": id_, "weight": np.eye(2, width).tolist(), "labels": ["a", "b"]}
+            assert http.put(f"/heads/{id_}", json=head).status_code == 201
+        for id_, item in (("t", "a text"), ("i", encoded(file(picture())))):
+            assert http.post(f"/stitch/{id_}/{id_}", json={"items": [item]}).is_success
+        yield Host(http, kitchen.running, folder)
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -178,8 +175,8 @@ def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
 def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     items = {"modality": "text", "items": ["one", "two", "three"]}
     images = {"modality": "image", "items": [encoded(file(picture()))] * 3}
-    assert host.http.put("/anchor-sets/texts", json=items).is_success
-    assert host.http.put("/anchor-sets/images", json=images).is_success
+    assert host.http.put("/anchor-sets/b10-t", json=items).is_success
+    assert host.http.put("/anchor-sets/b10-i", json=images).is_success
     planted = host.folder / "ran"
     (host.folder / "bad.safetensors").write_bytes(b"\xff" * 64)
     (host.folder / "pickled.pth").write_bytes(b"cpathlib\nPath\n.")
@@ -197,14 +194,18 @@ def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     text = {"kind": "transformers"}
     for number, (set_, spec, said) in enumerate(
         (
-            ("images", {**timm, "weights": str(host.folder / "bad.safetensors")}, "safetensors"),
-            ("images", {**timm, "weights": str(host.folder / "pickled.pth")}, "never read"),
-            ("images", {**timm, "weights": "/etc/passwd"}, "model_roots"),
-            ("images", {**timm, "weights": str(host.folder / "link/passwd")}, "model_roots"),
-            ("texts", {**text, "model": str(code)}, "code"),
-            ("texts", {**text, "model": f"{host.folder}/../../etc"}, "model_roots"),
-            ("texts", {**text, "model": "somebody/anything"}, "hub_models allows: timm/*"),
-            ("texts", {**text, "model": "sentence-transformers/nothing"}, "offline"),
+            (
+                "b10-i",
+                {**timm, "weights": str(host.folder / "bad.safetensors")},
+                "safetensors",
+            ),
+            ("b10-i", {**timm, "weights": str(host.folder / "pickled.pth")}, "never read"),
+            ("b10-i", {**timm, "weights": "/etc/passwd"}, "model_roots"),
+            ("b10-i", {**timm, "weights": str(host.folder / "link/passwd")}, "model_roots"),
+            ("b10-t", {**text, "model": str(code)}, "code"),
+            ("b10-t", {**text, "model": f"{host.folder}/../../etc"}, "model_roots"),
+            ("b10-t", {**text, "model": "somebody/anything"}, "hub_models allows: timm/*"),
+            ("b10-t", {**text, "model": "sentence-transformers/nothing"}, "offline"),
         )
     ):
         path, body = f"/spaces/b10-{number}", {"anchor_set": set_, "encoder": spec}
