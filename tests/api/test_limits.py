@@ -168,7 +168,7 @@ def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: Running) -> None:
         connection.sendall(POST + b"Content-Length: 999999999999999\r\n\r\n")
         assert problem(connection)["status"] == 413
         # Nor may it go on sending for ever.
-        assert 1 < seconds_until_cut(connection) < 10
+        assert 0.5 < seconds_until_cut(connection) < 25
 
 
 def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
@@ -212,11 +212,12 @@ def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:
 
 def test_a_head_that_does_not_come_is_not_waited_for(bounded: Running) -> None:
     for begun in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
+        began = time.monotonic()
         with closing(dial(bounded)) as connection:
-            began = time.monotonic()
             connection.sendall(begun)
             told = problem(connection)
-            assert 0.5 < time.monotonic() - began < 5
+            # Unless it is set, it would be ten seconds.
+            assert 0.9 < time.monotonic() - began < 9
             assert (told["status"], told["code"]) == (408, "too-slow")
             assert "slow_seconds" in told["detail"]
 
@@ -225,7 +226,7 @@ def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
     """Each piece would begin an ordinary timeout anew."""
     with closing(dial(bounded)) as connection:
         connection.sendall(POST)
-        trickle(connection, b"A: b\r\n", 5)
+        trickle(connection, b"A: b\r\n", 30)
         assert problem(connection)["status"] == 408
 
 
@@ -236,7 +237,7 @@ def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
 def test_a_body_that_trickles_is_cut_off(bounded: Running, claim: bytes, piece: bytes) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + claim + b"\r\n\r\n")
-        trickle(connection, piece, 5)
+        trickle(connection, piece, 30)
         told = problem(connection)
         assert (told["status"], told["code"]) == (408, "too-slow")
         assert "20000 bytes a second (least_rate)" in told["detail"]
@@ -258,7 +259,7 @@ def test_who_does_not_read_is_cut_off(bounded: Running) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         # Pipelined answers pile up, since none of them is read.
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
-        until("it is cut off", partial(is_reset, connection), 20)
+        until("it is cut off", partial(is_reset, connection))
 
 
 def is_reset(connection: socket.socket) -> bool:
@@ -274,7 +275,7 @@ def test_all_bodies_together_are_bounded(bounded: Running) -> None:
         connections = [stack.enter_context(closing(dial(bounded))) for _ in range(3)]
         for connection in connections:
             connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % BODY + b" " * (BODY - 1))
-        answered, _, _ = select.select(connections, [], [], 5)
+        answered, _, _ = select.select(connections, [], [], 30)
         told = problem(answered[0])
         assert told["status"] == 429
         assert f"{HELD} bytes (max_held_bytes)" in told["detail"]
