@@ -243,7 +243,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
 
 
 def test_a_late_reply_is_not_taken_for_the_next(watched: Watched) -> None:
-    server = reach(watched.url, timeout=1.0)
+    server = reach(watched.url, timeout=0.2)
     assert write(server, "v")
     watched.master.process.send_signal(signal.SIGSTOP)
     with pytest.raises(RegistryUnavailable, match="does not answer"):
