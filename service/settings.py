@@ -16,6 +16,16 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 
 MEBI = 1024 * 1024
+_LIMITS = (
+    "request_timeout",
+    "slow_seconds",
+    "least_rate",
+    "queue_jobs",
+    "queue_bytes",
+    "queue_seconds",
+    "rate_limits",
+)
+"""What bounds a request, beside all that is called `max_…`."""
 
 
 class Settings(BaseSettings):
@@ -126,6 +136,14 @@ class Settings(BaseSettings):
     max_json_values: Count = Field(
         16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
     )
+    max_json_depth: int = Field(
+        64, ge=8, le=512, description="Most levels of lists and objects in JSON."
+    )
+    max_image_pixels: Count = Field(64_000_000, description="Most pixels of an image.")
+    max_text_tokens: int = Field(
+        8_192, ge=16, description="Most tokens of a text, also where its model takes more."
+    )
+    max_head_layers: Count = Field(64, description="Most layers of a head.")
     max_held_bytes: Bytes = Field(
         1024 * MEBI,
         description="Bytes that all bodies under way in one API process may have.",
@@ -216,6 +234,11 @@ class Settings(BaseSettings):
     def must_have_keys(self) -> bool:
         """Whether others can reach the address, and nobody allowed that without keys."""
         return not (self.allow_public or _is_loopback(self.host))
+
+    def limits(self) -> dict[str, Any]:
+        """What bounds a request, as plain JSON values by the names of the settings."""
+        names = {name for name in type(self).model_fields if name.startswith("max_")}
+        return self.model_dump(mode="json", include=names.union(_LIMITS))
 
     def redacted(self) -> dict[str, Any]:
         """Every setting as plain JSON values, secrets in URLs left out."""

@@ -126,6 +126,8 @@ def api_parts(settings: Settings) -> Parts:
             width=settings.max_width,
             job_items=settings.job_items,
             json_values=settings.max_json_values,
+            json_depth=settings.max_json_depth,
+            head_layers=settings.max_head_layers,
             held_bytes=settings.max_held_bytes,
             head_bytes=settings.max_head_bytes,
             connections=settings.max_connections,
@@ -133,6 +135,7 @@ def api_parts(settings: Settings) -> Parts:
             slow_seconds=settings.slow_seconds,
             least_rate=settings.least_rate,
         ),
+        told_limits=settings.limits(),
         version=__version__,
         comparisons=Comparisons(registry),
         reports=AnchorReports(registry),
@@ -182,6 +185,8 @@ def worker(settings: Settings) -> Any:
         hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
         number=settings.worker_number,
+        most_pixels=settings.max_image_pixels,
+        most_tokens=settings.max_text_tokens,
         metrics=seen.metrics,
     )
     limit_blas(settings)

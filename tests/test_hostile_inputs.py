@@ -21,7 +21,7 @@ from service.models.packaged import minilm_folder
 from tests.api.test_refusals import check
 from tests.fuzz.seeds import seeds
 from tests.memory import MB, resident
-from tests.service import Kitchen
+from tests.service import PIXELS, Kitchen
 from tests.waiting import until
 
 pytestmark = pytest.mark.models
@@ -117,7 +117,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
     good = file(picture())
     before = memory(host, "worker")
     for bad, status, said in (
-        (claims(60_000), 413, "pixels"),
+        (claims(60_000), 413, f"{PIXELS} pixels (max_image_pixels)"),
         (claims(9_000), 413, "9000 x 9000"),
         (file(Image.new("1", (1, 4000))), 422, "ratio"),
         (file(picture(200, 200), "JPEG")[:2000], 422, "cut or damaged"),

@@ -13,6 +13,39 @@ from service.store.keys import Scope
 README = Path(__file__).parent.parent / "README.md"
 
 
+NO_LIMITS = {
+    "port": "",
+    "apis": "",
+    "workers": "",
+    "worker_number": "",
+    "worker_metrics_port": "",
+    "replicas": "what is promised",
+    "model_memory_bytes": "models make room for each other",
+    "fused_cache_bytes": "maps make room for each other",
+    "embedded_queue_bytes": "`queue_bytes` holds before",
+    "drain_seconds": "requests are taken meanwhile",
+    "stale_seconds": "the registry is away",
+    "redis_timeout": "a server is away",
+    "worker_ttl": "a worker is gone",
+    "lease_seconds": "its jobs go to another",
+    "hang_seconds": "its jobs go to another",
+    "job_items": "larger requests are split",
+    "batch_items": "larger batches are split",
+    "fit_threads": "fits wait for each other",
+    "blas_threads": "",
+}
+"""Numbers that bound no request, and why not."""
+
+
+def test_every_number_bounds_requests_or_is_known_not_to() -> None:
+    found = {
+        name
+        for name, field in Settings.model_fields.items()
+        if type(field.default) in (int, float) or "limit" in name
+    }
+    assert Settings().limits().keys() == found - NO_LIMITS.keys()
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -286,5 +286,7 @@ class Info(BaseModel):
     bridges: list[str]
     default_bridge: BridgeName
     media_types: list[str]
-    limits: dict[str, float]
+    limits: dict[str, float | dict[str, str]] = Field(
+        description="Each limit of a request by the name of its setting."
+    )
     durability: str

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.api import depth
 from service.errors import InvalidInput, MalformedInput
 from service.records import Floats
 
@@ -79,10 +80,17 @@ def to_npy(rows: Floats) -> list[bytes | memoryview]:
     return [head.getvalue(), _memory(contiguous)]
 
 
-def from_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+def from_safetensors(
+    data: bytes, most_depth: int
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """The arrays of a safetensors file, which share its memory, and its metadata.
 
+    Args:
+        data: The file.
+        most_depth: Levels that the JSON of its header may have.
+
     Raises:
+        InputTooLarge: If it has more.
         MalformedInput: If the bytes are no such file, or do not add up.
         InvalidInput: If a tensor is of another type, or of other than 1 or 2 dimensions.
     """
@@ -93,6 +101,7 @@ def from_safetensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, st
             f"that say its length, then the tensors; got {length} in a file of {len(data)} bytes"
         )
     start = LENGTH + length
+    depth.refuse(data[LENGTH:start], most_depth)
     try:
         header = orjson.loads(data[LENGTH:start])
     except orjson.JSONDecodeError as error:

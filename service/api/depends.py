@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -76,7 +76,9 @@ class Threads:
             # Cancels what no thread has begun with; what one has is counted until it is through.
             return await asyncio.wait_for(asyncio.wrap_future(running), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no answer within {seconds:g} seconds") from error
+            raise DeadlineExceeded(
+                f"no answer within {seconds:g} seconds (request_timeout, or less as asked)"
+            ) from error
 
     def close(self) -> None:
         """Start nothing more."""
@@ -98,6 +100,8 @@ class Limits:
     width: int
     job_items: int
     json_values: int
+    json_depth: int
+    head_layers: int
     held_bytes: int
     head_bytes: int
     connections: int
@@ -108,7 +112,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the API is made of; `drain` is set once this process is about to end."""
+    """What the API is made of; `drain` is set once this process is about to end.
+
+    `told_limits` are those of the whole service by the names of their settings, to be shown.
+    """
 
     registry: Registry
     inverses: Inverses
@@ -116,6 +123,7 @@ class Parts:
     heads: HeadCache
     dispatcher: Dispatcher
     limits: Limits
+    told_limits: Mapping[str, Any]
     version: str
     comparisons: Comparisons
     reports: AnchorReports
@@ -129,9 +137,14 @@ class Parts:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
 
-async def _parts(request: Request) -> Parts:
+def parts_of(request: Request) -> Parts:
+    """The parts, for routes of inference: a dependency costs each request more than it does."""
     parts: Parts = request.app.state.parts
     return parts
+
+
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
 
 
 PartsDep = Annotated[Parts, Depends(_parts)]
@@ -181,29 +194,32 @@ async def _condition(
 ConditionDep = Annotated[Condition, Depends(_condition)]
 
 
-async def _seconds(
-    request: Request,
-    x_request_timeout: Annotated[
-        str | None,
-        Header(
-            description="Seconds after which the answer is of no use.",
-            json_schema_extra={"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
-        ),
-    ] = None,
-) -> float:
-    # Another dependency would cost each request as much as what this one does.
-    parts: Parts = request.app.state.parts
-    most = parts.limits.seconds
-    if x_request_timeout is None:
+TIMEOUT: Final[dict[str, Any]] = {
+    "name": "x-request-timeout",
+    "in": "header",
+    "required": False,
+    "description": "Seconds after which the answer is of no use.",
+    "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
+}
+"""What `seconds_of` reads, as OpenAPI has it."""
+
+
+def seconds_of(request: Request) -> float:
+    """Seconds that a request may take: as its `X-Request-Timeout` says, within the limit.
+
+    Raises:
+        InvalidInput: If that is no number of seconds.
+    """
+    most = parts_of(request).limits.seconds
+    told = request.headers.get(TIMEOUT["name"])
+    if told is None:
         return most
     try:
-        seconds = float(x_request_timeout)
+        seconds = float(told)
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidInput(
-            f"X-Request-Timeout: expected seconds, more than 0, got {x_request_timeout[:40]!r}"
-        )
+        raise InvalidInput(f"X-Request-Timeout: expected seconds, more than 0, got {told[:40]!r}")
     return min(seconds, most)
 
 
@@ -228,6 +244,3 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
-
-
-SecondsDep = Annotated[float, Depends(_seconds)]

@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from service.api import arrays
 from service.api.depends import Limits
 from service.api.problems import refusal
-from service.errors import InvalidInput
+from service.errors import InputTooLarge, InvalidInput
 from service.records import ID_PATTERN, Floats, check_id
 
 ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
@@ -48,13 +48,33 @@ class Checked:
         return self._schema
 
 
-def _limits(info: ValidationInfo) -> Limits:
+def limits_of(info: ValidationInfo) -> Limits:
+    """What the request that is validated may hold."""
     limits: Limits = info.context  # type: ignore[assignment]
     return limits
 
 
+def at_most(limit: str, what: str, setting: str) -> BeforeValidator:
+    """Refuses a longer list before its values are looked at.
+
+    Args:
+        limit: Which of `Limits` holds.
+        what: What the values are called.
+        setting: What the limit is called.
+    """
+
+    def check(value: Any, info: ValidationInfo) -> Any:
+        most = getattr(limits_of(info), limit)
+        if isinstance(value, list) and len(value) > most:
+            told = f"expected at most {most} {what} ({setting}), got {len(value)}"
+            raise refusal(InputTooLarge(told))
+        return value
+
+    return BeforeValidator(check)
+
+
 def _rows(value: Any, info: ValidationInfo) -> Floats:
-    limits = _limits(info)
+    limits = limits_of(info)
     anchors = info.field_name == "anchors"
     return arrays.vectors(
         value,
@@ -66,7 +86,7 @@ def _rows(value: Any, info: ValidationInfo) -> Floats:
 
 
 def _row(value: Any, info: ValidationInfo) -> Floats:
-    return arrays.vector(value, _limits(info).rows)
+    return arrays.vector(value, limits_of(info).rows)
 
 
 def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
@@ -116,3 +136,7 @@ Row = Annotated[Any, Checked(_row, ROW_SCHEMA)]
 Items = Annotated[list[str | bytes], Checked(_items, ITEMS)]
 Id = Annotated[str, Checked(_identifier, {"type": "string", "pattern": ID_PATTERN})]
 Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
+Names = Annotated[tuple[Name, ...], at_most("anchors", "ids", "max_anchors")]
+"""Of anchors."""
+Labels = Annotated[list[Name], at_most("rows", "labels", "max_rows")]
+"""Of rows, or of a head's classes."""

@@ -1,5 +1,6 @@
 """Keeps the OpenAPI schema true for routes that read their own bodies."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api import security, wire
+from service.api.depends import TIMEOUT
 from service.api.schemas import Schema
 
 REF: Final = "#/components/schemas/{model}"
@@ -132,6 +134,12 @@ def body(model: type[Schema], *, binary: str | None = None, octets: bool = False
         }
     told_in_query = _query_of(model, binary) if binary else []
     return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
+
+
+def timed(told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The same of a route that reads `X-Request-Timeout`, which is `depends.seconds_of`."""
+    said = told or {}
+    return {**said, "parameters": [TIMEOUT, *said.get("parameters", ())]}
 
 
 def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, dict[str, Any]]:

@@ -9,11 +9,25 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     model_validator,
 )
 
-from service.api import arrays
-from service.api.fields import Bool, Float, Id, Int, Items, Name, Row, Rows
+from service.api import arrays, depth
+from service.api.fields import (
+    Bool,
+    Float,
+    Id,
+    Int,
+    Items,
+    Labels,
+    Names,
+    Row,
+    Rows,
+    at_most,
+    limits_of,
+)
+from service.api.problems import refusal
 from service.errors import InputTooLarge, InvalidInput
 from service.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from service.geometry.heads import Classifier
@@ -38,14 +52,17 @@ class Schema(BaseModel):
     example: ClassVar[dict[str, Any]] = {}
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: Any, info: ValidationInfo) -> Any:
     """A list that travels in a form or in the query, as the text of its JSON."""
     if not isinstance(value, str):
         return value
     try:
+        depth.refuse(value.encode(), limits_of(info).json_depth)
         # What came beside a body is a text of a kind that orjson does not take.
         return orjson.loads(str(value))
-    except orjson.JSONDecodeError as error:
+    except InputTooLarge as error:
+        raise refusal(error) from error
+    except ValueError as error:
         raise ValueError('expected a JSON list such as ["a", "b"]') from error
 
 
@@ -97,7 +114,7 @@ class AnchorSetBody(Schema):
 
     modality: Modality = "vector"
     items: Items | None = None
-    ids: tuple[Name, ...] | None = None
+    ids: Names | None = None
     size: Int | None = Field(None, ge=2)
     example = {"modality": "text", "items": ["a red fox", "the stock market", "how do I pay?"]}
 
@@ -108,8 +125,8 @@ class AnchorSetBody(Schema):
             InputTooLarge: If there are more than `most` anchors.
             InvalidInput: If one is not of the modality.
         """
-        if max(self.size or 0, len(self.ids or ())) > most:
-            told = f"expected at most {most} anchors (max_anchors)"
+        if (self.size or 0) > most:
+            told = f"expected at most {most} anchors (max_anchors), got {self.size}"
             raise InputTooLarge(told, pointer="/size")
         if self.items is None:
             return None
@@ -144,7 +161,7 @@ class SpaceBody(Schema):
     anchor_set: Id
     encoding_format: Encoding = "float"
     anchors: Rows | None = None
-    ids: tuple[Name, ...] | None = None
+    ids: Names | None = None
     encoder: EncoderSpec | None = None
     ridge: RidgeParameters = RidgeParameters()
     irp: IrpParameters = IrpParameters()
@@ -181,7 +198,7 @@ class LayerBody(Schema):
 class FitBody(Schema):
     """What a linear head is fitted on: one label for each embedding or raw input."""
 
-    labels: Annotated[list[Name], Field(min_length=2)]
+    labels: Annotated[Labels, Field(min_length=2)]
     encoding_format: Encoding = "float"
     embeddings: Rows | None = None
     items: Items | None = None
@@ -213,10 +230,17 @@ class HeadBody(Schema):
     """Registers a head in a space: weights, a pretrained model's classifier, or data to fit on."""
 
     space: Id
-    labels: list[Name] | None = None
+    labels: Labels | None = None
     weight: Rows | None = None
     bias: Row | None = None
-    layers: Annotated[list[LayerBody], Field(min_length=1, max_length=64)] | None = None
+    layers: (
+        Annotated[
+            list[LayerBody],
+            Field(min_length=1),
+            at_most("head_layers", "layers", "max_head_layers"),
+        ]
+        | None
+    ) = None
     activation: str = "relu"
     classifier: EncoderSpec | Literal[True] | None = Field(
         None, description="Model to take the classifier from; true: the space's own encoder."
@@ -339,7 +363,7 @@ class NextAnchorsBody(Schema):
 class SampleBody(Schema):
     """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
 
-    labels: Annotated[list[Name], BeforeValidator(_listed), Field(min_length=1)]
+    labels: Annotated[Labels, BeforeValidator(_listed), Field(min_length=1)]
     bridge: BridgeName = DEFAULT
     encoding_format: Encoding = "float"
     items: Items | None = None

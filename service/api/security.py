@@ -155,7 +155,10 @@ class Guard:
         told |= standing.headers
         if not standing.allowed:
             who = f"key {key.name}" if key else "whoever has no key"
-            spent = QuotaSpent(f"{who} may ask {standing.most} times in {standing.window} seconds")
+            said = "its own limit" if key and key.limit else "rate_limits"
+            spent = QuotaSpent(
+                f"{who} may ask {standing.most} times in {standing.window} seconds ({said})"
+            )
             spent.retry_after = max(1.0, standing.reset)
             raise spent
 

@@ -20,7 +20,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api import duplicates
+from service.api import depth, duplicates
 from service.api.arrays import named
 from service.api.buffers import Blob, from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.api.depends import Limits
@@ -85,13 +85,14 @@ async def receive(
         if media in (JSON, NDJSON):
             _count_values(data, limits.json_values)
         if media == JSON:
-            payload = (main and from_json(data, main)) or _json(data)
+            # What is read straight into an array has three levels; `_json` bounds all else.
+            payload = (main and from_json(data, main)) or _json(data, limits)
         elif media == MULTIPART:
             payload = {**_query(request), **parts}
         elif media == NDJSON:
-            payload = {**_query(request), **_ndjson(data)}
+            payload = {**_query(request), **_ndjson(data, limits)}
         elif media == SAFETENSORS:
-            payload = {**_query(request), **_safetensors(data)}
+            payload = {**_query(request), **_safetensors(data, limits)}
         else:
             payload = {**_query(request), str(main): from_npy(data, str(main))}
         return _validate(model, payload, limits)
@@ -132,10 +133,11 @@ def parse(data: bytes, model: type[M], limits: Limits) -> M:
 
     Raises:
         MalformedInput: If it is not JSON.
+        InputTooLarge: If it holds too much, or too deep.
         InvalidInput: If what it says has no meaning; `pointer` says where.
     """
     _count_values(data, limits.json_values)
-    return _validate(model, _json(data), limits)
+    return _validate(model, _json(data, limits), limits)
 
 
 def media_type(request: Request) -> str:
@@ -233,7 +235,8 @@ def _count_values(data: bytes, most: int) -> None:
         )
 
 
-def _json(data: bytes) -> Any:
+def _json(data: bytes, limits: Limits) -> Any:
+    depth.refuse(data, limits.json_depth)
     try:
         payload = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -248,16 +251,16 @@ def _loose_json(data: bytes, error: ValueError) -> Any:
     """NaN and Infinity are not JSON, but whoever sends them should hear where they stand."""
     try:
         return json.loads(data.decode())
-    except (ValueError, RecursionError):
+    except ValueError:
         raise MalformedInput(f"expected JSON: {error}") from error
 
 
-def _ndjson(data: bytes) -> dict[str, Any]:
+def _ndjson(data: bytes, limits: Limits) -> dict[str, Any]:
     rows = []
     for number, line in enumerate(data.splitlines(), 1):
         if line.strip():
             try:
-                rows.append(_json(line))
+                rows.append(_json(line, limits))
             except InvalidInput as error:
                 raise type(error)(f"line {number}: {error.message}") from error
     items = [row.get("item") for row in rows]
@@ -273,11 +276,12 @@ class _InMemory(MultiPartParser):
     spool_max_size = 1 << 40
 
 
-def _safetensors(data: bytes) -> dict[str, Any]:
+def _safetensors(data: bytes, limits: Limits) -> dict[str, Any]:
     """Metadata are fields too, as JSON where they are."""
-    arrays, told = from_safetensors(data)
+    arrays, told = from_safetensors(data, limits.json_depth)
     payload: dict[str, Any] = {}
     for key, text in told.items():
+        depth.refuse(text.encode(), limits.json_depth)
         try:
             payload[key] = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -301,6 +305,10 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
             raise MalformedInput("the multipart body has no closing boundary: it was cut")
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
+        if "Too many" in str(error):
+            raise InputTooLarge(
+                f"expected at most {limits.anchors} parts (max_anchors) in multipart/form-data"
+            ) from error
         raise MalformedInput(f"expected multipart/form-data: {error}") from error
     payload: dict[str, Any] = {}
     files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]

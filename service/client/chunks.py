@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     def of(cls, info: Mapping[str, Any]) -> "Limits":
         """From what `/info` says."""
         told = info["limits"]
-        return cls(told["rows"], told["items"], told["body_bytes"])
+        return cls(told["max_rows"], told["max_items"], told["max_body_bytes"])
 
 
 def as_rows(value: Any) -> Rows:

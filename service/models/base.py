@@ -3,11 +3,16 @@
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 import torch
 
 from service.records import Item, Modality
+
+MOST_PIXELS: Final = 64_000_000
+"""Of an image, unless whoever loads the encoder says otherwise."""
+MOST_TOKENS: Final = 8_192
+"""Of a text, whatever its model takes, unless whoever loads the encoder says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import torch
 
 from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import Encoder, pick_device
+from service.models.base import MOST_PIXELS, MOST_TOKENS, Encoder, pick_device
 from service.models.batches import Batches
 from service.models.hub import Hub, is_pinned
 from service.models.memory import device_bytes, keep_freed, out_of_memory, release
@@ -54,6 +54,8 @@ class Catalog:
         hub_models: Patterns of the hub's models that may be loaded.
         memory_bytes: Memory that loaded encoders may hold; 0 takes half of what the device has.
         number: Which of a machine's workers this is.
+        most_pixels: Pixels that an image may have.
+        most_tokens: Tokens that a text may have, if its model takes as many.
         metrics: Where models, and the memory they hold, are seen.
     """
 
@@ -66,9 +68,13 @@ class Catalog:
         hub_models: Sequence[str] = (),
         memory_bytes: int = 0,
         number: int = 0,
+        most_pixels: int = MOST_PIXELS,
+        most_tokens: int = MOST_TOKENS,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
+        self._most_pixels = most_pixels
+        self._most_tokens = most_tokens
         self.device = pick_device(device, number)
         if self.device.type == "cpu":
             keep_freed()
@@ -222,10 +228,10 @@ class Catalog:
         if isinstance(spec, TextEncoder):
             from service.models.text import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files)
+            return TransformersEncoder(spec, self.device, files, self._most_tokens)
         from service.models.image import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files)
+        return TimmEncoder(spec, self.device, files, self._most_pixels)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.

@@ -1,7 +1,6 @@
 """Images, by timm models; the only file that imports timm."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +14,12 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat
 from service.geometry.heads import Classifier
-from service.models.base import Prepared, parameter_bytes
+from service.models.base import MOST_PIXELS, Prepared, parameter_bytes
 from service.models.memory import release
 from service.records import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 JPEG: Final = b"\xff\xd8"
-MOST_PIXELS: Final = 64_000_000
 LARGE_PIXELS: Final = 16_000_000
 """The memory that a larger image took is not kept for the next one."""
 MOST_SCANS: Final = 100
@@ -32,6 +30,9 @@ MOST_ASPECT: Final = 32
 """The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
 
+# `decode` bounds the pixels before any is made; Pillow's own bound would hold below a raised one.
+Image.MAX_IMAGE_PIXELS = None
+
 
 class TimmEncoder:
     """A timm model that gives its pooled features.
@@ -40,12 +41,20 @@ class TimmEncoder:
         spec: What it is.
         device: Where it runs.
         weights: Its safetensors file.
+        most_pixels: Pixels that an image may have.
     """
 
     modality: Modality = "image"
 
-    def __init__(self, spec: ImageEncoder, device: torch.device, weights: Path) -> None:
+    def __init__(
+        self,
+        spec: ImageEncoder,
+        device: torch.device,
+        weights: Path,
+        most_pixels: int = MOST_PIXELS,
+    ) -> None:
         self._spec = spec
+        self._most_pixels = most_pixels
         self.device = device
         model = load(spec, weights)
         model.reset_classifier(0)
@@ -68,7 +77,7 @@ class TimmEncoder:
         tensors, most = [], 0
         # One at a time: decoded pixels are far larger than what the model takes.
         for i, item in enumerate(items):
-            image = decode(item, f"/items/{i}")
+            image = decode(item, f"/items/{i}", self._most_pixels)
             most = max(most, image.width * image.height)
             tensors.append(self._transform(image))
             del image
@@ -150,12 +159,13 @@ def _names(count: int) -> list[str]:
     return [f"{name} ({i})" if name in doubled else name for i, name in enumerate(names)]
 
 
-def decode(item: Item, pointer: str) -> Image.Image:
+def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Image:
     """An image file as RGB pixels, upright; the first frame of an animation.
 
     Args:
         item: The bytes of the file.
         pointer: Where it stands in the request.
+        most_pixels: Pixels that it may have.
 
     Returns:
         The image; transparency is laid on white.
@@ -174,24 +184,23 @@ def decode(item: Item, pointer: str) -> Image.Image:
             code="too-many-scans",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
-            if image.width * image.height > MOST_PIXELS:
-                raise _too_large(image.width, image.height, pointer)
-            if max(image.size) > MOST_ASPECT * min(image.size):
-                raise InvalidInput(
-                    f"expected sides within a ratio of {MOST_ASPECT}, got {image.width} x "
-                    f"{image.height}",
-                    pointer=pointer,
-                )
-            image.load()
-            # The decoded copy is let go of as soon as there is an upright one.
-            image = ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise InputTooLarge(
-            f"expected at most {MOST_PIXELS} pixels", pointer=pointer, code="too-many-pixels"
-        ) from error
+        image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
+        if image.width * image.height > most_pixels:
+            raise InputTooLarge(
+                f"expected at most {most_pixels} pixels (max_image_pixels), got {image.width} x "
+                f"{image.height}",
+                pointer=pointer,
+                code="too-many-pixels",
+            )
+        if max(image.size) > MOST_ASPECT * min(image.size):
+            raise InvalidInput(
+                f"expected sides within a ratio of {MOST_ASPECT}, got {image.width} x "
+                f"{image.height}",
+                pointer=pointer,
+            )
+        image.load()
+        # The decoded copy is let go of as soon as there is an upright one.
+        image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UnsupportedFormat(
             f"expected a file of {', '.join(FORMATS)}", pointer=pointer
@@ -199,14 +208,6 @@ def decode(item: Item, pointer: str) -> Image.Image:
     except (OSError, SyntaxError, ValueError) as error:
         raise InvalidInput("the image file is cut or damaged", pointer=pointer) from error
     return _rgb(image)
-
-
-def _too_large(width: int, height: int, pointer: str) -> InputTooLarge:
-    return InputTooLarge(
-        f"expected at most {MOST_PIXELS} pixels, got {width} x {height}",
-        pointer=pointer,
-        code="too-many-pixels",
-    )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

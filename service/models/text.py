@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from service.errors import InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import Prepared, parameter_bytes
+from service.models.base import MOST_TOKENS, Prepared, parameter_bytes
 from service.records import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -32,11 +32,18 @@ class TransformersEncoder:
         spec: What it is.
         device: Where it runs.
         folder: Its files.
+        most_tokens: Tokens that a text may have, if the model takes as many.
     """
 
     modality: Modality = "text"
 
-    def __init__(self, spec: TextEncoder, device: torch.device, folder: Path) -> None:
+    def __init__(
+        self,
+        spec: TextEncoder,
+        device: torch.device,
+        folder: Path,
+        most_tokens: int = MOST_TOKENS,
+    ) -> None:
         self._spec = spec
         self.device = device
         _check_code(spec, folder)
@@ -58,7 +65,11 @@ class TransformersEncoder:
             raise InvalidInput(
                 f"max_length: {spec.model} takes {least} to {most} tokens, got {spec.max_length}"
             )
-        self._limit = spec.max_length or usual
+        own = spec.max_length or usual
+        self._limit = min(own, most_tokens)
+        self._takes = f"{spec.model} takes {own} tokens"
+        if own > most_tokens:
+            self._takes = f"expected at most {most_tokens} tokens (max_text_tokens)"
         self.dim = int(config.hidden_size)
         self.nbytes = parameter_bytes(self._model)
 
@@ -79,8 +90,7 @@ class TransformersEncoder:
         if too_long and not cut:
             i = too_long[0]
             raise InvalidInput(
-                f"{self._spec.model} takes {self._limit} tokens, the text has {len(found[i])}; "
-                "ask for truncate to cut it",
+                f"{self._takes}, the text has {len(found[i])}; ask for truncate to cut it",
                 pointer=f"/items/{i}",
                 code="too-many-tokens",
             )
@@ -117,7 +127,7 @@ class TransformersEncoder:
         if cut:
             return item[:most]
         raise InvalidInput(
-            f"{self._spec.model} takes {self._limit} tokens, the text has {len(item)} characters",
+            f"{self._takes}, the text has {len(item)} characters; ask for truncate to cut it",
             pointer=pointer,
             code="too-many-tokens",
         )

@@ -16,7 +16,7 @@ from service.queue.jobs import Job, Reply, unpack_job
 from service.queue.leases import Leases
 from service.queue.streams import Backlog
 from service.records import Item
-from service.store.server import Server
+from service.store.server import Command, Server
 from service.telemetry import Telemetry, working_for
 
 log = logging.getLogger(__name__)
@@ -190,25 +190,41 @@ class Consumer:
 
     def _hold(self, name: str, entries: list[Raw]) -> list[Delivery]:
         """Entries that were read, and what else waits in their stream, up to a full batch."""
-        batch = self._open(name, entries)
-        while (missing := self._batch_items - sum(max(1, len(d.items)) for d in batch)) > 0:
-            more = self._read(self.server, [name], missing).get(name, [])
-            if not more:
-                break
-            batch += self._open(name, more)
+        batch: list[Delivery] = []
+        missing = self._batch_items
+        while entries:
+            missing -= sum(max(1, int((fields or {}).get(b"items", 0))) for _, fields in entries)
+            opened, entries = self._open(name, entries, missing)
+            batch += opened
         return batch
 
-    def _open(self, name: str, entries: list[Raw]) -> list[Delivery]:
-        """The jobs behind entries that were just delivered, without those that came too late."""
+    def _open(
+        self, name: str, entries: list[Raw], more: int = 0
+    ) -> tuple[list[Delivery], list[Raw]]:
+        """The jobs behind entries that were just delivered, without those that came too late.
+
+        Returns:
+            They and, read in the same round trip, up to `more` entries that came after them.
+        """
         ids = [raw.decode() for raw, _ in entries]
         for entry in ids:
             self.leases.hold((name, entry))
-        with self.server.guard() as client:
-            pipe = client.pipeline(transaction=False)
-            pipe.mget([streams.job_key(name, entry) for entry in ids])
-            pipe.time()
-            found, (seconds, micros) = pipe.execute()
-        now = seconds * 1000 + micros // 1000
+        key = streams.stream_key(name)
+        commands: list[Command] = [
+            ("MGET", *(streams.job_key(name, entry) for entry in ids)),
+            ("TIME",),
+        ]
+        if more > 0:
+            group = ("GROUP", streams.GROUP, self.name)
+            commands.append(("XREADGROUP", *group, "COUNT", more, "STREAMS", key, ">"))
+        try:
+            found, (seconds, micros), *read = self.server.ask(*commands)
+        except Unavailable:
+            # Nobody works on them here: once their leases are over they go to others.
+            for entry in ids:
+                self.leases.drop((name, entry))
+            raise
+        now = int(seconds) * 1000 + int(micros) // 1000
         opened = []
         for entry, (_, fields), data in zip(ids, entries, found, strict=True):
             if not fields or data is None:
@@ -226,10 +242,12 @@ class Consumer:
             if not job.draft:
                 self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
             if int(fields[b"deadline"]) <= now:
-                self.fail(delivery, DeadlineExceeded("the deadline passed while the job waited"))
+                told = "the job waited longer than the seconds it had"
+                late = DeadlineExceeded(f"{told} (request_timeout, or less as asked)")
+                self.fail(delivery, late)
                 continue
             opened.append(delivery)
-        return opened
+        return opened, [_raw(*told) for told in (read[0][0][1] if read and read[0] else ())]
 
     def _reclaim(self) -> list[Delivery]:
         """A job whose worker let go of it, alone; past the limit of deliveries, buried."""
@@ -257,7 +275,7 @@ class Consumer:
             entry = entries[0][0].decode()
             pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
-        opened = self._open(name, entries)
+        opened, _ = self._open(name, entries)
         self._metrics.redeliveries.inc()
         with working_for(*(delivery.job.caller for delivery in opened)):
             if deliveries <= MOST_DELIVERIES:
@@ -318,6 +336,10 @@ class Consumer:
             raise error
         if name in self._turns:
             self._turns.remove(name)
+
+
+def _raw(entry: bytes, fields: list[bytes] | None) -> Raw:
+    return entry, None if fields is None else dict(zip(fields[::2], fields[1::2], strict=True))
 
 
 def _outcome(reply: Reply | None) -> str:

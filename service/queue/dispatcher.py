@@ -124,7 +124,9 @@ class Dispatcher:
             await asyncio.shield(admission)
             reply = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(f"no worker answered within {seconds:g} seconds") from error
+            raise DeadlineExceeded(
+                f"no worker answered within {seconds:g} seconds (request_timeout, or less as asked)"
+            ) from error
         finally:
             with self._guard:
                 self._waiting.pop(job.id, None)

@@ -243,16 +243,19 @@ def admit(
     told = str(answer.decode())
     match told:
         case "full-jobs":
-            raise QueueFull(f"{limits.jobs} jobs wait for this encoder already")
+            raise QueueFull(f"{limits.jobs} jobs (queue_jobs) wait for this encoder already")
         case "full-bytes":
-            raise QueueFull(f"queued jobs hold close to {limits.bytes} bytes", code=BYTES_FULL)
+            told = f"queued jobs hold close to {limits.bytes} bytes (queue_bytes)"
+            raise QueueFull(told, code=BYTES_FULL)
         case "full-age":
             raise QueueFull(
-                f"the first job in line for this encoder has waited longer than {limits.wait_ms} ms"
+                "the first job in line for this encoder has waited longer than "
+                f"{limits.wait_ms} ms (queue_seconds)"
             )
         case "full-wait":
             raise QueueFull(
-                f"what waits for this encoder will take longer than {limits.wait_ms} ms"
+                "what waits for this encoder will take longer than "
+                f"{limits.wait_ms} ms (queue_seconds)"
             )
     return told
 

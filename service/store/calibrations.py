@@ -48,8 +48,7 @@ class Calibrations:
         """What holds for these versions; while the registry is away, what held when last seen."""
         field = _field(source, target, head, bridge)
         try:
-            with self._server.guard() as client:
-                data: Any = client.hget(self._key(head), field)
+            (data,) = self._server.ask(("HGET", self._key(head), field))
         except RegistryUnavailable:
             return self._known.get((head.id, field))
         kept = Kept.model_validate_json(data) if data else None

@@ -98,7 +98,8 @@ def anchor_set_record(
     if count < 2:
         raise InvalidInput(f"an anchor set needs at least 2 anchors, got {count}", pointer="/size")
     if ids is not None and len(set(ids)) < len(ids):
-        twice = next(i for i, name in enumerate(ids) if ids.index(name) < i)
+        first = {name: i for i, name in reversed(list(enumerate(ids)))}
+        twice = next(i for i, name in enumerate(ids) if first[name] < i)
         raise InvalidInput(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
     declared = {"modality": modality, "size": count, "ids": ids}
     raw = [] if items is None else _raw(items)

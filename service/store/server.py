@@ -149,6 +149,33 @@ class Server:
                 return False
             return kept
 
+    def ask(self, *commands: Command) -> list[Any]:
+        """What the server says to several reads in one round trip, as it comes from the wire.
+
+        Costs half of what a pipeline does, and stands where every request passes.
+
+        Raises:
+            Unavailable: If the server is away, or refuses one of them.
+        """
+        with self.guard() as client:
+            connection: Any = client.connection_pool.get_connection()
+
+            def exchange() -> list[Any]:
+                connection.send_packed_command(connection.pack_commands(commands))
+                return [connection.read_response() for _ in commands]
+
+            try:
+                found: list[Any] = connection.retry.call_with_retry(
+                    exchange, lambda _: connection.disconnect()
+                )
+            except BaseException:
+                # What is still to be read would be taken for the answer to somebody else.
+                connection.disconnect()
+                raise
+            finally:
+                client.connection_pool.release(connection)
+            return found
+
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
         with self.guard() as client:

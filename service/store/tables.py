@@ -83,21 +83,17 @@ class Table(Generic[R]):
 
     def read(self, *ids: str) -> list[Entry[R]]:
         """The entries of these ids, in one round trip; an unknown id gives an empty entry."""
-        answers = self._ask(ids, counted=True)
+        counts = (("SCARD", self.key(id_, "dependents")) for id_ in ids)
+        answers = self._server.ask(*self._stored(ids), *counts)
         return [
             self._entry(id_, stored, dependents)
-            for id_, stored, dependents in zip(ids, answers[::2], answers[1::2], strict=True)
+            for id_, stored, dependents in zip(
+                ids, answers[: len(ids)], answers[len(ids) :], strict=True
+            )
         ]
 
-    def _ask(self, ids: Sequence[str], *, counted: bool) -> list[Any]:
-        with self._server.guard() as client:
-            pipe = client.pipeline(transaction=False)
-            for id_ in ids:
-                pipe.hmget(self.key(id_), "record", "draft")
-                if counted:
-                    pipe.scard(self.key(id_, "dependents"))
-            answers: list[Any] = pipe.execute()
-        return answers
+    def _stored(self, ids: Sequence[str]) -> list[Command]:
+        return [("HMGET", self.key(id_), "record", "draft") for id_ in ids]
 
     def get(self, id_: str) -> Entry[R]:
         """The entry of this id.
@@ -119,7 +115,7 @@ class Table(Generic[R]):
             RegistryUnavailable: If the registry is away and the last known are too old.
         """
         try:
-            answers = self._ask(ids, counted=False)
+            answers = self._server.ask(*self._stored(ids))
         except RegistryUnavailable:
             return [self._last_known(id_) for id_ in ids], True
         entries = [self._entry(id_, stored, 0) for id_, stored in zip(ids, answers, strict=True)]

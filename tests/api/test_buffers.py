@@ -12,6 +12,7 @@ from safetensors.numpy import load, save
 from service.api.buffers import from_json, from_npy, from_safetensors, to_npy, to_safetensors
 from service.errors import InvalidInput, MalformedInput
 
+DEPTH = 64
 ROWS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
 
 
@@ -32,7 +33,7 @@ def test_what_others_write_is_read(dtype: str) -> None:
     given_rows = (ROWS * 10).astype(dtype)
     nothing = np.zeros((0, 4), np.float32)
     data = save({"first": given_rows, "z": ROWS, "nothing": nothing}, {"labels": "[1]"})
-    arrays, told = from_safetensors(data)
+    arrays, told = from_safetensors(data, DEPTH)
     np.testing.assert_array_equal(arrays["first"], given_rows)
     np.testing.assert_array_equal(arrays["z"], ROWS)
     assert arrays["nothing"].shape == (0, 4)
@@ -41,7 +42,7 @@ def test_what_others_write_is_read(dtype: str) -> None:
 
 def test_an_array_shares_the_memory_of_its_body() -> None:
     data = joined(to_safetensors("embeddings", ROWS, {}))
-    arrays, _ = from_safetensors(data)
+    arrays, _ = from_safetensors(data, DEPTH)
     whole = np.frombuffer(data, np.uint8)
     assert np.shares_memory(arrays["embeddings"], whole)
     assert np.shares_memory(from_npy(joined(to_npy(ROWS)), "embeddings"), whole) is False
@@ -56,7 +57,7 @@ def test_damaged_safetensors_are_read_or_refused(luck: random.Random) -> None:
         data[luck.randrange(200)] = luck.randrange(256)
     del data[luck.randrange(len(data)) if luck.random() < 0.3 else len(data) :]
     try:
-        arrays, _ = from_safetensors(bytes(data))
+        arrays, _ = from_safetensors(bytes(data), DEPTH)
     except (MalformedInput, InvalidInput):
         return
     assert sum(array.nbytes for array in arrays.values()) <= len(data)

@@ -15,11 +15,15 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from service.api.depth import measured
 from service.api.schemas import decode_items
 from service.errors import InputTooLarge
 from service.launcher import Running
+from service.settings import Settings
 from tests.memory import MB, resident
 from tests.service import running
 from tests.waiting import until
@@ -34,6 +38,8 @@ SETTINGS = {
     "max_items": 3,
     "max_anchors": 40,
     "max_json_values": 20_000,
+    "max_json_depth": 8,
+    "max_head_layers": 3,
     "max_head_bytes": 4096,
     "max_connections": 24,
     "slow_seconds": 1,
@@ -93,13 +99,21 @@ def trickle(connection: socket.socket, piece: bytes, seconds: float) -> None:
 
 def test_every_limit_is_told(http: httpx.Client) -> None:
     told = http.get("/info").json()["limits"]
-    renamed = {"request_timeout": "seconds"}
+    assert told.keys() == Settings().limits().keys()
     for name, value in SETTINGS.items():
-        assert told[renamed.get(name, name.removeprefix("max_"))] == value, name
+        assert told[name] == value, name
 
 
 ROW = [0.5] * 8
+LAYER = {"weight": [ROW]}
 TO = {"source": "x", "target": "y"}
+SIGNS = st.text(st.sampled_from('[]{}"\\,:a\n'))
+"""Texts that look like what is around them."""
+LEAVES = st.none() | st.integers() | SIGNS
+
+
+def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(parts) | st.dictionaries(SIGNS, parts)
 
 
 @pytest.mark.parametrize(
@@ -124,6 +138,15 @@ TO = {"source": "x", "target": "y"}
             {"space": "y", "weight": [ROW], "bias": [0.0] * 21, "labels": ["a"]},
             "max_rows",
         ),
+        (
+            "PUT",
+            "/heads/h",
+            {"space": "y", "weight": [ROW], "labels": ["a"] * 21},
+            "max_rows",
+        ),
+        ("PUT", "/heads/h", {"space": "y", "layers": [LAYER] * 4}, "max_head_layers"),
+        ("PUT", "/anchor-sets/s", {"ids": ["a"] * 41}, "max_anchors"),
+        ("PUT", "/spaces/s", {"anchor_set": "S", "ids": ["a"] * 41}, "max_anchors"),
         ("POST", "/translate", {"source": [[]] * 20_001}, "max_json_values"),
         ("POST", "/translate", {"source": [{}] * 20_001}, "max_json_values"),
         ("POST", "/translate", {"source": "x" * BODY}, "max_body_bytes"),
@@ -148,6 +171,80 @@ def test_binary_arrays_are_bounded_too(
     answer = http.post("/translate", params=TO, content=content, headers=headers)
     assert answer.status_code == 413
     assert setting in answer.json()["detail"]
+
+
+DEEP = b"[" * 8 + b"1" + b"]" * 8
+HEADER = b'{"embeddings":' + DEEP + b"}"
+LINES = "application/x-ndjson"
+TENSORS = "application/vnd.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "media", "body", "status"),
+    [
+        ("POST", "/translate", "application/json", b'{"source":' * 9 + b"1" + b"}" * 9, 422),
+        ("POST", "/translate", "application/json", b'{"source":' + b"[" * 15_000, 422),
+        ("PUT", "/anchor-sets/s?modality=text", LINES, b'{"item":' + DEEP + b"}\n", 422),
+        ("POST", "/translate", TENSORS, len(HEADER).to_bytes(8, "little") + HEADER, 422),
+        (
+            "POST",
+            "/translate",
+            TENSORS,
+            save({"embeddings": np.ones((1, 2), np.float32)}, {"source": (b"[" + DEEP).decode()}),
+            422,
+        ),
+        ("POST", "/v1/embeddings", "application/json", b'{"input":' + DEEP + b"}", 400),
+        (
+            "POST",
+            "/v2/models/translate:x:y/infer",
+            "application/json",
+            b'{"inputs":' + DEEP + b"}",
+            422,
+        ),
+    ],
+)
+def test_nesting_is_bounded_in_all_that_is_json(
+    http: httpx.Client, method: str, path: str, media: str, body: bytes, status: int
+) -> None:
+    answer = http.request(method, path, content=body, headers={"Content-Type": media})
+    assert answer.status_code == status
+    assert "at most 8 levels (max_json_depth), got" in answer.text
+
+
+def test_what_is_as_deep_as_it_may_be_is_read(http: httpx.Client) -> None:
+    body = b'{"source":' + b"[" * 7 + b'"[[[[{{{{\\"[[[["' + b"]" * 7 + b"}"
+    answer = http.post("/translate", content=body)
+    assert answer.status_code == 422, answer.text
+
+
+def test_lists_beside_a_body_are_bounded_too(http: httpx.Client) -> None:
+    query = {"labels": (b"[" + DEEP + b"]").decode()}
+    content = save({"embeddings": np.ones((2, 8), np.float32)})
+    answer = http.post(
+        "/compatibility/x/h", params=query, content=content, headers={"Content-Type": TENSORS}
+    )
+    assert answer.status_code == 422, answer.text
+    assert "(max_json_depth)" in answer.json()["detail"]
+
+
+def test_parts_of_a_form_are_bounded_while_they_are_read(http: httpx.Client) -> None:
+    parts = [("items", (f"{i}.txt", b"a")) for i in range(41)]
+    answer = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
+    assert answer.status_code == 413, answer.text
+    assert "at most 40 parts (max_anchors)" in answer.json()["detail"]
+
+
+@given(st.recursive(LEAVES, containers, max_leaves=60), st.booleans())
+def test_levels_are_told_from_bytes(value: Any, ascii_only: bool) -> None:
+    data = json.dumps(value, ensure_ascii=ascii_only).encode()
+    assert measured(data) == levels(value)
+
+
+def levels(value: Any) -> int:
+    if isinstance(value, list | dict):
+        parts = value.values() if isinstance(value, dict) else value
+        return 1 + max(map(levels, parts), default=0)
+    return 0
 
 
 def test_commas_in_texts_are_no_values_in_a_short_body(http: httpx.Client) -> None:

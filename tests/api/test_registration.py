@@ -114,6 +114,14 @@ def test_named_anchors_are_put_in_the_order_of_the_set(http: httpx.Client) -> No
     check(wrong, 422, "/ids", "missing 'n5'; unknown 'who'")
 
 
+def test_an_id_that_stands_twice_is_found_at_once(http: httpx.Client) -> None:
+    names = [str(i) for i in range(99_999)]
+    answer = http.put("/anchor-sets/W", json={"ids": [*names, names[-1]]})
+    told = answer.json()
+    assert (answer.status_code, told["pointer"]) == (422, "/ids/99999")
+    assert "'99998' stands twice" in told["detail"]
+
+
 def test_shuffled_anchors_are_warned_of(http: httpx.Client) -> None:
     pair = make_pair(k=300)
     order = np.random.default_rng(5).permutation(300)

@@ -118,8 +118,11 @@ def raw(url: str, data: bytes) -> bytes:
         (b'{"source":"\xc3\x28","target":"y","embeddings":[[1]]}', 400),
         (b'{"source":"\\ud800","target":"y","embeddings":[[1]]}', 422),
         (b'{"\\ud800":1,"source":"x","target":"y","embeddings":[[1]]}', 422),
+        (b'{"embeddings":' + b"[" * 60 + b"]" * 60 + b"}", 422),
         (b'{"embeddings":' + b"[" * 900 + b"]" * 900 + b"}", 422),
-        (b'{"embeddings":' + b"[" * 90_000 + b"]" * 90_000 + b"}", 400),
+        (b'{"embeddings":' + b"[" * 90_000 + b"]" * 90_000 + b"}", 422),
+        (b'{"embeddings":' + b"[" * 90_000, 422),
+        (b'{"source":' * 60 + b"1" + b"}" * 60, 422),
         (b'{"source":' * 900 + b"1" + b"}" * 900, 422),
     ],
 )

@@ -37,6 +37,8 @@ LIMITS: Final = Limits(
     width=64,
     job_items=8,
     json_values=1 << 20,
+    json_depth=64,
+    head_layers=64,
     held_bytes=1 << 20,
     head_bytes=1 << 16,
     connections=8,
@@ -144,7 +146,8 @@ def raw_body(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """The header check of an image file, and its decoding."""
-    from service.models.image import MOST_PIXELS, decode
+    from service.models.base import MOST_PIXELS
+    from service.models.image import decode
 
     def check() -> None:
         found = decode(data, "/items/0")

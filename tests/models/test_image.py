@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from service.models.base import MOST_PIXELS
 from service.models.batches import Batches
 from service.models.catalog import Catalog
-from service.models.image import MOST_PIXELS, decode
+from service.models.image import decode
 from service.models.packaged import write_efficientnet_lite
 from service.records import ImageEncoder
 
@@ -123,13 +124,25 @@ def test_what_is_refused(data: bytes, kind: type[InvalidInput]) -> None:
 
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
+    told = rf"at most {MOST_PIXELS} pixels \(max_image_pixels\), got 60000 x 60000"
+    with pytest.raises(InputTooLarge, match=told):
+        decode(claiming(60_000), "/items/0")
+
+
+def test_a_raised_bound_holds_and_none_of_pillows_own() -> None:
+    # Pillow alone would not open half as many: this one gets as far as the data that it lacks.
+    with pytest.raises(InvalidInput, match="cut or damaged"):
+        decode(claiming(14_000), "/items/0", 14_000**2)
+    with pytest.raises(InputTooLarge, match="195999999 pixels"):
+        decode(claiming(14_000), "/items/0", 14_000**2 - 1)
+
+
+def claiming(side: int) -> bytes:
+    """A PNG file of 8 by 8 pixels whose header says that they are more."""
     header = file(Image.new("1", (8, 8)))
-    side = (60_000).to_bytes(4, "big")
-    chunk = b"IHDR" + side + side + header[24:29]
-    bomb = header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
-    assert MOST_PIXELS < 60_000**2
-    with pytest.raises(InputTooLarge):
-        decode(bomb, "/items/0")
+    told = side.to_bytes(4, "big")
+    chunk = b"IHDR" + told + told + header[24:29]
+    return header[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + header[33:]
 
 
 @pytest.mark.models

@@ -91,6 +91,22 @@ def test_long_texts(minilm: TransformersEncoder) -> None:
     assert encoder(max_length=16, truncate=True).prepare(["word " * 60]).truncated == (0,)
 
 
+def test_the_lower_of_two_limits_holds() -> None:
+    told = {"model": str(minilm_folder()), "max_length": 128}
+    spec = TextEncoder.model_validate(told)
+    capped = TransformersEncoder(spec, CPU, minilm_folder(), 20)
+    with pytest.raises(
+        InvalidInput, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
+    ):
+        capped.prepare(["word " * 40])
+    with pytest.raises(InvalidInput, match=r"\(max_text_tokens\), the text has 5000 characters"):
+        capped.prepare(["x" * 5000])
+    assert len(capped.prepare(["word " * 40], truncate=True).inputs[0]) == 20
+    own = TransformersEncoder(spec, CPU, minilm_folder(), 200)
+    with pytest.raises(InvalidInput, match="takes 128 tokens, the text has 202"):
+        own.prepare(["word " * 200])
+
+
 @pytest.mark.parametrize("text", ["", "  \n", "\0"])
 def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
     if text == "\0":

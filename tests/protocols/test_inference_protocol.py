@@ -204,7 +204,7 @@ FLAT = [0.5] * 384
         ("stitch:minilm:topic", ITEM | {"data": ["word " * 600]}, 422, "data/0"),
         ("stitch:lite:shade", ITEM | {"data": ["*"]}, 422, "base64"),
         ("stitch:lite:shade", ITEM | {"data": ["AAAA"]}, 415, "data/0"),
-        ("embed:turned", ITEM | {"data": ["a"]}, 422, "no encoder"),
+        ("embed:turned", ITEM | {"data": ["a"]}, 404, "no encoder"),
         ("embed:nobody", ITEM | {"data": ["a"]}, 404, "nobody"),
         ("stitch:minilm:nobody", ITEM | {"data": ["a"]}, 404, "nobody"),
         ("minilm", ITEM | {"data": ["a"]}, 404, "embed:space"),

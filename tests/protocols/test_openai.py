@@ -146,6 +146,10 @@ def test_unknown_models_and_methods(world: World, client: openai.OpenAI) -> None
     with pytest.raises(openai.NotFoundError) as refused:
         client.embeddings.create(model="nobody", input="a")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
+    for name in ("nobody", "turned", "minilm->lite"):
+        with pytest.raises(openai.NotFoundError) as unknown:
+            client.models.retrieve(name)
+        assert unknown.value.code == "model_not_found"
     for answer in (world.http.get("/v1/embeddings"), world.http.post("/v1/completions")):
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
         assert answer.headers["content-type"] == "application/json"

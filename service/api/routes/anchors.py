@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from service.api import wire
 from service.api.answers import AnchorReport, NextAnchors
-from service.api.depends import ID_SCHEMA, Parts, PartsDep, ResourceId, SecondsDep
-from service.api.openapi import body
+from service.api.depends import ID_SCHEMA, Parts, PartsDep, ResourceId, seconds_of
+from service.api.openapi import body, timed
 from service.api.routes.answers import named, used, width
 from service.api.schemas import NextAnchorsBody
 from service.geometry.bridges import DEFAULT, BridgeName
@@ -22,11 +22,12 @@ router = APIRouter(tags=["anchors"])
     "/spaces/{id}/anchors",
     summary="What a space's anchors tell about themselves",
     response_model=AnchorReport,
+    openapi_extra=timed(),
 )
 async def report(
     id_: ResourceId,
+    request: Request,
     parts: PartsDep,
-    seconds: SecondsDep,
     target: Annotated[
         str | None,
         Query(
@@ -41,7 +42,9 @@ async def report(
     to its end all the same: ask again.
     """
     other = None if target is None else check_id(target, "/target")
-    return await parts.comparing.run(lambda: _report(parts, id_, other, bridge), seconds)
+    return await parts.comparing.run(
+        lambda: _report(parts, id_, other, bridge), seconds_of(request)
+    )
 
 
 def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Response:
@@ -63,15 +66,13 @@ def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Re
     "/spaces/{id}/anchors/next",
     summary="Which inputs to take as anchors next",
     response_model=NextAnchors,
-    openapi_extra=body(NextAnchorsBody, binary="embeddings"),
+    openapi_extra=timed(body(NextAnchorsBody, binary="embeddings")),
 )
-async def coming(
-    id_: ResourceId, request: Request, parts: PartsDep, seconds: SecondsDep
-) -> Response:
+async def coming(id_: ResourceId, request: Request, parts: PartsDep) -> Response:
     """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
     parts.comparing.check_room()
     asked = await wire.read(request, NextAnchorsBody, parts.limits, main="embeddings")
-    return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds)
+    return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds_of(request))
 
 
 def _coming(parts: Parts, id_: str, asked: NextAnchorsBody) -> Response:

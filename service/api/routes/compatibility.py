@@ -16,11 +16,11 @@ from service.api.depends import (
     Parts,
     PartsDep,
     PathId,
-    SecondsDep,
+    seconds_of,
     while_connected,
 )
 from service.api.judging import Scored
-from service.api.openapi import body
+from service.api.openapi import body, timed
 from service.api.routes.answers import named, outside, undefined, used, width
 from service.api.routes.queued import job_of, run
 from service.api.schemas import SampleBody
@@ -39,10 +39,15 @@ _ONE: Final = ID_PATTERN.strip("^$")
 IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
 
 
-@router.get("/compatibility", summary="Compare the spaces of an anchor set", response_model=Matrix)
+@router.get(
+    "/compatibility",
+    summary="Compare the spaces of an anchor set",
+    response_model=Matrix,
+    openapi_extra=timed(),
+)
 async def matrix(
+    request: Request,
     parts: PartsDep,
-    seconds: SecondsDep,
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
     bridge: BridgeName = DEFAULT,
     spaces: Annotated[
@@ -60,7 +65,9 @@ async def matrix(
     """
     names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
     check_id(anchor_set, "/anchor_set")
-    return await parts.comparing.run(lambda: _matrix(parts, anchor_set, names, bridge), seconds)
+    return await parts.comparing.run(
+        lambda: _matrix(parts, anchor_set, names, bridge), seconds_of(request)
+    )
 
 
 def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
@@ -142,12 +149,11 @@ def _shown(
     "/compatibility/{encoder}/{head}",
     summary="Judge an encoder and a head by a labelled sample",
     response_model=Judged,
-    openapi_extra=body(SampleBody, binary="embeddings"),
+    openapi_extra=timed(body(SampleBody, binary="embeddings")),
 )
-async def sample(
-    encoder: PathId, head: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
-) -> Response:
+async def sample(encoder: PathId, head: PathId, request: Request, parts: PartsDep) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
+    seconds = seconds_of(request)
     parts.threads.check_room()
     asked = await wire.read(request, SampleBody, parts.limits, main="embeddings", raw=True)
     if asked.calibrate:

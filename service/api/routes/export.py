@@ -7,7 +7,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from service.api import exported, wire
-from service.api.depends import ID_SCHEMA, Parts, PartsDep, PathId, SecondsDep
+from service.api.depends import ID_SCHEMA, Parts, PartsDep, PathId, seconds_of
+from service.api.openapi import timed
 from service.api.routes.answers import used
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT, BridgeName
@@ -28,13 +29,13 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     summary="Export a translation",
     responses=ANSWERS,
     response_class=Response,
+    openapi_extra=timed(),
 )
 async def export(
     source: PathId,
     target: PathId,
     request: Request,
     parts: PartsDep,
-    seconds: SecondsDep,
     bridge: BridgeName = DEFAULT,
     head: Annotated[
         str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
@@ -54,7 +55,9 @@ async def export(
     wanted = MEDIA[format_] if format_ else accepted
     if head and wanted != wire.ONNX:
         raise InvalidInput("head: only an ONNX file can hold one", pointer="/head")
-    return await parts.threads.run(lambda: _export(parts, names, bridge, wanted), seconds)
+    return await parts.threads.run(
+        lambda: _export(parts, names, bridge, wanted), seconds_of(request)
+    )
 
 
 def _export(parts: Parts, names: list[str], bridge: BridgeName, media: str) -> Response:

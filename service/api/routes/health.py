@@ -59,7 +59,7 @@ async def info(parts: PartsDep) -> Response:
             "bridges": list(BRIDGES),
             "default_bridge": DEFAULT,
             "media_types": [wire.JSON, *wire.BINARY, wire.MULTIPART, wire.NDJSON],
-            "limits": {name: getattr(parts.limits, name) for name in parts.limits.__slots__},
+            "limits": parts.told_limits,
             "durability": await asyncio.to_thread(_promise, parts),
         }
     )

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from service.api import tensors, wire
 from service.api.answers import Ready
-from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
+from service.api.depends import Parts, PartsDep, parts_of, seconds_of, while_connected
 from service.api.foreign_schemas import InferBody
-from service.api.openapi import body, example
+from service.api.openapi import body, example, timed
 from service.api.predictions import predictions
 from service.api.problems import renamed
 from service.api.routes import health, served
@@ -30,7 +30,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 MICROSECONDS: Final = 1e6
 Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in served.FORMS.values()))]
 Version = Annotated[str, Path(description="The one that its metadata names.")]
-INFER: Final = body(InferBody, octets=True)
+INFER: Final = timed(body(InferBody, octets=True))
 STITCH: Final = "stitch:minilm:intent"
 VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
 ANSWER: Final = example(
@@ -127,9 +127,9 @@ async def ready_version(model: Model, version: Version, parts: PartsDep) -> Resp
 @router.post(
     "/models/{model}/infer", summary="Infer", name="v2_infer", responses=ANSWER, openapi_extra=INFER
 )
-async def infer(model: Model, request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+async def infer(model: Model, request: Request) -> Response:
     """Embed, translate, classify or stitch, by the model's name."""
-    return await _infer(request, parts, seconds, model, None)
+    return await _infer(request, model, None)
 
 
 @router.post(
@@ -139,11 +139,9 @@ async def infer(model: Model, request: Request, parts: PartsDep, seconds: Second
     responses=ANSWER,
     openapi_extra=INFER,
 )
-async def infer_version(
-    model: Model, version: Version, request: Request, parts: PartsDep, seconds: SecondsDep
-) -> Response:
+async def infer_version(model: Model, version: Version, request: Request) -> Response:
     """The same, if that version is the one that serves."""
-    return await _infer(request, parts, seconds, model, version)
+    return await _infer(request, model, version)
 
 
 async def _show(parts: Parts, model: str, version: str | None) -> Response:
@@ -161,9 +159,8 @@ async def _ready(parts: Parts, model: str, version: str | None) -> Response:
     return wire.answer({"name": model, "ready": True})
 
 
-async def _infer(
-    request: Request, parts: Parts, seconds: float, model: str, version: str | None
-) -> Response:
+async def _infer(request: Request, model: str, version: str | None) -> Response:
+    parts, seconds = parts_of(request), seconds_of(request)
     name = served.named(model)
     if name.takes_items:
         check_room(parts, name.ids[0])

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import Parts, PartsDep, SecondsDep, while_connected
+from service.api.depends import Parts, PartsDep, parts_of, seconds_of, while_connected
 from service.api.foreign_schemas import EmbeddingsBody
-from service.api.openapi import body, example
+from service.api.openapi import body, example, timed
 from service.api.problems import renamed
 from service.api.routes.answers import outside, used
 from service.api.routes.queued import check_room, encoder_of, job_of, run
-from service.errors import InvalidInput
+from service.errors import AnchorSetMismatch, InvalidInput, UnknownResource
 from service.geometry.bridges import DEFAULT
 from service.records import ID_PATTERN, Floats, Space, check_id
 from service.translator import check_pair
@@ -48,13 +48,14 @@ ROWS: Final = {"object": "list", "data": [ROW], "model": "minilm->mpnet", "usage
     summary="Embed texts",
     name="openai_embeddings",
     responses=example("Embeddings in the order of the inputs.", ROWS),
-    openapi_extra=body(EmbeddingsBody),
+    openapi_extra=timed(body(EmbeddingsBody)),
 )
-async def embeddings(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+async def embeddings(request: Request) -> Response:
     """Texts as embeddings of a space that has an encoder or, translated, of another.
 
     Rows are as the encoder makes them, and need not be of length one.
     """
+    parts, seconds = parts_of(request), seconds_of(request)
     asked = await wire.read(request, EmbeddingsBody, parts.limits)
     names = _spaces_of(asked.model)
     check_room(parts, names[0])
@@ -104,8 +105,12 @@ async def model(model: Model, parts: PartsDep) -> Response:
     """One model, and the width of its embeddings."""
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *_spaces_of(model))
     source, last = spaces[0], spaces[-1]
-    encoder_of(source)
-    check_pair(source, last, DEFAULT)
+    try:
+        encoder_of(source)
+        check_pair(source, last, DEFAULT)
+    except (InvalidInput, AnchorSetMismatch) as error:
+        # It is registered, and still none of those that `models` lists.
+        raise UnknownResource(f"no model {model}: {error.message}") from error
     return wire.answer(_shown(model, last), headers=used(stale, source=source, target=last))
 
 

@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from service.api.depends import Parts
 from service.api.schemas import decode_items
+from service.api.wire import LARGE_BODY
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT, BridgeName
 from service.queue.jobs import Job, Reply
@@ -70,7 +72,10 @@ def check_room(parts: Parts, encoder: str) -> None:
 async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) -> Reply:
     """All inputs through the queue, split so that no job is large; one reply as if it were one."""
     modality = job.encoder.modality if job.encoder else "vector"
-    items = await asyncio.to_thread(decode_items, given, modality, parts.limits.items)
+    decode = partial(decode_items, given, modality, parts.limits.items)
+    # Texts and image files are taken as they are, in no time; base64 takes some.
+    large = sum(map(len, given)) > LARGE_BODY
+    items = await asyncio.to_thread(decode) if large else decode()
     size = parts.limits.job_items
     starts = range(0, len(items), size)
     tasks = [

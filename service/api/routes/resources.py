@@ -3,11 +3,12 @@
 import asyncio
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Header, Query, Request
 from starlette.responses import Response
 
 from service.api import wire
-from service.api.depends import ID_SCHEMA, ConditionDep, Parts, PartsDep, ResourceId, SecondsDep
+from service.api.depends import ID_SCHEMA, ConditionDep, Parts, PartsDep, ResourceId, seconds_of
+from service.api.openapi import timed
 from service.errors import InvalidInput
 from service.records import check_id
 from service.store.entries import Entry, Outcome
@@ -89,12 +90,17 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
         return wire.answer(view(entry), headers=etag(entry))
 
     @router.delete(
-        f"/{plural}/{{id}}", summary=f"Remove one {name}", name=f"delete_{plural}", status_code=204
+        f"/{plural}/{{id}}",
+        summary=f"Remove one {name}",
+        name=f"delete_{plural}",
+        status_code=204,
+        openapi_extra=timed(),
     )
     async def remove(
-        id_: ResourceId, parts: PartsDep, condition: ConditionDep, seconds: SecondsDep
+        id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
     ) -> Response:
         """204 once it is gone for new requests, and those under way have their answers."""
+        seconds = seconds_of(request)
         await asyncio.to_thread(table(parts).delete, id_, condition)
         await parts.dispatcher.settle(seconds)
         return Response(status_code=204)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from service.api.depends import Parts
-from service.api.routes.queued import encoder_of
 from service.errors import UnknownResource
 from service.geometry.bridges import DEFAULT
 from service.records import Head, Space, check_id, digest
@@ -134,9 +133,9 @@ def find(parts: Parts, name: Name, version: str | None = None) -> Served:
     """What a model stands for; waits for the registry.
 
     Raises:
-        UnknownResource: If something in its name is not registered, or another version serves.
+        UnknownResource: If something in its name is not registered, it takes raw inputs and its
+            space has no encoder, or another version serves.
         NotReady: If something in its name is still being prepared.
-        InvalidInput: If it takes raw inputs and its space has no encoder.
         AnchorSetMismatch: If its spaces do not share an anchor set.
     """
     ids, head, stale = name.ids, None, False
@@ -145,8 +144,8 @@ def find(parts: Parts, name: Name, version: str | None = None) -> Served:
         ids = (*(ids[:-1] or (head.space,)), head.space)
     spaces, spaces_stale = parts.registry.spaces.ready(*ids)
     source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
-    if name.takes_items:
-        encoder_of(source)
+    if name.takes_items and source.encoder is None:
+        raise UnknownResource(f"no model {name.text}: space {source.id} has no encoder")
     if target:
         check_pair(source, target, DEFAULT)
     found = Served(name, source, target, head, stale or spaces_stale)

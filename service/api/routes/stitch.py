@@ -1,20 +1,22 @@
 """Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Embedded, Stitched
-from service.api.depends import PartsDep, PathId, SecondsDep, while_connected
-from service.api.openapi import body
+from service.api.depends import Parts, PathId, parts_of, seconds_of, while_connected
+from service.api.openapi import body, timed
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
 from service.api.routes.queued import check_room, job_of, run
 from service.api.schemas import EmbedBody, StitchBody
-from service.records import check_id
+from service.geometry.bridges import BridgeName
+from service.geometry.calibration import Calibration
+from service.records import Head, Space, check_id
 
 router = APIRouter(tags=["inference"])
 
@@ -23,12 +25,11 @@ router = APIRouter(tags=["inference"])
     "/embed/{encoder}",
     summary="Embed raw inputs",
     responses=openapi.rows(Embedded),
-    openapi_extra=body(EmbedBody),
+    openapi_extra=timed(body(EmbedBody)),
 )
-async def embed(
-    encoder: PathId, request: Request, parts: PartsDep, seconds: SecondsDep
-) -> Response:
+async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
+    parts, seconds = parts_of(request), seconds_of(request)
     check_room(parts, encoder)
     asked = await wire.read(request, EmbedBody, parts.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
@@ -62,29 +63,19 @@ async def embed(
     "/stitch/{encoder}/{head}",
     summary="Classify raw inputs",
     response_model=Stitched,
-    openapi_extra=body(StitchBody),
+    openapi_extra=timed(body(StitchBody)),
 )
-async def stitch(
-    encoder: PathId,
-    head: PathId,
-    request: Request,
-    parts: PartsDep,
-    seconds: SecondsDep,
-) -> Response:
+async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
+    parts, seconds = parts_of(request), seconds_of(request)
     check_room(parts, encoder)
     asked = await wire.read(request, StitchBody, parts.limits)
-    (used_head,), head_stale = await asyncio.to_thread(parts.registry.heads.ready, check_id(head))
-    (source, target), stale = await asyncio.to_thread(
-        parts.registry.spaces.ready, check_id(encoder), used_head.space
-    )
+    found = await asyncio.to_thread(_cast, parts, check_id(encoder), check_id(head), asked.bridge)
+    source, target, used_head, calibration, stale = found
     job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
-    calibration = await asyncio.to_thread(
-        parts.registry.calibrations.get, source, target, used_head, asked.bridge
-    )
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     beyond = outside(reply.covered, source)
-    found = predictions(
+    said = predictions(
         reply.rows,  # type: ignore[arg-type]
         reply.defined,
         used_head.labels,
@@ -92,14 +83,38 @@ async def stitch(
         calibration,
     )
     parts.telemetry.metrics.inferred("stitch", reply.covered)
-    parts.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in found])
+    parts.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in said])
     answer = {
-        "predictions": found,
+        "predictions": said,
         "encoder": named(source),
         "head": named(used_head),
         "bridge": asked.bridge,
         "truncated": list(reply.truncated),
         **beyond.facts,
     }
-    headers = used(stale or head_stale, source=source, target=target, head=used_head)
+    headers = used(stale, source=source, target=target, head=used_head)
     return wire.answer(answer, headers=headers | beyond.headers)
+
+
+class _Cast(NamedTuple):
+    """Who plays in a stitch, at the versions that serve now."""
+
+    source: Space
+    target: Space
+    head: Head
+    calibration: Calibration | None
+    stale: bool
+
+
+def _cast(parts: Parts, encoder: str, head_id: str, bridge: BridgeName) -> _Cast:
+    """All that a stitch needs to know of the registry, on one thread: each hop would be waited for.
+
+    Raises:
+        UnknownResource: If the space or the head is not registered.
+        NotReady: If one of them has no version that serves yet.
+    """
+    registry = parts.registry
+    (head,), head_stale = registry.heads.ready(head_id)
+    (source, target), stale = registry.spaces.ready(encoder, head.space)
+    calibration = registry.calibrations.get(source, target, head, bridge)
+    return _Cast(source, target, head, calibration, stale or head_stale)

@@ -7,8 +7,9 @@ from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Classified, Translated
-from service.api.depends import Parts, PartsDep, ResourceId, SecondsDep
+from service.api.depends import Parts, ResourceId, parts_of, seconds_of
 from service.api.openapi import body as shown
+from service.api.openapi import timed
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used, width
 from service.api.schemas import ClassifyBody, TranslateBody
@@ -21,10 +22,11 @@ router = APIRouter(tags=["inference"])
     "/translate",
     summary="Translate embeddings",
     responses=openapi.rows(Translated),
-    openapi_extra=shown(TranslateBody, binary="embeddings"),
+    openapi_extra=timed(shown(TranslateBody, binary="embeddings")),
 )
-async def translate(request: Request, parts: PartsDep, seconds: SecondsDep) -> Response:
+async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
+    parts, seconds = parts_of(request), seconds_of(request)
     parts.threads.check_room()
     body = await wire.receive(request, TranslateBody, parts.limits, main="embeddings")
     return await parts.threads.run(lambda: _translate(request, parts, body.read()), seconds)
@@ -59,12 +61,11 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
     "/classify/{id}",
     summary="Classify embeddings",
     response_model=Classified,
-    openapi_extra=shown(ClassifyBody, binary="embeddings"),
+    openapi_extra=timed(shown(ClassifyBody, binary="embeddings")),
 )
-async def classify(
-    id_: ResourceId, request: Request, parts: PartsDep, seconds: SecondsDep
-) -> Response:
+async def classify(id_: ResourceId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
+    parts, seconds = parts_of(request), seconds_of(request)
     parts.threads.check_room()
     body = await wire.receive(request, ClassifyBody, parts.limits, main="embeddings")
     return await parts.threads.run(lambda: _classify(parts, id_, body.read()), seconds)
