@@ -8,7 +8,6 @@ from typing import Final, NamedTuple
 
 from service.launcher import Plan, Running, start
 
-
 PIXELS: Final = 8_000 * 8_000 + 1
 """Most pixels of an image in the kitchen; all else there is as it is set up by default."""
 
