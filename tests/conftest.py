@@ -1,5 +1,6 @@
 """What every test may use: real Valkey servers, and spaces that share a latent structure."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -69,6 +70,17 @@ def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that a test runs sets up logging to what is standard error just then."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # Those of pytest are of classes of its own.
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
