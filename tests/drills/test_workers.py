@@ -259,7 +259,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert "answered with 1 rows" in _command(stage, "dead", "requeue", letter.id)
     assert json.loads(_command(stage, "dead", "list", "--json")) == []
     stage.settled()
-    assert len(json.loads(_command(stage, "status", "--json"))["workers"]) == 2
+    assert len(json.loads(_command(stage, "status", "--json"))["workers"]) >= 2
     assert _command(stage, "status", "--here")
 
 
