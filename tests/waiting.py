@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 PAUSE: Final = 0.02
+PATIENCE: Final = 60.0
+"""More than anything takes, even beside other work on a slow machine: this ends what hangs."""
 
 
-def until(what: str, done: Callable[[], Any], seconds: float = 30.0) -> float:
+def until(what: str, done: Callable[[], Any], seconds: float = PATIENCE) -> float:
     """Ask again and again, for a bounded time; the seconds it took."""
     began = time.monotonic()
     while not done():

@@ -66,12 +66,15 @@ def test_the_matrix_is_computed_once_and_anew_for_a_new_version(http: httpx.Clie
     pair = make_pair(k=400, dims=(180, 200), latent=60)
     for name, anchors in (("qx", pair.x_anchors), ("qy", pair.y_anchors)):
         http.put(f"/spaces/{name}", json={"anchor_set": "MQ", "anchors": anchors.tolist()})
-    began = time.perf_counter()
-    first = matrix(http, anchor_set="MQ")
-    middle = time.perf_counter()
-    again = matrix(http, anchor_set="MQ")
-    assert time.perf_counter() - middle < 0.5 * (middle - began)
-    assert again == first
+    told, took = [], []
+    for _ in range(4):
+        began = time.perf_counter()
+        told.append(matrix(http, anchor_set="MQ"))
+        took.append(time.perf_counter() - began)
+    first, *again = told
+    assert again == [first] * 3
+    # The best of several, as anything may hold up one of them.
+    assert min(took[1:]) < 0.5 * took[0]
     noise = np.random.default_rng(0).normal(size=(400, 200)).tolist()
     assert http.put("/spaces/qy", json={"anchor_set": "MQ", "anchors": noise}).status_code == 200
     anew = matrix(http, anchor_set="MQ")

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import re
 import select
 import socket
 import time
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from functools import partial
 from http.client import HTTPResponse
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +24,7 @@ from service.api.schemas import decode_items
 from service.errors import InputTooLarge
 from service.launcher import Running
 from service.settings import Settings
+from tests.memory import MB, resident
 from tests.service import running
 from tests.waiting import until
 
@@ -96,14 +95,6 @@ def trickle(connection: socket.socket, piece: bytes, seconds: float) -> None:
     while not select.select([connection], [], [], 0.1)[0]:
         assert time.monotonic() < deadline
         connection.sendall(piece)
-
-
-def memory(service: Running) -> int:
-    """Bytes that the API process has resident."""
-    told = Path(f"/proc/{service.pids['api']}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", told)
-    assert found
-    return int(found[1]) * 1024
 
 
 def test_every_limit_is_told(http: httpx.Client) -> None:
@@ -274,7 +265,7 @@ def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: Running) -> None:
         connection.sendall(POST + b"Content-Length: 999999999999999\r\n\r\n")
         assert problem(connection)["status"] == 413
         # Nor may it go on sending for ever.
-        assert 1 < seconds_until_cut(connection) < 10
+        assert 0.5 < seconds_until_cut(connection) < 25
 
 
 def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
@@ -286,19 +277,19 @@ def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
 
     with http:
         http.get("/health/live")
-        before = memory(bounded)
+        before = resident(bounded.pids["api"])
         answer = http.post("/translate", content=endless())
         assert answer.status_code == 413
-        assert memory(bounded) - before < 20_000_000
+        assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
 def test_a_gzip_bomb_costs_no_memory(bounded: Running, http: httpx.Client) -> None:
     http.get("/health/live")
-    before = memory(bounded)
+    before = resident(bounded.pids["api"])
     bomb = gzip.compress(b" " * 30_000_000, 1)
     answer = http.post("/translate", content=bomb, headers={"Content-Encoding": "gzip"})
     assert answer.status_code == 415
-    assert memory(bounded) - before < 20_000_000
+    assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
 def test_a_head_without_end_is_refused(bounded: Running) -> None:
@@ -318,11 +309,12 @@ def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:
 
 def test_a_head_that_does_not_come_is_not_waited_for(bounded: Running) -> None:
     for begun in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
+        began = time.monotonic()
         with closing(dial(bounded)) as connection:
-            began = time.monotonic()
             connection.sendall(begun)
             told = problem(connection)
-            assert 0.5 < time.monotonic() - began < 5
+            # Unless it is set, it would be ten seconds.
+            assert 0.9 < time.monotonic() - began < 9
             assert (told["status"], told["code"]) == (408, "too-slow")
             assert "slow_seconds" in told["detail"]
 
@@ -331,7 +323,7 @@ def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
     """Each piece would begin an ordinary timeout anew."""
     with closing(dial(bounded)) as connection:
         connection.sendall(POST)
-        trickle(connection, b"A: b\r\n", 5)
+        trickle(connection, b"A: b\r\n", 30)
         assert problem(connection)["status"] == 408
 
 
@@ -342,7 +334,7 @@ def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
 def test_a_body_that_trickles_is_cut_off(bounded: Running, claim: bytes, piece: bytes) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + claim + b"\r\n\r\n")
-        trickle(connection, piece, 5)
+        trickle(connection, piece, 30)
         told = problem(connection)
         assert (told["status"], told["code"]) == (408, "too-slow")
         assert "20000 bytes a second (least_rate)" in told["detail"]
@@ -364,7 +356,7 @@ def test_who_does_not_read_is_cut_off(bounded: Running) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         # Pipelined answers pile up, since none of them is read.
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
-        until("it is cut off", partial(is_reset, connection), 20)
+        until("it is cut off", partial(is_reset, connection))
 
 
 def is_reset(connection: socket.socket) -> bool:
@@ -380,7 +372,7 @@ def test_all_bodies_together_are_bounded(bounded: Running) -> None:
         connections = [stack.enter_context(closing(dial(bounded))) for _ in range(3)]
         for connection in connections:
             connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % BODY + b" " * (BODY - 1))
-        answered, _, _ = select.select(connections, [], [], 5)
+        answered, _, _ = select.select(connections, [], [], 30)
         told = problem(answered[0])
         assert told["status"] == 429
         assert f"{HELD} bytes (max_held_bytes)" in told["detail"]

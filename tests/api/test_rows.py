@@ -3,7 +3,6 @@
 import gzip
 import io
 import json
-import os
 import pickle
 import socket
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from safetensors.numpy import save
 
 from tests.api.test_refusals import GOOD, TO_Y, check
 from tests.conftest import Pair
+from tests.memory import MB, resident
 
 MOST = 2_000_000
 
@@ -64,15 +64,7 @@ def test_b3_a_tiny_file_that_claims_a_huge_shape(
             "/translate", params=TO_Y, content=content, headers={"Content-Type": media}
         )
         check(answer, 400)
-    assert resident(pid) - before < 20
-
-
-def resident(pid: int) -> float:
-    """Memory of a process in MB."""
-    told = Path(f"/proc/{pid}/statm")
-    if not told.exists():
-        pytest.skip("resident memory is read from /proc, which this system lacks")
-    return int(told.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    assert resident(pid) - before < 20 * MB
 
 
 def test_b4_a_bomb_and_a_flood_leave_memory_flat(
@@ -90,7 +82,7 @@ def test_b4_a_bomb_and_a_flood_leave_memory_flat(
             yield b" " * 100_000
 
     check(http.post("/translate", content=flood()), 413, said="max_body_bytes")
-    assert resident(pid) - before < 20
+    assert resident(pid) - before < 20 * MB
 
 
 def test_b4_a_content_length_that_lies(http: httpx.Client, url: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from service.client import Stitchwork
 from tests.conftest import make_pair
+from tests.memory import most_resident
 from tests.service import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -30,16 +31,13 @@ import sys
 from service.__main__ import main
 
 assert main(sys.argv[1:]) == 0
-told = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(told["VmHWM"].split()[0]) * 1024)
+from tests.memory import most_resident
+print(most_resident())
 """
 THROUGH_CLIENT = """
 import sys, numpy as np
 from service.client import Stitchwork
-
-def private():
-    told = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    return int(told["RssAnon"].split()[0]) * 1024
+from tests.memory import private
 
 most = 0
 def watch(done, total):
@@ -78,12 +76,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield Service(found.url, found.pids["api"], folder)
     for path in folder.iterdir():
         path.unlink()
-
-
-def peak(pid: int) -> int:
-    """The most memory that a process ever held, in bytes."""
-    told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(told["VmHWM"].split()[0]) * 1024
 
 
 def ran(code: str, *words: str) -> tuple[str, int]:
@@ -140,7 +132,7 @@ def test_a_million_vectors_take_no_more_memory_than_a_tenth_of_them(
             _, own = ran(THROUGH_CLIENT, service.url, given, out, bridge)
         speed = count / (time.perf_counter() - began)
         check(service, count, wanted)
-        peaks[name] = own, peak(service.api)
+        peaks[name] = own, most_resident(service.api)
         held = ", ".join(f"{size / MEBI:.0f}" for size in peaks[name])
         told = f"{way} {bridge}: {count:,} vectors, {speed:,.0f}/s of {bare(bridge):,.0f}/s bare"
         print(f"{told}; at most {held} MiB in it and in the API")  # noqa: T201

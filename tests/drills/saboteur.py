@@ -20,7 +20,9 @@ from timm.models import register_model
 
 NAME: Final = "saboteur"
 FOLDER: Final = "SABOTEUR_FOLDER"
-"""Where a model that waits says so, and is told to go on."""
+"""Where a model that waits says so, and what it is told lies."""
+GO, MERCY = "go", "mercy"
+"""Files that tell it to go on, and to kill no more."""
 
 Colour = tuple[int, int, int]
 KILLS: Final[Colour] = (255, 0, 0)
@@ -53,7 +55,7 @@ class Saboteur(torch.nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 48) of (n, 3, h, w)."""
         colours = [_colour(image) for image in pixels]
-        if KILLS in colours:
+        if KILLS in colours and not _told(MERCY):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in colours:
             threading.Event().wait()
@@ -77,8 +79,12 @@ def _colour(image: torch.Tensor) -> Colour | None:
 def _wait_for_word() -> None:
     folder, until = Path(os.environ[FOLDER]), time.monotonic() + PATIENCE
     (folder / f"waits-{os.getpid()}").touch()
-    while not (folder / "go").exists() and time.monotonic() < until:
+    while not _told(GO) and time.monotonic() < until:
         time.sleep(0.01)
+
+
+def _told(word: str) -> bool:
+    return (Path(os.environ[FOLDER]) / word).exists()
 
 
 @register_model  # type: ignore[untyped-decorator]

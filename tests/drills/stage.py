@@ -19,8 +19,8 @@ from service.launcher.running import listen
 from service.records import Floats
 from tests.conftest import QUEUE_FLAGS, REGISTRY_FLAGS, Valkey, pause
 
-START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 20.0
+START_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 60.0
 
 
 class Engine(NamedTuple):

@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import numpy as np
@@ -20,19 +24,24 @@ import pytest
 from PIL import Image
 
 from service.client import Floats, ServiceProblem, Stitchwork
-from service.errors import QueueUnavailable, Unavailable
+from service.errors import QueueUnavailable
 from service.launcher import Plan, Running, start
 from service.queue.letters import letters, open_letter
 from service.store.server import Server
 from tests.drills import saboteur
 from tests.drills import stage as drills
 from tests.drills.stage import Engine
+from tests.figures import Scrape
 from tests.waiting import until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 
-LEASE, HANG, DEADLINE = 2.0, 4.0, 25.0
+LEASE, HANG, DEADLINE = 2.0, 4.0, 60.0
+START = 120.0
+"""Until a worker that died is there again, on a machine that is busy with something else."""
 ANCHORS = 80
+EMBED, ROUTE = "/embed/pixels", "/embed/{encoder}"
+QUEUE_JOBS, ENOUGH = 24, 60
 
 
 def picture(seed: int) -> bytes:
@@ -57,6 +66,7 @@ class Stage:
 
     running: Running
     client: Stitchwork
+    http: httpx.Client
     folder: Path
     pictures: list[bytes]
     rows: Floats
@@ -64,10 +74,8 @@ class Stage:
 
     def call(self, *items: bytes, timeout: float = DEADLINE) -> httpx.Response:
         """Embed images in one request."""
-        files = [("items", ("i.png", item, "image/png")) for item in items]
         headers = {"X-Request-Timeout": str(timeout)}
-        with httpx.Client(base_url=self.running.url, timeout=timeout + 10) as http:
-            return http.post("/embed/pixels", files=files, headers=headers)
+        return embed(self.http, *items, headers=headers, timeout=timeout + 10)
 
     def later(self, *items: bytes, timeout: float = DEADLINE) -> Future[httpx.Response]:
         """The same from a thread."""
@@ -92,36 +100,38 @@ class Stage:
             found[:] = self.folder.glob("waits-*")
             return bool(found)
 
-        until("a worker begins", seen)
+        until("a worker begins", seen, START)
         found[0].unlink()
         return int(found[0].name.removeprefix("waits-"))
 
     def workers(self) -> int:
         """Workers that are alive."""
-        return int(httpx.get(f"{self.running.url}/health/ready", timeout=10).json()["workers"])
+        return int(self.http.get("/health/ready").json()["workers"])
 
     def settled(self) -> dict[str, int]:
         """The children's processes, once both workers are up and say so."""
-        until("both workers run", lambda: len(self.running.pids) >= 3)
-        names = {pid for name, pid in self.running.pids.items() if name.startswith("worker")}
+        until("both workers run", lambda: len(self.running.pids) >= 3, START)
 
         def both() -> bool:
-            told = httpx.get(f"{self.running.url}/workers", timeout=10).json()["workers"]
+            # A worker that is just dying may still be among them, so they are read each time.
+            pids = self.running.pids.items()
+            names = {pid for name, pid in pids if name.startswith("worker")}
+            told = self.http.get("/workers").json()["workers"]
             return names <= {int(worker["worker"].split("-")[-2]) for worker in told}
 
-        until("both workers are alive", both)
+        until("both workers are alive", both, START)
         return self.running.pids
 
 
 @contextmanager
-def staged(folder: Path, engine: Engine, **env: str) -> Iterator[Running]:
-    """A service with two workers that know the saboteur, and a space of its embeddings."""
-    with drills.Stage(engine) as servers, _service(folder, servers, **env) as running:
+def staged(folder: Path, engine: Engine, workers: int) -> Iterator[Running]:
+    """A service with workers that know the saboteur, and a space of its embeddings."""
+    with drills.Stage(engine) as servers, _service(folder, servers, workers) as running:
         yield running
 
 
 @contextmanager
-def _service(folder: Path, servers: drills.Stage, **env: str) -> Iterator[Running]:
+def _service(folder: Path, servers: drills.Stage, workers: int) -> Iterator[Running]:
     weights = saboteur.write_weights(folder / "saboteur.safetensors")
     given = {
         "STITCHWORK_MODEL_ROOTS": str(folder),
@@ -129,16 +139,17 @@ def _service(folder: Path, servers: drills.Stage, **env: str) -> Iterator[Runnin
         "STITCHWORK_LEASE_SECONDS": str(LEASE),
         "STITCHWORK_HANG_SECONDS": str(HANG),
         "STITCHWORK_WORKER_TTL": "2",
+        "STITCHWORK_QUEUE_JOBS": str(QUEUE_JOBS),
         "STITCHWORK_OFFLINE": "true",
+        "STITCHWORK_REQUEST_TIMEOUT": str(2 * DEADLINE),
         saboteur.FOLDER: str(folder),
-        **env,
     }
     command = (sys.executable, "-m", "tests.drills.saboteur", "worker")
     data_dir = folder / "data"
     plan = Plan(
         port=0,
         data_dir=data_dir,
-        workers=2,
+        workers=workers,
         env=given,
         worker_command=command,
         redis_url=servers.registry.url,
@@ -157,9 +168,14 @@ def _service(folder: Path, servers: drills.Stage, **env: str) -> Iterator[Runnin
 def stage(engine: Engine) -> Iterator[Stage]:
     with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(160) as pool:
         folder = Path(name)
-        with staged(folder, engine) as running, Stitchwork(running.url) as client:
+        with (
+            staged(folder, engine, 2) as running,
+            Stitchwork(running.url) as client,
+            many_calls(running.url) as http,
+        ):
             pictures = [picture(i) for i in range(ANCHORS)]
-            yield Stage(running, client, folder, pictures, client.embed("pixels", pictures), pool)
+            rows = client.embed("pixels", pictures)
+            yield Stage(running, client, http, folder, pictures, rows, pool)
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +187,8 @@ def calm(request: pytest.FixtureRequest) -> Iterator[None]:
     stage: Stage = request.getfixturevalue("stage")
     stage.settled()
     yield
-    for left in (*stage.folder.glob("go"), *stage.folder.glob("waits-*")):
+    told = (saboteur.GO, saboteur.MERCY, "waits-*")
+    for left in (path for name in told for path in stage.folder.glob(name)):
         left.unlink()
     stage.settled()
 
@@ -181,18 +198,17 @@ def test_f1_a_worker_is_killed_in_mid_batch(stage: Stage) -> None:
     victim = stage.waiting_worker()
     others = stage.many(range(20))
     os.kill(victim, signal.SIGKILL)
-    (stage.folder / "go").touch()
+    (stage.folder / saboteur.GO).touch()
     assert held.result(DEADLINE + 10).status_code == 200, "redelivered to the other worker"
     for i, answer in enumerate(others):
         assert stage.right(answer.result(DEADLINE + 10), i), f"row {i} is another's"
-    took = until("both are ready again", lambda: stage.workers() == 2)
-    assert took < 30
+    until("both are ready again", lambda: stage.workers() == 2, START)
 
 
 def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
     held = stage.later(solid(saboteur.WAITS))
     victim = stage.waiting_worker()
-    (stage.folder / "go").touch()
+    (stage.folder / saboteur.GO).touch()
     os.kill(victim, signal.SIGSTOP)
     try:
         answer = held.result(DEADLINE)
@@ -200,7 +216,7 @@ def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
         api = _replies(stage)
     finally:
         os.kill(victim, signal.SIGCONT)
-    until("it is heard of again", lambda: stage.workers() == 2)
+    until("it is heard of again", lambda: stage.workers() == 2, START)
     assert stage.right(stage.call(stage.pictures[3]), 3)
     assert _replies(stage) == api, "no reply was left over by the one that woke up"
 
@@ -230,7 +246,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
     server = Server(stage.running.queue_url or "", 5.0, QueueUnavailable)
-    letter = letters(server)[0]
+    (letter,) = letters(server)
     assert letter.reason == "delivered too often"
     assert open_letter(server, letter.id)[1] == [solid(saboteur.KILLS)]
     server.close()
@@ -239,12 +255,8 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     shown = _command(stage, "dead", "show", letter.id)
     assert "begins" not in shown, "inputs are shown only where asked for"
     assert "PNG" in _command(stage, "dead", "show", letter.id, "--inputs")
-    stage.settled()
-    with pytest.raises(subprocess.CalledProcessError) as again:
-        _command(stage, "dead", "requeue", letter.id)
-    assert "workers failed at this job" in again.value.stderr
-    for kept in json.loads(_command(stage, "dead", "list", "--json")):
-        _command(stage, "dead", "drop", kept["letter"])
+    (stage.folder / saboteur.MERCY).touch()
+    assert "answered with 1 rows" in _command(stage, "dead", "requeue", letter.id)
     assert json.loads(_command(stage, "dead", "list", "--json")) == []
     stage.settled()
     assert len(json.loads(_command(stage, "status", "--json"))["workers"]) >= 2
@@ -280,8 +292,7 @@ def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> 
     assert stage.right(stage.call(stage.pictures[0]), 0), "other spaces of the model still serve"
 
     def shown() -> bool:
-        told = httpx.get(f"{stage.running.url}/health/ready", timeout=10).json()
-        return "drifts" in told["refused"]
+        return "drifts" in stage.http.get("/health/ready").json()["refused"]
 
     until("readiness shows it", shown)
     stage.client.delete("spaces", "drifts")
@@ -292,13 +303,13 @@ def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None
     for _ in range(2):
         held.append(stage.later(solid(saboteur.WAITS)))
         stage.waiting_worker()
-    with httpx.Client(base_url=stage.running.url, timeout=0.5) as http:
-        files = [("items", ("i.png", solid(saboteur.KILLS), "image/png"))]
-        with pytest.raises(httpx.ReadTimeout):
-            http.post("/embed/pixels", files=files)
+    asked = stage.http.build_request("POST", EMBED, files=parts(solid(saboteur.KILLS)))
+    with closing(HTTPConnection(asked.url.host, asked.url.port)) as leaves:
+        leaves.request("POST", EMBED, asked.read(), dict(asked.headers))
+        until("its job waits", lambda: _waiting(stage) == 1)
     until("its job is taken back", lambda: _waiting(stage) == 0)
     before = stage.running.pids
-    (stage.folder / "go").touch()
+    (stage.folder / saboteur.GO).touch()
     assert [answer.result(DEADLINE).status_code for answer in held] == [200, 200]
     assert stage.right(stage.call(stage.pictures[0]), 0)
     assert stage.running.pids == before, "the image would have killed its worker"
@@ -316,7 +327,7 @@ def _command(stage: Stage, *arguments: str) -> str:
 
 
 def _workers(stage: Stage) -> dict[str, object]:
-    found: dict[str, object] = httpx.get(f"{stage.running.url}/workers", timeout=10).json()
+    found: dict[str, object] = stage.http.get("/workers").json()
     return found
 
 
@@ -339,66 +350,89 @@ def _replies(stage: Stage) -> int:
         server.close()
 
 
+def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
+    """Judged by the service's own clock: its callers compete with it for the machine's cores."""
+    slow = [solid(saboteur.SLOW)] * 2
+    peak, _ = goodput(stage.http, slow, callers=6)
+    before = Scrape(f"{stage.running.url}/metrics")
+    under_load, codes = goodput(stage.http, slow, callers=3 * QUEUE_JOBS)
+    seen = Scrape(f"{stage.running.url}/metrics")
+    assert codes.keys() == {200, 429}
+    assert codes[429] > codes[200], "no load to speak of"
+    # Work must not collapse. That goodput keeps four fifths of its peak is for `stitchwork drill`
+    # to measure, which has a machine to itself.
+    assert under_load > peak / 2
+
+    def mean(outcome: str) -> float:
+        """Seconds until such an answer, while the load was on."""
+        total, count = (
+            seen.sum(name, outcome=outcome, route=ROUTE)
+            - before.sum(name, outcome=outcome, route=ROUTE)
+            for name in ("request_seconds_sum", "request_seconds_count")
+        )
+        return total / count
+
+    assert mean("4xx") < mean("2xx") / 2, "a refusal waits for no worker"
+    assert stage.right(stage.call(stage.pictures[0]), 0), "it takes work again"
+
+
 def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine) -> None:
-    with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(24) as pool:
-        folder = Path(name)
-        with staged(folder, engine) as running, Stitchwork(running.url) as client:
-            slow = solid(saboteur.SLOW)
-            answers = [pool.submit(_post, running.url, slow, times=4) for _ in range(24)]
+    with (
+        TemporaryDirectory(prefix="sw") as name,
+        staged(Path(name), engine, 1) as running,
+        many_calls(running.url) as http,
+        ThreadPoolExecutor(QUEUE_JOBS) as pool,
+    ):
+        slow = [solid(saboteur.SLOW)] * 2
+        answers = [pool.submit(embed, http, *slow) for _ in range(QUEUE_JOBS)]
 
-            def arrived() -> bool:
-                return _held(running.url) + sum(answer.done() for answer in answers) >= 24
+        def arrived() -> bool:
+            return _held(http) + sum(answer.done() for answer in answers) >= len(answers)
 
-            until("all have arrived", arrived)
-            assert not all(answer.done() for answer in answers)
-            began = time.monotonic()
-            code = running.stop()
-            assert (code, time.monotonic() - began < DEADLINE) == (0, True)
-            found = [answer.result(DEADLINE) for answer in answers]
-            assert set(found) == {200}, "accepted before the signal, answered after it"
-            with pytest.raises(Unavailable):
-                client.get("spaces", "pixels")
-
-
-def test_f16_what_is_too_much_is_refused_at_once(engine: Engine) -> None:
-    with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(80) as pool:
-        folder = Path(name)
-        with staged(folder, engine, STITCHWORK_QUEUE_SECONDS="1") as running:
-            for _ in range(4):
-                assert _post(running.url, solid(saboteur.SLOW)) == 200
-            began = time.monotonic()
-            with ThreadPoolExecutor(8) as few:
-                codes = list(few.map(_post, [running.url] * 80, [solid(saboteur.SLOW)] * 80))
-            peak = codes.count(200) / (time.monotonic() - began)
-            began = time.monotonic()
-            answers = [pool.submit(_timed, running.url) for _ in range(400)]
-            found = [answer.result(60) for answer in answers]
-            took = time.monotonic() - began
-            assert {code for code, _ in found} == {200, 429}
-            right = sum(code == 200 for code, _ in found)
-            # These clients compete with the service for two cores: work must not collapse. That
-            # goodput keeps four fifths of its peak is for `stitchwork drill` to measure.
-            assert right / took >= peak / 2, f"{right} in {took:.1f} s, at best {peak:.1f} a second"
-            refusals = [seconds for code, seconds in found if code == 429]
-            # Of eighty clients at once, in one process, the last one waits for itself.
-            assert np.median(refusals) < 1.0, "a refusal does not wait"
-            assert max(refusals) < 5.0
-            began = time.monotonic()
-            assert _post(running.url, solid(saboteur.SLOW)) in (200, 429)
-            until("it takes work again", lambda: _post(running.url, picture(1)) == 200, 5.0)
+        until("all have arrived", arrived)
+        assert not all(answer.done() for answer in answers)
+        assert running.stop() == 0, "nobody had to be killed when the time for it was over"
+        codes = {answer.result(DEADLINE).status_code for answer in answers}
+        assert codes == {200}, "accepted before the signal, answered after it"
+        with pytest.raises(httpx.ConnectError):
+            http.get("/health/live")
 
 
-def _post(url: str, item: bytes, times: int = 1) -> int:
-    with httpx.Client(base_url=url, timeout=60) as http:
-        files = [("items", ("i.png", item, "image/png"))] * times
-        return http.post("/embed/pixels", files=files).status_code
+def goodput(http: httpx.Client, items: list[bytes], callers: int) -> tuple[float, Counter[int]]:
+    """Ask from so many threads until enough was answered; answers a second, and all statuses."""
+    codes: Counter[int] = Counter()
+    guard = threading.Lock()
 
+    def ask() -> None:
+        while codes[200] < ENOUGH:
+            code = embed(http, *items).status_code
+            with guard:
+                codes[code] += 1
 
-def _timed(url: str) -> tuple[int, float]:
     began = time.monotonic()
-    return _post(url, solid(saboteur.SLOW)), time.monotonic() - began
+    with ThreadPoolExecutor(callers) as pool:
+        for asker in [pool.submit(ask) for _ in range(callers)]:
+            asker.result()
+    return codes[200] / (time.monotonic() - began), codes
 
 
-def _held(url: str) -> int:
-    told = httpx.get(f"{url}/workers", timeout=10).json()
+def many_calls(url: str) -> httpx.Client:
+    """One client for many threads, as keeping a connection costs less than making one."""
+    return httpx.Client(
+        base_url=url,
+        timeout=2 * DEADLINE,
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+    )
+
+
+def parts(*items: bytes) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("items", ("i.png", item, "image/png")) for item in items]
+
+
+def embed(http: httpx.Client, *items: bytes, **options: Any) -> httpx.Response:
+    return http.post(EMBED, files=parts(*items), **options)
+
+
+def _held(http: httpx.Client) -> int:
+    told = http.get("/workers").json()
     return sum(queue["waiting"] + queue["running"] for queue in told["queues"])

@@ -18,7 +18,7 @@ from service.evaluation.embeddings import gather, write
 from service.evaluation.encoders import MODELS, defaults
 from service.evaluation.sources import corpus
 from service.models.training import train_small
-from tests.service import running
+from tests.service import Kitchen
 
 NOWHERE = "http://127.0.0.1:1"
 """Nothing listens there: whoever asks it, fails."""
@@ -147,29 +147,30 @@ def test_an_encoder_that_runs_here_sees_each_language(tmp_path: Path, away: Stit
 
 
 @pytest.mark.models
-def test_a_small_network_is_trained_served_and_kept(tmp_path: Path, away: Stitchwork) -> None:
-    models = tmp_path / MODELS
-    models.mkdir()
-    with running(roots=(models,)) as service, Stitchwork(service.url) as client:
-        found = seen(client, stripes(), ["small-resnet"], tmp_path)
-        assert list(client.records("spaces")) == []
-        assert list(client.records("anchor-sets")) == []
-        _check_registered_spaces(client, models, tmp_path, found)
+def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stitchwork) -> None:
+    folder = kitchen.folder / "evaluation"
+    models = folder / MODELS
+    models.mkdir(parents=True)
+    with Stitchwork(kitchen.running.url) as client:
+        before = _registered(client)
+        found = seen(client, stripes(), ["small-resnet"], folder)
+        assert _registered(client) == before
+        _check_registered_spaces(client, models, folder, found)
         with pytest.raises(UnknownResource, match="a space of the service, got nobody"):
-            seen(client, stripes(), ["nobody"], tmp_path)
+            seen(client, stripes(), ["nobody"], folder)
     assert found.rows["small-resnet"].shape == (SIZE, 96)
     assert found.modality == {"small-resnet": "image"}
     assert "trained from nothing on 128 images of stripes" in found.origin["small-resnet"]
     assert _accuracy(found, "small-resnet") > 0.9
 
-    again = seen(away, stripes(), ["small-resnet"], tmp_path)
+    again = seen(away, stripes(), ["small-resnet"], folder)
     np.testing.assert_array_equal(again.rows["small-resnet"], found.rows["small-resnet"])
     assert again.origin == found.origin
 
-    (kept,) = (tmp_path / "stripes").glob("small-resnet-*.npz")
+    (kept,) = (folder / "stripes").glob("small-resnet-*.npz")
     kept.write_bytes(kept.read_bytes()[:1000])
     with pytest.raises(MalformedInput, match="is damaged"):
-        seen(away, stripes(), ["small-resnet"], tmp_path)
+        seen(away, stripes(), ["small-resnet"], folder)
 
 
 def _check_registered_spaces(
@@ -178,6 +179,7 @@ def _check_registered_spaces(
     """The same network as a space of the service, and as a spec, gives the same rows."""
     (weights,) = models.glob("*.safetensors")
     spec = {"kind": "timm", "model": "test_resnet", "weights": str(weights), "input_size": 32}
+    before = _registered(client)
     client.put_anchor_set("some", "image", items=stripes().views["image"].items[:20])
     client.put_space("theirs", "some", encoder=spec)
     client.wait("spaces", "theirs")
@@ -188,7 +190,12 @@ def _check_registered_spaces(
     same = seen(client, stripes(), ["theirs", f"mine={told}"], folder)
     for name in ("theirs", "mine"):
         np.testing.assert_allclose(same.rows[name], found.rows["small-resnet"], atol=1e-4)
-    assert {record["id"] for record in client.records("spaces")} == {"theirs", "vectors"}
+    assert _registered(client) - before == {"some", "theirs", "vectors"}
+
+
+def _registered(client: Stitchwork) -> set[str]:
+    """Ids of all spaces and anchor sets."""
+    return {record["id"] for kind in ("spaces", "anchor-sets") for record in client.records(kind)}
 
 
 def _accuracy(found: Embedded, space: str) -> float:

@@ -1,6 +1,8 @@
 """What fuzzing has kept is replayed, and formats are cut, flipped and brought back."""
 
 import base64
+import gc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +86,15 @@ def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.D
     for _ in range(data.draw(st.integers(1, 4))):
         changed[data.draw(st.integers(0, len(good) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     TARGETS[target](bytes(changed))
+
+
+def test_a_part_that_does_not_end_leaves_no_file_open() -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="items"; filename="a"\r\n\r\nabc\r\n'
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        TARGETS["raw"](b"\0" + part + part + b"--c--")
+        gc.collect()
+    assert [str(one.message) for one in told] == []
 
 
 @pytest.mark.parametrize("media", [wire.NPY, wire.SAFETENSORS])

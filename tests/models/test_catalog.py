@@ -1,6 +1,5 @@
 """What a worker keeps loaded, and batches that its device can bear."""
 
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from service.models.packaged import minilm_folder, write_efficientnet_lite
 from service.records import ImageEncoder, Item, Modality, TextEncoder, encoder_key
 from service.telemetry import Metrics
 from tests.figures import figure
+from tests.memory import resident
 
 pytestmark = pytest.mark.models
 
@@ -144,16 +144,9 @@ def test_devices_and_what_they_hold() -> None:
     assert device_bytes(torch.device("cpu")) > 1 << 30
 
 
-def resident_mib() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
-
-
 @pytest.mark.drills
 @pytest.mark.slow
 def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
-    if not Path("/proc/self/statm").exists():
-        pytest.skip("resident memory is read from /proc, which this system lacks")
     catalog = Catalog("cpu", [weights.parent], offline=True, memory_bytes=1)
     specs = [
         ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
@@ -164,5 +157,5 @@ def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
         catalog.get(specs[cycle % 2])
         assert len(catalog.loaded()) == 1
         if cycle in (20, 199):
-            seen.append(resident_mib())
+            seen.append(resident())
     assert seen[1] - seen[0] < 0.1 * seen[0], seen

@@ -59,10 +59,10 @@ def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: Server)
 
 
 def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: Server) -> None:
-    patience = {JOB.stream: 0.0, OTHER.stream: 0.3}
+    patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
     with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
         admit(queue_server, OTHER, ["far"])
-        taken, until = [], time.monotonic() + 10.0
+        taken, until = [], time.monotonic() + 60.0
         while time.monotonic() < until:
             admit(queue_server, JOB, ["near"])
             batch = take(consumer)
@@ -83,7 +83,7 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: Server) -> None:
     ):
         admit(queue_server, JOB, ["x"])
         (held,) = take(stuck)
-        assert hung.wait(5.0)
+        assert hung.wait(30.0)
         (found,) = take(other)
         assert found.items == ["x"]
         assert other.answer(found, lengths(found))
@@ -98,7 +98,7 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: Server) -> None:
         loading.leases.progress(allowance=30.0)
         assert not hung.wait(0.8)
         loading.leases.progress()
-        assert hung.wait(5.0)
+        assert hung.wait(30.0)
 
 
 def test_a_long_line_refuses_before_it_is_full(queue_server: Server) -> None:

@@ -20,7 +20,7 @@ from tests.waiting import until
 SECRET = "s3cret"  # noqa: S105
 AOF = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 LOCKED = ("--requirepass", SECRET, "--masterauth", SECRET)
-PATIENCE = 15.0
+PATIENCE = 60.0
 PROMPT = ("--repl-diskless-sync-delay", "0")
 
 
