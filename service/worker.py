@@ -3,8 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from itertools import pairwise
 from typing import Any, Final, TypeVar
 
@@ -82,6 +84,7 @@ class Worker:
         self._catalog = catalog
         self._verifier = verifier
         self._batch_items = batch_items
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -105,6 +108,7 @@ class Worker:
             self._presence.stop()
             self._upkeep.stop()
             self._consumer.stop()
+            self._ahead.shutdown(cancel_futures=True)
             log.info("worker stopped", extra={"worker": self._consumer.name})
             self._telemetry.close()
 
@@ -173,14 +177,13 @@ class Worker:
         began = time.perf_counter()
         with self._telemetry.span("model"):
             known = _each(batch, lambda d: self._verify(d.job, loaded), answer)
-            with self._telemetry.step("tokenise"):
-                ready = _each(
-                    [delivery for delivery, _ in known],
-                    lambda d: loaded.encoder.prepare(d.items, truncate=d.job.truncate),
-                    answer,
-                )
-            with self._telemetry.step("embed"):
-                ready, rows = self._embed(loaded, ready, answer)
+            ready, parts = list[Ready](), list[torch.Tensor]()
+            for some in self._prepared(loaded, [delivery for delivery, _ in known], answer):
+                with self._telemetry.step("embed"):
+                    fitting, found = self._embed(loaded, some, answer)
+                ready += fitting
+                parts += [found] if fitting else []
+            rows = torch.cat(parts) if parts else torch.empty(0)
         groups: dict[tuple[str | None, ...], list[int]] = {}
         for i, (delivery, _) in enumerate(ready):
             groups.setdefault(_route(delivery.job), []).append(i)
@@ -227,6 +230,31 @@ class Worker:
     def _verify(self, job: Job, loaded: Loaded) -> None:
         if job.source:
             self._verifier.check(job.source, loaded)
+
+    def _prepared(
+        self, loaded: Loaded, deliveries: Sequence[Delivery], answer: Answer
+    ) -> Iterator[list[Ready]]:
+        """Jobs with what their model takes, as many at a time as it is best given.
+
+        Texts come together, so that those of like length share a batch. Images come as soon as
+        they fill one: decoding takes as long as a small model does, and the next ones are decoded
+        while it has these.
+        """
+
+        def prepare(delivery: Delivery) -> Prepared:
+            with self._telemetry.step("tokenise"):
+                return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
+
+        if loaded.encoder.modality == "text":
+            yield _each(deliveries, prepare, answer)
+            return
+        coming = {d.entry: self._ahead.submit(copy_context().run, prepare, d) for d in deliveries}
+        try:
+            for some in _groups(deliveries, self._batch_items):
+                yield _each(some, lambda d: coming[d.entry].result(), answer)
+        finally:
+            for left in coming.values():
+                left.cancel()
 
     def _embed(
         self, loaded: Loaded, ready: list[Ready], answer: Answer
@@ -306,7 +334,7 @@ def patience(catalog: Catalog, presence: Presence, encoder: str) -> float:
 
 
 def _each(
-    batch: list[Delivery], work: Callable[[Delivery], T], answer: Answer
+    batch: Sequence[Delivery], work: Callable[[Delivery], T], answer: Answer
 ) -> list[tuple[Delivery, T]]:
     """Each job with what becomes of it, without those whose callers are told why nothing does."""
     found = []
@@ -318,6 +346,18 @@ def _each(
         except StitchworkError as error:
             answer((delivery, Reply(delivery.job.id, error=error), 0.0))
     return found
+
+
+def _groups(deliveries: Sequence[Delivery], inputs: int) -> Iterator[list[Delivery]]:
+    """Jobs in their order, in groups of at least so many inputs but for the last."""
+    group = list[Delivery]()
+    for delivery in deliveries:
+        group.append(delivery)
+        if sum(len(one.items) for one in group) >= inputs:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def _for(deliveries: list[Delivery]) -> AbstractContextManager[None]:

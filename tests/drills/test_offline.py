@@ -88,6 +88,7 @@ def stayed_at_home(stage: Stage, name: str, trace: Path) -> None:
     assert servers <= paths, f"the {name} was not watched"
 
 
+@pytest.mark.slow
 def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
     engine: Engine, tmp_path: Path
 ) -> None:

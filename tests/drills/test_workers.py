@@ -263,6 +263,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert _command(stage, "status", "--here")
 
 
+@pytest.mark.slow
 def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
     before = stage.running.pids
     hangs = stage.later(solid(saboteur.HANGS), timeout=60)

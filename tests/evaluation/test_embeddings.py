@@ -146,6 +146,7 @@ def test_an_encoder_that_runs_here_sees_each_language(tmp_path: Path, away: Stit
         seen(away, phrases(), ["use", "use/fra"], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stitchwork) -> None:
     folder = kitchen.folder / "evaluation"
