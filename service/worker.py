@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from itertools import pairwise
@@ -248,13 +248,8 @@ class Worker:
         if loaded.encoder.modality == "text":
             yield _each(deliveries, prepare, answer)
             return
-        coming = {d.entry: self._ahead.submit(copy_context().run, prepare, d) for d in deliveries}
-        try:
-            for some in _groups(deliveries, self._batch_items):
-                yield _each(some, lambda d: coming[d.entry].result(), answer)
-        finally:
-            for left in coming.values():
-                left.cancel()
+        for group, prepared in meanwhile(self._ahead, deliveries, prepare, self._batch_items):
+            yield _each(group, prepared, answer)
 
     def _embed(
         self, loaded: Loaded, ready: list[Ready], answer: Answer
@@ -346,6 +341,34 @@ def _each(
         except StitchworkError as error:
             answer((delivery, Reply(delivery.job.id, error=error), 0.0))
     return found
+
+
+def meanwhile(
+    pool: Executor, deliveries: Sequence[Delivery], work: Callable[[Delivery], T], inputs: int
+) -> Iterator[tuple[list[Delivery], Callable[[Delivery], T]]]:
+    """Work on all jobs in their order, and hand them out while the later ones are worked on.
+
+    Args:
+        pool: What works.
+        deliveries: The jobs.
+        work: What is done to each, in the context of whoever asks here.
+        inputs: How many a group has, unless it is the last.
+
+    Returns:
+        Groups of jobs, and what waits for the result of one, or raises what the work raised. What
+        nobody fetched is not begun.
+    """
+    coming = {d.entry: pool.submit(copy_context().run, work, d) for d in deliveries}
+
+    def result(delivery: Delivery) -> T:
+        return coming[delivery.entry].result()
+
+    try:
+        for group in _groups(deliveries, inputs):
+            yield group, result
+    finally:
+        for left in coming.values():
+            left.cancel()
 
 
 def _groups(deliveries: Sequence[Delivery], inputs: int) -> Iterator[list[Delivery]]:
