@@ -104,7 +104,7 @@ class Settings(BaseSettings):
 
     job_items: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
     batch_items: int = Field(
-        0, ge=0, description="Most raw inputs a model gets at once; 0: 16 on a CPU, 64 on a GPU."
+        0, ge=0, description="Most raw inputs a model gets at once; 0: 32 on a CPU, 64 on a GPU."
     )
     queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
     queue_bytes: Bytes = Field(512 * MEBI, description="Bytes that waiting jobs may hold in all.")

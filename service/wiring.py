@@ -192,7 +192,7 @@ def worker(settings: Settings) -> Any:
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
-    batch_items = settings.batch_items or (16 if catalog.device.type == "cpu" else 64)
+    batch_items = settings.batch_items or (32 if catalog.device.type == "cpu" else 64)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
     translator = Translator(
         registry, inverses, settings.fused_cache_bytes, catalog.place, seen.metrics

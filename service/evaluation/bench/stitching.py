@@ -152,6 +152,8 @@ def service(
             "STITCHWORK_LOG_LEVEL": "error",
             "STITCHWORK_BLAS_THREADS": "1",
             "STITCHWORK_REQUEST_TIMEOUT": f"{DEADLINE}",
+            # The line is long on purpose.
+            "STITCHWORK_QUEUE_SECONDS": f"{DEADLINE}",
         },
     )
     with on_core(core):
