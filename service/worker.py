@@ -238,18 +238,21 @@ class Worker:
 
         Texts come together, so that those of like length share a batch. Images come as soon as
         they fill one: decoding takes as long as a small model does, and the next ones are decoded
-        while it has these.
+        while it has these; what is timed is how long it had to wait for them.
         """
 
         def prepare(delivery: Delivery) -> Prepared:
-            with self._telemetry.step("tokenise"):
-                return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
+            return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
 
         if loaded.encoder.modality == "text":
-            yield _each(deliveries, prepare, answer)
+            with self._telemetry.step("tokenise"):
+                ready = _each(deliveries, prepare, answer)
+            yield ready
             return
         for group, prepared in meanwhile(self._ahead, deliveries, prepare, self._batch_items):
-            yield _each(group, prepared, answer)
+            with self._telemetry.step("tokenise"):
+                ready = _each(group, prepared, answer)
+            yield ready
 
     def _embed(
         self, loaded: Loaded, ready: list[Ready], answer: Answer
