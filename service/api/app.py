@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import openapi, problems, security
@@ -89,11 +88,9 @@ def create_app(parts: Parts) -> FastAPI:
         health,
         metrics,
     )
-    known: list[BaseRoute] = []
     for routes in (*ours, openai, inference_protocol):
         # As routes of the app itself: what is included is looked for twice.
         app.router.routes += routes.router.routes
-        known += routes.router.routes
     problems.install(app)
     openapi.install(app)
     app.add_middleware(Intake, limits=parts.limits)
@@ -102,7 +99,7 @@ def create_app(parts: Parts) -> FastAPI:
     )
     app.add_middleware(RequestLog, telemetry=parts.telemetry)
     app.add_middleware(HeadAsGet)
-    templates = [route for route in known if isinstance(route, APIRoute)]
+    templates = [route for route in app.routes if isinstance(route, APIRoute)]
     parts.telemetry.metrics.expect(
         [(method, route.path) for route in templates for method in route.methods or ()],
         problems.expected(),

@@ -90,9 +90,9 @@ def from_safetensors(
         most_depth: Levels that the JSON of its header may have.
 
     Raises:
-        InputTooLarge: If it has more.
         MalformedInput: If the bytes are no such file, or do not add up.
-        InvalidInput: If a tensor is of another type, or of other than 1 or 2 dimensions.
+        InvalidInput: If its header is deeper, or a tensor of another type, or of other than 1 or 2
+            dimensions.
     """
     length = int.from_bytes(data[:LENGTH], "little")
     if len(data) < LENGTH or length > min(len(data) - LENGTH, MOST_HEADER):

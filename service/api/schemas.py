@@ -60,7 +60,7 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
         depth.refuse(value.encode(), limits_of(info).json_depth)
         # What came beside a body is a text of a kind that orjson does not take.
         return orjson.loads(str(value))
-    except InputTooLarge as error:
+    except InvalidInput as error:
         raise refusal(error) from error
     except ValueError as error:
         raise ValueError('expected a JSON list such as ["a", "b"]') from error

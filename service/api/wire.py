@@ -133,8 +133,8 @@ def parse(data: bytes, model: type[M], limits: Limits) -> M:
 
     Raises:
         MalformedInput: If it is not JSON.
-        InputTooLarge: If it holds too much, or too deep.
-        InvalidInput: If what it says has no meaning; `pointer` says where.
+        InputTooLarge: If it holds too much.
+        InvalidInput: If it is too deep, or what it says has no meaning; `pointer` says where.
     """
     _count_values(data, limits.json_values)
     return _validate(model, _json(data, limits), limits)
@@ -262,7 +262,8 @@ def _ndjson(data: bytes, limits: Limits) -> dict[str, Any]:
             try:
                 rows.append(_json(line, limits))
             except InvalidInput as error:
-                raise type(error)(f"line {number}: {error.message}") from error
+                where = f"line {number}: {error.message}"
+                raise type(error)(where, code=error.code) from error
     items = [row.get("item") for row in rows]
     told = {
         plural: [row[name] for row in rows if name in row]

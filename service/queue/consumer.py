@@ -247,7 +247,9 @@ class Consumer:
                 self.fail(delivery, late)
                 continue
             opened.append(delivery)
-        return opened, [_raw(*told) for told in (read[0][0][1] if read and read[0] else ())]
+        # Of one stream, if it had any.
+        after = read[0][0][1] if read and read[0] else []
+        return opened, [_raw(*told) for told in after]
 
     def _reclaim(self) -> list[Delivery]:
         """A job whose worker let go of it, alone; past the limit of deliveries, buried."""

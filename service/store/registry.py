@@ -295,6 +295,18 @@ class Registry:
             found.append(self.table(kind).read(id_)[0].draft)
         return [draft for draft in found if draft and draft.status == "pending"]
 
+    def stitch(self, source_id: str, head_id: str) -> tuple[Space, Space, Head, bool]:
+        """A source, the head's own space, the head, and whether they are only the last known.
+
+        Raises:
+            UnknownResource: If the space or the head is not registered.
+            NotReady: If one of them has no version that serves yet.
+            RegistryUnavailable: If the registry is away and the last known are too old.
+        """
+        (head,), head_stale = self.heads.ready(head_id)
+        (source, target), stale = self.spaces.ready(source_id, head.space)
+        return source, target, head, stale or head_stale
+
     def frame(self, space: Space) -> Frame:
         """The space's own mean, scale and unit anchors."""
         return frame(self.spaces.arrays(space.id, space.version)["anchors"])

@@ -150,9 +150,10 @@ class Server:
             return kept
 
     def ask(self, *commands: Command) -> list[Any]:
-        """What the server says to several reads in one round trip, as it comes from the wire.
+        """What the server says to several commands in one round trip, as it comes from the wire.
 
-        Costs half of what a pipeline does, and stands where every request passes.
+        Costs half of what a pipeline does, and stands where every request passes. If the
+        connection breaks they are sent again, so none may do harm twice.
 
         Raises:
             Unavailable: If the server is away, or refuses one of them.

@@ -176,15 +176,14 @@ class _Cast(NamedTuple):
 
 
 def _resolve(parts: Parts, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
-    (head,), head_stale = parts.registry.heads.ready(head_id)
-    (source, target), stale = parts.registry.spaces.ready(encoder, head.space)
+    source, target, head, stale = parts.registry.stitch(encoder, head_id)
     check_pair(source, target, asked.bridge)
     truth = judging.classes(asked.labels, head)
     if asked.embeddings is not None:
         width(asked.embeddings, source)
     if asked.native_embeddings is not None:
         width(asked.native_embeddings, target, "/native_embeddings")
-    return _Cast(source, target, head, truth, stale or head_stale)
+    return _Cast(source, target, head, truth, stale)
 
 
 async def _embedded(

@@ -1,20 +1,19 @@
 """Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.api import openapi, wire
 from service.api.answers import Embedded, Stitched
-from service.api.depends import Direct, Parts, PathId, parts_of, seconds_of, while_connected
+from service.api.depends import Direct, PathId, parts_of, seconds_of, while_connected
 from service.api.openapi import body, timed
 from service.api.predictions import predictions
 from service.api.routes.answers import named, outside, undefined, used
 from service.api.routes.queued import check_room, job_of, run
 from service.api.schemas import EmbedBody, StitchBody
-from service.geometry.bridges import BridgeName
 from service.geometry.calibration import Calibration
 from service.records import Head, Space, check_id
 
@@ -70,8 +69,15 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     parts, seconds = parts_of(request), seconds_of(request)
     check_room(parts, encoder)
     asked = await wire.read(request, StitchBody, parts.limits)
-    found = await asyncio.to_thread(_cast, parts, check_id(encoder), check_id(head), asked.bridge)
-    source, target, used_head, calibration, stale = found
+    ids = check_id(encoder), check_id(head)
+
+    def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:
+        # All of it on one thread: each hop would be waited for.
+        source, target, head, stale = parts.registry.stitch(*ids)
+        calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+        return source, target, head, calibration, stale
+
+    source, target, used_head, calibration, stale = await asyncio.to_thread(look_up)
     job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
     reply = await while_connected(request, run(parts, job, asked.items, seconds))
     beyond = outside(reply.covered, source)
@@ -94,27 +100,3 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     }
     headers = used(stale, source=source, target=target, head=used_head)
     return wire.answer(answer, headers=headers | beyond.headers)
-
-
-class _Cast(NamedTuple):
-    """Who plays in a stitch, at the versions that serve now."""
-
-    source: Space
-    target: Space
-    head: Head
-    calibration: Calibration | None
-    stale: bool
-
-
-def _cast(parts: Parts, encoder: str, head_id: str, bridge: BridgeName) -> _Cast:
-    """All that a stitch needs to know of the registry, on one thread: each hop would be waited for.
-
-    Raises:
-        UnknownResource: If the space or the head is not registered.
-        NotReady: If one of them has no version that serves yet.
-    """
-    registry = parts.registry
-    (head,), head_stale = registry.heads.ready(head_id)
-    (source, target), stale = registry.spaces.ready(encoder, head.space)
-    calibration = registry.calibrations.get(source, target, head, bridge)
-    return _Cast(source, target, head, calibration, stale or head_stale)

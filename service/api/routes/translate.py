@@ -74,8 +74,7 @@ async def classify(head: PathId, request: Request) -> Response:
 
 
 def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
-    (head,), head_stale = parts.registry.heads.ready(head_id)
-    (source, target), stale = parts.registry.spaces.ready(asked.space, head.space)
+    source, target, head, stale = parts.registry.stitch(asked.space, head_id)
     width(asked.embeddings, source)
     way = parts.translator.way(source, target, asked.bridge)
     with parts.telemetry.step("translate"):
@@ -95,5 +94,5 @@ def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
         "bridge": asked.bridge,
         **beyond.facts,
     }
-    headers = used(stale or head_stale, source=source, target=target, head=head)
+    headers = used(stale, source=source, target=target, head=head)
     return wire.answer(answer, headers=headers | beyond.headers)
