@@ -104,18 +104,14 @@ def test_time_that_jobs_wait(house: House) -> None:
         return house.http.post("/embed/t", json={"items": ["a"]}, headers=headers)
 
     def is_refused() -> bool:
-        told = send("0.2").json()
-        if told["code"] == "queue-full":
-            assert "2000 ms (queue_seconds)" in told["detail"]
-            return True
-        assert "(request_timeout, or less as asked)" in told["detail"]
-        return False
+        # One that was given up is taken back a moment later, so that the line may look full too.
+        return "2000 ms (queue_seconds)" in send("0.2").json()["detail"]
 
     with ThreadPoolExecutor(2) as pool:
         with paused(house):
             # The first is in the worker's hands already; it is the second that waits in line.
-            waiting = [pool.submit(send, "20") for _ in range(2)]
-            until("the second has waited too long", is_refused, 10)
+            waiting = [pool.submit(send, "50") for _ in range(2)]
+            until("the second has waited too long", is_refused, 40)
         assert [done.result().status_code for done in waiting] == [200, 200]
 
 
