@@ -41,6 +41,10 @@ HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \
 CMD ["stitchwork", "worker"]
 
 FROM worker-base AS worker
+# On a CPU models are compiled.
+USER root
+RUN pip install ".[openvino]"
+USER stitchwork
 ENV STITCHWORK_DEVICE=cpu
 
 FROM worker-base AS worker-cuda

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Device of a worker: auto, cpu, cuda, cuda:N or mps.",
     )
+    compile: bool = Field(
+        True, description="Compile models on a CPU, if OpenVINO is installed and its rows agree."
+    )
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Folders that local model files may be read from, separated by colons."
     )

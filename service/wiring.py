@@ -187,6 +187,7 @@ def worker(settings: Settings) -> Any:
         number=settings.worker_number,
         most_pixels=settings.max_image_pixels,
         most_tokens=settings.max_text_tokens,
+        compiling=settings.compile,
         metrics=seen.metrics,
     )
     limit_blas(settings)

@@ -13,6 +13,8 @@ MOST_PIXELS: Final = 64_000_000
 """Of an image, unless whoever loads the encoder says otherwise."""
 MOST_TOKENS: Final = 8_192
 """Of a text, whatever its model takes, unless whoever loads the encoder says otherwise."""
+SENTENCE: Final = "The train to the coast was late again, and nobody could say why."
+"""What text encoders are tried with."""
 
 
 @dataclass(frozen=True, slots=True)

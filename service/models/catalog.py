@@ -13,7 +13,7 @@ import torch
 
 from service.errors import InvalidInput, StitchworkError, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import MOST_PIXELS, MOST_TOKENS, Encoder, pick_device
+from service.models.base import MOST_PIXELS, MOST_TOKENS, SENTENCE, Encoder, pick_device
 from service.models.batches import Batches
 from service.models.hub import Hub, is_pinned
 from service.models.memory import device_bytes, keep_freed, out_of_memory, release
@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 FAILED_SECONDS: Final = 15.0
 LEAST_PATIENCE: Final = 1.0
-SENTENCE: Final = "The train to the coast was late again, and nobody could say why."
-"""What text encoders warm up with."""
 
 
 @dataclass
@@ -57,6 +55,7 @@ class Catalog:
         number: Which of a machine's workers this is.
         most_pixels: Pixels that an image may have.
         most_tokens: Tokens that a text may have, if its model takes as many.
+        compiling: Whether models may be compiled, on a CPU.
         metrics: Where models, and the memory they hold, are seen.
     """
 
@@ -71,11 +70,13 @@ class Catalog:
         number: int = 0,
         most_pixels: int = MOST_PIXELS,
         most_tokens: int = MOST_TOKENS,
+        compiling: bool = True,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._most_pixels = most_pixels
         self._most_tokens = most_tokens
+        self._compiling = compiling
         self.device = pick_device(device, number)
         if self.device.type == "cpu":
             keep_freed()
@@ -234,10 +235,10 @@ class Catalog:
         if isinstance(spec, TextEncoder):
             from service.models.text import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files, self._most_tokens)
+            return TransformersEncoder(spec, self.device, files, self._most_tokens, self._compiling)
         from service.models.image import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files, self._most_pixels)
+        return TimmEncoder(spec, self.device, files, self._most_pixels, self._compiling)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.

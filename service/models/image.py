@@ -15,6 +15,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat
 from service.geometry.heads import Classifier
 from service.models.base import MOST_PIXELS, Prepared, parameter_bytes
+from service.models.compiled import Pass, fastest
 from service.models.memory import release
 from service.records import ImageEncoder, Item, Modality
 
@@ -42,6 +43,7 @@ class TimmEncoder:
         device: Where it runs.
         weights: Its safetensors file.
         most_pixels: Pixels that an image may have.
+        compiling: Whether its pass may be compiled, on a CPU.
     """
 
     modality: Modality = "image"
@@ -52,6 +54,7 @@ class TimmEncoder:
         device: torch.device,
         weights: Path,
         most_pixels: int = MOST_PIXELS,
+        compiling: bool = True,
     ) -> None:
         self._spec = spec
         self._most_pixels = most_pixels
@@ -62,9 +65,13 @@ class TimmEncoder:
         self._transform: Any = create_transform(
             **resolve_data_config(override, model=model), is_training=False
         )
-        self._model = model.eval().to(device, memory_format=torch.channels_last)
+        self._pass: Pass = model.eval().to(device, memory_format=torch.channels_last)
         self.dim = int(model.num_features)
         self.nbytes = parameter_bytes(model)
+        if compiling and device.type == "cpu":
+            white = self._transform(Image.new("RGB", (1, 1), "white"))
+            samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
+            self._pass = fastest(model, spec.model, samples)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Decode images and bring them into the form that the model takes.
@@ -87,8 +94,7 @@ class TimmEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
-        pixels = torch.stack(list(inputs)).to(self.device, memory_format=torch.channels_last)
-        rows: torch.Tensor = self._model(pixels).float()
+        rows = self._pass(torch.stack(list(inputs)).to(self.device)).float()
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
 

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from service.errors import InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
-from service.models.base import MOST_TOKENS, Prepared, parameter_bytes
+from service.models.base import MOST_TOKENS, SENTENCE, Prepared, parameter_bytes
+from service.models.compiled import Pass, fastest
 from service.records import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -19,6 +20,8 @@ CHARACTERS_PER_TOKEN: Final = 200
 DEFAULT_LENGTH: Final = 512
 SANE_LENGTH: Final = 1_000_000
 """Tokenizers without a limit of their own name an absurd one."""
+TRIED_LENGTH: Final = 512
+"""Models that take longer texts are not compiled, since that is tried at their full length."""
 
 ONLY_FILES: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -33,6 +36,7 @@ class TransformersEncoder:
         device: Where it runs.
         folder: Its files.
         most_tokens: Tokens that a text may have, if the model takes as many.
+        compiling: Whether its pass may be compiled, on a CPU.
     """
 
     modality: Modality = "text"
@@ -43,19 +47,14 @@ class TransformersEncoder:
         device: torch.device,
         folder: Path,
         most_tokens: int = MOST_TOKENS,
+        compiling: bool = True,
     ) -> None:
         self._spec = spec
         self.device = device
         _check_code(spec, folder)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
-        self._model: Any = (
-            AutoModel.from_pretrained(
-                folder, use_safetensors=True, attn_implementation="sdpa", **ONLY_FILES
-            )
-            .eval()
-            .to(device)
-        )
-        config = self._model.config
+        model = _opened(folder).eval()
+        config = model.config
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
             raise InvalidInput(f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}")
@@ -71,7 +70,11 @@ class TransformersEncoder:
         if own > most_tokens:
             self._takes = f"expected at most {most_tokens} tokens (max_text_tokens)"
         self.dim = int(config.hidden_size)
-        self.nbytes = parameter_bytes(self._model)
+        self.nbytes = parameter_bytes(model)
+        pooled = _Pooled(model, spec).to(device)
+        self._pass: Pass = pooled
+        if compiling and device.type == "cpu" and self._limit <= TRIED_LENGTH:
+            self._pass = fastest(pooled, spec.model, self._samples())
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Tokenise texts.
@@ -104,18 +107,24 @@ class TransformersEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids; padding to the longest has no effect."""
+        return self._pass(*(part.to(self.device) for part in self._padded(inputs)))
+
+    def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids and mask (n, t) int64 of token ids."""
         lengths = torch.tensor([len(ids) for ids in inputs])
         pad = self._tokenizer.pad_token_id or 0
         ids = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=pad)
         mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        ids, mask, lengths = (part.to(self.device) for part in (ids, mask, lengths))
-        last = self._spec.layer in (-1, int(self._model.config.num_hidden_layers))
-        output = self._model(
-            input_ids=ids, attention_mask=mask.long(), output_hidden_states=not last
-        )
-        hidden = output.last_hidden_state if last else output.hidden_states[self._spec.layer]
-        rows = pool(hidden.float(), mask, lengths, self._spec.pooling)
-        return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
+        return ids, mask.long()
+
+    def _samples(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches of several sizes, up to the longest text that is taken."""
+        longest = self.prepare([SENTENCE * self._limit], truncate=True).inputs[0]
+        few = longest[: max(1, self._limit // 2)]
+        return [
+            self._padded(batch)
+            for batch in ([few[:9], few[:4]], [few[:3]], [few[:2], few[:17], few[:5]], [longest])
+        ]
 
     def _checked(self, item: Item, i: int, cut: bool) -> str:
         pointer = f"/items/{i}"
@@ -133,12 +142,46 @@ class TransformersEncoder:
         )
 
 
+def _opened(folder: Path) -> Any:
+    """A model with torch's own attention, or with the plain one where it knows no other.
+
+    Named in either case, so that a config cannot ask for a kernel of the hub.
+    """
+    try:
+        return AutoModel.from_pretrained(
+            folder, use_safetensors=True, attn_implementation="sdpa", **ONLY_FILES
+        )
+    except ValueError:
+        return AutoModel.from_pretrained(
+            folder, use_safetensors=True, attn_implementation="eager", **ONLY_FILES
+        )
+
+
+class _Pooled(torch.nn.Module):
+    """Token ids and mask (n, t) to embeddings (n, dim) float32."""
+
+    def __init__(self, model: Any, spec: TextEncoder) -> None:
+        super().__init__()
+        self.model = model
+        self._spec = spec
+        self._is_last = spec.layer in (-1, int(model.config.num_hidden_layers))
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        output = self.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=not self._is_last
+        )
+        spec = self._spec
+        hidden = output.last_hidden_state if self._is_last else output.hidden_states[spec.layer]
+        rows = pool(hidden.float(), mask, mask.sum(dim=1), spec.pooling)
+        return torch.nn.functional.normalize(rows, dim=1) if spec.normalize else rows
+
+
 def pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
     """One row for each text.
 
     Args:
         hidden: (n, t, d) hidden states, right-padded.
-        mask: (n, t) bool, True at tokens.
+        mask: (n, t), 1 at tokens, else 0.
         lengths: (n,) numbers of tokens.
         how: `mean` over the tokens, the first one's (`cls`), or the `last` one's.
 
@@ -148,7 +191,7 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, how: s
     if how == "cls":
         return hidden[:, 0]
     if how == "last":
-        return hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
     weights = mask[:, :, None].to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 

@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    MPNetConfig,
+    MPNetModel,
+)
 
 from service.errors import InvalidInput, WorkFailed
 from service.models.base import Prepared
@@ -156,6 +163,28 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
     )
     with pytest.raises(InvalidInput, match="pooling cls"):
         catalog.classifier(TextEncoder(model=str(tiny), pooling="mean"))
+
+
+def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
+    torch.manual_seed(0)
+    model = MPNetModel(
+        MPNetConfig(
+            vocab_size=30527,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            attn_implementation="eager",
+        )
+    ).eval()
+    model.save_pretrained(tiny)
+    loaded = Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny), pooling="cls"))
+    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with torch.inference_mode():
+        told = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS[:3]]
+        alone = [model(input_ids=ids).last_hidden_state[0, 0] for ids in told]
+    torch.testing.assert_close(rows, torch.stack(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
