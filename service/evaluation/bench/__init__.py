@@ -26,6 +26,7 @@ CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
     "serving": stitching.beside_servers,
     "queue": queueing.queue,
     "fit": costs.fitting,
+    "compile": costs.compiling,
     "start": costs.starting,
 }
 

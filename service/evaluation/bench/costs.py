@@ -1,8 +1,9 @@
-"""What it costs to start the service, and to fit a pair of spaces."""
+"""What it costs to start the service, to fit a pair of spaces, and to have a model compiled."""
 
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -11,11 +12,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.client import Floats
-from service.evaluation.bench.measure import THEIRS, Result, Round, asked, on_core
+from service.evaluation.bench.measure import THEIRS, Result, Round, asked, on_core, turns
+from service.evaluation.datasets import digits
 from service.evaluation.peers import LATENTIS
+from service.evaluation.texts import sentences
 from service.geometry.bridges import BridgeName, Side, fuse
 from service.geometry.relative import frame
 from service.launcher import Plan, start
+from service.models.base import inference
+from service.models.catalog import Catalog, Loaded
+from service.models.packaged import minilm_folder, write_efficientnet_lite
+from service.records import EncoderSpec, ImageEncoder, Item, TextEncoder
 
 ANCHORS: Final = 2000
 WIDTH: Final = 1280
@@ -24,6 +31,8 @@ FITTED: Final[tuple[BridgeName, ...]] = ("ridge", "exp")
 PART: Final = 0.5
 """Of latentis' time that a bridge may take."""
 SCRIPT: Final = Path(__file__).with_name("peers") / "with_latentis.py"
+TEXTS: Final = (1, 32)
+IMAGES: Final = (1, 16)
 MEBI: Final = 1024 * 1024
 
 
@@ -78,6 +87,36 @@ def fitting(ask: Round) -> list[Result]:
     ]
 
 
+def compiling(ask: Round) -> list[Result]:
+    """A model's pass, compiled for the CPU, against torch's own on the same inputs."""
+    found = []
+    with (
+        threadpool_limits(1),
+        TemporaryDirectory(prefix="stitchwork-bench-") as name,
+        on_core(THEIRS),
+    ):
+        weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(name))
+        image = ImageEncoder(kind="timm", model="tf_efficientnet_lite0", weights=str(weights))
+        text = TextEncoder(model=str(minilm_folder()))
+        works: list[tuple[str, EncoderSpec, list[Item], tuple[int, ...]]] = [
+            ("texts", text, list(sentences(TEXTS[-1])), TEXTS),
+            ("images", image, list(digits().train[: IMAGES[-1]]), IMAGES),
+        ]
+        for what, spec, items, sizes in works:
+            roots = [Path(name), minilm_folder()]
+            both = [
+                Catalog("cpu", roots, offline=True, compiling=compiling).get(spec)
+                for compiling in (True, False)
+            ]
+            facts = {"loaded in s": [round(one.seconds, 2) for one in both]}
+            for size in sizes:
+                passes = [partial(_passed, one, items[:size]) for one in both]
+                compiled, plain = turns(passes, ask.rounds, 10)
+                case = f"compiled pass, {size} {what}"
+                found.append(Result(case, "torch", "ms", compiled, plain, 1.0, False, facts))
+    return found
+
+
 def anchors() -> tuple[Floats, Floats]:
     """Two spaces that see the same 2,000 inputs, with noise of their own."""
     rng = np.random.default_rng(0)
@@ -99,3 +138,10 @@ def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
     began = time.perf_counter()
     fuse(bridge, Side(frame(x)), Side(frame(y)))
     return time.perf_counter() - began
+
+
+def _passed(loaded: Loaded, items: list[Item]) -> None:
+    encoder = loaded.encoder
+    inputs = encoder.prepare(items).inputs
+    with inference(encoder.device):
+        encoder.forward(inputs)
