@@ -26,6 +26,9 @@ TRIED_LENGTH: Final = 512
 ONLY_FILES: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
 transformers.utils.logging.disable_progress_bar()
+# What it says goes where all else is said, in the same form.
+transformers.utils.logging.disable_default_handler()
+transformers.utils.logging.enable_propagation()
 
 
 class TransformersEncoder:
