@@ -28,7 +28,11 @@ SERVERS: Final = {
     "celery": "celery[redis]>=5.4",
 }
 """Programs that the service is timed beside, and what their environments hold."""
-MORE: Final = {"litserve": ("transformers", "torch"), "ray": ("transformers", "torch")}
+MORE: Final = {
+    "litserve": ("transformers", "torch"),
+    "ray": ("transformers", "torch"),
+    "celery": ("numpy",),
+}
 """What a peer needs for the work itself."""
 RELATING: Final = ("rat-embed",)
 """Peers that translate into no space: both sides become rows as wide as there are anchors."""

@@ -94,9 +94,11 @@ class Batches:
                 self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
                 at += len(found)
                 progress()
+        joined = torch.cat(rows)
+        if len(order) == 1:
+            return joined
         back = torch.empty(len(order), dtype=torch.int64)
         back[torch.as_tensor(order)] = torch.arange(len(order))
-        joined = torch.cat(rows)
         return joined[back.to(joined.device)]
 
     def _note(self, sizes: Sequence[int]) -> None:

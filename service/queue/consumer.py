@@ -16,7 +16,7 @@ from service.queue.jobs import Job, Reply, unpack_job
 from service.queue.leases import Leases
 from service.queue.streams import Backlog
 from service.records import Item
-from service.store.server import Command, Server
+from service.store.server import Command, Server, call
 from service.telemetry import Telemetry, working_for
 
 log = logging.getLogger(__name__)
@@ -155,20 +155,19 @@ class Consumer:
         """Answer several jobs in one round trip, each as `answer` does."""
         for delivery, _, _ in answers:
             self.leases.drop((delivery.stream, delivery.entry))
-        with self.server.guard() as client:
-            pipe = client.pipeline(transaction=False)
-            for delivery, reply, seconds in answers:
-                api = delivery.job.reply_to or ""
-                keys = (
-                    streams.stream_key(delivery.stream),
-                    streams.BYTES,
-                    streams.replies_key(api),
-                    streams.APIS,
-                )
-                data = reply.pack() if reply else b""
-                arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
-                pipe.eval(streams.ANSWER, len(keys), *keys, *arguments)
-            sent = [bool(one) for one in pipe.execute()]
+        calls = []
+        for delivery, reply, seconds in answers:
+            api = delivery.job.reply_to or ""
+            keys = (
+                streams.stream_key(delivery.stream),
+                streams.BYTES,
+                streams.replies_key(api),
+                streams.APIS,
+            )
+            data = reply.pack() if reply else b""
+            arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
+            calls.append(call(streams.ANSWER, keys, *arguments))
+        sent = [bool(one) for one in self.server.ask(*calls)]
         for (_, reply, _), taken in zip(answers, sent, strict=True):
             self._metrics.jobs[_outcome(reply) if taken else "lost"].inc()
         return sent
@@ -300,8 +299,7 @@ class Consumer:
         """Be done with an entry that nobody can be answered about."""
         self.leases.drop((name, entry))
         keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
-        with self.server.guard() as client:
-            client.eval(streams.ANSWER, len(keys), *keys, entry, b"", "", 0, 0)
+        self.server.run(streams.ANSWER, keys, entry, b"", "", 0, 0)
 
     def _read(
         self, server: Server, names: list[str], count: int, block: int | None = None

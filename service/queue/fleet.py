@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -122,10 +122,8 @@ def look(server: Server, seconds: float, api: str = "") -> list[Announcement]:
         seconds: Seconds of silence after which a worker counts as gone.
         api: The API process that asks, which by asking says that it lives.
     """
-    with server.guard() as client:
-        found: Any = client.eval(LOOK, 3, WORKERS, ANNOUNCED, APIS, int(seconds * 1000), api)
     announced = []
-    for raw in found:
+    for raw in server.run(LOOK, (WORKERS, ANNOUNCED, APIS), int(seconds * 1000), api):
         try:
             announced.append(Announcement.model_validate_json(raw or b""))
         except ValidationError:
@@ -148,8 +146,7 @@ def sweep(server: Server) -> int:
     with server.guard() as client:
         if not client.set(f"{PREFIX}swept", b"", nx=True, ex=SWEEP_SECONDS):
             return 0
-        swept: Any = client.eval(SWEEP, 4, WORKERS, ANNOUNCED, APIS, JOBS, *arguments)
-    return int(swept)
+    return int(server.run(SWEEP, (WORKERS, ANNOUNCED, APIS, JOBS), *arguments))
 
 
 class Presence:
@@ -201,8 +198,7 @@ class Presence:
     def _say(self) -> None:
         said = self._describe()
         try:
-            with self._server.guard() as client:
-                client.eval(BEAT, 2, WORKERS, ANNOUNCED, said.worker, said.model_dump_json())
+            self._server.run(BEAT, (WORKERS, ANNOUNCED), said.worker, said.model_dump_json())
             found = look(self._server, self._ttl)
             others = [other for other in found if other.worker != said.worker]
             self._others = frozenset(key for other in others for key in other.loaded)

@@ -105,6 +105,5 @@ class Leases:
         by_stream: dict[str, list[str]] = {}
         for name, entry in held:
             by_stream.setdefault(name, []).append(entry)
-        with self._server.guard() as client:
-            for name, entries in by_stream.items():
-                client.eval(CLAIM, 1, streams.stream_key(name), self._name, idle_ms, *entries)
+        for name, entries in by_stream.items():
+            self._server.run(CLAIM, (streams.stream_key(name),), self._name, idle_ms, *entries)

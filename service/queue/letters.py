@@ -61,8 +61,7 @@ def bury(server: Server, stream: str, entry: str, data: bytes, reason: str) -> s
     Returns:
         The letter's id.
     """
-    with server.guard() as client:
-        letter: Any = client.eval(BURY, 1, DEAD, stream, entry, reason, data, MOST_LETTERS)
+    letter = server.run(BURY, (DEAD,), stream, entry, reason, data, MOST_LETTERS)
     return str(letter.decode())
 
 
@@ -108,6 +107,5 @@ def drop(server: Server, letter: str) -> None:
     Raises:
         UnknownResource: If there is no such letter.
     """
-    with server.guard() as client:
-        if not client.eval(DROP, 1, DEAD, letter):
-            raise UnknownResource(f"no dead letter {letter}")
+    if not server.run(DROP, (DEAD,), letter):
+        raise UnknownResource(f"no dead letter {letter}")

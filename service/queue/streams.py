@@ -238,9 +238,7 @@ def admit(
         *limits,
         *(timeout_ms, job.reply_to or ""),
     )
-    with server.guard() as client:
-        answer: Any = client.eval(ADMIT, len(keys), *keys, *arguments)
-    told = str(answer.decode())
+    told = str(server.run(ADMIT, keys, *arguments).decode())
     match told:
         case "full-jobs":
             raise QueueFull(f"{limits.jobs} jobs (queue_jobs) wait for this encoder already")
@@ -266,17 +264,14 @@ def cancel(server: Server, job: Job, entry: str) -> bool:
     Raises:
         QueueUnavailable: If the server is away.
     """
-    with server.guard() as client:
-        return bool(client.eval(CANCEL, 2, stream_key(job.stream), BYTES, entry))
+    return bool(server.run(CANCEL, (stream_key(job.stream), BYTES), entry))
 
 
 def survey(server: Server) -> dict[str, Backlog]:
     """What waits, by the name of its stream; streams that hold nothing are left out."""
-    with server.guard() as client:
-        found: Any = client.eval(SURVEY, 1, JOBS)
     return {
         name.decode(): Backlog(model.decode(), held, running, None if waited < 0 else waited)
-        for name, model, held, running, waited in found
+        for name, model, held, running, waited in server.run(SURVEY, (JOBS,))
     }
 
 
@@ -289,8 +284,7 @@ def held_bytes(server: Server) -> int:
 
 def unsettled(server: Server, before_ms: int) -> bool:
     """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
-    with server.guard() as client:
-        return bool(client.eval(UNSETTLED, 1, JOBS, before_ms))
+    return bool(server.run(UNSETTLED, (JOBS,), before_ms))
 
 
 def nudge(server: Server, draft: Draft) -> None:

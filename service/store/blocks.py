@@ -67,8 +67,7 @@ def write(
             {name: arrays[name][rows] for name, rows in cut.items()},
             {"blocks": len(cuts), "arrays": shapes, "starts": starts},
         )
-        with server.guard() as client:
-            client.eval(WRITE, 1, key, i, block, seconds)
+        server.run(WRITE, (key,), i, block, seconds)
     return whole
 
 

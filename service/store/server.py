@@ -32,7 +32,7 @@ for _ = 1, tonumber(take()) do redis.call(unpack(command())) end
 return 1
 """
 
-Word = str | bytes | int
+Word = str | bytes | int | float
 Command = Sequence[Word]
 
 
@@ -123,7 +123,7 @@ class Server:
         with self.guard() as client:
             # In one packet and so on one connection: WAITAOF speaks of the writes of its own.
             pipe = client.pipeline(transaction=False)
-            pipe.eval(COMMIT, len(keys), *keys, *words)
+            _raw(pipe, *call(COMMIT, keys, *words))
             if promise:
                 _raw(pipe, "WAITAOF", 1, self.replicas, promise)
             done, *promised = pipe.execute()
@@ -177,6 +177,15 @@ class Server:
                 client.connection_pool.release(connection)
             return found
 
+    def run(self, script: str, keys: Sequence[str], *arguments: Word) -> Any:
+        """What a script answers; if the connection breaks, it is sent again.
+
+        Raises:
+            Unavailable: If the server is away, or refuses it.
+        """
+        (answer,) = self.ask(call(script, keys, *arguments))
+        return answer
+
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
         with self.guard() as client:
@@ -215,6 +224,11 @@ class Server:
     @property
     def _name(self) -> str:
         return self._gone.__name__.removesuffix("Unavailable").lower() + " server"
+
+
+def call(script: str, keys: Sequence[str], *arguments: Word) -> Command:
+    """The command that runs a script."""
+    return ("EVAL", script, len(keys), *keys, *arguments)
 
 
 def _raw(client: Any, *words: Word) -> Any:
