@@ -14,8 +14,11 @@ MEASURED: Final = 512
 """Evenly spaced anchors that axes and threshold are taken from."""
 FOLDS: Final = 4
 QUANTILE: Final = 0.01
-BLOCK: Final = 1024
-"""Rows that are centred at a time: so many stay in a core's cache until they are used."""
+BLOCK: Final = 512
+"""Rows that are looked at at a time: so many stay in a core's cache meanwhile."""
+CLEAR: Final = 2.0**-8
+"""Rows that are closer to the mean, by squares against their own and its norm, are centred first,
+or rounding would tell where they lie."""
 FEWEST: Final = 2 * MOST_AXES
 """Of fewer anchors each is as far from the others as a stranger would be."""
 
@@ -83,11 +86,21 @@ class Coverage:
             starts = range(0, x.shape[0], BLOCK)
             return xp.concat([self.covers(x[start : start + BLOCK, :]) for start in starts])
         with quiet():
-            rows = x - self.mean
-            squares = xp.vecdot(rows, rows)
-            kept = rows @ self.axes
-            inside = xp.vecdot(kept, kept) >= self.threshold * squares
-            return inside & (squares < float("inf"))
+            # Not centred: a copy of the rows takes as long as all the rest.
+            norms, norm = xp.vecdot(x, x), xp.vecdot(self.mean, self.mean)
+            squares = norms - 2 * (x @ self.mean) + norm
+            inside = self._holds(x @ self.axes - self.mean @ self.axes, squares)
+            clear = squares > CLEAR * (norms + norm)
+            if not bool(xp.all(clear)):
+                rows = x[~clear, :] - self.mean
+                squares = xp.vecdot(rows, rows)
+                held = self._holds(rows @ self.axes, squares)
+                inside[~clear] = held & (squares < float("inf"))
+            return inside
+
+    def _holds(self, kept: Array, squares: Array) -> Array:
+        """Whether what the axes keep of rows is enough of their squared lengths."""
+        return array_namespace(kept).vecdot(kept, kept) >= self.threshold * squares
 
 
 def _axes(unit: Array, most: int) -> Array:
