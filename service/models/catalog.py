@@ -56,6 +56,7 @@ class Catalog:
         most_pixels: Pixels that an image may have.
         most_tokens: Tokens that a text may have, if its model takes as many.
         compiling: Whether models may be compiled, on a CPU.
+        graphs: Whether small batches are replayed from recordings, on a GPU.
         metrics: Where models, and the memory they hold, are seen.
     """
 
@@ -71,12 +72,13 @@ class Catalog:
         most_pixels: int = MOST_PIXELS,
         most_tokens: int = MOST_TOKENS,
         compiling: bool = True,
+        graphs: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
         self._most_pixels = most_pixels
         self._most_tokens = most_tokens
-        self._compiling = compiling
+        self._faster = {"compiling": compiling, "graphs": graphs}
         self.device = pick_device(device, number)
         if self.device.type == "cpu":
             keep_freed()
@@ -235,10 +237,10 @@ class Catalog:
         if isinstance(spec, TextEncoder):
             from service.models.text import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files, self._most_tokens, self._compiling)
+            return TransformersEncoder(spec, self.device, files, self._most_tokens, **self._faster)
         from service.models.image import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files, self._most_pixels, self._compiling)
+        return TimmEncoder(spec, self.device, files, self._most_pixels, **self._faster)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.

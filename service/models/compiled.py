@@ -36,7 +36,7 @@ def fastest(module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch
     began = time.perf_counter()
     try:
         found = _Compiled(module, samples[0])
-        worst = max(_difference(module(*sample), found(*sample)) for sample in samples)
+        worst = max(difference(module(*sample), found(*sample)) for sample in samples)
     except Exception as error:  # noqa: BLE001 whatever a compiler makes of a model, torch runs it
         log.warning("not compiled", extra={"model": name, "reason": type(error).__name__})
         return module
@@ -48,7 +48,7 @@ def fastest(module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch
     return found
 
 
-def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """By how much rows differ at most, relative to their length."""
     return float(((ours - theirs).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12)).max())
 

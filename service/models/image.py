@@ -16,6 +16,7 @@ from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat
 from service.geometry.heads import Classifier
 from service.models.base import MOST_PIXELS, Prepared, parameter_bytes
 from service.models.compiled import Pass, fastest
+from service.models.graphs import Recorded
 from service.models.memory import release
 from service.records import ImageEncoder, Item, Modality
 
@@ -44,6 +45,7 @@ class TimmEncoder:
         weights: Its safetensors file.
         most_pixels: Pixels that an image may have.
         compiling: Whether its pass may be compiled, on a CPU.
+        graphs: Whether small batches are replayed from recordings, on a GPU.
     """
 
     modality: Modality = "image"
@@ -55,6 +57,7 @@ class TimmEncoder:
         weights: Path,
         most_pixels: int = MOST_PIXELS,
         compiling: bool = True,
+        graphs: bool = False,
     ) -> None:
         self._spec = spec
         self._most_pixels = most_pixels
@@ -72,6 +75,8 @@ class TimmEncoder:
             white = self._transform(Image.new("RGB", (1, 1), "white"))
             samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
             self._pass = fastest(model, spec.model, samples)
+        elif graphs and device.type == "cuda":
+            self._pass = Recorded(model, spec.model)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Decode images and bring them into the form that the model takes.

@@ -13,6 +13,7 @@ from service.errors import InvalidInput, WorkFailed
 from service.geometry.heads import Classifier
 from service.models.base import MOST_TOKENS, SENTENCE, Prepared, parameter_bytes
 from service.models.compiled import Pass, fastest
+from service.models.graphs import Recorded
 from service.records import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -40,6 +41,7 @@ class TransformersEncoder:
         folder: Its files.
         most_tokens: Tokens that a text may have, if the model takes as many.
         compiling: Whether its pass may be compiled, on a CPU.
+        graphs: Whether small batches are replayed from recordings, on a GPU.
     """
 
     modality: Modality = "text"
@@ -51,6 +53,7 @@ class TransformersEncoder:
         folder: Path,
         most_tokens: int = MOST_TOKENS,
         compiling: bool = True,
+        graphs: bool = False,
     ) -> None:
         self._spec = spec
         self.device = device
@@ -78,6 +81,8 @@ class TransformersEncoder:
         self._pass: Pass = pooled
         if compiling and device.type == "cpu" and self._limit <= TRIED_LENGTH:
             self._pass = fastest(pooled, spec.model, self._samples())
+        elif graphs and device.type == "cuda":
+            self._pass = Recorded(pooled, spec.model)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Tokenise texts.
