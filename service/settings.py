@@ -24,6 +24,7 @@ _LIMITS = (
     "queue_bytes",
     "queue_seconds",
     "rate_limits",
+    "url_seconds",
 )
 """What bounds a request, beside all that is called `max_…`."""
 
@@ -70,6 +71,9 @@ class Settings(BaseSettings):
     compile: bool = Field(
         True, description="Compile models on a CPU, if OpenVINO is installed and its rows agree."
     )
+    cuda_graphs: bool = Field(
+        False, description="Replay small batches on a GPU as CUDA graphs; untested."
+    )
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Folders that local model files may be read from, separated by colons."
     )
@@ -77,6 +81,11 @@ class Settings(BaseSettings):
     hub_models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("timm/*", "sentence-transformers/*"),
         description="Patterns of the hub's models that may be loaded, separated by commas.",
+    )
+    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Patterns of the hosts that images may be fetched from by https URL, separated "
+        "by commas; none: by value only.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severity that is logged."
@@ -142,6 +151,8 @@ class Settings(BaseSettings):
     max_json_depth: int = Field(
         64, ge=8, le=512, description="Most levels of lists and objects in JSON."
     )
+    max_url_bytes: Bytes = Field(16 * MEBI, description="Largest image that is fetched by URL.")
+    url_seconds: Seconds = Field(5.0, description="Seconds that fetching one may take.")
     max_image_pixels: Count = Field(64_000_000, description="Most pixels of an image.")
     max_text_tokens: int = Field(
         8_192, ge=16, description="Most tokens of a text, also where its model takes more."
@@ -189,7 +200,7 @@ class Settings(BaseSettings):
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("serves", "hub_models", mode="before")
+    @field_validator("serves", "hub_models", "url_hosts", mode="before")
     @classmethod
     def _split_patterns(cls, value: Any) -> Any:
         if not isinstance(value, str):

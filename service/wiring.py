@@ -11,6 +11,7 @@ from service import __version__
 from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
 from service.api.depends import Limits, Parts
+from service.api.fetching import Fetcher
 from service.api.standing import Standing
 from service.errors import QueueUnavailable, RegistryUnavailable
 from service.queue.dispatcher import Dispatcher
@@ -146,6 +147,12 @@ def api_parts(settings: Settings) -> Parts:
             must=settings.must_have_keys,
         ),
         rates=Rates(queue_server, settings.rate_limits, seen.metrics),
+        fetcher=Fetcher(
+            () if settings.offline else settings.url_hosts,
+            most_bytes=settings.max_url_bytes,
+            most_held=settings.max_held_bytes,
+            seconds=settings.url_seconds,
+        ),
         metrics_open=settings.metrics_open,
         standing=Standing(registry, dispatcher),
         telemetry=seen,
@@ -188,6 +195,7 @@ def worker(settings: Settings) -> Any:
         most_pixels=settings.max_image_pixels,
         most_tokens=settings.max_text_tokens,
         compiling=settings.compile,
+        graphs=settings.cuda_graphs,
         metrics=seen.metrics,
     )
     limit_blas(settings)

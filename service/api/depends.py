@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from service.api.anchor_report import AnchorReports
 from service.api.compatibility import Comparisons
+from service.api.fetching import Fetcher
 from service.api.standing import Standing
 from service.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
 from service.queue.dispatcher import Dispatcher
@@ -132,6 +133,7 @@ class Parts:
     standing: Standing
     keys: KeyRing
     rates: Rates
+    fetcher: Fetcher
     metrics_open: bool = False
     threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
     comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))

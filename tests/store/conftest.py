@@ -149,32 +149,6 @@ def start(tmp_path: Path, binary: str) -> Iterator[Start]:
         node.stop()
 
 
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two authorities, and a server's and a client's certificate by the first."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl is installed")
-    folder = tmp_path_factory.mktemp("certificates")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    usage = ("-addext", "keyUsage=critical,keyCertSign")
-    for ca in ("ca", "other"):
-        name = ("-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
-        openssl("req", "-x509", *key, *usage, "-days", "2", *name)
-    (folder / "names").write_text(
-        "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
-    )
-    for who in ("server", "client"):
-        openssl("req", *key, "-subj", f"/CN={who}", "-keyout", f"{who}.key", "-out", f"{who}.csr")
-        signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        names = ("-extfile", "names", "-out", f"{who}.pem")
-        openssl("x509", "-req", "-in", f"{who}.csr", *signer, *names)
-    return folder
-
-
 def tls_flags(folder: Path, clients: str = "yes") -> tuple[str, ...]:
     return (
         *("--tls-cert-file", f"{folder}/server.pem", "--tls-key-file", f"{folder}/server.key"),

@@ -12,7 +12,7 @@ from service.api.wire import LARGE_BODY
 from service.errors import InvalidInput
 from service.geometry.bridges import DEFAULT, BridgeName
 from service.queue.jobs import Job, Reply
-from service.records import EncoderSpec, Head, Space
+from service.records import EncoderSpec, Head, Modality, Space
 from service.translator import check_pair
 
 
@@ -72,6 +72,13 @@ def check_room(parts: Parts, encoder: str) -> None:
 async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) -> Reply:
     """All inputs through the queue, split so that no job is large; one reply as if it were one."""
     modality = job.encoder.modality if job.encoder else "vector"
+    async with parts.fetcher.by_value(given, modality) as values:
+        return await _run(parts, job, values, modality, seconds)
+
+
+async def _run(
+    parts: Parts, job: Job, given: list[str | bytes], modality: Modality, seconds: float
+) -> Reply:
     decode = partial(decode_items, given, modality, parts.limits.items)
     # Texts and image files are taken as they are, in no time; base64 takes some.
     large = sum(map(len, given)) > LARGE_BODY
