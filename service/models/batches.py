@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 BATCH_SECONDS: Final = 2.0
 """A batch that takes longer holds up those behind it, and looks as if it hung."""
-TRIED: Final = (1, 2, 4, 8, 16)
+TRIED: Final = (1, 2, 4, 8, 16, 32)
 OUT_OF_MEMORY: Final = "out-of-memory"
 TIMES: Final = 4
 """The first pass of a size fetches memory that later ones find."""
@@ -57,9 +57,10 @@ class Batches:
         costs: dict[int, float] = {}
         for size in TRIED:
             costs[size] = min(self._cost(sample, size) for _ in range(TIMES))
-            if costs[size] * size > BATCH_SECONDS / 2:
+            least = min(costs.values())
+            # Those that are larger still will cost as much, and take longer to be tried.
+            if costs[size] > NEAR * least or costs[size] * size > BATCH_SECONDS / 2:
                 break
-        least = min(costs.values())
         self._seconds = least / each
         return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
 

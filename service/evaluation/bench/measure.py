@@ -273,7 +273,8 @@ def started(command: Sequence[str], core: int) -> Iterator[tuple[Any, Any, list[
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)  # noqa: S603
+    with on_core(core):
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env)  # noqa: S603
     assert process.stdin is not None  # noqa: S101
     assert process.stdout is not None  # noqa: S101
     said: list[str] = []
@@ -284,7 +285,6 @@ def started(command: Sequence[str], core: int) -> Iterator[tuple[Any, Any, list[
             said.append(line.strip())
         else:
             raise Unavailable(f"{command[1:3]}, the partner of the measurement, did not start")
-        pin(process.pid, core)
         yield process.stdin, process.stdout, said
     finally:
         process.stdin.close()

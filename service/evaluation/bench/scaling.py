@@ -14,14 +14,12 @@ from safetensors.numpy import save
 
 from service.client import Stitchwork
 from service.evaluation.bench.measure import (
-    OURS,
     THEIRS,
     Round,
     Target,
     closed,
     in_turns,
     on_core,
-    pin,
     turns,
 )
 from service.evaluation.bench.stitching import SECONDS, minilm, service
@@ -132,8 +130,6 @@ def over_workers(ask: Round) -> Law:
             tempfile.TemporaryDirectory(prefix="stitchwork-bench-") as name,
             service(Path(name), minilm(), items, workers=workers) as running,
         ):
-            for i in range(workers):
-                pin(running.pids[f"worker-{i + 1}"], (THEIRS, OURS)[i])
             path = "/stitch/source/head"
             rates = [16 * closed(running.url, path, bodies, SECONDS) for _ in range(ask.rounds)]
             measured.append(_median(rates))

@@ -30,7 +30,6 @@ from service.evaluation.bench.measure import (
     closed,
     in_turns,
     on_core,
-    pin,
 )
 from service.evaluation.texts import sentences
 from service.launcher import Plan, Running, start
@@ -141,7 +140,7 @@ def service(
         spec: Its encoder.
         items: Their first 200 are the anchors.
         core: The one that its other processes have.
-        workers: How many; the first has the core of what is measured.
+        workers: How many, a core each; the first has that of what is measured.
     """
     plan = Plan(
         port=0,
@@ -155,12 +154,12 @@ def service(
             # The line is long on purpose.
             "STITCHWORK_QUEUE_SECONDS": f"{DEADLINE}",
         },
+        worker_command=(sys.executable, "-m", "service.evaluation.bench.pinned"),
     )
     with on_core(core):
         running = start(plan)
     with running:
         register(running, spec, items)
-        pin(running.pids["worker-1"], THEIRS)
         yield running
 
 
