@@ -19,7 +19,14 @@ from array_api_compat import array_namespace, device
 
 from service.geometry import Array
 from service.geometry.anchors import prunings
-from service.geometry.arrays import RTOL, Convert, indices, solve_factored, solve_triangular
+from service.geometry.arrays import (
+    RTOL,
+    Convert,
+    cholesky,
+    indices,
+    solve_factored,
+    solve_triangular,
+)
 from service.geometry.relative import Frame
 
 FLOOR: Final = 3 / 13
@@ -102,7 +109,7 @@ def ridge_inverse(seen: Frame, shrinkage: float | None) -> Inverse:
         return Inverse(_filtered(seen, rho, trace))
     gram *= (1 - rho) * k
     gram += (rho * trace / d * k) * xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    return Inverse(xp.linalg.cholesky(gram))
+    return Inverse(cholesky(gram))
 
 
 def ridge_read(seen: Frame, found: Inverse, write: Array, shrinkage: float | None) -> Array:
@@ -228,15 +235,15 @@ def exp_inverse(seen: Frame, most: int) -> Inverse:
     eye = xp.eye(m, dtype=own.dtype, device=device(own))
     if m == _alive(seen):
         own += KERNEL_RIDGE * eye
-        return Inverse(xp.linalg.cholesky(own), at)
-    lower = xp.linalg.cholesky(own + KERNEL_JITTER * eye)
+        return Inverse(cholesky(own), at)
+    lower = cholesky(own + KERNEL_JITTER * eye)
     normal = KERNEL_RIDGE * eye
     for _, kernel in _kernels(seen, some):
         # Features whose products are the kernel of the landmarks' span: well conditioned, unlike
         # its square.
         features = solve_triangular(lower, kernel.T)
         normal += features @ features.T
-    return Inverse(lower @ xp.linalg.cholesky(normal), at)
+    return Inverse(lower @ cholesky(normal), at)
 
 
 def exp_read(seen: Frame, found: Inverse, write: Array) -> Array:
