@@ -1,5 +1,6 @@
 """What serves a pair of spaces: maps that are applied to batches of rows."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -299,25 +300,28 @@ class KernelMap:
             clear = (squares > SAFE[0]) & (squares < SAFE[1])
             clear &= squares > (CLEAR * self.origin.norm) ** 2
             cosines = centred @ self.landmarks
-            cosines *= (1.0 / xp.sqrt(squares))[:, None]
+            cosines *= (self.sharpness / xp.sqrt(squares))[:, None]
             rows, defined = self._written(cosines, clear)
         if not bool(xp.all(clear)):
             doubtful = ~clear
             unit, known = self.origin.unit(x[doubtful, :])
-            rows[doubtful, :], defined[doubtful] = self._written(unit @ self.landmarks, known)
+            cosines = self.sharpness * (unit @ self.landmarks)
+            rows[doubtful, :], defined[doubtful] = self._written(cosines, known)
         return Translation(rows, defined)
 
     def _written(self, cosines: Array, known: Array) -> Translation:
-        """Rows of the target from (n, m) cosines, which are used up; mu_Y where not `known`."""
+        """Rows of the target from (n, m) cosines times γ; mu_Y where not `known`."""
         xp = array_namespace(cosines, self.weights)
-        cosines -= 1.0
-        cosines *= self.sharpness
+        # The kernel's factor e^(−γ) is left out: rows are scaled anyway.
+        least = RTOL * self.gain * math.exp(self.sharpness)
         with quiet():
             rows = xp.exp(cosines) @ self.weights
             squares = xp.vecdot(rows, rows)
-            defined = known & (squares > (RTOL * self.gain) ** 2)
+            defined = known & (squares > least**2)
             rows *= (self.scale / xp.sqrt(squares))[:, None]
-            rows = xp.where(defined[:, None], rows, 0.0) + self.mean
+            if not bool(xp.all(defined)):
+                rows[~defined, :] = 0.0
+            rows += self.mean
         return Translation(rows, defined)
 
 
