@@ -149,6 +149,7 @@ def api_parts(settings: Settings) -> Parts:
         rates=Rates(queue_server, settings.rate_limits, seen.metrics),
         fetcher=Fetcher(
             () if settings.offline else settings.url_hosts,
+            most=settings.max_items,
             most_bytes=settings.max_url_bytes,
             most_held=settings.max_held_bytes,
             seconds=settings.url_seconds,

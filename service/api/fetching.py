@@ -47,6 +47,7 @@ class Fetcher:
     Args:
         hosts: Patterns of the hosts that may be asked, `name` or, for a port of its own,
             `name:port`; none refuses every URL.
+        most: URLs that one request may have.
         most_bytes: Bytes that one image may have.
         most_held: Bytes that all images under way in this process may have.
         seconds: How long all of one image may take.
@@ -58,6 +59,7 @@ class Fetcher:
         self,
         hosts: Sequence[str],
         *,
+        most: int,
         most_bytes: int,
         most_held: int,
         seconds: float,
@@ -65,6 +67,7 @@ class Fetcher:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._hosts = tuple(host.lower() for host in hosts)
+        self._most = most
         self._most_bytes = most_bytes
         self._most_held = most_held
         self._seconds = seconds
@@ -81,7 +84,7 @@ class Fetcher:
         Raises:
             InvalidInput: If a URL may not be followed, or what is asked for does not come;
                 the pointer `/items/{i}` says which.
-            InputTooLarge: If an image has too many bytes.
+            InputTooLarge: If there are too many of them, or an image has too many bytes.
             QueueFull: If all that is being fetched in this process has.
         """
         places = [
@@ -92,6 +95,11 @@ class Fetcher:
         if not places:
             yield items
             return
+        if len(places) > self._most:
+            raise InputTooLarge(
+                f"expected at most {self._most} items (max_items), got {len(places)}",
+                pointer="/items",
+            )
         held: list[int] = []
         try:
             urls = [self._checked(str(items[i]), f"/items/{i}") for i in places]

@@ -89,7 +89,9 @@ def trusting(
     most_held: int = 1 << 20,
 ) -> Fetcher:
     tls = ssl.create_default_context(cafile=certificates / "ca.pem")
-    return Fetcher(hosts, most_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls)
+    return Fetcher(
+        hosts, most=3, most_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls
+    )
 
 
 def fetched(fetcher: Fetcher, *items: str | bytes, modality: Any = "image") -> list[str | bytes]:
@@ -132,6 +134,13 @@ def test_what_does_not_come(
     assert Handler.asked[before:] == [path]
 
 
+def test_more_than_may_be_asked_for(fetcher: Fetcher, host: str) -> None:
+    before = len(Handler.asked)
+    with pytest.raises(InputTooLarge, match=r"at most 3 items \(max_items\), got 4"):
+        fetched(fetcher, *[f"https://{host}/image"] * 4)
+    assert len(Handler.asked) == before
+
+
 def test_what_is_held_is_bounded_and_let_go_of(host: str, certificates: Path) -> None:
     fetcher = trusting(certificates, [host], most_held=2 * len(IMAGE))
     urls: list[str | bytes] = [f"https://{host}/image"] * 2
@@ -168,7 +177,9 @@ def test_an_address_that_is_not_public_is_not_connected_to(certificates: Path) -
 
 def test_a_server_that_is_not_who_it_says_is_not_asked(host: str, certificates: Path) -> None:
     before = len(Handler.asked)
-    fetcher = Fetcher([host], most_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True)
+    fetcher = Fetcher(
+        [host], most=3, most_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True
+    )
     with pytest.raises(InvalidInput, match="ConnectError at its host"):
         fetched(fetcher, f"https://{host}/image")
     assert len(Handler.asked) == before

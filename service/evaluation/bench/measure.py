@@ -211,6 +211,16 @@ async def _closed(
     return done / seconds
 
 
+def busy(running: Running) -> dict[str, float]:
+    """Milliseconds of a core that each process of a service has had so far."""
+    ticks = {}
+    for name, pid in running.pids.items():
+        # What follows the name, which may hold anything.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks[name] = int(fields[11]) + int(fields[12])
+    return {name: 1000 * count / os.sysconf("SC_CLK_TCK") for name, count in ticks.items()}
+
+
 def turns(works: Sequence[Callable[[], object]], rounds: int, times: int) -> list[list[float]]:
     """Milliseconds at the median of each piece of work, done in turns, round by round."""
     found: list[list[float]] = [[] for _ in works]

@@ -23,10 +23,12 @@ from service.evaluation.bench.measure import (
     DEADLINE,
     OURS,
     THEIRS,
+    WARM_UP_SECONDS,
     Result,
     Round,
     Target,
     asked,
+    busy,
     closed,
     in_turns,
     on_core,
@@ -110,14 +112,21 @@ def beside_servers(ask: Round) -> list[Result]:
                     continue
                 theirs = [_foreign(peer, str(text)) for text in items]
                 with _peer(command(python, stitch), other_path, theirs[0]) as url:
-                    ours, partner = [], []
+                    ours, partner, spent = [], [], list[dict[str, float]]()
                     for i in range(ask.rounds + 1):
+                        before = busy(running)
                         rate = closed(running.url, path, bodies[path], SECONDS)
+                        spent.append(_each(running, before, rate))
                         other = closed(url, other_path, theirs, SECONDS)
                         if i:
                             ours.append(rate)
                             partner.append(other)
-                facts = {"clients": CLIENTS, "texts per request": 1, "processes of each": "1 core"}
+                facts = {
+                    "clients": CLIENTS,
+                    "texts per request": 1,
+                    "processes of each": "1 core",
+                    "ms of the core a request": spent[-1],
+                }
                 case = f"{path.split('/')[1]} beside {peer}"
                 what = f"{peer}, the same model and texts"
                 found.append(Result(case, what, "req/s", ours, partner, goal, True, facts))
@@ -212,6 +221,12 @@ def _offline(
     command = [sys.executable, "-m", script, *urls, roots, "source", "head", str(path)]
     with asked(command, THEIRS) as ask:
         yield ask
+
+
+def _each(running: Running, before: dict[str, float], rate: float) -> dict[str, float]:
+    """Milliseconds of a core that each request took of each process, warm-up included."""
+    requests = rate * (SECONDS + WARM_UP_SECONDS)
+    return {name: round((ms - before[name]) / requests, 2) for name, ms in busy(running).items()}
 
 
 def _throughput(url: str, items: list[Item], each: int, seconds: float) -> float:
