@@ -13,6 +13,7 @@ import pytest
 from service.launcher import Running
 from service.models.packaged import minilm_folder
 from service.settings import Settings
+from tests.api.test_fetching import LIMITS as FETCHING
 from tests.api.test_limits import SETTINGS as BOUNDED
 from tests.service import running
 from tests.waiting import until
@@ -67,7 +68,8 @@ def paused(house: House) -> Iterator[None]:
 
 def test_every_limit_is_tried() -> None:
     """Pixels are tried where images are, in `test_hostile_inputs`."""
-    assert Settings().limits().keys() == {*BOUNDED, *SETTINGS, "max_image_pixels"} - {"job_items"}
+    tried = {*BOUNDED, *SETTINGS, *FETCHING, "max_image_pixels"} - {"job_items"}
+    assert Settings().limits().keys() == tried
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from tests.service import running
 
 IMAGE = b"\x89PNG, or so it says" * 100
 MOST = 10_000
+LIMITS = ("max_url_bytes", "url_seconds")
+"""What is tried here."""
 
 
 class Handler(BaseHTTPRequestHandler):
