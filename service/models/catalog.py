@@ -55,7 +55,7 @@ class Catalog:
         number: Which of a machine's workers this is.
         most_pixels: Pixels that an image may have.
         most_tokens: Tokens that a text may have, if its model takes as many.
-        compiling: Whether models may be compiled, on a CPU.
+        compiling: Whether models may be compiled, on a CPU, when they are first loaded.
         graphs: Whether small batches are replayed from recordings, on a GPU.
         metrics: Where models, and the memory they hold, are seen.
     """
@@ -78,7 +78,8 @@ class Catalog:
         self._metrics = metrics or Metrics()
         self._most_pixels = most_pixels
         self._most_tokens = most_tokens
-        self._faster = {"compiling": compiling, "graphs": graphs}
+        self._compiling = compiling
+        self._graphs = graphs
         self.device = pick_device(device, number)
         if self.device.type == "cpu":
             keep_freed()
@@ -234,13 +235,17 @@ class Catalog:
         # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
         # is ready without them, and one that serves texts alone never needs that for images.
         files = self._files(spec)
+        # Where models take turns, compiling them each time would take longer than it spares, and
+        # what the compiler keeps of each would add up.
+        first = encoder_key(spec) not in self._known
+        faster = {"compiling": self._compiling and first, "graphs": self._graphs}
         if isinstance(spec, TextEncoder):
             from service.models.text import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files, self._most_tokens, **self._faster)
+            return TransformersEncoder(spec, self.device, files, self._most_tokens, **faster)
         from service.models.image import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files, self._most_pixels, **self._faster)
+        return TimmEncoder(spec, self.device, files, self._most_pixels, **faster)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.

@@ -146,3 +146,12 @@ def test_models_that_come_and_go_leave_nothing(weights: Path) -> None:
         again()
     # What torch traced, left behind, would be 13 MB each time.
     assert private() - before < 26 * MB
+
+
+def test_a_model_that_comes_back_is_not_compiled_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "service.models.compiled")
+    found = Catalog("cpu", [minilm_folder()], offline=True)
+    before = rows(found.get(text()).encoder, TEXTS)
+    found.evict(found.loaded()[0])
+    torch.testing.assert_close(rows(found.get(text()).encoder, TEXTS), before, rtol=1e-4, atol=1e-5)
+    assert said(caplog) == ["compiled"]
