@@ -100,6 +100,12 @@ def test_jobs_that_wait(house: House) -> None:
     until("it embeds", lambda: house.http.post("/embed/t", json={"items": ["a"]}).is_success)
 
 
+def held(house: House) -> int:
+    """Jobs that wait in line or are in a worker's hands."""
+    queues = house.http.get("/workers").json()["queues"]
+    return sum(queue["waiting"] + queue["running"] for queue in queues)
+
+
 def test_time_that_jobs_wait(house: House) -> None:
     def send(seconds: str) -> httpx.Response:
         headers = {"X-Request-Timeout": seconds}
@@ -111,8 +117,10 @@ def test_time_that_jobs_wait(house: House) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         with paused(house):
-            # The first is in the worker's hands already; it is the second that waits in line.
+            # The first is in the worker's hands already; it is the second that waits in line. What
+            # came before them would be in its hands instead, and never be taken back.
             waiting = [pool.submit(send, "50") for _ in range(2)]
+            until("both are in line", lambda: held(house) == 2)
             until("the second has waited too long", is_refused, 40)
         assert [done.result().status_code for done in waiting] == [200, 200]
 
