@@ -32,11 +32,15 @@ class Recorded:
     Args:
         module: The pass itself, which takes larger batches, and sizes that cannot be recorded.
         name: What the log calls it.
+        longest: Tokens that the model takes; it has no place for a padding beyond them.
         record: Makes a recording of a pass, of the size of these inputs.
     """
 
-    def __init__(self, module: Pass, name: str, record: Record | None = None) -> None:
+    def __init__(
+        self, module: Pass, name: str, longest: int = 0, record: Record | None = None
+    ) -> None:
         self._module = module
+        self._longest = longest
         self._name = name
         self._record = record or _Recorder()
         self._recordings: dict[tuple[torch.Size, ...], Pass] = {}
@@ -46,7 +50,7 @@ class Recorded:
         count = len(inputs[0])
         if count > ROWS[-1]:
             return self._module(*inputs)
-        padded = [pad(part) for part in inputs]
+        padded = [pad(part, self._longest) for part in inputs]
         size = tuple(part.shape for part in padded)
         if size not in self._recordings:
             self._recordings[size] = self._made(padded)
@@ -67,7 +71,7 @@ class Recorded:
         return found
 
 
-def pad(part: torch.Tensor) -> torch.Tensor:
+def pad(part: torch.Tensor, longest: int) -> torch.Tensor:
     """Inputs of n rows, of tokens where they have two dimensions, padded to a size of recordings.
 
     Rows are filled up with the first one, so that none is without a token; tokens with zeros,
@@ -75,7 +79,9 @@ def pad(part: torch.Tensor) -> torch.Tensor:
     """
     count = next(rows for rows in ROWS if rows >= len(part))
     if part.ndim == 2:
-        part = torch.nn.functional.pad(part, (0, -part.shape[1] % TOKENS))
+        length = part.shape[1]
+        more = min(-length % TOKENS, max(0, longest - length))
+        part = torch.nn.functional.pad(part, (0, more))
     if count == len(part):
         return part
     return torch.cat([part, part[:1].expand(count - len(part), *part.shape[1:])])

@@ -82,7 +82,7 @@ class TransformersEncoder:
         if compiling and device.type == "cpu" and self._limit <= TRIED_LENGTH:
             self._pass = fastest(pooled, spec.model, self._samples())
         elif graphs and device.type == "cuda":
-            self._pass = Recorded(pooled, spec.model)
+            self._pass = Recorded(pooled, spec.model, self._limit)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
         """Tokenise texts.

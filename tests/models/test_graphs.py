@@ -37,7 +37,7 @@ def refused(module: Pass, inputs: Sequence[torch.Tensor]) -> Pass:
 def test_few_sizes_are_left(count: int) -> None:
     for length in (1, TOKENS - 1, TOKENS, TOKENS + 1):
         ids = torch.arange(1, count * length + 1).reshape(count, length)
-        found = pad(ids)
+        found = pad(ids, 512)
         assert len(found) in ROWS
         assert len(found) < 2 * count
         assert found.shape[1] % TOKENS == 0
@@ -46,8 +46,14 @@ def test_few_sizes_are_left(count: int) -> None:
         assert not found[:, length:].any()
         assert torch.equal(found[count:, :length], ids[:1].expand(len(found) - count, length))
     pixels = torch.rand(count, 3, 5, 7)
-    assert torch.equal(pad(pixels)[:count], pixels)
-    assert pad(pixels).shape[1:] == pixels.shape[1:]
+    assert torch.equal(pad(pixels, 0)[:count], pixels)
+    assert pad(pixels, 0).shape[1:] == pixels.shape[1:]
+
+
+def test_no_token_stands_where_a_model_has_no_place() -> None:
+    assert pad(torch.ones(1, 70, dtype=torch.int64), 77).shape == (1, 77)
+    assert pad(torch.ones(1, 77, dtype=torch.int64), 77).shape == (1, 77)
+    assert pad(torch.ones(1, 60, dtype=torch.int64), 77).shape == (1, 64)
 
 
 @pytest.mark.models
@@ -62,7 +68,7 @@ def test_rows_of_a_real_model_stay_the_same(
     inputs = encoder.prepare(TEXTS).inputs
     with inference(encoder.device):
         expected = {n: encoder.forward(inputs[:n]) for n in (1, 3, 8, 10)}
-        encoder._pass = Recorded(plain, "m", record)  # type: ignore[attr-defined]
+        encoder._pass = Recorded(plain, "m", 256, record)  # type: ignore[attr-defined]
         for _ in range(2):
             for count, rows in expected.items():
                 torch.testing.assert_close(encoder.forward(inputs[:count]), rows)
