@@ -179,13 +179,13 @@ class Fetcher:
         except TimeoutError as error:
             told = f"it did not come within {self._seconds:g} seconds (url_seconds)"
             raise _failed(told, pointer) from error
-        except PrivateAddress as error:
+        except _PrivateAddress as error:
             raise _failed("its host has an address that is not public", pointer) from error
         except (*_FAULTS, OSError) as error:
             raise _failed(f"{type(error).__name__} at its host", pointer) from error
 
 
-class PrivateAddress(Exception):
+class _PrivateAddress(Exception):
     """A host whose address is not to be connected to; known only when it is about to be."""
 
 
@@ -209,7 +209,7 @@ class _Checking(httpcore.AsyncNetworkBackend):
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(told[4][0]) for told in found]
         if not all(map(self._public, addresses)):
-            raise PrivateAddress(host)
+            raise _PrivateAddress(host)
         return await self._network.connect_tcp(
             addresses[0], port, timeout, local_address, socket_options
         )

@@ -128,13 +128,14 @@ def ridge_read(seen: Frame, found: Inverse, write: Array, shrinkage: float | Non
         return seen.unit.T @ solve_factored(found.matrix, write)
     if shrinkage is not None:
         return solve_factored(found.matrix, seen.unit.T @ write)
-    # The rule shrinks so much that a sum in float32 moves translated rows by no more than their
-    # own rounding does, and it is by far the longest: it takes half of the time.
+    # The rule shrinks so much that float32 moves translated rows by no more than their own
+    # rounding does, and these are by far the longest steps: they take half of the time.
     xp = array_namespace(write)
-    unit, narrow = (xp.astype(rows, xp.float32, copy=False) for rows in (seen.unit, write))
+    unit, narrow, lower = (
+        xp.astype(rows, xp.float32, copy=False) for rows in (seen.unit, write, found.matrix)
+    )
     # Laid out by columns, as the solver wants it.
-    product = xp.astype((narrow.T @ unit).T, found.matrix.dtype)
-    return solve_factored(found.matrix, product)
+    return xp.astype(solve_factored(lower, (narrow.T @ unit).T), write.dtype)
 
 
 def whitened_inverse(seen: Frame, shrinkage: float | None, power: float) -> Inverse:

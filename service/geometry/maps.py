@@ -299,9 +299,9 @@ class KernelMap:
             squares = xp.vecdot(centred, centred)
             clear = (squares > SAFE[0]) & (squares < SAFE[1])
             clear &= squares > (CLEAR * self.origin.norm) ** 2
-            cosines = centred @ self.landmarks
-            cosines *= (self.sharpness / xp.sqrt(squares))[:, None]
-            rows, defined = self._written(cosines, clear)
+            # Before the product, which is the wider.
+            centred *= (self.sharpness / xp.sqrt(squares))[:, None]
+            rows, defined = self._written(centred @ self.landmarks, clear)
         if not bool(xp.all(clear)):
             doubtful = ~clear
             unit, known = self.origin.unit(x[doubtful, :])

@@ -57,5 +57,6 @@ def test_every_route_keeps_its_contract(bare: Service) -> None:
 
 @pytest.mark.slow
 def test_every_route_keeps_its_contract_for_minutes(bare: Service) -> None:
-    """The same with other requests each time; the report names the seed."""
-    keeps_contract(bare, "--max-time", "180", "--continue-on-failure", seconds=900)
+    """Many more requests, the same each time: who changed nothing is not to be told of a fault."""
+    options = ("--max-examples", "120", "--continue-on-failure", "--seed", "2")
+    keeps_contract(bare, *options, seconds=900)

@@ -118,14 +118,14 @@ def _times(factor: float, found: Inverse) -> Inverse:
 def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
     x, y, *_ = frames(lib, 60, 16)
     for bridge, source, target in (
-        ("exp", Side(x, inverse=_times(0.5**0.5, exp_inverse(x, 2048))), Side(y)),
-        ("ridge", Side(x, inverse=_times(0.5**0.5, ridge_inverse(x, None))), Side(y)),
-        ("ridge-whitened", Side(x), Side(y, inverse=_times(2, whitened_inverse(y, None, 0.2)))),
-        ("irp", Side(x), Side(y, inverse=_times(2, irp_inverse(y, 0.8, 8)))),
+        ("exp", Side(x, inverse=_times(0.5, exp_inverse(x, 2048))), Side(y)),
+        ("ridge", Side(x, inverse=_times(0.5, ridge_inverse(x, None))), Side(y)),
+        ("ridge-whitened", Side(x), Side(y, inverse=_times(4, whitened_inverse(y, None, 0.2)))),
+        ("irp", Side(x), Side(y, inverse=_times(4, irp_inverse(y, 0.8, 8)))),
     ):
         np.testing.assert_allclose(
             matrix(bridge, source, target, lib),  # type: ignore[arg-type]
-            2 * matrix(bridge, Side(x), Side(y), lib),  # type: ignore[arg-type]
+            4 * matrix(bridge, Side(x), Side(y), lib),  # type: ignore[arg-type]
             rtol=1e-6,
         )
 
@@ -211,7 +211,7 @@ def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
     np.testing.assert_allclose(seen, 0.01 * was @ other - 5, atol=2e-5 * size)
 
 
-def test_the_sum_in_float32_moves_no_row_by_more_than_its_own_rounding() -> None:
+def test_steps_in_float32_move_no_row_by_more_than_its_own_rounding() -> None:
     w = world(900, 192, 160, latent=60, noise=0.3, n=200)
     x, y = frame(w.x_anchors), frame(w.y_anchors)
     exactly = ridge_read(x, ridge_inverse(x, None), y.unit, 3 / 13)

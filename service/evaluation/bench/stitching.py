@@ -112,11 +112,11 @@ def beside_servers(ask: Round) -> list[Result]:
                     continue
                 theirs = [_foreign(peer, str(text)) for text in items]
                 with _peer(command(python, stitch), other_path, theirs[0]) as url:
-                    ours, partner, spent = [], [], list[dict[str, float]]()
+                    ours, partner, spent = [], [], dict[str, float]()
                     for i in range(ask.rounds + 1):
                         before = busy(running)
                         rate = closed(running.url, path, bodies[path], SECONDS)
-                        spent.append(_each(running, before, rate))
+                        spent = _each(running, before, rate)
                         other = closed(url, other_path, theirs, SECONDS)
                         if i:
                             ours.append(rate)
@@ -125,7 +125,7 @@ def beside_servers(ask: Round) -> list[Result]:
                     "clients": CLIENTS,
                     "texts per request": 1,
                     "processes of each": "1 core",
-                    "ms of the core a request": spent[-1],
+                    "ms of the core a request": spent,
                 }
                 case = f"{path.split('/')[1]} beside {peer}"
                 what = f"{peer}, the same model and texts"
