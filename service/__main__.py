@@ -18,6 +18,7 @@ from service.errors import NoKey, StitchworkError
 if TYPE_CHECKING:
     # Takes longer to import than a command that needs no settings takes to run.
     from service.settings import Settings
+    from service.store.server import Server
 
     Run = Callable[[Settings, argparse.Namespace], int]
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     asked = next((word for word in given if not word.startswith("-")), None)
     for name, (run, told) in COMMANDS.items():
-        command = names.add_parser(name, help=told, description=told)
+        command = names.add_parser(name, help=told, description=told, allow_abbrev=False)
         command.set_defaults(run=run)
         if name == asked:
             return _run(parser, command, name, given)
@@ -127,11 +128,21 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _status(settings: Settings, options: argparse.Namespace) -> int:
-    from service.console import status
+def _servers(settings: Settings) -> tuple[Server, Server]:
+    """The registry server and the queue server: those named, or those of a `serve` beside us."""
     from service.wiring import servers
 
-    _, queue = servers(settings)
+    if settings.redis_url is None:
+        from service.launcher.servers import embedded
+
+        settings = settings.model_copy(update=embedded(settings.data_dir))
+    return servers(settings)
+
+
+def _status(settings: Settings, options: argparse.Namespace) -> int:
+    from service.console import status
+
+    _, queue = _servers(settings)
     return status(queue, settings.worker_ttl, here=options.here, as_json=options.json)
 
 
@@ -144,9 +155,9 @@ def _status_flags(command: argparse.ArgumentParser) -> None:
 
 def _dead(settings: Settings, options: argparse.Namespace) -> int:
     from service import console
-    from service.wiring import registry_on, servers
+    from service.wiring import registry_on
 
-    registry, queue = servers(settings)
+    registry, queue = _servers(settings)
     if options.action != "list" and options.letter is None:
         raise ValueError(f"dead {options.action} needs the id of a letter; dead list shows them")
     match options.action:
@@ -177,13 +188,9 @@ def _keys(settings: Settings, options: argparse.Namespace) -> int:
         raise ValueError(f"keys {options.action} needs a name")
     if options.action == "declare":
         return keyring.declare(options.name, options.scope, options.days)
-    if settings.redis_url is None:
-        from service.launcher.servers import embedded_registry
+    from service.wiring import registry_on
 
-        settings = settings.model_copy(update={"redis_url": embedded_registry(settings.data_dir)})
-    from service.wiring import registry_on, servers
-
-    keys = registry_on(servers(settings)[0], settings).keys
+    keys = registry_on(_servers(settings)[0], settings).keys
     match options.action:
         case "add":
             return keyring.add(keys, options.name, options.scope, options.days, options.limit)

@@ -1,5 +1,6 @@
 """The launcher with real processes and real Valkey; API and workers are tiny programs here."""
 
+import json
 import os
 import select
 import signal
@@ -18,6 +19,7 @@ import httpx
 import pytest
 import redis
 
+from service.__main__ import main
 from service.errors import Unavailable
 from service.launcher import Plan, Running, servers, start
 from service.launcher.running import listen
@@ -186,12 +188,20 @@ def test_start_and_stop_leave_nothing(plan: Plan) -> None:
         httpx.get(running.url)
 
 
-def test_the_embedded_registry_is_found_while_it_runs(plan: Plan) -> None:
+def test_the_embedded_servers_are_found_while_they_run(
+    plan: Plan, capsys: pytest.CaptureFixture[str]
+) -> None:
     with start(plan) as running:
-        assert servers.embedded_registry(plan.data_dir) == running.redis_url
+        urls = {"redis_url": running.redis_url, "queue_url": running.queue_url}
+        assert servers.embedded(plan.data_dir) == urls
+        for command in ("status", "keys list", "dead list"):
+            words = [*command.split(), "--json", "--data-dir", str(plan.data_dir)]
+            # No worker lives, which is all that `status` has to complain of.
+            assert main(words) == (1 if command == "status" else 0), capsys.readouterr().err
+            assert json.loads(capsys.readouterr().out) in ([], {"workers": [], "queues": {}})
     for folder in (plan.data_dir, plan.data_dir / "none"):
         with pytest.raises(Unavailable, match="no `stitchwork serve` runs on"):
-            servers.embedded_registry(folder)
+            servers.embedded(folder)
 
 
 def test_the_servers_are_what_each_is_for_and_data_survive(plan: Plan) -> None:

@@ -6,7 +6,7 @@ Paths that speak another service's protocol answer errors in the shape its clien
 import logging
 import math
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -65,10 +65,16 @@ def expected() -> list[tuple[int, str]]:
     return [(status_of(kind), kind.code) for kind in tree if kind not in hidden]
 
 
-def from_validation(error: ValidationError | RequestValidationError) -> InvalidInput:
+def from_validation(
+    error: ValidationError | RequestValidationError, fields: Iterable[str] = ()
+) -> InvalidInput:
     """The first thing a model found wrong, as one of our own errors.
 
     Where a field was refused by one of our own errors, its class, code and pointer survive.
+
+    Args:
+        error: What the model found.
+        fields: Those that the model has, for who named one that it has not.
     """
     first = error.errors()[0]
     told = first.get("ctx", {})
@@ -77,6 +83,8 @@ def from_validation(error: ValidationError | RequestValidationError) -> InvalidI
     more = len(error.errors()) - 1
     rest = f" (and {more} more)" if more else ""
     message = first["msg"].removeprefix("Value error, ") + rest
+    if first["type"] == "extra_forbidden" and len(place) == 1 and fields:
+        message = f"there is no such field{rest}, expected some of {', '.join(fields)}"
     if isinstance(told.get("kind"), type):
         kind: type[InvalidInput] = told["kind"]
         return kind(message, pointer=pointer + told["pointer"], code=told["code"])

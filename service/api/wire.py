@@ -220,7 +220,7 @@ def _validate(model: type[M], payload: Any, limits: Limits) -> M:
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:
-        raise from_validation(error) from error
+        raise from_validation(error, model.model_fields) from error
 
 
 def _count_values(data: bytes, most: int) -> None:

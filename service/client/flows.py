@@ -42,6 +42,8 @@ class Request:
         query: Parameters of the query.
         headers: Headers.
         content: The body.
+        is_part: Whether others of the same call are under way: it may be those that it has to
+            wait for.
     """
 
     method: str
@@ -49,6 +51,7 @@ class Request:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
+    is_part: bool = False
 
     @property
     def repeatable(self) -> bool:

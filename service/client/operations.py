@@ -108,12 +108,14 @@ class Operations:
             space: Id of its space.
             arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of an
                 MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`.
-            told: `labels`, `activation`, `classifier`, or `fit` with `items` and `labels`.
+            told: `labels`, `activation`, `classifier`, or `fit` with `items` and `labels`; arrays
+                too, where their names are names of Python.
         """
+        given = {name: told.pop(name) for name in [*told] if isinstance(told[name], np.ndarray)}
         if "fit" in told and "items" in told["fit"]:
             told["fit"] = {**told["fit"], "items": json_items(told["fit"]["items"])}
         told = {"space": space, **told}
-        return (yield from _ask_with("PUT", _path("heads", id_), told, **(arrays or {})))
+        return (yield from _ask_with("PUT", _path("heads", id_), told, **given, **(arrays or {})))
 
     @Operation
     def get(self, kind: Kind, id_: str) -> Flow[dict[str, Any]]:

@@ -15,6 +15,7 @@ from tenacity import (
     Retrying,
     retry_if_exception,
     stop_after_attempt,
+    stop_after_delay,
     wait_random_exponential,
 )
 
@@ -41,7 +42,8 @@ class _Client(Operations, ABC):
         timeout: Seconds one request may take.
         key: An API key; unset: STITCHWORK_KEY, if there is one.
         retries: How often a request is sent again that was refused for now (429, 503), or whose
-            connection failed. Only what is safe to send again is.
+            connection failed. Only what is safe to send again is. A part of a large call is sent
+            again for `timeout` seconds at least.
         in_flight: Parts of a large call that are under way at the same time.
 
     Raises:
@@ -80,9 +82,10 @@ class _Client(Operations, ABC):
         """When to send it again, and how long to wait before, for tenacity."""
         # Not the request itself, with its body: tenacity's objects live until they are collected.
         repeatable = request.repeatable
+        often = stop_after_attempt(1 + self._retries)
         return {
             "retry": retry_if_exception(lambda e: passes(e, repeatable=repeatable)),
-            "stop": stop_after_attempt(1 + self._retries),
+            "stop": often & stop_after_delay(self._timeout) if request.is_part else often,
             "wait": _seconds,
             "reraise": True,
         }

@@ -118,13 +118,16 @@ def _space_flags(flag: Callable[..., Any]) -> None:
     flag("--text-model", metavar="MODEL", help="Have a transformers model embed the set.")
     flag("--image-model", metavar="MODEL", help="Have a timm model embed the set.")
     flag("--weights", metavar="FILE", help="The timm model's weights, where the worker reads them.")
+    flag(
+        "--input-size", type=int, metavar="N", help="Side of its images in pixels, if not its own."
+    )
     flag("--encoder", metavar="JSON", help="All of an encoder's fields.")
     flag("--no-wait", action="store_true", help="Do not wait until the set is embedded.")
 
 
 def _head_flags(flag: Callable[..., Any]) -> None:
     flag("--space", required=True, help="The space it lives in.")
-    flag("--weights", type=Path, metavar="FILE", help=".safetensors of weight and bias, or layers.")
+    flag("--weights", type=Path, metavar="FILE", help=".safetensors of weight (c, d), bias (c,).")
     flag("--activation", help="Between the layers (relu).")
     flag("--embeddings", type=Path, metavar="FILE", help=".npy to fit a linear head on.")
     _input_flags(flag, "Fit a linear head on these")

@@ -35,13 +35,15 @@ class NpyRows:
         if not isinstance(mapped, np.memmap) or mapped.ndim != 2 or mapped.dtype.kind != "f":
             found = f"{mapped.dtype} of {mapped.shape}" if hasattr(mapped, "dtype") else "an .npz"
             raise InvalidInput(f"{path}: expected rows (n, d) of floats, got {found}")
-        if not mapped.flags.c_contiguous:
-            raise InvalidInput(f"{path}: expected rows one after another, not columns")
         self.shape: tuple[int, int] = mapped.shape
+        # Written by columns, rows are gathered from all over the file.
+        self._columns = None if mapped.flags.c_contiguous else mapped
         self._path, self._dtype, self._offset = path, mapped.dtype, mapped.offset
 
     def __getitem__(self, part: slice, /) -> Any:
         """Some of the rows, read from the file."""
+        if self._columns is not None:
+            return np.array(self._columns[part], order="C")
         start, stop, _ = part.indices(self.shape[0])
         width = self.shape[1]
         at = self._offset + start * width * self._dtype.itemsize

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +12,7 @@ import numpy as np
 from service.client import Floats, Kind, Stitchwork
 from service.commands.inputs import Files, NpyRows, items, lines
 from service.commands.shown import record, show, wants_bar
-from service.errors import InvalidInput
+from service.errors import InvalidInput, UnknownResource
 
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 
@@ -100,9 +101,13 @@ def put_space(client: Stitchwork, options: argparse.Namespace) -> None:
         client.put_anchor_set(options.anchor_set, _modality(given), items=given, ids=ids)
     if encoder:
         ids = None
+    new = anchors is not None and given is None and not _stands(client, options.anchor_set)
     told = client.put_space(
         options.id, options.anchor_set, anchors=anchors, encoder=encoder, ids=ids
     )
+    if new:
+        note = f"anchor set {options.anchor_set} is new: no other space is on it yet"
+        print(f"stitchwork: {note}", file=sys.stderr)  # noqa: T201
     _settled(client, options, "spaces", told)
 
 
@@ -131,6 +136,14 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
         arrays, told = {"embeddings": _rows(options.embeddings)}, {"labels": labels}
     found = client.put_head(options.id, options.space, arrays=arrays, **told)
     _settled(client, options, "heads", found)
+
+
+def _stands(client: Stitchwork, anchor_set: str) -> bool:
+    try:
+        client.get("anchor-sets", anchor_set)
+    except UnknownResource:
+        return False
+    return True
 
 
 def _settled(
@@ -162,8 +175,9 @@ def _encoder(options: argparse.Namespace) -> dict[str, Any] | None:
     if options.text_model:
         return {"kind": "transformers", "model": options.text_model}
     if options.image_model:
-        weights = {"weights": options.weights} if options.weights else {}
-        return {"kind": "timm", "model": options.image_model, **weights}
+        own = {"weights": options.weights, "input_size": options.input_size}
+        named = {name: value for name, value in own.items() if value is not None}
+        return {"kind": "timm", "model": options.image_model, **named}
     return None
 
 

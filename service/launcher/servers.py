@@ -141,20 +141,21 @@ def runtime_dir(lock: IO[str]) -> Iterator[Path]:
         lock.truncate(0)
 
 
-def embedded_registry(data_dir: Path) -> str:
-    """The URL of the registry server that `stitchwork serve` runs on a data directory now.
+def embedded(data_dir: Path) -> dict[str, str]:
+    """The URLs, by their settings, of the servers that `stitchwork serve` runs on a directory now.
 
     Raises:
-        Unavailable: If none runs there.
+        Unavailable: If none run there.
     """
     lock = data_dir / "lock"
-    path = socket_in(Path(lock.read_text()), REGISTRY) if lock.exists() else None
-    if path is None or not path.is_absolute() or state(path) != "up":
+    folder = Path(lock.read_text()) if lock.exists() else Path()
+    registry, queue = (socket_in(folder, name) for name in (REGISTRY, QUEUE))
+    if not folder.is_absolute() or state(registry) != "up":
         raise Unavailable(
             f"no `stitchwork serve` runs on {data_dir}; start it, or name the registry server by "
             "redis_url (STITCHWORK_REDIS_URL)"
         )
-    return url_of(path)
+    return {"redis_url": url_of(registry), "queue_url": url_of(queue)}
 
 
 @contextmanager

@@ -272,7 +272,8 @@ class Catalog:
         path = Path(named).expanduser().resolve()
         if not any(path.is_relative_to(root) for root in self._roots):
             raise InvalidInput(
-                "local models are read only from the folders that model_roots names",
+                "local models are read only from the folders of the worker's machine that "
+                "model_roots (STITCHWORK_MODEL_ROOTS) names",
                 code="path-not-allowed",
             )
         return path

@@ -104,7 +104,7 @@ class TimmEncoder:
 
 
 def load(spec: ImageEncoder, weights: Path) -> Any:
-    """The timm model of a spec, classifier included.
+    """The timm model of a spec, with a classifier of as many classes as its weights have.
 
     Raises:
         InvalidInput: If timm has no such model, or the weights are not its own.
@@ -113,14 +113,41 @@ def load(spec: ImageEncoder, weights: Path) -> Any:
     _check_known(spec)
     if weights.suffix != ".safetensors":
         raise UnsupportedFormat("expected weights in a .safetensors file; pickles are never read")
-    model = timm.create_model(spec.model, pretrained=False)
     try:
-        model.load_state_dict(load_file(weights), strict=True)
+        state = load_file(weights)
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"there is no file {weights.name} with weights of {spec.model}"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
-    except RuntimeError as error:
-        raise InvalidInput(f"the weights are not those of {spec.model}") from error
+    model = timm.create_model(spec.model, pretrained=False, **_classes(spec, state))
+    wrong = _misfit(model.state_dict(), state)
+    if wrong:
+        raise InvalidInput(f"the weights are not those of {spec.model}: {wrong}")
+    model.load_state_dict(state, strict=True)
     return model
+
+
+def _classes(spec: ImageEncoder, state: dict[str, torch.Tensor]) -> dict[str, int]:
+    """How many classes the weights have, where timm says what it calls a model's classifier."""
+    config = timm.get_pretrained_cfg(spec.model)
+    called = config.classifier if config else None
+    if not called:
+        return {}
+    weight = state.get(f"{called if isinstance(called, str) else called[0]}.weight")
+    return {"num_classes": 0 if weight is None else len(weight)}
+
+
+def _misfit(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str | None:
+    """The first tensor that is missing, of another shape, or of no use; None if all fit."""
+    for name, tensor in expected.items():
+        if name not in state:
+            return f"it has no {name}"
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}"
+            return f"expected {name} of shape {shapes}"
+    return next((f"it has a {name}" for name in state if name not in expected), None)
 
 
 def timm_hub_id(spec: ImageEncoder) -> str:

@@ -208,7 +208,7 @@ def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:
 
 def test_unknown_fields_bridges_and_resources(http: httpx.Client, spaces: Pair) -> None:
     body = {**TO_Y, "embeddings": [GOOD]}
-    check(http.post("/translate", json={**body, "extra": 1}), 422, "/extra")
+    check(http.post("/translate", json={**body, "extra": 1}), 422, "/extra", "source, target")
     check(http.post("/translate", json={**body, "bridge": "magic"}), 422, "/bridge", "ridge")
     check(http.post("/translate", json={**body, "bridge": "none"}), 422, "/bridge", "24 wide")
     check(http.post("/translate", json={**body, "target": "nobody"}), 404, said="nobody")

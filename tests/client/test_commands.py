@@ -117,9 +117,40 @@ def test_what_fails_leaves_no_file(
     assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
 
 
-def test_classifying_a_file(told: Told, tmp_path: Path, pair: Pair) -> None:
-    given = save(tmp_path / "in.npy", pair.x)
+def test_a_set_that_a_slip_of_the_pen_makes_is_told_of(
+    told: Told, url: str, tmp_path: Path, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = save(tmp_path / "rows.npy", pair.x_anchors)
+    for name, note in (("S", ""), ("new", "anchor set new is new"), ("new", "")):
+        words = ("spaces", "put", f"on-{name}", "--set", name, "--anchors", str(rows))
+        assert main([*words, "--url", url]) == 0
+        said = capsys.readouterr().err
+        assert note in said
+        assert bool(said) == bool(note)
+    told("spaces", "delete", "on-S", "on-new")
+    told("anchors", "delete", "new")
+
+
+def test_a_head_of_whatever_makes_arrays(url: str, pair: Pair) -> None:
+    weight = np.asfortranarray(pair.y_anchors[:2].astype(np.float64))
+    rows = pair.y_anchors[:40]
+    with Stitchwork(url) as client:
+        client.put_head("mine", "y", weight=weight, bias=np.ones(2), labels=["a", "b"])
+        found = client.classify("mine", rows, "y")
+        client.delete("heads", "mine")
+    wanted = np.asarray(["a", "b"])[np.argmax(rows @ weight.T, axis=1)]
+    assert [one["label"] for one in found] == wanted.tolist()
+
+
+@pytest.mark.parametrize("order", [np.ascontiguousarray, np.asfortranarray])
+def test_classifying_a_file(
+    told: Told, tmp_path: Path, pair: Pair, order: Callable[[Any], Any]
+) -> None:
+    given = save(tmp_path / "in.npy", order(pair.x))
     found = told("classify", "h", given, "--space", "x", "--top", 2)
+    with Stitchwork() as client:
+        wanted = client.classify("h", pair.x, "x")
+    assert [one["label"] for one in found] == [one["label"] for one in wanted]
     assert [one["input"] for one in found] == [str(i) for i in range(len(pair.x))]
     assert {one["label"] for one in found} == {"a", "[b]"}
     assert len(found[0]["top"]) == 2

@@ -156,6 +156,22 @@ def test_it_gives_up_in_the_end(peer: Peer, do: Do) -> None:
 
 
 @both
+def test_a_part_of_a_large_call_waits_until_there_is_room(peer: Peer, do: Do) -> None:
+    limits = {"max_rows": 1000, "max_items": 100, "max_body_bytes": 10**6}
+    rows, told = np.ones((65, 4), np.float32), [{"label": "a"}] * 65
+    peer.plays(200, *[(429, "queue-full")] * 3, 200, later="0")
+    peer.answers[0] = (200, {"limits": limits}, {})
+    peer.answers[-1] = (200, {"predictions": told}, {})
+    assert do(peer.url, lambda c: c.classify("h", rows, "s"), retries=1) == told
+    peer.plays(200, *[(429, "queue-full")] * 9, later="0")
+    peer.answers[0] = (200, {"limits": limits}, {})
+    with pytest.raises(errors.QueueFull):
+        do(peer.url, lambda c: c.classify("h", rows, "s"), retries=1, timeout=0.2)
+    # As long as the client would have waited for an answer, and at least as often as it was told.
+    assert 1 + 2 <= len(peer.asked) < 1 + 9
+
+
+@both
 def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Do) -> None:
     peer.plays((429, "quota-exceeded"), later="3600")
     with pytest.raises(ServiceProblem) as refused:

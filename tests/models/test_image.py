@@ -11,6 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from safetensors.torch import save_file as save_torch
 
 from service.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
 from service.models.base import MOST_PIXELS
@@ -146,6 +147,33 @@ def claiming(side: int) -> bytes:
 
 
 @pytest.mark.models
+@pytest.mark.parametrize("classes", [7, 0])
+def test_a_model_that_was_trained_further_has_classes_of_its_own(
+    catalog: Catalog, weights: Path, classes: int
+) -> None:
+    state = load_file(weights)
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name][:classes].clone()
+        if not classes:
+            del state[name]
+    path = weights.with_name(f"own{classes}.safetensors")
+    save_torch(state, path)
+    own = ImageEncoder(model=NAME, weights=str(path), input_size=96)
+    plain = own.model_copy(update={"weights": str(weights)})
+    images = [file(picture(64, 48))]
+    mine, theirs = (catalog.get(spec).encoder for spec in (own, plain))
+    torch.testing.assert_close(
+        mine.forward(mine.prepare(images).inputs), theirs.forward(theirs.prepare(images).inputs)
+    )
+    if classes:
+        classifier, labels = catalog.classifier(own)
+        assert (classifier.layers[0][0].shape[0], labels) == (7, list("0123456"))
+    else:
+        with pytest.raises(InvalidInput, match="not one linear layer"):
+            catalog.classifier(own)
+
+
+@pytest.mark.models
 def test_weights_are_safetensors_of_that_model_from_allowed_folders(
     catalog: Catalog, weights: Path, tmp_path: Path
 ) -> None:
@@ -153,8 +181,10 @@ def test_weights_are_safetensors_of_that_model_from_allowed_folders(
     torch.save({"a": torch.ones(1)}, pickled)
     with pytest.raises(UnsupportedFormat, match="never read"):
         catalog.get(ImageEncoder(model=NAME, weights=str(pickled)))
-    with pytest.raises(InvalidInput, match="not those of"):
+    with pytest.raises(InvalidInput, match=r"those of .*lite1: it has no blocks\.1\.2\."):
         catalog.get(ImageEncoder(model="tf_efficientnet_lite1", weights=str(weights)))
+    with pytest.raises(InvalidInput, match=r"no file none\.safetensors"):
+        catalog.get(ImageEncoder(model=NAME, weights=str(weights.parent / "none.safetensors")))
     with pytest.raises(InvalidInput, match="model_roots"):
         catalog.get(ImageEncoder(model=NAME, weights=str(tmp_path / "x.safetensors")))
     with pytest.raises(InvalidInput, match="no model"):
