@@ -121,7 +121,8 @@ def load(spec: ImageEncoder, weights: Path) -> Any:
         ) from error
     except (SafetensorError, OSError) as error:
         raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
-    model = timm.create_model(spec.model, pretrained=False, **_classes(spec, state))
+    model = timm.create_model(spec.model, pretrained=False)
+    _classify_as(state, spec, model)
     wrong = _misfit(model.state_dict(), state)
     if wrong:
         raise InvalidInput(f"the weights are not those of {spec.model}: {wrong}")
@@ -129,14 +130,20 @@ def load(spec: ImageEncoder, weights: Path) -> Any:
     return model
 
 
-def _classes(spec: ImageEncoder, state: dict[str, torch.Tensor]) -> dict[str, int]:
-    """How many classes the weights have, where timm says what it calls a model's classifier."""
+def _classify_as(state: dict[str, torch.Tensor], spec: ImageEncoder, model: Any) -> None:
+    """Give a model the classes of weights, where timm says what it calls its classifier."""
     config = timm.get_pretrained_cfg(spec.model)
     called = config.classifier if config else None
-    if not called:
-        return {}
-    weight = state.get(f"{called if isinstance(called, str) else called[0]}.weight")
-    return {"num_classes": 0 if weight is None else len(weight)}
+    # A distilled model has two, of as many classes.
+    name = f"{called[0] if isinstance(called, tuple) else called}.weight"
+    own, given = model.state_dict().get(name), state.get(name)
+    if own is None:
+        return
+    if given is None:
+        model.reset_classifier(0)
+    elif own.shape[1:] == given.shape[1:] and len(own) != len(given):
+        # Of the right width, so that it is no larger than the file that was read.
+        model.reset_classifier(len(given))
 
 
 def _misfit(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str | None:

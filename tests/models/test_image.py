@@ -183,6 +183,11 @@ def test_weights_are_safetensors_of_that_model_from_allowed_folders(
         catalog.get(ImageEncoder(model=NAME, weights=str(pickled)))
     with pytest.raises(InvalidInput, match=r"those of .*lite1: it has no blocks\.1\.2\."):
         catalog.get(ImageEncoder(model="tf_efficientnet_lite1", weights=str(weights)))
+    state = {**load_file(weights), "classifier.weight": torch.ones(7, 3)}
+    save_torch(state, weights.with_name("narrow.safetensors"))
+    told = r"classifier\.weight of shape \(1000, 1280\), got \(7, 3\)"
+    with pytest.raises(InvalidInput, match=told):
+        catalog.get(ImageEncoder(model=NAME, weights=str(weights.with_name("narrow.safetensors"))))
     with pytest.raises(InvalidInput, match=r"no file none\.safetensors"):
         catalog.get(ImageEncoder(model=NAME, weights=str(weights.parent / "none.safetensors")))
     with pytest.raises(InvalidInput, match="model_roots"):
