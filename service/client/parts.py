@@ -131,7 +131,7 @@ def _embeddings(
 
     def send(part: slice) -> Flow[_Part]:
         body = save({"embeddings": np.ascontiguousarray(rows[part], np.float32)})
-        request = Request("POST", path, texts(query), headers, body, limits is not None)
+        request = Request("POST", path, texts(query), headers, body, is_part=limits is not None)
         return (yield from _sent(request, part.start, part.stop - part.start))
 
     return (send(part) for part in row_parts(rows, limits)), rows.shape[0]
@@ -145,7 +145,7 @@ def _items(
 
     def send(start: int, part: list[str]) -> Flow[_Part]:
         body = orjson.dumps(without_none({"items": part, **told}))
-        request = Request("POST", path, {}, headers, body, limits is not None)
+        request = Request("POST", path, {}, headers, body, is_part=limits is not None)
         return (yield from _sent(request, start, len(part)))
 
     return (send(start, part) for start, part in item_parts(items, limits))

@@ -127,7 +127,12 @@ def _space_flags(flag: Callable[..., Any]) -> None:
 
 def _head_flags(flag: Callable[..., Any]) -> None:
     flag("--space", required=True, help="The space it lives in.")
-    flag("--weights", type=Path, metavar="FILE", help=".safetensors of weight (c, d), bias (c,).")
+    flag(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help=".safetensors of weight (c, d) and bias (c,), or layers.",
+    )
     flag("--activation", help="Between the layers (relu).")
     flag("--embeddings", type=Path, metavar="FILE", help=".npy to fit a linear head on.")
     _input_flags(flag, "Fit a linear head on these")

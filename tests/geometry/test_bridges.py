@@ -117,6 +117,7 @@ def _times(factor: float, found: Inverse) -> Inverse:
 
 def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
     x, y, *_ = frames(lib, 60, 16)
+    # By powers of two, which scale without rounding.
     for bridge, source, target in (
         ("exp", Side(x, inverse=_times(0.5, exp_inverse(x, 2048))), Side(y)),
         ("ridge", Side(x, inverse=_times(0.5, ridge_inverse(x, None))), Side(y)),

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.client import Floats
 from service.evaluation.bench.measure import THEIRS, Result, Round, asked, on_core, turns
@@ -68,7 +67,7 @@ def fitting(ask: Round) -> list[Result]:
     x, y = anchors()
     ours: dict[BridgeName, list[float]] = {bridge: [] for bridge in FITTED}
     partner: list[float] = []
-    with threadpool_limits(1), TemporaryDirectory(prefix="stitchwork-bench-") as folder:
+    with TemporaryDirectory(prefix="stitchwork-bench-") as folder:
         path = Path(folder) / "anchors.npz"
         np.savez(path, x=x, y=y)
         with asked([str(python), str(SCRIPT), str(path)], THEIRS) as theirs, on_core(THEIRS):
@@ -90,11 +89,7 @@ def fitting(ask: Round) -> list[Result]:
 def compiling(ask: Round) -> list[Result]:
     """A model's pass, compiled for the CPU, against torch's own on the same inputs."""
     found = []
-    with (
-        threadpool_limits(1),
-        TemporaryDirectory(prefix="stitchwork-bench-") as name,
-        on_core(THEIRS),
-    ):
+    with TemporaryDirectory(prefix="stitchwork-bench-") as name, on_core(THEIRS):
         weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(name))
         image = ImageEncoder(kind="timm", model="tf_efficientnet_lite0", weights=str(weights))
         text = TextEncoder(model=str(minilm_folder()))

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.errors import Unavailable
 from service.evaluation.load import client
@@ -245,11 +246,15 @@ def pin(pid: int, core: int) -> None:
 
 @contextlib.contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Hold this thread to a core for a while."""
+    """Hold this thread to a core for a while, and its products to this thread.
+
+    The threads that BLAS started when it was loaded would go on with the other cores.
+    """
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         os.sched_setaffinity(0, before)
 

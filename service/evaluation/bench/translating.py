@@ -14,7 +14,6 @@ from typing import Any, Final
 import numpy as np
 import orjson
 from safetensors.numpy import save
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.client import SAFETENSORS, Floats, Stitchwork
 from service.evaluation.bench.measure import (
@@ -71,8 +70,7 @@ def in_process(ask: Round) -> list[Result]:
                 y = y @ matrix
             np.copyto(np.empty_like(x), x)
 
-        # What BLAS started when it was loaded would go on with the other core.
-        with on_core(THEIRS), threadpool_limits(1):
+        with on_core(THEIRS):
             works: list[Callable[[], object]] = [
                 partial(way.map.apply, x),
                 products,
