@@ -32,7 +32,7 @@ WAIT_SECONDS: Final = 1.0
 """How long the reader blocks; also how often this process looks for workers and is seen."""
 MORE_REPLIES: Final = 256
 FULL_SECONDS: Final = 0.1
-"""How long a full queue is taken to be full still, without asking."""
+"""How long a full queue is taken to be full still, without asking, if none of its jobs is done."""
 SETTLE_PAUSE: Final = 0.05
 
 
@@ -132,6 +132,8 @@ class Dispatcher:
                 self._waiting.pop(job.id, None)
             if future.cancelled() or not future.done():
                 admission.add_done_callback(lambda done: self._abandon(job, done))
+        # It left its place to another.
+        self._full.pop(job.stream, None)
         if reply.error is not None:
             raise reply.error
         return reply

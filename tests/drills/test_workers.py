@@ -383,7 +383,9 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
         return total / count
 
     assert mean("4xx") < mean("2xx") / 2, "a refusal waits for no worker"
-    assert stage.right(stage.call(stage.pictures[0]), 0), "it takes work again"
+    # Whoever was refused at the very end may have left word that the queue is full, for a moment.
+    until("it takes work again", lambda: stage.call(stage.pictures[0]).status_code == 200, START)
+    assert stage.right(stage.call(stage.pictures[0]), 0)
 
 
 def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine) -> None:

@@ -101,7 +101,10 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: Server) -> None:
         assert hung.wait(30.0)
 
 
-def test_a_long_line_refuses_before_it_is_full(queue_server: Server) -> None:
+def test_a_long_line_refuses_before_it_is_full(
+    queue_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queue.dispatcher.FULL_SECONDS", 60.0)
     with present(queue_server), dispatching(queue_server, most_waited=0.05) as dispatcher:
         admit(queue_server, JOB, ["first in line"])
         while streams.survey(queue_server)[JOB.stream].waited_ms in range(51):

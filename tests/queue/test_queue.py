@@ -247,6 +247,24 @@ def test_a_full_queue_refuses_and_drops_nothing(
     assert held_bytes(queue_server) == 0
 
 
+def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
+    queue_server: Server, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.queue.dispatcher.FULL_SECONDS", 60.0)
+    with dispatching(queue_server, most_jobs=1) as dispatcher:
+
+        async def fill() -> None:
+            tasks = [asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0)) for _ in range(2)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            with pytest.raises(QueueFull):
+                dispatcher.check_room(TEXT)
+            with working(consumer):
+                await asyncio.wait(tasks)
+
+        asyncio.run(fill())
+        dispatcher.check_room(TEXT)
+
+
 def test_a_deadline_is_kept_and_the_job_taken_back(
     dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
 ) -> None:
