@@ -7,6 +7,7 @@ takes all that is left: whatever is added without a row of its own can be reache
 import asyncio
 import logging
 import re
+import time
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 READ: Final = KeyScope.READ
 INFER: Final = KeyScope.INFER
 ADMIN: Final = KeyScope.ADMIN
+ASK_SECONDS: Final = 0.1
+"""Pause between looks for keys that are unknown, so that trying keys costs the registry nothing."""
 EVERYONE: Final[tuple[KeyScope, ...]] = ()
 """No key is needed."""
 SCHEME: Final = {
@@ -101,6 +104,7 @@ class Guard:
         self._ring = ring
         self._rates = rates
         self._metrics_open = metrics_open
+        self._may_ask = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; its state names the key, for routes and for the log."""
@@ -114,7 +118,7 @@ class Guard:
         presented = _presented(scope)
         told: dict[str, str] = {}
         try:
-            key = self._admit(presented, scopes)
+            key = self._admit(await self._find(presented), presented, scopes)
             scope["state"]["key"] = key
             if self._rates.limits(key, scopes[0]):
                 await self._count(key, scopes[0], told)
@@ -124,7 +128,19 @@ class Guard:
             return
         await self._app(scope, receive, _with(told, send) if told else send)
 
-    def _admit(self, presented: str, scopes: tuple[KeyScope, ...]) -> Key | None:
+    async def _find(self, presented: str) -> Key | None:
+        """The key that this is; one that was added just now is looked for, one at a time."""
+        found = self._ring.find(presented) if presented else None
+        if presented and found is None and time.monotonic() >= self._may_ask:
+            self._may_ask = float("inf")
+            try:
+                await asyncio.to_thread(self._ring.refresh)
+            finally:
+                self._may_ask = time.monotonic() + ASK_SECONDS
+            found = self._ring.find(presented)
+        return found
+
+    def _admit(self, key: Key | None, presented: str, scopes: tuple[KeyScope, ...]) -> Key | None:
         """The key that lets this request in; None if none is needed.
 
         Raises:
@@ -132,7 +148,6 @@ class Guard:
             WrongScope: If it does not open this.
             RegistryUnavailable: If it is not known which keys there are.
         """
-        key = self._ring.find(presented) if presented else None
         if key is None:
             if self._ring.open:
                 return None

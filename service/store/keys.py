@@ -34,7 +34,7 @@ VERSION: Final = PREFIX + "keys:version"
 MARK: Final = "sw_"
 """What every key begins with, so that scanners for leaked secrets know one when they see it."""
 LOOK_SECONDS: Final = 1.0
-"""How often a process looks for changes."""
+"""How often a process looks for changes; for a key that it does not know, it looks at once."""
 
 
 class Scope(StrEnum):
@@ -204,6 +204,7 @@ class KeyRing:
         self._stale_seconds = max(stale_seconds, 5 * LOOK_SECONDS)
         self._version: bytes | None = None
         self._looked = 0.0
+        self._looking = threading.Lock()
         self._stored: dict[str, Key] = {}
         self._stamp = _stamp(file)
         self._declared = by_digest(read_file(file) if file else [])
@@ -257,17 +258,27 @@ class KeyRing:
             RegistryUnavailable: If the registry is away.
             InvalidInput: If the file cannot be read; what it said before holds.
         """
-        stamp = _stamp(self._file)
-        if self._file and stamp != self._stamp:
-            self._stamp = stamp
-            self._declared = by_digest(read_file(self._file))
-        version = self.keys.version()
-        if version != self._version:
-            # In this order: a version says that there are keys to look at.
-            self._stored = by_digest(self.keys.list())
-            self._version = version
-        self._looked = time.monotonic()
-        self._guarded |= bool(self._stored or self._declared)
+        with self._looking:
+            stamp = _stamp(self._file)
+            if self._file and stamp != self._stamp:
+                self._stamp = stamp
+                self._declared = by_digest(read_file(self._file))
+            version = self.keys.version()
+            if version != self._version:
+                # In this order: a version says that there are keys to look at.
+                self._stored = by_digest(self.keys.list())
+                self._version = version
+            self._looked = time.monotonic()
+            self._guarded |= bool(self._stored or self._declared)
+
+    def refresh(self) -> None:
+        """See what has changed; where that cannot be seen, what was known before holds."""
+        try:
+            self.look()
+        except RegistryUnavailable as error:
+            log.debug("keys could not be looked at", extra={"reason": error.message})
+        except (InvalidInput, ValidationError) as error:
+            log.error("keys could not be read; those known before hold", exc_info=error)
 
     def _fresh(self) -> dict[str, Key]:
         """The keys in the registry, unless they were never seen, or too long ago."""
@@ -277,12 +288,7 @@ class KeyRing:
 
     def _watching(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
-            try:
-                self.look()
-            except RegistryUnavailable as error:
-                log.debug("keys could not be looked at", extra={"reason": error.message})
-            except (InvalidInput, ValidationError) as error:
-                log.error("keys could not be read; those known before hold", exc_info=error)
+            self.refresh()
 
 
 def by_digest(keys: Iterable[Key]) -> dict[str, Key]:

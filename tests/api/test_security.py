@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from service import keyring
 from service.api.app import create_app
+from service.api.depends import Parts
 from service.api.security import ADMIN, INFER, READ, needed
 from service.errors import (
     Conflict,
@@ -80,15 +81,21 @@ def house() -> Iterator[House]:
 
 
 @pytest.fixture
-def app(registry_server: Server, queue_valkey: Valkey) -> Iterator[FastAPI]:
-    """An app of its own, not served, whose registry holds one key."""
+def parts(registry_server: Server, queue_valkey: Valkey) -> Iterator[Parts]:
+    """What an app is made of that knows the one key of its registry."""
     Keys(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_valkey.url}
     parts = api_parts(Settings.model_validate(urls))
     parts.keys.look()
-    yield create_app(parts)
+    yield parts
     for part in (parts.threads, parts.comparing, parts.inverses):
         part.close()
+
+
+@pytest.fixture
+def app(parts: Parts) -> FastAPI:
+    """An app of its own, not served."""
+    return create_app(parts)
 
 
 def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
@@ -112,6 +119,36 @@ def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
     assert {path for _, path in reached} >= set(app.openapi()["paths"])
     let_in = {path for (_, path), status in reached.items() if status != 401}
     assert let_in == OPEN
+
+
+def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
+    parts: Parts, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, looked = parts.keys.keys, list[bytes]()
+    version = keys.version
+
+    def seen() -> bytes:
+        looked.append(version())
+        return looked[-1]
+
+    monkeypatch.setattr(keys, "version", seen)
+
+    async def ask(*presented: str) -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
+            headers = [{"Authorization": f"Bearer {key}"} for key in presented]
+            asked = [http.get("/info", headers=each) for each in headers]
+            return [answer.status_code for answer in await asyncio.gather(*asked)]
+
+    key, record = stored.new("new", [READ])
+    keys.add(record)
+    assert asyncio.run(ask(key)) == [200], "nothing else looks for keys here"
+    monkeypatch.setattr("service.api.security.ASK_SECONDS", 60.0)
+    looked.clear()
+    until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and looked)
+    assert asyncio.run(ask(*(f"wrong-{i}" for i in range(50)))) == [401] * 50
+    assert len(looked) == 1
+    assert asyncio.run(ask(key)) == [200]
 
 
 def every_route(part: Any) -> list[Route]:
