@@ -242,7 +242,7 @@ def test_f13_a_new_version_fails_to_load(crew: Crew) -> None:
     assert told.status_code == 201
     declared: dict[str, Any] = {"anchor_set": "f13", "encoder": SPEC}
     assert caller.send("PUT", "/spaces/f13", declared).status_code == 202
-    until("the first version serves", lambda: _shown(caller, "f13")["status"] == "ready", 30)
+    until("the first version serves", lambda: _shown(caller, "f13")["status"] == "ready")
     version, over = _shown(caller, "f13")["version"], threading.Event()
 
     def use() -> list[tuple[int, str]]:
@@ -265,7 +265,7 @@ def test_f13_a_new_version_fails_to_load(crew: Crew) -> None:
                     pending = _shown(caller, "f13")["pending"]
                     return (pending["version"], pending["status"]) == (id_, "failed")
 
-                until("the new version has failed", failed, 30)
+                until("the new version has failed", failed)
                 assert reason in _shown(caller, "f13")["pending"]["reason"]
         finally:
             over.set()

@@ -363,15 +363,12 @@ def _replies(stage: Stage) -> int:
 def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
     """Judged by the service's own clock: its callers compete with it for the machine's cores."""
     slow = [solid(saboteur.SLOW)] * 2
-    peak, _ = goodput(stage.http, slow, callers=6)
+    calm, _ = goodput(stage.http, slow, callers=6)
     before = Scrape(f"{stage.running.url}/metrics")
     under_load, codes = goodput(stage.http, slow, callers=3 * QUEUE_JOBS)
     seen = Scrape(f"{stage.running.url}/metrics")
     assert codes.keys() == {200, 429}
     assert codes[429] > codes[200], "no load to speak of"
-    # Work must not collapse. That goodput keeps four fifths of its peak is for `stitchwork drill`
-    # to measure, which has a machine to itself.
-    assert under_load > peak / 2
 
     def mean(outcome: str) -> float:
         """Seconds until such an answer, while the load was on."""
@@ -386,6 +383,10 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
     # Whoever was refused at the very end may have left word that the queue is full, for a moment.
     until("it takes work again", lambda: stage.call(stage.pictures[0]).status_code == 200, START)
     assert stage.right(stage.call(stage.pictures[0]), 0)
+    # Work must not collapse. That goodput keeps four fifths of its peak is for `stitchwork drill`
+    # to measure, which has a machine to itself; here it may have been faster before, or after.
+    calm_again, _ = goodput(stage.http, slow, callers=6)
+    assert under_load > min(calm, calm_again) / 2
 
 
 def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine) -> None:
