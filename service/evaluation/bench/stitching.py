@@ -10,6 +10,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +51,9 @@ PAUSE_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 20.0
 JSON: Final = {"Content-Type": "application/json"}
 PEERS: Final = Path(__file__).with_name("peers")
+
+Still = Callable[[], AbstractContextManager[None]]
+"""What holds the processes of a program still for a while."""
 
 
 def images(ask: Round) -> list[Result]:
@@ -111,13 +116,16 @@ def beside_servers(ask: Round) -> list[Result]:
                 if python is None:
                     continue
                 theirs = [_foreign(peer, str(text)) for text in items]
-                with _peer(command(python, stitch), other_path, theirs[0]) as url:
-                    ours, partner, spent = [], [], dict[str, float]()
+                with _peer(command(python, stitch), other_path, theirs[0]) as (url, still):
+                    ours, partner, spent, rest = [], [], dict[str, float](), 0.0
                     for i in range(ask.rounds + 1):
                         before = busy(running)
-                        rate = closed(running.url, path, bodies[path], SECONDS)
+                        with still():
+                            rate = closed(running.url, path, bodies[path], SECONDS)
                         spent = _each(running, before, rate)
+                        before = busy(running)
                         other = closed(url, other_path, theirs, SECONDS)
+                        rest = sum(busy(running).values()) - sum(before.values())
                         if i:
                             ours.append(rate)
                             partner.append(other)
@@ -126,6 +134,8 @@ def beside_servers(ask: Round) -> list[Result]:
                     "texts per request": 1,
                     "processes of each": "1 core",
                     "ms of the core a request": spent,
+                    # The partner itself is stopped while ours is measured.
+                    "ms of it a second at rest": round(rest / (SECONDS + WARM_UP_SECONDS), 1),
                 }
                 case = f"{path.split('/')[1]} beside {peer}"
                 what = f"{peer}, the same model and texts"
@@ -241,8 +251,11 @@ def _foreign(peer: str, text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _peer(command: list[str], path: str, body: bytes) -> Iterator[str]:
+def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, Still]]:
     """Another server, all of it on the core of what is measured, once it has answered.
+
+    Yields:
+        Its address, and what holds its processes still meanwhile: some look for work all the time.
 
     Raises:
         Unavailable: If it does not.
@@ -265,7 +278,7 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > until:
                 raise Unavailable(f"{command[:2]} did not come up")
             time.sleep(PAUSE_SECONDS)
-        yield url
+        yield url, partial(_still, process.pid)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -273,6 +286,23 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextlib.contextmanager
+def _still(leader: int) -> Iterator[None]:
+    """Stop all processes of a session, of whichever group, for a while."""
+    held = []
+    for found in Path("/proc").iterdir():
+        with contextlib.suppress(ProcessLookupError):
+            if found.name.isdigit() and os.getsid(int(found.name)) == leader:
+                os.kill(int(found.name), signal.SIGSTOP)
+                held.append(int(found.name))
+    try:
+        yield
+    finally:
+        for pid in held:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def _answers(url: str, body: bytes) -> bool:
