@@ -1,14 +1,15 @@
 """`stitchwork drill`: kills processes under mixed load, and counts what became of each request."""
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +18,14 @@ from rich.table import Table
 
 from service.client import Stitchwork
 from service.evaluation.load import Ask, Load, Tally, client
+from service.evaluation.pinned import worker_on
 from service.evaluation.truth import Truth, truth
 from service.launcher import Plan, Running, start
 
 MIX: Final = {"stitch": 0.5, "embed": 0.3, "translate": 0.1, "classify": 0.1}
 BY_WORKERS: Final = ("stitch", "embed")
-SHARES: Final = {"at peak": 0.2, "under kills": 0.5, "overloaded": 0.2, "afterwards": 0.1}
-"""How the time is spent."""
+SHARES: Final = {"at peak": 0.2, "overloaded": 0.2, "afterwards": 0.1, "under kills": 0.5}
+"""How the time is spent. Kills come last: for a while the workers load their models again."""
 DEADLINE: Final = 20.0
 LEAST_GOODPUT: Final = 0.8
 NEVER: Final = ("lost", "doubled", "swapped", "wrong")
@@ -99,6 +101,7 @@ def run(drill: Drill) -> int:
         folder = Path(name)
         console.print("Computing the right answers in this process …")
         known = truth(folder, drill.seed)
+        rest, own = _halves()
         plan = Plan(
             port=0,
             data_dir=folder / "data",
@@ -114,11 +117,15 @@ def run(drill: Drill) -> int:
                 "STITCHWORK_QUEUE_SECONDS": "5",
             },
         )
-        with start(plan) as running:
+        if own:
+            # Load, checks and APIs have the other cores, and do not take the workers' time.
+            plan = replace(plan, worker_command=worker_on(own))
+        with _on(rest), start(plan) as running:
             with Stitchwork(running.url) as registering:
                 known.register(registering)
             console.print(
-                f"{drill.apis} API processes and {drill.workers} workers serve at {running.url}."
+                f"{drill.apis} API processes and {drill.workers} workers serve at {running.url}"
+                + (f"; the workers have {len(own)} of {len(rest + own)} cores." if own else ".")
             )
             outcome = asyncio.run(_phases(drill, running, known, console))
     _show(console, drill, outcome)
@@ -127,6 +134,27 @@ def run(drill: Drill) -> int:
     for failure in outcome.failures:
         console.print(f"FAILED: {failure}", style="bold red")
     return 1 if outcome.failures else 0
+
+
+def _halves() -> tuple[list[int], list[int]]:
+    """The cores of this machine in two halves; both empty where there is one, or no way to it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    half = len(cores) // 2
+    return (cores[:half], cores[half:]) if half else ([], [])
+
+
+@contextlib.contextmanager
+def _on(cores: Sequence[int]) -> Iterator[None]:
+    """Hold this process, and what it starts, to these cores, if there are any."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 async def _phases(drill: Drill, running: Running, known: Truth, console: Console) -> Outcome:

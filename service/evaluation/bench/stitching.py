@@ -35,6 +35,7 @@ from service.evaluation.bench.measure import (
     in_turns,
     on_core,
 )
+from service.evaluation.pinned import worker_on
 from service.evaluation.texts import sentences
 from service.launcher import Plan, Running, start
 from service.models.packaged import minilm_folder, write_efficientnet_lite
@@ -173,7 +174,7 @@ def service(
             # The line is long on purpose.
             "STITCHWORK_QUEUE_SECONDS": f"{DEADLINE}",
         },
-        worker_command=(sys.executable, "-m", "service.evaluation.bench.pinned"),
+        worker_command=worker_on([THEIRS, OURS]),
     )
     with on_core(core):
         running = start(plan)

@@ -1,0 +1,23 @@
+"""Workers on cores of their own, from their start on.
+
+OpenVINO takes a thread back to the cores it had when its model was compiled.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def worker_on(cores: Sequence[int]) -> tuple[str, ...]:
+    """The command of a worker: the first one has the first of these cores, the next one the next.
+
+    Args:
+        cores: One or more; where there are more workers than cores they share them.
+    """
+    return (sys.executable, "-m", __name__, *map(str, cores))
+
+
+if __name__ == "__main__":
+    number = int(os.environ["STITCHWORK_WORKER_NUMBER"])
+    os.sched_setaffinity(0, {int(sys.argv[1 + number % (len(sys.argv) - 1)])})
+    os.execv(sys.executable, [sys.executable, "-m", "service", "worker"])  # noqa: S606
