@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 READ: Final = KeyScope.READ
 INFER: Final = KeyScope.INFER
 ADMIN: Final = KeyScope.ADMIN
-ASK_SECONDS: Final = 0.1
-"""Pause between looks for keys that are unknown, so that trying keys costs the registry nothing."""
+LOOK_PAUSE: Final = 0.1
+"""Seconds between looks for keys that are unknown: trying keys costs the registry little."""
 EVERYONE: Final[tuple[KeyScope, ...]] = ()
 """No key is needed."""
 SCHEME: Final = {
@@ -104,7 +104,8 @@ class Guard:
         self._ring = ring
         self._rates = rates
         self._metrics_open = metrics_open
-        self._may_ask = 0.0
+        self._look: asyncio.Future[None] | None = None
+        self._may_look = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection; its state names the key, for routes and for the log."""
@@ -129,16 +130,28 @@ class Guard:
         await self._app(scope, receive, _with(told, send) if told else send)
 
     async def _find(self, presented: str) -> Key | None:
-        """The key that this is; one that was added just now is looked for, one at a time."""
+        """The key that this is; one that was added just now is looked for."""
         found = self._ring.find(presented) if presented else None
-        if presented and found is None and time.monotonic() >= self._may_ask:
-            self._may_ask = float("inf")
-            try:
-                await asyncio.to_thread(self._ring.refresh)
-            finally:
-                self._may_ask = time.monotonic() + ASK_SECONDS
+        if found is None and presented and await self._looked():
             found = self._ring.find(presented)
         return found
+
+    async def _looked(self) -> bool:
+        """Look at the keys again; False within the pause after the last time.
+
+        Whoever comes meanwhile waits for the same look.
+        """
+        if self._look is None:
+            if time.monotonic() < self._may_look:
+                return False
+            self._look = asyncio.ensure_future(asyncio.to_thread(self._ring.refresh))
+            self._look.add_done_callback(self._pause)
+        # Shielded: others wait for it when this caller has left.
+        await asyncio.shield(self._look)
+        return True
+
+    def _pause(self, _: object) -> None:
+        self._look, self._may_look = None, time.monotonic() + LOOK_PAUSE
 
     def _admit(self, key: Key | None, presented: str, scopes: tuple[KeyScope, ...]) -> Key | None:
         """The key that lets this request in; None if none is needed.

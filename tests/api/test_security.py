@@ -142,8 +142,9 @@ def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
 
     key, record = stored.new("new", [READ])
     keys.add(record)
-    assert asyncio.run(ask(key)) == [200], "nothing else looks for keys here"
-    monkeypatch.setattr("service.api.security.ASK_SECONDS", 60.0)
+    assert asyncio.run(ask(*[key] * 8)) == [200] * 8, "nothing else looks for keys here"
+    assert len(looked) == 1
+    monkeypatch.setattr("service.api.security.LOOK_PAUSE", 60.0)
     looked.clear()
     until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and looked)
     assert asyncio.run(ask(*(f"wrong-{i}" for i in range(50)))) == [401] * 50
