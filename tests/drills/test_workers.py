@@ -364,6 +364,7 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
     """Judged by the service's own clock: its callers compete with it for the machine's cores."""
     slow = [solid(saboteur.SLOW)] * 2
     calm, _ = goodput(stage.http, slow, callers=6)
+    assert stage.call().is_client_error, "so that there is a figure to begin with"
     before = Scrape(f"{stage.running.url}/metrics")
     under_load, codes = goodput(stage.http, slow, callers=3 * QUEUE_JOBS)
     seen = Scrape(f"{stage.running.url}/metrics")
