@@ -131,8 +131,10 @@ class Guard:
 
     async def _find(self, presented: str) -> Key | None:
         """The key that this is; one that was added just now is looked for."""
-        found = self._ring.find(presented) if presented else None
-        if found is None and presented and await self._looked():
+        if not presented:
+            return None
+        found = self._ring.find(presented)
+        if found is None and await self._looked():
             found = self._ring.find(presented)
         return found
 

@@ -1,14 +1,13 @@
 """`stitchwork drill`: kills processes under mixed load, and counts what became of each request."""
 
 import asyncio
-import contextlib
 import json
 import os
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from service.client import Stitchwork
+from service.evaluation.cores import held_to, worker_on
 from service.evaluation.load import Ask, Load, Tally, client
-from service.evaluation.pinned import worker_on
 from service.evaluation.truth import Truth, truth
 from service.launcher import Plan, Running, start
 
@@ -120,7 +119,7 @@ def run(drill: Drill) -> int:
         if own:
             # Load, checks and APIs have the other cores, and do not take the workers' time.
             plan = replace(plan, worker_command=worker_on(own))
-        with _on(rest), start(plan) as running:
+        with held_to(rest), start(plan) as running:
             with Stitchwork(running.url) as registering:
                 known.register(registering)
             console.print(
@@ -141,20 +140,6 @@ def _halves() -> tuple[list[int], list[int]]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     half = len(cores) // 2
     return (cores[:half], cores[half:]) if half else ([], [])
-
-
-@contextlib.contextmanager
-def _on(cores: Sequence[int]) -> Iterator[None]:
-    """Hold this process, and what it starts, to these cores, if there are any."""
-    if not cores:
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 async def _phases(drill: Drill, running: Running, known: Truth, console: Console) -> Outcome:

@@ -16,6 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from service.errors import Unavailable
+from service.evaluation.cores import held_to
 from service.evaluation.load import client
 from service.launcher import Running
 
@@ -250,13 +251,8 @@ def on_core(core: int) -> Iterator[None]:
 
     The threads that BLAS started when it was loaded would go on with the other cores.
     """
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        os.sched_setaffinity(0, before)
+    with held_to([core]), threadpool_limits(1):
+        yield
 
 
 def pin_api(running: Running) -> None:

@@ -10,8 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,7 +33,7 @@ from service.evaluation.bench.measure import (
     in_turns,
     on_core,
 )
-from service.evaluation.pinned import worker_on
+from service.evaluation.cores import worker_on
 from service.evaluation.texts import sentences
 from service.launcher import Plan, Running, start
 from service.models.packaged import minilm_folder, write_efficientnet_lite
@@ -52,9 +50,6 @@ PAUSE_SECONDS: Final = 0.5
 GRACE_SECONDS: Final = 20.0
 JSON: Final = {"Content-Type": "application/json"}
 PEERS: Final = Path(__file__).with_name("peers")
-
-Still = Callable[[], AbstractContextManager[None]]
-"""What holds the processes of a program still for a while."""
 
 
 def images(ask: Round) -> list[Result]:
@@ -117,11 +112,11 @@ def beside_servers(ask: Round) -> list[Result]:
                 if python is None:
                     continue
                 theirs = [_foreign(peer, str(text)) for text in items]
-                with _peer(command(python, stitch), other_path, theirs[0]) as (url, still):
+                with _peer(command(python, stitch), other_path, theirs[0]) as (url, leader):
                     ours, partner, spent, rest = [], [], dict[str, float](), 0.0
                     for i in range(ask.rounds + 1):
                         before = busy(running)
-                        with still():
+                        with _still(leader):
                             rate = closed(running.url, path, bodies[path], SECONDS)
                         spent = _each(running, before, rate)
                         before = busy(running)
@@ -252,11 +247,11 @@ def _foreign(peer: str, text: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, Still]]:
+def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, int]]:
     """Another server, all of it on the core of what is measured, once it has answered.
 
     Yields:
-        Its address, and what holds its processes still meanwhile: some look for work all the time.
+        Its address, and the process that leads the session of all its own.
 
     Raises:
         Unavailable: If it does not.
@@ -279,7 +274,7 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, Sti
             if process.poll() is not None or time.monotonic() > until:
                 raise Unavailable(f"{command[:2]} did not come up")
             time.sleep(PAUSE_SECONDS)
-        yield url, partial(_still, process.pid)
+        yield url, process.pid
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -291,7 +286,7 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, Sti
 
 @contextlib.contextmanager
 def _still(leader: int) -> Iterator[None]:
-    """Stop all processes of a session, of whichever group, for a while."""
+    """Stop all processes of a session, of whichever group: some look for work all the time."""
     held = []
     for found in Path("/proc").iterdir():
         with contextlib.suppress(ProcessLookupError):

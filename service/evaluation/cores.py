@@ -1,11 +1,26 @@
-"""Workers on cores of their own, from their start on.
+"""Which cores a measurement's processes have: this one for a while, workers from their start on.
 
 OpenVINO takes a thread back to the cores it had when its model was compiled.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+
+@contextlib.contextmanager
+def held_to(cores: Sequence[int]) -> Iterator[None]:
+    """Hold this thread, and what it starts, to these cores for a while, if there are any."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def worker_on(cores: Sequence[int]) -> tuple[str, ...]:
