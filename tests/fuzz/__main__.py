@@ -18,11 +18,11 @@ CALL_SECONDS: Final = 10
 MEBIBYTES: Final = 3000
 
 with atheris.instrument_imports(
-    include=["service", "numpy.lib", "PIL", "starlette.formparsers", "python_multipart"]
+    include=["stitchwork", "numpy.lib", "PIL", "starlette.formparsers", "python_multipart"]
 ):
     if "image" in sys.argv:
         # It brings torch along, which the other targets can do without.
-        import service.models.image  # noqa: F401
+        import stitchwork.models.timm_encoder  # noqa: F401
     from tests.fuzz.targets import TARGETS
 
 

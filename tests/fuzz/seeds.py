@@ -9,9 +9,9 @@ import orjson
 from PIL import Image
 from safetensors.numpy import save
 
-from service.queue.jobs import Job, Reply
-from service.records import TextEncoder
-from service.store.codec import MAGIC, SUM, pack
+from stitchwork.queue.messages import Job, Reply
+from stitchwork.redis.serialization import MAGIC, SUM, pack
+from stitchwork.resources import TextEncoder
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 

@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import BaseModel
 from starlette.requests import Request
 
-from service.api import problems, wire
-from service.api.depends import Limits
-from service.api.schemas import (
+from stitchwork.api import problem_details
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import Limits
+from stitchwork.api.schemas.requests import (
     AnchorSetBody,
     ClassifyBody,
     HeadBody,
@@ -25,9 +26,9 @@ from service.api.schemas import (
     StitchBody,
     TranslateBody,
 )
-from service.errors import CorruptBytes, InvalidInput
-from service.queue.jobs import unpack_job, unpack_reply
-from service.store.codec import MAGIC, SUM, unpack
+from stitchwork.errors import CorruptBytes, InvalidInput
+from stitchwork.queue.messages import unpack_job, unpack_reply
+from stitchwork.redis.serialization import MAGIC, SUM, unpack
 
 LIMITS: Final = Limits(
     body_bytes=1 << 20,
@@ -83,12 +84,14 @@ def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> An
         "headers": [(b"content-type", media.encode())],
     }
     try:
-        return _loop.run_until_complete(wire.read(Request(scope, receive), model, LIMITS, **how))
+        return _loop.run_until_complete(
+            negotiation.read(Request(scope, receive), model, LIMITS, **how)
+        )
     except InvalidInput as error:
         # What is said of it must be sayable in JSON.
-        status = problems.status_of(error)
+        status = problem_details.status_of(error)
         assert status in (400, 413, 415, 422)
-        problems.problem(status, error.code, error.message, "id", pointer=error.pointer)
+        problem_details.problem(status, error.code, error.message, "id", pointer=error.pointer)
         return None
 
 
@@ -102,7 +105,7 @@ def _check_rows(rows: Any) -> None:
 
 def npy_body(data: bytes) -> None:
     """An .npy body of `/translate`."""
-    asked = read_body(TranslateBody, data, wire.NPY, main="embeddings")
+    asked = read_body(TranslateBody, data, negotiation.NPY, main="embeddings")
     if asked:
         _check_rows(asked.embeddings)
 
@@ -110,10 +113,10 @@ def npy_body(data: bytes) -> None:
 def safetensors_body(data: bytes) -> None:
     """A safetensors body of `/translate`, and the same as that of a head."""
     for sent in (data, _measured(data)):
-        asked = read_body(TranslateBody, sent, wire.SAFETENSORS, main="embeddings")
+        asked = read_body(TranslateBody, sent, negotiation.SAFETENSORS, main="embeddings")
         if asked:
             _check_rows(asked.embeddings)
-        head = read_body(HeadBody, sent, wire.SAFETENSORS, main="weight")
+        head = read_body(HeadBody, sent, negotiation.SAFETENSORS, main="weight")
         if head:
             _refusable(head.layered)
 
@@ -123,7 +126,7 @@ def json_body(data: bytes) -> None:
     if not data:
         return
     model = BODIES[data[0] % len(BODIES)]
-    asked = read_body(model, data[1:], wire.JSON, main="embeddings")
+    asked = read_body(model, data[1:], negotiation.JSON, main="embeddings")
     if isinstance(asked, TranslateBody | ClassifyBody):
         _check_rows(asked.embeddings)
     elif isinstance(asked, SpaceBody):
@@ -138,7 +141,7 @@ def raw_body(data: bytes) -> None:
     """Lines of JSON, or a multipart body, by the first byte."""
     if not data:
         return
-    media = wire.NDJSON if data[0] % 2 else f"{wire.MULTIPART}; boundary=b"
+    media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
     asked = read_body(AnchorSetBody, data[1:], media)
     if asked:
         _refusable(lambda: asked.decoded(LIMITS.anchors))
@@ -146,8 +149,8 @@ def raw_body(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """The header check of an image file, and its decoding."""
-    from service.models.base import MOST_PIXELS
-    from service.models.image import decode
+    from stitchwork.models.encoder import MOST_PIXELS
+    from stitchwork.models.timm_encoder import decode
 
     def check() -> None:
         found = decode(data, "/items/0")
@@ -190,8 +193,8 @@ def _refusable(work: Callable[[], Any]) -> None:
     try:
         work()
     except InvalidInput as error:
-        status = problems.status_of(error)
-        problems.problem(status, error.code, error.message, "id", pointer=error.pointer)
+        status = problem_details.status_of(error)
+        problem_details.problem(status, error.code, error.message, "id", pointer=error.pointer)
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

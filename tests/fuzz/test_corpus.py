@@ -15,10 +15,10 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
-from service.api import wire
-from service.api.schemas import TranslateBody
-from service.errors import CorruptBytes
-from service.store.codec import pack, unpack
+from stitchwork.api.content import negotiation
+from stitchwork.api.schemas.requests import TranslateBody
+from stitchwork.errors import CorruptBytes
+from stitchwork.redis.serialization import pack, unpack
 from tests.fuzz.seeds import CORPUS, npy_file, seeds
 from tests.fuzz.targets import TARGETS, read_body
 
@@ -59,10 +59,10 @@ def as_safetensors(rows: NDArray[Any]) -> bytes:
 
 
 FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
-    (wire.JSON, as_json),
-    (wire.JSON, as_base64),
-    (wire.NPY, npy_file),
-    (wire.SAFETENSORS, as_safetensors),
+    (negotiation.JSON, as_json),
+    (negotiation.JSON, as_base64),
+    (negotiation.NPY, npy_file),
+    (negotiation.SAFETENSORS, as_safetensors),
 ]
 
 
@@ -97,13 +97,13 @@ def test_a_part_that_does_not_end_leaves_no_file_open() -> None:
     assert [str(one.message) for one in told] == []
 
 
-@pytest.mark.parametrize("media", [wire.NPY, wire.SAFETENSORS])
+@pytest.mark.parametrize("media", [negotiation.NPY, negotiation.SAFETENSORS])
 @calmly
 @given(rows=ROWS, cut=st.integers(1, 40))
 def test_a_binary_body_that_was_cut_is_never_understood(
     media: str, rows: NDArray[np.float32], cut: int
 ) -> None:
-    whole = npy_file(rows) if media == wire.NPY else as_safetensors(rows)
+    whole = npy_file(rows) if media == negotiation.NPY else as_safetensors(rows)
     assert read_body(TranslateBody, whole[:-cut], media, main="embeddings") is None
 
 

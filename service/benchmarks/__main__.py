@@ -1,0 +1,36 @@
+"""`python -m benchmarks`: the service against what limits it, timed in turns within one run."""
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks import CASES, run
+
+
+@click.command()
+@click.argument("cases", nargs=-1, type=click.Choice(tuple(CASES)), metavar="[CASE]...")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
+@click.option("--report", type=click.Path(path_type=Path), help="JSON file for the figures.")
+@click.option(
+    "--peers",
+    type=click.Path(path_type=Path),
+    help="Folder of the environments of other programs; created there if needed.",
+)
+@click.option(
+    "--laws",
+    type=click.Path(path_type=Path),
+    help="Folder for plots of how figures grow with rows, widths, anchors, spaces, clients and "
+    "workers, in place of the cases.",
+)
+def main(
+    cases: tuple[str, ...], rounds: int, report: Path | None, peers: Path | None, laws: Path | None
+) -> None:
+    """Time the service against what limits it. CASES are those named, or all."""
+    logging.getLogger().setLevel(logging.WARNING)
+    sys.exit(run(cases or tuple(CASES), rounds, report, peers, laws))
+
+
+if __name__ == "__main__":
+    main()

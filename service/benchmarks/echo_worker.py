@@ -1,0 +1,35 @@
+"""A worker without a model: what is left is the way there and back.
+
+`python -m benchmarks.echo_worker QUEUE_URL` answers each job with as many rows as it has
+inputs, until it is killed.
+"""
+
+import sys
+
+import numpy as np
+
+from stitchwork.errors import QueueUnavailable
+from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.messages import Reply
+from stitchwork.queue.streams import new_id
+from stitchwork.queue.worker_registry import Announcement, Presence
+from stitchwork.redis.client import Server
+
+WIDTH = 384
+
+
+def main(queue_url: str) -> None:
+    """Answer whatever comes."""
+    server, name = Server(queue_url, 30.0, QueueUnavailable), new_id()
+    consumer = Consumer(server, name, batch_items=32)
+    consumer.start()
+    Presence(server, 10.0, lambda: Announcement(worker=name)).start()
+    while True:
+        for delivery in consumer.take():
+            count = len(delivery.items)
+            rows = np.zeros((count, WIDTH), np.float32)
+            consumer.answer(delivery, Reply(delivery.job.id, rows, *np.ones((2, count), bool)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,77 @@
+"""The worker's own pipeline without the service: what `/stitch` is measured against.
+
+`python -m benchmarks.offline_pipeline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads
+lines `BATCH SECONDS` and answers each with the inputs it classified per second, in batches of that
+size, and `one SECONDS` with the milliseconds that one input alone took, at the median.
+"""
+
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from stitchwork.errors import QueueUnavailable, RegistryUnavailable
+from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.classifier import probabilities
+from stitchwork.inference.inverse_cache import Inverses
+from stitchwork.inference.translator import HeadCache, Translator
+from stitchwork.models.batching import Batches
+from stitchwork.models.encoder_cache import Catalog
+from stitchwork.redis.client import Server
+from stitchwork.redis.serialization import unpack
+from stitchwork.registry.registry import Registry
+from stitchwork.resources import Item, unpack_items
+
+CALL_SECONDS: Final = 30.0
+SORTED: Final = 4
+
+
+def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, items: str) -> None:
+    """Load everything, then run whatever batch sizes standard input asks for."""
+    registry = Registry(
+        Server(redis_url, CALL_SECONDS, RegistryUnavailable), durable=False, stale_seconds=0
+    )
+    inverses = Inverses(Server(queue_url, CALL_SECONDS, QueueUnavailable), 1)
+    (scoring,), _ = registry.heads.ready(head)
+    (source, target), _ = registry.spaces.ready(encoder, scoring.space)
+    assert source.encoder is not None  # noqa: S101
+    catalog = Catalog("cpu", [Path(root) for root in roots.split(":")], offline=True)
+    found = catalog.get(source.encoder)
+    # Anew, so that it takes every batch size as it is told to.
+    batches = Batches(found.encoder)
+    place = catalog.place
+    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
+    classifier = HeadCache(registry, place=place).get(scoring)
+    arrays, _ = unpack(Path(items).read_bytes())
+    inputs = unpack_items(arrays, source.encoder.modality)
+
+    def classify(batch: list[Item], size: int) -> None:
+        rows = batches.embed(found.encoder.prepare(batch), size)
+        probabilities(classifier.logits(through.apply(place(rows)).rows))
+
+    def one(seconds: float) -> float:
+        taken: list[float] = []
+        while sum(taken) < seconds:
+            began = time.perf_counter()
+            classify(inputs[:1], 1)
+            taken.append(time.perf_counter() - began)
+        return statistics.median(taken) * 1000
+
+    print("ready", flush=True)  # noqa: T201
+    for line in sys.stdin:
+        size, seconds = line.split()
+        if size == "one":
+            print(one(float(seconds)), flush=True)  # noqa: T201
+            continue
+        done, at, began = 0, 0, time.perf_counter()
+        while (spent := time.perf_counter() - began) < float(seconds):
+            # A few batches together, so that inputs of like size can share one, as anyone would.
+            batch = [inputs[(at + i) % len(inputs)] for i in range(SORTED * int(size))]
+            classify(batch, int(size))
+            done, at = done + len(batch), at + len(batch)
+        print(done / spent, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

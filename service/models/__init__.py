@@ -1,1 +1,0 @@
-"""Real pretrained models; with `worker.py` the only place that knows torch."""

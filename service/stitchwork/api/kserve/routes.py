@@ -1,0 +1,235 @@
+"""The Open Inference Protocol (KServe's version 2) over what is registered."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+import numpy as np
+from fastapi import APIRouter, Path, Request
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import Parts, PartsDep, parts_of, seconds_of, while_connected
+from stitchwork.api.kserve import models, tensors
+from stitchwork.api.kserve.models import ITEMS, ROWS, Served
+from stitchwork.api.kserve.tensors import Inference
+from stitchwork.api.openapi import body, example, timed
+from stitchwork.api.problem_details import renamed
+from stitchwork.api.routes import health
+from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
+from stitchwork.api.routes.response_facts import outside, used, width
+from stitchwork.api.schemas.foreign import InferBody
+from stitchwork.api.schemas.responses import Ready
+from stitchwork.errors import NoWorker
+from stitchwork.geometry.classifier import probabilities
+from stitchwork.inference.predictions import predictions
+from stitchwork.queue import worker_registry
+from stitchwork.resources import Floats
+
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+MICROSECONDS: Final = 1e6
+Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))]
+Version = Annotated[str, Path(description="The one that its metadata names.")]
+INFER: Final = timed(body(InferBody, octets=True))
+STITCH: Final = "stitch:minilm:intent"
+VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
+ANSWER: Final = example(
+    "Outputs, in JSON or as bytes behind it.",
+    {
+        "model_name": STITCH,
+        "model_version": VERSION,
+        "outputs": [
+            {"name": "labels", "datatype": "BYTES", "shape": [1, 2], "data": ["card", "refund"]},
+            {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.93, 0.07]},
+            {"name": "confidence", "datatype": "FP32", "shape": [1], "data": [0.93]},
+        ],
+    },
+    octets=True,
+)
+METADATA: Final = example(
+    "What it takes and gives; -1 is any number.",
+    {
+        "name": STITCH,
+        "versions": [VERSION],
+        "platform": models.PLATFORM,
+        "inputs": [{"name": "items", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [
+            {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
+            {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+            {"name": "confidence", "datatype": "FP32", "shape": [-1]},
+        ],
+    },
+)
+READY: Final = example("It can be used.", {"name": STITCH, "ready": True})
+
+router.add_api_route("/health/live", health.live, summary="Is this process alive?", name="v2_live")
+router.add_api_route(
+    "/health/ready",
+    health.ready,
+    summary="Can requests be served?",
+    name="v2_ready",
+    response_model=Ready,
+    responses={503: {"description": "Something is missing", "model": Ready}},
+)
+
+
+@router.get("", summary="What this server is", name="v2_server")
+async def server(parts: PartsDep) -> Response:
+    """Its name, version, and the extensions of the protocol that it speaks."""
+    return negotiation.answer(
+        {
+            "name": models.PLATFORM,
+            "version": parts.version,
+            "extensions": ["binary_tensor_data"],
+        }
+    )
+
+
+@router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
+async def show(model: Model, parts: PartsDep) -> Response:
+    """What a model takes and gives, and its version."""
+    return await _show(parts, model, None)
+
+
+@router.get(
+    "/models/{model}/versions/{version}",
+    summary="Show one version",
+    name="v2_model_version",
+    responses=METADATA,
+)
+async def show_version(model: Model, version: Version, parts: PartsDep) -> Response:
+    """The same, if that version is the one that serves."""
+    return await _show(parts, model, version)
+
+
+@router.get(
+    "/models/{model}/ready",
+    summary="Can this model be used?",
+    name="v2_model_ready",
+    responses=READY,
+)
+async def ready(model: Model, parts: PartsDep) -> Response:
+    """200 if all it stands for is registered and ready, and a worker takes work for it."""
+    return await _ready(parts, model, None)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/ready",
+    summary="Can this version be used?",
+    name="v2_model_version_ready",
+    responses=READY,
+)
+async def ready_version(model: Model, version: Version, parts: PartsDep) -> Response:
+    """The same, if that version is the one that serves."""
+    return await _ready(parts, model, version)
+
+
+@router.post(
+    "/models/{model}/infer", summary="Infer", name="v2_infer", responses=ANSWER, openapi_extra=INFER
+)
+async def infer(model: Model, request: Request) -> Response:
+    """Embed, translate, classify or stitch, by the model's name."""
+    return await _infer(request, model, None)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/infer",
+    summary="Infer by one version",
+    name="v2_infer_version",
+    responses=ANSWER,
+    openapi_extra=INFER,
+)
+async def infer_version(model: Model, version: Version, request: Request) -> Response:
+    """The same, if that version is the one that serves."""
+    return await _infer(request, model, version)
+
+
+async def _show(parts: Parts, model: str, version: str | None) -> Response:
+    found = await asyncio.to_thread(models.find, parts, models.named(model), version)
+    return negotiation.answer(found.described(), headers=used(found.stale, **found.roles))
+
+
+async def _ready(parts: Parts, model: str, version: str | None) -> Response:
+    found = await asyncio.to_thread(models.find, parts, models.named(model), version)
+    if found.name.takes_items:
+        encoder = encoder_of(found.source)
+        workers = await asyncio.to_thread(parts.dispatcher.workers)
+        if not worker_registry.serving(workers, encoder):
+            raise NoWorker(f"no live worker takes work for {encoder.model}")
+    return negotiation.answer({"name": model, "ready": True})
+
+
+async def _infer(request: Request, model: str, version: str | None) -> Response:
+    parts, seconds = parts_of(request), seconds_of(request)
+    name = models.named(model)
+    if name.takes_items:
+        check_room(parts, name.ids[0])
+    else:
+        parts.threads.check_room()
+    asked = await tensors.read(request, parts.limits)
+    if asked.body.parameters.timeout is not None:
+        seconds = min(seconds, asked.body.parameters.timeout / MICROSECONDS)
+    if not name.takes_items:
+
+        def from_rows() -> Response:
+            return _from_rows(parts, models.find(parts, name, version), asked)
+
+        return await parts.threads.run(from_rows, seconds)
+    found = await asyncio.to_thread(models.find, parts, name, version)
+    return await _from_items(request, parts, found, asked, seconds)
+
+
+def _from_rows(parts: Parts, found: Served, asked: Inference) -> Response:
+    given, wanted = asked.only(ROWS), asked.wanted(found.outputs)
+    rows = tensors.rows(given, parts.limits)
+    width(rows, found.source, f"{given.pointer}/shape")
+    way = parts.translator.way(
+        found.source, found.target or found.source, asked.body.parameters.bridge
+    )
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(rows)
+    parts.telemetry.metrics.inferred("classify" if found.head else "translate", covered)
+    if found.head:
+        classifier = parts.heads.get(found.head)
+        with parts.telemetry.step("classify"):
+            rows = probabilities(classifier.logits(rows))
+    outputs = _outputs(parts, found, asked, rows, defined)
+    headers = used(found.stale, **found.roles) | outside(covered, found.source).headers
+    return tensors.respond(asked, found.told(), outputs, wanted, headers)
+
+
+async def _from_items(
+    request: Request, parts: Parts, found: Served, asked: Inference, seconds: float
+) -> Response:
+    given, wanted = asked.only(ITEMS), asked.wanted(found.outputs)
+    items = await asyncio.to_thread(tensors.items, given, parts.limits)
+    told = asked.body.parameters
+    job = job_of(found.source, found.target, found.head, bridge=told.bridge, truncate=told.truncate)
+    with renamed("/items", f"{given.pointer}/data"):
+        reply = await while_connected(request, run(parts, job, items, seconds))
+    rows: Floats = reply.rows  # type: ignore[assignment]
+    parts.telemetry.metrics.inferred("stitch" if found.head else "embed", reply.covered)
+    outputs = await asyncio.to_thread(_outputs, parts, found, asked, rows, reply.defined)
+    headers = used(found.stale, **found.roles) | outside(reply.covered, found.source).headers
+    if reply.truncated:
+        headers["Stitchwork-Truncated"] = str(len(reply.truncated))
+    return tensors.respond(asked, found.told(), outputs, wanted, headers)
+
+
+def _outputs(
+    parts: Parts, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
+) -> dict[str, NDArray[Any]]:
+    """Rows by name: embeddings or, of probabilities, what a prediction says."""
+    if not found.head:
+        return {ROWS: rows}
+    told = asked.body.parameters
+    pair = found.source, found.target or found.source
+    calibration = parts.registry.calibrations.get(*pair, found.head, told.bridge)
+    said = predictions(rows, defined, found.head.labels, told.top, calibration)
+    parts.telemetry.metrics.judged(found.head.id, [one["confidence"] for one in said])
+    return {
+        "labels": np.array([[best["label"] for best in one["top"]] for one in said], object),
+        "scores": np.array([[best["score"] for best in one["top"]] for one in said], np.float32),
+        "confidence": np.array([one["confidence"] for one in said], np.float32),
+    }

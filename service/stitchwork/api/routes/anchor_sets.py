@@ -1,0 +1,43 @@
+"""Anchor sets: the checked contract between spaces."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import ConditionDep, PartsDep, ResourceId
+from stitchwork.api.openapi import body
+from stitchwork.api.routes import resources
+from stitchwork.api.schemas.requests import AnchorSetBody
+from stitchwork.api.schemas.responses import AnchorSetAnswer, AnchorSets
+
+router = APIRouter(tags=["anchor sets"])
+
+
+@router.put(
+    "/anchor-sets/{id}",
+    summary="Declare an anchor set",
+    responses=openapi.put(AnchorSetAnswer),
+    openapi_extra=body(AnchorSetBody),
+)
+async def put_anchor_set(
+    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+) -> Response:
+    """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
+    declared = await negotiation.read(request, AnchorSetBody, parts.limits)
+    outcome, entry = await asyncio.to_thread(
+        lambda: parts.registry.declare_anchor_set(
+            id_,
+            declared.modality,
+            items=declared.decoded(parts.limits.anchors),
+            ids=declared.ids,
+            size=declared.size,
+            condition=condition,
+        )
+    )
+    return resources.put_answer(outcome, entry, f"/anchor-sets/{id_}")
+
+
+resources.add_routes(router, "anchor-sets", "anchor set", AnchorSetAnswer, AnchorSets)

@@ -1,0 +1,82 @@
+"""Anchor help: are there enough, which are one too many, which pairs are wrong, which come next."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import ID_SCHEMA, Parts, PartsDep, ResourceId, seconds_of
+from stitchwork.api.openapi import body, timed
+from stitchwork.api.routes.response_facts import named, used, width
+from stitchwork.api.schemas.requests import NextAnchorsBody
+from stitchwork.api.schemas.responses import AnchorReport, NextAnchors
+from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.inference.translator import check_pair
+from stitchwork.resources import check_id
+
+router = APIRouter(tags=["anchors"])
+
+
+@router.get(
+    "/spaces/{id}/anchors",
+    summary="What a space's anchors tell about themselves",
+    response_model=AnchorReport,
+    openapi_extra=timed(),
+)
+async def report(
+    id_: ResourceId,
+    request: Request,
+    parts: PartsDep,
+    target: Annotated[
+        str | None,
+        Query(
+            description="Space that inputs go to; unset: onto itself.", json_schema_extra=ID_SCHEMA
+        ),
+    ] = None,
+    bridge: BridgeName = DEFAULT,
+) -> Response:
+    """Duplicates, what to drop, whether there are enough and, with a target, misaligned pairs.
+
+    Computed once for each pair of versions. What takes longer than the request may is computed
+    to its end all the same: ask again.
+    """
+    other = None if target is None else check_id(target, "/target")
+    return await parts.comparing.run(
+        lambda: _report(parts, id_, other, bridge), seconds_of(request)
+    )
+
+
+def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Response:
+    found, stale = parts.registry.spaces.ready(*(name for name in (id_, other) if name))
+    space, target = found[0], found[1] if other else None
+    if target:
+        check_pair(space, target, bridge)
+    told = {
+        "space": named(space),
+        "target": target and named(target),
+        "bridge": bridge,
+        **parts.reports.of(space, target, bridge),
+    }
+    records = {"space": space, **({"target": target} if target else {})}
+    return negotiation.answer(told, headers=used(stale, **records))
+
+
+@router.post(
+    "/spaces/{id}/anchors/next",
+    summary="Which inputs to take as anchors next",
+    response_model=NextAnchors,
+    openapi_extra=timed(body(NextAnchorsBody, binary="embeddings")),
+)
+async def coming(id_: ResourceId, request: Request, parts: PartsDep) -> Response:
+    """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
+    parts.comparing.check_room()
+    asked = await negotiation.read(request, NextAnchorsBody, parts.limits, main="embeddings")
+    return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds_of(request))
+
+
+def _coming(parts: Parts, id_: str, asked: NextAnchorsBody) -> Response:
+    (space,), stale = parts.registry.spaces.ready(id_)
+    width(asked.embeddings, space)
+    told = parts.reports.next(space, asked.embeddings, asked.count)
+    return negotiation.answer({"space": named(space), **told}, headers=used(stale, space=space))

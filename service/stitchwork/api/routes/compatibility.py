@@ -1,0 +1,258 @@
+"""What fits what: spaces among themselves by their anchors, an encoder and a head by a sample."""
+
+import asyncio
+from typing import Annotated, Any, Final, NamedTuple
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import (
+    ID_SCHEMA,
+    Parts,
+    PartsDep,
+    PathId,
+    seconds_of,
+    while_connected,
+)
+from stitchwork.api.middleware import auth
+from stitchwork.api.openapi import body, timed
+from stitchwork.api.reports import head_evaluation, verdicts
+from stitchwork.api.reports.head_evaluation import Scored
+from stitchwork.api.reports.space_comparison import Comparison
+from stitchwork.api.routes.queued_work import job_of, run
+from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
+from stitchwork.api.schemas.requests import SampleBody
+from stitchwork.api.schemas.responses import Judged, Matrix
+from stitchwork.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
+from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.classifier import probabilities
+from stitchwork.geometry.diagnostics.cross_validation import FOLDS, some
+from stitchwork.inference.translator import check_pair
+from stitchwork.resources import ID_PATTERN, AnchorSet, Floats, Head, Space, check_id
+
+router = APIRouter(tags=["compatibility"])
+
+MOST_SPACES: Final = 16
+"""Spaces that are compared in one request: 240 pairs."""
+_ONE: Final = ID_PATTERN.strip("^$")
+IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
+
+
+@router.get(
+    "/compatibility",
+    summary="Compare the spaces of an anchor set",
+    response_model=Matrix,
+    openapi_extra=timed(),
+)
+async def matrix(
+    request: Request,
+    parts: PartsDep,
+    anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
+    bridge: BridgeName = DEFAULT,
+    spaces: Annotated[
+        str | None,
+        Query(
+            description=f"Ids between commas, at most {MOST_SPACES}; unset: all.",
+            json_schema_extra={"type": "string", "pattern": IDS_PATTERN},
+        ),
+    ] = None,
+) -> Response:
+    """All ordered pairs of spaces: how held-out anchors of one come back in the other, no labels.
+
+    Computed once for each pair of versions. What takes longer than the request may is computed
+    to its end all the same: ask again.
+    """
+    names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
+    check_id(anchor_set, "/anchor_set")
+    return await parts.comparing.run(
+        lambda: _matrix(parts, anchor_set, names, bridge), seconds_of(request)
+    )
+
+
+def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
+    (anchor_set,), stale = parts.registry.anchor_sets.ready(set_id)
+    spaces = _spaces(parts, anchor_set, names)
+    found = parts.comparisons.of(spaces, bridge)
+    used = len(some(anchor_set.size))
+    return negotiation.answer(
+        {
+            "anchor_set": {"id": anchor_set.id, "version": anchor_set.version},
+            "bridge": bridge,
+            "anchors": used,
+            "folds": FOLDS,
+            "spaces": [
+                {
+                    **named(space),
+                    "dim": space.dim,
+                    "rank": space.rank,
+                    "condition_number": space.condition_number,
+                    "warnings": space.warnings,
+                }
+                for space in spaces
+            ],
+            "pairs": [
+                _shown(source, target, compared, used, bridge)
+                for (source, target), compared in found.items()
+            ],
+        },
+        headers={"Stitchwork-Stale": "true"} if stale else {},
+    )
+
+
+def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
+    """The spaces that are to be compared: those named, or all of the set that serve."""
+    if names is None:
+        kept = parts.registry.anchor_sets.dependents(anchor_set.id)
+        ids = [name.removeprefix("space:") for name in kept]
+    else:
+        ids = list(dict.fromkeys(names))
+    if len(ids) > MOST_SPACES:
+        raise InvalidInput(
+            f"expected at most {MOST_SPACES} spaces at once, got {len(ids)}; name some of them by "
+            "spaces=a,b,c",
+            pointer="/spaces",
+            code="too-many-spaces",
+        )
+    if names is not None:
+        chosen, _ = parts.registry.spaces.ready(*ids)
+        for space in chosen:
+            if space.anchor_set_version != anchor_set.version or space.anchor_set != anchor_set.id:
+                raise AnchorSetMismatch(
+                    f"space {space.id} is on anchor set {space.anchor_set}, not {anchor_set.id}",
+                    pointer="/spaces",
+                )
+        return chosen
+    entries = parts.registry.spaces.read(*ids) if ids else []
+    serving = [entry.record for entry in entries if entry.record]
+    return [space for space in serving if space.anchor_set_version == anchor_set.version]
+
+
+def _shown(
+    source: str, target: str, compared: Comparison, anchors: int, bridge: BridgeName
+) -> dict[str, Any]:
+    held = compared.held
+    told = verdicts.of_pair(held, compared.agreement, anchors, bridge)
+    return {
+        "source": source,
+        "target": target,
+        "similarity": held and held.similarity,
+        "recall_at_1": held and held.recall,
+        "chance": held and held.chance,
+        "agreement": compared.agreement,
+        "verdict": told.verdict,
+        "reason": told.reason,
+    }
+
+
+@router.post(
+    "/compatibility/{encoder}/{head}",
+    summary="Judge an encoder and a head by a labelled sample",
+    response_model=Judged,
+    openapi_extra=timed(body(SampleBody, binary="embeddings")),
+)
+async def sample(encoder: PathId, head: PathId, request: Request, parts: PartsDep) -> Response:
+    """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
+    seconds = seconds_of(request)
+    parts.threads.check_room()
+    asked = await negotiation.read(request, SampleBody, parts.limits, main="embeddings", raw=True)
+    if asked.calibrate:
+        # It changes what everyone else is told.
+        auth.need(request, auth.ADMIN)
+    names = check_id(encoder), check_id(head)
+    used_by = await asyncio.to_thread(_resolve, parts, *names, asked)
+    rows, native = await while_connected(request, _embedded(parts, used_by, asked, seconds))
+    return await parts.threads.run(lambda: _judge(parts, used_by, asked, rows, native), seconds)
+
+
+class _Cast(NamedTuple):
+    """The versions that play in one judgement."""
+
+    source: Space
+    target: Space
+    head: Head
+    truth: NDArray[np.int64]
+    stale: bool
+
+
+def _resolve(parts: Parts, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
+    source, target, head, stale = parts.registry.stitch(encoder, head_id)
+    check_pair(source, target, asked.bridge)
+    truth = head_evaluation.classes(asked.labels, head)
+    if asked.embeddings is not None:
+        width(asked.embeddings, source)
+    if asked.native_embeddings is not None:
+        width(asked.native_embeddings, target, "/native_embeddings")
+    return _Cast(source, target, head, truth, stale)
+
+
+async def _embedded(
+    parts: Parts, cast: _Cast, asked: SampleBody, seconds: float
+) -> tuple[Floats, Floats | str]:
+    """The sample in the source's space and in the head's own, or why it is not there."""
+
+    async def embed(space: Space) -> Floats:
+        job = job_of(space, truncate=asked.truncate)
+        reply = await run(parts, job, asked.items or [], seconds)
+        embedded: Floats = reply.rows  # type: ignore[assignment]
+        return embedded
+
+    async def own() -> Floats | str:
+        if asked.native_embeddings is not None:
+            given: Floats = asked.native_embeddings
+            return given
+        if asked.items is None:
+            return f"send native_embeddings of space {cast.target.id} to compare with"
+        try:
+            return await embed(cast.target)
+        except (InvalidInput, Conflict, Unavailable) as error:
+            # It is only what the answer is compared with.
+            return f"the items were not embedded in space {cast.target.id}: {error.message}"
+
+    alone = cast.source.version == cast.target.version
+    beside = None if alone else asyncio.ensure_future(own())
+    try:
+        rows = asked.embeddings
+        if rows is None:
+            rows = await embed(cast.source)
+        return rows, rows if beside is None else await beside
+    finally:
+        if beside:
+            beside.cancel()
+
+
+def _judge(
+    parts: Parts, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
+) -> Response:
+    source, target, head, truth, stale = cast
+
+    def scored(rows: Floats, origin: Space, bridge: BridgeName) -> Scored:
+        there, defined, covered = parts.translator.way(origin, target, bridge).apply(rows)
+        return Scored(probabilities(parts.heads.get(head).logits(there)), defined, covered)
+
+    through = scored(rows, source, asked.bridge)
+    absolute = (
+        scored(rows, source, "none")
+        if source.dim == target.dim
+        else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
+    )
+    own = native if isinstance(native, str) else scored(native, target, "none")
+    answer: dict[str, Any] = {
+        "encoder": named(source),
+        "head": named(head),
+        "bridge": asked.bridge,
+        **head_evaluation.judge(truth, through, absolute, own, head, asked.bridge),
+        "undefined": undefined(through.defined),
+        **outside(through.covered, source).facts,
+    }
+    calibrations = parts.registry.calibrations
+    if asked.calibrate:
+        fitted, answer["confidence"] = head_evaluation.learn(through, truth)
+        calibrations.put(source, target, head, asked.bridge, fitted, len(truth))
+        answer["calibration"] = {"slope": fitted.slope, "offset": fitted.offset}
+    else:
+        known = calibrations.get(source, target, head, asked.bridge)
+        answer["confidence"] = head_evaluation.trust(through, truth, known)
+    return negotiation.answer(answer, headers=used(stale, source=source, target=target, head=head))

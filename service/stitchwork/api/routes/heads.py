@@ -1,0 +1,104 @@
+"""Heads: frozen classifiers, each in one space."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import ConditionDep, Parts, PartsDep, ResourceId
+from stitchwork.api.openapi import body
+from stitchwork.api.routes import resources
+from stitchwork.api.schemas.requests import FitBody, HeadBody, NewHeadBody
+from stitchwork.api.schemas.responses import Drafted, HeadAnswer, Heads
+from stitchwork.errors import InvalidInput
+from stitchwork.registry.entries import Condition, Entry, Outcome
+from stitchwork.resources import Head, Space
+
+router = APIRouter(tags=["heads"])
+
+
+@router.put(
+    "/heads/{id}",
+    summary="Register a head",
+    responses=openapi.put(HeadAnswer, drafted=Drafted),
+    openapi_extra=body(HeadBody, binary="weight"),
+)
+async def put_head(
+    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+) -> Response:
+    """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
+    declared = await negotiation.read(request, HeadBody, parts.limits, main="weight")
+    return await asyncio.to_thread(_register, parts, declared, id_, condition)
+
+
+@router.post(
+    "/heads",
+    summary="Register a head, id in the body",
+    responses=openapi.put(HeadAnswer, drafted=Drafted),
+    openapi_extra=body(NewHeadBody, binary="weight"),
+)
+async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
+    """Like PUT, with the id in the body."""
+    declared = await negotiation.read(request, NewHeadBody, parts.limits, main="weight")
+    return await asyncio.to_thread(_register, parts, declared, declared.id, condition)
+
+
+def _register(parts: Parts, declared: HeadBody, id_: str, condition: Condition) -> Response:
+    classifier = declared.layered()
+    if classifier is not None:
+        outcome, entry = parts.registry.declare_head(
+            id_, declared.space, classifier, declared.labels or [], condition
+        )
+    else:
+        outcome, entry = _draft(parts, declared, id_, condition)
+    if outcome is Outcome.ACCEPTED and entry.draft:
+        parts.dispatcher.nudge(entry.draft)
+    return resources.put_answer(outcome, entry, f"/heads/{id_}")
+
+
+def _draft(
+    parts: Parts, declared: HeadBody, id_: str, condition: Condition
+) -> tuple[Outcome, Entry[Head]]:
+    (space,), _ = parts.registry.spaces.ready(declared.space)
+    if declared.fit is not None:
+        return _fit(parts, declared.fit, space, id_, condition)
+    encoder = space.encoder if declared.classifier is True else declared.classifier
+    if encoder is None:
+        raise InvalidInput(
+            f"space {space.id} has no encoder, name the model", pointer="/classifier"
+        )
+    return parts.registry.draft_head(
+        id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
+    )
+
+
+def _fit(
+    parts: Parts, fit: FitBody, space: Space, id_: str, condition: Condition
+) -> tuple[Outcome, Entry[Head]]:
+    encoder = space.encoder if fit.items is not None else None
+    if fit.items is not None and encoder is None:
+        raise InvalidInput(
+            f"space {space.id} has no encoder, send embeddings", pointer="/fit/items"
+        )
+    if fit.embeddings is not None and fit.embeddings.shape[1] != space.dim:
+        raise InvalidInput(
+            f"space {space.id} is {space.dim} wide, got embeddings of {fit.embeddings.shape[1]}",
+            pointer="/fit/embeddings",
+            code="wrong-width",
+        )
+    modality = encoder.modality if encoder else "vector"
+    inputs, labels, total = fit.inputs(modality, parts.limits.rows)
+    return parts.registry.draft_head(
+        id_,
+        space.id,
+        {"source": "fit", "labels": labels},
+        inputs=inputs,
+        encoder=encoder,
+        total=total,
+        condition=condition,
+    )
+
+
+resources.add_routes(router, "heads", "head", HeadAnswer | Drafted, Heads)

@@ -1,0 +1,115 @@
+"""Is it alive, is it ready, and what is it."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import Parts, PartsDep
+from stitchwork.api.schemas.responses import Fleet, Info, Live, Ready
+from stitchwork.errors import Unavailable
+from stitchwork.geometry.bridges import BRIDGES, DEFAULT
+from stitchwork.queue.streams import survey
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/health/live", summary="Is this process alive?", response_model=Live)
+async def live() -> Response:
+    """200 as long as the process answers at all."""
+    return negotiation.answer({"live": True})
+
+
+@router.get(
+    "/health/ready",
+    summary="Can requests be served?",
+    response_model=Ready,
+    responses={503: {"description": "Something is missing", "model": Ready}},
+)
+async def ready(parts: PartsDep) -> Response:
+    """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
+
+    Spaces whose encoders are refused and the state of the queues stand beside it: they concern
+    the service as a whole, and taking this process out of a balancer would not help.
+    """
+    found = await asyncio.to_thread(_checks, parts)
+    up = found["registry"] and found["queue"] and found["workers"] and not parts.drain.is_set()
+    headers = {} if up else {"Retry-After": "2"}
+    return negotiation.answer({"ready": bool(up), **found}, 200 if up else 503, headers)
+
+
+@router.get("/workers", summary="What the workers do", response_model=Fleet)
+async def workers(parts: PartsDep) -> Response:
+    """The live workers, the queue of each encoder, and how long its first job has waited.
+
+    `oldest_seconds` is what to scale workers by.
+    """
+    return negotiation.answer(await asyncio.to_thread(_fleet, parts))
+
+
+@router.get("/info", summary="What this service is and takes", response_model=Info)
+async def info(parts: PartsDep) -> Response:
+    """Version, bridges, limits, formats, and what a 201 promises."""
+    return negotiation.answer(
+        {
+            "name": "stitchwork",
+            "version": parts.version,
+            "bridges": list(BRIDGES),
+            "default_bridge": DEFAULT,
+            "media_types": [
+                negotiation.JSON,
+                *negotiation.BINARY,
+                negotiation.MULTIPART,
+                negotiation.NDJSON,
+            ],
+            "limits": parts.told_limits,
+            "durability": await asyncio.to_thread(_promise, parts),
+        }
+    )
+
+
+def _checks(parts: Parts) -> dict[str, Any]:
+    draining = {"draining": parts.drain.is_set()}
+    try:
+        registry = parts.registry.server.ping()
+    except Unavailable:
+        registry = False
+    try:
+        found = parts.dispatcher.workers()
+    except Unavailable:
+        return {"registry": registry, "queue": False, "workers": 0, **draining}
+    refused = {space: reason for worker in found for space, reason in worker.refused.items()}
+    told = {"registry": registry, "queue": True, "workers": len(found), **draining}
+    return {**told, "refused": refused}
+
+
+def _fleet(parts: Parts) -> dict[str, Any]:
+    found = parts.dispatcher.workers()
+    waiting = survey(parts.dispatcher.server)
+    queues: list[dict[str, Any]] = [
+        {
+            "encoder": encoder,
+            "model": backlog.model,
+            "waiting": backlog.held - backlog.running,
+            "running": backlog.running,
+            "oldest_seconds": (backlog.waited_ms or 0) / 1000,
+            "workers": sum(worker.takes(backlog.model) for worker in found),
+        }
+        for encoder, backlog in waiting.items()
+    ]
+    return {
+        "workers": [worker.model_dump(mode="json") for worker in found],
+        "queues": queues,
+        "waiting": sum(queue["waiting"] for queue in queues),
+        "oldest_seconds": max((queue["oldest_seconds"] for queue in queues), default=0.0),
+    }
+
+
+def _promise(parts: Parts) -> str:
+    if not parts.registry.durable:
+        return "none: registrations are acknowledged before they are on disk"
+    copies = parts.registry.server.replicas
+    also = f", and those of {copies} of its replicas" if copies else ""
+    return f"aof: a registration is acknowledged once the registry's append-only file has it{also}"

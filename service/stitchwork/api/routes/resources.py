@@ -1,0 +1,126 @@
+"""What anchor sets, spaces and heads have in common: views, PUT answers, paging, GET, DELETE."""
+
+import asyncio
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Header, Query, Request
+from starlette.responses import Response
+
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import (
+    ID_SCHEMA,
+    ConditionDep,
+    Parts,
+    PartsDep,
+    ResourceId,
+    seconds_of,
+)
+from stitchwork.api.openapi import timed
+from stitchwork.errors import InvalidInput
+from stitchwork.registry.entries import Entry, Outcome
+from stitchwork.registry.repository import Table
+from stitchwork.resources import check_id
+
+STATUS: Final = {
+    Outcome.CREATED: 201,
+    Outcome.REPLACED: 200,
+    Outcome.SAME: 200,
+    Outcome.ACCEPTED: 202,
+}
+
+
+def view(entry: Entry[Any]) -> dict[str, Any]:
+    """All there is to say of an entry; what is being prepared stands beside what serves."""
+    shown: dict[str, Any] = {"id": entry.id, "status": "ready"}
+    if entry.record:
+        shown |= entry.record.model_dump(mode="json")
+    if entry.draft:
+        draft = entry.draft
+        told: dict[str, Any] = {
+            "version": draft.version,
+            "status": draft.status,
+            "progress": {"done": draft.done, "total": draft.total},
+        }
+        if draft.reason:
+            told["reason"] = draft.reason
+        shown |= {"pending": told} if entry.record else told
+    return shown
+
+
+def etag(entry: Entry[Any]) -> dict[str, str]:
+    """The version as an entity tag: of what serves or, before that, of what is being prepared."""
+    return {"ETag": f'"{entry.tag}"'}
+
+
+def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
+    """The answer to a PUT or POST."""
+    headers = etag(entry)
+    if outcome in (Outcome.CREATED, Outcome.ACCEPTED):
+        headers["Location"] = path
+    return negotiation.answer({**view(entry), "outcome": outcome.value}, STATUS[outcome], headers)
+
+
+def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
+    """GET of the list, GET and DELETE by id."""
+
+    def table(parts: Parts) -> Table[Any]:
+        found: Table[Any] = getattr(parts.registry, plural.replace("-", "_"))
+        return found
+
+    @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}", response_model=page)
+    async def listing(
+        parts: PartsDep,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        cursor: Annotated[
+            str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
+        ] = None,
+    ) -> Response:
+        after = _cursor(cursor)
+        found = await asyncio.to_thread(table(parts).page, limit, after)
+        return negotiation.answer(
+            {"items": [view(e) for e in found.entries], "cursor": found.cursor}
+        )
+
+    @router.get(
+        f"/{plural}/{{id}}",
+        summary=f"Show one {name}",
+        name=f"get_{plural}",
+        response_model=shown,
+        responses={304: {"description": "The version that is known already stands"}},
+    )
+    async def show(
+        id_: ResourceId,
+        parts: PartsDep,
+        if_none_match: Annotated[str | None, Header(description="Version known already.")] = None,
+    ) -> Response:
+        entry = await asyncio.to_thread(table(parts).get, id_)
+        if etag(entry)["ETag"] in (if_none_match or ""):
+            return Response(status_code=304, headers=etag(entry))
+        return negotiation.answer(view(entry), headers=etag(entry))
+
+    @router.delete(
+        f"/{plural}/{{id}}",
+        summary=f"Remove one {name}",
+        name=f"delete_{plural}",
+        status_code=204,
+        openapi_extra=timed(),
+    )
+    async def remove(
+        id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+    ) -> Response:
+        """204 once it is gone for new requests, and those under way have their answers."""
+        seconds = seconds_of(request)
+        await asyncio.to_thread(table(parts).delete, id_, condition)
+        await parts.dispatcher.settle(seconds)
+        return Response(status_code=204)
+
+
+def _cursor(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return check_id(cursor)
+    except InvalidInput as error:
+        raise InvalidInput(
+            "cursor: expected one that a page before gave", pointer="/cursor"
+        ) from error

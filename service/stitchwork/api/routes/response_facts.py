@@ -1,0 +1,64 @@
+"""What answers of inference say about the versions they used."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchwork.errors import InvalidInput
+from stitchwork.resources import Floats, Head, Space
+
+
+def named(record: Space | Head) -> dict[str, str]:
+    """A record by id and version."""
+    return {"id": record.id, "version": record.version}
+
+
+def used(stale: bool, **records: Space | Head) -> dict[str, str]:
+    """Headers that name what was used, whatever the format of the body."""
+    headers = {f"Stitchwork-{role.title()}": f"{r.id}@{r.version}" for role, r in records.items()}
+    return {**headers, "Stitchwork-Stale": "true"} if stale else headers
+
+
+def undefined(defined: NDArray[np.bool_]) -> list[int]:
+    """Which rows have no direction in their space, and so stand at the mean of the other."""
+    return np.flatnonzero(~defined).tolist()
+
+
+class Outside(NamedTuple):
+    """Which inputs lie outside what the anchors of their space cover.
+
+    Attributes:
+        facts: What a body says of them.
+        headers: What headers do, whatever the format of the body.
+    """
+
+    facts: dict[str, Any]
+    headers: dict[str, str]
+
+
+def outside(covered: NDArray[np.bool_], space: Space) -> Outside:
+    """What is said of inputs that lie outside what the anchors of this space cover."""
+    rows = np.flatnonzero(~covered).tolist()
+    if not rows:
+        return Outside({"uncovered": [], "warnings": []}, {})
+    told = (
+        f"{len(rows)} of {len(covered)} inputs lie outside what the anchors of space {space.id} "
+        "cover (of its own anchors, 1 in 100 does): translations of them are not to be trusted"
+    )
+    facts = {"uncovered": rows, "warnings": [told]}
+    return Outside(facts, {"Stitchwork-Uncovered": str(len(rows))})
+
+
+def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> None:
+    """Refuse embeddings that cannot be of this space.
+
+    Raises:
+        InvalidInput: If they have another width.
+    """
+    if embeddings.shape[1] != space.dim:
+        raise InvalidInput(
+            f"space {space.id} is {space.dim} wide, got embeddings of {embeddings.shape[1]}",
+            pointer=pointer,
+            code="wrong-width",
+        )

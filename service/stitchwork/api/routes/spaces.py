@@ -1,0 +1,58 @@
+"""Spaces: the output geometries of encoders."""
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import ConditionDep, Parts, PartsDep, ResourceId
+from stitchwork.api.openapi import body
+from stitchwork.api.routes import resources
+from stitchwork.api.schemas.requests import NewSpaceBody, SpaceBody
+from stitchwork.api.schemas.responses import Drafted, SpaceAnswer, Spaces
+from stitchwork.registry.entries import Condition, Outcome
+
+router = APIRouter(tags=["spaces"])
+
+
+@router.put(
+    "/spaces/{id}",
+    summary="Register a space",
+    responses=openapi.put(SpaceAnswer, drafted=Drafted),
+    openapi_extra=body(SpaceBody, binary="anchors"),
+)
+async def put_space(
+    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+) -> Response:
+    """Register a space by its anchors, or have the service embed its set's items (202)."""
+    declared = await negotiation.read(request, SpaceBody, parts.limits, main="anchors")
+    return await _register(parts, declared, id_, condition)
+
+
+@router.post(
+    "/spaces",
+    summary="Register a space, id in the body",
+    responses=openapi.put(SpaceAnswer, drafted=Drafted),
+    openapi_extra=body(NewSpaceBody, binary="anchors"),
+)
+async def post_space(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
+    """Like PUT, with the id in the body."""
+    declared = await negotiation.read(request, NewSpaceBody, parts.limits, main="anchors")
+    return await _register(parts, declared, declared.id, condition)
+
+
+async def _register(parts: Parts, declared: SpaceBody, id_: str, condition: Condition) -> Response:
+    def register() -> Response:
+        outcome, entry = parts.registry.declare_space(declared.declaration(id_), condition)
+        if entry.record and outcome is not Outcome.SAME:
+            parts.translator.prepare(entry.record)
+        if outcome is Outcome.ACCEPTED and entry.draft:
+            parts.dispatcher.nudge(entry.draft)
+        return resources.put_answer(outcome, entry, f"/spaces/{id_}")
+
+    return await asyncio.to_thread(register)
+
+
+resources.add_routes(router, "spaces", "space", SpaceAnswer | Drafted, Spaces)

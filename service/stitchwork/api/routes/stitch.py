@@ -1,0 +1,103 @@
+"""Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
+
+import asyncio
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import Direct, PathId, parts_of, seconds_of, while_connected
+from stitchwork.api.openapi import body, timed
+from stitchwork.api.routes.queued_work import check_room, job_of, run
+from stitchwork.api.routes.response_facts import named, outside, undefined, used
+from stitchwork.api.schemas.requests import EmbedBody, StitchBody
+from stitchwork.api.schemas.responses import Embedded, Stitched
+from stitchwork.geometry.calibration import Calibration
+from stitchwork.inference.predictions import predictions
+from stitchwork.resources import Head, Space, check_id
+
+router = APIRouter(tags=["inference"], route_class=Direct)
+
+
+@router.post(
+    "/embed/{encoder}",
+    summary="Embed raw inputs",
+    responses=openapi.rows(Embedded),
+    openapi_extra=timed(body(EmbedBody)),
+)
+async def embed(encoder: PathId, request: Request) -> Response:
+    """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
+    parts, seconds = parts_of(request), seconds_of(request)
+    check_room(parts, encoder)
+    asked = await negotiation.read(request, EmbedBody, parts.limits)
+    names = [check_id(encoder), *([asked.target] if asked.target else [])]
+    spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
+    source, target = spaces[0], spaces[1] if asked.target else None
+    job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
+    reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    parts.telemetry.metrics.inferred("embed", reply.covered)
+    facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
+    roles, headers = {"source": source}, {}
+    if target:
+        beyond = outside(reply.covered, source)
+        facts |= {
+            "target": named(target),
+            "bridge": asked.bridge,
+            "undefined": undefined(reply.defined),
+            **beyond.facts,
+        }
+        roles["target"], headers = target, beyond.headers
+    return negotiation.respond(
+        request,
+        "embeddings",
+        reply.rows,  # type: ignore[arg-type]
+        facts,
+        as_base64=asked.encoding_format == "base64",
+        headers=used(stale, **roles) | headers,
+    )
+
+
+@router.post(
+    "/stitch/{encoder}/{head}",
+    summary="Classify raw inputs",
+    response_model=Stitched,
+    openapi_extra=timed(body(StitchBody)),
+)
+async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
+    """Raw inputs, embedded by one model and classified by a head that was made for another."""
+    parts, seconds = parts_of(request), seconds_of(request)
+    check_room(parts, encoder)
+    asked = await negotiation.read(request, StitchBody, parts.limits)
+    ids = check_id(encoder), check_id(head)
+
+    def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:
+        # All of it on one thread: each hop would be waited for.
+        source, target, head, stale = parts.registry.stitch(*ids)
+        calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+        return source, target, head, calibration, stale
+
+    source, target, used_head, calibration, stale = await asyncio.to_thread(look_up)
+    job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
+    reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    beyond = outside(reply.covered, source)
+    said = predictions(
+        reply.rows,  # type: ignore[arg-type]
+        reply.defined,
+        used_head.labels,
+        asked.top,
+        calibration,
+    )
+    parts.telemetry.metrics.inferred("stitch", reply.covered)
+    parts.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in said])
+    answer = {
+        "predictions": said,
+        "encoder": named(source),
+        "head": named(used_head),
+        "bridge": asked.bridge,
+        "truncated": list(reply.truncated),
+        **beyond.facts,
+    }
+    headers = used(stale, source=source, target=target, head=used_head)
+    return negotiation.answer(answer, headers=headers | beyond.headers)

@@ -1,0 +1,99 @@
+"""Translate and classify embeddings: one fused map, no hop."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import Direct, Parts, PathId, parts_of, seconds_of
+from stitchwork.api.openapi import body as shown
+from stitchwork.api.openapi import timed
+from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
+from stitchwork.api.schemas.requests import ClassifyBody, TranslateBody
+from stitchwork.api.schemas.responses import Classified, Translated
+from stitchwork.geometry.classifier import probabilities
+from stitchwork.inference.predictions import predictions
+from stitchwork.resources import check_id
+
+router = APIRouter(tags=["inference"], route_class=Direct)
+
+
+@router.post(
+    "/translate",
+    summary="Translate embeddings",
+    responses=openapi.rows(Translated),
+    openapi_extra=timed(shown(TranslateBody, binary="embeddings")),
+)
+async def translate(request: Request) -> Response:
+    """Embeddings of one space as the other space's encoder would have made them."""
+    parts, seconds = parts_of(request), seconds_of(request)
+    parts.threads.check_room()
+    body = await negotiation.receive(request, TranslateBody, parts.limits, main="embeddings")
+    return await parts.threads.run(lambda: _translate(request, parts, body.read()), seconds)
+
+
+def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
+    (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
+    width(asked.embeddings, source)
+    way = parts.translator.way(source, target, asked.bridge)
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(asked.embeddings)
+    parts.telemetry.metrics.inferred("translate", covered)
+    beyond = outside(covered, source)
+    facts: dict[str, Any] = {
+        "source": named(source),
+        "target": named(target),
+        "bridge": asked.bridge,
+        "undefined": undefined(defined),
+        **beyond.facts,
+    }
+    return negotiation.respond(
+        request,
+        "embeddings",
+        rows,
+        facts,
+        as_base64=asked.encoding_format == "base64",
+        headers=used(stale, source=source, target=target) | beyond.headers,
+    )
+
+
+@router.post(
+    "/classify/{head}",
+    summary="Classify embeddings",
+    response_model=Classified,
+    openapi_extra=timed(shown(ClassifyBody, binary="embeddings")),
+)
+async def classify(head: PathId, request: Request) -> Response:
+    """Embeddings of any space, classified by a head of a space on the same anchor set."""
+    parts, seconds = parts_of(request), seconds_of(request)
+    parts.threads.check_room()
+    head_id = check_id(head)
+    body = await negotiation.receive(request, ClassifyBody, parts.limits, main="embeddings")
+    return await parts.threads.run(lambda: _classify(parts, head_id, body.read()), seconds)
+
+
+def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
+    source, target, head, stale = parts.registry.stitch(asked.space, head_id)
+    width(asked.embeddings, source)
+    way = parts.translator.way(source, target, asked.bridge)
+    with parts.telemetry.step("translate"):
+        rows, defined, covered = way.apply(asked.embeddings)
+    parts.telemetry.metrics.inferred("classify", covered)
+    beyond = outside(covered, source)
+    classifier = parts.heads.get(head)
+    with parts.telemetry.step("classify"):
+        scores = probabilities(classifier.logits(rows))
+    calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+    found = predictions(scores, defined, head.labels, asked.top, calibration)
+    parts.telemetry.metrics.judged(head.id, [told["confidence"] for told in found])
+    answer = {
+        "predictions": found,
+        "space": named(source),
+        "head": named(head),
+        "bridge": asked.bridge,
+        **beyond.facts,
+    }
+    headers = used(stale, source=source, target=target, head=head)
+    return negotiation.answer(answer, headers=headers | beyond.headers)

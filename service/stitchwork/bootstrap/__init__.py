@@ -1,0 +1,1 @@
+"""Composition roots: the one place that constructs the parts of a process."""

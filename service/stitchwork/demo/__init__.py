@@ -1,0 +1,1 @@
+"""`stitchwork demo`."""

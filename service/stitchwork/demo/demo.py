@@ -1,0 +1,217 @@
+"""`stitchwork demo`: three real image encoders, three heads, every pair of them, over HTTP."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from stitchwork.client import Floats, Kind, Stitchwork
+from stitchwork.errors import WorkFailed
+from stitchwork.evaluation.image_datasets import DATASETS, Split
+from stitchwork.evaluation.progress_bar import progress
+from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.calibration import wilson
+from stitchwork.models.packaged_encoders import write_efficientnet_lite
+from stitchwork.supervisor import Plan, Running, start
+
+ENCODERS: Final = ("lite0", "lite1", "lite2")
+BRIDGES: Final = ("none", "irp", "ridge", DEFAULT)
+ANCHOR_SET: Final = "demo-images"
+SENT_RAW: Final = 20
+"""Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
+CHUNK: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Accuracies over the held-out images.
+
+    Attributes:
+        native: By encoder: its own head on its own embeddings.
+        stitched: By (encoder, head, bridge).
+        rows: Number of held-out images.
+        raw_checked: Raw images that `/stitch` was asked about.
+        raw_agreed: Those on which it and `/classify` gave the same label.
+    """
+
+    native: Mapping[str, float]
+    stitched: Mapping[tuple[str, str, str], float]
+    rows: int
+    raw_checked: int
+    raw_agreed: int
+
+
+def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> int:
+    """Start a service, stitch every encoder to every head, and show the table.
+
+    Args:
+        dataset: `digits` or `fashion-mnist`.
+        keep: Leave the service up until interrupted.
+        input_size: Side of the encoders' input in pixels; None takes the data set's own.
+
+    Returns:
+        0 if every raw image got the same label from `/stitch` as its embedding from `/classify`.
+    """
+    console = Console()
+    split = DATASETS[dataset]()
+    with tempfile.TemporaryDirectory(prefix="stitchwork-demo-") as folder:
+        models = Path(folder) / "models"
+        models.mkdir()
+        console.print("Writing three EfficientNet-Lite encoders as safetensors …")
+        weights = {
+            name: write_efficientnet_lite(f"tf_efficientnet_{name}", models) for name in ENCODERS
+        }
+        plan = Plan(
+            host="127.0.0.1",
+            port=0,
+            data_dir=Path(folder) / "data",
+            workers=1,
+            env={"STITCHWORK_MODEL_ROOTS": str(models), "STITCHWORK_LOG_LEVEL": "warning"},
+        )
+        with start(plan) as running, Stitchwork(running.url) as client:
+            console.print(f"Stitchwork serves at {running.url}, with its own servers and a worker.")
+            with progress(console) as bars:
+                result = _measure(client, split, weights, input_size or split.input_size, bars)
+            _show(console, split, result)
+            _farewell(console, running, split, folder, keep)
+    return 0 if result.raw_agreed == result.raw_checked else 1
+
+
+def _measure(
+    client: Stitchwork, split: Split, weights: Mapping[str, Path], input_size: int, bars: Progress
+) -> Result:
+    client.put_anchor_set(ANCHOR_SET, "image", items=split.train[: split.anchors])
+    for name in ENCODERS:
+        spec = {
+            "kind": "timm",
+            "model": f"tf_efficientnet_{name}",
+            "weights": str(weights[name]),
+            "input_size": input_size,
+        }
+        client.put_space(name, ANCHOR_SET, encoder=spec)
+    _await(client, "spaces", "embedding the anchors", split.anchors, bars)
+    for name in ENCODERS:
+        client.put_head(name, name, fit={"items": split.train, "labels": split.train_labels})
+    _await(client, "heads", "embedding images to fit a head on", len(split.train), bars)
+    embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
+    native = {
+        name: _accuracy(_labels(client, name, name, DEFAULT, embedded), split) for name in ENCODERS
+    }
+    pairs = list(permutations(ENCODERS, 2))
+    task = bars.add_task("classifying through every bridge", total=len(pairs) * len(BRIDGES))
+    stitched: dict[tuple[str, str, str], float] = {}
+    labels: dict[tuple[str, str], list[str]] = {}
+    for source, head in pairs:
+        for bridge in BRIDGES:
+            found = _labels(client, source, head, bridge, embedded)
+            stitched[source, head, bridge] = _accuracy(found, split)
+            if bridge == DEFAULT:
+                labels[source, head] = found
+            bars.advance(task)
+    task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
+    agreed = 0
+    for source, head in pairs:
+        raw = client.stitch(source, head, split.test[:SENT_RAW])
+        agreed += sum(
+            told["label"] == label for told, label in zip(raw, labels[source, head], strict=False)
+        )
+        bars.advance(task, SENT_RAW)
+    return Result(native, stitched, len(split.test), len(pairs) * SENT_RAW, agreed)
+
+
+def _labels(
+    client: Stitchwork, source: str, head: str, bridge: str, embedded: Mapping[str, Floats]
+) -> list[str]:
+    return [told["label"] for told in client.classify(head, embedded[source], source, bridge)]
+
+
+def _accuracy(found: list[str], split: Split) -> float:
+    return float(np.mean([a == b for a, b in zip(found, split.test_labels, strict=True)]))
+
+
+def _embed(client: Stitchwork, name: str, items: list[bytes], bars: Progress) -> Floats:
+    task = bars.add_task(f"{name}: embedding the held-out images", total=len(items))
+    parts = []
+    for at in range(0, len(items), CHUNK):
+        parts.append(client.embed(name, items[at : at + CHUNK]))
+        bars.advance(task, len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _await(client: Stitchwork, kind: Kind, told: str, total: int, bars: Progress) -> None:
+    """Wait for all encoders' spaces or heads, which one worker prepares side by side."""
+    tasks = {name: bars.add_task(f"{name}: {told}", total=total) for name in ENCODERS}
+    for name in ENCODERS:
+
+        def show(done: int, _: int, name: str = name) -> None:
+            bars.update(tasks[name], completed=done)
+
+        client.wait(kind, name, progress=show)
+        bars.update(tasks[name], completed=total)
+
+
+def _show(console: Console, split: Split, result: Result) -> None:
+    table = Table(
+        title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
+        f"{split.anchors} anchors",
+        caption="native: the head on its own encoder · absolute: no bridge · "
+        f"ratio: {DEFAULT} to native",
+        # Without lines between columns it fits a terminal of 80.
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+    )
+    table.add_column("encoder → head", no_wrap=True)
+    for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    pairs = list(permutations(ENCODERS, 2))
+    for source, head in pairs:
+        found = [result.stitched[source, head, bridge] for bridge in BRIDGES]
+        table.add_row(f"{source} → {head}", *_cells(result.native[head], found, result.rows))
+    means = [float(np.mean([result.stitched[(*p, b)] for p in pairs])) for b in BRIDGES]
+    native = float(np.mean([result.native[head] for _, head in pairs]))
+    table.add_section()
+    table.add_row("mean", *_cells(native, means, None), style="bold")
+    console.print(table)
+    console.print(
+        f"{result.raw_agreed} of {result.raw_checked} raw images got the same label from /stitch "
+        "as their embeddings from /classify."
+    )
+
+
+def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
+    """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
+    shown = [f"{value:.3f}" for value in (native, *found)]
+    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in wilson(found[-1] * rows, rows))
+    return [*shown, bounds, f"{found[-1] / native:.3f}"]
+
+
+def _farewell(console: Console, running: Running, split: Split, folder: str, keep: bool) -> None:
+    image = Path(folder) / "image.png"
+    image.write_bytes(split.test[0])
+    url = running.url
+    console.print("\nWhat you would type next:\n", style="bold")
+    for line in (
+        f"curl -s {url}/spaces/lite0",
+        f"curl -s {url}/stitch/lite0/lite2 -F items=@{image} -F top=3",
+        f"curl -s {url}/embed/lite0 -F items=@{image} -F target=lite1",
+        f"open {url}/docs",
+    ):
+        console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    if not keep:
+        console.print("\n(The service stops now; `stitchwork demo --keep` leaves it up.)")
+        return
+    console.print("\nThe service stays up until Ctrl-C.")
+    try:
+        code = running.wait()
+    except KeyboardInterrupt:
+        return
+    raise WorkFailed(f"the service ended by itself, with exit code {code}")

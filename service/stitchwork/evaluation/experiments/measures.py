@@ -1,0 +1,116 @@
+"""What the experiments measure: numbers from arrays, each from rows of equal index."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchwork.client import Floats
+from stitchwork.geometry.calibration import Z95
+from stitchwork.geometry.frame import unit_rows
+
+Labels = NDArray[np.int64]
+
+
+class Retrieval(NamedTuple):
+    """How well translated rows find their own item among the target's rows.
+
+    Attributes:
+        recall1: Share whose own item is the nearest.
+        recall10: Share whose own item is among the ten nearest.
+        overlap10: Mean share of the true row's ten nearest among the translated row's.
+    """
+
+    recall1: float
+    recall10: float
+    overlap10: float
+
+
+def cosines(a: Floats, b: Floats, mean: NDArray[Any] | None = None) -> float:
+    """Mean cosine between rows of equal index, about a mean or about the origin.
+
+    Args:
+        a: (n, d).
+        b: (n, d).
+        mean: (d,) that both are seen from; None for the origin, as the paper has it.
+
+    Returns:
+        In [−1, 1]; a row without a direction counts as 0.
+    """
+    about = np.zeros(a.shape[1], np.float32) if mean is None else mean.astype(np.float32)
+    return float(np.mean(np.vecdot(unit_rows(a, about), unit_rows(b, about))))
+
+
+class Gallery:
+    """Rows among which items are searched, by cosine about a mean.
+
+    Args:
+        true: (n, d) rows of the inputs that queries are translations of.
+        about: (d,) mean of the target's anchors.
+        neighbours: How many count as near.
+    """
+
+    def __init__(self, true: Floats, about: NDArray[Any], neighbours: int = 10) -> None:
+        self._mean = about.astype(np.float32)
+        self._rows = unit_rows(true, self._mean)
+        self._near = min(neighbours, len(true))
+        self._true = _nearest(self._rows @ self._rows.T, self._near)
+
+    def retrieval(self, found: Floats) -> Retrieval:
+        """How (n, d) translated rows find their own items.
+
+        Returns:
+            Shares in [0, 1]; an item as close as the query's own counts against it.
+        """
+        scores = unit_rows(found, self._mean) @ self._rows.T
+        own = np.diagonal(scores)[:, None]
+        rank = np.sum(scores >= own, axis=1) - 1
+        shared = np.sum(_nearest(scores, self._near) & self._true, axis=1)
+        return Retrieval(
+            float(np.mean(rank < 1)),
+            float(np.mean(rank < self._near)),
+            float(np.mean(shared)) / self._near,
+        )
+
+
+def _nearest(scores: Floats, count: int) -> NDArray[np.bool_]:
+    """(n, m) whether a row is among the `count` largest of its line."""
+    found = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(found, np.argpartition(-scores, count - 1, axis=1)[:, :count], True, axis=1)
+    return found
+
+
+class Correlation(NamedTuple):
+    """Pearson's r with its 95% interval; None where it is not defined."""
+
+    r: float | None
+    low: float | None
+    high: float | None
+    points: int
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
+    """Pearson's r and Fisher's 95% interval, which takes the points as independent.
+
+    Args:
+        x: n numbers.
+        y: n numbers.
+
+    Returns:
+        Not defined below four points, or where either does not vary.
+    """
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    n = len(a)
+    if n < 4 or np.ptp(a) < 1e-12 or np.ptp(b) < 1e-12:
+        return Correlation(None, None, None, n)
+    r = float(np.clip(np.corrcoef(a, b)[0, 1], -1.0, 1.0))
+    z = math.atanh(min(max(r, -1 + 1e-12), 1 - 1e-12))
+    half = Z95 / math.sqrt(n - 3)
+    return Correlation(r, math.tanh(z - half), math.tanh(z + half), n)
+
+
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and population standard deviation."""
+    return float(np.mean(values)), float(np.std(values))

@@ -1,0 +1,1 @@
+"""Maps and heads as files that need no service."""

@@ -1,0 +1,1 @@
+"""Diagnostics of spaces and pairs of spaces, from their anchors alone."""

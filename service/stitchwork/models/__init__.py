@@ -1,0 +1,1 @@
+"""Real pretrained models; with `worker` the only place that knows torch."""

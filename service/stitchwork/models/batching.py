@@ -1,0 +1,149 @@
+"""How many inputs a model gets at once: as many as fit its device and a moment of its time.
+
+What a batch costs goes by its tokens or pixels, padding included, rather than by its inputs: many
+short texts make one as large as a few long ones do.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import torch
+
+from stitchwork.errors import InputTooLarge
+from stitchwork.models.encoder import Encoder, Prepared, inference
+from stitchwork.models.memory import out_of_memory, release, wait_for
+from stitchwork.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+BATCH_SECONDS: Final = 2.0
+"""A batch that takes longer holds up those behind it, and looks as if it hung."""
+TRIED: Final = (1, 2, 4, 8, 16, 32)
+OUT_OF_MEMORY: Final = "out-of-memory"
+TIMES: Final = 4
+"""The first pass of a size fetches memory that later ones find."""
+NEAR: Final = 1.05
+
+
+class Batches:
+    """Runs one encoder over inputs, in batches that it can bear.
+
+    Args:
+        encoder: The encoder.
+        metrics: Where sizes and padding of batches are seen, and those that had to be split.
+
+    Attributes:
+        most: Tokens, or numbers of pixels, that a batch may have once its inputs are padded.
+    """
+
+    def __init__(self, encoder: Encoder, metrics: Metrics | None = None) -> None:
+        self._encoder = encoder
+        self.most = 1 << 30
+        self._seconds = 0.0
+        self._metrics = metrics or Metrics()
+
+    def tune(self, sample: Prepared) -> int:
+        """Find the batch size that costs a CPU least; a larger one may not fit its caches.
+
+        Args:
+            sample: One input, of which batches are made.
+
+        Returns:
+            The tokens, or numbers of pixels, of such a batch.
+        """
+        each = sample.inputs[0].numel()
+        costs: dict[int, float] = {}
+        for size in TRIED:
+            costs[size] = min(self._cost(sample, size) for _ in range(TIMES))
+            least = min(costs.values())
+            # Those that are larger still will cost as much, and take longer to be tried.
+            if costs[size] > NEAR * least or costs[size] * size > BATCH_SECONDS / 2:
+                break
+        self._seconds = least / each
+        return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
+
+    def embed(
+        self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
+    ) -> torch.Tensor:
+        """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
+
+        Args:
+            prepared: n inputs; those of like size share a batch.
+            batch_items: Inputs in one batch, at most.
+            progress: Called after each batch.
+
+        Raises:
+            InputTooLarge: If one input alone does not fit the device; the pointer `/items/{i}`
+                says which.
+        """
+        inputs = prepared.inputs
+        order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
+        rows, at = [], 0
+        with inference(self._encoder.device):
+            while at < len(order):
+                picked = self._fitting(inputs, order[at : at + batch_items])
+                began = time.perf_counter()
+                found = self._forward(inputs, picked)
+                # What ran is known only once it is through; a device works behind our back.
+                rows.append(found.float())
+                self._note([inputs[i].numel() for i in order[at : at + len(found)]])
+                wait_for(self._encoder.device)
+                size = _padded(inputs, picked[: len(found)])
+                spent = (time.perf_counter() - began) / size
+                self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
+                at += len(found)
+                progress()
+        joined = torch.cat(rows)
+        if len(order) == 1:
+            return joined
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[torch.as_tensor(order)] = torch.arange(len(order))
+        return joined[back.to(joined.device)]
+
+    def _note(self, sizes: Sequence[int]) -> None:
+        """A batch of inputs of these sizes went through; each was padded to the largest."""
+        self._metrics.batch_inputs.observe(len(sizes))
+        self._metrics.batch_fill.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
+
+    def _cost(self, sample: Prepared, size: int) -> float:
+        began = time.perf_counter()
+        with inference(self._encoder.device):
+            self._encoder.forward(sample.inputs * size)
+        return (time.perf_counter() - began) / size
+
+    def _fitting(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> Sequence[int]:
+        """As many of the picked inputs, by rising size from the first on, as a batch may have."""
+        timely = BATCH_SECONDS / self._seconds if self._seconds else self.most
+        most = min(self.most, timely)
+        count = 1
+        while count < len(picked) and (count + 1) * inputs[picked[count]].numel() <= most:
+            count += 1
+        return picked[:count]
+
+    def _forward(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> torch.Tensor:
+        """The rows of as many of the picked inputs, from the first on, as fit the device."""
+        while True:
+            try:
+                return self._encoder.forward([inputs[i] for i in picked])
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            # Outside the handler, where the error no longer holds on to what it could not fit.
+            release(self._encoder.device)
+            if len(picked) == 1:
+                raise InputTooLarge(
+                    "the input does not fit the memory of the worker's device",
+                    pointer=f"/items/{picked[0]}",
+                    code=OUT_OF_MEMORY,
+                )
+            self._metrics.batch_splits.inc()
+            picked = picked[: len(picked) // 2]
+            self.most = _padded(inputs, picked)
+            log.warning("out of memory; batches are smaller now", extra={"size": self.most})
+
+
+def _padded(inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> int:
+    """Tokens, or numbers of pixels, of a batch of inputs in the order of their sizes."""
+    return len(picked) * inputs[picked[-1]].numel()

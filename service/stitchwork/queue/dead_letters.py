@@ -1,0 +1,111 @@
+"""Dead letters: jobs that were given up, kept for whoever looks after the service."""
+
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+from stitchwork.errors import UnknownResource
+from stitchwork.queue.messages import Job, unpack_job
+from stitchwork.queue.streams import DEAD
+from stitchwork.redis.client import Server
+from stitchwork.resources import Item
+
+MOST_LETTERS: Final = 1000
+
+# KEYS dead · ARGV stream, entry, reason, job, most letters
+BURY: Final = """
+local letter = redis.call('XADD', KEYS[1], '*', 'stream', ARGV[1], 'entry', ARGV[2],
+                          'reason', ARGV[3], 'size', #ARGV[4])
+redis.call('SET', KEYS[1] .. ':' .. letter, ARGV[4])
+while redis.call('XLEN', KEYS[1]) > tonumber(ARGV[5]) do
+  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
+  redis.call('XDEL', KEYS[1], oldest)
+  redis.call('DEL', KEYS[1] .. ':' .. oldest)
+end
+return letter
+"""
+
+# KEYS dead · ARGV letter
+DROP: Final = """
+redis.call('DEL', KEYS[1] .. ':' .. ARGV[1])
+return redis.call('XDEL', KEYS[1], ARGV[1])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """One job that was given up.
+
+    Attributes:
+        id: Its id, which begins with the milliseconds since the epoch.
+        stream: The stream it stood in.
+        reason: Why it was given up.
+        size: Bytes of the job and its inputs.
+    """
+
+    id: str
+    stream: str
+    reason: str
+    size: int
+
+
+def bury(server: Server, stream: str, entry: str, data: bytes, reason: str) -> str:
+    """Keep a job that is given up; the oldest letters make room.
+
+    Args:
+        server: The queue server.
+        stream: The stream it stood in.
+        entry: Its id there.
+        data: The packed job.
+        reason: Why it is given up.
+
+    Returns:
+        The letter's id.
+    """
+    letter = server.run(BURY, (DEAD,), stream, entry, reason, data, MOST_LETTERS)
+    return str(letter.decode())
+
+
+def letters(server: Server) -> list[Letter]:
+    """All dead letters, the newest first."""
+    with server.guard() as client:
+        found: Any = client.xrevrange(DEAD)
+    return [
+        Letter(
+            id_.decode(),
+            fields[b"stream"].decode(),
+            fields[b"reason"].decode(),
+            int(fields[b"size"]),
+        )
+        for id_, fields in found
+    ]
+
+
+def count(server: Server) -> int:
+    """How many dead letters are kept."""
+    with server.guard() as client:
+        found: Any = client.xlen(DEAD)
+    return int(found)
+
+
+def open_letter(server: Server, letter: str) -> tuple[Job, list[Item]]:
+    """The job of a letter and its inputs.
+
+    Raises:
+        UnknownResource: If there is no such letter.
+        CorruptBytes: If the job was buried because it fails its checksum.
+    """
+    with server.guard() as client:
+        data = cast(bytes | None, client.get(f"{DEAD}:{letter}"))
+    if data is None:
+        raise UnknownResource(f"no dead letter {letter}")
+    return unpack_job(data)
+
+
+def drop(server: Server, letter: str) -> None:
+    """Forget a letter.
+
+    Raises:
+        UnknownResource: If there is no such letter.
+    """
+    if not server.run(DROP, (DEAD,), letter):
+        raise UnknownResource(f"no dead letter {letter}")

@@ -1,0 +1,1 @@
+"""Redis-protocol servers: clients, URLs, serialization, rate limits."""

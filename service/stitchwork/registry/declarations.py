@@ -1,0 +1,322 @@
+"""From what a caller declares to the record that is kept: checks, versions, measures."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+
+from stitchwork.errors import AnchorSetMismatch, InvalidInput
+from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.diagnostics.redundancy import COMPARED, duplicates
+from stitchwork.geometry.diagnostics.space_metrics import norms, spectrum
+from stitchwork.geometry.frame import Frame
+from stitchwork.resources import (
+    AnchorSet,
+    Arrays,
+    BridgeParameters,
+    EncoderSpec,
+    Floats,
+    Head,
+    Modality,
+    Space,
+    digest,
+)
+
+SUSPICIOUS: Final = 0.1
+"""An agreement below this means that anchors are shuffled or foreign."""
+ILL_CONDITIONED: Final = 1e6
+DEFAULTS: Final = BridgeParameters()
+SHOWN: Final = 10
+"""Offending names that an error lists before it only counts the rest."""
+Names: TypeAlias = tuple[str, ...] | range
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceDeclaration:
+    """What a caller says of a space.
+
+    Attributes:
+        id: The space's id.
+        anchor_set: Id of the set its anchors belong to.
+        encoder: What embeds inputs into the space, where the service is to do it.
+        anchors: (k, d) float32 anchors, or None for the encoder to embed the set's items.
+        ids: The anchors' names, in the order of the rows, where the set has names.
+        parameters: The space's own parameters of the bridges.
+    """
+
+    id: str
+    anchor_set: str
+    encoder: EncoderSpec | None = None
+    anchors: Floats | None = None
+    ids: tuple[str, ...] | None = None
+    parameters: BridgeParameters = DEFAULTS
+
+    def version(self, anchor_set: AnchorSet) -> str:
+        """The digest of all that was declared; embedded anchors do not count, their origin does."""
+        declared = {
+            "anchor_set": anchor_set.version,
+            "encoder": self.encoder.model_dump() if self.encoder else None,
+            "parameters": self.parameters.model_dump(),
+        }
+        return digest(declared, {} if self.anchors is None else {"anchors": self.anchors})
+
+
+def anchor_set_record(
+    id_: str,
+    modality: Modality,
+    items: Arrays | None,
+    ids: tuple[str, ...] | None,
+    size: int | None,
+) -> AnchorSet:
+    """The record of an anchor set.
+
+    Args:
+        id_: The set's id.
+        modality: What its items are.
+        items: The packed items, if they were given.
+        ids: The anchors' names, if they have any.
+        size: Their number, if it was given.
+
+    Raises:
+        InvalidInput: If nothing says how many anchors there are, the numbers contradict each
+            other, there are fewer than two, or two ids are equal.
+    """
+    counts = {
+        "items": None if items is None else len(items["ends"]),
+        "ids": None if ids is None else len(ids),
+        "size": size,
+    }
+    given = {name: count for name, count in counts.items() if count is not None}
+    if not given:
+        raise InvalidInput("expected items, ids, or a size; got none", pointer="")
+    if len(set(given.values())) > 1:
+        told = ", ".join(f"{count} by {name}" for name, count in given.items())
+        raise InvalidInput(f"the number of anchors is contradictory: {told}", pointer="/size")
+    (count,) = set(given.values())
+    if count < 2:
+        raise InvalidInput(f"an anchor set needs at least 2 anchors, got {count}", pointer="/size")
+    if ids is not None and len(set(ids)) < len(ids):
+        first = {name: i for i, name in reversed(list(enumerate(ids)))}
+        twice = next(i for i, name in enumerate(ids) if first[name] < i)
+        raise InvalidInput(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
+    declared = {"modality": modality, "size": count, "ids": ids}
+    raw = [] if items is None else _raw(items)
+    return AnchorSet(
+        id=id_,
+        version=digest(declared, items),
+        modality=modality,
+        size=count,
+        ids=ids,
+        has_items=items is not None,
+        warnings=tuple(_repeated(_copies(raw), _names(ids, count), "items")),
+    )
+
+
+def in_order(anchors: Floats, ids: tuple[str, ...] | None, anchor_set: AnchorSet) -> Floats:
+    """The anchors in the order of their set.
+
+    Args:
+        anchors: (k, d) rows, in the order of `ids` or, without ids, of the set.
+        ids: The rows' names.
+        anchor_set: The set, whose own ids give the order.
+
+    Returns:
+        (k, d) the same rows; the caller's order has no effect where ids were given.
+
+    Raises:
+        AnchorSetMismatch: If the number of rows is not the set's.
+        InvalidInput: If ids are missing, unknown, doubled, or the set has none.
+    """
+    if len(anchors) != anchor_set.size:
+        raise AnchorSetMismatch(
+            f"anchor set {anchor_set.id} has {anchor_set.size} anchors, got {len(anchors)} rows",
+            pointer="/anchors",
+        )
+    if ids is None:
+        return anchors
+    if anchor_set.ids is None:
+        raise InvalidInput(f"anchor set {anchor_set.id} has no ids, send none", pointer="/ids")
+    place = {name: i for i, name in enumerate(ids)}
+    missing = [name for name in anchor_set.ids if name not in place]
+    unknown = sorted(place.keys() - set(anchor_set.ids))
+    if missing or unknown or len(ids) != anchor_set.size:
+        raise InvalidInput(
+            f"the ids are not those of anchor set {anchor_set.id}: missing {_some(missing)}; "
+            f"unknown {_some(unknown)}; {len(ids) - len(place)} doubled",
+            pointer="/ids",
+        )
+    return anchors[[place[name] for name in anchor_set.ids]]
+
+
+def space_record(
+    declared: SpaceDeclaration,
+    anchor_set: AnchorSet,
+    anchors: Floats,
+    seen: Frame,
+    agreement: float | None,
+    version: str,
+) -> Space:
+    """The record of a space, with what its anchors tell about it.
+
+    Args:
+        declared: What was declared.
+        anchor_set: The set it is on.
+        anchors: (k, d) float32 anchors in the set's order.
+        seen: Their frame.
+        agreement: Best agreement with a space on the same set; None if it is the first.
+        version: The version it gets.
+    """
+    rank, condition = spectrum(seen)
+    length = norms(anchors)
+    return Space(
+        id=declared.id,
+        version=version,
+        anchor_set=anchor_set.id,
+        anchor_set_version=anchor_set.version,
+        dim=anchors.shape[1],
+        size=len(anchors),
+        encoder=declared.encoder,
+        parameters=declared.parameters,
+        rank=rank,
+        condition_number=condition,
+        norm_mean=length.mean,
+        norm_std=length.std,
+        agreement=agreement,
+        warnings=_warnings(anchors, seen, anchor_set.ids, rank, condition, agreement),
+    )
+
+
+def head_record(
+    id_: str,
+    space: str,
+    classifier: Classifier,
+    labels: Sequence[str],
+    version: str,
+    source: Literal["weights", "classifier", "fit"],
+    train: tuple[int, float] | None = None,
+) -> Head:
+    """The record of a head.
+
+    Raises:
+        InvalidInput: If there is not one label for each class, or two are equal.
+    """
+    if len(labels) != classifier.classes:
+        raise InvalidInput(
+            f"the head scores {classifier.classes} classes, got {len(labels)} labels",
+            pointer="/labels",
+        )
+    if len(set(labels)) < len(labels):
+        raise InvalidInput("two labels are equal", pointer="/labels")
+    widths = [weight.shape[0] for weight, _ in classifier.layers]
+    return Head(
+        id=id_,
+        version=version,
+        space=space,
+        dim=classifier.width,
+        labels=tuple(labels),
+        layers=(classifier.width, *widths),
+        activation=classifier.activation if len(widths) > 1 else "identity",
+        source=source,
+        train_rows=train[0] if train else None,
+        train_accuracy=train[1] if train else None,
+    )
+
+
+def layer_arrays(classifier: Classifier) -> Arrays:
+    """A classifier's layers under the names of a torch Sequential: `0.weight`, `0.bias`, `2.…`."""
+    arrays: Arrays = {}
+    for i, (weight, bias) in enumerate(classifier.layers):
+        arrays[f"{2 * i}.weight"] = np.asarray(weight, np.float32)
+        arrays[f"{2 * i}.bias"] = np.asarray(bias, np.float32)
+    return arrays
+
+
+def classifier_of(arrays: Arrays, activation: str) -> Classifier:
+    """The inverse of `layer_arrays`."""
+    return Classifier(
+        tuple(
+            (arrays[f"{2 * i}.weight"], arrays[f"{2 * i}.bias"]) for i in range(len(arrays) // 2)
+        ),
+        activation,
+    )
+
+
+def _warnings(
+    anchors: Floats,
+    seen: Frame,
+    ids: tuple[str, ...] | None,
+    rank: int,
+    condition: float,
+    agreement: float | None,
+) -> tuple[str, ...]:
+    count, width = anchors.shape
+    found = []
+    if agreement is not None and agreement < SUSPICIOUS:
+        found.append(
+            f"agreement with every other space on the set is near zero ({agreement:.2f}): "
+            "the same number of anchors, but probably not the same anchors in the same order"
+        )
+    found += _doubled(anchors, seen, _names(ids, count))
+    if rank < min(count - 1, width):
+        found.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
+    if condition > ILL_CONDITIONED:
+        found.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
+    return tuple(found)
+
+
+def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
+    """What is said of anchors that repeat others, to the bit or all but."""
+    # Minus zero becomes zero, so that equal rows have equal bytes.
+    exact = _copies(_short(row + np.float32(0)) for row in anchors)
+    known = {i for i, _ in exact}
+    groups = duplicates(replace(seen, unit=seen.unit[:COMPARED]))
+    close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
+    close = [pair for pair in close if pair[0] not in known]
+    found = _repeated(exact, names, "anchors")
+    if close:
+        where = "" if len(anchors) <= COMPARED else f" of the first {COMPARED}"
+        told = f"{len(close)} anchors{where} all but repeat others and add no direction: "
+        found.append(told + _pairs(close, names))
+    return found
+
+
+def _short(row: Floats) -> bytes:
+    """What stands for a row in a comparison: of many long ones no copies are held."""
+    return hashlib.blake2b(row.data, digest_size=16).digest()
+
+
+def _copies(raw: Iterable[bytes]) -> list[tuple[int, int]]:
+    """What stands there twice, with where it stands first."""
+    first: dict[bytes, int] = {}
+    return [(i, first[part]) for i, part in enumerate(raw) if first.setdefault(part, i) < i]
+
+
+def _repeated(copies: Sequence[tuple[int, int]], names: Names, what: str) -> list[str]:
+    if not copies:
+        return []
+    told = f"{len(copies)} {what} repeat others exactly; they shift the mean and add nothing: "
+    return [told + _pairs(copies, names)]
+
+
+def _pairs(spare: Sequence[tuple[int, int]], names: Names) -> str:
+    told = ", ".join(f"{names[i]!r} as {names[first]!r}" for i, first in sorted(spare)[:SHOWN])
+    rest = f" and {len(spare) - SHOWN} more" if len(spare) > SHOWN else ""
+    return told + rest
+
+
+def _raw(items: Arrays) -> list[bytes]:
+    return [part.tobytes() for part in np.split(items["blob"], items["ends"][:-1])]
+
+
+def _names(ids: tuple[str, ...] | None, count: int) -> Names:
+    """How anchors are called: by their ids, or by their indices where there are none."""
+    return range(count) if ids is None else ids
+
+
+def _some(names: Sequence[str]) -> str:
+    if not names:
+        return "none"
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(repr(name) for name in names[:SHOWN]) + rest

@@ -1,0 +1,275 @@
+"""What is registered: anchor sets, encoders, spaces and heads, as frozen records.
+
+Records are plain data. Their arrays (items, anchors, weights) travel beside them as one dictionary,
+and a version is a digest of what was declared, so that equal declarations have equal versions on
+every machine.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.bridges import LANDMARKS, WHITENING, Parameters
+
+Floats: TypeAlias = NDArray[np.float32]
+Arrays: TypeAlias = dict[str, NDArray[Any]]
+Modality: TypeAlias = Literal["text", "image", "vector"]
+Item: TypeAlias = str | bytes
+"""One raw input: a text, or the bytes of an image file."""
+
+ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+
+class Record(BaseModel):
+    """A frozen record; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextEncoder(Record):
+    """A transformers model that embeds texts."""
+
+    kind: Literal["transformers"] = "transformers"
+    model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
+    revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
+    pooling: Literal["mean", "cls", "last"] = "mean"
+    layer: Annotated[int, Strict()] = Field(
+        -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
+    )
+    max_length: Annotated[int, Strict()] | None = Field(
+        None, ge=1, le=1_000_000, description="Most tokens of a text."
+    )
+    normalize: Annotated[bool, Strict()] = Field(
+        False, description="Scale embeddings to unit length."
+    )
+    truncate: Annotated[bool, Strict()] = Field(
+        False, description="Cut longer texts instead of refusing them."
+    )
+
+    @property
+    def modality(self) -> Modality:
+        """What the encoder takes."""
+        return "text"
+
+
+class ImageEncoder(Record):
+    """A timm model that embeds images by its pooled features."""
+
+    kind: Literal["timm"] = "timm"
+    model: str = Field(min_length=1, max_length=256, description="Name of the model in timm.")
+    weights: str | None = Field(
+        None, max_length=1024, description="Local safetensors file; unset: timm's own from the hub."
+    )
+    revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
+    input_size: Annotated[int, Strict()] | None = Field(
+        None, ge=16, le=2048, description="Side of the input in pixels; unset: the model's own."
+    )
+    normalize: Annotated[bool, Strict()] = Field(
+        False, description="Scale embeddings to unit length."
+    )
+
+    @property
+    def modality(self) -> Modality:
+        """What the encoder takes."""
+        return "image"
+
+
+EncoderSpec: TypeAlias = Annotated[TextEncoder | ImageEncoder, Field(discriminator="kind")]
+
+
+class AnchorSet(Record):
+    """The ordered inputs behind the anchors of every space on it."""
+
+    id: str
+    version: str
+    modality: Modality
+    size: int = Field(description="Number of anchors, k.")
+    ids: tuple[str, ...] | None = None
+    has_items: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def parent(self) -> str | None:
+        """What it cannot be without, as `kind:id`: nothing."""
+        return None
+
+
+class BridgeParameters(Record):
+    """A space's own parameters of the bridges; part of its version."""
+
+    shrinkage: float | None = None
+    delta: float = 0.8
+    omega: int = 8
+    whitening: float = WHITENING
+    landmarks: int = LANDMARKS
+
+    def checked(self) -> Parameters:
+        """The same as geometry takes them.
+
+        Raises:
+            InvalidInput: If one is out of its range.
+        """
+        return Parameters(**self.model_dump())
+
+
+class Space(Record):
+    """The output geometry of one encoder on one anchor set."""
+
+    id: str
+    version: str
+    anchor_set: str
+    anchor_set_version: str
+    dim: int
+    size: int = Field(description="Number of anchors, k.")
+    encoder: EncoderSpec | None = None
+    parameters: BridgeParameters = BridgeParameters()
+    rank: int
+    condition_number: float
+    norm_mean: float
+    norm_std: float
+    agreement: float | None = Field(
+        None, description="Best agreement of its anchors with those of a space on the same set."
+    )
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def parent(self) -> str | None:
+        """What it cannot be without, as `kind:id`: its anchor set."""
+        return f"anchor-set:{self.anchor_set}"
+
+
+class Head(Record):
+    """A frozen classifier that lives in one space."""
+
+    id: str
+    version: str
+    space: str
+    dim: int
+    labels: tuple[str, ...]
+    layers: tuple[int, ...] = Field(description="Widths from the input to the scores.")
+    activation: str = "identity"
+    source: Literal["weights", "classifier", "fit"]
+    train_rows: int | None = None
+    train_accuracy: float | None = None
+
+    @property
+    def parent(self) -> str | None:
+        """What it cannot be without, as `kind:id`: its space."""
+        return f"space:{self.space}"
+
+
+class Draft(Record):
+    """A registration that a worker is still preparing; its progress survives everyone's death."""
+
+    kind: Literal["space", "head"]
+    id: str
+    version: str
+    encoder: EncoderSpec | None = None
+    parent: str = Field(description="What it cannot be without, as `kind:id`.")
+    declared: dict[str, Any] = {}
+    status: Literal["pending", "failed"] = "pending"
+    done: int = 0
+    total: int = 0
+    reason: str | None = None
+
+
+def check_id(value: str, pointer: str | None = None) -> str:
+    """An id that is safe to stand in a URL and in a key.
+
+    Raises:
+        InvalidInput: If it is empty, too long, or has anything but letters, digits, `.`, `_`, `-`.
+    """
+    if not re.fullmatch(ID_PATTERN, value):
+        shown = value if len(value) <= 40 else value[:40] + "…"
+        raise InvalidInput(
+            "expected an id of 1 to 128 letters, digits, '.', '_' or '-' that starts with a letter "
+            f"or digit, got {shown!r}",
+            pointer=pointer,
+            code="invalid-id",
+        )
+    return value
+
+
+def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> str:
+    """The version of a declaration.
+
+    Args:
+        declared: Anything JSON can hold; key order does not matter.
+        arrays: Named arrays; names, dtypes, shapes and bytes all count.
+
+    Returns:
+        32 hexadecimal digits of SHA-256, equal on every machine for equal declarations.
+    """
+    state = hashlib.sha256(orjson.dumps(declared, option=orjson.OPT_SORT_KEYS))
+    for name in sorted(arrays or {}):
+        array = np.ascontiguousarray((arrays or {})[name])
+        state.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        state.update(array.view(np.uint8).data if array.size else b"")
+    return state.hexdigest()[:32]
+
+
+def encoder_key(encoder: EncoderSpec) -> str:
+    """The name of an encoder's stream and of its loaded model: the digest of its spec."""
+    return digest(encoder.model_dump())
+
+
+def pack_items(items: Sequence[Item]) -> Arrays:
+    """Raw inputs as two arrays: their bytes end to end, and where each one ends.
+
+    Args:
+        items: n texts or n image files.
+
+    Returns:
+        `blob` (total bytes,) uint8 and `ends` (n,) int64; `unpack_items` is the inverse.
+    """
+    parts = [item.encode() if isinstance(item, str) else item for item in items]
+    blob = np.frombuffer(b"".join(parts), dtype=np.uint8)
+    return {"blob": blob, "ends": np.cumsum([len(part) for part in parts], dtype=np.int64)}
+
+
+def unpack_items(
+    arrays: Mapping[str, NDArray[Any]], modality: Modality, start: int = 0, stop: int | None = None
+) -> list[Item]:
+    """Items `start` to `stop` of what `pack_items` packed."""
+    ends = [0, *arrays["ends"].tolist()]
+    blob = memoryview(np.ascontiguousarray(arrays["blob"]).data)
+    last = len(ends) - 1 if stop is None else min(stop, len(ends) - 1)
+    raw = [bytes(blob[ends[i] : ends[i + 1]]) for i in range(start, last)]
+    return [part.decode() for part in raw] if modality == "text" else list(raw)
+
+
+class Scope(StrEnum):
+    """What a key opens. None of the first two includes another; `admin` includes all."""
+
+    READ = "read"
+    INFER = "infer"
+    ADMIN = "admin"
+
+
+class Key(Record):
+    """What is kept of one key."""
+
+    name: str = Field(pattern=ID_PATTERN)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key.")
+    scopes: tuple[Scope, ...] = Field(min_length=1)
+    created: datetime | None = None
+    expires: datetime | None = None
+    limit: str | None = Field(None, description="Its own rates, in place of those of the scopes.")
+
+    def opens(self, scopes: Iterable[Scope]) -> bool:
+        """Whether one of these scopes is among its own."""
+        return Scope.ADMIN in self.scopes or not set(self.scopes).isdisjoint(scopes)
+
+    @property
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires is not None and self.expires <= datetime.now(UTC)

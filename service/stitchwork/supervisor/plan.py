@@ -1,0 +1,106 @@
+"""What `stitchwork serve` is to run; the launcher hands it to the supervisor as one line."""
+
+import json
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    # The supervisor needs none of it, and starts in a third of the time without.
+    from stitchwork.settings import Settings
+
+SERVER_SECONDS: Final = 60.0
+KILL_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and how.
+
+    Attributes:
+        host: Address the API listens on.
+        port: Port the API listens on; 0 takes a free one.
+        data_dir: Where the embedded registry lives.
+        apis: How many API processes share the address.
+        workers: How many workers run.
+        redis_url: A registry server of one's own; None embeds both servers.
+        queue_url: A queue server of one's own; None takes the registry server.
+        queue_bytes: Memory of the embedded queue server.
+        env: Environment of API and workers, beyond the launcher's own.
+        api_command: Starts an API; `--fd N`, a listening socket, is appended.
+        worker_command: Starts a worker.
+        lock_seconds: How long to wait for a predecessor that still shuts down.
+        drain_seconds: How long API and workers may each finish what they have begun.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    data_dir: Path = Path("stitchwork-data")
+    apis: int = 1
+    workers: int = 1
+    redis_url: str | None = None
+    queue_url: str | None = None
+    queue_bytes: int = 1024 * 1024 * 1024
+    env: Mapping[str, str] = field(default_factory=dict)
+    api_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "api")
+    worker_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "worker")
+    lock_seconds: float = 60.0
+    drain_seconds: float = 40.0
+
+    @classmethod
+    def of(cls, settings: "Settings") -> Self:
+        """The plan that follows from settings; children get each setting that was given."""
+        given = {name: getattr(settings, name) for name in settings.model_fields_set}
+        return cls(
+            host=settings.host,
+            port=settings.port,
+            data_dir=settings.data_dir,
+            apis=settings.apis,
+            workers=settings.workers,
+            redis_url=settings.redis_url,
+            queue_url=settings.queue_url,
+            queue_bytes=settings.embedded_queue_bytes,
+            env={
+                f"STITCHWORK_{name.upper()}": _as_text(value)
+                for name, value in given.items()
+                if value is not None
+            },
+            drain_seconds=settings.drain_seconds + settings.request_timeout + 10.0,
+        )
+
+    def to_json(self) -> str:
+        """The plan as one line."""
+        fields = asdict(self) | {"data_dir": str(self.data_dir.absolute()), "env": dict(self.env)}
+        return json.dumps(fields)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Self:
+        """The plan that `to_json` wrote."""
+        fields = json.loads(line)
+        for name in ("api_command", "worker_command"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields | {"data_dir": Path(fields["data_dir"])})
+
+
+def _as_text(value: object) -> str:
+    match value:
+        case str() | bool() | int() | float() | Path():
+            return str(value)
+        case tuple():
+            separator = ":" if all(isinstance(part, Path) for part in value) else ","
+            return separator.join(str(part) for part in value)
+        case dict():
+            return ",".join(f"{key}={part}" for key, part in value.items())
+    raise TypeError(f"no environment variable can hold a {type(value).__name__}")
+
+
+def how(status: int) -> str:
+    """How a process with this exit status ended, as the rest of a sentence."""
+    if status >= 0:
+        return f"exited with {status}"
+    # Not every signal has a name of its own.
+    names = {signum.value: signum.name for signum in signal.Signals}
+    return f"was killed by {names.get(-status, f'signal {-status}')}"

@@ -1,0 +1,1 @@
+"""A worker process: takes batches of jobs, runs models, and completes registrations."""

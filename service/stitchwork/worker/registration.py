@@ -1,0 +1,207 @@
+"""Upkeep: takes what was registered and is still being prepared one step further.
+
+It comes through the same streams as inference, a chunk at a time, so that embedding the anchors of
+a large set neither starves callers nor is lost with its worker. What needs no encoder, such as
+fitting a head, has a stream and a thread of its own.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from stitchwork.errors import (
+    NotReady,
+    QueueUnavailable,
+    RegistryUnavailable,
+    StitchworkError,
+    Unavailable,
+    WorkFailed,
+)
+from stitchwork.inference.translator import Translator
+from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.queue import streams
+from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.messages import Job
+from stitchwork.registry.registry import Registry
+from stitchwork.resources import Arrays, Draft, EncoderSpec, Item, unpack_items
+
+log = logging.getLogger(__name__)
+
+AWAY: Final = (QueueUnavailable, RegistryUnavailable)
+STALLED_SECONDS: Final = 10.0
+FIT_SECONDS: Final = 3600.0
+STOP_SECONDS: Final = 5.0
+KEPT_INPUTS: Final = 2
+
+
+class Upkeep:
+    """Advances drafts.
+
+    Args:
+        registry: Where drafts are, and where they are completed.
+        consumer: Takes the jobs that need no encoder; its thread is started here.
+        translator: Gets the inverses of a new space under way.
+        catalog: Takes classifiers out of pretrained models.
+        load: Gives a loaded encoder.
+        batch_items: Inputs that a model gets at once.
+        chunk_items: Inputs that one step embeds.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        consumer: Consumer,
+        translator: Translator,
+        catalog: Catalog,
+        load: Callable[[EncoderSpec], Loaded],
+        *,
+        batch_items: int,
+        chunk_items: int,
+    ) -> None:
+        self._registry = registry
+        self._consumer = consumer
+        self._translator = translator
+        self._catalog = catalog
+        self._load = load
+        self._batch_items = batch_items
+        self._chunk_items = chunk_items
+        self._inputs: OrderedDict[tuple[str, str], Arrays] = OrderedDict()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        self._looked = 0.0
+
+    def start(self) -> None:
+        """Begin to take jobs that need no encoder."""
+        self._consumer.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Take nothing more; a fit that takes long is left to another worker."""
+        self._stopping.set()
+        self._thread.join(STOP_SECONDS)
+        self._consumer.stop()
+
+    def advance(self, job: Job, progress: Callable[[], None] = lambda: None) -> None:
+        """Take a draft one step further, and ask for the next step.
+
+        Args:
+            job: Names the draft; if that is no longer the one to prepare, nothing is done.
+            progress: Called after each batch that is embedded.
+
+        Raises:
+            RegistryUnavailable: If the registry is away; the draft is as it was.
+            QueueUnavailable: If the queue is away; the draft is found again later.
+        """
+        draft = self._registry.draft(*job.draft) if job.draft else None
+        if draft is None:
+            return
+        try:
+            if draft.done < draft.total:
+                self._embed_chunk(draft, progress)
+            else:
+                self._complete(draft)
+        except AWAY:
+            raise
+        except NotReady as error:
+            log.info("a draft was overtaken", extra={"reason": error.message})
+        except StitchworkError as error:
+            log.warning("a draft failed", extra={"draft": f"{draft.kind}:{draft.id}"})
+            self._fail(draft, error.message)
+        except Exception as error:
+            # Tried again it would fail again, for ever: whoever declared it must be told.
+            log.exception("a draft failed")
+            self._fail(draft, f"the worker failed at it: {type(error).__name__}")
+
+    def give_up(self, job: Job) -> None:
+        """A job that was delivered too often: if it was a draft's, the draft has failed."""
+        draft = self._registry.draft(*job.draft) if job.draft else None
+        if draft is not None:
+            self._fail(draft, "it ended its worker each time it was tried")
+
+    def _fail(self, draft: Draft, reason: str) -> None:
+        """Tell whoever declared it; who was faster with it, or declared it anew, has the word."""
+        try:
+            self._registry.fail(draft, reason)
+        except NotReady as error:
+            log.info("a draft was overtaken", extra={"reason": error.message})
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._look_for_drafts()
+                for delivery in self._consumer.take():
+                    self.advance(delivery.job)
+                    self._consumer.answer(delivery, None)
+            except Unavailable as error:
+                log.warning("upkeep waits for a server", extra={"reason": error.message})
+                self._stopping.wait(1.0)
+
+    def _look_for_drafts(self) -> None:
+        """Drafts are durable, jobs are not: what a lost queue forgot is asked for again."""
+        if time.monotonic() - self._looked < STALLED_SECONDS / 2:
+            return
+        self._looked = time.monotonic()
+        for draft in self._registry.stalled(STALLED_SECONDS):
+            streams.nudge(self._consumer.server, draft)
+
+    def _embed_chunk(self, draft: Draft, progress: Callable[[], None]) -> None:
+        if draft.encoder is None:
+            raise WorkFailed("the draft has inputs to embed but no encoder")
+        # What a branch means may change while the rest is embedded; a commit never does.
+        encoder = self._catalog.pin(draft.encoder)
+        stop = min(draft.total, draft.done + self._chunk_items)
+        items = self._draft_items(draft, encoder, draft.done, stop)
+        loaded = self._load(encoder)
+        try:
+            prepared = loaded.encoder.prepare(items)
+            rows = loaded.batches.embed(prepared, self._batch_items, progress).cpu().numpy()
+        except StitchworkError as error:
+            told = (error.pointer or "").removeprefix("/items/")
+            at = draft.done + int(told) if told.isdecimal() else draft.done
+            raise type(error)(f"item {at}: {error.message}", pointer=f"/items/{at}") from error
+        table, advanced = (
+            self._registry.table(draft.kind),
+            draft.model_copy(update={"done": stop, "encoder": encoder}),
+        )
+        if table.save_part(draft, advanced, {"rows": rows}):
+            streams.nudge(self._consumer.server, advanced)
+
+    def _draft_items(self, draft: Draft, encoder: EncoderSpec, start: int, stop: int) -> list[Item]:
+        key = (draft.id, draft.version)
+        if key not in self._inputs:
+            if draft.kind == "space":
+                (found,), _ = self._registry.anchor_sets.ready(draft.declared["anchor_set"])
+                self._inputs[key] = self._registry.anchor_sets.arrays(found.id, found.version)
+            else:
+                self._inputs[key] = self._registry.heads.inputs(draft.id, draft.version)
+            if len(self._inputs) > KEPT_INPUTS:
+                self._inputs.popitem(last=False)
+        return unpack_items(self._inputs[key], encoder.modality, start, stop)
+
+    def _complete(self, draft: Draft) -> None:
+        if draft.kind == "space":
+            _, entry = self._registry.complete_space(draft)
+            if entry.record:
+                self._translator.prepare(entry.record)
+        elif draft.declared["source"] == "classifier":
+            if draft.encoder is None:
+                raise WorkFailed("the draft names no model to take a classifier from")
+            classifier, labels = self._catalog.classifier(draft.encoder)
+            self._registry.complete_head(draft, classifier, labels)
+        else:
+            # It brings scikit-learn along, which most workers never need.
+            from stitchwork.models.head_fitting import fit_linear
+
+            inputs = self._registry.heads.inputs(draft.id, draft.version)
+            embedded = [part["rows"] for part in self._registry.heads.parts(draft)]
+            rows = np.concatenate(embedded) if embedded else inputs["embeddings"]
+            names = draft.declared["labels"]
+            fit = fit_linear(rows, [names[i] for i in inputs["classes"].tolist()])
+            train = (len(rows), fit.train_accuracy)
+            self._registry.complete_head(draft, fit.classifier, fit.labels, train)
+        log.info("draft completed", extra={"draft": f"{draft.kind}:{draft.id}"})

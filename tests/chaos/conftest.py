@@ -1,0 +1,72 @@
+"""The stages of the drills: empty ones, and one with a worker that loads its model only once."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.resources import Floats
+from tests.support.process_stage import Caller, Engine, Process, Stage
+from tests.support.waiting import until
+
+REDIS_TIMEOUT = 1.0
+WIDTH = 384
+SPEC = {"kind": "transformers", "model": str(minilm_folder())}
+
+
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.slow)])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each server that the drills are run against."""
+    if request.param == "valkey":
+        return Engine("valkey", None)
+    binary = shutil.which("redis-server")
+    if binary is None:
+        pytest.skip("redis-server is not installed")
+    return Engine("redis", binary)
+
+
+@pytest.fixture
+def stage(engine: Engine) -> Iterator[Stage]:
+    """Two servers with nothing in them."""
+    with Stage(engine) as found:
+        yield found
+
+
+@dataclass
+class Crew:
+    """A service with one worker, two text spaces `m` and `n` and a head `h` in `n`."""
+
+    stage: Stage
+    api: Process
+    worker: Process
+    caller: Caller
+    anchors: Floats
+
+
+@pytest.fixture(scope="session")
+def crew(engine: Engine) -> Iterator[Crew]:
+    """A service that drills share; each uses ids of its own and leaves it well."""
+    env = {
+        "STITCHWORK_REDIS_TIMEOUT": str(REDIS_TIMEOUT),
+        "STITCHWORK_MODEL_ROOTS": SPEC["model"],
+        "STITCHWORK_STALE_SECONDS": "120",
+        # A drill that stops the worker for a while must not find it gone, or its queue too old.
+        "STITCHWORK_WORKER_TTL": "60",
+        "STITCHWORK_QUEUE_SECONDS": "120",
+        "STITCHWORK_LEASE_SECONDS": "60",
+    }
+    with Stage(engine, **env) as stage:
+        worker, api = stage.start("worker"), stage.api()
+        with Caller(api.url, 60.0) as caller:
+            anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
+            assert caller.put_space("m", anchors, encoder=SPEC).status_code == 201
+            assert caller.put_space("n", anchors[:, ::-1], encoder=SPEC).status_code == 201
+            head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
+            assert caller.send("PUT", "/heads/h", head).status_code == 201
+            until("the worker is alive", caller.ready, 120)
+            told = caller.send("POST", "/stitch/m/h", {"items": ["a text"]})
+            assert told.status_code == 200, told.text + worker.said() + api.said()
+            yield Crew(stage, api, worker, caller, anchors)

@@ -1,0 +1,281 @@
+"""Kills processes under mixed load, and counts what became of each request.
+
+Run by `python -m tests.chaos.drill`.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.cores import held_to, worker_on
+from benchmarks.http_session import client
+from stitchwork.client import Stitchwork
+from stitchwork.supervisor import Plan, Running, start
+from tests.support.expected_results import Truth, truth
+from tests.support.load import Ask, Load, Tally
+
+MIX: Final = {"stitch": 0.5, "embed": 0.3, "translate": 0.1, "classify": 0.1}
+BY_WORKERS: Final = ("stitch", "embed")
+SHARES: Final = {"at peak": 0.2, "overloaded": 0.2, "afterwards": 0.1, "under kills": 0.5}
+"""How the time is spent. Kills come last: for a while the workers load their models again."""
+DEADLINE: Final = 20.0
+LEAST_GOODPUT: Final = 0.8
+NEVER: Final = ("lost", "doubled", "swapped", "wrong")
+SHOWN: Final = ("right", "refused", "late", *NEVER)
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What to do.
+
+    Attributes:
+        seconds: How long load is on, in all.
+        apis: API processes.
+        workers: Workers.
+        clients: Clients that send one request after another.
+        kill_seconds: Seconds from one kill to the next.
+        overload: How many times its peak the service is offered.
+        seed: Of data, requests and victims.
+        report: A JSON file for the figures; None writes none.
+    """
+
+    seconds: float = 120.0
+    apis: int = 3
+    workers: int = 3
+    clients: int = 24
+    kill_seconds: float = 5.0
+    overload: float = 10.0
+    seed: int = 0
+    report: Path | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it.
+
+    Attributes:
+        tallies: By phase.
+        kills: Names of the processes that were killed.
+    """
+
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    kills: list[str] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float:
+        """Goodput of the workers under overload, in units of the same at peak.
+
+        What the API answers by itself is left out: it never was at its limit.
+        """
+        rates = [self.tallies[name].goodput(BY_WORKERS) for name in ("overloaded", "at peak")]
+        return rates[0] / rates[1]
+
+    @property
+    def failures(self) -> list[str]:
+        """What must not be."""
+        counts = {name: sum(t.outcomes[name] for t in self.tallies.values()) for name in NEVER}
+        odd = {name for t in self.tallies.values() for name in t.outcomes} - set(SHOWN)
+        found = [f"{count} {name}" for name, count in counts.items() if count]
+        found += sorted(odd)
+        if self.ratio < LEAST_GOODPUT:
+            found.append(f"goodput under overload is {self.ratio:.2f} of its peak")
+        return found
+
+
+def run(drill: Drill) -> int:
+    """Drill a service of its own, print the table, and write the report.
+
+    Returns:
+        0 if every request was answered once, rightly or by an honest refusal, and goodput held.
+    """
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="stitchwork-drill-") as name:
+        folder = Path(name)
+        console.print("Computing the right answers in this process …")
+        known = truth(folder, drill.seed)
+        rest, own = _halves()
+        plan = Plan(
+            port=0,
+            data_dir=folder / "data",
+            apis=drill.apis,
+            workers=drill.workers,
+            env={
+                "STITCHWORK_MODEL_ROOTS": name,
+                "STITCHWORK_LOG_LEVEL": "error",
+                "STITCHWORK_OFFLINE": "true",
+                "STITCHWORK_BLAS_THREADS": "1",
+                "STITCHWORK_LEASE_SECONDS": "3",
+                "STITCHWORK_WORKER_TTL": "5",
+                "STITCHWORK_QUEUE_SECONDS": "5",
+            },
+        )
+        if own:
+            # Load, checks and APIs have the other cores, and do not take the workers' time.
+            plan = replace(plan, worker_command=worker_on(own))
+        with held_to(rest), start(plan) as running:
+            with Stitchwork(running.url) as registering:
+                known.register(registering)
+            console.print(
+                f"{drill.apis} API processes and {drill.workers} workers serve at {running.url}"
+                + (f"; the workers have {len(own)} of {len(rest + own)} cores." if own else ".")
+            )
+            outcome = asyncio.run(_phases(drill, running, known, console))
+    _show(console, drill, outcome)
+    if drill.report:
+        drill.report.write_text(json.dumps(_figures(drill, outcome), indent=2) + "\n")
+    for failure in outcome.failures:
+        console.print(f"FAILED: {failure}", style="bold red")
+    return 1 if outcome.failures else 0
+
+
+def _halves() -> tuple[list[int], list[int]]:
+    """The cores of this machine in two halves; both empty where there is one, or no way to it."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    half = len(cores) // 2
+    return (cores[:half], cores[half:]) if half else ([], [])
+
+
+async def _phases(drill: Drill, running: Running, known: Truth, console: Console) -> Outcome:
+    outcome = Outcome()
+    rng = random.Random(drill.seed)  # noqa: S311 reproducible, not secret
+    pick = _picker(known, rng)
+    async with client(running.url, DEADLINE) as http:
+        load = Load(http, DEADLINE)
+        # Every worker has loaded every encoder, and every API its maps, before time counts.
+        await load.closed(pick, drill.clients, max(5.0, drill.seconds / 20))
+        for name, share in SHARES.items():
+            seconds = drill.seconds * share
+            console.print(f"{name}: {seconds:.0f} s")
+            killer = None
+            if name == "under kills":
+                killer = asyncio.create_task(_kill(drill, running, load, rng, outcome))
+            if name == "overloaded":
+                rate = drill.overload * outcome.tallies["at peak"].goodput()
+                tally = await load.open(pick, rate, seconds)
+            else:
+                tally = await load.closed(pick, drill.clients, seconds)
+            outcome.tallies[name] = tally
+            if killer is not None:
+                killer.cancel()
+                await _whole_again(running, drill)
+    return outcome
+
+
+def _picker(known: Truth, rng: random.Random) -> Callable[[], Ask]:
+    kinds, weights = zip(*MIX.items(), strict=True)
+
+    def pick() -> Ask:
+        (kind,) = rng.choices(kinds, weights)
+        return rng.choice(known.asks[kind])
+
+    return pick
+
+
+async def _kill(
+    drill: Drill, running: Running, load: Load, rng: random.Random, outcome: Outcome
+) -> None:
+    """Kill a worker, then an API, and so on, whichever chance has it."""
+    for turn in range(1_000_000):
+        await asyncio.sleep(drill.kill_seconds)
+        prefix = ("worker", "api")[turn % 2]
+        alive = {name: pid for name, pid in running.pids.items() if name.startswith(prefix)}
+        if not alive:
+            continue
+        name = rng.choice(sorted(alive))
+        if prefix == "api":
+            load.killed = time.monotonic()
+        os.kill(alive[name], signal.SIGKILL)
+        outcome.kills.append(name)
+
+
+async def _whole_again(running: Running, drill: Drill) -> None:
+    """Wait until what was killed is back, so that the next phase has all it is meant to have."""
+    until = time.monotonic() + 60.0
+    async with client(running.url, 5.0) as http:
+        while time.monotonic() < until:
+            up = len([name for name in running.pids if name.startswith(("worker", "api"))])
+            async with http.get("/health/ready") as answer:
+                alive = (await answer.json()).get("workers", 0)
+            if up >= drill.apis + drill.workers and alive >= drill.workers:
+                return
+            await asyncio.sleep(0.2)
+
+
+def _show(console: Console, drill: Drill, outcome: Outcome) -> None:
+    table = Table(
+        title=f"{drill.apis} APIs, {drill.workers} workers, {len(outcome.kills)} killed; "
+        f"{drill.overload:g} times the peak offered while overloaded; seed {drill.seed}"
+    )
+    table.add_column("requests")
+    for name in outcome.tallies:
+        table.add_column(name, justify="right")
+    tallies = list(outcome.tallies.values())
+    table.add_row("seconds", *(f"{tally.ended - tally.began:.0f}" for tally in tallies))
+    table.add_row("sent", *(str(tally.sent) for tally in tallies))
+    for key in SHOWN:
+        table.add_row(key, *(str(tally.outcomes[key]) for tally in tallies))
+    table.add_row("cut by a kill, sent again", *(str(tally.cut) for tally in tallies))
+    table.add_row("right per second", *(f"{tally.goodput():.1f}" for tally in tallies))
+    workers = [f"{tally.goodput(BY_WORKERS):.1f}" for tally in tallies]
+    table.add_row("  of these by workers", *workers)
+    for q in (50, 99):
+        table.add_row(f"p{q} in ms", *(f"{tally.percentile(q) * 1000:.0f}" for tally in tallies))
+    console.print(table)
+    console.print(f"Goodput of the workers under overload is {outcome.ratio:.2f} of its peak.")
+
+
+def _figures(drill: Drill, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "apis": drill.apis,
+        "workers": drill.workers,
+        "overload": drill.overload,
+        "seed": drill.seed,
+        "killed": outcome.kills,
+        "goodput_ratio": outcome.ratio,
+        "phases": {
+            name: {
+                "seconds": tally.ended - tally.began,
+                "sent": tally.sent,
+                "cut": tally.cut,
+                **{key: tally.outcomes[key] for key in SHOWN},
+                "right_per_second": tally.goodput(),
+                "right_per_second_by_workers": tally.goodput(BY_WORKERS),
+                "p50_seconds": tally.percentile(50),
+                "p99_seconds": tally.percentile(99),
+            }
+            for name, tally in outcome.tallies.items()
+        },
+    }
+
+
+@click.command()
+@click.option("--seconds", default=120.0, show_default=True, help="How long load is on.")
+@click.option("--apis", default=3, show_default=True, help="API processes.")
+@click.option("--workers", default=3, show_default=True, help="Workers.")
+@click.option("--clients", default=24, show_default=True, help="Clients, one request at a time.")
+@click.option("--kill-seconds", default=5.0, show_default=True, help="From one kill to the next.")
+@click.option("--overload", default=10.0, show_default=True, help="Times the peak on offer.")
+@click.option("--seed", default=0, show_default=True, help="Of data, requests and victims.")
+@click.option("--report", type=click.Path(path_type=Path), help="JSON file for the figures.")
+def main(**options: Any) -> None:
+    """Kill processes under load, and count what became of each request."""
+    logging.getLogger().setLevel(logging.WARNING)
+    sys.exit(run(Drill(**options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""`stitchwork drill` itself, in short, and an API that ends while balancers still send."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.chaos.drill import NEVER, Drill, run
+from tests.support.running_service import running
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.models, pytest.mark.drills]
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_while_processes_are_killed(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    run(Drill(seconds=40, apis=2, workers=2, clients=12, report=report))
+    told = json.loads(report.read_text())
+    assert len(told["killed"]) >= 2
+    for name, phase in told["phases"].items():
+        assert phase["right"] > 0, name
+        assert {key: phase[key] for key in NEVER} == dict.fromkeys(NEVER, 0), name
+
+
+def test_an_api_says_that_it_ends_before_it_does() -> None:
+    with running(workers=0, STITCHWORK_DRAIN_SECONDS="3") as found:
+        with httpx.Client(base_url=found.url, timeout=10) as http:
+            assert http.get("/workers").json()["workers"] == []
+            assert http.get("/health/ready").json()["draining"] is False
+            before = found.pids["api"]
+            os.kill(before, signal.SIGTERM)
+            until("it says so", lambda: http.get("/health/ready").json()["draining"], 2.0)
+            assert http.get("/health/ready").status_code == 503
+            assert http.get("/info").status_code == 200, "and still serves"
+        until("another one serves", lambda: found.pids.get("api", before) != before)

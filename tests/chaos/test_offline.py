@@ -1,0 +1,108 @@
+"""No network: nothing of the service connects to anything but its two servers."""
+
+import re
+import shutil
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.chaos.conftest import SPEC, WIDTH
+from tests.support.process_stage import Caller, Engine, Stage, rows_of
+from tests.support.waiting import until
+
+pytestmark = [pytest.mark.drills, pytest.mark.models]
+
+HUB = {
+    "text": {"kind": "transformers", "model": "sentence-transformers/all-MiniLM-L6-v2"},
+    "image": {"kind": "timm", "model": "resnet18"},
+}
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"
+)
+
+
+def watched(trace: Path) -> tuple[str, ...]:
+    """What to put before a command so that every connect of its process and threads is noted."""
+    # The tracer steps aside, so that the process is still the one that was started.
+    return ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect", "-o", str(trace))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def strace() -> None:
+    """The tests here need to watch system calls."""
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed")
+    tried = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True)
+    if tried.returncode:
+        pytest.skip("processes may not be traced here")
+
+
+def test_f18_offline_nothing_connects_to_anywhere(engine: Engine, tmp_path: Path) -> None:
+    """F18: a model of a hub fails with its reason, a local one serves, and no connect goes out."""
+    traces = {name: tmp_path / name for name in ("api", "worker")}
+    env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
+    with Stage(engine, **env) as stage:
+        worker = stage.start("worker", *watched(traces["worker"]))
+        api = stage.start("api", *watched(traces["api"]))
+        with Caller(api.url) as caller:
+            until("the worker is alive", caller.ready, 120)
+            items = {"text": [f"text {i}" for i in range(8)], "image": [PIXEL] * 8}
+            for modality, spec in HUB.items():
+                declared = {"modality": modality, "items": items[modality]}
+                assert caller.send("PUT", f"/anchor-sets/{modality}", declared).is_success
+                space = {"anchor_set": modality, "encoder": spec}
+                assert caller.send("PUT", f"/spaces/hub-{modality}", space).status_code == 202
+
+            def shown(id_: str, status: str) -> bool:
+                told: dict[str, str] = caller.send("GET", f"/spaces/{id_}").json()
+                reasons[id_] = told.get("reason", "")
+                return told["status"] == status
+
+            reasons: dict[str, str] = {}
+            for modality, spec in HUB.items():
+                until("it fails", partial(shown, f"hub-{modality}", "failed"), 60)
+                reason = reasons[f"hub-{modality}"]
+                assert spec["model"] in reason
+                assert "this worker is offline and has no copy of it" in reason
+            local = {"anchor_set": "text", "encoder": SPEC}
+            assert caller.send("PUT", "/spaces/local", local).status_code == 202
+            until("the local one serves", partial(shown, "local", "ready"), 60)
+            told = caller.send("POST", "/embed/local", {"items": ["a text"]})
+            assert rows_of(caller.translate(rows_of(told), "local", "local")).shape == (1, 384)
+        for process in (api, worker):
+            assert process.stop() == 0
+        for name, trace in traces.items():
+            stayed_at_home(stage, name, trace)
+
+
+def stayed_at_home(stage: Stage, name: str, trace: Path) -> None:
+    """Whatever the process connected to was one of its servers."""
+    servers = {str(stage.registry.path), str(stage.queue.path)}
+    connects = [line for line in trace.read_text().splitlines() if "connect(" in line]
+    assert [line for line in connects if "sa_family=AF_UNIX" not in line] == [], name
+    paths = {path for line in connects for path in re.findall(r'sun_path="([^"]*)"', line)}
+    # The C library may ask daemons of this machine too, for names or for unique ids.
+    assert servers <= paths, f"the {name} was not watched"
+
+
+@pytest.mark.slow
+def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """Not for telemetry, not for newer files, not for who runs this."""
+    trace = tmp_path / "worker"
+    env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
+    with Stage(engine, STITCHWORK_OFFLINE="false", **env) as stage:
+        worker = stage.start("worker", *watched(trace))
+        with Caller(stage.api().url) as caller:
+            until("the worker is alive", caller.ready, 120)
+            rows = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
+            assert caller.put_space("local", rows, encoder={**SPEC, "layer": 3}).is_success
+            told = caller.send("POST", "/embed/local", {"items": ["a text"]})
+            # The set has no items that the anchors could be checked against.
+            assert rows_of(told).shape == (1, WIDTH)
+        assert worker.stop() == 0
+        stayed_at_home(stage, "worker", trace)

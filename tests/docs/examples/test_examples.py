@@ -1,0 +1,58 @@
+"""The examples do what they are there to show, each by its own figures."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.code_blocks import ROOT
+from tests.support.running_service import running
+
+pytestmark = [pytest.mark.models, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """What an example is told: a running service, and a folder that it reads models from."""
+    models = tmp_path_factory.mktemp("models")
+    # Several of these run beside other tests; nobody measures speed here.
+    with running(roots=(models,), STITCHWORK_QUEUE_SECONDS="60") as found:
+        yield ["--url", found.url, "--models", str(models)]
+
+
+def figures(name: str, flags: list[str]) -> list[float]:
+    """Run an example as its reader does; the shares that it prints, in order."""
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / name), *flags],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [float(found) for found in re.findall(r"^.*: +([01]\.\d+)$", done.stdout, re.M)]
+
+
+def test_a_head_takes_another_encoder_as_well_as_its_own(flags: list[str]) -> None:
+    chance, native, stitched = figures("reuse_a_head.py", flags)
+    assert native > chance + 0.3
+    assert stitched > native - 0.05
+
+
+def test_names_are_told_apart_by_a_head_that_has_seen_pictures_only(flags: list[str]) -> None:
+    chance, pictures, names = figures("mix_modalities.py", flags)
+    assert pictures > chance + 0.5
+    assert names > chance + 0.3
+
+
+def test_a_translated_store_is_searched_nearly_as_well_as_one_embedded_anew(
+    flags: list[str],
+) -> None:
+    before, after, anew, chance = figures("translate_a_store.py", flags)
+    assert after > before - 0.05
+    assert after > 0.8 * anew
+    assert before > 5 * chance

@@ -1,0 +1,51 @@
+"""One API process with its own servers, and two spaces on it."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from stitchwork.supervisor import Running
+from tests.conftest import Pair
+from tests.support.running_service import running
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Running]:
+    with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def url(service: Running) -> str:
+    return service.url
+
+
+@pytest.fixture(scope="session")
+def pid(service: Running) -> int:
+    """The API process."""
+    (found,) = [pid for name, pid in service.pids.items() if name.startswith("api")]
+    return found
+
+
+@pytest.fixture(scope="session")
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def spaces(http: httpx.Client, pair: Pair) -> Pair:
+    """Spaces x and y on the set S, and a head h of two classes in y."""
+    register(http, pair)
+    return pair
+
+
+def register(http: httpx.Client, pair: Pair) -> None:
+    """Register x, y and h."""
+    for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
+        body = {"anchor_set": "S", "anchors": anchors.tolist()}
+        assert http.put(f"/spaces/{name}", json=body).status_code == 201
+    weight = [[1.0] * 32, [-1.0] * 32]
+    head = {"space": "y", "weight": weight, "bias": [0, 1], "labels": ["a", "<b>"]}
+    assert http.put("/heads/h", json=head).status_code == 201

@@ -1,0 +1,167 @@
+"""`/translate` and `/classify` against the formulas computed directly, in every format."""
+
+import base64
+import io
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import load, save
+from sklearn.datasets import load_digits
+
+from tests.conftest import Pair
+from tests.support.reference_formulas import directly
+
+SAFETENSORS = "application/vnd.safetensors"
+NPY = "application/x-npy"
+
+
+@pytest.fixture(scope="module")
+def expected(spaces: Pair) -> NDArray[np.float64]:
+    return directly(
+        *(rows.astype(np.float64) for rows in (spaces.x_anchors, spaces.y_anchors, spaces.x))
+    )
+
+
+def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def npy_bytes(rows: NDArray[Any], fortran: bool = False) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.asfortranarray(rows) if fortran else rows)
+    return buffer.getvalue()
+
+
+def test_json(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+    body = {"source": "x", "target": "y", "embeddings": spaces.x.tolist()}
+    answer = http.post("/translate", json=body)
+    told = answer.json()
+    assert relative_error(np.array(told["embeddings"]), expected) < 1e-4
+    assert told["source"]["version"] == http.get("/spaces/x").json()["version"]
+    assert answer.headers["stitchwork-target"] == f"y@{told['target']['version']}"
+
+
+def test_base64(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+    rows = [base64.b64encode(row.tobytes()).decode() for row in spaces.x]
+    body = {"source": "x", "target": "y", "encoding_format": "base64", "embeddings": rows}
+    told = http.post("/translate", json=body).json()["embeddings"]
+    found = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in told])
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_safetensors(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], dtype: type
+) -> None:
+    answer = http.post(
+        "/translate",
+        params={"source": "x", "target": "y"},
+        content=save({"embeddings": spaces.x.astype(dtype)}),
+        headers={"Content-Type": SAFETENSORS},
+    )
+    assert answer.headers["content-type"] == SAFETENSORS
+    assert relative_error(load(answer.content)["embeddings"], expected) < 1e-4
+
+
+@pytest.mark.parametrize("fortran", [False, True])
+def test_npy(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], fortran: bool
+) -> None:
+    answer = http.post(
+        "/translate",
+        params={"source": "x", "target": "y"},
+        content=npy_bytes(spaces.x, fortran),
+        headers={"Content-Type": NPY},
+    )
+    found = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert relative_error(found, expected) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("accept", "given"),
+    [
+        (NPY, NPY),
+        (f"{SAFETENSORS};q=0, application/json", "application/json"),
+        (f"application/json;q=0.5, {SAFETENSORS}", SAFETENSORS),
+        ("text/html", "application/json"),
+    ],
+)
+def test_accept_chooses_the_format(
+    http: httpx.Client, spaces: Pair, accept: str, given: str
+) -> None:
+    body = {"source": "x", "target": "y", "embeddings": spaces.x[:1].tolist()}
+    answer = http.post("/translate", json=body, headers={"Accept": accept})
+    assert answer.headers["content-type"] == given
+
+
+def test_irp_and_itself(http: httpx.Client, spaces: Pair) -> None:
+    body = {"source": "x", "target": "x", "embeddings": spaces.x.tolist()}
+    same = http.post("/translate", json=body).json()["embeddings"]
+    np.testing.assert_array_equal(np.array(same, np.float32), spaces.x)
+    for bridge in ("irp", "irp-completed"):
+        told = http.post("/translate", json={**body, "target": "y", "bridge": bridge}).json()
+        assert np.isfinite(told["embeddings"]).all()
+
+
+def test_a_row_at_the_mean_is_answered_without_confidence(http: httpx.Client, spaces: Pair) -> None:
+    rows = [spaces.x_anchors.astype(np.float64).mean(0).tolist(), spaces.x[0].tolist()]
+    told = http.post("/translate", json={"source": "x", "target": "y", "embeddings": rows}).json()
+    assert told["undefined"] == [0]
+    np.testing.assert_allclose(told["embeddings"][0], spaces.y_anchors.mean(0), rtol=1e-4)
+    found = http.post("/classify/h", json={"space": "x", "embeddings": rows}).json()["predictions"]
+    assert found[0]["confidence"] == 0
+    assert found[1]["confidence"] > 0
+
+
+def test_classify_is_translate_then_the_head(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]
+) -> None:
+    scores = expected @ np.stack([np.ones(32), -np.ones(32)]).T + [0, 1]
+    body = {"space": "x", "embeddings": spaces.x.tolist(), "top": 2}
+    told = http.post("/classify/h", json=body).json()
+    labels = [("a", "<b>")[i] for i in scores.argmax(1)]
+    assert [p["label"] for p in told["predictions"]] == labels
+    assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in told["predictions"])
+    assert told["head"]["id"] == "h"
+
+
+def test_inputs_outside_what_the_anchors_cover_are_named(http: httpx.Client) -> None:
+    images, _ = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    rows = images[order].astype(np.float32)
+    for name, turned in (("d1", rows[:400]), ("d2", 16 - rows[:400, ::-1])):
+        body = {"anchor_set": "digits", "anchors": turned.tolist()}
+        assert http.put(f"/spaces/{name}", json=body).status_code == 201
+    inside, noise = rows[400:420], np.random.default_rng(1).uniform(0, 16, (3, 64))
+    mixed = np.concatenate([inside, noise.astype(np.float32)])
+    told = http.post(
+        "/translate", json={"source": "d1", "target": "d2", "embeddings": mixed.tolist()}
+    )
+    assert {20, 21, 22} <= set(told.json()["uncovered"])
+    assert len(told.json()["uncovered"]) <= 5
+    assert "outside what the anchors of space d1 cover" in told.json()["warnings"][0]
+    assert told.headers["stitchwork-uncovered"] == str(len(told.json()["uncovered"]))
+    weight = np.random.default_rng(0).normal(size=(10, 64)).tolist()
+    names = [str(i) for i in range(10)]
+    http.put("/heads/digit", json={"space": "d2", "weight": weight, "labels": names})
+    found = http.post("/classify/digit", json={"space": "d1", "embeddings": mixed.tolist()})
+    assert found.json()["uncovered"] == told.json()["uncovered"]
+    binary = http.post(
+        "/translate",
+        params={"source": "d1", "target": "d2"},
+        content=npy_bytes(mixed),
+        headers={"Content-Type": NPY},
+    )
+    assert binary.headers["stitchwork-uncovered"] == told.headers["stitchwork-uncovered"]
+    for body in (
+        {"source": "d1", "target": "d2", "embeddings": inside[:1].tolist()},
+        # Neither goes by the anchors of d1.
+        {"source": "d1", "target": "d1", "embeddings": mixed.tolist()},
+        {"source": "d1", "target": "d2", "bridge": "none", "embeddings": mixed.tolist()},
+    ):
+        plain = http.post("/translate", json=body)
+        assert (plain.json()["uncovered"], plain.json()["warnings"]) == ([], [])
+        assert "stitchwork-uncovered" not in plain.headers

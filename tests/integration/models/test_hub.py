@@ -1,0 +1,68 @@
+"""Models of a hub, out of the cache that its library keeps; nothing here connects."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.hub import Hub
+from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.resources import TextEncoder
+
+pytestmark = pytest.mark.models
+
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+COMMITS = ("0" * 39 + "a", "0" * 39 + "b")
+
+
+def keep(cache: Path, commit: str) -> None:
+    """Lay the model into a cache of the hub's library, as `main` at this commit."""
+    model = cache / f"models--{MODEL.replace('/', '--')}"
+    (model / "refs").mkdir(parents=True, exist_ok=True)
+    (model / "refs" / "main").write_text(commit)
+    shutil.copytree(minilm_folder(), model / "snapshots" / commit, symlinks=False)
+
+
+def move(cache: Path, commit: str) -> None:
+    """Let `main` mean another commit."""
+    (cache / f"models--{MODEL.replace('/', '--')}" / "refs" / "main").write_text(commit)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds the model at two commits, of which `main` is the first."""
+    for commit in reversed(COMMITS):
+        keep(tmp_path, commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_a_revision_is_pinned_to_its_commit(cache: Path) -> None:
+    catalog = Catalog("cpu", [], offline=True, hub_models=("sentence-transformers/*",))
+    spec = TextEncoder(model=MODEL)
+    pinned = catalog.pin(spec)
+    assert pinned.revision == COMMITS[0]
+    move(cache, COMMITS[1])
+    assert catalog.pin(pinned) == pinned, "a commit stays what it is"
+    assert catalog.pin(spec).revision == COMMITS[1]
+    local = TextEncoder(model=str(minilm_folder()))
+    assert catalog.pin(local) == local
+    assert catalog.get(pinned).encoder.dim == 384
+
+
+def test_only_models_that_a_pattern_allows(cache: Path) -> None:
+    for patterns in ((), ("timm/*",), ("sentence-transformers/all-mpnet*",)):
+        with pytest.raises(InvalidInput, match="hub_models") as refused:
+            Hub(patterns, offline=True).folder(MODEL, None)
+        assert refused.value.code == "model-not-allowed"
+    hub = Hub(("*",), offline=True)
+    assert hub.folder(MODEL, None).name == COMMITS[0]
+    with pytest.raises(WorkFailed, match="offline and has no copy"):
+        hub.folder("timm/resnet18.a1_in1k", None)
+    with pytest.raises(WorkFailed, match="at v9 cannot be loaded"):
+        hub.folder(MODEL, "v9")
+    for name in ("a b/c", "x/../y", "a//b", "-/-"):
+        with pytest.raises((InvalidInput, WorkFailed)):
+            hub.folder(name, None)

@@ -1,0 +1,220 @@
+"""Text encoders against plain transformers, and what they refuse."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    MPNetConfig,
+    MPNetModel,
+)
+
+from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.models.batching import Batches
+from stitchwork.models.encoder import Prepared
+from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.models.transformers_encoder import TransformersEncoder, pool
+from stitchwork.resources import TextEncoder
+
+pytestmark = pytest.mark.models
+
+TEXTS = ["a", "a much longer text, which is padded far less than the others", "two words"] * 3
+CPU = torch.device("cpu")
+
+
+def encoder(**spec: object) -> TransformersEncoder:
+    told = {"model": str(minilm_folder()), **spec}
+    return TransformersEncoder(TextEncoder.model_validate(told), CPU, minilm_folder())
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TransformersEncoder:
+    return encoder()
+
+
+def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
+    """One text alone through plain transformers: no batch, no padding, no sorting."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    model = AutoModel.from_pretrained(minilm_folder()).eval()
+    with torch.inference_mode():
+        hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
+    rows = hidden.hidden_states[layer][0]
+    found: torch.Tensor = {"mean": rows.mean(0), "cls": rows[0], "last": rows[-1]}[pooling]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "pooling"), [(-1, "mean"), (-1, "cls"), (3, "last"), (0, "mean")]
+)
+def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> None:
+    found = encoder(layer=layer, pooling=pooling)
+    rows = Batches(found).embed(found.prepare(TEXTS), 2)
+    expected = torch.stack([directly(text, layer, pooling) for text in TEXTS[:3]])
+    torch.testing.assert_close(rows[:3], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_items", [1, 4, 64])
+def test_batches_do_not_change_rows(minilm: TransformersEncoder, batch_items: int) -> None:
+    parts = [minilm.prepare([text]) for text in TEXTS]
+    rows = Batches(minilm).embed(Prepared.join(parts), batch_items)
+    torch.testing.assert_close(
+        rows, Batches(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_normalize_gives_unit_rows() -> None:
+    found = encoder(normalize=True)
+    rows = Batches(found).embed(found.prepare(TEXTS), 8)
+    torch.testing.assert_close(torch.linalg.vector_norm(rows, dim=1), torch.ones(len(TEXTS)))
+
+
+def test_padding_has_no_effect_on_pooling() -> None:
+    hidden = torch.randn(2, 5, 3)
+    mask = torch.tensor([[True] * 3 + [False] * 2, [True] * 5])
+    lengths = torch.tensor([3, 5])
+    changed = hidden.clone()
+    changed[0, 3:] = 99.0
+    for how in ("mean", "cls", "last"):
+        torch.testing.assert_close(
+            pool(hidden, mask, lengths, how), pool(changed, mask, lengths, how)
+        )
+
+
+def test_long_texts(minilm: TransformersEncoder) -> None:
+    with pytest.raises(InvalidInput, match="takes 256 tokens, the text has 602") as refused:
+        minilm.prepare(["ok", "word " * 600])
+    assert refused.value.pointer == "/items/1"
+    with pytest.raises(InvalidInput, match="10000000 characters"):
+        minilm.prepare(["x" * 10_000_000])
+    cut = minilm.prepare(["ok", "word " * 600], truncate=True)
+    assert cut.truncated == (1,)
+    assert len(cut.inputs[1]) == 256
+    assert encoder(max_length=16, truncate=True).prepare(["word " * 60]).truncated == (0,)
+
+
+def test_the_lower_of_two_limits_holds() -> None:
+    told = {"model": str(minilm_folder()), "max_length": 128}
+    spec = TextEncoder.model_validate(told)
+    capped = TransformersEncoder(spec, CPU, minilm_folder(), 20)
+    with pytest.raises(
+        InvalidInput, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
+    ):
+        capped.prepare(["word " * 40])
+    with pytest.raises(InvalidInput, match=r"\(max_text_tokens\), the text has 5000 characters"):
+        capped.prepare(["x" * 5000])
+    assert len(capped.prepare(["word " * 40], truncate=True).inputs[0]) == 20
+    own = TransformersEncoder(spec, CPU, minilm_folder(), 200)
+    with pytest.raises(InvalidInput, match="takes 128 tokens, the text has 202"):
+        own.prepare(["word " * 200])
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "\0"])
+def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
+    if text == "\0":
+        assert minilm.prepare([text]).inputs
+        return
+    with pytest.raises(InvalidInput, match="not empty"):
+        minilm.prepare([text])
+
+
+@pytest.mark.parametrize("max_length", [2, 513])
+def test_lengths_that_the_model_cannot_take(max_length: int) -> None:
+    with pytest.raises(InvalidInput, match="3 to 512 tokens"):
+        encoder(max_length=max_length)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A tiny random BERT with a classifier of its own, in a folder of safetensors."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        id2label={0: "no", 1: "yes", 2: "maybe"},
+        label2id={"no": 0, "yes": 1, "maybe": 2},
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(minilm_folder()).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
+    catalog = Catalog("cpu", [tiny], offline=True)
+    spec = TextEncoder(model=str(tiny), pooling="cls")
+    classifier, labels = catalog.classifier(spec)
+    loaded = catalog.get(spec)
+    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
+    model = BertForSequenceClassification.from_pretrained(tiny).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with torch.inference_mode():
+        logits = [model(**tokenizer(t, return_tensors="pt")).logits[0] for t in TEXTS[:3]]
+    assert labels == ["no", "yes", "maybe"]
+    torch.testing.assert_close(
+        torch.from_numpy(classifier.logits(rows)), torch.stack(logits), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(InvalidInput, match="pooling cls"):
+        catalog.classifier(TextEncoder(model=str(tiny), pooling="mean"))
+
+
+def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
+    torch.manual_seed(0)
+    model = MPNetModel(
+        MPNetConfig(
+            vocab_size=30527,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            attn_implementation="eager",
+        )
+    ).eval()
+    model.save_pretrained(tiny)
+    loaded = Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny), pooling="cls"))
+    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    with torch.inference_mode():
+        told = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS[:3]]
+        alone = [model(input_ids=ids).last_hidden_state[0, 0] for ids in told]
+    torch.testing.assert_close(rows, torch.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
+    planted = tiny / "ran"
+    (tiny / "code.py").write_text(f"open({str(planted)!r}, 'w')\nclass Model: pass\n")
+    config = (tiny / "config.json").read_text()
+    (tiny / "config.json").write_text(
+        config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
+    )
+    with pytest.raises(WorkFailed, match="run code of its own"):
+        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
+    (tiny / "config.json").write_text(config)
+    weights = tiny / "model.safetensors"
+    weights.rename(tiny / "pytorch_model.bin")
+    with pytest.raises(WorkFailed, match="cannot be loaded"):
+        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
+    assert not planted.exists()
+
+
+def test_only_allowed_folders_are_read(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    (root / "link").symlink_to(tiny)
+    catalog = Catalog("cpu", [root], offline=True)
+    for model in (str(tiny), str(root / "link"), f"{root}/../{tiny.name}", "~", "/nowhere/at/all"):
+        with pytest.raises(InvalidInput, match="model_roots") as refused:
+            catalog.get(TextEncoder(model=model))
+        assert refused.value.code == "path-not-allowed"
+    for model in ("no-such/hub-model", "not a hub id"):
+        with pytest.raises(InvalidInput, match="hub_models allows: none") as refused:
+            catalog.get(TextEncoder(model=model))
+        assert refused.value.code == "model-not-allowed"

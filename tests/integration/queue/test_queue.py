@@ -1,0 +1,389 @@
+"""The dispatcher and the consumer against a real server, without models."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stitchwork.errors import (
+    CorruptBytes,
+    DeadlineExceeded,
+    InvalidInput,
+    NoWorker,
+    QueueFull,
+    QueueUnavailable,
+    UnknownResource,
+    UnsupportedFormat,
+    WorkFailed,
+)
+from stitchwork.queue import streams
+from stitchwork.queue.consumer import MOST_DELIVERIES, Consumer, Delivery
+from stitchwork.queue.dead_letters import drop, letters, open_letter
+from stitchwork.queue.messages import Job, Reply, unpack_job, unpack_reply
+from stitchwork.queue.producer import Dispatcher
+from stitchwork.queue.worker_registry import Announcement, Presence
+from stitchwork.redis.client import Server
+from stitchwork.redis.serialization import pack
+from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
+from stitchwork.telemetry import Metrics
+from tests.conftest import QUEUE_FLAGS, Valkey
+from tests.support.metric_samples import figure
+
+TEXT = TextEncoder(model="words")
+IMAGE = ImageEncoder(model="pictures")
+JOB = Job(id="", encoder=TEXT)
+
+
+def lengths(delivery: Delivery) -> Reply:
+    """What a worker would answer, if the embedding of a text were its length."""
+    rows = np.array([[len(item)] for item in delivery.items], np.float32)
+    return Reply(delivery.job.id, rows, *np.ones((2, len(rows)), bool))
+
+
+@pytest.fixture
+def consumer(queue_server: Server) -> Iterator[Consumer]:
+    with consuming(queue_server) as found:
+        yield found
+
+
+@contextmanager
+def present(server: Server, name: str = "someone", **said: Any) -> Iterator[Presence]:
+    """A worker that says that it lives."""
+    presence = Presence(server, 10.0, lambda: Announcement(worker=name, **said))
+    presence.start()
+    yield presence
+    presence.stop()
+
+
+@contextmanager
+def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
+    consumer = Consumer(server, streams.new_id(), batch_items=8, **options)
+    consumer.start()
+    with present(server, consumer.name):
+        yield consumer
+    consumer.stop()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def dispatcher(queue_server: Server, metrics: Metrics) -> Iterator[Dispatcher]:
+    with dispatching(queue_server, metrics=metrics) as found:
+        yield found
+
+
+@contextmanager
+def dispatching(
+    server: Server,
+    most_jobs: int = 100,
+    most_bytes: int = 1_000_000,
+    most_waited: float = 10.0,
+    metrics: Metrics | None = None,
+) -> Iterator[Dispatcher]:
+    dispatcher = Dispatcher(
+        server,
+        most_jobs=most_jobs,
+        most_bytes=most_bytes,
+        most_waited=most_waited,
+        worker_ttl=10,
+        metrics=metrics,
+    )
+    dispatcher.start()
+    yield dispatcher
+    dispatcher.stop()
+
+
+@contextmanager
+def working(
+    consumer: Consumer, answer: Callable[[Delivery], Reply] = lengths
+) -> Iterator[list[int]]:
+    """A thread that answers whatever comes; yields the sizes of its batches."""
+    stop, sizes = threading.Event(), []
+
+    def work() -> None:
+        while not stop.is_set():
+            batch = consumer.take()
+            if batch:
+                sizes.append(len(batch))
+            for delivery in batch:
+                consumer.answer(delivery, answer(delivery))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield sizes
+    stop.set()
+    thread.join()
+
+
+def take(consumer: Consumer) -> list[Delivery]:
+    """The next batch that is not empty."""
+    for _ in range(20):
+        batch = consumer.take()
+        if batch:
+            return batch
+    raise AssertionError("no job came")
+
+
+def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
+    return streams.admit(server, job, job.pack(items), len(items), timeout_ms=timeout_ms)
+
+
+async def arrival(server: Server) -> None:
+    """Wait until a job stands in its stream."""
+    stream = streams.stream_key(JOB.stream)
+    await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
+
+
+def join_cancellations() -> None:
+    """Wait until every job that was abandoned is taken back."""
+    for thread in threading.enumerate():
+        if thread.name == "cancel":
+            thread.join()
+
+
+def held_bytes(server: Server) -> int:
+    found: Any = server.redis.get(streams.BYTES)
+    return int(found or 0)
+
+
+def test_a_job_and_a_reply_survive_the_wire() -> None:
+    job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
+    assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
+    unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
+    assert unpack_job(pack(pack_items(["a"]), unnamed)) == (job, ["a"])
+    picture = Job(id="8", encoder=IMAGE)
+    assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
+    marks = np.array([True, False]), np.array([False, True])
+    reply = Reply("7", np.eye(2, dtype=np.float32), *marks, (1,))
+    found = unpack_reply(reply.pack())
+    np.testing.assert_array_equal(found.rows, reply.rows)
+    np.testing.assert_array_equal(found.defined, reply.defined)
+    np.testing.assert_array_equal(found.covered, reply.covered)
+    assert found.truncated == (1,)
+
+
+def test_an_error_survives_the_wire_with_its_class() -> None:
+    error = unpack_reply(Reply("7", error=UnsupportedFormat("no", pointer="/items/3")).pack()).error
+    assert type(error) is UnsupportedFormat
+    assert (error.message, error.pointer, error.code) == ("no", "/items/3", "unsupported-format")
+
+
+async def _many(dispatcher: Dispatcher, count: int) -> list[Reply]:
+    jobs = [dispatcher.run(JOB, ["x" * (i + 1)], 20.0) for i in range(count)]
+    return list(await asyncio.gather(*jobs))
+
+
+def test_each_caller_gets_its_own_reply(
+    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+) -> None:
+    with working(consumer) as sizes:
+        replies = asyncio.run(_many(dispatcher, 40))
+    found = [reply.rows for reply in replies]
+    assert [rows is not None and float(rows[0, 0]) for rows in found] == list(range(1, 41))
+    assert max(sizes) > 1, "what had queued up was taken as one batch"
+    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_batch_holds_one_encoder_and_is_not_overfull(
+    consumer: Consumer, queue_server: Server
+) -> None:
+    for i in range(12):
+        admit(queue_server, Job(id=str(i), encoder=(TEXT, TextEncoder(model="b"))[i % 2]), ["x"])
+    batches = [take(consumer), take(consumer)]
+    for batch in batches:
+        assert len({delivery.stream for delivery in batch}) == 1
+        assert 1 <= len(batch) <= 8
+    assert batches[0][0].stream != batches[1][0].stream, "no encoder starves another"
+    assert [d.job.id for d in batches[0]] == sorted((d.job.id for d in batches[0]), key=int)
+
+
+def test_an_error_reaches_the_caller(dispatcher: Dispatcher, consumer: Consumer) -> None:
+    def refuse(delivery: Delivery) -> Reply:
+        return Reply(delivery.job.id, error=InvalidInput("not that one", pointer="/items/0"))
+
+    with working(consumer, refuse), pytest.raises(InvalidInput, match="not that one"):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+
+
+def test_without_a_worker_the_refusal_is_immediate(
+    dispatcher: Dispatcher, queue_server: Server
+) -> None:
+    with pytest.raises(NoWorker, match="no live worker takes work for words"):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+    picky = present(queue_server, serves=("pictures", "word?-*"))
+    with picky, pytest.raises(NoWorker, match="of 1 that live"):
+        asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+
+
+@pytest.mark.parametrize(("most_jobs", "most_bytes"), [(2, 1_000_000), (100, 2_500)])
+def test_a_full_queue_refuses_and_drops_nothing(
+    queue_server: Server, consumer: Consumer, most_jobs: int, most_bytes: int
+) -> None:
+    with dispatching(queue_server, most_jobs, most_bytes) as dispatcher:
+
+        async def fill() -> list[Reply | BaseException]:
+            runs = [dispatcher.run(JOB, ["x" * 300], 20.0) for _ in range(6)]
+            tasks = [asyncio.ensure_future(run) for run in runs]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            with working(consumer):
+                return list(await asyncio.gather(*tasks, return_exceptions=True))
+
+        found = asyncio.run(fill())
+    refused = [reply for reply in found if isinstance(reply, QueueFull)]
+    answered = [reply for reply in found if isinstance(reply, Reply)]
+    assert refused
+    assert answered
+    assert len(refused) + len(answered) == 6
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
+    queue_server: Server, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
+    with dispatching(queue_server, most_jobs=1) as dispatcher:
+
+        async def fill() -> None:
+            tasks = [asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0)) for _ in range(2)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            with pytest.raises(QueueFull):
+                dispatcher.check_room(TEXT)
+            with working(consumer):
+                await asyncio.wait(tasks)
+
+        asyncio.run(fill())
+        dispatcher.check_room(TEXT)
+
+
+def test_a_deadline_is_kept_and_the_job_taken_back(
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
+) -> None:
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
+    join_cancellations()
+    assert figure(metrics, "cancelled_jobs_total") == 1
+    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_caller_who_leaves_takes_the_job_along(
+    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
+) -> None:
+    async def leave() -> None:
+        task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
+        await arrival(queue_server)
+        task.cancel()
+        # Its admission may still be under way, and must not be cut off by the loop's end.
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+
+    asyncio.run(leave())
+    join_cancellations()
+    assert figure(metrics, "cancelled_jobs_total") == 1
+    assert consumer.take() == []
+
+
+def test_expired_work_is_dropped_before_it_is_computed(
+    consumer: Consumer, queue_server: Server
+) -> None:
+    admit(queue_server, JOB, ["late"], timeout_ms=0)
+    admit(queue_server, JOB, ["in time"])
+    assert [delivery.items for delivery in take(consumer)] == [["in time"]]
+
+
+def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
+    with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
+        first.leases.stop()  # it pauses, and does not hold on to its lease any more
+        admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
+        (lost,) = take(first)
+        (found,) = take(second)
+        assert found.job.id == "7"
+        assert second.answer(found, lengths(found))
+        assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
+
+
+def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> None:
+    with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
+        admit(queue_server, JOB, ["x"])
+        (held,) = take(first)
+        # Two blocks of half a second each: longer than the lease.
+        assert [second.take(), second.take()] == [[], []]
+        assert first.answer(held, lengths(held))
+
+
+def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
+    queue_server: Server, dispatcher: Dispatcher
+) -> None:
+    async def poison() -> None:
+        await dispatcher.run(JOB, ["poison"], 20.0)
+
+    failure: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            asyncio.run(poison())
+        except WorkFailed as error:
+            failure.append(error)
+
+    caller = threading.Thread(target=call)
+    with present(queue_server):
+        caller.start()
+        for _ in range(MOST_DELIVERIES):
+            with consuming(queue_server, lease=0.1) as doomed:
+                assert len(take(doomed)) == 1, "redelivered alone"
+    with consuming(queue_server, lease=0.1) as last:
+        while caller.is_alive():
+            assert last.take() == []
+    caller.join()
+    assert len(failure) == 1
+    (letter,) = letters(queue_server)
+    assert letter.reason == "delivered too often"
+    assert open_letter(queue_server, letter.id)[1] == ["poison"]
+    drop(queue_server, letter.id)
+    assert letters(queue_server) == []
+    with pytest.raises(UnknownResource):
+        open_letter(queue_server, letter.id)
+    assert held_bytes(queue_server) == 0
+
+
+def test_a_corrupt_job_is_buried_and_its_neighbours_served(
+    queue_server: Server, consumer: Consumer
+) -> None:
+    entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
+    queue_server.redis.set(streams.job_key(JOB.stream, bad), b"not a job")
+    batch = take(consumer)
+    assert [delivery.entry for delivery in batch] == [entry]
+    (letter,) = letters(queue_server)
+    assert letter.reason == "corrupt"
+    with pytest.raises(CorruptBytes):
+        open_letter(queue_server, letter.id)
+
+
+def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
+    with TemporaryDirectory(prefix="sw") as folder:
+        valkey = Valkey(Path(folder), QUEUE_FLAGS)
+        server = Server(valkey.url, 1.0, QueueUnavailable, pause=0.0)
+        with dispatching(server) as dispatcher, present(server):
+
+            async def wait() -> None:
+                task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
+                await arrival(server)
+                await asyncio.to_thread(valkey.stop, kill=True)
+                await task
+
+            with pytest.raises(QueueUnavailable):
+                asyncio.run(wait())
+            valkey.start()
+            with consuming(server) as consumer, working(consumer):
+                assert asyncio.run(dispatcher.run(JOB, ["four"], 20.0)).rows == [[4.0]]
+        server.close()
+        valkey.stop()

@@ -1,0 +1,170 @@
+"""Who does what, whose turn it is, and what is cleared away."""
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from stitchwork.errors import QueueFull
+from stitchwork.queue import streams, worker_registry
+from stitchwork.queue.messages import Job
+from stitchwork.queue.worker_registry import Announcement, Presence, look, sweep
+from stitchwork.redis.client import Server
+from stitchwork.resources import Draft, TextEncoder
+from tests.integration.queue.test_queue import (
+    JOB,
+    TEXT,
+    admit,
+    consuming,
+    dispatching,
+    lengths,
+    present,
+    take,
+    working,
+)
+
+OTHER = Job(id="", encoder=TextEncoder(model="other"))
+
+
+def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: Server) -> None:
+    with present(queue_server, "one", serves=("words",), refused={"a": "moved"}):
+        with present(queue_server, "two", loaded=(JOB.stream,)) as two:
+            assert {worker.worker for worker in look(queue_server, 10.0)} == {"one", "two"}
+            with present(queue_server, "three") as three:
+                assert three.elsewhere(JOB.stream)
+            assert not two.elsewhere(JOB.stream), "what it has itself does not count"
+        (one,) = look(queue_server, 10.0)
+    assert (one.serves, one.refused) == (("words",), {"a": "moved"})
+    assert (one.takes("words"), one.takes("word"), one.takes("")) == (True, False, True)
+    assert look(queue_server, 10.0) == []
+
+
+def test_a_worker_of_another_release_is_not_counted(queue_server: Server) -> None:
+    with present(queue_server):
+        queue_server.redis.hset(streams.ANNOUNCED, "someone", b'{"unheard": "of"}')
+        assert look(queue_server, 10.0) == []
+
+
+def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: Server) -> None:
+    def takes(stream: str, model: str) -> bool:
+        return model == "other"
+
+    admit(queue_server, JOB, ["x"])
+    with consuming(queue_server, takes=takes) as picky:
+        assert picky.take() == []
+        admit(queue_server, OTHER, ["y"])
+        assert [delivery.items for delivery in take(picky)] == [["y"]]
+
+
+def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: Server) -> None:
+    patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
+    with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
+        admit(queue_server, OTHER, ["far"])
+        taken, until = [], time.monotonic() + 60.0
+        while time.monotonic() < until:
+            admit(queue_server, JOB, ["near"])
+            batch = take(consumer)
+            taken.append(batch[0].items[0])
+            for delivery in batch:
+                consumer.answer(delivery, lengths(delivery))
+            if taken[-1] == "far":
+                break
+        assert taken[0] == "near", "work that needs no loading does not wait"
+        assert taken[-1] == "far", "work that does is done in the end, under any load"
+
+
+def test_what_hangs_is_let_go_of_at_once(queue_server: Server) -> None:
+    hung = threading.Event()
+    with (
+        consuming(queue_server, lease=8.0, hang=0.4, on_hang=hung.set) as stuck,
+        consuming(queue_server, lease=8.0) as other,
+    ):
+        admit(queue_server, JOB, ["x"])
+        (held,) = take(stuck)
+        assert hung.wait(30.0)
+        (found,) = take(other)
+        assert found.items == ["x"]
+        assert other.answer(found, lengths(found))
+        assert not stuck.answer(held, lengths(held))
+
+
+def test_a_long_load_is_not_taken_to_hang(queue_server: Server) -> None:
+    hung = threading.Event()
+    with consuming(queue_server, lease=0.4, hang=0.2, on_hang=hung.set) as loading:
+        admit(queue_server, JOB, ["x"])
+        take(loading)
+        loading.leases.progress(allowance=30.0)
+        assert not hung.wait(0.8)
+        loading.leases.progress()
+        assert hung.wait(30.0)
+
+
+def test_a_long_line_refuses_before_it_is_full(
+    queue_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
+    with present(queue_server), dispatching(queue_server, most_waited=0.05) as dispatcher:
+        admit(queue_server, JOB, ["first in line"])
+        while streams.survey(queue_server)[JOB.stream].waited_ms in range(51):
+            pass
+        with pytest.raises(QueueFull, match="has waited longer than 50 ms"):
+            asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+        with pytest.raises(QueueFull):
+            dispatcher.check_room(TEXT)
+
+
+def test_the_survey_shows_what_waits_and_what_runs(queue_server: Server) -> None:
+    with consuming(queue_server) as consumer:
+        assert streams.survey(queue_server) == {}
+        admit(queue_server, JOB, ["x"])
+        (delivery,) = take(consumer)
+        admit(queue_server, JOB, ["y"])
+        backlog = streams.survey(queue_server)[JOB.stream]
+        assert (backlog.model, backlog.held, backlog.running) == ("words", 2, 1)
+        assert backlog.waited_ms is not None
+        consumer.answer(delivery, lengths(delivery))
+        assert streams.survey(queue_server)[JOB.stream].running == 0
+
+
+def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
+    queue_server: Server,
+) -> None:
+    with dispatching(queue_server) as dispatcher, consuming(queue_server) as consumer:
+        draft = Draft(kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3)
+        streams.nudge(queue_server, draft)
+        assert asyncio.run(dispatcher.settle(5.0)), "nobody waits for a draft's next step"
+        (nudged,) = take(consumer)
+        consumer.answer(nudged, None)
+        admit(queue_server, JOB, ["before"])
+        assert not asyncio.run(dispatcher.settle(0.2))
+
+        async def settle() -> bool:
+            waits = asyncio.ensure_future(dispatcher.settle(20.0))
+            await asyncio.sleep(0)
+            with working(consumer):
+                return await waits
+
+        assert asyncio.run(settle())
+
+
+def test_what_the_dead_left_is_swept_away(
+    queue_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with consuming(queue_server) as consumer:
+        admit(queue_server, JOB, ["x"])
+        (delivery,) = take(consumer)
+        consumer.answer(delivery, lengths(delivery))
+    silent = Announcement(worker="gone")
+    Presence(queue_server, 10.0, lambda: silent)._say()
+    queue_server.redis.zadd(streams.APIS, {"api": 1})
+    queue_server.redis.rpush(streams.replies_key("api"), b"unread")
+    assert sweep(queue_server) == 1, "the API; the others may still come back"
+    assert sweep(queue_server) == 0, "one process at a time"
+    monkeypatch.setattr(worker_registry, "IDLE_STREAM_MS", -1)
+    monkeypatch.setattr(worker_registry, "FORGOTTEN_MS", -1)
+    queue_server.redis.delete("stitchwork:swept")
+    assert sweep(queue_server) == 2
+    left: Any = queue_server.redis.keys("*")
+    assert {key.decode() for key in left} <= {"stitchwork:swept", streams.BYTES}

@@ -1,0 +1,111 @@
+"""Arrays that no single value could hold: cut, kept and read back."""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from stitchwork.errors import CorruptBytes
+from stitchwork.redis import chunked_arrays
+from stitchwork.redis.client import Check, Server
+from stitchwork.resources import Arrays
+
+ARRAYS = st.dictionaries(
+    st.sampled_from("abc"),
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=1, max_dims=2, min_side=0, max_side=20)),
+    min_size=1,
+)
+ROWS: Arrays = {"a": np.arange(3000, dtype=np.float32).reshape(300, 10), "b": np.arange(70)}
+
+
+def _same(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+    assert found is not None
+    assert found.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+@given(ARRAYS, st.integers(1, 2000))
+def test_a_cut_holds_each_row_once_and_no_block_too_much(
+    arrays: dict[str, np.ndarray[Any, Any]], most: int
+) -> None:
+    cuts = chunked_arrays._cut(arrays, most)
+    for name, array in arrays.items():
+        rows = [np.arange(len(array))[cut[name]] for cut in cuts if name in cut]
+        assert rows, "an empty array has its place too"
+        np.testing.assert_array_equal(np.concatenate(rows), np.arange(len(array)))
+    for cut in cuts:
+        held = {name: arrays[name][rows] for name, rows in cut.items()}
+        alone = sum(len(part) for part in held.values()) <= 1
+        assert alone or sum(part.nbytes for part in held.values()) <= most
+
+
+@pytest.mark.parametrize("most", [100, 1000, 1 << 20])
+def test_what_is_written_comes_back(queue_server: Server, most: int) -> None:
+    check = chunked_arrays.write(queue_server, "k", ROWS, 60, most=most)
+    _same(chunked_arrays.read(queue_server, "k"), ROWS)
+    assert 0 < queue_server.redis.ttl("k") <= 60
+    assert queue_server.commit([check], [("PERSIST", "k")])
+    largest = max(queue_server.redis.hstrlen("k", name) for name in queue_server.redis.hkeys("k"))
+    assert largest < most + 1000
+
+
+def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(queue_server: Server) -> None:
+    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    queue_server.redis.persist("k")
+    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    assert queue_server.redis.ttl("k") == -1
+    # Nor by one who began before it lasted, and is at its last block now.
+    queue_server.redis.hdel("k", "3")
+    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    assert queue_server.redis.ttl("k") == -1
+    _same(chunked_arrays.read(queue_server, "k"), ROWS)
+
+
+def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Server) -> None:
+    whole = chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    assert isinstance(whole, Check)
+    queue_server.redis.hdel("k", "1")
+    assert chunked_arrays.read(queue_server, "k") is None
+    assert not queue_server.commit([whole], [("PERSIST", "k")])
+    assert chunked_arrays.read(queue_server, "unknown") is None
+
+
+@pytest.mark.parametrize("field", ["0", "4"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "another"])
+def test_each_block_has_a_checksum_of_its_own(
+    queue_server: Server, field: str, damage: str
+) -> None:
+    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, most=1000)
+    good = queue_server.redis.hget("k", field)
+    assert isinstance(good, bytes)
+    bad = {
+        "flipped": good[:-9] + bytes([good[-9] ^ 1]) + good[-8:],
+        "cut": good[: len(good) // 2],
+        "another": queue_server.redis.hget("other", "3"),
+    }[damage]
+    queue_server.redis.hset("k", field, bad)
+    with pytest.raises(CorruptBytes):
+        chunked_arrays.read(queue_server, "k")
+
+
+def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: Server) -> None:
+    together = threading.Barrier(2)
+
+    def put() -> None:
+        together.wait()
+        chunked_arrays.write(queue_server, "k", ROWS, 60, most=500)
+
+    threads = [threading.Thread(target=put) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    _same(chunked_arrays.read(queue_server, "k"), ROWS)

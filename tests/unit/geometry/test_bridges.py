@@ -1,0 +1,223 @@
+"""What comes of two sides: which inverse each brings, and the laws of translation."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.bridges import BRIDGES, BridgeName, Parameters, Side, fuse, needs
+from stitchwork.geometry.frame import directions, frame, unit_rows
+from stitchwork.geometry.inverses import (
+    Inverse,
+    exp_inverse,
+    irp_inverse,
+    ridge_inverse,
+    ridge_read,
+    whitened_inverse,
+)
+from stitchwork.geometry.maps import FusedMap, KernelMap
+from tests.support.latent_worlds import Floats, Library, cosines, rotation, world
+from tests.support.reference_formulas import (
+    SHAPES,
+    degenerate,
+    frames,
+    plain_read,
+    plain_white,
+    plain_write,
+)
+
+
+@pytest.mark.parametrize("case", degenerate())
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_every_bridge_is_finite_on_anything(lib: Library, case: str, bridge: BridgeName) -> None:
+    anchors = degenerate()[case]
+    side = Side(frame(lib.take(anchors)))
+    mean = lib.give(side.frame.mean)
+    rows = np.vstack([anchors, mean, 1e30 * anchors]).astype(np.float32)
+    got, defined = fuse(bridge, side, side).apply(lib.take(rows))
+    assert np.isfinite(lib.give(got)).all()
+    assert not lib.give(defined)[len(anchors)]
+    # Every anchor that is not at the mean is in the span of the anchors, and has a direction.
+    np.testing.assert_array_equal(
+        lib.give(defined)[: len(anchors)], np.any(lib.give(side.frame.unit), axis=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "pointer", "said"),
+    [
+        ({"shrinkage": -1e-9}, "/ridge/shrinkage", "0 to 1, got -1e-09"),
+        ({"shrinkage": 1.0001}, "/ridge/shrinkage", "got 1.0001"),
+        ({"shrinkage": float("nan")}, "/ridge/shrinkage", "got nan"),
+        ({"delta": -0.1}, "/irp/delta", "0 to 1, got -0.1"),
+        ({"delta": 1.1}, "/irp/delta", "got 1.1"),
+        ({"delta": float("nan")}, "/irp/delta", "got nan"),
+        ({"omega": 0}, "/irp/omega", "from 1 to 64, got 0"),
+        ({"omega": 65}, "/irp/omega", "got 65"),
+        ({"omega": 2.5}, "/irp/omega", "whole number .* got 2.5"),
+        ({"whitening": -0.1}, "/exp/whitening", "0 to 1, got -0.1"),
+        ({"whitening": float("nan")}, "/exp/whitening", "got nan"),
+        ({"landmarks": 15}, "/exp/landmarks", "from 16 to 8192, got 15"),
+        ({"landmarks": 99.5}, "/exp/landmarks", "whole number .* got 99.5"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(
+    parameters: dict[str, Any], pointer: str, said: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said) as error:
+        Parameters(**parameters)
+    assert error.value.pointer == pointer
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"shrinkage": 0.0, "delta": 0.0, "omega": 1}, {"shrinkage": 1, "delta": 1, "omega": 64}],
+)
+def test_the_ends_of_the_ranges_are_in_them(parameters: dict[str, Any]) -> None:
+    Parameters(**parameters)
+
+
+def test_each_side_brings_what_its_bridge_needs() -> None:
+    assert {bridge: needs(bridge) for bridge in BRIDGES} == {
+        "exp": ("exp", "whitened"),
+        "ridge": ("ridge", None),
+        "ridge-whitened": ("ridge", "whitened"),
+        "irp": (None, "irp"),
+        "irp-completed": (None, None),
+        "none": (None, None),
+    }
+
+
+def matrix(bridge: BridgeName, source: Side, target: Side, lib: Library) -> Floats:
+    found = fuse(bridge, source, target)
+    assert isinstance(found, FusedMap | KernelMap)
+    held = found.matrix if isinstance(found, FusedMap) else found.weights
+    return np.asarray(lib.give(held), np.float64)
+
+
+@pytest.mark.parametrize(("k", "d"), SHAPES)
+def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
+    x, y, u, v = frames(lib, k, d)
+    known, other = Parameters(0.2, 0.3, 3), Parameters(0.9, 0.7, 1)
+    source, target = Side(x, known), Side(y, other)
+    for bridge, want in (
+        ("ridge", plain_read(u, 0.2) @ v),
+        ("ridge-whitened", plain_read(u, 0.2) @ plain_white(v, 0.9, 0.2)),
+        ("irp", u.T @ plain_write(v, 0.7, [0])),
+    ):
+        got = matrix(bridge, source, target, lib)  # type: ignore[arg-type]
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6 * np.abs(want).max())
+
+
+def _times(factor: float, found: Inverse) -> Inverse:
+    return found.on(lambda matrix: factor * matrix)
+
+
+def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
+    x, y, *_ = frames(lib, 60, 16)
+    # By powers of two, which scale without rounding.
+    for bridge, source, target in (
+        ("exp", Side(x, inverse=_times(0.5, exp_inverse(x, 2048))), Side(y)),
+        ("ridge", Side(x, inverse=_times(0.5, ridge_inverse(x, None))), Side(y)),
+        ("ridge-whitened", Side(x), Side(y, inverse=_times(4, whitened_inverse(y, None, 0.2)))),
+        ("irp", Side(x), Side(y, inverse=_times(4, irp_inverse(y, 0.8, 8)))),
+    ):
+        np.testing.assert_allclose(
+            matrix(bridge, source, target, lib),  # type: ignore[arg-type]
+            4 * matrix(bridge, Side(x), Side(y), lib),  # type: ignore[arg-type]
+            rtol=1e-6,
+        )
+
+
+@pytest.mark.parametrize(("k", "d"), [*SHAPES, (60, 30)])
+@pytest.mark.parametrize("delta", [0.0, 0.5])
+def test_the_completed_map_is_the_nearest_orthogonal_one(
+    lib: Library, k: int, d: int, delta: float
+) -> None:
+    x, y, u, v = frames(lib, k, d)
+    plain = u.T @ plain_write(v, delta, [0])
+    got = matrix("irp-completed", Side(x), Side(y, Parameters(delta=delta, omega=9)), lib)
+    values = np.linalg.svd(got, compute_uv=False)
+    rank = np.linalg.matrix_rank(plain, rtol=1e-6)
+    np.testing.assert_allclose(values, [1.0] * rank + [0.0] * (len(values) - rank), atol=1e-5)
+    if rank == min(plain.shape):
+        np.testing.assert_allclose(got, scipy.linalg.polar(plain)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.4])
+def test_completion_finds_the_rotation_between_spaces_that_differ_by_one(
+    lib: Library, delta: float
+) -> None:
+    anchors, turn = world(60, 16, 4, noise=1.0).x_anchors, rotation(16)
+    x, y = frame(lib.take(anchors)), frame(lib.take(3 * anchors @ turn + 1))
+    got = matrix("irp-completed", Side(x), Side(y, Parameters(delta=delta)), lib)
+    np.testing.assert_allclose(got, turn, atol=1e-5)
+
+
+def test_what_cannot_be_fused_is_refused() -> None:
+    x, y = frame(world(20, 5, 4).x_anchors), frame(world(21, 6, 4).x_anchors)
+    with pytest.raises(InvalidInput, match="got 20 anchors in the source and 21 in the target"):
+        fuse("ridge", Side(x), Side(y))
+    with pytest.raises(InvalidInput, match="source is 5 wide and the target 6") as error:
+        fuse("none", Side(x), Side(y))
+    assert error.value.pointer == "/bridge"
+    with pytest.raises(InvalidInput, match=r"a bridge of exp, .* got 'rigde'"):
+        fuse("rigde", Side(x), Side(x))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("bridge", "least"),
+    [("exp", 0.9), ("ridge", 0.95), ("ridge-whitened", 0.9), ("irp", 0.7), ("irp-completed", 0.7)],
+)
+def test_translation_goes_where_the_target_sees_the_sample_unless_anchors_are_shuffled(
+    lib: Library, bridge: BridgeName, least: float
+) -> None:
+    w = world(200, 24, 32, n=100)
+    source = Side(frame(lib.take(w.x_anchors)))
+    x = lib.take(w.x.astype(np.float32))
+
+    def quality(y_anchors: Floats) -> float:
+        got, _ = fuse(bridge, source, Side(frame(lib.take(y_anchors)))).apply(x)
+        mean = w.y_anchors.mean(0)
+        return float(cosines(lib.give(got) - mean, w.y - mean).mean())
+
+    assert quality(w.y_anchors) > least
+    assert abs(quality(np.random.default_rng(0).permutation(w.y_anchors))) < 0.35
+
+
+@pytest.mark.parametrize(("k", "d"), SHAPES)
+@pytest.mark.parametrize("bridge", ["ridge", "irp", "irp-completed"])
+def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
+    lib: Library, bridge: BridgeName, k: int, d: int
+) -> None:
+    w = world(k, d, d + 4, noise=0.5)
+    turn, other = rotation(d), rotation(d + 4, 2)
+    known = Parameters(delta=0.4, omega=3)
+
+    def translate(x_anchors: Floats, x: Floats, y_anchors: Floats) -> Floats:
+        source, target = (Side(frame(lib.take(a)), known) for a in (x_anchors, y_anchors))
+        got, defined = fuse(bridge, source, target).apply(lib.take(x.astype(np.float32)))
+        assert lib.give(defined).all()
+        return np.asarray(lib.give(got), np.float64)
+
+    was = translate(w.x_anchors, w.x, w.y_anchors)
+    size = np.abs(was - w.y_anchors.mean(0)).max()
+    # Of the source: samples and anchors together change nothing.
+    seen = translate(100 * w.x_anchors @ turn + 7, 100 * w.x @ turn + 7, w.y_anchors)
+    np.testing.assert_allclose(seen, was, atol=2e-3 * size)
+    # Of the target: the translation goes along.
+    seen = translate(w.x_anchors, w.x, 0.01 * w.y_anchors @ other - 5)
+    np.testing.assert_allclose(seen, 0.01 * was @ other - 5, atol=2e-5 * size)
+
+
+def test_steps_in_float32_move_no_row_by_more_than_its_own_rounding() -> None:
+    w = world(900, 192, 160, latent=60, noise=0.3, n=200)
+    x, y = frame(w.x_anchors), frame(w.y_anchors)
+    exactly = ridge_read(x, ridge_inverse(x, None), y.unit, 3 / 13)
+    found = fuse("ridge", Side(x), Side(y))
+    assert isinstance(found, FusedMap)
+    rows = unit_rows(w.x, x.mean)
+    want, got = (directions(rows @ part)[0] for part in (exactly, found.matrix.astype(np.float64)))
+    assert 0 < np.linalg.norm(want - got, axis=1).max() < 5e-7

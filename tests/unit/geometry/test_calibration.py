@@ -1,0 +1,122 @@
+"""Confidence learns from few labels, stays increasing, and is measured as others measure it."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.calibration import (
+    LEAST_SLOPE,
+    Calibration,
+    Floats,
+    auroc,
+    calibrate,
+    expected_calibration_error,
+    log_odds,
+    reliability,
+    wilson,
+)
+
+
+def drawn(n: int, slope: float, offset: float, seed: int = 0) -> tuple[Floats, NDArray[np.bool_]]:
+    """Log-odds, and correctness drawn as a known calibration says."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(3, 3, n)
+    return odds, rng.random(n) < Calibration(slope, offset)(odds)
+
+
+def test_without_labels_it_is_the_softmax_itself() -> None:
+    shares = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.25, 0.25, 0.5]])
+    found = Calibration()(log_odds(shares))
+    np.testing.assert_allclose(found, [0.7, 0.9, 0.5], rtol=1e-12)
+    nothing = calibrate(np.empty(0), np.empty(0, bool))
+    assert (nothing.slope, nothing.offset) == (1, 0)
+
+
+def test_log_odds_of_a_certain_float32_still_tell_how_certain() -> None:
+    shares = np.array([[1, 1e-9], [1, 1e-12], [1, 0], [0.5, 0.5]], np.float32)
+    found = log_odds(shares)
+    np.testing.assert_allclose(found[:2], [math.log(1e9), math.log(1e12)], rtol=1e-5)
+    assert found[2] == 40
+    assert found[3] == 0
+    assert log_odds(np.ones((1, 1)))[0] == 40, "a head of one class"
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(0.3, 0.0), (1.0, -2.0), (2.0, 0.5)])
+def test_many_labels_find_the_truth(slope: float, offset: float) -> None:
+    odds, right = drawn(20_000, slope, offset)
+    found = calibrate(odds, right)
+    assert found.slope == pytest.approx(slope, rel=0.1)
+    assert found.offset == pytest.approx(offset, abs=0.15)
+    other = LogisticRegression(C=1e9).fit(odds[:, None], right)
+    assert found.slope == pytest.approx(other.coef_[0, 0], rel=0.01)
+    unseen, right = drawn(20_000, slope, offset, seed=1)
+    assert expected_calibration_error(found(unseen), right) < 0.02
+
+
+@given(
+    st.lists(st.tuples(st.floats(-40, 40), st.booleans()), max_size=40),
+)
+def test_it_is_finite_and_increasing_whatever_the_sample(sample: list[tuple[float, bool]]) -> None:
+    odds = np.array([o for o, _ in sample], float)
+    found = calibrate(odds, np.array([r for _, r in sample], bool))
+    assert math.isfinite(found.offset)
+    assert LEAST_SLOPE <= found.slope < 100
+    confidence = found(np.linspace(-40, 40, 81))
+    assert ((confidence >= 0) & (confidence <= 1)).all()
+    assert (np.diff(confidence) >= 0).all()
+
+
+def test_twenty_labels_do_not_make_it_certain() -> None:
+    odds = np.linspace(0, 6, 20)
+    assert calibrate(odds, np.ones(20, bool))(np.array([3.0]))[0] < 0.999
+    assert calibrate(odds, np.zeros(20, bool))(np.array([3.0]))[0] > 0.001
+    separated = calibrate(odds, odds > 3)
+    assert separated.slope < 4
+
+
+def test_a_sample_whose_right_answers_have_the_lower_scores_leaves_one_confidence() -> None:
+    odds = np.linspace(0, 10, 200)
+    found = calibrate(odds, odds < 5)
+    assert found.slope == LEAST_SLOPE
+    assert found(odds) == pytest.approx(np.full(200, 0.5), abs=0.01)
+
+
+def test_auroc_is_that_of_scikit_learn_with_ties() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(500) < 0.7
+    scores = np.round(rng.normal(size=500) + right, 1)
+    assert auroc(scores, right) == pytest.approx(roc_auc_score(right, scores))
+    assert auroc(scores, np.ones(500, bool)) is None
+    assert auroc(np.ones(500), right) == 0.5
+
+
+def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
+    confidence = np.array([0.05, 0.05, 0.95, 0.95, 0.95, 1.0])
+    right = np.array([False, True, True, True, True, False])
+    bins = reliability(confidence, right, 10)
+    assert [(b.low, b.size) for b in bins] == [(0.0, 2), (0.9, 4)]
+    assert bins[1].high == 1
+    assert bins[1].accuracy == 0.75
+    want = (2 * 0.45 + 4 * abs(0.9625 - 0.75)) / 6
+    assert expected_calibration_error(confidence, right, 10) == pytest.approx(want)
+    with pytest.raises(InvalidInput, match="at least one prediction"):
+        expected_calibration_error(np.empty(0), np.empty(0, bool))
+    with pytest.raises(InvalidInput, match="one value each"):
+        auroc(np.ones(3), np.ones(2, bool))
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "bounds"),
+    # Newcombe, Two-sided confidence intervals for the single proportion, 1998, table I.
+    [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))],
+)
+def test_wilson(successes: int, n: int, bounds: tuple[float, float]) -> None:
+    assert wilson(successes, n) == pytest.approx(bounds, abs=5e-5)
+    assert wilson(n - successes, n) == pytest.approx((1 - bounds[1], 1 - bounds[0]), abs=5e-5)

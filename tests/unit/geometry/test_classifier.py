@@ -1,0 +1,180 @@
+"""Heads against torch.nn, and scores that would overflow."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, logits, probabilities
+from tests.support.latent_worlds import Library
+
+MODULES: dict[str, nn.Module] = {
+    "identity": nn.Identity(),
+    "relu": nn.ReLU(),
+    "tanh": nn.Tanh(),
+    "silu": nn.SiLU(),
+    "gelu": nn.GELU(),
+    "gelu_tanh": nn.GELU(approximate="tanh"),
+}
+
+
+def network(widths: Sequence[int], activation: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for i in range(len(widths) - 1):
+        parts += [MODULES[activation]] if i else []
+        parts.append(nn.Linear(widths[i], widths[i + 1]))
+    return nn.Sequential(*parts)
+
+
+def classifier(module: nn.Sequential, activation: str, lib: Library) -> Classifier:
+    layers = [part for part in module if isinstance(part, nn.Linear)]
+    return Classifier(
+        tuple((p.weight.detach().numpy(), p.bias.detach().numpy()) for p in layers), activation
+    ).on(lib.take)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("widths", [(6, 4), (6, 9, 4), (6, 9, 5, 3)])
+def test_scores_are_those_of_torch(lib: Library, activation: str, widths: tuple[int, ...]) -> None:
+    module = network(widths, activation)
+    head = classifier(module, activation, lib)
+    x = 3 * np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    got = lib.give(logits(head, lib.take(x)))
+    with torch.no_grad():
+        want = module(torch.as_tensor(x)).numpy()
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, atol=2e-6)
+    np.testing.assert_array_equal(lib.give(head.logits(lib.take(x))), got)
+    assert (head.width, head.classes) == (6, widths[-1])
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_activations_are_those_of_torch_on_any_number(
+    lib: Library, activation: str, dtype: type
+) -> None:
+    x: NDArray[Any] = np.concatenate(
+        [np.linspace(-12, 12, 2001), [-0.0, -1e30, 1e30, -1e4, 1e4, 1e-30, -3e38, 3e38]]
+    ).astype(dtype)
+    got = lib.give(ACTIVATIONS[activation](lib.take(x)))
+    want = MODULES[activation](torch.as_tensor(x).to(torch.float64)).numpy()
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, want, rtol=1e-6, atol=5e-7)
+
+
+@pytest.mark.parametrize("shape", [(20, 5), (1, 1), (0, 3)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_probabilities_are_softmax(lib: Library, shape: tuple[int, int], dtype: type) -> None:
+    scores: NDArray[Any] = 10 * np.random.default_rng(0).normal(size=shape).astype(dtype)
+    got = lib.give(probabilities(lib.take(scores)))
+    assert got.dtype == dtype
+    np.testing.assert_allclose(got, scipy.special.softmax(scores, axis=1), rtol=2e-5, atol=1e-7)
+    moved = lib.give(probabilities(lib.take(scores + dtype(64))))
+    np.testing.assert_allclose(moved, got, rtol=1e-4, atol=1e-6)
+
+
+MAX = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("scores", "want"),
+    [
+        ([1e30, 0, -1e30], [1, 0, 0]),
+        ([MAX, -MAX, MAX], [0.5, 0, 0.5]),
+        ([-MAX, -MAX, -MAX], [1 / 3] * 3),
+        ([np.inf, 0, 0], [1, 0, 0]),
+        ([-np.inf, 0, 0], [0, 0.5, 0.5]),
+        ([-np.inf] * 3, [1 / 3] * 3),
+        ([np.nan, -1e9, -1e9], [1, 0, 0]),
+        ([np.nan] * 3, [1 / 3] * 3),
+    ],
+)
+def test_probabilities_are_finite_whatever_the_scores(
+    lib: Library, scores: list[float], want: list[float]
+) -> None:
+    got = lib.give(probabilities(lib.take(np.array([scores], np.float32))))
+    np.testing.assert_allclose(got, [want], atol=1e-6)
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=6))
+def test_probabilities_sum_to_one(scores: list[float]) -> None:
+    got = probabilities(np.array([scores], np.float32))
+    assert got.min() >= 0
+    assert got.sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_rows_whose_scores_overflow_are_scored_by_direction(lib: Library) -> None:
+    weight = np.array([[3.0, 1], [1, 3], [-2, -2]], np.float32)
+    head = Classifier(((weight, np.zeros(3, np.float32)),)).on(lib.take)
+    x = np.array([[1, 2], [3e38, 1e38], [1e38, 3e38], [-3e38, -3e38], [3e38, -3e38]], np.float32)
+    got = lib.give(logits(head, lib.take(x)))
+    assert np.isfinite(got).all()
+    np.testing.assert_array_equal(got[0], weight @ x[0])
+    assert got.argmax(axis=1).tolist() == [1, 0, 1, 2, 0]
+    # The same winner as in double precision, where nothing overflows.
+    assert got.argmax(axis=1).tolist() == (x.astype(np.float64) @ weight.T).argmax(1).tolist()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_scores_are_finite_for_any_row_and_any_weights(lib: Library, activation: str) -> None:
+    rng = np.random.default_rng(0)
+    big = [
+        (rng.choice([-3e38, 3e38], size=(n, m)).astype(np.float32), np.full(n, -3e38, np.float32))
+        for n, m in ((7, 5), (3, 7))
+    ]
+    small = [(weight / np.float32(3e38), bias * 0) for weight, bias in big]
+    rows = [np.zeros(5), np.ones(5), np.full(5, 3e38), np.full(5, np.inf), np.full(5, np.nan)]
+    x = np.array(rows, np.float32)
+    for layers in (big, small):
+        head = Classifier(tuple(layers), activation).on(lib.take)
+        assert np.isfinite(lib.give(logits(head, lib.take(x)))).all()
+
+
+W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("layers", "activation", "said", "pointer"),
+    [
+        ((), "relu", "at least one layer", "/layers"),
+        (((W, B),), "swish", "relu, .* got 'swish'", "/activation"),
+        (((B, B),), "relu", r"layer 0: expected weight \(out, in\) .* got \(4,\) and", "/layers/0"),
+        (((W, W),), "relu", r"layer 0: .* got \(4, 6\) and \(4, 6\)", "/layers/0"),
+        (((W, B[:3]),), "relu", r"got \(4, 6\) and \(3,\)", "/layers/0"),
+        (((W[:, :0], B),), "relu", r"got \(4, 0\)", "/layers/0"),
+        (((W, B), (W, B)), "relu", "layer 1: expected 4 inputs .* got 6", "/layers/1"),
+        (((W * np.nan, B),), "relu", "layer 0: expected finite weights", "/layers/0"),
+        (((W, B), (W[:, :4], B + np.inf)), "relu", "layer 1: expected finite", "/layers/1"),
+    ],
+)
+def test_a_head_that_does_not_fit_together_is_refused(
+    layers: tuple[Any, ...], activation: str, said: str, pointer: str
+) -> None:
+    with pytest.raises(InvalidInput, match=said) as error:
+        Classifier(layers, activation)
+    assert error.value.pointer == pointer
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (6,), (3, 7)])
+def test_rows_of_another_width_are_refused(lib: Library, shape: tuple[int, ...]) -> None:
+    head = Classifier(((W, B),)).on(lib.take)
+    with pytest.raises(InvalidInput, match=r"shape \(n, 6\), got"):
+        logits(head, lib.take(np.zeros(shape, np.float32)))
+
+
+def test_rows_are_scored_in_the_dtype_of_the_weights(lib: Library) -> None:
+    head = Classifier(((W, B),)).on(lib.take)
+    for dtype in (np.float16, np.float64, np.int64):
+        got = lib.give(logits(head, lib.take(np.ones((2, 6), dtype))))
+        assert got.dtype == np.float32
+        np.testing.assert_array_equal(got, np.full((2, 4), 6))
+    assert tuple(logits(head, lib.take(np.ones((0, 6), np.float32))).shape) == (0, 4)

@@ -1,0 +1,105 @@
+"""Held-out anchors tell spaces that see the same from spaces that do not, without labels."""
+
+import numpy as np
+import pytest
+
+from stitchwork.geometry.bridges import BRIDGES, Parameters, Side, fuse
+from stitchwork.geometry.diagnostics.cross_validation import (
+    FOLDS,
+    MOST_ANCHORS,
+    Anchored,
+    held_out,
+    some,
+)
+from stitchwork.geometry.frame import frame
+from tests.support.latent_worlds import Floats, cosines, world
+
+OWN = Parameters()
+
+
+def anchored(anchors: Floats) -> Anchored:
+    return Anchored(anchors.astype(np.float32), OWN)
+
+
+def test_it_is_what_translating_each_fifth_by_the_others_gives() -> None:
+    w = world(83, 10, 14, noise=0.5)
+    similar, nearest = [], 0
+    for fold in range(FOLDS):
+        left_out = np.arange(83) % FOLDS == fold
+        x, y = frame(w.x_anchors[~left_out]), frame(w.y_anchors[~left_out])
+        rows = fuse("ridge", Side(x, OWN), Side(y, OWN)).apply(w.x_anchors[left_out]).rows
+        true = w.y_anchors[left_out] - y.mean
+        similar.append(cosines(rows - y.mean, true))
+        for i, row in enumerate(rows - y.mean):
+            nearest += int(np.argmax(cosines(np.tile(row, (len(true), 1)), true)) == i)
+    spaces = {"x": anchored(w.x_anchors), "y": anchored(w.y_anchors)}
+    ((pair, found),) = held_out(spaces, [("x", "y")], "ridge")
+    assert pair == ("x", "y")
+    assert found is not None
+    assert found.similarity == pytest.approx(np.concatenate(similar).mean(), abs=1e-5)
+    assert found.recall == pytest.approx(nearest / 83)
+    assert found.chance == pytest.approx(5 / 83)
+    assert found.anchors == 83
+    assert 0.3 < found.recall < 1, "a case in which both are told apart"
+
+
+@pytest.mark.parametrize("bridge", [b for b in BRIDGES if b != "none"])
+def test_shuffled_anchors_have_nothing_in_common(bridge: str) -> None:
+    w = world(200, 12, 16)
+    order = np.random.default_rng(1).permutation(200)
+    spaces = {
+        "x": anchored(w.x_anchors),
+        "y": anchored(w.y_anchors),
+        "z": anchored(w.y_anchors[order]),
+    }
+    pairs = [("x", "y"), ("x", "z")]
+    found = dict(held_out(spaces, pairs, bridge))  # type: ignore[arg-type]
+    parallel, shuffled = found["x", "y"], found["x", "z"]
+    assert parallel is not None
+    assert shuffled is not None
+    assert parallel.similarity > 0.4
+    assert abs(shuffled.similarity) < 0.15
+    assert shuffled.recall < 5 * shuffled.chance
+
+
+def test_none_cannot_be_told_between_widths_and_is_poor_between_strangers() -> None:
+    w = world(60, 8, 8, latent=6)
+    wide = world(60, 8, 9)
+    spaces = {"x": anchored(w.x_anchors), "y": anchored(w.y_anchors), "w": anchored(wide.y_anchors)}
+    found = dict(held_out(spaces, [("x", "y"), ("x", "w")], "none"))
+    assert found["x", "w"] is None
+    same = found["x", "y"]
+    assert same is not None
+    assert same.similarity < 0.5
+
+
+def test_what_cannot_be_told_is_none() -> None:
+    few = world(9, 4, 5)
+    assert dict(
+        held_out(
+            {"x": anchored(few.x_anchors), "y": anchored(few.y_anchors)}, [("x", "y")], "ridge"
+        )
+    ) == {("x", "y"): None}
+    alike = np.repeat(np.array([[1.0, 2.0], [3.0, 4.0]]), [29, 1], axis=0)
+    spaces = {"x": anchored(alike), "y": anchored(world(30, 4, 5).y_anchors)}
+    assert dict(held_out(spaces, [("x", "y")], "ridge")) == {("x", "y"): None}
+    assert list(held_out({}, [], "ridge")) == []
+
+
+def test_an_anchor_that_stands_twice_may_be_found_as_its_copy() -> None:
+    w = world(40, 10, 14, noise=0.001)
+    # Copies 40 apart fall into the same fifth, where one cannot be told from the other.
+    spaces = {
+        "x": anchored(np.tile(w.x_anchors, (2, 1))),
+        "y": anchored(np.tile(w.y_anchors, (2, 1))),
+    }
+    ((_, found),) = held_out(spaces, [("x", "y")], "ridge")
+    assert found is not None
+    assert found.recall > 0.85, "one in two if a copy counted as another anchor"
+
+
+def test_of_many_anchors_some_evenly_spaced_ones_are_used() -> None:
+    np.testing.assert_array_equal(some(7), np.arange(7))
+    used = some(5 * MOST_ANCHORS // 2)
+    assert len(used) == MOST_ANCHORS
+    assert set(np.diff(used)) == {2, 3}

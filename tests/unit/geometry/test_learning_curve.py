@@ -1,0 +1,99 @@
+"""Whether there are enough anchors."""
+
+import numpy as np
+import pytest
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.bridges import Parameters, Side, fuse
+from stitchwork.geometry.diagnostics.learning_curve import (
+    Point,
+    _extrapolated,
+    _judged,
+    learning_curve,
+)
+from stitchwork.geometry.frame import frame
+from tests.support.latent_worlds import Floats, Library, cosines, world
+
+P = Parameters()
+
+
+def test_the_last_point_is_what_a_plain_split_gives(lib: Library) -> None:
+    w = world(100, 16, 20, noise=0.3)
+    curve = learning_curve(lib.take(w.x_anchors), lib.take(w.y_anchors), "ridge", P, P)
+    each = []
+    for draw in range(3):
+        order = np.random.default_rng((0, draw)).permutation(100)
+        test, fit = order[:20], order[20:]
+        x, y = frame(w.x_anchors[fit]), frame(w.y_anchors[fit])
+        rows = fuse("ridge", Side(x), Side(y)).apply(w.x_anchors[test]).rows
+        each.append(cosines(rows - y.mean, w.y_anchors[test] - y.mean).mean())
+    last = curve.points[-1]
+    assert last.anchors == 80
+    assert last.similarity == pytest.approx(np.mean(each), abs=1e-5)
+    assert last.std == pytest.approx(np.std(each), abs=1e-5)
+
+
+def test_few_anchors_of_a_rich_world_are_not_enough_and_many_of_a_simple_one_are() -> None:
+    def judged(k: int, latent: int) -> tuple[bool, float]:
+        w = world(k, 64, 64, latent=latent, noise=0.01)
+        curve = learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P)
+        assert curve.doubled is not None
+        return curve.enough, curve.doubled - curve.points[-1].similarity
+
+    poor, rich = judged(60, 48), judged(600, 4)
+    assert not poor[0]
+    assert poor[1] > 0.01
+    assert rich[0]
+    assert rich[1] < 0.01
+
+
+def test_sizes_grow_and_similarity_with_them() -> None:
+    w = world(300, 32, 32, latent=24, noise=0.05)
+    points = learning_curve(w.x_anchors, w.y_anchors, "exp", P, P).points
+    sizes = [p.anchors for p in points]
+    assert len(sizes) == 8
+    assert sizes == sorted(set(sizes))
+    assert (sizes[0], sizes[-1]) == (8, 240)
+    found = [p.similarity for p in points]
+    assert found == sorted(found)
+
+
+def test_a_flat_curve_of_spaces_with_nothing_in_common_is_not_enough() -> None:
+    x, y = world(200, 24, 5).x_anchors, world(200, 24, 5, seed=9).x_anchors
+    curve = learning_curve(x, y, "ridge", P, P)
+    assert not curve.enough
+    assert "say little" in curve.reason
+
+
+def test_equal_input_gives_equal_answers() -> None:
+    w = world(60, 8, 9)
+    first, again = (learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P) for _ in range(2))
+    assert first == again
+
+
+@pytest.mark.parametrize("k", [2, 19])
+def test_too_few_have_no_curve(k: int) -> None:
+    w = world(k, 8, 9)
+    curve = learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P)
+    assert (curve.points, curve.doubled, curve.enough) == ((), None, False)
+    assert f"{k} anchors are too few" in curve.reason
+
+
+def test_anchors_that_are_nearly_all_one_are_borne() -> None:
+    anchors: Floats = np.ones((40, 4))
+    anchors[:2] = np.eye(4)[:2]
+    curve = learning_curve(anchors, anchors, "ridge", P, P)
+    assert all(np.isfinite(p.similarity) for p in curve.points)
+
+
+def test_a_power_law_is_continued() -> None:
+    points = tuple(Point(n, 1 - 0.8 * n**-0.5, 0.0) for n in (100, 200, 400))
+    assert _extrapolated(points, 800) == pytest.approx(1 - 0.8 * 800**-0.5)
+    falling = tuple(Point(n, s, 0.0) for n, s in ((100, 0.9), (200, 0.89), (400, 0.88)))
+    assert _extrapolated(falling, 800) == pytest.approx(0.88)
+    assert _judged(falling).enough
+
+
+def test_the_numbers_of_anchors_agree() -> None:
+    with pytest.raises(InvalidInput, match="got 30 and 31"):
+        learning_curve(world(30, 5, 4).x_anchors, world(31, 5, 4).x_anchors, "ridge", P, P)

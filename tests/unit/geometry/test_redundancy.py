@@ -1,0 +1,124 @@
+"""Duplicates, what to drop, and what to add, against plain computations."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from stitchwork.errors import InvalidInput
+from stitchwork.geometry.diagnostics.redundancy import NEAR, duplicates, next_anchors, redundant
+from stitchwork.geometry.frame import frame
+from tests.support.latent_worlds import Floats, Library, plain_unit, rotation, world
+
+
+def doubled() -> Floats:
+    """Anchors of which 5 and 350 repeat 2, 9 repeats it but for float32, and 7 is close to 4."""
+    anchors = world(400, 20, 5, latent=18).x_anchors
+    rng = np.random.default_rng(0)
+    anchors[[5, 350]] = anchors[2]
+    anchors[9] = anchors[2] * (1 + 1e-7 * rng.normal(size=20))
+    anchors[7] = anchors[4] + 0.02 * np.linalg.norm(anchors[4]) * rng.normal(size=20) / 20**0.5
+    return anchors
+
+
+def test_duplicates_are_grouped_under_their_first(lib: Library) -> None:
+    found = duplicates(frame(lib.take(doubled())))
+    assert found.exact == ((2, 5, 9, 350),)
+    assert found.near == ((4, 7),)
+    assert found.spare == [5, 7, 9, 350]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_ones_are_those_of_the_whole_matrix(lib: Library, seed: int) -> None:
+    anchors = world(300, 6, 5, latent=3, seed=seed).x_anchors
+    unit = plain_unit(anchors, anchors.mean(0))
+    leaders: list[int] = []
+    groups: dict[int, list[int]] = {}
+    for i in range(300):
+        leader = next((j for j in leaders if unit[i] @ unit[j] >= NEAR), i)
+        groups.setdefault(leader, []).append(i)
+        leaders += [i] if leader == i else []
+    want = sorted(tuple(g) for g in groups.values() if len(g) > 1)
+    assert len(want) > 20
+    assert list(duplicates(frame(lib.take(anchors))).near) == want
+
+
+def test_moving_scaling_and_rotating_changes_nothing(lib: Library) -> None:
+    anchors = doubled()
+    moved = 7 * anchors @ rotation(20) + 3
+    assert duplicates(frame(lib.take(moved))) == duplicates(frame(lib.take(anchors)))
+
+
+def test_anchors_at_the_mean_are_one(lib: Library) -> None:
+    wide = world(30, 8, 5).x_anchors
+    found = duplicates(frame(lib.take(np.vstack([wide, -wide, np.zeros((3, 8))]))))
+    assert found.exact == ((60, 61, 62),)
+    assert not duplicates(frame(lib.take(np.vstack([wide, -wide, np.zeros((1, 8))])))).exact
+
+
+def test_no_matrix_of_all_pairs_is_ever_made() -> None:
+    k = 6000
+    seen = frame(world(k, 6, 5, latent=6).x_anchors)
+    tracemalloc.start()
+    duplicates(seen, near=0.999999)
+    next_anchors(seen, world(k, 6, 5, seed=1).x_anchors, 5)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < k * k / 2
+
+
+def test_the_later_of_the_closest_pair_goes_first(lib: Library) -> None:
+    steps = redundant(frame(lib.take(doubled())), 4)
+    assert [step.row for step in steps[:3]] == [350, 9, 5]
+    assert steps[3].row == 7
+    distances = [step.distance for step in steps]
+    assert distances == sorted(distances)
+    assert distances[2] < 1e-9 < distances[3] < 0.01
+
+
+def test_what_is_dropped_is_what_a_plain_search_drops(lib: Library) -> None:
+    anchors = world(40, 6, 5).x_anchors
+    unit = plain_unit(anchors, anchors.mean(0))
+    left = list(range(40))
+    want = []
+    for _ in range(20):
+        pairs = [(1 - unit[i] @ unit[j], -j) for i in left for j in left if i < j]
+        gone = -min(pairs)[1]
+        want.append(gone)
+        left.remove(gone)
+    assert [step.row for step in redundant(frame(lib.take(anchors)), 20)] == want
+
+
+def test_two_anchors_remain(lib: Library) -> None:
+    assert len(redundant(frame(lib.take(world(6, 4, 5).x_anchors)), 99)) == 4
+
+
+def test_next_are_the_farthest_of_a_plain_search(lib: Library) -> None:
+    w = world(60, 10, 5)
+    pool = world(300, 10, 5, seed=4).x_anchors
+    mean = w.x_anchors.mean(0)
+    rows, kept = plain_unit(pool, mean), plain_unit(w.x_anchors, mean)
+    want = []
+    for _ in range(12):
+        distance = 1 - (rows @ kept.T).max(1)
+        want.append((int(distance.argmax()), distance.max()))
+        kept = np.vstack([kept, rows[want[-1][0]]])
+    seen = frame(lib.take(w.x_anchors))
+    steps = next_anchors(seen, lib.take(pool), 12)
+    assert [step.row for step in steps] == [row for row, _ in want]
+    np.testing.assert_allclose([s.distance for s in steps], [d for _, d in want], atol=1e-9)
+    assert next_anchors(seen, lib.take(pool), 5) == steps[:5]
+    narrow = next_anchors(seen, lib.take(pool.astype(np.float32)), 12)
+    assert [step.row for step in narrow] == [step.row for step in steps]
+
+
+def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: Library) -> None:
+    anchors = world(30, 8, 5).x_anchors
+    pool = np.vstack([anchors[:4], anchors.mean(0), 2 * anchors[0] - anchors.mean(0), anchors[9]])
+    assert next_anchors(frame(lib.take(anchors)), lib.take(pool), 9) == []
+
+
+@pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
+def test_a_pool_is_of_the_space(lib: Library, pool: tuple[int, ...], count: int) -> None:
+    with pytest.raises(InvalidInput, match="expected"):
+        next_anchors(frame(lib.take(world(30, 8, 5).x_anchors)), lib.take(np.ones(pool)), count)

@@ -1,0 +1,69 @@
+"""URLs of servers: what they mean, what is refused and in which words, what is shown."""
+
+import pytest
+
+from stitchwork.redis.urls import Sentinels, check, sentinels, without_secrets
+
+TAKEN = [
+    "redis://there",
+    "redis://me:secret@there:6380/3",
+    "redis://[::1]:6379?db=2",
+    "rediss://:secret@there?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false",
+    "unix:///run/valkey.sock?db=1",
+    "unix://me:secret@/run/valkey.sock?password=secret",
+    "sentinel://one/main",
+    "sentinel://me:secret@one:1,[::1]:2,three/main?db=1&sentinel_password=secret",
+    "sentinels://one,two/main?ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_password=secret",
+]
+
+REFUSED = [
+    ("there:6379", "starts with one of redis://, rediss://, unix://, sentinel://, sentinels://"),
+    ("http://there", "starts with one of"),
+    ("redis://", "a host is missing"),
+    ("redis://there:port", "a port is no number"),
+    ("redis://there/first", "a number for db"),
+    ("redis://:pass/word@there", "%23, %2F, %3F and %40"),
+    ("redis://:pass#word@there", "%23, %2F, %3F and %40"),
+    ("redis://:pass?word@there", "a port is no number"),
+    ("unix://", "unix:///path/of/socket"),
+    ("sentinel://one:26379", "one service name must follow the hosts"),
+    ("sentinel://one:26379/", "one service name must follow the hosts"),
+    ("sentinel://one/main/0", "one service name must follow the hosts"),
+    ("sentinel:///main", "a host is missing"),
+    ("sentinel://me:word@/main", "a host is missing"),
+    ("sentinel://one,,two/main", "a host is missing"),
+    ("sentinel://one:99999/main", "a port is no number up to 65535"),
+    ("redis://there?ssl_ca_certs=/ca.pem", "options of redis://"),
+    ("redis://there?sentinel_password=word", "options of redis://"),
+    ("redis://there?socket_timeout=60", "options of redis://"),
+    ("sentinel://one/main?db=", "with a value"),
+    ("sentinel://one/main?db=first", "a whole number"),
+    ("rediss://there?ssl_cert_reqs=maybe", "none, optional or required"),
+]
+
+
+@pytest.mark.parametrize("url", TAKEN)
+def test_what_is_taken_is_shown_without_its_secrets(url: str) -> None:
+    check(url)
+    shown = without_secrets(url)
+    assert shown == url.replace("secret", "***")
+
+
+@pytest.mark.parametrize(("url", "said"), REFUSED)
+def test_what_is_refused_is_not_repeated(url: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        check(url)
+    assert "word" not in str(error.value).replace("user:password", "").replace("password", "")
+    assert error.value.__cause__ is None
+
+
+def test_sentinels_are_told_from_their_servers() -> None:
+    url = "sentinels://me:a%40b@One:1,two/my%20main?db=1&sentinel_password=c%26d&ssl_ca_certs=/x"
+    assert sentinels(url) == Sentinels(
+        places=(("one", 1), ("two", 26379)),
+        service="my main",
+        server_url="rediss://me:a%40b@localhost?db=1&ssl_ca_certs=%2Fx",
+        sentinel_username=None,
+        sentinel_password="c&d",  # noqa: S106
+    )
+    assert sentinels("redis://one") is None
