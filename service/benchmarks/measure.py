@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from benchmarks.cores import held_to
 from benchmarks.http_session import client
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.supervisor import Running
 
 OURS, THEIRS = 0, 1
@@ -280,7 +280,7 @@ def started(command: Sequence[str], core: int) -> Iterator[tuple[Any, Any, list[
         Its standard input and output, and the lines that it said before it was ready.
 
     Raises:
-        Unavailable: If it ends before that.
+        UnavailableError: If it ends before that.
     """
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
@@ -295,7 +295,7 @@ def started(command: Sequence[str], core: int) -> Iterator[tuple[Any, Any, list[
                 break
             said.append(line.strip())
         else:
-            raise Unavailable(f"{command[1:3]}, the partner of the measurement, did not start")
+            raise UnavailableError(f"{command[1:3]}, the partner of the measurement, did not start")
         yield process.stdin, process.stdout, said
     finally:
         process.stdin.close()

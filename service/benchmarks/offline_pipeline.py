@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 from typing import Final
 
-from stitchwork.errors import QueueUnavailable, RegistryUnavailable
+from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.geometry.classifier import probabilities
-from stitchwork.inference.inverse_cache import Inverses
-from stitchwork.inference.translator import HeadCache, Translator
+from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.batching import Batches
-from stitchwork.models.encoder_cache import Catalog
-from stitchwork.redis.client import Server
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.redis.client import RedisServer
 from stitchwork.redis.serialization import unpack
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Item, unpack_items
@@ -30,19 +30,21 @@ SORTED: Final = 4
 def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, items: str) -> None:
     """Load everything, then run whatever batch sizes standard input asks for."""
     registry = Registry(
-        Server(redis_url, CALL_SECONDS, RegistryUnavailable), durable=False, stale_seconds=0
+        RedisServer(redis_url, CALL_SECONDS, RegistryUnavailableError),
+        durable=False,
+        stale_seconds=0,
     )
-    inverses = Inverses(Server(queue_url, CALL_SECONDS, QueueUnavailable), 1)
+    inverses = InverseCache(RedisServer(queue_url, CALL_SECONDS, QueueUnavailableError), 1)
     (scoring,), _ = registry.heads.ready(head)
     (source, target), _ = registry.spaces.ready(encoder, scoring.space)
     assert source.encoder is not None  # noqa: S101
-    catalog = Catalog("cpu", [Path(root) for root in roots.split(":")], offline=True)
+    catalog = EncoderCache("cpu", [Path(root) for root in roots.split(":")], offline=True)
     found = catalog.get(source.encoder)
     # Anew, so that it takes every batch size as it is told to.
     batches = Batches(found.encoder)
     place = catalog.place
     through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
-    classifier = HeadCache(registry, place=place).get(scoring)
+    classifier = ClassifierCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)
 

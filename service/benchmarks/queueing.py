@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.measure import THEIRS, Result, Round, asked, pin
-from stitchwork.errors import QueueUnavailable
+from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.messages import Job
-from stitchwork.queue.producer import Dispatcher
-from stitchwork.redis.client import Server
+from stitchwork.queue.producer import Producer
+from stitchwork.redis.client import RedisServer
 from stitchwork.resources import TextEncoder
 from stitchwork.supervisor import Plan, start
 
@@ -58,9 +58,9 @@ def queue(ask: Round) -> list[Result]:
 
 async def _dispatched(url: str, count: int) -> float:
     """Jobs per second that 64 callers get done."""
-    server = Server(url, 30.0, QueueUnavailable)
-    dispatcher = Dispatcher(
-        server, most_jobs=1 << 20, most_bytes=1 << 30, most_waited=30.0, worker_ttl=10.0
+    server = RedisServer(url, 30.0, QueueUnavailableError)
+    dispatcher = Producer(
+        server, most_jobs=1 << 20, most_bytes=1 << 30, most_waited=30.0, worker_ttl_seconds=10.0
     )
     dispatcher.start()
     job, turn = Job(id="", encoder=TextEncoder(model="none")), iter(range(count))

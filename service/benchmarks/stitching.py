@@ -33,7 +33,7 @@ from benchmarks.measure import (
     on_core,
 )
 from stitchwork.client import Stitchwork, json_items
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.evaluation.sentences import sentences
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.redis.serialization import pack
@@ -165,9 +165,9 @@ def service(
             "STITCHWORK_MODEL_ROOTS": f"{folder}:{minilm_folder()}",
             "STITCHWORK_LOG_LEVEL": "error",
             "STITCHWORK_BLAS_THREADS": "1",
-            "STITCHWORK_REQUEST_TIMEOUT": f"{DEADLINE}",
+            "STITCHWORK_REQUEST_TIMEOUT_SECONDS": f"{DEADLINE}",
             # The line is long on purpose.
-            "STITCHWORK_QUEUE_SECONDS": f"{DEADLINE}",
+            "STITCHWORK_MAX_QUEUE_WAIT_SECONDS": f"{DEADLINE}",
         },
         worker_command=worker_on([THEIRS, OURS]),
     )
@@ -254,7 +254,7 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, int
         Its address, and the process that leads the session of all its own.
 
     Raises:
-        Unavailable: If it does not.
+        UnavailableError: If it does not.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
@@ -272,7 +272,7 @@ def _peer(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, int
         until = time.monotonic() + UP_SECONDS
         while not _answers(url + path, body):
             if process.poll() is not None or time.monotonic() > until:
-                raise Unavailable(f"{command[:2]} did not come up")
+                raise UnavailableError(f"{command[:2]} did not come up")
             time.sleep(PAUSE_SECONDS)
         yield url, process.pid
     finally:

@@ -30,7 +30,7 @@ from stitchwork.client import SAFETENSORS, Floats, Stitchwork
 from stitchwork.geometry.bridges import BridgeName, Parameters, Side, fuse, inverse, needs
 from stitchwork.geometry.coverage import Coverage
 from stitchwork.geometry.frame import frame
-from stitchwork.inference.translator import Way
+from stitchwork.inference.translator import PairMap
 from stitchwork.supervisor import Plan, Running, start
 
 ROWS: Final = 4096
@@ -200,17 +200,17 @@ def _bare() -> Iterator[str]:
         yield f"http://127.0.0.1:{said[0]}"
 
 
-def way_of(bridge: BridgeName, x: Floats, y: Floats) -> Way:
+def way_of(bridge: BridgeName, x: Floats, y: Floats) -> PairMap:
     """As the translator of a process makes it."""
     parameters = Parameters()
     source, target = (
         Side(seen, parameters, None if name is None else inverse(name, seen, parameters))
         for name, seen in zip(needs(bridge), (frame(x), frame(y)), strict=True)
     )
-    return Way(fuse(bridge, source, target), Coverage.of(source.frame))
+    return PairMap(fuse(bridge, source, target), Coverage.of(source.frame))
 
 
-def _factors(way: Way) -> list[Floats]:
+def _factors(way: PairMap) -> list[Floats]:
     names = ("matrix", "landmarks", "weights")
     return [getattr(way.map, name) for name in names if hasattr(way.map, name)]
 

@@ -1,32 +1,33 @@
 """Everything that can go wrong, as one tree.
 
-Errors say what was expected, what came, and where. They know nothing of HTTP: `api/problem_details.py`
-turns each class into a status.
+Errors say what was expected, what came, and where. They know nothing of HTTP:
+`api/problem_details.py` turns each class into a status.
 
     StitchworkError
-    ├── InvalidInput              a value means nothing here: wrong width, NaN, unknown bridge
-    │   ├── MalformedInput        the bytes cannot be parsed at all
-    │   ├── InputTooLarge         more rows, bytes or pixels than are taken
-    │   ├── TooSlow               a body that does not arrive in time
-    │   └── UnsupportedFormat     a media type or file format that is not spoken here
-    ├── NoKey                     no key, or one that is unknown, removed or expired
-    ├── WrongScope                a key that does not open this
-    ├── UnknownResource           no such anchor set, space or head
+    ├── InvalidInputError              a value means nothing here: wrong width, NaN, unknown bridge
+    │   ├── MalformedInputError        the bytes cannot be parsed at all
+    │   ├── InputTooLargeError         more rows, bytes or pixels than are taken
+    │   ├── SlowRequestError               a body that does not arrive in time
+    │   └── UnsupportedFormatError     a media type or file format that is not spoken here
+    ├── AuthenticationError                     no key, or one that is unknown, removed or expired
+    ├── InsufficientScopeError                a key that does not open this
+    ├── NotFoundError           no such anchor set, space or head
     ├── Conflict                  the request and what is registered cannot both hold
-    │   ├── AnchorSetMismatch     two spaces that do not share an anchor set
-    │   ├── NotReady              registered, but still being prepared, or its preparation failed
-    │   ├── StillInUse            something registered depends on it
-    │   └── VersionMismatch       the caller's If-Match is not the version that stands
-    ├── QueueFull                 no room for more work now
-    ├── QuotaSpent                a key has sent as much as it may for now
+    │   ├── AnchorSetMismatchError     two spaces that do not share an anchor set
+    │   ├── NotReadyError              registered, but still being prepared, or its preparation
+    failed
+    │   ├── ResourceInUseError            something registered depends on it
+    │   └── VersionMismatchError       the caller's If-Match is not the version that stands
+    ├── QueueFullError                 no room for more work now
+    ├── RateLimitError                a key has sent as much as it may for now
     ├── Unavailable               a part of the service cannot be reached
-    │   ├── RegistryUnavailable
-    │   ├── QueueUnavailable
-    │   ├── NoWorker              no live worker takes this work
-    │   └── WorkFailed            a worker took the work and could not finish it
-    ├── DeadlineExceeded          the answer did not come in time
-    ├── CallerLeft                the client hung up; nobody is told
-    └── CorruptBytes              stored bytes that fail their checksum; never shown to a client
+    │   ├── RegistryUnavailableError
+    │   ├── QueueUnavailableError
+    │   ├── NoWorkerError              no live worker takes this work
+    │   └── JobFailedError            a worker took the work and could not finish it
+    ├── DeadlineExceededError          the answer did not come in time
+    ├── ClientDisconnectedError                the client hung up; nobody is told
+    └── CorruptDataError              stored bytes that fail their checksum; never shown to a client
 """
 
 
@@ -53,144 +54,144 @@ class StitchworkError(Exception):
             self.code = code
 
 
-class InvalidInput(StitchworkError):
+class InvalidInputError(StitchworkError):
     """A value that means nothing here."""
 
     code = "invalid-input"
 
 
-class MalformedInput(InvalidInput):
+class MalformedInputError(InvalidInputError):
     """Bytes that cannot be parsed."""
 
     code = "malformed-input"
 
 
-class InputTooLarge(InvalidInput):
+class InputTooLargeError(InvalidInputError):
     """More than is taken in one request."""
 
     code = "input-too-large"
 
 
-class TooSlow(InvalidInput):
+class SlowRequestError(InvalidInputError):
     """A body that does not arrive in time."""
 
-    code = "too-slow"
+    code = "slow-request"
 
 
-class UnsupportedFormat(InvalidInput):
+class UnsupportedFormatError(InvalidInputError):
     """A format that is not spoken here."""
 
     code = "unsupported-format"
 
 
-class NoKey(StitchworkError):
+class AuthenticationError(StitchworkError):
     """No key that is known."""
 
-    code = "no-key"
+    code = "unauthenticated"
 
 
-class WrongScope(StitchworkError):
+class InsufficientScopeError(StitchworkError):
     """A key that does not open this."""
 
-    code = "wrong-scope"
+    code = "insufficient-scope"
 
 
-class UnknownResource(StitchworkError):
+class NotFoundError(StitchworkError):
     """No such anchor set, space or head."""
 
-    code = "unknown-resource"
+    code = "not-found"
 
 
-class Conflict(StitchworkError):
+class ConflictError(StitchworkError):
     """The request contradicts what is registered."""
 
     code = "conflict"
 
 
-class AnchorSetMismatch(Conflict):
+class AnchorSetMismatchError(ConflictError):
     """Two spaces that do not share an anchor set."""
 
     code = "anchor-set-mismatch"
 
 
-class NotReady(Conflict):
+class NotReadyError(ConflictError):
     """Registered, but not usable yet."""
 
     code = "not-ready"
     retry_after = 1.0
 
 
-class StillInUse(Conflict):
+class ResourceInUseError(ConflictError):
     """Something registered depends on it."""
 
-    code = "still-in-use"
+    code = "resource-in-use"
 
 
-class VersionMismatch(Conflict):
+class VersionMismatchError(ConflictError):
     """The version that stands is not the one the caller named."""
 
     code = "version-mismatch"
 
 
-class QueueFull(StitchworkError):
+class QueueFullError(StitchworkError):
     """No room for more work now."""
 
     code = "queue-full"
     retry_after = 1.0
 
 
-class QuotaSpent(StitchworkError):
+class RateLimitError(StitchworkError):
     """A key has sent as much as it may for now."""
 
-    code = "quota-spent"
+    code = "rate-limit-exceeded"
     retry_after = 1.0
 
 
-class Unavailable(StitchworkError):
+class UnavailableError(StitchworkError):
     """A part of the service cannot be reached."""
 
     code = "unavailable"
     retry_after = 2.0
 
 
-class RegistryUnavailable(Unavailable):
+class RegistryUnavailableError(UnavailableError):
     """The registry server cannot be reached, or would not promise a write."""
 
     code = "registry-unavailable"
 
 
-class QueueUnavailable(Unavailable):
+class QueueUnavailableError(UnavailableError):
     """The queue server cannot be reached."""
 
     code = "queue-unavailable"
 
 
-class NoWorker(Unavailable):
+class NoWorkerError(UnavailableError):
     """No live worker takes this work."""
 
     code = "no-worker"
     retry_after = 5.0
 
 
-class WorkFailed(Unavailable):
+class JobFailedError(UnavailableError):
     """A worker took the work and could not finish it."""
 
-    code = "work-failed"
+    code = "job-failed"
 
 
-class DeadlineExceeded(StitchworkError):
+class DeadlineExceededError(StitchworkError):
     """The answer did not come in time."""
 
     code = "deadline-exceeded"
 
 
-class CallerLeft(StitchworkError):
+class ClientDisconnectedError(StitchworkError):
     """The client hung up before its answer."""
 
-    code = "caller-left"
+    code = "client-disconnected"
 
 
-class CorruptBytes(StitchworkError):
+class CorruptDataError(StitchworkError):
     """Stored bytes that fail their checksum."""
 
-    code = "corrupt-bytes"
+    code = "corrupt-data"

@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import LANDMARKS, WHITENING, Parameters
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -116,7 +116,7 @@ class BridgeParameters(Record):
         """The same as geometry takes them.
 
         Raises:
-            InvalidInput: If one is out of its range.
+            InvalidInputError: If one is out of its range.
         """
         return Parameters(**self.model_dump())
 
@@ -167,7 +167,7 @@ class Head(Record):
         return f"space:{self.space}"
 
 
-class Draft(Record):
+class Registration(Record):
     """A registration that a worker is still preparing; its progress survives everyone's death."""
 
     kind: Literal["space", "head"]
@@ -186,11 +186,12 @@ def check_id(value: str, pointer: str | None = None) -> str:
     """An id that is safe to stand in a URL and in a key.
 
     Raises:
-        InvalidInput: If it is empty, too long, or has anything but letters, digits, `.`, `_`, `-`.
+        InvalidInputError: If it is empty, too long, or has anything but letters, digits, `.`, `_`,
+        `-`.
     """
     if not re.fullmatch(ID_PATTERN, value):
         shown = value if len(value) <= 40 else value[:40] + "…"
-        raise InvalidInput(
+        raise InvalidInputError(
             "expected an id of 1 to 128 letters, digits, '.', '_' or '-' that starts with a letter "
             f"or digit, got {shown!r}",
             pointer=pointer,
@@ -255,7 +256,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-class Key(Record):
+class ApiKey(Record):
     """What is kept of one key."""
 
     name: str = Field(pattern=ID_PATTERN)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.redis.urls import check, without_secrets
 from stitchwork.resources import Scope
 
@@ -17,14 +17,14 @@ Bytes = Annotated[int, Field(ge=1024)]
 
 MEBI = 1024 * 1024
 _LIMITS = (
-    "request_timeout",
-    "slow_seconds",
-    "least_rate",
-    "queue_jobs",
-    "queue_bytes",
-    "queue_seconds",
+    "request_timeout_seconds",
+    "header_timeout_seconds",
+    "min_bytes_per_second",
+    "max_queue_jobs",
+    "max_queue_bytes",
+    "max_queue_wait_seconds",
     "rate_limits",
-    "url_seconds",
+    "image_url_timeout_seconds",
 )
 """What bounds a request, beside all that is called `max_…`."""
 
@@ -54,10 +54,10 @@ class Settings(BaseSettings):
     )
     apis: int = Field(1, ge=1, le=64, description="API processes that `serve` starts.")
     workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
-    worker_number: int = Field(
+    worker_index: int = Field(
         0, ge=0, description="Which of a machine's workers this is; they take its GPUs in turn."
     )
-    serves: Annotated[tuple[str, ...], NoDecode] = Field(
+    worker_models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Patterns of the models a worker takes work for, separated by commas."
     )
     model_memory_bytes: int = Field(
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$",
         description="Device of a worker: auto, cpu, cuda, cuda:N or mps.",
     )
-    compile: bool = Field(
+    compile_models: bool = Field(
         True, description="Compile models on a CPU, if OpenVINO is installed and its rows agree."
     )
     cuda_graphs: bool = Field(
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         ("timm/*", "sentence-transformers/*"),
         description="Patterns of the hub's models that may be loaded, separated by commas.",
     )
-    url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+    image_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Patterns of the hosts that images may be fetched from by https URL, separated "
         "by commas; none: by value only.",
@@ -96,15 +96,19 @@ class Settings(BaseSettings):
         ge=0,
         description="Seconds after SIGTERM in which an API takes requests but says not ready.",
     )
-    request_timeout: Seconds = Field(30.0, description="Seconds a request may take at most.")
-    redis_timeout: Seconds = Field(2.0, description="Seconds one call to a server may take.")
+    request_timeout_seconds: Seconds = Field(
+        30.0, description="Seconds a request may take at most."
+    )
+    redis_timeout_seconds: Seconds = Field(
+        2.0, description="Seconds one call to a server may take."
+    )
     stale_seconds: float = Field(
         300.0, ge=0, description="Seconds a known space may serve while the registry is away."
     )
     durable: bool = Field(
         True, description="Acknowledge a registration only once the registry's AOF has it."
     )
-    replicas: int = Field(
+    durable_replicas: int = Field(
         0, ge=0, le=16, description="Replicas whose AOF must have it too before that."
     )
 
@@ -114,27 +118,27 @@ class Settings(BaseSettings):
     max_anchors: Count = Field(100_000, description="Most anchors in a set.")
     max_width: Count = Field(16_384, description="Widest embedding.")
 
-    job_items: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
-    batch_items: int = Field(
+    items_per_job: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
+    items_per_batch: int = Field(
         0, ge=0, description="Most raw inputs a model gets at once; 0: 32 on a CPU, 64 on a GPU."
     )
-    queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
-    queue_bytes: Bytes = Field(512 * MEBI, description="Bytes that waiting jobs may hold in all.")
-    queue_seconds: Seconds = Field(
+    max_queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
+    max_queue_bytes: Bytes = Field(
+        512 * MEBI, description="Bytes that waiting jobs may hold in all."
+    )
+    max_queue_wait_seconds: Seconds = Field(
         10.0, description="Seconds the first job in line may have waited for another to join it."
     )
     lease_seconds: Seconds = Field(
         10.0, description="Seconds after which a silent worker's jobs go to another."
     )
-    hang_seconds: Seconds = Field(
+    forward_timeout_seconds: Seconds = Field(
         20.0, description="Seconds one forward pass may take; a worker that takes longer restarts."
     )
-    worker_ttl: Seconds = Field(
+    worker_ttl_seconds: Seconds = Field(
         10.0, description="Seconds of silence after which a worker is gone."
     )
-    fused_cache_bytes: Bytes = Field(
-        512 * MEBI, description="Memory of one process for fused maps."
-    )
+    map_cache_bytes: Bytes = Field(512 * MEBI, description="Memory of one process for fused maps.")
     fit_threads: Count = Field(1, description="Inverses computed at the same time in one process.")
     blas_threads: int = Field(
         0,
@@ -151,24 +155,29 @@ class Settings(BaseSettings):
     max_json_depth: int = Field(
         64, ge=8, le=512, description="Most levels of lists and objects in JSON."
     )
-    max_url_bytes: Bytes = Field(16 * MEBI, description="Largest image that is fetched by URL.")
-    url_seconds: Seconds = Field(5.0, description="Seconds that fetching one may take.")
+    max_image_url_bytes: Bytes = Field(
+        16 * MEBI, description="Largest image that is fetched by URL."
+    )
+    image_url_timeout_seconds: Seconds = Field(
+        5.0, description="Seconds that fetching one may take."
+    )
     max_image_pixels: Count = Field(64_000_000, description="Most pixels of an image.")
     max_text_tokens: int = Field(
         8_192, ge=16, description="Most tokens of a text, also where its model takes more."
     )
     max_head_layers: Count = Field(64, description="Most layers of a head.")
-    max_held_bytes: Bytes = Field(
+    max_inflight_body_bytes: Bytes = Field(
         1024 * MEBI,
         description="Bytes that all bodies under way in one API process may have.",
     )
-    max_head_bytes: Bytes = Field(64 * 1024, description="Largest head of a request.")
+    max_header_bytes: Bytes = Field(64 * 1024, description="Largest headers of a request.")
     max_connections: Count = Field(800, description="Connections that one API process takes.")
-    slow_seconds: Seconds = Field(
+    header_timeout_seconds: Seconds = Field(
         10.0,
-        description="Seconds for a request's head, and by which a body may lag `least_rate`.",
+        description="Seconds for a request's headers, and by which a body may lag behind "
+        "`min_bytes_per_second`.",
     )
-    least_rate: Count = Field(
+    min_bytes_per_second: Count = Field(
         16 * 1024, description="Bytes a second at which clients must send and read, or are cut off."
     )
     key_file: Path | None = Field(
@@ -178,7 +187,7 @@ class Settings(BaseSettings):
         {},
         description="How often each key may ask: `infer=100/minute;5000/day,read=20/second`.",
     )
-    metrics_open: bool = Field(False, description="Answer `/metrics` to whoever has no key.")
+    metrics_public: bool = Field(False, description="Answer `/metrics` to whoever has no key.")
     worker_metrics_port: int = Field(
         0,
         ge=0,
@@ -200,7 +209,7 @@ class Settings(BaseSettings):
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("serves", "hub_models", "url_hosts", mode="before")
+    @field_validator("worker_models", "hub_models", "image_url_hosts", mode="before")
     @classmethod
     def _split_patterns(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -225,7 +234,7 @@ class Settings(BaseSettings):
             try:
                 for rates in value.values():
                     parsed(rates)
-            except InvalidInput as error:
+            except InvalidInputError as error:
                 raise ValueError(error.message) from error
         return value
 
@@ -240,8 +249,10 @@ class Settings(BaseSettings):
     def _check_servers(self) -> Self:
         if self.queue_url and not self.redis_url:
             raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
-        if self.replicas and not (self.redis_url and self.durable):
-            raise ValueError("replicas needs durable, and redis_url: the embedded one has none")
+        if self.durable_replicas and not (self.redis_url and self.durable):
+            raise ValueError(
+                "durable_replicas needs durable, and redis_url: the embedded one has none"
+            )
         return self
 
     @property

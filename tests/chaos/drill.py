@@ -119,8 +119,8 @@ def run(drill: Drill) -> int:
                 "STITCHWORK_OFFLINE": "true",
                 "STITCHWORK_BLAS_THREADS": "1",
                 "STITCHWORK_LEASE_SECONDS": "3",
-                "STITCHWORK_WORKER_TTL": "5",
-                "STITCHWORK_QUEUE_SECONDS": "5",
+                "STITCHWORK_WORKER_TTL_SECONDS": "5",
+                "STITCHWORK_MAX_QUEUE_WAIT_SECONDS": "5",
             },
         )
         if own:

@@ -11,10 +11,10 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.errors import RegistryUnavailable
+from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import Side, fuse
 from stitchwork.geometry.frame import frame
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
 from tests.chaos.conftest import SPEC, Crew
@@ -56,7 +56,7 @@ def translated(pair: Pair, anchors: Floats) -> Floats:
 
 def stored_anchors(stage: Stage, id_: str) -> tuple[str, Floats]:
     """The version that the registry server holds under an id, and its anchors."""
-    server = Server(stage.registry.url, 5.0, RegistryUnavailable)
+    server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
     try:
         registry = Registry(server, durable=False, stale_seconds=0)
         (record,), _ = registry.spaces.ready(id_)
@@ -136,7 +136,7 @@ def test_f8_what_is_not_promised_is_not_acknowledged(
     """F8: where WAITAOF answers 0, or that there is no file, the caller gets 503."""
     if not stage.engine.promises:
         pytest.skip("Redis 7.0 has no WAITAOF")
-    api = stage.api(STITCHWORK_REDIS_URL=tap.url, STITCHWORK_REDIS_TIMEOUT="1")
+    api = stage.api(STITCHWORK_REDIS_URL=tap.url, STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with Caller(api.url) as caller:
         assert caller.put_space("before", pair.x_anchors).status_code == 201
         stage.records.config_set(name, value)
@@ -282,7 +282,7 @@ def test_f14_what_is_in_use_is_deleted(crew: Crew) -> None:
     head = {"space": "f14", "weight": np.eye(2, 384).tolist(), "labels": ["a", "b"]}
     assert caller.send("PUT", "/heads/f14", head).status_code == 201
     told = caller.send("DELETE", "/spaces/f14")
-    assert (told.status_code, told.json()["code"]) == (409, "still-in-use")
+    assert (told.status_code, told.json()["code"]) == (409, "resource-in-use")
 
     crew.worker.pause()
     try:

@@ -23,10 +23,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stitchwork.client import Floats, ServiceProblem, Stitchwork
-from stitchwork.errors import QueueUnavailable
+from stitchwork.client import Floats, ServiceError, Stitchwork
+from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.dead_letters import bury, letters, open_letter
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.supervisor import Plan, Running, start
 from tests.support import faulty_model
 from tests.support import process_stage as drills
@@ -137,11 +137,11 @@ def _service(folder: Path, servers: drills.Stage, workers: int) -> Iterator[Runn
         "STITCHWORK_MODEL_ROOTS": str(folder),
         "STITCHWORK_LOG_LEVEL": "warning",
         "STITCHWORK_LEASE_SECONDS": str(LEASE),
-        "STITCHWORK_HANG_SECONDS": str(HANG),
-        "STITCHWORK_WORKER_TTL": "2",
-        "STITCHWORK_QUEUE_JOBS": str(QUEUE_JOBS),
+        "STITCHWORK_FORWARD_TIMEOUT_SECONDS": str(HANG),
+        "STITCHWORK_WORKER_TTL_SECONDS": "2",
+        "STITCHWORK_MAX_QUEUE_JOBS": str(QUEUE_JOBS),
         "STITCHWORK_OFFLINE": "true",
-        "STITCHWORK_REQUEST_TIMEOUT": str(2 * DEADLINE),
+        "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(2 * DEADLINE),
         faulty_model.FOLDER: str(folder),
     }
     command = (sys.executable, "-m", "tests.support.faulty_model", "worker")
@@ -246,7 +246,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert "workers failed at this job" in told.json()["detail"]
     assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
-    server = Server(stage.running.queue_url or "", 5.0, QueueUnavailable)
+    server = RedisServer(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     (letter,) = letters(server)
     assert letter.reason == "delivered too often"
     job, items = open_letter(server, letter.id)
@@ -296,7 +296,7 @@ def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> 
     for pid in [pid for name, pid in stage.running.pids.items() if name.startswith("worker")]:
         os.kill(pid, signal.SIGKILL)
     stage.settled()
-    with pytest.raises(ServiceProblem, match="no longer yields space drifts") as refused:
+    with pytest.raises(ServiceError, match="no longer yields space drifts") as refused:
         stage.client.embed("drifts", stage.pictures[:1])
     assert (refused.value.status, refused.value.code) == (409, "encoder-mismatch")
     assert stage.right(stage.call(stage.pictures[0]), 0), "other spaces of the model still serve"
@@ -352,7 +352,7 @@ def _running(stage: Stage) -> int:
 
 def _replies(stage: Stage) -> int:
     """Replies that lie on the queue server and that no API has read."""
-    server = Server(stage.running.queue_url or "", 5.0, QueueUnavailable)
+    server = RedisServer(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     try:
         keys = list(server.redis.scan_iter("stitchwork:replies:*"))
         return sum(int(str(server.redis.llen(key))) for key in keys)

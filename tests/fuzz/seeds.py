@@ -56,7 +56,12 @@ def seeds() -> dict[str, list[bytes]]:
         {},
         {
             "job": "1",
-            "error": {"kind": "InvalidInput", "message": "m", "pointer": "/items/0", "code": "c"},
+            "error": {
+                "kind": "InvalidInputError",
+                "message": "m",
+                "pointer": "/items/0",
+                "code": "c",
+            },
         },
     )
     return {

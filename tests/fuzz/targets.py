@@ -26,7 +26,7 @@ from stitchwork.api.schemas.requests import (
     StitchBody,
     TranslateBody,
 )
-from stitchwork.errors import CorruptBytes, InvalidInput
+from stitchwork.errors import CorruptDataError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import MAGIC, SUM, unpack
 
@@ -36,7 +36,7 @@ LIMITS: Final = Limits(
     items=16,
     anchors=64,
     width=64,
-    job_items=8,
+    items_per_job=8,
     json_values=1 << 20,
     json_depth=64,
     head_layers=64,
@@ -44,8 +44,8 @@ LIMITS: Final = Limits(
     head_bytes=1 << 16,
     connections=8,
     seconds=5.0,
-    slow_seconds=5.0,
-    least_rate=1,
+    header_timeout_seconds=5.0,
+    min_bytes_per_second=1,
 )
 BODIES: Final[tuple[type[BaseModel], ...]] = (
     TranslateBody,
@@ -87,7 +87,7 @@ def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> An
         return _loop.run_until_complete(
             negotiation.read(Request(scope, receive), model, LIMITS, **how)
         )
-    except InvalidInput as error:
+    except InvalidInputError as error:
         # What is said of it must be sayable in JSON.
         status = problem_details.status_of(error)
         assert status in (400, 413, 415, 422)
@@ -176,7 +176,7 @@ def store_codec(data: bytes) -> None:
     for stored in (data, _sealed(data), _sealed(_measured(data))):
         try:
             unpack(stored)
-        except CorruptBytes:
+        except CorruptDataError:
             continue
 
 
@@ -185,14 +185,14 @@ def queue_codec(data: bytes) -> None:
     for read in (unpack_job, unpack_reply):
         try:
             read(_sealed(_measured(data)))
-        except CorruptBytes:
+        except CorruptDataError:
             continue
 
 
 def _refusable(work: Callable[[], Any]) -> None:
     try:
         work()
-    except InvalidInput as error:
+    except InvalidInputError as error:
         status = problem_details.status_of(error)
         problem_details.problem(status, error.code, error.message, "id", pointer=error.pointer)
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from stitchwork.api.content import negotiation
 from stitchwork.api.schemas.requests import TranslateBody
-from stitchwork.errors import CorruptBytes
+from stitchwork.errors import CorruptDataError
 from stitchwork.redis.serialization import pack, unpack
 from tests.fuzz.seeds import CORPUS, npy_file, seeds
 from tests.fuzz.targets import TARGETS, read_body
@@ -118,5 +118,5 @@ def test_a_flipped_bit_of_stored_bytes_is_never_believed(
     np.testing.assert_array_equal(found["a"], rows)
     assert meta == {"k": 1}
     whole[at % len(whole)] ^= 1 << bit
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         unpack(bytes(whole))

@@ -14,7 +14,7 @@ from stitchwork.evaluation.image_datasets import digits
 from stitchwork.geometry.bridges import DEFAULT, Side, fuse
 from stitchwork.geometry.classifier import Classifier, probabilities
 from stitchwork.geometry.frame import frame
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.head_fitting import fit_linear
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from stitchwork.resources import ImageEncoder
@@ -78,7 +78,7 @@ def truth(folder: Path, seed: int = 0) -> Truth:
         )
         for name in ENCODERS
     }
-    catalog = Catalog("cpu", [folder], offline=True)
+    catalog = EncoderCache("cpu", [folder], offline=True)
 
     def embed(name: str, images: list[bytes]) -> Floats:
         loaded = catalog.get(specs[name])

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from stitchwork.cli.main import main
-from stitchwork.client import Floats, ServiceProblem, Stitchwork
+from stitchwork.client import Floats, ServiceError, Stitchwork
 from stitchwork.client.chunks import MOST_ITEMS
 from stitchwork.errors import StitchworkError
 from stitchwork.geometry.diagnostics.space_metrics import similarity
@@ -187,7 +187,7 @@ def test_many_callers_at_once_get_their_own_answers(world: World) -> None:
 
 def test_long_texts_are_refused_or_cut_and_said_so(world: World) -> None:
     items = ["short", "word " * 600]
-    with pytest.raises(ServiceProblem, match="takes 256 tokens") as refused:
+    with pytest.raises(ServiceError, match="takes 256 tokens") as refused:
         world.client.embed("minilm", items)
     assert (refused.value.status, refused.value.pointer) == (422, "/items/1")
     with httpx.Client(base_url=world.url, timeout=60) as http:
@@ -222,9 +222,9 @@ def test_a_space_that_cannot_be_embedded_fails_with_its_reason(
     world.client.put_space("bad", "texts", encoder={"model": str(minilm_folder()), **spec})
     with pytest.raises(StitchworkError, match=said):
         world.client.wait("spaces", "bad")
-    with pytest.raises(ServiceProblem, match=said) as refused:
+    with pytest.raises(ServiceError, match=said) as refused:
         world.client.embed("bad", ["a"])
-    assert refused.value.code == "preparation-failed"
+    assert refused.value.code == "registration-failed"
     world.client.delete("spaces", "bad")
 
 

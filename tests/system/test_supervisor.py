@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from stitchwork.cli.main import main
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.settings import Settings
 from stitchwork.supervisor import Plan, Running, embedded_servers, start
 from stitchwork.supervisor.service_process import listen
@@ -200,7 +200,7 @@ def test_the_embedded_servers_are_found_while_they_run(
             assert main(words) == (1 if command == "status" else 0), capsys.readouterr().err
             assert json.loads(capsys.readouterr().out) in ([], {"workers": [], "queues": {}})
     for folder in (plan.data_dir, plan.data_dir / "none"):
-        with pytest.raises(Unavailable, match="no `stitchwork serve` runs on"):
+        with pytest.raises(UnavailableError, match="no `stitchwork serve` runs on"):
             embedded_servers.embedded(folder)
 
 
@@ -208,7 +208,7 @@ def test_the_servers_are_what_each_is_for_and_data_survive(plan: Plan) -> None:
     with start(plan) as running, client_of(running.redis_url) as registry:
         with client_of(running.queue_url) as queue:
             wanted = {"appendonly": "no", "save": "", "maxmemory-policy": "volatile-lru"}
-            wanted |= {"maxmemory": str(plan.queue_bytes), "port": "0"}
+            wanted |= {"maxmemory": str(plan.max_queue_bytes), "port": "0"}
             assert queue.config_get(*wanted) == wanted
         wanted = {"appendonly": "yes", "appendfsync": "always", "save": "", "port": "0"}
         wanted |= {"maxmemory-policy": "noeviction"}
@@ -306,7 +306,9 @@ def test_a_child_that_keeps_dying_is_started_less_and_less_often(plan: Plan) -> 
 def test_a_port_in_use_is_said_at_once(plan: Plan) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Unavailable, match=rf"cannot listen on 127.0.0.1, port {port}: Addr"):
+        with pytest.raises(
+            UnavailableError, match=rf"cannot listen on 127.0.0.1, port {port}: Addr"
+        ):
             start(replace(plan, port=port))
     assert not plan.data_dir.exists()
 
@@ -320,7 +322,7 @@ def test_connections_of_the_socket_do_not_wait_to_fill_a_packet() -> None:
 
 def test_a_data_directory_has_one_service(plan: Plan) -> None:
     with start(plan) as running:
-        with pytest.raises(Unavailable, match="another stitchwork uses this data directory"):
+        with pytest.raises(UnavailableError, match="another stitchwork uses this data directory"):
             start(replace(plan, lock_seconds=0.1))
         assert httpx.get(f"{running.url}/health/ready").status_code == 200
 
@@ -378,7 +380,7 @@ def test_what_cannot_start_is_named_and_nothing_stays(
 ) -> None:
     # Other tests may have services of their own under this process.
     before = supervisors()
-    with pytest.raises(Unavailable, match=reason):
+    with pytest.raises(UnavailableError, match=reason):
         start(spoil(plan))
     assert supervisors() == before
     if plan.data_dir.is_dir():
@@ -388,9 +390,9 @@ def test_what_cannot_start_is_named_and_nothing_stays(
 
 def test_what_never_gets_ready_is_given_up(plan: Plan) -> None:
     idle = program("import signal; signal.pause()")
-    with pytest.raises(Unavailable, match="/health/ready is not well, it says: 503"):
+    with pytest.raises(UnavailableError, match="/health/ready is not well, it says: 503"):
         start(replace(plan, worker_command=idle), ready_timeout=3.0)
-    with pytest.raises(Unavailable, match="/health/live is not well, it says: no answer"):
+    with pytest.raises(UnavailableError, match="/health/live is not well, it says: no answer"):
         start(replace(plan, api_command=idle), ready_timeout=0.5)
 
 
@@ -466,10 +468,13 @@ def test_a_server_that_still_reads_its_file_is_loading_not_down(tmp_path: Path) 
 
 def test_the_plan_reaches_the_children_as_settings(tmp_path: Path) -> None:
     settings = Settings(
-        data_dir=tmp_path, request_timeout=7.5, offline=True, model_roots=(Path("/a"), Path("/b"))
+        data_dir=tmp_path,
+        request_timeout_seconds=7.5,
+        offline=True,
+        model_roots=(Path("/a"), Path("/b")),
     )
     plan = Plan.of(settings)
-    assert plan.env["STITCHWORK_REQUEST_TIMEOUT"] == "7.5"
+    assert plan.env["STITCHWORK_REQUEST_TIMEOUT_SECONDS"] == "7.5"
     assert plan.env["STITCHWORK_MODEL_ROOTS"] == "/a:/b"
     assert "STITCHWORK_WORKERS" not in plan.env
     assert Plan.from_json(plan.to_json()) == plan

@@ -23,11 +23,11 @@ pytestmark = pytest.mark.models
 SETTINGS: dict[str, Any] = {
     "max_text_tokens": 16,
     "max_items": 4,
-    "queue_jobs": 3,
-    "queue_bytes": 100_000,
-    "queue_seconds": 2,
+    "max_queue_jobs": 3,
+    "max_queue_bytes": 100_000,
+    "max_queue_wait_seconds": 2,
     "rate_limits": "admin=3/day",
-    "job_items": 1,
+    "items_per_job": 1,
 }
 
 
@@ -68,7 +68,7 @@ def paused(house: House) -> Iterator[None]:
 
 def test_every_limit_is_tried() -> None:
     """Pixels are tried where images are, in `test_hostile_inputs`."""
-    tried = {*BOUNDED, *SETTINGS, *FETCHING, "max_image_pixels"} - {"job_items"}
+    tried = {*BOUNDED, *SETTINGS, *FETCHING, "max_image_pixels"} - {"items_per_job"}
     assert Settings().limits().keys() == tried
 
 
@@ -78,7 +78,7 @@ def test_every_limit_is_tried() -> None:
         (["short", "word " * 20], 422, "16 tokens (max_text_tokens)"),
         (["x" * 5000], 422, "16 tokens (max_text_tokens)"),
         (["a"] * 5, 413, "4 items (max_items)"),
-        (["a" * 200_000], 429, "100000 bytes (queue_bytes)"),
+        (["a" * 200_000], 429, "100000 bytes (max_queue_bytes)"),
     ],
 )
 def test_inputs(house: House, items: list[str], status: int, said: str) -> None:
@@ -96,7 +96,7 @@ def test_jobs_that_wait(house: House) -> None:
     with paused(house):
         answer = house.http.post("/embed/t", json={"items": ["a", "b", "c", "d"]})
         assert answer.status_code == 429, answer.text
-        assert "3 jobs (queue_jobs)" in answer.json()["detail"]
+        assert "3 jobs (max_queue_jobs)" in answer.json()["detail"]
     until("it embeds", lambda: house.http.post("/embed/t", json={"items": ["a"]}).is_success)
 
 
@@ -113,7 +113,7 @@ def test_time_that_jobs_wait(house: House) -> None:
 
     def is_refused() -> bool:
         # One that was given up is taken back a moment later, so that the line may look full too.
-        return "2000 ms (queue_seconds)" in send("0.2").json()["detail"]
+        return "2000 ms (max_queue_wait_seconds)" in send("0.2").json()["detail"]
 
     with ThreadPoolExecutor(2) as pool:
         with paused(house):

@@ -14,11 +14,11 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api import openapi, problem_details
-from stitchwork.api.dependencies import Parts
+from stitchwork.api.dependencies import AppState
 from stitchwork.api.kserve import routes as kserve
 from stitchwork.api.middleware import auth
-from stitchwork.api.middleware.body_limits import Intake
-from stitchwork.api.middleware.head_requests import HeadAsGet
+from stitchwork.api.middleware.body_limits import BodyLimitMiddleware
+from stitchwork.api.middleware.head_requests import HeadRequestMiddleware
 from stitchwork.api.openai import routes as openai
 from stitchwork.api.routes import (
     anchor_sets,
@@ -50,7 +50,7 @@ THREADS: Final = 64
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def create_app(parts: Parts) -> FastAPI:
+def create_app(parts: AppState) -> FastAPI:
     """The app over these parts; its lifespan starts and stops them."""
 
     @asynccontextmanager
@@ -94,12 +94,12 @@ def create_app(parts: Parts) -> FastAPI:
         app.router.routes += routes.router.routes
     problem_details.install(app)
     openapi.install(app)
-    app.add_middleware(Intake, limits=parts.limits)
+    app.add_middleware(BodyLimitMiddleware, limits=parts.limits)
     app.add_middleware(
-        auth.Guard, ring=parts.keys, rates=parts.rates, metrics_open=parts.metrics_open
+        auth.AuthMiddleware, ring=parts.keys, rates=parts.rates, metrics_public=parts.metrics_public
     )
-    app.add_middleware(RequestLog, telemetry=parts.telemetry)
-    app.add_middleware(HeadAsGet)
+    app.add_middleware(RequestContextMiddleware, telemetry=parts.telemetry)
+    app.add_middleware(HeadRequestMiddleware)
     templates = [route for route in app.routes if isinstance(route, APIRoute)]
     parts.telemetry.metrics.expect(
         [(method, route.path) for route in templates for method in route.methods or ()],
@@ -108,7 +108,7 @@ def create_app(parts: Parts) -> FastAPI:
     return app
 
 
-class RequestLog:
+class RequestContextMiddleware:
     """Gives each request an id, sends it back, and counts, traces and logs the request."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:

@@ -12,16 +12,21 @@ from fastapi import Depends, Header, Path, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from stitchwork.api.image_urls import Fetcher
+from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import Comparisons
-from stitchwork.api.server_metrics import Standing
-from stitchwork.errors import CallerLeft, DeadlineExceeded, InvalidInput, QueueFull
-from stitchwork.inference.inverse_cache import Inverses
-from stitchwork.inference.translator import HeadCache, Translator
-from stitchwork.queue.producer import Dispatcher
-from stitchwork.redis.rate_limiter import Rates
-from stitchwork.registry.api_keys import KeyRing
+from stitchwork.api.server_metrics import ServerMetricsCollector
+from stitchwork.errors import (
+    ClientDisconnectedError,
+    DeadlineExceededError,
+    InvalidInputError,
+    QueueFullError,
+)
+from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.translator import ClassifierCache, Translator
+from stitchwork.queue.producer import Producer
+from stitchwork.redis.rate_limiter import RateLimiter
+from stitchwork.registry.api_keys import ApiKeyCache
 from stitchwork.registry.entries import Condition
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import ID_PATTERN, check_id
@@ -35,7 +40,7 @@ MOST_COMPARISONS: Final = 16
 """Comparisons of spaces that may wait; they are made one after another, beside translations."""
 
 
-class Threads:
+class BoundedExecutor:
     """Threads for matrix products, apart from those that wait for a server.
 
     Args:
@@ -57,17 +62,18 @@ class Threads:
         """Refuse at once, before its body is read, what would only wait.
 
         Raises:
-            QueueFull: If as many as may be are under way.
+            QueueFullError: If as many as may be are under way.
         """
         if self._under_way >= self._most:
-            raise QueueFull(f"{self._most} {self._what} are under way in this process already")
+            raise QueueFullError(f"{self._most} {self._what} are under way in this process already")
 
     async def run(self, work: Callable[[], T], seconds: float) -> T:
         """Run blocking work away from the event loop, and wait for it only so long.
 
         Raises:
-            QueueFull: If as many as may be are under way.
-            DeadlineExceeded: If it takes longer; what it computes is kept for whoever asks next.
+            QueueFullError: If as many as may be are under way.
+            DeadlineExceededError: If it takes longer; what it computes is kept for whoever asks
+            next.
         """
         self.check_room()
         with self._guard:
@@ -79,8 +85,8 @@ class Threads:
             # Cancels what no thread has begun with; what one has is counted until it is through.
             return await asyncio.wait_for(asyncio.wrap_future(running), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"no answer within {seconds:g} seconds (request_timeout, or less as asked)"
+            raise DeadlineExceededError(
+                f"no answer within {seconds:g} seconds (request_timeout_seconds, or less as asked)"
             ) from error
 
     def close(self) -> None:
@@ -101,7 +107,7 @@ class Limits:
     items: int
     anchors: int
     width: int
-    job_items: int
+    items_per_job: int
     json_values: int
     json_depth: int
     head_layers: int
@@ -109,39 +115,41 @@ class Limits:
     head_bytes: int
     connections: int
     seconds: float
-    slow_seconds: float
-    least_rate: int
+    header_timeout_seconds: float
+    min_bytes_per_second: int
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppState:
     """What the API is made of; `drain` is set once this process is about to end.
 
     `told_limits` are those of the whole service by the names of their settings, to be shown.
     """
 
     registry: Registry
-    inverses: Inverses
+    inverses: InverseCache
     translator: Translator
-    heads: HeadCache
-    dispatcher: Dispatcher
+    heads: ClassifierCache
+    dispatcher: Producer
     limits: Limits
     told_limits: Mapping[str, Any]
     version: str
     comparisons: Comparisons
     reports: AnchorReports
-    standing: Standing
-    keys: KeyRing
-    rates: Rates
-    fetcher: Fetcher
-    metrics_open: bool = False
-    threads: Threads = field(default_factory=lambda: Threads(MOST_UNDER_WAY))
-    comparing: Threads = field(default_factory=lambda: Threads(MOST_COMPARISONS, 1, "comparisons"))
+    standing: ServerMetricsCollector
+    keys: ApiKeyCache
+    rates: RateLimiter
+    fetcher: ImageFetcher
+    metrics_public: bool = False
+    threads: BoundedExecutor = field(default_factory=lambda: BoundedExecutor(MOST_UNDER_WAY))
+    comparing: BoundedExecutor = field(
+        default_factory=lambda: BoundedExecutor(MOST_COMPARISONS, 1, "comparisons")
+    )
     drain: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
 
 
-class Direct(APIRoute):
+class DirectRoute(APIRoute):
     """A route of inference: it gets the request and its path's parameters, and asks for the rest.
 
     Looking for dependencies, which FastAPI does in each request, costs more than what they do.
@@ -157,17 +165,17 @@ class Direct(APIRoute):
         return handle
 
 
-def parts_of(request: Request) -> Parts:
+def app_state(request: Request) -> AppState:
     """The parts, for routes that look for no dependencies."""
-    parts: Parts = request.app.state.parts
+    parts: AppState = request.app.state.parts
     return parts
 
 
-async def _parts(request: Request) -> Parts:
-    return parts_of(request)
+async def _parts(request: Request) -> AppState:
+    return app_state(request)
 
 
-PartsDep = Annotated[Parts, Depends(_parts)]
+StateDep = Annotated[AppState, Depends(_parts)]
 
 
 ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
@@ -202,7 +210,7 @@ async def _condition(
     ] = None,
 ) -> Condition:
     if if_none_match is not None and if_none_match.strip() != "*":
-        raise InvalidInput(f"If-None-Match: expected *, got {if_none_match[:80]!r}")
+        raise InvalidInputError(f"If-None-Match: expected *, got {if_none_match[:80]!r}")
     match = None
     if if_match is not None:
         # Weak tags never match: a version is compared byte for byte.
@@ -228,9 +236,9 @@ def seconds_of(request: Request) -> float:
     """Seconds that a request may take: as its `X-Request-Timeout` says, within the limit.
 
     Raises:
-        InvalidInput: If that is no number of seconds.
+        InvalidInputError: If that is no number of seconds.
     """
-    most = parts_of(request).limits.seconds
+    most = app_state(request).limits.seconds
     told = request.headers.get(TIMEOUT["name"])
     if told is None:
         return most
@@ -239,7 +247,9 @@ def seconds_of(request: Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidInput(f"X-Request-Timeout: expected seconds, more than 0, got {told[:40]!r}")
+        raise InvalidInputError(
+            f"X-Request-Timeout: expected seconds, more than 0, got {told[:40]!r}"
+        )
     return min(seconds, most)
 
 
@@ -247,7 +257,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Wait for work as long as the client does; its body must have been read.
 
     Raises:
-        CallerLeft: If the client hangs up; the work is cancelled.
+        ClientDisconnectedError: If the client hangs up; the work is cancelled.
     """
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnect(request))
@@ -255,7 +265,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise CallerLeft("the client hung up")
+        raise ClientDisconnectedError("the client hung up")
     finally:
         working.cancel()
         leaving.cancel()

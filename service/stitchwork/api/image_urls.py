@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from stitchwork.errors import InputTooLarge, InvalidInput, QueueFull
+from stitchwork.errors import InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
 ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
@@ -41,7 +41,7 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-class Fetcher:
+class ImageFetcher:
     """Fetches what image inputs name by `https` URLs: no redirects, no private addresses.
 
     Args:
@@ -82,10 +82,10 @@ class Fetcher:
         """Inputs, with what lies there in place of each URL; texts are never taken for one.
 
         Raises:
-            InvalidInput: If a URL may not be followed, or what is asked for does not come;
+            InvalidInputError: If a URL may not be followed, or what is asked for does not come;
                 the pointer `/items/{i}` says which.
-            InputTooLarge: If there are too many of them, or an image has too many bytes.
-            QueueFull: If all that is being fetched in this process has.
+            InputTooLargeError: If there are too many of them, or an image has too many bytes.
+            QueueFullError: If all that is being fetched in this process has.
         """
         places = [
             i
@@ -96,7 +96,7 @@ class Fetcher:
             yield items
             return
         if len(places) > self._most:
-            raise InputTooLarge(
+            raise InputTooLargeError(
                 f"expected at most {self._most} items (max_items), got {len(places)}",
                 pointer="/items",
             )
@@ -128,11 +128,11 @@ class Fetcher:
         """A URL that may be followed.
 
         Raises:
-            InvalidInput: If it may not.
+            InvalidInputError: If it may not.
         """
         if not self._hosts:
-            raise InvalidInput(
-                "expected the base64 of an image file; images by URL are off (url_hosts)",
+            raise InvalidInputError(
+                "expected the base64 of an image file; images by URL are off (image_url_hosts)",
                 pointer=pointer,
                 code="url-not-allowed",
             )
@@ -141,9 +141,9 @@ class Fetcher:
         except ValueError:
             host = ""
         if not host or "@" in host or not any(fnmatchcase(host, one) for one in self._hosts):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "expected the base64 of an image file, or its https URL on a host that is allowed "
-                "(url_hosts)",
+                "(image_url_hosts)",
                 pointer=pointer,
                 code="url-not-allowed",
             )
@@ -164,20 +164,21 @@ class Fetcher:
                     held.append(len(part))
                     self._held += len(part)
                     if self._held > self._most_held:
-                        raise QueueFull(
+                        raise QueueFullError(
                             f"images that are being fetched hold {self._most_held} bytes "
-                            "(max_held_bytes) in this process already"
+                            "(max_inflight_body_bytes) in this process already"
                         )
                     size += len(part)
                     if size > self._most_bytes:
-                        raise InputTooLarge(
-                            f"an image by URL may have {self._most_bytes} bytes (max_url_bytes)",
+                        raise InputTooLargeError(
+                            f"an image by URL may have {self._most_bytes} bytes "
+                            "(max_image_url_bytes)",
                             pointer=pointer,
                         )
                     parts.append(part)
                 return b"".join(parts)
         except TimeoutError as error:
-            told = f"it did not come within {self._seconds:g} seconds (url_seconds)"
+            told = f"it did not come within {self._seconds:g} seconds (image_url_timeout_seconds)"
             raise _failed(told, pointer) from error
         except _PrivateAddress as error:
             raise _failed("its host has an address that is not public", pointer) from error
@@ -227,6 +228,6 @@ _FAULTS: Final = (
 )
 
 
-def _failed(why: str, pointer: str) -> InvalidInput:
+def _failed(why: str, pointer: str) -> InvalidInputError:
     told = f"the image cannot be fetched: {why}"
-    return InvalidInput(told, pointer=pointer, code="url-unavailable")
+    return InvalidInputError(told, pointer=pointer, code="url-unavailable")

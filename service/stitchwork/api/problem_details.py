@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stitchwork import errors
-from stitchwork.errors import CallerLeft, InvalidInput, StitchworkError
+from stitchwork.errors import ClientDisconnectedError, InvalidInputError, StitchworkError
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +32,20 @@ _NO_PLACE: Final = ("body", "query", "header", "path", "transformers", "timm")
 """Parts of a location that name no value in the request: its source, and tags of unions."""
 
 STATUS: Final[dict[type[StitchworkError], int]] = {
-    errors.MalformedInput: 400,
-    errors.InputTooLarge: 413,
-    errors.TooSlow: 408,
-    errors.UnsupportedFormat: 415,
-    errors.InvalidInput: 422,
-    errors.NoKey: 401,
-    errors.WrongScope: 403,
-    errors.UnknownResource: 404,
-    errors.VersionMismatch: 412,
-    errors.Conflict: 409,
-    errors.QueueFull: 429,
-    errors.QuotaSpent: 429,
-    errors.Unavailable: 503,
-    errors.DeadlineExceeded: 504,
+    errors.MalformedInputError: 400,
+    errors.InputTooLargeError: 413,
+    errors.SlowRequestError: 408,
+    errors.UnsupportedFormatError: 415,
+    errors.InvalidInputError: 422,
+    errors.AuthenticationError: 401,
+    errors.InsufficientScopeError: 403,
+    errors.NotFoundError: 404,
+    errors.VersionMismatchError: 412,
+    errors.ConflictError: 409,
+    errors.QueueFullError: 429,
+    errors.RateLimitError: 429,
+    errors.UnavailableError: 503,
+    errors.DeadlineExceededError: 504,
     errors.StitchworkError: 500,
 }
 
@@ -61,13 +61,13 @@ def expected() -> list[tuple[int, str]]:
     tree = [StitchworkError]
     for kind in tree:
         tree += kind.__subclasses__()
-    hidden = (CallerLeft, errors.CorruptBytes)
+    hidden = (ClientDisconnectedError, errors.CorruptDataError)
     return [(status_of(kind), kind.code) for kind in tree if kind not in hidden]
 
 
 def from_validation(
     error: ValidationError | RequestValidationError, fields: Iterable[str] = ()
-) -> InvalidInput:
+) -> InvalidInputError:
     """The first thing a model found wrong, as one of our own errors.
 
     Where a field was refused by one of our own errors, its class, code and pointer survive.
@@ -86,13 +86,13 @@ def from_validation(
     if first["type"] == "extra_forbidden" and len(place) == 1 and fields:
         message = f"there is no such field{rest}, expected some of {', '.join(fields)}"
     if isinstance(told.get("kind"), type):
-        kind: type[InvalidInput] = told["kind"]
+        kind: type[InvalidInputError] = told["kind"]
         return kind(message, pointer=pointer + told["pointer"], code=told["code"])
     named = f"{'.'.join(place)}: {message}" if place else message
-    return InvalidInput(named, pointer=pointer)
+    return InvalidInputError(named, pointer=pointer)
 
 
-def refusal(error: InvalidInput) -> PydanticCustomError:
+def refusal(error: InvalidInputError) -> PydanticCustomError:
     """One of our own errors in the form in which a model collects it, under the right place."""
     told = {"kind": type(error), "pointer": error.pointer or "", "code": error.code}
     return PydanticCustomError("refused", "{message}", {"message": error.message, **told})
@@ -108,7 +108,7 @@ def renamed(old: str, new: str) -> Generator[None, None, None]:
     """
     try:
         yield
-    except InvalidInput as error:
+    except InvalidInputError as error:
         pointer = error.pointer or ""
         if pointer.startswith(old):
             error.pointer = new + pointer.removeprefix(old)
@@ -145,7 +145,7 @@ def _rfc9457(told: Problem) -> Shaped:
 
 
 OPENAI_CODES: Final[dict[str | int, str]] = {
-    "unknown-resource": "model_not_found",
+    "not-found": "model_not_found",
     "too-many-tokens": "context_length_exceeded",
     401: "invalid_api_key",
     429: "rate_limit_exceeded",
@@ -242,10 +242,10 @@ def install(app: FastAPI) -> None:
     """Make every error of this app an answer in the shape of its path."""
 
     @app.exception_handler(ClientDisconnect)
-    @app.exception_handler(CallerLeft)
+    @app.exception_handler(ClientDisconnectedError)
     async def _nobody(request: Request, error: Exception) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
-        note(request.scope, CallerLeft.code)
+        note(request.scope, ClientDisconnectedError.code)
         return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)

@@ -10,7 +10,7 @@ from typing import Final
 import uvicorn
 
 from stitchwork.api.app import create_app
-from stitchwork.api.dependencies import Parts
+from stitchwork.api.dependencies import AppState
 from stitchwork.api.server_protocol import bounded
 
 M_ARENA_MAX: Final = -8
@@ -19,7 +19,7 @@ KEEP_ALIVE_SECONDS: Final = 75
 """Longer than balancers keep an idle connection, so that it is they who close it."""
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Says for a while that it is not ready, still serving, before it stops to listen.
 
     Args:
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
 
 
 def serve_app(
-    parts: Parts, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
+    parts: AppState, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
 ) -> int:
     """Serve until SIGTERM or SIGINT, then answer what was accepted.
 
@@ -78,7 +78,7 @@ def serve_app(
     )
     # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = Server(config, parts.drain, drain_seconds)
+    server = DrainingServer(config, parts.drain, drain_seconds)
     server.run()
     return 0 if server.started else 1
 

@@ -7,9 +7,9 @@ from typing import Final
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.queue import dead_letters, streams
-from stitchwork.queue.producer import Dispatcher
+from stitchwork.queue.producer import Producer
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry.metrics import PREFIX
@@ -25,7 +25,7 @@ SPACES_SECONDS: Final = 10.0
 """How long what was read of them is shown again."""
 
 
-class Standing(Collector):
+class ServerMetricsCollector(Collector):
     """The queue and the registry as they are now; what is away is shown as down, and left out.
 
     Args:
@@ -33,7 +33,7 @@ class Standing(Collector):
         dispatcher: Knows the queue server, and who works for it.
     """
 
-    def __init__(self, registry: Registry, dispatcher: Dispatcher) -> None:
+    def __init__(self, registry: Registry, dispatcher: Producer) -> None:
         self._registry = registry
         self._dispatcher = dispatcher
         self._worst: list[Space] = []
@@ -41,11 +41,11 @@ class Standing(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Ask both servers, each for no longer than one call may take."""
-        up = GaugeMetricFamily(PREFIX + "server_up", "1 if it answers.", labels=["server"])
+        up = GaugeMetricFamily(PREFIX + "redis_up", "1 if it answers.", labels=["server"])
         for name, look in (("queue", self._queued), ("registry", self._registered)):
             try:
                 found = list(look())
-            except Unavailable:
+            except UnavailableError:
                 up.add_metric([name], 0)
                 continue
             up.add_metric([name], 1)
@@ -61,14 +61,14 @@ class Standing(Collector):
         yield _gauge("refused_spaces", "Spaces whose encoders are refused.", len(refused))
         running = sum(backlog.running for backlog in waiting.values())
         held = sum(backlog.held for backlog in waiting.values())
-        jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Jobs in all queues.", labels=["state"])
+        jobs = GaugeMetricFamily(PREFIX + "max_queue_jobs", "Jobs in all queues.", labels=["state"])
         jobs.add_metric(["waiting"], held - running)
         jobs.add_metric(["running"], running)
         yield jobs
         ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in waiting.items()}
         oldest = max(ages.values(), default=0.0)
         yield _gauge("queue_oldest_seconds", "Age of the first job in line.", oldest)
-        yield _gauge("queue_bytes", "Bytes that queued jobs hold.", streams.held_bytes(server))
+        yield _gauge("max_queue_bytes", "Bytes that queued jobs hold.", streams.held_bytes(server))
         yield _gauge(
             "dead_letters", "Jobs that were given up and are kept.", dead_letters.count(server)
         )
@@ -87,7 +87,9 @@ class Standing(Collector):
 
     def _registered(self) -> Iterator[Metric]:
         registry = self._registry
-        kinds = GaugeMetricFamily(PREFIX + "registered", "What is registered.", labels=["kind"])
+        kinds = GaugeMetricFamily(
+            PREFIX + "registered_resources", "What is registered.", labels=["kind"]
+        )
         for table in (registry.anchor_sets, registry.spaces, registry.heads):
             kinds.add_metric([table.kind], table.count())
         yield kinds

@@ -121,7 +121,7 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def _expect_head(self) -> None:
-        self._reading = self.loop.call_later(self.limits.slow_seconds, self._late)
+        self._reading = self.loop.call_later(self.limits.header_timeout_seconds, self._late)
 
     def _late(self) -> None:
         self._reading = None
@@ -129,19 +129,19 @@ class Connection(HttpToolsProtocol):
             # While an earlier request is answered, this connection may not even be read.
             self._expect_head()
             return
-        seconds = self.limits.slow_seconds
-        told = f"the head of the request did not arrive within {seconds:g} seconds (slow_seconds)"
-        self._refuse(408, "too-slow", told)
+        seconds = self.limits.header_timeout_seconds
+        told = f"the headers did not arrive within {seconds:g} seconds (header_timeout_seconds)"
+        self._refuse(408, "slow-request", told)
 
     def _expect_reading(self) -> None:
         left = self.transport.get_write_buffer_size()
-        seconds = self.limits.slow_seconds
+        seconds = self.limits.header_timeout_seconds
         self._writing = self.loop.call_later(seconds, self._check_reading, left)
 
     def _check_reading(self, before: int) -> None:
         self._writing = None
         taken = before - self.transport.get_write_buffer_size()
-        if taken < self.limits.least_rate * self.limits.slow_seconds:
+        if taken < self.limits.min_bytes_per_second * self.limits.header_timeout_seconds:
             log.info("a client was cut off that did not take its answer")
             self.transport.abort()
             return
@@ -166,7 +166,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _head_told(self) -> str:
-        return f"the head of a request may have {self.limits.head_bytes} bytes (max_head_bytes)"
+        return f"the head of a request may have {self.limits.head_bytes} bytes (max_header_bytes)"
 
 
 def bounded(limits: Limits) -> type[Connection]:

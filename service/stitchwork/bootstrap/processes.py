@@ -8,21 +8,21 @@ from typing import Any, Final
 from prometheus_client import start_http_server
 
 from stitchwork import __version__
-from stitchwork.api.dependencies import Limits, Parts
-from stitchwork.api.image_urls import Fetcher
+from stitchwork.api.dependencies import AppState, Limits
+from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import Comparisons
-from stitchwork.api.server_metrics import Standing
-from stitchwork.errors import QueueUnavailable, RegistryUnavailable
-from stitchwork.inference.inverse_cache import Inverses
-from stitchwork.inference.translator import HeadCache, Translator
+from stitchwork.api.server_metrics import ServerMetricsCollector
+from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import UPKEEP
-from stitchwork.queue.producer import Dispatcher
+from stitchwork.queue.producer import Producer
 from stitchwork.queue.streams import new_id
-from stitchwork.queue.worker_registry import Announcement
-from stitchwork.redis.client import Server
-from stitchwork.redis.rate_limiter import Rates
-from stitchwork.registry.api_keys import KeyRing
+from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.redis.client import RedisServer
+from stitchwork.redis.rate_limiter import RateLimiter
+from stitchwork.registry.api_keys import ApiKeyCache
 from stitchwork.registry.registry import Registry
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics, Telemetry
@@ -31,32 +31,34 @@ HUNG: Final = 70
 """Exit code of a worker that a call never came back to."""
 
 
-def servers(settings: Settings) -> tuple[Server, Server]:
+def servers(settings: Settings) -> tuple[RedisServer, RedisServer]:
     """The registry server and the queue server; the second is the first where only one is named."""
     if settings.redis_url is None:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
     queue_url = settings.queue_url or settings.redis_url
     return (
-        Server(
+        RedisServer(
             settings.redis_url,
-            settings.redis_timeout,
-            RegistryUnavailable,
-            replicas=settings.replicas,
+            settings.redis_timeout_seconds,
+            RegistryUnavailableError,
+            replicas=settings.durable_replicas,
         ),
-        Server(queue_url, settings.redis_timeout, QueueUnavailable),
+        RedisServer(queue_url, settings.redis_timeout_seconds, QueueUnavailableError),
     )
 
 
-def registry_on(server: Server, settings: Settings) -> Registry:
+def registry_on(server: RedisServer, settings: Settings) -> Registry:
     """The registry; it promises durability only where the server can keep that promise.
 
     Raises:
-        RegistryUnavailable: If the server is away, or replicas are to write and it cannot say so.
+        RegistryUnavailableError: If the server is away, or replicas are to write and it cannot say
+        so.
     """
     durable = settings.durable and server.promises()
-    if settings.replicas and not durable:
-        raise RegistryUnavailable(
-            "replicas (STITCHWORK_REPLICAS) needs a registry server that keeps an append-only "
+    if settings.durable_replicas and not durable:
+        raise RegistryUnavailableError(
+            "durable_replicas (STITCHWORK_DURABLE_REPLICAS) needs a registry server that keeps an "
+            "append-only "
             "file and knows WAITAOF: Valkey, or Redis from 7.2 on"
         )
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
@@ -88,36 +90,36 @@ def show_metrics(settings: Settings, metrics: Metrics) -> None:
     """
     if not settings.worker_metrics_port:
         return
-    port = settings.worker_metrics_port + settings.worker_number
+    port = settings.worker_metrics_port + settings.worker_index
     try:
         start_http_server(port, settings.host, metrics.registry)
     except OSError as error:
         raise ValueError(f"worker_metrics_port {port}: {error.strerror}") from error
 
 
-def api_parts(settings: Settings) -> Parts:
+def api_parts(settings: Settings) -> AppState:
     """What the API is made of.
 
     Raises:
-        RegistryUnavailable: If the registry server cannot be reached.
+        RegistryUnavailableError: If the registry server cannot be reached.
     """
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
     seen = telemetry(settings, "api")
-    inverses = Inverses(queue_server, settings.fit_threads, seen.metrics)
-    dispatcher = Dispatcher(
+    inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
+    dispatcher = Producer(
         queue_server,
-        most_jobs=settings.queue_jobs,
-        most_bytes=settings.queue_bytes,
-        most_waited=settings.queue_seconds,
-        worker_ttl=settings.worker_ttl,
+        most_jobs=settings.max_queue_jobs,
+        most_bytes=settings.max_queue_bytes,
+        most_waited=settings.max_queue_wait_seconds,
+        worker_ttl_seconds=settings.worker_ttl_seconds,
         metrics=seen.metrics,
     )
-    return Parts(
+    return AppState(
         registry=registry,
         inverses=inverses,
-        translator=Translator(registry, inverses, settings.fused_cache_bytes, metrics=seen.metrics),
-        heads=HeadCache(registry, metrics=seen.metrics),
+        translator=Translator(registry, inverses, settings.map_cache_bytes, metrics=seen.metrics),
+        heads=ClassifierCache(registry, metrics=seen.metrics),
         dispatcher=dispatcher,
         limits=Limits(
             body_bytes=settings.max_body_bytes,
@@ -125,37 +127,37 @@ def api_parts(settings: Settings) -> Parts:
             items=settings.max_items,
             anchors=settings.max_anchors,
             width=settings.max_width,
-            job_items=settings.job_items,
+            items_per_job=settings.items_per_job,
             json_values=settings.max_json_values,
             json_depth=settings.max_json_depth,
             head_layers=settings.max_head_layers,
-            held_bytes=settings.max_held_bytes,
-            head_bytes=settings.max_head_bytes,
+            held_bytes=settings.max_inflight_body_bytes,
+            head_bytes=settings.max_header_bytes,
             connections=settings.max_connections,
-            seconds=settings.request_timeout,
-            slow_seconds=settings.slow_seconds,
-            least_rate=settings.least_rate,
+            seconds=settings.request_timeout_seconds,
+            header_timeout_seconds=settings.header_timeout_seconds,
+            min_bytes_per_second=settings.min_bytes_per_second,
         ),
         told_limits=settings.limits(),
         version=__version__,
         comparisons=Comparisons(registry),
         reports=AnchorReports(registry),
-        keys=KeyRing(
+        keys=ApiKeyCache(
             registry.keys,
             settings.key_file,
             stale_seconds=settings.stale_seconds,
             must=settings.must_have_keys,
         ),
-        rates=Rates(queue_server, settings.rate_limits, seen.metrics),
-        fetcher=Fetcher(
-            () if settings.offline else settings.url_hosts,
+        rates=RateLimiter(queue_server, settings.rate_limits, seen.metrics),
+        fetcher=ImageFetcher(
+            () if settings.offline else settings.image_url_hosts,
             most=settings.max_items,
-            most_bytes=settings.max_url_bytes,
-            most_held=settings.max_held_bytes,
-            seconds=settings.url_seconds,
+            most_bytes=settings.max_image_url_bytes,
+            most_held=settings.max_inflight_body_bytes,
+            seconds=settings.image_url_timeout_seconds,
         ),
-        metrics_open=settings.metrics_open,
-        standing=Standing(registry, dispatcher),
+        metrics_public=settings.metrics_public,
+        standing=ServerMetricsCollector(registry, dispatcher),
         telemetry=seen,
     )
 
@@ -164,7 +166,7 @@ def worker(settings: Settings) -> Any:
     """A worker; what it needs is imported here, since only workers have torch.
 
     Raises:
-        RegistryUnavailable: If the registry server cannot be reached.
+        RegistryUnavailableError: If the registry server cannot be reached.
     """
     seen = telemetry(settings, "worker")
     show_metrics(settings, seen.metrics)
@@ -176,44 +178,44 @@ def worker(settings: Settings) -> Any:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     import torch
 
-    from stitchwork.models.encoder_cache import Catalog
+    from stitchwork.models.encoder_cache import EncoderCache
     from stitchwork.queue.consumer import Consumer
-    from stitchwork.queue.worker_registry import Presence
-    from stitchwork.worker.encoder_check import Verifier
+    from stitchwork.queue.worker_registry import Heartbeat
+    from stitchwork.worker.encoder_check import EncoderChecker
     from stitchwork.worker.loop import Worker, describe, load, patience
-    from stitchwork.worker.registration import FIT_SECONDS, Upkeep
+    from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
 
     registry_server, queue_server = servers(settings)
     registry = registry_on(registry_server, settings)
-    inverses = Inverses(queue_server, settings.fit_threads, seen.metrics)
-    catalog = Catalog(
+    inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
+    catalog = EncoderCache(
         settings.device,
         settings.model_roots,
         settings.offline,
         hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
-        number=settings.worker_number,
+        number=settings.worker_index,
         most_pixels=settings.max_image_pixels,
         most_tokens=settings.max_text_tokens,
-        compiling=settings.compile,
+        compiling=settings.compile_models,
         graphs=settings.cuda_graphs,
         metrics=seen.metrics,
     )
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
-    batch_items = settings.batch_items or (32 if catalog.device.type == "cpu" else 64)
+    items_per_batch = settings.items_per_batch or (32 if catalog.device.type == "cpu" else 64)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
     translator = Translator(
-        registry, inverses, settings.fused_cache_bytes, catalog.place, seen.metrics
+        registry, inverses, settings.map_cache_bytes, catalog.place, seen.metrics
     )
-    verifier = Verifier(registry, catalog)
-    presence = Presence(
+    verifier = EncoderChecker(registry, catalog)
+    presence = Heartbeat(
         queue_server,
-        settings.worker_ttl,
-        lambda: describe(name, settings.serves, catalog, verifier),
+        settings.worker_ttl_seconds,
+        lambda: describe(name, settings.worker_models, catalog, verifier),
     )
-    announced = Announcement(worker=name, serves=settings.serves)
+    announced = WorkerStatus(worker=name, serves=settings.worker_models)
 
     def end() -> None:
         """A call that hangs cannot be interrupted; who watches this process starts another."""
@@ -229,7 +231,7 @@ def worker(settings: Settings) -> Any:
     fits = Consumer(
         queue_server,
         f"{name}-fits",
-        batch_items=1,
+        items_per_batch=1,
         lease=settings.lease_seconds,
         hang=FIT_SECONDS,
         takes=for_fits,
@@ -241,25 +243,25 @@ def worker(settings: Settings) -> Any:
         queue_server,
         name,
         # Two batches at once: enough to sort by length, and others queue up meanwhile.
-        batch_items=2 * batch_items,
+        items_per_batch=2 * items_per_batch,
         lease=settings.lease_seconds,
-        hang=settings.hang_seconds,
+        hang=settings.forward_timeout_seconds,
         takes=for_models,
         patience=partial(patience, catalog, presence),
         on_buried=lambda job: upkeep.give_up(job),
         on_hang=end,
         telemetry=seen,
     )
-    upkeep = Upkeep(
+    upkeep = RegistrationRunner(
         registry,
         fits,
         translator,
         catalog,
         partial(load, catalog, consumer.leases),
-        batch_items=batch_items,
-        chunk_items=settings.job_items,
+        items_per_batch=items_per_batch,
+        chunk_items=settings.items_per_job,
     )
-    heads = HeadCache(registry, place=catalog.place, metrics=seen.metrics)
+    heads = ClassifierCache(registry, place=catalog.place, metrics=seen.metrics)
     return Worker(
         consumer,
         presence,
@@ -268,7 +270,7 @@ def worker(settings: Settings) -> Any:
         heads,
         catalog,
         verifier,
-        batch_items=batch_items,
+        items_per_batch=items_per_batch,
         telemetry=seen,
     )
 

@@ -8,19 +8,21 @@ from datetime import UTC, datetime, timedelta
 from rich.console import Console
 from rich.table import Table
 
-from stitchwork.errors import Conflict, InvalidInput
+from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.redis.rate_limiter import parsed
 from stitchwork.registry import api_keys as stored
-from stitchwork.registry.api_keys import Keys
+from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.resources import Scope
 
 
-def add(keys: Keys, name: str, scopes: Sequence[str], days: float | None, limit: str | None) -> int:
+def add(
+    keys: ApiKeyRepository, name: str, scopes: Sequence[str], days: float | None, limit: str | None
+) -> int:
     """Make a key, let it in, and show it once.
 
     Raises:
-        InvalidInput: If the name is not an id, no scope is given, or the limit says nothing.
-        Conflict: If the name is taken.
+        InvalidInputError: If the name is not an id, no scope is given, or the limit says nothing.
+        ConflictError: If the name is taken.
     """
     if limit is not None:
         parsed(limit)
@@ -38,7 +40,7 @@ def declare(name: str, scopes: Sequence[str], days: float | None) -> int:
     return 0
 
 
-def show(keys: Keys, *, as_json: bool) -> int:
+def show(keys: ApiKeyRepository, *, as_json: bool) -> int:
     """List the keys of the registry, without what they are."""
     found = keys.list()
     if as_json:
@@ -55,15 +57,15 @@ def show(keys: Keys, *, as_json: bool) -> int:
     return 0
 
 
-def remove(keys: Keys, name: str, *, last: bool) -> int:
+def remove(keys: ApiKeyRepository, name: str, *, last: bool) -> int:
     """Let a key in no more.
 
     Raises:
-        UnknownResource: If there is none of this name.
-        Conflict: If no key would be left, and `last` does not ask for that.
+        NotFoundError: If there is none of this name.
+        ConflictError: If no key would be left, and `last` does not ask for that.
     """
     if {key.name for key in keys.list()} == {name} and not last:
-        raise Conflict(
+        raise ConflictError(
             f"{name} is the last key in the registry; an API that starts without any is open to "
             "whoever reaches it. Say --last if that is meant"
         )
@@ -74,7 +76,7 @@ def remove(keys: Keys, name: str, *, last: bool) -> int:
 
 def _scopes(given: Sequence[str]) -> list[Scope]:
     if not given:
-        raise InvalidInput(f"expected --scope, one of {', '.join(Scope)}")
+        raise InvalidInputError(f"expected --scope, one of {', '.join(Scope)}")
     return [Scope(name) for name in given]
 
 
@@ -82,5 +84,5 @@ def _expiry(days: float | None) -> datetime | None:
     if days is None:
         return None
     if not 0 < days <= 36_500:
-        raise InvalidInput(f"--days: expected more than 0 and at most 36500, got {days:g}")
+        raise InvalidInputError(f"--days: expected more than 0 and at most 36500, got {days:g}")
     return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)

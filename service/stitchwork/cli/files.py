@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 
 IMAGES: Final = (".jpeg", ".jpg", ".png", ".webp")
 
@@ -23,7 +23,7 @@ class NpyRows:
         shape: (n, d).
 
     Raises:
-        InvalidInput: If it is no .npy file, or does not hold rows of floats.
+        InvalidInputError: If it is no .npy file, or does not hold rows of floats.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,10 +31,10 @@ class NpyRows:
             # Maps the file to read its header, and checks that it is as long as that says.
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
-            raise InvalidInput(f"{path}: expected an .npy file of numbers: {error}") from error
+            raise InvalidInputError(f"{path}: expected an .npy file of numbers: {error}") from error
         if not isinstance(mapped, np.memmap) or mapped.ndim != 2 or mapped.dtype.kind != "f":
             found = f"{mapped.dtype} of {mapped.shape}" if hasattr(mapped, "dtype") else "an .npz"
-            raise InvalidInput(f"{path}: expected rows (n, d) of floats, got {found}")
+            raise InvalidInputError(f"{path}: expected rows (n, d) of floats, got {found}")
         self.shape: tuple[int, int] = mapped.shape
         # Written by columns, rows are gathered from all over the file.
         self._columns = None if mapped.flags.c_contiguous else mapped
@@ -121,12 +121,12 @@ def lines(path: str | Path) -> list[str]:
     """The lines of a file of UTF-8, or of the standard input.
 
     Raises:
-        InvalidInput: If it is no UTF-8.
+        InvalidInputError: If it is no UTF-8.
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else Path(path).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInput(f"{path}: expected texts of UTF-8, a line each") from error
+        raise InvalidInputError(f"{path}: expected texts of UTF-8, a line each") from error
     # `splitlines` would split at characters that may stand within a text.
     found = text.removesuffix("\n").split("\n") if text else []
     return [line.removesuffix("\r") for line in found]
@@ -136,10 +136,10 @@ def items(options: argparse.Namespace, default: str | None = None) -> list[str] 
     """The texts or images that a command was given; None for neither.
 
     Raises:
-        InvalidInput: If it was given both, or if there is no image.
+        InvalidInputError: If it was given both, or if there is no image.
     """
     if options.texts and options.images:
-        raise InvalidInput("expected --texts or --images, got both")
+        raise InvalidInputError("expected --texts or --images, got both")
     if options.images:
         return Files(_image_paths(options.images))
     source = options.texts or default
@@ -159,5 +159,5 @@ def _image_paths(paths: Sequence[Path]) -> list[Path]:
         else:
             found.append(path)
     if not found:
-        raise InvalidInput(f"expected images ({', '.join(IMAGES)}), found none")
+        raise InvalidInputError(f"expected images ({', '.join(IMAGES)}), found none")
     return found

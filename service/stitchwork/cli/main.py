@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from stitchwork import __version__
 from stitchwork.cli import service_commands
-from stitchwork.errors import NoKey, StitchworkError
+from stitchwork.errors import AuthenticationError, StitchworkError
 
 if TYPE_CHECKING:
     # Takes longer to import than a command that needs no settings takes to run.
-    from stitchwork.redis.client import Server
+    from stitchwork.redis.client import RedisServer
     from stitchwork.settings import Settings
 
     Run = Callable[[Settings, argparse.Namespace], int]
@@ -105,7 +105,7 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
     parts = api_parts(settings)
     try:
         check(parts.keys, settings.host)
-    except NoKey as error:
+    except AuthenticationError as error:
         print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return serve_app(
@@ -114,7 +114,7 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
         port=settings.port,
         fd=options.fd,
         drain_seconds=settings.drain_seconds,
-        timeout=settings.request_timeout,
+        timeout=settings.request_timeout_seconds,
     )
 
 
@@ -128,7 +128,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _servers(settings: Settings) -> tuple[Server, Server]:
+def _servers(settings: Settings) -> tuple[RedisServer, RedisServer]:
     """The registry server and the queue server: those named, or those of a `serve` beside us."""
     from stitchwork.bootstrap.processes import servers
 
@@ -143,7 +143,7 @@ def _status(settings: Settings, options: argparse.Namespace) -> int:
     from stitchwork.cli.status import status
 
     _, queue = _servers(settings)
-    return status(queue, settings.worker_ttl, here=options.here, as_json=options.json)
+    return status(queue, settings.worker_ttl_seconds, here=options.here, as_json=options.json)
 
 
 def _status_flags(command: argparse.ArgumentParser) -> None:
@@ -167,7 +167,9 @@ def _dead(settings: Settings, options: argparse.Namespace) -> int:
             return status.dead_show(queue, options.letter, inputs=options.inputs)
         case "requeue":
             known = registry_on(registry, settings)
-            return status.dead_requeue(queue, known, options.letter, settings.request_timeout)
+            return status.dead_requeue(
+                queue, known, options.letter, settings.request_timeout_seconds
+            )
     return status.dead_drop(queue, options.letter)
 
 

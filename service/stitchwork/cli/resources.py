@@ -12,7 +12,7 @@ import numpy as np
 from stitchwork.cli.files import Files, NpyRows, items, lines
 from stitchwork.cli.output import record, show, wants_bar
 from stitchwork.client import Floats, Kind, Stitchwork
-from stitchwork.errors import InvalidInput, UnknownResource
+from stitchwork.errors import InvalidInputError, NotFoundError
 
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 
@@ -94,7 +94,9 @@ def put_space(client: Stitchwork, options: argparse.Namespace) -> None:
     """Register a space and, where its inputs are given, its anchor set first."""
     anchors, encoder = _anchors(options.anchors), _encoder(options)
     if (anchors is None) == (encoder is None):
-        raise InvalidInput("expected either --anchors, or a model to embed the anchor set with")
+        raise InvalidInputError(
+            "expected either --anchors, or a model to embed the anchor set with"
+        )
     ids = lines(options.ids) if options.ids else None
     given = items(options)
     if given is not None:
@@ -117,7 +119,7 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
     labels = lines(options.labels) if options.labels else None
     ways = [options.weights, options.embeddings, given, options.classifier or None]
     if sum(way is not None for way in ways) != 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             "expected one of --weights, --embeddings, --texts, --images and --classifier"
         )
     told: dict[str, Any] = {}
@@ -129,7 +131,7 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
         told |= {"activation": options.activation} if options.activation else {}
         told |= {"labels": labels} if labels is not None else {}
     elif labels is None:
-        raise InvalidInput("expected --labels, one for each row or input")
+        raise InvalidInputError("expected --labels, one for each row or input")
     elif given is not None:
         told["fit"] = {"items": given, "labels": labels}
     else:
@@ -141,7 +143,7 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
 def _stands(client: Stitchwork, anchor_set: str) -> bool:
     try:
         client.get("anchor-sets", anchor_set)
-    except UnknownResource:
+    except NotFoundError:
         return False
     return True
 
@@ -165,12 +167,12 @@ def _modality(given: list[str] | Files | None) -> str:
 def _encoder(options: argparse.Namespace) -> dict[str, Any] | None:
     given = [options.text_model, options.image_model, options.encoder]
     if sum(part is not None for part in given) > 1:
-        raise InvalidInput("expected one of --text-model, --image-model and --encoder")
+        raise InvalidInputError("expected one of --text-model, --image-model and --encoder")
     if options.encoder:
         try:
             told: dict[str, Any] = json.loads(options.encoder)
         except json.JSONDecodeError as error:
-            raise InvalidInput(f"--encoder: expected JSON: {error}") from error
+            raise InvalidInputError(f"--encoder: expected JSON: {error}") from error
         return told
     if options.text_model:
         return {"kind": "transformers", "model": options.text_model}
@@ -199,7 +201,7 @@ def _weights(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = file.metadata() or {}
     except SafetensorError as error:
-        raise InvalidInput(f"{path}: expected a safetensors file: {error}") from error
+        raise InvalidInputError(f"{path}: expected a safetensors file: {error}") from error
     told: dict[str, Any] = {}
     if "labels" in meta:
         told["labels"] = json.loads(meta["labels"])

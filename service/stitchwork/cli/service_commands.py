@@ -10,7 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from stitchwork.errors import DeadlineExceeded, QueueFull, StitchworkError, Unavailable
+from stitchwork.errors import (
+    DeadlineExceededError,
+    QueueFullError,
+    StitchworkError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     # `add_subparsers` returns a class that has no public name.
@@ -45,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         call = getattr(import_module(f"stitchwork.cli.{module}"), name)
         with Stitchwork(options.url, options.timeout, key=options.key) as client:
             call(client, options)
-    except (Unavailable, QueueFull, DeadlineExceeded) as error:
+    except (UnavailableError, QueueFullError, DeadlineExceededError) as error:
         return _complain(error, NOT_NOW)
     except (StitchworkError, OSError, ValueError) as error:
         return _complain(error, REFUSED)

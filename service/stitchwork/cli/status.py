@@ -9,18 +9,18 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from stitchwork.errors import CorruptBytes
+from stitchwork.errors import CorruptDataError
 from stitchwork.queue import dead_letters, streams, worker_registry
-from stitchwork.queue.dead_letters import Letter
+from stitchwork.queue.dead_letters import DeadLetter
 from stitchwork.queue.messages import Job
-from stitchwork.queue.producer import Dispatcher
-from stitchwork.redis.client import Server
+from stitchwork.queue.producer import Producer
+from stitchwork.redis.client import RedisServer
 from stitchwork.registry.registry import Registry
 
 SHOWN_CHARACTERS: Final = 200
 
 
-def status(server: Server, ttl: float, *, here: bool, as_json: bool) -> int:
+def status(server: RedisServer, ttl: float, *, here: bool, as_json: bool) -> int:
     """Show the live workers and what waits.
 
     Args:
@@ -48,7 +48,7 @@ def status(server: Server, ttl: float, *, here: bool, as_json: bool) -> int:
 
 
 def _show_status(
-    workers: list[worker_registry.Announcement], waiting: dict[str, streams.Backlog]
+    workers: list[worker_registry.WorkerStatus], waiting: dict[str, streams.Backlog]
 ) -> None:
     console = Console()
     table = Table("worker", "device", "serves", "loaded", "MB", "refused", title="Live workers")
@@ -70,7 +70,7 @@ def _show_status(
     console.print(table)
 
 
-def dead_list(server: Server, *, as_json: bool) -> int:
+def dead_list(server: RedisServer, *, as_json: bool) -> int:
     """Show the jobs that were given up, the newest first."""
     found = dead_letters.letters(server)
     if as_json:
@@ -91,7 +91,7 @@ def dead_list(server: Server, *, as_json: bool) -> int:
     return 0
 
 
-def dead_show(server: Server, letter: str, *, inputs: bool) -> int:
+def dead_show(server: RedisServer, letter: str, *, inputs: bool) -> int:
     """Show one job that was given up; its inputs, which are users' own, only where asked for."""
     job, items = dead_letters.open_letter(server, letter)
     told: dict[str, Any] = {"job": job.model_dump(mode="json", exclude_none=True)}
@@ -103,11 +103,11 @@ def dead_show(server: Server, letter: str, *, inputs: bool) -> int:
     return 0
 
 
-def dead_requeue(server: Server, registry: Registry, letter: str, seconds: float) -> int:
+def dead_requeue(server: RedisServer, registry: Registry, letter: str, seconds: float) -> int:
     """Have a job done after all, wait for it, and drop its letter if it succeeds.
 
     Raises:
-        UnknownResource: If there is no such letter.
+        NotFoundError: If there is no such letter.
         StitchworkError: If it fails again; the letter stays.
     """
     job, items = dead_letters.open_letter(server, letter)
@@ -121,17 +121,17 @@ def dead_requeue(server: Server, registry: Registry, letter: str, seconds: float
     return 0
 
 
-def dead_drop(server: Server, letter: str) -> int:
+def dead_drop(server: RedisServer, letter: str) -> int:
     """Forget one letter."""
     dead_letters.drop(server, letter)
     print(f"{letter}: dropped")  # noqa: T201
     return 0
 
 
-async def _again(server: Server, job: Job, items: list[Any], seconds: float) -> str:
+async def _again(server: RedisServer, job: Job, items: list[Any], seconds: float) -> str:
     most = 1 << 30
-    dispatcher = Dispatcher(
-        server, most_jobs=most, most_bytes=most, most_waited=seconds, worker_ttl=seconds
+    dispatcher = Producer(
+        server, most_jobs=most, most_bytes=most, most_waited=seconds, worker_ttl_seconds=seconds
     )
     dispatcher.start()
     try:
@@ -142,14 +142,14 @@ async def _again(server: Server, job: Job, items: list[Any], seconds: float) -> 
     return f"answered with {rows} rows; its caller was told long ago, so nobody gets them"
 
 
-def _facts(server: Server, letter: Letter) -> dict[str, Any]:
+def _facts(server: RedisServer, letter: DeadLetter) -> dict[str, Any]:
     milliseconds = int(letter.id.split("-")[0])
     when = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {"letter": letter.id, "when": when, "reason": letter.reason}
     facts["bytes"] = letter.size
     try:
         job, items = dead_letters.open_letter(server, letter.id)
-    except CorruptBytes:
+    except CorruptDataError:
         return facts
     facts |= {"model": job.encoder.model if job.encoder else None, "inputs": len(items)}
     if job.draft:

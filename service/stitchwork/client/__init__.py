@@ -10,7 +10,7 @@ from stitchwork.client.clients import AsyncStitchwork, Stitchwork
 from stitchwork.client.flows import SAFETENSORS
 from stitchwork.client.operations import FileFormat, Kind, json_items
 from stitchwork.client.progress import Progress
-from stitchwork.client.service_errors import ServiceProblem
+from stitchwork.client.service_errors import ServiceError
 
 __all__ = [
     "SAFETENSORS",
@@ -19,7 +19,7 @@ __all__ = [
     "Floats",
     "Kind",
     "Progress",
-    "ServiceProblem",
+    "ServiceError",
     "Stitchwork",
     "Translated",
     "json_items",

@@ -31,8 +31,8 @@ from stitchwork.client.flows import (
     without_none,
 )
 from stitchwork.client.progress import Progress, shown
-from stitchwork.client.service_errors import ServiceProblem, json_of
-from stitchwork.errors import InvalidInput
+from stitchwork.client.service_errors import ServiceError, json_of
+from stitchwork.errors import InvalidInputError
 
 Predictions: TypeAlias = list[dict[str, Any]]
 
@@ -154,7 +154,7 @@ def _items(
 def _sent(request: Request, start: int, count: int) -> Flow[_Part]:
     try:
         answer: httpx.Response = yield request
-    except ServiceProblem as error:
+    except ServiceError as error:
         moved(error, start)
         raise
     return _Part(start, count, answer)
@@ -179,7 +179,7 @@ def _rows(
         wanted = getattr(out, "shape", (total, rows.shape[1]))
         if wanted != (total, rows.shape[1]):
             expected = (total, rows.shape[1])
-            raise InvalidInput(f"out: expected shape {expected}, got {tuple(wanted)}")
+            raise InvalidInputError(f"out: expected shape {expected}, got {tuple(wanted)}")
         out[part.start : part.start + part.size] = rows
         told = _metadata(body)
         for name, found in (("undefined", undefined), ("uncovered", uncovered)):

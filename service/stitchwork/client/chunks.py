@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.client.service_errors import ServiceProblem
-from stitchwork.errors import InvalidInput, VersionMismatch
+from stitchwork.client.service_errors import ServiceError
+from stitchwork.errors import InvalidInputError, VersionMismatchError
 
 Floats: TypeAlias = NDArray[np.float32]
 Item: TypeAlias = str | bytes
@@ -61,11 +61,11 @@ def as_rows(value: Any) -> Rows:
     """Rows (n, d), lists of numbers made an array.
 
     Raises:
-        InvalidInput: If it is of another shape.
+        InvalidInputError: If it is of another shape.
     """
     rows: Rows = value if hasattr(value, "shape") else np.asarray(value, np.float32)
     if len(rows.shape) != 2:
-        raise InvalidInput(f"expected rows of shape (n, d), got {tuple(rows.shape)}")
+        raise InvalidInputError(f"expected rows of shape (n, d), got {tuple(rows.shape)}")
     return rows
 
 
@@ -124,20 +124,20 @@ class Versions:
         """Compare what one answer was made with to the others.
 
         Raises:
-            VersionMismatch: If a space or a head was replaced meanwhile.
+            VersionMismatchError: If a space or a head was replaced meanwhile.
         """
         roles = ("Stitchwork-Source", "Stitchwork-Target", "Stitchwork-Head")
         used = {role: headers[role] for role in roles if role in headers}
         self._first = self._first or used
         if used != self._first:
             role = next(role for role in used if used[role] != self._first.get(role))
-            raise VersionMismatch(
+            raise VersionMismatchError(
                 f"{used[role].split('@')[0]} was replaced while parts of this call were answered: "
                 "the parts do not belong together, send them again"
             )
 
 
-def moved(error: ServiceProblem, start: int) -> None:
+def moved(error: ServiceError, start: int) -> None:
     """Let the pointer to a row or an item of a part name its place among all of them."""
     parts = (error.pointer or "").split("/")
     if len(parts) > 2 and parts[1] in ("embeddings", "items") and parts[2].isdecimal():

@@ -21,8 +21,8 @@ from tenacity import (
 
 from stitchwork.client.flows import Flow, Many, Pause, Request, Step
 from stitchwork.client.operations import Operations
-from stitchwork.client.service_errors import ServiceProblem, checked, passes, transport
-from stitchwork.errors import InvalidInput
+from stitchwork.client.service_errors import ServiceError, checked, passes, transport
+from stitchwork.errors import InvalidInputError
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class _Client(Operations, ABC):
         in_flight: Parts of a large call that are under way at the same time.
 
     Raises:
-        InvalidInput: If the URL is none.
+        InvalidInputError: If the URL is none.
     """
 
     def __init__(
@@ -95,16 +95,16 @@ def _service_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
-        raise InvalidInput(f"expected a URL such as {DEFAULT_URL}: {error}") from error
+        raise InvalidInputError(f"expected a URL such as {DEFAULT_URL}: {error}") from error
     if url.scheme not in ("http", "https") or not url.host:
-        raise InvalidInput(f"expected a URL such as {DEFAULT_URL}, got {text[:80]!r}")
+        raise InvalidInputError(f"expected a URL such as {DEFAULT_URL}, got {text[:80]!r}")
     return url
 
 
 def _seconds(state: RetryCallState) -> float:
     """At least what the service asked for, and more the more often it refused."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, ServiceProblem) else None
+    asked = error.retry_after if isinstance(error, ServiceError) else None
     return (asked or 0.0) + _BACKING_OFF(state)
 
 

@@ -198,7 +198,7 @@ class Operations:
             (n, d_target) float32, or `out`.
 
         Raises:
-            VersionMismatch: If a space was replaced while the parts were answered.
+            VersionMismatchError: If a space was replaced while the parts were answered.
         """
         query = {"source": source, "target": target, "bridge": bridge}
         found = yield from rows_to_rows(self, "/translate", query, embeddings, out, progress)

@@ -9,18 +9,23 @@ import httpx
 import orjson
 
 from stitchwork import errors
-from stitchwork.errors import DeadlineExceeded, MalformedInput, StitchworkError, Unavailable
+from stitchwork.errors import (
+    DeadlineExceededError,
+    MalformedInputError,
+    StitchworkError,
+    UnavailableError,
+)
 
 UNREACHABLE: Final = "unreachable"
 CUT: Final = "connection-cut"
 LONGEST_PAUSE: Final = 60.0
 """Who is told to come back later than in so many seconds hears of it instead of waiting."""
-HOPELESS: Final = ("work-failed", "encoder-mismatch")
+HOPELESS: Final = ("job-failed", "encoder-mismatch")
 """Codes of a 503 that the same input meets again; it may even harm another worker."""
 
 _BY_STATUS: Final = {
     400: "malformed-input",
-    404: "unknown-resource",
+    404: "not-found",
     409: "conflict",
     412: "version-mismatch",
     413: "input-too-large",
@@ -33,10 +38,11 @@ _BY_STATUS: Final = {
 """The nearest class of the tree, by its code, where the answer's own code is of no class."""
 
 
-class ServiceProblem(StitchworkError):
+class ServiceError(StitchworkError):
     """The service answered with a problem.
 
-    What is raised is of the problem's own class in `stitchwork.errors` too, such as `QueueFull`.
+    What is raised is of the problem's own class in `stitchwork.errors` too, such as
+    `QueueFullError`.
 
     Attributes:
         status: The HTTP status.
@@ -58,13 +64,13 @@ def checked(answer: httpx.Response) -> httpx.Response:
     """The answer, if it is not an error.
 
     Raises:
-        ServiceProblem: If it is; of the class in `stitchwork.errors` that its code names.
+        ServiceError: If it is; of the class in `stitchwork.errors` that its code names.
     """
     if answer.is_success:
         return answer
     try:
         told = json_of(answer)
-    except MalformedInput:
+    except MalformedInputError:
         # A balancer's own page, such as for 502.
         told = {}
     later = answer.headers.get("retry-after", "")
@@ -72,14 +78,14 @@ def checked(answer: httpx.Response) -> httpx.Response:
     status = answer.status_code
     kinds = _kinds()
     known = kinds.get(str(told.get("code"))) or kinds.get(_BY_STATUS.get(status, ""))
-    raise (known or ServiceProblem)(status, told, seconds)
+    raise (known or ServiceError)(status, told, seconds)
 
 
 def json_of(answer: httpx.Response) -> dict[str, Any]:
     """The JSON object of an answer.
 
     Raises:
-        MalformedInput: If it is none, because somebody else answered.
+        MalformedInputError: If it is none, because somebody else answered.
     """
     try:
         told = orjson.loads(answer.content)
@@ -87,7 +93,7 @@ def json_of(answer: httpx.Response) -> dict[str, Any]:
         told = None
     if not isinstance(told, dict):
         media = answer.headers.get("content-type", "nothing")
-        raise MalformedInput(f"expected a JSON object from {answer.url.host}, got {media}")
+        raise MalformedInputError(f"expected a JSON object from {answer.url.host}, got {media}")
     return told
 
 
@@ -96,18 +102,18 @@ def transport(url: str, seconds: float) -> Iterator[None]:
     """Errors of the connection as errors of the tree.
 
     Raises:
-        DeadlineExceeded: If no answer came within those seconds.
-        Unavailable: If the service cannot be reached, or the connection was cut.
+        DeadlineExceededError: If no answer came within those seconds.
+        UnavailableError: If the service cannot be reached, or the connection was cut.
     """
     try:
         yield
     except httpx.TimeoutException as error:
-        raise DeadlineExceeded(f"no answer from {url} within {seconds:g} seconds") from error
+        raise DeadlineExceededError(f"no answer from {url} within {seconds:g} seconds") from error
     except httpx.ConnectError as error:
-        raise Unavailable(f"{url} cannot be reached: {error}", code=UNREACHABLE) from error
+        raise UnavailableError(f"{url} cannot be reached: {error}", code=UNREACHABLE) from error
     except httpx.TransportError as error:
         told = str(error) or type(error).__name__
-        raise Unavailable(f"the connection to {url} was cut: {told}", code=CUT) from error
+        raise UnavailableError(f"the connection to {url} was cut: {told}", code=CUT) from error
 
 
 def passes(error: BaseException, *, repeatable: bool) -> bool:
@@ -117,24 +123,24 @@ def passes(error: BaseException, *, repeatable: bool) -> bool:
         error: What came of the request.
         repeatable: Whether it may be sent again although it may have been served.
     """
-    if isinstance(error, ServiceProblem):
+    if isinstance(error, ServiceError):
         # A 503 may come of a write that was made, and not promised.
         refused = error.status == 429 or (error.status == 503 and repeatable)
         soon = (error.retry_after or 0) <= LONGEST_PAUSE
         return refused and soon and error.code not in HOPELESS
-    code = error.code if isinstance(error, Unavailable) else ""
+    code = error.code if isinstance(error, UnavailableError) else ""
     return code == UNREACHABLE or (code == CUT and repeatable)
 
 
 @cache
-def _kinds() -> dict[str, type[ServiceProblem]]:
+def _kinds() -> dict[str, type[ServiceError]]:
     """By its code, every class of the tree as a problem that the service answered with."""
-    found: dict[str, type[ServiceProblem]] = {}
+    found: dict[str, type[ServiceError]] = {}
     waiting = StitchworkError.__subclasses__()
     while waiting:
         kind = waiting.pop()
         if kind.__module__ == errors.__name__:
             named = {"__doc__": kind.__doc__}
-            found[kind.code] = type(kind.__name__, (ServiceProblem, kind), named)
+            found[kind.code] = type(kind.__name__, (ServiceError, kind), named)
             waiting.extend(kind.__subclasses__())
     return found

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from stitchwork.client import Floats, Kind, Stitchwork
-from stitchwork.errors import WorkFailed
+from stitchwork.errors import JobFailedError
 from stitchwork.evaluation.image_datasets import DATASETS, Split
 from stitchwork.evaluation.progress_bar import progress
 from stitchwork.geometry.bridges import DEFAULT
@@ -214,4 +214,4 @@ def _farewell(console: Console, running: Running, split: Split, folder: str, kee
         code = running.wait()
     except KeyboardInterrupt:
         return
-    raise WorkFailed(f"the service ended by itself, with exit code {code}")
+    raise JobFailedError(f"the service ended by itself, with exit code {code}")

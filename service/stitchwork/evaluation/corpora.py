@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.resources import Modality
 
 Indices = NDArray[np.int64]
@@ -52,7 +52,7 @@ class Corpus:
         notes: What a reader of the results should know, such as rows that were left out.
 
     Raises:
-        InvalidInput: If views, rows, labels or groups differ in length, or there is nothing to
+        InvalidInputError: If views, rows, labels or groups differ in length, or there is nothing to
             learn from or nothing held out.
     """
 
@@ -72,19 +72,19 @@ class Corpus:
         lengths |= {} if self.labels is None else {"labels": len(self.labels)}
         lengths |= {} if self.groups is None else {"groups": len(self.groups)}
         if not self.views and not self.rows:
-            raise InvalidInput(f"{self.name}: expected inputs or embeddings, got none")
+            raise InvalidInputError(f"{self.name}: expected inputs or embeddings, got none")
         if len(set(lengths.values())) > 1:
             told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            raise InvalidInput(f"{self.name}: expected as many rows in each, got {told}")
+            raise InvalidInputError(f"{self.name}: expected as many rows in each, got {told}")
         for part, rows in (("train", self.train), ("test", self.test)):
             if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.size:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"{self.name}: expected {part} to be some of the {self.size} rows, got "
                     f"{len(rows)} indices"
                 )
         shared = np.intersect1d(self.train, self.test).size
         if shared:
-            raise InvalidInput(f"{self.name}: {shared} rows are both in train and in test")
+            raise InvalidInputError(f"{self.name}: {shared} rows are both in train and in test")
 
     @property
     def size(self) -> int:
@@ -100,10 +100,10 @@ class Corpus:
             seed: Of the choice.
 
         Raises:
-            InvalidInput: If nothing would stay.
+            InvalidInputError: If nothing would stay.
         """
         if most < 1:
-            raise InvalidInput(f"expected to keep at least one row, got {most}")
+            raise InvalidInputError(f"expected to keep at least one row, got {most}")
         train, test = (evenly(rows, self.labels, most, seed) for rows in (self.train, self.test))
         kept = np.concatenate([train, test])
         return Corpus(
@@ -147,10 +147,10 @@ def split(size: int, labels: Indices | None, seed: int = 0) -> tuple[Indices, In
         Indices to learn from and indices held out, each in ascending order.
 
     Raises:
-        InvalidInput: If there are too few rows to hold one out.
+        InvalidInputError: If there are too few rows to hold one out.
     """
     if size < 2:
-        raise InvalidInput(f"expected at least two rows to split, got {size}")
+        raise InvalidInputError(f"expected at least two rows to split, got {size}")
     everything = np.arange(size)
     test = evenly(everything, labels, max(1, round(HELD_OUT * size)), seed)
     return np.setdiff1d(everything, test), test

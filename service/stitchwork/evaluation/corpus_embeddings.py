@@ -11,7 +11,7 @@ import numpy as np
 from rich.progress import Progress
 
 from stitchwork.client import Floats, Stitchwork
-from stitchwork.errors import InvalidInput, MalformedInput
+from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.evaluation.corpora import Corpus
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.known_encoders import Seeing, seen_by
@@ -46,7 +46,7 @@ def gather(
         The embeddings that came with the corpus, and one space for each encoder and view.
 
     Raises:
-        InvalidInput: If there is no space at all, or two of the same name.
+        InvalidInputError: If there is no space at all, or two of the same name.
         StitchworkError: What the service answered, or a reason why an encoder cannot be had.
     """
     kept = folder / corpus.name
@@ -57,12 +57,12 @@ def gather(
     for encoder in encoders:
         for seeing in seen_by(client, corpus, encoder, folder, bars):
             if seeing.space in rows:
-                raise InvalidInput(f"two spaces of the name {seeing.space}")
+                raise InvalidInputError(f"two spaces of the name {seeing.space}")
             rows[seeing.space] = _rows(client, seeing, kept, bars)
             modality[seeing.space] = seeing.view.modality
             origin[seeing.space] = seeing.origin
     if not rows:
-        raise InvalidInput(f"{corpus.name}: expected at least one encoder, got none")
+        raise InvalidInputError(f"{corpus.name}: expected at least one encoder, got none")
     return Embedded(
         corpus.name,
         rows,
@@ -141,11 +141,11 @@ def _read(path: Path, size: int) -> Floats:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             rows: Floats = held["rows"]
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise MalformedInput(
+        raise MalformedInputError(
             f"{path} is damaged; without it, its inputs are embedded anew"
         ) from error
     if rows.ndim != 2 or len(rows) != size:
-        raise MalformedInput(f"{path}: expected {size} embeddings, got {rows.shape}")
+        raise MalformedInputError(f"{path}: expected {size} embeddings, got {rows.shape}")
     return rows
 
 

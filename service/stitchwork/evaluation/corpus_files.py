@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput, MalformedInput, UnknownResource
+from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
 from stitchwork.evaluation.corpora import Corpus, Indices, View, numbered, split
 
 TABLES: Final = (".csv", ".jsonl")
@@ -32,7 +32,7 @@ def table(path: Path, seed: int = 0) -> Corpus:
         seed: Of the split.
 
     Raises:
-        InvalidInput: If a column is missing, or more than a few rows lack a value.
+        InvalidInputError: If a column is missing, or more than a few rows lack a value.
     """
     texts, names, notes = _read_table(path)
     labels, classes = (None, ()) if names is None else numbered(names)
@@ -44,14 +44,17 @@ def tables(train: Path, test: Path) -> Corpus:
     """Texts with labels that come split, as two CSV or JSONL files in one folder.
 
     Raises:
-        InvalidInput: If a column is missing, more than a few rows lack a value, or only one of the
+        InvalidInputError: If a column is missing, more than a few rows lack a value, or only one
+        of the
             two has labels.
     """
     parts = [_read_table(path) for path in (train, test)]
     texts = [text for found, _, _ in parts for text in found]
     named = [names for _, names, _ in parts if names is not None]
     if len(named) == 1:
-        raise InvalidInput(f"{train.parent}: expected labels in both of its files, or in neither")
+        raise InvalidInputError(
+            f"{train.parent}: expected labels in both of its files, or in neither"
+        )
     labels, classes = numbered([n for names in named for n in names]) if named else (None, ())
     middle = len(parts[0][0])
     return Corpus(
@@ -69,18 +72,20 @@ def parallel(paths: Sequence[Path], seed: int = 0) -> Corpus:
     """Texts in several languages, line by line; each file is one view, named by its suffix.
 
     Raises:
-        InvalidInput: If the files differ in length, share a suffix, or have an empty line.
+        InvalidInputError: If the files differ in length, share a suffix, or have an empty line.
     """
     views: dict[str, View] = {}
     for path in paths:
         lines = _read(path).splitlines()
         empty = next((i for i, line in enumerate(lines, 1) if not line.strip()), None)
         if empty is not None:
-            raise InvalidInput(f"{path}: line {empty} is empty")
+            raise InvalidInputError(f"{path}: line {empty} is empty")
         views[path.suffix.removeprefix(".")] = View("text", lines)
     if len(views) < 2 or "" in views:
         told = ", ".join(path.name for path in paths)
-        raise InvalidInput(f"expected files with suffixes of their own, such as .fra, got {told}")
+        raise InvalidInputError(
+            f"expected files with suffixes of their own, such as .fra, got {told}"
+        )
     size = len(next(iter(views.values())).items)
     train, test = split(size, None, seed)
     return Corpus(paths[0].stem, None, (), train, test, views)
@@ -90,13 +95,13 @@ def images(folder: Path, seed: int = 0) -> Corpus:
     """Images in one folder for each class, or in `train` and `test` with such folders.
 
     Raises:
-        InvalidInput: If there are fewer than two classes.
+        InvalidInputError: If there are fewer than two classes.
     """
     parts = [folder / part for part in PARTS]
     is_split = all(part.is_dir() for part in parts)
     found = [list(_pictures(part)) for part in (parts if is_split else [folder])]
     if len({label for part in found for _, label in part}) < 2:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{folder}: expected a folder of {', '.join(PICTURES)} files for each of at least two "
             "classes, a CSV or JSONL file, or two parallel texts"
         )
@@ -119,27 +124,27 @@ def arrays(path: Path, seed: int = 0) -> Corpus:
         seed: Of the split, where the file has none.
 
     Raises:
-        MalformedInput: If it is not an .npz file of plain arrays.
-        InvalidInput: If the arrays do not fit each other.
+        MalformedInputError: If it is not an .npz file of plain arrays.
+        InvalidInputError: If the arrays do not fit each other.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
             held: dict[str, NDArray[Any]] = dict(npz.items())
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise MalformedInput(f"{path}: expected an .npz file of plain arrays") from error
+        raise MalformedInputError(f"{path}: expected an .npz file of plain arrays") from error
     rows = {name: array for name, array in held.items() if name not in RESERVED}
     for name, array in rows.items():
         if array.ndim != 2 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{path}: expected finite embeddings (n, d) as {name}, got {array.dtype} "
                 f"{array.shape}"
             )
     labels, classes = _column(held, "labels", path)
     groups, _ = _column(held, "groups", path)
     if not rows:
-        raise InvalidInput(f"{path}: expected an array of embeddings for each space, got none")
+        raise InvalidInputError(f"{path}: expected an array of embeddings for each space, got none")
     if ("train" in held) != ("test" in held):
-        raise InvalidInput(f"{path}: expected both train and test, or neither")
+        raise InvalidInputError(f"{path}: expected both train and test, or neither")
     size = len(next(iter(rows.values())))
     if "train" in held:
         train, test = (held[part].astype(np.int64) for part in PARTS)
@@ -163,7 +168,7 @@ def _column(
     if column is None:
         return None, ()
     if column.ndim != 1 or column.dtype.kind not in "iuU":
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{path}: expected {name} (n,) as whole numbers or names, got {column.dtype} "
             f"{column.shape}"
         )
@@ -172,7 +177,9 @@ def _column(
     if name == "labels" and "classes" in held:
         classes = tuple(str(value) for value in held["classes"])
         if column.min(initial=0) < 0 or column.max(initial=0) >= len(classes):
-            raise InvalidInput(f"{path}: expected labels below {len(classes)}, one for each class")
+            raise InvalidInputError(
+                f"{path}: expected labels below {len(classes)}, one for each class"
+            )
         return column.astype(np.int64), classes
     known, places = np.unique(column, return_inverse=True)
     return places.astype(np.int64), tuple(str(value) for value in known)
@@ -189,10 +196,10 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...
     """Texts, labels where there is a column of them, and what was left out."""
     rows = list(_rows(path))
     if not rows:
-        raise InvalidInput(f"{path}: expected at least one row, got none")
+        raise InvalidInputError(f"{path}: expected at least one row, got none")
     columns = [str(name) for name in rows[0][1]]
     if TEXT not in columns:
-        raise InvalidInput(f"{path}: expected a column {TEXT}, got {', '.join(columns)}")
+        raise InvalidInputError(f"{path}: expected a column {TEXT}, got {', '.join(columns)}")
     label = next((name for name in LABELS if name in columns), None)
     wanted = [TEXT] if label is None else [TEXT, label]
     cut = [
@@ -202,7 +209,7 @@ def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...
     ]
     if len(cut) > MOST_INCOMPLETE * len(rows):
         line, column = cut[0]
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{path}: line {line} has no {column}, and so it is in {len(cut)} of {len(rows)} rows"
         )
     left = {line for line, _ in cut}
@@ -234,16 +241,16 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         try:
             told = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            raise MalformedInput(f"{path}: line {number} is not JSON") from error
+            raise MalformedInputError(f"{path}: line {number} is not JSON") from error
         if not isinstance(told, dict):
-            raise MalformedInput(f"{path}: line {number} is not a JSON object")
+            raise MalformedInputError(f"{path}: line {number} is not a JSON object")
         yield number, told
 
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise UnknownResource(f"there is no file {path}")
+        raise NotFoundError(f"there is no file {path}")
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MalformedInput(f"{path}: expected UTF-8 text") from error
+        raise MalformedInputError(f"{path}: expected UTF-8 text") from error

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import InvalidInput, UnknownResource
+from stitchwork.errors import InvalidInputError, NotFoundError
 from stitchwork.evaluation import corpus_files
 from stitchwork.evaluation.corpora import Corpus, View, numbered
 from stitchwork.evaluation.emoji import LANGUAGES, PICTURES, emoji
@@ -38,8 +38,8 @@ def corpus(
         seed: Of split and choice.
 
     Raises:
-        UnknownResource: If there is nothing of that name.
-        InvalidInput: If what is there does not have the form that was expected.
+        NotFoundError: If there is nothing of that name.
+        InvalidInputError: If what is there does not have the form that was expected.
     """
     found = _find(source, languages, seed)
     return found if most is None else found.capped(most, seed)
@@ -59,11 +59,13 @@ def _find(source: str, languages: tuple[str, ...], seed: int) -> Corpus:
         if path.suffix == ".npz":
             return corpus_files.arrays(path, seed)
         known = ", ".join((*corpus_files.TABLES, ".npz"))
-        raise InvalidInput(f"{path}: expected a file of {known}, a folder, or paths with a comma")
+        raise InvalidInputError(
+            f"{path}: expected a file of {known}, a folder, or paths with a comma"
+        )
     beside = _parallel(path.parent, path.name)
     if len(beside) > 1:
         return corpus_files.parallel(beside, seed)
-    raise UnknownResource(f"expected {', '.join(NAMED)} or a path, got {source}")
+    raise NotFoundError(f"expected {', '.join(NAMED)} or a path, got {source}")
 
 
 def _folder(folder: Path, languages: tuple[str, ...], seed: int) -> Corpus:
@@ -77,7 +79,7 @@ def _folder(folder: Path, languages: tuple[str, ...], seed: int) -> Corpus:
     pairs = {stem: beside for stem in sorted(stems) if len(beside := _parallel(folder, stem)) > 1}
     if len(pairs) > 1:
         told = ", ".join(str(folder / stem) for stem in pairs)
-        raise InvalidInput(f"{folder}: expected one set of parallel texts; name one of {told}")
+        raise InvalidInputError(f"{folder}: expected one set of parallel texts; name one of {told}")
     if pairs:
         return corpus_files.parallel(next(iter(pairs.values())), seed)
     return corpus_files.images(folder, seed)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from stitchwork.errors import InvalidInput, MalformedInput, UnknownResource
+from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
 from stitchwork.evaluation.corpora import Corpus, View, numbered, split
 
 PICTURES: Final = "emoji-datasource-twitter"
@@ -31,12 +31,12 @@ def emoji(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> 
         Views `image` and one for each language; only emoji that have a name in all of them.
 
     Raises:
-        UnknownResource: If a package or a language is not there.
-        InvalidInput: If no emoji is left.
+        NotFoundError: If a package or a language is not there.
+        InvalidInputError: If no emoji is left.
     """
     for package in (PICTURES, NAMES):
         if not (folder / package).is_dir():
-            raise UnknownResource(
+            raise NotFoundError(
                 f"{folder}: expected the unpacked npm package {package}; "
                 f"`npm pack {package}` fetches it"
             )
@@ -51,7 +51,7 @@ def emoji(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> 
         and all((key := _key(entry["unified"])) in known for known in names.values())
     ]
     if not found:
-        raise InvalidInput(f"{folder}: no emoji has both a picture and a name")
+        raise InvalidInputError(f"{folder}: no emoji has both a picture and a name")
     labels, classes = numbered([entry["category"] for entry, _ in found])
     groups, _ = numbered([entry["subcategory"] for entry, _ in found])
     train, test = split(len(found), labels, seed)
@@ -67,7 +67,7 @@ def _names(folder: Path, language: str) -> Mapping[str, str]:
     path = folder / language / "compact.json"
     if not path.is_file():
         known = sorted(inner.parent.name for inner in folder.glob("*/compact.json"))
-        raise UnknownResource(f"expected a language of {', '.join(known)}, got {language}")
+        raise NotFoundError(f"expected a language of {', '.join(known)}, got {language}")
     return {_key(entry["hexcode"]): entry["label"] for entry in _json(path)}
 
 
@@ -82,9 +82,9 @@ def _order(entry: Mapping[str, Any]) -> int:
 
 def _json(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise UnknownResource(f"there is no file {path}")
+        raise NotFoundError(f"there is no file {path}")
     try:
         told: list[dict[str, Any]] = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise MalformedInput(f"{path}: expected JSON") from error
+        raise MalformedInputError(f"{path}: expected JSON") from error
     return told

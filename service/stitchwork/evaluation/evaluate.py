@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from stitchwork import __version__
 from stitchwork.client import Stitchwork
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation import progress_bar as bars_
 from stitchwork.evaluation.corpus_embeddings import gather
 from stitchwork.evaluation.corpus_sources import corpus
@@ -41,7 +41,13 @@ from stitchwork.evaluation.known_encoders import defaults, model_roots
 from stitchwork.evaluation.peers import PACKAGES, environment
 from stitchwork.evaluation.peers import Peer as Program
 from stitchwork.evaluation.report import report
-from stitchwork.evaluation.result_cache import Kept, kept, key_of, key_of_data, write_whole
+from stitchwork.evaluation.result_cache import (
+    CachedResult,
+    cached_result,
+    key_of,
+    key_of_data,
+    write_whole,
+)
 from stitchwork.supervisor import Plan, start
 
 DEFAULT_DATA: Final = ("digits",)
@@ -81,12 +87,12 @@ class Ask:
     def __post_init__(self) -> None:
         unknown = set(self.only) - {*NAMES}
         if unknown:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected experiments of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}"
             )
         foreign = set(self.peers) - {*PACKAGES}
         if foreign:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected peers of {', '.join(PACKAGES)}, got {', '.join(sorted(foreign))}"
             )
 
@@ -232,7 +238,7 @@ def _studied(
     """All that is asked about one data set."""
     study = Study(embedded, ask.settings)
     base = key_of_data(embedded, ask.settings)
-    found: dict[str, Kept] = {}
+    found: dict[str, CachedResult] = {}
     for name, experiment in EXPERIMENTS.items():
         if not ask.wants(name) or not experiment.applies(study):
             continue
@@ -248,7 +254,7 @@ def _studied(
         context = Context(client, peers, study, past, told)
         key = key_of(base, name, [one.key for one in before.values()], sorted(ask.peers))
         path = ask.out / embedded.name / f"{name}.json"
-        found[name] = kept(path, key, partial(experiment.run, context))
+        found[name] = cached_result(path, key, partial(experiment.run, context))
         bars.update(task, completed=1, total=1)
     return {
         "rows": len(embedded.train) + len(embedded.test),
@@ -275,7 +281,9 @@ def _layers(ask: Ask, bars: Progress) -> Record:
         bars.update(task, completed=done, total=total)
 
     seed = ask.settings.seed
-    found = kept(ask.out / f"{LAYERS}.json", key_of(seed), lambda: layers(seed, progress=told))
+    found = cached_result(
+        ask.out / f"{LAYERS}.json", key_of(seed), lambda: layers(seed, progress=told)
+    )
     bars.update(task, completed=1, total=1)
     return found.result
 
@@ -297,7 +305,7 @@ def _service(ask: Ask, console: Console) -> Iterator[Stitchwork]:
                 "STITCHWORK_MODEL_ROOTS": model_roots(ask.out / EMBEDDED),
                 "STITCHWORK_LOG_LEVEL": "warning",
                 "STITCHWORK_OFFLINE": "true",
-                "STITCHWORK_REQUEST_TIMEOUT": "600",
+                "STITCHWORK_REQUEST_TIMEOUT_SECONDS": "600",
             },
         )
         with start(plan) as running, Stitchwork(running.url, timeout=600.0) as client:

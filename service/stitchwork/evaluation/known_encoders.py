@@ -12,8 +12,8 @@ import numpy as np
 import orjson
 from rich.progress import Progress
 
-from stitchwork.client import ServiceProblem, Stitchwork
-from stitchwork.errors import InvalidInput, UnknownResource
+from stitchwork.client import ServiceError, Stitchwork
+from stitchwork.errors import InvalidInputError, NotFoundError
 from stitchwork.evaluation.corpora import Corpus, View
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.training import train_small
@@ -94,21 +94,21 @@ def seen_by(
         bars: Shows how training goes.
 
     Raises:
-        UnknownResource: If nothing has that name.
-        InvalidInput: If the corpus has nothing for the encoder to look at.
+        NotFoundError: If nothing has that name.
+        InvalidInputError: If the corpus has nothing for the encoder to look at.
     """
     name, _, wanted = (encoder, "", "") if "=" in encoder else encoder.partition("/")
     name, _, told = name.partition("=")
     spec = _parsed(encoder, told) if told else _registered(client, name)
     modality = OF_KIND.get(str(spec.get("kind"))) if spec else MODALITIES.get(name)
     if modality is None:
-        raise InvalidInput(f"{encoder}: expected a kind of {', '.join(OF_KIND)}")
+        raise InvalidInputError(f"{encoder}: expected a kind of {', '.join(OF_KIND)}")
     views = {key: view for key, view in corpus.views.items() if view.modality == modality}
     chosen = {key: view for key, view in views.items() if wanted in ("", key)}
     if not chosen:
         had = ", ".join(f"{key} ({view.modality})" for key, view in corpus.views.items())
         what = f"{modality} {wanted}".strip()
-        raise InvalidInput(f"{encoder} takes {what}; {corpus.name} has {had or 'no inputs'}")
+        raise InvalidInputError(f"{encoder} takes {what}; {corpus.name} has {had or 'no inputs'}")
     for key, view in chosen.items():
         space = name if len(views) == 1 else f"{name}/{key}"
         if spec is None:
@@ -124,14 +124,14 @@ def _registered(client: Stitchwork, name: str) -> dict[str, Any] | None:
         return None
     try:
         record = client.get("spaces", name)
-    except ServiceProblem as error:
-        if error.code != UnknownResource.code:
+    except ServiceError as error:
+        if error.code != NotFoundError.code:
             raise
-        raise UnknownResource(
+        raise NotFoundError(
             f"expected one of {', '.join(MODALITIES)} or a space of the service, got {name}"
         ) from error
     if record.get("encoder") is None:
-        raise InvalidInput(f"{name} is a space of the service that has no encoder")
+        raise InvalidInputError(f"{name} is a space of the service that has no encoder")
     return cast(dict[str, Any], record["encoder"])
 
 
@@ -139,9 +139,11 @@ def _parsed(encoder: str, told: str) -> dict[str, Any]:
     try:
         spec = orjson.loads(told)
     except orjson.JSONDecodeError as error:
-        raise InvalidInput(f"expected NAME={{…}} with a spec as JSON, got {encoder}") from error
+        raise InvalidInputError(
+            f"expected NAME={{…}} with a spec as JSON, got {encoder}"
+        ) from error
     if not isinstance(spec, dict) or not isinstance(spec.get("model"), str):
-        raise InvalidInput(f"{encoder}: expected a spec with kind and model")
+        raise InvalidInputError(f"{encoder}: expected a spec with kind and model")
     return spec
 
 
@@ -177,7 +179,7 @@ def _small(
 ) -> Seeing:
     """A network trained on the corpus's own training part, or what an earlier run trained."""
     if corpus.labels is None:
-        raise InvalidInput(f"{name} is trained on labels, and {corpus.name} has none")
+        raise InvalidInputError(f"{name} is trained on labels, and {corpus.name} has none")
     model, seed = SMALL[name], sorted(SMALL).index(name)
     train, test = view.at(corpus.train), view.at(corpus.test)
     labels, truth = corpus.labels[corpus.train], corpus.labels[corpus.test]

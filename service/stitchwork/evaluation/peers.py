@@ -10,7 +10,7 @@ from typing import Final, Self
 import numpy as np
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.supervisor.plan import how
 
 RUNNER: Final = Path(__file__).with_name("peer_script.py")
@@ -48,15 +48,15 @@ class Peer:
         python: An interpreter that has it, such as `environment` makes.
 
     Raises:
-        InvalidInput: If there is no such peer, or no such interpreter.
-        WorkFailed: If it does not start, with what it said.
+        InvalidInputError: If there is no such peer, or no such interpreter.
+        JobFailedError: If it does not start, with what it said.
     """
 
     def __init__(self, name: str, python: Path) -> None:
         if name not in PACKAGES:
-            raise InvalidInput(f"expected one of {', '.join(PACKAGES)}, got {name}")
+            raise InvalidInputError(f"expected one of {', '.join(PACKAGES)}, got {name}")
         if not python.is_file():
-            raise InvalidInput(f"{name}: there is no interpreter {python}")
+            raise InvalidInputError(f"{name}: there is no interpreter {python}")
         self.name = name
         self._folder = TemporaryDirectory(prefix="stitchwork-peer-")
         self._complaints = Path(self._folder.name) / "stderr"
@@ -96,15 +96,17 @@ class Peer:
         """Rows (n, d_x) of one space as (n, d_y) of another.
 
         Raises:
-            InvalidInput: If the peer translates into no space; see `relate`.
-            WorkFailed: If it fails, with what it said.
+            InvalidInputError: If the peer translates into no space; see `relate`.
+            JobFailedError: If it fails, with what it said.
         """
         if self.name in RELATING:
-            raise InvalidInput(f"{self.name} only compares; it gives no rows of the target space")
+            raise InvalidInputError(
+                f"{self.name} only compares; it gives no rows of the target space"
+            )
         found, _ = self._ask(anchors_x, anchors_y, rows, anchors_y[:0])
         if found.shape != (len(rows), anchors_y.shape[1]):
             expected = (len(rows), anchors_y.shape[1])
-            raise WorkFailed(f"{self.name}: expected rows {expected}, got {found.shape}")
+            raise JobFailedError(f"{self.name}: expected rows {expected}, got {found.shape}")
         return found
 
     def relate(
@@ -117,7 +119,7 @@ class Peer:
             the database as it was.
 
         Raises:
-            WorkFailed: If it fails, with what it said.
+            JobFailedError: If it fails, with what it said.
         """
         return self._ask(anchors_x, anchors_y, queries, database)
 
@@ -125,7 +127,7 @@ class Peer:
         self, anchors_x: Floats, anchors_y: Floats, x: Floats, y: Floats
     ) -> tuple[Floats, Floats]:
         if len(anchors_x) != len(anchors_y):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected parallel anchors, got {len(anchors_x)} and {len(anchors_y)}"
             )
         asked, answer = (Path(self._folder.name) / name for name in ("asked.npz", "answer.npz"))
@@ -147,10 +149,12 @@ class Peer:
                 return
         raise self._failed()
 
-    def _failed(self) -> WorkFailed:
+    def _failed(self) -> JobFailedError:
         lines = self._complaints.read_text(errors="replace").strip().splitlines()
         said = " / ".join(line.strip() for line in lines[-TOLD:])
-        return WorkFailed(f"{self.name} {how(self._process.wait())}: {said or 'it said nothing'}")
+        return JobFailedError(
+            f"{self.name} {how(self._process.wait())}: {said or 'it said nothing'}"
+        )
 
 
 def translate_with_peer(
@@ -169,12 +173,12 @@ def environment(peer: str, folder: Path) -> Path:
         folder: Where environments are kept.
 
     Raises:
-        InvalidInput: If there is no such peer.
-        WorkFailed: If it cannot be installed, with what pip said.
+        InvalidInputError: If there is no such peer.
+        JobFailedError: If it cannot be installed, with what pip said.
     """
     known = PACKAGES | SERVERS
     if peer not in known:
-        raise InvalidInput(f"expected one of {', '.join(known)}, got {peer}")
+        raise InvalidInputError(f"expected one of {', '.join(known)}, got {peer}")
     package = known[peer]
     home = folder / package
     python, whole = home / "bin" / "python", home / "whole"
@@ -190,6 +194,6 @@ def environment(peer: str, folder: Path) -> Path:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         said = " / ".join(lines or done.stderr.strip().splitlines()[-TOLD:])
-        raise WorkFailed(f"{package} cannot be installed: {said}")
+        raise JobFailedError(f"{package} cannot be installed: {said}")
     whole.touch()
     return python

@@ -13,7 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 import stitchwork
-from stitchwork.errors import MalformedInput
+from stitchwork.errors import MalformedInputError
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.experiments.experiment_settings import Settings
 from stitchwork.evaluation.experiments.study import Record
@@ -23,7 +23,7 @@ CODE: Final = ("geometry", "evaluation/experiments", "models")
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedResult:
     """One result.
 
     Attributes:
@@ -39,7 +39,7 @@ class Kept:
     again: bool
 
 
-def kept(path: Path, key: str, compute: Callable[[], Record]) -> Kept:
+def cached_result(path: Path, key: str, compute: Callable[[], Record]) -> CachedResult:
     """A result out of its file if that has this key, else computed and written.
 
     Args:
@@ -48,18 +48,18 @@ def kept(path: Path, key: str, compute: Callable[[], Record]) -> Kept:
         compute: Finds the result.
 
     Raises:
-        MalformedInput: If the file is not one that this wrote.
+        MalformedInputError: If the file is not one that this wrote.
     """
     if path.exists():
         told = _read(path)
         if told["key"] == key:
-            return Kept(key, float(told["seconds"]), told["result"], again=True)
+            return CachedResult(key, float(told["seconds"]), told["result"], again=True)
     began = time.monotonic()
     result = compute()
     seconds = round(time.monotonic() - began, 2)
     written = {"key": key, "seconds": seconds, "result": result}
     write_whole(path, orjson.dumps(written, option=orjson.OPT_INDENT_2))
-    return Kept(key, seconds, result, again=False)
+    return CachedResult(key, seconds, result, again=False)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -95,9 +95,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         told = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
-        raise MalformedInput(f"{path} is damaged; without it, it is computed anew") from error
+        raise MalformedInputError(f"{path} is damaged; without it, it is computed anew") from error
     if not isinstance(told, dict) or not {"key", "seconds", "result"} <= told.keys():
-        raise MalformedInput(f"{path}: expected a result of an evaluation")
+        raise MalformedInputError(f"{path}: expected a result of an evaluation")
     return told
 
 

@@ -5,7 +5,7 @@ from typing import Any, Final
 import numpy as np
 from safetensors.numpy import save
 
-from stitchwork.errors import UnsupportedFormat
+from stitchwork.errors import UnsupportedFormatError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.linalg import RTOL
 from stitchwork.geometry.maps import CLOSE, FusedMap, KernelMap, Map, Origin, PassThrough
@@ -14,7 +14,7 @@ from stitchwork.resources import Arrays
 FORMAT: Final = "stitchwork-translation/1"
 
 
-def parts_of(found: Map) -> tuple[Arrays, dict[str, Any]]:
+def app_state(found: Map) -> tuple[Arrays, dict[str, Any]]:
     """The arrays and numbers that a map is made of.
 
     Args:
@@ -46,7 +46,7 @@ def parts_of(found: Map) -> tuple[Arrays, dict[str, Any]]:
         case PassThrough():
             arrays, told = {}, {"kind": "identity"}
         case _:
-            raise UnsupportedFormat(f"a map of kind {type(found).__name__} cannot be exported")
+            raise UnsupportedFormatError(f"a map of kind {type(found).__name__} cannot be exported")
     origin: Origin = found.origin
     arrays |= {"source_mean": origin.parts[0], "source_mean_rest": origin.parts[1]}
     return arrays, {**told, "closest": CLOSE * origin.norm}
@@ -54,7 +54,7 @@ def parts_of(found: Map) -> tuple[Arrays, dict[str, Any]]:
 
 def as_safetensors(found: Map, facts: dict[str, str]) -> bytes:
     """The arrays under their names, numbers and facts as texts of the metadata."""
-    arrays, told = parts_of(found)
+    arrays, told = app_state(found)
     meta = {"format": FORMAT, **{key: str(value) for key, value in told.items()}, **facts}
     return save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, meta)
 
@@ -68,15 +68,15 @@ def as_onnx(found: Map, facts: dict[str, str], classifier: Classifier | None = N
         classifier: A head of the target space: adds `logits` and `probabilities` (n, c).
 
     Raises:
-        UnsupportedFormat: If this process has not what writes it.
+        UnsupportedFormatError: If this process has not what writes it.
     """
     try:
         from stitchwork.export import onnx_files
     except ModuleNotFoundError as error:
-        raise UnsupportedFormat(
+        raise UnsupportedFormatError(
             "this service cannot write ONNX, for which it needs stitchwork[onnx]; it has "
             "safetensors"
         ) from error
-    arrays, told = parts_of(found)
+    arrays, told = app_state(found)
     meta = {"format": FORMAT, "kind": str(told["kind"]), **facts}
     return onnx_files.build(arrays, told, meta, found.width_in, found.width_out, classifier)

@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.inverses import (
@@ -88,7 +88,7 @@ class Parameters:
         landmarks: Anchors that `exp` compares a row with, 16 to 8,192; all, if there are no more.
 
     Raises:
-        InvalidInput: If one is out of its range or not a number.
+        InvalidInputError: If one is out of its range or not a number.
     """
 
     shrinkage: float | None = None
@@ -100,27 +100,27 @@ class Parameters:
     def __post_init__(self) -> None:
         # Written so that NaN, which compares false with everything, is refused too.
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"shrinkage: expected null or a number from 0 to 1, got {self.shrinkage}",
                 pointer="/ridge/shrinkage",
             )
         if not 0 <= self.delta <= 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"delta: expected a distance from 0 to 1, got {self.delta}", pointer="/irp/delta"
             )
         if not (isinstance(self.omega, int) and 1 <= self.omega <= MOST_SUBSPACES):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"omega: expected a whole number from 1 to {MOST_SUBSPACES}, got {self.omega}",
                 pointer="/irp/omega",
             )
         if not 0 <= self.whitening <= 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"whitening: expected a power from 0 to 1, got {self.whitening}",
                 pointer="/exp/whitening",
             )
         low, high = LANDMARKS_RANGE
         if not (isinstance(self.landmarks, int) and low <= self.landmarks <= high):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"landmarks: expected a whole number from {low} to {high}, got {self.landmarks}",
                 pointer="/exp/landmarks",
             )
@@ -145,10 +145,10 @@ def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
     """Which inverse the source and the target bring, None for none.
 
     Raises:
-        InvalidInput: If there is no such bridge.
+        InvalidInputError: If there is no such bridge.
     """
     if bridge not in BRIDGES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected a bridge of {', '.join(BRIDGES)}, got {bridge!r}", pointer="/bridge"
         )
     return NEEDS[bridge]
@@ -184,14 +184,14 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
         identity: use `identity` there.
 
     Raises:
-        InvalidInput: If there is no such bridge, if the spaces have different numbers of
+        InvalidInputError: If there is no such bridge, if the spaces have different numbers of
             anchors, or if the bridge is `none` and their widths differ.
     """
     x, y = source.frame, target.frame
     needs(bridge)
     if bridge == "none":
         if x.width != y.width:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"bridge none passes rows through, but the source is {x.width} wide and the "
                 f"target {y.width}",
                 pointer="/bridge",
@@ -199,7 +199,7 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
             )
         return identity(x)
     if x.count != y.count:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected spaces on one anchor set, got {x.count} anchors in the source and "
             f"{y.count} in the target"
         )

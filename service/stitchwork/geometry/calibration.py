@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 
 Floats = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ def calibrate(odds: NDArray[Any], correct: NDArray[np.bool_]) -> Calibration:
         correct, or none, or the correct ones have the lower scores.
 
     Raises:
-        InvalidInput: If there is not one of each.
+        InvalidInputError: If there is not one of each.
 
     Source:
         Platt, Probabilistic Outputs for Support Vector Machines, 1999; Guo et al., On Calibration
@@ -137,7 +137,7 @@ def auroc(scores: NDArray[Any], correct: NDArray[np.bool_]) -> float | None:
         half: 0.5 says nothing, 1 everything. None where all are correct, or all wrong.
 
     Raises:
-        InvalidInput: If there is not one of each.
+        InvalidInputError: If there is not one of each.
     """
     x, y = _paired(scores, correct)
     right, wrong = int(y.sum()), int(len(y) - y.sum())
@@ -163,11 +163,11 @@ def reliability(
         The bins that hold something, from low to high; their sizes sum to n.
 
     Raises:
-        InvalidInput: If there is not one of each, or no bin.
+        InvalidInputError: If there is not one of each, or no bin.
     """
     x, y = _paired(confidence, correct)
     if bins < 1:
-        raise InvalidInput(f"expected at least 1 bin, got {bins}")
+        raise InvalidInputError(f"expected at least 1 bin, got {bins}")
     place = np.clip((x * bins).astype(np.int64), 0, bins - 1)
     return [
         Bin(b / bins, (b + 1) / bins, int(held.sum()), float(x[held].mean()), float(y[held].mean()))
@@ -190,14 +190,14 @@ def expected_calibration_error(
         In [0, 1]. Small samples raise it: bins of few predictions are off by chance alone.
 
     Raises:
-        InvalidInput: If there is not one of each, there are none, or no bin.
+        InvalidInputError: If there is not one of each, there are none, or no bin.
 
     Source:
         Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015.
     """
     found = reliability(confidence, correct, bins)
     if not found:
-        raise InvalidInput("expected at least one prediction, got none")
+        raise InvalidInputError("expected at least one prediction, got none")
     total = sum(held.size for held in found)
     return sum(held.size * abs(held.confidence - held.accuracy) for held in found) / total
 
@@ -225,7 +225,7 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
 def _paired(values: NDArray[Any], correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     x, y = np.asarray(values, np.float64), np.asarray(correct, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
-        raise InvalidInput(f"expected one value each, got shapes {x.shape} and {y.shape}")
+        raise InvalidInputError(f"expected one value each, got shapes {x.shape} and {y.shape}")
     return x, y
 
 

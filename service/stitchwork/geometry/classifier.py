@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.linalg import Convert, quiet
 
@@ -80,7 +80,7 @@ class Classifier:
         activation: Name in `ACTIVATIONS`: `gelu` is x Φ(x), `gelu_tanh` its tanh form.
 
     Raises:
-        InvalidInput: If there is no layer, shapes do not follow on each other, a number is not
+        InvalidInputError: If there is no layer, shapes do not follow on each other, a number is not
             finite, or the activation is unknown.
     """
 
@@ -89,17 +89,17 @@ class Classifier:
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected an activation of {', '.join(ACTIVATIONS)}, got {self.activation[:40]!r}",
                 pointer="/activation",
             )
         if not self.layers:
-            raise InvalidInput("expected at least one layer, got none", pointer="/layers")
+            raise InvalidInputError("expected at least one layer, got none", pointer="/layers")
         width = None
         for i, (weight, bias) in enumerate(self.layers):
             problem = _problem(weight, bias, width)
             if problem:
-                raise InvalidInput(f"layer {i}: expected {problem}", pointer=f"/layers/{i}")
+                raise InvalidInputError(f"layer {i}: expected {problem}", pointer=f"/layers/{i}")
             width = weight.shape[0]
 
     @property
@@ -133,10 +133,12 @@ def logits(classifier: Classifier, x: Array) -> Array:
         scored as the row of its direction at about 1e12, and what overflows even so is 0.
 
     Raises:
-        InvalidInput: If the rows are not of the head's width.
+        InvalidInputError: If the rows are not of the head's width.
     """
     if x.ndim != 2 or x.shape[1] != classifier.width:
-        raise InvalidInput(f"expected rows of shape (n, {classifier.width}), got {tuple(x.shape)}")
+        raise InvalidInputError(
+            f"expected rows of shape (n, {classifier.width}), got {tuple(x.shape)}"
+        )
     weight, _ = classifier.layers[0]
     xp = array_namespace(x, weight)
     with quiet():

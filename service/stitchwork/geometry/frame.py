@@ -6,7 +6,7 @@ from typing import Final
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.linalg import Convert, check_rows, quiet
 
@@ -60,7 +60,8 @@ def frame(anchors: Array) -> Frame:
         is left out of the scale.
 
     Raises:
-        InvalidInput: If the anchors are not two-dimensional or not finite, if fewer than two of
+        InvalidInputError: If the anchors are not two-dimensional or not finite, if fewer than two
+        of
             them differ from their mean, or if they are so large, or so close together, that
             float32 cannot serve the space.
 
@@ -70,7 +71,7 @@ def frame(anchors: Array) -> Frame:
     check_rows(anchors, "anchors")
     xp = array_namespace(anchors)
     if 0 in anchors.shape:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected at least 2 anchors of width 1, got shape {tuple(anchors.shape)}"
         )
     # One array of float64 is made, and worked on in place: with many anchors it is a large one.
@@ -78,9 +79,9 @@ def frame(anchors: Array) -> Frame:
     sizes = xp.maximum(highest, -lowest)
     size = float(xp.max(sizes))
     if not math.isfinite(size):
-        raise InvalidInput("expected finite anchors, got NaN or infinity")
+        raise InvalidInputError("expected finite anchors, got NaN or infinity")
     if size > LIMIT:
-        raise InvalidInput(f"expected anchors of numbers up to {LIMIT:.0e}, got {size:.1e}")
+        raise InvalidInputError(f"expected anchors of numbers up to {LIMIT:.0e}, got {size:.1e}")
     unit = xp.astype(anchors, xp.float64)
     mean = xp.mean(unit, axis=0)
     # A mean that is zero but for rounding is zero: the zero row stands at it, and tiny rows do not.
@@ -90,14 +91,14 @@ def frame(anchors: Array) -> Frame:
     kept = (norms >= ZERO * xp.max(norms)) & (norms > CONSTANT * size)
     count = int(xp.sum(xp.astype(kept, xp.int64)))
     if count < 2:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected at least 2 anchors that differ from their mean, got {count} of "
             f"{anchors.shape[0]}",
             code="degenerate-anchors",
         )
     scale = float(xp.sum(xp.where(kept, norms, 0.0))) / count
     if scale < 1 / LIMIT:
-        raise InvalidInput(f"expected anchors at least {1 / LIMIT:.0e} apart, got {scale:.1e}")
+        raise InvalidInputError(f"expected anchors at least {1 / LIMIT:.0e} apart, got {scale:.1e}")
     unit /= xp.where(kept, norms, 1.0)[:, None]
     unit[~kept, :] = 0.0
     return Frame(mean, scale, unit)

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace, device, is_numpy_namespace
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 
 Convert: TypeAlias = Callable[[Array], Array]
@@ -25,12 +25,12 @@ def check_rows(rows: Array, name: str) -> None:
         name: What the caller calls them.
 
     Raises:
-        InvalidInput: If there are not two axes, or the dtype is not of real numbers.
+        InvalidInputError: If there are not two axes, or the dtype is not of real numbers.
     """
     if rows.ndim != 2:
-        raise InvalidInput(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
+        raise InvalidInputError(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
     if not array_namespace(rows).isdtype(rows.dtype, ("real floating", "integral")):
-        raise InvalidInput(f"expected {name} of real numbers, got {rows.dtype}")
+        raise InvalidInputError(f"expected {name} of real numbers, got {rows.dtype}")
 
 
 def finite_rows(rows: Array, name: str) -> Array:
@@ -44,14 +44,15 @@ def finite_rows(rows: Array, name: str) -> Array:
         (n, d) float64, the same numbers.
 
     Raises:
-        InvalidInput: If there are not two axes, the dtype is not of real numbers, or a number is
+        InvalidInputError: If there are not two axes, the dtype is not of real numbers, or a number
+        is
             NaN or infinite.
     """
     check_rows(rows, name)
     xp = array_namespace(rows)
     wide = xp.astype(rows, xp.float64)
     if not bool(xp.all(xp.isfinite(wide))):
-        raise InvalidInput(f"expected finite {name}, got NaN or infinity")
+        raise InvalidInputError(f"expected finite {name}, got NaN or infinity")
     return wide
 
 

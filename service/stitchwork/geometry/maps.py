@@ -6,7 +6,7 @@ from typing import Final, NamedTuple, Protocol, Self
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame, directions
 from stitchwork.geometry.linalg import RTOL, Convert, quiet
@@ -168,7 +168,7 @@ class FusedMap:
             or that is not finite, becomes mu_Y and is not defined.
 
         Raises:
-            InvalidInput: If the rows are not of the source's width.
+            InvalidInputError: If the rows are not of the source's width.
         """
         x = _rows(x, self.width_in)
         xp = array_namespace(x, self.matrix)
@@ -278,7 +278,7 @@ class KernelMap:
             As `FusedMap.apply`. Takes O(m) more memory for each of at most 4,096 rows at a time.
 
         Raises:
-            InvalidInput: If the rows are not of the source's width.
+            InvalidInputError: If the rows are not of the source's width.
         """
         x = _rows(x, self.width_in)
         xp = array_namespace(x, self.weights)
@@ -364,7 +364,7 @@ class PassThrough:
             x, a row at mu_X too, which is not defined.
 
         Raises:
-            InvalidInput: If the rows are not of the space's width.
+            InvalidInputError: If the rows are not of the space's width.
         """
         x = _rows(x, self.width_in)
         xp = array_namespace(x, self.origin.parts)
@@ -382,7 +382,7 @@ class PassThrough:
 def _rows(x: Array, width: int) -> Array:
     """The rows as float32, checked against the width that a map takes."""
     if x.ndim != 2 or x.shape[1] != width:
-        raise InvalidInput(f"expected rows of shape (n, {width}), got {tuple(x.shape)}")
+        raise InvalidInputError(f"expected rows of shape (n, {width}), got {tuple(x.shape)}")
     xp = array_namespace(x)
     with quiet():
         return xp.astype(x, xp.float32, copy=False)

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.linalg import indices
 
@@ -34,7 +34,7 @@ def farthest_first(unit: Array, delta: float, firsts: Sequence[int]) -> list[Ind
         together, so that the anchors are read once for all: O(k·m·d) time and O(k) memory each.
 
     Raises:
-        InvalidInput: If every row is zero.
+        InvalidInputError: If every row is zero.
 
     Source:
         Maiorca et al., arXiv 2406.15057, anchor pruning; Gonzalez, Clustering to Minimize the
@@ -45,7 +45,7 @@ def farthest_first(unit: Array, delta: float, firsts: Sequence[int]) -> list[Ind
     alive = xp.any(unit != 0, axis=1)
     living = np.flatnonzero(np.asarray(alive.tolist()))
     if not len(living):
-        raise InvalidInput(f"expected a unit anchor to start from, got {k} zero rows")
+        raise InvalidInputError(f"expected a unit anchor to start from, got {k} zero rows")
     after = np.searchsorted(living, np.asarray(firsts, np.int64)) % len(living)
     # Zero rows and rows already picked stand at −1, which no delta admits.
     nearest = [xp.where(alive, xp.ones_like(unit[:, 0]), -1.0) for _ in firsts]
@@ -80,7 +80,7 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
         `numpy.random.default_rng(i).integers(k)`: the same k gives the same starts everywhere.
 
     Raises:
-        InvalidInput: If every row is zero.
+        InvalidInputError: If every row is zero.
 
     Source:
         Maiorca et al., arXiv 2406.15057, anchor subspaces.

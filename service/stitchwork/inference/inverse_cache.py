@@ -10,11 +10,11 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-from stitchwork.errors import CorruptBytes, QueueUnavailable
+from stitchwork.errors import CorruptDataError, QueueUnavailableError
 from stitchwork.geometry.bridges import Inverse, InverseName, inverse
 from stitchwork.geometry.frame import Frame
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Server
+from stitchwork.redis.client import PREFIX, RedisServer
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
 
@@ -27,7 +27,7 @@ LOCK_SECONDS: Final = 120
 are then computed by each process that asks."""
 
 
-class Inverses:
+class InverseCache:
     """Inverses of spaces: cached, shared, recomputed at need.
 
     Args:
@@ -36,7 +36,7 @@ class Inverses:
         metrics: Where those are counted that were cached, computed, or failed their checksum.
     """
 
-    def __init__(self, server: Server, threads: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, server: RedisServer, threads: int, metrics: Metrics | None = None) -> None:
         self._server = server
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
         self._running: dict[str, Future[Inverse]] = {}
@@ -99,7 +99,7 @@ class Inverses:
                     if found is None:
                         found = self._compute(name, space, frame)
                         self._keep(key, found)
-        except QueueUnavailable as error:
+        except QueueUnavailableError as error:
             # The cache saves work; it must never be the reason that there is no answer.
             log.warning("inverse cache unavailable", extra={"reason": error.message})
         return self._compute(name, space, frame) if found is None else found
@@ -115,7 +115,7 @@ class Inverses:
             if arrays is None:
                 return None
             found = Inverse(arrays["inverse"], arrays.get("at"))
-        except (CorruptBytes, KeyError):
+        except (CorruptDataError, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             self._metrics.corrupt_inverses.inc()
             with self._server.guard() as client:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stitchwork.errors import AnchorSetMismatch, InvalidInput
+from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
 from stitchwork.geometry.bridges import (
     DEFAULT,
     NEEDS,
@@ -21,7 +21,7 @@ from stitchwork.geometry.bridges import (
 )
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.coverage import Coverage
-from stitchwork.inference.inverse_cache import Inverses
+from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
 from stitchwork.telemetry import Metrics
@@ -29,7 +29,7 @@ from stitchwork.telemetry import Metrics
 Key = tuple[str, str, BridgeName]
 
 
-class Through(NamedTuple):
+class TranslatedRows(NamedTuple):
     """Rows in the target space, and what is to be said of the inputs.
 
     Attributes:
@@ -44,7 +44,7 @@ class Through(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Way:
+class PairMap:
     """The way from one space to another.
 
     Attributes:
@@ -60,15 +60,15 @@ class Way:
         """Memory that its arrays hold, in bytes."""
         return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
 
-    def on(self, convert: Callable[[Any], Any]) -> "Way":
+    def on(self, convert: Callable[[Any], Any]) -> "PairMap":
         """The same way with every array converted, such as onto a device."""
-        return Way(self.map.on(convert), self.coverage and self.coverage.on(convert))
+        return PairMap(self.map.on(convert), self.coverage and self.coverage.on(convert))
 
-    def apply(self, x: Any) -> Through:
+    def apply(self, x: Any) -> TranslatedRows:
         """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
         rows, defined = self.map.apply(x)
         covered = self.coverage.covers(x) if self.coverage else defined | ~defined
-        return Through(rows, defined, covered)
+        return TranslatedRows(rows, defined, covered)
 
 
 class Translator:
@@ -85,23 +85,23 @@ class Translator:
     def __init__(
         self,
         registry: Registry,
-        inverses: Inverses,
+        inverses: InverseCache,
         max_bytes: int,
         place: Callable[[Any], Any] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._cache = self._metrics.caches["fused-map"]
+        self._cache = self._metrics.caches["map"]
         self._registry = registry
         self._inverses = inverses
         self._max_bytes = max_bytes
         self._place = place
         self._guard = threading.Lock()
-        self._ways: OrderedDict[Key, Way] = OrderedDict()
-        self._running: dict[Key, Future[Way]] = {}
+        self._ways: OrderedDict[Key, PairMap] = OrderedDict()
+        self._running: dict[Key, Future[PairMap]] = {}
         self._bytes = 0
 
-    def way(self, source: Space, target: Space, bridge: BridgeName) -> Way:
+    def way(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
         """The way from one space to another.
 
         Args:
@@ -113,8 +113,8 @@ class Translator:
             It takes (n, d_source) rows to (n, d_target) rows; from a space to itself, to the same.
 
         Raises:
-            AnchorSetMismatch: If the spaces do not share an anchor set.
-            InvalidInput: If the bridge is `none` and the widths differ.
+            AnchorSetMismatchError: If the spaces do not share an anchor set.
+            InvalidInputError: If the bridge is `none` and the widths differ.
         """
         check_pair(source, target, bridge)
         key = (source.version, target.version, bridge)
@@ -140,7 +140,7 @@ class Translator:
             if name is not None:
                 self._inverses.start(name, space, lambda: self._registry.frame(space))
 
-    def _settle(self, key: Key, future: Future[Way], source: Space, target: Space) -> None:
+    def _settle(self, key: Key, future: Future[PairMap], source: Space, target: Space) -> None:
         # Whatever happens, those who wait on this future get an answer.
         try:
             found = self._compute(source, target, key[2])
@@ -159,7 +159,7 @@ class Translator:
             self._metrics.fused_bytes.set(self._bytes)
         future.set_result(found)
 
-    def _compute(self, source: Space, target: Space, bridge: BridgeName) -> Way:
+    def _compute(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
         coverage = None
         if source.version == target.version:
             found = identity(self._registry.frame(source))
@@ -168,7 +168,7 @@ class Translator:
             side = self._side(source, of_source)
             found = fuse(bridge, side, self._side(target, of_target))
             coverage = Coverage.of(side.frame) if bridge != "none" else None
-        way = Way(found, coverage)
+        way = PairMap(found, coverage)
         return way.on(self._place) if self._place else way
 
     def _side(self, space: Space, name: InverseName | None) -> Side:
@@ -177,7 +177,7 @@ class Translator:
         return Side(seen, space.parameters.checked(), found)
 
 
-class HeadCache:
+class ClassifierCache:
     """Classifiers of heads in this process.
 
     Args:
@@ -224,19 +224,19 @@ def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
     """Refuse a pair of spaces that no bridge may join.
 
     Raises:
-        AnchorSetMismatch: If the spaces do not share an anchor set.
-        InvalidInput: If the bridge is `none` and the widths differ.
+        AnchorSetMismatchError: If the spaces do not share an anchor set.
+        InvalidInputError: If the bridge is `none` and the widths differ.
     """
     if (source.anchor_set, source.anchor_set_version) != (
         target.anchor_set,
         target.anchor_set_version,
     ):
-        raise AnchorSetMismatch(
+        raise AnchorSetMismatchError(
             f"space {source.id} is on anchor set {source.anchor_set}, space {target.id} on "
             f"{target.anchor_set}: only spaces on the same anchor set can be translated"
         )
     if bridge == "none" and source.dim != target.dim:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"bridge none passes rows through, but space {source.id} is {source.dim} wide and "
             f"space {target.id} {target.dim}",
             pointer="/bridge",

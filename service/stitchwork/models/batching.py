@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from stitchwork.errors import InputTooLarge
+from stitchwork.errors import InputTooLargeError
 from stitchwork.models.encoder import Encoder, Prepared, inference
 from stitchwork.models.memory import out_of_memory, release, wait_for
 from stitchwork.telemetry import Metrics
@@ -65,17 +65,17 @@ class Batches:
         return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
 
     def embed(
-        self, prepared: Prepared, batch_items: int, progress: Callable[[], None] = lambda: None
+        self, prepared: Prepared, items_per_batch: int, progress: Callable[[], None] = lambda: None
     ) -> torch.Tensor:
         """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
 
         Args:
             prepared: n inputs; those of like size share a batch.
-            batch_items: Inputs in one batch, at most.
+            items_per_batch: Inputs in one batch, at most.
             progress: Called after each batch.
 
         Raises:
-            InputTooLarge: If one input alone does not fit the device; the pointer `/items/{i}`
+            InputTooLargeError: If one input alone does not fit the device; the pointer `/items/{i}`
                 says which.
         """
         inputs = prepared.inputs
@@ -83,7 +83,7 @@ class Batches:
         rows, at = [], 0
         with inference(self._encoder.device):
             while at < len(order):
-                picked = self._fitting(inputs, order[at : at + batch_items])
+                picked = self._fitting(inputs, order[at : at + items_per_batch])
                 began = time.perf_counter()
                 found = self._forward(inputs, picked)
                 # What ran is known only once it is through; a device works behind our back.
@@ -133,7 +133,7 @@ class Batches:
             # Outside the handler, where the error no longer holds on to what it could not fit.
             release(self._encoder.device)
             if len(picked) == 1:
-                raise InputTooLarge(
+                raise InputTooLargeError(
                     "the input does not fit the memory of the worker's device",
                     pointer=f"/items/{picked[0]}",
                     code=OUT_OF_MEMORY,

@@ -52,7 +52,7 @@ class Encoder(Protocol):
         """Tokenise texts, or decode and transform images, on the CPU.
 
         Raises:
-            InvalidInput: If an item cannot be embedded; the pointer `/items/{i}` says which.
+            InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` says which.
         """
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

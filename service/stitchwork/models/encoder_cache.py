@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from stitchwork.errors import InvalidInput, StitchworkError, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError, StitchworkError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.batching import Batches
 from stitchwork.models.encoder import MOST_PIXELS, MOST_TOKENS, SENTENCE, Encoder, pick_device
@@ -27,7 +27,7 @@ LEAST_PATIENCE: Final = 1.0
 
 
 @dataclass
-class Loaded:
+class LoadedEncoder:
     """An encoder in memory.
 
     Attributes:
@@ -43,7 +43,7 @@ class Loaded:
     used: float
 
 
-class Catalog:
+class EncoderCache:
     """The encoders that this worker has loaded; those used last stay, as far as memory goes.
 
     Args:
@@ -89,17 +89,17 @@ class Catalog:
         self._loading = threading.Lock()
         # Never held for long: what is loaded is asked for while something else is being loaded.
         self._guard = threading.Lock()
-        self._loaded: dict[str, Loaded] = {}
+        self._loaded: dict[str, LoadedEncoder] = {}
         self._failed: dict[str, tuple[float, StitchworkError]] = {}
         self._known: dict[str, tuple[int, float]] = {}
         self._tuned: dict[str, int] = {}
 
-    def get(self, spec: EncoderSpec) -> Loaded:
+    def get(self, spec: EncoderSpec) -> LoadedEncoder:
         """The encoder of a spec, loaded and warmed up if it is not yet.
 
         Raises:
-            InvalidInput: If the spec is wrong, or names files outside the allowed folders.
-            WorkFailed: If the model cannot be loaded; for a while it is not tried again.
+            InvalidInputError: If the spec is wrong, or names files outside the allowed folders.
+            JobFailedError: If the model cannot be loaded; for a while it is not tried again.
         """
         key = encoder_key(spec)
         with self._loading:
@@ -117,8 +117,8 @@ class Catalog:
         """The classifier of a pretrained model, and its labels.
 
         Raises:
-            InvalidInput: If it has none that can be taken out.
-            WorkFailed: If the model cannot be loaded.
+            InvalidInputError: If it has none that can be taken out.
+            JobFailedError: If the model cannot be loaded.
         """
         try:
             files = self._files(spec)
@@ -175,7 +175,7 @@ class Catalog:
             del gone
             release(self.device)
 
-    def _fetch(self, key: str, spec: EncoderSpec) -> Loaded:
+    def _fetch(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
         needed, _ = self._known.get(key, (0, 0.0))
         self._make_room(needed)
         try:
@@ -218,7 +218,7 @@ class Catalog:
                 oldest = min(self._loaded, key=lambda key: self._loaded[key].used)
             self.evict(oldest)
 
-    def _load(self, spec: EncoderSpec) -> Loaded:
+    def _load(self, spec: EncoderSpec) -> LoadedEncoder:
         began = time.perf_counter()
         encoder = self._made(spec)
         batches = Batches(encoder, self._metrics)
@@ -229,7 +229,7 @@ class Catalog:
             self._tuned[encoder_key(spec)] = batches.most
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
-        return Loaded(encoder, batches, seconds, time.monotonic())
+        return LoadedEncoder(encoder, batches, seconds, time.monotonic())
 
     def _made(self, spec: EncoderSpec) -> Encoder:
         # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
@@ -251,8 +251,8 @@ class Catalog:
         """The same encoder at the commit that its revision means now; a local one as it is.
 
         Raises:
-            InvalidInput: If the spec is wrong, or names what is not allowed.
-            WorkFailed: If the hub cannot be asked.
+            InvalidInputError: If the spec is wrong, or names what is not allowed.
+            JobFailedError: If the hub cannot be asked.
         """
         if _local(spec) or is_pinned(spec.revision):
             return spec
@@ -271,7 +271,7 @@ class Catalog:
         """Refuse local files outside the roots, without saying whether they exist."""
         path = Path(named).expanduser().resolve()
         if not any(path.is_relative_to(root) for root in self._roots):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "local models are read only from the folders of the worker's machine that "
                 "model_roots (STITCHWORK_MODEL_ROOTS) names",
                 code="path-not-allowed",
@@ -302,8 +302,10 @@ def _sample(spec: EncoderSpec) -> Item:
     return _PIXEL
 
 
-def _cannot_load(spec: EncoderSpec, error: Exception) -> WorkFailed:
-    return WorkFailed(f"{spec.model} cannot be loaded: {type(error).__name__}", code="load-failed")
+def _cannot_load(spec: EncoderSpec, error: Exception) -> JobFailedError:
+    return JobFailedError(
+        f"{spec.model} cannot be loaded: {type(error).__name__}", code="load-failed"
+    )
 
 
 _PIXEL = bytes.fromhex(

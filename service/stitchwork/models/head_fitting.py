@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.resources import Floats
 
@@ -45,13 +45,13 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
         into its weights.
 
     Raises:
-        InvalidInput: If there are fewer than two classes, or not one label for each row.
+        InvalidInputError: If there are fewer than two classes, or not one label for each row.
     """
     names = sorted(set(labels))
     if len(labels) != len(embeddings):
-        raise InvalidInput(f"expected {len(embeddings)} labels, one each, got {len(labels)}")
+        raise InvalidInputError(f"expected {len(embeddings)} labels, one each, got {len(labels)}")
     if len(names) < 2:
-        raise InvalidInput(f"expected labels of at least two classes, got {len(names)}")
+        raise InvalidInputError(f"expected labels of at least two classes, got {len(names)}")
     # Numbers, since numpy's strings lose trailing NULs.
     place = {name: i for i, name in enumerate(names)}
     classes = np.array([place[name] for name in labels], np.int64)

@@ -9,7 +9,7 @@ from typing import Final
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError
 
 FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Never code, never pickles: what is not there cannot be run."""
@@ -36,12 +36,12 @@ class Hub:
             revision: Commit, tag or branch; None is `main`.
 
         Raises:
-            InvalidInput: If no pattern allows the model, or the hub has none of this name.
-            WorkFailed: If it is not in the cache and the hub cannot be asked.
+            InvalidInputError: If no pattern allows the model, or the hub has none of this name.
+            JobFailedError: If it is not in the cache and the hub cannot be asked.
         """
         if not any(fnmatchcase(model, pattern) for pattern in self._patterns):
             allowed = ", ".join(self._patterns) or "none"
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"the hub's model {model} is not among those that hub_models allows: {allowed}",
                 code="model-not-allowed",
             )
@@ -54,7 +54,7 @@ class Hub:
                 local_files_only=self._offline,
             )
         except HFValidationError as error:
-            raise InvalidInput(f"{model} is neither a local folder nor a hub id") from error
+            raise InvalidInputError(f"{model} is neither a local folder nor a hub id") from error
         except OSError as error:
             why = (
                 "this worker is offline and has no copy of it"
@@ -62,7 +62,9 @@ class Hub:
                 else f"the hub did not give it ({type(error).__name__})"
             )
             at = f" at {revision}" if revision else ""
-            raise WorkFailed(f"{model}{at} cannot be loaded: {why}", code="load-failed") from error
+            raise JobFailedError(
+                f"{model}{at} cannot be loaded: {why}", code="load-failed"
+            ) from error
         return Path(found)
 
 

@@ -30,7 +30,7 @@ def rescaled_layers(
         the mean ratio of the layer's output norms (`norm_ratio`). At α = 1 all are 1.
 
     Raises:
-        InvalidInput: If the package of the model is not installed.
+        InvalidInputError: If the package of the model is not installed.
 
     Source:
         Maiorca et al., arXiv 2406.15057, scale invariance, on the layers of a transformer.

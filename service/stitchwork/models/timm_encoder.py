@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
-from stitchwork.errors import InputTooLarge, InvalidInput, UnsupportedFormat
+from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import Recorded
 from stitchwork.models.encoder import MOST_PIXELS, Prepared, parameter_bytes
@@ -82,9 +82,9 @@ class TimmEncoder:
         """Decode images and bring them into the form that the model takes.
 
         Raises:
-            UnsupportedFormat: If an item is not a JPEG, PNG or WebP file.
-            InputTooLarge: If it has more pixels than are taken.
-            InvalidInput: If it is cut or damaged.
+            UnsupportedFormatError: If an item is not a JPEG, PNG or WebP file.
+            InputTooLargeError: If it has more pixels than are taken.
+            InvalidInputError: If it is cut or damaged.
         """
         tensors, most = [], 0
         # One at a time: decoded pixels are far larger than what the model takes.
@@ -107,25 +107,29 @@ def load(spec: ImageEncoder, weights: Path) -> Any:
     """The timm model of a spec, with a classifier of as many classes as its weights have.
 
     Raises:
-        InvalidInput: If timm has no such model, or the weights are not its own.
-        UnsupportedFormat: If the weights are not safetensors.
+        InvalidInputError: If timm has no such model, or the weights are not its own.
+        UnsupportedFormatError: If the weights are not safetensors.
     """
     _check_known(spec)
     if weights.suffix != ".safetensors":
-        raise UnsupportedFormat("expected weights in a .safetensors file; pickles are never read")
+        raise UnsupportedFormatError(
+            "expected weights in a .safetensors file; pickles are never read"
+        )
     try:
         state = load_file(weights)
     except FileNotFoundError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"there is no file {weights.name} with weights of {spec.model}"
         ) from error
     except (SafetensorError, OSError) as error:
-        raise InvalidInput(f"the weights of {spec.model} cannot be read as safetensors") from error
+        raise InvalidInputError(
+            f"the weights of {spec.model} cannot be read as safetensors"
+        ) from error
     model = timm.create_model(spec.model, pretrained=False)
     _classify_as(state, spec, model)
     wrong = _misfit(model.state_dict(), state)
     if wrong:
-        raise InvalidInput(f"the weights are not those of {spec.model}: {wrong}")
+        raise InvalidInputError(f"the weights are not those of {spec.model}: {wrong}")
     model.load_state_dict(state, strict=True)
     return model
 
@@ -161,18 +165,18 @@ def timm_hub_id(spec: ImageEncoder) -> str:
     """Where the hub keeps timm's own weights of a model.
 
     Raises:
-        InvalidInput: If timm has no such model, or no weights of it there.
+        InvalidInputError: If timm has no such model, or no weights of it there.
     """
     _check_known(spec)
     config = timm.get_pretrained_cfg(spec.model)
     if config is None or not config.hf_hub_id:
-        raise InvalidInput(f"timm has no pretrained safetensors for {spec.model} on its hub")
+        raise InvalidInputError(f"timm has no pretrained safetensors for {spec.model} on its hub")
     return str(config.hf_hub_id)
 
 
 def _check_known(spec: ImageEncoder) -> None:
     if not timm.is_model(spec.model):
-        raise InvalidInput(f"timm has no model {spec.model}")
+        raise InvalidInputError(f"timm has no model {spec.model}")
 
 
 def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, list[str]]:
@@ -183,12 +187,12 @@ def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, lis
         classes, else their numbers.
 
     Raises:
-        InvalidInput: If the model has no linear classifier.
+        InvalidInputError: If the model has no linear classifier.
     """
     model = load(spec, weights)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear):
-        raise InvalidInput(f"the classifier of {spec.model} is not one linear layer")
+        raise InvalidInputError(f"the classifier of {spec.model} is not one linear layer")
     weight = head.weight.detach().float().numpy()
     bias = torch.zeros(len(weight)) if head.bias is None else head.bias
     return Classifier(((weight, bias.detach().float().numpy()),), "identity"), _names(len(weight))
@@ -216,14 +220,14 @@ def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Im
         The image; transparency is laid on white.
 
     Raises:
-        UnsupportedFormat: If it is not a JPEG, PNG or WebP file.
-        InputTooLarge: If it has more pixels than are taken; they are not decoded.
-        InvalidInput: If it is cut or damaged.
+        UnsupportedFormatError: If it is not a JPEG, PNG or WebP file.
+        InputTooLargeError: If it has more pixels than are taken; they are not decoded.
+        InvalidInputError: If it is cut or damaged.
     """
     if isinstance(item, str):
-        raise InvalidInput("expected an image file", pointer=pointer)
+        raise InvalidInputError("expected an image file", pointer=pointer)
     if item.startswith(JPEG) and item.count(SCAN) > MOST_SCANS:
-        raise InputTooLarge(
+        raise InputTooLargeError(
             f"expected at most {MOST_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
             pointer=pointer,
             code="too-many-scans",
@@ -231,14 +235,14 @@ def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Im
     try:
         image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
         if image.width * image.height > most_pixels:
-            raise InputTooLarge(
+            raise InputTooLargeError(
                 f"expected at most {most_pixels} pixels (max_image_pixels), got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
                 code="too-many-pixels",
             )
         if max(image.size) > MOST_ASPECT * min(image.size):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected sides within a ratio of {MOST_ASPECT}, got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
@@ -247,11 +251,11 @@ def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Im
         # The decoded copy is let go of as soon as there is an upright one.
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
-        raise UnsupportedFormat(
+        raise UnsupportedFormatError(
             f"expected a file of {', '.join(FORMATS)}", pointer=pointer
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidInput("the image file is cut or damaged", pointer=pointer) from error
+        raise InvalidInputError("the image file is cut or damaged", pointer=pointer) from error
     return _rgb(image)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.models.timm_encoder import decode
 
 BATCH: Final = 64
@@ -53,13 +53,14 @@ def train_small(
         The accuracy of the model's own classifier on the images held out.
 
     Raises:
-        InvalidInput: If timm has no such model, the classifier is too small, or there are not as
+        InvalidInputError: If timm has no such model, the classifier is too small, or there are not
+        as
             many labels as images, and enough for a batch.
     """
     if not timm.is_model(model):
-        raise InvalidInput(f"timm has no model {model}")
+        raise InvalidInputError(f"timm has no model {model}")
     if len(images) != len(labels) or len(labels) < BATCH:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected a label for each of at least {BATCH} images, got {len(labels)} labels and "
             f"{len(images)} images"
         )
@@ -69,7 +70,9 @@ def train_small(
         net = timm.create_model(model, pretrained=False)
     classes = int(labels.max()) + 1
     if classes > net.num_classes:
-        raise InvalidInput(f"{model} tells at most {net.num_classes} classes apart, got {classes}")
+        raise InvalidInputError(
+            f"{model} tells at most {net.num_classes} classes apart, got {classes}"
+        )
     config = resolve_data_config({"input_size": (3, input_size, input_size)}, model=net)
     transform = create_transform(**config, is_training=False)
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import Recorded
 from stitchwork.models.encoder import MOST_TOKENS, SENTENCE, Prepared, parameter_bytes
@@ -63,11 +63,13 @@ class TransformersEncoder:
         config = model.config
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
-            raise InvalidInput(f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}")
+            raise InvalidInputError(
+                f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}"
+            )
         most, usual = _limits(folder, self._tokenizer, config)
         least = self._tokenizer.num_special_tokens_to_add() + 1
         if spec.max_length is not None and not least <= spec.max_length <= most:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"max_length: {spec.model} takes {least} to {most} tokens, got {spec.max_length}"
             )
         own = spec.max_length or usual
@@ -88,7 +90,8 @@ class TransformersEncoder:
         """Tokenise texts.
 
         Raises:
-            InvalidInput: If a text is empty, or has more tokens than the model takes and is not to
+            InvalidInputError: If a text is empty, or has more tokens than the model takes and is
+            not to
                 be cut.
         """
         cut = self._spec.truncate if truncate is None else truncate
@@ -100,7 +103,7 @@ class TransformersEncoder:
         too_long = [i for i, ids in enumerate(found) if len(ids) > self._limit]
         if too_long and not cut:
             i = too_long[0]
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{self._takes}, the text has {len(found[i])}; ask for truncate to cut it",
                 pointer=f"/items/{i}",
                 code="too-many-tokens",
@@ -137,13 +140,13 @@ class TransformersEncoder:
     def _checked(self, item: Item, i: int, cut: bool) -> str:
         pointer = f"/items/{i}"
         if not isinstance(item, str) or not item.strip():
-            raise InvalidInput("expected a text that is not empty", pointer=pointer)
+            raise InvalidInputError("expected a text that is not empty", pointer=pointer)
         most = self._limit * CHARACTERS_PER_TOKEN
         if len(item) <= most:
             return item
         if cut:
             return item[:most]
-        raise InvalidInput(
+        raise InvalidInputError(
             f"{self._takes}, the text has {len(item)} characters; ask for truncate to cut it",
             pointer=pointer,
             code="too-many-tokens",
@@ -215,7 +218,8 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
         A classifier of the spec's embeddings, float32 numpy, and its labels.
 
     Raises:
-        InvalidInput: If the head is none of the known forms, or was trained on another pooling.
+        InvalidInputError: If the head is none of the known forms, or was trained on another
+        pooling.
     """
     _check_code(spec, folder)
     model: Any
@@ -229,16 +233,16 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
     )
     # What a file lacks is filled with random numbers, and a random head must never be served.
     if loaded["missing_keys"]:
-        raise InvalidInput(f"{spec.model} has no trained classifier")
+        raise InvalidInputError(f"{spec.model} has no trained classifier")
     head = getattr(model, "classifier", None)
     base = getattr(model, model.base_model_prefix)
     layers, activation = _known_form(head, base)
     if layers is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the classifier of {spec.model} is a {type(head).__name__}, not a known linear form"
         )
     if spec.pooling != "cls" or spec.normalize or spec.layer != -1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the classifier of {spec.model} reads the first token of the last layer; the space's "
             "encoder must have pooling cls, layer -1 and no normalize"
         )
@@ -266,9 +270,9 @@ def _check_code(spec: TextEncoder, folder: Path) -> None:
     """Refuse a model that brings code, or that would be patched by one that lies elsewhere."""
     config = AutoConfig.from_pretrained(folder, **ONLY_FILES)
     if getattr(config, "auto_map", None):
-        raise WorkFailed(f"{spec.model} wants to run code of its own, which is never done")
+        raise JobFailedError(f"{spec.model} wants to run code of its own, which is never done")
     if (folder / "adapter_config.json").exists():
-        raise WorkFailed(f"{spec.model} is an adapter of another model, which is not fetched")
+        raise JobFailedError(f"{spec.model} is an adapter of another model, which is not fetched")
 
 
 def _limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:

@@ -11,17 +11,17 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from stitchwork.errors import (
-    CorruptBytes,
-    DeadlineExceeded,
+    CorruptDataError,
+    DeadlineExceededError,
+    JobFailedError,
     StitchworkError,
-    Unavailable,
-    WorkFailed,
+    UnavailableError,
 )
 from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_job
 from stitchwork.queue.streams import Backlog
-from stitchwork.redis.client import Command, Server, call
+from stitchwork.redis.client import Command, RedisServer, call
 from stitchwork.resources import Item
 from stitchwork.telemetry import Telemetry, working_for
 
@@ -52,7 +52,7 @@ class Consumer:
     Args:
         server: The queue server.
         name: The worker's name.
-        batch_items: Inputs that make a full batch.
+        items_per_batch: Inputs that make a full batch.
         lease: Seconds after which a job that its worker does not hold on to goes to another.
         hang: Seconds without progress after which this worker lets go of its jobs.
         takes: Whether jobs of this stream, for the model of this name, are for this worker.
@@ -65,10 +65,10 @@ class Consumer:
 
     def __init__(
         self,
-        server: Server,
+        server: RedisServer,
         name: str,
         *,
-        batch_items: int,
+        items_per_batch: int,
         lease: float = 10.0,
         hang: float = 20.0,
         takes: Callable[[str, str], bool] = lambda stream, model: True,
@@ -81,7 +81,7 @@ class Consumer:
         self.server = server
         self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
         self._patient = server.patient(BLOCK_MS / 1000)
-        self._batch_items = batch_items
+        self._batch_items = items_per_batch
         self._lease = lease
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
@@ -104,7 +104,7 @@ class Consumer:
         self.leases.stop()
         try:
             self.leases.let_go()
-        except Unavailable:
+        except UnavailableError:
             log.warning("queue away; what is unanswered goes to others when its lease is over")
         self._patient.close()
 
@@ -118,7 +118,7 @@ class Consumer:
             that was given to a worker before, which did not answer it, comes alone.
 
         Raises:
-            QueueUnavailable: If the queue server is away.
+            QueueUnavailableError: If the queue server is away.
         """
         again = self._reclaim()
         if again:
@@ -224,7 +224,7 @@ class Consumer:
             commands.append(("XREADGROUP", *group, "COUNT", more, "STREAMS", key, ">"))
         try:
             found, (seconds, micros), *read = self.server.ask(*commands)
-        except Unavailable:
+        except UnavailableError:
             # Nobody works on them here: once their leases are over they go to others.
             for entry in ids:
                 self.leases.drop((name, entry))
@@ -238,7 +238,7 @@ class Consumer:
                 continue
             try:
                 job, items = unpack_job(data)
-            except CorruptBytes:
+            except CorruptDataError:
                 log.error("a job failed its checksum", extra={"entry": entry})
                 self._bury(name, entry, data, "corrupt")
                 self._drop(name, entry)
@@ -248,7 +248,7 @@ class Consumer:
                 self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
             if int(fields[b"deadline"]) <= now:
                 told = "the job waited longer than the seconds it had"
-                late = DeadlineExceeded(f"{told} (request_timeout, or less as asked)")
+                late = DeadlineExceededError(f"{told} (request_timeout_seconds, or less as asked)")
                 self.fail(delivery, late)
                 continue
             opened.append(delivery)
@@ -290,7 +290,9 @@ class Consumer:
                 return opened
             log.error("given up", extra={"entry": entry, "deliveries": MOST_DELIVERIES})
             for delivery in opened:
-                told = WorkFailed(f"{MOST_DELIVERIES} workers failed at this job; it was given up")
+                told = JobFailedError(
+                    f"{MOST_DELIVERIES} workers failed at this job; it was given up"
+                )
                 data = delivery.job.pack(delivery.items)
                 self._bury(name, delivery.entry, data, "delivered too often")
                 self._on_buried(delivery.job)
@@ -308,7 +310,7 @@ class Consumer:
         self.server.run(streams.ANSWER, keys, entry, b"", "", 0, 0)
 
     def _read(
-        self, server: Server, names: list[str], count: int, block: int | None = None
+        self, server: RedisServer, names: list[str], count: int, block: int | None = None
     ) -> dict[str, list[Raw]]:
         wanted: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
         with server.guard() as client:
@@ -351,4 +353,4 @@ def _raw(entry: bytes, fields: list[bytes] | None) -> Raw:
 def _outcome(reply: Reply | None) -> str:
     if reply is None or reply.error is None:
         return "done"
-    return "expired" if isinstance(reply.error, DeadlineExceeded) else "failed"
+    return "expired" if isinstance(reply.error, DeadlineExceededError) else "failed"

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from stitchwork.errors import UnknownResource
+from stitchwork.errors import NotFoundError
 from stitchwork.queue.messages import Job, unpack_job
 from stitchwork.queue.streams import DEAD
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.resources import Item
 
 MOST_LETTERS: Final = 1000
@@ -32,7 +32,7 @@ return redis.call('XDEL', KEYS[1], ARGV[1])
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """One job that was given up.
 
     Attributes:
@@ -48,7 +48,7 @@ class Letter:
     size: int
 
 
-def bury(server: Server, stream: str, entry: str, data: bytes, reason: str) -> str:
+def bury(server: RedisServer, stream: str, entry: str, data: bytes, reason: str) -> str:
     """Keep a job that is given up; the oldest letters make room.
 
     Args:
@@ -65,12 +65,12 @@ def bury(server: Server, stream: str, entry: str, data: bytes, reason: str) -> s
     return str(letter.decode())
 
 
-def letters(server: Server) -> list[Letter]:
+def letters(server: RedisServer) -> list[DeadLetter]:
     """All dead letters, the newest first."""
     with server.guard() as client:
         found: Any = client.xrevrange(DEAD)
     return [
-        Letter(
+        DeadLetter(
             id_.decode(),
             fields[b"stream"].decode(),
             fields[b"reason"].decode(),
@@ -80,32 +80,32 @@ def letters(server: Server) -> list[Letter]:
     ]
 
 
-def count(server: Server) -> int:
+def count(server: RedisServer) -> int:
     """How many dead letters are kept."""
     with server.guard() as client:
         found: Any = client.xlen(DEAD)
     return int(found)
 
 
-def open_letter(server: Server, letter: str) -> tuple[Job, list[Item]]:
+def open_letter(server: RedisServer, letter: str) -> tuple[Job, list[Item]]:
     """The job of a letter and its inputs.
 
     Raises:
-        UnknownResource: If there is no such letter.
-        CorruptBytes: If the job was buried because it fails its checksum.
+        NotFoundError: If there is no such letter.
+        CorruptDataError: If the job was buried because it fails its checksum.
     """
     with server.guard() as client:
         data = cast(bytes | None, client.get(f"{DEAD}:{letter}"))
     if data is None:
-        raise UnknownResource(f"no dead letter {letter}")
+        raise NotFoundError(f"no dead letter {letter}")
     return unpack_job(data)
 
 
-def drop(server: Server, letter: str) -> None:
+def drop(server: RedisServer, letter: str) -> None:
     """Forget a letter.
 
     Raises:
-        UnknownResource: If there is no such letter.
+        NotFoundError: If there is no such letter.
     """
     if not server.run(DROP, (DEAD,), letter):
-        raise UnknownResource(f"no dead letter {letter}")
+        raise NotFoundError(f"no dead letter {letter}")

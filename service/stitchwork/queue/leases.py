@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.queue import streams
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,13 @@ class Leases:
     """
 
     def __init__(
-        self, server: Server, name: str, *, lease: float, hang: float, on_hang: Callable[[], None]
+        self,
+        server: RedisServer,
+        name: str,
+        *,
+        lease: float,
+        hang: float,
+        on_hang: Callable[[], None],
     ) -> None:
         self._server = server
         self._name = name
@@ -96,7 +102,7 @@ class Leases:
                     self.let_go()
                 else:
                     self._claim(held, 0)
-            except Unavailable as error:
+            except UnavailableError as error:
                 log.warning("queue away", extra={"reason": error.message})
             if hangs:
                 self._on_hang()

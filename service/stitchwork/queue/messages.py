@@ -7,17 +7,17 @@ from typing import Any, Final
 import numpy as np
 
 from stitchwork import errors
-from stitchwork.errors import CorruptBytes, StitchworkError, WorkFailed
+from stitchwork.errors import CorruptDataError, JobFailedError, StitchworkError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.resources import (
     Arrays,
-    Draft,
     EncoderSpec,
     Floats,
     Head,
     Item,
     Record,
+    Registration,
     Space,
     encoder_key,
     pack_items,
@@ -115,7 +115,7 @@ class Reply:
         return pack(arrays, told)
 
 
-def upkeep(draft: Draft) -> Job:
+def upkeep(draft: Registration) -> Job:
     """The job that takes a draft one step further.
 
     It waits for the encoder only where one is needed; what is left to be computed then holds up
@@ -130,21 +130,21 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
     """The job and the inputs that `Job.pack` wrote.
 
     Raises:
-        CorruptBytes: If the bytes fail their checksum, or hold no job.
+        CorruptDataError: If the bytes fail their checksum, or hold no job.
     """
     arrays, meta = unpack(data)
     try:
         job = Job.model_validate(meta)
         return job, unpack_items(arrays, job.encoder.modality if job.encoder else "vector")
     except (ValueError, KeyError, TypeError) as error:
-        raise CorruptBytes("the bytes have a good checksum but hold no job") from error
+        raise CorruptDataError("the bytes have a good checksum but hold no job") from error
 
 
 def unpack_reply(data: bytes) -> Reply:
     """The reply that `Reply.pack` wrote.
 
     Raises:
-        CorruptBytes: If the bytes fail their checksum, or hold no reply.
+        CorruptDataError: If the bytes fail their checksum, or hold no reply.
     """
     arrays, meta = unpack(data)
     try:
@@ -155,8 +155,8 @@ def unpack_reply(data: bytes) -> Reply:
             return Reply(str(meta["job"]), arrays["rows"], *marks, cut, tokens)
         kind = getattr(errors, str(told["kind"]), None)
         if not (isinstance(kind, type) and issubclass(kind, StitchworkError)):
-            kind = WorkFailed
+            kind = JobFailedError
         told_of = kind(told["message"], pointer=told["pointer"], code=told["code"])
         return Reply(str(meta["job"]), error=told_of)
     except (AttributeError, KeyError, TypeError) as error:
-        raise CorruptBytes("the bytes have a good checksum but hold no reply") from error
+        raise CorruptDataError("the bytes have a good checksum but hold no reply") from error

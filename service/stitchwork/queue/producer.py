@@ -9,20 +9,20 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from stitchwork.errors import (
-    CorruptBytes,
-    DeadlineExceeded,
-    NoWorker,
-    QueueFull,
-    QueueUnavailable,
+    CorruptDataError,
+    DeadlineExceededError,
+    NoWorkerError,
+    QueueFullError,
+    QueueUnavailableError,
     StitchworkError,
-    Unavailable,
+    UnavailableError,
 )
 from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.messages import Job, Reply, unpack_reply
 from stitchwork.queue.streams import BYTES_FULL, Room
-from stitchwork.queue.worker_registry import Announcement
-from stitchwork.redis.client import Server
-from stitchwork.resources import Draft, EncoderSpec, Item, encoder_key
+from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.redis.client import RedisServer
+from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 from stitchwork.telemetry import Metrics
 from stitchwork.telemetry.request_context import CALLERS
 
@@ -36,7 +36,7 @@ FULL_SECONDS: Final = 0.1
 SETTLE_PAUSE: Final = 0.05
 
 
-class Dispatcher:
+class Producer:
     """Puts jobs into their streams and hands each reply to whoever waits for it.
 
     One thread reads this process's reply list. Whatever becomes of a job, its waiter gets an
@@ -47,27 +47,27 @@ class Dispatcher:
         most_jobs: Jobs that may wait for one encoder.
         most_bytes: Bytes that all queued jobs may hold.
         most_waited: Seconds that a job may have to wait in line.
-        worker_ttl: Seconds of silence after which a worker counts as gone.
+        worker_ttl_seconds: Seconds of silence after which a worker counts as gone.
         metrics: Where jobs that are taken back are counted.
     """
 
     def __init__(
         self,
-        server: Server,
+        server: RedisServer,
         *,
         most_jobs: int,
         most_bytes: int,
         most_waited: float,
-        worker_ttl: float,
+        worker_ttl_seconds: float,
         metrics: Metrics | None = None,
     ) -> None:
         self.server = server
         self._most_jobs = most_jobs
         self._most_bytes = most_bytes
         self._most_waited = most_waited
-        self._worker_ttl = worker_ttl
-        self._workers: list[Announcement] = []
-        self._full: dict[str, tuple[float, QueueFull]] = {}
+        self._worker_ttl = worker_ttl_seconds
+        self._workers: list[WorkerStatus] = []
+        self._full: dict[str, tuple[float, QueueFullError]] = {}
         self._name = streams.new_id()
         self._waiting: dict[str, Future[Reply]] = {}
         self._guard = threading.Lock()
@@ -83,12 +83,12 @@ class Dispatcher:
         """Stop reading; whoever still waits is told."""
         self._stopping.set()
         self._reader.join()
-        self._give_up(QueueUnavailable("the service is shutting down"))
+        self._give_up(QueueUnavailableError("the service is shutting down"))
         try:
             with self.server.guard() as client:
                 client.zrem(streams.APIS, self._name)
                 client.delete(streams.replies_key(self._name))
-        except QueueUnavailable:
+        except QueueUnavailableError:
             log.warning("queue away; a worker forgets this process later")
 
     async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
@@ -103,10 +103,10 @@ class Dispatcher:
             A reply without an error.
 
         Raises:
-            QueueFull: If there is no room for the job.
-            NoWorker: If no live worker takes work for its encoder.
-            QueueUnavailable: If the queue server is, or goes, away.
-            DeadlineExceeded: If the reply does not come in time.
+            QueueFullError: If there is no room for the job.
+            NoWorkerError: If no live worker takes work for its encoder.
+            QueueUnavailableError: If the queue server is, or goes, away.
+            DeadlineExceededError: If the reply does not come in time.
             StitchworkError: Whatever the worker answered instead of rows.
         """
         if job.encoder:
@@ -124,8 +124,9 @@ class Dispatcher:
             await asyncio.shield(admission)
             reply = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"no worker answered within {seconds:g} seconds (request_timeout, or less as asked)"
+            raise DeadlineExceededError(
+                f"no worker answered within {seconds:g} seconds (request_timeout_seconds, or less "
+                "if the request says so)"
             ) from error
         finally:
             with self._guard:
@@ -138,22 +139,22 @@ class Dispatcher:
             raise reply.error
         return reply
 
-    def nudge(self, draft: Draft) -> None:
+    def nudge(self, draft: Registration) -> None:
         """Ask for the next step of a draft; if the queue is away, a worker finds it later."""
         try:
             streams.nudge(self.server, draft)
-        except QueueUnavailable:
+        except QueueUnavailableError:
             log.warning("queue away; a worker will find the draft when it is back")
 
     def check_room(self, encoder: EncoderSpec) -> None:
         """Refuse at once, before its inputs are read, what found no room a moment ago.
 
         Raises:
-            QueueFull: If the queue of the encoder was full.
+            QueueFullError: If the queue of the encoder was full.
         """
         until, error = self._full.get(encoder_key(encoder), (0.0, None))
         if error is not None and time.monotonic() < until:
-            raise QueueFull(error.message)
+            raise QueueFullError(error.message)
 
     async def _check(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
@@ -163,13 +164,13 @@ class Dispatcher:
         workers = await asyncio.to_thread(self.workers)
         if not worker_registry.serving(workers, encoder):
             others = f", of {len(workers)} that live" if workers else ""
-            raise NoWorker(f"no live worker takes work for {encoder.model}{others}")
+            raise NoWorkerError(f"no live worker takes work for {encoder.model}{others}")
 
-    def workers(self) -> list[Announcement]:
+    def workers(self) -> list[WorkerStatus]:
         """The workers that are alive, and what they say about themselves.
 
         Raises:
-            QueueUnavailable: If the queue server is away.
+            QueueUnavailableError: If the queue server is away.
         """
         self._workers = worker_registry.look(self.server, self._worker_ttl, self._name)
         return self._workers
@@ -187,7 +188,7 @@ class Dispatcher:
                     await asyncio.sleep(SETTLE_PAUSE)
         except TimeoutError:
             return False
-        except QueueUnavailable:
+        except QueueUnavailableError:
             log.warning("queue away; nothing is left to wait for")
         return True
 
@@ -206,7 +207,7 @@ class Dispatcher:
             return streams.admit(
                 self.server, job, data, len(items), timeout_ms=timeout_ms, room=room
             )
-        except QueueFull as error:
+        except QueueFullError as error:
             if error.code != BYTES_FULL:
                 # A smaller job might find room where this one found none.
                 self._full[job.stream] = (time.monotonic() + FULL_SECONDS, error)
@@ -221,7 +222,7 @@ class Dispatcher:
         def take_back() -> None:
             try:
                 taken = streams.cancel(self.server, job, entry)
-            except QueueUnavailable:
+            except QueueUnavailableError:
                 log.warning("queue away; an abandoned job runs to its deadline")
                 return
             self._metrics.cancelled.inc(taken)
@@ -241,8 +242,8 @@ class Dispatcher:
                     found: Any = client.blmpop(
                         WAIT_SECONDS, 1, key, direction="LEFT", count=MORE_REPLIES
                     )
-            except Unavailable as error:
-                self._give_up(QueueUnavailable("the queue server went away with the work"))
+            except UnavailableError as error:
+                self._give_up(QueueUnavailableError("the queue server went away with the work"))
                 log.warning("queue away", extra={"reason": error.message})
                 self._stopping.wait(WAIT_SECONDS)
                 continue
@@ -255,13 +256,13 @@ class Dispatcher:
         try:
             self.workers()
             worker_registry.sweep(self.server)
-        except QueueUnavailable as error:
+        except QueueUnavailableError as error:
             log.warning("the queue server refused", extra={"reason": error.message})
 
     def _hand_over(self, data: bytes) -> None:
         try:
             reply = unpack_reply(data)
-        except CorruptBytes:
+        except CorruptDataError:
             # Whose it was cannot be read; its waiter gets its answer from the deadline.
             log.error("a reply failed its checksum")
             return

@@ -17,10 +17,10 @@ Scripts name keys that they derive from others, which a Redis Cluster would not 
 import uuid
 from typing import Any, Final, NamedTuple
 
-from stitchwork.errors import QueueFull
+from stitchwork.errors import QueueFullError
 from stitchwork.queue.messages import Job, upkeep
-from stitchwork.redis.client import PREFIX, Server
-from stitchwork.resources import Draft
+from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.resources import Registration
 
 GROUP: Final = "workers"
 JOBS: Final = PREFIX + "jobs"
@@ -211,7 +211,13 @@ def new_id() -> str:
 
 
 def admit(
-    server: Server, job: Job, data: bytes, items: int, *, timeout_ms: int, room: Room | None = None
+    server: RedisServer,
+    job: Job,
+    data: bytes,
+    items: int,
+    *,
+    timeout_ms: int,
+    room: Room | None = None,
 ) -> str:
     """Put a job into its stream, if there is room for it.
 
@@ -227,8 +233,8 @@ def admit(
         The entry's id in the stream.
 
     Raises:
-        QueueFull: If there is no room.
-        QueueUnavailable: If the server is away.
+        QueueFullError: If there is no room.
+        QueueUnavailableError: If the server is away.
     """
     keys = (stream_key(job.stream), JOBS, BYTES, APIS)
     model = job.encoder.model if job.encoder else ""
@@ -241,33 +247,35 @@ def admit(
     told = str(server.run(ADMIT, keys, *arguments).decode())
     match told:
         case "full-jobs":
-            raise QueueFull(f"{limits.jobs} jobs (queue_jobs) wait for this encoder already")
+            raise QueueFullError(
+                f"{limits.jobs} jobs (max_queue_jobs) wait for this encoder already"
+            )
         case "full-bytes":
-            told = f"queued jobs hold close to {limits.bytes} bytes (queue_bytes)"
-            raise QueueFull(told, code=BYTES_FULL)
+            told = f"queued jobs hold close to {limits.bytes} bytes (max_queue_bytes)"
+            raise QueueFullError(told, code=BYTES_FULL)
         case "full-age":
-            raise QueueFull(
+            raise QueueFullError(
                 "the first job in line for this encoder has waited longer than "
-                f"{limits.wait_ms} ms (queue_seconds)"
+                f"{limits.wait_ms} ms (max_queue_wait_seconds)"
             )
         case "full-wait":
-            raise QueueFull(
+            raise QueueFullError(
                 "what waits for this encoder will take longer than "
-                f"{limits.wait_ms} ms (queue_seconds)"
+                f"{limits.wait_ms} ms (max_queue_wait_seconds)"
             )
     return told
 
 
-def cancel(server: Server, job: Job, entry: str) -> bool:
+def cancel(server: RedisServer, job: Job, entry: str) -> bool:
     """Take a job out of its stream; False if a worker has it, or had it, already.
 
     Raises:
-        QueueUnavailable: If the server is away.
+        QueueUnavailableError: If the server is away.
     """
     return bool(server.run(CANCEL, (stream_key(job.stream), BYTES), entry))
 
 
-def survey(server: Server) -> dict[str, Backlog]:
+def survey(server: RedisServer) -> dict[str, Backlog]:
     """What waits, by the name of its stream; streams that hold nothing are left out."""
     return {
         name.decode(): Backlog(model.decode(), held, running, None if waited < 0 else waited)
@@ -275,23 +283,23 @@ def survey(server: Server) -> dict[str, Backlog]:
     }
 
 
-def held_bytes(server: Server) -> int:
+def held_bytes(server: RedisServer) -> int:
     """Bytes that queued jobs hold in all."""
     with server.guard() as client:
         found: Any = client.get(BYTES)
     return int(found or 0)
 
 
-def unsettled(server: Server, before_ms: int) -> bool:
+def unsettled(server: RedisServer, before_ms: int) -> bool:
     """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
     return bool(server.run(UNSETTLED, (JOBS,), before_ms))
 
 
-def nudge(server: Server, draft: Draft) -> None:
+def nudge(server: RedisServer, draft: Registration) -> None:
     """Ask the workers to take a draft one step further; asked twice at once, they are told once.
 
     Raises:
-        QueueUnavailable: If the server is away; the draft is picked up later all the same.
+        QueueUnavailableError: If the server is away; the draft is picked up later all the same.
     """
     job = upkeep(draft)
     with server.guard() as client:

@@ -8,10 +8,10 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.streams import ANNOUNCED, APIS, JOBS, NOW, WORKERS
-from stitchwork.redis.client import PREFIX, Server
+from stitchwork.redis.client import PREFIX, RedisServer
 from stitchwork.resources import EncoderSpec, Record
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ return swept
 )
 
 
-class Announcement(Record):
+class WorkerStatus(Record):
     """What a worker says about itself.
 
     Attributes:
@@ -114,7 +114,7 @@ class Announcement(Record):
         return not model or any(fnmatchcase(model, pattern) for pattern in self.serves)
 
 
-def look(server: Server, seconds: float, api: str = "") -> list[Announcement]:
+def look(server: RedisServer, seconds: float, api: str = "") -> list[WorkerStatus]:
     """The workers that were heard of in the last seconds, by the server's clock.
 
     Args:
@@ -125,18 +125,18 @@ def look(server: Server, seconds: float, api: str = "") -> list[Announcement]:
     announced = []
     for raw in server.run(LOOK, (WORKERS, ANNOUNCED, APIS), int(seconds * 1000), api):
         try:
-            announced.append(Announcement.model_validate_json(raw or b""))
+            announced.append(WorkerStatus.model_validate_json(raw or b""))
         except ValidationError:
             log.warning("a worker of another release is alive; it is not counted")
     return announced
 
 
-def serving(workers: Sequence[Announcement], encoder: EncoderSpec) -> int:
+def serving(workers: Sequence[WorkerStatus], encoder: EncoderSpec) -> int:
     """How many of the workers take work for this encoder."""
     return sum(worker.takes(encoder.model) for worker in workers)
 
 
-def sweep(server: Server) -> int:
+def sweep(server: RedisServer) -> int:
     """Clear away what dead processes and unused encoders left; one process at a time does it.
 
     Returns:
@@ -149,7 +149,7 @@ def sweep(server: Server) -> int:
     return int(server.run(SWEEP, (WORKERS, ANNOUNCED, APIS, JOBS), *arguments))
 
 
-class Presence:
+class Heartbeat:
     """Says again and again that a worker lives, from a thread of its own.
 
     Args:
@@ -158,7 +158,9 @@ class Presence:
         describe: Gives what the worker says.
     """
 
-    def __init__(self, server: Server, ttl: float, describe: Callable[[], Announcement]) -> None:
+    def __init__(
+        self, server: RedisServer, ttl: float, describe: Callable[[], WorkerStatus]
+    ) -> None:
         self._server = server
         self._ttl = ttl
         self._describe = describe
@@ -188,7 +190,7 @@ class Presence:
             with self._server.guard() as client:
                 client.zrem(WORKERS, name)
                 client.hdel(ANNOUNCED, name)
-        except Unavailable:
+        except UnavailableError:
             log.warning("queue away; this worker is forgotten by its silence")
 
     def _run(self) -> None:
@@ -202,5 +204,5 @@ class Presence:
             found = look(self._server, self._ttl)
             others = [other for other in found if other.worker != said.worker]
             self._others = frozenset(key for other in others for key in other.loaded)
-        except Unavailable as error:
+        except UnavailableError as error:
             log.warning("queue away", extra={"reason": error.message})

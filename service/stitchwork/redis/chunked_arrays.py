@@ -11,8 +11,8 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import CorruptBytes
-from stitchwork.redis.client import Check, Server
+from stitchwork.errors import CorruptDataError
+from stitchwork.redis.client import Check, RedisServer
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.resources import Arrays
 
@@ -33,7 +33,7 @@ Cut = Mapping[str, slice]
 
 
 def write(
-    server: Server,
+    server: RedisServer,
     key: str,
     arrays: Mapping[str, NDArray[Any]],
     seconds: int,
@@ -53,7 +53,7 @@ def write(
         Holds as long as all blocks are there.
 
     Raises:
-        Unavailable: If the server is away, or has no room.
+        UnavailableError: If the server is away, or has no room.
     """
     cuts = _cut(arrays, most)
     whole = Check(("HLEN", key), len(cuts))
@@ -71,12 +71,12 @@ def write(
     return whole
 
 
-def read(server: Server, key: str) -> Arrays | None:
+def read(server: RedisServer, key: str) -> Arrays | None:
     """What was stored under a key; None if it is not there, or not whole.
 
     Raises:
-        CorruptBytes: If a block fails its checksum.
-        Unavailable: If the server is away.
+        CorruptDataError: If a block fails its checksum.
+        UnavailableError: If the server is away.
     """
     found: Arrays = {}
     count, i = 1, 0
@@ -97,7 +97,7 @@ def read(server: Server, key: str) -> Arrays | None:
                 start = told["starts"][name]
                 found[name][start : start + len(rows)] = rows
         except (KeyError, TypeError, ValueError) as error:
-            raise CorruptBytes(f"block {i} of {key} does not belong to the others") from error
+            raise CorruptDataError(f"block {i} of {key} does not belong to the others") from error
         i += 1
     for array in found.values():
         array.flags.writeable = False

@@ -11,7 +11,7 @@ from redis.exceptions import ConnectionError as ServerGone
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as ServerSilent
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.redis.connections import connect, why
 
 PREFIX: Final = "stitchwork:"
@@ -44,7 +44,7 @@ class Check:
     expected: Word
 
 
-class Server:
+class RedisServer:
     """A connection pool with bounded calls.
 
     Args:
@@ -61,7 +61,7 @@ class Server:
         self,
         url: str,
         timeout: float,
-        gone: type[Unavailable],
+        gone: type[UnavailableError],
         *,
         pause: float = 0.5,
         replicas: int = 0,
@@ -80,7 +80,7 @@ class Server:
         """The client, with its failures turned into the error of this server.
 
         Raises:
-            Unavailable: If the server cannot be reached, does not answer in time, or refuses
+            UnavailableError: If the server cannot be reached, does not answer in time, or refuses
                 for a reason of its own (out of memory, loading, read-only).
         """
         if time.monotonic() < self._down_until:
@@ -105,13 +105,13 @@ class Server:
             checks: What must still be true.
             commands: What is written, in order.
             promise: Milliseconds to wait for the append-only files of the server and of its
-                `replicas`; 0 does not ask.
+                `durable_replicas`; 0 does not ask.
 
         Returns:
             False, with nothing written, if a check no longer holds.
 
         Raises:
-            Unavailable: If the server is away, or did not promise the write in time.
+            UnavailableError: If the server is away, or did not promise the write in time.
         """
         words: list[Word] = [len(checks)]
         for check in checks:
@@ -156,7 +156,7 @@ class Server:
         connection breaks they are sent again, so none may do harm twice.
 
         Raises:
-            Unavailable: If the server is away, or refuses one of them.
+            UnavailableError: If the server is away, or refuses one of them.
         """
         with self.guard() as client:
             connection: Any = client.connection_pool.get_connection()
@@ -181,7 +181,7 @@ class Server:
         """What a script answers; if the connection breaks, it is sent again.
 
         Raises:
-            Unavailable: If the server is away, or refuses it.
+            UnavailableError: If the server is away, or refuses it.
         """
         (answer,) = self.ask(call(script, keys, *arguments))
         return answer
@@ -196,14 +196,14 @@ class Server:
         """True once the server answered.
 
         Raises:
-            Unavailable: If it does not.
+            UnavailableError: If it does not.
         """
         with self.guard() as client:
             return bool(client.ping())
 
-    def patient(self, seconds: float) -> "Server":
+    def patient(self, seconds: float) -> "RedisServer":
         """The same server for calls that block on purpose, for at most this long."""
-        return Server(
+        return RedisServer(
             self.url,
             self.timeout,
             self._gone,

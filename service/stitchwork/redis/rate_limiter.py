@@ -15,9 +15,9 @@ from limits import RateLimitItem, parse_many
 from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
-from stitchwork.errors import InvalidInput, QueueUnavailable
-from stitchwork.redis.client import PREFIX, Server
-from stitchwork.resources import Key, Scope
+from stitchwork.errors import InvalidInputError, QueueUnavailableError
+from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.resources import ApiKey, Scope
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -30,17 +30,17 @@ def parsed(text: str) -> list[RateLimitItem]:
     """Rates such as `100/minute;5000/day`, the shortest window first.
 
     Raises:
-        InvalidInput: If they say anything else.
+        InvalidInputError: If they say anything else.
     """
     try:
         return sorted(parse_many(text), key=lambda rate: rate.get_expiry())
     except ValueError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected rates such as 100/minute;5000/day, got {text[:80]!r}"
         ) from error
 
 
-class Standing(NamedTuple):
+class RateLimitStatus(NamedTuple):
     """Where a key stands with one of its rates."""
 
     allowed: bool
@@ -58,7 +58,7 @@ class Standing(NamedTuple):
         }
 
 
-class Rates:
+class RateLimiter:
     """Counts what each key asks.
 
     Args:
@@ -67,11 +67,11 @@ class Rates:
         metrics: Where requests that were let through uncounted are seen.
 
     Raises:
-        InvalidInput: If a rate says nothing.
+        InvalidInputError: If a rate says nothing.
     """
 
     def __init__(
-        self, server: Server, rates: Mapping[Scope, str], metrics: Metrics | None = None
+        self, server: RedisServer, rates: Mapping[Scope, str], metrics: Metrics | None = None
     ) -> None:
         self._server = server
         self._rates = {scope: parsed(text) for scope, text in rates.items()}
@@ -85,11 +85,11 @@ class Rates:
         self._metrics = metrics or Metrics()
         self._unchecked = 0
 
-    def limits(self, key: Key | None, scope: Scope) -> bool:
+    def limits(self, key: ApiKey | None, scope: Scope) -> bool:
         """Whether such a request counts at all."""
         return bool(self._of(key, scope)[1])
 
-    def hit(self, key: Key | None, scope: Scope) -> Standing | None:
+    def hit(self, key: ApiKey | None, scope: Scope) -> RateLimitStatus | None:
         """Count one request; blocks for two short calls to the server for each rate.
 
         Args:
@@ -101,17 +101,19 @@ class Rates:
         """
         what, rates = self._of(key, scope)
         who = key.name if key else NOBODY
-        found: list[Standing] = []
+        found: list[RateLimitStatus] = []
         try:
             with self._server.guard():
                 for rate in rates:
                     allowed = self._limiter.hit(rate, who, what)
                     reset, left = self._limiter.get_window_stats(rate, who, what)
                     after = max(0.0, reset - time.time())
-                    found.append(Standing(allowed, rate.amount, rate.get_expiry(), left, after))
+                    found.append(
+                        RateLimitStatus(allowed, rate.amount, rate.get_expiry(), left, after)
+                    )
                     if not allowed:
                         return found[-1]
-        except QueueUnavailable as error:
+        except QueueUnavailableError as error:
             self._metrics.unchecked.inc()
             self._unchecked += 1
             if self._unchecked == 1 or self._unchecked % 1000 == 0:
@@ -120,7 +122,7 @@ class Rates:
             return None
         return min(found, key=lambda standing: standing.left / standing.most, default=None)
 
-    def _of(self, key: Key | None, scope: Scope) -> tuple[str, list[RateLimitItem]]:
+    def _of(self, key: ApiKey | None, scope: Scope) -> tuple[str, list[RateLimitItem]]:
         if key is None or key.limit is None:
             return scope, self._rates.get(scope, [])
         if key.limit not in self._own:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
-from stitchwork.errors import CorruptBytes
+from stitchwork.errors import CorruptDataError
 from stitchwork.resources import Arrays
 
 MAGIC: Final = b"SW1\n"
@@ -52,16 +52,18 @@ def unpack(data: bytes) -> tuple[Arrays, Any]:
         The arrays, read-only, and the JSON value.
 
     Raises:
-        CorruptBytes: If the bytes are cut, altered, or were never written by `pack`.
+        CorruptDataError: If the bytes are cut, altered, or were never written by `pack`.
     """
     head = len(MAGIC) + SUM
     if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : head] != _checksum(data[head:]):
-        raise CorruptBytes(f"{len(data)} stored bytes fail their checksum")
+        raise CorruptDataError(f"{len(data)} stored bytes fail their checksum")
     try:
         return _opened(data[head:])
     except (SafetensorError, ValueError, KeyError) as error:
         # Whoever can write to a server can make a good checksum; this ends no thread that waits.
-        raise CorruptBytes("stored bytes have a good checksum but were not packed here") from error
+        raise CorruptDataError(
+            "stored bytes have a good checksum but were not packed here"
+        ) from error
 
 
 def _opened(body: bytes) -> tuple[Arrays, Any]:

@@ -22,9 +22,14 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from stitchwork.errors import Conflict, InvalidInput, RegistryUnavailable, UnknownResource
-from stitchwork.redis.client import PREFIX, Check, Command, Server
-from stitchwork.resources import Key, Scope, check_id
+from stitchwork.errors import (
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    RegistryUnavailableError,
+)
+from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
+from stitchwork.resources import ApiKey, Scope, check_id
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +51,14 @@ def new(
     scopes: Sequence[Scope],
     expires: datetime | None = None,
     limit: str | None = None,
-) -> tuple[str, Key]:
+) -> tuple[str, ApiKey]:
     """A new key, which is told once, and what is kept of it.
 
     Raises:
-        InvalidInput: If the name is not an id.
+        InvalidInputError: If the name is not an id.
     """
     key = MARK + secrets.token_urlsafe(32)
-    record = Key(
+    record = ApiKey(
         name=check_id(name),
         digest=digest(key),
         scopes=tuple(dict.fromkeys(scopes)),
@@ -64,22 +69,25 @@ def new(
     return key, record
 
 
-def line(key: Key) -> str:
+def line(key: ApiKey) -> str:
     """A key as one line of a key file."""
     parts = [key.name, ",".join(key.scopes), key.digest]
     return " ".join([*parts, key.expires.isoformat()] if key.expires else parts)
 
 
-def read_file(path: Path) -> list[Key]:
+def read_file(path: Path) -> list[ApiKey]:
     """The keys of a file: a name, scopes, a SHA-256 and perhaps an expiry on each line.
 
     Raises:
-        InvalidInput: If it cannot be read, or a line says something else; the line is not shown.
+        InvalidInputError: If it cannot be read, or a line says something else; the line is not
+        shown.
     """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeError) as error:
-        raise InvalidInput(f"key_file: {path} cannot be read: {type(error).__name__}") from error
+        raise InvalidInputError(
+            f"key_file: {path} cannot be read: {type(error).__name__}"
+        ) from error
     found = []
     for number, text in enumerate(lines, 1):
         words = text.split("#")[0].split()
@@ -91,16 +99,16 @@ def read_file(path: Path) -> list[Key]:
             if len(rest) > 1 or (expires and expires.tzinfo is None):
                 raise ValueError
             listed = tuple(map(Scope, scopes.split(",")))
-            found.append(Key(name=name, scopes=listed, digest=hashed, expires=expires))
+            found.append(ApiKey(name=name, scopes=listed, digest=hashed, expires=expires))
         except (ValueError, ValidationError) as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"key_file: {path}, line {number}: expected NAME SCOPE[,SCOPE] SHA256 [EXPIRY with "
                 "its zone], as `stitchwork keys declare` prints it"
             ) from error
     return found
 
 
-class Keys:
+class ApiKeyRepository:
     """The keys in the registry.
 
     Args:
@@ -108,7 +116,7 @@ class Keys:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: Server, *, promise: int = 0) -> None:
+    def __init__(self, server: RedisServer, *, promise: int = 0) -> None:
         self._server = server
         self._promise = promise
 
@@ -118,37 +126,41 @@ class Keys:
             found: Any = client.get(VERSION)
         return found or b""
 
-    def list(self) -> list[Key]:
+    def list(self) -> list[ApiKey]:
         """All keys, by name."""
         with self._server.guard() as client:
             found: Any = client.hvals(KEYS)
-        return sorted((Key.model_validate_json(text) for text in found), key=lambda key: key.name)
+        return sorted(
+            (ApiKey.model_validate_json(text) for text in found), key=lambda key: key.name
+        )
 
-    def add(self, key: Key) -> None:
+    def add(self, key: ApiKey) -> None:
         """Let a key in.
 
         Raises:
-            Conflict: If the name is taken: a key is rotated under a second name.
+            ConflictError: If the name is taken: a key is rotated under a second name.
         """
         write: Command = ("HSET", KEYS, key.name, key.model_dump_json().encode())
         if not self._commit(Check(("HEXISTS", KEYS, key.name), "0"), write):
-            raise Conflict(f"a key {key.name} is there already; remove it, or take another name")
+            raise ConflictError(
+                f"a key {key.name} is there already; remove it, or take another name"
+            )
 
     def remove(self, name: str) -> None:
         """Let a key in no more.
 
         Raises:
-            UnknownResource: If there is none of this name.
+            NotFoundError: If there is none of this name.
         """
         if not self._commit(Check(("HEXISTS", KEYS, name), "1"), ("HDEL", KEYS, name)):
-            raise UnknownResource(f"no key {name} in the registry")
+            raise NotFoundError(f"no key {name} in the registry")
 
     def _commit(self, check: Check, write: Command) -> bool:
         changed: Command = ("SET", VERSION, secrets.token_hex(8))
         return self._server.commit([check], [write, changed], promise=self._promise)
 
 
-class KeyRing:
+class ApiKeyCache:
     """The keys that this process knows; looks for changes every second.
 
     While the registry is away, what it knows holds for so long; what was never known lets nobody
@@ -161,11 +173,11 @@ class KeyRing:
         must: Whether a key is needed even if none is set.
 
     Raises:
-        InvalidInput: If the file cannot be read.
+        InvalidInputError: If the file cannot be read.
     """
 
     def __init__(
-        self, keys: Keys, file: Path | None = None, *, stale_seconds: float, must: bool
+        self, keys: ApiKeyRepository, file: Path | None = None, *, stale_seconds: float, must: bool
     ) -> None:
         self.keys = keys
         self.must = must
@@ -176,7 +188,7 @@ class KeyRing:
         self._version: bytes | None = None
         self._looked = 0.0
         self._looking = threading.Lock()
-        self._stored: dict[str, Key] = {}
+        self._stored: dict[str, ApiKey] = {}
         self._stamp = _stamp(file)
         self._declared = by_digest(read_file(file) if file else [])
         self._stopping = threading.Event()
@@ -196,7 +208,7 @@ class KeyRing:
         """Whether no key is needed: none is set, none ever was, and nothing demands one.
 
         Raises:
-            RegistryUnavailable: If it is not known which keys there are, or no longer.
+            RegistryUnavailableError: If it is not known which keys there are, or no longer.
         """
         return self.empty and not self.must and not self._guarded
 
@@ -205,15 +217,16 @@ class KeyRing:
         """Whether it is known that there are no keys at all.
 
         Raises:
-            RegistryUnavailable: If it is not known, or no longer.
+            RegistryUnavailableError: If it is not known, or no longer.
         """
         return not (self._declared or self._fresh())
 
-    def find(self, presented: str) -> Key | None:
+    def find(self, presented: str) -> ApiKey | None:
         """The key that this is, unless it is unknown, removed or expired.
 
         Raises:
-            RegistryUnavailable: If it is none that the file declares, and what is in the registry
+            RegistryUnavailableError: If it is none that the file declares, and what is in the
+            registry
                 is not known, or no longer.
         """
         hashed = digest(presented)
@@ -226,8 +239,8 @@ class KeyRing:
         """See what has changed.
 
         Raises:
-            RegistryUnavailable: If the registry is away.
-            InvalidInput: If the file cannot be read; what it said before holds.
+            RegistryUnavailableError: If the registry is away.
+            InvalidInputError: If the file cannot be read; what it said before holds.
         """
         with self._looking:
             stamp = _stamp(self._file)
@@ -246,15 +259,17 @@ class KeyRing:
         """See what has changed; where that cannot be seen, what was known before holds."""
         try:
             self.look()
-        except RegistryUnavailable as error:
+        except RegistryUnavailableError as error:
             log.debug("keys could not be looked at", extra={"reason": error.message})
-        except (InvalidInput, ValidationError) as error:
+        except (InvalidInputError, ValidationError) as error:
             log.error("keys could not be read; those known before hold", exc_info=error)
 
-    def _fresh(self) -> dict[str, Key]:
+    def _fresh(self) -> dict[str, ApiKey]:
         """The keys in the registry, unless they were never seen, or too long ago."""
         if self._version is None or time.monotonic() - self._looked > self._stale_seconds:
-            raise RegistryUnavailable("keys cannot be checked while the registry server is away")
+            raise RegistryUnavailableError(
+                "keys cannot be checked while the registry server is away"
+            )
         return self._stored
 
     def _watching(self) -> None:
@@ -262,7 +277,7 @@ class KeyRing:
             self.refresh()
 
 
-def by_digest(keys: Iterable[Key]) -> dict[str, Key]:
+def by_digest(keys: Iterable[ApiKey]) -> dict[str, ApiKey]:
     """Keys by what is kept of them."""
     return {key.digest: key for key in keys}
 

@@ -7,11 +7,11 @@ with the version of the head, and is not looked at once a space has another.
 from collections import OrderedDict
 from typing import Any, Final
 
-from stitchwork.errors import NotReady, RegistryUnavailable
+from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.redis.client import Check, Command, Server
-from stitchwork.registry.repository import Table
+from stitchwork.redis.client import Check, Command, RedisServer
+from stitchwork.registry.repository import Repository
 from stitchwork.resources import Head, Record, Space
 
 MOST_KEPT: Final = 1024
@@ -19,7 +19,7 @@ MOST_KEPT: Final = 1024
 KNOWN: Final = 10_000
 
 
-class Kept(Record):
+class StoredCalibration(Record):
     """One calibration as it is stored."""
 
     slope: float
@@ -36,7 +36,7 @@ class Calibrations:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: Server, heads: Table[Head], *, promise: int) -> None:
+    def __init__(self, server: RedisServer, heads: Repository[Head], *, promise: int) -> None:
         self._server = server
         self._heads = heads
         self._promise = promise
@@ -49,9 +49,9 @@ class Calibrations:
         field = _field(source, target, head, bridge)
         try:
             (data,) = self._server.ask(("HGET", self._key(head), field))
-        except RegistryUnavailable:
+        except RegistryUnavailableError:
             return self._known.get((head.id, field))
-        kept = Kept.model_validate_json(data) if data else None
+        kept = StoredCalibration.model_validate_json(data) if data else None
         found = Calibration(kept.slope, kept.offset) if kept else None
         self._known[head.id, field] = found
         self._known.move_to_end((head.id, field))
@@ -71,11 +71,11 @@ class Calibrations:
         """Keep a calibration, in place of an earlier one of the same versions.
 
         Raises:
-            NotReady: If the head is no longer the one that was measured.
-            RegistryUnavailable: If the registry is away, or would not promise the write.
+            NotReadyError: If the head is no longer the one that was measured.
+            RegistryUnavailableError: If the registry is away, or would not promise the write.
         """
         (entry,) = self._heads.read(head.id)
-        kept = Kept(slope=fitted.slope, offset=fitted.offset, samples=samples)
+        kept = StoredCalibration(slope=fitted.slope, offset=fitted.offset, samples=samples)
         command: Command = (
             "HSET",
             self._key(head),
@@ -87,7 +87,9 @@ class Calibrations:
         if entry.version != head.version or not self._server.commit(
             checks, commands, promise=self._promise
         ):
-            raise NotReady(f"head {head.id} was declared anew while its confidence was calibrated")
+            raise NotReadyError(
+                f"head {head.id} was declared anew while its confidence was calibrated"
+            )
 
     def _outdated(self, target: Space, head: Head) -> list[Command]:
         """What drops those of other versions of the head or its space, and of many the first."""

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from stitchwork.errors import AnchorSetMismatch, InvalidInput
+from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.diagnostics.redundancy import COMPARED, duplicates
 from stitchwork.geometry.diagnostics.space_metrics import norms, spectrum
@@ -80,7 +80,7 @@ def anchor_set_record(
         size: Their number, if it was given.
 
     Raises:
-        InvalidInput: If nothing says how many anchors there are, the numbers contradict each
+        InvalidInputError: If nothing says how many anchors there are, the numbers contradict each
             other, there are fewer than two, or two ids are equal.
     """
     counts = {
@@ -90,17 +90,19 @@ def anchor_set_record(
     }
     given = {name: count for name, count in counts.items() if count is not None}
     if not given:
-        raise InvalidInput("expected items, ids, or a size; got none", pointer="")
+        raise InvalidInputError("expected items, ids, or a size; got none", pointer="")
     if len(set(given.values())) > 1:
         told = ", ".join(f"{count} by {name}" for name, count in given.items())
-        raise InvalidInput(f"the number of anchors is contradictory: {told}", pointer="/size")
+        raise InvalidInputError(f"the number of anchors is contradictory: {told}", pointer="/size")
     (count,) = set(given.values())
     if count < 2:
-        raise InvalidInput(f"an anchor set needs at least 2 anchors, got {count}", pointer="/size")
+        raise InvalidInputError(
+            f"an anchor set needs at least 2 anchors, got {count}", pointer="/size"
+        )
     if ids is not None and len(set(ids)) < len(ids):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}
         twice = next(i for i, name in enumerate(ids) if first[name] < i)
-        raise InvalidInput(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
+        raise InvalidInputError(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
     declared = {"modality": modality, "size": count, "ids": ids}
     raw = [] if items is None else _raw(items)
     return AnchorSet(
@@ -126,23 +128,23 @@ def in_order(anchors: Floats, ids: tuple[str, ...] | None, anchor_set: AnchorSet
         (k, d) the same rows; the caller's order has no effect where ids were given.
 
     Raises:
-        AnchorSetMismatch: If the number of rows is not the set's.
-        InvalidInput: If ids are missing, unknown, doubled, or the set has none.
+        AnchorSetMismatchError: If the number of rows is not the set's.
+        InvalidInputError: If ids are missing, unknown, doubled, or the set has none.
     """
     if len(anchors) != anchor_set.size:
-        raise AnchorSetMismatch(
+        raise AnchorSetMismatchError(
             f"anchor set {anchor_set.id} has {anchor_set.size} anchors, got {len(anchors)} rows",
             pointer="/anchors",
         )
     if ids is None:
         return anchors
     if anchor_set.ids is None:
-        raise InvalidInput(f"anchor set {anchor_set.id} has no ids, send none", pointer="/ids")
+        raise InvalidInputError(f"anchor set {anchor_set.id} has no ids, send none", pointer="/ids")
     place = {name: i for i, name in enumerate(ids)}
     missing = [name for name in anchor_set.ids if name not in place]
     unknown = sorted(place.keys() - set(anchor_set.ids))
     if missing or unknown or len(ids) != anchor_set.size:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the ids are not those of anchor set {anchor_set.id}: missing {_some(missing)}; "
             f"unknown {_some(unknown)}; {len(ids) - len(place)} doubled",
             pointer="/ids",
@@ -200,15 +202,15 @@ def head_record(
     """The record of a head.
 
     Raises:
-        InvalidInput: If there is not one label for each class, or two are equal.
+        InvalidInputError: If there is not one label for each class, or two are equal.
     """
     if len(labels) != classifier.classes:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"the head scores {classifier.classes} classes, got {len(labels)} labels",
             pointer="/labels",
         )
     if len(set(labels)) < len(labels):
-        raise InvalidInput("two labels are equal", pointer="/labels")
+        raise InvalidInputError("two labels are equal", pointer="/labels")
     widths = [weight.shape[0] for weight, _ in classifier.layers]
     return Head(
         id=id_,

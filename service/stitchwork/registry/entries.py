@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from stitchwork.errors import VersionMismatch
+from stitchwork.errors import VersionMismatchError
 from stitchwork.redis.client import Check, Command
-from stitchwork.resources import AnchorSet, Arrays, Draft, Head, Space
+from stitchwork.resources import AnchorSet, Arrays, Head, Registration, Space
 
 R = TypeVar("R", AnchorSet, Space, Head)
 
@@ -29,13 +29,13 @@ class Condition:
     absent: bool = False
 
     def check(self, name: str, current: str | None) -> None:
-        """Raise VersionMismatch unless the current version (None: nothing stands) will do."""
+        """Raise VersionMismatchError unless the current version (None: nothing stands) will do."""
         if self.absent and current is not None:
-            raise VersionMismatch(f"{name} exists already, at version {current}")
+            raise VersionMismatchError(f"{name} exists already, at version {current}")
         if self.match is not None and (current is None or not self.match & {current, "*"}):
             stands = f"version {current} stands" if current else "nothing is registered"
             expected = " or ".join(sorted(self.match)) or "none"
-            raise VersionMismatch(f"{name}: version {expected} was expected, {stands}")
+            raise VersionMismatchError(f"{name}: version {expected} was expected, {stands}")
 
 
 ANY: Final = Condition()
@@ -47,7 +47,7 @@ class Entry(Generic[R]):
 
     id: str
     record: R | None = None
-    draft: Draft | None = None
+    draft: Registration | None = None
     dependents: int = 0
     stored: tuple[bytes, bytes] = (b"", b"")
 
@@ -74,7 +74,7 @@ class Write(Generic[R]):
 
     outcome: Outcome
     record: R | None = None
-    draft: Draft | None = None
+    draft: Registration | None = None
     arrays: Arrays | None = None
     inputs: Arrays | None = None
     checks: Sequence[Check] = ()

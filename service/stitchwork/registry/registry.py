@@ -11,12 +11,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from stitchwork.errors import AnchorSetMismatch, Conflict, InvalidInput, NotReady
+from stitchwork.errors import (
+    AnchorSetMismatchError,
+    ConflictError,
+    InvalidInputError,
+    NotReadyError,
+)
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.diagnostics.space_metrics import agreement
 from stitchwork.geometry.frame import Frame, frame
-from stitchwork.redis.client import Server
-from stitchwork.registry.api_keys import Keys
+from stitchwork.redis.client import RedisServer
+from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.registry.calibrations import Calibrations
 from stitchwork.registry.declarations import (
     SpaceDeclaration,
@@ -28,18 +33,18 @@ from stitchwork.registry.declarations import (
     space_record,
 )
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
-from stitchwork.registry.repository import DRAFTS, Table
+from stitchwork.registry.repository import DRAFTS, Repository
 from stitchwork.registry.transitions import begin, keep_heads, serve, still_current
 from stitchwork.resources import (
     AnchorSet,
     Arrays,
     BridgeParameters,
-    Draft,
     EncoderSpec,
     Floats,
     Head,
     Item,
     Modality,
+    Registration,
     Space,
     digest,
     pack_items,
@@ -60,18 +65,20 @@ class Registry:
         stale_seconds: How long the last known records serve while the server is away.
     """
 
-    def __init__(self, server: Server, *, durable: bool, stale_seconds: float) -> None:
+    def __init__(self, server: RedisServer, *, durable: bool, stale_seconds: float) -> None:
         # Shorter than a call may take: a server that says in time that its file lags is not gone.
         promise = int(server.timeout * 1000 * PATIENCE) if durable else 0
         self.server = server
         self.durable = durable
-        self.anchor_sets = Table(
+        self.anchor_sets = Repository(
             server, "anchor-set", AnchorSet, promise=promise, stale_seconds=stale_seconds
         )
-        self.spaces = Table(server, "space", Space, promise=promise, stale_seconds=stale_seconds)
-        self.heads = Table(server, "head", Head, promise=promise, stale_seconds=stale_seconds)
+        self.spaces = Repository(
+            server, "space", Space, promise=promise, stale_seconds=stale_seconds
+        )
+        self.heads = Repository(server, "head", Head, promise=promise, stale_seconds=stale_seconds)
         self.calibrations = Calibrations(server, self.heads, promise=promise)
-        self.keys = Keys(server, promise=promise)
+        self.keys = ApiKeyRepository(server, promise=promise)
 
     def declare_anchor_set(
         self,
@@ -86,9 +93,10 @@ class Registry:
         """Declare k ordered anchors: by their items, by their ids, or only by their number.
 
         Raises:
-            InvalidInput: If the numbers contradict each other, there are fewer than two, or two
+            InvalidInputError: If the numbers contradict each other, there are fewer than two, or
+            two
                 ids are equal.
-            Conflict: If the id is taken by a set of other content.
+            ConflictError: If the id is taken by a set of other content.
         """
         arrays = pack_items(items) if items is not None else None
         record = anchor_set_record(id_, modality, arrays, ids, size)
@@ -97,7 +105,7 @@ class Registry:
             if stands.record is None:
                 return Write(Outcome.CREATED, record, arrays=arrays)
             if stands.version != record.version:
-                raise Conflict(
+                raise ConflictError(
                     f"anchor set {id_} holds other content, at version {stands.version}; "
                     "anchor sets never change, register another id",
                     code="anchor-set-immutable",
@@ -114,10 +122,10 @@ class Registry:
         A first space that names an unknown set and brings its anchors creates the set.
 
         Raises:
-            UnknownResource: If the set is unknown and there are no anchors to create it from.
-            AnchorSetMismatch: If the set has another number of anchors, or no items to embed.
-            InvalidInput: If ids are missing or unknown, or the anchors span nothing.
-            StillInUse: If heads depend on it and the encoder or the width changes.
+            NotFoundError: If the set is unknown and there are no anchors to create it from.
+            AnchorSetMismatchError: If the set has another number of anchors, or no items to embed.
+            InvalidInputError: If ids are missing or unknown, or the anchors span nothing.
+            ResourceInUseError: If heads depend on it and the encoder or the width changes.
         """
         (set_entry,) = self.anchor_sets.read(declared.anchor_set)
         if declared.anchors is None:
@@ -135,12 +143,12 @@ class Registry:
         record = self._measure(declared, anchor_set, anchors, declared.version(anchor_set))
         return self._put_space(record, anchors, condition, creates=anchor_set)
 
-    def complete_space(self, draft: Draft) -> tuple[Outcome, Entry[Space]]:
+    def complete_space(self, draft: Registration) -> tuple[Outcome, Entry[Space]]:
         """Turn a draft whose items are all embedded into the version that serves.
 
         Raises:
-            NotReady: If the draft is no longer the one that is being prepared.
-            InvalidInput: If the anchors span nothing.
+            NotReadyError: If the draft is no longer the one that is being prepared.
+            InvalidInputError: If the anchors span nothing.
         """
         declared = SpaceDeclaration(
             draft.id,
@@ -165,8 +173,8 @@ class Registry:
         """Register a head by its weights.
 
         Raises:
-            UnknownResource: If the space is not registered.
-            InvalidInput: If widths or the number of labels do not fit.
+            NotFoundError: If the space is not registered.
+            InvalidInputError: If widths or the number of labels do not fit.
         """
         arrays = layer_arrays(classifier)
         declared = {"space": space, "labels": labels, "activation": classifier.activation}
@@ -197,11 +205,11 @@ class Registry:
             condition: What the caller demands of the version that stands.
 
         Raises:
-            UnknownResource: If the space is not registered.
-            NotReady: If the space has no version that serves yet.
+            NotFoundError: If the space is not registered.
+            NotReadyError: If the space has no version that serves yet.
         """
         known = encoder.model_dump() if encoder else None
-        draft = Draft(
+        draft = Registration(
             kind="head",
             id=id_,
             version=digest({"space": space, "encoder": known, **declared}, inputs),
@@ -220,7 +228,7 @@ class Registry:
 
     def complete_head(
         self,
-        draft: Draft,
+        draft: Registration,
         classifier: Classifier,
         labels: Sequence[str],
         train: tuple[int, float] | None = None,
@@ -234,28 +242,28 @@ class Registry:
             train: Rows it was fitted on and accuracy there, if it was fitted.
 
         Raises:
-            NotReady: If the draft is no longer the one that is being prepared.
-            InvalidInput: If the classifier does not fit the space.
+            NotReadyError: If the draft is no longer the one that is being prepared.
+            InvalidInputError: If the classifier does not fit the space.
         """
         space, source = draft.declared["space"], draft.declared["source"]
         record = head_record(draft.id, space, classifier, labels, draft.version, source, train)
         return self._put_head(record, layer_arrays(classifier), ANY, draft)
 
-    def table(self, kind: str) -> Table[Any]:
+    def table(self, kind: str) -> Repository[Any]:
         """The table that holds drafts of this kind, `space` or `head`."""
         return self.spaces if kind == "space" else self.heads
 
-    def draft(self, kind: str, id_: str, version: str) -> Draft | None:
+    def draft(self, kind: str, id_: str, version: str) -> Registration | None:
         """The draft of this version, if it is still the one to be prepared."""
-        draft: Draft | None = self.table(kind).read(id_)[0].draft
+        draft: Registration | None = self.table(kind).read(id_)[0].draft
         current = draft is not None and draft.version == version and draft.status == "pending"
         return draft if current else None
 
-    def fail(self, draft: Draft, reason: str) -> None:
+    def fail(self, draft: Registration, reason: str) -> None:
         """Mark a draft as failed, for good unless it is declared again; what serves still serves.
 
         Raises:
-            NotReady: If the draft is no longer the one that is being prepared.
+            NotReadyError: If the draft is no longer the one that is being prepared.
         """
         failed = draft.model_copy(update={"status": "failed", "reason": reason})
 
@@ -265,26 +273,26 @@ class Registry:
 
         self.table(draft.kind).put(draft.id, decide)
 
-    def revive(self, kind: str, id_: str, version: str) -> Draft:
+    def revive(self, kind: str, id_: str, version: str) -> Registration:
         """Take up a draft again that has failed, with all that was done for it.
 
         Raises:
-            NotReady: If it is no longer the one that is being prepared.
-            UnknownResource: If it was removed.
+            NotReadyError: If it is no longer the one that is being prepared.
+            NotFoundError: If it was removed.
         """
 
         def decide(stands: Entry[Any]) -> Write[Any]:
             if stands.draft is None or stands.draft.version != version:
-                raise NotReady(f"{kind} {id_} was declared anew, or is ready")
+                raise NotReadyError(f"{kind} {id_} was declared anew, or is ready")
             again = stands.draft.model_copy(update={"status": "pending", "reason": None})
             return Write(Outcome.ACCEPTED, stands.record, again)
 
         self.table(kind).get(id_)
         _, entry = self.table(kind).put(id_, decide)
-        revived: Draft = entry.draft  # type: ignore[assignment]
+        revived: Registration = entry.draft  # type: ignore[assignment]
         return revived
 
-    def stalled(self, seconds: float) -> list[Draft]:
+    def stalled(self, seconds: float) -> list[Registration]:
         """Drafts that nobody has worked on for a while: their job may have been lost."""
         before = self.server.now_ms() - int(seconds * 1000)
         with self.server.guard() as client:
@@ -299,9 +307,9 @@ class Registry:
         """A source, the head's own space, the head, and whether they are only the last known.
 
         Raises:
-            UnknownResource: If the space or the head is not registered.
-            NotReady: If one of them has no version that serves yet.
-            RegistryUnavailable: If the registry is away and the last known are too old.
+            NotFoundError: If the space or the head is not registered.
+            NotReadyError: If one of them has no version that serves yet.
+            RegistryUnavailableError: If the registry is away and the last known are too old.
         """
         (head,), head_stale = self.heads.ready(head_id)
         (source, target), stale = self.spaces.ready(source_id, head.space)
@@ -320,17 +328,17 @@ class Registry:
     ) -> tuple[Outcome, Entry[Space]]:
         anchor_set, encoder = self.anchor_sets.serving(set_entry), declared.encoder
         if encoder is None:
-            raise InvalidInput(
+            raise InvalidInputError(
                 "expected anchors, or an encoder that embeds the items of the set; got neither",
                 pointer="/anchors",
             )
         if not anchor_set.has_items or anchor_set.modality != encoder.modality:
             held = f"{anchor_set.modality} items" if anchor_set.has_items else "no items"
-            raise AnchorSetMismatch(
+            raise AnchorSetMismatchError(
                 f"encoder {encoder.model} embeds {encoder.modality} items, anchor set "
                 f"{anchor_set.id} holds {held}; send the anchors, or declare a set with items"
             )
-        draft = Draft(
+        draft = Registration(
             kind="space",
             id=declared.id,
             version=declared.version(anchor_set),
@@ -354,7 +362,7 @@ class Registry:
         record: Space,
         anchors: Floats,
         condition: Condition,
-        draft: Draft | None = None,
+        draft: Registration | None = None,
         creates: AnchorSet | None = None,
     ) -> tuple[Outcome, Entry[Space]]:
         def decide(stands: Entry[Space]) -> Write[Space]:
@@ -366,7 +374,7 @@ class Registry:
                 created = self.anchor_sets.creation(creates)
                 return serve(stands, record, {"anchors": anchors}, check, created)
             if set_entry.version != record.anchor_set_version:
-                raise AnchorSetMismatch(
+                raise AnchorSetMismatchError(
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"
                 )
             return serve(stands, record, {"anchors": anchors}, check)
@@ -374,14 +382,14 @@ class Registry:
         return self.spaces.put(record.id, decide, condition)
 
     def _put_head(
-        self, record: Head, arrays: Arrays, condition: Condition, draft: Draft | None = None
+        self, record: Head, arrays: Arrays, condition: Condition, draft: Registration | None = None
     ) -> tuple[Outcome, Entry[Head]]:
         def decide(stands: Entry[Head]) -> Write[Head]:
             still_current(stands, draft)
             (parent,) = self.spaces.read(record.space)
             space = self.spaces.serving(parent)
             if space.dim != record.dim:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"space {space.id} is {space.dim} wide, the head takes {record.dim}",
                     pointer="/weight" if len(record.layers) == 2 else "/layers/0",
                     code="wrong-width",

@@ -18,12 +18,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, cast
 
-from stitchwork.errors import Conflict, NotReady, RegistryUnavailable, StillInUse, UnknownResource
+from stitchwork.errors import (
+    ConflictError,
+    NotFoundError,
+    NotReadyError,
+    RegistryUnavailableError,
+    ResourceInUseError,
+)
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Check, Command, Server
+from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Page, R, Write
-from stitchwork.resources import Arrays, Draft
+from stitchwork.resources import Arrays, Registration
 
 DRAFTS: Final = PREFIX + "drafts"
 KEEP_SECONDS: Final = 3600
@@ -50,7 +56,7 @@ class Known(Generic[R]):
     seen: float
 
 
-class Table(Generic[R]):
+class Repository(Generic[R]):
     """The records of one kind.
 
     Args:
@@ -62,7 +68,7 @@ class Table(Generic[R]):
     """
 
     def __init__(
-        self, server: Server, kind: str, model: type[R], *, promise: int, stale_seconds: float
+        self, server: RedisServer, kind: str, model: type[R], *, promise: int, stale_seconds: float
     ) -> None:
         self.kind = kind
         self._server = server
@@ -93,7 +99,7 @@ class Table(Generic[R]):
         """The entry of this id.
 
         Raises:
-            UnknownResource: If nothing is registered under it.
+            NotFoundError: If nothing is registered under it.
         """
         (entry,) = self.read(id_)
         if entry.record is None and entry.draft is None:
@@ -104,13 +110,13 @@ class Table(Generic[R]):
         """The versions that serve now, read together, and whether they are only the last known.
 
         Raises:
-            UnknownResource: If nothing is registered under an id.
-            NotReady: If an id has no version that serves yet.
-            RegistryUnavailable: If the registry is away and the last known are too old.
+            NotFoundError: If nothing is registered under an id.
+            NotReadyError: If an id has no version that serves yet.
+            RegistryUnavailableError: If the registry is away and the last known are too old.
         """
         try:
             answers = self._server.ask(*self._stored(ids))
-        except RegistryUnavailable:
+        except RegistryUnavailableError:
             return [self._last_known(id_) for id_ in ids], True
         entries = [self._entry(id_, stored, 0) for id_, stored in zip(ids, answers, strict=True)]
         return [self.serving(entry) for entry in entries], False
@@ -140,7 +146,7 @@ class Table(Generic[R]):
         """The arrays of one version.
 
         Raises:
-            UnknownResource: If that version was never stored, or was replaced long ago.
+            NotFoundError: If that version was never stored, or was replaced long ago.
         """
         return self._fetch(self.key(id_, "arrays", version))
 
@@ -148,7 +154,7 @@ class Table(Generic[R]):
         """What a draft works on.
 
         Raises:
-            UnknownResource: If that draft has none.
+            NotFoundError: If that draft has none.
         """
         return self._fetch(self.key(id_, "inputs", version))
 
@@ -196,21 +202,21 @@ class Table(Generic[R]):
             # A write that changes nothing is still written: its promise must be as good.
             if self._server.commit(checks, commands, promise=self._promise):
                 return write.outcome, Entry(id_, write.record, write.draft, before.dependents)
-        raise Conflict(f"{self.kind} {id_} kept changing while it was written; try again")
+        raise ConflictError(f"{self.kind} {id_} kept changing while it was written; try again")
 
     def delete(self, id_: str, condition: Condition = ANY) -> None:
         """Remove an id; its arrays stay readable until work under way has long ended.
 
         Raises:
-            UnknownResource: If nothing is registered under it.
-            StillInUse: If something depends on it.
+            NotFoundError: If nothing is registered under it.
+            ResourceInUseError: If something depends on it.
         """
         for _ in range(ATTEMPTS):
             before: Entry[R] = self.get(id_)
             condition.check(f"{self.kind} {id_}", before.tag)
             if before.dependents:
                 names = ", ".join(self.dependents(id_)[:10])
-                raise StillInUse(
+                raise ResourceInUseError(
                     f"{self.kind} {id_} is needed by {before.dependents} others: {names}"
                 )
             commands: list[Command] = [
@@ -221,9 +227,9 @@ class Table(Generic[R]):
             if self._server.commit(self._untouched(before), commands, promise=self._promise):
                 self._known.pop(id_, None)
                 return
-        raise Conflict(f"{self.kind} {id_} kept changing while it was deleted; try again")
+        raise ConflictError(f"{self.kind} {id_} kept changing while it was deleted; try again")
 
-    def save_part(self, draft: Draft, advanced: Draft, arrays: Arrays) -> bool:
+    def save_part(self, draft: Registration, advanced: Registration, arrays: Arrays) -> bool:
         """Keep one stretch of a draft's work, and the draft as it is after it.
 
         Returns:
@@ -242,11 +248,11 @@ class Table(Generic[R]):
             ],
         )
 
-    def parts(self, draft: Draft) -> Iterator[Arrays]:
+    def parts(self, draft: Registration) -> Iterator[Arrays]:
         """All that `save_part` kept for this draft, in the order of their starts.
 
         Raises:
-            NotReady: If it is removed meanwhile, since the draft was replaced or completed.
+            NotReadyError: If it is removed meanwhile, since the draft was replaced or completed.
         """
         key = self.key(draft.id, "parts", draft.version)
         with self._server.guard() as client:
@@ -256,7 +262,7 @@ class Table(Generic[R]):
                 found = cast(list[bytes | None], client.hmget(key, starts[at : at + PARTS]))
             for data in found:
                 if data is None:
-                    raise NotReady(f"{self.kind} {draft.id} was declared anew, or is ready")
+                    raise NotReadyError(f"{self.kind} {draft.id} was declared anew, or is ready")
                 yield unpack(data)[0]
 
     def _commands(self, before: Entry[R], write: Write[R]) -> list[Command]:
@@ -306,7 +312,7 @@ class Table(Generic[R]):
         return Entry(
             id_,
             self._parsed(id_, record) if record else None,
-            Draft.model_validate_json(draft) if draft else None,
+            Registration.model_validate_json(draft) if draft else None,
             dependents,
             (record, draft),
         )
@@ -322,20 +328,20 @@ class Table(Generic[R]):
         """The record of an entry that was just read.
 
         Raises:
-            UnknownResource: If nothing is registered under its id.
-            NotReady: If it has no version that serves yet.
+            NotFoundError: If nothing is registered under its id.
+            NotReadyError: If it has no version that serves yet.
         """
         if entry.record is None:
             self._known.pop(entry.id, None)
             if entry.draft is None:
                 raise self._unknown(entry.id)
             if entry.draft.status == "failed":
-                raise Conflict(
+                raise ConflictError(
                     f"the preparation of {self.kind} {entry.id} failed: {entry.draft.reason}",
-                    code="preparation-failed",
+                    code="registration-failed",
                 )
             told = f"{entry.draft.done} of {entry.draft.total} inputs are embedded"
-            raise NotReady(f"{self.kind} {entry.id} is still being prepared: {told}")
+            raise NotReadyError(f"{self.kind} {entry.id} is still being prepared: {told}")
         while len(self._known) >= KNOWN_RECORDS:
             self._known.pop(next(iter(self._known)), None)
         self._known[entry.id] = Known(entry.record, entry.stored[0], time.monotonic())
@@ -344,7 +350,7 @@ class Table(Generic[R]):
     def _last_known(self, id_: str) -> R:
         known = self._known.get(id_)
         if known is None or time.monotonic() - known.seen > self._stale_seconds:
-            raise RegistryUnavailable(
+            raise RegistryUnavailableError(
                 f"the registry is away and {self.kind} {id_} was not used here in the last "
                 f"{self._stale_seconds:g} seconds"
             )
@@ -353,8 +359,8 @@ class Table(Generic[R]):
     def _fetch(self, key: str) -> Arrays:
         found = chunked_arrays.read(self._server, key)
         if found is None:
-            raise UnknownResource(f"nothing is stored under {key.removeprefix(PREFIX)}")
+            raise NotFoundError(f"nothing is stored under {key.removeprefix(PREFIX)}")
         return found
 
-    def _unknown(self, id_: str) -> UnknownResource:
-        return UnknownResource(f"no {self.kind} {id_} is registered")
+    def _unknown(self, id_: str) -> NotFoundError:
+        return NotFoundError(f"no {self.kind} {id_} is registered")

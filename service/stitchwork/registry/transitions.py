@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stitchwork.errors import NotReady, StillInUse
+from stitchwork.errors import NotReadyError, ResourceInUseError
 from stitchwork.redis.client import Check, Command
 from stitchwork.registry.entries import Entry, Outcome, Write
-from stitchwork.resources import Arrays, Draft, EncoderSpec, Space
+from stitchwork.resources import Arrays, EncoderSpec, Registration, Space
 
 
 def serve(
@@ -32,7 +32,7 @@ def serve(
 
 
 def begin(
-    stands: Entry[Any], draft: Draft, checks: Sequence[Check], inputs: Arrays | None = None
+    stands: Entry[Any], draft: Registration, checks: Sequence[Check], inputs: Arrays | None = None
 ) -> Write[Any]:
     """Begin a draft beside what serves; one of the same version that is under way goes on."""
     if stands.version == draft.version:
@@ -43,21 +43,21 @@ def begin(
     return Write(Outcome.ACCEPTED, stands.record, draft, inputs=inputs, checks=checks)
 
 
-def still_current(stands: Entry[Any], draft: Draft | None) -> None:
+def still_current(stands: Entry[Any], draft: Registration | None) -> None:
     """Refuse to complete a draft that is no longer the one being prepared.
 
     Raises:
-        NotReady: If it was declared anew, or removed.
+        NotReadyError: If it was declared anew, or removed.
     """
     if draft and (stands.draft is None or stands.draft.version != draft.version):
-        raise NotReady(f"{draft.kind} {draft.id} was declared anew while it was prepared")
+        raise NotReadyError(f"{draft.kind} {draft.id} was declared anew while it was prepared")
 
 
 def keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | None) -> None:
     """Refuse to put another encoder or width under heads that live in the space.
 
     Raises:
-        StillInUse: If heads would break; `dim` None means that the width is not known yet.
+        ResourceInUseError: If heads would break; `dim` None means that the width is not known yet.
     """
     if stands.record is None or not stands.dependents:
         return
@@ -66,7 +66,7 @@ def keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | Non
         # Whoever names no revision means the one that was pinned, until another is.
         encoder = encoder.model_copy(update={"revision": known.revision})
     if (known and known != encoder) or dim not in (None, stands.record.dim):
-        raise StillInUse(
+        raise ResourceInUseError(
             f"{stands.dependents} heads live in space {stands.id}: its encoder and its width "
             f"({stands.record.dim}) cannot change, register another space"
         )

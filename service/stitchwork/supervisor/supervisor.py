@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.supervisor import embedded_servers
 from stitchwork.supervisor.child import Child
 from stitchwork.supervisor.control_pipe import Control
@@ -64,7 +64,7 @@ class Supervisor:
                     self._start_due()
         except _Stopped:
             pass
-        except (OSError, Unavailable) as error:
+        except (OSError, UnavailableError) as error:
             code, reason = 1, str(error)
         code = code or int(self._forced)
         self._report("ended", code=code, reason=reason)
@@ -86,7 +86,7 @@ class Supervisor:
         kill, fd = signal.SIGKILL, self._listener.fileno()
         for number in range(1, plan.workers + 1):
             name = f"worker-{number}"
-            own = env | _figures(runtime, name) | {"STITCHWORK_WORKER_NUMBER": str(number - 1)}
+            own = env | _figures(runtime, name) | {"STITCHWORK_WORKER_INDEX": str(number - 1)}
             self._launch(Child(name, plan.worker_command, own, kill, START_ATTEMPTS))
         command = (*plan.api_command, "--fd", str(fd))
         for number in range(1, plan.apis + 1):
@@ -104,7 +104,7 @@ class Supervisor:
         if not embedded_servers.try_lock(lock):
             _say(f"waiting for another stitchwork to leave {plan.data_dir}")
         if not self._until(partial(embedded_servers.try_lock, lock), plan.lock_seconds):
-            raise Unavailable(f"another stitchwork uses this data directory: {plan.data_dir}")
+            raise UnavailableError(f"another stitchwork uses this data directory: {plan.data_dir}")
         runtime = stack.enter_context(embedded_servers.runtime_dir(lock))
         self._report("locked", runtime=str(runtime))
         stack.callback(self._shut_down)
@@ -113,7 +113,7 @@ class Supervisor:
             home = plan.data_dir / name
             home.mkdir(mode=0o700, exist_ok=True)
             path = embedded_servers.socket_in(runtime, name)
-            command = (program, *embedded_servers.options(name, home, path, plan.queue_bytes))
+            command = (program, *embedded_servers.options(name, home, path, plan.max_queue_bytes))
             env, keep, attempts = dict(os.environ), (lock.fileno(),), 1
             self._launch(
                 Child(name, command, env, signal.SIGTERM, attempts, keep, home / "valkey.log")
@@ -121,7 +121,7 @@ class Supervisor:
             sockets.append(path)
         for path in sockets:
             if not self._until(partial(self._answers, path), LOADING_SECONDS):
-                raise Unavailable(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
+                raise UnavailableError(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
         redis_url, queue_url = map(embedded_servers.url_of, sockets)
         return runtime, redis_url, queue_url
 
@@ -187,7 +187,7 @@ class Supervisor:
         pause = self._put_off(child)
         hopeless = process.returncode == WRONG_SETTING or child.failures >= child.attempts
         if hopeless and not self._ready:
-            raise Unavailable(reason)
+            raise UnavailableError(reason)
         _say(f"{ending}; starts again in {pause:.1f} s")
         self._report("died", child=child.name, pid=process.pid, reason=reason, pause=pause)
 

@@ -30,7 +30,7 @@ STEPS: Final = ("tokenise", "embed", "translate", "classify")
 OPERATIONS: Final = ("translate", "classify", "embed", "stitch")
 OUTCOMES: Final = ("done", "failed", "expired", "lost")
 DEATHS: Final = ("corrupt", "delivered too often")
-CACHES: Final = ("fused-map", "inverse", "head")
+CACHES: Final = ("map", "inverse", "head")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
 OTHER: Final = "other"
@@ -119,15 +119,21 @@ class Metrics:
             "requests", "Requests that were answered.", "method", "route", "status"
         )
         self._request_seconds = self._histogram(
-            "request_seconds", "Seconds until the answer.", SECONDS, "method", "route", "outcome"
+            "request_duration_seconds",
+            "Seconds until the answer.",
+            SECONDS,
+            "method",
+            "route",
+            "outcome",
         )
         self.requests_in_progress = self._gauge("requests_in_progress", "Requests under way.")
         self.refusals = self._counter(
-            "refusals", "Answers that were errors, by their code.", "status", "code"
+            "error_responses", "Answers that were errors, by their code.", "status", "code"
         )
 
         self.unchecked = self._counter(
-            "unchecked_requests", "Requests whose rate could not be checked, and which were let in."
+            "rate_unchecked_requests",
+            "Requests whose rate could not be checked, and which were let in.",
         )
 
         self._heads: set[str] = set()
@@ -141,7 +147,9 @@ class Metrics:
         )
         self._rows = {name: rows.labels(name) for name in OPERATIONS}
         self._uncovered = {name: beyond.labels(name) for name in OPERATIONS}
-        steps = self._histogram("step_seconds", "Seconds of one step of the work.", SECONDS, "step")
+        steps = self._histogram(
+            "step_duration_seconds", "Seconds of one step of the work.", SECONDS, "step"
+        )
         self.steps = {name: steps.labels(name) for name in STEPS}
 
         lookups = self._counter("cache_lookups", "Look-ups in caches.", "cache", "result")
@@ -152,7 +160,7 @@ class Metrics:
         self.corrupt_inverses = self._counter(
             "corrupt_inverses", "Cached inverses that failed their checksum."
         )
-        self.fused_bytes = self._gauge("fused_map_bytes", "Memory of fused maps.")
+        self.fused_bytes = self._gauge("map_cache_bytes", "Memory of fused maps.")
 
         self.cancelled = self._counter("cancelled_jobs", "Jobs taken back: their callers had left.")
         self.waits = self._histogram(
@@ -160,8 +168,10 @@ class Metrics:
         )
         jobs = self._counter("jobs", "Jobs that workers were done with.", "outcome")
         self.jobs = {name: jobs.labels(name) for name in OUTCOMES}
-        self.redeliveries = self._counter("redeliveries", "Jobs taken over from another worker.")
-        dead = self._counter("buried_jobs", "Jobs that were given up.", "reason")
+        self.redeliveries = self._counter(
+            "redelivered_jobs", "Jobs taken over from another worker."
+        )
+        dead = self._counter("dead_lettered_jobs", "Jobs that were given up.", "reason")
         self.dead = {name: dead.labels(name) for name in DEATHS}
 
         self.batch_jobs = self._histogram("batch_jobs", "Jobs worked on together.", SIZES)

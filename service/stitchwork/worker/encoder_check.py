@@ -14,10 +14,10 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import Conflict, StitchworkError
+from stitchwork.errors import ConflictError, StitchworkError
 from stitchwork.geometry.frame import frame
 from stitchwork.models.batching import OUT_OF_MEMORY
-from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space, encoder_key, unpack_items
 
@@ -32,7 +32,7 @@ AGAIN_SECONDS: Final = 30.0
 KEPT: Final = 4096
 
 
-class Verifier:
+class EncoderChecker:
     """Remembers which spaces an encoder was found to yield, or not.
 
     Args:
@@ -40,21 +40,23 @@ class Verifier:
         catalog: Lets go of an encoder that is refused, so that it is loaded anew.
     """
 
-    def __init__(self, registry: Registry, catalog: Catalog) -> None:
+    def __init__(self, registry: Registry, catalog: EncoderCache) -> None:
         self._registry = registry
         self._catalog = catalog
         self._guard = threading.Lock()
-        self._seen: OrderedDict[str, tuple[Loaded, float, Conflict | None]] = OrderedDict()
+        self._seen: OrderedDict[str, tuple[LoadedEncoder, float, ConflictError | None]] = (
+            OrderedDict()
+        )
         self._refused: dict[str, str] = {}
 
-    def check(self, space: Space, loaded: Loaded) -> None:
+    def check(self, space: Space, loaded: LoadedEncoder) -> None:
         """Refuse an encoder that does not yield a space.
 
         A space whose set has no items cannot be checked, and passes.
 
         Raises:
-            Conflict: If the anchors come out elsewhere; asked again later, it is looked again.
-            RegistryUnavailable: If the anchors cannot be read.
+            ConflictError: If the anchors come out elsewhere; asked again later, it is looked again.
+            RegistryUnavailableError: If the anchors cannot be read.
         """
         with self._guard:
             by, until, error = self._seen.get(space.version, (None, 0.0, None))
@@ -83,7 +85,7 @@ class Verifier:
         with self._guard:
             return dict(self._refused)
 
-    def _compare(self, space: Space, loaded: Loaded) -> Conflict | None:
+    def _compare(self, space: Space, loaded: LoadedEncoder) -> ConflictError | None:
         (anchor_set,) = self._registry.anchor_sets.read(space.anchor_set)
         known = anchor_set.record
         if known is None or not known.has_items or known.modality != loaded.encoder.modality:
@@ -115,9 +117,9 @@ class Verifier:
         )
 
 
-def _refusal(space: Space, reason: str) -> Conflict:
+def _refusal(space: Space, reason: str) -> ConflictError:
     model = space.encoder.model if space.encoder else "the encoder"
-    return Conflict(
+    return ConflictError(
         f"{model} no longer yields space {space.id}: it {reason}; register the space again",
         code="encoder-mismatch",
     )

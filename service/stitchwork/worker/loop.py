@@ -14,26 +14,26 @@ import numpy as np
 import torch
 
 from stitchwork.errors import (
-    Conflict,
-    InputTooLarge,
-    RegistryUnavailable,
+    ConflictError,
+    InputTooLargeError,
+    JobFailedError,
+    RegistryUnavailableError,
     StitchworkError,
-    Unavailable,
-    WorkFailed,
+    UnavailableError,
 )
 from stitchwork.geometry.classifier import probabilities
-from stitchwork.inference.translator import HeadCache, Translator
+from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.encoder import Prepared
-from stitchwork.models.encoder_cache import LEAST_PATIENCE, Catalog, Loaded
+from stitchwork.models.encoder_cache import LEAST_PATIENCE, EncoderCache, LoadedEncoder
 from stitchwork.models.memory import wait_for
 from stitchwork.queue.consumer import Consumer, Delivery
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply
-from stitchwork.queue.worker_registry import Announcement, Presence
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
 from stitchwork.resources import EncoderSpec
 from stitchwork.telemetry import Telemetry, working_for
-from stitchwork.worker.encoder_check import Verifier
-from stitchwork.worker.registration import AWAY, Upkeep
+from stitchwork.worker.encoder_check import EncoderChecker
+from stitchwork.worker.registration import AWAY, RegistrationRunner
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +58,21 @@ class Worker:
         heads: Gives classifiers on this worker's device.
         catalog: Gives loaded encoders.
         verifier: Refuses encoders that no longer yield their space.
-        batch_items: Inputs that a model gets at once.
+        items_per_batch: Inputs that a model gets at once.
         telemetry: Where its work is seen.
     """
 
     def __init__(
         self,
         consumer: Consumer,
-        presence: Presence,
-        upkeep: Upkeep,
+        presence: Heartbeat,
+        upkeep: RegistrationRunner,
         translator: Translator,
-        heads: HeadCache,
-        catalog: Catalog,
-        verifier: Verifier,
+        heads: ClassifierCache,
+        catalog: EncoderCache,
+        verifier: EncoderChecker,
         *,
-        batch_items: int,
+        items_per_batch: int,
         telemetry: Telemetry | None = None,
     ) -> None:
         self._telemetry = telemetry or Telemetry()
@@ -83,7 +83,7 @@ class Worker:
         self._heads = heads
         self._catalog = catalog
         self._verifier = verifier
-        self._batch_items = batch_items
+        self._batch_items = items_per_batch
         self._ahead = ThreadPoolExecutor(1, thread_name_prefix="decode")
         self._stopping = threading.Event()
 
@@ -97,7 +97,7 @@ class Worker:
             while not self._stopping.is_set():
                 try:
                     batch = self._consumer.take()
-                except Unavailable as error:
+                except UnavailableError as error:
                     log.warning("waiting for a server", extra={"reason": error.message})
                     self._stopping.wait(1.0)
                     continue
@@ -137,7 +137,7 @@ class Worker:
         except AWAY as error:
             log.warning("a batch was left", extra={"reason": error.message})
             # Another worker would find the same registry away; who waits is told, and comes again.
-            if isinstance(error, RegistryUnavailable):
+            if isinstance(error, RegistryUnavailableError):
                 self._fail_all([d for d in unanswered.values() if not d.job.draft], error)
             self._leave()
         except StitchworkError as error:
@@ -150,14 +150,14 @@ class Worker:
                     with _for([delivery]):
                         self._work([delivery])
                 return
-            told = WorkFailed(f"the worker failed at this job: {type(error).__name__}")
+            told = JobFailedError(f"the worker failed at this job: {type(error).__name__}")
             self._fail_all(list(unanswered.values()), told)
 
     def _leave(self) -> None:
         """Not answered, not acknowledged: what is in hand is delivered again, to whoever asks."""
         try:
             self._consumer.leases.let_go()
-        except Unavailable as error:
+        except UnavailableError as error:
             log.warning("it is delivered once its lease is over", extra={"reason": error.message})
 
     def _fail_all(self, deliveries: list[Delivery], error: StitchworkError) -> None:
@@ -166,13 +166,13 @@ class Worker:
                 log.warning("a job failed", extra={"code": error.code})
                 try:
                     self._consumer.fail(delivery, error)
-                except Unavailable as away:
+                except UnavailableError as away:
                     log.warning("an answer could not be sent", extra={"reason": away.message})
 
     def _infer(self, batch: list[Delivery], answer: Answer) -> None:
         spec = batch[0].job.encoder
         if spec is None:
-            raise WorkFailed("the job names no encoder")
+            raise JobFailedError("the job names no encoder")
         loaded = load(self._catalog, self._consumer.leases, spec)
         began = time.perf_counter()
         with self._telemetry.span("model"):
@@ -227,12 +227,12 @@ class Worker:
             },
         )
 
-    def _verify(self, job: Job, loaded: Loaded) -> None:
+    def _verify(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:
             self._verifier.check(job.source, loaded)
 
     def _prepared(
-        self, loaded: Loaded, deliveries: Sequence[Delivery], answer: Answer
+        self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: Answer
     ) -> Iterator[list[Ready]]:
         """Jobs with what their model takes, as many at a time as it is best given.
 
@@ -255,7 +255,7 @@ class Worker:
             yield ready
 
     def _embed(
-        self, loaded: Loaded, ready: list[Ready], answer: Answer
+        self, loaded: LoadedEncoder, ready: list[Ready], answer: Answer
     ) -> tuple[list[Ready], torch.Tensor]:
         """Embeddings of all jobs, without those that do not fit the device even alone."""
         while ready:
@@ -265,12 +265,12 @@ class Worker:
                     joined, self._batch_items, self._consumer.leases.progress
                 )
                 return ready, rows
-            except InputTooLarge as error:
+            except InputTooLargeError as error:
                 at = int((error.pointer or "/items/0").removeprefix("/items/"))
                 i = next(i for i, (_, stop) in enumerate(_spans(ready)) if at < stop)
                 delivery, _ = ready.pop(i)
                 place = f"/items/{at - (_spans([*ready[:i], (delivery, _)])[-1][0])}"
-                told = InputTooLarge(error.message, pointer=place, code=error.code)
+                told = InputTooLargeError(error.message, pointer=place, code=error.code)
                 answer((delivery, Reply(delivery.job.id, error=told), 0.0))
         return [], torch.empty(0)
 
@@ -280,7 +280,7 @@ class Worker:
             found = self._catalog.place(rows)
             defined = covered = self._catalog.place(np.ones(len(rows), np.bool_))
             if job.source and rows.shape[1] != job.source.dim:
-                raise Conflict(
+                raise ConflictError(
                     f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
                     f"anchors have {job.source.dim}: they are not of this encoder",
                     code="encoder-mismatch",
@@ -299,7 +299,7 @@ class Worker:
             return found, defined, covered
 
 
-def load(catalog: Catalog, leases: Leases, spec: EncoderSpec) -> Loaded:
+def load(catalog: EncoderCache, leases: Leases, spec: EncoderSpec) -> LoadedEncoder:
     """A loaded encoder; while it loads, the jobs in hand are held on to."""
     leases.progress(LOAD_SECONDS)
     found = catalog.get(spec)
@@ -308,10 +308,10 @@ def load(catalog: Catalog, leases: Leases, spec: EncoderSpec) -> Loaded:
 
 
 def describe(
-    name: str, serves: tuple[str, ...], catalog: Catalog, verifier: Verifier
-) -> Announcement:
+    name: str, serves: tuple[str, ...], catalog: EncoderCache, verifier: EncoderChecker
+) -> WorkerStatus:
     """What a worker says about itself."""
-    return Announcement(
+    return WorkerStatus(
         worker=name,
         device=str(catalog.device),
         serves=serves,
@@ -321,7 +321,7 @@ def describe(
     )
 
 
-def patience(catalog: Catalog, presence: Presence, encoder: str) -> float:
+def patience(catalog: EncoderCache, presence: Heartbeat, encoder: str) -> float:
     """Seconds that work for an encoder waits before a worker without it takes it.
 
     None where it is loaded; a moment where another worker has it, which is likely to be quicker.

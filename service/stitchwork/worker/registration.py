@@ -15,31 +15,31 @@ from typing import Final
 import numpy as np
 
 from stitchwork.errors import (
-    NotReady,
-    QueueUnavailable,
-    RegistryUnavailable,
+    JobFailedError,
+    NotReadyError,
+    QueueUnavailableError,
+    RegistryUnavailableError,
     StitchworkError,
-    Unavailable,
-    WorkFailed,
+    UnavailableError,
 )
 from stitchwork.inference.translator import Translator
-from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
 from stitchwork.registry.registry import Registry
-from stitchwork.resources import Arrays, Draft, EncoderSpec, Item, unpack_items
+from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
 
 log = logging.getLogger(__name__)
 
-AWAY: Final = (QueueUnavailable, RegistryUnavailable)
+AWAY: Final = (QueueUnavailableError, RegistryUnavailableError)
 STALLED_SECONDS: Final = 10.0
 FIT_SECONDS: Final = 3600.0
 STOP_SECONDS: Final = 5.0
 KEPT_INPUTS: Final = 2
 
 
-class Upkeep:
+class RegistrationRunner:
     """Advances drafts.
 
     Args:
@@ -48,7 +48,7 @@ class Upkeep:
         translator: Gets the inverses of a new space under way.
         catalog: Takes classifiers out of pretrained models.
         load: Gives a loaded encoder.
-        batch_items: Inputs that a model gets at once.
+        items_per_batch: Inputs that a model gets at once.
         chunk_items: Inputs that one step embeds.
     """
 
@@ -57,10 +57,10 @@ class Upkeep:
         registry: Registry,
         consumer: Consumer,
         translator: Translator,
-        catalog: Catalog,
-        load: Callable[[EncoderSpec], Loaded],
+        catalog: EncoderCache,
+        load: Callable[[EncoderSpec], LoadedEncoder],
         *,
-        batch_items: int,
+        items_per_batch: int,
         chunk_items: int,
     ) -> None:
         self._registry = registry
@@ -68,7 +68,7 @@ class Upkeep:
         self._translator = translator
         self._catalog = catalog
         self._load = load
-        self._batch_items = batch_items
+        self._batch_items = items_per_batch
         self._chunk_items = chunk_items
         self._inputs: OrderedDict[tuple[str, str], Arrays] = OrderedDict()
         self._stopping = threading.Event()
@@ -94,8 +94,8 @@ class Upkeep:
             progress: Called after each batch that is embedded.
 
         Raises:
-            RegistryUnavailable: If the registry is away; the draft is as it was.
-            QueueUnavailable: If the queue is away; the draft is found again later.
+            RegistryUnavailableError: If the registry is away; the draft is as it was.
+            QueueUnavailableError: If the queue is away; the draft is found again later.
         """
         draft = self._registry.draft(*job.draft) if job.draft else None
         if draft is None:
@@ -107,7 +107,7 @@ class Upkeep:
                 self._complete(draft)
         except AWAY:
             raise
-        except NotReady as error:
+        except NotReadyError as error:
             log.info("a draft was overtaken", extra={"reason": error.message})
         except StitchworkError as error:
             log.warning("a draft failed", extra={"draft": f"{draft.kind}:{draft.id}"})
@@ -123,11 +123,11 @@ class Upkeep:
         if draft is not None:
             self._fail(draft, "it ended its worker each time it was tried")
 
-    def _fail(self, draft: Draft, reason: str) -> None:
+    def _fail(self, draft: Registration, reason: str) -> None:
         """Tell whoever declared it; who was faster with it, or declared it anew, has the word."""
         try:
             self._registry.fail(draft, reason)
-        except NotReady as error:
+        except NotReadyError as error:
             log.info("a draft was overtaken", extra={"reason": error.message})
 
     def _run(self) -> None:
@@ -137,7 +137,7 @@ class Upkeep:
                 for delivery in self._consumer.take():
                     self.advance(delivery.job)
                     self._consumer.answer(delivery, None)
-            except Unavailable as error:
+            except UnavailableError as error:
                 log.warning("upkeep waits for a server", extra={"reason": error.message})
                 self._stopping.wait(1.0)
 
@@ -149,9 +149,9 @@ class Upkeep:
         for draft in self._registry.stalled(STALLED_SECONDS):
             streams.nudge(self._consumer.server, draft)
 
-    def _embed_chunk(self, draft: Draft, progress: Callable[[], None]) -> None:
+    def _embed_chunk(self, draft: Registration, progress: Callable[[], None]) -> None:
         if draft.encoder is None:
-            raise WorkFailed("the draft has inputs to embed but no encoder")
+            raise JobFailedError("the draft has inputs to embed but no encoder")
         # What a branch means may change while the rest is embedded; a commit never does.
         encoder = self._catalog.pin(draft.encoder)
         stop = min(draft.total, draft.done + self._chunk_items)
@@ -171,7 +171,9 @@ class Upkeep:
         if table.save_part(draft, advanced, {"rows": rows}):
             streams.nudge(self._consumer.server, advanced)
 
-    def _draft_items(self, draft: Draft, encoder: EncoderSpec, start: int, stop: int) -> list[Item]:
+    def _draft_items(
+        self, draft: Registration, encoder: EncoderSpec, start: int, stop: int
+    ) -> list[Item]:
         key = (draft.id, draft.version)
         if key not in self._inputs:
             if draft.kind == "space":
@@ -183,14 +185,14 @@ class Upkeep:
                 self._inputs.popitem(last=False)
         return unpack_items(self._inputs[key], encoder.modality, start, stop)
 
-    def _complete(self, draft: Draft) -> None:
+    def _complete(self, draft: Registration) -> None:
         if draft.kind == "space":
             _, entry = self._registry.complete_space(draft)
             if entry.record:
                 self._translator.prepare(entry.record)
         elif draft.declared["source"] == "classifier":
             if draft.encoder is None:
-                raise WorkFailed("the draft names no model to take a classifier from")
+                raise JobFailedError("the draft names no model to take a classifier from")
             classifier, labels = self._catalog.classifier(draft.encoder)
             self._registry.complete_head(draft, classifier, labels)
         else:

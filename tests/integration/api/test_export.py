@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 from safetensors.numpy import load
 
-from stitchwork.client import ServiceProblem, Stitchwork
-from stitchwork.errors import InvalidInput, UnknownResource
+from stitchwork.client import ServiceError, Stitchwork
+from stitchwork.errors import InvalidInputError, NotFoundError
 from stitchwork.export import translation_files
 from stitchwork.geometry.bridges import BRIDGES
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
@@ -133,12 +133,12 @@ def test_a_file_names_the_versions_it_is_of(
 
 
 def test_what_cannot_be_exported_is_refused(client: Stitchwork, spaces: Pair) -> None:
-    with pytest.raises(UnknownResource, match="nothing-here"):
+    with pytest.raises(NotFoundError, match="nothing-here"):
         client.export("x", "nothing-here")
-    with pytest.raises(InvalidInput, match="only an ONNX file") as refused:
+    with pytest.raises(InvalidInputError, match="only an ONNX file") as refused:
         client.export("x", "y", head="h")
-    assert isinstance(refused.value, ServiceProblem)
-    with pytest.raises(InvalidInput, match="lives in space y"):
+    assert isinstance(refused.value, ServiceError)
+    with pytest.raises(InvalidInputError, match="lives in space y"):
         client.export("y", "x", head="h", format="onnx")
-    with pytest.raises(InvalidInput, match="24 wide"):
+    with pytest.raises(InvalidInputError, match="24 wide"):
         client.export("x", "y", "none")

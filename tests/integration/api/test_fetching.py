@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import httpx
 import pytest
 
-from stitchwork.api.image_urls import Fetcher, is_public
-from stitchwork.errors import InputTooLarge, InvalidInput, QueueFull
+from stitchwork.api.image_urls import ImageFetcher, is_public
+from stitchwork.errors import InputTooLargeError, InvalidInputError, QueueFullError
 from tests.integration.api.test_refusals import check
 from tests.support.running_service import running
 
 IMAGE = b"\x89PNG, or so it says" * 100
 MOST = 10_000
-LIMITS = ("max_url_bytes", "url_seconds")
+LIMITS = ("max_image_url_bytes", "image_url_timeout_seconds")
 """What is tried here."""
 
 
@@ -78,7 +78,7 @@ def host(certificates: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def fetcher(host: str, certificates: Path) -> Fetcher:
+def fetcher(host: str, certificates: Path) -> ImageFetcher:
     """One that takes this machine for public, and trusts the server."""
     return trusting(certificates, [host])
 
@@ -89,14 +89,16 @@ def trusting(
     *,
     public: Callable[[str], bool] = lambda _: True,
     most_held: int = 1 << 20,
-) -> Fetcher:
+) -> ImageFetcher:
     tls = ssl.create_default_context(cafile=certificates / "ca.pem")
-    return Fetcher(
+    return ImageFetcher(
         hosts, most=3, most_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls
     )
 
 
-def fetched(fetcher: Fetcher, *items: str | bytes, modality: Any = "image") -> list[str | bytes]:
+def fetched(
+    fetcher: ImageFetcher, *items: str | bytes, modality: Any = "image"
+) -> list[str | bytes]:
     async def run() -> list[str | bytes]:
         async with fetcher.by_value(list(items), modality) as found:
             return found
@@ -104,12 +106,12 @@ def fetched(fetcher: Fetcher, *items: str | bytes, modality: Any = "image") -> l
     return asyncio.run(run())
 
 
-def test_urls_are_replaced_in_their_places(fetcher: Fetcher, host: str) -> None:
+def test_urls_are_replaced_in_their_places(fetcher: ImageFetcher, host: str) -> None:
     url = f"https://{host}/image"
     assert fetched(fetcher, "aGk=", url, b"file", url) == ["aGk=", IMAGE, b"file", IMAGE]
 
 
-def test_a_text_is_no_url(fetcher: Fetcher, host: str) -> None:
+def test_a_text_is_no_url(fetcher: ImageFetcher, host: str) -> None:
     before = len(Handler.asked)
     text = f"https://{host}/image"
     assert fetched(fetcher, text, modality="text") == [text]
@@ -119,14 +121,14 @@ def test_a_text_is_no_url(fetcher: Fetcher, host: str) -> None:
 @pytest.mark.parametrize(
     ("path", "kind", "said"),
     [
-        ("/none", InvalidInput, "answered 404, not 200"),
-        ("/elsewhere", InvalidInput, "answered 302, not 200"),
-        ("/large", InputTooLarge, "10000 bytes (max_url_bytes)"),
-        ("/slow", InvalidInput, "within 2 seconds (url_seconds)"),
+        ("/none", InvalidInputError, "answered 404, not 200"),
+        ("/elsewhere", InvalidInputError, "answered 302, not 200"),
+        ("/large", InputTooLargeError, "10000 bytes (max_image_url_bytes)"),
+        ("/slow", InvalidInputError, "within 2 seconds (image_url_timeout_seconds)"),
     ],
 )
 def test_what_does_not_come(
-    fetcher: Fetcher, host: str, path: str, kind: type[InvalidInput], said: str
+    fetcher: ImageFetcher, host: str, path: str, kind: type[InvalidInputError], said: str
 ) -> None:
     before = len(Handler.asked)
     with pytest.raises(kind, match=re.escape(said)) as error:
@@ -136,9 +138,9 @@ def test_what_does_not_come(
     assert Handler.asked[before:] == [path]
 
 
-def test_more_than_may_be_asked_for(fetcher: Fetcher, host: str) -> None:
+def test_more_than_may_be_asked_for(fetcher: ImageFetcher, host: str) -> None:
     before = len(Handler.asked)
-    with pytest.raises(InputTooLarge, match=r"at most 3 items \(max_items\), got 4"):
+    with pytest.raises(InputTooLargeError, match=r"at most 3 items \(max_items\), got 4"):
         fetched(fetcher, *[f"https://{host}/image"] * 4)
     assert len(Handler.asked) == before
 
@@ -149,7 +151,7 @@ def test_what_is_held_is_bounded_and_let_go_of(host: str, certificates: Path) ->
 
     async def run() -> None:
         async with fetcher.by_value(urls, "image"):
-            with pytest.raises(QueueFull, match="max_held_bytes"):
+            with pytest.raises(QueueFullError, match="max_inflight_body_bytes"):
                 async with fetcher.by_value(urls[:1], "image"):
                     raise AssertionError("more than may be held")
         async with fetcher.by_value(urls, "image") as found:
@@ -173,16 +175,16 @@ def test_an_address_that_is_not_public_is_not_connected_to(certificates: Path) -
         port = there.split(":")[1]
         fetcher = trusting(certificates, ["*"], public=is_public)
         for name in (there, f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", f"[::1]:{port}"):
-            with pytest.raises(InvalidInput, match="not public"):
+            with pytest.raises(InvalidInputError, match="not public"):
                 fetched(fetcher, f"https://{name}/image")
 
 
 def test_a_server_that_is_not_who_it_says_is_not_asked(host: str, certificates: Path) -> None:
     before = len(Handler.asked)
-    fetcher = Fetcher(
+    fetcher = ImageFetcher(
         [host], most=3, most_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True
     )
-    with pytest.raises(InvalidInput, match="ConnectError at its host"):
+    with pytest.raises(InvalidInputError, match="ConnectError at its host"):
         fetched(fetcher, f"https://{host}/image")
     assert len(Handler.asked) == before
 
@@ -205,7 +207,7 @@ def test_what_may_not_be_followed(certificates: Path) -> None:
             "file:///etc/passwd",
             "data:image/png;base64,aGk=",
         ):
-            with pytest.raises(InvalidInput) as error:
+            with pytest.raises(InvalidInputError) as error:
                 fetched(fetcher, url)
             assert error.value.code == "url-not-allowed", url
 
@@ -251,7 +253,7 @@ def test_hosts_that_are_named_are_still_looked_at_over_http() -> None:
             ("127.0.0.1:*", "true", "url-not-allowed"),
         ):
             with (
-                running(0, STITCHWORK_URL_HOSTS=hosts, STITCHWORK_OFFLINE=offline) as found,
+                running(0, STITCHWORK_IMAGE_URL_HOSTS=hosts, STITCHWORK_OFFLINE=offline) as found,
                 httpx.Client(base_url=found.url) as http,
             ):
                 assert http.put("/spaces/i", json=body).status_code == 201

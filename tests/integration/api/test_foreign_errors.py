@@ -11,15 +11,15 @@ from tritonclient.utils import InferenceServerException
 
 from stitchwork.api.problem_details import answer_to, problem
 from stitchwork.errors import (
-    AnchorSetMismatch,
-    DeadlineExceeded,
-    InputTooLarge,
-    NotReady,
-    QueueFull,
-    RegistryUnavailable,
+    AnchorSetMismatchError,
+    DeadlineExceededError,
+    InputTooLargeError,
+    NotFoundError,
+    NotReadyError,
+    QueueFullError,
+    RegistryUnavailableError,
     StitchworkError,
-    UnknownResource,
-    UnsupportedFormat,
+    UnsupportedFormatError,
 )
 from tests.conftest import Pair
 
@@ -27,14 +27,14 @@ from tests.conftest import Pair
 @pytest.mark.parametrize(
     ("error", "status", "type_", "code", "retry"),
     [
-        (QueueFull("full"), 429, "requests", "rate_limit_exceeded", "1"),
-        (RegistryUnavailable("away"), 503, "server_error", "registry-unavailable", "2"),
-        (NotReady("soon"), 503, "server_error", "not-ready", "1"),
-        (DeadlineExceeded("late"), 504, "server_error", "deadline-exceeded", None),
-        (AnchorSetMismatch("no"), 400, "invalid_request_error", "anchor-set-mismatch", None),
-        (UnknownResource("who"), 404, "invalid_request_error", "model_not_found", None),
-        (UnsupportedFormat("what"), 400, "invalid_request_error", "unsupported-format", None),
-        (InputTooLarge("much"), 400, "invalid_request_error", "input-too-large", None),
+        (QueueFullError("full"), 429, "requests", "rate_limit_exceeded", "1"),
+        (RegistryUnavailableError("away"), 503, "server_error", "registry-unavailable", "2"),
+        (NotReadyError("soon"), 503, "server_error", "not-ready", "1"),
+        (DeadlineExceededError("late"), 504, "server_error", "deadline-exceeded", None),
+        (AnchorSetMismatchError("no"), 400, "invalid_request_error", "anchor-set-mismatch", None),
+        (NotFoundError("who"), 404, "invalid_request_error", "model_not_found", None),
+        (UnsupportedFormatError("what"), 400, "invalid_request_error", "unsupported-format", None),
+        (InputTooLargeError("much"), 400, "invalid_request_error", "input-too-large", None),
     ],
 )
 def test_every_kind_of_error_as_openai_says_it(
@@ -48,10 +48,10 @@ def test_every_kind_of_error_as_openai_says_it(
 
 def test_keys_as_both_protocols_say_it() -> None:
     told: dict[str, Any] = {"headers": {"WWW-Authenticate": "Bearer"}}
-    answer = problem(401, "no-key", "expected a key", "r", path="/v1/models", **told)
+    answer = problem(401, "unauthenticated", "expected a key", "r", path="/v1/models", **told)
     assert orjson.loads(answer.body)["error"]["code"] == "invalid_api_key"
     assert answer.headers["www-authenticate"] == "Bearer"
-    answer = problem(403, "wrong-scope", "expected a key", "r", path="/v2", **told)
+    answer = problem(403, "insufficient-scope", "expected a key", "r", path="/v2", **told)
     assert (answer.status_code, orjson.loads(answer.body)) == (403, {"error": "expected a key"})
 
 

@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from stitchwork.api.content.json_depth import measured
 from stitchwork.api.schemas.requests import decode_items
-from stitchwork.errors import InputTooLarge
+from stitchwork.errors import InputTooLargeError
 from stitchwork.settings import Settings
 from stitchwork.supervisor import Running
 from tests.support.memory import MB, resident
@@ -32,7 +32,7 @@ BODY = 400_000
 HELD = 1_000_000
 SETTINGS = {
     "max_body_bytes": BODY,
-    "max_held_bytes": HELD,
+    "max_inflight_body_bytes": HELD,
     "max_rows": 20,
     "max_width": 30,
     "max_items": 3,
@@ -40,11 +40,11 @@ SETTINGS = {
     "max_json_values": 20_000,
     "max_json_depth": 8,
     "max_head_layers": 3,
-    "max_head_bytes": 4096,
+    "max_header_bytes": 4096,
     "max_connections": 24,
-    "slow_seconds": 1,
-    "least_rate": 20_000,
-    "request_timeout": 6,
+    "header_timeout_seconds": 1,
+    "min_bytes_per_second": 20_000,
+    "request_timeout_seconds": 6,
 }
 POST = b"POST /translate HTTP/1.1\r\nHost: x\r\n"
 
@@ -303,7 +303,7 @@ def test_a_head_without_end_is_refused(bounded: Running) -> None:
 def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:
     answer = http.get("/info", headers={"X-Large": "a" * 5000})
     assert answer.status_code == 431
-    assert "4096 bytes (max_head_bytes)" in answer.json()["detail"]
+    assert "4096 bytes (max_header_bytes)" in answer.json()["detail"]
     assert http.get("/info", headers={"X-Large": "a" * 3000}).status_code == 200
 
 
@@ -315,8 +315,8 @@ def test_a_head_that_does_not_come_is_not_waited_for(bounded: Running) -> None:
             told = problem(connection)
             # Unless it is set, it would be ten seconds.
             assert 0.9 < time.monotonic() - began < 9
-            assert (told["status"], told["code"]) == (408, "too-slow")
-            assert "slow_seconds" in told["detail"]
+            assert (told["status"], told["code"]) == (408, "slow-request")
+            assert "header_timeout_seconds" in told["detail"]
 
 
 def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
@@ -336,8 +336,8 @@ def test_a_body_that_trickles_is_cut_off(bounded: Running, claim: bytes, piece: 
         connection.sendall(POST + claim + b"\r\n\r\n")
         trickle(connection, piece, 30)
         told = problem(connection)
-        assert (told["status"], told["code"]) == (408, "too-slow")
-        assert "20000 bytes a second (least_rate)" in told["detail"]
+        assert (told["status"], told["code"]) == (408, "slow-request")
+        assert "20000 bytes a second (min_bytes_per_second)" in told["detail"]
 
 
 def test_a_steady_body_may_take_longer_than_the_grace(bounded: Running) -> None:
@@ -375,7 +375,7 @@ def test_all_bodies_together_are_bounded(bounded: Running) -> None:
         answered, _, _ = select.select(connections, [], [], 30)
         told = problem(answered[0])
         assert told["status"] == 429
-        assert f"{HELD} bytes (max_held_bytes)" in told["detail"]
+        assert f"{HELD} bytes (max_inflight_body_bytes)" in told["detail"]
     with httpx.Client(base_url=bounded.url) as http:
         # What is over is held no more.
         full = b" " * BODY
@@ -398,5 +398,5 @@ def test_connections_are_bounded_and_health_still_answers(bounded: Running) -> N
 
 
 def test_raw_inputs_are_counted() -> None:
-    with pytest.raises(InputTooLarge, match=r"at most 3 items \(max_items\), got 4"):
+    with pytest.raises(InputTooLargeError, match=r"at most 3 items \(max_items\), got 4"):
         decode_items(["a"] * 4, "text", 3)

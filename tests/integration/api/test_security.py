@@ -17,21 +17,21 @@ from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
 from stitchwork.api.app import create_app
-from stitchwork.api.dependencies import Parts
+from stitchwork.api.dependencies import AppState
 from stitchwork.api.middleware.auth import ADMIN, INFER, READ, needed
 from stitchwork.bootstrap.processes import api_parts
 from stitchwork.cli import api_keys
 from stitchwork.errors import (
-    Conflict,
-    InvalidInput,
-    QueueUnavailable,
-    RegistryUnavailable,
-    UnknownResource,
+    ConflictError,
+    InvalidInputError,
+    NotFoundError,
+    QueueUnavailableError,
+    RegistryUnavailableError,
 )
-from stitchwork.redis.client import Server
-from stitchwork.redis.rate_limiter import Rates
+from stitchwork.redis.client import RedisServer
+from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry import api_keys as stored
-from stitchwork.registry.api_keys import KeyRing, Keys
+from stitchwork.registry.api_keys import ApiKeyCache, ApiKeyRepository
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
@@ -53,8 +53,8 @@ class House:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.server = Server(stage.registry.url, 5.0, RegistryUnavailable)
-        self.store = Keys(self.server)
+        self.server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
+        self.store = ApiKeyRepository(self.server)
         self.keys = {scope: self.add(scope, scope) for scope in SCOPES}
         env = {"STITCHWORK_LOG_LEVEL": "info", "STITCHWORK_RATE_LIMITS": "admin=1000/minute"}
         self.api = stage.api(**env)
@@ -82,9 +82,9 @@ def house() -> Iterator[House]:
 
 
 @pytest.fixture
-def parts(registry_server: Server, queue_valkey: Valkey) -> Iterator[Parts]:
+def parts(registry_server: RedisServer, queue_valkey: Valkey) -> Iterator[AppState]:
     """What an app is made of that knows the one key of its registry."""
-    Keys(registry_server).add(stored.new("a", [READ])[1])
+    ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_valkey.url}
     parts = api_parts(Settings.model_validate(urls))
     parts.keys.look()
@@ -94,7 +94,7 @@ def parts(registry_server: Server, queue_valkey: Valkey) -> Iterator[Parts]:
 
 
 @pytest.fixture
-def app(parts: Parts) -> FastAPI:
+def app(parts: AppState) -> FastAPI:
     """An app of its own, not served."""
     return create_app(parts)
 
@@ -123,7 +123,7 @@ def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
 
 
 def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
-    parts: Parts, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+    parts: AppState, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys, looked = parts.keys.keys, list[bytes]()
     version = keys.version
@@ -195,8 +195,8 @@ def test_one_table_says_what_each_path_needs(
 
 
 def test_metrics_are_open_where_the_setting_says_so() -> None:
-    assert needed("GET", "/metrics", metrics_open=True) == ()
-    assert needed("GET", "/workers", metrics_open=True) == (READ,)
+    assert needed("GET", "/metrics", metrics_public=True) == ()
+    assert needed("GET", "/workers", metrics_public=True) == (READ,)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_each_scope_opens_its_own(
             assert answer.status_code in (200, 400, 404, 415, 422)
             continue
         told = answer.json()
-        assert (answer.status_code, told["code"]) == (403, "wrong-scope")
+        assert (answer.status_code, told["code"]) == (403, "insufficient-scope")
         assert f"scope {' or '.join(needed(method, path))}, {scope} has {scope}" in told["detail"]
         assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
 
@@ -327,7 +327,7 @@ def test_rates_are_told_and_kept(house: House) -> None:
     assert answers[0].headers["ratelimit-policy"] == '"requests";q=3;w=60'
     assert answers[0].headers["ratelimit"].startswith('"requests";r=1;t=')
     spent = answers[-1]
-    assert spent.json()["code"] == "quota-spent"
+    assert spent.json()["code"] == "rate-limit-exceeded"
     assert "busy may ask 3 times in 60 seconds (its own limit)" in spent.json()["detail"]
     assert 1 <= int(spent.headers["retry-after"]) <= 60
     put = house.send("PUT", "/spaces/x", house.keys[ADMIN])
@@ -335,8 +335,8 @@ def test_rates_are_told_and_kept(house: House) -> None:
     assert "ratelimit" not in house.send("GET", "/spaces", house.keys[READ]).headers
 
 
-def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: Server) -> None:
-    replicas = [Rates(queue_server, {READ: "2/hour"}) for _ in range(2)]
+def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: RedisServer) -> None:
+    replicas = [RateLimiter(queue_server, {READ: "2/hour"}) for _ in range(2)]
     one, other = (stored.new(name, [READ])[1] for name in ("one", "other"))
     found = [rates.hit(one, READ) for rates in (*replicas, replicas[0])]
     assert [standing and standing.allowed for standing in found] == [True, True, False]
@@ -348,13 +348,15 @@ def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: Server) -> N
 
 def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     metrics = Metrics()
-    away = Server(f"unix://{tmp_path}/none", 0.2, QueueUnavailable)
-    rates = Rates(away, {READ: "1/hour"}, metrics)
+    away = RedisServer(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
+    rates = RateLimiter(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
     assert figure(metrics, "unchecked_requests_total") == 3
 
 
-def test_keys_by_the_command(registry_server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_by_the_command(
+    registry_server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["add", "me", "--scope", "read", "--scope", "infer", "--days", "2", "--limit", "9/day"]
     command = [
         sys.executable,
@@ -366,7 +368,7 @@ def test_keys_by_the_command(registry_server: Server, capsys: pytest.CaptureFixt
         registry_server.url,
     ]
     made = subprocess.run(command, capture_output=True, text=True, check=True)
-    keys = Keys(registry_server)
+    keys = ApiKeyRepository(registry_server)
     (kept,) = keys.list()
     assert kept.digest == stored.digest(made.stdout.strip())
     assert (kept.scopes, kept.limit) == ((READ, INFER), "9/day")
@@ -375,13 +377,13 @@ def test_keys_by_the_command(registry_server: Server, capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert '"name": "me"' in shown
     assert kept.digest not in shown
-    with pytest.raises(Conflict, match="last key"):
+    with pytest.raises(ConflictError, match="last key"):
         api_keys.remove(keys, "me", last=False)
     assert api_keys.add(keys, "you", ["admin"], None, None) == 0
     assert api_keys.remove(keys, "me", last=False) == 0
-    with pytest.raises(InvalidInput, match="100/minute"):
+    with pytest.raises(InvalidInputError, match="100/minute"):
         api_keys.add(keys, "often", ["admin"], None, "often")
-    with pytest.raises(InvalidInput, match="--scope"):
+    with pytest.raises(InvalidInputError, match="--scope"):
         api_keys.add(keys, "nothing", [], None, None)
 
 
@@ -397,14 +399,14 @@ def test_what_declare_prints_is_a_key_file(
     assert (kept.name, kept.scopes, kept.expired) == ("me", (READ, INFER), False)
 
 
-def test_names_are_taken_once(registry_server: Server) -> None:
-    keys = Keys(registry_server)
+def test_names_are_taken_once(registry_server: RedisServer) -> None:
+    keys = ApiKeyRepository(registry_server)
     keys.add(stored.new("a", [READ])[1])
-    with pytest.raises(Conflict, match="there already"):
+    with pytest.raises(ConflictError, match="there already"):
         keys.add(stored.new("a", [ADMIN])[1])
-    with pytest.raises(UnknownResource):
+    with pytest.raises(NotFoundError):
         keys.remove("b")
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         stored.new("a b", [READ])
 
 
@@ -422,7 +424,7 @@ def test_names_are_taken_once(registry_server: Server) -> None:
 def test_a_wrong_line_of_a_key_file_is_named_but_not_shown(tmp_path: Path, line: str) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\n{line}\n")
-    with pytest.raises(InvalidInput, match="line 3: expected NAME SCOPE") as error:
+    with pytest.raises(InvalidInputError, match="line 3: expected NAME SCOPE") as error:
         stored.read_file(file)
     assert line.split()[-1] not in str(error.value)
 
@@ -465,24 +467,24 @@ def test_what_a_file_declares_holds_without_the_registry(tmp_path: Path) -> None
     key, record = stored.new("me", [READ])
     file = tmp_path / "keys"
     file.write_text(stored.line(record))
-    away = Keys(Server(f"unix://{tmp_path}/none", 0.2, RegistryUnavailable))
-    ring = KeyRing(away, file, stale_seconds=300, must=False)
+    away = ApiKeyRepository(RedisServer(f"unix://{tmp_path}/none", 0.2, RegistryUnavailableError))
+    ring = ApiKeyCache(away, file, stale_seconds=300, must=False)
     assert ring.find(key)
     # It may be one of the registry's.
-    with pytest.raises(RegistryUnavailable):
+    with pytest.raises(RegistryUnavailableError):
         ring.find("another")
 
 
 def test_what_is_known_holds_while_the_registry_is_away() -> None:
     env = {
         "STITCHWORK_STALE_SECONDS": "5",
-        "STITCHWORK_REDIS_TIMEOUT": "1",
+        "STITCHWORK_REDIS_TIMEOUT_SECONDS": "1",
         "STITCHWORK_DURABLE": "false",
     }
     with Stage(Engine("valkey", None)) as stage:
         key, record = stored.new("me", [READ])
-        server = Server(stage.registry.url, 5.0, RegistryUnavailable)
-        Keys(server).add(record)
+        server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
+        ApiKeyRepository(server).add(record)
         server.close()
         knows = stage.api(**env)
         stage.registry.stop(kill=True)

@@ -10,7 +10,7 @@ import pytest
 
 from stitchwork.client import AsyncStitchwork, Floats, Stitchwork
 from stitchwork.client.chunks import Limits, item_parts, json_item
-from stitchwork.errors import InputTooLarge, InvalidInput, VersionMismatch
+from stitchwork.errors import InputTooLargeError, InvalidInputError, VersionMismatchError
 from tests.conftest import Pair, make_pair
 from tests.integration.client.conftest import MOST_ROWS
 
@@ -86,25 +86,27 @@ def test_predictions_come_back_in_their_order(client: Stitchwork, rows: Floats) 
 def test_a_pointer_names_the_row_among_all(client: Stitchwork, rows: Floats) -> None:
     broken = rows.copy()
     broken[AT_MEAN, 5] = np.nan
-    with pytest.raises(InvalidInput) as refused:
+    with pytest.raises(InvalidInputError) as refused:
         client.translate(broken, "x", "y")
     assert refused.value.pointer == f"/embeddings/{AT_MEAN}/5"
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 2)])
 def test_what_are_no_rows_is_refused_here(client: Stitchwork, shape: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInput, match=r"expected rows of shape \(n, d\)"):
+    with pytest.raises(InvalidInputError, match=r"expected rows of shape \(n, d\)"):
         client.translate(np.ones(shape, np.float32), "x", "y")
 
 
 def test_no_rows_are_the_services_to_refuse(client: Stitchwork) -> None:
-    with pytest.raises(InvalidInput, match="expected rows"):
+    with pytest.raises(InvalidInputError, match="expected rows"):
         client.translate(np.ones((0, 24), np.float32), "x", "y")
 
 
 def test_an_array_of_another_shape_is_not_written_to(client: Stitchwork, rows: Floats) -> None:
     out = np.zeros((len(rows), 1), np.float32)
-    with pytest.raises(InvalidInput, match=r"out: expected shape \(1501, 32\), got \(1501, 1\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"out: expected shape \(1501, 32\), got \(1501, 1\)"
+    ):
         client.translate(rows, "x", "y", out=out)
     assert not out.any()
 
@@ -116,12 +118,12 @@ def test_parts_of_two_versions_are_not_put_together(url: str, pair: Pair, rows: 
         def replace(done: int, total: int) -> None:
             client.put_space("z", "S", anchors=pair.x_anchors + np.float32(done))
 
-        with pytest.raises(VersionMismatch, match="z was replaced"):
+        with pytest.raises(VersionMismatchError, match="z was replaced"):
             client.translate(rows, "z", "y", progress=replace)
 
 
 def test_a_limit_that_parts_cannot_meet_is_told(client: Stitchwork, rows: Floats) -> None:
-    with pytest.raises(InputTooLarge, match=r"at most 500 .*\(max_rows\)") as refused:
+    with pytest.raises(InputTooLargeError, match=r"at most 500 .*\(max_rows\)") as refused:
         client.judge("x", "h", ["a"] * len(rows), embeddings=rows)
     assert getattr(refused.value, "status", None) == 413
 

@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from stitchwork import errors
-from stitchwork.client import AsyncStitchwork, ServiceProblem, Stitchwork
-from stitchwork.errors import DeadlineExceeded, InvalidInput, StitchworkError, Unavailable
+from stitchwork.client import AsyncStitchwork, ServiceError, Stitchwork
+from stitchwork.errors import (
+    DeadlineExceededError,
+    InvalidInputError,
+    StitchworkError,
+    UnavailableError,
+)
 
 CUT = 0
 """In the place of a status: the connection is closed without an answer."""
@@ -122,11 +127,11 @@ def test_it_waits_as_long_as_it_was_asked_to(peer: Peer, do: Do) -> None:
 
 @both
 @pytest.mark.parametrize(
-    "refusal", [400, 404, 409, 422, 500, 504, (503, "work-failed"), (503, "encoder-mismatch")]
+    "refusal", [400, 404, 409, 422, 500, 504, (503, "job-failed"), (503, "encoder-mismatch")]
 )
 def test_what_does_not_pass_is_sent_once(peer: Peer, do: Do, refusal: Any) -> None:
     peer.plays(refusal, later="0")
-    with pytest.raises(ServiceProblem, match="said why"):
+    with pytest.raises(ServiceError, match="said why"):
         do(peer.url, lambda c: c.embed("s", ["a text"]))
     assert len(peer.asked) == 1
 
@@ -134,11 +139,11 @@ def test_what_does_not_pass_is_sent_once(peer: Peer, do: Do, refusal: Any) -> No
 @both
 def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: Do) -> None:
     peer.plays(CUT)
-    with pytest.raises(Unavailable, match="was cut"):
+    with pytest.raises(UnavailableError, match="was cut"):
         do(peer.url, lambda c: c.delete("spaces", "s"))
     assert len(peer.asked) == 1
     peer.plays((503, "registry-unavailable"), later="0")
-    with pytest.raises(Unavailable, match="said why"):
+    with pytest.raises(UnavailableError, match="said why"):
         do(peer.url, lambda c: c.delete("spaces", "s"))
     peer.plays(429, 204, later="0")
     do(peer.url, lambda c: c.delete("spaces", "s"))
@@ -148,10 +153,10 @@ def test_a_removal_is_not_sent_again_once_it_may_have_been_done(peer: Peer, do: 
 @both
 def test_it_gives_up_in_the_end(peer: Peer, do: Do) -> None:
     peer.plays(*[(429, "queue-full")] * 3, later="0")
-    with pytest.raises(errors.QueueFull) as refused:
+    with pytest.raises(errors.QueueFullError) as refused:
         do(peer.url, lambda c: c.info(), retries=2)
     assert len(peer.asked) == 3
-    assert isinstance(refused.value, ServiceProblem)
+    assert isinstance(refused.value, ServiceError)
     assert refused.value.status == 429
 
 
@@ -165,7 +170,7 @@ def test_a_part_of_a_large_call_waits_until_there_is_room(peer: Peer, do: Do) ->
     assert do(peer.url, lambda c: c.classify("h", rows, "s"), retries=1) == told
     peer.plays(200, *[(429, "queue-full")] * 9, later="0")
     peer.answers[0] = (200, {"limits": limits}, {})
-    with pytest.raises(errors.QueueFull):
+    with pytest.raises(errors.QueueFullError):
         do(peer.url, lambda c: c.classify("h", rows, "s"), retries=1, timeout=0.2)
     # As long as the client would have waited for an answer, and at least as often as it was told.
     assert 1 + 2 <= len(peer.asked) < 1 + 9
@@ -174,7 +179,7 @@ def test_a_part_of_a_large_call_waits_until_there_is_room(peer: Peer, do: Do) ->
 @both
 def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Do) -> None:
     peer.plays((429, "quota-exceeded"), later="3600")
-    with pytest.raises(ServiceProblem) as refused:
+    with pytest.raises(ServiceError) as refused:
         do(peer.url, lambda c: c.info())
     assert refused.value.retry_after == 3600
     assert len(peer.asked) == 1
@@ -183,7 +188,7 @@ def test_a_long_wait_is_left_to_the_caller(peer: Peer, do: Do) -> None:
 @both
 def test_silence_ends_in_time(peer: Peer, do: Do) -> None:
     peer.plays(SILENT)
-    with pytest.raises(DeadlineExceeded, match=r"within 0.2 seconds"):
+    with pytest.raises(DeadlineExceededError, match=r"within 0.2 seconds"):
         do(peer.url, lambda c: c.info(), timeout=0.2)
     assert peer.asked[0][1]["X-Request-Timeout"] == "0.2"
 
@@ -192,7 +197,7 @@ def test_silence_ends_in_time(peer: Peer, do: Do) -> None:
 def test_nobody_there(do: Do) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    with pytest.raises(Unavailable, match="cannot be reached"):
+    with pytest.raises(UnavailableError, match="cannot be reached"):
         do(f"http://127.0.0.1:{port}", lambda c: c.info(), retries=1)
 
 
@@ -200,17 +205,17 @@ def test_nobody_there(do: Do) -> None:
 def test_the_first_refusal_of_a_part_ends_the_call(peer: Peer, do: Do) -> None:
     peer.plays(*[422] * 9)
     rows = np.ones((9, 4), np.float32)
-    with pytest.raises(InvalidInput, match="said why"):
+    with pytest.raises(InvalidInputError, match="said why"):
         do(peer.url, lambda c: c.classify("h", rows, "s"))
 
 
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (404, "unknown-resource", errors.UnknownResource),
-        (409, "anchor-set-mismatch", errors.AnchorSetMismatch),
-        (422, "wrong-width", errors.InvalidInput),
-        (503, "encoder-mismatch", errors.Unavailable),
+        (404, "not-found", errors.NotFoundError),
+        (409, "anchor-set-mismatch", errors.AnchorSetMismatchError),
+        (422, "wrong-width", errors.InvalidInputError),
+        (503, "encoder-mismatch", errors.UnavailableError),
         (500, "internal", StitchworkError),
     ],
 )
@@ -220,7 +225,7 @@ def test_a_problem_is_of_its_class_in_the_tree(
     peer.plays((status, code))
     with pytest.raises(kind) as refused:
         waited(peer.url, lambda c: c.info())
-    assert isinstance(refused.value, ServiceProblem)
+    assert isinstance(refused.value, ServiceError)
     assert (refused.value.status, refused.value.code) == (status, code)
 
 
@@ -254,5 +259,5 @@ def test_ids_are_quoted(peer: Peer) -> None:
 
 @pytest.mark.parametrize("url", ["localhost:8765", "ftp://there", "there", "http://a:b"])
 def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(InvalidInput, match="expected a URL such as"):
+    with pytest.raises(InvalidInputError, match="expected a URL such as"):
         Stitchwork(url)

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from stitchwork.client import Stitchwork
-from stitchwork.errors import InvalidInput, MalformedInput, UnknownResource
+from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
 from stitchwork.evaluation.corpora import Corpus, View, split
 from stitchwork.evaluation.corpus_embeddings import gather, write
 from stitchwork.evaluation.corpus_sources import corpus
@@ -91,20 +91,20 @@ def test_what_was_written_is_a_corpus_again(tmp_path: Path, away: Stitchwork) ->
 
 
 def test_encoders_that_a_corpus_has_nothing_for(tmp_path: Path, away: Stitchwork) -> None:
-    with pytest.raises(InvalidInput, match=r"minilm takes text; stripes has image \(image\)"):
+    with pytest.raises(InvalidInputError, match=r"minilm takes text; stripes has image \(image\)"):
         seen(away, stripes(), ["minilm"], tmp_path)
-    with pytest.raises(InvalidInput, match=r"use/jpn takes text jpn; phrases has eng .*fra"):
+    with pytest.raises(InvalidInputError, match=r"use/jpn takes text jpn; phrases has eng .*fra"):
         seen(away, phrases(), ["use/jpn"], tmp_path)
-    with pytest.raises(InvalidInput, match="at least one encoder"):
+    with pytest.raises(InvalidInputError, match="at least one encoder"):
         seen(away, phrases(), [], tmp_path)
-    with pytest.raises(InvalidInput, match="a spec as JSON"):
+    with pytest.raises(InvalidInputError, match="a spec as JSON"):
         seen(away, phrases(), ["mine={"], tmp_path)
-    with pytest.raises(InvalidInput, match="kind and model"):
+    with pytest.raises(InvalidInputError, match="kind and model"):
         seen(away, phrases(), ["mine=[]"], tmp_path)
-    with pytest.raises(InvalidInput, match="a kind of timm, transformers"):
+    with pytest.raises(InvalidInputError, match="a kind of timm, transformers"):
         seen(away, phrases(), ['mine={"kind": "word2vec", "model": "m"}'], tmp_path)
     unlabelled = Corpus("x", None, (), *split(SIZE, None), stripes().views)
-    with pytest.raises(InvalidInput, match="trained on labels, and x has none"):
+    with pytest.raises(InvalidInputError, match="trained on labels, and x has none"):
         seen(away, unlabelled, ["small-resnet"], tmp_path)
 
 
@@ -119,7 +119,7 @@ def test_defaults_suit_what_a_corpus_holds() -> None:
 
 
 def test_too_few_images_are_not_trained_on(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="at least 64 images, got 2 labels and 2 images"):
+    with pytest.raises(InvalidInputError, match="at least 64 images, got 2 labels and 2 images"):
         train_small(
             "test_resnet",
             [b"", b""],
@@ -142,7 +142,7 @@ def test_an_encoder_that_runs_here_sees_each_language(tmp_path: Path, away: Stit
     np.testing.assert_allclose(found.rows["use/fra"], wanted, atol=1e-5)
     only = seen(away, phrases(), ["use/fra"], tmp_path)
     np.testing.assert_array_equal(only.rows["use/fra"], found.rows["use/fra"])
-    with pytest.raises(InvalidInput, match="two spaces of the name use/fra"):
+    with pytest.raises(InvalidInputError, match="two spaces of the name use/fra"):
         seen(away, phrases(), ["use", "use/fra"], tmp_path)
 
 
@@ -157,7 +157,7 @@ def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stit
         found = seen(client, stripes(), ["small-resnet"], folder)
         assert _registered(client) == before
         _check_registered_spaces(client, models, folder, found)
-        with pytest.raises(UnknownResource, match="a space of the service, got nobody"):
+        with pytest.raises(NotFoundError, match="a space of the service, got nobody"):
             seen(client, stripes(), ["nobody"], folder)
     assert found.rows["small-resnet"].shape == (SIZE, 96)
     assert found.modality == {"small-resnet": "image"}
@@ -170,7 +170,7 @@ def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stit
 
     (kept,) = (folder / "stripes").glob("small-resnet-*.npz")
     kept.write_bytes(kept.read_bytes()[:1000])
-    with pytest.raises(MalformedInput, match="is damaged"):
+    with pytest.raises(MalformedInputError, match="is damaged"):
         seen(away, stripes(), ["small-resnet"], folder)
 
 
@@ -185,7 +185,7 @@ def _check_registered_spaces(
     client.put_space("theirs", "some", encoder=spec)
     client.wait("spaces", "theirs")
     client.put_space("vectors", "some", anchors=np.eye(20, dtype=np.float32))
-    with pytest.raises(InvalidInput, match="has no encoder"):
+    with pytest.raises(InvalidInputError, match="has no encoder"):
         seen(client, stripes(), ["vectors"], folder)
     told = str(spec).replace("'", '"')
     same = seen(client, stripes(), ["theirs", f"mine={told}"], folder)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
-from stitchwork.errors import InvalidInput, MalformedInput
+from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.evaluation.corpus_embeddings import write
 from stitchwork.evaluation.evaluate import EXPERIMENTS, LAYERS, Ask, evaluate
 from stitchwork.evaluation.experiments.over_http import over_http
@@ -19,7 +19,7 @@ from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.markdown import table
 from stitchwork.evaluation.plots import plots
 from stitchwork.evaluation.report import SECTIONS, report
-from stitchwork.evaluation.result_cache import kept, key_of_data
+from stitchwork.evaluation.result_cache import cached_result, key_of_data
 from stitchwork.evaluation.summary import Versus, over_pairs, versus
 from stitchwork.geometry.bridges import DEFAULT
 from tests.integration.evaluation.experiments.conftest import SETTINGS, digits_embedded
@@ -130,21 +130,21 @@ def test_a_result_is_kept_by_its_key(tmp_path: Path) -> None:
         calls.append(1)
         return {"calls": len(calls)}
 
-    assert kept(path, "a", compute).again is False
-    assert kept(path, "a", compute).result == {"calls": 1}
-    assert kept(path, "b", compute).result == {"calls": 2}
+    assert cached_result(path, "a", compute).again is False
+    assert cached_result(path, "a", compute).result == {"calls": 1}
+    assert cached_result(path, "b", compute).result == {"calls": 2}
     assert [p.name for p in tmp_path.iterdir()] == ["one.json"]
     path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(MalformedInput, match="damaged"):
-        kept(path, "b", compute)
+    with pytest.raises(MalformedInputError, match="damaged"):
+        cached_result(path, "b", compute)
 
 
 def test_a_failed_experiment_leaves_nothing(tmp_path: Path) -> None:
     def fail() -> Record:
-        raise InvalidInput("not this one")
+        raise InvalidInputError("not this one")
 
-    with pytest.raises(InvalidInput):
-        kept(tmp_path / "sub" / "one.json", "a", fail)
+    with pytest.raises(InvalidInputError):
+        cached_result(tmp_path / "sub" / "one.json", "a", fail)
     assert not (tmp_path / "sub").exists()
 
 
@@ -159,9 +159,9 @@ def test_prediction_brings_what_it_reads() -> None:
 
 
 def test_unknown_names_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="got colours"):
+    with pytest.raises(InvalidInputError, match="got colours"):
         Ask(only=("colours",))
-    with pytest.raises(InvalidInput, match="expected peers of"):
+    with pytest.raises(InvalidInputError, match="expected peers of"):
         Ask(peers=("nobody",))
     code = main(["evaluate", str(tmp_path / "nothing"), "--only", "sizes", "--out", str(tmp_path)])
     assert code == 1

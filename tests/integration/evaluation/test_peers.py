@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.evaluation.peers import Peer, environment, translate_with_peer
 
 PYTHON = Path(sys.executable)
@@ -57,32 +57,32 @@ def test_rows_go_to_another_program_and_come_back() -> None:
 @pytest.mark.usefixtures("rat")
 def test_a_program_that_fails_is_told_of_with_what_it_said() -> None:
     with Peer("rat-embed", PYTHON) as peer:
-        with pytest.raises(WorkFailed, match=r"rat-embed exited with 1: .*no rows at all"):
+        with pytest.raises(JobFailedError, match=r"rat-embed exited with 1: .*no rows at all"):
             peer.relate(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2), rows(0, 5, 3))
-        with pytest.raises(WorkFailed, match="no rows at all"):
+        with pytest.raises(JobFailedError, match="no rows at all"):
             peer.relate(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2), rows(4, 5, 3))
 
 
 @pytest.mark.usefixtures("rat")
 def test_what_a_peer_cannot_do_is_refused() -> None:
     with Peer("rat-embed", PYTHON) as peer:
-        with pytest.raises(InvalidInput, match="no rows of the target space"):
+        with pytest.raises(InvalidInputError, match="no rows of the target space"):
             peer(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2))
-        with pytest.raises(InvalidInput, match="parallel anchors, got 9 and 8"):
+        with pytest.raises(InvalidInputError, match="parallel anchors, got 9 and 8"):
             peer.relate(rows(9, 8, 0), rows(8, 5, 1), rows(4, 8, 2), rows(4, 5, 2))
 
 
 def test_an_interpreter_without_the_peer() -> None:
-    with pytest.raises(WorkFailed, match="No module named 'latentis'"):
+    with pytest.raises(JobFailedError, match="No module named 'latentis'"):
         translate_with_peer("latentis-lstsq", PYTHON, rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2))
 
 
 def test_peers_and_interpreters_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="expected one of latentis-procrustes"):
+    with pytest.raises(InvalidInputError, match="expected one of latentis-procrustes"):
         Peer("procrustes", PYTHON)
-    with pytest.raises(InvalidInput, match="there is no interpreter"):
+    with pytest.raises(InvalidInputError, match="there is no interpreter"):
         Peer("rat-embed", tmp_path / "python")
-    with pytest.raises(InvalidInput, match="expected one of"):
+    with pytest.raises(InvalidInputError, match="expected one of"):
         environment("procrustes", tmp_path)
 
 
@@ -90,6 +90,6 @@ def test_a_peer_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    with pytest.raises(WorkFailed, match=r"rat-embed==0.3.0 cannot be installed: ERROR"):
+    with pytest.raises(JobFailedError, match=r"rat-embed==0.3.0 cannot be installed: ERROR"):
         environment("rat-embed", tmp_path / "peers")
     assert not list((tmp_path / "peers").glob("*/whole")), "or the next call would trust it"

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stitchwork.errors import QueueUnavailable
+from stitchwork.errors import QueueUnavailableError
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.inference.inverse_cache import Inverses
-from stitchwork.inference.translator import Translator, Way
-from stitchwork.redis.client import PREFIX, Server
+from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.translator import PairMap, Translator
+from stitchwork.redis.client import PREFIX, RedisServer
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
@@ -23,7 +23,7 @@ from tests.support.metric_samples import figure
 
 
 @pytest.fixture
-def registry(registry_server: Server) -> Registry:
+def registry(registry_server: RedisServer) -> Registry:
     return Registry(registry_server, durable=True, stale_seconds=60)
 
 
@@ -33,8 +33,8 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def inverses(queue_server: Server, metrics: Metrics) -> Iterator[Inverses]:
-    found = Inverses(queue_server, threads=2, metrics=metrics)
+def inverses(queue_server: RedisServer, metrics: Metrics) -> Iterator[InverseCache]:
+    found = InverseCache(queue_server, threads=2, metrics=metrics)
     yield found
     found.close()
 
@@ -49,28 +49,28 @@ def spaces(registry: Registry, pair: Pair) -> tuple[Space, Space]:
     return found[0], found[1]
 
 
-def translator(registry: Registry, inverses: Inverses, most: int = 1 << 20) -> Translator:
+def translator(registry: Registry, inverses: InverseCache, most: int = 1 << 20) -> Translator:
     return Translator(registry, inverses, most)
 
 
 @pytest.mark.parametrize("bridge", ["ridge", "irp"])
 def test_however_many_ask_one_inverse_is_computed(
     registry: Registry,
-    inverses: Inverses,
+    inverses: InverseCache,
     metrics: Metrics,
-    queue_server: Server,
+    queue_server: RedisServer,
     spaces: tuple[Space, Space],
     bridge: BridgeName,
 ) -> None:
     # Another process, as far as the cache can tell.
-    other = Inverses(queue_server, threads=2, metrics=metrics)
+    other = InverseCache(queue_server, threads=2, metrics=metrics)
 
     def computed() -> float:
         return figure(metrics, "cache_lookups_total", cache="inverse", result="miss")
 
     together = threading.Barrier(40)
 
-    def ask(i: int) -> Way:
+    def ask(i: int) -> PairMap:
         mine = translator(registry, (inverses, other)[i % 2])
         together.wait()
         return mine.way(*spaces, bridge)
@@ -87,9 +87,9 @@ def test_however_many_ask_one_inverse_is_computed(
 @pytest.mark.parametrize("damage", ["flipped", "cut", "pickle"])
 def test_damaged_bytes_are_noticed_and_computed_again(
     registry: Registry,
-    inverses: Inverses,
+    inverses: InverseCache,
     metrics: Metrics,
-    queue_server: Server,
+    queue_server: RedisServer,
     spaces: tuple[Space, Space],
     pair: Pair,
     damage: str,
@@ -114,15 +114,18 @@ def test_damaged_bytes_are_noticed_and_computed_again(
 def test_without_the_cache_there_is_still_an_answer(
     registry: Registry, spaces: tuple[Space, Space], pair: Pair
 ) -> None:
-    nowhere = Server("unix:///nowhere/at/all.sock", 0.5, QueueUnavailable)
-    inverses = Inverses(nowhere, threads=1)
+    nowhere = RedisServer("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
+    inverses = InverseCache(nowhere, threads=1)
     rows = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     assert np.isfinite(rows).all()
     inverses.close()
 
 
 def test_only_cached_inverses_can_be_evicted(
-    registry: Registry, inverses: Inverses, queue_server: Server, spaces: tuple[Space, Space]
+    registry: Registry,
+    inverses: InverseCache,
+    queue_server: RedisServer,
+    spaces: tuple[Space, Space],
 ) -> None:
     translator(registry, inverses).way(*spaces, "ridge")
     lifetimes = {key: queue_server.redis.ttl(key) for key in queue_server.redis.scan_iter()}
@@ -132,7 +135,7 @@ def test_only_cached_inverses_can_be_evicted(
 
 
 def test_fused_maps_are_kept_within_bounds(
-    registry: Registry, inverses: Inverses, spaces: tuple[Space, Space]
+    registry: Registry, inverses: InverseCache, spaces: tuple[Space, Space]
 ) -> None:
     kept = translator(registry, inverses)
     assert kept.way(*spaces, "ridge") is kept.way(*spaces, "ridge")
@@ -144,7 +147,7 @@ def test_fused_maps_are_kept_within_bounds(
 
 def test_a_pool_that_is_through_at_once_holds_nobody_up(
     registry: Registry,
-    inverses: Inverses,
+    inverses: InverseCache,
     spaces: tuple[Space, Space],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from stitchwork.models.cuda_graphs import ROWS, TOKENS, Recorded, pad
 from stitchwork.models.encoder import inference
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import Pass
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Item, TextEncoder
@@ -62,7 +62,7 @@ def test_rows_of_a_real_model_stay_the_same(
     record: Played, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.cuda_graphs")
-    catalog = Catalog("cpu", [minilm_folder()], offline=True, compiling=False)
+    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, compiling=False)
     encoder = catalog.get(TextEncoder(model=str(minilm_folder()))).encoder
     plain: Pass = encoder._pass  # type: ignore[attr-defined]
     inputs = encoder.prepare(TEXTS).inputs

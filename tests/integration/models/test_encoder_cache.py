@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from stitchwork.errors import InputTooLarge, WorkFailed
+from stitchwork.errors import InputTooLargeError, JobFailedError
 from stitchwork.models.batching import Batches
 from stitchwork.models.encoder import Prepared, pick_device
-from stitchwork.models.encoder_cache import LEAST_PATIENCE, Catalog
+from stitchwork.models.encoder_cache import LEAST_PATIENCE, EncoderCache
 from stitchwork.models.memory import device_bytes
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import ImageEncoder, Item, Modality, TextEncoder, encoder_key
@@ -63,7 +63,7 @@ def test_a_batch_that_runs_out_of_memory_is_split_and_the_size_remembered() -> N
 
 
 def test_an_input_that_does_not_fit_even_alone_is_named() -> None:
-    with pytest.raises(InputTooLarge, match="does not fit the memory") as caught:
+    with pytest.raises(InputTooLargeError, match="does not fit the memory") as caught:
         Batches(Hungry(most=8)).embed(rows(1, 2, -1, 4), 4)
     assert (caught.value.pointer, caught.value.code) == ("/items/2", "out-of-memory")
 
@@ -115,8 +115,8 @@ def test_those_used_last_stay_as_far_as_memory_goes(weights: Path) -> None:
     ]
     keys = [encoder_key(spec) for spec in specs]
     roots = [weights.parent]
-    size = Catalog("cpu", roots, offline=True).get(specs[0]).encoder.nbytes
-    catalog = Catalog("cpu", roots, offline=True, memory_bytes=int(2.5 * size))
+    size = EncoderCache("cpu", roots, offline=True).get(specs[0]).encoder.nbytes
+    catalog = EncoderCache("cpu", roots, offline=True, memory_bytes=int(2.5 * size))
     for i in (0, 1, 0, 2):
         catalog.get(specs[i])
     assert set(catalog.loaded()) == {keys[0], keys[2]}
@@ -124,16 +124,16 @@ def test_those_used_last_stay_as_far_as_memory_goes(weights: Path) -> None:
     assert catalog.patience(keys[0]) == 0
     assert catalog.patience(keys[1]) >= LEAST_PATIENCE, "it would push out another"
     text = TextEncoder(model=str(minilm_folder()))
-    catalog = Catalog("cpu", [minilm_folder()], offline=True, memory_bytes=1)
+    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, memory_bytes=1)
     assert catalog.get(text) is catalog.get(text), "one that is larger than the limit still serves"
 
 
 def test_what_cannot_be_loaded_is_not_tried_again_at_once(tmp_path: Path) -> None:
-    catalog = Catalog("cpu", [tmp_path], offline=True)
+    catalog = EncoderCache("cpu", [tmp_path], offline=True)
     spec = TextEncoder(model=str(tmp_path))
-    with pytest.raises(WorkFailed) as first:
+    with pytest.raises(JobFailedError) as first:
         catalog.get(spec)
-    with pytest.raises(WorkFailed) as second:
+    with pytest.raises(JobFailedError) as second:
         catalog.get(spec)
     assert first.value is second.value
 
@@ -148,7 +148,7 @@ def test_devices_and_what_they_hold() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
-    catalog = Catalog("cpu", [weights.parent], offline=True, memory_bytes=1)
+    catalog = EncoderCache("cpu", [weights.parent], offline=True, memory_bytes=1)
     specs = [
         ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
         for size in (32, 64)

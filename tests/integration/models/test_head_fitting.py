@@ -3,7 +3,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.models.head_fitting import fit_linear
 
@@ -31,7 +31,7 @@ def test_labels_keep_their_letters() -> None:
 
 @pytest.mark.parametrize("labels", [["a", "a"], ["a"]])
 def test_what_cannot_be_fitted(labels: list[str]) -> None:
-    with pytest.raises(InvalidInput):
+    with pytest.raises(InvalidInputError):
         fit_linear(np.eye(2, dtype=np.float32), labels)
 
 

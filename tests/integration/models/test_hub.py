@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stitchwork.errors import InvalidInput, WorkFailed
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.errors import InvalidInputError, JobFailedError
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.hub import Hub
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import TextEncoder
@@ -40,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_revision_is_pinned_to_its_commit(cache: Path) -> None:
-    catalog = Catalog("cpu", [], offline=True, hub_models=("sentence-transformers/*",))
+    catalog = EncoderCache("cpu", [], offline=True, hub_models=("sentence-transformers/*",))
     spec = TextEncoder(model=MODEL)
     pinned = catalog.pin(spec)
     assert pinned.revision == COMMITS[0]
@@ -54,15 +54,15 @@ def test_a_revision_is_pinned_to_its_commit(cache: Path) -> None:
 
 def test_only_models_that_a_pattern_allows(cache: Path) -> None:
     for patterns in ((), ("timm/*",), ("sentence-transformers/all-mpnet*",)):
-        with pytest.raises(InvalidInput, match="hub_models") as refused:
+        with pytest.raises(InvalidInputError, match="hub_models") as refused:
             Hub(patterns, offline=True).folder(MODEL, None)
         assert refused.value.code == "model-not-allowed"
     hub = Hub(("*",), offline=True)
     assert hub.folder(MODEL, None).name == COMMITS[0]
-    with pytest.raises(WorkFailed, match="offline and has no copy"):
+    with pytest.raises(JobFailedError, match="offline and has no copy"):
         hub.folder("timm/resnet18.a1_in1k", None)
-    with pytest.raises(WorkFailed, match="at v9 cannot be loaded"):
+    with pytest.raises(JobFailedError, match="at v9 cannot be loaded"):
         hub.folder(MODEL, "v9")
     for name in ("a b/c", "x/../y", "a//b", "-/-"):
-        with pytest.raises((InvalidInput, WorkFailed)):
+        with pytest.raises((InvalidInputError, JobFailedError)):
             hub.folder(name, None)

@@ -10,7 +10,7 @@ import torch
 from stitchwork.evaluation.image_datasets import digits
 from stitchwork.models import openvino_backend
 from stitchwork.models.encoder import Encoder
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import fastest
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.timm_encoder import load
@@ -36,9 +36,9 @@ def image(weights: Path, **more: object) -> ImageEncoder:
     return ImageEncoder.model_validate(told)
 
 
-def catalog(weights: Path, *, compiling: bool) -> Catalog:
+def catalog(weights: Path, *, compiling: bool) -> EncoderCache:
     roots = [minilm_folder(), weights.parent]
-    return Catalog("cpu", roots, offline=True, compiling=compiling)
+    return EncoderCache("cpu", roots, offline=True, compiling=compiling)
 
 
 def rows(encoder: Encoder, items: list[Item]) -> torch.Tensor:
@@ -126,7 +126,7 @@ def test_longer_texts_than_are_tried_are_not_compiled(
 ) -> None:
     monkeypatch.setattr("stitchwork.models.transformers_encoder.TRIED_LENGTH", 100)
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = Catalog("cpu", [minilm_folder()], offline=True)
+    found = EncoderCache("cpu", [minilm_folder()], offline=True)
     found.get(text())
     assert not said(caplog)
     found.get(text(max_length=100))
@@ -150,7 +150,7 @@ def test_models_that_come_and_go_leave_nothing(weights: Path) -> None:
 
 def test_a_model_that_comes_back_is_not_compiled_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = Catalog("cpu", [minilm_folder()], offline=True)
+    found = EncoderCache("cpu", [minilm_folder()], offline=True)
     before = rows(found.get(text()).encoder, TEXTS)
     found.evict(found.loaded()[0])
     torch.testing.assert_close(rows(found.get(text()).encoder, TEXTS), before, rtol=1e-4, atol=1e-5)

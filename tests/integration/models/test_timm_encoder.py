@@ -13,10 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 
-from stitchwork.errors import InputTooLarge, InvalidInput, UnsupportedFormat, WorkFailed
+from stitchwork.errors import (
+    InputTooLargeError,
+    InvalidInputError,
+    JobFailedError,
+    UnsupportedFormatError,
+)
 from stitchwork.models.batching import Batches
 from stitchwork.models.encoder import MOST_PIXELS
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from stitchwork.models.timm_encoder import decode
 from stitchwork.resources import ImageEncoder
@@ -41,13 +46,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def catalog(weights: Path) -> Catalog:
-    return Catalog("cpu", [weights.parent], offline=True)
+def catalog(weights: Path) -> EncoderCache:
+    return EncoderCache("cpu", [weights.parent], offline=True)
 
 
 @pytest.mark.models
 def test_features_and_classifier_are_those_of_the_plain_model(
-    catalog: Catalog, weights: Path
+    catalog: EncoderCache, weights: Path
 ) -> None:
     spec = ImageEncoder(model=NAME, weights=str(weights), input_size=96)
     encoder = catalog.get(spec).encoder
@@ -107,17 +112,17 @@ def test_orientation_is_honoured() -> None:
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (b"", UnsupportedFormat),
-        (b"not an image", UnsupportedFormat),
-        (file(picture(), "GIF"), UnsupportedFormat),
-        (file(picture(), "TIFF"), UnsupportedFormat),
-        (file(picture(200, 200), "JPEG")[:2000], InvalidInput),
-        (file(picture(200, 200))[:2000], InvalidInput),
-        (file(Image.new("1", (10_000, 10_000))), InputTooLarge),
-        (file(Image.new("1", (1, 4000))), InvalidInput),
+        (b"", UnsupportedFormatError),
+        (b"not an image", UnsupportedFormatError),
+        (file(picture(), "GIF"), UnsupportedFormatError),
+        (file(picture(), "TIFF"), UnsupportedFormatError),
+        (file(picture(200, 200), "JPEG")[:2000], InvalidInputError),
+        (file(picture(200, 200))[:2000], InvalidInputError),
+        (file(Image.new("1", (10_000, 10_000))), InputTooLargeError),
+        (file(Image.new("1", (1, 4000))), InvalidInputError),
     ],
 )
-def test_what_is_refused(data: bytes, kind: type[InvalidInput]) -> None:
+def test_what_is_refused(data: bytes, kind: type[InvalidInputError]) -> None:
     with pytest.raises(kind) as refused:
         decode(data, "/items/7")
     assert type(refused.value) is kind
@@ -126,15 +131,15 @@ def test_what_is_refused(data: bytes, kind: type[InvalidInput]) -> None:
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
     told = rf"at most {MOST_PIXELS} pixels \(max_image_pixels\), got 60000 x 60000"
-    with pytest.raises(InputTooLarge, match=told):
+    with pytest.raises(InputTooLargeError, match=told):
         decode(claiming(60_000), "/items/0")
 
 
 def test_a_raised_bound_holds_and_none_of_pillows_own() -> None:
     # Pillow alone would not open half as many: this one gets as far as the data that it lacks.
-    with pytest.raises(InvalidInput, match="cut or damaged"):
+    with pytest.raises(InvalidInputError, match="cut or damaged"):
         decode(claiming(14_000), "/items/0", 14_000**2)
-    with pytest.raises(InputTooLarge, match="195999999 pixels"):
+    with pytest.raises(InputTooLargeError, match="195999999 pixels"):
         decode(claiming(14_000), "/items/0", 14_000**2 - 1)
 
 
@@ -149,7 +154,7 @@ def claiming(side: int) -> bytes:
 @pytest.mark.models
 @pytest.mark.parametrize("classes", [7, 0])
 def test_a_model_that_was_trained_further_has_classes_of_its_own(
-    catalog: Catalog, weights: Path, classes: int
+    catalog: EncoderCache, weights: Path, classes: int
 ) -> None:
     state = load_file(weights)
     for name in ("classifier.weight", "classifier.bias"):
@@ -169,33 +174,35 @@ def test_a_model_that_was_trained_further_has_classes_of_its_own(
         classifier, labels = catalog.classifier(own)
         assert (classifier.layers[0][0].shape[0], labels) == (7, list("0123456"))
     else:
-        with pytest.raises(InvalidInput, match="not one linear layer"):
+        with pytest.raises(InvalidInputError, match="not one linear layer"):
             catalog.classifier(own)
 
 
 @pytest.mark.models
 def test_weights_are_safetensors_of_that_model_from_allowed_folders(
-    catalog: Catalog, weights: Path, tmp_path: Path
+    catalog: EncoderCache, weights: Path, tmp_path: Path
 ) -> None:
     pickled = weights.parent / "weights.pth"
     torch.save({"a": torch.ones(1)}, pickled)
-    with pytest.raises(UnsupportedFormat, match="never read"):
+    with pytest.raises(UnsupportedFormatError, match="never read"):
         catalog.get(ImageEncoder(model=NAME, weights=str(pickled)))
-    with pytest.raises(InvalidInput, match=r"those of .*lite1: it has no blocks\.1\.2\."):
+    with pytest.raises(InvalidInputError, match=r"those of .*lite1: it has no blocks\.1\.2\."):
         catalog.get(ImageEncoder(model="tf_efficientnet_lite1", weights=str(weights)))
     state = {**load_file(weights), "classifier.weight": torch.ones(7, 3)}
     save_torch(state, weights.with_name("narrow.safetensors"))
     told = r"classifier\.weight of shape \(1000, 1280\), got \(7, 3\)"
-    with pytest.raises(InvalidInput, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         catalog.get(ImageEncoder(model=NAME, weights=str(weights.with_name("narrow.safetensors"))))
-    with pytest.raises(InvalidInput, match=r"no file none\.safetensors"):
+    with pytest.raises(InvalidInputError, match=r"no file none\.safetensors"):
         catalog.get(ImageEncoder(model=NAME, weights=str(weights.parent / "none.safetensors")))
-    with pytest.raises(InvalidInput, match="model_roots"):
+    with pytest.raises(InvalidInputError, match="model_roots"):
         catalog.get(ImageEncoder(model=NAME, weights=str(tmp_path / "x.safetensors")))
-    with pytest.raises(InvalidInput, match="no model"):
+    with pytest.raises(InvalidInputError, match="no model"):
         catalog.get(ImageEncoder(model="no_such_model", weights=str(weights)))
-    with pytest.raises(InvalidInput, match=r"timm/resnet18\.a1_in1k is not among"):
+    with pytest.raises(InvalidInputError, match=r"timm/resnet18\.a1_in1k is not among"):
         catalog.get(ImageEncoder(model="resnet18"))
-    allowing = Catalog("cpu", [], offline=True, hub_models=("timm/*",))
-    with pytest.raises(WorkFailed, match=r"resnet18\.a1_in1k cannot be loaded: this worker is off"):
+    allowing = EncoderCache("cpu", [], offline=True, hub_models=("timm/*",))
+    with pytest.raises(
+        JobFailedError, match=r"resnet18\.a1_in1k cannot be loaded: this worker is off"
+    ):
         allowing.get(ImageEncoder(model="resnet18"))

@@ -13,10 +13,10 @@ from transformers import (
     MPNetModel,
 )
 
-from stitchwork.errors import InvalidInput, WorkFailed
+from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.models.batching import Batches
 from stitchwork.models.encoder import Prepared
-from stitchwork.models.encoder_cache import Catalog
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.models.transformers_encoder import TransformersEncoder, pool
 from stitchwork.resources import TextEncoder
@@ -59,10 +59,10 @@ def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> No
     torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_items", [1, 4, 64])
-def test_batches_do_not_change_rows(minilm: TransformersEncoder, batch_items: int) -> None:
+@pytest.mark.parametrize("items_per_batch", [1, 4, 64])
+def test_batches_do_not_change_rows(minilm: TransformersEncoder, items_per_batch: int) -> None:
     parts = [minilm.prepare([text]) for text in TEXTS]
-    rows = Batches(minilm).embed(Prepared.join(parts), batch_items)
+    rows = Batches(minilm).embed(Prepared.join(parts), items_per_batch)
     torch.testing.assert_close(
         rows, Batches(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
     )
@@ -87,10 +87,10 @@ def test_padding_has_no_effect_on_pooling() -> None:
 
 
 def test_long_texts(minilm: TransformersEncoder) -> None:
-    with pytest.raises(InvalidInput, match="takes 256 tokens, the text has 602") as refused:
+    with pytest.raises(InvalidInputError, match="takes 256 tokens, the text has 602") as refused:
         minilm.prepare(["ok", "word " * 600])
     assert refused.value.pointer == "/items/1"
-    with pytest.raises(InvalidInput, match="10000000 characters"):
+    with pytest.raises(InvalidInputError, match="10000000 characters"):
         minilm.prepare(["x" * 10_000_000])
     cut = minilm.prepare(["ok", "word " * 600], truncate=True)
     assert cut.truncated == (1,)
@@ -103,14 +103,16 @@ def test_the_lower_of_two_limits_holds() -> None:
     spec = TextEncoder.model_validate(told)
     capped = TransformersEncoder(spec, CPU, minilm_folder(), 20)
     with pytest.raises(
-        InvalidInput, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
+        InvalidInputError, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
     ):
         capped.prepare(["word " * 40])
-    with pytest.raises(InvalidInput, match=r"\(max_text_tokens\), the text has 5000 characters"):
+    with pytest.raises(
+        InvalidInputError, match=r"\(max_text_tokens\), the text has 5000 characters"
+    ):
         capped.prepare(["x" * 5000])
     assert len(capped.prepare(["word " * 40], truncate=True).inputs[0]) == 20
     own = TransformersEncoder(spec, CPU, minilm_folder(), 200)
-    with pytest.raises(InvalidInput, match="takes 128 tokens, the text has 202"):
+    with pytest.raises(InvalidInputError, match="takes 128 tokens, the text has 202"):
         own.prepare(["word " * 200])
 
 
@@ -119,13 +121,13 @@ def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
     if text == "\0":
         assert minilm.prepare([text]).inputs
         return
-    with pytest.raises(InvalidInput, match="not empty"):
+    with pytest.raises(InvalidInputError, match="not empty"):
         minilm.prepare([text])
 
 
 @pytest.mark.parametrize("max_length", [2, 513])
 def test_lengths_that_the_model_cannot_take(max_length: int) -> None:
-    with pytest.raises(InvalidInput, match="3 to 512 tokens"):
+    with pytest.raises(InvalidInputError, match="3 to 512 tokens"):
         encoder(max_length=max_length)
 
 
@@ -148,7 +150,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
-    catalog = Catalog("cpu", [tiny], offline=True)
+    catalog = EncoderCache("cpu", [tiny], offline=True)
     spec = TextEncoder(model=str(tiny), pooling="cls")
     classifier, labels = catalog.classifier(spec)
     loaded = catalog.get(spec)
@@ -161,7 +163,7 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
     torch.testing.assert_close(
         torch.from_numpy(classifier.logits(rows)), torch.stack(logits), rtol=1e-4, atol=1e-5
     )
-    with pytest.raises(InvalidInput, match="pooling cls"):
+    with pytest.raises(InvalidInputError, match="pooling cls"):
         catalog.classifier(TextEncoder(model=str(tiny), pooling="mean"))
 
 
@@ -178,7 +180,9 @@ def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
         )
     ).eval()
     model.save_pretrained(tiny)
-    loaded = Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny), pooling="cls"))
+    loaded = EncoderCache("cpu", [tiny], offline=True).get(
+        TextEncoder(model=str(tiny), pooling="cls")
+    )
     rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
@@ -194,13 +198,13 @@ def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
     (tiny / "config.json").write_text(
         config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
     )
-    with pytest.raises(WorkFailed, match="run code of its own"):
-        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
+    with pytest.raises(JobFailedError, match="run code of its own"):
+        EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     (tiny / "config.json").write_text(config)
     weights = tiny / "model.safetensors"
     weights.rename(tiny / "pytorch_model.bin")
-    with pytest.raises(WorkFailed, match="cannot be loaded"):
-        Catalog("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
+    with pytest.raises(JobFailedError, match="cannot be loaded"):
+        EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     assert not planted.exists()
 
 
@@ -209,12 +213,12 @@ def test_only_allowed_folders_are_read(
 ) -> None:
     root = tmp_path_factory.mktemp("root")
     (root / "link").symlink_to(tiny)
-    catalog = Catalog("cpu", [root], offline=True)
+    catalog = EncoderCache("cpu", [root], offline=True)
     for model in (str(tiny), str(root / "link"), f"{root}/../{tiny.name}", "~", "/nowhere/at/all"):
-        with pytest.raises(InvalidInput, match="model_roots") as refused:
+        with pytest.raises(InvalidInputError, match="model_roots") as refused:
             catalog.get(TextEncoder(model=model))
         assert refused.value.code == "path-not-allowed"
     for model in ("no-such/hub-model", "not a hub id"):
-        with pytest.raises(InvalidInput, match="hub_models allows: none") as refused:
+        with pytest.raises(InvalidInputError, match="hub_models allows: none") as refused:
             catalog.get(TextEncoder(model=model))
         assert refused.value.code == "model-not-allowed"

@@ -57,7 +57,7 @@ def world() -> Iterator[World]:
             running(
                 roots=roots,
                 STITCHWORK_MAX_ITEMS="40",
-                STITCHWORK_JOB_ITEMS="8",
+                STITCHWORK_ITEMS_PER_JOB="8",
                 STITCHWORK_MAX_BODY_BYTES="2000000",
             ) as found,
             Stitchwork(found.url) as client,

@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import (
-    CorruptBytes,
-    DeadlineExceeded,
-    InvalidInput,
-    NoWorker,
-    QueueFull,
-    QueueUnavailable,
-    UnknownResource,
-    UnsupportedFormat,
-    WorkFailed,
+    CorruptDataError,
+    DeadlineExceededError,
+    InvalidInputError,
+    JobFailedError,
+    NotFoundError,
+    NoWorkerError,
+    QueueFullError,
+    QueueUnavailableError,
+    UnsupportedFormatError,
 )
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import MOST_DELIVERIES, Consumer, Delivery
 from stitchwork.queue.dead_letters import drop, letters, open_letter
 from stitchwork.queue.messages import Job, Reply, unpack_job, unpack_reply
-from stitchwork.queue.producer import Dispatcher
-from stitchwork.queue.worker_registry import Announcement, Presence
-from stitchwork.redis.client import Server
+from stitchwork.queue.producer import Producer
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
+from stitchwork.redis.client import RedisServer
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
 from stitchwork.telemetry import Metrics
@@ -47,23 +47,23 @@ def lengths(delivery: Delivery) -> Reply:
 
 
 @pytest.fixture
-def consumer(queue_server: Server) -> Iterator[Consumer]:
+def consumer(queue_server: RedisServer) -> Iterator[Consumer]:
     with consuming(queue_server) as found:
         yield found
 
 
 @contextmanager
-def present(server: Server, name: str = "someone", **said: Any) -> Iterator[Presence]:
+def present(server: RedisServer, name: str = "someone", **said: Any) -> Iterator[Heartbeat]:
     """A worker that says that it lives."""
-    presence = Presence(server, 10.0, lambda: Announcement(worker=name, **said))
+    presence = Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name, **said))
     presence.start()
     yield presence
     presence.stop()
 
 
 @contextmanager
-def consuming(server: Server, **options: Any) -> Iterator[Consumer]:
-    consumer = Consumer(server, streams.new_id(), batch_items=8, **options)
+def consuming(server: RedisServer, **options: Any) -> Iterator[Consumer]:
+    consumer = Consumer(server, streams.new_id(), items_per_batch=8, **options)
     consumer.start()
     with present(server, consumer.name):
         yield consumer
@@ -76,25 +76,25 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def dispatcher(queue_server: Server, metrics: Metrics) -> Iterator[Dispatcher]:
+def dispatcher(queue_server: RedisServer, metrics: Metrics) -> Iterator[Producer]:
     with dispatching(queue_server, metrics=metrics) as found:
         yield found
 
 
 @contextmanager
 def dispatching(
-    server: Server,
+    server: RedisServer,
     most_jobs: int = 100,
     most_bytes: int = 1_000_000,
     most_waited: float = 10.0,
     metrics: Metrics | None = None,
-) -> Iterator[Dispatcher]:
-    dispatcher = Dispatcher(
+) -> Iterator[Producer]:
+    dispatcher = Producer(
         server,
         most_jobs=most_jobs,
         most_bytes=most_bytes,
         most_waited=most_waited,
-        worker_ttl=10,
+        worker_ttl_seconds=10,
         metrics=metrics,
     )
     dispatcher.start()
@@ -133,11 +133,11 @@ def take(consumer: Consumer) -> list[Delivery]:
     raise AssertionError("no job came")
 
 
-def admit(server: Server, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
+def admit(server: RedisServer, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
     return streams.admit(server, job, job.pack(items), len(items), timeout_ms=timeout_ms)
 
 
-async def arrival(server: Server) -> None:
+async def arrival(server: RedisServer) -> None:
     """Wait until a job stands in its stream."""
     stream = streams.stream_key(JOB.stream)
     await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
@@ -150,7 +150,7 @@ def join_cancellations() -> None:
             thread.join()
 
 
-def held_bytes(server: Server) -> int:
+def held_bytes(server: RedisServer) -> int:
     found: Any = server.redis.get(streams.BYTES)
     return int(found or 0)
 
@@ -172,18 +172,20 @@ def test_a_job_and_a_reply_survive_the_wire() -> None:
 
 
 def test_an_error_survives_the_wire_with_its_class() -> None:
-    error = unpack_reply(Reply("7", error=UnsupportedFormat("no", pointer="/items/3")).pack()).error
-    assert type(error) is UnsupportedFormat
+    error = unpack_reply(
+        Reply("7", error=UnsupportedFormatError("no", pointer="/items/3")).pack()
+    ).error
+    assert type(error) is UnsupportedFormatError
     assert (error.message, error.pointer, error.code) == ("no", "/items/3", "unsupported-format")
 
 
-async def _many(dispatcher: Dispatcher, count: int) -> list[Reply]:
+async def _many(dispatcher: Producer, count: int) -> list[Reply]:
     jobs = [dispatcher.run(JOB, ["x" * (i + 1)], 20.0) for i in range(count)]
     return list(await asyncio.gather(*jobs))
 
 
 def test_each_caller_gets_its_own_reply(
-    dispatcher: Dispatcher, consumer: Consumer, queue_server: Server
+    dispatcher: Producer, consumer: Consumer, queue_server: RedisServer
 ) -> None:
     with working(consumer) as sizes:
         replies = asyncio.run(_many(dispatcher, 40))
@@ -195,7 +197,7 @@ def test_each_caller_gets_its_own_reply(
 
 
 def test_a_batch_holds_one_encoder_and_is_not_overfull(
-    consumer: Consumer, queue_server: Server
+    consumer: Consumer, queue_server: RedisServer
 ) -> None:
     for i in range(12):
         admit(queue_server, Job(id=str(i), encoder=(TEXT, TextEncoder(model="b"))[i % 2]), ["x"])
@@ -207,27 +209,27 @@ def test_a_batch_holds_one_encoder_and_is_not_overfull(
     assert [d.job.id for d in batches[0]] == sorted((d.job.id for d in batches[0]), key=int)
 
 
-def test_an_error_reaches_the_caller(dispatcher: Dispatcher, consumer: Consumer) -> None:
+def test_an_error_reaches_the_caller(dispatcher: Producer, consumer: Consumer) -> None:
     def refuse(delivery: Delivery) -> Reply:
-        return Reply(delivery.job.id, error=InvalidInput("not that one", pointer="/items/0"))
+        return Reply(delivery.job.id, error=InvalidInputError("not that one", pointer="/items/0"))
 
-    with working(consumer, refuse), pytest.raises(InvalidInput, match="not that one"):
+    with working(consumer, refuse), pytest.raises(InvalidInputError, match="not that one"):
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
 
 
 def test_without_a_worker_the_refusal_is_immediate(
-    dispatcher: Dispatcher, queue_server: Server
+    dispatcher: Producer, queue_server: RedisServer
 ) -> None:
-    with pytest.raises(NoWorker, match="no live worker takes work for words"):
+    with pytest.raises(NoWorkerError, match="no live worker takes work for words"):
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
     picky = present(queue_server, serves=("pictures", "word?-*"))
-    with picky, pytest.raises(NoWorker, match="of 1 that live"):
+    with picky, pytest.raises(NoWorkerError, match="of 1 that live"):
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
 
 
 @pytest.mark.parametrize(("most_jobs", "most_bytes"), [(2, 1_000_000), (100, 2_500)])
 def test_a_full_queue_refuses_and_drops_nothing(
-    queue_server: Server, consumer: Consumer, most_jobs: int, most_bytes: int
+    queue_server: RedisServer, consumer: Consumer, most_jobs: int, most_bytes: int
 ) -> None:
     with dispatching(queue_server, most_jobs, most_bytes) as dispatcher:
 
@@ -239,7 +241,7 @@ def test_a_full_queue_refuses_and_drops_nothing(
                 return list(await asyncio.gather(*tasks, return_exceptions=True))
 
         found = asyncio.run(fill())
-    refused = [reply for reply in found if isinstance(reply, QueueFull)]
+    refused = [reply for reply in found if isinstance(reply, QueueFullError)]
     answered = [reply for reply in found if isinstance(reply, Reply)]
     assert refused
     assert answered
@@ -248,7 +250,7 @@ def test_a_full_queue_refuses_and_drops_nothing(
 
 
 def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
-    queue_server: Server, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisServer, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
     with dispatching(queue_server, most_jobs=1) as dispatcher:
@@ -256,7 +258,7 @@ def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
         async def fill() -> None:
             tasks = [asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0)) for _ in range(2)]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-            with pytest.raises(QueueFull):
+            with pytest.raises(QueueFullError):
                 dispatcher.check_room(TEXT)
             with working(consumer):
                 await asyncio.wait(tasks)
@@ -266,9 +268,9 @@ def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
 
 
 def test_a_deadline_is_kept_and_the_job_taken_back(
-    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
+    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisServer
 ) -> None:
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceededError):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
     join_cancellations()
     assert figure(metrics, "cancelled_jobs_total") == 1
@@ -277,7 +279,7 @@ def test_a_deadline_is_kept_and_the_job_taken_back(
 
 
 def test_a_caller_who_leaves_takes_the_job_along(
-    dispatcher: Dispatcher, metrics: Metrics, consumer: Consumer, queue_server: Server
+    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisServer
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
@@ -293,14 +295,14 @@ def test_a_caller_who_leaves_takes_the_job_along(
 
 
 def test_expired_work_is_dropped_before_it_is_computed(
-    consumer: Consumer, queue_server: Server
+    consumer: Consumer, queue_server: RedisServer
 ) -> None:
     admit(queue_server, JOB, ["late"], timeout_ms=0)
     admit(queue_server, JOB, ["in time"])
     assert [delivery.items for delivery in take(consumer)] == [["in time"]]
 
 
-def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
+def test_only_the_holder_of_a_job_answers_it(queue_server: RedisServer) -> None:
     with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
         first.leases.stop()  # it pauses, and does not hold on to its lease any more
         admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
@@ -311,7 +313,7 @@ def test_only_the_holder_of_a_job_answers_it(queue_server: Server) -> None:
         assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
 
 
-def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> None:
+def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisServer) -> None:
     with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
         admit(queue_server, JOB, ["x"])
         (held,) = take(first)
@@ -321,7 +323,7 @@ def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: Server) -> 
 
 
 def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
-    queue_server: Server, dispatcher: Dispatcher
+    queue_server: RedisServer, dispatcher: Producer
 ) -> None:
     async def poison() -> None:
         await dispatcher.run(JOB, ["poison"], 20.0)
@@ -331,7 +333,7 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     def call() -> None:
         try:
             asyncio.run(poison())
-        except WorkFailed as error:
+        except JobFailedError as error:
             failure.append(error)
 
     caller = threading.Thread(target=call)
@@ -350,13 +352,13 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     assert open_letter(queue_server, letter.id)[1] == ["poison"]
     drop(queue_server, letter.id)
     assert letters(queue_server) == []
-    with pytest.raises(UnknownResource):
+    with pytest.raises(NotFoundError):
         open_letter(queue_server, letter.id)
     assert held_bytes(queue_server) == 0
 
 
 def test_a_corrupt_job_is_buried_and_its_neighbours_served(
-    queue_server: Server, consumer: Consumer
+    queue_server: RedisServer, consumer: Consumer
 ) -> None:
     entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
     queue_server.redis.set(streams.job_key(JOB.stream, bad), b"not a job")
@@ -364,14 +366,14 @@ def test_a_corrupt_job_is_buried_and_its_neighbours_served(
     assert [delivery.entry for delivery in batch] == [entry]
     (letter,) = letters(queue_server)
     assert letter.reason == "corrupt"
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         open_letter(queue_server, letter.id)
 
 
 def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = Valkey(Path(folder), QUEUE_FLAGS)
-        server = Server(valkey.url, 1.0, QueueUnavailable, pause=0.0)
+        server = RedisServer(valkey.url, 1.0, QueueUnavailableError, pause=0.0)
         with dispatching(server) as dispatcher, present(server):
 
             async def wait() -> None:
@@ -380,7 +382,7 @@ def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
                 await asyncio.to_thread(valkey.stop, kill=True)
                 await task
 
-            with pytest.raises(QueueUnavailable):
+            with pytest.raises(QueueUnavailableError):
                 asyncio.run(wait())
             valkey.start()
             with consuming(server) as consumer, working(consumer):

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from stitchwork.errors import QueueFull
+from stitchwork.errors import QueueFullError
 from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.messages import Job
-from stitchwork.queue.worker_registry import Announcement, Presence, look, sweep
-from stitchwork.redis.client import Server
-from stitchwork.resources import Draft, TextEncoder
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, look, sweep
+from stitchwork.redis.client import RedisServer
+from stitchwork.resources import Registration, TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
     TEXT,
@@ -28,7 +28,7 @@ from tests.integration.queue.test_queue import (
 OTHER = Job(id="", encoder=TextEncoder(model="other"))
 
 
-def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: Server) -> None:
+def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: RedisServer) -> None:
     with present(queue_server, "one", serves=("words",), refused={"a": "moved"}):
         with present(queue_server, "two", loaded=(JOB.stream,)) as two:
             assert {worker.worker for worker in look(queue_server, 10.0)} == {"one", "two"}
@@ -41,13 +41,13 @@ def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: Server) -> No
     assert look(queue_server, 10.0) == []
 
 
-def test_a_worker_of_another_release_is_not_counted(queue_server: Server) -> None:
+def test_a_worker_of_another_release_is_not_counted(queue_server: RedisServer) -> None:
     with present(queue_server):
         queue_server.redis.hset(streams.ANNOUNCED, "someone", b'{"unheard": "of"}')
         assert look(queue_server, 10.0) == []
 
 
-def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: Server) -> None:
+def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisServer) -> None:
     def takes(stream: str, model: str) -> bool:
         return model == "other"
 
@@ -58,7 +58,7 @@ def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: Server)
         assert [delivery.items for delivery in take(picky)] == [["y"]]
 
 
-def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: Server) -> None:
+def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisServer) -> None:
     patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
     with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
         admit(queue_server, OTHER, ["far"])
@@ -75,7 +75,7 @@ def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: Server) ->
         assert taken[-1] == "far", "work that does is done in the end, under any load"
 
 
-def test_what_hangs_is_let_go_of_at_once(queue_server: Server) -> None:
+def test_what_hangs_is_let_go_of_at_once(queue_server: RedisServer) -> None:
     hung = threading.Event()
     with (
         consuming(queue_server, lease=8.0, hang=0.4, on_hang=hung.set) as stuck,
@@ -90,7 +90,7 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: Server) -> None:
         assert not stuck.answer(held, lengths(held))
 
 
-def test_a_long_load_is_not_taken_to_hang(queue_server: Server) -> None:
+def test_a_long_load_is_not_taken_to_hang(queue_server: RedisServer) -> None:
     hung = threading.Event()
     with consuming(queue_server, lease=0.4, hang=0.2, on_hang=hung.set) as loading:
         admit(queue_server, JOB, ["x"])
@@ -102,20 +102,20 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: Server) -> None:
 
 
 def test_a_long_line_refuses_before_it_is_full(
-    queue_server: Server, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
     with present(queue_server), dispatching(queue_server, most_waited=0.05) as dispatcher:
         admit(queue_server, JOB, ["first in line"])
         while streams.survey(queue_server)[JOB.stream].waited_ms in range(51):
             pass
-        with pytest.raises(QueueFull, match="has waited longer than 50 ms"):
+        with pytest.raises(QueueFullError, match="has waited longer than 50 ms"):
             asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
-        with pytest.raises(QueueFull):
+        with pytest.raises(QueueFullError):
             dispatcher.check_room(TEXT)
 
 
-def test_the_survey_shows_what_waits_and_what_runs(queue_server: Server) -> None:
+def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisServer) -> None:
     with consuming(queue_server) as consumer:
         assert streams.survey(queue_server) == {}
         admit(queue_server, JOB, ["x"])
@@ -129,10 +129,10 @@ def test_the_survey_shows_what_waits_and_what_runs(queue_server: Server) -> None
 
 
 def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
-    queue_server: Server,
+    queue_server: RedisServer,
 ) -> None:
     with dispatching(queue_server) as dispatcher, consuming(queue_server) as consumer:
-        draft = Draft(kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3)
+        draft = Registration(kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3)
         streams.nudge(queue_server, draft)
         assert asyncio.run(dispatcher.settle(5.0)), "nobody waits for a draft's next step"
         (nudged,) = take(consumer)
@@ -150,14 +150,14 @@ def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
 
 
 def test_what_the_dead_left_is_swept_away(
-    queue_server: Server, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
         (delivery,) = take(consumer)
         consumer.answer(delivery, lengths(delivery))
-    silent = Announcement(worker="gone")
-    Presence(queue_server, 10.0, lambda: silent)._say()
+    silent = WorkerStatus(worker="gone")
+    Heartbeat(queue_server, 10.0, lambda: silent)._say()
     queue_server.redis.zadd(streams.APIS, {"api": 1})
     queue_server.redis.rpush(streams.replies_key("api"), b"unread")
     assert sweep(queue_server) == 1, "the API; the others may still come back"

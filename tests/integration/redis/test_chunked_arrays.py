@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stitchwork.errors import CorruptBytes
+from stitchwork.errors import CorruptDataError
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import Check, Server
+from stitchwork.redis.client import Check, RedisServer
 from stitchwork.resources import Arrays
 
 ARRAYS = st.dictionaries(
@@ -47,7 +47,7 @@ def test_a_cut_holds_each_row_once_and_no_block_too_much(
 
 
 @pytest.mark.parametrize("most", [100, 1000, 1 << 20])
-def test_what_is_written_comes_back(queue_server: Server, most: int) -> None:
+def test_what_is_written_comes_back(queue_server: RedisServer, most: int) -> None:
     check = chunked_arrays.write(queue_server, "k", ROWS, 60, most=most)
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
     assert 0 < queue_server.redis.ttl("k") <= 60
@@ -56,7 +56,9 @@ def test_what_is_written_comes_back(queue_server: Server, most: int) -> None:
     assert largest < most + 1000
 
 
-def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(queue_server: Server) -> None:
+def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
+    queue_server: RedisServer,
+) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     queue_server.redis.persist("k")
     chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
@@ -68,7 +70,7 @@ def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(queue_server:
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
 
 
-def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Server) -> None:
+def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: RedisServer) -> None:
     whole = chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     assert isinstance(whole, Check)
     queue_server.redis.hdel("k", "1")
@@ -80,7 +82,7 @@ def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Serv
 @pytest.mark.parametrize("field", ["0", "4"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "another"])
 def test_each_block_has_a_checksum_of_its_own(
-    queue_server: Server, field: str, damage: str
+    queue_server: RedisServer, field: str, damage: str
 ) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, most=1000)
@@ -92,11 +94,11 @@ def test_each_block_has_a_checksum_of_its_own(
         "another": queue_server.redis.hget("other", "3"),
     }[damage]
     queue_server.redis.hset("k", field, bad)
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         chunked_arrays.read(queue_server, "k")
 
 
-def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: Server) -> None:
+def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisServer) -> None:
     together = threading.Barrier(2)
 
     def put() -> None:

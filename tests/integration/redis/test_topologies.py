@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from stitchwork.bootstrap.processes import registry_on
-from stitchwork.errors import RegistryUnavailable
-from stitchwork.redis.client import PREFIX, Check, Server
+from stitchwork.errors import RegistryUnavailableError
+from stitchwork.redis.client import PREFIX, Check, RedisServer
 from stitchwork.settings import Settings
 from tests.integration.redis.conftest import (
     AOF,
@@ -32,15 +32,15 @@ def of_client(folder: Path) -> str:
     return f"ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
 
 
-def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> Server:
-    return Server(url, timeout, RegistryUnavailable, pause=0.0, replicas=replicas)
+def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> RedisServer:
+    return RedisServer(url, timeout, RegistryUnavailableError, pause=0.0, replicas=replicas)
 
 
-def write(server: Server, value: str, *, promise: int = 0) -> bool:
+def write(server: RedisServer, value: str, *, promise: int = 0) -> bool:
     return server.commit([], [("SET", KEY, value)], promise=promise)
 
 
-def read(server: Server) -> object:
+def read(server: RedisServer) -> object:
     with server.guard() as client:
         return client.get(KEY)
 
@@ -55,7 +55,9 @@ def test_one_server_over_tcp_with_a_password(start: Start) -> None:
     assert read(server) == b"v"
     server.close()
     stranger = reach(f"redis://:wrong-{SECRET}@127.0.0.1:{node.port}/0")
-    with pytest.raises(RegistryUnavailable, match="refused the user name or the password") as error:
+    with pytest.raises(
+        RegistryUnavailableError, match="refused the user name or the password"
+    ) as error:
         stranger.ping()
     assert SECRET not in str(error.value)
     stranger.close()
@@ -76,12 +78,12 @@ def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
         ("ssl_ca_certs=/nowhere.pem", "file cannot be read"),
     ):
         stranger = reach(f"{place}?{options}")
-        with pytest.raises(RegistryUnavailable, match=said):
+        with pytest.raises(RegistryUnavailableError, match=said):
             stranger.ping()
         stranger.close()
     node.stop()
     server = reach(f"{place}?{trusted}&{of_client(certificates)}")
-    with pytest.raises(RegistryUnavailable, match="cannot be reached or does not answer"):
+    with pytest.raises(RegistryUnavailableError, match="cannot be reached or does not answer"):
         server.ping()
     server.close()
 
@@ -95,7 +97,7 @@ def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
         assert read(server) == b"v"
         server.close()
         stranger = reach(f"{place}&ssl_ca_certs={certificates}/other.pem")
-        with pytest.raises(RegistryUnavailable, match="certificate that is not trusted"):
+        with pytest.raises(RegistryUnavailableError, match="certificate that is not trusted"):
             stranger.ping()
         stranger.close()
 
@@ -110,7 +112,7 @@ def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentin
     assert write(server, "v")
     before = server.redis.client_id()
     node.ask("REPLICAOF", "127.0.0.1", str(other.port))
-    with pytest.raises(RegistryUnavailable, match="has become a read-only replica"):
+    with pytest.raises(RegistryUnavailableError, match="has become a read-only replica"):
         write(server, "w")
     node.ask("REPLICAOF", "NO", "ONE")
     assert write(server, "w")
@@ -123,7 +125,7 @@ def test_replicas_have_a_promised_write_too(start: Start) -> None:
     server = reach(f"redis://127.0.0.1:{master.port}", replicas=1)
     settings = Settings(redis_url=server.url, replicas=1)
     if not knows_waitaof(master):
-        with pytest.raises(RegistryUnavailable, match="Redis from"):
+        with pytest.raises(RegistryUnavailableError, match="Redis from"):
             registry_on(server, settings)
         server.close()
         return
@@ -132,7 +134,7 @@ def test_replicas_have_a_promised_write_too(start: Start) -> None:
     assert registry_on(server, settings).durable
     assert write(server, "v", promise=1500)
     replica.stop()
-    with pytest.raises(RegistryUnavailable, match="0 of 1 replicas"):
+    with pytest.raises(RegistryUnavailableError, match="0 of 1 replicas"):
         write(server, "w", promise=200)
     assert read(server) == b"w", "it says that it is stored"
     server.close()
@@ -197,7 +199,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
     def answers(call: Callable[[], object]) -> bool:
         try:
             return bool(call())
-        except RegistryUnavailable as error:
+        except RegistryUnavailableError as error:
             failures.append(str(error))
             return False
 
@@ -235,7 +237,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
         until("an event comes", lambda: events.get_message(timeout=1.0), PATIENCE)
         events.close()
     # A forced failover leaves the old master writable for some seconds, to the connections it has.
-    with pytest.raises(RegistryUnavailable, match="0 of 1 replicas"):
+    with pytest.raises(RegistryUnavailableError, match="0 of 1 replicas"):
         write(server, "lost", promise=200)
     assert read(server) == b"before"
     assert server.redis.info("server")["tcp_port"] == watched.replica.port
@@ -246,7 +248,7 @@ def test_a_late_reply_is_not_taken_for_the_next(watched: Watched) -> None:
     server = reach(watched.url, timeout=0.2)
     assert write(server, "v")
     watched.master.process.send_signal(signal.SIGSTOP)
-    with pytest.raises(RegistryUnavailable, match="does not answer"):
+    with pytest.raises(RegistryUnavailableError, match="does not answer"):
         server.now_ms()
     watched.master.process.send_signal(signal.SIGCONT)
     assert read(server) == b"v"
@@ -262,7 +264,7 @@ def test_sentinels_that_know_nothing(watched: Watched) -> None:
         (f"sentinel://:{SECRET}@127.0.0.1:1/main", "cannot be reached"),
     ):
         server = reach(url)
-        with pytest.raises(RegistryUnavailable, match=said) as error:
+        with pytest.raises(RegistryUnavailableError, match=said) as error:
             server.ping()
         assert SECRET not in str(error.value)
         server.close()
@@ -278,6 +280,6 @@ def test_sentinels_over_tls(start: Start, certificates: Path) -> None:
     assert read(server) == b"v"
     server.close()
     stranger = reach(f"{place}?ssl_ca_certs={certificates}/other.pem&{of_client(certificates)}")
-    with pytest.raises(RegistryUnavailable, match="certificate that is not trusted"):
+    with pytest.raises(RegistryUnavailableError, match="certificate that is not trusted"):
         stranger.ping()
     stranger.close()

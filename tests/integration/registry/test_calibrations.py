@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from stitchwork.errors import NotReady, RegistryUnavailable
+from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.registry import calibrations
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
@@ -17,7 +17,7 @@ LEARNT = Calibration(0.5, -0.25)
 
 
 @pytest.fixture
-def registry(registry_server: Server) -> Registry:
+def registry(registry_server: RedisServer) -> Registry:
     return Registry(registry_server, durable=True, stale_seconds=60)
 
 
@@ -58,7 +58,7 @@ def test_a_new_head_drops_them_and_takes_none_of_the_old(registry: Registry, pai
     registry.calibrations.put(x, y, old, "ridge", LEARNT, 50)
     new = head(registry, seed=1)
     assert registry.calibrations.get(x, y, new, "ridge") is None
-    with pytest.raises(NotReady, match="declared anew"):
+    with pytest.raises(NotReadyError, match="declared anew"):
         registry.calibrations.put(x, y, old, "ridge", LEARNT, 50)
     registry.calibrations.put(x, y, new, "ridge", LEARNT, 50)
     registry.heads.delete("h")
@@ -84,9 +84,9 @@ def test_those_of_an_old_target_make_room(
 
 
 def test_while_the_registry_is_away_the_last_known_holds(
-    registry_valkey: Valkey, registry_server: Server, pair: Pair
+    registry_valkey: Valkey, registry_server: RedisServer, pair: Pair
 ) -> None:
-    impatient = Server(registry_valkey.url, 0.2, RegistryUnavailable)
+    impatient = RedisServer(registry_valkey.url, 0.2, RegistryUnavailableError)
     registry = Registry(impatient, durable=False, stale_seconds=60)
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
@@ -96,7 +96,7 @@ def test_while_the_registry_is_away_the_last_known_holds(
     try:
         assert registry.calibrations.get(x, y, used, "ridge") == LEARNT
         assert registry.calibrations.get(x, y, used, "irp") is None
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(RegistryUnavailableError):
             registry.calibrations.put(x, y, used, "ridge", LEARNT, 50)
     finally:
         registry_valkey.resume()

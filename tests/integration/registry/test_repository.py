@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import (
-    NotReady,
-    RegistryUnavailable,
-    StillInUse,
-    UnknownResource,
-    VersionMismatch,
+    NotFoundError,
+    NotReadyError,
+    RegistryUnavailableError,
+    ResourceInUseError,
+    VersionMismatchError,
 )
-from stitchwork.redis.client import PREFIX, Check, Server
+from stitchwork.redis.client import PREFIX, Check, RedisServer
 from stitchwork.registry.entries import Condition, Entry, Outcome, Write
-from stitchwork.registry.repository import Table
-from stitchwork.resources import AnchorSet, Draft, Head
+from stitchwork.registry.repository import Repository
+from stitchwork.resources import AnchorSet, Head, Registration
 from tests.conftest import REGISTRY_FLAGS, Valkey
 
 
@@ -37,11 +37,11 @@ def standing(head: Head) -> Callable[[Entry[Head]], Write[Head]]:
 
 
 @pytest.fixture
-def heads(registry_server: Server) -> Table[Head]:
-    return Table(registry_server, "head", Head, promise=1000, stale_seconds=60)
+def heads(registry_server: RedisServer) -> Repository[Head]:
+    return Repository(registry_server, "head", Head, promise=1000, stale_seconds=60)
 
 
-def test_a_put_creates_then_stands_then_replaces(heads: Table[Head]) -> None:
+def test_a_put_creates_then_stands_then_replaces(heads: Repository[Head]) -> None:
     assert heads.put("h", standing(make_head()))[0] is Outcome.CREATED
     assert heads.put("h", standing(make_head()))[0] is Outcome.SAME
     assert heads.put("h", standing(make_head(version="v22")))[0] is Outcome.REPLACED
@@ -50,7 +50,7 @@ def test_a_put_creates_then_stands_then_replaces(heads: Table[Head]) -> None:
 
 
 def test_a_replaced_version_stays_readable_and_ends(
-    heads: Table[Head], registry_server: Server
+    heads: Repository[Head], registry_server: RedisServer
 ) -> None:
     heads.put("h", standing(make_head()))
     heads.put("h", standing(make_head(version="v22")))
@@ -61,28 +61,28 @@ def test_a_replaced_version_stays_readable_and_ends(
 
 
 def test_putting_a_retired_version_again_keeps_it_for_good(
-    heads: Table[Head], registry_server: Server
+    heads: Repository[Head], registry_server: RedisServer
 ) -> None:
     for version in ("v1", "v22", "v1"):
         heads.put("h", standing(make_head(version=version)))
     assert registry_server.redis.ttl(heads.key("h", "arrays", "v1")) == -1
 
 
-def test_conditions_are_held(heads: Table[Head]) -> None:
-    with pytest.raises(VersionMismatch, match="nothing is registered"):
+def test_conditions_are_held(heads: Repository[Head]) -> None:
+    with pytest.raises(VersionMismatchError, match="nothing is registered"):
         heads.put("h", standing(make_head()), Condition(match=frozenset({"v1"})))
     heads.put("h", standing(make_head()), Condition(absent=True))
-    with pytest.raises(VersionMismatch, match="version v9 was expected, version v1 stands"):
+    with pytest.raises(VersionMismatchError, match="version v9 was expected, version v1 stands"):
         heads.put("h", standing(make_head(version="v2")), Condition(match=frozenset({"v9"})))
-    with pytest.raises(VersionMismatch, match="exists already"):
+    with pytest.raises(VersionMismatchError, match="exists already"):
         heads.put("h", standing(make_head(version="v2")), Condition(absent=True))
     heads.put("h", standing(make_head(version="v2")), Condition(match=frozenset({"v1"})))
     heads.delete("h", Condition(match=frozenset({"v2"})))
-    with pytest.raises(UnknownResource):
+    with pytest.raises(NotFoundError):
         heads.get("h")
 
 
-def test_of_many_writers_at_once_each_wins_in_turn(heads: Table[Head]) -> None:
+def test_of_many_writers_at_once_each_wins_in_turn(heads: Repository[Head]) -> None:
     outcomes: list[Outcome] = []
     start = threading.Barrier(8)
 
@@ -98,7 +98,7 @@ def test_of_many_writers_at_once_each_wins_in_turn(heads: Table[Head]) -> None:
     assert sorted(o.value for o in outcomes) == ["created", *["same"] * 7]
 
 
-def test_paging_walks_all_ids_in_order(heads: Table[Head]) -> None:
+def test_paging_walks_all_ids_in_order(heads: Repository[Head]) -> None:
     names = [f"h{i:02}" for i in range(7)]
     for name in reversed(names):
         heads.put(name, standing(make_head(name)))
@@ -113,20 +113,20 @@ def test_paging_walks_all_ids_in_order(heads: Table[Head]) -> None:
     assert seen == names
 
 
-def test_a_parent_cannot_go_before_its_dependents(registry_server: Server) -> None:
-    sets = Table(registry_server, "space", AnchorSet, promise=0, stale_seconds=0)
-    heads = Table(registry_server, "head", Head, promise=0, stale_seconds=0)
+def test_a_parent_cannot_go_before_its_dependents(registry_server: RedisServer) -> None:
+    sets = Repository(registry_server, "space", AnchorSet, promise=0, stale_seconds=0)
+    heads = Repository(registry_server, "head", Head, promise=0, stale_seconds=0)
     parent = AnchorSet(id="s", version="v", modality="vector", size=2)
     sets.put("s", lambda _: Write(Outcome.CREATED, parent))
     heads.put("h", standing(make_head()))
-    with pytest.raises(StillInUse, match="head:h"):
+    with pytest.raises(ResourceInUseError, match="head:h"):
         sets.delete("s")
     heads.put("h", standing(make_head(version="v2", space="other")))
     sets.delete("s")
 
 
 def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
-    heads: Table[Head], registry_server: Server
+    heads: Repository[Head], registry_server: RedisServer
 ) -> None:
     with registry_server.redis.monitor() as monitor:  # type: ignore[no-untyped-call]
         heads.put("h", standing(make_head()))
@@ -141,24 +141,24 @@ def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
     assert [written[key] for key in sender] == [seen[-1][key] for key in sender]
 
 
-def test_an_unpromised_write_is_not_acknowledged(queue_server: Server) -> None:
+def test_an_unpromised_write_is_not_acknowledged(queue_server: RedisServer) -> None:
     # This server keeps no append-only file, so it cannot promise one.
-    heads = Table(queue_server, "head", Head, promise=100, stale_seconds=0)
+    heads = Repository(queue_server, "head", Head, promise=100, stale_seconds=0)
     with pytest.raises(Exception, match=r"refused a command|append-only file"):
         heads.put("h", standing(make_head()))
     assert not queue_server.promises()
 
 
-def test_a_commit_writes_nothing_where_a_check_fails(registry_server: Server) -> None:
+def test_a_commit_writes_nothing_where_a_check_fails(registry_server: RedisServer) -> None:
     registry_server.redis.set(PREFIX + "a", "1")
     done = registry_server.commit([Check(("GET", PREFIX + "a"), "2")], [("SET", PREFIX + "b", "3")])
     assert not done
     assert registry_server.redis.get(PREFIX + "b") is None
 
 
-def test_drafts_advance_once_and_stand_beside_what_serves(heads: Table[Head]) -> None:
+def test_drafts_advance_once_and_stand_beside_what_serves(heads: Repository[Head]) -> None:
     heads.put("h", standing(make_head()))
-    draft = Draft(kind="head", id="h", version="v2", parent="space:s", total=4)
+    draft = Registration(kind="head", id="h", version="v2", parent="space:s", total=4)
     heads.put("h", lambda stands: Write(Outcome.ACCEPTED, stands.record, draft))
     rows = {"rows": np.zeros((2, 3), np.float32)}
     half = draft.model_copy(update={"done": 2})
@@ -174,30 +174,30 @@ def test_drafts_advance_once_and_stand_beside_what_serves(heads: Table[Head]) ->
     np.testing.assert_array_equal(found[:, 0], [0, 0, 1, 1])
 
 
-def test_what_is_only_being_prepared_cannot_be_used(heads: Table[Head]) -> None:
-    draft = Draft(kind="head", id="h", version="v2", parent="space:s")
+def test_what_is_only_being_prepared_cannot_be_used(heads: Repository[Head]) -> None:
+    draft = Registration(kind="head", id="h", version="v2", parent="space:s")
     heads.put("h", lambda stands: Write(Outcome.ACCEPTED, None, draft))
-    with pytest.raises(NotReady, match="still being prepared"):
+    with pytest.raises(NotReadyError, match="still being prepared"):
         heads.ready("h")
 
 
 def test_known_records_serve_while_the_registry_is_away() -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = Valkey(Path(folder), REGISTRY_FLAGS)
-        server = Server(valkey.url, 1.0, RegistryUnavailable, pause=0.0)
-        heads = Table(server, "head", Head, promise=1000, stale_seconds=60)
-        hasty = Table(server, "head", Head, promise=1000, stale_seconds=0)
+        server = RedisServer(valkey.url, 1.0, RegistryUnavailableError, pause=0.0)
+        heads = Repository(server, "head", Head, promise=1000, stale_seconds=60)
+        hasty = Repository(server, "head", Head, promise=1000, stale_seconds=0)
         heads.put("h", standing(make_head()))
         for table in (heads, hasty):
             table.ready("h")
         valkey.stop()
         (found,), stale = heads.ready("h")
         assert (found.version, stale) == ("v1", True)
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(RegistryUnavailableError):
             hasty.ready("h")
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(RegistryUnavailableError):
             heads.ready("never-used")
-        with pytest.raises(RegistryUnavailable):
+        with pytest.raises(RegistryUnavailableError):
             heads.put("h", standing(make_head(version="v2")))
         valkey.start()
         assert heads.ready("h")[1] is False

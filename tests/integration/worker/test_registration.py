@@ -4,24 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from stitchwork.errors import WorkFailed
-from stitchwork.inference.inverse_cache import Inverses
+from stitchwork.errors import JobFailedError
+from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import Translator
-from stitchwork.models.encoder_cache import Catalog, Loaded
+from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import BridgeParameters, EncoderSpec, TextEncoder
-from stitchwork.worker.registration import Upkeep
+from stitchwork.worker.registration import RegistrationRunner
 
 SPEC = TextEncoder(model="/not/there")
 
 
-@pytest.mark.parametrize("failure", [WorkFailed("no such model"), ValueError("unforeseen")])
+@pytest.mark.parametrize("failure", [JobFailedError("no such model"), ValueError("unforeseen")])
 def test_a_draft_that_is_declared_anew_while_it_fails_ends_nothing(
-    registry_server: Server, queue_server: Server, failure: Exception
+    registry_server: RedisServer, queue_server: RedisServer, failure: Exception
 ) -> None:
     registry = Registry(registry_server, durable=False, stale_seconds=0.0)
     registry.declare_anchor_set("S", "text", items=["a", "b", "c"])
@@ -31,20 +31,20 @@ def test_a_draft_that_is_declared_anew_while_it_fails_ends_nothing(
     assert draft is not None
     again = replace(declared, parameters=BridgeParameters(omega=4))
 
-    def overtaken(spec: EncoderSpec) -> Loaded:
+    def overtaken(spec: EncoderSpec) -> LoadedEncoder:
         registry.declare_space(again)
         raise failure
 
-    consumer = Consumer(queue_server, "upkeep-test", batch_items=1)
-    inverses = Inverses(queue_server, 1)
+    consumer = Consumer(queue_server, "upkeep-test", items_per_batch=1)
+    inverses = InverseCache(queue_server, 1)
     translator = Translator(registry, inverses, 1 << 20)
-    upkeep = Upkeep(
+    upkeep = RegistrationRunner(
         registry,
         consumer,
         translator,
-        Catalog("cpu", (), offline=True),
+        EncoderCache("cpu", (), offline=True),
         overtaken,
-        batch_items=1,
+        items_per_batch=1,
         chunk_items=8,
     )
     upkeep.advance(Job(id="", encoder=SPEC, draft=("space", "x", draft.version)))

@@ -13,10 +13,10 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.errors import QueueUnavailable
+from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
-from stitchwork.redis.client import Server
+from stitchwork.redis.client import RedisServer
 from stitchwork.telemetry.metrics import STEPS
 from tests.support.waiting import until
 from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, Scene
@@ -30,9 +30,9 @@ LONG = ["many words " * 100] * 64
 @contextmanager
 def leaving_worker(scene: Scene) -> Iterator[None]:
     """A worker that takes the job in line, and ends without a word once this is left."""
-    server = Server(scene.stage.queue.url, 5.0, QueueUnavailable)
+    server = RedisServer(scene.stage.queue.url, 5.0, QueueUnavailableError)
     # It was never started, and so holds on to nothing.
-    taken = Consumer(server, "leaving", batch_items=1).take()
+    taken = Consumer(server, "leaving", items_per_batch=1).take()
     assert len(taken) == 1
     yield
     server.close()
@@ -89,11 +89,11 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
     assert moved("step_seconds_count", step="classify") == 2
     assert moved("inputs_total", operation="translate") == 40
     assert moved("uncovered_inputs_total") >= 0
-    assert seen.sum("cache_lookups_total", cache="fused-map", result="hit") >= 3
-    assert seen.sum("cache_lookups_total", cache="fused-map", result="miss") == 1
+    assert seen.sum("cache_lookups_total", cache="map", result="hit") >= 3
+    assert seen.sum("cache_lookups_total", cache="map", result="miss") == 1
     assert moved("cache_lookups_total", cache="inverse") > 0
     assert seen.sum("cache_lookups_total", cache="head", result="hit") == 1
-    assert seen.sum("fused_map_bytes") > 0
+    assert seen.sum("map_cache_bytes") > 0
     assert seen.sum("confidence_count", head="h") == 2 * len(confidences)
     assert seen.sum("confidence_sum", head="h") == pytest.approx(2 * sum(confidences), rel=1e-5)
     assert {"m", "n"} <= {
@@ -160,12 +160,12 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     worker.pause()
     # A worker that was stopped while it waited for work has what comes next in its hand.
     caught = scene.pool.submit(scene.stitch, "the first")
-    until("it is queued", lambda: scene.figures().sum("queue_jobs") == 1)
+    until("it is queued", lambda: scene.figures().sum("max_queue_jobs") == 1)
     slow = scene.pool.submit(scene.stitch, *LONG)
-    until("both are queued", lambda: scene.figures().sum("queue_jobs") == 2)
+    until("both are queued", lambda: scene.figures().sum("max_queue_jobs") == 2)
     seen = scene.figures()
-    assert seen.sum("queue_bytes") > 0
-    waiting, running = (seen.sum("queue_jobs", state=state) for state in ("waiting", "running"))
+    assert seen.sum("max_queue_bytes") > 0
+    waiting, running = (seen.sum("max_queue_jobs", state=state) for state in ("waiting", "running"))
     assert seen.sum("encoder_queue_jobs") == waiting >= 1
     age = seen.sum("queue_oldest_seconds")
     assert seen.sum("encoder_queue_oldest_seconds") == age
@@ -173,7 +173,7 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     with leaving_worker(scene):
         until(
             "another takes one",
-            lambda: scene.figures().sum("queue_jobs", state="running") == running + 1,
+            lambda: scene.figures().sum("max_queue_jobs", state="running") == running + 1,
         )
     late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
     assert late.result().status_code == 504

@@ -16,7 +16,7 @@ from stitchwork.api.content.arrays import (
     to_npy,
     to_safetensors,
 )
-from stitchwork.errors import InvalidInput, MalformedInput
+from stitchwork.errors import InvalidInputError, MalformedInputError
 
 DEPTH = 64
 ROWS = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
@@ -64,7 +64,7 @@ def test_damaged_safetensors_are_read_or_refused(luck: random.Random) -> None:
     del data[luck.randrange(len(data)) if luck.random() < 0.3 else len(data) :]
     try:
         arrays, _ = from_safetensors(bytes(data), DEPTH)
-    except (MalformedInput, InvalidInput):
+    except (MalformedInputError, InvalidInputError):
         return
     assert sum(array.nbytes for array in arrays.values()) <= len(data)
 

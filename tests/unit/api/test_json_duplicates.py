@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stitchwork.api.content.json_duplicates import refuse
-from stitchwork.errors import MalformedInput
+from stitchwork.errors import MalformedInputError
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ from stitchwork.errors import MalformedInput
     ],
 )
 def test_a_key_that_stands_twice_is_refused(data: bytes, name: str) -> None:
-    with pytest.raises(MalformedInput, match="stands twice") as refused:
+    with pytest.raises(MalformedInputError, match="stands twice") as refused:
         refuse(data, json.loads(data))
     assert name in refused.value.message
     assert refused.value.code == "duplicate-key"
@@ -53,5 +53,5 @@ def test_what_was_written_from_a_dictionary_passes(value: dict[str, object], spa
 def test_any_key_written_again_is_found(value: dict[str, object], data: st.DataObject) -> None:
     key = data.draw(st.sampled_from(sorted(value)))
     text = orjson.dumps(value)[:-1] + b"," + orjson.dumps({key: 1})[1:]
-    with pytest.raises(MalformedInput):
+    with pytest.raises(MalformedInputError):
         refuse(text, orjson.loads(text))

@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from stitchwork.api.dependencies import Limits
 from stitchwork.api.kserve import tensors
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 
 LIMITS = Limits(
     body_bytes=10_000,
@@ -23,7 +23,7 @@ LIMITS = Limits(
     items=100,
     anchors=100,
     width=100,
-    job_items=8,
+    items_per_job=8,
     seconds=5.0,
     json_values=1000,
     json_depth=64,
@@ -31,8 +31,8 @@ LIMITS = Limits(
     held_bytes=1 << 20,
     head_bytes=4096,
     connections=8,
-    slow_seconds=1.0,
-    least_rate=1,
+    header_timeout_seconds=1.0,
+    min_bytes_per_second=1,
 )
 ROWS = np.arange(6, dtype="<f4").reshape(2, 3)
 TEXTS = ["a", "ünïcode", "three words here"]
@@ -104,10 +104,10 @@ def test_damage_is_named_or_harmless(damages: list[Damage], cut: int, length: in
         body[at : at + len(instead)] = instead
     # Anything but our own refusal would be answered 500, and fails here.
     for data in (bytes(body), bytes(body[:cut])):
-        with suppress(InvalidInput):
+        with suppress(InvalidInputError):
             found = read(data, length)
             found.wanted(("embeddings",))
             for tensor in found.tensors:
                 for take in (tensors.rows, tensors.items):
-                    with suppress(InvalidInput):
+                    with suppress(InvalidInputError):
                         take(tensor, LIMITS)

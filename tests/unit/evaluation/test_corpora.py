@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.corpora import Corpus, View, evenly, numbered, split
 
 LABELS = np.repeat([0, 1, 2], [100, 50, 10])
@@ -57,19 +57,19 @@ def test_a_cap_above_the_size_keeps_all() -> None:
 
 def test_parts_that_do_not_fit_are_refused() -> None:
     train, test = np.arange(8), np.arange(8, 10)
-    with pytest.raises(InvalidInput, match=r"as many rows in each.*text: 9.*labels: 10"):
+    with pytest.raises(InvalidInputError, match=r"as many rows in each.*text: 9.*labels: 10"):
         Corpus("x", LABELS[:10], ("a",), train, test, texts(9))
-    with pytest.raises(InvalidInput, match="both in train and in test"):
+    with pytest.raises(InvalidInputError, match="both in train and in test"):
         Corpus("x", None, (), np.arange(9), test, texts(10))
-    with pytest.raises(InvalidInput, match="expected test to be some of the 9 rows"):
+    with pytest.raises(InvalidInputError, match="expected test to be some of the 9 rows"):
         Corpus("x", None, (), train, test, texts(9))
-    with pytest.raises(InvalidInput, match="expected train"):
+    with pytest.raises(InvalidInputError, match="expected train"):
         Corpus("x", None, (), train[:0], test, texts(10))
-    with pytest.raises(InvalidInput, match="inputs or embeddings"):
+    with pytest.raises(InvalidInputError, match="inputs or embeddings"):
         Corpus("x", None, (), train, test)
-    with pytest.raises(InvalidInput, match="at least one row"):
+    with pytest.raises(InvalidInputError, match="at least one row"):
         Corpus("x", None, (), train, test, texts(10)).capped(0)
-    with pytest.raises(InvalidInput, match="at least two rows"):
+    with pytest.raises(InvalidInputError, match="at least two rows"):
         split(1, None)
 
 

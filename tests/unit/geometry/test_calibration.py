@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.calibration import (
     LEAST_SLOPE,
     Calibration,
@@ -106,9 +106,9 @@ def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
     assert bins[1].accuracy == 0.75
     want = (2 * 0.45 + 4 * abs(0.9625 - 0.75)) / 6
     assert expected_calibration_error(confidence, right, 10) == pytest.approx(want)
-    with pytest.raises(InvalidInput, match="at least one prediction"):
+    with pytest.raises(InvalidInputError, match="at least one prediction"):
         expected_calibration_error(np.empty(0), np.empty(0, bool))
-    with pytest.raises(InvalidInput, match="one value each"):
+    with pytest.raises(InvalidInputError, match="one value each"):
         auroc(np.ones(3), np.ones(2, bool))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, logits, probabilities
 from tests.support.latent_worlds import Library
 
@@ -159,7 +159,7 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
 def test_a_head_that_does_not_fit_together_is_refused(
     layers: tuple[Any, ...], activation: str, said: str, pointer: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said) as error:
+    with pytest.raises(InvalidInputError, match=said) as error:
         Classifier(layers, activation)
     assert error.value.pointer == pointer
 
@@ -167,7 +167,7 @@ def test_a_head_that_does_not_fit_together_is_refused(
 @pytest.mark.parametrize("shape", [(3, 5), (6,), (3, 7)])
 def test_rows_of_another_width_are_refused(lib: Library, shape: tuple[int, ...]) -> None:
     head = Classifier(((W, B),)).on(lib.take)
-    with pytest.raises(InvalidInput, match=r"shape \(n, 6\), got"):
+    with pytest.raises(InvalidInputError, match=r"shape \(n, 6\), got"):
         logits(head, lib.take(np.zeros(shape, np.float32)))
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics.pairwise import cosine_similarity
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.frame import Frame, directions, frame, relative, unit_rows
 from tests.support.latent_worlds import Library, plain_unit, rotation, world
 
@@ -103,7 +103,7 @@ GOOD = np.array([[1.0, 0], [0, 1], [2, 2]])
 def test_anchors_that_are_no_frame_are_refused(
     lib: Library, anchors: np.ndarray, said: str
 ) -> None:
-    with pytest.raises(InvalidInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         frame(lib.take(anchors))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import Parameters, Side, fuse
 from stitchwork.geometry.diagnostics.learning_curve import (
     Point,
@@ -95,5 +95,5 @@ def test_a_power_law_is_continued() -> None:
 
 
 def test_the_numbers_of_anchors_agree() -> None:
-    with pytest.raises(InvalidInput, match="got 30 and 31"):
+    with pytest.raises(InvalidInputError, match="got 30 and 31"):
         learning_curve(world(30, 5, 4).x_anchors, world(31, 5, 4).x_anchors, "ridge", P, P)

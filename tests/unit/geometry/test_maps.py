@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import Map, Parameters, Side, fuse, identity
 from stitchwork.geometry.frame import Frame, frame
 from stitchwork.geometry.inverses import ridge_inverse
@@ -237,7 +237,7 @@ def test_rows_of_another_width_are_refused(
     lib: Library, bridge: str, shape: tuple[int, ...]
 ) -> None:
     found = made(world(60, 16, 16), lib, bridge)
-    with pytest.raises(InvalidInput, match=r"shape \(n, 16\), got \(") as error:
+    with pytest.raises(InvalidInputError, match=r"shape \(n, 16\), got \(") as error:
         found.apply(lib.take(np.zeros(shape, np.float32)))
     assert str(shape) in error.value.message
 

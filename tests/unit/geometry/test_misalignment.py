@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.misalignment import NAMED, RIDGE, _predicted, misaligned
 from stitchwork.geometry.frame import frame
 from tests.support.latent_worlds import Floats, Library, World, plain_unit, rotation, world
@@ -105,5 +105,5 @@ def test_anchors_at_the_mean_keep_their_index_and_are_never_named(lib: Library) 
 
 
 def test_the_numbers_of_anchors_agree() -> None:
-    with pytest.raises(InvalidInput, match="got 30 and 31"):
+    with pytest.raises(InvalidInputError, match="got 30 and 31"):
         misaligned(frame(world(30, 5, 4).x_anchors), frame(world(31, 5, 4).x_anchors))

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.redundancy import NEAR, duplicates, next_anchors, redundant
 from stitchwork.geometry.frame import frame
 from tests.support.latent_worlds import Floats, Library, plain_unit, rotation, world
@@ -120,5 +120,5 @@ def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: Library) -
 
 @pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
 def test_a_pool_is_of_the_space(lib: Library, pool: tuple[int, ...], count: int) -> None:
-    with pytest.raises(InvalidInput, match="expected"):
+    with pytest.raises(InvalidInputError, match="expected"):
         next_anchors(frame(lib.take(world(30, 8, 5).x_anchors)), lib.take(np.ones(pool)), count)

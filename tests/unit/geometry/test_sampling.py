@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.frame import frame
 from stitchwork.geometry.sampling import Indices, farthest_first, prunings
 from tests.support.latent_worlds import Floats, Library, world
@@ -69,7 +69,7 @@ def test_what_is_picked(
 
 
 def test_without_any_direction_there_is_nowhere_to_start(lib: Library) -> None:
-    with pytest.raises(InvalidInput, match="got 3 zero rows"):
+    with pytest.raises(InvalidInputError, match="got 3 zero rows"):
         _farthest_first(lib.take(np.zeros((3, 2))), 0.5, 0)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics.pairwise import paired_distances
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.space_metrics import (
     agreement,
     head_confidence,
@@ -93,7 +93,7 @@ def test_where_all_cosines_are_equal_there_is_nothing_to_agree_on(lib: Library, 
 
 def test_agreement_needs_the_same_number_of_anchors() -> None:
     a, b = frame(world(20, 5, 4).x_anchors), frame(world(21, 5, 4).x_anchors)
-    with pytest.raises(InvalidInput, match="got 20 and 21"):
+    with pytest.raises(InvalidInputError, match="got 20 and 21"):
         agreement(a, b)
 
 
@@ -114,7 +114,7 @@ def test_a_zero_row_is_similar_to_nothing(lib: Library) -> None:
     ("a", "b"), [((3, 4), (3, 5)), ((3, 4), (2, 4)), ((0, 4), (0, 4)), ((4,), (4,))]
 )
 def test_similarity_needs_rows_of_one_shape(a: tuple[int, ...], b: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidInput, match="rows of one shape"):
+    with pytest.raises(InvalidInputError, match="rows of one shape"):
         similarity(np.ones(a), np.ones(b))
 
 
@@ -124,7 +124,7 @@ def test_norms_are_taken_in_double_precision_about_the_origin(lib: Library) -> N
     got = norms(lib.take(x))
     assert got.mean == pytest.approx(lengths.mean(), rel=1e-12)
     assert got.std == pytest.approx(lengths.std(), rel=1e-9)
-    with pytest.raises(InvalidInput, match="at least one row"):
+    with pytest.raises(InvalidInputError, match="at least one row"):
         norms(np.ones((0, 3)))
 
 
@@ -155,7 +155,7 @@ def test_confidence_is_zero_at_the_mean_and_never_negative(lib: Library) -> None
     # The mean of a cosine of 1 and of one of almost −1, which all but cancel.
     assert got[2] == pytest.approx(0, abs=0.01)
     assert lib.give(neighbour_confidence(lib.take(y), seen, 4))[2] == 0
-    with pytest.raises(InvalidInput, match="at least 1 neighbour, got 0"):
+    with pytest.raises(InvalidInputError, match="at least 1 neighbour, got 0"):
         neighbour_confidence(lib.take(y), seen, 0)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from stitchwork.errors import CorruptBytes
+from stitchwork.errors import CorruptDataError
 from stitchwork.redis.serialization import pack, unpack
 
 DTYPES = [np.float64, np.float32, np.int64, np.uint8, np.bool_]
@@ -40,18 +40,18 @@ def test_any_flipped_bit_is_noticed(data: st.DataObject) -> None:
     packed = bytearray(pack({"a": np.arange(6.0)}, {"b": 1}))
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= 1 << data.draw(st.integers(0, 7))
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         unpack(bytes(packed))
 
 
 @given(st.integers(0, 200))
 def test_cut_bytes_are_noticed(kept: int) -> None:
     packed = pack({"a": np.arange(60.0)})
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         unpack(packed[:kept])
 
 
 @pytest.mark.parametrize("foreign", [b"", b"junk", pickle.dumps([1, 2])])
 def test_foreign_bytes_are_refused(foreign: bytes) -> None:
-    with pytest.raises(CorruptBytes):
+    with pytest.raises(CorruptDataError):
         unpack(foreign)

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.queue.consumer import Delivery
 from stitchwork.queue.messages import Job
 from stitchwork.worker.loop import meanwhile
@@ -37,14 +37,14 @@ def test_the_next_jobs_are_worked_on_while_those_before_are_in_hand() -> None:
 def test_one_that_fails_takes_no_other_along() -> None:
     def work(delivery: Delivery) -> str:
         if delivery.entry == "1":
-            raise InvalidInput("no image")
+            raise InvalidInputError("no image")
         return delivery.entry
 
     with ThreadPoolExecutor(1) as pool:
         groups = meanwhile(pool, deliveries(1, 1, 1), work, 3)
         (first, second, third), result = next(groups)
         assert (result(first), result(third)) == ("0", "2")
-        with pytest.raises(InvalidInput, match="no image"):
+        with pytest.raises(InvalidInputError, match="no image"):
             result(second)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stitchwork.api.content import json_depth
-from stitchwork.errors import InvalidInput, MalformedInput
+from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.resources import Floats
 
 MOST_HEADER: Final = 1 << 20
@@ -90,13 +90,14 @@ def from_safetensors(
         most_depth: Levels that the JSON of its header may have.
 
     Raises:
-        MalformedInput: If the bytes are no such file, or do not add up.
-        InvalidInput: If its header is deeper, or a tensor of another type, or of other than 1 or 2
+        MalformedInputError: If the bytes are no such file, or do not add up.
+        InvalidInputError: If its header is deeper, or a tensor of another type, or of other than 1
+        or 2
             dimensions.
     """
     length = int.from_bytes(data[:LENGTH], "little")
     if len(data) < LENGTH or length > min(len(data) - LENGTH, MOST_HEADER):
-        raise MalformedInput(
+        raise MalformedInputError(
             f"expected safetensors: a header of at most {MOST_HEADER} bytes after {LENGTH} bytes "
             f"that say its length, then the tensors; got {length} in a file of {len(data)} bytes"
         )
@@ -105,21 +106,21 @@ def from_safetensors(
     try:
         header = orjson.loads(data[LENGTH:start])
     except orjson.JSONDecodeError as error:
-        raise MalformedInput(f"expected safetensors, whose header is JSON: {error}") from error
+        raise MalformedInputError(f"expected safetensors, whose header is JSON: {error}") from error
     if not isinstance(header, dict):
-        raise MalformedInput("expected safetensors, whose header is a JSON object")
+        raise MalformedInputError("expected safetensors, whose header is a JSON object")
     told = header.pop("__metadata__", None) or {}
     if not isinstance(told, dict) or not all(type(text) is str for text in told.values()):
-        raise MalformedInput("expected safetensors, whose __metadata__ holds texts by name")
+        raise MalformedInputError("expected safetensors, whose __metadata__ holds texts by name")
     arrays, reached = {}, 0
     for name, begin, end, shape, kind in sorted(_entries(header), key=lambda entry: entry[1:3]):
         if begin != reached:
-            raise MalformedInput(
+            raise MalformedInputError(
                 f"expected safetensors: {name[:80]} is to begin at byte {reached} of the tensors, "
                 f"got {begin}"
             )
         if start + end > len(data):
-            raise MalformedInput(
+            raise MalformedInputError(
                 f"expected safetensors: {name[:80]} ends at byte {start + end}, got {len(data)}"
             )
         flat = np.frombuffer(data, "u1", end - begin, start + begin) if end > begin else EMPTY
@@ -128,7 +129,7 @@ def from_safetensors(
             array = (array.astype("<u4") << 16).view("<f4")
         arrays[name], reached = array, end
     if start + reached != len(data):
-        raise MalformedInput(
+        raise MalformedInputError(
             f"expected safetensors of {start + reached} bytes as its header says, got {len(data)}"
         )
     return arrays, told
@@ -146,21 +147,21 @@ def _entries(header: Mapping[str, Any]) -> list[tuple[str, int, int, list[int], 
         except (TypeError, KeyError, ValueError):
             fits = False
         if not fits:
-            raise MalformedInput(
+            raise MalformedInputError(
                 f"expected safetensors: dtype, shape and data_offsets of {name[:80]}"
             )
         if kind not in DTYPES:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected tensors of {', '.join(DTYPES)}, got {str(kind)[:20]}",
                 pointer=f"/{name}",
             )
         if not 1 <= len(shape) <= 2:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected 1 or 2 dimensions, got {str(shape)[:80]}", pointer=f"/{name}"
             )
         size = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
         if end - begin != size:
-            raise MalformedInput(
+            raise MalformedInputError(
                 f"expected safetensors: {name[:80]} of {shape} {kind} has {size} bytes, "
                 f"got {end - begin}"
             )
@@ -174,8 +175,8 @@ def from_npy(data: bytes, name: str) -> NDArray[Any]:
     Its size is checked before anything of that size is made.
 
     Raises:
-        MalformedInput: If the bytes are no such file, or do not add up.
-        InvalidInput: If it holds anything but floats in 1 or 2 dimensions.
+        MalformedInputError: If the bytes are no such file, or do not add up.
+        InvalidInputError: If it holds anything but floats in 1 or 2 dimensions.
     """
     stream = io.BytesIO(data)
     try:
@@ -183,16 +184,18 @@ def from_npy(data: bytes, name: str) -> NDArray[Any]:
         header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
         shape, fortran, dtype = header(stream, max_header_size=MOST_NPY_HEADER)
     except Exception as error:
-        raise MalformedInput("expected an .npy file of version 1 or 2") from error
+        raise MalformedInputError("expected an .npy file of version 1 or 2") from error
     sides = all(type(side) is int and 0 <= side <= MOST_SIDE for side in shape)
     if dtype.hasobject or dtype.kind != "f" or not sides or not 1 <= len(shape) <= 2:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected 1 or 2 dimensions of floats, got {dtype} of {str(shape)[:80]}",
             pointer=f"/{name}",
         )
     expected, got = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if expected != got:
-        raise MalformedInput(f"the .npy header says {expected} bytes of {list(shape)}, got {got}")
+        raise MalformedInputError(
+            f"the .npy header says {expected} bytes of {list(shape)}, got {got}"
+        )
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
 

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 
 _QUOTE: Final = ord('"')
 _OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -21,15 +21,15 @@ def refuse(data: bytes, most: int) -> None:
         most: Levels that it may have; a number has none, a list of numbers one.
 
     Raises:
-        InvalidInput: If it has more.
+        InvalidInputError: If it has more.
     """
     if not _opens_more(data, most):
         return
     found = measured(data)
     if found > most:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected JSON of at most {most} levels (max_json_depth), got {found}",
-            code="too-deep",
+            code="nesting-too-deep",
         )
 
 

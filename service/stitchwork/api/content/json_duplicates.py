@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, Final
 
-from stitchwork.errors import MalformedInput
+from stitchwork.errors import MalformedInputError
 
 DEPTH: Final = 8
 """Objects nested deeper than this are not counted but read."""
@@ -25,7 +25,7 @@ def refuse(data: bytes, payload: dict[str, Any]) -> None:
         payload: What it was parsed to.
 
     Raises:
-        MalformedInput: If a key stands twice in one object.
+        MalformedInputError: If a key stands twice in one object.
     """
     if data.count(b":") == _keys(payload):
         return
@@ -38,7 +38,9 @@ def refuse(data: bytes, payload: dict[str, Any]) -> None:
         if _COLON.match(data, at):
             key: str = json.loads(found[0])
             if key in seen[-1]:
-                raise MalformedInput(f"the key {key[:80]!r} stands twice", code="duplicate-key")
+                raise MalformedInputError(
+                    f"the key {key[:80]!r} stands twice", code="duplicate-key"
+                )
             seen[-1].add(key)
 
 

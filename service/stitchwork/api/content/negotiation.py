@@ -33,7 +33,12 @@ from stitchwork.api.content.validation import named
 from stitchwork.api.dependencies import Limits
 from stitchwork.api.problem_details import from_validation
 from stitchwork.api.schemas.fields import Told
-from stitchwork.errors import InputTooLarge, InvalidInput, MalformedInput, UnsupportedFormat
+from stitchwork.errors import (
+    InputTooLargeError,
+    InvalidInputError,
+    MalformedInputError,
+    UnsupportedFormatError,
+)
 from stitchwork.resources import Floats
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,7 +83,9 @@ async def receive(
     inputs = (MULTIPART, NDJSON) if raw or not main else ()
     takes = (JSON, *(BINARY if main else ()), *inputs)
     if media not in takes:
-        raise UnsupportedFormat(f"expected a body of type {', '.join(takes)}, got {media[:80]}")
+        raise UnsupportedFormatError(
+            f"expected a body of type {', '.join(takes)}, got {media[:80]}"
+        )
     # How large and how slow it may be is bounded in `middleware.body_limits`.
     data = await request.body()
     parts = await _multipart(request.headers, data, limits) if media == MULTIPART else {}
@@ -121,10 +128,10 @@ async def read(
         raw: Take such raw inputs even so.
 
     Raises:
-        MalformedInput: If the bytes cannot be parsed.
-        InputTooLarge: If there are too many.
-        UnsupportedFormat: If the media type is not spoken here.
-        InvalidInput: If what they say has no meaning; `pointer` says where.
+        MalformedInputError: If the bytes cannot be parsed.
+        InputTooLargeError: If there are too many.
+        UnsupportedFormatError: If the media type is not spoken here.
+        InvalidInputError: If what they say has no meaning; `pointer` says where.
     """
     body = await receive(request, model, limits, main=main, raw=raw)
     return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
@@ -134,9 +141,9 @@ def parse(data: bytes, model: type[M], limits: Limits) -> M:
     """A JSON object, validated.
 
     Raises:
-        MalformedInput: If it is not JSON.
-        InputTooLarge: If it holds too much.
-        InvalidInput: If it is too deep, or what it says has no meaning; `pointer` says where.
+        MalformedInputError: If it is not JSON.
+        InputTooLargeError: If it holds too much.
+        InvalidInputError: If it is too deep, or what it says has no meaning; `pointer` says where.
     """
     _count_values(data, limits.json_values)
     return _validate(model, _json(data, limits), limits)
@@ -214,7 +221,7 @@ def _query(request: Request) -> dict[str, Any]:
     found = dict(told)
     if len(found) < len(told):
         twice = next(name for name in found if sum(name == other for other, _ in told) > 1)
-        raise InvalidInput(f"the query says {twice[:80]!r} twice", code="duplicate-key")
+        raise InvalidInputError(f"the query says {twice[:80]!r} twice", code="duplicate-key")
     return {name: Told(value) for name, value in found.items()}
 
 
@@ -231,7 +238,7 @@ def _count_values(data: bytes, most: int) -> None:
     Each value but the first follows one of these three; some in texts are counted too.
     """
     if len(data) > most and sum(map(data.count, (b",", b"[", b"{"))) > most:
-        raise InputTooLarge(
+        raise InputTooLargeError(
             f"expected JSON of at most {most} values (max_json_values); send arrays as safetensors "
             "or .npy"
         )
@@ -244,7 +251,7 @@ def _json(data: bytes, limits: Limits) -> Any:
     except orjson.JSONDecodeError as error:
         payload = _loose_json(data, error)
     if not isinstance(payload, dict):
-        raise InvalidInput(f"expected a JSON object, got {named(payload)}", pointer="")
+        raise InvalidInputError(f"expected a JSON object, got {named(payload)}", pointer="")
     json_duplicates.refuse(data, payload)
     return payload
 
@@ -254,7 +261,7 @@ def _loose_json(data: bytes, error: ValueError) -> Any:
     try:
         return json.loads(data.decode())
     except ValueError:
-        raise MalformedInput(f"expected JSON: {error}") from error
+        raise MalformedInputError(f"expected JSON: {error}") from error
 
 
 def _ndjson(data: bytes, limits: Limits) -> dict[str, Any]:
@@ -263,7 +270,7 @@ def _ndjson(data: bytes, limits: Limits) -> dict[str, Any]:
         if line.strip():
             try:
                 rows.append(_json(line, limits))
-            except InvalidInput as error:
+            except InvalidInputError as error:
                 where = f"line {number}: {error.message}"
                 raise type(error)(where, code=error.code) from error
     items = [row.get("item") for row in rows]
@@ -310,14 +317,14 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
             max_part_size=limits.body_bytes,
         )
         if not data.rstrip().endswith(b"--"):
-            raise MalformedInput("the multipart body has no closing boundary: it was cut")
+            raise MalformedInputError("the multipart body has no closing boundary: it was cut")
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         if "Too many" in str(error):
-            raise InputTooLarge(
+            raise InputTooLargeError(
                 f"expected at most {limits.anchors} parts (max_anchors) in multipart/form-data"
             ) from error
-        raise MalformedInput(f"expected multipart/form-data: {error}") from error
+        raise MalformedInputError(f"expected multipart/form-data: {error}") from error
     payload: dict[str, Any] = {}
     files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
     parser.close()

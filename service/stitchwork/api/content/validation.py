@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pybase64 import b64decode
 
-from stitchwork.errors import InputTooLarge, InvalidInput
+from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.resources import Floats
 
 
@@ -32,13 +32,14 @@ def vectors(
         (n, d) float32, finite, n ≥ 1, d ≥ 1.
 
     Raises:
-        InvalidInput: If it is anything else: ragged, empty, or holding nulls, booleans, strings,
+        InvalidInputError: If it is anything else: ragged, empty, or holding nulls, booleans,
+        strings,
             or numbers that float32 cannot hold; the pointer is relative to the value.
-        InputTooLarge: If there are more rows or columns.
+        InputTooLargeError: If there are more rows or columns.
     """
     if isinstance(value, np.ndarray):
         if value.ndim != 2 or value.dtype.kind != "f":
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected a 2-dimensional array of floats, got {value.dtype} of shape "
                 f"{list(value.shape)}"
             )
@@ -46,13 +47,13 @@ def vectors(
     else:
         if not isinstance(value, list) or not value:
             got = "an empty list" if value == [] else named(value)
-            raise InvalidInput(f"expected a non-empty list of rows of numbers, got {got}")
+            raise InvalidInputError(f"expected a non-empty list of rows of numbers, got {got}")
         _bound(len(value), most_rows, "rows", settings[0])
         if coded:
             value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
         rows = _stack(value)
     if 0 in rows.shape:
-        raise InvalidInput(f"expected rows of numbers, got shape {list(rows.shape)}")
+        raise InvalidInputError(f"expected rows of numbers, got shape {list(rows.shape)}")
     _bound(rows.shape[0], most_rows, "rows", settings[0])
     _bound(rows.shape[1], most_width, "numbers in a row", settings[1])
     with np.errstate(over="ignore"):
@@ -60,7 +61,7 @@ def vectors(
     finite = np.isfinite(narrow)
     if not finite.all():
         i, j = np.argwhere(~finite)[0].tolist()
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected finite numbers that float32 can hold, got {rows[i, j]!s}",
             pointer=f"/{i}/{j}",
         )
@@ -76,7 +77,7 @@ def vector(value: Any, most: int) -> Floats:
         )
         found: Floats = rows[0]
         return found
-    except InvalidInput as error:
+    except InvalidInputError as error:
         error.pointer = (error.pointer or "").removeprefix("/0")
         raise
 
@@ -85,12 +86,12 @@ def image_bytes(value: str, pointer: str) -> bytes:
     """The bytes of a base64 string.
 
     Raises:
-        InvalidInput: If it is not base64.
+        InvalidInputError: If it is not base64.
     """
     try:
         return b64decode(value, validate=True)
     except ValueError as error:
-        raise InvalidInput("expected the base64 of an image file", pointer=pointer) from error
+        raise InvalidInputError("expected the base64 of an image file", pointer=pointer) from error
 
 
 def _stack(rows: list[Any]) -> NDArray[Any]:
@@ -111,23 +112,25 @@ def _stack(rows: list[Any]) -> NDArray[Any]:
     raise _first_fault(rows)
 
 
-def _first_fault(rows: list[Any]) -> InvalidInput:
+def _first_fault(rows: list[Any]) -> InvalidInputError:
     width = len(rows[0]) if isinstance(rows[0], list | np.ndarray) else None
     for i, row in enumerate(rows):
         if not isinstance(row, list | np.ndarray):
-            return InvalidInput(f"expected a row of numbers, got {named(row)}", pointer=f"/{i}")
+            return InvalidInputError(
+                f"expected a row of numbers, got {named(row)}", pointer=f"/{i}"
+            )
         if len(row) != width:
-            return InvalidInput(
+            return InvalidInputError(
                 f"expected {width} numbers as in the first row, got {len(row)}",
                 pointer=f"/{i}",
                 code="ragged-rows",
             )
         for j, number in enumerate(row if isinstance(row, list) else ()):
             if type(number) not in (float, int) or abs(number) > 1e300:
-                return InvalidInput(
+                return InvalidInputError(
                     f"expected a finite number, got {_unheld(number)}", pointer=f"/{i}/{j}"
                 )
-    return InvalidInput("expected rows of finite numbers")
+    return InvalidInputError("expected rows of finite numbers")
 
 
 def named(value: Any) -> str:
@@ -144,18 +147,20 @@ def named(value: Any) -> str:
 
 def _bound(count: int, most: int, what: str, setting: str) -> None:
     if count > most:
-        raise InputTooLarge(f"expected at most {most} {what} ({setting}), got {count}")
+        raise InputTooLargeError(f"expected at most {most} {what} ({setting}), got {count}")
 
 
 def _decode_row(value: Any, pointer: str) -> Floats:
     if not isinstance(value, str):
-        raise InvalidInput(f"expected a base64 string, got {named(value)}", pointer=pointer)
+        raise InvalidInputError(f"expected a base64 string, got {named(value)}", pointer=pointer)
     try:
         raw = b64decode(value, validate=True)
     except ValueError as error:
-        raise InvalidInput("expected base64 of little-endian float32", pointer=pointer) from error
+        raise InvalidInputError(
+            "expected base64 of little-endian float32", pointer=pointer
+        ) from error
     if len(raw) % 4:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected whole float32 numbers of 4 bytes, got {len(raw)} bytes", pointer=pointer
         )
     return np.frombuffer(raw, "<f4")

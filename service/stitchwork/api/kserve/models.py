@@ -13,8 +13,8 @@ Ids have no colon, so that a name has one reading; and a colon may stand in a pa
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from stitchwork.api.dependencies import Parts
-from stitchwork.errors import UnknownResource
+from stitchwork.api.dependencies import AppState
+from stitchwork.errors import NotFoundError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import Head, Space, check_id, digest
@@ -118,25 +118,23 @@ def named(text: str) -> Name:
     """A model's name, taken apart.
 
     Raises:
-        UnknownResource: If it is of none of the forms.
-        InvalidInput: If an id in it can be none.
+        NotFoundError: If it is of none of the forms.
+        InvalidInputError: If an id in it can be none.
     """
     verb, *ids = text.split(":")
     if (verb, len(ids)) not in FORMS:
-        raise UnknownResource(
-            f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}"
-        )
+        raise NotFoundError(f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}")
     return Name(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
 
-def find(parts: Parts, name: Name, version: str | None = None) -> Served:
+def find(parts: AppState, name: Name, version: str | None = None) -> Served:
     """What a model stands for; waits for the registry.
 
     Raises:
-        UnknownResource: If something in its name is not registered, it takes raw inputs and its
+        NotFoundError: If something in its name is not registered, it takes raw inputs and its
             space has no encoder, or another version serves.
-        NotReady: If something in its name is still being prepared.
-        AnchorSetMismatch: If its spaces do not share an anchor set.
+        NotReadyError: If something in its name is still being prepared.
+        AnchorSetMismatchError: If its spaces do not share an anchor set.
     """
     ids, head, stale = name.ids, None, False
     if name.verb in ("stitch", "classify"):
@@ -145,12 +143,12 @@ def find(parts: Parts, name: Name, version: str | None = None) -> Served:
     spaces, spaces_stale = parts.registry.spaces.ready(*ids)
     source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
     if name.takes_items and source.encoder is None:
-        raise UnknownResource(f"no model {name.text}: space {source.id} has no encoder")
+        raise NotFoundError(f"no model {name.text}: space {source.id} has no encoder")
     if target:
         check_pair(source, target, DEFAULT)
     found = Served(name, source, target, head, stale or spaces_stale)
     if version not in (None, found.version):
-        raise UnknownResource(
+        raise NotFoundError(
             f"model {name.text} serves version {found.version}, got {version[:80]!r}"
         )
     return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Parts, PartsDep, parts_of, seconds_of, while_connected
+from stitchwork.api.dependencies import AppState, StateDep, app_state, seconds_of, while_connected
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Served
 from stitchwork.api.kserve.tensors import Inference
@@ -20,7 +20,7 @@ from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, ru
 from stitchwork.api.routes.response_facts import outside, used, width
 from stitchwork.api.schemas.foreign import InferBody
 from stitchwork.api.schemas.responses import Ready
-from stitchwork.errors import NoWorker
+from stitchwork.errors import NoWorkerError
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.predictions import predictions
 from stitchwork.queue import worker_registry
@@ -75,7 +75,7 @@ router.add_api_route(
 
 
 @router.get("", summary="What this server is", name="v2_server")
-async def server(parts: PartsDep) -> Response:
+async def server(parts: StateDep) -> Response:
     """Its name, version, and the extensions of the protocol that it speaks."""
     return negotiation.answer(
         {
@@ -87,7 +87,7 @@ async def server(parts: PartsDep) -> Response:
 
 
 @router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
-async def show(model: Model, parts: PartsDep) -> Response:
+async def show(model: Model, parts: StateDep) -> Response:
     """What a model takes and gives, and its version."""
     return await _show(parts, model, None)
 
@@ -98,7 +98,7 @@ async def show(model: Model, parts: PartsDep) -> Response:
     name="v2_model_version",
     responses=METADATA,
 )
-async def show_version(model: Model, version: Version, parts: PartsDep) -> Response:
+async def show_version(model: Model, version: Version, parts: StateDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _show(parts, model, version)
 
@@ -109,7 +109,7 @@ async def show_version(model: Model, version: Version, parts: PartsDep) -> Respo
     name="v2_model_ready",
     responses=READY,
 )
-async def ready(model: Model, parts: PartsDep) -> Response:
+async def ready(model: Model, parts: StateDep) -> Response:
     """200 if all it stands for is registered and ready, and a worker takes work for it."""
     return await _ready(parts, model, None)
 
@@ -120,7 +120,7 @@ async def ready(model: Model, parts: PartsDep) -> Response:
     name="v2_model_version_ready",
     responses=READY,
 )
-async def ready_version(model: Model, version: Version, parts: PartsDep) -> Response:
+async def ready_version(model: Model, version: Version, parts: StateDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _ready(parts, model, version)
 
@@ -145,23 +145,23 @@ async def infer_version(model: Model, version: Version, request: Request) -> Res
     return await _infer(request, model, version)
 
 
-async def _show(parts: Parts, model: str, version: str | None) -> Response:
+async def _show(parts: AppState, model: str, version: str | None) -> Response:
     found = await asyncio.to_thread(models.find, parts, models.named(model), version)
     return negotiation.answer(found.described(), headers=used(found.stale, **found.roles))
 
 
-async def _ready(parts: Parts, model: str, version: str | None) -> Response:
+async def _ready(parts: AppState, model: str, version: str | None) -> Response:
     found = await asyncio.to_thread(models.find, parts, models.named(model), version)
     if found.name.takes_items:
         encoder = encoder_of(found.source)
         workers = await asyncio.to_thread(parts.dispatcher.workers)
         if not worker_registry.serving(workers, encoder):
-            raise NoWorker(f"no live worker takes work for {encoder.model}")
+            raise NoWorkerError(f"no live worker takes work for {encoder.model}")
     return negotiation.answer({"name": model, "ready": True})
 
 
 async def _infer(request: Request, model: str, version: str | None) -> Response:
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     name = models.named(model)
     if name.takes_items:
         check_room(parts, name.ids[0])
@@ -180,7 +180,7 @@ async def _infer(request: Request, model: str, version: str | None) -> Response:
     return await _from_items(request, parts, found, asked, seconds)
 
 
-def _from_rows(parts: Parts, found: Served, asked: Inference) -> Response:
+def _from_rows(parts: AppState, found: Served, asked: Inference) -> Response:
     given, wanted = asked.only(ROWS), asked.wanted(found.outputs)
     rows = tensors.rows(given, parts.limits)
     width(rows, found.source, f"{given.pointer}/shape")
@@ -200,7 +200,7 @@ def _from_rows(parts: Parts, found: Served, asked: Inference) -> Response:
 
 
 async def _from_items(
-    request: Request, parts: Parts, found: Served, asked: Inference, seconds: float
+    request: Request, parts: AppState, found: Served, asked: Inference, seconds: float
 ) -> Response:
     given, wanted = asked.only(ITEMS), asked.wanted(found.outputs)
     items = await asyncio.to_thread(tensors.items, given, parts.limits)
@@ -218,7 +218,7 @@ async def _from_items(
 
 
 def _outputs(
-    parts: Parts, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
+    parts: AppState, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
     """Rows by name: embeddings or, of probabilities, what a prediction says."""
     if not found.head:

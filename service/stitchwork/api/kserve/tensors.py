@@ -22,7 +22,12 @@ from stitchwork.api.content import negotiation, validation
 from stitchwork.api.dependencies import Limits
 from stitchwork.api.problem_details import renamed
 from stitchwork.api.schemas.foreign import InferBody, TensorBody
-from stitchwork.errors import InputTooLarge, InvalidInput, MalformedInput, UnsupportedFormat
+from stitchwork.errors import (
+    InputTooLargeError,
+    InvalidInputError,
+    MalformedInputError,
+    UnsupportedFormatError,
+)
 from stitchwork.resources import Floats
 
 HEADER: Final = "Inference-Header-Content-Length"
@@ -56,19 +61,19 @@ class Inference:
         """The one input there is to be.
 
         Raises:
-            InvalidInput: If there are others, or it has another name.
+            InvalidInputError: If there are others, or it has another name.
         """
         names = [tensor.told.name for tensor in self.tensors]
         if names != [name]:
             got = ", ".join(repr(name[:40]) for name in names[:8])
-            raise InvalidInput(f"expected one input, {name!r}, got {got}", pointer="/inputs")
+            raise InvalidInputError(f"expected one input, {name!r}, got {got}", pointer="/inputs")
         return self.tensors[0]
 
     def wanted(self, names: Sequence[str]) -> list[tuple[str, bool]]:
         """The outputs to send, and whether as bytes; all of them unless some are named.
 
         Raises:
-            InvalidInput: If there is no output of a name.
+            InvalidInputError: If there is no output of a name.
         """
         usual = self.body.parameters.binary_data_output
         if not self.body.outputs:
@@ -76,7 +81,7 @@ class Inference:
         found = []
         for i, output in enumerate(self.body.outputs):
             if output.name not in names:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"expected outputs out of {', '.join(names)}, got {output.name[:40]!r}",
                     pointer=f"/outputs/{i}/name",
                 )
@@ -89,14 +94,14 @@ async def read(request: Request, limits: Limits) -> Inference:
     """A request, its JSON validated and each tensor's bytes found.
 
     Raises:
-        MalformedInput: If it is no JSON, or there are more or fewer bytes than it says.
-        InputTooLarge: If there are too many.
-        UnsupportedFormat: If it says that it is anything else, or is compressed.
-        InvalidInput: If what it says has no meaning; `pointer` says where.
+        MalformedInputError: If it is no JSON, or there are more or fewer bytes than it says.
+        InputTooLargeError: If there are too many.
+        UnsupportedFormatError: If it says that it is anything else, or is compressed.
+        InvalidInputError: If what it says has no meaning; `pointer` says where.
     """
     media = negotiation.media_type(request)
     if media not in (negotiation.JSON, negotiation.OCTETS):
-        raise UnsupportedFormat(
+        raise UnsupportedFormatError(
             f"expected a body of {negotiation.JSON} or {negotiation.OCTETS}, got {media[:80]}"
         )
     data = await request.body()
@@ -113,8 +118,8 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
     """An input as embeddings, (n, d) float32, finite.
 
     Raises:
-        InvalidInput: If it is of another datatype or shape, or holds anything else.
-        InputTooLarge: If there are more rows or columns than are taken.
+        InvalidInputError: If it is of another datatype or shape, or holds anything else.
+        InputTooLargeError: If there are more rows or columns than are taken.
     """
     told = tensor.told
     if told.datatype not in FLOATS:
@@ -128,11 +133,11 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
     ):
         if got > most:
             place = f"{tensor.pointer}/shape"
-            raise InputTooLarge(f"expected at most {most} {what}, got {got}", pointer=place)
+            raise InputTooLargeError(f"expected at most {most} {what}, got {got}", pointer=place)
     if tensor.raw is not None:
         dtype = np.dtype(FLOATS[told.datatype])
         if n * d * dtype.itemsize != len(tensor.raw):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected {n * d * dtype.itemsize} bytes of {told.datatype} for shape "
                 f"{told.shape}, got {len(tensor.raw)}",
                 pointer=tensor.pointer,
@@ -143,7 +148,7 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
     with renamed("", f"{tensor.pointer}/data"):
         if isinstance(given, list) and given and not isinstance(given[0], list):
             if len(given) != n * d:
-                raise InvalidInput(
+                raise InvalidInputError(
                     f"expected {n * d} numbers for shape {told.shape}, got {len(given)}"
                 )
             flat: Floats = validation.vector(given, max(1, n * d))
@@ -152,7 +157,9 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
             given, coded=False, most_rows=limits.rows, most_width=limits.width
         )
         if found.shape != (n, d):
-            raise InvalidInput(f"expected numbers of shape {told.shape}, got {list(found.shape)}")
+            raise InvalidInputError(
+                f"expected numbers of shape {told.shape}, got {list(found.shape)}"
+            )
         return found
 
 
@@ -160,8 +167,8 @@ def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
     """An input as raw inputs: strings of JSON, or the bytes of texts or of image files.
 
     Raises:
-        InvalidInput: If it is of another datatype or shape, or holds anything else.
-        InputTooLarge: If there are more than are taken.
+        InvalidInputError: If it is of another datatype or shape, or holds anything else.
+        InputTooLargeError: If there are more than are taken.
     """
     told = tensor.told
     if told.datatype != "BYTES":
@@ -171,7 +178,7 @@ def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
         raise _shape(tensor, "[n] or [n, 1], n at least 1")
     if n > limits.items:
         place = f"{tensor.pointer}/shape"
-        raise InputTooLarge(
+        raise InputTooLargeError(
             f"expected at most {limits.items} items (max_items), got {n}", pointer=place
         )
     if tensor.raw is not None:
@@ -181,13 +188,13 @@ def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
         for row in told.data or []
     ]
     if len(given) != n:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected {n} strings for shape {told.shape}, got {len(given)}",
             pointer=f"{tensor.pointer}/data",
         )
     for i, item in enumerate(given):
         if not isinstance(item, str):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected a string, got {validation.named(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",
             )
@@ -241,7 +248,9 @@ def _json_length(header: str | None, total: int) -> int:
         return total
     told = header.strip()
     if not (told.isascii() and told.isdecimal() and len(told) < 20 and int(told) <= total):
-        raise MalformedInput(f"{HEADER}: expected at most {total} bytes of JSON, got {told[:40]!r}")
+        raise MalformedInputError(
+            f"{HEADER}: expected at most {total} bytes of JSON, got {told[:40]!r}"
+        )
     return int(told)
 
 
@@ -251,7 +260,7 @@ def _located(body: InferBody, rest: memoryview) -> tuple[Tensor, ...]:
     for i, told in enumerate(body.inputs):
         size, pointer = told.parameters.binary_data_size, f"/inputs/{i}"
         if (size is None) == (told.data is None):
-            raise InvalidInput(
+            raise InvalidInputError(
                 "expected either data or, with the binary extension, binary_data_size",
                 pointer=pointer,
             )
@@ -259,7 +268,7 @@ def _located(body: InferBody, rest: memoryview) -> tuple[Tensor, ...]:
         start += size or 0
         found.append(Tensor(told, raw, pointer))
     if start != len(rest):
-        raise MalformedInput(
+        raise MalformedInputError(
             f"the inputs' binary_data_size adds up to {start} bytes, {len(rest)} stand behind the "
             f"JSON; {HEADER} says how long that is"
         )
@@ -280,7 +289,7 @@ def _strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
                 continue
         break
     if len(found) != count or at != len(raw):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected {count} strings, each behind its length in 4 bytes, in {len(raw)} bytes; "
             f"got {len(found)}, and {len(raw) - at} bytes that are none",
             pointer=pointer,
@@ -293,12 +302,12 @@ def _string_bytes(array: NDArray[Any]) -> bytes:
     return b"".join(part for text in texts for part in (LENGTH.pack(len(text)), text))
 
 
-def _datatype(tensor: Tensor, expected: str) -> InvalidInput:
+def _datatype(tensor: Tensor, expected: str) -> InvalidInputError:
     name, got = tensor.told.name[:40], tensor.told.datatype
     told = f"expected {name!r} as a tensor of {expected}, got {got!r}"
-    return InvalidInput(told, pointer=f"{tensor.pointer}/datatype")
+    return InvalidInputError(told, pointer=f"{tensor.pointer}/datatype")
 
 
-def _shape(tensor: Tensor, expected: str) -> InvalidInput:
+def _shape(tensor: Tensor, expected: str) -> InvalidInputError:
     told = f"expected {tensor.told.name[:40]!r} of shape {expected}, got {tensor.told.shape}"
-    return InvalidInput(told, pointer=f"{tensor.pointer}/shape")
+    return InvalidInputError(told, pointer=f"{tensor.pointer}/shape")

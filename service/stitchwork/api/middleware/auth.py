@@ -15,10 +15,16 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api.problem_details import refuse
-from stitchwork.errors import NoKey, QuotaSpent, RegistryUnavailable, StitchworkError, WrongScope
-from stitchwork.redis.rate_limiter import Rates
-from stitchwork.registry.api_keys import KeyRing
-from stitchwork.resources import Key
+from stitchwork.errors import (
+    AuthenticationError,
+    InsufficientScopeError,
+    RateLimitError,
+    RegistryUnavailableError,
+    StitchworkError,
+)
+from stitchwork.redis.rate_limiter import RateLimiter
+from stitchwork.registry.api_keys import ApiKeyCache
+from stitchwork.resources import ApiKey
 from stitchwork.resources import Scope as KeyScope
 
 log = logging.getLogger(__name__)
@@ -67,9 +73,9 @@ RULES: Final = (
 )
 
 
-def needed(method: str, path: str, *, metrics_open: bool = False) -> tuple[KeyScope, ...]:
+def needed(method: str, path: str, *, metrics_public: bool = False) -> tuple[KeyScope, ...]:
     """The scopes of which one opens this; none: it is open to everyone."""
-    if metrics_open and path == "/metrics":
+    if metrics_public and path == "/metrics":
         return EVERYONE
     method = "GET" if method == "HEAD" else method
     return next(
@@ -83,28 +89,30 @@ def need(request: HTTPConnection, scope: KeyScope) -> None:
     """Ask for a scope that only a part of a route needs.
 
     Raises:
-        WrongScope: If the caller's key does not open it.
+        InsufficientScopeError: If the caller's key does not open it.
     """
-    key: Key | None = request.scope["state"].get("key")
+    key: ApiKey | None = request.scope["state"].get("key")
     if key is not None and not key.opens([scope]):
         raise _wrong(key, [scope])
 
 
-class Guard:
+class AuthMiddleware:
     """Lets a request in if its key opens what it asks for, or if no keys are set.
 
     Args:
         app: What is guarded.
         ring: The keys.
         rates: How often they may ask.
-        metrics_open: Whether `/metrics` needs no key.
+        metrics_public: Whether `/metrics` needs no key.
     """
 
-    def __init__(self, app: ASGIApp, ring: KeyRing, rates: Rates, *, metrics_open: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, ring: ApiKeyCache, rates: RateLimiter, *, metrics_public: bool
+    ) -> None:
         self._app = app
         self._ring = ring
         self._rates = rates
-        self._metrics_open = metrics_open
+        self._metrics_open = metrics_public
         self._look: asyncio.Future[None] | None = None
         self._may_look = 0.0
 
@@ -113,7 +121,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        scopes = needed(scope["method"], scope["path"], metrics_open=self._metrics_open)
+        scopes = needed(scope["method"], scope["path"], metrics_public=self._metrics_open)
         if not scopes:
             await self._app(scope, receive, send)
             return
@@ -130,7 +138,7 @@ class Guard:
             return
         await self._app(scope, receive, _with(told, send) if told else send)
 
-    async def _find(self, presented: str) -> Key | None:
+    async def _find(self, presented: str) -> ApiKey | None:
         """The key that this is; one that was added just now is looked for."""
         if not presented:
             return None
@@ -156,29 +164,33 @@ class Guard:
     def _pause(self, _: object) -> None:
         self._look, self._may_look = None, time.monotonic() + LOOK_PAUSE
 
-    def _admit(self, key: Key | None, presented: str, scopes: tuple[KeyScope, ...]) -> Key | None:
+    def _admit(
+        self, key: ApiKey | None, presented: str, scopes: tuple[KeyScope, ...]
+    ) -> ApiKey | None:
         """The key that lets this request in; None if none is needed.
 
         Raises:
-            NoKey: If there is no key, or none that is known.
-            WrongScope: If it does not open this.
-            RegistryUnavailable: If it is not known which keys there are.
+            AuthenticationError: If there is no key, or none that is known.
+            InsufficientScopeError: If it does not open this.
+            RegistryUnavailableError: If it is not known which keys there are.
         """
         if key is None:
             if self._ring.open:
                 return None
             if presented:
-                raise NoKey("the key is unknown, removed or expired")
-            raise NoKey("expected a key, as `Authorization: Bearer KEY`, got none or another kind")
+                raise AuthenticationError("the key is unknown, removed or expired")
+            raise AuthenticationError(
+                "expected a key, as `Authorization: Bearer KEY`, got none or another kind"
+            )
         if not key.opens(scopes):
             raise _wrong(key, scopes)
         return key
 
-    async def _count(self, key: Key | None, scope: KeyScope, told: dict[str, str]) -> None:
+    async def _count(self, key: ApiKey | None, scope: KeyScope, told: dict[str, str]) -> None:
         """Count a request; adds what its answer is to say of what is left.
 
         Raises:
-            QuotaSpent: If nothing was left.
+            RateLimitError: If nothing was left.
         """
         standing = await asyncio.to_thread(self._rates.hit, key, scope)
         if standing is None:
@@ -187,7 +199,7 @@ class Guard:
         if not standing.allowed:
             who = f"key {key.name}" if key else "whoever has no key"
             said = "its own limit" if key and key.limit else "rate_limits"
-            spent = QuotaSpent(
+            spent = RateLimitError(
                 f"{who} may ask {standing.most} times in {standing.window} seconds ({said})"
             )
             spent.retry_after = max(1.0, standing.reset)
@@ -206,7 +218,7 @@ def _with(headers: dict[str, str], send: Send) -> Send:
     return sending
 
 
-def check(ring: KeyRing, host: str) -> None:
+def check(ring: ApiKeyCache, host: str) -> None:
     """Look at the keys before the service listens, and say loudly if nothing guards it.
 
     Args:
@@ -214,16 +226,16 @@ def check(ring: KeyRing, host: str) -> None:
         host: The address that is to be listened on.
 
     Raises:
-        NoKey: If a key is needed on this address and none is set.
+        AuthenticationError: If a key is needed on this address and none is set.
     """
     try:
         ring.look()
         empty = ring.empty
-    except RegistryUnavailable as error:
+    except RegistryUnavailableError as error:
         log.warning("nobody without a declared key is let in for now: %s", error.message)
         return
     if empty and ring.must:
-        raise NoKey(
+        raise AuthenticationError(
             f"host {host} can be reached by others and no key guards it; set one while the service "
             "is on loopback (`stitchwork keys add`) or by key_file (STITCHWORK_KEY_FILE), or allow "
             "it by allow_public (STITCHWORK_ALLOW_PUBLIC=true)"
@@ -243,19 +255,21 @@ def _presented(scope: Scope) -> str:
     return key.strip() if kind.lower() == "bearer" else ""
 
 
-def _wrong(key: Key, scopes: Iterable[KeyScope]) -> WrongScope:
+def _wrong(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:
     needs = " or ".join(scopes)
-    return WrongScope(f"this needs a key of scope {needs}, {key.name} has {', '.join(key.scopes)}")
+    return InsufficientScopeError(
+        f"this needs a key of scope {needs}, {key.name} has {', '.join(key.scopes)}"
+    )
 
 
 def _challenge(
     error: StitchworkError, presented: str, scopes: tuple[KeyScope, ...]
 ) -> dict[str, str]:
     """What RFC 6750 says to a client whose key is missing, wrong or too weak."""
-    if isinstance(error, NoKey):
+    if isinstance(error, AuthenticationError):
         fault = ', error="invalid_token"' if presented else ""
         return {"WWW-Authenticate": f'Bearer realm="stitchwork"{fault}'}
-    if isinstance(error, WrongScope):
+    if isinstance(error, InsufficientScopeError):
         told = f'error="insufficient_scope", scope="{" ".join(scopes)}"'
         return {"WWW-Authenticate": f'Bearer realm="stitchwork", {told}'}
     return {}

@@ -11,10 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api.dependencies import Limits
 from stitchwork.api.problem_details import refuse
-from stitchwork.errors import InputTooLarge, QueueFull, StitchworkError, TooSlow, UnsupportedFormat
+from stitchwork.errors import (
+    InputTooLargeError,
+    QueueFullError,
+    SlowRequestError,
+    StitchworkError,
+    UnsupportedFormatError,
+)
 
 
-class Intake:
+class BodyLimitMiddleware:
     """Bounds the bytes and the time of each body, and the bytes of all that this process holds.
 
     Args:
@@ -60,12 +66,13 @@ class Intake:
         """Count bytes that arrived.
 
         Raises:
-            QueueFull: If the bodies of all requests together are too many.
+            QueueFullError: If the bodies of all requests together are too many.
         """
         self._held += count
         if self._held > self._limits.held_bytes:
-            raise QueueFull(
-                f"requests under way hold {self._limits.held_bytes} bytes (max_held_bytes) in this "
+            raise QueueFullError(
+                f"requests under way hold {self._limits.held_bytes} bytes "
+                "(max_inflight_body_bytes) in this "
                 "process already"
             )
 
@@ -73,12 +80,12 @@ class Intake:
         """What the head of a request says of its body.
 
         Raises:
-            UnsupportedFormat: If it is compressed.
-            InputTooLarge: If it is larger than a body may be.
+            UnsupportedFormatError: If it is compressed.
+            InputTooLargeError: If it is larger than a body may be.
         """
         coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         if coding.strip().lower() != "identity":
-            raise UnsupportedFormat(
+            raise UnsupportedFormatError(
                 f"expected an uncompressed body, got content-encoding {coding[:40]}"
             )
         claimed = headers.get(b"content-length", b"")
@@ -89,7 +96,7 @@ class Intake:
 class _Body:
     """The body of one request as it comes in."""
 
-    def __init__(self, intake: Intake, receive: Receive, limits: Limits) -> None:
+    def __init__(self, intake: BodyLimitMiddleware, receive: Receive, limits: Limits) -> None:
         self._intake = intake
         self._receive = receive
         self._limits = limits
@@ -102,22 +109,22 @@ class _Body:
         """The next piece; after the last one, whatever else the connection has to say.
 
         Raises:
-            InputTooLarge: If there are more bytes than a body may have.
-            QueueFull: If all bodies together are too many.
-            TooSlow: If the client lags behind the least rate, or the body takes too long.
+            InputTooLargeError: If there are more bytes than a body may have.
+            QueueFullError: If all bodies together are too many.
+            SlowRequestError: If the client lags behind the least rate, or the body takes too long.
         """
         if self._ended:
             return await self._receive()
         try:
             return await self._next()
-        except (InputTooLarge, QueueFull, TooSlow) as error:
+        except (InputTooLargeError, QueueFullError, SlowRequestError) as error:
             self._ended, self.fault = True, error
             raise
 
     async def _next(self) -> Message:
         limits = self._limits
         # Only time spent waiting for the client counts, not what the service takes between pieces.
-        owed = limits.slow_seconds + self.size / limits.least_rate
+        owed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
         left = min(owed, limits.seconds) - self._waited
         clock = asyncio.get_running_loop().time
         began = clock()
@@ -126,12 +133,14 @@ class _Body:
                 message = await self._receive()
         except TimeoutError as error:
             if owed < limits.seconds:
-                raise TooSlow(
-                    f"the body came slower than {limits.least_rate} bytes a second (least_rate) "
-                    f"after {limits.slow_seconds:g} seconds (slow_seconds)"
+                raise SlowRequestError(
+                    f"the body came slower than {limits.min_bytes_per_second} bytes a second "
+                    "(min_bytes_per_second) "
+                    f"after {limits.header_timeout_seconds:g} seconds (header_timeout_seconds)"
                 ) from error
-            raise TooSlow(
-                f"the body did not arrive within {limits.seconds:g} seconds (request_timeout)"
+            raise SlowRequestError(
+                f"the body did not arrive within {limits.seconds:g} seconds "
+                "(request_timeout_seconds)"
             ) from error
         self._waited += clock() - began
         if message["type"] != "http.request":
@@ -146,5 +155,5 @@ class _Body:
         return message
 
 
-def _too_large(limits: Limits) -> InputTooLarge:
-    return InputTooLarge(f"a body may have {limits.body_bytes} bytes at most (max_body_bytes)")
+def _too_large(limits: Limits) -> InputTooLargeError:
+    return InputTooLargeError(f"a body may have {limits.body_bytes} bytes at most (max_body_bytes)")

@@ -3,7 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-class HeadAsGet:
+class HeadRequestMiddleware:
     """Answers HEAD wherever there is GET; the server itself leaves the body out."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -7,13 +7,13 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Parts, PartsDep, parts_of, seconds_of, while_connected
+from stitchwork.api.dependencies import AppState, StateDep, app_state, seconds_of, while_connected
 from stitchwork.api.openapi import body, example, timed
 from stitchwork.api.problem_details import renamed
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used
 from stitchwork.api.schemas.foreign import EmbeddingsBody
-from stitchwork.errors import AnchorSetMismatch, InvalidInput, UnknownResource
+from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, NotFoundError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import ID_PATTERN, Floats, Space, check_id
@@ -55,7 +55,7 @@ async def embeddings(request: Request) -> Response:
 
     Rows are as the encoder makes them, and need not be of length one.
     """
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     asked = await negotiation.read(request, EmbeddingsBody, parts.limits)
     names = _spaces_of(asked.model)
     check_room(parts, names[0])
@@ -64,7 +64,7 @@ async def embeddings(request: Request) -> Response:
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     last = target or source
     if asked.dimensions not in (None, last.dim):
-        raise InvalidInput(
+        raise InvalidInputError(
             f"model {asked.model} gives {last.dim} numbers and no other: expected dimensions "
             f"{last.dim} or none, got {asked.dimensions}",
             pointer="/dimensions",
@@ -90,7 +90,7 @@ async def embeddings(request: Request) -> Response:
     name="openai_models",
     responses=example("Models.", {"object": "list", "data": [ONE]}),
 )
-async def models(parts: PartsDep) -> Response:
+async def models(parts: StateDep) -> Response:
     """Every space with an encoder and every space it can be translated into, 1,000 at most."""
     return negotiation.answer({"object": "list", "data": await asyncio.to_thread(_listed, parts)})
 
@@ -101,16 +101,16 @@ async def models(parts: PartsDep) -> Response:
     name="openai_model",
     responses=example("The model.", ONE),
 )
-async def model(model: Model, parts: PartsDep) -> Response:
+async def model(model: Model, parts: StateDep) -> Response:
     """One model, and the width of its embeddings."""
     spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *_spaces_of(model))
     source, last = spaces[0], spaces[-1]
     try:
         encoder_of(source)
         check_pair(source, last, DEFAULT)
-    except (InvalidInput, AnchorSetMismatch) as error:
+    except (InvalidInputError, AnchorSetMismatchError) as error:
         # It is registered, and still none of those that `models` lists.
-        raise UnknownResource(f"no model {model}: {error.message}") from error
+        raise NotFoundError(f"no model {model}: {error.message}") from error
     return negotiation.answer(_shown(model, last), headers=used(stale, source=source, target=last))
 
 
@@ -130,7 +130,7 @@ def _shown(name: str, space: Space) -> dict[str, Any]:
     }
 
 
-def _listed(parts: Parts) -> list[dict[str, Any]]:
+def _listed(parts: AppState) -> list[dict[str, Any]]:
     page = parts.registry.spaces.page(MOST_LISTED)
     spaces = [entry.record for entry in page.entries if entry.record]
     on: dict[tuple[str, str], list[Space]] = {}

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stitchwork.api.reports import verdicts
 from stitchwork.api.reports.verdicts import Share
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import (
     Calibration,
@@ -46,14 +46,14 @@ def classes(labels: Sequence[str], head: Head) -> NDArray[np.int64]:
     """Labels as the head's classes.
 
     Raises:
-        InvalidInput: If some are not among them; the message names them.
+        InvalidInputError: If some are not among them; the message names them.
     """
     place = {label: i for i, label in enumerate(head.labels)}
     unknown = [label for label in dict.fromkeys(labels) if label not in place]
     if unknown:
         names = ", ".join(repr(label[:80]) for label in unknown[:SHOWN])
         more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-        raise InvalidInput(
+        raise InvalidInputError(
             f"head {head.id} has no class {names}{more}",
             pointer=f"/labels/{list(labels).index(unknown[0])}",
             code="unknown-label",
@@ -108,10 +108,10 @@ def learn(scored: Scored, truth: NDArray[np.int64]) -> tuple[Calibration, dict[s
         was calibrated on the other four fifths.
 
     Raises:
-        InvalidInput: If there are fewer than 20 labels.
+        InvalidInputError: If there are fewer than 20 labels.
     """
     if len(truth) < FEWEST:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected at least {FEWEST} labelled inputs to calibrate on, got {len(truth)}",
             pointer="/labels",
             code="too-few-labels",

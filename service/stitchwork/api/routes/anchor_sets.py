@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ConditionDep, PartsDep, ResourceId
+from stitchwork.api.dependencies import ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
 from stitchwork.api.schemas.requests import AnchorSetBody
@@ -23,7 +23,7 @@ router = APIRouter(tags=["anchor sets"])
     openapi_extra=body(AnchorSetBody),
 )
 async def put_anchor_set(
-    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
 ) -> Response:
     """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
     declared = await negotiation.read(request, AnchorSetBody, parts.limits)

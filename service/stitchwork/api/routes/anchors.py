@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ID_SCHEMA, Parts, PartsDep, ResourceId, seconds_of
+from stitchwork.api.dependencies import ID_SCHEMA, AppState, ResourceId, StateDep, seconds_of
 from stitchwork.api.openapi import body, timed
 from stitchwork.api.routes.response_facts import named, used, width
 from stitchwork.api.schemas.requests import NextAnchorsBody
@@ -27,7 +27,7 @@ router = APIRouter(tags=["anchors"])
 async def report(
     id_: ResourceId,
     request: Request,
-    parts: PartsDep,
+    parts: StateDep,
     target: Annotated[
         str | None,
         Query(
@@ -47,7 +47,7 @@ async def report(
     )
 
 
-def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Response:
+def _report(parts: AppState, id_: str, other: str | None, bridge: BridgeName) -> Response:
     found, stale = parts.registry.spaces.ready(*(name for name in (id_, other) if name))
     space, target = found[0], found[1] if other else None
     if target:
@@ -68,14 +68,14 @@ def _report(parts: Parts, id_: str, other: str | None, bridge: BridgeName) -> Re
     response_model=NextAnchors,
     openapi_extra=timed(body(NextAnchorsBody, binary="embeddings")),
 )
-async def coming(id_: ResourceId, request: Request, parts: PartsDep) -> Response:
+async def coming(id_: ResourceId, request: Request, parts: StateDep) -> Response:
     """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
     parts.comparing.check_room()
     asked = await negotiation.read(request, NextAnchorsBody, parts.limits, main="embeddings")
     return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds_of(request))
 
 
-def _coming(parts: Parts, id_: str, asked: NextAnchorsBody) -> Response:
+def _coming(parts: AppState, id_: str, asked: NextAnchorsBody) -> Response:
     (space,), stale = parts.registry.spaces.ready(id_)
     width(asked.embeddings, space)
     told = parts.reports.next(space, asked.embeddings, asked.count)

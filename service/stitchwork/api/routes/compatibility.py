@@ -11,9 +11,9 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
-    Parts,
-    PartsDep,
+    AppState,
     PathId,
+    StateDep,
     seconds_of,
     while_connected,
 )
@@ -26,7 +26,12 @@ from stitchwork.api.routes.queued_work import job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
 from stitchwork.api.schemas.requests import SampleBody
 from stitchwork.api.schemas.responses import Judged, Matrix
-from stitchwork.errors import AnchorSetMismatch, Conflict, InvalidInput, Unavailable
+from stitchwork.errors import (
+    AnchorSetMismatchError,
+    ConflictError,
+    InvalidInputError,
+    UnavailableError,
+)
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.geometry.diagnostics.cross_validation import FOLDS, some
@@ -49,7 +54,7 @@ IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
 )
 async def matrix(
     request: Request,
-    parts: PartsDep,
+    parts: StateDep,
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
     bridge: BridgeName = DEFAULT,
     spaces: Annotated[
@@ -72,7 +77,7 @@ async def matrix(
     )
 
 
-def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
+def _matrix(parts: AppState, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
     (anchor_set,), stale = parts.registry.anchor_sets.ready(set_id)
     spaces = _spaces(parts, anchor_set, names)
     found = parts.comparisons.of(spaces, bridge)
@@ -102,7 +107,7 @@ def _matrix(parts: Parts, set_id: str, names: list[str] | None, bridge: BridgeNa
     )
 
 
-def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
+def _spaces(parts: AppState, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
     """The spaces that are to be compared: those named, or all of the set that serve."""
     if names is None:
         kept = parts.registry.anchor_sets.dependents(anchor_set.id)
@@ -110,7 +115,7 @@ def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> lis
     else:
         ids = list(dict.fromkeys(names))
     if len(ids) > MOST_SPACES:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected at most {MOST_SPACES} spaces at once, got {len(ids)}; name some of them by "
             "spaces=a,b,c",
             pointer="/spaces",
@@ -120,7 +125,7 @@ def _spaces(parts: Parts, anchor_set: AnchorSet, names: list[str] | None) -> lis
         chosen, _ = parts.registry.spaces.ready(*ids)
         for space in chosen:
             if space.anchor_set_version != anchor_set.version or space.anchor_set != anchor_set.id:
-                raise AnchorSetMismatch(
+                raise AnchorSetMismatchError(
                     f"space {space.id} is on anchor set {space.anchor_set}, not {anchor_set.id}",
                     pointer="/spaces",
                 )
@@ -153,7 +158,7 @@ def _shown(
     response_model=Judged,
     openapi_extra=timed(body(SampleBody, binary="embeddings")),
 )
-async def sample(encoder: PathId, head: PathId, request: Request, parts: PartsDep) -> Response:
+async def sample(encoder: PathId, head: PathId, request: Request, parts: StateDep) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     seconds = seconds_of(request)
     parts.threads.check_room()
@@ -177,7 +182,7 @@ class _Cast(NamedTuple):
     stale: bool
 
 
-def _resolve(parts: Parts, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
+def _resolve(parts: AppState, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
     source, target, head, stale = parts.registry.stitch(encoder, head_id)
     check_pair(source, target, asked.bridge)
     truth = head_evaluation.classes(asked.labels, head)
@@ -189,7 +194,7 @@ def _resolve(parts: Parts, encoder: str, head_id: str, asked: SampleBody) -> _Ca
 
 
 async def _embedded(
-    parts: Parts, cast: _Cast, asked: SampleBody, seconds: float
+    parts: AppState, cast: _Cast, asked: SampleBody, seconds: float
 ) -> tuple[Floats, Floats | str]:
     """The sample in the source's space and in the head's own, or why it is not there."""
 
@@ -207,7 +212,7 @@ async def _embedded(
             return f"send native_embeddings of space {cast.target.id} to compare with"
         try:
             return await embed(cast.target)
-        except (InvalidInput, Conflict, Unavailable) as error:
+        except (InvalidInputError, ConflictError, UnavailableError) as error:
             # It is only what the answer is compared with.
             return f"the items were not embedded in space {cast.target.id}: {error.message}"
 
@@ -224,7 +229,7 @@ async def _embedded(
 
 
 def _judge(
-    parts: Parts, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
+    parts: AppState, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
 ) -> Response:
     source, target, head, truth, stale = cast
 

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ID_SCHEMA, Parts, PartsDep, PathId, seconds_of
+from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, seconds_of
 from stitchwork.api.openapi import timed
 from stitchwork.api.routes.response_facts import used
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.export import translation_files
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.resources import Head, check_id
@@ -39,7 +39,7 @@ async def export(
     source: PathId,
     target: PathId,
     request: Request,
-    parts: PartsDep,
+    parts: StateDep,
     bridge: BridgeName = DEFAULT,
     head: Annotated[
         str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
@@ -58,13 +58,13 @@ async def export(
     accepted = negotiation.accepted(request, tuple(MEDIA.values()), negotiation.SAFETENSORS)
     wanted = MEDIA[format_] if format_ else accepted
     if head and wanted != negotiation.ONNX:
-        raise InvalidInput("head: only an ONNX file can hold one", pointer="/head")
+        raise InvalidInputError("head: only an ONNX file can hold one", pointer="/head")
     return await parts.threads.run(
         lambda: _export(parts, names, bridge, wanted), seconds_of(request)
     )
 
 
-def _export(parts: Parts, names: list[str], bridge: BridgeName, media: str) -> Response:
+def _export(parts: AppState, names: list[str], bridge: BridgeName, media: str) -> Response:
     (source, target), stale = parts.registry.spaces.ready(*names[:2])
     found = parts.translator.way(source, target, bridge).map
     facts = {
@@ -96,7 +96,7 @@ def _export(parts: Parts, names: list[str], bridge: BridgeName, media: str) -> R
 
 def _check_home(head: Head, target: str) -> None:
     if head.space != target:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"head {head.id} lives in space {head.space}, expected one of space {target}",
             pointer="/head",
         )

@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ConditionDep, Parts, PartsDep, ResourceId
+from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
 from stitchwork.api.schemas.requests import FitBody, HeadBody, NewHeadBody
 from stitchwork.api.schemas.responses import Drafted, HeadAnswer, Heads
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.registry.entries import Condition, Entry, Outcome
 from stitchwork.resources import Head, Space
 
@@ -26,7 +26,7 @@ router = APIRouter(tags=["heads"])
     openapi_extra=body(HeadBody, binary="weight"),
 )
 async def put_head(
-    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
     declared = await negotiation.read(request, HeadBody, parts.limits, main="weight")
@@ -39,13 +39,13 @@ async def put_head(
     responses=openapi.put(HeadAnswer, drafted=Drafted),
     openapi_extra=body(NewHeadBody, binary="weight"),
 )
-async def post_head(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
+async def post_head(request: Request, parts: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
     declared = await negotiation.read(request, NewHeadBody, parts.limits, main="weight")
     return await asyncio.to_thread(_register, parts, declared, declared.id, condition)
 
 
-def _register(parts: Parts, declared: HeadBody, id_: str, condition: Condition) -> Response:
+def _register(parts: AppState, declared: HeadBody, id_: str, condition: Condition) -> Response:
     classifier = declared.layered()
     if classifier is not None:
         outcome, entry = parts.registry.declare_head(
@@ -59,14 +59,14 @@ def _register(parts: Parts, declared: HeadBody, id_: str, condition: Condition) 
 
 
 def _draft(
-    parts: Parts, declared: HeadBody, id_: str, condition: Condition
+    parts: AppState, declared: HeadBody, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
     (space,), _ = parts.registry.spaces.ready(declared.space)
     if declared.fit is not None:
         return _fit(parts, declared.fit, space, id_, condition)
     encoder = space.encoder if declared.classifier is True else declared.classifier
     if encoder is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"space {space.id} has no encoder, name the model", pointer="/classifier"
         )
     return parts.registry.draft_head(
@@ -75,15 +75,15 @@ def _draft(
 
 
 def _fit(
-    parts: Parts, fit: FitBody, space: Space, id_: str, condition: Condition
+    parts: AppState, fit: FitBody, space: Space, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
     encoder = space.encoder if fit.items is not None else None
     if fit.items is not None and encoder is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"space {space.id} has no encoder, send embeddings", pointer="/fit/items"
         )
     if fit.embeddings is not None and fit.embeddings.shape[1] != space.dim:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"space {space.id} is {space.dim} wide, got embeddings of {fit.embeddings.shape[1]}",
             pointer="/fit/embeddings",
             code="wrong-width",

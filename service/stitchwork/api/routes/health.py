@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Parts, PartsDep
+from stitchwork.api.dependencies import AppState, StateDep
 from stitchwork.api.schemas.responses import Fleet, Info, Live, Ready
-from stitchwork.errors import Unavailable
+from stitchwork.errors import UnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT
 from stitchwork.queue.streams import survey
 
@@ -28,7 +28,7 @@ async def live() -> Response:
     response_model=Ready,
     responses={503: {"description": "Something is missing", "model": Ready}},
 )
-async def ready(parts: PartsDep) -> Response:
+async def ready(parts: StateDep) -> Response:
     """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
 
     Spaces whose encoders are refused and the state of the queues stand beside it: they concern
@@ -41,7 +41,7 @@ async def ready(parts: PartsDep) -> Response:
 
 
 @router.get("/workers", summary="What the workers do", response_model=Fleet)
-async def workers(parts: PartsDep) -> Response:
+async def workers(parts: StateDep) -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
     `oldest_seconds` is what to scale workers by.
@@ -50,7 +50,7 @@ async def workers(parts: PartsDep) -> Response:
 
 
 @router.get("/info", summary="What this service is and takes", response_model=Info)
-async def info(parts: PartsDep) -> Response:
+async def info(parts: StateDep) -> Response:
     """Version, bridges, limits, formats, and what a 201 promises."""
     return negotiation.answer(
         {
@@ -70,22 +70,22 @@ async def info(parts: PartsDep) -> Response:
     )
 
 
-def _checks(parts: Parts) -> dict[str, Any]:
+def _checks(parts: AppState) -> dict[str, Any]:
     draining = {"draining": parts.drain.is_set()}
     try:
         registry = parts.registry.server.ping()
-    except Unavailable:
+    except UnavailableError:
         registry = False
     try:
         found = parts.dispatcher.workers()
-    except Unavailable:
+    except UnavailableError:
         return {"registry": registry, "queue": False, "workers": 0, **draining}
     refused = {space: reason for worker in found for space, reason in worker.refused.items()}
     told = {"registry": registry, "queue": True, "workers": len(found), **draining}
     return {**told, "refused": refused}
 
 
-def _fleet(parts: Parts) -> dict[str, Any]:
+def _fleet(parts: AppState) -> dict[str, Any]:
     found = parts.dispatcher.workers()
     waiting = survey(parts.dispatcher.server)
     queues: list[dict[str, Any]] = [
@@ -107,7 +107,7 @@ def _fleet(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _promise(parts: Parts) -> str:
+def _promise(parts: AppState) -> str:
     if not parts.registry.durable:
         return "none: registrations are acknowledged before they are on disk"
     copies = parts.registry.server.replicas

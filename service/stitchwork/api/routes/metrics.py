@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
-from stitchwork.api.dependencies import PartsDep
+from stitchwork.api.dependencies import StateDep
 
 router = APIRouter(tags=["operation"])
 
@@ -17,7 +17,7 @@ TEXT: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=TEXT)
-async def metrics(request: Request, parts: PartsDep) -> Response:
+async def metrics(request: Request, parts: StateDep) -> Response:
     """Figures of this process and of the queue, as Prometheus or OpenMetrics text.
 
     The processes of one `serve` answer on one address, and each of them with the figures of all.

@@ -7,9 +7,9 @@ from functools import partial
 import numpy as np
 
 from stitchwork.api.content.negotiation import LARGE_BODY
-from stitchwork.api.dependencies import Parts
+from stitchwork.api.dependencies import AppState
 from stitchwork.api.schemas.requests import decode_items
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.inference.translator import check_pair
 from stitchwork.queue.messages import Job, Reply
@@ -20,10 +20,10 @@ def encoder_of(space: Space) -> EncoderSpec:
     """The encoder of a space.
 
     Raises:
-        InvalidInput: If it has none.
+        InvalidInputError: If it has none.
     """
     if space.encoder is None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"space {space.id} has no encoder: send embeddings instead",
             code="no-encoder",
         )
@@ -41,8 +41,8 @@ def job_of(
     """The job that embeds raw inputs and, where they are named, translates and classifies them.
 
     Raises:
-        InvalidInput: If the source has no encoder, or the bridge cannot join the spaces.
-        AnchorSetMismatch: If they do not share an anchor set.
+        InvalidInputError: If the source has no encoder, or the bridge cannot join the spaces.
+        AnchorSetMismatchError: If they do not share an anchor set.
     """
     encoder = encoder_of(source)
     if target:
@@ -58,18 +58,18 @@ def job_of(
     )
 
 
-def check_room(parts: Parts, encoder: str) -> None:
+def check_room(parts: AppState, encoder: str) -> None:
     """Under a load that cannot be borne, a refusal must cost next to nothing.
 
     Raises:
-        QueueFull: If the queue of this space's encoder was full a moment ago.
+        QueueFullError: If the queue of this space's encoder was full a moment ago.
     """
     known = parts.registry.spaces.last(encoder)
     if known and known.encoder:
         parts.dispatcher.check_room(known.encoder)
 
 
-async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) -> Reply:
+async def run(parts: AppState, job: Job, given: list[str | bytes], seconds: float) -> Reply:
     """All inputs through the queue, split so that no job is large; one reply as if it were one."""
     modality = job.encoder.modality if job.encoder else "vector"
     async with parts.fetcher.by_value(given, modality) as values:
@@ -77,13 +77,13 @@ async def run(parts: Parts, job: Job, given: list[str | bytes], seconds: float) 
 
 
 async def _run(
-    parts: Parts, job: Job, given: list[str | bytes], modality: Modality, seconds: float
+    parts: AppState, job: Job, given: list[str | bytes], modality: Modality, seconds: float
 ) -> Reply:
     decode = partial(decode_items, given, modality, parts.limits.items)
     # Texts and image files are taken as they are, in no time; base64 takes some.
     large = sum(map(len, given)) > LARGE_BODY
     items = await asyncio.to_thread(decode) if large else decode()
-    size = parts.limits.job_items
+    size = parts.limits.items_per_job
     starts = range(0, len(items), size)
     tasks = [
         asyncio.ensure_future(parts.dispatcher.run(job, items[start : start + size], seconds))
@@ -91,7 +91,7 @@ async def _run(
     ]
     try:
         replies = await asyncio.gather(*tasks)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         raise _relocated(error, tasks, size) from error
     finally:
         for task in tasks:
@@ -109,8 +109,8 @@ async def _run(
 
 
 def _relocated(
-    error: InvalidInput, tasks: Sequence[asyncio.Future[Reply]], size: int
-) -> InvalidInput:
+    error: InvalidInputError, tasks: Sequence[asyncio.Future[Reply]], size: int
+) -> InvalidInputError:
     """The error with its pointer counted in the whole request, not in its part."""
     at = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
     prefix = "/items/"

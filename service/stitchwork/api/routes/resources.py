@@ -9,16 +9,16 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
+    AppState,
     ConditionDep,
-    Parts,
-    PartsDep,
     ResourceId,
+    StateDep,
     seconds_of,
 )
 from stitchwork.api.openapi import timed
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.registry.entries import Entry, Outcome
-from stitchwork.registry.repository import Table
+from stitchwork.registry.repository import Repository
 from stitchwork.resources import check_id
 
 STATUS: Final = {
@@ -63,13 +63,13 @@ def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
 def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
     """GET of the list, GET and DELETE by id."""
 
-    def table(parts: Parts) -> Table[Any]:
-        found: Table[Any] = getattr(parts.registry, plural.replace("-", "_"))
+    def table(parts: AppState) -> Repository[Any]:
+        found: Repository[Any] = getattr(parts.registry, plural.replace("-", "_"))
         return found
 
     @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}", response_model=page)
     async def listing(
-        parts: PartsDep,
+        parts: StateDep,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[
             str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
@@ -90,7 +90,7 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
     )
     async def show(
         id_: ResourceId,
-        parts: PartsDep,
+        parts: StateDep,
         if_none_match: Annotated[str | None, Header(description="Version known already.")] = None,
     ) -> Response:
         entry = await asyncio.to_thread(table(parts).get, id_)
@@ -106,7 +106,7 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
         openapi_extra=timed(),
     )
     async def remove(
-        id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+        id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
     ) -> Response:
         """204 once it is gone for new requests, and those under way have their answers."""
         seconds = seconds_of(request)
@@ -120,7 +120,7 @@ def _cursor(cursor: str | None) -> str | None:
         return None
     try:
         return check_id(cursor)
-    except InvalidInput as error:
-        raise InvalidInput(
+    except InvalidInputError as error:
+        raise InvalidInputError(
             "cursor: expected one that a page before gave", pointer="/cursor"
         ) from error

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.resources import Floats, Head, Space
 
 
@@ -54,10 +54,10 @@ def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> Non
     """Refuse embeddings that cannot be of this space.
 
     Raises:
-        InvalidInput: If they have another width.
+        InvalidInputError: If they have another width.
     """
     if embeddings.shape[1] != space.dim:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"space {space.id} is {space.dim} wide, got embeddings of {embeddings.shape[1]}",
             pointer=pointer,
             code="wrong-width",

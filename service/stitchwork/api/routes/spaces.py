@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ConditionDep, Parts, PartsDep, ResourceId
+from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
 from stitchwork.api.schemas.requests import NewSpaceBody, SpaceBody
@@ -24,7 +24,7 @@ router = APIRouter(tags=["spaces"])
     openapi_extra=body(SpaceBody, binary="anchors"),
 )
 async def put_space(
-    id_: ResourceId, request: Request, parts: PartsDep, condition: ConditionDep
+    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a space by its anchors, or have the service embed its set's items (202)."""
     declared = await negotiation.read(request, SpaceBody, parts.limits, main="anchors")
@@ -37,13 +37,15 @@ async def put_space(
     responses=openapi.put(SpaceAnswer, drafted=Drafted),
     openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
-async def post_space(request: Request, parts: PartsDep, condition: ConditionDep) -> Response:
+async def post_space(request: Request, parts: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
     declared = await negotiation.read(request, NewSpaceBody, parts.limits, main="anchors")
     return await _register(parts, declared, declared.id, condition)
 
 
-async def _register(parts: Parts, declared: SpaceBody, id_: str, condition: Condition) -> Response:
+async def _register(
+    parts: AppState, declared: SpaceBody, id_: str, condition: Condition
+) -> Response:
     def register() -> Response:
         outcome, entry = parts.registry.declare_space(declared.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Direct, PathId, parts_of, seconds_of, while_connected
+from stitchwork.api.dependencies import DirectRoute, PathId, app_state, seconds_of, while_connected
 from stitchwork.api.openapi import body, timed
 from stitchwork.api.routes.queued_work import check_room, job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used
@@ -18,7 +18,7 @@ from stitchwork.geometry.calibration import Calibration
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import Head, Space, check_id
 
-router = APIRouter(tags=["inference"], route_class=Direct)
+router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
 
 @router.post(
@@ -29,7 +29,7 @@ router = APIRouter(tags=["inference"], route_class=Direct)
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     check_room(parts, encoder)
     asked = await negotiation.read(request, EmbedBody, parts.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
@@ -67,7 +67,7 @@ async def embed(encoder: PathId, request: Request) -> Response:
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     check_room(parts, encoder)
     asked = await negotiation.read(request, StitchBody, parts.limits)
     ids = check_id(encoder), check_id(head)

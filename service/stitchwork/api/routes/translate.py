@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Direct, Parts, PathId, parts_of, seconds_of
+from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, seconds_of
 from stitchwork.api.openapi import body as shown
 from stitchwork.api.openapi import timed
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
@@ -17,7 +17,7 @@ from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import check_id
 
-router = APIRouter(tags=["inference"], route_class=Direct)
+router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
 
 @router.post(
@@ -28,13 +28,13 @@ router = APIRouter(tags=["inference"], route_class=Direct)
 )
 async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     parts.threads.check_room()
     body = await negotiation.receive(request, TranslateBody, parts.limits, main="embeddings")
     return await parts.threads.run(lambda: _translate(request, parts, body.read()), seconds)
 
 
-def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response:
+def _translate(request: Request, parts: AppState, asked: TranslateBody) -> Response:
     (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
     width(asked.embeddings, source)
     way = parts.translator.way(source, target, asked.bridge)
@@ -67,14 +67,14 @@ def _translate(request: Request, parts: Parts, asked: TranslateBody) -> Response
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
-    parts, seconds = parts_of(request), seconds_of(request)
+    parts, seconds = app_state(request), seconds_of(request)
     parts.threads.check_room()
     head_id = check_id(head)
     body = await negotiation.receive(request, ClassifyBody, parts.limits, main="embeddings")
     return await parts.threads.run(lambda: _classify(parts, head_id, body.read()), seconds)
 
 
-def _classify(parts: Parts, head_id: str, asked: ClassifyBody) -> Response:
+def _classify(parts: AppState, head_id: str, asked: ClassifyBody) -> Response:
     source, target, head, stale = parts.registry.stitch(asked.space, head_id)
     width(asked.embeddings, source)
     way = parts.translator.way(source, target, asked.bridge)

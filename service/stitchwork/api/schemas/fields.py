@@ -17,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 from stitchwork.api.content import validation
 from stitchwork.api.dependencies import Limits
 from stitchwork.api.problem_details import refusal
-from stitchwork.errors import InputTooLarge, InvalidInput
+from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.resources import ID_PATTERN, Floats, check_id
 
 ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
@@ -37,7 +37,7 @@ class Checked:
         def parse(value: Any, info: ValidationInfo) -> Any:
             try:
                 return self._parse(value, info)
-            except InvalidInput as error:
+            except InvalidInputError as error:
                 raise refusal(error) from error
 
         return core_schema.with_info_plain_validator_function(parse)
@@ -67,7 +67,7 @@ def at_most(limit: str, what: str, setting: str) -> BeforeValidator:
         most = getattr(limits_of(info), limit)
         if isinstance(value, list) and len(value) > most:
             told = f"expected at most {most} {what} ({setting}), got {len(value)}"
-            raise refusal(InputTooLarge(told))
+            raise refusal(InputTooLargeError(told))
         return value
 
     return BeforeValidator(check)
@@ -93,10 +93,10 @@ def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given:
         got = "an empty list" if given == [] else validation.named(given)
-        raise InvalidInput(f"expected a non-empty list of texts or images, got {got}")
+        raise InvalidInputError(f"expected a non-empty list of texts or images, got {got}")
     for i, item in enumerate(given):
         if not isinstance(item, str | bytes):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected a text or the base64 of an image, got {validation.named(item)}",
                 pointer=f"/{i}",
             )
@@ -105,7 +105,7 @@ def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
 
 def _identifier(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str):
-        raise InvalidInput(f"expected an id, got {validation.named(value)}")
+        raise InvalidInputError(f"expected an id, got {validation.named(value)}")
     return check_id(value)
 
 

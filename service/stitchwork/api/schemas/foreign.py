@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, ValidationInfo
 from stitchwork.api.content import validation
 from stitchwork.api.schemas.fields import Checked, Name
 from stitchwork.api.schemas.requests import Encoding, Schema
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 
 TEXTS_ONLY: Final = (
@@ -20,12 +20,14 @@ def _inputs(value: Any, info: ValidationInfo) -> list[str]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given:
         got = "an empty list" if given == [] else validation.named(given)
-        raise InvalidInput(f"expected a text or a non-empty list of texts, got {got}")
+        raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
     for i, item in enumerate(given):
         if type(item) is int or (isinstance(item, list) and all(type(t) is int for t in item)):
-            raise InvalidInput(TEXTS_ONLY, code="token-ids")
+            raise InvalidInputError(TEXTS_ONLY, code="token-ids")
         if not isinstance(item, str):
-            raise InvalidInput(f"expected a text, got {validation.named(item)}", pointer=f"/{i}")
+            raise InvalidInputError(
+                f"expected a text, got {validation.named(item)}", pointer=f"/{i}"
+            )
     return given
 
 

@@ -28,7 +28,7 @@ from stitchwork.api.schemas.fields import (
     at_most,
     limits_of,
 )
-from stitchwork.errors import InputTooLarge, InvalidInput
+from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.registry.declarations import SpaceDeclaration
@@ -60,7 +60,7 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
         json_depth.refuse(value.encode(), limits_of(info).json_depth)
         # What came beside a body is a text of a kind that orjson does not take.
         return orjson.loads(str(value))
-    except InvalidInput as error:
+    except InvalidInputError as error:
         raise refusal(error) from error
     except ValueError as error:
         raise ValueError('expected a JSON list such as ["a", "b"]') from error
@@ -84,11 +84,11 @@ def decode_items(
         setting: What that limit is called.
 
     Raises:
-        InputTooLarge: If there are more than `most`.
-        InvalidInput: If one is not of that modality.
+        InputTooLargeError: If there are more than `most`.
+        InvalidInputError: If one is not of that modality.
     """
     if len(items) > most:
-        raise InputTooLarge(
+        raise InputTooLargeError(
             f"expected at most {most} items ({setting}), got {len(items)}", pointer="/items"
         )
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
@@ -100,11 +100,11 @@ def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
             text = item.decode() if isinstance(item, bytes) else item
             text.encode()
         except UnicodeError as error:
-            raise InvalidInput("expected a text of valid Unicode", pointer=pointer) from error
+            raise InvalidInputError("expected a text of valid Unicode", pointer=pointer) from error
         if not text.strip():
-            raise InvalidInput("expected a text that is not empty", pointer=pointer)
+            raise InvalidInputError("expected a text that is not empty", pointer=pointer)
         if "\0" in text:
-            raise InvalidInput("expected a text without NUL characters", pointer=pointer)
+            raise InvalidInputError("expected a text without NUL characters", pointer=pointer)
         return text
     return item if isinstance(item, bytes) else validation.image_bytes(item, pointer)
 
@@ -122,16 +122,18 @@ class AnchorSetBody(Schema):
         """The items as bytes or texts.
 
         Raises:
-            InputTooLarge: If there are more than `most` anchors.
-            InvalidInput: If one is not of the modality.
+            InputTooLargeError: If there are more than `most` anchors.
+            InvalidInputError: If one is not of the modality.
         """
         if (self.size or 0) > most:
             told = f"expected at most {most} anchors (max_anchors), got {self.size}"
-            raise InputTooLarge(told, pointer="/size")
+            raise InputTooLargeError(told, pointer="/size")
         if self.items is None:
             return None
         if self.modality == "vector":
-            raise InvalidInput("modality: expected text or image for items", pointer="/modality")
+            raise InvalidInputError(
+                "modality: expected text or image for items", pointer="/modality"
+            )
         return decode_items(self.items, self.modality, most, "max_anchors")
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.queue.worker_registry import Announcement
+from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.resources import AnchorSet, Head, Space
 
 Verdict = str
@@ -272,7 +272,7 @@ class Backlog(BaseModel):
 class Fleet(BaseModel):
     """The live workers and the queues."""
 
-    workers: list[Announcement]
+    workers: list[WorkerStatus]
     queues: list[Backlog]
     waiting: int
     oldest_seconds: float

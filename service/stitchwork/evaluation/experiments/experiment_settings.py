@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 
 COUNTS: Final = (300, 1000, 1500, 3000)
 FEW: Final = (25, 50, 100, 200, 500)
@@ -28,7 +28,7 @@ class Settings:
         validation: Share of the training rows on which δ and ω are chosen.
 
     Raises:
-        InvalidInput: If a number is out of its range.
+        InvalidInputError: If a number is out of its range.
     """
 
     seed: int = 0
@@ -44,11 +44,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.draws < 1:
-            raise InvalidInput(f"expected at least 1 draw of anchors, got {self.draws}")
+            raise InvalidInputError(f"expected at least 1 draw of anchors, got {self.draws}")
         if not self.counts or min(self.counts) < 2:
-            raise InvalidInput(f"expected numbers of anchors of 2 or more, got {self.counts}")
+            raise InvalidInputError(f"expected numbers of anchors of 2 or more, got {self.counts}")
         if not 0 < self.validation < 1:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"expected a share of rows between 0 and 1 to choose on, got {self.validation}"
             )
 

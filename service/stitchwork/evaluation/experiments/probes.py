@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.experiments.measures import Labels
 from stitchwork.geometry.classifier import Classifier, probabilities
@@ -54,10 +54,10 @@ def heads(
         seed: Of the MLP.
 
     Raises:
-        InvalidInput: If the data set has no labels.
+        InvalidInputError: If the data set has no labels.
     """
     if embedded.labels is None:
-        raise InvalidInput(f"{embedded.name} has no labels to fit heads on")
+        raise InvalidInputError(f"{embedded.name} has no labels to fit heads on")
     rows, labels = embedded.rows[space][at], embedded.labels[at]
     fits = {"linear": lambda: _linear(rows, labels), "mlp": lambda: _mlp(rows, labels, seed)}
     return {kind: fits[kind]() for kind in kinds}

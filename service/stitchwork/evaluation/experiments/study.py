@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.experiments.experiment_settings import Settings
 from stitchwork.evaluation.experiments.measures import Gallery, Labels, cosines
@@ -141,7 +141,7 @@ class Study:
     """A data set and what is to be done with it; what experiments share is computed once.
 
     Raises:
-        InvalidInput: If there are fewer than two spaces.
+        InvalidInputError: If there are fewer than two spaces.
     """
 
     embedded: Embedded
@@ -149,7 +149,7 @@ class Study:
 
     def __post_init__(self) -> None:
         if len(self.spaces) < 2:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f"{self.embedded.name}: expected at least 2 spaces, got {len(self.spaces)}"
             )
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.bridges import (
     BridgeName,
@@ -120,7 +120,7 @@ def _fold(space: Anchored, fold: int, bridge: BridgeName) -> _Fold | None:
     left_out = np.arange(len(space.anchors)) % FOLDS == fold
     try:
         seen = frame(space.anchors[~left_out])
-    except InvalidInput:
+    except InvalidInputError:
         return None
     held = space.anchors[left_out]
     of_source, of_target = needs(bridge)

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.bridges import BridgeName, Parameters, Side, fuse
 from stitchwork.geometry.frame import Frame, frame, unit_rows
@@ -66,10 +66,10 @@ def learning_curve(
         sizes are prefixes of its larger ones. Equal input gives an equal answer.
 
     Raises:
-        InvalidInput: If the numbers of anchors differ, or the bridge cannot join the spaces.
+        InvalidInputError: If the numbers of anchors differ, or the bridge cannot join the spaces.
     """
     if x.shape[0] != y.shape[0]:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected anchors of one set, got {x.shape[0]} and {y.shape[0]} of them"
         )
     k = x.shape[0]
@@ -114,7 +114,7 @@ def _framed(rows: Array) -> Frame | None:
     """The frame of a draw; None where all of it stands at its mean."""
     try:
         return frame(rows)
-    except InvalidInput as error:
+    except InvalidInputError as error:
         if error.code != "degenerate-anchors":
             raise
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame, directions
 from stitchwork.geometry.inverses import whitened_inverse, whitened_write
@@ -79,7 +79,7 @@ def misaligned(x: Frame, y: Frame) -> list[Suspect]:
         caps k.
 
     Raises:
-        InvalidInput: If the numbers of anchors differ.
+        InvalidInputError: If the numbers of anchors differ.
 
     Source:
         Ours. Kernel and ridge as in the service's kernel bridge; the mixture is that of Efron,
@@ -87,7 +87,7 @@ def misaligned(x: Frame, y: Frame) -> list[Suspect]:
         pairs and what is sought is the share of them.
     """
     if x.count != y.count:
-        raise InvalidInput(f"expected anchors of one set, got {x.count} and {y.count} of them")
+        raise InvalidInputError(f"expected anchors of one set, got {x.count} and {y.count} of them")
     xp = array_namespace(x.unit, y.unit)
     alive = np.flatnonzero(host(xp.any(x.unit != 0, axis=1) & xp.any(y.unit != 0, axis=1)))
     if len(alive) < LEAST:

@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame, unit_rows
 from stitchwork.geometry.linalg import host
@@ -125,15 +125,15 @@ def next_anchors(seen: Frame, pool: Array, count: int) -> list[Step]:
         lowest index wins ties. Takes O(n·d·(k + count)) time and O(n·BLOCK) memory.
 
     Raises:
-        InvalidInput: If nothing is asked for, or the rows are not of the space's width.
+        InvalidInputError: If nothing is asked for, or the rows are not of the space's width.
 
     Source:
         Gonzalez, Clustering to Minimize the Maximum Intercluster Distance, 1985.
     """
     if count < 1:
-        raise InvalidInput(f"expected to add at least 1 anchor, got {count}", pointer="/count")
+        raise InvalidInputError(f"expected to add at least 1 anchor, got {count}", pointer="/count")
     if pool.ndim != 2 or pool.shape[1] != seen.width:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected rows of shape (n, {seen.width}), got {tuple(pool.shape)}",
             pointer="/embeddings",
         )

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from array_api_compat import array_namespace, device
 
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame, unit_rows
 from stitchwork.geometry.linalg import RTOL, finite_rows, largest
@@ -67,7 +67,7 @@ def agreement(a: Frame | Array, b: Frame | Array) -> float:
         shuffled or foreign anchors, 0 where the cosines of a space are all equal. Symmetric.
 
     Raises:
-        InvalidInput: If the numbers of anchors differ.
+        InvalidInputError: If the numbers of anchors differ.
 
     Source:
         Correlation between similarity matrices: Kriegeskorte et al., Representational Similarity
@@ -75,7 +75,7 @@ def agreement(a: Frame | Array, b: Frame | Array) -> float:
     """
     one, other = (seen.unit if isinstance(seen, Frame) else seen for seen in (a, b))
     if one.shape[0] != other.shape[0]:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected anchors of one set, got {one.shape[0]} and {other.shape[0]} of them"
         )
     x, y = _deviations(one), _deviations(other)
@@ -97,10 +97,10 @@ def similarity(a: Array, b: Array) -> float:
         In [−1, 1]; a zero row counts as 0. Scaling any row leaves it unchanged.
 
     Raises:
-        InvalidInput: If the shapes differ, or there are no rows.
+        InvalidInputError: If the shapes differ, or there are no rows.
     """
     if tuple(a.shape) != tuple(b.shape) or a.ndim != 2 or a.shape[0] == 0:
-        raise InvalidInput(
+        raise InvalidInputError(
             f"expected rows of one shape (n, d), got {tuple(a.shape)} and {tuple(b.shape)}"
         )
     a, b = finite_rows(a, "rows"), finite_rows(b, "rows")
@@ -119,11 +119,11 @@ def norms(x: Array) -> Norms:
         Both in the space's own unit, about the origin, not the anchors' mean.
 
     Raises:
-        InvalidInput: If there are no rows.
+        InvalidInputError: If there are no rows.
     """
     rows = finite_rows(x, "rows")
     if rows.shape[0] == 0:
-        raise InvalidInput("expected at least one row, got none")
+        raise InvalidInputError("expected at least one row, got none")
     xp = array_namespace(rows)
     lengths = xp.sqrt(xp.vecdot(rows, rows))
     return Norms(float(xp.mean(lengths)), float(xp.std(lengths)))
@@ -142,10 +142,10 @@ def neighbour_confidence(y: Array, target: Frame, neighbours: int = NEIGHBOURS) 
         that is negative; 0 for a row at the mean. Takes O(n·k) memory.
 
     Raises:
-        InvalidInput: If no neighbour is asked for.
+        InvalidInputError: If no neighbour is asked for.
     """
     if neighbours < 1:
-        raise InvalidInput(f"expected at least 1 neighbour, got {neighbours}")
+        raise InvalidInputError(f"expected at least 1 neighbour, got {neighbours}")
     xp = array_namespace(y, target.unit)
     mean, unit = xp.astype(target.mean, y.dtype), xp.astype(target.unit, y.dtype)
     cosines = unit_rows(y, mean) @ unit.T

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from stitchwork.client import Floats
-from stitchwork.errors import InvalidInput
+from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.experiments import modalities as across_
 from stitchwork.evaluation.experiments.confidence import confidence
 from stitchwork.evaluation.experiments.experiment_settings import Settings
@@ -250,10 +250,10 @@ def test_a_net_descends_the_gradient_that_differences_give(activation: str) -> N
 
 def test_what_cannot_be_studied_is_refused(study: Study) -> None:
     alone = replace(study.embedded, rows={"plain": study.embedded.rows["plain"]})
-    with pytest.raises(InvalidInput, match="at least 2 spaces, got 1"):
+    with pytest.raises(InvalidInputError, match="at least 2 spaces, got 1"):
         Study(alone, SETTINGS)
     for wrong in ({"draws": 0}, {"counts": ()}, {"counts": (1,)}, {"validation": 1.0}):
-        with pytest.raises(InvalidInput):
+        with pytest.raises(InvalidInputError):
             Settings(**wrong)
 
 
