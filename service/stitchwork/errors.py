@@ -11,7 +11,7 @@ Errors say what was expected, what came, and where. They know nothing of HTTP:
     │   └── UnsupportedFormatError     a media type or file format that is not spoken here
     ├── AuthenticationError                     no key, or one that is unknown, removed or expired
     ├── InsufficientScopeError                a key that does not open this
-    ├── NotFoundError           no such anchor set, space or head
+    ├── UnknownResourceError           no such anchor set, space or head
     ├── Conflict                  the request and what is registered cannot both hold
     │   ├── AnchorSetMismatchError     two spaces that do not share an anchor set
     │   ├── NotReadyError              registered, but still being prepared, or its preparation
@@ -96,10 +96,10 @@ class InsufficientScopeError(StitchworkError):
     code = "insufficient-scope"
 
 
-class NotFoundError(StitchworkError):
+class UnknownResourceError(StitchworkError):
     """No such anchor set, space or head."""
 
-    code = "not-found"
+    code = "unknown-resource"
 
 
 class ConflictError(StitchworkError):

@@ -39,7 +39,7 @@ STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.InvalidInputError: 422,
     errors.AuthenticationError: 401,
     errors.InsufficientScopeError: 403,
-    errors.NotFoundError: 404,
+    errors.UnknownResourceError: 404,
     errors.VersionMismatchError: 412,
     errors.ConflictError: 409,
     errors.QueueFullError: 429,
@@ -145,7 +145,7 @@ def _rfc9457(told: Problem) -> Shaped:
 
 
 OPENAI_CODES: Final[dict[str | int, str]] = {
-    "not-found": "model_not_found",
+    "unknown-resource": "model_not_found",
     "too-many-tokens": "context_length_exceeded",
     401: "invalid_api_key",
     429: "rate_limit_exceeded",

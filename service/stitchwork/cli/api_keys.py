@@ -61,7 +61,7 @@ def remove(keys: ApiKeyRepository, name: str, *, last: bool) -> int:
     """Let a key in no more.
 
     Raises:
-        NotFoundError: If there is none of this name.
+        UnknownResourceError: If there is none of this name.
         ConflictError: If no key would be left, and `last` does not ask for that.
     """
     if {key.name for key in keys.list()} == {name} and not last:

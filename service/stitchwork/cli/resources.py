@@ -12,7 +12,7 @@ import numpy as np
 from stitchwork.cli.files import Files, NpyRows, items, lines
 from stitchwork.cli.output import record, show, wants_bar
 from stitchwork.client import Floats, Kind, Stitchwork
-from stitchwork.errors import InvalidInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, UnknownResourceError
 
 Column = tuple[str, Callable[[dict[str, Any]], Any]]
 
@@ -143,7 +143,7 @@ def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
 def _stands(client: Stitchwork, anchor_set: str) -> bool:
     try:
         client.get("anchor-sets", anchor_set)
-    except NotFoundError:
+    except UnknownResourceError:
         return False
     return True
 

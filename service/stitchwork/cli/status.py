@@ -107,7 +107,7 @@ def dead_requeue(server: RedisServer, registry: Registry, letter: str, seconds: 
     """Have a job done after all, wait for it, and drop its letter if it succeeds.
 
     Raises:
-        NotFoundError: If there is no such letter.
+        UnknownResourceError: If there is no such letter.
         StitchworkError: If it fails again; the letter stays.
     """
     job, items = dead_letters.open_letter(server, letter)

@@ -25,7 +25,7 @@ HOPELESS: Final = ("job-failed", "encoder-mismatch")
 
 _BY_STATUS: Final = {
     400: "malformed-input",
-    404: "not-found",
+    404: "unknown-resource",
     409: "conflict",
     412: "version-mismatch",
     413: "input-too-large",

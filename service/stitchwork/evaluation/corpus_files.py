@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, Indices, View, numbered, split
 
 TABLES: Final = (".csv", ".jsonl")
@@ -249,7 +249,7 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
+        raise UnknownResourceError(f"there is no file {path}")
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:

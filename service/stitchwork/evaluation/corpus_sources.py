@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import InvalidInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.evaluation import corpus_files
 from stitchwork.evaluation.corpora import Corpus, View, numbered
 from stitchwork.evaluation.emoji import LANGUAGES, PICTURES, emoji
@@ -38,7 +38,7 @@ def corpus(
         seed: Of split and choice.
 
     Raises:
-        NotFoundError: If there is nothing of that name.
+        UnknownResourceError: If there is nothing of that name.
         InvalidInputError: If what is there does not have the form that was expected.
     """
     found = _find(source, languages, seed)
@@ -65,7 +65,7 @@ def _find(source: str, languages: tuple[str, ...], seed: int) -> Corpus:
     beside = _parallel(path.parent, path.name)
     if len(beside) > 1:
         return corpus_files.parallel(beside, seed)
-    raise NotFoundError(f"expected {', '.join(NAMED)} or a path, got {source}")
+    raise UnknownResourceError(f"expected {', '.join(NAMED)} or a path, got {source}")
 
 
 def _folder(folder: Path, languages: tuple[str, ...], seed: int) -> Corpus:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, View, numbered, split
 
 PICTURES: Final = "emoji-datasource-twitter"
@@ -31,12 +31,12 @@ def emoji(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> 
         Views `image` and one for each language; only emoji that have a name in all of them.
 
     Raises:
-        NotFoundError: If a package or a language is not there.
+        UnknownResourceError: If a package or a language is not there.
         InvalidInputError: If no emoji is left.
     """
     for package in (PICTURES, NAMES):
         if not (folder / package).is_dir():
-            raise NotFoundError(
+            raise UnknownResourceError(
                 f"{folder}: expected the unpacked npm package {package}; "
                 f"`npm pack {package}` fetches it"
             )
@@ -67,7 +67,7 @@ def _names(folder: Path, language: str) -> Mapping[str, str]:
     path = folder / language / "compact.json"
     if not path.is_file():
         known = sorted(inner.parent.name for inner in folder.glob("*/compact.json"))
-        raise NotFoundError(f"expected a language of {', '.join(known)}, got {language}")
+        raise UnknownResourceError(f"expected a language of {', '.join(known)}, got {language}")
     return {_key(entry["hexcode"]): entry["label"] for entry in _json(path)}
 
 
@@ -82,7 +82,7 @@ def _order(entry: Mapping[str, Any]) -> int:
 
 def _json(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}")
+        raise UnknownResourceError(f"there is no file {path}")
     try:
         told: list[dict[str, Any]] = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:

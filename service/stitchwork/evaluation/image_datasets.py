@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import NotFoundError
+from stitchwork.errors import UnknownResourceError
 
 FASHION_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts the files."""
@@ -56,11 +56,11 @@ def fashion_mnist(seed: int = 0, train: int = 3000) -> Split:
         train: How many to learn from.
 
     Raises:
-        NotFoundError: If Debian's package `dataset-fashion-mnist` is not installed.
+        UnknownResourceError: If Debian's package `dataset-fashion-mnist` is not installed.
     """
     folder = FASHION_FOLDER
     if not folder.is_dir():
-        raise NotFoundError(
+        raise UnknownResourceError(
             "Fashion-MNIST is not on this machine; Debian's package dataset-fashion-mnist holds it"
         )
     names = [

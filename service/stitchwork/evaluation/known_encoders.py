@@ -13,7 +13,7 @@ import orjson
 from rich.progress import Progress
 
 from stitchwork.client import ServiceError, Stitchwork
-from stitchwork.errors import InvalidInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, View
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.training import train_small
@@ -94,7 +94,7 @@ def seen_by(
         bars: Shows how training goes.
 
     Raises:
-        NotFoundError: If nothing has that name.
+        UnknownResourceError: If nothing has that name.
         InvalidInputError: If the corpus has nothing for the encoder to look at.
     """
     name, _, wanted = (encoder, "", "") if "=" in encoder else encoder.partition("/")
@@ -125,9 +125,9 @@ def _registered(client: Stitchwork, name: str) -> dict[str, Any] | None:
     try:
         record = client.get("spaces", name)
     except ServiceError as error:
-        if error.code != NotFoundError.code:
+        if error.code != UnknownResourceError.code:
             raise
-        raise NotFoundError(
+        raise UnknownResourceError(
             f"expected one of {', '.join(MODALITIES)} or a space of the service, got {name}"
         ) from error
     if record.get("encoder") is None:

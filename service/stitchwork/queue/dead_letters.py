@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from stitchwork.errors import NotFoundError
+from stitchwork.errors import UnknownResourceError
 from stitchwork.queue.messages import Job, unpack_job
 from stitchwork.queue.streams import DEAD
 from stitchwork.redis.client import RedisServer
@@ -91,13 +91,13 @@ def open_letter(server: RedisServer, letter: str) -> tuple[Job, list[Item]]:
     """The job of a letter and its inputs.
 
     Raises:
-        NotFoundError: If there is no such letter.
+        UnknownResourceError: If there is no such letter.
         CorruptDataError: If the job was buried because it fails its checksum.
     """
     with server.guard() as client:
         data = cast(bytes | None, client.get(f"{DEAD}:{letter}"))
     if data is None:
-        raise NotFoundError(f"no dead letter {letter}")
+        raise UnknownResourceError(f"no dead letter {letter}")
     return unpack_job(data)
 
 
@@ -105,7 +105,7 @@ def drop(server: RedisServer, letter: str) -> None:
     """Forget a letter.
 
     Raises:
-        NotFoundError: If there is no such letter.
+        UnknownResourceError: If there is no such letter.
     """
     if not server.run(DROP, (DEAD,), letter):
-        raise NotFoundError(f"no dead letter {letter}")
+        raise UnknownResourceError(f"no dead letter {letter}")

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
-    NotFoundError,
+    UnknownResourceError,
     RegistryUnavailableError,
 )
 from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
@@ -150,10 +150,10 @@ class ApiKeyRepository:
         """Let a key in no more.
 
         Raises:
-            NotFoundError: If there is none of this name.
+            UnknownResourceError: If there is none of this name.
         """
         if not self._commit(Check(("HEXISTS", KEYS, name), "1"), ("HDEL", KEYS, name)):
-            raise NotFoundError(f"no key {name} in the registry")
+            raise UnknownResourceError(f"no key {name} in the registry")
 
     def _commit(self, check: Check, write: Command) -> bool:
         changed: Command = ("SET", VERSION, secrets.token_hex(8))

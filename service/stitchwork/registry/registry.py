@@ -122,7 +122,7 @@ class Registry:
         A first space that names an unknown set and brings its anchors creates the set.
 
         Raises:
-            NotFoundError: If the set is unknown and there are no anchors to create it from.
+            UnknownResourceError: If the set is unknown and there are no anchors to create it from.
             AnchorSetMismatchError: If the set has another number of anchors, or no items to embed.
             InvalidInputError: If ids are missing or unknown, or the anchors span nothing.
             ResourceInUseError: If heads depend on it and the encoder or the width changes.
@@ -173,7 +173,7 @@ class Registry:
         """Register a head by its weights.
 
         Raises:
-            NotFoundError: If the space is not registered.
+            UnknownResourceError: If the space is not registered.
             InvalidInputError: If widths or the number of labels do not fit.
         """
         arrays = layer_arrays(classifier)
@@ -205,7 +205,7 @@ class Registry:
             condition: What the caller demands of the version that stands.
 
         Raises:
-            NotFoundError: If the space is not registered.
+            UnknownResourceError: If the space is not registered.
             NotReadyError: If the space has no version that serves yet.
         """
         known = encoder.model_dump() if encoder else None
@@ -278,7 +278,7 @@ class Registry:
 
         Raises:
             NotReadyError: If it is no longer the one that is being prepared.
-            NotFoundError: If it was removed.
+            UnknownResourceError: If it was removed.
         """
 
         def decide(stands: Entry[Any]) -> Write[Any]:
@@ -307,7 +307,7 @@ class Registry:
         """A source, the head's own space, the head, and whether they are only the last known.
 
         Raises:
-            NotFoundError: If the space or the head is not registered.
+            UnknownResourceError: If the space or the head is not registered.
             NotReadyError: If one of them has no version that serves yet.
             RegistryUnavailableError: If the registry is away and the last known are too old.
         """

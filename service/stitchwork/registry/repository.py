@@ -20,7 +20,7 @@ from typing import Any, Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
-    NotFoundError,
+    UnknownResourceError,
     NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
@@ -99,7 +99,7 @@ class Repository(Generic[R]):
         """The entry of this id.
 
         Raises:
-            NotFoundError: If nothing is registered under it.
+            UnknownResourceError: If nothing is registered under it.
         """
         (entry,) = self.read(id_)
         if entry.record is None and entry.draft is None:
@@ -110,7 +110,7 @@ class Repository(Generic[R]):
         """The versions that serve now, read together, and whether they are only the last known.
 
         Raises:
-            NotFoundError: If nothing is registered under an id.
+            UnknownResourceError: If nothing is registered under an id.
             NotReadyError: If an id has no version that serves yet.
             RegistryUnavailableError: If the registry is away and the last known are too old.
         """
@@ -146,7 +146,7 @@ class Repository(Generic[R]):
         """The arrays of one version.
 
         Raises:
-            NotFoundError: If that version was never stored, or was replaced long ago.
+            UnknownResourceError: If that version was never stored, or was replaced long ago.
         """
         return self._fetch(self.key(id_, "arrays", version))
 
@@ -154,7 +154,7 @@ class Repository(Generic[R]):
         """What a draft works on.
 
         Raises:
-            NotFoundError: If that draft has none.
+            UnknownResourceError: If that draft has none.
         """
         return self._fetch(self.key(id_, "inputs", version))
 
@@ -208,7 +208,7 @@ class Repository(Generic[R]):
         """Remove an id; its arrays stay readable until work under way has long ended.
 
         Raises:
-            NotFoundError: If nothing is registered under it.
+            UnknownResourceError: If nothing is registered under it.
             ResourceInUseError: If something depends on it.
         """
         for _ in range(ATTEMPTS):
@@ -328,7 +328,7 @@ class Repository(Generic[R]):
         """The record of an entry that was just read.
 
         Raises:
-            NotFoundError: If nothing is registered under its id.
+            UnknownResourceError: If nothing is registered under its id.
             NotReadyError: If it has no version that serves yet.
         """
         if entry.record is None:
@@ -359,8 +359,8 @@ class Repository(Generic[R]):
     def _fetch(self, key: str) -> Arrays:
         found = chunked_arrays.read(self._server, key)
         if found is None:
-            raise NotFoundError(f"nothing is stored under {key.removeprefix(PREFIX)}")
+            raise UnknownResourceError(f"nothing is stored under {key.removeprefix(PREFIX)}")
         return found
 
-    def _unknown(self, id_: str) -> NotFoundError:
-        return NotFoundError(f"no {self.kind} {id_} is registered")
+    def _unknown(self, id_: str) -> UnknownResourceError:
+        return UnknownResourceError(f"no {self.kind} {id_} is registered")

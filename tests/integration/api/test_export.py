@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load
 
 from stitchwork.client import ServiceError, Stitchwork
-from stitchwork.errors import InvalidInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.export import translation_files
 from stitchwork.geometry.bridges import BRIDGES
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
@@ -133,7 +133,7 @@ def test_a_file_names_the_versions_it_is_of(
 
 
 def test_what_cannot_be_exported_is_refused(client: Stitchwork, spaces: Pair) -> None:
-    with pytest.raises(NotFoundError, match="nothing-here"):
+    with pytest.raises(UnknownResourceError, match="nothing-here"):
         client.export("x", "nothing-here")
     with pytest.raises(InvalidInputError, match="only an ONNX file") as refused:
         client.export("x", "y", head="h")

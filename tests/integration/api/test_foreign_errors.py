@@ -14,7 +14,7 @@ from stitchwork.errors import (
     AnchorSetMismatchError,
     DeadlineExceededError,
     InputTooLargeError,
-    NotFoundError,
+    UnknownResourceError,
     NotReadyError,
     QueueFullError,
     RegistryUnavailableError,
@@ -32,7 +32,7 @@ from tests.conftest import Pair
         (NotReadyError("soon"), 503, "server_error", "not-ready", "1"),
         (DeadlineExceededError("late"), 504, "server_error", "deadline-exceeded", None),
         (AnchorSetMismatchError("no"), 400, "invalid_request_error", "anchor-set-mismatch", None),
-        (NotFoundError("who"), 404, "invalid_request_error", "model_not_found", None),
+        (UnknownResourceError("who"), 404, "invalid_request_error", "model_not_found", None),
         (UnsupportedFormatError("what"), 400, "invalid_request_error", "unsupported-format", None),
         (InputTooLargeError("much"), 400, "invalid_request_error", "input-too-large", None),
     ],
@@ -57,7 +57,10 @@ def test_keys_as_both_protocols_say_it() -> None:
 
 @pytest.mark.parametrize("path", ["", "/", "/v1x", "/v2x/y", "/v", "/spaces/v1", "/V1"])
 def test_other_paths_keep_their_own_shape(path: str) -> None:
-    assert problem(404, "not-found", "no", "r", path=path).media_type == "application/problem+json"
+    assert (
+        problem(404, "unknown-resource", "no", "r", path=path).media_type
+        == "application/problem+json"
+    )
 
 
 def test_without_a_worker(url: str, http: httpx.Client, pair: Pair) -> None:

@@ -24,7 +24,7 @@ from stitchwork.cli import api_keys
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
-    NotFoundError,
+    UnknownResourceError,
     QueueUnavailableError,
     RegistryUnavailableError,
 )
@@ -404,7 +404,7 @@ def test_names_are_taken_once(registry_server: RedisServer) -> None:
     keys.add(stored.new("a", [READ])[1])
     with pytest.raises(ConflictError, match="there already"):
         keys.add(stored.new("a", [ADMIN])[1])
-    with pytest.raises(NotFoundError):
+    with pytest.raises(UnknownResourceError):
         keys.remove("b")
     with pytest.raises(InvalidInputError):
         stored.new("a b", [READ])

@@ -212,7 +212,7 @@ def test_the_first_refusal_of_a_part_ends_the_call(peer: Peer, do: Do) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "kind"),
     [
-        (404, "not-found", errors.NotFoundError),
+        (404, "unknown-resource", errors.UnknownResourceError),
         (409, "anchor-set-mismatch", errors.AnchorSetMismatchError),
         (422, "wrong-width", errors.InvalidInputError),
         (503, "encoder-mismatch", errors.UnavailableError),

@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from stitchwork.client import Stitchwork
-from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, View, split
 from stitchwork.evaluation.corpus_embeddings import gather, write
 from stitchwork.evaluation.corpus_sources import corpus
@@ -157,7 +157,7 @@ def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stit
         found = seen(client, stripes(), ["small-resnet"], folder)
         assert _registered(client) == before
         _check_registered_spaces(client, models, folder, found)
-        with pytest.raises(NotFoundError, match="a space of the service, got nobody"):
+        with pytest.raises(UnknownResourceError, match="a space of the service, got nobody"):
             seen(client, stripes(), ["nobody"], folder)
     assert found.rows["small-resnet"].shape == (SIZE, 96)
     assert found.modality == {"small-resnet": "image"}

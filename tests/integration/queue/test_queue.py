@@ -16,7 +16,7 @@ from stitchwork.errors import (
     DeadlineExceededError,
     InvalidInputError,
     JobFailedError,
-    NotFoundError,
+    UnknownResourceError,
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
@@ -352,7 +352,7 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     assert open_letter(queue_server, letter.id)[1] == ["poison"]
     drop(queue_server, letter.id)
     assert letters(queue_server) == []
-    with pytest.raises(NotFoundError):
+    with pytest.raises(UnknownResourceError):
         open_letter(queue_server, letter.id)
     assert held_bytes(queue_server) == 0
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import (
-    NotFoundError,
+    UnknownResourceError,
     NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
@@ -78,7 +78,7 @@ def test_conditions_are_held(heads: Repository[Head]) -> None:
         heads.put("h", standing(make_head(version="v2")), Condition(absent=True))
     heads.put("h", standing(make_head(version="v2")), Condition(match=frozenset({"v1"})))
     heads.delete("h", Condition(match=frozenset({"v2"})))
-    with pytest.raises(NotFoundError):
+    with pytest.raises(UnknownResourceError):
         heads.get("h")
 
 

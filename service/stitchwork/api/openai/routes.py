@@ -13,7 +13,7 @@ from stitchwork.api.problem_details import renamed
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used
 from stitchwork.api.schemas.foreign import EmbeddingsBody
-from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, NotFoundError
+from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import ID_PATTERN, Floats, Space, check_id
@@ -110,7 +110,7 @@ async def model(model: Model, parts: StateDep) -> Response:
         check_pair(source, last, DEFAULT)
     except (InvalidInputError, AnchorSetMismatchError) as error:
         # It is registered, and still none of those that `models` lists.
-        raise NotFoundError(f"no model {model}: {error.message}") from error
+        raise UnknownResourceError(f"no model {model}: {error.message}") from error
     return negotiation.answer(_shown(model, last), headers=used(stale, source=source, target=last))
 
 
