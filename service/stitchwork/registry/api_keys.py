@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
-    UnknownResourceError,
     RegistryUnavailableError,
+    UnknownResourceError,
 )
 from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
 from stitchwork.resources import ApiKey, Scope, check_id

@@ -20,10 +20,10 @@ from typing import Any, Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
-    UnknownResourceError,
     NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
+    UnknownResourceError,
 )
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import PREFIX, Check, Command, RedisServer

@@ -14,11 +14,11 @@ from stitchwork.errors import (
     AnchorSetMismatchError,
     DeadlineExceededError,
     InputTooLargeError,
-    UnknownResourceError,
     NotReadyError,
     QueueFullError,
     RegistryUnavailableError,
     StitchworkError,
+    UnknownResourceError,
     UnsupportedFormatError,
 )
 from tests.conftest import Pair

@@ -24,9 +24,9 @@ from stitchwork.cli import api_keys
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
-    UnknownResourceError,
     QueueUnavailableError,
     RegistryUnavailableError,
+    UnknownResourceError,
 )
 from stitchwork.redis.client import RedisServer
 from stitchwork.redis.rate_limiter import RateLimiter

@@ -16,10 +16,10 @@ from stitchwork.errors import (
     DeadlineExceededError,
     InvalidInputError,
     JobFailedError,
-    UnknownResourceError,
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
+    UnknownResourceError,
     UnsupportedFormatError,
 )
 from stitchwork.queue import streams

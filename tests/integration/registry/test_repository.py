@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import (
-    UnknownResourceError,
     NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
+    UnknownResourceError,
     VersionMismatchError,
 )
 from stitchwork.redis.client import PREFIX, Check, RedisServer

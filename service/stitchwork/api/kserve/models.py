@@ -133,7 +133,8 @@ def find(parts: AppState, name: Name, version: str | None = None) -> Served:
     """What a model stands for; waits for the registry.
 
     Raises:
-        UnknownResourceError: If something in its name is not registered, it takes raw inputs and its
+        UnknownResourceError: If something in its name is not registered, it takes raw inputs and
+        its
             space has no encoder, or another version serves.
         NotReadyError: If something in its name is still being prepared.
         AnchorSetMismatchError: If its spaces do not share an anchor set.
