@@ -376,7 +376,7 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
         total, count = (
             seen.sum(name, outcome=outcome, route=ROUTE)
             - before.sum(name, outcome=outcome, route=ROUTE)
-            for name in ("request_seconds_sum", "request_seconds_count")
+            for name in ("request_duration_seconds_sum", "request_duration_seconds_count")
         )
         return total / count
 

@@ -81,17 +81,17 @@ def _records(kind: str, one: str, put_flags: Callable[..., None]) -> Callable[..
     def flags(command: argparse.ArgumentParser) -> None:
         actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
         told = f"List every {one}."
-        _leaf(actions.add_parser("list", help=told, description=told), "records:listing")
+        _leaf(actions.add_parser("list", help=told, description=told), "resources:listing")
         told = f"Show one {one}."
-        flag = _leaf(actions.add_parser("show", help=told, description=told), "records:show_one")
+        flag = _leaf(actions.add_parser("show", help=told, description=told), "resources:show_one")
         flag("id", metavar="ID")
         told = f"Register one {one}."
         put = actions.add_parser("put", help=told, description=told)
-        flag = _leaf(put, f"records:put_{one.replace(' ', '_')}")
+        flag = _leaf(put, f"resources:put_{one.replace(' ', '_')}")
         flag("id", metavar="ID")
         put_flags(flag)
         told = f"Remove {one}s."
-        flag = _leaf(actions.add_parser("delete", help=told, description=told), "records:delete")
+        flag = _leaf(actions.add_parser("delete", help=told, description=told), "resources:delete")
         flag("ids", nargs="+", metavar="ID")
         command.set_defaults(kind=kind)
 

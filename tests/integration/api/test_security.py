@@ -351,7 +351,7 @@ def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     away = RedisServer(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
     rates = RateLimiter(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
-    assert figure(metrics, "unchecked_requests_total") == 3
+    assert figure(metrics, "rate_unchecked_requests_total") == 3
 
 
 def test_keys_by_the_command(

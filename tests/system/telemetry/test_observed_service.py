@@ -51,11 +51,11 @@ def test_zeros_are_there_before_anything_happens(scene: Scene) -> None:
     seen = scene.figures()
     assert seen.sum("requests_total", route="/stitch/{encoder}/{head}", status="200") == 0
     for status, code in (("429", "queue-full"), ("503", "no-worker"), ("413", "input-too-large")):
-        assert seen.sum("refusals_total", status=status, code=code) == 0
+        assert seen.sum("error_responses_total", status=status, code=code) == 0
     for step in STEPS:
-        assert seen.sum("step_seconds_count", step=step) == 0
+        assert seen.sum("step_duration_seconds_count", step=step) == 0
     assert seen.sum("confidence_count") == 0
-    assert seen.sum("server_up", server="queue") == seen.sum("server_up", server="registry") == 1
+    assert seen.sum("redis_up", server="queue") == seen.sum("redis_up", server="registry") == 1
 
 
 def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
@@ -80,13 +80,13 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
 
     assert moved("requests_total", route="/translate", status="200") == 2
     assert seen.sum("requests_total", route="/translate", status="422") == 1
-    assert seen.sum("request_seconds_count", route="/classify/{head}", outcome="2xx") == 2
-    assert seen.sum("request_seconds_sum", route="/classify/{head}", outcome="2xx") > 0
-    assert seen.sum("refusals_total", status="422", code="wrong-width") == 1
-    assert moved("refusals_total", status="503", code="no-worker") == 1
-    assert moved("refusals_total", status="413") == 1
-    assert moved("step_seconds_count", step="translate") == 4
-    assert moved("step_seconds_count", step="classify") == 2
+    assert seen.sum("request_duration_seconds_count", route="/classify/{head}", outcome="2xx") == 2
+    assert seen.sum("request_duration_seconds_sum", route="/classify/{head}", outcome="2xx") > 0
+    assert seen.sum("error_responses_total", status="422", code="wrong-width") == 1
+    assert moved("error_responses_total", status="503", code="no-worker") == 1
+    assert moved("error_responses_total", status="413") == 1
+    assert moved("step_duration_seconds_count", step="translate") == 4
+    assert moved("step_duration_seconds_count", step="classify") == 2
     assert moved("inputs_total", operation="translate") == 40
     assert moved("uncovered_inputs_total") >= 0
     assert seen.sum("cache_lookups_total", cache="map", result="hit") >= 3
@@ -179,13 +179,13 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     assert late.result().status_code == 504
     until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
     crowd = [scene.pool.submit(scene.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
-    until("one is refused", lambda: scene.figures().sum("refusals_total", status="429") > 0)
+    until("one is refused", lambda: scene.figures().sum("error_responses_total", status="429") > 0)
     worker.resume()
     answers = [future.result() for future in (caught, slow, *crowd)]
     assert {answer.status_code for answer in answers} == {200, 429}
     assert slow.result().status_code == 200
     seen = scene.worker_figures()
-    assert seen.sum("redeliveries_total") >= 1
+    assert seen.sum("redelivered_jobs_total") >= 1
     assert seen.sum("jobs_total", outcome="done") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_count") >= QUEUE_JOBS
     assert seen.sum("queue_wait_seconds_sum") > 0
@@ -193,8 +193,8 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     assert seen.sum("batch_inputs_sum") >= len(LONG) + QUEUE_JOBS - 1
     assert 0 < seen.sum("batch_fill_sum") <= seen.sum("batch_fill_count")
     for step in STEPS:
-        assert seen.sum("step_seconds_count", step=step) >= 1
-        assert seen.sum("step_seconds_sum", step=step) > 0
+        assert seen.sum("step_duration_seconds_count", step=step) >= 1
+        assert seen.sum("step_duration_seconds_sum", step=step) > 0
     assert seen.sum("models") == seen.sum("model_loads_total") == 1
     assert seen.sum("model_bytes") > 1e7
     assert "process_resident_memory_bytes" in seen.families
@@ -213,7 +213,10 @@ def test_a_job_that_is_given_up_is_counted(scene: Scene) -> None:
     scene.stage.jobs.set(held()[0], b"rotten")
     scene.worker.resume()
     buried = {"reason": "corrupt"}
-    until("it is buried", lambda: scene.worker_figures().sum("buried_jobs_total", **buried) == 1)
+    until(
+        "it is buried",
+        lambda: scene.worker_figures().sum("dead_lettered_jobs_total", **buried) == 1,
+    )
     assert scene.figures().sum("dead_letters") == 1
     assert lost.result().status_code == 504
 
@@ -222,7 +225,7 @@ def test_a_server_that_is_away_is_shown_as_such(scene: Scene) -> None:
     scene.stage.queue.pause()
     seen = scene.figures()
     scene.stage.queue.resume()
-    assert seen.sum("server_up", server="queue") == 0
-    assert seen.sum("server_up", server="registry") == 1
+    assert seen.sum("redis_up", server="queue") == 0
+    assert seen.sum("redis_up", server="registry") == 1
     assert "stitchwork_queue_jobs" not in seen.families
-    until("it is back", lambda: scene.figures().sum("server_up", server="queue") == 1)
+    until("it is back", lambda: scene.figures().sum("redis_up", server="queue") == 1)
