@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from benchmarks.cores import held_to
 from benchmarks.http_session import client
 from stitchwork.errors import UnavailableError
-from stitchwork.supervisor import Running
+from stitchwork.supervisor import ServiceProcess
 
 OURS, THEIRS = 0, 1
 """Cores: load and servers share the first; what is measured has the second for itself."""
@@ -213,7 +213,7 @@ async def _closed(
     return done / seconds
 
 
-def busy(running: Running) -> dict[str, float]:
+def busy(running: ServiceProcess) -> dict[str, float]:
     """Milliseconds of a core that each process of a service has had so far."""
     ticks = {}
     for name, pid in running.pids.items():
@@ -255,7 +255,7 @@ def on_core(core: int) -> Iterator[None]:
         yield
 
 
-def pin_api(running: Running) -> None:
+def pin_api(running: ServiceProcess) -> None:
     """Give the API of a service the core of what is measured."""
     pin(running.pids["api"], THEIRS)
 

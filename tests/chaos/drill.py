@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks.cores import held_to, worker_on
 from benchmarks.http_session import client
 from stitchwork.client import Stitchwork
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support.expected_results import Truth, truth
 from tests.support.load import Ask, Load, Tally
 
@@ -149,7 +149,7 @@ def _halves() -> tuple[list[int], list[int]]:
     return (cores[:half], cores[half:]) if half else ([], [])
 
 
-async def _phases(drill: Drill, running: Running, known: Truth, console: Console) -> Outcome:
+async def _phases(drill: Drill, running: ServiceProcess, known: Truth, console: Console) -> Outcome:
     outcome = Outcome()
     rng = random.Random(drill.seed)  # noqa: S311 reproducible, not secret
     pick = _picker(known, rng)
@@ -186,7 +186,7 @@ def _picker(known: Truth, rng: random.Random) -> Callable[[], Ask]:
 
 
 async def _kill(
-    drill: Drill, running: Running, load: Load, rng: random.Random, outcome: Outcome
+    drill: Drill, running: ServiceProcess, load: Load, rng: random.Random, outcome: Outcome
 ) -> None:
     """Kill a worker, then an API, and so on, whichever chance has it."""
     for turn in range(1_000_000):
@@ -202,7 +202,7 @@ async def _kill(
         outcome.kills.append(name)
 
 
-async def _whole_again(running: Running, drill: Drill) -> None:
+async def _whole_again(running: ServiceProcess, drill: Drill) -> None:
     """Wait until what was killed is back, so that the next phase has all it is meant to have."""
     until = time.monotonic() + 60.0
     async with client(running.url, 5.0) as http:

@@ -27,7 +27,7 @@ from stitchwork.client import Floats, ServiceError, Stitchwork
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.dead_letters import bury, letters, open_letter
 from stitchwork.redis.client import RedisServer
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support import faulty_model
 from tests.support import process_stage as drills
 from tests.support.metric_samples import Scrape
@@ -64,7 +64,7 @@ def png(image: Image.Image) -> bytes:
 class Stage:
     """A service with two workers that know the saboteur, and the right answers."""
 
-    running: Running
+    running: ServiceProcess
     client: Stitchwork
     http: httpx.Client
     folder: Path
@@ -124,14 +124,14 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, engine: Engine, workers: int) -> Iterator[Running]:
+def staged(folder: Path, engine: Engine, workers: int) -> Iterator[ServiceProcess]:
     """A service with workers that know the saboteur, and a space of its embeddings."""
     with drills.Stage(engine) as servers, _service(folder, servers, workers) as running:
         yield running
 
 
 @contextmanager
-def _service(folder: Path, servers: drills.Stage, workers: int) -> Iterator[Running]:
+def _service(folder: Path, servers: drills.Stage, workers: int) -> Iterator[ServiceProcess]:
     weights = faulty_model.write_weights(folder / "saboteur.safetensors")
     given = {
         "STITCHWORK_MODEL_ROOTS": str(folder),

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 
 PIXELS: Final = 8_000 * 8_000 + 1
 """Most pixels of an image in the kitchen; all else there is as it is set up by default."""
@@ -23,7 +23,7 @@ class Kitchen(NamedTuple):
         lite0: Weights of `tf_efficientnet_lite0`, which stand there already.
     """
 
-    running: Running
+    running: ServiceProcess
     folder: Path
     lite0: Path
 
@@ -31,7 +31,7 @@ class Kitchen(NamedTuple):
 @contextmanager
 def running(
     workers: int = 1, roots: tuple[Path, ...] = (), data_dir: Path | None = None, **env: str
-) -> Iterator[Running]:
+) -> Iterator[ServiceProcess]:
     """A service with its own servers, in a folder that goes with it unless one is given."""
     with TemporaryDirectory(prefix="sw") as folder:
         settings = {

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.supervisor import Running
+from stitchwork.supervisor import ServiceProcess
 from tests.fuzz.seeds import seeds
 from tests.integration.api.test_refusals import check
 from tests.support.memory import MB, resident
@@ -33,7 +33,7 @@ class Host(NamedTuple):
     """A service with a worker, a text space `t`, an image space `i`, and a head of each."""
 
     http: httpx.Client
-    running: Running
+    running: ServiceProcess
     folder: Path
 
 

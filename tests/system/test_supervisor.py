@@ -22,7 +22,7 @@ import redis
 from stitchwork.cli.main import main
 from stitchwork.errors import UnavailableError
 from stitchwork.settings import Settings
-from stitchwork.supervisor import Plan, Running, embedded_servers, start
+from stitchwork.supervisor import Plan, ServiceProcess, embedded_servers, start
 from stitchwork.supervisor.service_process import listen
 
 BOUND = 60.0
@@ -128,12 +128,12 @@ def client_of(url: str | None) -> redis.Redis:
     return redis.Redis.from_url(url, decode_responses=True)
 
 
-def socket_dir(running: Running) -> Path:
+def socket_dir(running: ServiceProcess) -> Path:
     assert running.redis_url is not None
     return Path(urlsplit(running.redis_url).path).parent
 
 
-def event_of(running: Running, kind: str, child: str) -> dict[str, Any]:
+def event_of(running: ServiceProcess, kind: str, child: str) -> dict[str, Any]:
     deadline = time.monotonic() + BOUND
     while (event := running.next_event(deadline - time.monotonic())) is not None:
         if (event["event"], event.get("child")) == (kind, child):

@@ -12,7 +12,7 @@ import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.settings import Settings
-from stitchwork.supervisor import Running
+from stitchwork.supervisor import ServiceProcess
 from tests.integration.api.test_fetching import LIMITS as FETCHING
 from tests.integration.api.test_limits import SETTINGS as BOUNDED
 from tests.support.running_service import running
@@ -35,7 +35,7 @@ class House(NamedTuple):
     """A service with low limits, and a space `t` of texts on its one worker."""
 
     http: httpx.Client
-    running: Running
+    running: ServiceProcess
 
 
 @pytest.fixture(scope="module")

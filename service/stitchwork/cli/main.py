@@ -99,7 +99,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 def _api(settings: Settings, options: argparse.Namespace) -> int:
     from stitchwork.api.middleware.auth import check
     from stitchwork.api.server import serve_app
-    from stitchwork.bootstrap.processes import api_parts, limit_blas
+    from stitchwork.bootstrap.api import api_parts
+    from stitchwork.bootstrap.shared import limit_blas
 
     limit_blas(settings)
     parts = api_parts(settings)
@@ -119,7 +120,7 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _worker(settings: Settings, options: argparse.Namespace) -> int:
-    from stitchwork.bootstrap.processes import worker
+    from stitchwork.bootstrap.worker import worker
 
     running = worker(settings)
     for signum in (signal.SIGTERM, signal.SIGINT):
@@ -130,7 +131,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
 
 def _servers(settings: Settings) -> tuple[RedisServer, RedisServer]:
     """The registry server and the queue server: those named, or those of a `serve` beside us."""
-    from stitchwork.bootstrap.processes import servers
+    from stitchwork.bootstrap.shared import servers
 
     if settings.redis_url is None:
         from stitchwork.supervisor.embedded_servers import embedded
@@ -154,7 +155,7 @@ def _status_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _dead(settings: Settings, options: argparse.Namespace) -> int:
-    from stitchwork.bootstrap.processes import registry_on
+    from stitchwork.bootstrap.shared import registry_on
     from stitchwork.cli import status
 
     registry, queue = _servers(settings)
@@ -190,7 +191,7 @@ def _keys(settings: Settings, options: argparse.Namespace) -> int:
         raise ValueError(f"keys {options.action} needs a name")
     if options.action == "declare":
         return api_keys.declare(options.name, options.scope, options.days)
-    from stitchwork.bootstrap.processes import registry_on
+    from stitchwork.bootstrap.shared import registry_on
 
     keys = registry_on(_servers(settings)[0], settings).keys
     match options.action:
@@ -239,7 +240,7 @@ def _demo_flags(command: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(settings: Settings, options: argparse.Namespace) -> int:
-    from stitchwork.bootstrap.processes import limit_blas
+    from stitchwork.bootstrap.shared import limit_blas
     from stitchwork.evaluation import evaluate
     from stitchwork.evaluation.experiments.experiment_settings import Settings as Asked
 

@@ -20,7 +20,7 @@ from stitchwork.evaluation.progress_bar import progress
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.geometry.calibration import wilson
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 
 ENCODERS: Final = ("lite0", "lite1", "lite2")
 BRIDGES: Final = ("none", "irp", "ridge", DEFAULT)
@@ -194,7 +194,9 @@ def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
     return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 
-def _farewell(console: Console, running: Running, split: Split, folder: str, keep: bool) -> None:
+def _farewell(
+    console: Console, running: ServiceProcess, split: Split, folder: str, keep: bool
+) -> None:
     image = Path(folder) / "image.png"
     image.write_bytes(split.test[0])
     url = running.url

@@ -13,21 +13,21 @@ from typing import Final
 
 from stitchwork.errors import UnavailableError
 from stitchwork.supervisor.plan import Plan
-from stitchwork.supervisor.service_process import Running
+from stitchwork.supervisor.service_process import ServiceProcess
 
-__all__ = ["Plan", "Running", "serve", "start"]
+__all__ = ["Plan", "ServiceProcess", "serve", "start"]
 
 READY_SECONDS: Final = 180.0
 """A worker reads a gigabyte of libraries first, which a busy or cold machine takes minutes for."""
 
 
-def start(plan: Plan, *, ready_timeout: float = READY_SECONDS) -> Running:
-    """Start everything; see `Running.await_ready` for what is waited for.
+def start(plan: Plan, *, ready_timeout: float = READY_SECONDS) -> ServiceProcess:
+    """Start everything; see `ServiceProcess.await_ready` for what is waited for.
 
     Raises:
         UnavailableError: If it does not come up; all that was started has ended by then.
     """
-    running = Running(plan)
+    running = ServiceProcess(plan)
     try:
         running.await_ready(ready_timeout)
     except BaseException:
@@ -45,7 +45,7 @@ def serve(plan: Plan) -> int:
     Raises:
         UnavailableError: If it does not come up.
     """
-    running = Running(plan)
+    running = ServiceProcess(plan)
     signals = (signal.SIGINT, signal.SIGTERM)
     # The pipe is written to from the handler; what waits then hears the supervisor's end.
     before = {signum: signal.signal(signum, lambda *_: running.ask()) for signum in signals}

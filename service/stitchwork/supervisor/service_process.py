@@ -31,7 +31,7 @@ class HasFileno(Protocol):
         """Its descriptor."""
 
 
-class Running:
+class ServiceProcess:
     """A supervisor and what it runs; stops it all when left as a context. For one thread.
 
     Attributes:

@@ -5,24 +5,24 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from stitchwork.supervisor import Running
+from stitchwork.supervisor import ServiceProcess
 from tests.conftest import Pair
 from tests.support.running_service import running
 
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[Running]:
+def service() -> Iterator[ServiceProcess]:
     with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as found:
         yield found
 
 
 @pytest.fixture(scope="session")
-def url(service: Running) -> str:
+def url(service: ServiceProcess) -> str:
     return service.url
 
 
 @pytest.fixture(scope="session")
-def pid(service: Running) -> int:
+def pid(service: ServiceProcess) -> int:
     """The API process."""
     (found,) = [pid for name, pid in service.pids.items() if name.startswith("api")]
     return found

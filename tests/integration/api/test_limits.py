@@ -23,7 +23,7 @@ from stitchwork.api.content.json_depth import measured
 from stitchwork.api.schemas.requests import decode_items
 from stitchwork.errors import InputTooLargeError
 from stitchwork.settings import Settings
-from stitchwork.supervisor import Running
+from stitchwork.supervisor import ServiceProcess
 from tests.support.memory import MB, resident
 from tests.support.running_service import running
 from tests.support.waiting import until
@@ -50,19 +50,19 @@ POST = b"POST /translate HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture(scope="module")
-def bounded() -> Iterator[Running]:
+def bounded() -> Iterator[ServiceProcess]:
     env: Any = {f"STITCHWORK_{name.upper()}": str(value) for name, value in SETTINGS.items()}
     with running(workers=0, **env) as found:
         yield found
 
 
 @pytest.fixture
-def http(bounded: Running) -> Iterator[httpx.Client]:
+def http(bounded: ServiceProcess) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=bounded.url, timeout=30) as client:
         yield client
 
 
-def dial(service: Running) -> socket.socket:
+def dial(service: ServiceProcess) -> socket.socket:
     found = urlsplit(service.url)
     assert found.hostname
     return socket.create_connection((found.hostname, found.port or 80), timeout=30)
@@ -260,7 +260,7 @@ def test_compressed_bodies_are_refused_unread(http: httpx.Client, coding: str) -
     assert coding in answer.json()["detail"]
 
 
-def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: Running) -> None:
+def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: ServiceProcess) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + b"Content-Length: 999999999999999\r\n\r\n")
         assert problem(connection)["status"] == 413
@@ -268,7 +268,7 @@ def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: Running) -> None:
         assert 0.5 < seconds_until_cut(connection) < 25
 
 
-def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
+def test_a_body_without_end_costs_no_memory(bounded: ServiceProcess) -> None:
     http = httpx.Client(base_url=bounded.url, timeout=30)
 
     def endless() -> Iterator[bytes]:
@@ -283,7 +283,7 @@ def test_a_body_without_end_costs_no_memory(bounded: Running) -> None:
         assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
-def test_a_gzip_bomb_costs_no_memory(bounded: Running, http: httpx.Client) -> None:
+def test_a_gzip_bomb_costs_no_memory(bounded: ServiceProcess, http: httpx.Client) -> None:
     http.get("/health/live")
     before = resident(bounded.pids["api"])
     bomb = gzip.compress(b" " * 30_000_000, 1)
@@ -292,7 +292,7 @@ def test_a_gzip_bomb_costs_no_memory(bounded: Running, http: httpx.Client) -> No
     assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
-def test_a_head_without_end_is_refused(bounded: Running) -> None:
+def test_a_head_without_end_is_refused(bounded: ServiceProcess) -> None:
     for begun in (b"GET /", b"GET / HTTP/1.1\r\nX: ", POST + b"A: b\r\n" * 500):
         with closing(dial(bounded)) as connection:
             connection.sendall(begun)
@@ -307,7 +307,7 @@ def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:
     assert http.get("/info", headers={"X-Large": "a" * 3000}).status_code == 200
 
 
-def test_a_head_that_does_not_come_is_not_waited_for(bounded: Running) -> None:
+def test_a_head_that_does_not_come_is_not_waited_for(bounded: ServiceProcess) -> None:
     for begun in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
         began = time.monotonic()
         with closing(dial(bounded)) as connection:
@@ -319,7 +319,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(bounded: Running) -> None:
             assert "header_timeout_seconds" in told["detail"]
 
 
-def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
+def test_a_head_that_trickles_is_cut_off(bounded: ServiceProcess) -> None:
     """Each piece would begin an ordinary timeout anew."""
     with closing(dial(bounded)) as connection:
         connection.sendall(POST)
@@ -331,7 +331,9 @@ def test_a_head_that_trickles_is_cut_off(bounded: Running) -> None:
     ("claim", "piece"),
     [(b"Content-Length: 100000", b"x"), (b"Transfer-Encoding: chunked", b"1\r\nx\r\n")],
 )
-def test_a_body_that_trickles_is_cut_off(bounded: Running, claim: bytes, piece: bytes) -> None:
+def test_a_body_that_trickles_is_cut_off(
+    bounded: ServiceProcess, claim: bytes, piece: bytes
+) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + claim + b"\r\n\r\n")
         trickle(connection, piece, 30)
@@ -340,7 +342,7 @@ def test_a_body_that_trickles_is_cut_off(bounded: Running, claim: bytes, piece: 
         assert "20000 bytes a second (min_bytes_per_second)" in told["detail"]
 
 
-def test_a_steady_body_may_take_longer_than_the_grace(bounded: Running) -> None:
+def test_a_steady_body_may_take_longer_than_the_grace(bounded: ServiceProcess) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + b"Content-Length: 120000\r\n\r\n")
         for _ in range(11):
@@ -350,7 +352,7 @@ def test_a_steady_body_may_take_longer_than_the_grace(bounded: Running) -> None:
         assert problem(connection)["status"] == 400
 
 
-def test_who_does_not_read_is_cut_off(bounded: Running) -> None:
+def test_who_does_not_read_is_cut_off(bounded: ServiceProcess) -> None:
     """An answer that nobody takes would be held for ever."""
     with closing(dial(bounded)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -367,7 +369,7 @@ def is_reset(connection: socket.socket) -> bool:
     return False
 
 
-def test_all_bodies_together_are_bounded(bounded: Running) -> None:
+def test_all_bodies_together_are_bounded(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(dial(bounded))) for _ in range(3)]
         for connection in connections:
@@ -382,7 +384,7 @@ def test_all_bodies_together_are_bounded(bounded: Running) -> None:
         until("room", lambda: http.post("/translate", content=full).status_code == 400)
 
 
-def test_connections_are_bounded_and_health_still_answers(bounded: Running) -> None:
+def test_connections_are_bounded_and_health_still_answers(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
         for _ in range(30):
             stack.enter_context(closing(dial(bounded)))

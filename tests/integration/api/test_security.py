@@ -19,7 +19,7 @@ from starlette.routing import Route
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.middleware.auth import ADMIN, INFER, READ, needed
-from stitchwork.bootstrap.processes import api_parts
+from stitchwork.bootstrap.api import api_parts
 from stitchwork.cli import api_keys
 from stitchwork.errors import (
     ConflictError,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 import redis
 
-from stitchwork.bootstrap.processes import registry_on
+from stitchwork.bootstrap.shared import registry_on
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.redis.client import PREFIX, Check, RedisServer
 from stitchwork.settings import Settings

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stitchwork.supervisor import Plan, Running, start
+from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry import Metrics, Telemetry
 from stitchwork.telemetry.metrics import MOST_HEADS, TENTHS, Spread
 from tests.support.metric_samples import Scrape, figure
@@ -28,7 +28,7 @@ NAMED = re.compile(r"\b(?:stitchwork|process)_[a-z_]+[a-z]\b")
 
 
 @pytest.fixture(scope="module")
-def twins() -> Iterator[Running]:
+def twins() -> Iterator[ServiceProcess]:
     """Two APIs on one address, without workers."""
     with TemporaryDirectory(prefix="sw") as folder:
         env = {"STITCHWORK_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1"}
@@ -44,7 +44,7 @@ def names(url: str) -> set[str]:
     return {name for name, _ in seen.series} | set(seen.families)
 
 
-def test_each_api_shows_what_all_of_them_did(twins: Running) -> None:
+def test_each_api_shows_what_all_of_them_did(twins: ServiceProcess) -> None:
     url, pids = twins.url, twins.pids
     for asleep, times in (("api", 3), ("api-2", 5)):
         os.kill(pids[asleep], signal.SIGSTOP)
@@ -73,7 +73,7 @@ def test_the_folder_they_share_goes_with_them() -> None:
         assert not shared.exists()
 
 
-def test_the_readme_names_every_metric(twins: Running) -> None:
+def test_the_readme_names_every_metric(twins: ServiceProcess) -> None:
     seen = Scrape(f"{twins.url}/metrics")
     shown = {
         name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
@@ -84,7 +84,7 @@ def test_the_readme_names_every_metric(twins: Running) -> None:
 
 
 @pytest.mark.parametrize("file", ["grafana.json", "alerts.yaml"])
-def test_dashboard_and_alerts_ask_for_what_is_there(twins: Running, file: str) -> None:
+def test_dashboard_and_alerts_ask_for_what_is_there(twins: ServiceProcess, file: str) -> None:
     text = (DASHBOARDS / file).read_text()
     if file.endswith(".json"):
         panels = json.loads(text)["panels"]
@@ -98,7 +98,7 @@ def test_dashboard_and_alerts_ask_for_what_is_there(twins: Running, file: str) -
     assert asked <= names(f"{twins.url}/metrics") | own
 
 
-def test_the_dashboard_shows_every_metric(twins: Running) -> None:
+def test_the_dashboard_shows_every_metric(twins: ServiceProcess) -> None:
     asked = NAMED.findall((DASHBOARDS / "grafana.json").read_text())
     known = {re.sub(r"_(bucket|sum|count|total)$", "", name) for name in asked}
     assert set(Scrape(f"{twins.url}/metrics").families) <= known
@@ -163,7 +163,7 @@ def test_a_step_that_fails_is_timed_all_the_same() -> None:
 def test_without_tracing_nothing_of_it_is_imported() -> None:
     # Others import parts of it where it is installed; what sends spans only we do.
     code = (
-        "import sys, stitchwork.api.app, stitchwork.bootstrap.processes; "
+        "import sys, stitchwork.api.app, stitchwork.bootstrap.api; "
         "heavy = {'stitchwork.telemetry.tracing', 'opentelemetry.exporter'}; "
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
@@ -183,7 +183,7 @@ def test_tracing_that_is_not_installed_is_a_sentence() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_a_sentence(twins: Running) -> None:
+def test_a_port_that_is_taken_is_a_sentence(twins: ServiceProcess) -> None:
     port = httpx.URL(twins.url).port
     command = [sys.executable, "-m", "stitchwork", "worker", "--worker-metrics-port", str(port)]
     env = os.environ | {
