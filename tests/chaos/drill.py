@@ -25,8 +25,8 @@ from benchmarks.cores import held_to, worker_on
 from benchmarks.http_session import client
 from stitchwork.client import Stitchwork
 from stitchwork.supervisor import Plan, ServiceProcess, start
-from tests.support.expected_results import Truth, truth
-from tests.support.load import Ask, Load, Tally
+from tests.support.expected_results import ExpectedResults, expected_results
+from tests.support.load import LoadGenerator, LoadRequest, LoadResult
 
 MIX: Final = {"stitch": 0.5, "embed": 0.3, "translate": 0.1, "classify": 0.1}
 BY_WORKERS: Final = ("stitch", "embed")
@@ -72,7 +72,7 @@ class Outcome:
         kills: Names of the processes that were killed.
     """
 
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    tallies: dict[str, LoadResult] = field(default_factory=dict)
     kills: list[str] = field(default_factory=list)
 
     @property
@@ -106,7 +106,7 @@ def run(drill: Drill) -> int:
     with tempfile.TemporaryDirectory(prefix="stitchwork-drill-") as name:
         folder = Path(name)
         console.print("Computing the right answers in this process …")
-        known = truth(folder, drill.seed)
+        known = expected_results(folder, drill.seed)
         rest, own = _halves()
         plan = Plan(
             port=0,
@@ -149,12 +149,14 @@ def _halves() -> tuple[list[int], list[int]]:
     return (cores[:half], cores[half:]) if half else ([], [])
 
 
-async def _phases(drill: Drill, running: ServiceProcess, known: Truth, console: Console) -> Outcome:
+async def _phases(
+    drill: Drill, running: ServiceProcess, known: ExpectedResults, console: Console
+) -> Outcome:
     outcome = Outcome()
     rng = random.Random(drill.seed)  # noqa: S311 reproducible, not secret
     pick = _picker(known, rng)
     async with client(running.url, DEADLINE) as http:
-        load = Load(http, DEADLINE)
+        load = LoadGenerator(http, DEADLINE)
         # Every worker has loaded every encoder, and every API its maps, before time counts.
         await load.closed(pick, drill.clients, max(5.0, drill.seconds / 20))
         for name, share in SHARES.items():
@@ -175,10 +177,10 @@ async def _phases(drill: Drill, running: ServiceProcess, known: Truth, console: 
     return outcome
 
 
-def _picker(known: Truth, rng: random.Random) -> Callable[[], Ask]:
+def _picker(known: ExpectedResults, rng: random.Random) -> Callable[[], LoadRequest]:
     kinds, weights = zip(*MIX.items(), strict=True)
 
-    def pick() -> Ask:
+    def pick() -> LoadRequest:
         (kind,) = rng.choices(kinds, weights)
         return rng.choice(known.asks[kind])
 
@@ -186,7 +188,7 @@ def _picker(known: Truth, rng: random.Random) -> Callable[[], Ask]:
 
 
 async def _kill(
-    drill: Drill, running: ServiceProcess, load: Load, rng: random.Random, outcome: Outcome
+    drill: Drill, running: ServiceProcess, load: LoadGenerator, rng: random.Random, outcome: Outcome
 ) -> None:
     """Kill a worker, then an API, and so on, whichever chance has it."""
     for turn in range(1_000_000):

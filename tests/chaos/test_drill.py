@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.drill import NEVER, Drill, run
 from tests.support.running_service import running
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 
@@ -33,7 +33,7 @@ def test_an_api_says_that_it_ends_before_it_does() -> None:
             assert http.get("/health/ready").json()["draining"] is False
             before = found.pids["api"]
             os.kill(before, signal.SIGTERM)
-            until("it says so", lambda: http.get("/health/ready").json()["draining"], 2.0)
+            wait_until("it says so", lambda: http.get("/health/ready").json()["draining"], 2.0)
             assert http.get("/health/ready").status_code == 503
             assert http.get("/info").status_code == 200, "and still serves"
-        until("another one serves", lambda: found.pids.get("api", before) != before)
+        wait_until("another one serves", lambda: found.pids.get("api", before) != before)

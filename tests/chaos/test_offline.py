@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.chaos.conftest import SPEC, WIDTH
-from tests.support.process_stage import Caller, Engine, Stage, rows_of
-from tests.support.waiting import until
+from tests.support.cluster import BoundedClient, Cluster, Engine, rows_of
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models]
 
@@ -44,43 +44,43 @@ def test_f18_offline_nothing_connects_to_anywhere(engine: Engine, tmp_path: Path
     """F18: a model of a hub fails with its reason, a local one serves, and no connect goes out."""
     traces = {name: tmp_path / name for name in ("api", "worker")}
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
-    with Stage(engine, **env) as stage:
-        worker = stage.start("worker", *watched(traces["worker"]))
-        api = stage.start("api", *watched(traces["api"]))
-        with Caller(api.url) as caller:
-            until("the worker is alive", caller.ready, 120)
+    with Cluster(engine, **env) as cluster:
+        worker = cluster.start("worker", *watched(traces["worker"]))
+        api = cluster.start("api", *watched(traces["api"]))
+        with BoundedClient(api.url) as client:
+            wait_until("the worker is alive", client.ready, 120)
             items = {"text": [f"text {i}" for i in range(8)], "image": [PIXEL] * 8}
             for modality, spec in HUB.items():
                 declared = {"modality": modality, "items": items[modality]}
-                assert caller.send("PUT", f"/anchor-sets/{modality}", declared).is_success
+                assert client.send("PUT", f"/anchor-sets/{modality}", declared).is_success
                 space = {"anchor_set": modality, "encoder": spec}
-                assert caller.send("PUT", f"/spaces/hub-{modality}", space).status_code == 202
+                assert client.send("PUT", f"/spaces/hub-{modality}", space).status_code == 202
 
             def shown(id_: str, status: str) -> bool:
-                told: dict[str, str] = caller.send("GET", f"/spaces/{id_}").json()
+                told: dict[str, str] = client.send("GET", f"/spaces/{id_}").json()
                 reasons[id_] = told.get("reason", "")
                 return told["status"] == status
 
             reasons: dict[str, str] = {}
             for modality, spec in HUB.items():
-                until("it fails", partial(shown, f"hub-{modality}", "failed"), 60)
+                wait_until("it fails", partial(shown, f"hub-{modality}", "failed"), 60)
                 reason = reasons[f"hub-{modality}"]
                 assert spec["model"] in reason
                 assert "this worker is offline and has no copy of it" in reason
             local = {"anchor_set": "text", "encoder": SPEC}
-            assert caller.send("PUT", "/spaces/local", local).status_code == 202
-            until("the local one serves", partial(shown, "local", "ready"), 60)
-            told = caller.send("POST", "/embed/local", {"items": ["a text"]})
-            assert rows_of(caller.translate(rows_of(told), "local", "local")).shape == (1, 384)
+            assert client.send("PUT", "/spaces/local", local).status_code == 202
+            wait_until("the local one serves", partial(shown, "local", "ready"), 60)
+            told = client.send("POST", "/embed/local", {"items": ["a text"]})
+            assert rows_of(client.translate(rows_of(told), "local", "local")).shape == (1, 384)
         for process in (api, worker):
             assert process.stop() == 0
         for name, trace in traces.items():
-            stayed_at_home(stage, name, trace)
+            stayed_at_home(cluster, name, trace)
 
 
-def stayed_at_home(stage: Stage, name: str, trace: Path) -> None:
+def stayed_at_home(cluster: Cluster, name: str, trace: Path) -> None:
     """Whatever the process connected to was one of its servers."""
-    servers = {str(stage.registry.path), str(stage.queue.path)}
+    servers = {str(cluster.registry.path), str(cluster.queue.path)}
     connects = [line for line in trace.read_text().splitlines() if "connect(" in line]
     assert [line for line in connects if "sa_family=AF_UNIX" not in line] == [], name
     paths = {path for line in connects for path in re.findall(r'sun_path="([^"]*)"', line)}
@@ -95,14 +95,14 @@ def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
     """Not for telemetry, not for newer files, not for who runs this."""
     trace = tmp_path / "worker"
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
-    with Stage(engine, STITCHWORK_OFFLINE="false", **env) as stage:
-        worker = stage.start("worker", *watched(trace))
-        with Caller(stage.api().url) as caller:
-            until("the worker is alive", caller.ready, 120)
+    with Cluster(engine, STITCHWORK_OFFLINE="false", **env) as cluster:
+        worker = cluster.start("worker", *watched(trace))
+        with BoundedClient(cluster.api().url) as client:
+            wait_until("the worker is alive", client.ready, 120)
             rows = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
-            assert caller.put_space("local", rows, encoder={**SPEC, "layer": 3}).is_success
-            told = caller.send("POST", "/embed/local", {"items": ["a text"]})
+            assert client.put_space("local", rows, encoder={**SPEC, "layer": 3}).is_success
+            told = client.send("POST", "/embed/local", {"items": ["a text"]})
             # The set has no items that the anchors could be checked against.
             assert rows_of(told).shape == (1, WIDTH)
         assert worker.stop() == 0
-        stayed_at_home(stage, "worker", trace)
+        stayed_at_home(cluster, "worker", trace)

@@ -17,11 +17,11 @@ from stitchwork.geometry.frame import frame
 from stitchwork.redis.client import RedisServer
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
-from tests.chaos.conftest import SPEC, Crew
+from tests.chaos.conftest import SPEC, TextService
 from tests.conftest import Pair
-from tests.support.process_stage import Caller, Stage, refused, rows_of, version_of
-from tests.support.waiting import until
-from tests.support.wiretap import Passed, Tap
+from tests.support.cluster import BoundedClient, Cluster, refused, rows_of, version_of
+from tests.support.proxy import Chunk, Proxy
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.drills
 
@@ -32,9 +32,9 @@ ROUNDS = 20
 
 
 @pytest.fixture
-def tap(stage: Stage) -> Iterator[Tap]:
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
     """A wire to the registry server."""
-    found = Tap(stage.folder / "tap.sock", stage.registry.path)
+    found = Proxy(cluster.folder / "tap.sock", cluster.registry.path)
     yield found
     found.close()
 
@@ -54,9 +54,9 @@ def translated(pair: Pair, anchors: Floats) -> Floats:
     return found
 
 
-def stored_anchors(stage: Stage, id_: str) -> tuple[str, Floats]:
+def stored_anchors(cluster: Cluster, id_: str) -> tuple[str, Floats]:
     """The version that the registry server holds under an id, and its anchors."""
-    server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
+    server = RedisServer(cluster.registry.url, 5.0, RegistryUnavailableError)
     try:
         registry = Registry(server, durable=False, stale_seconds=0)
         (record,), _ = registry.spaces.ready(id_)
@@ -67,34 +67,36 @@ def stored_anchors(stage: Stage, id_: str) -> tuple[str, Floats]:
 
 UPLOAD, COMMIT = b"'HSET', KEYS[1]", b"local function take()"
 """What only the script of an upload says, and only that of a commit."""
-CUTS: list[tuple[str, Callable[[Tap], None], bool]] = [
-    ("before it is read what stands", lambda tap: tap.cut(b"HMGET", 0), False),
-    ("before the upload", lambda tap: tap.cut(UPLOAD, 0), False),
-    ("in mid-upload", lambda tap: tap.cut(UPLOAD, 5_000), False),
-    ("before the commit", lambda tap: tap.cut(COMMIT, 0), False),
-    ("in mid-commit", lambda tap: tap.cut(COMMIT, 1_500), False),
-    ("before the answer to the commit", lambda tap: tap.hush(COMMIT), True),
+CUTS: list[tuple[str, Callable[[Proxy], None], bool]] = [
+    ("before it is read what stands", lambda proxy: proxy.cut(b"HMGET", 0), False),
+    ("before the upload", lambda proxy: proxy.cut(UPLOAD, 0), False),
+    ("in mid-upload", lambda proxy: proxy.cut(UPLOAD, 5_000), False),
+    ("before the commit", lambda proxy: proxy.cut(COMMIT, 0), False),
+    ("in mid-commit", lambda proxy: proxy.cut(COMMIT, 1_500), False),
+    ("before the answer to the commit", lambda proxy: proxy.hush(COMMIT), True),
 ]
 
 
-def test_f3_an_api_is_killed_in_the_middle_of_a_put(stage: Stage, tap: Tap, pair: Pair) -> None:
+def test_f3_an_api_is_killed_in_the_middle_of_a_put(
+    cluster: Cluster, proxy: Proxy, pair: Pair
+) -> None:
     """F3: the old or the new version stands afterwards, whole, and writes go on."""
-    with Caller(stage.api().url) as witness, ThreadPoolExecutor(1) as pool:
+    with BoundedClient(cluster.api().url) as witness, ThreadPoolExecutor(1) as pool:
         assert witness.put_space("x", pair.x_anchors).status_code == 201
         stands = variant(pair, 0)
         assert witness.put_space("y", stands).status_code == 201
         for i, (where, cut, replaced) in enumerate(CUTS, 1):
-            tap.mend()
-            victim = stage.api(STITCHWORK_REDIS_URL=tap.url)
-            cut(tap)
-            with Caller(victim.url) as caller:
-                held = pool.submit(caller.put_space, "y", variant(pair, i))
-                assert tap.reached.wait(30), where
+            proxy.mend()
+            victim = cluster.api(STITCHWORK_REDIS_URL=proxy.url)
+            cut(proxy)
+            with BoundedClient(victim.url) as client:
+                held = pool.submit(client.put_space, "y", variant(pair, i))
+                assert proxy.reached.wait(30), where
                 victim.kill()
                 with pytest.raises(httpx.TransportError):
                     held.result(30)
             stands = variant(pair, i) if replaced else stands
-            version, anchors = stored_anchors(stage, "y")
+            version, anchors = stored_anchors(cluster, "y")
             np.testing.assert_array_equal(anchors, stands, err_msg=where)
             told = witness.translate(pair.x, "x", "y")
             assert version_of(told, "Target") == version, where
@@ -103,22 +105,22 @@ def test_f3_an_api_is_killed_in_the_middle_of_a_put(stage: Stage, tap: Tap, pair
 
 
 def test_f8_a_promise_is_asked_for_and_heard_before_it_is_passed_on(
-    stage: Stage, tap: Tap, pair: Pair
+    cluster: Cluster, proxy: Proxy, pair: Pair
 ) -> None:
     """F8: WAITAOF follows the write on its connection, and is answered ≥ 1 before the 201."""
-    if not stage.engine.promises:
+    if not cluster.engine.promises:
         pytest.skip("Redis 7.0 has no WAITAOF")
-    with Caller(stage.api(STITCHWORK_REDIS_URL=tap.url).url) as caller:
+    with BoundedClient(cluster.api(STITCHWORK_REDIS_URL=proxy.url).url) as client:
         calls: list[tuple[Callable[[], httpx.Response], int]] = [
-            (lambda: caller.put_space("x", pair.x_anchors), 201),
-            (lambda: caller.put_space("x", pair.x_anchors), 200),
-            (lambda: caller.put_space("x", pair.y_anchors), 200),
-            (lambda: caller.send("DELETE", "/spaces/x"), 204),
+            (lambda: client.put_space("x", pair.x_anchors), 201),
+            (lambda: client.put_space("x", pair.x_anchors), 200),
+            (lambda: client.put_space("x", pair.y_anchors), 200),
+            (lambda: client.send("DELETE", "/spaces/x"), 204),
         ]
         for send, status in calls:
-            tap.mend()
+            proxy.mend()
             assert send().status_code == status
-            heard = list(tap.passed)
+            heard = list(proxy.passed)
             line = next(p.line for p in heard if p.to_server and b"WAITAOF" in p.data)
             sent, answered = (_bytes(heard, line, to_server) for to_server in (True, False))
             commands = _commands(sent)
@@ -131,30 +133,30 @@ def test_f8_a_promise_is_asked_for_and_heard_before_it_is_passed_on(
     ("name", "value"), [("appendfsync", "no"), ("appendonly", "no")], ids=["zero", "error"]
 )
 def test_f8_what_is_not_promised_is_not_acknowledged(
-    stage: Stage, tap: Tap, pair: Pair, name: str, value: str
+    cluster: Cluster, proxy: Proxy, pair: Pair, name: str, value: str
 ) -> None:
     """F8: where WAITAOF answers 0, or that there is no file, the caller gets 503."""
-    if not stage.engine.promises:
+    if not cluster.engine.promises:
         pytest.skip("Redis 7.0 has no WAITAOF")
-    api = stage.api(STITCHWORK_REDIS_URL=tap.url, STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
-    with Caller(api.url) as caller:
-        assert caller.put_space("before", pair.x_anchors).status_code == 201
-        stage.records.config_set(name, value)
-        tap.mend()
+    api = cluster.api(STITCHWORK_REDIS_URL=proxy.url, STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
+    with BoundedClient(api.url) as client:
+        assert client.put_space("before", pair.x_anchors).status_code == 201
+        cluster.records.config_set(name, value)
+        proxy.mend()
         for id_ in ("new", "before"):
-            told = caller.put_space(id_, pair.x_anchors)
+            told = client.put_space(id_, pair.x_anchors)
             assert told.status_code == 503
             assert refused(told)
         # Not the last of all: a connection that begins meanwhile is answered as well.
         answer = b"*2\r\n:0\r\n:0\r\n" if name == "appendfsync" else b"disabled.\r\n"
-        assert any(p.data.endswith(answer) for p in tap.passed if not p.to_server)
+        assert any(p.data.endswith(answer) for p in proxy.passed if not p.to_server)
         # The server is there all the same, and only what asks for a promise suffers.
-        assert caller.translate(pair.x, "before", "before").status_code == 200
-        stage.records.config_set(name, {"appendfsync": "always", "appendonly": "yes"}[name])
-        until("it promises again", lambda: caller.put_space("new", pair.x_anchors).is_success)
+        assert client.translate(pair.x, "before", "before").status_code == 200
+        cluster.records.config_set(name, {"appendfsync": "always", "appendonly": "yes"}[name])
+        wait_until("it promises again", lambda: client.put_space("new", pair.x_anchors).is_success)
 
 
-def _bytes(heard: list[Passed], line: int, to_server: bool) -> bytes:
+def _bytes(heard: list[Chunk], line: int, to_server: bool) -> bytes:
     return b"".join(p.data for p in heard if (p.line, p.to_server) == (line, to_server))
 
 
@@ -189,13 +191,17 @@ class Replacement(NamedTuple):
     version: str
 
 
-def test_f10_a_space_is_replaced_under_load(stage: Stage, pair: Pair) -> None:
+def test_f10_a_space_is_replaced_under_load(cluster: Cluster, pair: Pair) -> None:
     """F10: each answer comes from the one version it names, and none from before the last known."""
     variants = [variant(pair, i) for i in range(VARIANTS)]
     wanted = [translated(pair, anchors) for anchors in variants]
     over, done = threading.Event(), [0] * READERS
-    apis = [stage.api(), stage.api()]
-    with Caller(apis[0].url) as a, Caller(apis[1].url) as b, ThreadPoolExecutor(READERS) as pool:
+    apis = [cluster.api(), cluster.api()]
+    with (
+        BoundedClient(apis[0].url) as a,
+        BoundedClient(apis[1].url) as b,
+        ThreadPoolExecutor(READERS) as pool,
+    ):
         assert a.put_space("x", pair.x_anchors).status_code == 201
         history: list[Replacement] = []
 
@@ -221,7 +227,7 @@ def test_f10_a_space_is_replaced_under_load(stage: Stage, pair: Pair) -> None:
             for i in range(1, REPLACEMENTS):
                 seen = list(done)
                 replace(i)
-                until("all have read", partial(_moved, seen, done))
+                wait_until("all have read", partial(_moved, seen, done))
         finally:
             over.set()
         reads = [one for reader in readers for one in reader.result(30)]
@@ -235,20 +241,20 @@ def test_f10_a_space_is_replaced_under_load(stage: Stage, pair: Pair) -> None:
 
 
 @pytest.mark.models
-def test_f13_a_new_version_fails_to_load(crew: Crew) -> None:
+def test_f13_a_new_version_fails_to_load(text_service: TextService) -> None:
     """F13: the draft fails with a reason, and no request on the old version fails meanwhile."""
-    caller, texts = crew.caller, [f"text number {i}" for i in range(12)]
-    told = caller.send("PUT", "/anchor-sets/f13", {"modality": "text", "items": texts})
+    client, texts = text_service.client, [f"text number {i}" for i in range(12)]
+    told = client.send("PUT", "/anchor-sets/f13", {"modality": "text", "items": texts})
     assert told.status_code == 201
     declared: dict[str, Any] = {"anchor_set": "f13", "encoder": SPEC}
-    assert caller.send("PUT", "/spaces/f13", declared).status_code == 202
-    until("the first version serves", lambda: _shown(caller, "f13")["status"] == "ready")
-    version, over = _shown(caller, "f13")["version"], threading.Event()
+    assert client.send("PUT", "/spaces/f13", declared).status_code == 202
+    wait_until("the first version serves", lambda: _shown(client, "f13")["status"] == "ready")
+    version, over = _shown(client, "f13")["version"], threading.Event()
 
     def use() -> list[tuple[int, str]]:
         found = []
         while not over.is_set():
-            told = caller.send("POST", "/embed/f13", {"items": ["a text"]})
+            told = client.send("POST", "/embed/f13", {"items": ["a text"]})
             found.append((told.status_code, version_of(told, "Source")))
         return found
 
@@ -257,78 +263,84 @@ def test_f13_a_new_version_fails_to_load(crew: Crew) -> None:
         try:
             for model, reason in (("no/such-model", "hub_models"), ("/etc", "model_roots")):
                 broken = {**declared, "encoder": {"kind": "transformers", "model": model}}
-                told = caller.send("PUT", "/spaces/f13", broken)
+                told = client.send("PUT", "/spaces/f13", broken)
                 assert told.status_code == 202
                 assert told.json()["version"] == version, "the old one serves"
 
                 def failed(id_: str = told.json()["pending"]["version"]) -> bool:
-                    pending = _shown(caller, "f13")["pending"]
+                    pending = _shown(client, "f13")["pending"]
                     return (pending["version"], pending["status"]) == (id_, "failed")
 
-                until("the new version has failed", failed)
-                assert reason in _shown(caller, "f13")["pending"]["reason"]
+                wait_until("the new version has failed", failed)
+                assert reason in _shown(client, "f13")["pending"]["reason"]
         finally:
             over.set()
         for user in users:
             assert set(user.result(30)) == {(200, version)}
-    assert _shown(caller, "f13")["version"] == version
+    assert _shown(client, "f13")["version"] == version
 
 
 @pytest.mark.models
-def test_f14_what_is_in_use_is_deleted(crew: Crew) -> None:
+def test_f14_what_is_in_use_is_deleted(text_service: TextService) -> None:
     """F14: work under way ends, new requests are 404, a space that a head needs is 409."""
-    caller, text = crew.caller, {"items": ["a text"]}
-    assert caller.put_space("f14", crew.anchors, encoder=SPEC).status_code == 201
+    client, text = text_service.client, {"items": ["a text"]}
+    assert client.put_space("f14", text_service.anchors, encoder=SPEC).status_code == 201
     head = {"space": "f14", "weight": np.eye(2, 384).tolist(), "labels": ["a", "b"]}
-    assert caller.send("PUT", "/heads/f14", head).status_code == 201
-    told = caller.send("DELETE", "/spaces/f14")
+    assert client.send("PUT", "/heads/f14", head).status_code == 201
+    told = client.send("DELETE", "/spaces/f14")
     assert (told.status_code, told.json()["code"]) == (409, "resource-in-use")
 
-    crew.worker.pause()
+    text_service.worker.pause()
     try:
         with ThreadPoolExecutor(16) as pool:
-            held = [pool.submit(caller.send, "POST", "/stitch/m/f14", text) for _ in range(6)]
-            held += [pool.submit(caller.send, "POST", "/stitch/f14/f14", text) for _ in range(6)]
-            until("all are admitted", lambda: _admitted(caller) == len(held))
-            deleted = pool.submit(caller.send, "DELETE", "/heads/f14")
-            until("no head", lambda: caller.send("GET", "/heads/f14").status_code == 404)
-            gone = pool.submit(caller.send, "DELETE", "/spaces/f14")
-            until("no space", lambda: caller.send("GET", "/spaces/f14").status_code == 404)
+            held = [pool.submit(client.send, "POST", "/stitch/m/f14", text) for _ in range(6)]
+            held += [pool.submit(client.send, "POST", "/stitch/f14/f14", text) for _ in range(6)]
+            wait_until("all are admitted", lambda: _admitted(client) == len(held))
+            deleted = pool.submit(client.send, "DELETE", "/heads/f14")
+            wait_until("no head", lambda: client.send("GET", "/heads/f14").status_code == 404)
+            gone = pool.submit(client.send, "DELETE", "/spaces/f14")
+            wait_until("no space", lambda: client.send("GET", "/spaces/f14").status_code == 404)
             for path in ("/stitch/m/f14", "/stitch/f14/h", "/embed/f14"):
-                assert caller.send("POST", path, text).status_code == 404
+                assert client.send("POST", path, text).status_code == 404
             assert not any(future.done() for future in (*held, deleted, gone))
-            crew.worker.resume()
+            text_service.worker.resume()
             assert {future.result(30).status_code for future in held} == {200}
             assert [deleted.result(30).status_code, gone.result(30).status_code] == [204, 204]
     finally:
-        crew.worker.resume()
+        text_service.worker.resume()
 
 
-def test_f19_two_replicas_register_the_same_id_at_once(stage: Stage, pair: Pair) -> None:
+def test_f19_two_replicas_register_the_same_id_at_once(cluster: Cluster, pair: Pair) -> None:
     """F19: one gets 201, the other 200 or 409, and what stands is one of the two, whole."""
-    apis = [stage.api(), stage.api()]
+    apis = [cluster.api(), cluster.api()]
     both = threading.Barrier(2)
-    with Caller(apis[0].url) as a, Caller(apis[1].url) as b, ThreadPoolExecutor(2) as pool:
+    with (
+        BoundedClient(apis[0].url) as a,
+        BoundedClient(apis[1].url) as b,
+        ThreadPoolExecutor(2) as pool,
+    ):
 
-        def put(caller: Caller, id_: str, anchors: Floats, anchor_set: str) -> httpx.Response:
+        def put(
+            client: BoundedClient, id_: str, anchors: Floats, anchor_set: str
+        ) -> httpx.Response:
             both.wait(30)
-            return caller.put_space(id_, anchors, anchor_set=anchor_set)
+            return client.put_space(id_, anchors, anchor_set=anchor_set)
 
         for i in range(ROUNDS):
             # Every other time the set is new too, and the last rounds declare the same twice.
             anchor_set, id_ = f"S{i // 2}", f"s{i}"
             given = [variant(pair, 0), variant(pair, 0 if i >= ROUNDS - 4 else 1)]
             held = [
-                pool.submit(put, caller, id_, anchors, anchor_set)
-                for caller, anchors in zip((a, b), given, strict=True)
+                pool.submit(put, client, id_, anchors, anchor_set)
+                for client, anchors in zip((a, b), given, strict=True)
             ]
             told = [future.result(30) for future in held]
             assert sorted(answer.status_code for answer in told) in ([200, 201], [201, 409])
-            version, anchors = stored_anchors(stage, id_)
+            version, anchors = stored_anchors(cluster, id_)
             winner = [answer.json().get("version") for answer in told].index(version)
             np.testing.assert_array_equal(anchors, given[winner])
-            for caller in (a, b):
-                assert caller.send("GET", f"/spaces/{id_}").json()["version"] == version
+            for client in (a, b):
+                assert client.send("GET", f"/spaces/{id_}").json()["version"] == version
 
 
 def _moved(before: list[int], done: list[int]) -> bool:
@@ -336,11 +348,11 @@ def _moved(before: list[int], done: list[int]) -> bool:
     return all(now >= then + 2 for then, now in zip(before, done, strict=True))
 
 
-def _shown(caller: Caller, id_: str) -> dict[str, Any]:
-    told: dict[str, Any] = caller.send("GET", f"/spaces/{id_}").json()
+def _shown(client: BoundedClient, id_: str) -> dict[str, Any]:
+    told: dict[str, Any] = client.send("GET", f"/spaces/{id_}").json()
     return told
 
 
-def _admitted(caller: Caller) -> int:
-    queues = caller.send("GET", "/workers").json()["queues"]
+def _admitted(client: BoundedClient) -> int:
+    queues = client.send("GET", "/workers").json()["queues"]
     return sum(queue["waiting"] + queue["running"] for queue in queues)

@@ -28,11 +28,11 @@ from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.dead_letters import bury, letters, open_letter
 from stitchwork.redis.client import RedisServer
 from stitchwork.supervisor import Plan, ServiceProcess, start
+from tests.support import cluster as clusters
 from tests.support import faulty_model
-from tests.support import process_stage as drills
+from tests.support.cluster import Engine
 from tests.support.metric_samples import Scrape
-from tests.support.process_stage import Engine
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 
@@ -100,7 +100,7 @@ class Stage:
             found[:] = self.folder.glob("waits-*")
             return bool(found)
 
-        until("a worker begins", seen, START)
+        wait_until("a worker begins", seen, START)
         found[0].unlink()
         return int(found[0].name.removeprefix("waits-"))
 
@@ -110,7 +110,7 @@ class Stage:
 
     def settled(self) -> dict[str, int]:
         """The children's processes, once both workers are up and say so."""
-        until("both workers run", lambda: len(self.running.pids) >= 3, START)
+        wait_until("both workers run", lambda: len(self.running.pids) >= 3, START)
 
         def both() -> bool:
             # A worker that is just dying may still be among them, so they are read each time.
@@ -119,19 +119,19 @@ class Stage:
             told = self.http.get("/workers").json()["workers"]
             return names <= {int(worker["worker"].split("-")[-2]) for worker in told}
 
-        until("both workers are alive", both, START)
+        wait_until("both workers are alive", both, START)
         return self.running.pids
 
 
 @contextmanager
 def staged(folder: Path, engine: Engine, workers: int) -> Iterator[ServiceProcess]:
     """A service with workers that know the saboteur, and a space of its embeddings."""
-    with drills.Stage(engine) as servers, _service(folder, servers, workers) as running:
+    with clusters.Cluster(engine) as servers, _service(folder, servers, workers) as running:
         yield running
 
 
 @contextmanager
-def _service(folder: Path, servers: drills.Stage, workers: int) -> Iterator[ServiceProcess]:
+def _service(folder: Path, servers: clusters.Cluster, workers: int) -> Iterator[ServiceProcess]:
     weights = faulty_model.write_weights(folder / "saboteur.safetensors")
     given = {
         "STITCHWORK_MODEL_ROOTS": str(folder),
@@ -202,7 +202,7 @@ def test_f1_a_worker_is_killed_in_mid_batch(stage: Stage) -> None:
     assert held.result(DEADLINE + 10).status_code == 200, "redelivered to the other worker"
     for i, answer in enumerate(others):
         assert stage.right(answer.result(DEADLINE + 10), i), f"row {i} is another's"
-    took = until("both are ready again", lambda: stage.workers() == 2, START)
+    took = wait_until("both are ready again", lambda: stage.workers() == 2, START)
     assert took < 30
 
 
@@ -217,7 +217,7 @@ def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
         api = _replies(stage)
     finally:
         os.kill(victim, signal.SIGCONT)
-    until("it is heard of again", lambda: stage.workers() == 2, START)
+    wait_until("it is heard of again", lambda: stage.workers() == 2, START)
     assert stage.right(stage.call(stage.pictures[3]), 3)
     assert _replies(stage) == api, "no reply was left over by the one that woke up"
 
@@ -276,7 +276,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
 def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
     before = stage.running.pids
     hangs = stage.later(solid(faulty_model.HANGS), timeout=60)
-    until("it is being computed", lambda: _running(stage) > 0)
+    wait_until("it is being computed", lambda: _running(stage) > 0)
     others = stage.many(range(6))
     assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others)
@@ -304,7 +304,7 @@ def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> 
     def shown() -> bool:
         return "drifts" in stage.http.get("/health/ready").json()["refused"]
 
-    until("readiness shows it", shown)
+    wait_until("readiness shows it", shown)
     stage.client.delete("spaces", "drifts")
 
 
@@ -316,8 +316,8 @@ def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None
     asked = stage.http.build_request("POST", EMBED, files=parts(solid(faulty_model.KILLS)))
     with closing(HTTPConnection(asked.url.host, asked.url.port)) as leaves:
         leaves.request("POST", EMBED, asked.read(), dict(asked.headers))
-        until("its job waits", lambda: _waiting(stage) == 1)
-    until("its job is taken back", lambda: _waiting(stage) == 0)
+        wait_until("its job waits", lambda: _waiting(stage) == 1)
+    wait_until("its job is taken back", lambda: _waiting(stage) == 0)
     before = stage.running.pids
     (stage.folder / faulty_model.GO).touch()
     assert [answer.result(DEADLINE).status_code for answer in held] == [200, 200]
@@ -382,7 +382,9 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
 
     assert mean("4xx") < mean("2xx") / 2, "a refusal waits for no worker"
     # Whoever was refused at the very end may have left word that the queue is full, for a moment.
-    until("it takes work again", lambda: stage.call(stage.pictures[0]).status_code == 200, START)
+    wait_until(
+        "it takes work again", lambda: stage.call(stage.pictures[0]).status_code == 200, START
+    )
     assert stage.right(stage.call(stage.pictures[0]), 0)
     # Work must not collapse. That goodput keeps four fifths of its peak is for `stitchwork drill`
     # to measure, which has a machine to itself; here it may have been faster before, or after.
@@ -403,7 +405,7 @@ def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine
         def arrived() -> bool:
             return _held(http) + sum(answer.done() for answer in answers) >= len(answers)
 
-        until("all have arrived", arrived)
+        wait_until("all have arrived", arrived)
         assert not all(answer.done() for answer in answers)
         assert running.stop() == 0, "nobody had to be killed when the time for it was over"
         codes = {answer.result(DEADLINE).status_code for answer in answers}

@@ -14,7 +14,7 @@ import httpx
 import yaml
 from markdown_it import MarkdownIt
 
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 120
@@ -180,7 +180,7 @@ class Reader:
                 assert not failed, failed
                 return all(record["status"] == "ready" for record in records)
 
-            until("what was registered is ready", ready, SECONDS)
+            wait_until("what was registered is ready", ready, SECONDS)
 
 
 def compare(shown: Any, came: Any, place: str) -> None:

@@ -18,7 +18,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.head_fitting import fit_linear
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from stitchwork.resources import ImageEncoder
-from tests.support.load import Ask
+from tests.support.load import LoadRequest
 
 ENCODERS: Final = ("lite0", "lite1")
 ANCHOR_SET: Final = "drill"
@@ -33,7 +33,7 @@ TOLERANCE: Final = 1e-3
 
 
 @dataclass(frozen=True)
-class Truth:
+class ExpectedResults:
     """Two encoders, a head, and what they say, computed in this process.
 
     Attributes:
@@ -48,7 +48,7 @@ class Truth:
     items: list[bytes]
     classifier: Classifier
     labels: list[str]
-    asks: Mapping[str, list[Ask]]
+    asks: Mapping[str, list[LoadRequest]]
 
     def register(self, client: Stitchwork) -> None:
         """Tell a service of it all, and wait until it serves."""
@@ -62,7 +62,7 @@ class Truth:
         client.put_head("digit", "lite1", arrays=arrays, labels=self.labels)
 
 
-def truth(folder: Path, seed: int = 0) -> Truth:
+def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
     """Digits through two EfficientNet-Lite encoders, and requests about held-out images.
 
     Args:
@@ -118,7 +118,7 @@ def truth(folder: Path, seed: int = 0) -> Truth:
         asks[kind] = [
             _ask(kind, split.test, test, rows, wanted, i) for i, rows in enumerate(picked)
         ]
-    return Truth(specs, split.train[:ANCHORS], fit.classifier, fit.labels, asks)
+    return ExpectedResults(specs, split.train[:ANCHORS], fit.classifier, fit.labels, asks)
 
 
 def _ask(
@@ -128,7 +128,7 @@ def _ask(
     rows: Any,
     wanted: list[Floats],
     i: int,
-) -> Ask:
+) -> LoadRequest:
     json = {"Content-Type": "application/json"}
     tensors = {"Content-Type": SAFETENSORS}
     items = [images[row] for row in rows]
@@ -152,7 +152,7 @@ def _ask(
         found = read(answer)
         return any(_close(found, other) for j, other in enumerate(wanted) if j != i)
 
-    return Ask(kind, path, body, headers, right, foreign)
+    return LoadRequest(kind, path, body, headers, right, foreign)
 
 
 def _json(items: list[bytes], **fields: Any) -> bytes:

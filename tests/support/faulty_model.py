@@ -39,7 +39,7 @@ NO_MACHINE: Final = 1 << 60
 PATIENCE: Final = 60.0
 
 
-class Saboteur(torch.nn.Module):
+class FaultyModel(torch.nn.Module):
     """Pools pixels to 4 × 4 × 3 numbers, unless the colour of an image asks for trouble."""
 
     num_features = 48
@@ -88,10 +88,10 @@ def _told(word: str) -> bool:
 
 
 @register_model  # type: ignore[untyped-decorator]
-def saboteur(pretrained: bool = False, **options: Any) -> Saboteur:
+def faulty_model(pretrained: bool = False, **options: Any) -> FaultyModel:
     """The model's entry in timm."""
     half = (0.5, 0.5, 0.5)
-    return Saboteur(
+    return FaultyModel(
         {
             "input_size": (3, 32, 32),
             "crop_pct": 1.0,
@@ -104,7 +104,7 @@ def saboteur(pretrained: bool = False, **options: Any) -> Saboteur:
 
 def write_weights(path: Path, scale: float = 1.0) -> Path:
     """The model's weights as a safetensors file; another scale makes another space."""
-    save_file({"scale": torch.full((Saboteur.num_features,), scale)}, path)
+    save_file({"scale": torch.full((FaultyModel.num_features,), scale)}, path)
     return path
 
 

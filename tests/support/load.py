@@ -20,7 +20,7 @@ Check = Callable[[bytes], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class LoadRequest:
     """One request and how to tell a right answer.
 
     Attributes:
@@ -41,7 +41,7 @@ class Ask:
 
 
 @dataclass(slots=True)
-class Tally:
+class LoadResult:
     """What became of the requests of one phase.
 
     Attributes:
@@ -79,7 +79,12 @@ class Tally:
         return float(np.percentile(found, q)) if found else float("nan")
 
     def note(
-        self, ask: Ask, answer: aiohttp.ClientResponse, body: bytes, sent_id: str, took: float
+        self,
+        ask: LoadRequest,
+        answer: aiohttp.ClientResponse,
+        body: bytes,
+        sent_id: str,
+        took: float,
     ) -> None:
         """Take note of an answer."""
         got = answer.headers.get("x-request-id", "")
@@ -97,7 +102,7 @@ class Tally:
         else:
             self.outcomes[f"status {answer.status}"] += 1
 
-    def _judge(self, ask: Ask, body: bytes, took: float) -> None:
+    def _judge(self, ask: LoadRequest, body: bytes, took: float) -> None:
         if ask.right(body):
             self.outcomes["right"] += 1
             self.seconds.setdefault(ask.kind, []).append(took)
@@ -107,7 +112,7 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Load:
+class LoadGenerator:
     """Sends requests to a service and keeps the tally.
 
     Attributes:
@@ -120,9 +125,9 @@ class Load:
     http: aiohttp.ClientSession
     deadline: float
     killed: float = -1e9
-    tally: Tally = field(default_factory=Tally)
+    tally: LoadResult = field(default_factory=LoadResult)
 
-    async def send(self, ask: Ask) -> str | None:
+    async def send(self, ask: LoadRequest) -> str | None:
         """Send one request, again if a killed API cuts it off.
 
         Returns:
@@ -149,8 +154,8 @@ class Load:
             return pause
 
     async def closed(
-        self, pick: Callable[[], Ask], clients: int, seconds: float, warm_up: float = 0.0
-    ) -> Tally:
+        self, pick: Callable[[], LoadRequest], clients: int, seconds: float, warm_up: float = 0.0
+    ) -> LoadResult:
         """As many clients as told, each sending its next request once it has its answer."""
         until = self._begin(seconds, warm_up)
 
@@ -163,7 +168,9 @@ class Load:
         await _all([client() for _ in range(clients)])
         return self.tally
 
-    async def open(self, pick: Callable[[], Ask], rate: float, seconds: float) -> Tally:
+    async def open(
+        self, pick: Callable[[], LoadRequest], rate: float, seconds: float
+    ) -> LoadResult:
         """So many requests a second, whether or not the earlier ones are answered."""
         until, tasks = self._begin(seconds), set[asyncio.Task[str | None]]()
         due = time.monotonic()
@@ -176,7 +183,7 @@ class Load:
         return self.tally
 
     def _begin(self, seconds: float, warm_up: float = 0.0) -> float:
-        self.tally = Tally(began=time.monotonic() + warm_up)
+        self.tally = LoadResult(began=time.monotonic() + warm_up)
         self.tally.ended = self.tally.began + seconds
         return self.tally.ended
 

@@ -13,7 +13,7 @@ def resident(pid: int | None = None) -> int:
     return _bytes(pid, "VmRSS")
 
 
-def most_resident(pid: int | None = None) -> int:
+def peak_resident(pid: int | None = None) -> int:
     """The most bytes that a process ever held."""
     return _bytes(pid, "VmHWM")
 

@@ -9,7 +9,7 @@ from stitchwork.telemetry.metrics import PREFIX, Metrics
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def figure(metrics: Metrics, name: str, **labels: str) -> float:
+def sample_value(metrics: Metrics, name: str, **labels: str) -> float:
     """The value of one series, by its name without the prefix; it must be there."""
     registry: CollectorRegistry = metrics.registry
     found = registry.get_sample_value(PREFIX + name, labels)

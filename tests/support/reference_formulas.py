@@ -15,7 +15,7 @@ from stitchwork.geometry.inverses import (
     whitened_inverse,
     whitened_write,
 )
-from tests.support.latent_worlds import Floats, Library, plain_unit, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit
 
 SHAPES = [(9, 16), (16, 16), (60, 16)]
 """Fewer anchors than dimensions, as many, more."""
@@ -123,10 +123,10 @@ def directly(x_anchors: Floats, y_anchors: Floats, x: Floats) -> Floats:
     return np.asarray(scale * z / np.linalg.norm(z, axis=1, keepdims=True) + mu_y)
 
 
-def frames(lib: Library, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
+def frames(lib: ArrayLibrary, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
     """Frames of a pair of spaces, and their unit anchors as plain numpy."""
-    w = world(k, d, d + 4)
-    x, y = frame(lib.take(w.x_anchors)), frame(lib.take(w.y_anchors))
+    w = make_spaces(k, d, d + 4)
+    x, y = frame(lib.from_numpy(w.x_anchors)), frame(lib.from_numpy(w.y_anchors))
     return (
         x,
         y,

@@ -12,7 +12,7 @@ PIXELS: Final = 8_000 * 8_000 + 1
 """Most pixels of an image in the kitchen; all else there is as it is set up by default."""
 
 
-class Kitchen(NamedTuple):
+class SharedService(NamedTuple):
     """A service with one worker that many tests share.
 
     Whoever registers something there uses ids that nobody else has.

@@ -9,7 +9,7 @@ PATIENCE: Final = 60.0
 """More than anything takes, even beside other work on a slow machine: this ends what hangs."""
 
 
-def until(what: str, done: Callable[[], Any], seconds: float = PATIENCE) -> float:
+def wait_until(what: str, done: Callable[[], Any], seconds: float = PATIENCE) -> float:
     """Ask again and again, for a bounded time; the seconds it took."""
     began = time.monotonic()
     while not done():

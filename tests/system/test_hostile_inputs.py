@@ -21,8 +21,8 @@ from stitchwork.supervisor import ServiceProcess
 from tests.fuzz.seeds import seeds
 from tests.integration.api.test_refusals import check
 from tests.support.memory import MB, resident
-from tests.support.running_service import PIXELS, Kitchen
-from tests.support.waiting import until
+from tests.support.running_service import PIXELS, SharedService
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
 
@@ -38,12 +38,12 @@ class Host(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def host(kitchen: Kitchen) -> Iterator[Host]:
-    folder = kitchen.folder / "hostile"
+def host(shared_service: SharedService) -> Iterator[Host]:
+    folder = shared_service.folder / "hostile"
     folder.mkdir()
-    image = {"kind": "timm", "model": NAME, "weights": str(kitchen.lite0), "input_size": 32}
+    image = {"kind": "timm", "model": NAME, "weights": str(shared_service.lite0), "input_size": 32}
     text = {"kind": "transformers", "model": str(minilm_folder())}
-    with httpx.Client(base_url=kitchen.running.url, timeout=120) as http:
+    with httpx.Client(base_url=shared_service.running.url, timeout=120) as http:
         for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
             rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
             body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
@@ -52,7 +52,7 @@ def host(kitchen: Kitchen) -> Iterator[Host]:
             assert http.put(f"/heads/{id_}", json=head).status_code == 201
         for id_, item in (("t", "a text"), ("i", encoded(file(picture())))):
             assert http.post(f"/stitch/{id_}/{id_}", json={"items": [item]}).is_success
-        yield Host(http, kitchen.running, folder)
+        yield Host(http, shared_service.running, folder)
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
@@ -210,7 +210,7 @@ def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
     ):
         path, body = f"/spaces/b10-{number}", {"anchor_set": set_, "encoder": spec}
         assert host.http.put(path, json=body).status_code == 202
-        until("it failed", partial(failed, host, path), 60)
+        wait_until("it failed", partial(failed, host, path), 60)
         assert said in host.http.get(path).json()["reason"]
     assert not planted.exists()
     assert host.http.post("/stitch/t/t", json={"items": ["still here"]}).is_success

@@ -11,7 +11,7 @@ from stitchwork.redis.client import RedisServer
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
-from tests.support.memory import most_resident
+from tests.support.memory import peak_resident
 from tests.support.running_service import running
 
 ROWS = 100_000
@@ -46,7 +46,7 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
             want = fuse(bridge, *sides).apply(x[:100]).rows
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
         # Both spaces as float64, the anchors of one, and little beside them: no more than that.
-        assert most_resident(service.pids["api"]) < 10 * x.nbytes
+        assert peak_resident(service.pids["api"]) < 10 * x.nbytes
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 
 from stitchwork.client import Stitchwork
 from tests.conftest import make_pair
-from tests.support.memory import most_resident
+from tests.support.memory import peak_resident
 from tests.support.running_service import running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -31,13 +31,13 @@ import sys
 from stitchwork.cli.main import main
 
 assert main(sys.argv[1:]) == 0
-from tests.memory import most_resident
+from tests.support.memory import most_resident
 print(most_resident())
 """
 THROUGH_CLIENT = """
 import sys, numpy as np
 from stitchwork.client import Stitchwork
-from tests.memory import private
+from tests.support.memory import private
 
 most = 0
 def watch(done, total):
@@ -132,7 +132,7 @@ def test_a_million_vectors_take_no_more_memory_than_a_tenth_of_them(
             _, own = ran(THROUGH_CLIENT, service.url, given, out, bridge)
         speed = count / (time.perf_counter() - began)
         check(service, count, wanted)
-        peaks[name] = own, most_resident(service.api)
+        peaks[name] = own, peak_resident(service.api)
         held = ", ".join(f"{size / MEBI:.0f}" for size in peaks[name])
         told = f"{way} {bridge}: {count:,} vectors, {speed:,.0f}/s of {bare(bridge):,.0f}/s bare"
         print(f"{told}; at most {held} MiB in it and in the API")  # noqa: T201

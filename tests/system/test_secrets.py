@@ -5,7 +5,7 @@ import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from tests.support.running_service import running
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
 
@@ -38,7 +38,7 @@ def test_logs_at_debug_level_have_no_text_no_vector_no_label_and_no_key(
         def ready() -> bool:
             return str(http.get("/spaces/m").json()["status"]) == "ready"
 
-        until("the space is ready", ready, 120)
+        wait_until("the space is ready", ready, 120)
         head = {"space": "v", "weight": [[NUMBER] * 4] * 2, "labels": [LABEL, "b"]}
         answers += [
             http.put("/heads/h", json=head),

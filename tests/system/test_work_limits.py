@@ -16,7 +16,7 @@ from stitchwork.supervisor import ServiceProcess
 from tests.integration.api.test_fetching import LIMITS as FETCHING
 from tests.integration.api.test_limits import SETTINGS as BOUNDED
 from tests.support.running_service import running
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
 
@@ -49,9 +49,9 @@ def house() -> Iterator[House]:
     ):
         body = {"anchor_set": "T", "anchors": rows, "encoder": spec}
         assert http.put("/spaces/t", json=body).status_code == 201
-        until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
+        wait_until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
         asked = {"items": ["a text"]}
-        until("it embeds", lambda: http.post("/embed/t", json=asked).is_success, 120)
+        wait_until("it embeds", lambda: http.post("/embed/t", json=asked).is_success, 120)
         yield House(http, found)
 
 
@@ -97,7 +97,7 @@ def test_jobs_that_wait(house: House) -> None:
         answer = house.http.post("/embed/t", json={"items": ["a", "b", "c", "d"]})
         assert answer.status_code == 429, answer.text
         assert "3 jobs (max_queue_jobs)" in answer.json()["detail"]
-    until("it embeds", lambda: house.http.post("/embed/t", json={"items": ["a"]}).is_success)
+    wait_until("it embeds", lambda: house.http.post("/embed/t", json={"items": ["a"]}).is_success)
 
 
 def held(house: House) -> int:
@@ -120,8 +120,8 @@ def test_time_that_jobs_wait(house: House) -> None:
             # The first is in the worker's hands already; it is the second that waits in line. What
             # came before them would be in its hands instead, and never be taken back.
             waiting = [pool.submit(send, "50") for _ in range(2)]
-            until("both are in line", lambda: held(house) == 2)
-            until("the second has waited too long", is_refused, 40)
+            wait_until("both are in line", lambda: held(house) == 2)
+            wait_until("the second has waited too long", is_refused, 40)
         assert [done.result().status_code for done in waiting] == [200, 200]
 
 

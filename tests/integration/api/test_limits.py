@@ -26,7 +26,7 @@ from stitchwork.settings import Settings
 from stitchwork.supervisor import ServiceProcess
 from tests.support.memory import MB, resident
 from tests.support.running_service import running
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 BODY = 400_000
 HELD = 1_000_000
@@ -358,7 +358,7 @@ def test_who_does_not_read_is_cut_off(bounded: ServiceProcess) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         # Pipelined answers pile up, since none of them is read.
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
-        until("it is cut off", partial(is_reset, connection))
+        wait_until("it is cut off", partial(is_reset, connection))
 
 
 def is_reset(connection: socket.socket) -> bool:
@@ -381,7 +381,7 @@ def test_all_bodies_together_are_bounded(bounded: ServiceProcess) -> None:
     with httpx.Client(base_url=bounded.url) as http:
         # What is over is held no more.
         full = b" " * BODY
-        until("room", lambda: http.post("/translate", content=full).status_code == 400)
+        wait_until("room", lambda: http.post("/translate", content=full).status_code == 400)
 
 
 def test_connections_are_bounded_and_health_still_answers(bounded: ServiceProcess) -> None:
@@ -396,7 +396,7 @@ def test_connections_are_bounded_and_health_still_answers(bounded: ServiceProces
         with httpx.Client(base_url=bounded.url) as http:
             assert http.get("/health/live").status_code == 200
     with httpx.Client(base_url=bounded.url) as http:
-        until("others are served", lambda: http.get("/info").status_code == 200)
+        wait_until("others are served", lambda: http.get("/info").status_code == 200)
 
 
 def test_raw_inputs_are_counted() -> None:

@@ -36,9 +36,9 @@ from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
 from tests.conftest import Pair, Valkey
-from tests.support.metric_samples import figure
-from tests.support.process_stage import Engine, Process, Stage
-from tests.support.waiting import until
+from tests.support.cluster import Cluster, Engine, Process
+from tests.support.metric_samples import sample_value
+from tests.support.waiting import wait_until
 
 OPEN = {
     *("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
@@ -51,7 +51,7 @@ SCOPES = (READ, INFER, ADMIN)
 class House:
     """A service with keys of each scope."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Cluster) -> None:
         self.stage = stage
         self.server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
         self.store = ApiKeyRepository(self.server)
@@ -75,7 +75,7 @@ def send(api: Process, method: str, path: str, key: str = "", **more: Any) -> ht
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    with Stage(Engine("valkey", None)) as stage:
+    with Cluster(Engine("valkey", None)) as stage:
         found = House(stage)
         yield found
         found.server.close()
@@ -147,7 +147,7 @@ def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
     assert len(looked) == 1
     monkeypatch.setattr("stitchwork.api.middleware.auth.LOOK_PAUSE", 60.0)
     looked.clear()
-    until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and looked)
+    wait_until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and looked)
     assert asyncio.run(ask(*(f"wrong-{i}" for i in range(50)))) == [401] * 50
     assert len(looked) == 1
     assert asyncio.run(ask(key)) == [200]
@@ -255,12 +255,12 @@ def test_other_protocols_hear_it_in_their_own_words(house: House) -> None:
 
 def test_keys_change_without_a_restart(house: House) -> None:
     first = house.add("app-1", READ)
-    until("it is let in", lambda: lets_in(house, first))
+    wait_until("it is let in", lambda: lets_in(house, first))
     second = house.add("app-2", READ)
-    until("both are let in", lambda: lets_in(house, second))
+    wait_until("both are let in", lambda: lets_in(house, second))
     assert lets_in(house, first)
     house.store.remove("app-1")
-    until("it is let in no more", lambda: not lets_in(house, first))
+    wait_until("it is let in no more", lambda: not lets_in(house, first))
     assert lets_in(house, second)
 
 
@@ -272,7 +272,7 @@ def test_a_key_has_its_time(house: House) -> None:
     now = datetime.now(UTC)
     over = house.add("over", READ, expires=now - timedelta(seconds=1))
     going = house.add("going", READ, expires=now + timedelta(hours=1))
-    until("it is let in", lambda: lets_in(house, going))
+    wait_until("it is let in", lambda: lets_in(house, going))
     assert house.send("GET", "/spaces", over).status_code == 401
 
 
@@ -288,7 +288,7 @@ def test_calibrating_needs_more_than_judging(house: House) -> None:
 def test_the_log_names_the_key_and_never_holds_it(house: House) -> None:
     answer = house.send("GET", "/spaces", house.keys[READ])
     found = answer.headers["x-request-id"]
-    until("it is logged", lambda: found in house.api.said())
+    wait_until("it is logged", lambda: found in house.api.said())
     line = next(line for line in house.api.said().splitlines() if found in line)
     assert '"key": "read"' in line
     assert house.keys[READ] not in house.api.said()
@@ -306,7 +306,7 @@ def test_a_client_that_leaves_in_mid_body_is_no_error(house: House) -> None:
     )
     with closing(socket.create_connection((host, int(port)))) as connection:
         connection.sendall(head.encode())
-    until("it is logged", lambda: '"request_id": "left"' in house.api.said())
+    wait_until("it is logged", lambda: '"request_id": "left"' in house.api.said())
     (line,) = (line for line in house.api.said().splitlines() if '"request_id": "left"' in line)
     assert '"status": 499' in line
     assert "an unexpected error" not in house.api.said()
@@ -321,7 +321,7 @@ def test_openapi_names_the_scheme(house: House) -> None:
 
 def test_rates_are_told_and_kept(house: House) -> None:
     key = house.add("busy", READ, limit="3/minute;100/day")
-    until("it is known", lambda: house.send("GET", "/info", key).status_code != 401)
+    wait_until("it is known", lambda: house.send("GET", "/info", key).status_code != 401)
     answers = [house.send("GET", "/info", key) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
     assert answers[0].headers["ratelimit-policy"] == '"requests";q=3;w=60'
@@ -351,7 +351,7 @@ def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     away = RedisServer(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
     rates = RateLimiter(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
-    assert figure(metrics, "rate_unchecked_requests_total") == 3
+    assert sample_value(metrics, "rate_unchecked_requests_total") == 3
 
 
 def test_keys_by_the_command(
@@ -432,7 +432,7 @@ def test_a_wrong_line_of_a_key_file_is_named_but_not_shown(tmp_path: Path, line:
 def test_a_key_file_guards_a_public_address(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     public = {"STITCHWORK_HOST": "0.0.0.0"}  # noqa: S104
-    with Stage(Engine("valkey", None)) as stage:
+    with Cluster(Engine("valkey", None)) as stage:
         first, record = stored.new("one", [READ])
         file.write_text(stored.line(record))
         api = stage.api(**public, STITCHWORK_KEY_FILE=str(file))
@@ -441,11 +441,11 @@ def test_a_key_file_guards_a_public_address(tmp_path: Path) -> None:
 
         second, record = stored.new("two", [READ])
         file.write_text(stored.line(record))
-        until("another key", lambda: send(api, "GET", "/spaces", second).is_success)
+        wait_until("another key", lambda: send(api, "GET", "/spaces", second).is_success)
         assert send(api, "GET", "/spaces", first).status_code == 401
         # Without any key it does not open, for others can reach it.
         file.write_text("")
-        until("no key", lambda: send(api, "GET", "/spaces", second).status_code == 401)
+        wait_until("no key", lambda: send(api, "GET", "/spaces", second).status_code == 401)
         assert send(api, "GET", "/spaces").status_code == 401
 
 
@@ -481,7 +481,7 @@ def test_what_is_known_holds_while_the_registry_is_away() -> None:
         "STITCHWORK_REDIS_TIMEOUT_SECONDS": "1",
         "STITCHWORK_DURABLE": "false",
     }
-    with Stage(Engine("valkey", None)) as stage:
+    with Cluster(Engine("valkey", None)) as stage:
         key, record = stored.new("me", [READ])
         server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
         ApiKeyRepository(server).add(record)
@@ -491,7 +491,7 @@ def test_what_is_known_holds_while_the_registry_is_away() -> None:
 
         assert send(knows, "GET", "/info", key).status_code == 200
         assert send(knows, "GET", "/info", "wrong").status_code == 401
-        until("it is too old", lambda: send(knows, "GET", "/info", key).status_code == 503)
+        wait_until("it is too old", lambda: send(knows, "GET", "/info", key).status_code == 503)
         assert send(knows, "GET", "/health/live").status_code == 200
 
         never = stage.api(**env)
@@ -501,10 +501,10 @@ def test_what_is_known_holds_while_the_registry_is_away() -> None:
 
         stage.registry.start()
         for api in (knows, never):
-            until("it is let in", partial(succeeds, api, key))
+            wait_until("it is let in", partial(succeeds, api, key))
         # A registry that has lost everything opens nothing.
         stage.records.flushall()
-        until("it is let in no more", lambda: not succeeds(knows, key))
+        wait_until("it is let in no more", lambda: not succeeds(knows, key))
         assert send(knows, "GET", "/info").status_code == 401
 
 

@@ -18,7 +18,7 @@ from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.known_encoders import MODELS, defaults
 from stitchwork.evaluation.progress_bar import progress
 from stitchwork.models.training import train_small
-from tests.support.running_service import Kitchen
+from tests.support.running_service import SharedService
 
 NOWHERE = "http://127.0.0.1:1"
 """Nothing listens there: whoever asks it, fails."""
@@ -148,11 +148,13 @@ def test_an_encoder_that_runs_here_sees_each_language(tmp_path: Path, away: Stit
 
 @pytest.mark.slow
 @pytest.mark.models
-def test_a_small_network_is_trained_served_and_kept(kitchen: Kitchen, away: Stitchwork) -> None:
-    folder = kitchen.folder / "evaluation"
+def test_a_small_network_is_trained_served_and_kept(
+    shared_service: SharedService, away: Stitchwork
+) -> None:
+    folder = shared_service.folder / "evaluation"
     models = folder / MODELS
     models.mkdir(parents=True)
-    with Stitchwork(kitchen.running.url) as client:
+    with Stitchwork(shared_service.running.url) as client:
         before = _registered(client)
         found = seen(client, stripes(), ["small-resnet"], folder)
         assert _registered(client) == before

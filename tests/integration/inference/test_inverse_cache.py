@@ -19,7 +19,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
 from tests.conftest import Pair
-from tests.support.metric_samples import figure
+from tests.support.metric_samples import sample_value
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_however_many_ask_one_inverse_is_computed(
     other = InverseCache(queue_server, threads=2, metrics=metrics)
 
     def computed() -> float:
-        return figure(metrics, "cache_lookups_total", cache="inverse", result="miss")
+        return sample_value(metrics, "cache_lookups_total", cache="inverse", result="miss")
 
     together = threading.Barrier(40)
 
@@ -107,7 +107,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
     queue_server.redis.hset(key, "0", bad)
     found = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     np.testing.assert_array_equal(found, expected)
-    assert figure(metrics, "corrupt_inverses_total") == 1
+    assert sample_value(metrics, "corrupt_inverses_total") == 1
     assert queue_server.redis.hget(key, "0") == good, "the damaged copy was replaced"
 
 

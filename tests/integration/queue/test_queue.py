@@ -33,7 +33,7 @@ from stitchwork.redis.serialization import pack
 from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
 from stitchwork.telemetry import Metrics
 from tests.conftest import QUEUE_FLAGS, Valkey
-from tests.support.metric_samples import figure
+from tests.support.metric_samples import sample_value
 
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
@@ -273,7 +273,7 @@ def test_a_deadline_is_kept_and_the_job_taken_back(
     with pytest.raises(DeadlineExceededError):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
     join_cancellations()
-    assert figure(metrics, "cancelled_jobs_total") == 1
+    assert sample_value(metrics, "cancelled_jobs_total") == 1
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert held_bytes(queue_server) == 0
 
@@ -290,7 +290,7 @@ def test_a_caller_who_leaves_takes_the_job_along(
 
     asyncio.run(leave())
     join_cancellations()
-    assert figure(metrics, "cancelled_jobs_total") == 1
+    assert sample_value(metrics, "cancelled_jobs_total") == 1
     assert consumer.take() == []
 
 

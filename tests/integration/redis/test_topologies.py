@@ -23,7 +23,7 @@ from tests.integration.redis.conftest import (
     knows_waitaof,
     tls_flags,
 )
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 KEY = PREFIX + "k"
 
@@ -180,7 +180,7 @@ def watched(start: Start) -> Watched:
     places = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
     url = f"sentinel://:{SECRET}@{places}/main?db=0&sentinel_password={SECRET}"
     found = Watched(master, replica, sentinel, url)
-    until("it is listed", found.is_listed, PATIENCE)
+    wait_until("it is listed", found.is_listed, PATIENCE)
     return found
 
 
@@ -203,13 +203,15 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
             failures.append(str(error))
             return False
 
-    until("it writes", lambda: answers(lambda: write(server, "after", promise=promise)), PATIENCE)
+    wait_until(
+        "it writes", lambda: answers(lambda: write(server, "after", promise=promise)), PATIENCE
+    )
     assert failures, "the first call after its end cannot have gone well"
     assert read(server) == b"after"
     assert server.redis.info("server")["tcp_port"] == watched.replica.port
     assert server.now_ms() > 0
     # Its connection to a master that is silent costs one timeout of its own.
-    until("it answers", lambda: answers(patient.ping), PATIENCE)
+    wait_until("it answers", lambda: answers(patient.ping), PATIENCE)
     with patient.guard() as client:
         assert client.rpush(PREFIX + "list", "item") == 1
         assert client.blpop([PREFIX + "list"], timeout=0.4)
@@ -217,7 +219,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
     # Closing ends the connections to the sentinel as well.
     patient.close()
     server.close()
-    until(
+    wait_until(
         "one is left",
         lambda: str(watched.sentinel.ask("CLIENT LIST")).count("'laddr'") == 1,
         PATIENCE,
@@ -234,7 +236,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
         events = client.pubsub(ignore_subscribe_messages=True)
         events.subscribe("+switch-master")
         watched.sentinel.ask("SENTINEL", "FAILOVER", "main")
-        until("an event comes", lambda: events.get_message(timeout=1.0), PATIENCE)
+        wait_until("an event comes", lambda: events.get_message(timeout=1.0), PATIENCE)
         events.close()
     # A forced failover leaves the old master writable for some seconds, to the connections it has.
     with pytest.raises(RegistryUnavailableError, match="0 of 1 replicas"):

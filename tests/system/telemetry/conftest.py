@@ -15,9 +15,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.supervisor.service_process import listen
+from tests.support.cluster import Cluster, Engine, Process
 from tests.support.metric_samples import Scrape
-from tests.support.process_stage import Engine, Process, Stage
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 
 WIDTH = 384
 SPEC = {"kind": "transformers", "model": str(minilm_folder())}
@@ -107,7 +107,7 @@ def collector() -> Iterator[Collector]:
 class Scene:
     """An API, a worker that comes when it is asked for, and all that can be seen of them."""
 
-    stage: Stage
+    stage: Cluster
     api: Process
     collector: Collector
     pool: ThreadPoolExecutor
@@ -134,7 +134,7 @@ class Scene:
         self.worker = self.stage.start(
             "worker", STITCHWORK_WORKER_METRICS_PORT=str(self.worker_port)
         )
-        until("the worker lives", lambda: self.figures().sum("workers") == 1, 240)
+        wait_until("the worker lives", lambda: self.figures().sum("workers") == 1, 240)
 
 
 @contextmanager
@@ -152,7 +152,7 @@ def staged(collector: Collector) -> Iterator[Scene]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with Stage(Engine("valkey", None), **env) as stage, ThreadPoolExecutor(16) as pool:
+    with Cluster(Engine("valkey", None), **env) as stage, ThreadPoolExecutor(16) as pool:
         yield Scene(stage, stage.api(), collector, pool)
 
 

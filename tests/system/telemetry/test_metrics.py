@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry import Metrics, Telemetry
 from stitchwork.telemetry.metrics import MOST_HEADS, TENTHS, Spread
-from tests.support.metric_samples import Scrape, figure
-from tests.support.waiting import until
+from tests.support.metric_samples import Scrape, sample_value
+from tests.support.waiting import wait_until
 
 DASHBOARDS = Path(__file__).parents[3] / "docs" / "dashboards"
 README = Path(__file__).parents[3] / "README.md"
@@ -34,7 +34,7 @@ def twins() -> Iterator[ServiceProcess]:
         env = {"STITCHWORK_LOG_LEVEL": "warning", "OMP_NUM_THREADS": "1"}
         plan = Plan(port=0, data_dir=Path(folder), apis=2, workers=0, env=env)
         with start(plan) as running:
-            until("both answer", lambda: len(running.pids) == 4)
+            wait_until("both answer", lambda: len(running.pids) == 4)
             yield running
 
 
@@ -56,7 +56,7 @@ def test_each_api_shows_what_all_of_them_did(twins: ServiceProcess) -> None:
     assert seen.sum("requests_total", route="unmatched", status="404") == 8
     assert seen.sum("requests_in_progress") == 1
     os.kill(pids["api"], signal.SIGKILL)
-    until("it is started anew", lambda: twins.pids.get("api", pids["api"]) != pids["api"])
+    wait_until("it is started anew", lambda: twins.pids.get("api", pids["api"]) != pids["api"])
     os.kill(pids["api-2"], signal.SIGSTOP)
     seen = Scrape(f"{url}/metrics")
     os.kill(pids["api-2"], signal.SIGCONT)
@@ -132,7 +132,7 @@ def test_labels_are_bounded_whatever_clients_send() -> None:
         metrics.answered(f"BREW{i}", None, 404, None, 0.1)
     heads = {labels["head"] for labels in _labels(metrics, "confidence_count")}
     assert len(heads) == MOST_HEADS + 1
-    assert figure(metrics, "confidence_count", head="other") == 2 * MOST_HEADS
+    assert sample_value(metrics, "confidence_count", head="other") == 2 * MOST_HEADS
     known = {"method": "other", "route": "unmatched", "status": "404"}
     assert _labels(metrics, "requests_total") == [known]
 
@@ -149,15 +149,15 @@ def _labels(metrics: Metrics, name: str) -> list[dict[str, str]]:
 def test_uncovered_inputs_are_counted() -> None:
     metrics = Metrics()
     metrics.inferred("translate", np.array([True, False, True, False, False]))
-    assert figure(metrics, "inputs_total", operation="translate") == 5
-    assert figure(metrics, "uncovered_inputs_total", operation="translate") == 3
+    assert sample_value(metrics, "inputs_total", operation="translate") == 5
+    assert sample_value(metrics, "uncovered_inputs_total", operation="translate") == 3
 
 
 def test_a_step_that_fails_is_timed_all_the_same() -> None:
     telemetry = Telemetry()
     with pytest.raises(ZeroDivisionError), telemetry.step("embed"):
         _ = 1 / 0
-    assert figure(telemetry.metrics, "step_seconds_count", step="embed") == 1
+    assert sample_value(telemetry.metrics, "step_seconds_count", step="embed") == 1
 
 
 def test_without_tracing_nothing_of_it_is_imported() -> None:

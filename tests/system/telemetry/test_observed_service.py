@@ -18,7 +18,7 @@ from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
 from stitchwork.redis.client import RedisServer
 from stitchwork.telemetry.metrics import STEPS
-from tests.support.waiting import until
+from tests.support.waiting import wait_until
 from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, Scene
 
 pytestmark = pytest.mark.models
@@ -106,7 +106,7 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
     )
     assert seen.sum("registered", kind="space") == 2
     names = {"POST /classify/{head}", "translate", "classify"}
-    until("its spans come", lambda: scene.collector.spans("a" * 32).keys() == names)
+    wait_until("its spans come", lambda: scene.collector.spans("a" * 32).keys() == names)
 
 
 def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
@@ -115,7 +115,7 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
     assert scene.stitch(*TEXTS, **parent(trace), **{"X-Request-ID": "seen-1"}).status_code == 200
     names = {"POST /stitch/{encoder}/{head}", "queue", "model", "tokenise", "embed"}
     names |= {"translate", "classify"}
-    until("all spans come", lambda: scene.collector.spans(trace).keys() >= names)
+    wait_until("all spans come", lambda: scene.collector.spans(trace).keys() >= names)
     spans = scene.collector.spans(trace)
     assert spans.keys() == names
     request = spans["POST /stitch/{encoder}/{head}"]
@@ -133,8 +133,8 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
         assert first.began_ns <= first.ended_ns
         # The queue server's clock counts milliseconds.
         assert first.ended_ns <= second.began_ns + 2_000_000
-    until("the worker logs it", lambda: "batch" in scene.worker.said())
-    until("the API logs it", lambda: "seen-1" in scene.api.said())
+    wait_until("the worker logs it", lambda: "batch" in scene.worker.said())
+    wait_until("the API logs it", lambda: "seen-1" in scene.api.said())
     for process, message in ((scene.api, "request"), (scene.worker, "batch")):
         lines = [json.loads(line) for line in process.said().splitlines()]
         mine = [line for line in lines if line.get("request_id") == "seen-1"]
@@ -146,11 +146,11 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
 def test_a_trace_begins_here_where_the_client_names_none(scene: Scene) -> None:
     answer = scene.stitch("hello", **{"traceparent": "no such thing", "X-Request-ID": "seen-2"})
     assert answer.status_code == 200
-    until("it is logged", lambda: "seen-2" in scene.api.said())
+    wait_until("it is logged", lambda: "seen-2" in scene.api.said())
     logged = [json.loads(line) for line in scene.api.said().splitlines() if "seen-2" in line]
     trace = logged[0]["trace_id"]
-    until("the trace comes", lambda: "queue" in scene.collector.spans(trace))
-    until("the request comes", lambda: len(scene.collector.spans(trace)) == 7)
+    wait_until("the trace comes", lambda: "queue" in scene.collector.spans(trace))
+    wait_until("the request comes", lambda: len(scene.collector.spans(trace)) == 7)
     request = scene.collector.spans(trace)["POST /stitch/{encoder}/{head}"]
     assert request.parent == ""
 
@@ -160,26 +160,28 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     worker.pause()
     # A worker that was stopped while it waited for work has what comes next in its hand.
     caught = scene.pool.submit(scene.stitch, "the first")
-    until("it is queued", lambda: scene.figures().sum("max_queue_jobs") == 1)
+    wait_until("it is queued", lambda: scene.figures().sum("max_queue_jobs") == 1)
     slow = scene.pool.submit(scene.stitch, *LONG)
-    until("both are queued", lambda: scene.figures().sum("max_queue_jobs") == 2)
+    wait_until("both are queued", lambda: scene.figures().sum("max_queue_jobs") == 2)
     seen = scene.figures()
     assert seen.sum("max_queue_bytes") > 0
     waiting, running = (seen.sum("max_queue_jobs", state=state) for state in ("waiting", "running"))
     assert seen.sum("encoder_queue_jobs") == waiting >= 1
     age = seen.sum("queue_oldest_seconds")
     assert seen.sum("encoder_queue_oldest_seconds") == age
-    until("it grows older", lambda: scene.figures().sum("queue_oldest_seconds") > age)
+    wait_until("it grows older", lambda: scene.figures().sum("queue_oldest_seconds") > age)
     with leaving_worker(scene):
-        until(
+        wait_until(
             "another takes one",
             lambda: scene.figures().sum("max_queue_jobs", state="running") == running + 1,
         )
     late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
     assert late.result().status_code == 504
-    until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
+    wait_until("it is taken back", lambda: scene.figures().sum("cancelled_jobs_total") == 1)
     crowd = [scene.pool.submit(scene.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
-    until("one is refused", lambda: scene.figures().sum("error_responses_total", status="429") > 0)
+    wait_until(
+        "one is refused", lambda: scene.figures().sum("error_responses_total", status="429") > 0
+    )
     worker.resume()
     answers = [future.result() for future in (caught, slow, *crowd)]
     assert {answer.status_code for answer in answers} == {200, 429}
@@ -209,11 +211,11 @@ def test_a_job_that_is_given_up_is_counted(scene: Scene) -> None:
         keys: Any = scene.stage.jobs.keys(f"{streams.JOBS}:*:*-*")
         return list(keys)
 
-    until("it waits", held)
+    wait_until("it waits", held)
     scene.stage.jobs.set(held()[0], b"rotten")
     scene.worker.resume()
     buried = {"reason": "corrupt"}
-    until(
+    wait_until(
         "it is buried",
         lambda: scene.worker_figures().sum("dead_lettered_jobs_total", **buried) == 1,
     )
@@ -228,4 +230,4 @@ def test_a_server_that_is_away_is_shown_as_such(scene: Scene) -> None:
     assert seen.sum("redis_up", server="queue") == 0
     assert seen.sum("redis_up", server="registry") == 1
     assert "stitchwork_queue_jobs" not in seen.families
-    until("it is back", lambda: scene.figures().sum("redis_up", server="queue") == 1)
+    wait_until("it is back", lambda: scene.figures().sum("redis_up", server="queue") == 1)

@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.latent_worlds import Library
+from tests.support.latent_spaces import ArrayLibrary
 
 LIBRARIES = [
-    Library("numpy", np.asarray, np.asarray),
-    Library("torch", torch.as_tensor, lambda x: x.numpy()),
+    ArrayLibrary("numpy", np.asarray, np.asarray),
+    ArrayLibrary("torch", torch.as_tensor, lambda x: x.numpy()),
 ]
 if torch.cuda.is_available():
     LIBRARIES.append(
-        Library("cuda", lambda x: torch.as_tensor(x, device="cuda"), lambda x: x.cpu().numpy())
+        ArrayLibrary("cuda", lambda x: torch.as_tensor(x, device="cuda"), lambda x: x.cpu().numpy())
     )
 
 
 @pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
-def lib(request: pytest.FixtureRequest) -> Library:
+def lib(request: pytest.FixtureRequest) -> ArrayLibrary:
     library = request.param
-    assert isinstance(library, Library)
+    assert isinstance(library, ArrayLibrary)
     return library

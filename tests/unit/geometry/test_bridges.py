@@ -18,7 +18,7 @@ from stitchwork.geometry.inverses import (
     whitened_inverse,
 )
 from stitchwork.geometry.maps import FusedMap, KernelMap
-from tests.support.latent_worlds import Floats, Library, cosines, rotation, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, cosines, make_spaces, rotation
 from tests.support.reference_formulas import (
     SHAPES,
     degenerate,
@@ -31,17 +31,19 @@ from tests.support.reference_formulas import (
 
 @pytest.mark.parametrize("case", degenerate())
 @pytest.mark.parametrize("bridge", BRIDGES)
-def test_every_bridge_is_finite_on_anything(lib: Library, case: str, bridge: BridgeName) -> None:
+def test_every_bridge_is_finite_on_anything(
+    lib: ArrayLibrary, case: str, bridge: BridgeName
+) -> None:
     anchors = degenerate()[case]
-    side = Side(frame(lib.take(anchors)))
-    mean = lib.give(side.frame.mean)
+    side = Side(frame(lib.from_numpy(anchors)))
+    mean = lib.to_numpy(side.frame.mean)
     rows = np.vstack([anchors, mean, 1e30 * anchors]).astype(np.float32)
-    got, defined = fuse(bridge, side, side).apply(lib.take(rows))
-    assert np.isfinite(lib.give(got)).all()
-    assert not lib.give(defined)[len(anchors)]
+    got, defined = fuse(bridge, side, side).apply(lib.from_numpy(rows))
+    assert np.isfinite(lib.to_numpy(got)).all()
+    assert not lib.to_numpy(defined)[len(anchors)]
     # Every anchor that is not at the mean is in the span of the anchors, and has a direction.
     np.testing.assert_array_equal(
-        lib.give(defined)[: len(anchors)], np.any(lib.give(side.frame.unit), axis=1)
+        lib.to_numpy(defined)[: len(anchors)], np.any(lib.to_numpy(side.frame.unit), axis=1)
     )
 
 
@@ -90,15 +92,15 @@ def test_each_side_brings_what_its_bridge_needs() -> None:
     }
 
 
-def matrix(bridge: BridgeName, source: Side, target: Side, lib: Library) -> Floats:
+def matrix(bridge: BridgeName, source: Side, target: Side, lib: ArrayLibrary) -> Floats:
     found = fuse(bridge, source, target)
     assert isinstance(found, FusedMap | KernelMap)
     held = found.matrix if isinstance(found, FusedMap) else found.weights
-    return np.asarray(lib.give(held), np.float64)
+    return np.asarray(lib.to_numpy(held), np.float64)
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
-def test_a_fused_map_is_read_times_write(lib: Library, k: int, d: int) -> None:
+def test_a_fused_map_is_read_times_write(lib: ArrayLibrary, k: int, d: int) -> None:
     x, y, u, v = frames(lib, k, d)
     known, other = Parameters(0.2, 0.3, 3), Parameters(0.9, 0.7, 1)
     source, target = Side(x, known), Side(y, other)
@@ -115,7 +117,7 @@ def _times(factor: float, found: Inverse) -> Inverse:
     return found.on(lambda matrix: factor * matrix)
 
 
-def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library) -> None:
+def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: ArrayLibrary) -> None:
     x, y, *_ = frames(lib, 60, 16)
     # By powers of two, which scale without rounding.
     for bridge, source, target in (
@@ -134,7 +136,7 @@ def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: Library)
 @pytest.mark.parametrize(("k", "d"), [*SHAPES, (60, 30)])
 @pytest.mark.parametrize("delta", [0.0, 0.5])
 def test_the_completed_map_is_the_nearest_orthogonal_one(
-    lib: Library, k: int, d: int, delta: float
+    lib: ArrayLibrary, k: int, d: int, delta: float
 ) -> None:
     x, y, u, v = frames(lib, k, d)
     plain = u.T @ plain_write(v, delta, [0])
@@ -148,16 +150,16 @@ def test_the_completed_map_is_the_nearest_orthogonal_one(
 
 @pytest.mark.parametrize("delta", [0.0, 0.4])
 def test_completion_finds_the_rotation_between_spaces_that_differ_by_one(
-    lib: Library, delta: float
+    lib: ArrayLibrary, delta: float
 ) -> None:
-    anchors, turn = world(60, 16, 4, noise=1.0).x_anchors, rotation(16)
-    x, y = frame(lib.take(anchors)), frame(lib.take(3 * anchors @ turn + 1))
+    anchors, turn = make_spaces(60, 16, 4, noise=1.0).x_anchors, rotation(16)
+    x, y = frame(lib.from_numpy(anchors)), frame(lib.from_numpy(3 * anchors @ turn + 1))
     got = matrix("irp-completed", Side(x), Side(y, Parameters(delta=delta)), lib)
     np.testing.assert_allclose(got, turn, atol=1e-5)
 
 
 def test_what_cannot_be_fused_is_refused() -> None:
-    x, y = frame(world(20, 5, 4).x_anchors), frame(world(21, 6, 4).x_anchors)
+    x, y = frame(make_spaces(20, 5, 4).x_anchors), frame(make_spaces(21, 6, 4).x_anchors)
     with pytest.raises(
         InvalidInputError, match="got 20 anchors in the source and 21 in the target"
     ):
@@ -174,16 +176,16 @@ def test_what_cannot_be_fused_is_refused() -> None:
     [("exp", 0.9), ("ridge", 0.95), ("ridge-whitened", 0.9), ("irp", 0.7), ("irp-completed", 0.7)],
 )
 def test_translation_goes_where_the_target_sees_the_sample_unless_anchors_are_shuffled(
-    lib: Library, bridge: BridgeName, least: float
+    lib: ArrayLibrary, bridge: BridgeName, least: float
 ) -> None:
-    w = world(200, 24, 32, n=100)
-    source = Side(frame(lib.take(w.x_anchors)))
-    x = lib.take(w.x.astype(np.float32))
+    w = make_spaces(200, 24, 32, n=100)
+    source = Side(frame(lib.from_numpy(w.x_anchors)))
+    x = lib.from_numpy(w.x.astype(np.float32))
 
     def quality(y_anchors: Floats) -> float:
-        got, _ = fuse(bridge, source, Side(frame(lib.take(y_anchors)))).apply(x)
+        got, _ = fuse(bridge, source, Side(frame(lib.from_numpy(y_anchors)))).apply(x)
         mean = w.y_anchors.mean(0)
-        return float(cosines(lib.give(got) - mean, w.y - mean).mean())
+        return float(cosines(lib.to_numpy(got) - mean, w.y - mean).mean())
 
     assert quality(w.y_anchors) > least
     assert abs(quality(np.random.default_rng(0).permutation(w.y_anchors))) < 0.35
@@ -192,17 +194,17 @@ def test_translation_goes_where_the_target_sees_the_sample_unless_anchors_are_sh
 @pytest.mark.parametrize(("k", "d"), SHAPES)
 @pytest.mark.parametrize("bridge", ["ridge", "irp", "irp-completed"])
 def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
-    lib: Library, bridge: BridgeName, k: int, d: int
+    lib: ArrayLibrary, bridge: BridgeName, k: int, d: int
 ) -> None:
-    w = world(k, d, d + 4, noise=0.5)
+    w = make_spaces(k, d, d + 4, noise=0.5)
     turn, other = rotation(d), rotation(d + 4, 2)
     known = Parameters(delta=0.4, omega=3)
 
     def translate(x_anchors: Floats, x: Floats, y_anchors: Floats) -> Floats:
-        source, target = (Side(frame(lib.take(a)), known) for a in (x_anchors, y_anchors))
-        got, defined = fuse(bridge, source, target).apply(lib.take(x.astype(np.float32)))
-        assert lib.give(defined).all()
-        return np.asarray(lib.give(got), np.float64)
+        source, target = (Side(frame(lib.from_numpy(a)), known) for a in (x_anchors, y_anchors))
+        got, defined = fuse(bridge, source, target).apply(lib.from_numpy(x.astype(np.float32)))
+        assert lib.to_numpy(defined).all()
+        return np.asarray(lib.to_numpy(got), np.float64)
 
     was = translate(w.x_anchors, w.x, w.y_anchors)
     size = np.abs(was - w.y_anchors.mean(0)).max()
@@ -215,7 +217,7 @@ def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
 
 
 def test_steps_in_float32_move_no_row_by_more_than_its_own_rounding() -> None:
-    w = world(900, 192, 160, latent=60, noise=0.3, n=200)
+    w = make_spaces(900, 192, 160, latent=60, noise=0.3, n=200)
     x, y = frame(w.x_anchors), frame(w.y_anchors)
     exactly = ridge_read(x, ridge_inverse(x, None), y.unit, 3 / 13)
     found = fuse("ridge", Side(x), Side(y))

@@ -14,7 +14,7 @@ from torch import nn
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, logits, probabilities
-from tests.support.latent_worlds import Library
+from tests.support.latent_spaces import ArrayLibrary
 
 MODULES: dict[str, nn.Module] = {
     "identity": nn.Identity(),
@@ -35,37 +35,39 @@ def network(widths: Sequence[int], activation: str) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def classifier(module: nn.Sequential, activation: str, lib: Library) -> Classifier:
+def classifier(module: nn.Sequential, activation: str, lib: ArrayLibrary) -> Classifier:
     layers = [part for part in module if isinstance(part, nn.Linear)]
     return Classifier(
         tuple((p.weight.detach().numpy(), p.bias.detach().numpy()) for p in layers), activation
-    ).on(lib.take)
+    ).on(lib.from_numpy)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", [(6, 4), (6, 9, 4), (6, 9, 5, 3)])
-def test_scores_are_those_of_torch(lib: Library, activation: str, widths: tuple[int, ...]) -> None:
+def test_scores_are_those_of_torch(
+    lib: ArrayLibrary, activation: str, widths: tuple[int, ...]
+) -> None:
     module = network(widths, activation)
     head = classifier(module, activation, lib)
     x = 3 * np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    got = lib.give(logits(head, lib.take(x)))
+    got = lib.to_numpy(logits(head, lib.from_numpy(x)))
     with torch.no_grad():
         want = module(torch.as_tensor(x)).numpy()
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=2e-6)
-    np.testing.assert_array_equal(lib.give(head.logits(lib.take(x))), got)
+    np.testing.assert_array_equal(lib.to_numpy(head.logits(lib.from_numpy(x))), got)
     assert (head.width, head.classes) == (6, widths[-1])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_activations_are_those_of_torch_on_any_number(
-    lib: Library, activation: str, dtype: type
+    lib: ArrayLibrary, activation: str, dtype: type
 ) -> None:
     x: NDArray[Any] = np.concatenate(
         [np.linspace(-12, 12, 2001), [-0.0, -1e30, 1e30, -1e4, 1e4, 1e-30, -3e38, 3e38]]
     ).astype(dtype)
-    got = lib.give(ACTIVATIONS[activation](lib.take(x)))
+    got = lib.to_numpy(ACTIVATIONS[activation](lib.from_numpy(x)))
     want = MODULES[activation](torch.as_tensor(x).to(torch.float64)).numpy()
     assert got.dtype == dtype
     np.testing.assert_allclose(got, want, rtol=1e-6, atol=5e-7)
@@ -73,12 +75,12 @@ def test_activations_are_those_of_torch_on_any_number(
 
 @pytest.mark.parametrize("shape", [(20, 5), (1, 1), (0, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_probabilities_are_softmax(lib: Library, shape: tuple[int, int], dtype: type) -> None:
+def test_probabilities_are_softmax(lib: ArrayLibrary, shape: tuple[int, int], dtype: type) -> None:
     scores: NDArray[Any] = 10 * np.random.default_rng(0).normal(size=shape).astype(dtype)
-    got = lib.give(probabilities(lib.take(scores)))
+    got = lib.to_numpy(probabilities(lib.from_numpy(scores)))
     assert got.dtype == dtype
     np.testing.assert_allclose(got, scipy.special.softmax(scores, axis=1), rtol=2e-5, atol=1e-7)
-    moved = lib.give(probabilities(lib.take(scores + dtype(64))))
+    moved = lib.to_numpy(probabilities(lib.from_numpy(scores + dtype(64))))
     np.testing.assert_allclose(moved, got, rtol=1e-4, atol=1e-6)
 
 
@@ -99,9 +101,9 @@ MAX = float(np.finfo(np.float32).max)
     ],
 )
 def test_probabilities_are_finite_whatever_the_scores(
-    lib: Library, scores: list[float], want: list[float]
+    lib: ArrayLibrary, scores: list[float], want: list[float]
 ) -> None:
-    got = lib.give(probabilities(lib.take(np.array([scores], np.float32))))
+    got = lib.to_numpy(probabilities(lib.from_numpy(np.array([scores], np.float32))))
     np.testing.assert_allclose(got, [want], atol=1e-6)
 
 
@@ -112,11 +114,11 @@ def test_probabilities_sum_to_one(scores: list[float]) -> None:
     assert got.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_rows_whose_scores_overflow_are_scored_by_direction(lib: Library) -> None:
+def test_rows_whose_scores_overflow_are_scored_by_direction(lib: ArrayLibrary) -> None:
     weight = np.array([[3.0, 1], [1, 3], [-2, -2]], np.float32)
-    head = Classifier(((weight, np.zeros(3, np.float32)),)).on(lib.take)
+    head = Classifier(((weight, np.zeros(3, np.float32)),)).on(lib.from_numpy)
     x = np.array([[1, 2], [3e38, 1e38], [1e38, 3e38], [-3e38, -3e38], [3e38, -3e38]], np.float32)
-    got = lib.give(logits(head, lib.take(x)))
+    got = lib.to_numpy(logits(head, lib.from_numpy(x)))
     assert np.isfinite(got).all()
     np.testing.assert_array_equal(got[0], weight @ x[0])
     assert got.argmax(axis=1).tolist() == [1, 0, 1, 2, 0]
@@ -125,7 +127,7 @@ def test_rows_whose_scores_overflow_are_scored_by_direction(lib: Library) -> Non
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_scores_are_finite_for_any_row_and_any_weights(lib: Library, activation: str) -> None:
+def test_scores_are_finite_for_any_row_and_any_weights(lib: ArrayLibrary, activation: str) -> None:
     rng = np.random.default_rng(0)
     big = [
         (rng.choice([-3e38, 3e38], size=(n, m)).astype(np.float32), np.full(n, -3e38, np.float32))
@@ -135,8 +137,8 @@ def test_scores_are_finite_for_any_row_and_any_weights(lib: Library, activation:
     rows = [np.zeros(5), np.ones(5), np.full(5, 3e38), np.full(5, np.inf), np.full(5, np.nan)]
     x = np.array(rows, np.float32)
     for layers in (big, small):
-        head = Classifier(tuple(layers), activation).on(lib.take)
-        assert np.isfinite(lib.give(logits(head, lib.take(x)))).all()
+        head = Classifier(tuple(layers), activation).on(lib.from_numpy)
+        assert np.isfinite(lib.to_numpy(logits(head, lib.from_numpy(x)))).all()
 
 
 W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
@@ -165,16 +167,16 @@ def test_a_head_that_does_not_fit_together_is_refused(
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (6,), (3, 7)])
-def test_rows_of_another_width_are_refused(lib: Library, shape: tuple[int, ...]) -> None:
-    head = Classifier(((W, B),)).on(lib.take)
+def test_rows_of_another_width_are_refused(lib: ArrayLibrary, shape: tuple[int, ...]) -> None:
+    head = Classifier(((W, B),)).on(lib.from_numpy)
     with pytest.raises(InvalidInputError, match=r"shape \(n, 6\), got"):
-        logits(head, lib.take(np.zeros(shape, np.float32)))
+        logits(head, lib.from_numpy(np.zeros(shape, np.float32)))
 
 
-def test_rows_are_scored_in_the_dtype_of_the_weights(lib: Library) -> None:
-    head = Classifier(((W, B),)).on(lib.take)
+def test_rows_are_scored_in_the_dtype_of_the_weights(lib: ArrayLibrary) -> None:
+    head = Classifier(((W, B),)).on(lib.from_numpy)
     for dtype in (np.float16, np.float64, np.int64):
-        got = lib.give(logits(head, lib.take(np.ones((2, 6), dtype))))
+        got = lib.to_numpy(logits(head, lib.from_numpy(np.ones((2, 6), dtype))))
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, np.full((2, 4), 6))
-    assert tuple(logits(head, lib.take(np.ones((0, 6), np.float32))).shape) == (0, 4)
+    assert tuple(logits(head, lib.from_numpy(np.ones((0, 6), np.float32))).shape) == (0, 4)

@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from stitchwork.geometry.coverage import FEWEST, FOLDS, Coverage
 from stitchwork.geometry.frame import frame
-from tests.support.latent_worlds import Floats, Library, plain_unit, rotation, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit, rotation
 
 
 def plain_threshold(anchors: Floats, axes: int) -> float:
@@ -20,22 +20,24 @@ def plain_threshold(anchors: Floats, axes: int) -> float:
     return float(np.sort(kept)[len(anchors) // 100])
 
 
-def test_the_threshold_is_what_anchors_left_out_reach(lib: Library) -> None:
-    anchors = world(200, 8, 12, latent=5).y_anchors
-    found = Coverage.of(frame(lib.take(anchors)))
+def test_the_threshold_is_what_anchors_left_out_reach(lib: ArrayLibrary) -> None:
+    anchors = make_spaces(200, 8, 12, latent=5).y_anchors
+    found = Coverage.of(frame(lib.from_numpy(anchors)))
     assert found.axes.shape == (12, 4)
     assert found.threshold == pytest.approx(plain_threshold(anchors, 4), abs=1e-6)
 
 
-def test_it_does_not_depend_on_how_a_space_is_turned_scaled_or_moved(lib: Library) -> None:
-    w = world(300, 8, 12, latent=5, n=200)
+def test_it_does_not_depend_on_how_a_space_is_turned_scaled_or_moved(lib: ArrayLibrary) -> None:
+    w = make_spaces(300, 8, 12, latent=5, n=200)
     rows = np.concatenate([w.y, np.random.default_rng(0).normal(size=w.y.shape)])
-    one = Coverage.of(frame(lib.take(w.y_anchors)))
+    one = Coverage.of(frame(lib.from_numpy(w.y_anchors)))
     turned = 7 * w.y_anchors @ rotation(12) + 3
-    other = Coverage.of(frame(lib.take(turned)))
+    other = Coverage.of(frame(lib.from_numpy(turned)))
     assert other.threshold == pytest.approx(one.threshold, abs=1e-6)
-    first = lib.give(one.covers(lib.take(rows.astype(np.float32))))
-    again = lib.give(other.covers(lib.take((7 * rows @ rotation(12) + 3).astype(np.float32))))
+    first = lib.to_numpy(one.covers(lib.from_numpy(rows.astype(np.float32))))
+    again = lib.to_numpy(
+        other.covers(lib.from_numpy((7 * rows @ rotation(12) + 3).astype(np.float32)))
+    )
     np.testing.assert_array_equal(first, again)
     assert first[:200].mean() > 0.95
     assert first[200:].mean() < 0.5
@@ -53,13 +55,13 @@ def test_digits_cover_digits_and_neither_noise_nor_their_negatives() -> None:
     assert seen.covers(16 - unseen).mean() < 0.05
 
 
-def test_edges(lib: Library) -> None:
-    anchors = world(100, 8, 12, latent=5).y_anchors
-    seen = frame(lib.take(anchors))
+def test_edges(lib: ArrayLibrary) -> None:
+    anchors = make_spaces(100, 8, 12, latent=5).y_anchors
+    seen = frame(lib.from_numpy(anchors))
     found = Coverage.of(seen)
-    rows = np.stack([np.asarray(lib.give(seen.mean)), np.full(12, 1e30), np.zeros(12)])
-    got = lib.give(found.covers(lib.take(rows.astype(np.float32))))
+    rows = np.stack([np.asarray(lib.to_numpy(seen.mean)), np.full(12, 1e30), np.zeros(12)])
+    got = lib.to_numpy(found.covers(lib.from_numpy(rows.astype(np.float32))))
     assert got.tolist()[:2] == [True, False], "at the mean nothing is known; too large is nowhere"
-    few = Coverage.of(frame(lib.take(anchors[: FEWEST - 1])))
-    assert lib.give(few.covers(lib.take(rows.astype(np.float32)))).all()
+    few = Coverage.of(frame(lib.from_numpy(anchors[: FEWEST - 1])))
+    assert lib.to_numpy(few.covers(lib.from_numpy(rows.astype(np.float32)))).all()
     assert found.nbytes == 4 * (12 + 12 * 4)

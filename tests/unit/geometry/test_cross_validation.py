@@ -12,7 +12,7 @@ from stitchwork.geometry.diagnostics.cross_validation import (
     some,
 )
 from stitchwork.geometry.frame import frame
-from tests.support.latent_worlds import Floats, cosines, world
+from tests.support.latent_spaces import Floats, cosines, make_spaces
 
 OWN = Parameters()
 
@@ -22,7 +22,7 @@ def anchored(anchors: Floats) -> Anchored:
 
 
 def test_it_is_what_translating_each_fifth_by_the_others_gives() -> None:
-    w = world(83, 10, 14, noise=0.5)
+    w = make_spaces(83, 10, 14, noise=0.5)
     similar, nearest = [], 0
     for fold in range(FOLDS):
         left_out = np.arange(83) % FOLDS == fold
@@ -45,7 +45,7 @@ def test_it_is_what_translating_each_fifth_by_the_others_gives() -> None:
 
 @pytest.mark.parametrize("bridge", [b for b in BRIDGES if b != "none"])
 def test_shuffled_anchors_have_nothing_in_common(bridge: str) -> None:
-    w = world(200, 12, 16)
+    w = make_spaces(200, 12, 16)
     order = np.random.default_rng(1).permutation(200)
     spaces = {
         "x": anchored(w.x_anchors),
@@ -63,8 +63,8 @@ def test_shuffled_anchors_have_nothing_in_common(bridge: str) -> None:
 
 
 def test_none_cannot_be_told_between_widths_and_is_poor_between_strangers() -> None:
-    w = world(60, 8, 8, latent=6)
-    wide = world(60, 8, 9)
+    w = make_spaces(60, 8, 8, latent=6)
+    wide = make_spaces(60, 8, 9)
     spaces = {"x": anchored(w.x_anchors), "y": anchored(w.y_anchors), "w": anchored(wide.y_anchors)}
     found = dict(held_out(spaces, [("x", "y"), ("x", "w")], "none"))
     assert found["x", "w"] is None
@@ -74,20 +74,20 @@ def test_none_cannot_be_told_between_widths_and_is_poor_between_strangers() -> N
 
 
 def test_what_cannot_be_told_is_none() -> None:
-    few = world(9, 4, 5)
+    few = make_spaces(9, 4, 5)
     assert dict(
         held_out(
             {"x": anchored(few.x_anchors), "y": anchored(few.y_anchors)}, [("x", "y")], "ridge"
         )
     ) == {("x", "y"): None}
     alike = np.repeat(np.array([[1.0, 2.0], [3.0, 4.0]]), [29, 1], axis=0)
-    spaces = {"x": anchored(alike), "y": anchored(world(30, 4, 5).y_anchors)}
+    spaces = {"x": anchored(alike), "y": anchored(make_spaces(30, 4, 5).y_anchors)}
     assert dict(held_out(spaces, [("x", "y")], "ridge")) == {("x", "y"): None}
     assert list(held_out({}, [], "ridge")) == []
 
 
 def test_an_anchor_that_stands_twice_may_be_found_as_its_copy() -> None:
-    w = world(40, 10, 14, noise=0.001)
+    w = make_spaces(40, 10, 14, noise=0.001)
     # Copies 40 apart fall into the same fifth, where one cannot be told from the other.
     spaces = {
         "x": anchored(np.tile(w.x_anchors, (2, 1))),

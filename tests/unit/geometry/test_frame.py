@@ -11,70 +11,75 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.frame import Frame, directions, frame, relative, unit_rows
-from tests.support.latent_worlds import Library, plain_unit, rotation, world
+from tests.support.latent_spaces import ArrayLibrary, make_spaces, plain_unit, rotation
 
 SHAPES = [(8, 20), (20, 20), (60, 20)]
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
-def test_a_frame_is_mean_scale_and_unit_anchors(lib: Library, k: int, d: int) -> None:
-    anchors = world(k, d, 5).x_anchors
-    seen = frame(lib.take(anchors))
+def test_a_frame_is_mean_scale_and_unit_anchors(lib: ArrayLibrary, k: int, d: int) -> None:
+    anchors = make_spaces(k, d, 5).x_anchors
+    seen = frame(lib.from_numpy(anchors))
     mean = anchors.mean(0)
-    np.testing.assert_allclose(lib.give(seen.mean), mean, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(lib.to_numpy(seen.mean), mean, rtol=1e-12, atol=1e-12)
     assert seen.scale == pytest.approx(np.linalg.norm(anchors - mean, axis=1).mean(), rel=1e-12)
-    np.testing.assert_allclose(lib.give(seen.unit), plain_unit(anchors, mean), atol=1e-12)
+    np.testing.assert_allclose(lib.to_numpy(seen.unit), plain_unit(anchors, mean), atol=1e-12)
     assert (seen.count, seen.width) == (k, d)
-    assert lib.give(seen.unit).dtype == np.float64
+    assert lib.to_numpy(seen.unit).dtype == np.float64
     assert type(seen.scale) is float
 
 
 @pytest.mark.parametrize("factor", [1e-6, 0.5, 3.0, 1e6])
 def test_scaling_turning_and_moving_anchors_moves_the_frame_along(
-    lib: Library, factor: float
+    lib: ArrayLibrary, factor: float
 ) -> None:
-    anchors = world(30, 12, 5).x_anchors
+    anchors = make_spaces(30, 12, 5).x_anchors
     turn, step = rotation(12), np.linspace(-4, 4, 12) * factor
-    was, seen = frame(lib.take(anchors)), frame(lib.take(factor * anchors @ turn + step))
+    was, seen = (
+        frame(lib.from_numpy(anchors)),
+        frame(lib.from_numpy(factor * anchors @ turn + step)),
+    )
     assert seen.scale == pytest.approx(factor * was.scale, rel=1e-9)
-    np.testing.assert_allclose(lib.give(seen.unit), lib.give(was.unit) @ turn, atol=1e-9)
+    np.testing.assert_allclose(lib.to_numpy(seen.unit), lib.to_numpy(was.unit) @ turn, atol=1e-9)
     np.testing.assert_allclose(
-        lib.give(seen.mean), factor * lib.give(was.mean) @ turn + step, rtol=1e-9
+        lib.to_numpy(seen.mean), factor * lib.to_numpy(was.mean) @ turn + step, rtol=1e-9
     )
 
 
-def test_an_anchor_at_the_mean_keeps_its_index_and_counts_for_nothing(lib: Library) -> None:
+def test_an_anchor_at_the_mean_keeps_its_index_and_counts_for_nothing(lib: ArrayLibrary) -> None:
     anchors = np.array([[1.0, 0], [3, 0], [2, 2], [2, 0], [2, -2]])
-    seen = frame(lib.take(anchors))
-    np.testing.assert_array_equal(lib.give(seen.unit), [[-1, 0], [1, 0], [0, 1], [0, 0], [0, -1]])
+    seen = frame(lib.from_numpy(anchors))
+    np.testing.assert_array_equal(
+        lib.to_numpy(seen.unit), [[-1, 0], [1, 0], [0, 1], [0, 0], [0, -1]]
+    )
     assert seen.scale == pytest.approx((1 + 1 + 2 + 2) / 4)
 
 
 @pytest.mark.parametrize(("length", "kept"), [(1e-7, True), (1e-9, False)])
 def test_near_the_mean_is_relative_to_the_longest_anchor(
-    lib: Library, length: float, kept: bool
+    lib: ArrayLibrary, length: float, kept: bool
 ) -> None:
     # In pairs of opposites, so that the mean is zero and stays there.
     anchors = np.array([[1.0, 0], [-1, 0], [0, length], [0, -length]])
-    seen = frame(lib.take(anchors))
-    assert bool(lib.give(seen.unit)[2, 1] == 1.0) is kept
+    seen = frame(lib.from_numpy(anchors))
+    assert bool(lib.to_numpy(seen.unit)[2, 1] == 1.0) is kept
     assert seen.scale == pytest.approx(0.5 + length / 2 if kept else 1.0)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.int8, np.int64])
-def test_anchors_of_any_real_dtype_are_fitted_in_float64(lib: Library, dtype: type) -> None:
+def test_anchors_of_any_real_dtype_are_fitted_in_float64(lib: ArrayLibrary, dtype: type) -> None:
     anchors: NDArray[Any] = np.array([[1, 2], [3, -4], [-5, 6]], dtype)
     np.testing.assert_allclose(
-        lib.give(frame(lib.take(anchors)).unit),
-        lib.give(frame(lib.take(anchors.astype(np.float64))).unit),
+        lib.to_numpy(frame(lib.from_numpy(anchors)).unit),
+        lib.to_numpy(frame(lib.from_numpy(anchors.astype(np.float64))).unit),
     )
 
 
 @pytest.mark.parametrize("step", [0.0, 1e6])
-def test_a_mean_that_is_zero_but_for_rounding_is_zero(lib: Library, step: float) -> None:
+def test_a_mean_that_is_zero_but_for_rounding_is_zero(lib: ArrayLibrary, step: float) -> None:
     rows = np.random.default_rng(0).normal(size=(1000, 3))
     anchors = np.vstack([rows, -rows]) + np.array([0, step, 0])
-    mean = lib.give(frame(lib.take(anchors)).mean)
+    mean = lib.to_numpy(frame(lib.from_numpy(anchors)).mean)
     assert mean[0] == mean[2] == 0
     assert mean[1] == pytest.approx(step, rel=1e-12)
 
@@ -101,10 +106,10 @@ GOOD = np.array([[1.0, 0], [0, 1], [2, 2]])
     ],
 )
 def test_anchors_that_are_no_frame_are_refused(
-    lib: Library, anchors: np.ndarray, said: str
+    lib: ArrayLibrary, anchors: np.ndarray, said: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=said):
-        frame(lib.take(anchors))
+        frame(lib.from_numpy(anchors))
 
 
 def test_a_converted_frame_is_the_same_frame() -> None:
@@ -118,22 +123,24 @@ def test_a_converted_frame_is_the_same_frame() -> None:
 
 
 @pytest.mark.parametrize("size", [1e-300, 1e-30, 1.0, 1e30, 1e300])
-def test_unit_rows_have_norm_one_and_the_direction_of_x(lib: Library, size: float) -> None:
+def test_unit_rows_have_norm_one_and_the_direction_of_x(lib: ArrayLibrary, size: float) -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(9, 5))
-    got = lib.give(unit_rows(lib.take(rows * size), lib.take(np.zeros(5))))
+    got = lib.to_numpy(unit_rows(lib.from_numpy(rows * size), lib.from_numpy(np.zeros(5))))
     np.testing.assert_allclose(got, plain_unit(rows, np.zeros(5)), atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_row_at_the_mean_to_its_own_rounding_has_no_direction(lib: Library, dtype: type) -> None:
+def test_a_row_at_the_mean_to_its_own_rounding_has_no_direction(
+    lib: ArrayLibrary, dtype: type
+) -> None:
     mean = np.random.default_rng(0).normal(size=50) * 7
     step = np.zeros(50)
     step[3] = 10 * np.finfo(dtype).eps * np.linalg.norm(mean)
     rows: NDArray[Any] = np.stack(
         [mean, mean + step, np.full(50, np.nan), np.full(50, np.inf)]
     ).astype(dtype)
-    got = lib.give(unit_rows(lib.take(rows), lib.take(mean)))
+    got = lib.to_numpy(unit_rows(lib.from_numpy(rows), lib.from_numpy(mean)))
     np.testing.assert_allclose(np.linalg.norm(got, axis=1), [0, 1, 0, 0], atol=1e-12)
 
 
@@ -152,11 +159,11 @@ def test_directions_are_unit_or_zero_whatever_the_row(rows: list[list[float]]) -
     np.testing.assert_array_equal(length > 0, sound)
 
 
-def test_the_relative_representation_is_the_cosines_to_the_anchors(lib: Library) -> None:
-    w = world(30, 12, 5)
-    seen = frame(lib.take(w.x_anchors))
+def test_the_relative_representation_is_the_cosines_to_the_anchors(lib: ArrayLibrary) -> None:
+    w = make_spaces(30, 12, 5)
+    seen = frame(lib.from_numpy(w.x_anchors))
     mean = w.x_anchors.mean(0)
-    got = lib.give(relative(lib.take(w.x), seen))
+    got = lib.to_numpy(relative(lib.from_numpy(w.x), seen))
     np.testing.assert_allclose(got, cosine_similarity(w.x - mean, w.x_anchors - mean), atol=1e-12)
     assert got.shape == (40, 30)
     assert np.abs(got).max() <= 1
@@ -166,7 +173,7 @@ def test_the_relative_representation_is_the_cosines_to_the_anchors(lib: Library)
 def test_the_relative_representation_ignores_how_a_space_is_turned_scaled_and_moved(
     seed: int, factor: float, step: float
 ) -> None:
-    w = world(15, 6, 4, seed=seed, n=5)
+    w = make_spaces(15, 6, 4, seed=seed, n=5)
     turn = rotation(6, seed)
 
     def moved(rows: np.ndarray) -> np.ndarray:
@@ -180,7 +187,7 @@ def test_the_relative_representation_ignores_how_a_space_is_turned_scaled_and_mo
 
 
 def test_scaling_samples_alone_is_no_invariance_once_rows_are_centred() -> None:
-    w = world(15, 6, 4)
+    w = make_spaces(15, 6, 4)
     seen = frame(w.x_anchors)
     assert np.abs(relative(2 * w.x, seen) - relative(w.x, seen)).max() > 0.1
 

@@ -12,14 +12,14 @@ from stitchwork.geometry.diagnostics.learning_curve import (
     learning_curve,
 )
 from stitchwork.geometry.frame import frame
-from tests.support.latent_worlds import Floats, Library, cosines, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, cosines, make_spaces
 
 P = Parameters()
 
 
-def test_the_last_point_is_what_a_plain_split_gives(lib: Library) -> None:
-    w = world(100, 16, 20, noise=0.3)
-    curve = learning_curve(lib.take(w.x_anchors), lib.take(w.y_anchors), "ridge", P, P)
+def test_the_last_point_is_what_a_plain_split_gives(lib: ArrayLibrary) -> None:
+    w = make_spaces(100, 16, 20, noise=0.3)
+    curve = learning_curve(lib.from_numpy(w.x_anchors), lib.from_numpy(w.y_anchors), "ridge", P, P)
     each = []
     for draw in range(3):
         order = np.random.default_rng((0, draw)).permutation(100)
@@ -35,7 +35,7 @@ def test_the_last_point_is_what_a_plain_split_gives(lib: Library) -> None:
 
 def test_few_anchors_of_a_rich_world_are_not_enough_and_many_of_a_simple_one_are() -> None:
     def judged(k: int, latent: int) -> tuple[bool, float]:
-        w = world(k, 64, 64, latent=latent, noise=0.01)
+        w = make_spaces(k, 64, 64, latent=latent, noise=0.01)
         curve = learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P)
         assert curve.doubled is not None
         return curve.enough, curve.doubled - curve.points[-1].similarity
@@ -48,7 +48,7 @@ def test_few_anchors_of_a_rich_world_are_not_enough_and_many_of_a_simple_one_are
 
 
 def test_sizes_grow_and_similarity_with_them() -> None:
-    w = world(300, 32, 32, latent=24, noise=0.05)
+    w = make_spaces(300, 32, 32, latent=24, noise=0.05)
     points = learning_curve(w.x_anchors, w.y_anchors, "exp", P, P).points
     sizes = [p.anchors for p in points]
     assert len(sizes) == 8
@@ -59,21 +59,21 @@ def test_sizes_grow_and_similarity_with_them() -> None:
 
 
 def test_a_flat_curve_of_spaces_with_nothing_in_common_is_not_enough() -> None:
-    x, y = world(200, 24, 5).x_anchors, world(200, 24, 5, seed=9).x_anchors
+    x, y = make_spaces(200, 24, 5).x_anchors, make_spaces(200, 24, 5, seed=9).x_anchors
     curve = learning_curve(x, y, "ridge", P, P)
     assert not curve.enough
     assert "say little" in curve.reason
 
 
 def test_equal_input_gives_equal_answers() -> None:
-    w = world(60, 8, 9)
+    w = make_spaces(60, 8, 9)
     first, again = (learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P) for _ in range(2))
     assert first == again
 
 
 @pytest.mark.parametrize("k", [2, 19])
 def test_too_few_have_no_curve(k: int) -> None:
-    w = world(k, 8, 9)
+    w = make_spaces(k, 8, 9)
     curve = learning_curve(w.x_anchors, w.y_anchors, "ridge", P, P)
     assert (curve.points, curve.doubled, curve.enough) == ((), None, False)
     assert f"{k} anchors are too few" in curve.reason
@@ -96,4 +96,6 @@ def test_a_power_law_is_continued() -> None:
 
 def test_the_numbers_of_anchors_agree() -> None:
     with pytest.raises(InvalidInputError, match="got 30 and 31"):
-        learning_curve(world(30, 5, 4).x_anchors, world(31, 5, 4).x_anchors, "ridge", P, P)
+        learning_curve(
+            make_spaces(30, 5, 4).x_anchors, make_spaces(31, 5, 4).x_anchors, "ridge", P, P
+        )

@@ -8,12 +8,12 @@ import pytest
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.redundancy import NEAR, duplicates, next_anchors, redundant
 from stitchwork.geometry.frame import frame
-from tests.support.latent_worlds import Floats, Library, plain_unit, rotation, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit, rotation
 
 
 def doubled() -> Floats:
     """Anchors of which 5 and 350 repeat 2, 9 repeats it but for float32, and 7 is close to 4."""
-    anchors = world(400, 20, 5, latent=18).x_anchors
+    anchors = make_spaces(400, 20, 5, latent=18).x_anchors
     rng = np.random.default_rng(0)
     anchors[[5, 350]] = anchors[2]
     anchors[9] = anchors[2] * (1 + 1e-7 * rng.normal(size=20))
@@ -21,16 +21,16 @@ def doubled() -> Floats:
     return anchors
 
 
-def test_duplicates_are_grouped_under_their_first(lib: Library) -> None:
-    found = duplicates(frame(lib.take(doubled())))
+def test_duplicates_are_grouped_under_their_first(lib: ArrayLibrary) -> None:
+    found = duplicates(frame(lib.from_numpy(doubled())))
     assert found.exact == ((2, 5, 9, 350),)
     assert found.near == ((4, 7),)
     assert found.spare == [5, 7, 9, 350]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_near_ones_are_those_of_the_whole_matrix(lib: Library, seed: int) -> None:
-    anchors = world(300, 6, 5, latent=3, seed=seed).x_anchors
+def test_near_ones_are_those_of_the_whole_matrix(lib: ArrayLibrary, seed: int) -> None:
+    anchors = make_spaces(300, 6, 5, latent=3, seed=seed).x_anchors
     unit = plain_unit(anchors, anchors.mean(0))
     leaders: list[int] = []
     groups: dict[int, list[int]] = {}
@@ -40,35 +40,35 @@ def test_near_ones_are_those_of_the_whole_matrix(lib: Library, seed: int) -> Non
         leaders += [i] if leader == i else []
     want = sorted(tuple(g) for g in groups.values() if len(g) > 1)
     assert len(want) > 20
-    assert list(duplicates(frame(lib.take(anchors))).near) == want
+    assert list(duplicates(frame(lib.from_numpy(anchors))).near) == want
 
 
-def test_moving_scaling_and_rotating_changes_nothing(lib: Library) -> None:
+def test_moving_scaling_and_rotating_changes_nothing(lib: ArrayLibrary) -> None:
     anchors = doubled()
     moved = 7 * anchors @ rotation(20) + 3
-    assert duplicates(frame(lib.take(moved))) == duplicates(frame(lib.take(anchors)))
+    assert duplicates(frame(lib.from_numpy(moved))) == duplicates(frame(lib.from_numpy(anchors)))
 
 
-def test_anchors_at_the_mean_are_one(lib: Library) -> None:
-    wide = world(30, 8, 5).x_anchors
-    found = duplicates(frame(lib.take(np.vstack([wide, -wide, np.zeros((3, 8))]))))
+def test_anchors_at_the_mean_are_one(lib: ArrayLibrary) -> None:
+    wide = make_spaces(30, 8, 5).x_anchors
+    found = duplicates(frame(lib.from_numpy(np.vstack([wide, -wide, np.zeros((3, 8))]))))
     assert found.exact == ((60, 61, 62),)
-    assert not duplicates(frame(lib.take(np.vstack([wide, -wide, np.zeros((1, 8))])))).exact
+    assert not duplicates(frame(lib.from_numpy(np.vstack([wide, -wide, np.zeros((1, 8))])))).exact
 
 
 def test_no_matrix_of_all_pairs_is_ever_made() -> None:
     k = 6000
-    seen = frame(world(k, 6, 5, latent=6).x_anchors)
+    seen = frame(make_spaces(k, 6, 5, latent=6).x_anchors)
     tracemalloc.start()
     duplicates(seen, near=0.999999)
-    next_anchors(seen, world(k, 6, 5, seed=1).x_anchors, 5)
+    next_anchors(seen, make_spaces(k, 6, 5, seed=1).x_anchors, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < k * k / 2
 
 
-def test_the_later_of_the_closest_pair_goes_first(lib: Library) -> None:
-    steps = redundant(frame(lib.take(doubled())), 4)
+def test_the_later_of_the_closest_pair_goes_first(lib: ArrayLibrary) -> None:
+    steps = redundant(frame(lib.from_numpy(doubled())), 4)
     assert [step.row for step in steps[:3]] == [350, 9, 5]
     assert steps[3].row == 7
     distances = [step.distance for step in steps]
@@ -76,8 +76,8 @@ def test_the_later_of_the_closest_pair_goes_first(lib: Library) -> None:
     assert distances[2] < 1e-9 < distances[3] < 0.01
 
 
-def test_what_is_dropped_is_what_a_plain_search_drops(lib: Library) -> None:
-    anchors = world(40, 6, 5).x_anchors
+def test_what_is_dropped_is_what_a_plain_search_drops(lib: ArrayLibrary) -> None:
+    anchors = make_spaces(40, 6, 5).x_anchors
     unit = plain_unit(anchors, anchors.mean(0))
     left = list(range(40))
     want = []
@@ -86,16 +86,16 @@ def test_what_is_dropped_is_what_a_plain_search_drops(lib: Library) -> None:
         gone = -min(pairs)[1]
         want.append(gone)
         left.remove(gone)
-    assert [step.row for step in redundant(frame(lib.take(anchors)), 20)] == want
+    assert [step.row for step in redundant(frame(lib.from_numpy(anchors)), 20)] == want
 
 
-def test_two_anchors_remain(lib: Library) -> None:
-    assert len(redundant(frame(lib.take(world(6, 4, 5).x_anchors)), 99)) == 4
+def test_two_anchors_remain(lib: ArrayLibrary) -> None:
+    assert len(redundant(frame(lib.from_numpy(make_spaces(6, 4, 5).x_anchors)), 99)) == 4
 
 
-def test_next_are_the_farthest_of_a_plain_search(lib: Library) -> None:
-    w = world(60, 10, 5)
-    pool = world(300, 10, 5, seed=4).x_anchors
+def test_next_are_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
+    w = make_spaces(60, 10, 5)
+    pool = make_spaces(300, 10, 5, seed=4).x_anchors
     mean = w.x_anchors.mean(0)
     rows, kept = plain_unit(pool, mean), plain_unit(w.x_anchors, mean)
     want = []
@@ -103,22 +103,26 @@ def test_next_are_the_farthest_of_a_plain_search(lib: Library) -> None:
         distance = 1 - (rows @ kept.T).max(1)
         want.append((int(distance.argmax()), distance.max()))
         kept = np.vstack([kept, rows[want[-1][0]]])
-    seen = frame(lib.take(w.x_anchors))
-    steps = next_anchors(seen, lib.take(pool), 12)
+    seen = frame(lib.from_numpy(w.x_anchors))
+    steps = next_anchors(seen, lib.from_numpy(pool), 12)
     assert [step.row for step in steps] == [row for row, _ in want]
     np.testing.assert_allclose([s.distance for s in steps], [d for _, d in want], atol=1e-9)
-    assert next_anchors(seen, lib.take(pool), 5) == steps[:5]
-    narrow = next_anchors(seen, lib.take(pool.astype(np.float32)), 12)
+    assert next_anchors(seen, lib.from_numpy(pool), 5) == steps[:5]
+    narrow = next_anchors(seen, lib.from_numpy(pool.astype(np.float32)), 12)
     assert [step.row for step in narrow] == [step.row for step in steps]
 
 
-def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: Library) -> None:
-    anchors = world(30, 8, 5).x_anchors
+def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: ArrayLibrary) -> None:
+    anchors = make_spaces(30, 8, 5).x_anchors
     pool = np.vstack([anchors[:4], anchors.mean(0), 2 * anchors[0] - anchors.mean(0), anchors[9]])
-    assert next_anchors(frame(lib.take(anchors)), lib.take(pool), 9) == []
+    assert next_anchors(frame(lib.from_numpy(anchors)), lib.from_numpy(pool), 9) == []
 
 
 @pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
-def test_a_pool_is_of_the_space(lib: Library, pool: tuple[int, ...], count: int) -> None:
+def test_a_pool_is_of_the_space(lib: ArrayLibrary, pool: tuple[int, ...], count: int) -> None:
     with pytest.raises(InvalidInputError, match="expected"):
-        next_anchors(frame(lib.take(world(30, 8, 5).x_anchors)), lib.take(np.ones(pool)), count)
+        next_anchors(
+            frame(lib.from_numpy(make_spaces(30, 8, 5).x_anchors)),
+            lib.from_numpy(np.ones(pool)),
+            count,
+        )

@@ -9,7 +9,7 @@ import pytest
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.frame import frame
 from stitchwork.geometry.sampling import Indices, farthest_first, prunings
-from tests.support.latent_worlds import Floats, Library, world
+from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces
 from tests.support.reference_formulas import naive
 
 
@@ -18,17 +18,19 @@ def _farthest_first(unit: Any, delta: float, first: int) -> Indices:
 
 
 def unit_anchors(k: int, d: int, seed: int = 0) -> Floats:
-    return np.asarray(frame(world(k, d, 4, seed=seed).x_anchors).unit)
+    return np.asarray(frame(make_spaces(k, d, 4, seed=seed).x_anchors).unit)
 
 
 @pytest.mark.parametrize(("k", "d"), [(8, 20), (20, 20), (80, 20)])
 @pytest.mark.parametrize("delta", [0.0, 0.2, 0.5, 0.8, 1.0])
 @pytest.mark.parametrize("first", [0, 5])
-def test_it_is_the_naive_algorithm(lib: Library, k: int, d: int, delta: float, first: int) -> None:
+def test_it_is_the_naive_algorithm(
+    lib: ArrayLibrary, k: int, d: int, delta: float, first: int
+) -> None:
     unit = unit_anchors(k, d, seed=k)
     unit[first] = 0
     unit[2] = -unit[1]
-    got = _farthest_first(lib.take(unit), delta, first)
+    got = _farthest_first(lib.from_numpy(unit), delta, first)
     assert got.tolist() == naive(unit, delta, first)
     assert got.dtype == np.int64
 
@@ -63,14 +65,14 @@ def test_a_smaller_delta_only_appends() -> None:
     ],
 )
 def test_what_is_picked(
-    lib: Library, unit: Floats, delta: float, first: int, picked: list[int]
+    lib: ArrayLibrary, unit: Floats, delta: float, first: int, picked: list[int]
 ) -> None:
-    assert _farthest_first(lib.take(unit), delta, first).tolist() == picked
+    assert _farthest_first(lib.from_numpy(unit), delta, first).tolist() == picked
 
 
-def test_without_any_direction_there_is_nowhere_to_start(lib: Library) -> None:
+def test_without_any_direction_there_is_nowhere_to_start(lib: ArrayLibrary) -> None:
     with pytest.raises(InvalidInputError, match="got 3 zero rows"):
-        _farthest_first(lib.take(np.zeros((3, 2))), 0.5, 0)
+        _farthest_first(lib.from_numpy(np.zeros((3, 2))), 0.5, 0)
 
 
 def test_equal_anchors_tie_whatever_the_rounding_of_their_products() -> None:
@@ -85,9 +87,9 @@ def test_equal_anchors_tie_whatever_the_rounding_of_their_products() -> None:
     assert _farthest_first(almost, 0.0, 0).tolist() == [0, 1, 2, 3]
 
 
-def test_prunings_start_where_their_seeds_say(lib: Library) -> None:
+def test_prunings_start_where_their_seeds_say(lib: ArrayLibrary) -> None:
     unit = unit_anchors(50, 10)
-    got = prunings(lib.take(unit), 0.5, 6)
+    got = prunings(lib.from_numpy(unit), 0.5, 6)
     starts = [int(np.random.default_rng(seed).integers(50)) for seed in range(6)]
     assert len(set(starts)) > 1
     for picked, start in zip(got, starts, strict=True):

@@ -80,7 +80,7 @@ class Process:
             raise
 
 
-class Stage:
+class Cluster:
     """A registry server, a queue server, and the processes that a drill starts on them."""
 
     def __init__(self, engine: Engine, **env: str) -> None:
@@ -165,7 +165,7 @@ class Stage:
         return client
 
 
-class Caller:
+class BoundedClient:
     """A client of one API process that bounds every call.
 
     Args:

@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class World:
+class SpacePair:
     """Anchors and samples of two parallel spaces."""
 
     x_anchors: Floats
@@ -21,17 +21,17 @@ class World:
 
 
 @dataclass(frozen=True)
-class Library:
+class ArrayLibrary:
     """An array library under test: from numpy to its arrays, and back."""
 
     name: str
-    take: Callable[[Any], Any]
-    give: Callable[[Any], NDArray[Any]]
+    from_numpy: Callable[[Any], Any]
+    to_numpy: Callable[[Any], NDArray[Any]]
 
 
-def world(
+def make_spaces(
     k: int, d_x: int, d_y: int, *, latent: int = 12, noise: float = 0.02, seed: int = 0, n: int = 40
-) -> World:
+) -> SpacePair:
     """Anchors and samples: latent points through two random maps, moved, with noise."""
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(k + n, latent)) * np.linspace(2.0, 0.5, latent)
@@ -41,7 +41,7 @@ def world(
         + noise * rng.normal(size=(k + n, d))
         for d, scale in ((d_x, 1.0), (d_y, 5.0))
     )
-    return World(x[:k], y[:k], x[k:], y[k:])
+    return SpacePair(x[:k], y[:k], x[k:], y[k:])
 
 
 def rotation(d: int, seed: int = 1) -> Floats:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 SECONDS: Final = 5.0
 
 
-class Passed(NamedTuple):
+class Chunk(NamedTuple):
     """Bytes that passed on one connection, to the server or from it."""
 
     line: int
@@ -18,7 +18,7 @@ class Passed(NamedTuple):
     data: bytes
 
 
-class Tap:
+class Proxy:
     """Listens on a socket of its own and passes all bytes on, in both directions.
 
     Args:
@@ -32,7 +32,7 @@ class Tap:
 
     def __init__(self, path: Path, server: Path) -> None:
         self.url = f"unix://{path}"
-        self.passed: list[Passed] = []
+        self.passed: list[Chunk] = []
         self.reached = threading.Event()
         self._server = server
         self._guard = threading.Lock()
@@ -98,14 +98,14 @@ class Tap:
     def _pump(self, line: int, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
-                allowed = self._note(Passed(line, to_server, data))
+                allowed = self._note(Chunk(line, to_server, data))
                 sink.sendall(data[:allowed])
         # The other end learns of it, and its pump ends with it.
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def _note(self, passed: Passed) -> int:
+    def _note(self, passed: Chunk) -> int:
         """How many of these bytes may pass."""
         with self._guard:
             before = self._sent(passed.line)
