@@ -16,7 +16,7 @@ from starlette.requests import Request
 
 from stitchwork.api import problem_details
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.schemas.requests import (
     AnchorSetBody,
     ClassifyBody,
@@ -30,20 +30,20 @@ from stitchwork.errors import CorruptDataError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import MAGIC, SUM, unpack
 
-LIMITS: Final = Limits(
-    body_bytes=1 << 20,
-    rows=64,
-    items=16,
-    anchors=64,
-    width=64,
+LIMITS: Final = RequestLimits(
+    max_body_bytes=1 << 20,
+    max_rows=64,
+    max_items=16,
+    max_anchors=64,
+    max_width=64,
     items_per_job=8,
-    json_values=1 << 20,
-    json_depth=64,
-    head_layers=64,
-    held_bytes=1 << 20,
-    head_bytes=1 << 16,
-    connections=8,
-    seconds=5.0,
+    max_json_values=1 << 20,
+    max_json_depth=64,
+    max_head_layers=64,
+    max_inflight_body_bytes=1 << 20,
+    max_header_bytes=1 << 16,
+    max_connections=8,
+    request_timeout_seconds=5.0,
     header_timeout_seconds=5.0,
     min_bytes_per_second=1,
 )
@@ -134,7 +134,7 @@ def json_body(data: bytes) -> None:
     elif isinstance(asked, HeadBody):
         _refusable(asked.layered)
     elif isinstance(asked, AnchorSetBody):
-        _refusable(lambda: asked.decoded(LIMITS.anchors))
+        _refusable(lambda: asked.decoded(LIMITS.max_anchors))
 
 
 def raw_body(data: bytes) -> None:
@@ -144,7 +144,7 @@ def raw_body(data: bytes) -> None:
     media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
     asked = read_body(AnchorSetBody, data[1:], media)
     if asked:
-        _refusable(lambda: asked.decoded(LIMITS.anchors))
+        _refusable(lambda: asked.decoded(LIMITS.max_anchors))
 
 
 def image(data: bytes) -> None:

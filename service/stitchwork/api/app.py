@@ -50,7 +50,7 @@ THREADS: Final = 64
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def create_app(parts: AppState) -> FastAPI:
+def create_app(state: AppState) -> FastAPI:
     """The app over these parts; its lifespan starts and stops them."""
 
     @asynccontextmanager
@@ -58,24 +58,24 @@ def create_app(parts: AppState) -> FastAPI:
         # Threads mostly wait for a server; the default, a few for each core, starves health checks.
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="request")
         asyncio.get_running_loop().set_default_executor(pool)
-        parts.dispatcher.start()
-        parts.keys.start()
+        state.producer.start()
+        state.api_keys.start()
         yield
-        parts.keys.stop()
-        parts.dispatcher.stop()
-        parts.threads.close()
-        parts.comparing.close()
-        parts.inverses.close()
-        parts.telemetry.close()
+        state.api_keys.stop()
+        state.producer.stop()
+        state.executor.close()
+        state.comparison_executor.close()
+        state.inverses.close()
+        state.telemetry.close()
 
     app = FastAPI(
         title="Stitchwork",
-        version=parts.version,
+        version=state.version,
         summary="Any encoder feeds any classifier head, zero-shot.",
         description=DESCRIPTION,
         lifespan=lifespan,
     )
-    app.state.parts = parts
+    app.state.stitchwork = state
     # A path is looked for in this order: what is asked most stands first.
     ours = (
         translate,
@@ -94,14 +94,17 @@ def create_app(parts: AppState) -> FastAPI:
         app.router.routes += routes.router.routes
     problem_details.install(app)
     openapi.install(app)
-    app.add_middleware(BodyLimitMiddleware, limits=parts.limits)
+    app.add_middleware(BodyLimitMiddleware, limits=state.limits)
     app.add_middleware(
-        auth.AuthMiddleware, ring=parts.keys, rates=parts.rates, metrics_public=parts.metrics_public
+        auth.AuthMiddleware,
+        ring=state.api_keys,
+        rates=state.rate_limiter,
+        metrics_public=state.metrics_public,
     )
-    app.add_middleware(RequestContextMiddleware, telemetry=parts.telemetry)
+    app.add_middleware(RequestContextMiddleware, telemetry=state.telemetry)
     app.add_middleware(HeadRequestMiddleware)
     templates = [route for route in app.routes if isinstance(route, APIRoute)]
-    parts.telemetry.metrics.expect(
+    state.telemetry.metrics.expect(
         [(method, route.path) for route in templates for method in route.methods or ()],
         problem_details.expected(),
     )

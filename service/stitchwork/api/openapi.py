@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import TIMEOUT
+from stitchwork.api.dependencies import TIMEOUT_PARAMETER
 from stitchwork.api.middleware import auth
 from stitchwork.api.schemas.requests import Schema
 
@@ -146,7 +146,7 @@ def body(model: type[Schema], *, binary: str | None = None, octets: bool = False
 def timed(told: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same of a route that reads `X-Request-Timeout`, which is `depends.seconds_of`."""
     said = told or {}
-    return {**said, "parameters": [TIMEOUT, *said.get("parameters", ())]}
+    return {**said, "parameters": [TIMEOUT_PARAMETER, *said.get("parameters", ())]}
 
 
 def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, dict[str, Any]]:

@@ -46,12 +46,12 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve_app(
-    parts: AppState, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
+    state: AppState, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
 ) -> int:
     """Serve until SIGTERM or SIGINT, then answer what was accepted.
 
     Args:
-        parts: What the API is made of.
+        state: The state of the API.
         host: Address to listen on.
         port: Port to listen on.
         fd: A listening socket to take over instead.
@@ -63,11 +63,11 @@ def serve_app(
     """
     _share_one_heap()
     config = uvicorn.Config(
-        create_app(parts),
+        create_app(state),
         host=host,
         port=port,
         fd=fd,
-        http=bounded(parts.limits),
+        http=bounded(state.limits),
         # Nothing here speaks it.
         ws="none",
         log_config=None,
@@ -78,7 +78,7 @@ def serve_app(
     )
     # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = DrainingServer(config, parts.drain, drain_seconds)
+    server = DrainingServer(config, state.draining, drain_seconds)
     server.run()
     return 0 if server.started else 1
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import problem
 from stitchwork.queue.streams import new_id
 
@@ -30,7 +30,7 @@ HEALTH: Final = ("/health/live", "/health/ready")
 class Connection(HttpToolsProtocol):
     """A connection with these bounds; `bounded` gives it its limits."""
 
-    limits: ClassVar[Limits]
+    limits: ClassVar[RequestLimits]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
@@ -41,7 +41,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._moved = False
         self._silent = 0
-        most = self.limits.connections
+        most = self.limits.max_connections
         if len(self.connections) > most + SPARE_CONNECTIONS:
             transport.abort()
             return
@@ -66,7 +66,7 @@ class Connection(HttpToolsProtocol):
             return
         # A head that does not end, or what follows a chunk: nothing has come of these bytes.
         self._silent = 0 if self._moved else self._silent + len(data)
-        if self._silent > self.limits.head_bytes:
+        if self._silent > self.limits.max_header_bytes:
             self._refuse(431, "head-too-large", self._head_told)
         elif self._in_head and not self._whole and self._reading is None:
             self._expect_head()
@@ -81,7 +81,7 @@ class Connection(HttpToolsProtocol):
         self._in_head, self._moved = False, True
         self._disarm()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size <= self.limits.head_bytes:
+        if size <= self.limits.max_header_bytes:
             super().on_headers_complete()
             return
         app = self.app
@@ -166,10 +166,11 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _head_told(self) -> str:
-        return f"the head of a request may have {self.limits.head_bytes} bytes (max_header_bytes)"
+        size = self.limits.max_header_bytes
+        return f"the head of a request may have {size} bytes (max_header_bytes)"
 
 
-def bounded(limits: Limits) -> type[Connection]:
+def bounded(limits: RequestLimits) -> type[Connection]:
     """Connections with these limits."""
     return type("Bounded", (Connection,), {"limits": limits})
 

@@ -1,8 +1,11 @@
 """Composition root of an API process."""
 
+from dataclasses import fields
+
 from stitchwork import __version__
-from stitchwork.api.dependencies import AppState, Limits
+from stitchwork.api.dependencies import AppState
 from stitchwork.api.image_urls import ImageFetcher
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import Comparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
@@ -25,7 +28,7 @@ def api_parts(settings: Settings) -> AppState:
     registry = registry_on(registry_server, settings)
     seen = telemetry(settings, "api")
     inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
-    dispatcher = Producer(
+    producer = Producer(
         queue_server,
         most_jobs=settings.max_queue_jobs,
         most_bytes=settings.max_queue_bytes,
@@ -37,37 +40,21 @@ def api_parts(settings: Settings) -> AppState:
         registry=registry,
         inverses=inverses,
         translator=Translator(registry, inverses, settings.map_cache_bytes, metrics=seen.metrics),
-        heads=ClassifierCache(registry, metrics=seen.metrics),
-        dispatcher=dispatcher,
-        limits=Limits(
-            body_bytes=settings.max_body_bytes,
-            rows=settings.max_rows,
-            items=settings.max_items,
-            anchors=settings.max_anchors,
-            width=settings.max_width,
-            items_per_job=settings.items_per_job,
-            json_values=settings.max_json_values,
-            json_depth=settings.max_json_depth,
-            head_layers=settings.max_head_layers,
-            held_bytes=settings.max_inflight_body_bytes,
-            head_bytes=settings.max_header_bytes,
-            connections=settings.max_connections,
-            seconds=settings.request_timeout_seconds,
-            header_timeout_seconds=settings.header_timeout_seconds,
-            min_bytes_per_second=settings.min_bytes_per_second,
-        ),
-        told_limits=settings.limits(),
+        classifiers=ClassifierCache(registry, metrics=seen.metrics),
+        producer=producer,
+        limits=_request_limits(settings),
+        service_limits=settings.limits(),
         version=__version__,
         comparisons=Comparisons(registry),
-        reports=AnchorReports(registry),
-        keys=ApiKeyCache(
+        anchor_reports=AnchorReports(registry),
+        api_keys=ApiKeyCache(
             registry.keys,
             settings.key_file,
             stale_seconds=settings.stale_seconds,
             must=settings.must_have_keys,
         ),
-        rates=RateLimiter(queue_server, settings.rate_limits, seen.metrics),
-        fetcher=ImageFetcher(
+        rate_limiter=RateLimiter(queue_server, settings.rate_limits, seen.metrics),
+        image_fetcher=ImageFetcher(
             () if settings.offline else settings.image_url_hosts,
             most=settings.max_items,
             most_bytes=settings.max_image_url_bytes,
@@ -75,6 +62,11 @@ def api_parts(settings: Settings) -> AppState:
             seconds=settings.image_url_timeout_seconds,
         ),
         metrics_public=settings.metrics_public,
-        standing=ServerMetricsCollector(registry, dispatcher),
+        server_metrics=ServerMetricsCollector(registry, producer),
         telemetry=seen,
     )
+
+
+def _request_limits(settings: Settings) -> RequestLimits:
+    names = [field.name for field in fields(RequestLimits)]
+    return RequestLimits(**{name: getattr(settings, name) for name in names})

@@ -105,7 +105,7 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
     limit_blas(settings)
     parts = api_parts(settings)
     try:
-        check(parts.keys, settings.host)
+        check(parts.api_keys, settings.host)
     except AuthenticationError as error:
         print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
         return 2

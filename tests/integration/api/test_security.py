@@ -87,9 +87,9 @@ def parts(registry_server: RedisServer, queue_valkey: Valkey) -> Iterator[AppSta
     ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_valkey.url}
     parts = api_parts(Settings.model_validate(urls))
-    parts.keys.look()
+    parts.api_keys.look()
     yield parts
-    for part in (parts.threads, parts.comparing, parts.inverses):
+    for part in (parts.executor, parts.comparison_executor, parts.inverses):
         part.close()
 
 
@@ -125,7 +125,7 @@ def test_no_route_is_reached_without_a_key(app: FastAPI) -> None:
 def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
     parts: AppState, app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys, looked = parts.keys.keys, list[bytes]()
+    keys, looked = parts.api_keys.keys, list[bytes]()
     version = keys.version
 
     def seen() -> bytes:

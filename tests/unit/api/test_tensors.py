@@ -13,24 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from stitchwork.api.dependencies import Limits
 from stitchwork.api.kserve import tensors
+from stitchwork.api.limits import RequestLimits
 from stitchwork.errors import InvalidInputError
 
-LIMITS = Limits(
-    body_bytes=10_000,
-    rows=100,
-    items=100,
-    anchors=100,
-    width=100,
+LIMITS = RequestLimits(
+    max_body_bytes=10_000,
+    max_rows=100,
+    max_items=100,
+    max_anchors=100,
+    max_width=100,
     items_per_job=8,
-    seconds=5.0,
-    json_values=1000,
-    json_depth=64,
-    head_layers=64,
-    held_bytes=1 << 20,
-    head_bytes=4096,
-    connections=8,
+    request_timeout_seconds=5.0,
+    max_json_values=1000,
+    max_json_depth=64,
+    max_head_layers=64,
+    max_inflight_body_bytes=1 << 20,
+    max_header_bytes=4096,
+    max_connections=8,
     header_timeout_seconds=1.0,
     min_bytes_per_second=1,
 )

@@ -30,7 +30,7 @@ from stitchwork.api.content.arrays import (
     to_safetensors,
 )
 from stitchwork.api.content.validation import named
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import from_validation
 from stitchwork.api.schemas.fields import Told
 from stitchwork.errors import (
@@ -73,7 +73,7 @@ class Body(Generic[M]):
 async def receive(
     request: Request,
     model: type[M],
-    limits: Limits,
+    limits: RequestLimits,
     *,
     main: str | None = None,
     raw: bool = False,
@@ -92,7 +92,7 @@ async def receive(
 
     def decode() -> M:
         if media in (JSON, NDJSON):
-            _count_values(data, limits.json_values)
+            _count_values(data, limits.max_json_values)
         if media == JSON:
             # What is read straight into an array has three levels; `_json` bounds all else.
             payload = (main and from_json(data, main)) or _json(data, limits)
@@ -112,7 +112,7 @@ async def receive(
 async def read(
     request: Request,
     model: type[M],
-    limits: Limits,
+    limits: RequestLimits,
     *,
     main: str | None = None,
     raw: bool = False,
@@ -137,7 +137,7 @@ async def read(
     return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
 
 
-def parse(data: bytes, model: type[M], limits: Limits) -> M:
+def parse(data: bytes, model: type[M], limits: RequestLimits) -> M:
     """A JSON object, validated.
 
     Raises:
@@ -145,7 +145,7 @@ def parse(data: bytes, model: type[M], limits: Limits) -> M:
         InputTooLargeError: If it holds too much.
         InvalidInputError: If it is too deep, or what it says has no meaning; `pointer` says where.
     """
-    _count_values(data, limits.json_values)
+    _count_values(data, limits.max_json_values)
     return _validate(model, _json(data, limits), limits)
 
 
@@ -225,7 +225,7 @@ def _query(request: Request) -> dict[str, Any]:
     return {name: Told(value) for name, value in found.items()}
 
 
-def _validate(model: type[M], payload: Any, limits: Limits) -> M:
+def _validate(model: type[M], payload: Any, limits: RequestLimits) -> M:
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:
@@ -244,8 +244,8 @@ def _count_values(data: bytes, most: int) -> None:
         )
 
 
-def _json(data: bytes, limits: Limits) -> Any:
-    json_depth.refuse(data, limits.json_depth)
+def _json(data: bytes, limits: RequestLimits) -> Any:
+    json_depth.refuse(data, limits.max_json_depth)
     try:
         payload = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -264,7 +264,7 @@ def _loose_json(data: bytes, error: ValueError) -> Any:
         raise MalformedInputError(f"expected JSON: {error}") from error
 
 
-def _ndjson(data: bytes, limits: Limits) -> dict[str, Any]:
+def _ndjson(data: bytes, limits: RequestLimits) -> dict[str, Any]:
     rows = []
     for number, line in enumerate(data.splitlines(), 1):
         if line.strip():
@@ -291,12 +291,12 @@ class _InMemory(MultiPartParser):
             file.close()
 
 
-def _safetensors(data: bytes, limits: Limits) -> dict[str, Any]:
+def _safetensors(data: bytes, limits: RequestLimits) -> dict[str, Any]:
     """Metadata are fields too, as JSON where they are."""
-    arrays, told = from_safetensors(data, limits.json_depth)
+    arrays, told = from_safetensors(data, limits.max_json_depth)
     payload: dict[str, Any] = {}
     for key, text in told.items():
-        json_depth.refuse(text.encode(), limits.json_depth)
+        json_depth.refuse(text.encode(), limits.max_json_depth)
         try:
             payload[key] = orjson.loads(text)
         except orjson.JSONDecodeError:
@@ -304,7 +304,7 @@ def _safetensors(data: bytes, limits: Limits) -> dict[str, Any]:
     return {**payload, **arrays}
 
 
-async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str, Any]:
+async def _multipart(headers: Headers, data: bytes, limits: RequestLimits) -> dict[str, Any]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield data
 
@@ -312,9 +312,9 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
         parser = _InMemory(
             headers,
             stream(),
-            max_files=limits.anchors,
-            max_fields=limits.anchors,
-            max_part_size=limits.body_bytes,
+            max_files=limits.max_anchors,
+            max_fields=limits.max_anchors,
+            max_part_size=limits.max_body_bytes,
         )
         if not data.rstrip().endswith(b"--"):
             raise MalformedInputError("the multipart body has no closing boundary: it was cut")
@@ -322,7 +322,7 @@ async def _multipart(headers: Headers, data: bytes, limits: Limits) -> dict[str,
     except (MultiPartException, KeyError) as error:
         if "Too many" in str(error):
             raise InputTooLargeError(
-                f"expected at most {limits.anchors} parts (max_anchors) in multipart/form-data"
+                f"expected at most {limits.max_anchors} parts (max_anchors) in multipart/form-data"
             ) from error
         raise MalformedInputError(f"expected multipart/form-data: {error}") from error
     payload: dict[str, Any] = {}

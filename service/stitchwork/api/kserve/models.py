@@ -129,7 +129,7 @@ def named(text: str) -> Name:
     return Name(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
 
-def find(parts: AppState, name: Name, version: str | None = None) -> Served:
+def find(state: AppState, name: Name, version: str | None = None) -> Served:
     """What a model stands for; waits for the registry.
 
     Raises:
@@ -141,9 +141,9 @@ def find(parts: AppState, name: Name, version: str | None = None) -> Served:
     """
     ids, head, stale = name.ids, None, False
     if name.verb in ("stitch", "classify"):
-        (head,), stale = parts.registry.heads.ready(ids[-1])
+        (head,), stale = state.registry.heads.ready(ids[-1])
         ids = (*(ids[:-1] or (head.space,)), head.space)
-    spaces, spaces_stale = parts.registry.spaces.ready(*ids)
+    spaces, spaces_stale = state.registry.spaces.ready(*ids)
     source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
     if name.takes_items and source.encoder is None:
         raise UnknownResourceError(f"no model {name.text}: space {source.id} has no encoder")

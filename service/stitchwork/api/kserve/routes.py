@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, StateDep, app_state, seconds_of, while_connected
+from stitchwork.api.dependencies import (
+    AppState,
+    StateDep,
+    app_state,
+    request_timeout,
+    run_while_connected,
+)
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Served
 from stitchwork.api.kserve.tensors import Inference
@@ -75,21 +81,21 @@ router.add_api_route(
 
 
 @router.get("", summary="What this server is", name="v2_server")
-async def server(parts: StateDep) -> Response:
+async def server(state: StateDep) -> Response:
     """Its name, version, and the extensions of the protocol that it speaks."""
     return negotiation.answer(
         {
             "name": models.PLATFORM,
-            "version": parts.version,
+            "version": state.version,
             "extensions": ["binary_tensor_data"],
         }
     )
 
 
 @router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
-async def show(model: Model, parts: StateDep) -> Response:
+async def show(model: Model, state: StateDep) -> Response:
     """What a model takes and gives, and its version."""
-    return await _show(parts, model, None)
+    return await _show(state, model, None)
 
 
 @router.get(
@@ -98,9 +104,9 @@ async def show(model: Model, parts: StateDep) -> Response:
     name="v2_model_version",
     responses=METADATA,
 )
-async def show_version(model: Model, version: Version, parts: StateDep) -> Response:
+async def show_version(model: Model, version: Version, state: StateDep) -> Response:
     """The same, if that version is the one that serves."""
-    return await _show(parts, model, version)
+    return await _show(state, model, version)
 
 
 @router.get(
@@ -109,9 +115,9 @@ async def show_version(model: Model, version: Version, parts: StateDep) -> Respo
     name="v2_model_ready",
     responses=READY,
 )
-async def ready(model: Model, parts: StateDep) -> Response:
+async def ready(model: Model, state: StateDep) -> Response:
     """200 if all it stands for is registered and ready, and a worker takes work for it."""
-    return await _ready(parts, model, None)
+    return await _ready(state, model, None)
 
 
 @router.get(
@@ -120,9 +126,9 @@ async def ready(model: Model, parts: StateDep) -> Response:
     name="v2_model_version_ready",
     responses=READY,
 )
-async def ready_version(model: Model, version: Version, parts: StateDep) -> Response:
+async def ready_version(model: Model, version: Version, state: StateDep) -> Response:
     """The same, if that version is the one that serves."""
-    return await _ready(parts, model, version)
+    return await _ready(state, model, version)
 
 
 @router.post(
@@ -145,72 +151,72 @@ async def infer_version(model: Model, version: Version, request: Request) -> Res
     return await _infer(request, model, version)
 
 
-async def _show(parts: AppState, model: str, version: str | None) -> Response:
-    found = await asyncio.to_thread(models.find, parts, models.named(model), version)
+async def _show(state: AppState, model: str, version: str | None) -> Response:
+    found = await asyncio.to_thread(models.find, state, models.named(model), version)
     return negotiation.answer(found.described(), headers=used(found.stale, **found.roles))
 
 
-async def _ready(parts: AppState, model: str, version: str | None) -> Response:
-    found = await asyncio.to_thread(models.find, parts, models.named(model), version)
+async def _ready(state: AppState, model: str, version: str | None) -> Response:
+    found = await asyncio.to_thread(models.find, state, models.named(model), version)
     if found.name.takes_items:
         encoder = encoder_of(found.source)
-        workers = await asyncio.to_thread(parts.dispatcher.workers)
+        workers = await asyncio.to_thread(state.producer.workers)
         if not worker_registry.serving(workers, encoder):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
     return negotiation.answer({"name": model, "ready": True})
 
 
 async def _infer(request: Request, model: str, version: str | None) -> Response:
-    parts, seconds = app_state(request), seconds_of(request)
+    state, seconds = app_state(request), request_timeout(request)
     name = models.named(model)
     if name.takes_items:
-        check_room(parts, name.ids[0])
+        check_room(state, name.ids[0])
     else:
-        parts.threads.check_room()
-    asked = await tensors.read(request, parts.limits)
+        state.executor.check_capacity()
+    asked = await tensors.read(request, state.limits)
     if asked.body.parameters.timeout is not None:
         seconds = min(seconds, asked.body.parameters.timeout / MICROSECONDS)
     if not name.takes_items:
 
         def from_rows() -> Response:
-            return _from_rows(parts, models.find(parts, name, version), asked)
+            return _from_rows(state, models.find(state, name, version), asked)
 
-        return await parts.threads.run(from_rows, seconds)
-    found = await asyncio.to_thread(models.find, parts, name, version)
-    return await _from_items(request, parts, found, asked, seconds)
+        return await state.executor.run(from_rows, seconds)
+    found = await asyncio.to_thread(models.find, state, name, version)
+    return await _from_items(request, state, found, asked, seconds)
 
 
-def _from_rows(parts: AppState, found: Served, asked: Inference) -> Response:
+def _from_rows(state: AppState, found: Served, asked: Inference) -> Response:
     given, wanted = asked.only(ROWS), asked.wanted(found.outputs)
-    rows = tensors.rows(given, parts.limits)
+    rows = tensors.rows(given, state.limits)
     width(rows, found.source, f"{given.pointer}/shape")
-    way = parts.translator.way(
+    way = state.translator.way(
         found.source, found.target or found.source, asked.body.parameters.bridge
     )
-    with parts.telemetry.step("translate"):
+    with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(rows)
-    parts.telemetry.metrics.inferred("classify" if found.head else "translate", covered)
+    state.telemetry.metrics.inferred("classify" if found.head else "translate", covered)
     if found.head:
-        classifier = parts.heads.get(found.head)
-        with parts.telemetry.step("classify"):
+        classifier = state.classifiers.get(found.head)
+        with state.telemetry.step("classify"):
             rows = probabilities(classifier.logits(rows))
-    outputs = _outputs(parts, found, asked, rows, defined)
+    outputs = _outputs(state, found, asked, rows, defined)
     headers = used(found.stale, **found.roles) | outside(covered, found.source).headers
     return tensors.respond(asked, found.told(), outputs, wanted, headers)
 
 
 async def _from_items(
-    request: Request, parts: AppState, found: Served, asked: Inference, seconds: float
+    request: Request, state: AppState, found: Served, asked: Inference, seconds: float
 ) -> Response:
     given, wanted = asked.only(ITEMS), asked.wanted(found.outputs)
-    items = await asyncio.to_thread(tensors.items, given, parts.limits)
+    items = await asyncio.to_thread(tensors.items, given, state.limits)
     told = asked.body.parameters
     job = job_of(found.source, found.target, found.head, bridge=told.bridge, truncate=told.truncate)
     with renamed("/items", f"{given.pointer}/data"):
-        reply = await while_connected(request, run(parts, job, items, seconds))
+        reply = await run_while_connected(request, run(state, job, items, seconds))
     rows: Floats = reply.rows  # type: ignore[assignment]
-    parts.telemetry.metrics.inferred("stitch" if found.head else "embed", reply.covered)
-    outputs = await asyncio.to_thread(_outputs, parts, found, asked, rows, reply.defined)
+    state.telemetry.metrics.inferred("stitch" if found.head else "embed", reply.covered)
+    outputs = await asyncio.to_thread(_outputs, state, found, asked, rows, reply.defined)
     headers = used(found.stale, **found.roles) | outside(reply.covered, found.source).headers
     if reply.truncated:
         headers["Stitchwork-Truncated"] = str(len(reply.truncated))
@@ -218,16 +224,16 @@ async def _from_items(
 
 
 def _outputs(
-    parts: AppState, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
+    state: AppState, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
 ) -> dict[str, NDArray[Any]]:
     """Rows by name: embeddings or, of probabilities, what a prediction says."""
     if not found.head:
         return {ROWS: rows}
     told = asked.body.parameters
     pair = found.source, found.target or found.source
-    calibration = parts.registry.calibrations.get(*pair, found.head, told.bridge)
+    calibration = state.registry.calibrations.get(*pair, found.head, told.bridge)
     said = predictions(rows, defined, found.head.labels, told.top, calibration)
-    parts.telemetry.metrics.judged(found.head.id, [one["confidence"] for one in said])
+    state.telemetry.metrics.judged(found.head.id, [one["confidence"] for one in said])
     return {
         "labels": np.array([[best["label"] for best in one["top"]] for one in said], object),
         "scores": np.array([[best["score"] for best in one["top"]] for one in said], np.float32),

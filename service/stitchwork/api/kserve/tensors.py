@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation, validation
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import renamed
 from stitchwork.api.schemas.foreign import InferBody, TensorBody
 from stitchwork.errors import (
@@ -90,7 +90,7 @@ class Inference:
         return found
 
 
-async def read(request: Request, limits: Limits) -> Inference:
+async def read(request: Request, limits: RequestLimits) -> Inference:
     """A request, its JSON validated and each tensor's bytes found.
 
     Raises:
@@ -114,7 +114,7 @@ async def read(request: Request, limits: Limits) -> Inference:
     return await asyncio.to_thread(decode) if len(data) > negotiation.LARGE_BODY else decode()
 
 
-def rows(tensor: Tensor, limits: Limits) -> Floats:
+def rows(tensor: Tensor, limits: RequestLimits) -> Floats:
     """An input as embeddings, (n, d) float32, finite.
 
     Raises:
@@ -128,8 +128,8 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
         raise _shape(tensor, "[n, d]")
     n, d = told.shape
     for got, most, what in (
-        (n, limits.rows, "rows (max_rows)"),
-        (d, limits.width, "numbers in a row (max_width)"),
+        (n, limits.max_rows, "rows (max_rows)"),
+        (d, limits.max_width, "numbers in a row (max_width)"),
     ):
         if got > most:
             place = f"{tensor.pointer}/shape"
@@ -154,7 +154,7 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
             flat: Floats = validation.vector(given, max(1, n * d))
             return flat.reshape(n, d)
         found = validation.vectors(
-            given, coded=False, most_rows=limits.rows, most_width=limits.width
+            given, coded=False, most_rows=limits.max_rows, most_width=limits.max_width
         )
         if found.shape != (n, d):
             raise InvalidInputError(
@@ -163,7 +163,7 @@ def rows(tensor: Tensor, limits: Limits) -> Floats:
         return found
 
 
-def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
+def items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
     """An input as raw inputs: strings of JSON, or the bytes of texts or of image files.
 
     Raises:
@@ -176,10 +176,10 @@ def items(tensor: Tensor, limits: Limits) -> list[str | bytes]:
     n = math.prod(told.shape)
     if not told.shape or told.shape[0] != n or len(told.shape) > 2 or not n:
         raise _shape(tensor, "[n] or [n, 1], n at least 1")
-    if n > limits.items:
+    if n > limits.max_items:
         place = f"{tensor.pointer}/shape"
         raise InputTooLargeError(
-            f"expected at most {limits.items} items (max_items), got {n}", pointer=place
+            f"expected at most {limits.max_items} items (max_items), got {n}", pointer=place
         )
     if tensor.raw is not None:
         return list(_strings(tensor.raw, n, tensor.pointer))

@@ -9,7 +9,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import refuse
 from stitchwork.errors import (
     InputTooLargeError,
@@ -28,7 +28,7 @@ class BodyLimitMiddleware:
         limits: What one request may hold.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
         self._app = app
         self._limits = limits
         self._held = 0
@@ -69,9 +69,9 @@ class BodyLimitMiddleware:
             QueueFullError: If the bodies of all requests together are too many.
         """
         self._held += count
-        if self._held > self._limits.held_bytes:
+        if self._held > self._limits.max_inflight_body_bytes:
             raise QueueFullError(
-                f"requests under way hold {self._limits.held_bytes} bytes "
+                f"requests under way hold {self._limits.max_inflight_body_bytes} bytes "
                 "(max_inflight_body_bytes) in this "
                 "process already"
             )
@@ -89,14 +89,16 @@ class BodyLimitMiddleware:
                 f"expected an uncompressed body, got content-encoding {coding[:40]}"
             )
         claimed = headers.get(b"content-length", b"")
-        if claimed.isdigit() and int(claimed) > self._limits.body_bytes:
+        if claimed.isdigit() and int(claimed) > self._limits.max_body_bytes:
             raise _too_large(self._limits)
 
 
 class _Body:
     """The body of one request as it comes in."""
 
-    def __init__(self, intake: BodyLimitMiddleware, receive: Receive, limits: Limits) -> None:
+    def __init__(
+        self, intake: BodyLimitMiddleware, receive: Receive, limits: RequestLimits
+    ) -> None:
         self._intake = intake
         self._receive = receive
         self._limits = limits
@@ -125,21 +127,21 @@ class _Body:
         limits = self._limits
         # Only time spent waiting for the client counts, not what the service takes between pieces.
         owed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
-        left = min(owed, limits.seconds) - self._waited
+        left = min(owed, limits.request_timeout_seconds) - self._waited
         clock = asyncio.get_running_loop().time
         began = clock()
         try:
             async with asyncio.timeout(max(0.0, left)):
                 message = await self._receive()
         except TimeoutError as error:
-            if owed < limits.seconds:
+            if owed < limits.request_timeout_seconds:
                 raise SlowRequestError(
                     f"the body came slower than {limits.min_bytes_per_second} bytes a second "
                     "(min_bytes_per_second) "
                     f"after {limits.header_timeout_seconds:g} seconds (header_timeout_seconds)"
                 ) from error
             raise SlowRequestError(
-                f"the body did not arrive within {limits.seconds:g} seconds "
+                f"the body did not arrive within {limits.request_timeout_seconds:g} seconds "
                 "(request_timeout_seconds)"
             ) from error
         self._waited += clock() - began
@@ -150,10 +152,12 @@ class _Body:
         count = len(message.get("body", b""))
         self.size += count
         self._intake.hold(count)
-        if self.size > limits.body_bytes:
+        if self.size > limits.max_body_bytes:
             raise _too_large(limits)
         return message
 
 
-def _too_large(limits: Limits) -> InputTooLargeError:
-    return InputTooLargeError(f"a body may have {limits.body_bytes} bytes at most (max_body_bytes)")
+def _too_large(limits: RequestLimits) -> InputTooLargeError:
+    return InputTooLargeError(
+        f"a body may have {limits.max_body_bytes} bytes at most (max_body_bytes)"
+    )

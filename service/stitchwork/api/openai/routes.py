@@ -7,7 +7,13 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, StateDep, app_state, seconds_of, while_connected
+from stitchwork.api.dependencies import (
+    AppState,
+    StateDep,
+    app_state,
+    request_timeout,
+    run_while_connected,
+)
 from stitchwork.api.openapi import body, example, timed
 from stitchwork.api.problem_details import renamed
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
@@ -55,11 +61,11 @@ async def embeddings(request: Request) -> Response:
 
     Rows are as the encoder makes them, and need not be of length one.
     """
-    parts, seconds = app_state(request), seconds_of(request)
-    asked = await negotiation.read(request, EmbeddingsBody, parts.limits)
+    state, seconds = app_state(request), request_timeout(request)
+    asked = await negotiation.read(request, EmbeddingsBody, state.limits)
     names = _spaces_of(asked.model)
-    check_room(parts, names[0])
-    spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
+    check_room(state, names[0])
+    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
     source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     last = target or source
@@ -70,8 +76,8 @@ async def embeddings(request: Request) -> Response:
             pointer="/dimensions",
         )
     with renamed("/items", "/input"):
-        reply = await while_connected(request, run(parts, job, list(asked.input), seconds))
-    parts.telemetry.metrics.inferred("embed", reply.covered)
+        reply = await run_while_connected(request, run(state, job, list(asked.input), seconds))
+    state.telemetry.metrics.inferred("embed", reply.covered)
     roles = {"source": source, "target": target} if target else {"source": source}
     headers = used(stale, **roles) | outside(reply.covered, source).headers
     if reply.truncated:
@@ -90,9 +96,9 @@ async def embeddings(request: Request) -> Response:
     name="openai_models",
     responses=example("Models.", {"object": "list", "data": [ONE]}),
 )
-async def models(parts: StateDep) -> Response:
+async def models(state: StateDep) -> Response:
     """Every space with an encoder and every space it can be translated into, 1,000 at most."""
-    return negotiation.answer({"object": "list", "data": await asyncio.to_thread(_listed, parts)})
+    return negotiation.answer({"object": "list", "data": await asyncio.to_thread(_listed, state)})
 
 
 @router.get(
@@ -101,9 +107,9 @@ async def models(parts: StateDep) -> Response:
     name="openai_model",
     responses=example("The model.", ONE),
 )
-async def model(model: Model, parts: StateDep) -> Response:
+async def model(model: Model, state: StateDep) -> Response:
     """One model, and the width of its embeddings."""
-    spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *_spaces_of(model))
+    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *_spaces_of(model))
     source, last = spaces[0], spaces[-1]
     try:
         encoder_of(source)
@@ -130,8 +136,8 @@ def _shown(name: str, space: Space) -> dict[str, Any]:
     }
 
 
-def _listed(parts: AppState) -> list[dict[str, Any]]:
-    page = parts.registry.spaces.page(MOST_LISTED)
+def _listed(state: AppState) -> list[dict[str, Any]]:
+    page = state.registry.spaces.page(MOST_LISTED)
     spaces = [entry.record for entry in page.entries if entry.record]
     on: dict[tuple[str, str], list[Space]] = {}
     for space in spaces:

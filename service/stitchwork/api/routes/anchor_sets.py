@@ -23,15 +23,15 @@ router = APIRouter(tags=["anchor sets"])
     openapi_extra=body(AnchorSetBody),
 )
 async def put_anchor_set(
-    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
+    id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
-    declared = await negotiation.read(request, AnchorSetBody, parts.limits)
+    declared = await negotiation.read(request, AnchorSetBody, state.limits)
     outcome, entry = await asyncio.to_thread(
-        lambda: parts.registry.declare_anchor_set(
+        lambda: state.registry.declare_anchor_set(
             id_,
             declared.modality,
-            items=declared.decoded(parts.limits.anchors),
+            items=declared.decoded(state.limits.max_anchors),
             ids=declared.ids,
             size=declared.size,
             condition=condition,

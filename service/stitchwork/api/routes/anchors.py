@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ID_SCHEMA, AppState, ResourceId, StateDep, seconds_of
+from stitchwork.api.dependencies import ID_SCHEMA, AppState, ResourceId, StateDep, request_timeout
 from stitchwork.api.openapi import body, timed
 from stitchwork.api.routes.response_facts import named, used, width
 from stitchwork.api.schemas.requests import NextAnchorsBody
@@ -27,7 +27,7 @@ router = APIRouter(tags=["anchors"])
 async def report(
     id_: ResourceId,
     request: Request,
-    parts: StateDep,
+    state: StateDep,
     target: Annotated[
         str | None,
         Query(
@@ -42,13 +42,13 @@ async def report(
     to its end all the same: ask again.
     """
     other = None if target is None else check_id(target, "/target")
-    return await parts.comparing.run(
-        lambda: _report(parts, id_, other, bridge), seconds_of(request)
+    return await state.comparison_executor.run(
+        lambda: _report(state, id_, other, bridge), request_timeout(request)
     )
 
 
-def _report(parts: AppState, id_: str, other: str | None, bridge: BridgeName) -> Response:
-    found, stale = parts.registry.spaces.ready(*(name for name in (id_, other) if name))
+def _report(state: AppState, id_: str, other: str | None, bridge: BridgeName) -> Response:
+    found, stale = state.registry.spaces.ready(*(name for name in (id_, other) if name))
     space, target = found[0], found[1] if other else None
     if target:
         check_pair(space, target, bridge)
@@ -56,7 +56,7 @@ def _report(parts: AppState, id_: str, other: str | None, bridge: BridgeName) ->
         "space": named(space),
         "target": target and named(target),
         "bridge": bridge,
-        **parts.reports.of(space, target, bridge),
+        **state.anchor_reports.of(space, target, bridge),
     }
     records = {"space": space, **({"target": target} if target else {})}
     return negotiation.answer(told, headers=used(stale, **records))
@@ -68,15 +68,17 @@ def _report(parts: AppState, id_: str, other: str | None, bridge: BridgeName) ->
     response_model=NextAnchors,
     openapi_extra=timed(body(NextAnchorsBody, binary="embeddings")),
 )
-async def coming(id_: ResourceId, request: Request, parts: StateDep) -> Response:
+async def coming(id_: ResourceId, request: Request, state: StateDep) -> Response:
     """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
-    parts.comparing.check_room()
-    asked = await negotiation.read(request, NextAnchorsBody, parts.limits, main="embeddings")
-    return await parts.comparing.run(lambda: _coming(parts, id_, asked), seconds_of(request))
+    state.comparison_executor.check_capacity()
+    asked = await negotiation.read(request, NextAnchorsBody, state.limits, main="embeddings")
+    return await state.comparison_executor.run(
+        lambda: _coming(state, id_, asked), request_timeout(request)
+    )
 
 
-def _coming(parts: AppState, id_: str, asked: NextAnchorsBody) -> Response:
-    (space,), stale = parts.registry.spaces.ready(id_)
+def _coming(state: AppState, id_: str, asked: NextAnchorsBody) -> Response:
+    (space,), stale = state.registry.spaces.ready(id_)
     width(asked.embeddings, space)
-    told = parts.reports.next(space, asked.embeddings, asked.count)
+    told = state.anchor_reports.next(space, asked.embeddings, asked.count)
     return negotiation.answer({"space": named(space), **told}, headers=used(stale, space=space))

@@ -14,8 +14,8 @@ from stitchwork.api.dependencies import (
     AppState,
     PathId,
     StateDep,
-    seconds_of,
-    while_connected,
+    request_timeout,
+    run_while_connected,
 )
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import body, timed
@@ -54,7 +54,7 @@ IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
 )
 async def matrix(
     request: Request,
-    parts: StateDep,
+    state: StateDep,
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
     bridge: BridgeName = DEFAULT,
     spaces: Annotated[
@@ -72,15 +72,15 @@ async def matrix(
     """
     names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
     check_id(anchor_set, "/anchor_set")
-    return await parts.comparing.run(
-        lambda: _matrix(parts, anchor_set, names, bridge), seconds_of(request)
+    return await state.comparison_executor.run(
+        lambda: _matrix(state, anchor_set, names, bridge), request_timeout(request)
     )
 
 
-def _matrix(parts: AppState, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
-    (anchor_set,), stale = parts.registry.anchor_sets.ready(set_id)
-    spaces = _spaces(parts, anchor_set, names)
-    found = parts.comparisons.of(spaces, bridge)
+def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
+    (anchor_set,), stale = state.registry.anchor_sets.ready(set_id)
+    spaces = _spaces(state, anchor_set, names)
+    found = state.comparisons.of(spaces, bridge)
     used = len(some(anchor_set.size))
     return negotiation.answer(
         {
@@ -107,10 +107,10 @@ def _matrix(parts: AppState, set_id: str, names: list[str] | None, bridge: Bridg
     )
 
 
-def _spaces(parts: AppState, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
+def _spaces(state: AppState, anchor_set: AnchorSet, names: list[str] | None) -> list[Space]:
     """The spaces that are to be compared: those named, or all of the set that serve."""
     if names is None:
-        kept = parts.registry.anchor_sets.dependents(anchor_set.id)
+        kept = state.registry.anchor_sets.dependents(anchor_set.id)
         ids = [name.removeprefix("space:") for name in kept]
     else:
         ids = list(dict.fromkeys(names))
@@ -122,7 +122,7 @@ def _spaces(parts: AppState, anchor_set: AnchorSet, names: list[str] | None) -> 
             code="too-many-spaces",
         )
     if names is not None:
-        chosen, _ = parts.registry.spaces.ready(*ids)
+        chosen, _ = state.registry.spaces.ready(*ids)
         for space in chosen:
             if space.anchor_set_version != anchor_set.version or space.anchor_set != anchor_set.id:
                 raise AnchorSetMismatchError(
@@ -130,7 +130,7 @@ def _spaces(parts: AppState, anchor_set: AnchorSet, names: list[str] | None) -> 
                     pointer="/spaces",
                 )
         return chosen
-    entries = parts.registry.spaces.read(*ids) if ids else []
+    entries = state.registry.spaces.read(*ids) if ids else []
     serving = [entry.record for entry in entries if entry.record]
     return [space for space in serving if space.anchor_set_version == anchor_set.version]
 
@@ -158,18 +158,18 @@ def _shown(
     response_model=Judged,
     openapi_extra=timed(body(SampleBody, binary="embeddings")),
 )
-async def sample(encoder: PathId, head: PathId, request: Request, parts: StateDep) -> Response:
+async def sample(encoder: PathId, head: PathId, request: Request, state: StateDep) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
-    seconds = seconds_of(request)
-    parts.threads.check_room()
-    asked = await negotiation.read(request, SampleBody, parts.limits, main="embeddings", raw=True)
+    seconds = request_timeout(request)
+    state.executor.check_capacity()
+    asked = await negotiation.read(request, SampleBody, state.limits, main="embeddings", raw=True)
     if asked.calibrate:
         # It changes what everyone else is told.
         auth.need(request, auth.ADMIN)
     names = check_id(encoder), check_id(head)
-    used_by = await asyncio.to_thread(_resolve, parts, *names, asked)
-    rows, native = await while_connected(request, _embedded(parts, used_by, asked, seconds))
-    return await parts.threads.run(lambda: _judge(parts, used_by, asked, rows, native), seconds)
+    used_by = await asyncio.to_thread(_resolve, state, *names, asked)
+    rows, native = await run_while_connected(request, _embedded(state, used_by, asked, seconds))
+    return await state.executor.run(lambda: _judge(state, used_by, asked, rows, native), seconds)
 
 
 class _Cast(NamedTuple):
@@ -182,8 +182,8 @@ class _Cast(NamedTuple):
     stale: bool
 
 
-def _resolve(parts: AppState, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
-    source, target, head, stale = parts.registry.stitch(encoder, head_id)
+def _resolve(state: AppState, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
+    source, target, head, stale = state.registry.stitch(encoder, head_id)
     check_pair(source, target, asked.bridge)
     truth = head_evaluation.classes(asked.labels, head)
     if asked.embeddings is not None:
@@ -194,13 +194,13 @@ def _resolve(parts: AppState, encoder: str, head_id: str, asked: SampleBody) -> 
 
 
 async def _embedded(
-    parts: AppState, cast: _Cast, asked: SampleBody, seconds: float
+    state: AppState, cast: _Cast, asked: SampleBody, seconds: float
 ) -> tuple[Floats, Floats | str]:
     """The sample in the source's space and in the head's own, or why it is not there."""
 
     async def embed(space: Space) -> Floats:
         job = job_of(space, truncate=asked.truncate)
-        reply = await run(parts, job, asked.items or [], seconds)
+        reply = await run(state, job, asked.items or [], seconds)
         embedded: Floats = reply.rows  # type: ignore[assignment]
         return embedded
 
@@ -229,13 +229,13 @@ async def _embedded(
 
 
 def _judge(
-    parts: AppState, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
+    state: AppState, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
 ) -> Response:
     source, target, head, truth, stale = cast
 
     def scored(rows: Floats, origin: Space, bridge: BridgeName) -> Scored:
-        there, defined, covered = parts.translator.way(origin, target, bridge).apply(rows)
-        return Scored(probabilities(parts.heads.get(head).logits(there)), defined, covered)
+        there, defined, covered = state.translator.way(origin, target, bridge).apply(rows)
+        return Scored(probabilities(state.classifiers.get(head).logits(there)), defined, covered)
 
     through = scored(rows, source, asked.bridge)
     absolute = (
@@ -252,7 +252,7 @@ def _judge(
         "undefined": undefined(through.defined),
         **outside(through.covered, source).facts,
     }
-    calibrations = parts.registry.calibrations
+    calibrations = state.registry.calibrations
     if asked.calibrate:
         fitted, answer["confidence"] = head_evaluation.learn(through, truth)
         calibrations.put(source, target, head, asked.bridge, fitted, len(truth))

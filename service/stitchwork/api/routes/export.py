@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, seconds_of
+from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, request_timeout
 from stitchwork.api.openapi import timed
 from stitchwork.api.routes.response_facts import used
 from stitchwork.errors import InvalidInputError
@@ -39,7 +39,7 @@ async def export(
     source: PathId,
     target: PathId,
     request: Request,
-    parts: StateDep,
+    state: StateDep,
     bridge: BridgeName = DEFAULT,
     head: Annotated[
         str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
@@ -53,20 +53,20 @@ async def export(
     Safetensors, or ONNX with inputs `embeddings` and outputs `translated` and `defined`; with a
     head also `logits` and `probabilities`, its labels in the model's properties.
     """
-    parts.threads.check_room()
+    state.executor.check_capacity()
     names = [check_id(source), check_id(target), *([check_id(head, "/head")] if head else [])]
     accepted = negotiation.accepted(request, tuple(MEDIA.values()), negotiation.SAFETENSORS)
     wanted = MEDIA[format_] if format_ else accepted
     if head and wanted != negotiation.ONNX:
         raise InvalidInputError("head: only an ONNX file can hold one", pointer="/head")
-    return await parts.threads.run(
-        lambda: _export(parts, names, bridge, wanted), seconds_of(request)
+    return await state.executor.run(
+        lambda: _export(state, names, bridge, wanted), request_timeout(request)
     )
 
 
-def _export(parts: AppState, names: list[str], bridge: BridgeName, media: str) -> Response:
-    (source, target), stale = parts.registry.spaces.ready(*names[:2])
-    found = parts.translator.way(source, target, bridge).map
+def _export(state: AppState, names: list[str], bridge: BridgeName, media: str) -> Response:
+    (source, target), stale = state.registry.spaces.ready(*names[:2])
+    found = state.translator.way(source, target, bridge).map
     facts = {
         "source": source.id,
         "source_version": source.version,
@@ -77,9 +77,9 @@ def _export(parts: AppState, names: list[str], bridge: BridgeName, media: str) -
     roles: dict[str, Any] = {"source": source, "target": target}
     classifier = None
     if names[2:]:
-        (head,), old = parts.registry.heads.ready(names[2])
+        (head,), old = state.registry.heads.ready(names[2])
         _check_home(head, target.id)
-        stale, classifier, roles["head"] = stale or old, parts.heads.get(head), head
+        stale, classifier, roles["head"] = stale or old, state.classifiers.get(head), head
         facts |= {
             "head": head.id,
             "head_version": head.version,

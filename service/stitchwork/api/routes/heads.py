@@ -26,11 +26,11 @@ router = APIRouter(tags=["heads"])
     openapi_extra=body(HeadBody, binary="weight"),
 )
 async def put_head(
-    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
+    id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
-    declared = await negotiation.read(request, HeadBody, parts.limits, main="weight")
-    return await asyncio.to_thread(_register, parts, declared, id_, condition)
+    declared = await negotiation.read(request, HeadBody, state.limits, main="weight")
+    return await asyncio.to_thread(_register, state, declared, id_, condition)
 
 
 @router.post(
@@ -39,43 +39,43 @@ async def put_head(
     responses=openapi.put(HeadAnswer, drafted=Drafted),
     openapi_extra=body(NewHeadBody, binary="weight"),
 )
-async def post_head(request: Request, parts: StateDep, condition: ConditionDep) -> Response:
+async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read(request, NewHeadBody, parts.limits, main="weight")
-    return await asyncio.to_thread(_register, parts, declared, declared.id, condition)
+    declared = await negotiation.read(request, NewHeadBody, state.limits, main="weight")
+    return await asyncio.to_thread(_register, state, declared, declared.id, condition)
 
 
-def _register(parts: AppState, declared: HeadBody, id_: str, condition: Condition) -> Response:
+def _register(state: AppState, declared: HeadBody, id_: str, condition: Condition) -> Response:
     classifier = declared.layered()
     if classifier is not None:
-        outcome, entry = parts.registry.declare_head(
+        outcome, entry = state.registry.declare_head(
             id_, declared.space, classifier, declared.labels or [], condition
         )
     else:
-        outcome, entry = _draft(parts, declared, id_, condition)
+        outcome, entry = _draft(state, declared, id_, condition)
     if outcome is Outcome.ACCEPTED and entry.draft:
-        parts.dispatcher.nudge(entry.draft)
+        state.producer.nudge(entry.draft)
     return resources.put_answer(outcome, entry, f"/heads/{id_}")
 
 
 def _draft(
-    parts: AppState, declared: HeadBody, id_: str, condition: Condition
+    state: AppState, declared: HeadBody, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
-    (space,), _ = parts.registry.spaces.ready(declared.space)
+    (space,), _ = state.registry.spaces.ready(declared.space)
     if declared.fit is not None:
-        return _fit(parts, declared.fit, space, id_, condition)
+        return _fit(state, declared.fit, space, id_, condition)
     encoder = space.encoder if declared.classifier is True else declared.classifier
     if encoder is None:
         raise InvalidInputError(
             f"space {space.id} has no encoder, name the model", pointer="/classifier"
         )
-    return parts.registry.draft_head(
+    return state.registry.draft_head(
         id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
     )
 
 
 def _fit(
-    parts: AppState, fit: FitBody, space: Space, id_: str, condition: Condition
+    state: AppState, fit: FitBody, space: Space, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
     encoder = space.encoder if fit.items is not None else None
     if fit.items is not None and encoder is None:
@@ -89,8 +89,8 @@ def _fit(
             code="wrong-width",
         )
     modality = encoder.modality if encoder else "vector"
-    inputs, labels, total = fit.inputs(modality, parts.limits.rows)
-    return parts.registry.draft_head(
+    inputs, labels, total = fit.inputs(modality, state.limits.max_rows)
+    return state.registry.draft_head(
         id_,
         space.id,
         {"source": "fit", "labels": labels},

@@ -28,34 +28,34 @@ async def live() -> Response:
     response_model=Ready,
     responses={503: {"description": "Something is missing", "model": Ready}},
 )
-async def ready(parts: StateDep) -> Response:
+async def ready(state: StateDep) -> Response:
     """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
 
     Spaces whose encoders are refused and the state of the queues stand beside it: they concern
     the service as a whole, and taking this process out of a balancer would not help.
     """
-    found = await asyncio.to_thread(_checks, parts)
-    up = found["registry"] and found["queue"] and found["workers"] and not parts.drain.is_set()
+    found = await asyncio.to_thread(_checks, state)
+    up = found["registry"] and found["queue"] and found["workers"] and not state.draining.is_set()
     headers = {} if up else {"Retry-After": "2"}
     return negotiation.answer({"ready": bool(up), **found}, 200 if up else 503, headers)
 
 
 @router.get("/workers", summary="What the workers do", response_model=Fleet)
-async def workers(parts: StateDep) -> Response:
+async def workers(state: StateDep) -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
     `oldest_seconds` is what to scale workers by.
     """
-    return negotiation.answer(await asyncio.to_thread(_fleet, parts))
+    return negotiation.answer(await asyncio.to_thread(_fleet, state))
 
 
 @router.get("/info", summary="What this service is and takes", response_model=Info)
-async def info(parts: StateDep) -> Response:
+async def info(state: StateDep) -> Response:
     """Version, bridges, limits, formats, and what a 201 promises."""
     return negotiation.answer(
         {
             "name": "stitchwork",
-            "version": parts.version,
+            "version": state.version,
             "bridges": list(BRIDGES),
             "default_bridge": DEFAULT,
             "media_types": [
@@ -64,20 +64,20 @@ async def info(parts: StateDep) -> Response:
                 negotiation.MULTIPART,
                 negotiation.NDJSON,
             ],
-            "limits": parts.told_limits,
-            "durability": await asyncio.to_thread(_promise, parts),
+            "limits": state.service_limits,
+            "durability": await asyncio.to_thread(_promise, state),
         }
     )
 
 
-def _checks(parts: AppState) -> dict[str, Any]:
-    draining = {"draining": parts.drain.is_set()}
+def _checks(state: AppState) -> dict[str, Any]:
+    draining = {"draining": state.draining.is_set()}
     try:
-        registry = parts.registry.server.ping()
+        registry = state.registry.server.ping()
     except UnavailableError:
         registry = False
     try:
-        found = parts.dispatcher.workers()
+        found = state.producer.workers()
     except UnavailableError:
         return {"registry": registry, "queue": False, "workers": 0, **draining}
     refused = {space: reason for worker in found for space, reason in worker.refused.items()}
@@ -85,9 +85,9 @@ def _checks(parts: AppState) -> dict[str, Any]:
     return {**told, "refused": refused}
 
 
-def _fleet(parts: AppState) -> dict[str, Any]:
-    found = parts.dispatcher.workers()
-    waiting = survey(parts.dispatcher.server)
+def _fleet(state: AppState) -> dict[str, Any]:
+    found = state.producer.workers()
+    waiting = survey(state.producer.server)
     queues: list[dict[str, Any]] = [
         {
             "encoder": encoder,
@@ -107,9 +107,9 @@ def _fleet(parts: AppState) -> dict[str, Any]:
     }
 
 
-def _promise(parts: AppState) -> str:
-    if not parts.registry.durable:
+def _promise(state: AppState) -> str:
+    if not state.registry.durable:
         return "none: registrations are acknowledged before they are on disk"
-    copies = parts.registry.server.replicas
+    copies = state.registry.server.replicas
     also = f", and those of {copies} of its replicas" if copies else ""
     return f"aof: a registration is acknowledged once the registry's append-only file has it{also}"

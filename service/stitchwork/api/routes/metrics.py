@@ -17,7 +17,7 @@ TEXT: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=TEXT)
-async def metrics(request: Request, parts: StateDep) -> Response:
+async def metrics(request: Request, state: StateDep) -> Response:
     """Figures of this process and of the queue, as Prometheus or OpenMetrics text.
 
     The processes of one `serve` answer on one address, and each of them with the figures of all.
@@ -25,7 +25,7 @@ async def metrics(request: Request, parts: StateDep) -> Response:
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
 
     def shown() -> bytes:
-        return encode(parts.telemetry.metrics.everything(parts.standing))
+        return encode(state.telemetry.metrics.everything(state.server_metrics))
 
     text = await asyncio.to_thread(shown)
     return Response(text, headers={"Content-Type": media_type})

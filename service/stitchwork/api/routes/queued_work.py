@@ -58,35 +58,35 @@ def job_of(
     )
 
 
-def check_room(parts: AppState, encoder: str) -> None:
+def check_room(state: AppState, encoder: str) -> None:
     """Under a load that cannot be borne, a refusal must cost next to nothing.
 
     Raises:
         QueueFullError: If the queue of this space's encoder was full a moment ago.
     """
-    known = parts.registry.spaces.last(encoder)
+    known = state.registry.spaces.last(encoder)
     if known and known.encoder:
-        parts.dispatcher.check_room(known.encoder)
+        state.producer.check_room(known.encoder)
 
 
-async def run(parts: AppState, job: Job, given: list[str | bytes], seconds: float) -> Reply:
+async def run(state: AppState, job: Job, given: list[str | bytes], seconds: float) -> Reply:
     """All inputs through the queue, split so that no job is large; one reply as if it were one."""
     modality = job.encoder.modality if job.encoder else "vector"
-    async with parts.fetcher.by_value(given, modality) as values:
-        return await _run(parts, job, values, modality, seconds)
+    async with state.image_fetcher.by_value(given, modality) as values:
+        return await _run(state, job, values, modality, seconds)
 
 
 async def _run(
-    parts: AppState, job: Job, given: list[str | bytes], modality: Modality, seconds: float
+    state: AppState, job: Job, given: list[str | bytes], modality: Modality, seconds: float
 ) -> Reply:
-    decode = partial(decode_items, given, modality, parts.limits.items)
+    decode = partial(decode_items, given, modality, state.limits.max_items)
     # Texts and image files are taken as they are, in no time; base64 takes some.
     large = sum(map(len, given)) > LARGE_BODY
     items = await asyncio.to_thread(decode) if large else decode()
-    size = parts.limits.items_per_job
+    size = state.limits.items_per_job
     starts = range(0, len(items), size)
     tasks = [
-        asyncio.ensure_future(parts.dispatcher.run(job, items[start : start + size], seconds))
+        asyncio.ensure_future(state.producer.run(job, items[start : start + size], seconds))
         for start in starts
     ]
     try:

@@ -13,7 +13,7 @@ from stitchwork.api.dependencies import (
     ConditionDep,
     ResourceId,
     StateDep,
-    seconds_of,
+    request_timeout,
 )
 from stitchwork.api.openapi import timed
 from stitchwork.errors import InvalidInputError
@@ -63,20 +63,20 @@ def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
 def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
     """GET of the list, GET and DELETE by id."""
 
-    def table(parts: AppState) -> Repository[Any]:
-        found: Repository[Any] = getattr(parts.registry, plural.replace("-", "_"))
+    def table(state: AppState) -> Repository[Any]:
+        found: Repository[Any] = getattr(state.registry, plural.replace("-", "_"))
         return found
 
     @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}", response_model=page)
     async def listing(
-        parts: StateDep,
+        state: StateDep,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         cursor: Annotated[
             str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
         ] = None,
     ) -> Response:
         after = _cursor(cursor)
-        found = await asyncio.to_thread(table(parts).page, limit, after)
+        found = await asyncio.to_thread(table(state).page, limit, after)
         return negotiation.answer(
             {"items": [view(e) for e in found.entries], "cursor": found.cursor}
         )
@@ -90,10 +90,10 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
     )
     async def show(
         id_: ResourceId,
-        parts: StateDep,
+        state: StateDep,
         if_none_match: Annotated[str | None, Header(description="Version known already.")] = None,
     ) -> Response:
-        entry = await asyncio.to_thread(table(parts).get, id_)
+        entry = await asyncio.to_thread(table(state).get, id_)
         if etag(entry)["ETag"] in (if_none_match or ""):
             return Response(status_code=304, headers=etag(entry))
         return negotiation.answer(view(entry), headers=etag(entry))
@@ -106,12 +106,12 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
         openapi_extra=timed(),
     )
     async def remove(
-        id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
+        id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
     ) -> Response:
         """204 once it is gone for new requests, and those under way have their answers."""
-        seconds = seconds_of(request)
-        await asyncio.to_thread(table(parts).delete, id_, condition)
-        await parts.dispatcher.settle(seconds)
+        seconds = request_timeout(request)
+        await asyncio.to_thread(table(state).delete, id_, condition)
+        await state.producer.settle(seconds)
         return Response(status_code=204)
 
 

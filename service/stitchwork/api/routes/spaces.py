@@ -24,11 +24,11 @@ router = APIRouter(tags=["spaces"])
     openapi_extra=body(SpaceBody, binary="anchors"),
 )
 async def put_space(
-    id_: ResourceId, request: Request, parts: StateDep, condition: ConditionDep
+    id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a space by its anchors, or have the service embed its set's items (202)."""
-    declared = await negotiation.read(request, SpaceBody, parts.limits, main="anchors")
-    return await _register(parts, declared, id_, condition)
+    declared = await negotiation.read(request, SpaceBody, state.limits, main="anchors")
+    return await _register(state, declared, id_, condition)
 
 
 @router.post(
@@ -37,21 +37,21 @@ async def put_space(
     responses=openapi.put(SpaceAnswer, drafted=Drafted),
     openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
-async def post_space(request: Request, parts: StateDep, condition: ConditionDep) -> Response:
+async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read(request, NewSpaceBody, parts.limits, main="anchors")
-    return await _register(parts, declared, declared.id, condition)
+    declared = await negotiation.read(request, NewSpaceBody, state.limits, main="anchors")
+    return await _register(state, declared, declared.id, condition)
 
 
 async def _register(
-    parts: AppState, declared: SpaceBody, id_: str, condition: Condition
+    state: AppState, declared: SpaceBody, id_: str, condition: Condition
 ) -> Response:
     def register() -> Response:
-        outcome, entry = parts.registry.declare_space(declared.declaration(id_), condition)
+        outcome, entry = state.registry.declare_space(declared.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:
-            parts.translator.prepare(entry.record)
+            state.translator.prepare(entry.record)
         if outcome is Outcome.ACCEPTED and entry.draft:
-            parts.dispatcher.nudge(entry.draft)
+            state.producer.nudge(entry.draft)
         return resources.put_answer(outcome, entry, f"/spaces/{id_}")
 
     return await asyncio.to_thread(register)

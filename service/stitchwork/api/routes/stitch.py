@@ -8,7 +8,13 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import DirectRoute, PathId, app_state, seconds_of, while_connected
+from stitchwork.api.dependencies import (
+    DirectRoute,
+    PathId,
+    app_state,
+    request_timeout,
+    run_while_connected,
+)
 from stitchwork.api.openapi import body, timed
 from stitchwork.api.routes.queued_work import check_room, job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used
@@ -29,15 +35,15 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
-    parts, seconds = app_state(request), seconds_of(request)
-    check_room(parts, encoder)
-    asked = await negotiation.read(request, EmbedBody, parts.limits)
+    state, seconds = app_state(request), request_timeout(request)
+    check_room(state, encoder)
+    asked = await negotiation.read(request, EmbedBody, state.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
-    spaces, stale = await asyncio.to_thread(parts.registry.spaces.ready, *names)
+    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
     source, target = spaces[0], spaces[1] if asked.target else None
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
-    reply = await while_connected(request, run(parts, job, asked.items, seconds))
-    parts.telemetry.metrics.inferred("embed", reply.covered)
+    reply = await run_while_connected(request, run(state, job, asked.items, seconds))
+    state.telemetry.metrics.inferred("embed", reply.covered)
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles, headers = {"source": source}, {}
     if target:
@@ -67,20 +73,20 @@ async def embed(encoder: PathId, request: Request) -> Response:
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
-    parts, seconds = app_state(request), seconds_of(request)
-    check_room(parts, encoder)
-    asked = await negotiation.read(request, StitchBody, parts.limits)
+    state, seconds = app_state(request), request_timeout(request)
+    check_room(state, encoder)
+    asked = await negotiation.read(request, StitchBody, state.limits)
     ids = check_id(encoder), check_id(head)
 
     def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:
         # All of it on one thread: each hop would be waited for.
-        source, target, head, stale = parts.registry.stitch(*ids)
-        calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+        source, target, head, stale = state.registry.stitch(*ids)
+        calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
         return source, target, head, calibration, stale
 
     source, target, used_head, calibration, stale = await asyncio.to_thread(look_up)
     job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
-    reply = await while_connected(request, run(parts, job, asked.items, seconds))
+    reply = await run_while_connected(request, run(state, job, asked.items, seconds))
     beyond = outside(reply.covered, source)
     said = predictions(
         reply.rows,  # type: ignore[arg-type]
@@ -89,8 +95,8 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         asked.top,
         calibration,
     )
-    parts.telemetry.metrics.inferred("stitch", reply.covered)
-    parts.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in said])
+    state.telemetry.metrics.inferred("stitch", reply.covered)
+    state.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in said])
     answer = {
         "predictions": said,
         "encoder": named(source),

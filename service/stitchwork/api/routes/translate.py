@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, seconds_of
+from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
 from stitchwork.api.openapi import body as shown
 from stitchwork.api.openapi import timed
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
@@ -28,19 +28,19 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 )
 async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
-    parts, seconds = app_state(request), seconds_of(request)
-    parts.threads.check_room()
-    body = await negotiation.receive(request, TranslateBody, parts.limits, main="embeddings")
-    return await parts.threads.run(lambda: _translate(request, parts, body.read()), seconds)
+    state, seconds = app_state(request), request_timeout(request)
+    state.executor.check_capacity()
+    body = await negotiation.receive(request, TranslateBody, state.limits, main="embeddings")
+    return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
 
 
-def _translate(request: Request, parts: AppState, asked: TranslateBody) -> Response:
-    (source, target), stale = parts.registry.spaces.ready(asked.source, asked.target)
+def _translate(request: Request, state: AppState, asked: TranslateBody) -> Response:
+    (source, target), stale = state.registry.spaces.ready(asked.source, asked.target)
     width(asked.embeddings, source)
-    way = parts.translator.way(source, target, asked.bridge)
-    with parts.telemetry.step("translate"):
+    way = state.translator.way(source, target, asked.bridge)
+    with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(asked.embeddings)
-    parts.telemetry.metrics.inferred("translate", covered)
+    state.telemetry.metrics.inferred("translate", covered)
     beyond = outside(covered, source)
     facts: dict[str, Any] = {
         "source": named(source),
@@ -67,27 +67,27 @@ def _translate(request: Request, parts: AppState, asked: TranslateBody) -> Respo
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
-    parts, seconds = app_state(request), seconds_of(request)
-    parts.threads.check_room()
+    state, seconds = app_state(request), request_timeout(request)
+    state.executor.check_capacity()
     head_id = check_id(head)
-    body = await negotiation.receive(request, ClassifyBody, parts.limits, main="embeddings")
-    return await parts.threads.run(lambda: _classify(parts, head_id, body.read()), seconds)
+    body = await negotiation.receive(request, ClassifyBody, state.limits, main="embeddings")
+    return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
 
 
-def _classify(parts: AppState, head_id: str, asked: ClassifyBody) -> Response:
-    source, target, head, stale = parts.registry.stitch(asked.space, head_id)
+def _classify(state: AppState, head_id: str, asked: ClassifyBody) -> Response:
+    source, target, head, stale = state.registry.stitch(asked.space, head_id)
     width(asked.embeddings, source)
-    way = parts.translator.way(source, target, asked.bridge)
-    with parts.telemetry.step("translate"):
+    way = state.translator.way(source, target, asked.bridge)
+    with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(asked.embeddings)
-    parts.telemetry.metrics.inferred("classify", covered)
+    state.telemetry.metrics.inferred("classify", covered)
     beyond = outside(covered, source)
-    classifier = parts.heads.get(head)
-    with parts.telemetry.step("classify"):
+    classifier = state.classifiers.get(head)
+    with state.telemetry.step("classify"):
         scores = probabilities(classifier.logits(rows))
-    calibration = parts.registry.calibrations.get(source, target, head, asked.bridge)
+    calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
     found = predictions(scores, defined, head.labels, asked.top, calibration)
-    parts.telemetry.metrics.judged(head.id, [told["confidence"] for told in found])
+    state.telemetry.metrics.judged(head.id, [told["confidence"] for told in found])
     answer = {
         "predictions": found,
         "space": named(source),

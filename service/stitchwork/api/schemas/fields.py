@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from stitchwork.api.content import validation
-from stitchwork.api.dependencies import Limits
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import refusal
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.resources import ID_PATTERN, Floats, check_id
@@ -48,26 +48,26 @@ class Checked:
         return self._schema
 
 
-def limits_of(info: ValidationInfo) -> Limits:
+def limits_of(info: ValidationInfo) -> RequestLimits:
     """What the request that is validated may hold."""
-    limits: Limits = info.context  # type: ignore[assignment]
+    limits: RequestLimits = info.context  # type: ignore[assignment]
     return limits
 
 
-def at_most(limit: str, what: str, setting: str) -> BeforeValidator:
-    """Refuses a longer list before its values are looked at.
+def max_length(limit: str, name: str) -> BeforeValidator:
+    """Refuses a list that is too long before its values are validated.
 
     Args:
-        limit: Which of `Limits` holds.
-        what: What the values are called.
-        setting: What the limit is called.
+        limit: Attribute of `RequestLimits` with the largest length.
+        name: What the values are called in the error.
     """
 
     def check(value: Any, info: ValidationInfo) -> Any:
-        most = getattr(limits_of(info), limit)
-        if isinstance(value, list) and len(value) > most:
-            told = f"expected at most {most} {what} ({setting}), got {len(value)}"
-            raise refusal(InputTooLargeError(told))
+        size = getattr(limits_of(info), limit)
+        if isinstance(value, list) and len(value) > size:
+            raise refusal(
+                InputTooLargeError(f"expected at most {size} {name} ({limit}), got {len(value)}")
+            )
         return value
 
     return BeforeValidator(check)
@@ -79,14 +79,14 @@ def _rows(value: Any, info: ValidationInfo) -> Floats:
     return validation.vectors(
         value,
         coded=info.data.get("encoding_format") == "base64",
-        most_rows=limits.anchors if anchors else limits.rows,
-        most_width=limits.width,
+        most_rows=limits.max_anchors if anchors else limits.max_rows,
+        most_width=limits.max_width,
         settings=("max_anchors" if anchors else "max_rows", "max_width"),
     )
 
 
 def _row(value: Any, info: ValidationInfo) -> Floats:
-    return validation.vector(value, limits_of(info).rows)
+    return validation.vector(value, limits_of(info).max_rows)
 
 
 def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
@@ -136,7 +136,7 @@ Row = Annotated[Any, Checked(_row, ROW_SCHEMA)]
 Items = Annotated[list[str | bytes], Checked(_items, ITEMS)]
 Id = Annotated[str, Checked(_identifier, {"type": "string", "pattern": ID_PATTERN})]
 Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
-Names = Annotated[tuple[Name, ...], at_most("anchors", "ids", "max_anchors")]
+Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]
 """Of anchors."""
-Labels = Annotated[list[Name], at_most("rows", "labels", "max_rows")]
+Labels = Annotated[list[Name], max_length("max_rows", "labels")]
 """Of rows, or of a head's classes."""

@@ -25,8 +25,8 @@ from stitchwork.api.schemas.fields import (
     Names,
     Row,
     Rows,
-    at_most,
     limits_of,
+    max_length,
 )
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, LANDMARKS, WHITENING, BridgeName
@@ -57,7 +57,7 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        json_depth.refuse(value.encode(), limits_of(info).json_depth)
+        json_depth.refuse(value.encode(), limits_of(info).max_json_depth)
         # What came beside a body is a text of a kind that orjson does not take.
         return orjson.loads(str(value))
     except InvalidInputError as error:
@@ -239,7 +239,7 @@ class HeadBody(Schema):
         Annotated[
             list[LayerBody],
             Field(min_length=1),
-            at_most("head_layers", "layers", "max_head_layers"),
+            max_length("max_head_layers", "layers"),
         ]
         | None
     ) = None

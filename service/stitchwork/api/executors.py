@@ -1,0 +1,79 @@
+"""Executors with a bounded queue, for array arithmetic beside the event loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any, Final, TypeVar
+
+from stitchwork.errors import DeadlineExceededError, QueueFullError
+
+T = TypeVar("T")
+
+COMPUTE_THREADS: Final = 8
+MAX_TASKS: Final = 128
+MAX_COMPARISONS: Final = 16
+"""Comparisons of spaces that may wait; one runs at a time, beside translations."""
+
+
+class BoundedExecutor:
+    """Threads for array arithmetic, separate from those that wait for a server.
+
+    Args:
+        max_tasks: Tasks that may run or wait for a thread.
+        threads: Number of threads.
+        name: What the tasks are called in an error.
+    """
+
+    def __init__(
+        self,
+        max_tasks: int = MAX_TASKS,
+        threads: int = COMPUTE_THREADS,
+        name: str = "translations",
+    ) -> None:
+        self._max_tasks = max_tasks
+        self._name = name
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
+        self._guard = threading.Lock()
+        self._tasks = 0
+
+    def check_capacity(self) -> None:
+        """Refuse a request before its body is read, if its work would not be accepted.
+
+        Raises:
+            QueueFullError: If `max_tasks` tasks run or wait.
+        """
+        if self._tasks >= self._max_tasks:
+            raise QueueFullError(f"{self._max_tasks} {self._name} run or wait in this process")
+
+    async def run(self, function: Callable[[], T], seconds: float) -> T:
+        """Run a blocking function in a thread, and wait at most `seconds` for its result.
+
+        Raises:
+            QueueFullError: If `max_tasks` tasks run or wait.
+            DeadlineExceededError: If the function takes longer. It still runs to its end, and what
+                it caches serves the next request.
+        """
+        self.check_capacity()
+        with self._guard:
+            self._tasks += 1
+        # In the context of the request, so that logs and traces of the work belong to it.
+        future = self._pool.submit(copy_context().run, function)
+        future.add_done_callback(self._end)
+        try:
+            # Cancels a task that no thread has begun; one that runs counts until it is done.
+            return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"no result within {seconds:g} seconds (request_timeout_seconds, or less by "
+                "X-Request-Timeout)"
+            ) from error
+
+    def close(self) -> None:
+        """Cancel the tasks that wait for a thread, and accept no more."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _end(self, _: Future[Any]) -> None:
+        with self._guard:
+            self._tasks -= 1

@@ -1,0 +1,27 @@
+"""Limits of one request and one connection."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """What one request may hold, and how long it may take.
+
+    Each attribute has the name and the unit of the setting that it comes from.
+    """
+
+    max_body_bytes: int
+    max_rows: int
+    max_items: int
+    max_anchors: int
+    max_width: int
+    items_per_job: int
+    max_json_values: int
+    max_json_depth: int
+    max_head_layers: int
+    max_inflight_body_bytes: int
+    max_header_bytes: int
+    max_connections: int
+    request_timeout_seconds: float
+    header_timeout_seconds: float
+    min_bytes_per_second: int
