@@ -17,7 +17,7 @@ from stitchwork.evaluation.peers import LATENTIS
 from stitchwork.evaluation.sentences import sentences
 from stitchwork.geometry.bridges import BridgeName, Side, fuse
 from stitchwork.geometry.frame import frame
-from stitchwork.models.encoder import inference
+from stitchwork.models.encoder import inference_mode
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
@@ -100,8 +100,8 @@ def compiling(ask: Round) -> list[Result]:
         for what, spec, items, sizes in works:
             roots = [Path(name), minilm_folder()]
             both = [
-                EncoderCache("cpu", roots, offline=True, compiling=compiling).get(spec)
-                for compiling in (True, False)
+                EncoderCache("cpu", roots, offline=True, compile_models=compiled).get(spec)
+                for compiled in (True, False)
             ]
             facts = {"loaded in s": [round(one.seconds, 2) for one in both]}
             for size in sizes:
@@ -138,5 +138,5 @@ def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
 def _passed(loaded: LoadedEncoder, items: list[Item]) -> None:
     encoder = loaded.encoder
     inputs = encoder.prepare(items).inputs
-    with inference(encoder.device):
+    with inference_mode(encoder.device):
         encoder.forward(inputs)

@@ -16,7 +16,7 @@ from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
-from stitchwork.models.batching import Batches
+from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.redis.client import RedisServer
 from stitchwork.redis.serialization import unpack
@@ -41,15 +41,15 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     catalog = EncoderCache("cpu", [Path(root) for root in roots.split(":")], offline=True)
     found = catalog.get(source.encoder)
     # Anew, so that it takes every batch size as it is told to.
-    batches = Batches(found.encoder)
-    place = catalog.place
+    batcher = Batcher(found.encoder)
+    place = catalog.to_device
     through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
     classifier = ClassifierCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)
 
     def classify(batch: list[Item], size: int) -> None:
-        rows = batches.embed(found.encoder.prepare(batch), size)
+        rows = batcher.embed(found.encoder.prepare(batch), size)
         probabilities(classifier.logits(through.apply(place(rows)).rows))
 
     def one(seconds: float) -> float:

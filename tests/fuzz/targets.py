@@ -149,13 +149,13 @@ def raw_body(data: bytes) -> None:
 
 def image(data: bytes) -> None:
     """The header check of an image file, and its decoding."""
-    from stitchwork.models.encoder import MOST_PIXELS
+    from stitchwork.models.encoder import MAX_PIXELS
     from stitchwork.models.timm_encoder import decode
 
     def check() -> None:
         found = decode(data, "/items/0")
         assert found.mode == "RGB"
-        assert 0 < found.width * found.height <= MOST_PIXELS
+        assert 0 < found.width * found.height <= MAX_PIXELS
 
     _refusable(check)
 

@@ -82,7 +82,7 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
 
     def embed(name: str, images: list[bytes]) -> Floats:
         loaded = catalog.get(specs[name])
-        rows: Floats = loaded.batches.embed(loaded.encoder.prepare(images), 32).numpy()
+        rows: Floats = loaded.batcher.embed(loaded.encoder.prepare(images), 32).numpy()
         return rows
 
     anchors = {name: embed(name, split.train[:ANCHORS]) for name in ENCODERS}

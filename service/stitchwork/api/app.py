@@ -33,7 +33,7 @@ from stitchwork.api.routes import (
     translate,
 )
 from stitchwork.queue.streams import new_id
-from stitchwork.telemetry import Caller, Telemetry, working_for
+from stitchwork.telemetry import Caller, Telemetry, bind_callers
 
 if TYPE_CHECKING:
     from stitchwork.telemetry.tracing import Span
@@ -104,7 +104,7 @@ def create_app(state: AppState) -> FastAPI:
     app.add_middleware(RequestContextMiddleware, telemetry=state.telemetry)
     app.add_middleware(HeadRequestMiddleware)
     templates = [route for route in app.routes if isinstance(route, APIRoute)]
-    state.telemetry.metrics.expect(
+    state.telemetry.metrics.initialize_series(
         [(method, route.path) for route in templates for method in route.methods or ()],
         problem_details.expected(),
     )
@@ -128,7 +128,7 @@ class RequestContextMiddleware:
         request_id = asked if REQUEST_ID.fullmatch(asked) else new_id()
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
-        span = self._telemetry.request(headers)
+        span = self._telemetry.start_request_span(headers)
         began, status = time.perf_counter(), 0
 
         async def tagged(message: Message) -> None:
@@ -145,7 +145,7 @@ class RequestContextMiddleware:
 
         metrics = self._telemetry.metrics
         metrics.requests_in_progress.inc()
-        with working_for(Caller(request_id, span.traceparent if span else None)):
+        with bind_callers(Caller(request_id, span.traceparent if span else None)):
             try:
                 await self._app(scope, receive, tagged)
             except Exception as error:
@@ -160,7 +160,7 @@ class RequestContextMiddleware:
                 method, route = scope["method"], getattr(scope.get("route"), "path", None)
                 code = state.get("code")
                 metrics.requests_in_progress.dec()
-                metrics.answered(method, route, status, code, seconds)
+                metrics.record_response(method, route, status, code, seconds)
                 if span:
                     _finish(span, method, route, status, request_id)
                 key = state.get("key")
@@ -171,8 +171,8 @@ class RequestContextMiddleware:
 
 
 def _finish(span: "Span", method: str, route: str | None, status: int, request_id: str) -> None:
-    span.name(f"{method} {route}" if route else method)
-    span.tell(
+    span.set_name(f"{method} {route}" if route else method)
+    span.set_attributes(
         http__request__method=method,
         http__route=route or "",
         http__response__status_code=status,

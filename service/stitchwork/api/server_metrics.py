@@ -61,14 +61,14 @@ class ServerMetricsCollector(Collector):
         yield _gauge("refused_spaces", "Spaces whose encoders are refused.", len(refused))
         running = sum(backlog.running for backlog in waiting.values())
         held = sum(backlog.held for backlog in waiting.values())
-        jobs = GaugeMetricFamily(PREFIX + "max_queue_jobs", "Jobs in all queues.", labels=["state"])
+        jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Jobs in all queues.", labels=["state"])
         jobs.add_metric(["waiting"], held - running)
         jobs.add_metric(["running"], running)
         yield jobs
         ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in waiting.items()}
         oldest = max(ages.values(), default=0.0)
         yield _gauge("queue_oldest_seconds", "Age of the first job in line.", oldest)
-        yield _gauge("max_queue_bytes", "Bytes that queued jobs hold.", streams.held_bytes(server))
+        yield _gauge("queue_bytes", "Bytes that queued jobs hold.", streams.held_bytes(server))
         yield _gauge(
             "dead_letters", "Jobs that were given up and are kept.", dead_letters.count(server)
         )

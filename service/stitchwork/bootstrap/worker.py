@@ -68,10 +68,10 @@ def worker(settings: Settings) -> Any:
         hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
         number=settings.worker_index,
-        most_pixels=settings.max_image_pixels,
-        most_tokens=settings.max_text_tokens,
-        compiling=settings.compile_models,
-        graphs=settings.cuda_graphs,
+        max_pixels=settings.max_image_pixels,
+        max_tokens=settings.max_text_tokens,
+        compile_models=settings.compile_models,
+        cuda_cuda_graphs=settings.cuda_graphs,
         metrics=seen.metrics,
     )
     limit_blas(settings)
@@ -80,7 +80,7 @@ def worker(settings: Settings) -> Any:
     items_per_batch = settings.items_per_batch or (32 if catalog.device.type == "cpu" else 64)
     name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
     translator = Translator(
-        registry, inverses, settings.map_cache_bytes, catalog.place, seen.metrics
+        registry, inverses, settings.map_cache_bytes, catalog.to_device, seen.metrics
     )
     verifier = EncoderChecker(registry, catalog)
     presence = Heartbeat(
@@ -134,7 +134,7 @@ def worker(settings: Settings) -> Any:
         items_per_batch=items_per_batch,
         chunk_items=settings.items_per_job,
     )
-    heads = ClassifierCache(registry, place=catalog.place, metrics=seen.metrics)
+    heads = ClassifierCache(registry, place=catalog.to_device, metrics=seen.metrics)
     return Worker(
         consumer,
         presence,

@@ -16,7 +16,7 @@ from stitchwork.client import ServiceError, Stitchwork
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, View
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
-from stitchwork.models.training import train_small
+from stitchwork.models.training import train_image_encoder
 from stitchwork.resources import Modality, digest, pack_items
 
 LITE: Final = ("lite0", "lite1", "lite2")
@@ -193,7 +193,7 @@ def _small(
         task = bars.add_task(f"{name}: training", total=epochs)
         with TemporaryDirectory(dir=models) as inner:
             file = Path(inner) / weights.name
-            accuracy = train_small(
+            accuracy = train_image_encoder(
                 model,
                 images,
                 labels,
@@ -201,7 +201,7 @@ def _small(
                 input_size=SMALL_SIDE,
                 epochs=epochs,
                 seed=seed,
-                held_out=(cast(list[bytes], test.items), truth),
+                test_data=(cast(list[bytes], test.items), truth),
                 progress=lambda: bars.advance(task),
             )
             (Path(inner) / told.name).write_bytes(orjson.dumps({**how, "accuracy": accuracy}))

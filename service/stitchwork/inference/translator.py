@@ -156,7 +156,7 @@ class Translator:
             while self._bytes > self._max_bytes and len(self._ways) > 1:
                 _, dropped = self._ways.popitem(last=False)
                 self._bytes -= dropped.nbytes
-            self._metrics.fused_bytes.set(self._bytes)
+            self._metrics.map_cache_bytes.set(self._bytes)
         future.set_result(found)
 
     def _compute(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:

@@ -12,8 +12,8 @@ from typing import Final
 import torch
 
 from stitchwork.errors import InputTooLargeError
-from stitchwork.models.encoder import Encoder, Prepared, inference
-from stitchwork.models.memory import out_of_memory, release, wait_for
+from stitchwork.models.encoder import Encoder, PreparedInputs, inference_mode
+from stitchwork.models.memory import is_out_of_memory, release_memory, synchronize
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ TIMES: Final = 4
 NEAR: Final = 1.05
 
 
-class Batches:
+class Batcher:
     """Runs one encoder over inputs, in batches that it can bear.
 
     Args:
@@ -44,7 +44,7 @@ class Batches:
         self._seconds = 0.0
         self._metrics = metrics or Metrics()
 
-    def tune(self, sample: Prepared) -> int:
+    def tune(self, sample: PreparedInputs) -> int:
         """Find the batch size that costs a CPU least; a larger one may not fit its caches.
 
         Args:
@@ -65,7 +65,10 @@ class Batches:
         return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
 
     def embed(
-        self, prepared: Prepared, items_per_batch: int, progress: Callable[[], None] = lambda: None
+        self,
+        prepared: PreparedInputs,
+        items_per_batch: int,
+        progress: Callable[[], None] = lambda: None,
     ) -> torch.Tensor:
         """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
 
@@ -81,7 +84,7 @@ class Batches:
         inputs = prepared.inputs
         order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
         rows, at = [], 0
-        with inference(self._encoder.device):
+        with inference_mode(self._encoder.device):
             while at < len(order):
                 picked = self._fitting(inputs, order[at : at + items_per_batch])
                 began = time.perf_counter()
@@ -89,7 +92,7 @@ class Batches:
                 # What ran is known only once it is through; a device works behind our back.
                 rows.append(found.float())
                 self._note([inputs[i].numel() for i in order[at : at + len(found)]])
-                wait_for(self._encoder.device)
+                synchronize(self._encoder.device)
                 size = _padded(inputs, picked[: len(found)])
                 spent = (time.perf_counter() - began) / size
                 self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
@@ -107,9 +110,9 @@ class Batches:
         self._metrics.batch_inputs.observe(len(sizes))
         self._metrics.batch_fill.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
 
-    def _cost(self, sample: Prepared, size: int) -> float:
+    def _cost(self, sample: PreparedInputs, size: int) -> float:
         began = time.perf_counter()
-        with inference(self._encoder.device):
+        with inference_mode(self._encoder.device):
             self._encoder.forward(sample.inputs * size)
         return (time.perf_counter() - began) / size
 
@@ -128,10 +131,10 @@ class Batches:
             try:
                 return self._encoder.forward([inputs[i] for i in picked])
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside the handler, where the error no longer holds on to what it could not fit.
-            release(self._encoder.device)
+            release_memory(self._encoder.device)
             if len(picked) == 1:
                 raise InputTooLargeError(
                     "the input does not fit the memory of the worker's device",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from stitchwork.models.openvino_backend import Pass, difference
+from stitchwork.models.openvino_backend import ForwardPass, max_relative_difference
 
 log = logging.getLogger(__name__)
 
@@ -20,13 +20,13 @@ ROWS: Final = (1, 2, 4, 8)
 TOKENS: Final = 32
 """Lengths of texts are padded to a multiple of it."""
 WARM_UPS: Final = 3
-AGREED: Final = 1e-2
+MAX_DIFFERENCE: Final = 1e-2
 """Most that a replayed row may differ from the pass itself, relative to its length, in bfloat16."""
 
-Record = Callable[[Pass, Sequence[torch.Tensor]], Pass]
+Capture = Callable[[ForwardPass, Sequence[torch.Tensor]], ForwardPass]
 
 
-class Recorded:
+class CudaGraphPass:
     """A pass that is recorded for each size when it first comes; for one thread at a time.
 
     Args:
@@ -37,13 +37,13 @@ class Recorded:
     """
 
     def __init__(
-        self, module: Pass, name: str, longest: int = 0, record: Record | None = None
+        self, module: ForwardPass, name: str, longest: int = 0, record: Capture | None = None
     ) -> None:
         self._module = module
         self._longest = longest
         self._name = name
         self._record = record or _Recorder()
-        self._recordings: dict[tuple[torch.Size, ...], Pass] = {}
+        self._recordings: dict[tuple[torch.Size, ...], ForwardPass] = {}
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Inputs of n rows to (n, d)."""
@@ -56,15 +56,15 @@ class Recorded:
             self._recordings[size] = self._made(padded)
         return self._recordings[size](*padded)[:count]
 
-    def _made(self, inputs: Sequence[torch.Tensor]) -> Pass:
+    def _made(self, inputs: Sequence[torch.Tensor]) -> ForwardPass:
         told: dict[str, Any] = {"model": self._name, "size": [list(part.shape) for part in inputs]}
         try:
             found = self._record(self._module, inputs)
-            worst = difference(self._module(*inputs), found(*inputs))
+            worst = max_relative_difference(self._module(*inputs), found(*inputs))
         except RuntimeError as error:
             log.warning("not recorded", extra={**told, "reason": type(error).__name__})
             return self._module
-        if not worst <= AGREED:
+        if not worst <= MAX_DIFFERENCE:
             log.warning("recorded wrongly", extra={**told, "difference": worst})
             return self._module
         log.info("recorded", extra=told)
@@ -93,7 +93,7 @@ class _Recorder:
     def __init__(self) -> None:
         self._pool: Any = None
 
-    def __call__(self, module: Pass, inputs: Sequence[torch.Tensor]) -> Pass:
+    def __call__(self, module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
         with torch.cuda.device(inputs[0].device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()

@@ -9,16 +9,16 @@ import torch
 
 from stitchwork.resources import Item, Modality
 
-MOST_PIXELS: Final = 64_000_000
+MAX_PIXELS: Final = 64_000_000
 """Of an image, unless whoever loads the encoder says otherwise."""
-MOST_TOKENS: Final = 8_192
+MAX_TOKENS: Final = 8_192
 """Of a text, whatever its model takes, unless whoever loads the encoder says otherwise."""
-SENTENCE: Final = "The train to the coast was late again, and nobody could say why."
+SAMPLE_TEXT: Final = "The train to the coast was late again, and nobody could say why."
 """What text encoders are tried with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedInputs:
     """Inputs that are ready for the model, still apart from each other.
 
     Attributes:
@@ -35,9 +35,9 @@ class Prepared:
         return sum(len(tensor) for tensor in self.inputs if tensor.ndim == 1)
 
     @classmethod
-    def join(cls, parts: Sequence[Self]) -> "Prepared":
+    def join(cls, parts: Sequence[Self]) -> "PreparedInputs":
         """The inputs of several jobs as those of one."""
-        return Prepared([tensor for part in parts for tensor in part.inputs])
+        return PreparedInputs([tensor for part in parts for tensor in part.inputs])
 
 
 class Encoder(Protocol):
@@ -48,7 +48,7 @@ class Encoder(Protocol):
     nbytes: int
     device: torch.device
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Tokenise texts, or decode and transform images, on the CPU.
 
         Raises:
@@ -59,7 +59,7 @@ class Encoder(Protocol):
         """Embeddings (n, dim) of prepared inputs as one batch, on the encoder's device."""
 
 
-def pick_device(name: str, number: int = 0) -> torch.device:
+def resolve_device(name: str, number: int = 0) -> torch.device:
     """The device of this name; `auto` takes CUDA, else Apple's MPS, else the CPU.
 
     Args:
@@ -77,7 +77,7 @@ def pick_device(name: str, number: int = 0) -> torch.device:
 
 
 @contextmanager
-def inference(device: torch.device) -> Generator[None, None, None]:
+def inference_mode(device: torch.device) -> Generator[None, None, None]:
     """No gradients and, on CUDA (untested here), half precision where it is safe."""
     half = (
         torch.bfloat16

@@ -13,17 +13,22 @@ import torch
 
 from stitchwork.errors import InvalidInputError, JobFailedError, StitchworkError
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.models.batching import Batches
-from stitchwork.models.encoder import MOST_PIXELS, MOST_TOKENS, SENTENCE, Encoder, pick_device
+from stitchwork.models.batching import Batcher
+from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, SAMPLE_TEXT, Encoder, resolve_device
 from stitchwork.models.hub import Hub, is_pinned
-from stitchwork.models.memory import device_bytes, keep_freed, out_of_memory, release
+from stitchwork.models.memory import (
+    configure_allocator,
+    device_memory_bytes,
+    is_out_of_memory,
+    release_memory,
+)
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
 FAILED_SECONDS: Final = 15.0
-LEAST_PATIENCE: Final = 1.0
+MIN_PATIENCE_SECONDS: Final = 1.0
 
 
 @dataclass
@@ -32,13 +37,13 @@ class LoadedEncoder:
 
     Attributes:
         encoder: The encoder.
-        batches: Runs it.
+        batcher: Runs it.
         seconds: How long it took to load.
         used: When it was last asked for.
     """
 
     encoder: Encoder
-    batches: Batches
+    batcher: Batcher
     seconds: float
     used: float
 
@@ -53,10 +58,10 @@ class EncoderCache:
         hub_models: Patterns of the hub's models that may be loaded.
         memory_bytes: Memory that loaded encoders may hold; 0 takes half of what the device has.
         number: Which of a machine's workers this is.
-        most_pixels: Pixels that an image may have.
-        most_tokens: Tokens that a text may have, if its model takes as many.
-        compiling: Whether models may be compiled, on a CPU, when they are first loaded.
-        graphs: Whether small batches are replayed from recordings, on a GPU.
+        max_pixels: Pixels that an image may have.
+        max_tokens: Tokens that a text may have, if its model takes as many.
+        compile_models: Whether models may be compiled, on a CPU, when they are first loaded.
+        cuda_graphs: Whether small batches are replayed from recordings, on a GPU.
         metrics: Where models, and the memory they hold, are seen.
     """
 
@@ -69,23 +74,23 @@ class EncoderCache:
         hub_models: Sequence[str] = (),
         memory_bytes: int = 0,
         number: int = 0,
-        most_pixels: int = MOST_PIXELS,
-        most_tokens: int = MOST_TOKENS,
-        compiling: bool = True,
-        graphs: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        max_tokens: int = MAX_TOKENS,
+        compile_models: bool = True,
+        cuda_graphs: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._most_pixels = most_pixels
-        self._most_tokens = most_tokens
-        self._compiling = compiling
-        self._graphs = graphs
-        self.device = pick_device(device, number)
+        self._max_pixels = max_pixels
+        self._max_tokens = max_tokens
+        self._compiling = compile_models
+        self._graphs = cuda_graphs
+        self.device = resolve_device(device, number)
         if self.device.type == "cpu":
-            keep_freed()
+            configure_allocator()
         self._roots = tuple(root.expanduser().resolve() for root in roots)
         self._hub = Hub(hub_models, offline=offline)
-        self._most_bytes = memory_bytes or device_bytes(self.device) // 2
+        self._most_bytes = memory_bytes or device_memory_bytes(self.device) // 2
         self._loading = threading.Lock()
         # Never held for long: what is loaded is asked for while something else is being loaded.
         self._guard = threading.Lock()
@@ -132,7 +137,7 @@ class EncoderCache:
         except (OSError, ValueError, RuntimeError) as error:
             raise _cannot_load(spec, error) from error
 
-    def place(self, array: Any) -> Any:
+    def to_device(self, array: Any) -> Any:
         """An array where maps and heads are applied: as a tensor on the device of the encoders.
 
         Beside encoders on a CPU as numpy, which takes a third of torch's time for a few rows.
@@ -162,7 +167,7 @@ class EncoderCache:
             held = sum(found.encoder.nbytes for found in self._loaded.values())
             if key in self._loaded or not self._loaded or held + needed <= self._most_bytes:
                 return 0.0
-            return max(LEAST_PATIENCE, 2 * seconds)
+            return max(MIN_PATIENCE_SECONDS, 2 * seconds)
 
     def evict(self, key: str) -> None:
         """Let go of an encoder."""
@@ -173,7 +178,7 @@ class EncoderCache:
             self._metrics.model_evictions.inc()
             self._show()
             del gone
-            release(self.device)
+            release_memory(self.device)
 
     def _fetch(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
         needed, _ = self._known.get(key, (0, 0.0))
@@ -182,7 +187,7 @@ class EncoderCache:
             try:
                 found = self._load(spec)
             except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 self._make_room(self._most_bytes)
                 found = self._load(spec)
@@ -221,15 +226,15 @@ class EncoderCache:
     def _load(self, spec: EncoderSpec) -> LoadedEncoder:
         began = time.perf_counter()
         encoder = self._made(spec)
-        batches = Batches(encoder, self._metrics)
+        batcher = Batcher(encoder, self._metrics)
         sample = encoder.prepare([_sample(spec)], truncate=True)
-        batches.embed(sample, 1)
+        batcher.embed(sample, 1)
         if self.device.type == "cpu":
-            batches.most = self._tuned.get(encoder_key(spec)) or batches.tune(sample)
-            self._tuned[encoder_key(spec)] = batches.most
+            batcher.most = self._tuned.get(encoder_key(spec)) or batcher.tune(sample)
+            self._tuned[encoder_key(spec)] = batcher.most
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
-        return LoadedEncoder(encoder, batches, seconds, time.monotonic())
+        return LoadedEncoder(encoder, batcher, seconds, time.monotonic())
 
     def _made(self, spec: EncoderSpec) -> Encoder:
         # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
@@ -242,10 +247,10 @@ class EncoderCache:
         if isinstance(spec, TextEncoder):
             from stitchwork.models.transformers_encoder import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files, self._most_tokens, **faster)
+            return TransformersEncoder(spec, self.device, files, self._max_tokens, **faster)
         from stitchwork.models.timm_encoder import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files, self._most_pixels, **faster)
+        return TimmEncoder(spec, self.device, files, self._max_pixels, **faster)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.
@@ -298,7 +303,7 @@ def _hub_id(spec: EncoderSpec) -> str:
 
 def _sample(spec: EncoderSpec) -> Item:
     if isinstance(spec, TextEncoder):
-        return SENTENCE
+        return SAMPLE_TEXT
     return _PIXEL
 
 

@@ -56,7 +56,7 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
     place = {name: i for i, name in enumerate(names)}
     classes = np.array([place[name] for name in labels], np.int64)
     wide = embeddings.astype(np.float64)
-    mean, spread = standards(wide)
+    mean, spread = standardization(wide)
     rows = (wide - mean) / spread
     with warnings.catch_warnings():
         # A head that has not quite converged is still a head; its accuracy is reported.
@@ -73,7 +73,7 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> Fit:
     return Fit(Classifier((layer,), "identity"), names, accuracy)
 
 
-def standards(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def standardization(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What rows are standardised by: mean and standard deviation of each dimension.
 
     Args:

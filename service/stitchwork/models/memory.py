@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 KEPT_BYTES: Final = 1 << 30
 
 
-def device_bytes(device: torch.device) -> int:
+def device_memory_bytes(device: torch.device) -> int:
     """Memory of a device; of a CPU, what this machine or this container may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
@@ -25,12 +25,12 @@ def device_bytes(device: torch.device) -> int:
     return min(machine, int(limit)) if limit.isdecimal() else machine
 
 
-def keep_freed() -> None:
+def configure_allocator() -> None:
     """Let this process keep what a forward pass frees, for the next one.
 
     glibc maps large blocks anew, page by page, in every pass: up to half of the time of a
-    convolutional network on a CPU. So they come from the heap, which `release` trims. With other
-    C libraries this does nothing.
+    convolutional network on a CPU. So they come from the heap, which `release_memory` trims. With
+    other C libraries this does nothing.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         mallopt = ctypes.CDLL(None).mallopt
@@ -38,7 +38,7 @@ def keep_freed() -> None:
         mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
-def release(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Give back what nobody uses any more."""
     gc.collect()
     if device.type == "cuda":
@@ -47,7 +47,7 @@ def release(device: torch.device) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, has no memory left."""
     told = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
@@ -55,7 +55,7 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
-def wait_for(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was given; a GPU works behind our back."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -13,15 +13,17 @@ import torch
 
 log = logging.getLogger(__name__)
 
-Pass = Callable[..., torch.Tensor]
+ForwardPass = Callable[..., torch.Tensor]
 """Inputs of n rows to (n, d) float32."""
 
-AGREED: Final = 1e-4
+MAX_DIFFERENCE: Final = 1e-4
 """Most that a row may differ from torch's, relative to its length; rounding makes it 1e-6."""
 
 
 @torch.no_grad()
-def fastest(module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch.Tensor]]) -> Pass:
+def compile_if_faster(
+    module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch.Tensor]]
+) -> ForwardPass:
     """The compiled pass of a model, or its own where none can be had or where the two differ.
 
     Args:
@@ -36,11 +38,11 @@ def fastest(module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch
     began = time.perf_counter()
     try:
         found = _Compiled(module, samples[0])
-        worst = max(difference(module(*sample), found(*sample)) for sample in samples)
+        worst = max(max_relative_difference(module(*sample), found(*sample)) for sample in samples)
     except Exception as error:  # noqa: BLE001 whatever a compiler makes of a model, torch runs it
         log.warning("not compiled", extra={"model": name, "reason": type(error).__name__})
         return module
-    if not worst <= AGREED:
+    if not worst <= MAX_DIFFERENCE:
         log.warning("compiled wrongly", extra={"model": name, "difference": worst})
         return module
     seconds = round(time.perf_counter() - began, 2)
@@ -48,7 +50,7 @@ def fastest(module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch
     return found
 
 
-def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+def max_relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """By how much rows differ at most, relative to their length."""
     return float(((ours - theirs).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12)).max())
 

@@ -14,21 +14,21 @@ from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
 from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.models.cuda_graphs import Recorded
-from stitchwork.models.encoder import MOST_PIXELS, Prepared, parameter_bytes
-from stitchwork.models.memory import release
-from stitchwork.models.openvino_backend import Pass, fastest
+from stitchwork.models.cuda_graphs import CudaGraphPass
+from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
+from stitchwork.models.memory import release_memory
+from stitchwork.models.openvino_backend import ForwardPass, compile_if_faster
 from stitchwork.resources import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 JPEG: Final = b"\xff\xd8"
 LARGE_PIXELS: Final = 16_000_000
 """The memory that a larger image took is not kept for the next one."""
-MOST_SCANS: Final = 100
+MAX_SCANS: Final = 100
 """A progressive JPEG has about ten, and each costs a pass over all pixels however few its bytes."""
 SCAN: Final = b"\xff\xda"
 """Begins a scan; within its data 0xff is always followed by something else."""
-MOST_ASPECT: Final = 32
+MAX_ASPECT_RATIO: Final = 32
 """The short side is scaled to what the model takes, and the long side with it."""
 IMAGENET_CLASSES: Final = 1000
 
@@ -43,9 +43,9 @@ class TimmEncoder:
         spec: What it is.
         device: Where it runs.
         weights: Its safetensors file.
-        most_pixels: Pixels that an image may have.
-        compiling: Whether its pass may be compiled, on a CPU.
-        graphs: Whether small batches are replayed from recordings, on a GPU.
+        max_pixels: Pixels that an image may have.
+        compile_models: Whether its pass may be compiled, on a CPU.
+        cuda_graphs: Whether small batches are replayed from recordings, on a GPU.
     """
 
     modality: Modality = "image"
@@ -55,12 +55,12 @@ class TimmEncoder:
         spec: ImageEncoder,
         device: torch.device,
         weights: Path,
-        most_pixels: int = MOST_PIXELS,
-        compiling: bool = True,
-        graphs: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        compile_models: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         self._spec = spec
-        self._most_pixels = most_pixels
+        self._max_pixels = max_pixels
         self.device = device
         model = load(spec, weights)
         model.reset_classifier(0)
@@ -68,17 +68,17 @@ class TimmEncoder:
         self._transform: Any = create_transform(
             **resolve_data_config(override, model=model), is_training=False
         )
-        self._pass: Pass = model.eval().to(device, memory_format=torch.channels_last)
+        self._pass: ForwardPass = model.eval().to(device, memory_format=torch.channels_last)
         self.dim = int(model.num_features)
         self.nbytes = parameter_bytes(model)
-        if compiling and device.type == "cpu":
+        if compile_models and device.type == "cpu":
             white = self._transform(Image.new("RGB", (1, 1), "white"))
             samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
-            self._pass = fastest(model, spec.model, samples)
-        elif graphs and device.type == "cuda":
-            self._pass = Recorded(model, spec.model)
+            self._pass = compile_if_faster(model, spec.model, samples)
+        elif cuda_graphs and device.type == "cuda":
+            self._pass = CudaGraphPass(model, spec.model)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Decode images and bring them into the form that the model takes.
 
         Raises:
@@ -89,13 +89,13 @@ class TimmEncoder:
         tensors, most = [], 0
         # One at a time: decoded pixels are far larger than what the model takes.
         for i, item in enumerate(items):
-            image = decode(item, f"/items/{i}", self._most_pixels)
+            image = decode(item, f"/items/{i}", self._max_pixels)
             most = max(most, image.width * image.height)
             tensors.append(self._transform(image))
             del image
         if most > LARGE_PIXELS:
-            release(self.device)
-        return Prepared(tensors)
+            release_memory(self.device)
+        return PreparedInputs(tensors)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
@@ -208,13 +208,13 @@ def _names(count: int) -> list[str]:
     return [f"{name} ({i})" if name in doubled else name for i, name in enumerate(names)]
 
 
-def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Image:
+def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """An image file as RGB pixels, upright; the first frame of an animation.
 
     Args:
         item: The bytes of the file.
         pointer: Where it stands in the request.
-        most_pixels: Pixels that it may have.
+        max_pixels: Pixels that it may have.
 
     Returns:
         The image; transparency is laid on white.
@@ -226,24 +226,24 @@ def decode(item: Item, pointer: str, most_pixels: int = MOST_PIXELS) -> Image.Im
     """
     if isinstance(item, str):
         raise InvalidInputError("expected an image file", pointer=pointer)
-    if item.startswith(JPEG) and item.count(SCAN) > MOST_SCANS:
+    if item.startswith(JPEG) and item.count(SCAN) > MAX_SCANS:
         raise InputTooLargeError(
-            f"expected at most {MOST_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
+            f"expected at most {MAX_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
             pointer=pointer,
             code="too-many-scans",
         )
     try:
         image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
-        if image.width * image.height > most_pixels:
+        if image.width * image.height > max_pixels:
             raise InputTooLargeError(
-                f"expected at most {most_pixels} pixels (max_image_pixels), got {image.width} x "
+                f"expected at most {max_pixels} pixels (max_image_pixels), got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
                 code="too-many-pixels",
             )
-        if max(image.size) > MOST_ASPECT * min(image.size):
+        if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise InvalidInputError(
-                f"expected sides within a ratio of {MOST_ASPECT}, got {image.width} x "
+                f"expected sides within a ratio of {MAX_ASPECT_RATIO}, got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
             )

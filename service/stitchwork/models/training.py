@@ -21,7 +21,7 @@ SHIFT: Final = 8
 """Training images move by up to one part in this many of their side."""
 
 
-def train_small(
+def train_image_encoder(
     model: str,
     images: Sequence[bytes],
     labels: NDArray[np.int64],
@@ -30,7 +30,7 @@ def train_small(
     input_size: int,
     epochs: int,
     seed: int,
-    held_out: tuple[Sequence[bytes], NDArray[np.int64]],
+    test_data: tuple[Sequence[bytes], NDArray[np.int64]],
     progress: Callable[[], None] = lambda: None,
 ) -> float:
     """Train a timm model on labelled images, and write it as the catalog reads it.
@@ -46,7 +46,7 @@ def train_small(
         input_size: Side in pixels.
         epochs: Passes over the images.
         seed: Of the first weights, the order and the shifts.
-        held_out: Images and their classes that are not trained on.
+        test_data: Images and their classes that are not trained on.
         progress: Called after each pass.
 
     Returns:
@@ -102,7 +102,7 @@ def train_small(
         progress()
     net.eval()
     save_file({key: tensor.contiguous() for key, tensor in net.state_dict().items()}, path)
-    files, truth = held_out
+    files, truth = test_data
     right = 0
     with torch.inference_mode():
         for at in range(0, len(files), BATCH):

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.models.cuda_graphs import Recorded
-from stitchwork.models.encoder import MOST_TOKENS, SENTENCE, Prepared, parameter_bytes
-from stitchwork.models.openvino_backend import Pass, fastest
+from stitchwork.models.cuda_graphs import CudaGraphPass
+from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
+from stitchwork.models.openvino_backend import ForwardPass, compile_if_faster
 from stitchwork.resources import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -39,9 +39,9 @@ class TransformersEncoder:
         spec: What it is.
         device: Where it runs.
         folder: Its files.
-        most_tokens: Tokens that a text may have, if the model takes as many.
-        compiling: Whether its pass may be compiled, on a CPU.
-        graphs: Whether small batches are replayed from recordings, on a GPU.
+        max_tokens: Tokens that a text may have, if the model takes as many.
+        compile_models: Whether its pass may be compiled, on a CPU.
+        cuda_graphs: Whether small batches are replayed from recordings, on a GPU.
     """
 
     modality: Modality = "text"
@@ -51,9 +51,9 @@ class TransformersEncoder:
         spec: TextEncoder,
         device: torch.device,
         folder: Path,
-        most_tokens: int = MOST_TOKENS,
-        compiling: bool = True,
-        graphs: bool = False,
+        max_tokens: int = MAX_TOKENS,
+        compile_models: bool = True,
+        cuda_graphs: bool = False,
     ) -> None:
         self._spec = spec
         self.device = device
@@ -73,20 +73,20 @@ class TransformersEncoder:
                 f"max_length: {spec.model} takes {least} to {most} tokens, got {spec.max_length}"
             )
         own = spec.max_length or usual
-        self._limit = min(own, most_tokens)
+        self._limit = min(own, max_tokens)
         self._takes = f"{spec.model} takes {own} tokens"
-        if own > most_tokens:
-            self._takes = f"expected at most {most_tokens} tokens (max_text_tokens)"
+        if own > max_tokens:
+            self._takes = f"expected at most {max_tokens} tokens (max_text_tokens)"
         self.dim = int(config.hidden_size)
         self.nbytes = parameter_bytes(model)
         pooled = _Pooled(model, spec).to(device)
-        self._pass: Pass = pooled
-        if compiling and device.type == "cpu" and self._limit <= TRIED_LENGTH:
-            self._pass = fastest(pooled, spec.model, self._samples())
-        elif graphs and device.type == "cuda":
-            self._pass = Recorded(pooled, spec.model, self._limit)
+        self._pass: ForwardPass = pooled
+        if compile_models and device.type == "cpu" and self._limit <= TRIED_LENGTH:
+            self._pass = compile_if_faster(pooled, spec.model, self._samples())
+        elif cuda_graphs and device.type == "cuda":
+            self._pass = CudaGraphPass(pooled, spec.model, self._limit)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Tokenise texts.
 
         Raises:
@@ -112,7 +112,7 @@ class TransformersEncoder:
             found[i] = self._tokenizer(
                 texts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
-        return Prepared(
+        return PreparedInputs(
             [torch.tensor(ids) for ids in found], tuple(sorted(shortened.union(too_long)))
         )
 
@@ -130,7 +130,7 @@ class TransformersEncoder:
 
     def _samples(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of several sizes, up to the longest text that is taken."""
-        longest = self.prepare([SENTENCE * self._limit], truncate=True).inputs[0]
+        longest = self.prepare([SAMPLE_TEXT * self._limit], truncate=True).inputs[0]
         few = longest[: max(1, self._limit // 2)]
         return [
             self._padded(batch)

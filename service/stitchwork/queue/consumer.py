@@ -23,7 +23,7 @@ from stitchwork.queue.messages import Job, Reply, unpack_job
 from stitchwork.queue.streams import Backlog
 from stitchwork.redis.client import Command, RedisServer, call
 from stitchwork.resources import Item
-from stitchwork.telemetry import Telemetry, working_for
+from stitchwork.telemetry import Telemetry, bind_callers
 
 log = logging.getLogger(__name__)
 
@@ -245,7 +245,9 @@ class Consumer:
                 continue
             delivery = Delivery(name, entry, job, items)
             if not job.draft:
-                self._telemetry.waited(job.caller, max(0, now - int(entry.split("-")[0])) / 1000)
+                self._telemetry.record_queue_wait(
+                    job.caller, max(0, now - int(entry.split("-")[0])) / 1000
+                )
             if int(fields[b"deadline"]) <= now:
                 told = "the job waited longer than the seconds it had"
                 late = DeadlineExceededError(f"{told} (request_timeout_seconds, or less as asked)")
@@ -283,8 +285,8 @@ class Consumer:
             pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
         deliveries = int(pending[0]["times_delivered"]) if pending else 1
         opened, _ = self._open(name, entries)
-        self._metrics.redeliveries.inc()
-        with working_for(*(delivery.job.caller for delivery in opened)):
+        self._metrics.redelivered_jobs.inc()
+        with bind_callers(*(delivery.job.caller for delivery in opened)):
             if deliveries <= MOST_DELIVERIES:
                 log.warning("redelivered", extra={"entry": entry, "delivery": deliveries})
                 return opened
@@ -301,7 +303,7 @@ class Consumer:
 
     def _bury(self, name: str, entry: str, data: bytes, reason: str) -> None:
         dead_letters.bury(self.server, name, entry, data, reason)
-        self._metrics.dead[reason].inc()
+        self._metrics.dead_lettered_jobs[reason].inc()
 
     def _drop(self, name: str, entry: str) -> None:
         """Be done with an entry that nobody can be answered about."""

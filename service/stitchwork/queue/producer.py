@@ -225,7 +225,7 @@ class Producer:
             except QueueUnavailableError:
                 log.warning("queue away; an abandoned job runs to its deadline")
                 return
-            self._metrics.cancelled.inc(taken)
+            self._metrics.cancelled_jobs.inc(taken)
 
         threading.Thread(target=take_back, name="cancel", daemon=True).start()
 

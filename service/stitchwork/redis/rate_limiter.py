@@ -114,7 +114,7 @@ class RateLimiter:
                     if not allowed:
                         return found[-1]
         except QueueUnavailableError as error:
-            self._metrics.unchecked.inc()
+            self._metrics.unchecked_requests.inc()
             self._unchecked += 1
             if self._unchecked == 1 or self._unchecked % 1000 == 0:
                 told = {"unchecked": self._unchecked, "reason": error.message}

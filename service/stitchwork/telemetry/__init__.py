@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from stitchwork.telemetry.metrics import Metrics
-from stitchwork.telemetry.request_context import CALLERS, Caller, working_for
+from stitchwork.telemetry.request_context import CALLERS, Caller, bind_callers
 
 if TYPE_CHECKING:
     from stitchwork.telemetry.tracing import Span, Tracing
 
-__all__ = ["Caller", "Metrics", "Telemetry", "working_for"]
+__all__ = ["Caller", "Metrics", "Telemetry", "bind_callers"]
 
 
 class Observed(Protocol):
@@ -89,14 +89,14 @@ class Telemetry:
         """What holds several steps together in a trace, as a context."""
         return Step(name, None, self.tracing)
 
-    def request(self, headers: Mapping[bytes, bytes]) -> "Span | None":
+    def start_request_span(self, headers: Mapping[bytes, bytes]) -> "Span | None":
         """The span of a request, in the trace that its headers name, if they do."""
         if not self.tracing:
             return None
         named = headers.get(b"traceparent", b"").decode("latin-1")
         return self.tracing.begin("request", named or None, serves=True)
 
-    def waited(self, caller: Caller, seconds: float) -> None:
+    def record_queue_wait(self, caller: Caller, seconds: float) -> None:
         """A job of this caller has waited so long until now."""
         self.metrics.waits.observe(seconds)
         if self.tracing and caller.traceparent:

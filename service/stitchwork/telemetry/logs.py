@@ -7,7 +7,7 @@ from typing import Final
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from stitchwork.telemetry.request_context import NamesCallers
+from stitchwork.telemetry.request_context import RequestIdFilter
 
 NOISY: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
 """Their own lines repeat ours, or hold what must not be logged, such as URLs with keys."""
@@ -16,7 +16,7 @@ NOISY: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
 def configure(level: str) -> None:
     """Log as JSON, from this severity on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(NamesCallers())
+    handler.addFilter(RequestIdFilter())
     handler.setFormatter(
         JsonFormatter(
             "{levelname}{name}{message}",

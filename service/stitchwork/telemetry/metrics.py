@@ -52,10 +52,10 @@ class Cache(NamedTuple):
     miss: Counter
 
 
-class Spread(Histogram):
+class ArrayHistogram(Histogram):
     """A histogram that takes many values at a time."""
 
-    def observe_all(self, found: ArrayLike) -> None:
+    def observe_many(self, found: ArrayLike) -> None:
         """Observe each of these numbers, at the cost of one."""
         array = np.asarray(found, np.float64)
         places = np.searchsorted(self._upper_bounds, array, side="left")
@@ -114,7 +114,7 @@ class Metrics:
         build = self._gauge("build_info", "1, by release and Python.", "version", "python")
         build.labels(version, platform.python_version()).set(1)
 
-        self._routes: dict[tuple[str, str, int], tuple[Counter, Spread]] = {}
+        self._routes: dict[tuple[str, str, int], tuple[Counter, ArrayHistogram]] = {}
         self._requests = self._counter(
             "requests", "Requests that were answered.", "method", "route", "status"
         )
@@ -131,7 +131,7 @@ class Metrics:
             "error_responses", "Answers that were errors, by their code.", "status", "code"
         )
 
-        self.unchecked = self._counter(
+        self.unchecked_requests = self._counter(
             "rate_unchecked_requests",
             "Requests whose rate could not be checked, and which were let in.",
         )
@@ -160,19 +160,21 @@ class Metrics:
         self.corrupt_inverses = self._counter(
             "corrupt_inverses", "Cached inverses that failed their checksum."
         )
-        self.fused_bytes = self._gauge("map_cache_bytes", "Memory of fused maps.")
+        self.map_cache_bytes = self._gauge("map_cache_bytes", "Memory of fused maps.")
 
-        self.cancelled = self._counter("cancelled_jobs", "Jobs taken back: their callers had left.")
+        self.cancelled_jobs = self._counter(
+            "cancelled_jobs", "Jobs taken back: their callers had left."
+        )
         self.waits = self._histogram(
             "queue_wait_seconds", "Seconds from a job's admission to a worker.", SECONDS
         )
         jobs = self._counter("jobs", "Jobs that workers were done with.", "outcome")
         self.jobs = {name: jobs.labels(name) for name in OUTCOMES}
-        self.redeliveries = self._counter(
+        self.redelivered_jobs = self._counter(
             "redelivered_jobs", "Jobs taken over from another worker."
         )
         dead = self._counter("dead_lettered_jobs", "Jobs that were given up.", "reason")
-        self.dead = {name: dead.labels(name) for name in DEATHS}
+        self.dead_lettered_jobs = {name: dead.labels(name) for name in DEATHS}
 
         self.batch_jobs = self._histogram("batch_jobs", "Jobs worked on together.", SIZES)
         self.batch_inputs = self._histogram("batch_inputs", "Inputs of a forward pass.", SIZES)
@@ -187,7 +189,7 @@ class Metrics:
         self.model_loads = self._counter("model_loads", "Models that were loaded.")
         self.model_evictions = self._counter("model_evictions", "Models that were let go of.")
 
-    def everything(self, *more: Collector) -> CollectorRegistry:
+    def combined_registry(self, *more: Collector) -> CollectorRegistry:
         """All there is to show: of this process or, where it shares a folder, of all in it.
 
         Args:
@@ -202,7 +204,7 @@ class Metrics:
             shown.register(collector)
         return shown
 
-    def expect(
+    def initialize_series(
         self, routes: Iterable[tuple[str, str]], refusals: Iterable[tuple[int, str]]
     ) -> None:
         """Show these from the start, as zeros: methods with routes, and statuses with codes."""
@@ -211,7 +213,7 @@ class Metrics:
         for status, code in refusals:
             self.refusals.labels(str(status), code)
 
-    def answered(
+    def record_response(
         self, method: str, route: str | None, status: int, code: str | None, seconds: float
     ) -> None:
         """Count one answer.
@@ -230,19 +232,19 @@ class Metrics:
         if status >= 400:
             self.refusals.labels(str(status), code or OTHER).inc()
 
-    def inferred(self, operation: str, covered: NDArray[np.bool_]) -> None:
+    def record_inputs(self, operation: str, covered: NDArray[np.bool_]) -> None:
         """Count inputs of one of `OPERATIONS`: (n,), False for those the anchors do not cover."""
         self._rows[operation].inc(len(covered))
         self._uncovered[operation].inc(len(covered) - int(np.count_nonzero(covered)))
 
-    def judged(self, head: str, confidences: Sequence[float]) -> None:
+    def record_confidences(self, head: str, confidences: Sequence[float]) -> None:
         """Note how far the predictions of a head can be trusted, each in [0, 1]."""
         if head not in self._heads and len(self._heads) < MOST_HEADS:
             self._heads.add(head)
         known = head if head in self._heads else OTHER
-        self._confidence.labels(known).observe_all(confidences)
+        self._confidence.labels(known).observe_many(confidences)
 
-    def _route(self, method: str, route: str, status: int) -> tuple[Counter, Spread]:
+    def _route(self, method: str, route: str, status: int) -> tuple[Counter, ArrayHistogram]:
         key = (method, route, status)
         found = self._routes.get(key)
         if found is None:
@@ -270,5 +272,5 @@ class Metrics:
         told: str,
         buckets: Sequence[float],
         *labels: str,
-    ) -> Spread:
-        return Spread(PREFIX + name, told, labels, registry=self.registry, buckets=buckets)
+    ) -> ArrayHistogram:
+        return ArrayHistogram(PREFIX + name, told, labels, registry=self.registry, buckets=buckets)

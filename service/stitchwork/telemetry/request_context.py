@@ -38,7 +38,7 @@ CALLERS: Final[ContextVar[tuple[Caller, ...]]] = ContextVar("callers", default=(
 
 
 @contextmanager
-def working_for(*callers: Caller) -> Generator[None, None, None]:
+def bind_callers(*callers: Caller) -> Generator[None, None, None]:
     """What is done inside is done for these."""
     token = CALLERS.set(callers)
     try:
@@ -47,7 +47,7 @@ def working_for(*callers: Caller) -> Generator[None, None, None]:
         CALLERS.reset(token)
 
 
-class NamesCallers(logging.Filter):
+class RequestIdFilter(logging.Filter):
     """Puts the ids of the requests, and of their traces, on each line that is logged for them."""
 
     def filter(self, record: logging.LogRecord) -> bool:

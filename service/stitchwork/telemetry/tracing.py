@@ -28,11 +28,11 @@ class Span:
         _W3C.inject(carrier, set_span_in_context(span))
         self.traceparent: str = carrier[TRACEPARENT]
 
-    def name(self, name: str) -> None:
+    def set_name(self, name: str) -> None:
         """Call it this, once that is known."""
         self._span.update_name(name)
 
-    def tell(self, **facts: str | int | float) -> Self:
+    def set_attributes(self, **facts: str | int | float) -> Self:
         """Add facts, of which none is a user's own; `__` in a name stands for a dot."""
         for name, value in facts.items():
             self._span.set_attribute(name.replace("__", "."), value)
@@ -54,7 +54,7 @@ class Tracing:
     """
 
     def __init__(self, service: str, version: str) -> None:
-        own = Resource.create({"stitchwork.name": service, "stitchwork.version": version})
+        own = Resource.create({"service.name": service, "service.version": version})
         # Looked up once more: what the environment says goes before what we say.
         self._provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -101,7 +101,7 @@ class EncoderChecker:
         picked = np.linspace(0, len(anchors) - 1, CHECKED).astype(int).tolist()
         items = [unpack_items(arrays, known.modality, i, i + 1)[0] for i in picked]
         try:
-            rows = loaded.batches.embed(loaded.encoder.prepare(items), CHECKED).cpu().numpy()
+            rows = loaded.batcher.embed(loaded.encoder.prepare(items), CHECKED).cpu().numpy()
         except StitchworkError as error:
             if error.code == OUT_OF_MEMORY:
                 raise

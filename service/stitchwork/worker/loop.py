@@ -23,15 +23,15 @@ from stitchwork.errors import (
 )
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.translator import ClassifierCache, Translator
-from stitchwork.models.encoder import Prepared
-from stitchwork.models.encoder_cache import LEAST_PATIENCE, EncoderCache, LoadedEncoder
-from stitchwork.models.memory import wait_for
+from stitchwork.models.encoder import PreparedInputs
+from stitchwork.models.encoder_cache import MIN_PATIENCE_SECONDS, EncoderCache, LoadedEncoder
+from stitchwork.models.memory import synchronize
 from stitchwork.queue.consumer import Consumer, Delivery
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
 from stitchwork.resources import EncoderSpec
-from stitchwork.telemetry import Telemetry, working_for
+from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.registration import AWAY, RegistrationRunner
 
@@ -41,7 +41,7 @@ LOAD_SECONDS: Final = 1800.0
 """Loading a model may need a download, and is not taken to hang as soon as a forward pass."""
 
 T = TypeVar("T")
-Ready = tuple[Delivery, Prepared]
+Ready = tuple[Delivery, PreparedInputs]
 Answered = tuple[Delivery, Reply | None, float]
 Answer = Callable[..., None]
 """Takes any number of `Answered`."""
@@ -241,7 +241,7 @@ class Worker:
         while it has these; what is timed is how long it had to wait for them.
         """
 
-        def prepare(delivery: Delivery) -> Prepared:
+        def prepare(delivery: Delivery) -> PreparedInputs:
             return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
 
         if loaded.encoder.modality == "text":
@@ -259,9 +259,9 @@ class Worker:
     ) -> tuple[list[Ready], torch.Tensor]:
         """Embeddings of all jobs, without those that do not fit the device even alone."""
         while ready:
-            joined = Prepared.join([prepared for _, prepared in ready])
+            joined = PreparedInputs.join([prepared for _, prepared in ready])
             try:
-                rows = loaded.batches.embed(
+                rows = loaded.batcher.embed(
                     joined, self._batch_items, self._consumer.leases.progress
                 )
                 return ready, rows
@@ -277,8 +277,8 @@ class Worker:
     def _read_through(self, job: Job, rows: torch.Tensor) -> tuple[Any, Any, Any]:
         """Embeddings through the job's map and head, all on the device; then to numpy."""
         with torch.inference_mode():
-            found = self._catalog.place(rows)
-            defined = covered = self._catalog.place(np.ones(len(rows), np.bool_))
+            found = self._catalog.to_device(rows)
+            defined = covered = self._catalog.to_device(np.ones(len(rows), np.bool_))
             if job.source and rows.shape[1] != job.source.dim:
                 raise ConflictError(
                     f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
@@ -289,12 +289,12 @@ class Worker:
                 way = self._translator.way(job.source, job.target, job.bridge)
                 with self._telemetry.step("translate"):
                     found, defined, covered = way.apply(found)
-                    wait_for(self._catalog.device)
+                    synchronize(self._catalog.device)
             if job.head:
                 classifier = self._heads.get(job.head)
                 with self._telemetry.step("classify"):
                     found = probabilities(classifier.logits(found))
-                    wait_for(self._catalog.device)
+                    synchronize(self._catalog.device)
             found, defined, covered = map(_numpy, (found, defined, covered))
             return found, defined, covered
 
@@ -328,7 +328,7 @@ def patience(catalog: EncoderCache, presence: Heartbeat, encoder: str) -> float:
     """
     own = catalog.patience(encoder)
     elsewhere = encoder not in catalog.loaded() and presence.elsewhere(encoder)
-    return max(own, LEAST_PATIENCE) if elsewhere else own
+    return max(own, MIN_PATIENCE_SECONDS) if elsewhere else own
 
 
 def _each(
@@ -388,7 +388,7 @@ def _groups(deliveries: Sequence[Delivery], inputs: int) -> Iterator[list[Delive
 
 def _for(deliveries: list[Delivery]) -> AbstractContextManager[None]:
     """What is done inside is done for whoever waits for these."""
-    return working_for(*(delivery.job.caller for delivery in deliveries))
+    return bind_callers(*(delivery.job.caller for delivery in deliveries))
 
 
 def _numpy(array: Any) -> Any:

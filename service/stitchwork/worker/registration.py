@@ -159,7 +159,7 @@ class RegistrationRunner:
         loaded = self._load(encoder)
         try:
             prepared = loaded.encoder.prepare(items)
-            rows = loaded.batches.embed(prepared, self._batch_items, progress).cpu().numpy()
+            rows = loaded.batcher.embed(prepared, self._batch_items, progress).cpu().numpy()
         except StitchworkError as error:
             told = (error.pointer or "").removeprefix("/items/")
             at = draft.done + int(told) if told.isdecimal() else draft.done

@@ -17,7 +17,7 @@ from stitchwork.evaluation.corpus_sources import corpus
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.known_encoders import MODELS, defaults
 from stitchwork.evaluation.progress_bar import progress
-from stitchwork.models.training import train_small
+from stitchwork.models.training import train_image_encoder
 from tests.support.running_service import SharedService
 
 NOWHERE = "http://127.0.0.1:1"
@@ -120,7 +120,7 @@ def test_defaults_suit_what_a_corpus_holds() -> None:
 
 def test_too_few_images_are_not_trained_on(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="at least 64 images, got 2 labels and 2 images"):
-        train_small(
+        train_image_encoder(
             "test_resnet",
             [b"", b""],
             np.array([0, 1]),
@@ -128,7 +128,7 @@ def test_too_few_images_are_not_trained_on(tmp_path: Path) -> None:
             input_size=32,
             epochs=1,
             seed=0,
-            held_out=([], np.array([], np.int64)),
+            test_data=([], np.array([], np.int64)),
         )
 
 

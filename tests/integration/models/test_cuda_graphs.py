@@ -9,27 +9,27 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from stitchwork.models.cuda_graphs import ROWS, TOKENS, Recorded, pad
-from stitchwork.models.encoder import inference
+from stitchwork.models.cuda_graphs import ROWS, TOKENS, CudaGraphPass, pad
+from stitchwork.models.encoder import inference_mode
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.openvino_backend import Pass
+from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Item, TextEncoder
 
 TEXTS: list[Item] = [f"{'word ' * n}and so on" for n in range(1, 40, 4)]
-Played = Callable[[Pass, Sequence[torch.Tensor]], Pass]
+Played = Callable[[ForwardPass, Sequence[torch.Tensor]], ForwardPass]
 
 
-def anew(module: Pass, inputs: Sequence[torch.Tensor]) -> Pass:
+def anew(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
     """A recording that computes it again, as a replay does."""
     return module
 
 
-def wrong(module: Pass, inputs: Sequence[torch.Tensor]) -> Pass:
+def wrong(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
     return lambda *given: module(*given) * 2
 
 
-def refused(module: Pass, inputs: Sequence[torch.Tensor]) -> Pass:
+def refused(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
@@ -62,13 +62,13 @@ def test_rows_of_a_real_model_stay_the_same(
     record: Played, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.cuda_graphs")
-    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, compiling=False)
+    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, compile_models=False)
     encoder = catalog.get(TextEncoder(model=str(minilm_folder()))).encoder
-    plain: Pass = encoder._pass  # type: ignore[attr-defined]
+    plain: ForwardPass = encoder._pass  # type: ignore[attr-defined]
     inputs = encoder.prepare(TEXTS).inputs
-    with inference(encoder.device):
+    with inference_mode(encoder.device):
         expected = {n: encoder.forward(inputs[:n]) for n in (1, 3, 8, 10)}
-        encoder._pass = Recorded(plain, "m", 256, record)  # type: ignore[attr-defined]
+        encoder._pass = CudaGraphPass(plain, "m", 256, record)  # type: ignore[attr-defined]
         for _ in range(2):
             for count, rows in expected.items():
                 torch.testing.assert_close(encoder.forward(inputs[:count]), rows)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from stitchwork.errors import InputTooLargeError, JobFailedError
-from stitchwork.models.batching import Batches
-from stitchwork.models.encoder import Prepared, pick_device
-from stitchwork.models.encoder_cache import LEAST_PATIENCE, EncoderCache
-from stitchwork.models.memory import device_bytes
+from stitchwork.models.batching import Batcher
+from stitchwork.models.encoder import PreparedInputs, resolve_device
+from stitchwork.models.encoder_cache import MIN_PATIENCE_SECONDS, EncoderCache
+from stitchwork.models.memory import device_memory_bytes
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import ImageEncoder, Item, Modality, TextEncoder, encoder_key
 from stitchwork.telemetry import Metrics
@@ -36,7 +36,7 @@ class Hungry:
         self.most = most
         self.seen: list[int] = []
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> Prepared:
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         raise NotImplementedError
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -46,25 +46,25 @@ class Hungry:
         return torch.stack([row[:1] for row in inputs])
 
 
-def rows(*values: float) -> Prepared:
-    return Prepared([torch.tensor([value]) for value in values])
+def rows(*values: float) -> PreparedInputs:
+    return PreparedInputs([torch.tensor([value]) for value in values])
 
 
 def test_a_batch_that_runs_out_of_memory_is_split_and_the_size_remembered() -> None:
     encoder = Hungry(most=3)
     metrics = Metrics()
-    batches = Batches(encoder, metrics)
+    batcher = Batcher(encoder, metrics)
     wanted = torch.arange(20.0)[:, None]
-    torch.testing.assert_close(batches.embed(rows(*range(20)), 16), wanted)
+    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), wanted)
     assert sample_value(metrics, "batch_splits_total") == 3
     assert max(encoder.seen) == 2
-    torch.testing.assert_close(batches.embed(rows(*range(20)), 16), wanted)
+    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), wanted)
     assert sample_value(metrics, "batch_splits_total") == 3, "what did not fit is not tried again"
 
 
 def test_an_input_that_does_not_fit_even_alone_is_named() -> None:
     with pytest.raises(InputTooLargeError, match="does not fit the memory") as caught:
-        Batches(Hungry(most=8)).embed(rows(1, 2, -1, 4), 4)
+        Batcher(Hungry(most=8)).embed(rows(1, 2, -1, 4), 4)
     assert (caught.value.pointer, caught.value.code) == ("/items/2", "out-of-memory")
 
 
@@ -76,19 +76,19 @@ def test_the_batch_size_that_costs_least_is_found() -> None:
             return super().forward(inputs)
 
     encoder = Crowded(most=100)
-    batches = Batches(encoder)
-    batches.most = batches.tune(rows(1))
+    batcher = Batcher(encoder)
+    batcher.most = batcher.tune(rows(1))
     encoder.seen.clear()
-    batches.embed(rows(*range(10)), 64)
+    batcher.embed(rows(*range(10)), 64)
     assert encoder.seen == [4, 4, 2]
 
 
 def test_a_batch_is_bounded_by_what_its_inputs_are_padded_to() -> None:
     encoder = Hungry(most=100)
-    batches = Batches(encoder)
-    batches.most = 12
+    batcher = Batcher(encoder)
+    batcher.most = 12
     lengths = [5, 1, 2, 1, 30, 3, 2, 6]
-    got = batches.embed(Prepared([torch.full((n,), float(n)) for n in lengths]), 4)
+    got = batcher.embed(PreparedInputs([torch.full((n,), float(n)) for n in lengths]), 4)
     torch.testing.assert_close(got[:, 0], torch.tensor([float(n) for n in lengths]))
     # By rising length: 1 1 2 2 | 3 5 | 6 | 30, at most four inputs and twelve tokens each.
     assert encoder.seen == [4, 2, 1, 1]
@@ -100,7 +100,7 @@ def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Batches(Broken(1)).embed(rows(1), 1)
+        Batcher(Broken(1)).embed(rows(1), 1)
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_those_used_last_stay_as_far_as_memory_goes(weights: Path) -> None:
     assert set(catalog.loaded()) == {keys[0], keys[2]}
     assert catalog.nbytes() == 2 * size
     assert catalog.patience(keys[0]) == 0
-    assert catalog.patience(keys[1]) >= LEAST_PATIENCE, "it would push out another"
+    assert catalog.patience(keys[1]) >= MIN_PATIENCE_SECONDS, "it would push out another"
     text = TextEncoder(model=str(minilm_folder()))
     catalog = EncoderCache("cpu", [minilm_folder()], offline=True, memory_bytes=1)
     assert catalog.get(text) is catalog.get(text), "one that is larger than the limit still serves"
@@ -139,9 +139,9 @@ def test_what_cannot_be_loaded_is_not_tried_again_at_once(tmp_path: Path) -> Non
 
 
 def test_devices_and_what_they_hold() -> None:
-    assert pick_device("cpu", 3) == torch.device("cpu")
-    assert pick_device("cuda:1", 3) == torch.device("cuda", 1)
-    assert device_bytes(torch.device("cpu")) > 1 << 30
+    assert resolve_device("cpu", 3) == torch.device("cpu")
+    assert resolve_device("cuda:1", 3) == torch.device("cuda", 1)
+    assert device_memory_bytes(torch.device("cpu")) > 1 << 30
 
 
 @pytest.mark.drills

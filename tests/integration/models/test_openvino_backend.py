@@ -11,7 +11,7 @@ from stitchwork.evaluation.image_datasets import digits
 from stitchwork.models import openvino_backend
 from stitchwork.models.encoder import Encoder
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.openvino_backend import fastest
+from stitchwork.models.openvino_backend import compile_if_faster
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.timm_encoder import load
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
@@ -36,9 +36,9 @@ def image(weights: Path, **more: object) -> ImageEncoder:
     return ImageEncoder.model_validate(told)
 
 
-def catalog(weights: Path, *, compiling: bool) -> EncoderCache:
+def catalog(weights: Path, *, compile_models: bool) -> EncoderCache:
     roots = [minilm_folder(), weights.parent]
-    return EncoderCache("cpu", roots, offline=True, compiling=compiling)
+    return EncoderCache("cpu", roots, offline=True, compile_models=compile_models)
 
 
 def rows(encoder: Encoder, items: list[Item]) -> torch.Tensor:
@@ -72,9 +72,9 @@ def _agree(
     weights: Path, spec: EncoderSpec, items: list[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = catalog(weights, compiling=True).get(spec).encoder
+    found = catalog(weights, compile_models=True).get(spec).encoder
     assert said(caplog) == ["compiled"]
-    plain = catalog(weights, compiling=False).get(spec).encoder
+    plain = catalog(weights, compile_models=False).get(spec).encoder
     assert said(caplog) == ["compiled"]
     expected = rows(plain, items)
     for count in (1, 2, 3):
@@ -105,18 +105,18 @@ def test_what_cannot_be_had_or_trusted_is_not_taken(
     module: torch.nn.Module, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = [(torch.rand(n, 4),) for n in (2, 3)]
-    assert fastest(module, "m", samples) is module
+    assert compile_if_faster(module, "m", samples) is module
     assert said(caplog) == [told]
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_backend, "find_spec", lambda _: None)
     module = torch.nn.Linear(4, 2)
-    assert fastest(module, "m", [(torch.rand(2, 4),)]) is module
+    assert compile_if_faster(module, "m", [(torch.rand(2, 4),)]) is module
 
 
 def test_nothing_calls_home(weights: Path) -> None:
-    catalog(weights, compiling=True).get(text())
+    catalog(weights, compile_models=True).get(text())
     assert sys.modules["openvino_telemetry"] is None
     assert not any(name.startswith("openvino_telemetry.") for name in sys.modules)
 
@@ -138,7 +138,7 @@ def test_models_that_come_and_go_leave_nothing(weights: Path) -> None:
     samples = [(torch.rand(n, 3, 64, 64),) for n in (2, 1)]
 
     def again() -> None:
-        assert fastest(model, "m", samples) is not model
+        assert compile_if_faster(model, "m", samples) is not model
 
     again()
     before = private()

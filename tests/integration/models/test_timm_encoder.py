@@ -19,8 +19,8 @@ from stitchwork.errors import (
     JobFailedError,
     UnsupportedFormatError,
 )
-from stitchwork.models.batching import Batches
-from stitchwork.models.encoder import MOST_PIXELS
+from stitchwork.models.batching import Batcher
+from stitchwork.models.encoder import MAX_PIXELS
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from stitchwork.models.timm_encoder import decode
@@ -57,7 +57,7 @@ def test_features_and_classifier_are_those_of_the_plain_model(
     spec = ImageEncoder(model=NAME, weights=str(weights), input_size=96)
     encoder = catalog.get(spec).encoder
     images = [picture(64, 48), picture(96, 96), picture(50, 120)]
-    rows = Batches(encoder).embed(encoder.prepare([file(image) for image in images]), 2)
+    rows = Batcher(encoder).embed(encoder.prepare([file(image) for image in images]), 2)
     plain = timm.create_model(NAME, pretrained=False).eval()
     plain.load_state_dict(load_file(weights))
     config = timm.data.resolve_data_config({"input_size": (3, 96, 96)}, model=plain)
@@ -130,7 +130,7 @@ def test_what_is_refused(data: bytes, kind: type[InvalidInputError]) -> None:
 
 
 def test_a_header_that_claims_too_much_is_refused_before_decoding() -> None:
-    told = rf"at most {MOST_PIXELS} pixels \(max_image_pixels\), got 60000 x 60000"
+    told = rf"at most {MAX_PIXELS} pixels \(max_image_pixels\), got 60000 x 60000"
     with pytest.raises(InputTooLargeError, match=told):
         decode(claiming(60_000), "/items/0")
 

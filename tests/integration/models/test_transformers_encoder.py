@@ -14,8 +14,8 @@ from transformers import (
 )
 
 from stitchwork.errors import InvalidInputError, JobFailedError
-from stitchwork.models.batching import Batches
-from stitchwork.models.encoder import Prepared
+from stitchwork.models.batching import Batcher
+from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.models.transformers_encoder import TransformersEncoder, pool
@@ -53,7 +53,7 @@ def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
 )
 def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> None:
     found = encoder(layer=layer, pooling=pooling)
-    rows = Batches(found).embed(found.prepare(TEXTS), 2)
+    rows = Batcher(found).embed(found.prepare(TEXTS), 2)
     expected = torch.stack([directly(text, layer, pooling) for text in TEXTS[:3]])
     torch.testing.assert_close(rows[:3], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
@@ -62,15 +62,15 @@ def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> No
 @pytest.mark.parametrize("items_per_batch", [1, 4, 64])
 def test_batches_do_not_change_rows(minilm: TransformersEncoder, items_per_batch: int) -> None:
     parts = [minilm.prepare([text]) for text in TEXTS]
-    rows = Batches(minilm).embed(Prepared.join(parts), items_per_batch)
+    rows = Batcher(minilm).embed(PreparedInputs.join(parts), items_per_batch)
     torch.testing.assert_close(
-        rows, Batches(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
+        rows, Batcher(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
     )
 
 
 def test_normalize_gives_unit_rows() -> None:
     found = encoder(normalize=True)
-    rows = Batches(found).embed(found.prepare(TEXTS), 8)
+    rows = Batcher(found).embed(found.prepare(TEXTS), 8)
     torch.testing.assert_close(torch.linalg.vector_norm(rows, dim=1), torch.ones(len(TEXTS)))
 
 
@@ -154,7 +154,7 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
     spec = TextEncoder(model=str(tiny), pooling="cls")
     classifier, labels = catalog.classifier(spec)
     loaded = catalog.get(spec)
-    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
+    rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
     model = BertForSequenceClassification.from_pretrained(tiny).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
@@ -183,7 +183,7 @@ def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
     loaded = EncoderCache("cpu", [tiny], offline=True).get(
         TextEncoder(model=str(tiny), pooling="cls")
     )
-    rows = loaded.batches.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
+    rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
         told = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS[:3]]

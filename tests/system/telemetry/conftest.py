@@ -82,7 +82,7 @@ class Collector:
                 }
                 found.append(
                     Told(
-                        named["stitchwork.name"],
+                        named["service.name"],
                         span.name,
                         span.trace_id.hex(),
                         span.span_id.hex(),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry import Metrics, Telemetry
-from stitchwork.telemetry.metrics import MOST_HEADS, TENTHS, Spread
+from stitchwork.telemetry.metrics import MOST_HEADS, TENTHS, ArrayHistogram
 from tests.support.metric_samples import Scrape, sample_value
 from tests.support.waiting import wait_until
 
@@ -114,8 +114,8 @@ def _own_series() -> list[tuple[str, float]]:
 
 @given(st.lists(st.one_of(st.floats(-1, 2), st.sampled_from(TENTHS)), max_size=30))
 def test_many_values_at_a_time_are_as_many_one_by_one(found: list[float]) -> None:
-    together, apart = (Spread("s", "told", registry=None, buckets=TENTHS) for _ in range(2))
-    together.observe_all(found)
+    together, apart = (ArrayHistogram("s", "told", registry=None, buckets=TENTHS) for _ in range(2))
+    together.observe_many(found)
     for value in found:
         apart.observe(value)
     pairs = zip(together.collect(), apart.collect(), strict=True)
@@ -128,8 +128,8 @@ def test_many_values_at_a_time_are_as_many_one_by_one(found: list[float]) -> Non
 def test_labels_are_bounded_whatever_clients_send() -> None:
     metrics = Metrics()
     for i in range(3 * MOST_HEADS):
-        metrics.judged(f"head-{i}", [0.5])
-        metrics.answered(f"BREW{i}", None, 404, None, 0.1)
+        metrics.record_confidences(f"head-{i}", [0.5])
+        metrics.record_response(f"BREW{i}", None, 404, None, 0.1)
     heads = {labels["head"] for labels in _labels(metrics, "confidence_count")}
     assert len(heads) == MOST_HEADS + 1
     assert sample_value(metrics, "confidence_count", head="other") == 2 * MOST_HEADS
@@ -148,7 +148,7 @@ def _labels(metrics: Metrics, name: str) -> list[dict[str, str]]:
 
 def test_uncovered_inputs_are_counted() -> None:
     metrics = Metrics()
-    metrics.inferred("translate", np.array([True, False, True, False, False]))
+    metrics.record_inputs("translate", np.array([True, False, True, False, False]))
     assert sample_value(metrics, "inputs_total", operation="translate") == 5
     assert sample_value(metrics, "uncovered_inputs_total", operation="translate") == 3
 
@@ -157,7 +157,7 @@ def test_a_step_that_fails_is_timed_all_the_same() -> None:
     telemetry = Telemetry()
     with pytest.raises(ZeroDivisionError), telemetry.step("embed"):
         _ = 1 / 0
-    assert sample_value(telemetry.metrics, "step_seconds_count", step="embed") == 1
+    assert sample_value(telemetry.metrics, "step_duration_seconds_count", step="embed") == 1
 
 
 def test_without_tracing_nothing_of_it_is_imported() -> None:

@@ -104,7 +104,7 @@ def test_what_an_api_does_alone_moves_its_figures(scene: Scene) -> None:
     assert seen.sum("space_condition_number", space="m") == pytest.approx(
         scene.send("GET", "/spaces/m").json()["condition_number"]
     )
-    assert seen.sum("registered", kind="space") == 2
+    assert seen.sum("registered_resources", kind="space") == 2
     names = {"POST /classify/{head}", "translate", "classify"}
     wait_until("its spans come", lambda: scene.collector.spans("a" * 32).keys() == names)
 
@@ -160,12 +160,12 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     worker.pause()
     # A worker that was stopped while it waited for work has what comes next in its hand.
     caught = scene.pool.submit(scene.stitch, "the first")
-    wait_until("it is queued", lambda: scene.figures().sum("max_queue_jobs") == 1)
+    wait_until("it is queued", lambda: scene.figures().sum("queue_jobs") == 1)
     slow = scene.pool.submit(scene.stitch, *LONG)
-    wait_until("both are queued", lambda: scene.figures().sum("max_queue_jobs") == 2)
+    wait_until("both are queued", lambda: scene.figures().sum("queue_jobs") == 2)
     seen = scene.figures()
-    assert seen.sum("max_queue_bytes") > 0
-    waiting, running = (seen.sum("max_queue_jobs", state=state) for state in ("waiting", "running"))
+    assert seen.sum("queue_bytes") > 0
+    waiting, running = (seen.sum("queue_jobs", state=state) for state in ("waiting", "running"))
     assert seen.sum("encoder_queue_jobs") == waiting >= 1
     age = seen.sum("queue_oldest_seconds")
     assert seen.sum("encoder_queue_oldest_seconds") == age
@@ -173,7 +173,7 @@ def test_load_on_a_worker_moves_its_figures(scene: Scene) -> None:
     with leaving_worker(scene):
         wait_until(
             "another takes one",
-            lambda: scene.figures().sum("max_queue_jobs", state="running") == running + 1,
+            lambda: scene.figures().sum("queue_jobs", state="running") == running + 1,
         )
     late = scene.pool.submit(scene.stitch, "too late", **{"X-Request-Timeout": "1"})
     assert late.result().status_code == 504

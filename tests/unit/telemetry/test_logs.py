@@ -7,7 +7,7 @@ import sys
 TRACES = ("a" * 32, "b" * 32)
 CODE = f"""
 import logging
-from stitchwork.telemetry import Caller, working_for
+from stitchwork.telemetry import Caller, bind_callers
 from stitchwork.telemetry.logs import configure
 
 configure("info")
@@ -15,9 +15,9 @@ log = logging.getLogger("stitchwork.here")
 one = Caller("r1", "00-{TRACES[0]}-{"c" * 16}-01")
 other = Caller("r2", "00-{TRACES[1]}-{"c" * 16}-01")
 log.info("nobody")
-with working_for(one):
+with bind_callers(one):
     log.info("one", extra={{"color_message": "no"}})
-    with working_for(one, other, one, Caller()):
+    with bind_callers(one, other, one, Caller()):
         log.info("both")
     log.debug("too fine")
 logging.getLogger("urllib3").info("noise")

@@ -195,7 +195,7 @@ def _from_rows(state: AppState, found: Served, asked: Inference) -> Response:
     )
     with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(rows)
-    state.telemetry.metrics.inferred("classify" if found.head else "translate", covered)
+    state.telemetry.metrics.record_inputs("classify" if found.head else "translate", covered)
     if found.head:
         classifier = state.classifiers.get(found.head)
         with state.telemetry.step("classify"):
@@ -215,7 +215,7 @@ async def _from_items(
     with renamed("/items", f"{given.pointer}/data"):
         reply = await run_while_connected(request, run(state, job, items, seconds))
     rows: Floats = reply.rows  # type: ignore[assignment]
-    state.telemetry.metrics.inferred("stitch" if found.head else "embed", reply.covered)
+    state.telemetry.metrics.record_inputs("stitch" if found.head else "embed", reply.covered)
     outputs = await asyncio.to_thread(_outputs, state, found, asked, rows, reply.defined)
     headers = used(found.stale, **found.roles) | outside(reply.covered, found.source).headers
     if reply.truncated:
@@ -233,7 +233,7 @@ def _outputs(
     pair = found.source, found.target or found.source
     calibration = state.registry.calibrations.get(*pair, found.head, told.bridge)
     said = predictions(rows, defined, found.head.labels, told.top, calibration)
-    state.telemetry.metrics.judged(found.head.id, [one["confidence"] for one in said])
+    state.telemetry.metrics.record_confidences(found.head.id, [one["confidence"] for one in said])
     return {
         "labels": np.array([[best["label"] for best in one["top"]] for one in said], object),
         "scores": np.array([[best["score"] for best in one["top"]] for one in said], np.float32),

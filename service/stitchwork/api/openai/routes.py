@@ -77,7 +77,7 @@ async def embeddings(request: Request) -> Response:
         )
     with renamed("/items", "/input"):
         reply = await run_while_connected(request, run(state, job, list(asked.input), seconds))
-    state.telemetry.metrics.inferred("embed", reply.covered)
+    state.telemetry.metrics.record_inputs("embed", reply.covered)
     roles = {"source": source, "target": target} if target else {"source": source}
     headers = used(stale, **roles) | outside(reply.covered, source).headers
     if reply.truncated:

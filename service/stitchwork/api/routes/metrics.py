@@ -25,7 +25,7 @@ async def metrics(request: Request, state: StateDep) -> Response:
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
 
     def shown() -> bytes:
-        return encode(state.telemetry.metrics.everything(state.server_metrics))
+        return encode(state.telemetry.metrics.combined_registry(state.server_metrics))
 
     text = await asyncio.to_thread(shown)
     return Response(text, headers={"Content-Type": media_type})

@@ -43,7 +43,7 @@ async def embed(encoder: PathId, request: Request) -> Response:
     source, target = spaces[0], spaces[1] if asked.target else None
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     reply = await run_while_connected(request, run(state, job, asked.items, seconds))
-    state.telemetry.metrics.inferred("embed", reply.covered)
+    state.telemetry.metrics.record_inputs("embed", reply.covered)
     facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
     roles, headers = {"source": source}, {}
     if target:
@@ -95,8 +95,8 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         asked.top,
         calibration,
     )
-    state.telemetry.metrics.inferred("stitch", reply.covered)
-    state.telemetry.metrics.judged(used_head.id, [told["confidence"] for told in said])
+    state.telemetry.metrics.record_inputs("stitch", reply.covered)
+    state.telemetry.metrics.record_confidences(used_head.id, [told["confidence"] for told in said])
     answer = {
         "predictions": said,
         "encoder": named(source),

@@ -40,7 +40,7 @@ def _translate(request: Request, state: AppState, asked: TranslateBody) -> Respo
     way = state.translator.way(source, target, asked.bridge)
     with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(asked.embeddings)
-    state.telemetry.metrics.inferred("translate", covered)
+    state.telemetry.metrics.record_inputs("translate", covered)
     beyond = outside(covered, source)
     facts: dict[str, Any] = {
         "source": named(source),
@@ -80,14 +80,14 @@ def _classify(state: AppState, head_id: str, asked: ClassifyBody) -> Response:
     way = state.translator.way(source, target, asked.bridge)
     with state.telemetry.step("translate"):
         rows, defined, covered = way.apply(asked.embeddings)
-    state.telemetry.metrics.inferred("classify", covered)
+    state.telemetry.metrics.record_inputs("classify", covered)
     beyond = outside(covered, source)
     classifier = state.classifiers.get(head)
     with state.telemetry.step("classify"):
         scores = probabilities(classifier.logits(rows))
     calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
     found = predictions(scores, defined, head.labels, asked.top, calibration)
-    state.telemetry.metrics.judged(head.id, [told["confidence"] for told in found])
+    state.telemetry.metrics.record_confidences(head.id, [told["confidence"] for told in found])
     answer = {
         "predictions": found,
         "space": named(source),

@@ -13,7 +13,7 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.embedded_corpus import Embedded
 from stitchwork.evaluation.experiments.measures import Labels
 from stitchwork.geometry.classifier import Classifier, probabilities
-from stitchwork.models.head_fitting import fit_linear, standards
+from stitchwork.models.head_fitting import fit_linear, standardization
 
 HIDDEN: Final = 128
 EPOCHS: Final = 60
@@ -74,7 +74,7 @@ def _mlp(rows: Floats, labels: Labels, seed: int) -> Head:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
-    mean, spread = standards(rows)
+    mean, spread = standardization(rows)
     seen = ((rows - mean) / spread).astype(np.float32)
     model = MLPClassifier(
         (HIDDEN,),
