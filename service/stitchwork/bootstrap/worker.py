@@ -71,7 +71,7 @@ def worker(settings: Settings) -> Any:
         max_pixels=settings.max_image_pixels,
         max_tokens=settings.max_text_tokens,
         compile_models=settings.compile_models,
-        cuda_cuda_graphs=settings.cuda_graphs,
+        cuda_graphs=settings.cuda_graphs,
         metrics=seen.metrics,
     )
     limit_blas(settings)
