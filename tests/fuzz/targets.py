@@ -85,13 +85,15 @@ def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> An
     }
     try:
         return _loop.run_until_complete(
-            negotiation.read(Request(scope, receive), model, LIMITS, **how)
+            negotiation.read_body(Request(scope, receive), model, LIMITS, **how)
         )
     except InvalidInputError as error:
         # What is said of it must be sayable in JSON.
         status = problem_details.status_of(error)
         assert status in (400, 413, 415, 422)
-        problem_details.problem(status, error.code, error.message, "id", pointer=error.pointer)
+        problem_details.problem_response(
+            status, error.code, error.message, "id", pointer=error.pointer
+        )
         return None
 
 
@@ -194,7 +196,9 @@ def _refusable(work: Callable[[], Any]) -> None:
         work()
     except InvalidInputError as error:
         status = problem_details.status_of(error)
-        problem_details.problem(status, error.code, error.message, "id", pointer=error.pointer)
+        problem_details.problem_response(
+            status, error.code, error.message, "id", pointer=error.pointer
+        )
 
 
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {

@@ -106,7 +106,7 @@ def create_app(state: AppState) -> FastAPI:
     templates = [route for route in app.routes if isinstance(route, APIRoute)]
     state.telemetry.metrics.initialize_series(
         [(method, route.path) for route in templates for method in route.methods or ()],
-        problem_details.expected(),
+        problem_details.error_statuses(),
     )
     return app
 
@@ -151,9 +151,11 @@ class RequestContextMiddleware:
             except Exception as error:
                 log.error("an unexpected error", exc_info=error)
                 if not status:
-                    problem_details.note(scope, "internal")
+                    problem_details.record_code(scope, "internal")
                     told, path = "the service failed at this request", scope["path"]
-                    answer = problem_details.problem(500, "internal", told, request_id, path=path)
+                    answer = problem_details.problem_response(
+                        500, "internal", told, request_id, path=path
+                    )
                     await answer(scope, receive, tagged)
             finally:
                 seconds = time.perf_counter() - began

@@ -94,15 +94,15 @@ def rows(model: type[BaseModel]) -> Answers:
     }
 
 
-def put(model: type[BaseModel], *, drafted: type[BaseModel] | None = None) -> Answers:
+def put(model: type[BaseModel], *, pending: type[BaseModel] | None = None) -> Answers:
     """What a PUT or POST of a resource answers."""
     found: Answers = {
         200: {"description": "The same content stood already, or it was replaced", "model": model},
         201: {"description": "It is registered and serves", "model": model},
     }
-    if drafted:
+    if pending:
         told = "A worker prepares it; the record shows how far it is"
-        found[202] = {"description": told, "model": model | drafted}
+        found[202] = {"description": told, "model": model | pending}
     return found
 
 
@@ -143,7 +143,7 @@ def body(model: type[Schema], *, binary: str | None = None, octets: bool = False
     return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
 
 
-def timed(told: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def with_timeout(told: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The same of a route that reads `X-Request-Timeout`, which is `depends.seconds_of`."""
     said = told or {}
     return {**said, "parameters": [TIMEOUT_PARAMETER, *said.get("parameters", ())]}
@@ -223,7 +223,7 @@ def install(app: FastAPI) -> None:
                 media, name, _ = ERRORS.get("/" + path.split("/")[1], usual)
                 problem = {media: {"schema": {"$ref": REF.format(model=name)}}}
                 for method, operation in operations.items():
-                    scopes = auth.needed(method.upper(), path)
+                    scopes = auth.required_scopes(method.upper(), path)
                     operation["security"] = [{"key": [scope]} for scope in scopes]
                     answers = operation.setdefault("responses", {})
                     answers.pop("422", None)

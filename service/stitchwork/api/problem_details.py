@@ -56,7 +56,7 @@ def status_of(error: StitchworkError | type[StitchworkError]) -> int:
     return next(STATUS[kind] for kind in found.__mro__ if kind in STATUS)
 
 
-def expected() -> list[tuple[int, str]]:
+def error_statuses() -> list[tuple[int, str]]:
     """Statuses and codes of errors that any route may answer with."""
     tree = [StitchworkError]
     for kind in tree:
@@ -92,14 +92,14 @@ def from_validation(
     return InvalidInputError(named, pointer=pointer)
 
 
-def refusal(error: InvalidInputError) -> PydanticCustomError:
+def field_error(error: InvalidInputError) -> PydanticCustomError:
     """One of our own errors in the form in which a model collects it, under the right place."""
     told = {"kind": type(error), "pointer": error.pointer or "", "code": error.code}
     return PydanticCustomError("refused", "{message}", {"message": error.message, **told})
 
 
 @contextmanager
-def renamed(old: str, new: str) -> Generator[None, None, None]:
+def replace_pointer(old: str, new: str) -> Generator[None, None, None]:
     """Point at a value by the place it has in this request, which calls it by another name.
 
     Args:
@@ -184,7 +184,7 @@ SHAPES: Final[dict[str, Callable[[Problem], Shaped]]] = {
 """The shape of errors by the first part of the path, where it is not problem+json."""
 
 
-def problem(
+def problem_response(
     status: int,
     code: str,
     detail: str,
@@ -200,7 +200,7 @@ def problem(
     return Response(orjson.dumps(body), status, headers, media)
 
 
-def answer_to(
+def error_response(
     error: StitchworkError,
     request_id: str,
     headers: Mapping[str, str] | None = None,
@@ -214,7 +214,7 @@ def answer_to(
     told = dict(headers or {})
     if error.retry_after is not None:
         told["Retry-After"] = f"{math.ceil(error.retry_after)}"
-    return problem(
+    return problem_response(
         status,
         error.code,
         error.message,
@@ -225,7 +225,7 @@ def answer_to(
     )
 
 
-async def refuse(
+async def send_error(
     error: StitchworkError,
     scope: Scope,
     receive: Receive,
@@ -233,9 +233,9 @@ async def refuse(
     headers: Mapping[str, str] | None = None,
 ) -> None:
     """Answer a request with an error, before any route has seen it."""
-    note(scope, error.code)
+    record_code(scope, error.code)
     request_id, path = scope["state"]["request_id"], scope["path"]
-    await answer_to(error, request_id, headers, path=path)(scope, receive, send)
+    await error_response(error, request_id, headers, path=path)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
@@ -245,13 +245,13 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnectedError)
     async def _nobody(request: Request, error: Exception) -> Response:
         # Only the log reads it; the number is the one that web servers use for this.
-        note(request.scope, ClientDisconnectedError.code)
+        record_code(request.scope, ClientDisconnectedError.code)
         return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)
     async def _known(request: Request, error: StitchworkError) -> Response:
-        note(request.scope, error.code)
-        return answer_to(error, _id(request), path=request.url.path)
+        record_code(request.scope, error.code)
+        return error_response(error, _id(request), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> Response:
@@ -260,15 +260,17 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-        note(request.scope, code)
+        record_code(request.scope, code)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))
         told, path = str(error.detail), request.url.path
-        return problem(error.status_code, code, told, _id(request), path=path, headers=headers)
+        return problem_response(
+            error.status_code, code, told, _id(request), path=path, headers=headers
+        )
 
 
-def note(scope: Scope, code: str) -> None:
+def record_code(scope: Scope, code: str) -> None:
     """Leave word of an error's code for whoever counts and logs the answer."""
     scope.setdefault("state", {})["code"] = code
 

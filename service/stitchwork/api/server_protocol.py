@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import problem
+from stitchwork.api.problem_details import problem_response
 from stitchwork.queue.streams import new_id
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def bounded(limits: RequestLimits) -> type[Connection]:
 
 def _answer(status: int, code: str, told: str) -> Response:
     headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
-    return problem(status, code, told, new_id(), headers=headers)
+    return problem_response(status, code, told, new_id(), headers=headers)
 
 
 def _refusal(status: int, code: str, told: str) -> ASGIApp:

@@ -97,7 +97,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _api(settings: Settings, options: argparse.Namespace) -> int:
-    from stitchwork.api.middleware.auth import check
+    from stitchwork.api.middleware.auth import check_keys
     from stitchwork.api.server import serve_app
     from stitchwork.bootstrap.api import api_parts
     from stitchwork.bootstrap.shared import limit_blas
@@ -105,7 +105,7 @@ def _api(settings: Settings, options: argparse.Namespace) -> int:
     limit_blas(settings)
     parts = api_parts(settings)
     try:
-        check(parts.api_keys, settings.host)
+        check_keys(parts.api_keys, settings.host)
     except AuthenticationError as error:
         print(f"stitchwork: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -9,7 +9,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from stitchwork.api.problem_details import answer_to, problem
+from stitchwork.api.problem_details import error_response, problem_response
 from stitchwork.errors import (
     AnchorSetMismatchError,
     DeadlineExceededError,
@@ -40,7 +40,7 @@ from tests.conftest import Pair
 def test_every_kind_of_error_as_openai_says_it(
     error: StitchworkError, status: int, type_: str, code: str, retry: str | None
 ) -> None:
-    answer = answer_to(error, "r", path="/v1/embeddings")
+    answer = error_response(error, "r", path="/v1/embeddings")
     told = orjson.loads(answer.body)["error"]
     assert (answer.status_code, told["type"], told["code"]) == (status, type_, code)
     assert (told["message"], answer.headers.get("retry-after")) == (error.message, retry)
@@ -48,17 +48,19 @@ def test_every_kind_of_error_as_openai_says_it(
 
 def test_keys_as_both_protocols_say_it() -> None:
     told: dict[str, Any] = {"headers": {"WWW-Authenticate": "Bearer"}}
-    answer = problem(401, "unauthenticated", "expected a key", "r", path="/v1/models", **told)
+    answer = problem_response(
+        401, "unauthenticated", "expected a key", "r", path="/v1/models", **told
+    )
     assert orjson.loads(answer.body)["error"]["code"] == "invalid_api_key"
     assert answer.headers["www-authenticate"] == "Bearer"
-    answer = problem(403, "insufficient-scope", "expected a key", "r", path="/v2", **told)
+    answer = problem_response(403, "insufficient-scope", "expected a key", "r", path="/v2", **told)
     assert (answer.status_code, orjson.loads(answer.body)) == (403, {"error": "expected a key"})
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1x", "/v2x/y", "/v", "/spaces/v1", "/V1"])
 def test_other_paths_keep_their_own_shape(path: str) -> None:
     assert (
-        problem(404, "unknown-resource", "no", "r", path=path).media_type
+        problem_response(404, "unknown-resource", "no", "r", path=path).media_type
         == "application/problem+json"
     )
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.middleware.auth import ADMIN, INFER, READ, needed
+from stitchwork.api.middleware.auth import ADMIN, INFER, READ, required_scopes
 from stitchwork.bootstrap.api import api_parts
 from stitchwork.cli import api_keys
 from stitchwork.errors import (
@@ -191,12 +191,12 @@ def every_route(part: Any) -> list[Route]:
 def test_one_table_says_what_each_path_needs(
     method: str, path: str, scopes: tuple[Scope, ...]
 ) -> None:
-    assert needed(method, path) == scopes
+    assert required_scopes(method, path) == scopes
 
 
 def test_metrics_are_open_where_the_setting_says_so() -> None:
-    assert needed("GET", "/metrics", metrics_public=True) == ()
-    assert needed("GET", "/workers", metrics_public=True) == (READ,)
+    assert required_scopes("GET", "/metrics", metrics_public=True) == ()
+    assert required_scopes("GET", "/workers", metrics_public=True) == (READ,)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,10 @@ def test_each_scope_opens_its_own(
             continue
         told = answer.json()
         assert (answer.status_code, told["code"]) == (403, "insufficient-scope")
-        assert f"scope {' or '.join(needed(method, path))}, {scope} has {scope}" in told["detail"]
+        assert (
+            f"scope {' or '.join(required_scopes(method, path))}, {scope} has {scope}"
+            in told["detail"]
+        )
         assert 'error="insufficient_scope"' in answer.headers["www-authenticate"]
 
 

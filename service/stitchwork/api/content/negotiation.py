@@ -63,14 +63,14 @@ class Body(Generic[M]):
 
     Attributes:
         size: In bytes.
-        read: What it says, validated; takes its time where it is large, and raises as `read`.
+        read: What it says, validated; takes its time where it is large, and raises as `read_body`.
     """
 
     size: int
     read: Callable[[], M]
 
 
-async def receive(
+async def receive_body(
     request: Request,
     model: type[M],
     limits: RequestLimits,
@@ -78,7 +78,7 @@ async def receive(
     main: str | None = None,
     raw: bool = False,
 ) -> Body[M]:
-    """The body of a request; see `read`, for who has a thread of their own to read it on."""
+    """The body of a request; see `read_body`, for who has a thread of their own to read it on."""
     media = media_type(request)
     inputs = (MULTIPART, NDJSON) if raw or not main else ()
     takes = (JSON, *(BINARY if main else ()), *inputs)
@@ -109,7 +109,7 @@ async def receive(
     return Body(len(data), decode)
 
 
-async def read(
+async def read_body(
     request: Request,
     model: type[M],
     limits: RequestLimits,
@@ -133,11 +133,11 @@ async def read(
         UnsupportedFormatError: If the media type is not spoken here.
         InvalidInputError: If what they say has no meaning; `pointer` says where.
     """
-    body = await receive(request, model, limits, main=main, raw=raw)
+    body = await receive_body(request, model, limits, main=main, raw=raw)
     return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
 
 
-def parse(data: bytes, model: type[M], limits: RequestLimits) -> M:
+def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
     """A JSON object, validated.
 
     Raises:
@@ -154,7 +154,7 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
 
 
-def respond(
+def rows_response(
     request: Request,
     name: str,
     rows: Floats,
@@ -179,27 +179,29 @@ def respond(
     if media == SAFETENSORS:
         told = {key: orjson.dumps(value).decode() for key, value in facts.items()}
         return Blob(to_safetensors(name, rows, told), headers, SAFETENSORS)
-    shown: Any = coded(rows) if as_base64 else rows
-    return answer({name: shown, **facts}, headers=headers)
+    shown: Any = base64_rows(rows) if as_base64 else rows
+    return json_response({name: shown, **facts}, headers=headers)
 
 
-def answer(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Any value as JSON, arrays included."""
     body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
     return Response(body, status, headers, JSON)
 
 
-def coded(rows: Floats) -> list[str]:
+def base64_rows(rows: Floats) -> list[str]:
     """Each row as the base64 of little-endian float32."""
     return [b64encode(row).decode() for row in np.ascontiguousarray(rows, dtype="<f4")]
 
 
 def _wanted(request: Request) -> str:
     own = media_type(request)
-    return accepted(request, (JSON, *BINARY), own if own in BINARY else JSON)
+    return preferred_media_type(request, (JSON, *BINARY), own if own in BINARY else JSON)
 
 
-def accepted(request: Request, offers: tuple[str, ...], default: str) -> str:
+def preferred_media_type(request: Request, offers: tuple[str, ...], default: str) -> str:
     """Which of the offered media types the client wishes for most.
 
     Of equal wishes the first one counts; a wish for anything is one for the default, and who

@@ -19,8 +19,8 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Served
 from stitchwork.api.kserve.tensors import Inference
-from stitchwork.api.openapi import body, example, timed
-from stitchwork.api.problem_details import renamed
+from stitchwork.api.openapi import body, example, with_timeout
+from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes import health
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used, width
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 MICROSECONDS: Final = 1e6
 Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))]
 Version = Annotated[str, Path(description="The one that its metadata names.")]
-INFER: Final = timed(body(InferBody, octets=True))
+INFER: Final = with_timeout(body(InferBody, octets=True))
 STITCH: Final = "stitch:minilm:intent"
 VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
 ANSWER: Final = example(
@@ -83,7 +83,7 @@ router.add_api_route(
 @router.get("", summary="What this server is", name="v2_server")
 async def server(state: StateDep) -> Response:
     """Its name, version, and the extensions of the protocol that it speaks."""
-    return negotiation.answer(
+    return negotiation.json_response(
         {
             "name": models.PLATFORM,
             "version": state.version,
@@ -153,7 +153,7 @@ async def infer_version(model: Model, version: Version, request: Request) -> Res
 
 async def _show(state: AppState, model: str, version: str | None) -> Response:
     found = await asyncio.to_thread(models.find, state, models.named(model), version)
-    return negotiation.answer(found.described(), headers=used(found.stale, **found.roles))
+    return negotiation.json_response(found.described(), headers=used(found.stale, **found.roles))
 
 
 async def _ready(state: AppState, model: str, version: str | None) -> Response:
@@ -163,7 +163,7 @@ async def _ready(state: AppState, model: str, version: str | None) -> Response:
         workers = await asyncio.to_thread(state.producer.workers)
         if not worker_registry.serving(workers, encoder):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
-    return negotiation.answer({"name": model, "ready": True})
+    return negotiation.json_response({"name": model, "ready": True})
 
 
 async def _infer(request: Request, model: str, version: str | None) -> Response:
@@ -212,7 +212,7 @@ async def _from_items(
     items = await asyncio.to_thread(tensors.items, given, state.limits)
     told = asked.body.parameters
     job = job_of(found.source, found.target, found.head, bridge=told.bridge, truncate=told.truncate)
-    with renamed("/items", f"{given.pointer}/data"):
+    with replace_pointer("/items", f"{given.pointer}/data"):
         reply = await run_while_connected(request, run(state, job, items, seconds))
     rows: Floats = reply.rows  # type: ignore[assignment]
     state.telemetry.metrics.record_inputs("stitch" if found.head else "embed", reply.covered)

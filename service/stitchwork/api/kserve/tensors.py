@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from stitchwork.api.content import negotiation, validation
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import renamed
+from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.schemas.foreign import InferBody, TensorBody
 from stitchwork.errors import (
     InputTooLargeError,
@@ -108,7 +108,7 @@ async def read(request: Request, limits: RequestLimits) -> Inference:
     length = _json_length(request.headers.get(HEADER), len(data))
 
     def decode() -> Inference:
-        body = negotiation.parse(data[:length], InferBody, limits)
+        body = negotiation.parse_body(data[:length], InferBody, limits)
         return Inference(body, _located(body, memoryview(data)[length:]))
 
     return await asyncio.to_thread(decode) if len(data) > negotiation.LARGE_BODY else decode()
@@ -145,7 +145,7 @@ def rows(tensor: Tensor, limits: RequestLimits) -> Floats:
         given: Any = np.frombuffer(tensor.raw, dtype).reshape(n, d)
     else:
         given = told.data
-    with renamed("", f"{tensor.pointer}/data"):
+    with replace_pointer("", f"{tensor.pointer}/data"):
         if isinstance(given, list) and given and not isinstance(given[0], list):
             if len(given) != n * d:
                 raise InvalidInputError(
@@ -237,7 +237,7 @@ def respond(
     if asked.body.id is not None:
         answer["id"] = asked.body.id
     if not parts:
-        return negotiation.answer(answer, headers=headers)
+        return negotiation.json_response(answer, headers=headers)
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     more = {**headers, HEADER: str(len(head))}
     return Response(b"".join([head, *parts]), 200, more, negotiation.OCTETS)

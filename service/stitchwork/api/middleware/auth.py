@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stitchwork.api.problem_details import refuse
+from stitchwork.api.problem_details import send_error
 from stitchwork.errors import (
     AuthenticationError,
     InsufficientScopeError,
@@ -73,7 +73,9 @@ RULES: Final = (
 )
 
 
-def needed(method: str, path: str, *, metrics_public: bool = False) -> tuple[KeyScope, ...]:
+def required_scopes(
+    method: str, path: str, *, metrics_public: bool = False
+) -> tuple[KeyScope, ...]:
     """The scopes of which one opens this; none: it is open to everyone."""
     if metrics_public and path == "/metrics":
         return EVERYONE
@@ -85,7 +87,7 @@ def needed(method: str, path: str, *, metrics_public: bool = False) -> tuple[Key
     )
 
 
-def need(request: HTTPConnection, scope: KeyScope) -> None:
+def require_scope(request: HTTPConnection, scope: KeyScope) -> None:
     """Ask for a scope that only a part of a route needs.
 
     Raises:
@@ -121,7 +123,7 @@ class AuthMiddleware:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        scopes = needed(scope["method"], scope["path"], metrics_public=self._metrics_open)
+        scopes = required_scopes(scope["method"], scope["path"], metrics_public=self._metrics_open)
         if not scopes:
             await self._app(scope, receive, send)
             return
@@ -134,7 +136,7 @@ class AuthMiddleware:
                 await self._count(key, scopes[0], told)
         except StitchworkError as error:
             headers = told | _challenge(error, presented, scopes)
-            await refuse(error, scope, receive, send, headers)
+            await send_error(error, scope, receive, send, headers)
             return
         await self._app(scope, receive, _with(told, send) if told else send)
 
@@ -218,7 +220,7 @@ def _with(headers: dict[str, str], send: Send) -> Send:
     return sending
 
 
-def check(ring: ApiKeyCache, host: str) -> None:
+def check_keys(ring: ApiKeyCache, host: str) -> None:
     """Look at the keys before the service listens, and say loudly if nothing guards it.
 
     Args:

@@ -10,7 +10,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import refuse
+from stitchwork.api.problem_details import send_error
 from stitchwork.errors import (
     InputTooLargeError,
     QueueFullError,
@@ -42,7 +42,7 @@ class BodyLimitMiddleware:
         try:
             self._check(headers)
         except StitchworkError as error:
-            await refuse(error, scope, receive, send)
+            await send_error(error, scope, receive, send)
             return
         body = _Body(self, receive, self._limits)
         begun = refused = False
@@ -55,7 +55,7 @@ class BodyLimitMiddleware:
             elif not refused:
                 # Whatever the route made of it, the client hears what was wrong.
                 refused = True
-                await refuse(body.fault, scope, receive, send)
+                await send_error(body.fault, scope, receive, send)
 
         try:
             await self._app(scope, body.receive, sending)

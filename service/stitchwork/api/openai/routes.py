@@ -14,8 +14,8 @@ from stitchwork.api.dependencies import (
     request_timeout,
     run_while_connected,
 )
-from stitchwork.api.openapi import body, example, timed
-from stitchwork.api.problem_details import renamed
+from stitchwork.api.openapi import body, example, with_timeout
+from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used
 from stitchwork.api.schemas.foreign import EmbeddingsBody
@@ -54,7 +54,7 @@ ROWS: Final = {"object": "list", "data": [ROW], "model": "minilm->mpnet", "usage
     summary="Embed texts",
     name="openai_embeddings",
     responses=example("Embeddings in the order of the inputs.", ROWS),
-    openapi_extra=timed(body(EmbeddingsBody)),
+    openapi_extra=with_timeout(body(EmbeddingsBody)),
 )
 async def embeddings(request: Request) -> Response:
     """Texts as embeddings of a space that has an encoder or, translated, of another.
@@ -62,7 +62,7 @@ async def embeddings(request: Request) -> Response:
     Rows are as the encoder makes them, and need not be of length one.
     """
     state, seconds = app_state(request), request_timeout(request)
-    asked = await negotiation.read(request, EmbeddingsBody, state.limits)
+    asked = await negotiation.read_body(request, EmbeddingsBody, state.limits)
     names = _spaces_of(asked.model)
     check_room(state, names[0])
     spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
@@ -75,7 +75,7 @@ async def embeddings(request: Request) -> Response:
             f"{last.dim} or none, got {asked.dimensions}",
             pointer="/dimensions",
         )
-    with renamed("/items", "/input"):
+    with replace_pointer("/items", "/input"):
         reply = await run_while_connected(request, run(state, job, list(asked.input), seconds))
     state.telemetry.metrics.record_inputs("embed", reply.covered)
     roles = {"source": source, "target": target} if target else {"source": source}
@@ -83,11 +83,11 @@ async def embeddings(request: Request) -> Response:
     if reply.truncated:
         headers["Stitchwork-Truncated"] = str(len(reply.truncated))
     rows: Floats = reply.rows  # type: ignore[assignment]
-    shown: Any = negotiation.coded(rows) if asked.encoding_format == "base64" else rows
+    shown: Any = negotiation.base64_rows(rows) if asked.encoding_format == "base64" else rows
     data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(shown)]
     usage = {"prompt_tokens": reply.tokens, "total_tokens": reply.tokens}
     answer = {"object": "list", "data": data, "model": asked.model, "usage": usage}
-    return negotiation.answer(answer, headers=headers)
+    return negotiation.json_response(answer, headers=headers)
 
 
 @router.get(
@@ -98,7 +98,9 @@ async def embeddings(request: Request) -> Response:
 )
 async def models(state: StateDep) -> Response:
     """Every space with an encoder and every space it can be translated into, 1,000 at most."""
-    return negotiation.answer({"object": "list", "data": await asyncio.to_thread(_listed, state)})
+    return negotiation.json_response(
+        {"object": "list", "data": await asyncio.to_thread(_listed, state)}
+    )
 
 
 @router.get(
@@ -117,7 +119,9 @@ async def model(model: Model, state: StateDep) -> Response:
     except (InvalidInputError, AnchorSetMismatchError) as error:
         # It is registered, and still none of those that `models` lists.
         raise UnknownResourceError(f"no model {model}: {error.message}") from error
-    return negotiation.answer(_shown(model, last), headers=used(stale, source=source, target=last))
+    return negotiation.json_response(
+        _shown(model, last), headers=used(stale, source=source, target=last)
+    )
 
 
 def _spaces_of(model: str) -> list[str]:

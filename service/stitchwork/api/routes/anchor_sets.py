@@ -26,7 +26,7 @@ async def put_anchor_set(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
-    declared = await negotiation.read(request, AnchorSetBody, state.limits)
+    declared = await negotiation.read_body(request, AnchorSetBody, state.limits)
     outcome, entry = await asyncio.to_thread(
         lambda: state.registry.declare_anchor_set(
             id_,

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ID_SCHEMA, AppState, ResourceId, StateDep, request_timeout
-from stitchwork.api.openapi import body, timed
+from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.response_facts import named, used, width
 from stitchwork.api.schemas.requests import NextAnchorsBody
 from stitchwork.api.schemas.responses import AnchorReport, NextAnchors
@@ -22,7 +22,7 @@ router = APIRouter(tags=["anchors"])
     "/spaces/{id}/anchors",
     summary="What a space's anchors tell about themselves",
     response_model=AnchorReport,
-    openapi_extra=timed(),
+    openapi_extra=with_timeout(),
 )
 async def report(
     id_: ResourceId,
@@ -59,19 +59,19 @@ def _report(state: AppState, id_: str, other: str | None, bridge: BridgeName) ->
         **state.anchor_reports.of(space, target, bridge),
     }
     records = {"space": space, **({"target": target} if target else {})}
-    return negotiation.answer(told, headers=used(stale, **records))
+    return negotiation.json_response(told, headers=used(stale, **records))
 
 
 @router.post(
     "/spaces/{id}/anchors/next",
     summary="Which inputs to take as anchors next",
     response_model=NextAnchors,
-    openapi_extra=timed(body(NextAnchorsBody, binary="embeddings")),
+    openapi_extra=with_timeout(body(NextAnchorsBody, binary="embeddings")),
 )
 async def coming(id_: ResourceId, request: Request, state: StateDep) -> Response:
     """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
     state.comparison_executor.check_capacity()
-    asked = await negotiation.read(request, NextAnchorsBody, state.limits, main="embeddings")
+    asked = await negotiation.read_body(request, NextAnchorsBody, state.limits, main="embeddings")
     return await state.comparison_executor.run(
         lambda: _coming(state, id_, asked), request_timeout(request)
     )
@@ -81,4 +81,6 @@ def _coming(state: AppState, id_: str, asked: NextAnchorsBody) -> Response:
     (space,), stale = state.registry.spaces.ready(id_)
     width(asked.embeddings, space)
     told = state.anchor_reports.next(space, asked.embeddings, asked.count)
-    return negotiation.answer({"space": named(space), **told}, headers=used(stale, space=space))
+    return negotiation.json_response(
+        {"space": named(space), **told}, headers=used(stale, space=space)
+    )

@@ -18,7 +18,7 @@ from stitchwork.api.dependencies import (
     run_while_connected,
 )
 from stitchwork.api.middleware import auth
-from stitchwork.api.openapi import body, timed
+from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.reports import head_evaluation, verdicts
 from stitchwork.api.reports.head_evaluation import Scored
 from stitchwork.api.reports.space_comparison import Comparison
@@ -50,7 +50,7 @@ IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
     "/compatibility",
     summary="Compare the spaces of an anchor set",
     response_model=Matrix,
-    openapi_extra=timed(),
+    openapi_extra=with_timeout(),
 )
 async def matrix(
     request: Request,
@@ -82,7 +82,7 @@ def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: Bridg
     spaces = _spaces(state, anchor_set, names)
     found = state.comparisons.of(spaces, bridge)
     used = len(some(anchor_set.size))
-    return negotiation.answer(
+    return negotiation.json_response(
         {
             "anchor_set": {"id": anchor_set.id, "version": anchor_set.version},
             "bridge": bridge,
@@ -156,16 +156,18 @@ def _shown(
     "/compatibility/{encoder}/{head}",
     summary="Judge an encoder and a head by a labelled sample",
     response_model=Judged,
-    openapi_extra=timed(body(SampleBody, binary="embeddings")),
+    openapi_extra=with_timeout(body(SampleBody, binary="embeddings")),
 )
 async def sample(encoder: PathId, head: PathId, request: Request, state: StateDep) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     seconds = request_timeout(request)
     state.executor.check_capacity()
-    asked = await negotiation.read(request, SampleBody, state.limits, main="embeddings", raw=True)
+    asked = await negotiation.read_body(
+        request, SampleBody, state.limits, main="embeddings", raw=True
+    )
     if asked.calibrate:
         # It changes what everyone else is told.
-        auth.need(request, auth.ADMIN)
+        auth.require_scope(request, auth.ADMIN)
     names = check_id(encoder), check_id(head)
     used_by = await asyncio.to_thread(_resolve, state, *names, asked)
     rows, native = await run_while_connected(request, _embedded(state, used_by, asked, seconds))
@@ -260,4 +262,6 @@ def _judge(
     else:
         known = calibrations.get(source, target, head, asked.bridge)
         answer["confidence"] = head_evaluation.trust(through, truth, known)
-    return negotiation.answer(answer, headers=used(stale, source=source, target=target, head=head))
+    return negotiation.json_response(
+        answer, headers=used(stale, source=source, target=target, head=head)
+    )

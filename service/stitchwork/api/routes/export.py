@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, request_timeout
-from stitchwork.api.openapi import timed
+from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.response_facts import used
 from stitchwork.errors import InvalidInputError
 from stitchwork.export import translation_files
@@ -33,7 +33,7 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
     summary="Export a translation",
     responses=ANSWERS,
     response_class=Response,
-    openapi_extra=timed(),
+    openapi_extra=with_timeout(),
 )
 async def export(
     source: PathId,
@@ -55,7 +55,9 @@ async def export(
     """
     state.executor.check_capacity()
     names = [check_id(source), check_id(target), *([check_id(head, "/head")] if head else [])]
-    accepted = negotiation.accepted(request, tuple(MEDIA.values()), negotiation.SAFETENSORS)
+    accepted = negotiation.preferred_media_type(
+        request, tuple(MEDIA.values()), negotiation.SAFETENSORS
+    )
     wanted = MEDIA[format_] if format_ else accepted
     if head and wanted != negotiation.ONNX:
         raise InvalidInputError("head: only an ONNX file can hold one", pointer="/head")

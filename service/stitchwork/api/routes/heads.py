@@ -22,26 +22,26 @@ router = APIRouter(tags=["heads"])
 @router.put(
     "/heads/{id}",
     summary="Register a head",
-    responses=openapi.put(HeadAnswer, drafted=Drafted),
+    responses=openapi.put(HeadAnswer, pending=Drafted),
     openapi_extra=body(HeadBody, binary="weight"),
 )
 async def put_head(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
-    declared = await negotiation.read(request, HeadBody, state.limits, main="weight")
+    declared = await negotiation.read_body(request, HeadBody, state.limits, main="weight")
     return await asyncio.to_thread(_register, state, declared, id_, condition)
 
 
 @router.post(
     "/heads",
     summary="Register a head, id in the body",
-    responses=openapi.put(HeadAnswer, drafted=Drafted),
+    responses=openapi.put(HeadAnswer, pending=Drafted),
     openapi_extra=body(NewHeadBody, binary="weight"),
 )
 async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read(request, NewHeadBody, state.limits, main="weight")
+    declared = await negotiation.read_body(request, NewHeadBody, state.limits, main="weight")
     return await asyncio.to_thread(_register, state, declared, declared.id, condition)
 
 

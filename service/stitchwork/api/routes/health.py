@@ -19,7 +19,7 @@ router = APIRouter(tags=["operation"])
 @router.get("/health/live", summary="Is this process alive?", response_model=Live)
 async def live() -> Response:
     """200 as long as the process answers at all."""
-    return negotiation.answer({"live": True})
+    return negotiation.json_response({"live": True})
 
 
 @router.get(
@@ -37,7 +37,7 @@ async def ready(state: StateDep) -> Response:
     found = await asyncio.to_thread(_checks, state)
     up = found["registry"] and found["queue"] and found["workers"] and not state.draining.is_set()
     headers = {} if up else {"Retry-After": "2"}
-    return negotiation.answer({"ready": bool(up), **found}, 200 if up else 503, headers)
+    return negotiation.json_response({"ready": bool(up), **found}, 200 if up else 503, headers)
 
 
 @router.get("/workers", summary="What the workers do", response_model=Fleet)
@@ -46,13 +46,13 @@ async def workers(state: StateDep) -> Response:
 
     `oldest_seconds` is what to scale workers by.
     """
-    return negotiation.answer(await asyncio.to_thread(_fleet, state))
+    return negotiation.json_response(await asyncio.to_thread(_fleet, state))
 
 
 @router.get("/info", summary="What this service is and takes", response_model=Info)
 async def info(state: StateDep) -> Response:
     """Version, bridges, limits, formats, and what a 201 promises."""
-    return negotiation.answer(
+    return negotiation.json_response(
         {
             "name": "stitchwork",
             "version": state.version,

@@ -15,7 +15,7 @@ from stitchwork.api.dependencies import (
     StateDep,
     request_timeout,
 )
-from stitchwork.api.openapi import timed
+from stitchwork.api.openapi import with_timeout
 from stitchwork.errors import InvalidInputError
 from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.repository import Repository
@@ -57,7 +57,9 @@ def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
     headers = etag(entry)
     if outcome in (Outcome.CREATED, Outcome.ACCEPTED):
         headers["Location"] = path
-    return negotiation.answer({**view(entry), "outcome": outcome.value}, STATUS[outcome], headers)
+    return negotiation.json_response(
+        {**view(entry), "outcome": outcome.value}, STATUS[outcome], headers
+    )
 
 
 def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
@@ -77,7 +79,7 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
     ) -> Response:
         after = _cursor(cursor)
         found = await asyncio.to_thread(table(state).page, limit, after)
-        return negotiation.answer(
+        return negotiation.json_response(
             {"items": [view(e) for e in found.entries], "cursor": found.cursor}
         )
 
@@ -96,14 +98,14 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
         entry = await asyncio.to_thread(table(state).get, id_)
         if etag(entry)["ETag"] in (if_none_match or ""):
             return Response(status_code=304, headers=etag(entry))
-        return negotiation.answer(view(entry), headers=etag(entry))
+        return negotiation.json_response(view(entry), headers=etag(entry))
 
     @router.delete(
         f"/{plural}/{{id}}",
         summary=f"Remove one {name}",
         name=f"delete_{plural}",
         status_code=204,
-        openapi_extra=timed(),
+        openapi_extra=with_timeout(),
     )
     async def remove(
         id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep

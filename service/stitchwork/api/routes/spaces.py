@@ -20,26 +20,26 @@ router = APIRouter(tags=["spaces"])
 @router.put(
     "/spaces/{id}",
     summary="Register a space",
-    responses=openapi.put(SpaceAnswer, drafted=Drafted),
+    responses=openapi.put(SpaceAnswer, pending=Drafted),
     openapi_extra=body(SpaceBody, binary="anchors"),
 )
 async def put_space(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a space by its anchors, or have the service embed its set's items (202)."""
-    declared = await negotiation.read(request, SpaceBody, state.limits, main="anchors")
+    declared = await negotiation.read_body(request, SpaceBody, state.limits, main="anchors")
     return await _register(state, declared, id_, condition)
 
 
 @router.post(
     "/spaces",
     summary="Register a space, id in the body",
-    responses=openapi.put(SpaceAnswer, drafted=Drafted),
+    responses=openapi.put(SpaceAnswer, pending=Drafted),
     openapi_extra=body(NewSpaceBody, binary="anchors"),
 )
 async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read(request, NewSpaceBody, state.limits, main="anchors")
+    declared = await negotiation.read_body(request, NewSpaceBody, state.limits, main="anchors")
     return await _register(state, declared, declared.id, condition)
 
 

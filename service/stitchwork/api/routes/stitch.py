@@ -15,7 +15,7 @@ from stitchwork.api.dependencies import (
     request_timeout,
     run_while_connected,
 )
-from stitchwork.api.openapi import body, timed
+from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.queued_work import check_room, job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used
 from stitchwork.api.schemas.requests import EmbedBody, StitchBody
@@ -31,13 +31,13 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/embed/{encoder}",
     summary="Embed raw inputs",
     responses=openapi.rows(Embedded),
-    openapi_extra=timed(body(EmbedBody)),
+    openapi_extra=with_timeout(body(EmbedBody)),
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     state, seconds = app_state(request), request_timeout(request)
     check_room(state, encoder)
-    asked = await negotiation.read(request, EmbedBody, state.limits)
+    asked = await negotiation.read_body(request, EmbedBody, state.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
     spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
     source, target = spaces[0], spaces[1] if asked.target else None
@@ -55,7 +55,7 @@ async def embed(encoder: PathId, request: Request) -> Response:
             **beyond.facts,
         }
         roles["target"], headers = target, beyond.headers
-    return negotiation.respond(
+    return negotiation.rows_response(
         request,
         "embeddings",
         reply.rows,  # type: ignore[arg-type]
@@ -69,13 +69,13 @@ async def embed(encoder: PathId, request: Request) -> Response:
     "/stitch/{encoder}/{head}",
     summary="Classify raw inputs",
     response_model=Stitched,
-    openapi_extra=timed(body(StitchBody)),
+    openapi_extra=with_timeout(body(StitchBody)),
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
     state, seconds = app_state(request), request_timeout(request)
     check_room(state, encoder)
-    asked = await negotiation.read(request, StitchBody, state.limits)
+    asked = await negotiation.read_body(request, StitchBody, state.limits)
     ids = check_id(encoder), check_id(head)
 
     def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:
@@ -106,4 +106,4 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         **beyond.facts,
     }
     headers = used(stale, source=source, target=target, head=used_head)
-    return negotiation.answer(answer, headers=headers | beyond.headers)
+    return negotiation.json_response(answer, headers=headers | beyond.headers)

@@ -9,7 +9,7 @@ from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
 from stitchwork.api.openapi import body as shown
-from stitchwork.api.openapi import timed
+from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
 from stitchwork.api.schemas.requests import ClassifyBody, TranslateBody
 from stitchwork.api.schemas.responses import Classified, Translated
@@ -24,13 +24,13 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/translate",
     summary="Translate embeddings",
     responses=openapi.rows(Translated),
-    openapi_extra=timed(shown(TranslateBody, binary="embeddings")),
+    openapi_extra=with_timeout(shown(TranslateBody, binary="embeddings")),
 )
 async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
-    body = await negotiation.receive(request, TranslateBody, state.limits, main="embeddings")
+    body = await negotiation.receive_body(request, TranslateBody, state.limits, main="embeddings")
     return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
 
 
@@ -49,7 +49,7 @@ def _translate(request: Request, state: AppState, asked: TranslateBody) -> Respo
         "undefined": undefined(defined),
         **beyond.facts,
     }
-    return negotiation.respond(
+    return negotiation.rows_response(
         request,
         "embeddings",
         rows,
@@ -63,14 +63,14 @@ def _translate(request: Request, state: AppState, asked: TranslateBody) -> Respo
     "/classify/{head}",
     summary="Classify embeddings",
     response_model=Classified,
-    openapi_extra=timed(shown(ClassifyBody, binary="embeddings")),
+    openapi_extra=with_timeout(shown(ClassifyBody, binary="embeddings")),
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
-    body = await negotiation.receive(request, ClassifyBody, state.limits, main="embeddings")
+    body = await negotiation.receive_body(request, ClassifyBody, state.limits, main="embeddings")
     return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
 
 
@@ -96,4 +96,4 @@ def _classify(state: AppState, head_id: str, asked: ClassifyBody) -> Response:
         **beyond.facts,
     }
     headers = used(stale, source=source, target=target, head=head)
-    return negotiation.answer(answer, headers=headers | beyond.headers)
+    return negotiation.json_response(answer, headers=headers | beyond.headers)

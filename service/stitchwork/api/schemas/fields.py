@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from stitchwork.api.content import validation
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import refusal
+from stitchwork.api.problem_details import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.resources import ID_PATTERN, Floats, check_id
 
@@ -38,7 +38,7 @@ class Checked:
             try:
                 return self._parse(value, info)
             except InvalidInputError as error:
-                raise refusal(error) from error
+                raise field_error(error) from error
 
         return core_schema.with_info_plain_validator_function(parse)
 
@@ -65,7 +65,7 @@ def max_length(limit: str, name: str) -> BeforeValidator:
     def check(value: Any, info: ValidationInfo) -> Any:
         size = getattr(limits_of(info), limit)
         if isinstance(value, list) and len(value) > size:
-            raise refusal(
+            raise field_error(
                 InputTooLargeError(f"expected at most {size} {name} ({limit}), got {len(value)}")
             )
         return value

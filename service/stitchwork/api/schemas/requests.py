@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from stitchwork.api.content import json_depth, validation
-from stitchwork.api.problem_details import refusal
+from stitchwork.api.problem_details import field_error
 from stitchwork.api.schemas.fields import (
     Bool,
     Float,
@@ -61,7 +61,7 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
         # What came beside a body is a text of a kind that orjson does not take.
         return orjson.loads(str(value))
     except InvalidInputError as error:
-        raise refusal(error) from error
+        raise field_error(error) from error
     except ValueError as error:
         raise ValueError('expected a JSON list such as ["a", "b"]') from error
 
