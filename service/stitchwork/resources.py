@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import LANDMARKS, WHITENING, Parameters
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -195,7 +195,7 @@ def check_id(value: str, pointer: str | None = None) -> str:
             "expected an id of 1 to 128 letters, digits, '.', '_' or '-' that starts with a letter "
             f"or digit, got {shown!r}",
             pointer=pointer,
-            code="invalid-id",
+            code=ErrorCode.INVALID_ID,
         )
     return value
 

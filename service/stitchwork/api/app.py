@@ -32,6 +32,7 @@ from stitchwork.api.routes import (
     stitch,
     translate,
 )
+from stitchwork.errors import ErrorCode
 from stitchwork.queue.streams import new_id
 from stitchwork.telemetry import Caller, Telemetry, bind_callers
 
@@ -151,10 +152,10 @@ class RequestContextMiddleware:
             except Exception as error:
                 log.error("an unexpected error", exc_info=error)
                 if not status:
-                    problem_details.record_code(scope, "internal")
+                    problem_details.record_code(scope, ErrorCode.INTERNAL)
                     told, path = "the service failed at this request", scope["path"]
                     answer = problem_details.problem_response(
-                        500, "internal", told, request_id, path=path
+                        500, ErrorCode.INTERNAL, told, request_id, path=path
                     )
                     await answer(scope, receive, tagged)
             finally:

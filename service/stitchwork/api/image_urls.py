@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
-from stitchwork.errors import InputTooLargeError, InvalidInputError, QueueFullError
+from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
 ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
@@ -134,7 +134,7 @@ class ImageFetcher:
             raise InvalidInputError(
                 "expected the base64 of an image file; images by URL are off (image_url_hosts)",
                 pointer=pointer,
-                code="url-not-allowed",
+                code=ErrorCode.URL_NOT_ALLOWED,
             )
         try:
             host = urlsplit(url).netloc.lower() if HTTPS.fullmatch(url) else ""
@@ -145,7 +145,7 @@ class ImageFetcher:
                 "expected the base64 of an image file, or its https URL on a host that is allowed "
                 "(image_url_hosts)",
                 pointer=pointer,
-                code="url-not-allowed",
+                code=ErrorCode.URL_NOT_ALLOWED,
             )
         return url
 
@@ -230,4 +230,4 @@ _FAULTS: Final = (
 
 def _failed(why: str, pointer: str) -> InvalidInputError:
     told = f"the image cannot be fetched: {why}"
-    return InvalidInputError(told, pointer=pointer, code="url-unavailable")
+    return InvalidInputError(told, pointer=pointer, code=ErrorCode.URL_UNAVAILABLE)

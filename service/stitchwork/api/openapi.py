@@ -12,6 +12,7 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import TIMEOUT_PARAMETER
 from stitchwork.api.middleware import auth
 from stitchwork.api.schemas.requests import Schema
+from stitchwork.errors import UNSERVED_CODES, ErrorCode
 
 REF: Final = "#/components/schemas/{model}"
 PROBLEM: Final = {
@@ -22,7 +23,11 @@ PROBLEM: Final = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string", "description": "What was expected, and what came."},
-        "code": {"type": "string", "description": "Stable name of the condition."},
+        "code": {
+            "type": "string",
+            "description": "Stable name of the condition; a later release may add some.",
+            "examples": [code for code in ErrorCode if code not in UNSERVED_CODES],
+        },
         "pointer": {"type": "string", "description": "JSON pointer to the offending value."},
         "request_id": {"type": "string"},
     },

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import problem_response
+from stitchwork.errors import ErrorCode
 from stitchwork.queue.streams import new_id
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Connection(HttpToolsProtocol):
             return
         if len(self.connections) > most:
             told = f"this process has {most} connections (max_connections) already"
-            self.app = _unless_health(self.app, 503, "too-many-connections", told)
+            self.app = _unless_health(self.app, 503, ErrorCode.TOO_MANY_CONNECTIONS, told)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,7 +68,7 @@ class Connection(HttpToolsProtocol):
         # A head that does not end, or what follows a chunk: nothing has come of these bytes.
         self._silent = 0 if self._moved else self._silent + len(data)
         if self._silent > self.limits.max_header_bytes:
-            self._refuse(431, "head-too-large", self._head_told)
+            self._refuse(431, ErrorCode.HEADERS_TOO_LARGE, self._head_told)
         elif self._in_head and not self._whole and self._reading is None:
             self._expect_head()
 
@@ -85,7 +86,7 @@ class Connection(HttpToolsProtocol):
             super().on_headers_complete()
             return
         app = self.app
-        self.app = _refusal(431, "head-too-large", self._head_told)
+        self.app = _refusal(431, ErrorCode.HEADERS_TOO_LARGE, self._head_told)
         super().on_headers_complete()
         self.app = app
 
@@ -131,7 +132,7 @@ class Connection(HttpToolsProtocol):
             return
         seconds = self.limits.header_timeout_seconds
         told = f"the headers did not arrive within {seconds:g} seconds (header_timeout_seconds)"
-        self._refuse(408, "slow-request", told)
+        self._refuse(408, ErrorCode.SLOW_REQUEST, told)
 
     def _expect_reading(self) -> None:
         left = self.transport.get_write_buffer_size()
@@ -147,7 +148,7 @@ class Connection(HttpToolsProtocol):
             return
         self._expect_reading()
 
-    def _refuse(self, status: int, code: str, told: str) -> None:
+    def _refuse(self, status: int, code: ErrorCode, told: str) -> None:
         """Answer, if nothing else is being answered, and hang up."""
         log.info("a client was cut off", extra={"code": code})
         if self.cycle is not None and not self.cycle.response_complete:
@@ -175,19 +176,19 @@ def bounded(limits: RequestLimits) -> type[Connection]:
     return type("Bounded", (Connection,), {"limits": limits})
 
 
-def _answer(status: int, code: str, told: str) -> Response:
+def _answer(status: int, code: ErrorCode, told: str) -> Response:
     headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
     return problem_response(status, code, told, new_id(), headers=headers)
 
 
-def _refusal(status: int, code: str, told: str) -> ASGIApp:
+def _refusal(status: int, code: ErrorCode, told: str) -> ASGIApp:
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await _answer(status, code, told)(scope, receive, send)
 
     return refuse
 
 
-def _unless_health(app: Any, status: int, code: str, told: str) -> Any:
+def _unless_health(app: Any, status: int, code: ErrorCode, told: str) -> Any:
     """Refuse everything but the question whether this process is well."""
     refuse = _refusal(status, code, told)
 

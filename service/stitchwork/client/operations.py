@@ -32,7 +32,7 @@ from stitchwork.client.flows import (
 )
 from stitchwork.client.progress import Progress, shown
 from stitchwork.client.service_errors import json_of
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import ErrorCode, StitchworkError
 
 POLL_SECONDS: Final = 0.2
 PAGE: Final = 1000
@@ -162,7 +162,9 @@ class Operations:
                 if pending["status"] == "ready":
                     return record
                 if pending["status"] == "failed":
-                    raise StitchworkError(f"{kind} {id_}: {pending['reason']}", code="failed")
+                    raise StitchworkError(
+                        f"{kind} {id_}: {pending['reason']}", code=ErrorCode.REGISTRATION_FAILED
+                    )
                 done, total = pending["progress"]["done"], pending["progress"]["total"]
                 tell = tell or stack.enter_context(shown(progress, f"preparing {id_}", total))
                 tell(done, total)

@@ -11,16 +11,15 @@ import orjson
 from stitchwork import errors
 from stitchwork.errors import (
     DeadlineExceededError,
+    ErrorCode,
     MalformedInputError,
     StitchworkError,
     UnavailableError,
 )
 
-UNREACHABLE: Final = "unreachable"
-CUT: Final = "connection-cut"
 LONGEST_PAUSE: Final = 60.0
 """Who is told to come back later than in so many seconds hears of it instead of waiting."""
-HOPELESS: Final = ("job-failed", "encoder-mismatch")
+HOPELESS: Final = (ErrorCode.JOB_FAILED, ErrorCode.ENCODER_MISMATCH)
 """Codes of a 503 that the same input meets again; it may even harm another worker."""
 
 _BY_STATUS: Final = {
@@ -46,15 +45,16 @@ class ServiceError(StitchworkError):
 
     Attributes:
         status: The HTTP status.
-        code: The stable name of the condition.
+        code: The stable name of the condition; `unknown` for a code of another release.
+        reported_code: The code as the service wrote it.
         request_id: What the service calls the request in its log.
     """
 
     def __init__(self, status: int, told: dict[str, Any], retry_after: float | None = None) -> None:
         message = str(told.get("detail", f"the service answered {status} and gave no reason"))
-        super().__init__(
-            message, pointer=told.get("pointer"), code=str(told.get("code", "unknown"))
-        )
+        self.reported_code = str(told.get("code", ErrorCode.UNKNOWN))
+        code = ErrorCode.parse(self.reported_code)
+        super().__init__(message, pointer=told.get("pointer"), code=code)
         self.status = status
         self.retry_after = retry_after
         self.request_id = told.get("request_id")
@@ -110,10 +110,14 @@ def transport(url: str, seconds: float) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise DeadlineExceededError(f"no answer from {url} within {seconds:g} seconds") from error
     except httpx.ConnectError as error:
-        raise UnavailableError(f"{url} cannot be reached: {error}", code=UNREACHABLE) from error
+        raise UnavailableError(
+            f"{url} cannot be reached: {error}", code=ErrorCode.UNREACHABLE
+        ) from error
     except httpx.TransportError as error:
         told = str(error) or type(error).__name__
-        raise UnavailableError(f"the connection to {url} was cut: {told}", code=CUT) from error
+        raise UnavailableError(
+            f"the connection to {url} was cut: {told}", code=ErrorCode.CONNECTION_CUT
+        ) from error
 
 
 def passes(error: BaseException, *, repeatable: bool) -> bool:
@@ -129,7 +133,7 @@ def passes(error: BaseException, *, repeatable: bool) -> bool:
         soon = (error.retry_after or 0) <= LONGEST_PAUSE
         return refused and soon and error.code not in HOPELESS
     code = error.code if isinstance(error, UnavailableError) else ""
-    return code == UNREACHABLE or (code == CUT and repeatable)
+    return code == ErrorCode.UNREACHABLE or (code == ErrorCode.CONNECTION_CUT and repeatable)
 
 
 @cache

@@ -19,7 +19,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.inverses import (
@@ -195,7 +195,7 @@ def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
                 f"bridge none passes rows through, but the source is {x.width} wide and the "
                 f"target {y.width}",
                 pointer="/bridge",
-                code="wrong-width",
+                code=ErrorCode.WRONG_WIDTH,
             )
         return identity(x)
     if x.count != y.count:

@@ -6,7 +6,7 @@ from typing import Final
 
 from array_api_compat import array_namespace
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.linalg import Convert, check_rows, quiet
 
@@ -94,7 +94,7 @@ def frame(anchors: Array) -> Frame:
         raise InvalidInputError(
             f"expected at least 2 anchors that differ from their mean, got {count} of "
             f"{anchors.shape[0]}",
-            code="degenerate-anchors",
+            code=ErrorCode.DEGENERATE_ANCHORS,
         )
     scale = float(xp.sum(xp.where(kept, norms, 0.0))) / count
     if scale < 1 / LIMIT:

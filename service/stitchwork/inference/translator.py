@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
+from stitchwork.errors import AnchorSetMismatchError, ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import (
     DEFAULT,
     NEEDS,
@@ -240,5 +240,5 @@ def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
             f"bridge none passes rows through, but space {source.id} is {source.dim} wide and "
             f"space {target.id} {target.dim}",
             pointer="/bridge",
-            code="wrong-width",
+            code=ErrorCode.WRONG_WIDTH,
         )

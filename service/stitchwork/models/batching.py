@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from stitchwork.errors import InputTooLargeError
+from stitchwork.errors import ErrorCode, InputTooLargeError
 from stitchwork.models.encoder import Encoder, PreparedInputs, inference_mode
 from stitchwork.models.memory import is_out_of_memory, release_memory, synchronize
 from stitchwork.telemetry import Metrics
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS: Final = 2.0
 """A batch that takes longer holds up those behind it, and looks as if it hung."""
 TRIED: Final = (1, 2, 4, 8, 16, 32)
-OUT_OF_MEMORY: Final = "out-of-memory"
 TIMES: Final = 4
 """The first pass of a size fetches memory that later ones find."""
 NEAR: Final = 1.05
@@ -139,7 +138,7 @@ class Batcher:
                 raise InputTooLargeError(
                     "the input does not fit the memory of the worker's device",
                     pointer=f"/items/{picked[0]}",
-                    code=OUT_OF_MEMORY,
+                    code=ErrorCode.OUT_OF_MEMORY,
                 )
             self._metrics.batch_splits.inc()
             picked = picked[: len(picked) // 2]

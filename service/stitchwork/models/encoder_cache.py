@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from stitchwork.errors import InvalidInputError, JobFailedError, StitchworkError
+from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError, StitchworkError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, SAMPLE_TEXT, Encoder, resolve_device
@@ -279,7 +279,7 @@ class EncoderCache:
             raise InvalidInputError(
                 "local models are read only from the folders of the worker's machine that "
                 "model_roots (STITCHWORK_MODEL_ROOTS) names",
-                code="path-not-allowed",
+                code=ErrorCode.PATH_NOT_ALLOWED,
             )
         return path
 
@@ -309,7 +309,7 @@ def _sample(spec: EncoderSpec) -> Item:
 
 def _cannot_load(spec: EncoderSpec, error: Exception) -> JobFailedError:
     return JobFailedError(
-        f"{spec.model} cannot be loaded: {type(error).__name__}", code="load-failed"
+        f"{spec.model} cannot be loaded: {type(error).__name__}", code=ErrorCode.LOAD_FAILED
     )
 
 

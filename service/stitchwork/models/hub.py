@@ -9,7 +9,7 @@ from typing import Final
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-from stitchwork.errors import InvalidInputError, JobFailedError
+from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 
 FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Never code, never pickles: what is not there cannot be run."""
@@ -43,7 +43,7 @@ class Hub:
             allowed = ", ".join(self._patterns) or "none"
             raise InvalidInputError(
                 f"the hub's model {model} is not among those that hub_models allows: {allowed}",
-                code="model-not-allowed",
+                code=ErrorCode.MODEL_NOT_ALLOWED,
             )
         try:
             found = snapshot_download(
@@ -63,7 +63,7 @@ class Hub:
             )
             at = f" at {revision}" if revision else ""
             raise JobFailedError(
-                f"{model}{at} cannot be loaded: {why}", code="load-failed"
+                f"{model}{at} cannot be loaded: {why}", code=ErrorCode.LOAD_FAILED
             ) from error
         return Path(found)
 

@@ -12,7 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.data import ImageNetInfo, create_transform, resolve_data_config
 
-from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
+from stitchwork.errors import (
+    ErrorCode,
+    InputTooLargeError,
+    InvalidInputError,
+    UnsupportedFormatError,
+)
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
@@ -230,7 +235,7 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
         raise InputTooLargeError(
             f"expected at most {MAX_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
             pointer=pointer,
-            code="too-many-scans",
+            code=ErrorCode.TOO_MANY_SCANS,
         )
     try:
         image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
@@ -239,7 +244,7 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
                 f"expected at most {max_pixels} pixels (max_image_pixels), got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
-                code="too-many-pixels",
+                code=ErrorCode.TOO_MANY_PIXELS,
             )
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise InvalidInputError(

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
-from stitchwork.errors import InvalidInputError, JobFailedError
+from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
@@ -106,7 +106,7 @@ class TransformersEncoder:
             raise InvalidInputError(
                 f"{self._takes}, the text has {len(found[i])}; ask for truncate to cut it",
                 pointer=f"/items/{i}",
-                code="too-many-tokens",
+                code=ErrorCode.TOO_MANY_TOKENS,
             )
         for i in too_long:
             found[i] = self._tokenizer(
@@ -149,7 +149,7 @@ class TransformersEncoder:
         raise InvalidInputError(
             f"{self._takes}, the text has {len(item)} characters; ask for truncate to cut it",
             pointer=pointer,
-            code="too-many-tokens",
+            code=ErrorCode.TOO_MANY_TOKENS,
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from stitchwork import errors
-from stitchwork.errors import CorruptDataError, JobFailedError, StitchworkError
+from stitchwork.errors import CorruptDataError, ErrorCode, JobFailedError, StitchworkError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.resources import (
@@ -156,7 +156,7 @@ def unpack_reply(data: bytes) -> Reply:
         kind = getattr(errors, str(told["kind"]), None)
         if not (isinstance(kind, type) and issubclass(kind, StitchworkError)):
             kind = JobFailedError
-        told_of = kind(told["message"], pointer=told["pointer"], code=told["code"])
+        told_of = kind(told["message"], pointer=told["pointer"], code=ErrorCode.parse(told["code"]))
         return Reply(str(meta["job"]), error=told_of)
     except (AttributeError, KeyError, TypeError) as error:
         raise CorruptDataError("the bytes have a good checksum but hold no reply") from error

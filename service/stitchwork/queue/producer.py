@@ -11,6 +11,7 @@ from typing import Any, Final
 from stitchwork.errors import (
     CorruptDataError,
     DeadlineExceededError,
+    ErrorCode,
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
@@ -19,7 +20,7 @@ from stitchwork.errors import (
 )
 from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.messages import Job, Reply, unpack_reply
-from stitchwork.queue.streams import BYTES_FULL, Room
+from stitchwork.queue.streams import Room
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.client import RedisServer
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
@@ -208,7 +209,7 @@ class Producer:
                 self.server, job, data, len(items), timeout_ms=timeout_ms, room=room
             )
         except QueueFullError as error:
-            if error.code != BYTES_FULL:
+            if error.code != ErrorCode.QUEUE_BYTES_FULL:
                 # A smaller job might find room where this one found none.
                 self._full[job.stream] = (time.monotonic() + FULL_SECONDS, error)
             raise

@@ -17,7 +17,7 @@ Scripts name keys that they derive from others, which a Redis Cluster would not 
 import uuid
 from typing import Any, Final, NamedTuple
 
-from stitchwork.errors import QueueFullError
+from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.messages import Job, upkeep
 from stitchwork.redis.client import PREFIX, RedisServer
 from stitchwork.resources import Registration
@@ -31,7 +31,6 @@ WORKERS: Final = PREFIX + "workers"
 ANNOUNCED: Final = PREFIX + "announced"
 DEAD: Final = PREFIX + "dead"
 NUDGE_SECONDS: Final = 5
-BYTES_FULL: Final = "queue-bytes-full"
 GONE_MS: Final = 60_000
 """An API process that was silent this long gets no more replies."""
 
@@ -252,7 +251,7 @@ def admit(
             )
         case "full-bytes":
             told = f"queued jobs hold close to {limits.bytes} bytes (max_queue_bytes)"
-            raise QueueFullError(told, code=BYTES_FULL)
+            raise QueueFullError(told, code=ErrorCode.QUEUE_BYTES_FULL)
         case "full-age":
             raise QueueFullError(
                 "the first job in line for this encoder has waited longer than "

@@ -14,6 +14,7 @@ import numpy as np
 from stitchwork.errors import (
     AnchorSetMismatchError,
     ConflictError,
+    ErrorCode,
     InvalidInputError,
     NotReadyError,
 )
@@ -108,7 +109,7 @@ class Registry:
                 raise ConflictError(
                     f"anchor set {id_} holds other content, at version {stands.version}; "
                     "anchor sets never change, register another id",
-                    code="anchor-set-immutable",
+                    code=ErrorCode.ANCHOR_SET_IMMUTABLE,
                 )
             return Write(Outcome.SAME, record)
 
@@ -392,7 +393,7 @@ class Registry:
                 raise InvalidInputError(
                     f"space {space.id} is {space.dim} wide, the head takes {record.dim}",
                     pointer="/weight" if len(record.layers) == 2 else "/layers/0",
-                    code="wrong-width",
+                    code=ErrorCode.WRONG_WIDTH,
                 )
             return serve(stands, record, arrays, self.spaces.unchanged(parent))
 

@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
+    ErrorCode,
     NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
@@ -338,7 +339,7 @@ class Repository(Generic[R]):
             if entry.draft.status == "failed":
                 raise ConflictError(
                     f"the preparation of {self.kind} {entry.id} failed: {entry.draft.reason}",
-                    code="registration-failed",
+                    code=ErrorCode.REGISTRATION_FAILED,
                 )
             told = f"{entry.draft.done} of {entry.draft.total} inputs are embedded"
             raise NotReadyError(f"{self.kind} {entry.id} is still being prepared: {told}")

@@ -14,9 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import ConflictError, StitchworkError
+from stitchwork.errors import ConflictError, ErrorCode, StitchworkError
 from stitchwork.geometry.frame import frame
-from stitchwork.models.batching import OUT_OF_MEMORY
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space, encoder_key, unpack_items
@@ -103,7 +102,7 @@ class EncoderChecker:
         try:
             rows = loaded.batcher.embed(loaded.encoder.prepare(items), CHECKED).cpu().numpy()
         except StitchworkError as error:
-            if error.code == OUT_OF_MEMORY:
+            if error.code == ErrorCode.OUT_OF_MEMORY:
                 raise
             return _refusal(space, f"no longer takes its anchors: {error.message}")
         off = np.linalg.norm(rows - anchors[picked], axis=1) / frame(anchors).scale
@@ -121,5 +120,5 @@ def _refusal(space: Space, reason: str) -> ConflictError:
     model = space.encoder.model if space.encoder else "the encoder"
     return ConflictError(
         f"{model} no longer yields space {space.id}: it {reason}; register the space again",
-        code="encoder-mismatch",
+        code=ErrorCode.ENCODER_MISMATCH,
     )

@@ -15,6 +15,7 @@ import torch
 
 from stitchwork.errors import (
     ConflictError,
+    ErrorCode,
     InputTooLargeError,
     JobFailedError,
     RegistryUnavailableError,
@@ -283,7 +284,7 @@ class Worker:
                 raise ConflictError(
                     f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
                     f"anchors have {job.source.dim}: they are not of this encoder",
-                    code="encoder-mismatch",
+                    code=ErrorCode.ENCODER_MISMATCH,
                 )
             if job.source and job.target:
                 way = self._translator.way(job.source, job.target, job.bridge)

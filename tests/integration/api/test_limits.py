@@ -297,7 +297,7 @@ def test_a_head_without_end_is_refused(bounded: ServiceProcess) -> None:
         with closing(dial(bounded)) as connection:
             connection.sendall(begun)
             connection.sendall(b"a" * 20_000)
-            assert problem(connection)["code"] == "head-too-large"
+            assert problem(connection)["code"] == "headers-too-large"
 
 
 def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:

@@ -4,7 +4,7 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 
 _QUOTE: Final = ord('"')
 _OTHERS: Final = bytes(set(range(256)) - set(b'[]{}"'))
@@ -29,7 +29,7 @@ def refuse(data: bytes, most: int) -> None:
     if found > most:
         raise InvalidInputError(
             f"expected JSON of at most {most} levels (max_json_depth), got {found}",
-            code="nesting-too-deep",
+            code=ErrorCode.NESTING_TOO_DEEP,
         )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from typing import Any, Final
 
-from stitchwork.errors import MalformedInputError
+from stitchwork.errors import ErrorCode, MalformedInputError
 
 DEPTH: Final = 8
 """Objects nested deeper than this are not counted but read."""
@@ -39,7 +39,7 @@ def refuse(data: bytes, payload: dict[str, Any]) -> None:
             key: str = json.loads(found[0])
             if key in seen[-1]:
                 raise MalformedInputError(
-                    f"the key {key[:80]!r} stands twice", code="duplicate-key"
+                    f"the key {key[:80]!r} stands twice", code=ErrorCode.DUPLICATE_KEY
                 )
             seen[-1].add(key)
 

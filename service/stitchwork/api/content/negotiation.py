@@ -34,6 +34,7 @@ from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import from_validation
 from stitchwork.api.schemas.fields import Told
 from stitchwork.errors import (
+    ErrorCode,
     InputTooLargeError,
     InvalidInputError,
     MalformedInputError,
@@ -223,7 +224,9 @@ def _query(request: Request) -> dict[str, Any]:
     found = dict(told)
     if len(found) < len(told):
         twice = next(name for name in found if sum(name == other for other, _ in told) > 1)
-        raise InvalidInputError(f"the query says {twice[:80]!r} twice", code="duplicate-key")
+        raise InvalidInputError(
+            f"the query says {twice[:80]!r} twice", code=ErrorCode.DUPLICATE_KEY
+        )
     return {name: Told(value) for name, value in found.items()}
 
 

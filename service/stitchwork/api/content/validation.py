@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pybase64 import b64decode
 
-from stitchwork.errors import InputTooLargeError, InvalidInputError
+from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError
 from stitchwork.resources import Floats
 
 
@@ -123,7 +123,7 @@ def _first_fault(rows: list[Any]) -> InvalidInputError:
             return InvalidInputError(
                 f"expected {width} numbers as in the first row, got {len(row)}",
                 pointer=f"/{i}",
-                code="ragged-rows",
+                code=ErrorCode.RAGGED_ROWS,
             )
         for j, number in enumerate(row if isinstance(row, list) else ()):
             if type(number) not in (float, int) or abs(number) > 1e300:

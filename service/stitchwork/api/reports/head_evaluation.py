@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stitchwork.api.reports import verdicts
 from stitchwork.api.reports.verdicts import Share
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import (
     Calibration,
@@ -56,7 +56,7 @@ def classes(labels: Sequence[str], head: Head) -> NDArray[np.int64]:
         raise InvalidInputError(
             f"head {head.id} has no class {names}{more}",
             pointer=f"/labels/{list(labels).index(unknown[0])}",
-            code="unknown-label",
+            code=ErrorCode.UNKNOWN_LABEL,
         )
     return np.array([place[label] for label in labels], np.int64)
 
@@ -114,7 +114,7 @@ def learn(scored: Scored, truth: NDArray[np.int64]) -> tuple[Calibration, dict[s
         raise InvalidInputError(
             f"expected at least {FEWEST} labelled inputs to calibrate on, got {len(truth)}",
             pointer="/labels",
-            code="too-few-labels",
+            code=ErrorCode.TOO_FEW_LABELS,
         )
     odds, right = log_odds(scored.probabilities), correct(scored, truth)
     # In the order of their scores every fifth one is left out: each fifth is like the whole.

@@ -29,6 +29,7 @@ from stitchwork.api.schemas.responses import Judged, Matrix
 from stitchwork.errors import (
     AnchorSetMismatchError,
     ConflictError,
+    ErrorCode,
     InvalidInputError,
     UnavailableError,
 )
@@ -119,7 +120,7 @@ def _spaces(state: AppState, anchor_set: AnchorSet, names: list[str] | None) -> 
             f"expected at most {MOST_SPACES} spaces at once, got {len(ids)}; name some of them by "
             "spaces=a,b,c",
             pointer="/spaces",
-            code="too-many-spaces",
+            code=ErrorCode.TOO_MANY_SPACES,
         )
     if names is not None:
         chosen, _ = state.registry.spaces.ready(*ids)

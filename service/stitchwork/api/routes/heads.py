@@ -12,7 +12,7 @@ from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
 from stitchwork.api.schemas.requests import FitBody, HeadBody, NewHeadBody
 from stitchwork.api.schemas.responses import Drafted, HeadAnswer, Heads
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.registry.entries import Condition, Entry, Outcome
 from stitchwork.resources import Head, Space
 
@@ -86,7 +86,7 @@ def _fit(
         raise InvalidInputError(
             f"space {space.id} is {space.dim} wide, got embeddings of {fit.embeddings.shape[1]}",
             pointer="/fit/embeddings",
-            code="wrong-width",
+            code=ErrorCode.WRONG_WIDTH,
         )
     modality = encoder.modality if encoder else "vector"
     inputs, labels, total = fit.inputs(modality, state.limits.max_rows)

@@ -9,7 +9,7 @@ import numpy as np
 from stitchwork.api.content.negotiation import LARGE_BODY
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.schemas.requests import decode_items
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.inference.translator import check_pair
 from stitchwork.queue.messages import Job, Reply
@@ -25,7 +25,7 @@ def encoder_of(space: Space) -> EncoderSpec:
     if space.encoder is None:
         raise InvalidInputError(
             f"space {space.id} has no encoder: send embeddings instead",
-            code="no-encoder",
+            code=ErrorCode.NO_ENCODER,
         )
     return space.encoder
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.resources import Floats, Head, Space
 
 
@@ -60,5 +60,5 @@ def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> Non
         raise InvalidInputError(
             f"space {space.id} is {space.dim} wide, got embeddings of {embeddings.shape[1]}",
             pointer=pointer,
-            code="wrong-width",
+            code=ErrorCode.WRONG_WIDTH,
         )

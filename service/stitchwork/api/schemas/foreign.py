@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, ValidationInfo
 from stitchwork.api.content import validation
 from stitchwork.api.schemas.fields import Checked, Name
 from stitchwork.api.schemas.requests import Encoding, Schema
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 
 TEXTS_ONLY: Final = (
@@ -23,7 +23,7 @@ def _inputs(value: Any, info: ValidationInfo) -> list[str]:
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
     for i, item in enumerate(given):
         if type(item) is int or (isinstance(item, list) and all(type(t) is int for t in item)):
-            raise InvalidInputError(TEXTS_ONLY, code="token-ids")
+            raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
         if not isinstance(item, str):
             raise InvalidInputError(
                 f"expected a text, got {validation.named(item)}", pointer=f"/{i}"

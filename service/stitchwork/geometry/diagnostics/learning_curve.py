@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.bridges import BridgeName, Parameters, Side, fuse
 from stitchwork.geometry.frame import Frame, frame, unit_rows
@@ -115,7 +115,7 @@ def _framed(rows: Array) -> Frame | None:
     try:
         return frame(rows)
     except InvalidInputError as error:
-        if error.code != "degenerate-anchors":
+        if error.code != ErrorCode.DEGENERATE_ANCHORS:
             raise
         return None
 
