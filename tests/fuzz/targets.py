@@ -17,15 +17,13 @@ from starlette.requests import Request
 from stitchwork.api import problem_details
 from stitchwork.api.content import negotiation
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.schemas.requests import (
-    AnchorSetBody,
-    ClassifyBody,
-    HeadBody,
-    SampleBody,
-    SpaceBody,
-    StitchBody,
-    TranslateBody,
+from stitchwork.api.schemas.inference_requests import (
+    ClassifyRequest,
+    StitchRequest,
+    TranslateRequest,
 )
+from stitchwork.api.schemas.registration_requests import AnchorSetRequest, HeadRequest, SpaceRequest
+from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import MAGIC, SUM, unpack
@@ -48,13 +46,13 @@ LIMITS: Final = RequestLimits(
     min_bytes_per_second=1,
 )
 BODIES: Final[tuple[type[BaseModel], ...]] = (
-    TranslateBody,
-    HeadBody,
-    SpaceBody,
-    AnchorSetBody,
-    StitchBody,
-    SampleBody,
-    ClassifyBody,
+    TranslateRequest,
+    HeadRequest,
+    SpaceRequest,
+    AnchorSetRequest,
+    StitchRequest,
+    HeadEvaluationRequest,
+    ClassifyRequest,
 )
 QUERY: Final = {
     "source": "x",
@@ -107,7 +105,7 @@ def _check_rows(rows: Any) -> None:
 
 def npy_body(data: bytes) -> None:
     """An .npy body of `/translate`."""
-    asked = read_body(TranslateBody, data, negotiation.NPY, main="embeddings")
+    asked = read_body(TranslateRequest, data, negotiation.NPY, main="embeddings")
     if asked:
         _check_rows(asked.embeddings)
 
@@ -115,10 +113,10 @@ def npy_body(data: bytes) -> None:
 def safetensors_body(data: bytes) -> None:
     """A safetensors body of `/translate`, and the same as that of a head."""
     for sent in (data, _measured(data)):
-        asked = read_body(TranslateBody, sent, negotiation.SAFETENSORS, main="embeddings")
+        asked = read_body(TranslateRequest, sent, negotiation.SAFETENSORS, main="embeddings")
         if asked:
             _check_rows(asked.embeddings)
-        head = read_body(HeadBody, sent, negotiation.SAFETENSORS, main="weight")
+        head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, main="weight")
         if head:
             _refusable(head.layered)
 
@@ -129,13 +127,13 @@ def json_body(data: bytes) -> None:
         return
     model = BODIES[data[0] % len(BODIES)]
     asked = read_body(model, data[1:], negotiation.JSON, main="embeddings")
-    if isinstance(asked, TranslateBody | ClassifyBody):
+    if isinstance(asked, TranslateRequest | ClassifyRequest):
         _check_rows(asked.embeddings)
-    elif isinstance(asked, SpaceBody):
+    elif isinstance(asked, SpaceRequest):
         _check_rows(asked.anchors)
-    elif isinstance(asked, HeadBody):
+    elif isinstance(asked, HeadRequest):
         _refusable(asked.layered)
-    elif isinstance(asked, AnchorSetBody):
+    elif isinstance(asked, AnchorSetRequest):
         _refusable(lambda: asked.decoded(LIMITS.max_anchors))
 
 
@@ -144,7 +142,7 @@ def raw_body(data: bytes) -> None:
     if not data:
         return
     media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
-    asked = read_body(AnchorSetBody, data[1:], media)
+    asked = read_body(AnchorSetRequest, data[1:], media)
     if asked:
         _refusable(lambda: asked.decoded(LIMITS.max_anchors))
 

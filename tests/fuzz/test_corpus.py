@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.schemas.requests import TranslateBody
+from stitchwork.api.schemas.inference_requests import TranslateRequest
 from stitchwork.errors import CorruptDataError
 from stitchwork.redis.serialization import pack, unpack
 from tests.fuzz.seeds import CORPUS, npy_file, seeds
@@ -72,7 +72,7 @@ FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
 def test_rows_come_back(
     media: str, written: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
 ) -> None:
-    asked = read_body(TranslateBody, written(rows), media, main="embeddings")
+    asked = read_body(TranslateRequest, written(rows), media, main="embeddings")
     np.testing.assert_array_equal(asked.embeddings, rows)
 
 
@@ -104,7 +104,7 @@ def test_a_binary_body_that_was_cut_is_never_understood(
     media: str, rows: NDArray[np.float32], cut: int
 ) -> None:
     whole = npy_file(rows) if media == negotiation.NPY else as_safetensors(rows)
-    assert read_body(TranslateBody, whole[:-cut], media, main="embeddings") is None
+    assert read_body(TranslateRequest, whole[:-cut], media, main="embeddings") is None
 
 
 @calmly

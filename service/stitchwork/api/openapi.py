@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import TIMEOUT_PARAMETER
 from stitchwork.api.middleware import auth
-from stitchwork.api.schemas.requests import Schema
+from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.errors import UNSERVED_CODES, ErrorCode
 
 REF: Final = "#/components/schemas/{model}"
@@ -111,10 +111,12 @@ def put(model: type[BaseModel], *, pending: type[BaseModel] | None = None) -> An
     return found
 
 
-_bodies: dict[str, type[Schema]] = {}
+_bodies: dict[str, type[RequestModel]] = {}
 
 
-def body(model: type[Schema], *, binary: str | None = None, octets: bool = False) -> dict[str, Any]:
+def body(
+    model: type[RequestModel], *, binary: str | None = None, octets: bool = False
+) -> dict[str, Any]:
     """What a route says of its body.
 
     Args:
@@ -171,7 +173,7 @@ def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, d
     }
 
 
-def _query_of(model: type[Schema], binary: str) -> list[dict[str, Any]]:
+def _query_of(model: type[RequestModel], binary: str) -> list[dict[str, Any]]:
     """The plain fields of a body, as the query parameters that they are beside a binary one."""
     schema = model.model_json_schema(ref_template=REF)
     told = "{}, beside a binary body; a JSON body says it itself, and this has no effect."

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from stitchwork.api.content.json_depth import measured
-from stitchwork.api.schemas.requests import decode_items
+from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InputTooLargeError
 from stitchwork.settings import Settings
 from stitchwork.supervisor import ServiceProcess

@@ -18,14 +18,14 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Served
+from stitchwork.api.kserve.schemas import InferenceRequest
 from stitchwork.api.kserve.tensors import Inference
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes import health
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used, width
-from stitchwork.api.schemas.foreign import InferBody
-from stitchwork.api.schemas.responses import Ready
+from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.predictions import predictions
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 MICROSECONDS: Final = 1e6
 Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))]
 Version = Annotated[str, Path(description="The one that its metadata names.")]
-INFER: Final = with_timeout(body(InferBody, octets=True))
+INFER: Final = with_timeout(body(InferenceRequest, octets=True))
 STITCH: Final = "stitch:minilm:intent"
 VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
 ANSWER: Final = example(
@@ -75,8 +75,8 @@ router.add_api_route(
     health.ready,
     summary="Can requests be served?",
     name="v2_ready",
-    response_model=Ready,
-    responses={503: {"description": "Something is missing", "model": Ready}},
+    response_model=ReadyResponse,
+    responses={503: {"description": "Something is missing", "model": ReadyResponse}},
 )
 
 

@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation, validation
+from stitchwork.api.kserve.schemas import InferenceRequest, RequestInput
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import replace_pointer
-from stitchwork.api.schemas.foreign import InferBody, TensorBody
 from stitchwork.errors import (
     InputTooLargeError,
     InvalidInputError,
@@ -45,7 +45,7 @@ class Tensor:
         pointer: Where the JSON says it.
     """
 
-    told: TensorBody
+    told: RequestInput
     raw: memoryview | None
     pointer: str
 
@@ -54,7 +54,7 @@ class Tensor:
 class Inference:
     """One request."""
 
-    body: InferBody
+    body: InferenceRequest
     tensors: tuple[Tensor, ...]
 
     def only(self, name: str) -> Tensor:
@@ -108,7 +108,7 @@ async def read(request: Request, limits: RequestLimits) -> Inference:
     length = _json_length(request.headers.get(HEADER), len(data))
 
     def decode() -> Inference:
-        body = negotiation.parse_body(data[:length], InferBody, limits)
+        body = negotiation.parse_body(data[:length], InferenceRequest, limits)
         return Inference(body, _located(body, memoryview(data)[length:]))
 
     return await asyncio.to_thread(decode) if len(data) > negotiation.LARGE_BODY else decode()
@@ -254,7 +254,7 @@ def _json_length(header: str | None, total: int) -> int:
     return int(told)
 
 
-def _located(body: InferBody, rest: memoryview) -> tuple[Tensor, ...]:
+def _located(body: InferenceRequest, rest: memoryview) -> tuple[Tensor, ...]:
     """Each tensor with its part of the bytes behind the JSON; they must add up."""
     found, start = [], 0
     for i, told in enumerate(body.inputs):

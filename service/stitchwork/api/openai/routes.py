@@ -14,11 +14,11 @@ from stitchwork.api.dependencies import (
     request_timeout,
     run_while_connected,
 )
+from stitchwork.api.openai.schemas import EmbeddingsRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used
-from stitchwork.api.schemas.foreign import EmbeddingsBody
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT
 from stitchwork.inference.translator import check_pair
@@ -54,7 +54,7 @@ ROWS: Final = {"object": "list", "data": [ROW], "model": "minilm->mpnet", "usage
     summary="Embed texts",
     name="openai_embeddings",
     responses=example("Embeddings in the order of the inputs.", ROWS),
-    openapi_extra=with_timeout(body(EmbeddingsBody)),
+    openapi_extra=with_timeout(body(EmbeddingsRequest)),
 )
 async def embeddings(request: Request) -> Response:
     """Texts as embeddings of a space that has an encoder or, translated, of another.
@@ -62,7 +62,7 @@ async def embeddings(request: Request) -> Response:
     Rows are as the encoder makes them, and need not be of length one.
     """
     state, seconds = app_state(request), request_timeout(request)
-    asked = await negotiation.read_body(request, EmbeddingsBody, state.limits)
+    asked = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
     names = _spaces_of(asked.model)
     check_room(state, names[0])
     spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)

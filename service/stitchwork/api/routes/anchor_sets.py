@@ -10,8 +10,8 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
-from stitchwork.api.schemas.requests import AnchorSetBody
-from stitchwork.api.schemas.responses import AnchorSetAnswer, AnchorSets
+from stitchwork.api.schemas.registration_requests import AnchorSetRequest
+from stitchwork.api.schemas.responses import AnchorSetPage, AnchorSetResponse
 
 router = APIRouter(tags=["anchor sets"])
 
@@ -19,14 +19,14 @@ router = APIRouter(tags=["anchor sets"])
 @router.put(
     "/anchor-sets/{id}",
     summary="Declare an anchor set",
-    responses=openapi.put(AnchorSetAnswer),
-    openapi_extra=body(AnchorSetBody),
+    responses=openapi.put(AnchorSetResponse),
+    openapi_extra=body(AnchorSetRequest),
 )
 async def put_anchor_set(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
-    declared = await negotiation.read_body(request, AnchorSetBody, state.limits)
+    declared = await negotiation.read_body(request, AnchorSetRequest, state.limits)
     outcome, entry = await asyncio.to_thread(
         lambda: state.registry.declare_anchor_set(
             id_,
@@ -40,4 +40,4 @@ async def put_anchor_set(
     return resources.put_answer(outcome, entry, f"/anchor-sets/{id_}")
 
 
-resources.add_routes(router, "anchor-sets", "anchor set", AnchorSetAnswer, AnchorSets)
+resources.add_routes(router, "anchor-sets", "anchor set", AnchorSetResponse, AnchorSetPage)

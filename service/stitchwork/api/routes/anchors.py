@@ -9,8 +9,8 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ID_SCHEMA, AppState, ResourceId, StateDep, request_timeout
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.response_facts import named, used, width
-from stitchwork.api.schemas.requests import NextAnchorsBody
-from stitchwork.api.schemas.responses import AnchorReport, NextAnchors
+from stitchwork.api.schemas.report_requests import NextAnchorsRequest
+from stitchwork.api.schemas.responses import AnchorReportResponse, NextAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import check_id
@@ -21,7 +21,7 @@ router = APIRouter(tags=["anchors"])
 @router.get(
     "/spaces/{id}/anchors",
     summary="What a space's anchors tell about themselves",
-    response_model=AnchorReport,
+    response_model=AnchorReportResponse,
     openapi_extra=with_timeout(),
 )
 async def report(
@@ -65,19 +65,21 @@ def _report(state: AppState, id_: str, other: str | None, bridge: BridgeName) ->
 @router.post(
     "/spaces/{id}/anchors/next",
     summary="Which inputs to take as anchors next",
-    response_model=NextAnchors,
-    openapi_extra=with_timeout(body(NextAnchorsBody, binary="embeddings")),
+    response_model=NextAnchorsResponse,
+    openapi_extra=with_timeout(body(NextAnchorsRequest, binary="embeddings")),
 )
 async def coming(id_: ResourceId, request: Request, state: StateDep) -> Response:
     """Of a pool of embeddings, those farthest from all anchors and from each other, in order."""
     state.comparison_executor.check_capacity()
-    asked = await negotiation.read_body(request, NextAnchorsBody, state.limits, main="embeddings")
+    asked = await negotiation.read_body(
+        request, NextAnchorsRequest, state.limits, main="embeddings"
+    )
     return await state.comparison_executor.run(
         lambda: _coming(state, id_, asked), request_timeout(request)
     )
 
 
-def _coming(state: AppState, id_: str, asked: NextAnchorsBody) -> Response:
+def _coming(state: AppState, id_: str, asked: NextAnchorsRequest) -> Response:
     (space,), stale = state.registry.spaces.ready(id_)
     width(asked.embeddings, space)
     told = state.anchor_reports.next(space, asked.embeddings, asked.count)

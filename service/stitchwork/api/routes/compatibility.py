@@ -24,8 +24,8 @@ from stitchwork.api.reports.head_evaluation import Scored
 from stitchwork.api.reports.space_comparison import Comparison
 from stitchwork.api.routes.queued_work import job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
-from stitchwork.api.schemas.requests import SampleBody
-from stitchwork.api.schemas.responses import Judged, Matrix
+from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
+from stitchwork.api.schemas.responses import CompatibilityResponse, HeadEvaluationResponse
 from stitchwork.errors import (
     AnchorSetMismatchError,
     ConflictError,
@@ -50,7 +50,7 @@ IDS_PATTERN: Final = f"^{_ONE}(,{_ONE}){{0,{MOST_SPACES - 1}}}$"
 @router.get(
     "/compatibility",
     summary="Compare the spaces of an anchor set",
-    response_model=Matrix,
+    response_model=CompatibilityResponse,
     openapi_extra=with_timeout(),
 )
 async def matrix(
@@ -156,15 +156,15 @@ def _shown(
 @router.post(
     "/compatibility/{encoder}/{head}",
     summary="Judge an encoder and a head by a labelled sample",
-    response_model=Judged,
-    openapi_extra=with_timeout(body(SampleBody, binary="embeddings")),
+    response_model=HeadEvaluationResponse,
+    openapi_extra=with_timeout(body(HeadEvaluationRequest, binary="embeddings")),
 )
 async def sample(encoder: PathId, head: PathId, request: Request, state: StateDep) -> Response:
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     seconds = request_timeout(request)
     state.executor.check_capacity()
     asked = await negotiation.read_body(
-        request, SampleBody, state.limits, main="embeddings", raw=True
+        request, HeadEvaluationRequest, state.limits, main="embeddings", raw=True
     )
     if asked.calibrate:
         # It changes what everyone else is told.
@@ -185,7 +185,7 @@ class _Cast(NamedTuple):
     stale: bool
 
 
-def _resolve(state: AppState, encoder: str, head_id: str, asked: SampleBody) -> _Cast:
+def _resolve(state: AppState, encoder: str, head_id: str, asked: HeadEvaluationRequest) -> _Cast:
     source, target, head, stale = state.registry.stitch(encoder, head_id)
     check_pair(source, target, asked.bridge)
     truth = head_evaluation.classes(asked.labels, head)
@@ -197,7 +197,7 @@ def _resolve(state: AppState, encoder: str, head_id: str, asked: SampleBody) -> 
 
 
 async def _embedded(
-    state: AppState, cast: _Cast, asked: SampleBody, seconds: float
+    state: AppState, cast: _Cast, asked: HeadEvaluationRequest, seconds: float
 ) -> tuple[Floats, Floats | str]:
     """The sample in the source's space and in the head's own, or why it is not there."""
 
@@ -232,7 +232,7 @@ async def _embedded(
 
 
 def _judge(
-    state: AppState, cast: _Cast, asked: SampleBody, rows: Floats, native: Floats | str
+    state: AppState, cast: _Cast, asked: HeadEvaluationRequest, rows: Floats, native: Floats | str
 ) -> Response:
     source, target, head, truth, stale = cast
 

@@ -10,8 +10,8 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
-from stitchwork.api.schemas.requests import FitBody, HeadBody, NewHeadBody
-from stitchwork.api.schemas.responses import Drafted, HeadAnswer, Heads
+from stitchwork.api.schemas.registration_requests import HeadRequest, NewHeadRequest, TrainingData
+from stitchwork.api.schemas.responses import HeadPage, HeadResponse, RegistrationResponse
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.registry.entries import Condition, Entry, Outcome
 from stitchwork.resources import Head, Space
@@ -22,30 +22,30 @@ router = APIRouter(tags=["heads"])
 @router.put(
     "/heads/{id}",
     summary="Register a head",
-    responses=openapi.put(HeadAnswer, pending=Drafted),
-    openapi_extra=body(HeadBody, binary="weight"),
+    responses=openapi.put(HeadResponse, pending=RegistrationResponse),
+    openapi_extra=body(HeadRequest, binary="weight"),
 )
 async def put_head(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
-    declared = await negotiation.read_body(request, HeadBody, state.limits, main="weight")
+    declared = await negotiation.read_body(request, HeadRequest, state.limits, main="weight")
     return await asyncio.to_thread(_register, state, declared, id_, condition)
 
 
 @router.post(
     "/heads",
     summary="Register a head, id in the body",
-    responses=openapi.put(HeadAnswer, pending=Drafted),
-    openapi_extra=body(NewHeadBody, binary="weight"),
+    responses=openapi.put(HeadResponse, pending=RegistrationResponse),
+    openapi_extra=body(NewHeadRequest, binary="weight"),
 )
 async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read_body(request, NewHeadBody, state.limits, main="weight")
+    declared = await negotiation.read_body(request, NewHeadRequest, state.limits, main="weight")
     return await asyncio.to_thread(_register, state, declared, declared.id, condition)
 
 
-def _register(state: AppState, declared: HeadBody, id_: str, condition: Condition) -> Response:
+def _register(state: AppState, declared: HeadRequest, id_: str, condition: Condition) -> Response:
     classifier = declared.layered()
     if classifier is not None:
         outcome, entry = state.registry.declare_head(
@@ -59,7 +59,7 @@ def _register(state: AppState, declared: HeadBody, id_: str, condition: Conditio
 
 
 def _draft(
-    state: AppState, declared: HeadBody, id_: str, condition: Condition
+    state: AppState, declared: HeadRequest, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
     (space,), _ = state.registry.spaces.ready(declared.space)
     if declared.fit is not None:
@@ -75,7 +75,7 @@ def _draft(
 
 
 def _fit(
-    state: AppState, fit: FitBody, space: Space, id_: str, condition: Condition
+    state: AppState, fit: TrainingData, space: Space, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
     encoder = space.encoder if fit.items is not None else None
     if fit.items is not None and encoder is None:
@@ -101,4 +101,4 @@ def _fit(
     )
 
 
-resources.add_routes(router, "heads", "head", HeadAnswer | Drafted, Heads)
+resources.add_routes(router, "heads", "head", HeadResponse | RegistrationResponse, HeadPage)

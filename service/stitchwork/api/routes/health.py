@@ -8,7 +8,12 @@ from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, StateDep
-from stitchwork.api.schemas.responses import Fleet, Info, Live, Ready
+from stitchwork.api.schemas.responses import (
+    InfoResponse,
+    LiveResponse,
+    ReadyResponse,
+    WorkersResponse,
+)
 from stitchwork.errors import UnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT
 from stitchwork.queue.streams import survey
@@ -16,7 +21,7 @@ from stitchwork.queue.streams import survey
 router = APIRouter(tags=["operation"])
 
 
-@router.get("/health/live", summary="Is this process alive?", response_model=Live)
+@router.get("/health/live", summary="Is this process alive?", response_model=LiveResponse)
 async def live() -> Response:
     """200 as long as the process answers at all."""
     return negotiation.json_response({"live": True})
@@ -25,8 +30,8 @@ async def live() -> Response:
 @router.get(
     "/health/ready",
     summary="Can requests be served?",
-    response_model=Ready,
-    responses={503: {"description": "Something is missing", "model": Ready}},
+    response_model=ReadyResponse,
+    responses={503: {"description": "Something is missing", "model": ReadyResponse}},
 )
 async def ready(state: StateDep) -> Response:
     """200 if both servers answer and a worker is alive; otherwise 503 that says what is missing.
@@ -40,7 +45,7 @@ async def ready(state: StateDep) -> Response:
     return negotiation.json_response({"ready": bool(up), **found}, 200 if up else 503, headers)
 
 
-@router.get("/workers", summary="What the workers do", response_model=Fleet)
+@router.get("/workers", summary="What the workers do", response_model=WorkersResponse)
 async def workers(state: StateDep) -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
@@ -49,7 +54,7 @@ async def workers(state: StateDep) -> Response:
     return negotiation.json_response(await asyncio.to_thread(_fleet, state))
 
 
-@router.get("/info", summary="What this service is and takes", response_model=Info)
+@router.get("/info", summary="What this service is and takes", response_model=InfoResponse)
 async def info(state: StateDep) -> Response:
     """Version, bridges, limits, formats, and what a 201 promises."""
     return negotiation.json_response(

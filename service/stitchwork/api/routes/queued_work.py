@@ -8,7 +8,7 @@ import numpy as np
 
 from stitchwork.api.content.negotiation import LARGE_BODY
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.schemas.requests import decode_items
+from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 from stitchwork.inference.translator import check_pair

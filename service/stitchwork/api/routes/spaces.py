@@ -10,8 +10,8 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
-from stitchwork.api.schemas.requests import NewSpaceBody, SpaceBody
-from stitchwork.api.schemas.responses import Drafted, SpaceAnswer, Spaces
+from stitchwork.api.schemas.registration_requests import NewSpaceRequest, SpaceRequest
+from stitchwork.api.schemas.responses import RegistrationResponse, SpacePage, SpaceResponse
 from stitchwork.registry.entries import Condition, Outcome
 
 router = APIRouter(tags=["spaces"])
@@ -20,31 +20,31 @@ router = APIRouter(tags=["spaces"])
 @router.put(
     "/spaces/{id}",
     summary="Register a space",
-    responses=openapi.put(SpaceAnswer, pending=Drafted),
-    openapi_extra=body(SpaceBody, binary="anchors"),
+    responses=openapi.put(SpaceResponse, pending=RegistrationResponse),
+    openapi_extra=body(SpaceRequest, binary="anchors"),
 )
 async def put_space(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a space by its anchors, or have the service embed its set's items (202)."""
-    declared = await negotiation.read_body(request, SpaceBody, state.limits, main="anchors")
+    declared = await negotiation.read_body(request, SpaceRequest, state.limits, main="anchors")
     return await _register(state, declared, id_, condition)
 
 
 @router.post(
     "/spaces",
     summary="Register a space, id in the body",
-    responses=openapi.put(SpaceAnswer, pending=Drafted),
-    openapi_extra=body(NewSpaceBody, binary="anchors"),
+    responses=openapi.put(SpaceResponse, pending=RegistrationResponse),
+    openapi_extra=body(NewSpaceRequest, binary="anchors"),
 )
 async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read_body(request, NewSpaceBody, state.limits, main="anchors")
+    declared = await negotiation.read_body(request, NewSpaceRequest, state.limits, main="anchors")
     return await _register(state, declared, declared.id, condition)
 
 
 async def _register(
-    state: AppState, declared: SpaceBody, id_: str, condition: Condition
+    state: AppState, declared: SpaceRequest, id_: str, condition: Condition
 ) -> Response:
     def register() -> Response:
         outcome, entry = state.registry.declare_space(declared.declaration(id_), condition)
@@ -57,4 +57,4 @@ async def _register(
     return await asyncio.to_thread(register)
 
 
-resources.add_routes(router, "spaces", "space", SpaceAnswer | Drafted, Spaces)
+resources.add_routes(router, "spaces", "space", SpaceResponse | RegistrationResponse, SpacePage)

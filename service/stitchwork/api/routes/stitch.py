@@ -18,8 +18,8 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.queued_work import check_room, job_of, run
 from stitchwork.api.routes.response_facts import named, outside, undefined, used
-from stitchwork.api.schemas.requests import EmbedBody, StitchBody
-from stitchwork.api.schemas.responses import Embedded, Stitched
+from stitchwork.api.schemas.inference_requests import EmbedRequest, StitchRequest
+from stitchwork.api.schemas.responses import EmbedResponse, StitchResponse
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import Head, Space, check_id
@@ -30,14 +30,14 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 @router.post(
     "/embed/{encoder}",
     summary="Embed raw inputs",
-    responses=openapi.rows(Embedded),
-    openapi_extra=with_timeout(body(EmbedBody)),
+    responses=openapi.rows(EmbedResponse),
+    openapi_extra=with_timeout(body(EmbedRequest)),
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     state, seconds = app_state(request), request_timeout(request)
     check_room(state, encoder)
-    asked = await negotiation.read_body(request, EmbedBody, state.limits)
+    asked = await negotiation.read_body(request, EmbedRequest, state.limits)
     names = [check_id(encoder), *([asked.target] if asked.target else [])]
     spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
     source, target = spaces[0], spaces[1] if asked.target else None
@@ -68,14 +68,14 @@ async def embed(encoder: PathId, request: Request) -> Response:
 @router.post(
     "/stitch/{encoder}/{head}",
     summary="Classify raw inputs",
-    response_model=Stitched,
-    openapi_extra=with_timeout(body(StitchBody)),
+    response_model=StitchResponse,
+    openapi_extra=with_timeout(body(StitchRequest)),
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
     state, seconds = app_state(request), request_timeout(request)
     check_room(state, encoder)
-    asked = await negotiation.read_body(request, StitchBody, state.limits)
+    asked = await negotiation.read_body(request, StitchRequest, state.limits)
     ids = check_id(encoder), check_id(head)
 
     def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:

@@ -11,8 +11,8 @@ from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state
 from stitchwork.api.openapi import body as shown
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
-from stitchwork.api.schemas.requests import ClassifyBody, TranslateBody
-from stitchwork.api.schemas.responses import Classified, Translated
+from stitchwork.api.schemas.inference_requests import ClassifyRequest, TranslateRequest
+from stitchwork.api.schemas.responses import ClassifyResponse, TranslateResponse
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import check_id
@@ -23,18 +23,20 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 @router.post(
     "/translate",
     summary="Translate embeddings",
-    responses=openapi.rows(Translated),
-    openapi_extra=with_timeout(shown(TranslateBody, binary="embeddings")),
+    responses=openapi.rows(TranslateResponse),
+    openapi_extra=with_timeout(shown(TranslateRequest, binary="embeddings")),
 )
 async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
-    body = await negotiation.receive_body(request, TranslateBody, state.limits, main="embeddings")
+    body = await negotiation.receive_body(
+        request, TranslateRequest, state.limits, main="embeddings"
+    )
     return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
 
 
-def _translate(request: Request, state: AppState, asked: TranslateBody) -> Response:
+def _translate(request: Request, state: AppState, asked: TranslateRequest) -> Response:
     (source, target), stale = state.registry.spaces.ready(asked.source, asked.target)
     width(asked.embeddings, source)
     way = state.translator.way(source, target, asked.bridge)
@@ -62,19 +64,19 @@ def _translate(request: Request, state: AppState, asked: TranslateBody) -> Respo
 @router.post(
     "/classify/{head}",
     summary="Classify embeddings",
-    response_model=Classified,
-    openapi_extra=with_timeout(shown(ClassifyBody, binary="embeddings")),
+    response_model=ClassifyResponse,
+    openapi_extra=with_timeout(shown(ClassifyRequest, binary="embeddings")),
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
-    body = await negotiation.receive_body(request, ClassifyBody, state.limits, main="embeddings")
+    body = await negotiation.receive_body(request, ClassifyRequest, state.limits, main="embeddings")
     return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
 
 
-def _classify(state: AppState, head_id: str, asked: ClassifyBody) -> Response:
+def _classify(state: AppState, head_id: str, asked: ClassifyRequest) -> Response:
     source, target, head, stale = state.registry.stitch(asked.space, head_id)
     width(asked.embeddings, source)
     way = state.translator.way(source, target, asked.bridge)

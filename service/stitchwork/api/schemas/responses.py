@@ -18,7 +18,7 @@ class Progress(BaseModel):
     total: int
 
 
-class Preparation(BaseModel):
+class RegistrationStatus(BaseModel):
     """What is being prepared."""
 
     version: str
@@ -27,53 +27,53 @@ class Preparation(BaseModel):
     reason: str | None = Field(None, description="Why it failed.")
 
 
-class Drafted(Preparation):
+class RegistrationResponse(RegistrationStatus):
     """Something registered that no version serves of yet."""
 
     id: str
     outcome: str | None = None
 
 
-class _Stands(BaseModel):
+class _ReadyResource(BaseModel):
     status: Literal["ready"]
-    pending: Preparation | None = Field(None, description="What is to replace it.")
+    pending: RegistrationStatus | None = Field(None, description="What is to replace it.")
     outcome: str | None = Field(None, description="What a PUT or POST did.")
 
 
-class AnchorSetAnswer(AnchorSet, _Stands):
+class AnchorSetResponse(AnchorSet, _ReadyResource):
     """An anchor set."""
 
 
-class SpaceAnswer(Space, _Stands):
+class SpaceResponse(Space, _ReadyResource):
     """A space that serves."""
 
 
-class HeadAnswer(Head, _Stands):
+class HeadResponse(Head, _ReadyResource):
     """A head that serves."""
 
 
-class AnchorSets(BaseModel):
+class AnchorSetPage(BaseModel):
     """A page of anchor sets."""
 
-    items: list[AnchorSetAnswer]
+    items: list[AnchorSetResponse]
     cursor: str | None
 
 
-class Spaces(BaseModel):
+class SpacePage(BaseModel):
     """A page of spaces."""
 
-    items: list[SpaceAnswer | Drafted]
+    items: list[SpaceResponse | RegistrationResponse]
     cursor: str | None
 
 
-class Heads(BaseModel):
+class HeadPage(BaseModel):
     """A page of heads."""
 
-    items: list[HeadAnswer | Drafted]
+    items: list[HeadResponse | RegistrationResponse]
     cursor: str | None
 
 
-class Named(BaseModel):
+class ResourceRef(BaseModel):
     """A version that was used."""
 
     id: str
@@ -85,64 +85,64 @@ class _Outside(BaseModel):
     warnings: list[str]
 
 
-class Translated(_Outside):
+class TranslateResponse(_Outside):
     """Rows of one space in another."""
 
     embeddings: list[list[float] | str]
-    source: Named
-    target: Named
+    source: ResourceRef
+    target: ResourceRef
     bridge: BridgeName
     undefined: list[int]
 
 
-class Embedded(BaseModel):
+class EmbedResponse(BaseModel):
     """Raw inputs as rows; what follows `truncated` comes with a target."""
 
     embeddings: list[list[float] | str]
-    encoder: Named
+    encoder: ResourceRef
     truncated: list[int]
-    target: Named | None = None
+    target: ResourceRef | None = None
     bridge: BridgeName | None = None
     undefined: list[int] | None = None
     uncovered: list[int] | None = None
     warnings: list[str] | None = None
 
 
-class Choice(BaseModel):
+class LabelScore(BaseModel):
     """One class and its share of the softmax."""
 
     label: str
     score: float
 
 
-class Prediction(Choice):
+class Prediction(LabelScore):
     """What one input is taken for."""
 
-    top: list[Choice]
+    top: list[LabelScore]
     confidence: float = Field(ge=0, le=1)
     calibrated: bool
 
 
-class Classified(_Outside):
+class ClassifyResponse(_Outside):
     """Predictions for embeddings."""
 
     predictions: list[Prediction]
-    space: Named
-    head: Named
+    space: ResourceRef
+    head: ResourceRef
     bridge: BridgeName
 
 
-class Stitched(_Outside):
+class StitchResponse(_Outside):
     """Predictions for raw inputs."""
 
     predictions: list[Prediction]
-    encoder: Named
-    head: Named
+    encoder: ResourceRef
+    head: ResourceRef
     bridge: BridgeName
     truncated: list[int]
 
 
-class ComparedSpace(Named):
+class SpaceQuality(ResourceRef):
     """A space among those that are compared."""
 
     dim: int
@@ -151,7 +151,7 @@ class ComparedSpace(Named):
     warnings: list[str]
 
 
-class ComparedPair(BaseModel):
+class PairQuality(BaseModel):
     """How held-out anchors of one space come back in another."""
 
     source: str
@@ -164,15 +164,15 @@ class ComparedPair(BaseModel):
     reason: str
 
 
-class Matrix(BaseModel):
+class CompatibilityResponse(BaseModel):
     """All ordered pairs of a set's spaces."""
 
-    anchor_set: Named
+    anchor_set: ResourceRef
     bridge: BridgeName
     anchors: int
     folds: int
-    spaces: list[ComparedSpace]
-    pairs: list[ComparedPair]
+    spaces: list[SpaceQuality]
+    pairs: list[PairQuality]
 
 
 class Accuracy(BaseModel):
@@ -183,7 +183,7 @@ class Accuracy(BaseModel):
     reason: str | None = None
 
 
-class Trust(BaseModel):
+class ConfidenceQuality(BaseModel):
     """How well confidence tells right from wrong."""
 
     calibrated: bool
@@ -192,11 +192,11 @@ class Trust(BaseModel):
     reliability: list[dict[str, Any]]
 
 
-class Judged(_Outside):
+class HeadEvaluationResponse(_Outside):
     """An encoder and a head, by a labelled sample."""
 
-    encoder: Named
-    head: Named
+    encoder: ResourceRef
+    head: ResourceRef
     bridge: BridgeName
     samples: int
     chance: float
@@ -206,15 +206,15 @@ class Judged(_Outside):
     verdict: Verdict
     reason: str
     undefined: list[int]
-    confidence: Trust
+    confidence: ConfidenceQuality
     calibration: dict[str, float] | None = None
 
 
-class AnchorReport(BaseModel):
+class AnchorReportResponse(BaseModel):
     """What a space's anchors tell about themselves; anchors by their ids, or by index."""
 
-    space: Named
-    target: Named | None
+    space: ResourceRef
+    target: ResourceRef | None
     bridge: BridgeName
     anchors: int
     compared: int
@@ -232,22 +232,22 @@ class NextAnchor(BaseModel):
     distance: float
 
 
-class NextAnchors(BaseModel):
+class NextAnchorsResponse(BaseModel):
     """Which rows of a pool to take next."""
 
-    space: Named
+    space: ResourceRef
     anchors: int
     used: int
     next: list[NextAnchor]
 
 
-class Live(BaseModel):
+class LiveResponse(BaseModel):
     """The process answers."""
 
     live: Literal[True]
 
 
-class Ready(BaseModel):
+class ReadyResponse(BaseModel):
     """Whether this process can serve, and what is missing."""
 
     ready: bool
@@ -258,7 +258,7 @@ class Ready(BaseModel):
     refused: dict[str, str] = {}
 
 
-class Backlog(BaseModel):
+class EncoderQueue(BaseModel):
     """What waits for one encoder."""
 
     encoder: str
@@ -269,16 +269,16 @@ class Backlog(BaseModel):
     workers: int
 
 
-class Fleet(BaseModel):
+class WorkersResponse(BaseModel):
     """The live workers and the queues."""
 
     workers: list[WorkerStatus]
-    queues: list[Backlog]
+    queues: list[EncoderQueue]
     waiting: int
     oldest_seconds: float
 
 
-class Info(BaseModel):
+class InfoResponse(BaseModel):
     """What this service is and takes."""
 
     name: str

@@ -1,0 +1,45 @@
+"""Raw inputs: texts, and image files in base64 or as the parts of a multipart body."""
+
+from stitchwork.api.content import validation
+from stitchwork.errors import InputTooLargeError, InvalidInputError
+from stitchwork.resources import (
+    Item,
+    Modality,
+)
+
+
+def decode_items(
+    items: list[str | bytes], modality: Modality, most: int, setting: str = "max_items"
+) -> list[Item]:
+    """Raw inputs as texts or as the bytes of image files.
+
+    Args:
+        items: The inputs.
+        modality: What they are.
+        most: How many are taken.
+        setting: What that limit is called.
+
+    Raises:
+        InputTooLargeError: If there are more than `most`.
+        InvalidInputError: If one is not of that modality.
+    """
+    if len(items) > most:
+        raise InputTooLargeError(
+            f"expected at most {most} items ({setting}), got {len(items)}", pointer="/items"
+        )
+    return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
+
+
+def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
+    if modality == "text":
+        try:
+            text = item.decode() if isinstance(item, bytes) else item
+            text.encode()
+        except UnicodeError as error:
+            raise InvalidInputError("expected a text of valid Unicode", pointer=pointer) from error
+        if not text.strip():
+            raise InvalidInputError("expected a text that is not empty", pointer=pointer)
+        if "\0" in text:
+            raise InvalidInputError("expected a text without NUL characters", pointer=pointer)
+        return text
+    return item if isinstance(item, bytes) else validation.image_bytes(item, pointer)
