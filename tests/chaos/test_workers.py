@@ -248,7 +248,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
     server = RedisServer(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     (letter,) = letters(server)
-    assert letter.reason == "delivered too often"
+    assert letter.reason == "max-deliveries"
     job, items = open_letter(server, letter.id)
     assert items == [solid(faulty_model.KILLS)]
     (facts,) = json.loads(_command(stage, "dead", "list", "--json"))

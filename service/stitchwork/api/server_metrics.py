@@ -41,7 +41,9 @@ class ServerMetricsCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Ask both servers, each for no longer than one call may take."""
-        up = GaugeMetricFamily(PREFIX + "redis_up", "1 if it answers.", labels=["server"])
+        up = GaugeMetricFamily(
+            PREFIX + "redis_up", "1 if the server answers, else 0.", labels=["server"]
+        )
         for name, look in (("queue", self._queued), ("registry", self._registered)):
             try:
                 found = list(look())
@@ -58,26 +60,26 @@ class ServerMetricsCollector(Collector):
         workers = self._dispatcher.workers()
         yield _gauge("workers", "Live workers.", len(workers))
         refused = {space for worker in workers for space in worker.refused}
-        yield _gauge("refused_spaces", "Spaces whose encoders are refused.", len(refused))
+        yield _gauge("refused_spaces", "Spaces that a worker refuses to serve.", len(refused))
         running = sum(backlog.running for backlog in waiting.values())
         held = sum(backlog.held for backlog in waiting.values())
-        jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Jobs in all queues.", labels=["state"])
+        jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Queued jobs, by state.", labels=["state"])
         jobs.add_metric(["waiting"], held - running)
         jobs.add_metric(["running"], running)
         yield jobs
         ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in waiting.items()}
         oldest = max(ages.values(), default=0.0)
-        yield _gauge("queue_oldest_seconds", "Age of the first job in line.", oldest)
-        yield _gauge("queue_bytes", "Bytes that queued jobs hold.", streams.held_bytes(server))
-        yield _gauge(
-            "dead_letters", "Jobs that were given up and are kept.", dead_letters.count(server)
-        )
+        yield _gauge("queue_oldest_job_age_seconds", "Age of the oldest waiting job.", oldest)
+        yield _gauge("queue_bytes", "Size of all queued jobs.", streams.held_bytes(server))
+        yield _gauge("dead_letters", "Stored dead letters.", dead_letters.count(server))
         by_encoder = ["encoder", "model"]
         depth = GaugeMetricFamily(
-            PREFIX + "encoder_queue_jobs", "Jobs that wait for one encoder.", labels=by_encoder
+            PREFIX + "encoder_queue_jobs", "Waiting jobs, by encoder.", labels=by_encoder
         )
         age = GaugeMetricFamily(
-            PREFIX + "encoder_queue_oldest_seconds", "Age of its first job.", labels=by_encoder
+            PREFIX + "encoder_queue_oldest_job_age_seconds",
+            "Age of the oldest waiting job, by encoder.",
+            labels=by_encoder,
         )
         for name in sorted(ages, key=lambda name: -ages[name])[:MOST_ENCODERS]:
             backlog = waiting[name]
@@ -88,14 +90,14 @@ class ServerMetricsCollector(Collector):
     def _registered(self) -> Iterator[Metric]:
         registry = self._registry
         kinds = GaugeMetricFamily(
-            PREFIX + "registered_resources", "What is registered.", labels=["kind"]
+            PREFIX + "registered_resources", "Registered resources, by kind.", labels=["kind"]
         )
         for table in (registry.anchor_sets, registry.spaces, registry.heads):
             kinds.add_metric([table.kind], table.count())
         yield kinds
         worst = GaugeMetricFamily(
             PREFIX + "space_condition_number",
-            "Condition number of a space's anchors, of those conditioned worst.",
+            "Condition number of a space's anchors; only the worst-conditioned spaces.",
             labels=["space"],
         )
         for space in self._ill_conditioned():

@@ -107,7 +107,7 @@ class Batcher:
     def _note(self, sizes: Sequence[int]) -> None:
         """A batch of inputs of these sizes went through; each was padded to the largest."""
         self._metrics.batch_inputs.observe(len(sizes))
-        self._metrics.batch_fill.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
+        self._metrics.batch_fill_ratio.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
 
     def _cost(self, sample: PreparedInputs, size: int) -> float:
         began = time.perf_counter()

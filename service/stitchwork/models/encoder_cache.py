@@ -207,8 +207,8 @@ class EncoderCache:
         return found
 
     def _show(self) -> None:
-        self._metrics.models.set(len(self.loaded()))
-        self._metrics.model_bytes.set(self.nbytes())
+        self._metrics.loaded_models.set(len(self.loaded()))
+        self._metrics.loaded_model_bytes.set(self.nbytes())
 
     def _remember(self, key: str, error: StitchworkError) -> None:
         with self._guard:

@@ -296,7 +296,7 @@ class Consumer:
                     f"{MOST_DELIVERIES} workers failed at this job; it was given up"
                 )
                 data = delivery.job.pack(delivery.items)
-                self._bury(name, delivery.entry, data, "delivered too often")
+                self._bury(name, delivery.entry, data, "max-deliveries")
                 self._on_buried(delivery.job)
                 self.fail(delivery, told)
         return []

@@ -1,8 +1,8 @@
-"""What is seen of a process from outside: figures, spans and logs.
+"""Metrics, spans and logs of a process, behind one interface.
 
-One seam for all of it: `with telemetry.step("translate"):` times what is inside, and makes it a
-span in the trace of each caller it is done for. Who that is, `callers` knows; tracing is an extra,
-and without it nothing of it is imported.
+`with telemetry.step("translate"):` times its body and records it as a span in the trace of each
+caller that the work is done for; `request_context` holds those callers. Tracing is an optional
+extra, and its packages are imported only if it is enabled.
 """
 
 import time
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 __all__ = ["Caller", "Metrics", "Telemetry", "bind_callers"]
 
 
-class Observed(Protocol):
-    """What takes a number of seconds."""
+class Observer(Protocol):
+    """A histogram of seconds."""
 
     def observe(self, amount: float) -> None:
-        """Take note of it."""
+        """Record one observation."""
 
 
-class Step:
-    """A piece of the work, timed and traced while it is entered."""
+class StepTimer:
+    """A context manager that times its body and records it as a span."""
 
-    __slots__ = ("_began", "_name", "_seconds", "_spans", "_token", "_tracing")
+    __slots__ = ("_histogram", "_name", "_spans", "_start", "_token", "_tracing")
 
-    def __init__(self, name: str, seconds: Observed | None, tracing: "Tracing | None") -> None:
+    def __init__(self, name: str, histogram: Observer | None, tracing: "Tracing | None") -> None:
         self._name = name
-        self._seconds = seconds
+        self._histogram = histogram
         self._tracing = tracing
         self._spans: list[Span] = []
         self._token: Token[tuple[Caller, ...]] | None = None
 
     def __enter__(self) -> Self:
         if self._tracing:
-            # What is done inside is part of this.
-            inside = tuple(self._enter(self._tracing, caller) for caller in CALLERS.get())
-            self._token = CALLERS.set(inside)
-        self._began = time.perf_counter()
+            # Spans that are started in the body are children of these.
+            callers = tuple(self._start_span(self._tracing, caller) for caller in CALLERS.get())
+            self._token = CALLERS.set(callers)
+        self._start = time.perf_counter()
         return self
 
     def __exit__(
@@ -54,56 +54,56 @@ class Step:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._seconds:
-            self._seconds.observe(time.perf_counter() - self._began)
+        if self._histogram:
+            self._histogram.observe(time.perf_counter() - self._start)
         for span in self._spans:
             span.end(failed=error is not None)
         if self._token:
             CALLERS.reset(self._token)
 
-    def _enter(self, tracing: "Tracing", caller: Caller) -> Caller:
+    def _start_span(self, tracing: "Tracing", caller: Caller) -> Caller:
         if not caller.traceparent:
             return caller
-        span = tracing.begin(self._name, caller.traceparent)
+        span = tracing.start_span(self._name, caller.traceparent)
         self._spans.append(span)
         return Caller(caller.request_id, span.traceparent)
 
 
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """How one process is seen.
+    """The telemetry of one process.
 
     Attributes:
-        metrics: Its figures.
-        tracing: Its spans; None where nothing is traced.
+        metrics: Its metrics.
+        tracing: Its tracing; None if tracing is off.
     """
 
     metrics: Metrics = field(default_factory=Metrics)
     tracing: "Tracing | None" = None
 
-    def step(self, name: str) -> Step:
-        """One of the steps of the work, as a context: its seconds are counted, and it is a span."""
-        return Step(name, self.metrics.steps[name], self.tracing)
+    def step(self, name: str) -> StepTimer:
+        """A context that times one of the inference steps and records it as a span."""
+        return StepTimer(name, self.metrics.steps[name], self.tracing)
 
-    def span(self, name: str) -> Step:
-        """What holds several steps together in a trace, as a context."""
-        return Step(name, None, self.tracing)
+    def span(self, name: str) -> StepTimer:
+        """A context that groups several steps under one span, without a metric."""
+        return StepTimer(name, None, self.tracing)
 
     def start_request_span(self, headers: Mapping[bytes, bytes]) -> "Span | None":
-        """The span of a request, in the trace that its headers name, if they do."""
+        """The span of a request, in the trace that its `traceparent` header names, if any."""
         if not self.tracing:
             return None
-        named = headers.get(b"traceparent", b"").decode("latin-1")
-        return self.tracing.begin("request", named or None, serves=True)
+        parent = headers.get(b"traceparent", b"").decode("latin-1")
+        return self.tracing.start_span("request", parent or None, is_server=True)
 
     def record_queue_wait(self, caller: Caller, seconds: float) -> None:
-        """A job of this caller has waited so long until now."""
-        self.metrics.waits.observe(seconds)
+        """Record that a job of this caller waited in the queue for so long, until now."""
+        self.metrics.queue_wait_seconds.observe(seconds)
         if self.tracing and caller.traceparent:
-            began = time.time_ns() - int(seconds * 1e9)
-            self.tracing.begin("queue", caller.traceparent, began_ns=began).end()
+            start_ns = time.time_ns() - int(seconds * 1e9)
+            self.tracing.start_span("queue", caller.traceparent, start_ns=start_ns).end()
 
     def close(self) -> None:
-        """Send what is left to be sent."""
+        """Export the remaining spans."""
         if self.tracing:
             self.tracing.close()

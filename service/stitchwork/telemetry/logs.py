@@ -1,4 +1,4 @@
-"""Logs: one JSON object a line on standard error, which names the request it was written for."""
+"""Logging configuration: JSON lines on standard error, with the ids of the current requests."""
 
 import logging
 import sys
@@ -9,12 +9,12 @@ from pythonjsonlogger.json import JsonFormatter
 
 from stitchwork.telemetry.request_context import RequestIdFilter
 
-NOISY: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
-"""Their own lines repeat ours, or hold what must not be logged, such as URLs with keys."""
+NOISY_LOGGERS: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
+"""Their records below warning repeat ours, or contain secrets such as URLs with keys."""
 
 
 def configure(level: str) -> None:
-    """Log as JSON, from this severity on."""
+    """Log JSON lines of this severity and above to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(
@@ -22,11 +22,11 @@ def configure(level: str) -> None:
             "{levelname}{name}{message}",
             style="{",
             timestamp=True,
-            # What uvicorn would say to a terminal.
+            # uvicorn repeats its messages in this attribute, with colours.
             reserved_attrs=[*RESERVED_ATTRS, "color_message"],
             rename_fields={"levelname": "level", "name": "logger"},
         )
     )
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in NOISY:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for logger in NOISY_LOGGERS:
+        logging.getLogger(logger).setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
-"""Whom the work at hand is done for: what logs name and spans hang on.
+"""The requests that the current work belongs to; logs and spans refer to them.
 
-An API works for one caller at a time in each of its contexts, a worker for all whose jobs share a
-batch.
+An API works for one caller at a time in each context; a worker works for all callers whose jobs
+share a batch.
 """
 
 import logging
@@ -11,8 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-MOST_NAMED: Final = 64
-"""Requests that one line of a log names."""
+MAX_REQUEST_IDS: Final = 64
+"""Request ids that one log record names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +20,8 @@ class Caller:
     """One request.
 
     Attributes:
-        request_id: What the client, or the API, calls it.
-        traceparent: The span that the work belongs to, as W3C Trace Context writes it; None where
-            nothing is traced.
+        request_id: Id of the request, chosen by the client or by the API.
+        traceparent: The parent span, as W3C Trace Context writes it; None if tracing is off.
     """
 
     request_id: str | None = None
@@ -30,7 +29,7 @@ class Caller:
 
     @property
     def trace_id(self) -> str | None:
-        """The trace that the span is part of, 32 hexadecimal digits."""
+        """Id of the trace that the span belongs to, 32 hexadecimal digits."""
         return self.traceparent.split("-")[1] if self.traceparent else None
 
 
@@ -39,7 +38,7 @@ CALLERS: Final[ContextVar[tuple[Caller, ...]]] = ContextVar("callers", default=(
 
 @contextmanager
 def bind_callers(*callers: Caller) -> Generator[None, None, None]:
-    """What is done inside is done for these."""
+    """A context in which the work belongs to these callers."""
     token = CALLERS.set(callers)
     try:
         yield
@@ -48,14 +47,14 @@ def bind_callers(*callers: Caller) -> Generator[None, None, None]:
 
 
 class RequestIdFilter(logging.Filter):
-    """Puts the ids of the requests, and of their traces, on each line that is logged for them."""
+    """Adds the ids of the current requests, and of their traces, to each log record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Let every line through, with what is known of whom it was written for."""
+        """Add the ids to a record; no record is dropped."""
         callers = CALLERS.get()
         for name in ("request_id", "trace_id"):
-            found = [getattr(caller, name) for caller in callers[:MOST_NAMED]]
-            ids = list(dict.fromkeys(id_ for id_ in found if id_))
+            values = [getattr(caller, name) for caller in callers[:MAX_REQUEST_IDS]]
+            ids = list(dict.fromkeys(value for value in values if value))
             if len(ids) == 1:
                 setattr(record, name, ids[0])
             elif ids:

@@ -1,7 +1,7 @@
-"""Spans by OpenTelemetry, sent to a collector over HTTP; its packages are imported here alone.
+"""OpenTelemetry spans, exported to a collector over HTTP; only this module imports its packages.
 
-Where to, how many and under which name, the standard `OTEL_*` variables say. A trace crosses the
-queue as the `traceparent` of W3C Trace Context, which a job carries.
+The standard `OTEL_*` variables set the endpoint, the sampling and the service name. Jobs carry a
+trace across the queue as W3C `traceparent`.
 """
 
 from typing import Final, Self
@@ -20,7 +20,7 @@ _W3C: Final = TraceContextTextMapPropagator()
 
 
 class Span:
-    """One piece of work in a trace, from when it is made until `end`."""
+    """One span, from its construction until `end`."""
 
     def __init__(self, span: OtelSpan) -> None:
         self._span = span
@@ -29,57 +29,57 @@ class Span:
         self.traceparent: str = carrier[TRACEPARENT]
 
     def set_name(self, name: str) -> None:
-        """Call it this, once that is known."""
+        """Replace the name of the span."""
         self._span.update_name(name)
 
-    def set_attributes(self, **facts: str | int | float) -> Self:
-        """Add facts, of which none is a user's own; `__` in a name stands for a dot."""
-        for name, value in facts.items():
+    def set_attributes(self, **attributes: str | int | float) -> Self:
+        """Set attributes, none of which may hold user data; `__` in a name stands for a dot."""
+        for name, value in attributes.items():
             self._span.set_attribute(name.replace("__", "."), value)
         return self
 
     def end(self, *, failed: bool = False) -> None:
-        """It ends now."""
+        """End the span, with the status error if it failed."""
         if failed:
             self._span.set_status(Status(StatusCode.ERROR))
         self._span.end()
 
 
 class Tracing:
-    """Makes the spans of one process, and sends them from a thread of its own.
+    """Creates the spans of one process and exports them from a background thread.
 
     Args:
-        service: What the process is called, unless `OTEL_SERVICE_NAME` says otherwise.
-        version: Of the service.
+        service: Name of the process, unless `OTEL_SERVICE_NAME` sets another.
+        version: Version of the service.
     """
 
     def __init__(self, service: str, version: str) -> None:
         own = Resource.create({"service.name": service, "service.version": version})
-        # Looked up once more: what the environment says goes before what we say.
+        # `Resource.create` lets its arguments override the environment; this reverses that.
         self._provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("stitchwork", version)
 
-    def begin(
+    def start_span(
         self,
         name: str,
         parent: str | None,
         *,
-        serves: bool = False,
-        began_ns: int | None = None,
+        is_server: bool = False,
+        start_ns: int | None = None,
     ) -> Span:
-        """A span that begins now.
+        """Start a span.
 
         Args:
-            name: What is done.
-            parent: The `traceparent` of what it is part of; one that is damaged counts as none.
-            serves: Whether it is the answer to a request.
-            began_ns: When it began, in nanoseconds since the epoch, if that was earlier.
+            name: Name of the span.
+            parent: `traceparent` of the parent span; a malformed one is ignored.
+            is_server: Whether the span is the server's side of a request.
+            start_ns: Start time in nanoseconds since the epoch; None is now.
         """
         context = _W3C.extract({TRACEPARENT: parent}, Context()) if parent else Context()
-        kind = SpanKind.SERVER if serves else SpanKind.INTERNAL
-        return Span(self._tracer.start_span(name, context, kind, start_time=began_ns))
+        kind = SpanKind.SERVER if is_server else SpanKind.INTERNAL
+        return Span(self._tracer.start_span(name, context, kind, start_time=start_ns))
 
     def close(self) -> None:
-        """Send what is left, as far as the collector takes it in time."""
+        """Export the remaining spans, as far as the collector accepts them in time."""
         self._provider.shutdown()

@@ -246,12 +246,12 @@ class Worker:
             return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
 
         if loaded.encoder.modality == "text":
-            with self._telemetry.step("tokenise"):
+            with self._telemetry.step("preprocess"):
                 ready = _each(deliveries, prepare, answer)
             yield ready
             return
         for group, prepared in meanwhile(self._ahead, deliveries, prepare, self._batch_items):
-            with self._telemetry.step("tokenise"):
+            with self._telemetry.step("preprocess"):
                 ready = _each(group, prepared, answer)
             yield ready
 

@@ -348,7 +348,7 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     caller.join()
     assert len(failure) == 1
     (letter,) = letters(queue_server)
-    assert letter.reason == "delivered too often"
+    assert letter.reason == "max-deliveries"
     assert open_letter(queue_server, letter.id)[1] == ["poison"]
     drop(queue_server, letter.id)
     assert letters(queue_server) == []

@@ -113,7 +113,7 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
     scene.hire()
     trace = "0af7651916cd43dd8448eb211c80319c"
     assert scene.stitch(*TEXTS, **parent(trace), **{"X-Request-ID": "seen-1"}).status_code == 200
-    names = {"POST /stitch/{encoder}/{head}", "queue", "model", "tokenise", "embed"}
+    names = {"POST /stitch/{encoder}/{head}", "queue", "model", "preprocess", "embed"}
     names |= {"translate", "classify"}
     wait_until("all spans come", lambda: scene.collector.spans(trace).keys() >= names)
     spans = scene.collector.spans(trace)
@@ -126,9 +126,9 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
     for name in ("queue", "model", "translate", "classify"):
         assert spans[name].parent == request.id, name
         assert spans[name].service == "stitchwork-worker"
-    for name in ("tokenise", "embed"):
+    for name in ("preprocess", "embed"):
         assert spans[name].parent == spans["model"].id
-    order = [spans[n] for n in ("queue", "tokenise", "embed", "translate", "classify")]
+    order = [spans[n] for n in ("queue", "preprocess", "embed", "translate", "classify")]
     for first, second in pairwise(order):
         assert first.began_ns <= first.ended_ns
         # The queue server's clock counts milliseconds.
