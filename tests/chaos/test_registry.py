@@ -108,7 +108,7 @@ def test_f8_a_promise_is_asked_for_and_heard_before_it_is_passed_on(
     cluster: Cluster, proxy: Proxy, pair: Pair
 ) -> None:
     """F8: WAITAOF follows the write on its connection, and is answered ≥ 1 before the 201."""
-    if not cluster.engine.promises:
+    if not cluster.binary.has_waitaof:
         pytest.skip("Redis 7.0 has no WAITAOF")
     with BoundedClient(cluster.api(STITCHWORK_REDIS_URL=proxy.url).url) as client:
         calls: list[tuple[Callable[[], httpx.Response], int]] = [
@@ -136,7 +136,7 @@ def test_f8_what_is_not_promised_is_not_acknowledged(
     cluster: Cluster, proxy: Proxy, pair: Pair, name: str, value: str
 ) -> None:
     """F8: where WAITAOF answers 0, or that there is no file, the caller gets 503."""
-    if not cluster.engine.promises:
+    if not cluster.binary.has_waitaof:
         pytest.skip("Redis 7.0 has no WAITAOF")
     api = cluster.api(STITCHWORK_REDIS_URL=proxy.url, STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client:

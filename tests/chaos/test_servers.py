@@ -13,8 +13,9 @@ import pytest
 
 from stitchwork.redis.serialization import MAGIC, _checksum, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
-from tests.conftest import Pair, Valkey, make_pair
+from tests.conftest import Pair, make_pair
 from tests.support.cluster import BoundedClient, Cluster, is_stale, refused, rows_of
+from tests.support.servers import ServerProcess
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.drills
@@ -95,7 +96,7 @@ def test_f5_the_queue_server_goes_away_while_an_inverse_is_waited_for(
 @pytest.mark.parametrize("which", ["registry", "queue"])
 def test_f6_a_server_accepts_and_never_answers(text_service: TextService, which: str) -> None:
     """F6: every call is bounded, by 503 or by what does not need the server; then all recovers."""
-    server: Valkey = getattr(text_service.cluster, which)
+    server: ServerProcess = getattr(text_service.cluster, which)
     silent = which == "registry"
     m, rows = text_service.anchors, text_service.anchors[:3]
     text, ids = {"items": ["a text"]}, [f"f6-{which}-{i}" for i in range(3)]

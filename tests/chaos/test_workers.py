@@ -30,8 +30,8 @@ from stitchwork.redis.client import RedisServer
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support import cluster as clusters
 from tests.support import faulty_model
-from tests.support.cluster import Engine
 from tests.support.metric_samples import Scrape
+from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
@@ -124,9 +124,9 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, engine: Engine, workers: int) -> Iterator[ServiceProcess]:
+def staged(folder: Path, server_binary: ServerBinary, workers: int) -> Iterator[ServiceProcess]:
     """A service with workers that know the saboteur, and a space of its embeddings."""
-    with clusters.Cluster(engine) as servers, _service(folder, servers, workers) as running:
+    with clusters.Cluster(server_binary) as servers, _service(folder, servers, workers) as running:
         yield running
 
 
@@ -165,11 +165,11 @@ def _service(folder: Path, servers: clusters.Cluster, workers: int) -> Iterator[
 
 
 @pytest.fixture(scope="module")
-def stage(engine: Engine) -> Iterator[Stage]:
+def stage(server_binary: ServerBinary) -> Iterator[Stage]:
     with TemporaryDirectory(prefix="sw") as name, ThreadPoolExecutor(160) as pool:
         folder = Path(name)
         with (
-            staged(folder, engine, 2) as running,
+            staged(folder, server_binary, 2) as running,
             Stitchwork(running.url) as client,
             many_calls(running.url) as http,
         ):
@@ -392,10 +392,12 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
     assert under_load > min(calm, calm_again) / 2
 
 
-def test_f4_what_was_accepted_is_answered_before_the_service_ends(engine: Engine) -> None:
+def test_f4_what_was_accepted_is_answered_before_the_service_ends(
+    server_binary: ServerBinary,
+) -> None:
     with (
         TemporaryDirectory(prefix="sw") as name,
-        staged(Path(name), engine, 1) as running,
+        staged(Path(name), server_binary, 1) as running,
         many_calls(running.url) as http,
         ThreadPoolExecutor(QUEUE_JOBS) as pool,
     ):

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Self
 
 import httpx
 import numpy as np
@@ -17,22 +17,16 @@ import redis
 
 from stitchwork.resources import Floats
 from stitchwork.supervisor.service_process import listen
-from tests.conftest import QUEUE_FLAGS, REGISTRY_FLAGS, Valkey, pause
+from tests.support.servers import (
+    QUEUE_FLAGS,
+    REGISTRY_FLAGS,
+    ServerBinary,
+    ServerProcess,
+    pause,
+)
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0
-
-
-class Engine(NamedTuple):
-    """A server of the Redis protocol."""
-
-    name: str
-    binary: str | None
-
-    @property
-    def promises(self) -> bool:
-        """Whether it knows WAITAOF, which Redis 7.0 does not."""
-        return self.name == "valkey"
 
 
 class Process:
@@ -83,8 +77,8 @@ class Process:
 class Cluster:
     """A registry server, a queue server, and the processes that a drill starts on them."""
 
-    def __init__(self, engine: Engine, **env: str) -> None:
-        self.engine = engine
+    def __init__(self, binary: ServerBinary, **env: str) -> None:
+        self.binary = binary
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sw")))
         kept = {key: value for key, value in os.environ.items() if not key.startswith("STITCHWORK")}
@@ -152,14 +146,14 @@ class Cluster:
         found: Any = self.jobs.hget(key, "0")
         return bytes(found or b"")
 
-    def _server(self, name: str, flags: tuple[str, ...]) -> Valkey:
+    def _server(self, name: str, flags: tuple[str, ...]) -> ServerProcess:
         home = self.folder / name
         home.mkdir()
-        server = Valkey(home, flags, self.engine.binary)
+        server = ServerProcess(home, flags, self.binary)
         self._stack.callback(_end_server, server)
         return server
 
-    def _client(self, server: Valkey) -> redis.Redis:
+    def _client(self, server: ServerProcess) -> redis.Redis:
         client = redis.Redis.from_url(server.url)
         self._stack.callback(client.close)
         return client
@@ -231,6 +225,6 @@ def _end(process: Process) -> None:
         process.kill()
 
 
-def _end_server(server: Valkey) -> None:
+def _end_server(server: ServerProcess) -> None:
     server.resume()
     server.stop(kill=True)

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from stitchwork.supervisor import Plan, ServiceProcess, start
 
-PIXELS: Final = 8_000 * 8_000 + 1
-"""Most pixels of an image in the kitchen; all else there is as it is set up by default."""
+MAX_PIXELS: Final = 8_000 * 8_000 + 1
+"""The shared service's `max_image_pixels`; all its other settings have their defaults."""
 
 
 class SharedService(NamedTuple):

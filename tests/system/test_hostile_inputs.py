@@ -21,7 +21,7 @@ from stitchwork.supervisor import ServiceProcess
 from tests.fuzz.seeds import seeds
 from tests.integration.api.test_refusals import check
 from tests.support.memory import MB, resident
-from tests.support.running_service import PIXELS, SharedService
+from tests.support.running_service import MAX_PIXELS, SharedService
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
@@ -117,7 +117,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
     good = file(picture())
     before = memory(host, "worker")
     for bad, status, said in (
-        (claims(60_000), 413, f"{PIXELS} pixels (max_image_pixels)"),
+        (claims(60_000), 413, f"{MAX_PIXELS} pixels (max_image_pixels)"),
         (claims(9_000), 413, "9000 x 9000"),
         (file(Image.new("1", (1, 4000))), 422, "ratio"),
         (file(picture(200, 200), "JPEG")[:2000], 422, "cut or damaged"),

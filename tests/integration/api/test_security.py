@@ -35,9 +35,10 @@ from stitchwork.registry.api_keys import ApiKeyCache, ApiKeyRepository
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
-from tests.conftest import Pair, Valkey
-from tests.support.cluster import Cluster, Engine, Process
+from tests.conftest import Pair
+from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import sample_value
+from tests.support.servers import VALKEY_9, ServerProcess, server_binary
 from tests.support.waiting import wait_until
 
 OPEN = {
@@ -75,17 +76,17 @@ def send(api: Process, method: str, path: str, key: str = "", **more: Any) -> ht
 
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
-    with Cluster(Engine("valkey", None)) as stage:
+    with Cluster(server_binary(VALKEY_9)) as stage:
         found = House(stage)
         yield found
         found.server.close()
 
 
 @pytest.fixture
-def parts(registry_server: RedisServer, queue_valkey: Valkey) -> Iterator[AppState]:
+def parts(registry_server: RedisServer, queue_process: ServerProcess) -> Iterator[AppState]:
     """What an app is made of that knows the one key of its registry."""
     ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
-    urls = {"redis_url": registry_server.url, "queue_url": queue_valkey.url}
+    urls = {"redis_url": registry_server.url, "queue_url": queue_process.url}
     parts = api_parts(Settings.model_validate(urls))
     parts.api_keys.look()
     yield parts
@@ -435,7 +436,7 @@ def test_a_wrong_line_of_a_key_file_is_named_but_not_shown(tmp_path: Path, line:
 def test_a_key_file_guards_a_public_address(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     public = {"STITCHWORK_HOST": "0.0.0.0"}  # noqa: S104
-    with Cluster(Engine("valkey", None)) as stage:
+    with Cluster(server_binary(VALKEY_9)) as stage:
         first, record = stored.new("one", [READ])
         file.write_text(stored.line(record))
         api = stage.api(**public, STITCHWORK_KEY_FILE=str(file))
@@ -484,7 +485,7 @@ def test_what_is_known_holds_while_the_registry_is_away() -> None:
         "STITCHWORK_REDIS_TIMEOUT_SECONDS": "1",
         "STITCHWORK_DURABLE": "false",
     }
-    with Cluster(Engine("valkey", None)) as stage:
+    with Cluster(server_binary(VALKEY_9)) as stage:
         key, record = stored.new("me", [READ])
         server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
         ApiKeyRepository(server).add(record)

