@@ -12,14 +12,14 @@ from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Head, Space
 from tests.conftest import Pair
-from tests.support.servers import ServerProcess
+from tests.support.servers import ServerBinary, ServerProcess
 
 LEARNT = Calibration(0.5, -0.25)
 
 
 @pytest.fixture
-def registry(registry_server: RedisServer) -> Registry:
-    return Registry(registry_server, durable=True, stale_seconds=60)
+def registry(registry_server: RedisServer, server_binary: ServerBinary) -> Registry:
+    return Registry(registry_server, durable=server_binary.has_waitaof, stale_seconds=60)
 
 
 def space(registry: Registry, name: str, anchors: Floats) -> Space:
@@ -49,7 +49,7 @@ def test_a_calibration_holds_for_its_versions_only(registry: Registry, pair: Pai
     assert kept.get(moved, y, used, "ridge") is None
     assert head(registry) == used
     assert kept.get(x, y, used, "ridge") == LEARNT, "the same head again changes nothing"
-    other_process = Registry(registry.server, durable=True, stale_seconds=60)
+    other_process = Registry(registry.server, durable=False, stale_seconds=60)
     assert other_process.calibrations.get(x, y, used, "ridge") == LEARNT
 
 
