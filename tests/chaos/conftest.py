@@ -39,12 +39,12 @@ class TextService:
 def text_service(server_binary: ServerBinary) -> Iterator[TextService]:
     """A service that drills share; each uses ids of its own and leaves it well."""
     env = {
-        "STITCHWORK_REDIS_TIMEOUT": str(REDIS_TIMEOUT),
+        "STITCHWORK_REDIS_TIMEOUT_SECONDS": str(REDIS_TIMEOUT),
         "STITCHWORK_MODEL_ROOTS": SPEC["model"],
         "STITCHWORK_STALE_SECONDS": "120",
         # A drill that stops the worker for a while must not find it gone, or its queue too old.
-        "STITCHWORK_WORKER_TTL": "60",
-        "STITCHWORK_QUEUE_SECONDS": "120",
+        "STITCHWORK_WORKER_TTL_SECONDS": "60",
+        "STITCHWORK_MAX_QUEUE_WAIT_SECONDS": "120",
         "STITCHWORK_LEASE_SECONDS": "60",
     }
     with Cluster(server_binary, **env) as cluster:
@@ -57,5 +57,5 @@ def text_service(server_binary: ServerBinary) -> Iterator[TextService]:
             assert client.send("PUT", "/heads/h", head).status_code == 201
             wait_until("the worker is alive", client.ready, 120)
             told = client.send("POST", "/stitch/m/h", {"items": ["a text"]})
-            assert told.status_code == 200, told.text + worker.said() + api.said()
+            assert told.status_code == 200, told.text + worker.log() + api.log()
             yield TextService(cluster, api, worker, client, anchors)

@@ -19,7 +19,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
 from tests.chaos.conftest import SPEC, TextService
 from tests.conftest import Pair
-from tests.support.cluster import BoundedClient, Cluster, refused, rows_of, version_of
+from tests.support.cluster import BoundedClient, Cluster, is_refusal, rows_of, version_of
 from tests.support.proxy import Chunk, Proxy
 from tests.support.waiting import wait_until
 
@@ -146,7 +146,7 @@ def test_f8_what_is_not_promised_is_not_acknowledged(
         for id_ in ("new", "before"):
             told = client.put_space(id_, pair.x_anchors)
             assert told.status_code == 503
-            assert refused(told)
+            assert is_refusal(told)
         # Not the last of all: a connection that begins meanwhile is answered as well.
         answer = b"*2\r\n:0\r\n:0\r\n" if name == "appendfsync" else b"disabled.\r\n"
         assert any(p.data.endswith(answer) for p in proxy.passed if not p.to_server)

@@ -14,7 +14,7 @@ import pytest
 from stitchwork.redis.serialization import MAGIC, _checksum, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
-from tests.support.cluster import BoundedClient, Cluster, is_stale, refused, rows_of
+from tests.support.cluster import BoundedClient, Cluster, is_refusal, is_stale, rows_of
 from tests.support.servers import ServerProcess
 from tests.support.waiting import wait_until
 
@@ -28,7 +28,7 @@ rest is for many at a time on a slow machine, and far from the 30 s that a reque
 
 def test_f5_the_registry_goes_away_and_comes_back(cluster: Cluster, pair: Pair) -> None:
     """F5: what was used serves stale for a set time, writes are 503, all recovers by itself."""
-    api = cluster.api(STITCHWORK_STALE_SECONDS=str(STALE), STITCHWORK_REDIS_TIMEOUT="1")
+    api = cluster.api(STITCHWORK_STALE_SECONDS=str(STALE), STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client:
         for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors), ("z", pair.y_anchors)):
             assert client.put_space(name, anchors).status_code == 201
@@ -41,18 +41,18 @@ def test_f5_the_registry_goes_away_and_comes_back(cluster: Cluster, pair: Pair) 
         stale = client.translate(pair.x, "x", "y")
         assert is_stale(stale)
         np.testing.assert_array_equal(rows_of(stale), rows_of(fresh))
-        assert refused(client.translate(pair.x, "x", "z")), "z was not used here before"
+        assert is_refusal(client.translate(pair.x, "x", "z")), "z was not used here before"
         for told in (
             client.put_space("x", pair.x_anchors + np.float32(1)),
             client.put_space("new", pair.x_anchors),
             client.send("DELETE", "/spaces/z"),
         ):
             assert told.status_code == 503
-            assert refused(told)
+            assert is_refusal(told)
 
         def too_old() -> bool:
             told = client.translate(pair.x, "x", "y")
-            assert refused(told) or (told.status_code == 200 and is_stale(told))
+            assert is_refusal(told) or (told.status_code == 200 and is_stale(told))
             return told.status_code == 503
 
         wait_until("what is known is too old", too_old)
@@ -72,7 +72,7 @@ def test_f5_the_queue_server_goes_away_while_an_inverse_is_waited_for(
     cluster: Cluster, pair: Pair
 ) -> None:
     """F5: the cache saves work, and is never the reason that there is no answer."""
-    api = cluster.api(STITCHWORK_REDIS_TIMEOUT="1")
+    api = cluster.api(STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client, ThreadPoolExecutor(1) as pool:
         version = client.put_space("x", pair.x_anchors).json()["version"]
         assert client.put_space("y", pair.y_anchors).status_code == 201
@@ -135,7 +135,7 @@ def test_f6_a_server_accepts_and_never_answers(text_service: TextService, which:
             for name, status, future in [call for i in range(3) for call in calls(client, i)]:
                 told = future.result()
                 assert told.status_code == status, f"{name}: {told.text}"
-                assert status != 503 or refused(told), name
+                assert status != 503 or is_refusal(told), name
                 if silent and name in ("used pair", "embed", "stitch"):
                     assert is_stale(told), name
         finally:
@@ -169,7 +169,7 @@ def test_f7_the_cache_is_emptied_under_a_hundred_callers(cluster: Cluster) -> No
     before = cluster.contents()
     apis = [cluster.api(), cluster.api()]
     cluster.jobs.config_set("notify-keyspace-events", "Kh")
-    with cluster.listener() as events:
+    with cluster.subscriber() as events:
         events.psubscribe("__keyspace@0__:stitchwork:inverse:*")
         assert events.get_message(timeout=5)["type"] == "psubscribe"
         cluster.jobs.flushall()
@@ -198,7 +198,7 @@ def test_f7_the_cache_is_emptied_under_a_hundred_callers(cluster: Cluster) -> No
         f"stitchwork:inverse:{bridge}:{version}" for bridge, version in versions.items()
     )
     # What was computed and not shared would be no HSET, but it would be said.
-    assert not any("inverse cache unavailable" in api.said() for api in apis)
+    assert not any("inverse cache unavailable" in api.log() for api in apis)
     assert cluster.contents() == before
 
 
@@ -234,7 +234,7 @@ def test_f9_cached_inverses_are_flipped_cut_or_replaced(cluster: Cluster, tmp_pa
         for name in damages:
             wanted[name] = rows_of(client.translate(pair.x, name, "y"))
     assert first.stop() == 0
-    whole = {name: cluster.cached(key) for name, key in keys.items()}
+    whole = {name: cluster.cached_bytes(key) for name, key in keys.items()}
     for name, damage in damages.items():
         assert damage(whole[name]) != whole[name]
         cluster.jobs.hset(keys[name], "0", damage(whole[name]))
@@ -244,8 +244,8 @@ def test_f9_cached_inverses_are_flipped_cut_or_replaced(cluster: Cluster, tmp_pa
             found = rows_of(client.translate(pair.x, name, "y"))
             np.testing.assert_allclose(found, wanted[name], atol=1e-6)
             # The counter is this process's own; it says each time that it counts.
-            assert fresh.said().count("failed its checksum") == count, name
-            kept = cluster.cached(keys[name])
+            assert fresh.log().count("failed its checksum") == count, name
+            kept = cluster.cached_bytes(keys[name])
             np.testing.assert_array_equal(
                 unpack(kept)[0]["inverse"], unpack(whole[name])[0]["inverse"]
             )
@@ -278,7 +278,7 @@ def test_f20_the_queue_server_runs_out_of_memory(text_service: TextService) -> N
 
             wait_until("the rest is refused", settled)
             early = [future.result() for future in held if future.done()]
-            assert all(refused(answer) for answer in early)
+            assert all(is_refusal(answer) for answer in early)
             accepted = [future for future in held if not future.done()]
             assert len(accepted) > 10
             assert not cluster.inverses(), "they made room first"
@@ -288,7 +288,7 @@ def test_f20_the_queue_server_runs_out_of_memory(text_service: TextService) -> N
             cluster.jobs.config_set("maxmemory", 1)
             cluster.jobs.config_resetstat()
             wait_until("the least is refused", lambda: _out_of_memory(cluster) > 1)
-            assert refused(client.send("POST", "/embed/m", {"items": ["a text"]}))
+            assert is_refusal(client.send("POST", "/embed/m", {"items": ["a text"]}))
             assert before <= _lasting(cluster)
             assert len(accepted) == _accepted(cluster)
             text_service.worker.resume()

@@ -28,7 +28,7 @@ def serving(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     env |= {
         "STITCHWORK_PORT": "0",
         "STITCHWORK_DATA_DIR": str(data_dir),
-        "STITCHWORK_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+        "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(REQUEST_SECONDS),
         "STITCHWORK_LOG_LEVEL": "error",
     }
     with subprocess.Popen(

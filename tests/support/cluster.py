@@ -1,4 +1,4 @@
-"""Servers, API processes and workers of a drill's own, each a real process that may be killed."""
+"""A registry server, a queue server, API processes and workers: real processes to be killed."""
 
 import os
 import re
@@ -16,7 +16,9 @@ import numpy as np
 import redis
 
 from stitchwork.resources import Floats
+from stitchwork.settings import Settings
 from stitchwork.supervisor.service_process import listen
+from tests.support import machine
 from tests.support.servers import (
     QUEUE_FLAGS,
     REGISTRY_FLAGS,
@@ -27,67 +29,76 @@ from tests.support.servers import (
 
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0
+CALL_SECONDS: Final = 30.0
 
 
 class Process:
-    """One process of the service, as `python -m service` starts it."""
+    """One process of the service, as `python -m stitchwork` starts it."""
 
     def __init__(self, command: tuple[str, ...], env: dict[str, str], log: Path) -> None:
-        self._log = log
+        self._log_file = log
         self._listener = listen("127.0.0.1", 0) if "api" in command else None
-        keep: tuple[int, ...] = ()
+        descriptors: tuple[int, ...] = ()
         if self._listener:
             self.url = "http://{}:{}".format(*self._listener.getsockname())
-            keep = (self._listener.fileno(),)
-            command = (*command, "--fd", str(keep[0]))
+            descriptors = (self._listener.fileno(),)
+            command = (*command, "--fd", str(descriptors[0]))
         with log.open("ab") as output:
-            self.process = subprocess.Popen(command, env=env, stderr=output, pass_fds=keep)
+            self.process = subprocess.Popen(command, env=env, stderr=output, pass_fds=descriptors)
         if self._listener:
-            # Whoever asks once the process is dead is refused and does not wait in a queue.
+            # With this copy closed, a connection to a dead process is refused at once.
             self._listener.close()
 
-    def said(self) -> str:
+    def log(self) -> str:
         """All that it has logged."""
-        return self._log.read_text()
+        return self._log_file.read_text()
 
     def kill(self) -> None:
         """End it as a loss of power would."""
         self.process.kill()
-        self.process.wait(STOP_SECONDS)
+        self.process.wait(machine.deadline(STOP_SECONDS))
 
     def pause(self) -> None:
-        """From here on it does nothing."""
+        """From now on it does nothing."""
         pause(self.process)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Undo `pause`."""
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> int:
-        """End it in order; the exit code."""
+        """End it in order.
+
+        Returns:
+            The exit code.
+        """
         self.resume()
         self.process.terminate()
         try:
-            return self.process.wait(STOP_SECONDS)
+            return self.process.wait(machine.deadline(STOP_SECONDS))
         except subprocess.TimeoutExpired:
             self.kill()
             raise
 
 
 class Cluster:
-    """A registry server, a queue server, and the processes that a drill starts on them."""
+    """A registry server, a queue server, and the processes that a test starts on them.
+
+    Args:
+        binary: Which server the two are.
+        env: Settings of every process, as environment variables.
+    """
 
     def __init__(self, binary: ServerBinary, **env: str) -> None:
         self.binary = binary
         self._stack = ExitStack()
         self.folder = Path(self._stack.enter_context(TemporaryDirectory(prefix="sw")))
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("STITCHWORK")}
         self._env = {
-            **kept,
+            **foreign_environment(),
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
             "OMP_NUM_THREADS": "1",
-            **env,
+            **checked_settings(env),
         }
         self.registry = self._server("registry", REGISTRY_FLAGS)
         self.queue = self._server("queue", QUEUE_FLAGS)
@@ -107,44 +118,44 @@ class Cluster:
         self._stack.close()
 
     def api(self, **env: str) -> Process:
-        """One more API process, which answers when this returns."""
+        """Start another API process; it answers when this returns."""
         started = self.start("api", **env)
-        with httpx.Client(timeout=START_SECONDS) as http:
+        with httpx.Client(timeout=machine.deadline(START_SECONDS)) as http:
             assert http.get(f"{started.url}/health/live").status_code == 200
         return started
 
-    def start(self, name: str, *before: str, **env: str) -> Process:
-        """A process of the service by its command's name, perhaps under another program."""
+    def start(self, name: str, *prefix: str, **env: str) -> Process:
+        """Start a process of the service by its command, behind the words of another program."""
         self._count += 1
-        command = (*before, sys.executable, "-m", "stitchwork", name)
+        command = (*prefix, sys.executable, "-m", "stitchwork", name)
         urls = {
             "STITCHWORK_REDIS_URL": self.registry.url,
             "STITCHWORK_QUEUE_URL": self.queue.url,
         }
         log = self.folder / f"{name}-{self._count}.log"
-        started = Process(command, {**self._env, **urls, **env}, log)
+        started = Process(command, {**self._env, **urls, **checked_settings(env)}, log)
         self._stack.callback(_end, started)
         return started
 
     def contents(self) -> dict[bytes, Any]:
-        """All that the registry holds, key by key."""
+        """The registry's keys, each with a dump of its value."""
         keys: Any = self.records.keys("*")
         return {key: self.records.dump(key) for key in keys}
 
     def inverses(self) -> set[bytes]:
-        """The keys of the inverses that are cached, their locks left out."""
+        """The keys of the cached inverses, without those of their locks."""
         keys: Any = self.jobs.keys("stitchwork:inverse:*")
         return {key for key in keys if not key.endswith(b":lock")}
 
-    def listener(self) -> Any:
-        """Hears what happens on the queue server; redis-py gives it no types."""
+    def subscriber(self) -> Any:
+        """A subscriber to the queue server's channels, which redis-py does not type."""
         pubsub: Any = self.jobs.pubsub
         return pubsub()
 
-    def cached(self, key: str) -> bytes:
-        """The bytes of one key of the queue server; empty if there are none."""
-        found: Any = self.jobs.hget(key, "0")
-        return bytes(found or b"")
+    def cached_bytes(self, key: str) -> bytes:
+        """The cached array under a key of the queue server; empty if there is none."""
+        value: Any = self.jobs.hget(key, "0")
+        return bytes(value or b"")
 
     def _server(self, name: str, flags: tuple[str, ...]) -> ServerProcess:
         home = self.folder / name
@@ -164,11 +175,12 @@ class BoundedClient:
 
     Args:
         url: Where the process answers.
-        seconds: What one call may take, or the drill fails.
+        seconds: How long one call may take on an idle machine; a call that takes longer raises
+            `httpx.TimeoutException`.
     """
 
-    def __init__(self, url: str, seconds: float = 30.0) -> None:
-        self._http = httpx.Client(base_url=url, timeout=seconds)
+    def __init__(self, url: str, seconds: float = CALL_SECONDS) -> None:
+        self._http = httpx.Client(base_url=url, timeout=machine.deadline(seconds))
 
     def __enter__(self) -> Self:
         return self
@@ -180,9 +192,9 @@ class BoundedClient:
         """One request with a JSON body."""
         return self._http.request(method, path, json=body, headers=headers)
 
-    def put_space(self, id_: str, anchors: Floats, **told: Any) -> httpx.Response:
-        """Register a space by its anchors, on the set S unless told otherwise."""
-        body = {"anchor_set": "S", "anchors": anchors.tolist(), **told}
+    def put_space(self, id_: str, anchors: Floats, **fields: Any) -> httpx.Response:
+        """Register a space by its anchors, on the set S by default."""
+        body = {"anchor_set": "S", "anchors": anchors.tolist(), **fields}
         return self.send("PUT", f"/spaces/{id_}", body)
 
     def translate(
@@ -193,31 +205,44 @@ class BoundedClient:
         return self.send("POST", "/translate", body)
 
     def ready(self) -> bool:
-        """Whether all that the process needs is there."""
+        """Whether the process reports itself ready."""
         return bool(self.send("GET", "/health/ready").is_success)
 
 
-def rows_of(answer: httpx.Response) -> Floats:
-    """The embeddings of an answer."""
-    assert answer.status_code == 200, answer.text
-    return np.asarray(answer.json()["embeddings"], np.float32)
+def foreign_environment() -> dict[str, str]:
+    """This process's environment without the settings of a service."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("STITCHWORK_")}
 
 
-def version_of(answer: httpx.Response, role: str) -> str:
-    """The version that an answer names for one of its spaces."""
-    found = re.fullmatch(r".+@([0-9a-f]{32})", answer.headers[f"Stitchwork-{role}"])
-    assert found
-    return found[1]
+def checked_settings(env: dict[str, str]) -> dict[str, str]:
+    """The same variables, all of which are settings: a mistyped one would change nothing."""
+    names = {f"STITCHWORK_{name.upper()}" for name in Settings.model_fields}
+    unknown = {key for key in env if key.startswith("STITCHWORK_")} - names
+    assert not unknown, f"no settings: {sorted(unknown)}"
+    return env
 
 
-def is_stale(answer: httpx.Response) -> bool:
-    """Whether an answer says that it may be outdated."""
-    return bool(answer.headers.get("Stitchwork-Stale") == "true")
+def rows_of(response: httpx.Response) -> Floats:
+    """The embeddings of a response."""
+    assert response.status_code == 200, response.text
+    return np.asarray(response.json()["embeddings"], np.float32)
 
 
-def refused(answer: httpx.Response) -> bool:
-    """Whether an answer asks to try again later."""
-    return answer.status_code in (429, 503) and int(answer.headers["Retry-After"]) > 0
+def version_of(response: httpx.Response, role: str) -> str:
+    """The version that a response names for one of its spaces."""
+    version = re.fullmatch(r".+@([0-9a-f]{32})", response.headers[f"Stitchwork-{role}"])
+    assert version, response.headers
+    return version[1]
+
+
+def is_stale(response: httpx.Response) -> bool:
+    """Whether a response says that it may be outdated."""
+    return bool(response.headers.get("Stitchwork-Stale") == "true")
+
+
+def is_refusal(response: httpx.Response) -> bool:
+    """Whether a response asks to try again later."""
+    return response.status_code in (429, 503) and int(response.headers["Retry-After"]) > 0
 
 
 def _end(process: Process) -> None:

@@ -19,7 +19,7 @@ def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """What an example is told: a running service, and a folder that it reads models from."""
     models = tmp_path_factory.mktemp("models")
     # Several of these run beside other tests; nobody measures speed here.
-    with running(roots=(models,), STITCHWORK_QUEUE_SECONDS="60") as found:
+    with running(roots=(models,), STITCHWORK_MAX_QUEUE_WAIT_SECONDS="60") as found:
         yield ["--url", found.url, "--models", str(models)]
 
 

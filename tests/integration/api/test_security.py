@@ -292,10 +292,10 @@ def test_calibrating_needs_more_than_judging(house: House) -> None:
 def test_the_log_names_the_key_and_never_holds_it(house: House) -> None:
     answer = house.send("GET", "/spaces", house.keys[READ])
     found = answer.headers["x-request-id"]
-    wait_until("it is logged", lambda: found in house.api.said())
-    line = next(line for line in house.api.said().splitlines() if found in line)
+    wait_until("it is logged", lambda: found in house.api.log())
+    line = next(line for line in house.api.log().splitlines() if found in line)
     assert '"key": "read"' in line
-    assert house.keys[READ] not in house.api.said()
+    assert house.keys[READ] not in house.api.log()
     held: Any = house.stage.records.hgetall(stored.KEYS)
     for name, key in house.keys.items():
         assert key.encode() not in b"".join(held.values())
@@ -310,10 +310,10 @@ def test_a_client_that_leaves_in_mid_body_is_no_error(house: House) -> None:
     )
     with closing(socket.create_connection((host, int(port)))) as connection:
         connection.sendall(head.encode())
-    wait_until("it is logged", lambda: '"request_id": "left"' in house.api.said())
-    (line,) = (line for line in house.api.said().splitlines() if '"request_id": "left"' in line)
+    wait_until("it is logged", lambda: '"request_id": "left"' in house.api.log())
+    (line,) = (line for line in house.api.log().splitlines() if '"request_id": "left"' in line)
     assert '"status": 499' in line
-    assert "an unexpected error" not in house.api.said()
+    assert "an unexpected error" not in house.api.log()
 
 
 def test_openapi_names_the_scheme(house: House) -> None:
@@ -440,7 +440,7 @@ def test_a_key_file_guards_a_public_address(tmp_path: Path) -> None:
         first, record = stored.new("one", [READ])
         file.write_text(stored.line(record))
         api = stage.api(**public, STITCHWORK_KEY_FILE=str(file))
-        assert "no key is set" not in api.said()
+        assert "no key is set" not in api.log()
         assert send(api, "GET", "/spaces", first).status_code == 200
 
         second, record = stored.new("two", [READ])
