@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Floats
 from tests.support import allowed_skips, servers
 from tests.support.allowed_skips import SkipPolicy
@@ -116,18 +116,18 @@ def queue_process(server_binary: ServerBinary) -> Iterator[ServerProcess]:
 
 
 @pytest.fixture
-def registry_server(registry_process: ServerProcess) -> Iterator[RedisServer]:
+def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty registry server."""
-    server = RedisServer(registry_process.url, 5.0, RegistryUnavailableError)
+    server = RedisClient(registry_process.url, 5.0, RegistryUnavailableError)
     server.redis.flushall()
     yield server
     server.close()
 
 
 @pytest.fixture
-def queue_server(queue_process: ServerProcess) -> Iterator[RedisServer]:
+def queue_server(queue_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty queue server."""
-    server = RedisServer(queue_process.url, 5.0, QueueUnavailableError)
+    server = RedisClient(queue_process.url, 5.0, QueueUnavailableError)
     server.redis.flushall()
     yield server
     server.close()

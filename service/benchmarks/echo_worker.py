@@ -13,14 +13,14 @@ from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Reply
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 
 WIDTH = 384
 
 
 def main(queue_url: str) -> None:
     """Answer whatever comes."""
-    server, name = RedisServer(queue_url, 30.0, QueueUnavailableError), new_id()
+    server, name = RedisClient(queue_url, 30.0, QueueUnavailableError), new_id()
     consumer = Consumer(server, name, items_per_batch=32)
     consumer.start()
     Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name)).start()

@@ -18,7 +18,7 @@ from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.serialization import unpack
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Item, unpack_items
@@ -30,11 +30,11 @@ SORTED: Final = 4
 def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, items: str) -> None:
     """Load everything, then run whatever batch sizes standard input asks for."""
     registry = Registry(
-        RedisServer(redis_url, CALL_SECONDS, RegistryUnavailableError),
+        RedisClient(redis_url, CALL_SECONDS, RegistryUnavailableError),
         durable=False,
         stale_seconds=0,
     )
-    inverses = InverseCache(RedisServer(queue_url, CALL_SECONDS, QueueUnavailableError), 1)
+    inverses = InverseCache(RedisClient(queue_url, CALL_SECONDS, QueueUnavailableError), 1)
     (scoring,), _ = registry.heads.ready(head)
     (source, target), _ = registry.spaces.ready(encoder, scoring.space)
     assert source.encoder is not None  # noqa: S101

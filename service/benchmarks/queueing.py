@@ -13,7 +13,7 @@ from benchmarks.measure import THEIRS, Result, Round, asked, pin
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from stitchwork.supervisor import Plan, start
 
@@ -58,9 +58,9 @@ def queue(ask: Round) -> list[Result]:
 
 async def _dispatched(url: str, count: int) -> float:
     """Jobs per second that 64 callers get done."""
-    server = RedisServer(url, 30.0, QueueUnavailableError)
+    server = RedisClient(url, 30.0, QueueUnavailableError)
     dispatcher = Producer(
-        server, most_jobs=1 << 20, most_bytes=1 << 30, most_waited=30.0, worker_ttl_seconds=10.0
+        server, max_jobs=1 << 20, max_bytes=1 << 30, max_wait_seconds=30.0, worker_ttl_seconds=10.0
     )
     dispatcher.start()
     job, turn = Job(id="", encoder=TextEncoder(model="none")), iter(range(count))

@@ -14,7 +14,7 @@ import pytest
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import Side, fuse
 from stitchwork.geometry.frame import frame
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
 from tests.chaos.conftest import SPEC, TextService
@@ -56,7 +56,7 @@ def translated(pair: Pair, anchors: Floats) -> Floats:
 
 def stored_anchors(cluster: Cluster, id_: str) -> tuple[str, Floats]:
     """The version that the registry server holds under an id, and its anchors."""
-    server = RedisServer(cluster.registry.url, 5.0, RegistryUnavailableError)
+    server = RedisClient(cluster.registry.url, 5.0, RegistryUnavailableError)
     try:
         registry = Registry(server, durable=False, stale_seconds=0)
         (record,), _ = registry.spaces.ready(id_)

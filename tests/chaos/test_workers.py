@@ -25,8 +25,8 @@ from PIL import Image
 
 from stitchwork.client import Floats, ServiceError, Stitchwork
 from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue.dead_letters import bury, letters, open_letter
-from stitchwork.redis.client import RedisServer
+from stitchwork.queue import dead_letters
+from stitchwork.redis.client import RedisClient
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support import cluster as clusters
 from tests.support import faulty_model
@@ -246,10 +246,10 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     assert "workers failed at this job" in told.json()["detail"]
     assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
-    server = RedisServer(stage.running.queue_url or "", 5.0, QueueUnavailableError)
-    (letter,) = letters(server)
+    server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
+    (letter,) = dead_letters.list_all(server)
     assert letter.reason == "max-deliveries"
-    job, items = open_letter(server, letter.id)
+    job, items = dead_letters.read(server, letter.id)
     assert items == [solid(faulty_model.KILLS)]
     (facts,) = json.loads(_command(stage, "dead", "list", "--json"))
     assert (facts["letter"], facts["model"], facts["inputs"]) == (letter.id, faulty_model.NAME, 1)
@@ -259,7 +259,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
     (stage.folder / faulty_model.MERCY).touch()
     assert "answered with 1 rows" in _command(stage, "dead", "requeue", letter.id)
     assert json.loads(_command(stage, "dead", "list", "--json")) == []
-    hopeless = bury(server, job.stream, "0-1", job.pack([b"no image"]), letter.reason)
+    hopeless = dead_letters.add(server, job.stream, "0-1", job.pack([b"no image"]), letter.reason)
     server.close()
     with pytest.raises(subprocess.CalledProcessError) as again:
         _command(stage, "dead", "requeue", hopeless)
@@ -352,7 +352,7 @@ def _running(stage: Stage) -> int:
 
 def _replies(stage: Stage) -> int:
     """Replies that lie on the queue server and that no API has read."""
-    server = RedisServer(stage.running.queue_url or "", 5.0, QueueUnavailableError)
+    server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     try:
         keys = list(server.redis.scan_iter("stitchwork:replies:*"))
         return sum(int(str(server.redis.llen(key))) for key in keys)
@@ -419,12 +419,12 @@ def test_f4_what_was_accepted_is_answered_before_the_service_ends(
 def goodput(http: httpx.Client, items: list[bytes], callers: int) -> tuple[float, Counter[int]]:
     """Ask from so many threads until enough was answered; answers a second, and all statuses."""
     codes: Counter[int] = Counter()
-    guard = threading.Lock()
+    session = threading.Lock()
 
     def ask() -> None:
         while codes[200] < ENOUGH:
             code = embed(http, *items).status_code
-            with guard:
+            with session:
                 codes[code] += 1
 
     began = time.monotonic()

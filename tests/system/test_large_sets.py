@@ -7,7 +7,7 @@ from stitchwork.client import Stitchwork
 from stitchwork.geometry.bridges import Parameters, Side, fuse
 from stitchwork.geometry.frame import frame
 from stitchwork.redis.chunked_arrays import BLOCK_BYTES
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
@@ -52,7 +52,7 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_anchors_that_no_single_value_could_hold_are_kept_and_read(
-    registry_server: RedisServer,
+    registry_server: RedisClient,
 ) -> None:
     registry = Registry(registry_server, durable=True, stale_seconds=60)
     anchors, _ = _spaces((1400, 1), 32)

@@ -60,7 +60,7 @@ class ImageFetcher:
         hosts: Sequence[str],
         *,
         most: int,
-        most_bytes: int,
+        max_bytes: int,
         most_held: int,
         seconds: float,
         public: Callable[[str], bool] = is_public,
@@ -68,7 +68,7 @@ class ImageFetcher:
     ) -> None:
         self._hosts = tuple(host.lower() for host in hosts)
         self._most = most
-        self._most_bytes = most_bytes
+        self._most_bytes = max_bytes
         self._most_held = most_held
         self._seconds = seconds
         self._public = public

@@ -56,7 +56,7 @@ class ServerMetricsCollector(Collector):
 
     def _queued(self) -> Iterator[Metric]:
         server = self._dispatcher.server
-        waiting = streams.survey(server)
+        waiting = streams.stream_backlogs(server)
         workers = self._dispatcher.workers()
         yield _gauge("workers", "Live workers.", len(workers))
         refused = {space for worker in workers for space in worker.refused}
@@ -70,7 +70,7 @@ class ServerMetricsCollector(Collector):
         ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in waiting.items()}
         oldest = max(ages.values(), default=0.0)
         yield _gauge("queue_oldest_job_age_seconds", "Age of the oldest waiting job.", oldest)
-        yield _gauge("queue_bytes", "Size of all queued jobs.", streams.held_bytes(server))
+        yield _gauge("queue_bytes", "Size of all queued jobs.", streams.queued_bytes(server))
         yield _gauge("dead_letters", "Stored dead letters.", dead_letters.count(server))
         by_encoder = ["encoder", "model"]
         depth = GaugeMetricFamily(

@@ -30,9 +30,9 @@ def api_parts(settings: Settings) -> AppState:
     inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
     producer = Producer(
         queue_server,
-        most_jobs=settings.max_queue_jobs,
-        most_bytes=settings.max_queue_bytes,
-        most_waited=settings.max_queue_wait_seconds,
+        max_jobs=settings.max_queue_jobs,
+        max_bytes=settings.max_queue_bytes,
+        max_wait_seconds=settings.max_queue_wait_seconds,
         worker_ttl_seconds=settings.worker_ttl_seconds,
         metrics=seen.metrics,
     )
@@ -57,7 +57,7 @@ def api_parts(settings: Settings) -> AppState:
         image_fetcher=ImageFetcher(
             () if settings.offline else settings.image_url_hosts,
             most=settings.max_items,
-            most_bytes=settings.max_image_url_bytes,
+            max_bytes=settings.max_image_url_bytes,
             most_held=settings.max_inflight_body_bytes,
             seconds=settings.image_url_timeout_seconds,
         ),

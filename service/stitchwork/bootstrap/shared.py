@@ -2,36 +2,36 @@
 
 from stitchwork import __version__
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics, Telemetry
 
 
-def servers(settings: Settings) -> tuple[RedisServer, RedisServer]:
+def servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
     """The registry server and the queue server; the second is the first where only one is named."""
     if settings.redis_url is None:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
     queue_url = settings.queue_url or settings.redis_url
     return (
-        RedisServer(
+        RedisClient(
             settings.redis_url,
             settings.redis_timeout_seconds,
             RegistryUnavailableError,
             replicas=settings.durable_replicas,
         ),
-        RedisServer(queue_url, settings.redis_timeout_seconds, QueueUnavailableError),
+        RedisClient(queue_url, settings.redis_timeout_seconds, QueueUnavailableError),
     )
 
 
-def registry_on(server: RedisServer, settings: Settings) -> Registry:
+def registry_on(server: RedisClient, settings: Settings) -> Registry:
     """The registry; it promises durability only where the server can keep that promise.
 
     Raises:
         RegistryUnavailableError: If the server is away, or replicas are to write and it cannot say
         so.
     """
-    durable = settings.durable and server.promises()
+    durable = settings.durable and server.confirms_writes()
     if settings.durable_replicas and not durable:
         raise RegistryUnavailableError(
             "durable_replicas (STITCHWORK_DURABLE_REPLICAS) needs a registry server that keeps an "

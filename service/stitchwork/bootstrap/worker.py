@@ -10,7 +10,7 @@ from prometheus_client import start_http_server
 from stitchwork.bootstrap.shared import limit_blas, registry_on, servers, telemetry
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
-from stitchwork.queue.messages import UPKEEP
+from stitchwork.queue.messages import REGISTRATION_STREAM
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.settings import Settings
@@ -92,14 +92,14 @@ def worker(settings: Settings) -> Any:
 
     def end() -> None:
         """A call that hangs cannot be interrupted; who watches this process starts another."""
-        presence.leave()
+        presence.deregister()
         os._exit(HUNG)
 
     def for_fits(stream: str, model: str) -> bool:
-        return stream == UPKEEP
+        return stream == REGISTRATION_STREAM
 
     def for_models(stream: str, model: str) -> bool:
-        return stream != UPKEEP and announced.takes(model)
+        return stream != REGISTRATION_STREAM and announced.takes(model)
 
     fits = Consumer(
         queue_server,
@@ -108,7 +108,7 @@ def worker(settings: Settings) -> Any:
         lease=settings.lease_seconds,
         hang=FIT_SECONDS,
         takes=for_fits,
-        on_buried=lambda job: upkeep.give_up(job),
+        on_dead_letter=lambda job: upkeep.give_up(job),
         on_hang=end,
         telemetry=seen,
     )
@@ -121,7 +121,7 @@ def worker(settings: Settings) -> Any:
         hang=settings.forward_timeout_seconds,
         takes=for_models,
         patience=partial(patience, catalog, presence),
-        on_buried=lambda job: upkeep.give_up(job),
+        on_dead_letter=lambda job: upkeep.give_up(job),
         on_hang=end,
         telemetry=seen,
     )

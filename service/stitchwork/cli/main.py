@@ -17,7 +17,7 @@ from stitchwork.errors import AuthenticationError, StitchworkError
 
 if TYPE_CHECKING:
     # Takes longer to import than a command that needs no settings takes to run.
-    from stitchwork.redis.client import RedisServer
+    from stitchwork.redis.client import RedisClient
     from stitchwork.settings import Settings
 
     Run = Callable[[Settings, argparse.Namespace], int]
@@ -129,7 +129,7 @@ def _worker(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-def _servers(settings: Settings) -> tuple[RedisServer, RedisServer]:
+def _servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
     """The registry server and the queue server: those named, or those of a `serve` beside us."""
     from stitchwork.bootstrap.shared import servers
 

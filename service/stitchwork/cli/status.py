@@ -14,13 +14,13 @@ from stitchwork.queue import dead_letters, streams, worker_registry
 from stitchwork.queue.dead_letters import DeadLetter
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 
 SHOWN_CHARACTERS: Final = 200
 
 
-def status(server: RedisServer, ttl: float, *, here: bool, as_json: bool) -> int:
+def status(server: RedisClient, ttl: float, *, here: bool, as_json: bool) -> int:
     """Show the live workers and what waits.
 
     Args:
@@ -32,10 +32,10 @@ def status(server: RedisServer, ttl: float, *, here: bool, as_json: bool) -> int
     Returns:
         0 if there is a live worker, else 1.
     """
-    workers = worker_registry.look(server, ttl)
+    workers = worker_registry.live_workers(server, ttl)
     if here:
         workers = [w for w in workers if w.worker.startswith(f"{socket.gethostname()}-")]
-    waiting = {} if here else streams.survey(server)
+    waiting = {} if here else streams.stream_backlogs(server)
     if as_json:
         told = {
             "workers": [worker.model_dump(mode="json") for worker in workers],
@@ -48,7 +48,7 @@ def status(server: RedisServer, ttl: float, *, here: bool, as_json: bool) -> int
 
 
 def _show_status(
-    workers: list[worker_registry.WorkerStatus], waiting: dict[str, streams.Backlog]
+    workers: list[worker_registry.WorkerStatus], waiting: dict[str, streams.StreamBacklog]
 ) -> None:
     console = Console()
     table = Table("worker", "device", "serves", "loaded", "MB", "refused", title="Live workers")
@@ -70,9 +70,9 @@ def _show_status(
     console.print(table)
 
 
-def dead_list(server: RedisServer, *, as_json: bool) -> int:
+def dead_list(server: RedisClient, *, as_json: bool) -> int:
     """Show the jobs that were given up, the newest first."""
-    found = dead_letters.letters(server)
+    found = dead_letters.list_all(server)
     if as_json:
         print(json.dumps([_facts(server, letter) for letter in found], indent=2))  # noqa: T201
         return 0
@@ -91,9 +91,9 @@ def dead_list(server: RedisServer, *, as_json: bool) -> int:
     return 0
 
 
-def dead_show(server: RedisServer, letter: str, *, inputs: bool) -> int:
+def dead_show(server: RedisClient, letter: str, *, inputs: bool) -> int:
     """Show one job that was given up; its inputs, which are users' own, only where asked for."""
-    job, items = dead_letters.open_letter(server, letter)
+    job, items = dead_letters.read(server, letter)
     told: dict[str, Any] = {"job": job.model_dump(mode="json", exclude_none=True)}
     told["inputs"] = [
         {"bytes": len(item)} | ({"begins": repr(item[:SHOWN_CHARACTERS])} if inputs else {})
@@ -103,35 +103,35 @@ def dead_show(server: RedisServer, letter: str, *, inputs: bool) -> int:
     return 0
 
 
-def dead_requeue(server: RedisServer, registry: Registry, letter: str, seconds: float) -> int:
+def dead_requeue(server: RedisClient, registry: Registry, letter: str, seconds: float) -> int:
     """Have a job done after all, wait for it, and drop its letter if it succeeds.
 
     Raises:
         UnknownResourceError: If there is no such letter.
         StitchworkError: If it fails again; the letter stays.
     """
-    job, items = dead_letters.open_letter(server, letter)
-    if job.draft:
-        streams.nudge(server, registry.revive(*job.draft))
+    job, items = dead_letters.read(server, letter)
+    if job.registration:
+        streams.enqueue_registration(server, registry.retry_registration(*job.registration))
         told = "its preparation goes on; see its record"
     else:
         told = asyncio.run(_again(server, job, items, seconds))
-    dead_letters.drop(server, letter)
+    dead_letters.delete(server, letter)
     print(f"{letter}: {told}")  # noqa: T201
     return 0
 
 
-def dead_drop(server: RedisServer, letter: str) -> int:
+def dead_drop(server: RedisClient, letter: str) -> int:
     """Forget one letter."""
-    dead_letters.drop(server, letter)
+    dead_letters.delete(server, letter)
     print(f"{letter}: dropped")  # noqa: T201
     return 0
 
 
-async def _again(server: RedisServer, job: Job, items: list[Any], seconds: float) -> str:
+async def _again(server: RedisClient, job: Job, items: list[Any], seconds: float) -> str:
     most = 1 << 30
     dispatcher = Producer(
-        server, most_jobs=most, most_bytes=most, most_waited=seconds, worker_ttl_seconds=seconds
+        server, max_jobs=most, max_bytes=most, max_wait_seconds=seconds, worker_ttl_seconds=seconds
     )
     dispatcher.start()
     try:
@@ -142,16 +142,16 @@ async def _again(server: RedisServer, job: Job, items: list[Any], seconds: float
     return f"answered with {rows} rows; its caller was told long ago, so nobody gets them"
 
 
-def _facts(server: RedisServer, letter: DeadLetter) -> dict[str, Any]:
+def _facts(server: RedisClient, letter: DeadLetter) -> dict[str, Any]:
     milliseconds = int(letter.id.split("-")[0])
     when = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {"letter": letter.id, "when": when, "reason": letter.reason}
     facts["bytes"] = letter.size
     try:
-        job, items = dead_letters.open_letter(server, letter.id)
+        job, items = dead_letters.read(server, letter.id)
     except CorruptDataError:
         return facts
     facts |= {"model": job.encoder.model if job.encoder else None, "inputs": len(items)}
-    if job.draft:
-        facts["draft"] = ":".join(job.draft[:2])
+    if job.registration:
+        facts["draft"] = ":".join(job.registration[:2])
     return facts

@@ -14,7 +14,7 @@ from stitchwork.errors import CorruptDataError, QueueUnavailableError
 from stitchwork.geometry.bridges import Inverse, InverseName, inverse
 from stitchwork.geometry.frame import Frame
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
 
@@ -36,7 +36,7 @@ class InverseCache:
         metrics: Where those are counted that were cached, computed, or failed their checksum.
     """
 
-    def __init__(self, server: RedisServer, threads: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, server: RedisClient, threads: int, metrics: Metrics | None = None) -> None:
         self._server = server
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
         self._running: dict[str, Future[Inverse]] = {}
@@ -87,7 +87,7 @@ class InverseCache:
             if found is None:
                 # Guarded as a whole: the lock asks the server too, again and again.
                 with (
-                    self._server.guard() as client,
+                    self._server.session() as client,
                     client.lock(
                         f"{key}:lock",
                         timeout=LOCK_SECONDS,
@@ -118,7 +118,7 @@ class InverseCache:
         except (CorruptDataError, KeyError):
             log.warning("a cached inverse failed its checksum and is computed again")
             self._metrics.corrupt_inverses.inc()
-            with self._server.guard() as client:
+            with self._server.session() as client:
                 client.delete(key)
             return None
         self._cache.hit.inc()

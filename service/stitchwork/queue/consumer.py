@@ -20,8 +20,8 @@ from stitchwork.errors import (
 from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_job
-from stitchwork.queue.streams import Backlog
-from stitchwork.redis.client import Command, RedisServer, call
+from stitchwork.queue.streams import StreamBacklog
+from stitchwork.redis.client import Command, RedisClient, call
 from stitchwork.resources import Item
 from stitchwork.telemetry import Telemetry, bind_callers
 
@@ -65,7 +65,7 @@ class Consumer:
 
     def __init__(
         self,
-        server: RedisServer,
+        server: RedisClient,
         name: str,
         *,
         items_per_batch: int,
@@ -73,21 +73,21 @@ class Consumer:
         hang: float = 20.0,
         takes: Callable[[str, str], bool] = lambda stream, model: True,
         patience: Callable[[str], float] = lambda stream: 0.0,
-        on_buried: Callable[[Job], None] = lambda _: None,
+        on_dead_letter: Callable[[Job], None] = lambda _: None,
         on_hang: Callable[[], None] = lambda: None,
         telemetry: Telemetry | None = None,
     ) -> None:
         self.name = name
         self.server = server
         self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
-        self._patient = server.patient(BLOCK_MS / 1000)
+        self._patient = server.blocking(BLOCK_MS / 1000)
         self._batch_items = items_per_batch
         self._lease = lease
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
         self._takes = takes
         self._patience = patience
-        self._on_buried = on_buried
+        self._on_buried = on_dead_letter
         self._turns: deque[str] = deque()
         self._surveyed = 0.0
         self._backlog: deque[tuple[str, list[Raw]]] = deque()
@@ -103,7 +103,7 @@ class Consumer:
         self._stopping.set()
         self.leases.stop()
         try:
-            self.leases.let_go()
+            self.leases.release()
         except UnavailableError:
             log.warning("queue away; what is unanswered goes to others when its lease is over")
         self._patient.close()
@@ -131,7 +131,7 @@ class Consumer:
             return []
         near = [name for name in self._turns if not self._patience(name)]
         if len(self._turns) > 1 or not near:
-            name = self._next(streams.survey(self.server))
+            name = self._next(streams.stream_backlogs(self.server))
             entries = self._read(self.server, [name], FIRST_JOBS).get(name) if name else None
             if name and entries:
                 return self._hold(name, entries)
@@ -160,7 +160,7 @@ class Consumer:
     def answer_all(self, answers: Sequence[tuple[Delivery, Reply | None, float]]) -> list[bool]:
         """Answer several jobs in one round trip, each as `answer` does."""
         for delivery, _, _ in answers:
-            self.leases.drop((delivery.stream, delivery.entry))
+            self.leases.discard((delivery.stream, delivery.entry))
         calls = []
         for delivery, reply, seconds in answers:
             api = delivery.job.reply_to or ""
@@ -173,7 +173,7 @@ class Consumer:
             data = reply.pack() if reply else b""
             arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
             calls.append(call(streams.ANSWER, keys, *arguments))
-        sent = [bool(one) for one in self.server.ask(*calls)]
+        sent = [bool(one) for one in self.server.execute(*calls)]
         for (_, reply, _), taken in zip(answers, sent, strict=True):
             self._metrics.jobs[_outcome(reply) if taken else "lost"].inc()
         return sent
@@ -183,7 +183,7 @@ class Consumer:
         reply = Reply(delivery.job.id, error=error) if delivery.job.reply_to else None
         return self.answer(delivery, reply)
 
-    def _next(self, waiting: dict[str, Backlog]) -> str | None:
+    def _next(self, waiting: dict[str, StreamBacklog]) -> str | None:
         """The stream whose turn it is: due, and served longest ago."""
         for name in list(self._turns):
             waited = waiting[name].waited_ms if name in waiting else None
@@ -213,7 +213,7 @@ class Consumer:
         """
         ids = [raw.decode() for raw, _ in entries]
         for entry in ids:
-            self.leases.hold((name, entry))
+            self.leases.add((name, entry))
         key = streams.stream_key(name)
         commands: list[Command] = [
             ("MGET", *(streams.job_key(name, entry) for entry in ids)),
@@ -223,11 +223,11 @@ class Consumer:
             group = ("GROUP", streams.GROUP, self.name)
             commands.append(("XREADGROUP", *group, "COUNT", more, "STREAMS", key, ">"))
         try:
-            found, (seconds, micros), *read = self.server.ask(*commands)
+            found, (seconds, micros), *read = self.server.execute(*commands)
         except UnavailableError:
             # Nobody works on them here: once their leases are over they go to others.
             for entry in ids:
-                self.leases.drop((name, entry))
+                self.leases.discard((name, entry))
             raise
         now = int(seconds) * 1000 + int(micros) // 1000
         opened = []
@@ -244,7 +244,7 @@ class Consumer:
                 self._drop(name, entry)
                 continue
             delivery = Delivery(name, entry, job, items)
-            if not job.draft:
+            if not job.registration:
                 self._telemetry.record_queue_wait(
                     job.caller, max(0, now - int(entry.split("-")[0])) / 1000
                 )
@@ -272,7 +272,7 @@ class Consumer:
 
     def _claim(self, name: str) -> list[Delivery]:
         key, idle = streams.stream_key(name), int(self._lease * 1000)
-        with self.server.guard() as client:
+        with self.server.session() as client:
             try:
                 answer: Any = client.xautoclaim(key, streams.GROUP, self.name, idle, count=1)
             except ResponseError as error:
@@ -302,20 +302,20 @@ class Consumer:
         return []
 
     def _bury(self, name: str, entry: str, data: bytes, reason: str) -> None:
-        dead_letters.bury(self.server, name, entry, data, reason)
+        dead_letters.add(self.server, name, entry, data, reason)
         self._metrics.dead_lettered_jobs[reason].inc()
 
     def _drop(self, name: str, entry: str) -> None:
         """Be done with an entry that nobody can be answered about."""
-        self.leases.drop((name, entry))
+        self.leases.discard((name, entry))
         keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
-        self.server.run(streams.ANSWER, keys, entry, b"", "", 0, 0)
+        self.server.run_script(streams.ANSWER, keys, entry, b"", "", 0, 0)
 
     def _read(
-        self, server: RedisServer, names: list[str], count: int, block: int | None = None
+        self, server: RedisClient, names: list[str], count: int, block: int | None = None
     ) -> dict[str, list[Raw]]:
         wanted: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
-        with server.guard() as client:
+        with server.session() as client:
             try:
                 found: Any = client.xreadgroup(
                     streams.GROUP, self.name, wanted, count=count, block=block
@@ -330,7 +330,7 @@ class Consumer:
         """Learn of new streams, at most as often as an idle worker would."""
         if self._turns and time.monotonic() - self._surveyed < BLOCK_MS / 1000:
             return
-        with self.server.guard() as client:
+        with self.server.session() as client:
             found: Any = client.hgetall(streams.JOBS)
         self._surveyed = time.monotonic()
         models = {name.decode(): model.decode() for name, model in found.items()}

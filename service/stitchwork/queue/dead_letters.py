@@ -6,7 +6,7 @@ from typing import Any, Final, cast
 from stitchwork.errors import UnknownResourceError
 from stitchwork.queue.messages import Job, unpack_job
 from stitchwork.queue.streams import DEAD
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Item
 
 MOST_LETTERS: Final = 1000
@@ -48,7 +48,7 @@ class DeadLetter:
     size: int
 
 
-def bury(server: RedisServer, stream: str, entry: str, data: bytes, reason: str) -> str:
+def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: str) -> str:
     """Keep a job that is given up; the oldest letters make room.
 
     Args:
@@ -61,13 +61,13 @@ def bury(server: RedisServer, stream: str, entry: str, data: bytes, reason: str)
     Returns:
         The letter's id.
     """
-    letter = server.run(BURY, (DEAD,), stream, entry, reason, data, MOST_LETTERS)
-    return str(letter.decode())
+    id_ = server.run_script(BURY, (DEAD,), stream, entry, reason, data, MOST_LETTERS)
+    return str(id_.decode())
 
 
-def letters(server: RedisServer) -> list[DeadLetter]:
+def list_all(server: RedisClient) -> list[DeadLetter]:
     """All dead letters, the newest first."""
-    with server.guard() as client:
+    with server.session() as client:
         found: Any = client.xrevrange(DEAD)
     return [
         DeadLetter(
@@ -80,32 +80,32 @@ def letters(server: RedisServer) -> list[DeadLetter]:
     ]
 
 
-def count(server: RedisServer) -> int:
+def count(server: RedisClient) -> int:
     """How many dead letters are kept."""
-    with server.guard() as client:
+    with server.session() as client:
         found: Any = client.xlen(DEAD)
     return int(found)
 
 
-def open_letter(server: RedisServer, letter: str) -> tuple[Job, list[Item]]:
+def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
     """The job of a letter and its inputs.
 
     Raises:
         UnknownResourceError: If there is no such letter.
         CorruptDataError: If the job was buried because it fails its checksum.
     """
-    with server.guard() as client:
-        data = cast(bytes | None, client.get(f"{DEAD}:{letter}"))
+    with server.session() as client:
+        data = cast(bytes | None, client.get(f"{DEAD}:{id_}"))
     if data is None:
-        raise UnknownResourceError(f"no dead letter {letter}")
+        raise UnknownResourceError(f"no dead letter {id_}")
     return unpack_job(data)
 
 
-def drop(server: RedisServer, letter: str) -> None:
+def delete(server: RedisClient, id_: str) -> None:
     """Forget a letter.
 
     Raises:
         UnknownResourceError: If there is no such letter.
     """
-    if not server.run(DROP, (DEAD,), letter):
-        raise UnknownResourceError(f"no dead letter {letter}")
+    if not server.run_script(DROP, (DEAD,), id_):
+        raise UnknownResourceError(f"no dead letter {id_}")

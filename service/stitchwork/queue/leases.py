@@ -8,7 +8,7 @@ from typing import Final
 
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import streams
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Leases:
 
     def __init__(
         self,
-        server: RedisServer,
+        server: RedisClient,
         name: str,
         *,
         lease: float,
@@ -68,13 +68,13 @@ class Leases:
         self._stopping.set()
         self._thread.join()
 
-    def hold(self, entry: Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Hold on to an entry that was just delivered."""
         with self._guard:
             self._held.add(entry)
         self.progress()
 
-    def drop(self, entry: Entry) -> None:
+    def discard(self, entry: Entry) -> None:
         """Hold on to it no longer: it is answered, or left to others."""
         with self._guard:
             self._held.discard(entry)
@@ -85,7 +85,7 @@ class Leases:
         with self._guard:
             self._due = time.monotonic() + self._hang + allowance
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Hand everything back at once, so that nobody has to wait for the lease to run out."""
         with self._guard:
             held, self._held = self._held, set()
@@ -99,7 +99,7 @@ class Leases:
             try:
                 if hangs:
                     log.critical("no progress; the work is left to another worker")
-                    self.let_go()
+                    self.release()
                 else:
                     self._claim(held, 0)
             except UnavailableError as error:
@@ -112,4 +112,6 @@ class Leases:
         for name, entry in held:
             by_stream.setdefault(name, []).append(entry)
         for name, entries in by_stream.items():
-            self._server.run(CLAIM, (streams.stream_key(name),), self._name, idle_ms, *entries)
+            self._server.run_script(
+                CLAIM, (streams.stream_key(name),), self._name, idle_ms, *entries
+            )

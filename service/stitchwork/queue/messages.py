@@ -25,7 +25,7 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-UPKEEP: Final = "upkeep"
+REGISTRATION_STREAM: Final = "upkeep"
 """The stream of work that needs no encoder."""
 
 
@@ -56,14 +56,14 @@ class Job(Record):
     target: Space | None = None
     head: Head | None = None
     bridge: BridgeName = DEFAULT
-    draft: tuple[str, str, str] | None = None
+    registration: tuple[str, str, str] | None = None
     request_id: str | None = None
     traceparent: str | None = None
 
     @property
     def stream(self) -> str:
         """The stream it waits in: that of its encoder, whatever space the encoder appears in."""
-        return UPKEEP if self.encoder is None else encoder_key(self.encoder)
+        return REGISTRATION_STREAM if self.encoder is None else encoder_key(self.encoder)
 
     @property
     def caller(self) -> Caller:
@@ -115,15 +115,20 @@ class Reply:
         return pack(arrays, told)
 
 
-def upkeep(draft: Registration) -> Job:
+def registration_job(registration: Registration) -> Job:
     """The job that takes a draft one step further.
 
     It waits for the encoder only where one is needed; what is left to be computed then holds up
     nobody who waits for an embedding.
     """
-    name = (draft.kind, draft.id, draft.version)
-    embeds = draft.done < draft.total or draft.declared.get("source") == "classifier"
-    return Job(id=":".join(name), encoder=draft.encoder if embeds else None, draft=name)
+    name = (registration.kind, registration.id, registration.version)
+    embeds = (
+        registration.done < registration.total
+        or registration.declared.get("source") == "classifier"
+    )
+    return Job(
+        id=":".join(name), encoder=registration.encoder if embeds else None, registration=name
+    )
 
 
 def unpack_job(data: bytes) -> tuple[Job, list[Item]]:

@@ -20,9 +20,9 @@ from stitchwork.errors import (
 )
 from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.messages import Job, Reply, unpack_reply
-from stitchwork.queue.streams import Room
+from stitchwork.queue.streams import AdmissionLimits
 from stitchwork.queue.worker_registry import WorkerStatus
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 from stitchwork.telemetry import Metrics
 from stitchwork.telemetry.request_context import CALLERS
@@ -54,18 +54,18 @@ class Producer:
 
     def __init__(
         self,
-        server: RedisServer,
+        server: RedisClient,
         *,
-        most_jobs: int,
-        most_bytes: int,
-        most_waited: float,
+        max_jobs: int,
+        max_bytes: int,
+        max_wait_seconds: float,
         worker_ttl_seconds: float,
         metrics: Metrics | None = None,
     ) -> None:
         self.server = server
-        self._most_jobs = most_jobs
-        self._most_bytes = most_bytes
-        self._most_waited = most_waited
+        self._most_jobs = max_jobs
+        self._most_bytes = max_bytes
+        self._most_waited = max_wait_seconds
         self._worker_ttl = worker_ttl_seconds
         self._workers: list[WorkerStatus] = []
         self._full: dict[str, tuple[float, QueueFullError]] = {}
@@ -86,7 +86,7 @@ class Producer:
         self._reader.join()
         self._give_up(QueueUnavailableError("the service is shutting down"))
         try:
-            with self.server.guard() as client:
+            with self.server.session() as client:
                 client.zrem(streams.APIS, self._name)
                 client.delete(streams.replies_key(self._name))
         except QueueUnavailableError:
@@ -140,10 +140,10 @@ class Producer:
             raise reply.error
         return reply
 
-    def nudge(self, draft: Registration) -> None:
+    def enqueue_registration(self, registration: Registration) -> None:
         """Ask for the next step of a draft; if the queue is away, a worker finds it later."""
         try:
-            streams.nudge(self.server, draft)
+            streams.enqueue_registration(self.server, registration)
         except QueueUnavailableError:
             log.warning("queue away; a worker will find the draft when it is back")
 
@@ -159,11 +159,11 @@ class Producer:
 
     async def _check(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
-        if worker_registry.serving(self._workers, encoder):
+        if worker_registry.count_accepting(self._workers, encoder):
             return
         # What was seen is up to a second old; nobody is refused on that alone.
         workers = await asyncio.to_thread(self.workers)
-        if not worker_registry.serving(workers, encoder):
+        if not worker_registry.count_accepting(workers, encoder):
             others = f", of {len(workers)} that live" if workers else ""
             raise NoWorkerError(f"no live worker takes work for {encoder.model}{others}")
 
@@ -173,10 +173,10 @@ class Producer:
         Raises:
             QueueUnavailableError: If the queue server is away.
         """
-        self._workers = worker_registry.look(self.server, self._worker_ttl, self._name)
+        self._workers = worker_registry.live_workers(self.server, self._worker_ttl, self._name)
         return self._workers
 
-    async def settle(self, seconds: float) -> bool:
+    async def drain(self, seconds: float) -> bool:
         """Wait until all that was admitted before this call is answered, or taken back.
 
         Returns:
@@ -194,19 +194,19 @@ class Producer:
         return True
 
     async def _unsettled(self, before_ms: int) -> bool:
-        return await asyncio.to_thread(streams.unsettled, self.server, before_ms)
+        return await asyncio.to_thread(streams.has_unanswered, self.server, before_ms)
 
     def _admit(self, job: Job, items: Sequence[Item], seconds: float) -> str:
-        room = Room(
+        limits = AdmissionLimits(
             self._most_jobs,
             self._most_bytes,
             int(self._most_waited * 1000),
-            worker_registry.serving(self._workers, job.encoder) if job.encoder else 1,
+            worker_registry.count_accepting(self._workers, job.encoder) if job.encoder else 1,
         )
         data, timeout_ms = job.pack(items), int(seconds * 1000)
         try:
             return streams.admit(
-                self.server, job, data, len(items), timeout_ms=timeout_ms, room=room
+                self.server, job, data, len(items), timeout_ms=timeout_ms, limits=limits
             )
         except QueueFullError as error:
             if error.code != ErrorCode.QUEUE_BYTES_FULL:
@@ -231,14 +231,14 @@ class Producer:
         threading.Thread(target=take_back, name="cancel", daemon=True).start()
 
     def _read(self) -> None:
-        patient = self.server.patient(WAIT_SECONDS)
+        blocking = self.server.blocking(WAIT_SECONDS)
         key, looked = streams.replies_key(self._name), float("-inf")
         while not self._stopping.is_set():
             if time.monotonic() - looked >= WAIT_SECONDS:
                 looked = time.monotonic()
                 self._look()
             try:
-                with patient.guard() as client:
+                with blocking.session() as client:
                     # A batch is answered in one go: what has come by then is fetched together.
                     found: Any = client.blmpop(
                         WAIT_SECONDS, 1, key, direction="LEFT", count=MORE_REPLIES
@@ -250,13 +250,13 @@ class Producer:
                 continue
             for data in found[1] if found else ():
                 self._hand_over(data)
-        patient.close()
+        blocking.close()
 
     def _look(self) -> None:
         """See who lives and be seen; a server that refuses it for want of memory is not gone."""
         try:
             self.workers()
-            worker_registry.sweep(self.server)
+            worker_registry.remove_expired(self.server)
         except QueueUnavailableError as error:
             log.warning("the queue server refused", extra={"reason": error.message})
 

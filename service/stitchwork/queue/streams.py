@@ -18,8 +18,8 @@ import uuid
 from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import ErrorCode, QueueFullError
-from stitchwork.queue.messages import Job, upkeep
-from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.queue.messages import Job, registration_job
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.resources import Registration
 
 GROUP: Final = "workers"
@@ -157,7 +157,7 @@ return 0
 """
 
 
-class Room(NamedTuple):
+class AdmissionLimits(NamedTuple):
     """How much may wait for one encoder.
 
     Attributes:
@@ -173,7 +173,7 @@ class Room(NamedTuple):
     workers: int
 
 
-class Backlog(NamedTuple):
+class StreamBacklog(NamedTuple):
     """What one stream holds.
 
     Attributes:
@@ -210,13 +210,13 @@ def new_id() -> str:
 
 
 def admit(
-    server: RedisServer,
+    server: RedisClient,
     job: Job,
     data: bytes,
     items: int,
     *,
     timeout_ms: int,
-    room: Room | None = None,
+    limits: AdmissionLimits | None = None,
 ) -> str:
     """Put a job into its stream, if there is room for it.
 
@@ -226,7 +226,7 @@ def admit(
         data: The packed job.
         items: How many inputs it has.
         timeout_ms: Milliseconds, by the server's clock, after which nobody wants the answer.
-        room: How much may wait; None asks for no room.
+        limits: How much may wait; None for no limits.
 
     Returns:
         The entry's id in the stream.
@@ -237,13 +237,13 @@ def admit(
     """
     keys = (stream_key(job.stream), JOBS, BYTES, APIS)
     model = job.encoder.model if job.encoder else ""
-    limits = room or Room(0, 0, 0, 1)
+    limits = limits or AdmissionLimits(0, 0, 0, 1)
     arguments: tuple[Any, ...] = (
         *(data, items, job.stream, model),
         *limits,
         *(timeout_ms, job.reply_to or ""),
     )
-    told = str(server.run(ADMIT, keys, *arguments).decode())
+    told = str(server.run_script(ADMIT, keys, *arguments).decode())
     match told:
         case "full-jobs":
             raise QueueFullError(
@@ -265,43 +265,45 @@ def admit(
     return told
 
 
-def cancel(server: RedisServer, job: Job, entry: str) -> bool:
+def cancel(server: RedisClient, job: Job, entry: str) -> bool:
     """Take a job out of its stream; False if a worker has it, or had it, already.
 
     Raises:
         QueueUnavailableError: If the server is away.
     """
-    return bool(server.run(CANCEL, (stream_key(job.stream), BYTES), entry))
+    return bool(server.run_script(CANCEL, (stream_key(job.stream), BYTES), entry))
 
 
-def survey(server: RedisServer) -> dict[str, Backlog]:
+def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
     """What waits, by the name of its stream; streams that hold nothing are left out."""
     return {
-        name.decode(): Backlog(model.decode(), held, running, None if waited < 0 else waited)
-        for name, model, held, running, waited in server.run(SURVEY, (JOBS,))
+        name.decode(): StreamBacklog(model.decode(), held, running, None if waited < 0 else waited)
+        for name, model, held, running, waited in server.run_script(SURVEY, (JOBS,))
     }
 
 
-def held_bytes(server: RedisServer) -> int:
+def queued_bytes(server: RedisClient) -> int:
     """Bytes that queued jobs hold in all."""
-    with server.guard() as client:
+    with server.session() as client:
         found: Any = client.get(BYTES)
     return int(found or 0)
 
 
-def unsettled(server: RedisServer, before_ms: int) -> bool:
+def has_unanswered(server: RedisClient, before_ms: int) -> bool:
     """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
-    return bool(server.run(UNSETTLED, (JOBS,), before_ms))
+    return bool(server.run_script(UNSETTLED, (JOBS,), before_ms))
 
 
-def nudge(server: RedisServer, draft: Registration) -> None:
+def enqueue_registration(server: RedisClient, registration: Registration) -> None:
     """Ask the workers to take a draft one step further; asked twice at once, they are told once.
 
     Raises:
         QueueUnavailableError: If the server is away; the draft is picked up later all the same.
     """
-    job = upkeep(draft)
-    with server.guard() as client:
-        first = client.set(f"{PREFIX}nudged:{job.id}:{draft.done}", b"", nx=True, ex=NUDGE_SECONDS)
+    job = registration_job(registration)
+    with server.session() as client:
+        first = client.set(
+            f"{PREFIX}enqueued:{job.id}:{registration.done}", b"", nx=True, ex=NUDGE_SECONDS
+        )
     if first:
         admit(server, job, job.pack(), 0, timeout_ms=24 * 3600 * 1000)

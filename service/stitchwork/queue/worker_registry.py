@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.streams import ANNOUNCED, APIS, JOBS, NOW, WORKERS
-from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.resources import EncoderSpec, Record
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class WorkerStatus(Record):
         return not model or any(fnmatchcase(model, pattern) for pattern in self.serves)
 
 
-def look(server: RedisServer, seconds: float, api: str = "") -> list[WorkerStatus]:
+def live_workers(server: RedisClient, seconds: float, api: str = "") -> list[WorkerStatus]:
     """The workers that were heard of in the last seconds, by the server's clock.
 
     Args:
@@ -123,7 +123,7 @@ def look(server: RedisServer, seconds: float, api: str = "") -> list[WorkerStatu
         api: The API process that asks, which by asking says that it lives.
     """
     announced = []
-    for raw in server.run(LOOK, (WORKERS, ANNOUNCED, APIS), int(seconds * 1000), api):
+    for raw in server.run_script(LOOK, (WORKERS, ANNOUNCED, APIS), int(seconds * 1000), api):
         try:
             announced.append(WorkerStatus.model_validate_json(raw or b""))
         except ValidationError:
@@ -131,22 +131,22 @@ def look(server: RedisServer, seconds: float, api: str = "") -> list[WorkerStatu
     return announced
 
 
-def serving(workers: Sequence[WorkerStatus], encoder: EncoderSpec) -> int:
+def count_accepting(workers: Sequence[WorkerStatus], encoder: EncoderSpec) -> int:
     """How many of the workers take work for this encoder."""
     return sum(worker.takes(encoder.model) for worker in workers)
 
 
-def sweep(server: RedisServer) -> int:
+def remove_expired(server: RedisClient) -> int:
     """Clear away what dead processes and unused encoders left; one process at a time does it.
 
     Returns:
         How many processes, streams and consumers are gone now.
     """
     arguments = (streams.REPLIES, FORGOTTEN_MS, IDLE_STREAM_MS)
-    with server.guard() as client:
+    with server.session() as client:
         if not client.set(f"{PREFIX}swept", b"", nx=True, ex=SWEEP_SECONDS):
             return 0
-    return int(server.run(SWEEP, (WORKERS, ANNOUNCED, APIS, JOBS), *arguments))
+    return int(server.run_script(SWEEP, (WORKERS, ANNOUNCED, APIS, JOBS), *arguments))
 
 
 class Heartbeat:
@@ -159,7 +159,7 @@ class Heartbeat:
     """
 
     def __init__(
-        self, server: RedisServer, ttl: float, describe: Callable[[], WorkerStatus]
+        self, server: RedisClient, ttl: float, describe: Callable[[], WorkerStatus]
     ) -> None:
         self._server = server
         self._ttl = ttl
@@ -173,7 +173,7 @@ class Heartbeat:
         self._say()
         self._thread.start()
 
-    def elsewhere(self, encoder: str) -> bool:
+    def is_loaded_elsewhere(self, encoder: str) -> bool:
         """Whether another live worker had this encoder loaded when it was last looked."""
         return encoder in self._others
 
@@ -181,13 +181,13 @@ class Heartbeat:
         """Say that the worker is gone."""
         self._stopping.set()
         self._thread.join()
-        self.leave()
+        self.deregister()
 
-    def leave(self) -> None:
+    def deregister(self) -> None:
         """Take the worker off the list of the living."""
         name = self._describe().worker
         try:
-            with self._server.guard() as client:
+            with self._server.session() as client:
                 client.zrem(WORKERS, name)
                 client.hdel(ANNOUNCED, name)
         except UnavailableError:
@@ -200,8 +200,8 @@ class Heartbeat:
     def _say(self) -> None:
         said = self._describe()
         try:
-            self._server.run(BEAT, (WORKERS, ANNOUNCED), said.worker, said.model_dump_json())
-            found = look(self._server, self._ttl)
+            self._server.run_script(BEAT, (WORKERS, ANNOUNCED), said.worker, said.model_dump_json())
+            found = live_workers(self._server, self._ttl)
             others = [other for other in found if other.worker != said.worker]
             self._others = frozenset(key for other in others for key in other.loaded)
         except UnavailableError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.errors import CorruptDataError
-from stitchwork.redis.client import Check, RedisServer
+from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.resources import Arrays
 
@@ -33,7 +33,7 @@ Cut = Mapping[str, slice]
 
 
 def write(
-    server: RedisServer,
+    server: RedisClient,
     key: str,
     arrays: Mapping[str, NDArray[Any]],
     seconds: int,
@@ -57,7 +57,7 @@ def write(
     """
     cuts = _cut(arrays, most)
     whole = Check(("HLEN", key), len(cuts))
-    with server.guard() as client:
+    with server.session() as client:
         if client.hlen(key) == len(cuts):
             return whole
     shapes = {name: [array.dtype.str, *array.shape] for name, array in arrays.items()}
@@ -67,11 +67,11 @@ def write(
             {name: arrays[name][rows] for name, rows in cut.items()},
             {"blocks": len(cuts), "arrays": shapes, "starts": starts},
         )
-        server.run(WRITE, (key,), i, block, seconds)
+        server.run_script(WRITE, (key,), i, block, seconds)
     return whole
 
 
-def read(server: RedisServer, key: str) -> Arrays | None:
+def read(server: RedisClient, key: str) -> Arrays | None:
     """What was stored under a key; None if it is not there, or not whole.
 
     Raises:
@@ -81,7 +81,7 @@ def read(server: RedisServer, key: str) -> Arrays | None:
     found: Arrays = {}
     count, i = 1, 0
     while i < count:
-        with server.guard() as client:
+        with server.session() as client:
             data = cast(bytes | None, client.hget(key, str(i)))
         if data is None:
             return None

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import redis
-from redis.exceptions import ConnectionError as ServerGone
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
-from redis.exceptions import TimeoutError as ServerSilent
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
 from stitchwork.redis.connections import connect, why
@@ -44,7 +44,7 @@ class Check:
     expected: Word
 
 
-class RedisServer:
+class RedisClient:
     """A connection pool with bounded calls.
 
     Args:
@@ -76,7 +76,7 @@ class RedisServer:
         self._down_until = 0.0
 
     @contextmanager
-    def guard(self) -> Generator[redis.Redis, None, None]:
+    def session(self) -> Generator[redis.Redis, None, None]:
         """The client, with its failures turned into the error of this server.
 
         Raises:
@@ -87,7 +87,7 @@ class RedisServer:
             raise self._gone(f"{self._name} did not answer a moment ago")
         try:
             yield self.redis
-        except (ServerGone, ServerSilent) as error:
+        except (RedisConnectionError, RedisTimeoutError) as error:
             self._down_until = time.monotonic() + self._pause
             raise self._gone(f"{self._name} {why(error, self.url)}") from error
         except ReadOnlyError as error:
@@ -120,7 +120,7 @@ class RedisServer:
         for command in commands:
             words += [len(command), *command]
         keys = [str(command[1]) for command in [*(c.command for c in checks), *commands]]
-        with self.guard() as client:
+        with self.session() as client:
             # In one packet and so on one connection: WAITAOF speaks of the writes of its own.
             pipe = client.pipeline(transaction=False)
             _raw(pipe, *call(COMMIT, keys, *words))
@@ -139,9 +139,9 @@ class RedisServer:
                 )
         return bool(done)
 
-    def promises(self) -> bool:
+    def confirms_writes(self) -> bool:
         """Whether the server keeps an append-only file and can say when a write is in it."""
-        with self.guard() as client:
+        with self.session() as client:
             kept = bool(client.info("persistence").get("aof_enabled"))
             try:
                 _raw(client, "WAITAOF", 0, 0, 1)
@@ -149,7 +149,7 @@ class RedisServer:
                 return False
             return kept
 
-    def ask(self, *commands: Command) -> list[Any]:
+    def execute(self, *commands: Command) -> list[Any]:
         """What the server says to several commands in one round trip, as it comes from the wire.
 
         Costs half of what a pipeline does, and stands where every request passes. If the
@@ -158,7 +158,7 @@ class RedisServer:
         Raises:
             UnavailableError: If the server is away, or refuses one of them.
         """
-        with self.guard() as client:
+        with self.session() as client:
             connection: Any = client.connection_pool.get_connection()
 
             def exchange() -> list[Any]:
@@ -177,18 +177,18 @@ class RedisServer:
                 client.connection_pool.release(connection)
             return found
 
-    def run(self, script: str, keys: Sequence[str], *arguments: Word) -> Any:
+    def run_script(self, script: str, keys: Sequence[str], *arguments: Word) -> Any:
         """What a script answers; if the connection breaks, it is sent again.
 
         Raises:
             UnavailableError: If the server is away, or refuses it.
         """
-        (answer,) = self.ask(call(script, keys, *arguments))
+        (answer,) = self.execute(call(script, keys, *arguments))
         return answer
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
-        with self.guard() as client:
+        with self.session() as client:
             seconds, micros = client.time()
             return seconds * 1000 + micros // 1000
 
@@ -198,12 +198,12 @@ class RedisServer:
         Raises:
             UnavailableError: If it does not.
         """
-        with self.guard() as client:
+        with self.session() as client:
             return bool(client.ping())
 
-    def patient(self, seconds: float) -> "RedisServer":
+    def blocking(self, seconds: float) -> "RedisClient":
         """The same server for calls that block on purpose, for at most this long."""
-        return RedisServer(
+        return RedisClient(
             self.url,
             self.timeout,
             self._gone,

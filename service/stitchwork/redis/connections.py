@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
-from redis.exceptions import ConnectionError as ServerGone
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from redis.sentinel import (
     MasterNotFoundError,
@@ -165,7 +165,7 @@ def _bounds(timeout: float, patience: float) -> dict[str, Any]:
         "protocol": 2,
         "socket_timeout": timeout + patience,
         "socket_connect_timeout": timeout,
-        "retry": Retry(NoBackoff(), 1, supported_errors=(ServerGone,)),
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     }
 
 

@@ -16,7 +16,7 @@ from limits.storage import RedisStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from stitchwork.errors import InvalidInputError, QueueUnavailableError
-from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.resources import ApiKey, Scope
 from stitchwork.telemetry import Metrics
 
@@ -71,7 +71,7 @@ class RateLimiter:
     """
 
     def __init__(
-        self, server: RedisServer, rates: Mapping[Scope, str], metrics: Metrics | None = None
+        self, server: RedisClient, rates: Mapping[Scope, str], metrics: Metrics | None = None
     ) -> None:
         self._server = server
         self._rates = {scope: parsed(text) for scope, text in rates.items()}
@@ -103,7 +103,7 @@ class RateLimiter:
         who = key.name if key else NOBODY
         found: list[RateLimitStatus] = []
         try:
-            with self._server.guard():
+            with self._server.session():
                 for rate in rates:
                     allowed = self._limiter.hit(rate, who, what)
                     reset, left = self._limiter.get_window_stats(rate, who, what)

@@ -28,7 +28,7 @@ from stitchwork.errors import (
     RegistryUnavailableError,
     UnknownResourceError,
 )
-from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
+from stitchwork.redis.client import PREFIX, Check, Command, RedisClient
 from stitchwork.resources import ApiKey, Scope, check_id
 
 log = logging.getLogger(__name__)
@@ -116,19 +116,19 @@ class ApiKeyRepository:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: RedisServer, *, promise: int = 0) -> None:
+    def __init__(self, server: RedisClient, *, promise: int = 0) -> None:
         self._server = server
         self._promise = promise
 
     def version(self) -> bytes:
         """What changes with every change; empty before the first."""
-        with self._server.guard() as client:
+        with self._server.session() as client:
             found: Any = client.get(VERSION)
         return found or b""
 
     def list(self) -> list[ApiKey]:
         """All keys, by name."""
-        with self._server.guard() as client:
+        with self._server.session() as client:
             found: Any = client.hvals(KEYS)
         return sorted(
             (ApiKey.model_validate_json(text) for text in found), key=lambda key: key.name

@@ -10,7 +10,7 @@ from typing import Any, Final
 from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.redis.client import Check, Command, RedisServer
+from stitchwork.redis.client import Check, Command, RedisClient
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import Head, Record, Space
 
@@ -36,7 +36,7 @@ class Calibrations:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: RedisServer, heads: Repository[Head], *, promise: int) -> None:
+    def __init__(self, server: RedisClient, heads: Repository[Head], *, promise: int) -> None:
         self._server = server
         self._heads = heads
         self._promise = promise
@@ -48,7 +48,7 @@ class Calibrations:
         """What holds for these versions; while the registry is away, what held when last seen."""
         field = _field(source, target, head, bridge)
         try:
-            (data,) = self._server.ask(("HGET", self._key(head), field))
+            (data,) = self._server.execute(("HGET", self._key(head), field))
         except RegistryUnavailableError:
             return self._known.get((head.id, field))
         kept = StoredCalibration.model_validate_json(data) if data else None
@@ -94,7 +94,7 @@ class Calibrations:
     def _outdated(self, target: Space, head: Head) -> list[Command]:
         """What drops those of other versions of the head or its space, and of many the first."""
         key, current = self._key(head), f"{head.version}:{target.version}:"
-        with self._server.guard() as client:
+        with self._server.session() as client:
             fields: Any = client.hkeys(key)
         names = [field.decode() for field in fields]
         living = [name for name in names if name.startswith(current)]

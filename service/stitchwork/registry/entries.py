@@ -47,7 +47,7 @@ class Entry(Generic[R]):
 
     id: str
     record: R | None = None
-    draft: Registration | None = None
+    registration: Registration | None = None
     dependents: int = 0
     stored: tuple[bytes, bytes] = (b"", b"")
 
@@ -59,12 +59,12 @@ class Entry(Generic[R]):
     @property
     def tag(self) -> str | None:
         """The version that serves or, before there is one, that is being prepared."""
-        return self.version or (self.draft.version if self.draft else None)
+        return self.version or (self.registration.version if self.registration else None)
 
     @property
     def parents(self) -> set[str]:
         """What it depends on, as `kind:id`."""
-        found = {part.parent for part in (self.record, self.draft) if part}
+        found = {part.parent for part in (self.record, self.registration) if part}
         return {parent for parent in found if parent}
 
 
@@ -74,7 +74,7 @@ class Write(Generic[R]):
 
     outcome: Outcome
     record: R | None = None
-    draft: Registration | None = None
+    registration: Registration | None = None
     arrays: Arrays | None = None
     inputs: Arrays | None = None
     checks: Sequence[Check] = ()

@@ -21,7 +21,7 @@ from stitchwork.errors import (
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.diagnostics.space_metrics import agreement
 from stitchwork.geometry.frame import Frame, frame
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.registry.calibrations import Calibrations
 from stitchwork.registry.declarations import (
@@ -66,7 +66,7 @@ class Registry:
         stale_seconds: How long the last known records serve while the server is away.
     """
 
-    def __init__(self, server: RedisServer, *, durable: bool, stale_seconds: float) -> None:
+    def __init__(self, server: RedisClient, *, durable: bool, stale_seconds: float) -> None:
         # Shorter than a call may take: a server that says in time that its file lags is not gone.
         promise = int(server.timeout * 1000 * PATIENCE) if durable else 0
         self.server = server
@@ -144,7 +144,7 @@ class Registry:
         record = self._measure(declared, anchor_set, anchors, declared.version(anchor_set))
         return self._put_space(record, anchors, condition, creates=anchor_set)
 
-    def complete_space(self, draft: Registration) -> tuple[Outcome, Entry[Space]]:
+    def complete_space(self, registration: Registration) -> tuple[Outcome, Entry[Space]]:
         """Turn a draft whose items are all embedded into the version that serves.
 
         Raises:
@@ -152,16 +152,16 @@ class Registry:
             InvalidInputError: If the anchors span nothing.
         """
         declared = SpaceDeclaration(
-            draft.id,
-            draft.declared["anchor_set"],
-            draft.encoder,
-            parameters=BridgeParameters.model_validate(draft.declared["parameters"]),
+            registration.id,
+            registration.declared["anchor_set"],
+            registration.encoder,
+            parameters=BridgeParameters.model_validate(registration.declared["parameters"]),
         )
         (anchor_set,), _ = self.anchor_sets.ready(declared.anchor_set)
-        anchors = np.concatenate([part["rows"] for part in self.spaces.parts(draft)])
+        anchors = np.concatenate([part["rows"] for part in self.spaces.parts(registration)])
         # The encoder is pinned by now, and the version is that of what was declared.
-        record = self._measure(declared, anchor_set, anchors, draft.version)
-        return self._put_space(record, anchors, ANY, draft)
+        record = self._measure(declared, anchor_set, anchors, registration.version)
+        return self._put_space(record, anchors, ANY, registration)
 
     def declare_head(
         self,
@@ -183,7 +183,7 @@ class Registry:
         record = head_record(id_, space, classifier, labels, version, "weights")
         return self._put_head(record, arrays, condition)
 
-    def draft_head(
+    def begin_head(
         self,
         id_: str,
         space: str,
@@ -210,7 +210,7 @@ class Registry:
             NotReadyError: If the space has no version that serves yet.
         """
         known = encoder.model_dump() if encoder else None
-        draft = Registration(
+        registration = Registration(
             kind="head",
             id=id_,
             version=digest({"space": space, "encoder": known, **declared}, inputs),
@@ -223,13 +223,13 @@ class Registry:
         def decide(stands: Entry[Head]) -> Write[Head]:
             (parent,) = self.spaces.read(space)
             self.spaces.serving(parent)
-            return begin(stands, draft, [self.spaces.unchanged(parent)], inputs)
+            return begin(stands, registration, [self.spaces.unchanged(parent)], inputs)
 
         return self.heads.put(id_, decide, condition)
 
     def complete_head(
         self,
-        draft: Registration,
+        registration: Registration,
         classifier: Classifier,
         labels: Sequence[str],
         train: tuple[int, float] | None = None,
@@ -237,7 +237,7 @@ class Registry:
         """Turn a draft into the head that serves.
 
         Args:
-            draft: The draft.
+            registration: The registration.
             classifier: The head's layers.
             labels: One label for each class.
             train: Rows it was fitted on and accuracy there, if it was fitted.
@@ -246,35 +246,41 @@ class Registry:
             NotReadyError: If the draft is no longer the one that is being prepared.
             InvalidInputError: If the classifier does not fit the space.
         """
-        space, source = draft.declared["space"], draft.declared["source"]
-        record = head_record(draft.id, space, classifier, labels, draft.version, source, train)
-        return self._put_head(record, layer_arrays(classifier), ANY, draft)
+        space, source = registration.declared["space"], registration.declared["source"]
+        record = head_record(
+            registration.id, space, classifier, labels, registration.version, source, train
+        )
+        return self._put_head(record, layer_arrays(classifier), ANY, registration)
 
     def table(self, kind: str) -> Repository[Any]:
         """The table that holds drafts of this kind, `space` or `head`."""
         return self.spaces if kind == "space" else self.heads
 
-    def draft(self, kind: str, id_: str, version: str) -> Registration | None:
+    def registration(self, kind: str, id_: str, version: str) -> Registration | None:
         """The draft of this version, if it is still the one to be prepared."""
-        draft: Registration | None = self.table(kind).read(id_)[0].draft
-        current = draft is not None and draft.version == version and draft.status == "pending"
-        return draft if current else None
+        registration: Registration | None = self.table(kind).read(id_)[0].registration
+        current = (
+            registration is not None
+            and registration.version == version
+            and registration.status == "pending"
+        )
+        return registration if current else None
 
-    def fail(self, draft: Registration, reason: str) -> None:
+    def fail(self, registration: Registration, reason: str) -> None:
         """Mark a draft as failed, for good unless it is declared again; what serves still serves.
 
         Raises:
             NotReadyError: If the draft is no longer the one that is being prepared.
         """
-        failed = draft.model_copy(update={"status": "failed", "reason": reason})
+        failed = registration.model_copy(update={"status": "failed", "reason": reason})
 
         def decide(stands: Entry[Any]) -> Write[Any]:
-            still_current(stands, draft)
+            still_current(stands, registration)
             return Write(Outcome.SAME, stands.record, failed)
 
-        self.table(draft.kind).put(draft.id, decide)
+        self.table(registration.kind).put(registration.id, decide)
 
-    def revive(self, kind: str, id_: str, version: str) -> Registration:
+    def retry_registration(self, kind: str, id_: str, version: str) -> Registration:
         """Take up a draft again that has failed, with all that was done for it.
 
         Raises:
@@ -283,26 +289,30 @@ class Registry:
         """
 
         def decide(stands: Entry[Any]) -> Write[Any]:
-            if stands.draft is None or stands.draft.version != version:
+            if stands.registration is None or stands.registration.version != version:
                 raise NotReadyError(f"{kind} {id_} was declared anew, or is ready")
-            again = stands.draft.model_copy(update={"status": "pending", "reason": None})
+            again = stands.registration.model_copy(update={"status": "pending", "reason": None})
             return Write(Outcome.ACCEPTED, stands.record, again)
 
         self.table(kind).get(id_)
         _, entry = self.table(kind).put(id_, decide)
-        revived: Registration = entry.draft  # type: ignore[assignment]
+        revived: Registration = entry.registration  # type: ignore[assignment]
         return revived
 
-    def stalled(self, seconds: float) -> list[Registration]:
+    def stalled_registrations(self, seconds: float) -> list[Registration]:
         """Drafts that nobody has worked on for a while: their job may have been lost."""
         before = self.server.now_ms() - int(seconds * 1000)
-        with self.server.guard() as client:
+        with self.server.session() as client:
             names: Any = client.zrangebyscore(DRAFTS, "-inf", before, start=0, num=100)
         found = []
         for raw in names:
             kind, id_ = raw.decode().split(":", 1)
-            found.append(self.table(kind).read(id_)[0].draft)
-        return [draft for draft in found if draft and draft.status == "pending"]
+            found.append(self.table(kind).read(id_)[0].registration)
+        return [
+            registration
+            for registration in found
+            if registration and registration.status == "pending"
+        ]
 
     def stitch(self, source_id: str, head_id: str) -> tuple[Space, Space, Head, bool]:
         """A source, the head's own space, the head, and whether they are only the last known.
@@ -339,7 +349,7 @@ class Registry:
                 f"encoder {encoder.model} embeds {encoder.modality} items, anchor set "
                 f"{anchor_set.id} holds {held}; send the anchors, or declare a set with items"
             )
-        draft = Registration(
+        registration = Registration(
             kind="space",
             id=declared.id,
             version=declared.version(anchor_set),
@@ -354,7 +364,7 @@ class Registry:
 
         def decide(stands: Entry[Space]) -> Write[Space]:
             keep_heads(stands, encoder, None)
-            return begin(stands, draft, [self.anchor_sets.unchanged(set_entry)])
+            return begin(stands, registration, [self.anchor_sets.unchanged(set_entry)])
 
         return self.spaces.put(declared.id, decide, condition)
 
@@ -363,11 +373,11 @@ class Registry:
         record: Space,
         anchors: Floats,
         condition: Condition,
-        draft: Registration | None = None,
+        registration: Registration | None = None,
         creates: AnchorSet | None = None,
     ) -> tuple[Outcome, Entry[Space]]:
         def decide(stands: Entry[Space]) -> Write[Space]:
-            still_current(stands, draft)
+            still_current(stands, registration)
             keep_heads(stands, record.encoder, record.dim)
             (set_entry,) = self.anchor_sets.read(record.anchor_set)
             check = self.anchor_sets.unchanged(set_entry)
@@ -383,10 +393,14 @@ class Registry:
         return self.spaces.put(record.id, decide, condition)
 
     def _put_head(
-        self, record: Head, arrays: Arrays, condition: Condition, draft: Registration | None = None
+        self,
+        record: Head,
+        arrays: Arrays,
+        condition: Condition,
+        registration: Registration | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         def decide(stands: Entry[Head]) -> Write[Head]:
-            still_current(stands, draft)
+            still_current(stands, registration)
             (parent,) = self.spaces.read(record.space)
             space = self.spaces.serving(parent)
             if space.dim != record.dim:

@@ -3,7 +3,7 @@
 Keys, all under `stitchwork:`, for a kind such as `space`:
 
     space                       sorted set of ids, for paging
-    space:{id}                  hash: `record` (what serves), `draft` (what is being prepared)
+    space:{id}                  hash: `record` (what serves), `registration` (a registration)
     space:{id}:arrays:{version} hash of blocks: the arrays of one version; a replaced one outlives
                                 its last user
     space:{id}:inputs:{version} hash of blocks: what a draft works on
@@ -27,7 +27,7 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Check, Command, RedisServer
+from stitchwork.redis.client import PREFIX, Check, Command, RedisClient
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Page, R, Write
 from stitchwork.resources import Arrays, Registration
@@ -69,7 +69,7 @@ class Repository(Generic[R]):
     """
 
     def __init__(
-        self, server: RedisServer, kind: str, model: type[R], *, promise: int, stale_seconds: float
+        self, server: RedisClient, kind: str, model: type[R], *, promise: int, stale_seconds: float
     ) -> None:
         self.kind = kind
         self._server = server
@@ -85,7 +85,7 @@ class Repository(Generic[R]):
     def read(self, *ids: str) -> list[Entry[R]]:
         """The entries of these ids, in one round trip; an unknown id gives an empty entry."""
         counts = (("SCARD", self.key(id_, "dependents")) for id_ in ids)
-        answers = self._server.ask(*self._stored(ids), *counts)
+        answers = self._server.execute(*self._stored(ids), *counts)
         return [
             self._entry(id_, stored, dependents)
             for id_, stored, dependents in zip(
@@ -103,7 +103,7 @@ class Repository(Generic[R]):
             UnknownResourceError: If nothing is registered under it.
         """
         (entry,) = self.read(id_)
-        if entry.record is None and entry.draft is None:
+        if entry.record is None and entry.registration is None:
             raise self._unknown(id_)
         return entry
 
@@ -116,7 +116,7 @@ class Repository(Generic[R]):
             RegistryUnavailableError: If the registry is away and the last known are too old.
         """
         try:
-            answers = self._server.ask(*self._stored(ids))
+            answers = self._server.execute(*self._stored(ids))
         except RegistryUnavailableError:
             return [self._last_known(id_) for id_ in ids], True
         entries = [self._entry(id_, stored, 0) for id_, stored in zip(ids, answers, strict=True)]
@@ -130,16 +130,16 @@ class Repository(Generic[R]):
     def page(self, limit: int, cursor: str | None = None) -> Page[R]:
         """Up to `limit` entries with ids after the cursor."""
         start = f"({cursor}" if cursor else "-"
-        with self._server.guard() as client:
+        with self._server.session() as client:
             found = client.zrangebylex(PREFIX + self.kind, start, "+", start=0, num=limit + 1)
         ids = [raw.decode() for raw in cast(list[bytes], found)]
         entries = self.read(*ids[:limit]) if ids else []
-        shown = [entry for entry in entries if entry.record or entry.draft]
+        shown = [entry for entry in entries if entry.record or entry.registration]
         return Page(shown, ids[limit - 1] if len(ids) > limit else None)
 
     def count(self) -> int:
         """How many ids there are."""
-        with self._server.guard() as client:
+        with self._server.session() as client:
             found: Any = client.zcard(PREFIX + self.kind)
         return int(found)
 
@@ -161,7 +161,7 @@ class Repository(Generic[R]):
 
     def dependents(self, id_: str) -> list[str]:
         """What depends on it, as `kind:id`, sorted."""
-        with self._server.guard() as client:
+        with self._server.session() as client:
             found = cast(set[bytes], client.smembers(self.key(id_, "dependents")))
         return sorted(raw.decode() for raw in found)
 
@@ -202,7 +202,9 @@ class Repository(Generic[R]):
                 commands.append(("PERSIST", key))
             # A write that changes nothing is still written: its promise must be as good.
             if self._server.commit(checks, commands, promise=self._promise):
-                return write.outcome, Entry(id_, write.record, write.draft, before.dependents)
+                return write.outcome, Entry(
+                    id_, write.record, write.registration, before.dependents
+                )
         raise ConflictError(f"{self.kind} {id_} kept changing while it was written; try again")
 
     def delete(self, id_: str, condition: Condition = ANY) -> None:
@@ -230,51 +232,53 @@ class Repository(Generic[R]):
                 return
         raise ConflictError(f"{self.kind} {id_} kept changing while it was deleted; try again")
 
-    def save_part(self, draft: Registration, advanced: Registration, arrays: Arrays) -> bool:
+    def save_part(self, registration: Registration, advanced: Registration, arrays: Arrays) -> bool:
         """Keep one stretch of a draft's work, and the draft as it is after it.
 
         Returns:
             False, with nothing kept, if the draft was replaced or someone else got further.
         """
-        (entry,) = self.read(draft.id)
-        if entry.draft is None or entry.draft != draft:
+        (entry,) = self.read(registration.id)
+        if entry.registration is None or entry.registration != registration:
             return False
-        parts = self.key(draft.id, "parts", draft.version)
+        parts = self.key(registration.id, "parts", registration.version)
         return self._server.commit(
-            [Check(("HGET", self.key(draft.id), "draft"), entry.stored[1])],
+            [Check(("HGET", self.key(registration.id), "draft"), entry.stored[1])],
             [
-                ("HSET", parts, draft.done, pack(arrays)),
-                ("HSET", self.key(draft.id), "draft", advanced.model_dump_json().encode()),
-                ("ZADD", DRAFTS, self._server.now_ms(), f"{self.kind}:{draft.id}"),
+                ("HSET", parts, registration.done, pack(arrays)),
+                ("HSET", self.key(registration.id), "draft", advanced.model_dump_json().encode()),
+                ("ZADD", DRAFTS, self._server.now_ms(), f"{self.kind}:{registration.id}"),
             ],
         )
 
-    def parts(self, draft: Registration) -> Iterator[Arrays]:
+    def parts(self, registration: Registration) -> Iterator[Arrays]:
         """All that `save_part` kept for this draft, in the order of their starts.
 
         Raises:
             NotReadyError: If it is removed meanwhile, since the draft was replaced or completed.
         """
-        key = self.key(draft.id, "parts", draft.version)
-        with self._server.guard() as client:
+        key = self.key(registration.id, "parts", registration.version)
+        with self._server.session() as client:
             starts = sorted(cast(list[bytes], client.hkeys(key)), key=int)
         for at in range(0, len(starts), PARTS):
-            with self._server.guard() as client:
+            with self._server.session() as client:
                 found = cast(list[bytes | None], client.hmget(key, starts[at : at + PARTS]))
             for data in found:
                 if data is None:
-                    raise NotReadyError(f"{self.kind} {draft.id} was declared anew, or is ready")
+                    raise NotReadyError(
+                        f"{self.kind} {registration.id} was declared anew, or is ready"
+                    )
                 yield unpack(data)[0]
 
     def _commands(self, before: Entry[R], write: Write[R]) -> list[Command]:
         id_, key, me = before.id, self.key(before.id), f"{self.kind}:{before.id}"
-        after: Entry[R] = Entry(id_, write.record, write.draft)
+        after: Entry[R] = Entry(id_, write.record, write.registration)
         commands: list[Command] = [("ZADD", PREFIX + self.kind, 0, id_)]
         for parent in before.parents - after.parents:
             commands.append(("SREM", f"{PREFIX}{parent}:dependents", me))
         for parent in after.parents:
             commands.append(("SADD", f"{PREFIX}{parent}:dependents", me))
-        for field, part in (("record", write.record), ("draft", write.draft)):
+        for field, part in (("record", write.record), ("draft", write.registration)):
             if part is None:
                 commands.append(("HDEL", key, field))
             else:
@@ -284,10 +288,12 @@ class Repository(Generic[R]):
                 ("EXPIRE", self.key(id_, "arrays", before.record.version), KEEP_SECONDS)
             )
             commands.append(("DEL", self.key(id_, "calibrations")))
-        if before.draft and (write.draft is None or write.draft.version != before.draft.version):
-            commands.append(("DEL", self.key(id_, "parts", before.draft.version)))
-            commands.append(("DEL", self.key(id_, "inputs", before.draft.version)))
-        if write.draft and write.draft.status == "pending":
+        if before.registration and (
+            write.registration is None or write.registration.version != before.registration.version
+        ):
+            commands.append(("DEL", self.key(id_, "parts", before.registration.version)))
+            commands.append(("DEL", self.key(id_, "inputs", before.registration.version)))
+        if write.registration and write.registration.status == "pending":
             commands.append(("ZADD", DRAFTS, self._server.now_ms(), me))
         else:
             commands.append(("ZREM", DRAFTS, me))
@@ -297,8 +303,8 @@ class Repository(Generic[R]):
         uploads = {}
         if write.record and write.arrays is not None:
             uploads[self.key(id_, "arrays", write.record.version)] = write.arrays
-        if write.draft and write.inputs is not None:
-            uploads[self.key(id_, "inputs", write.draft.version)] = write.inputs
+        if write.registration and write.inputs is not None:
+            uploads[self.key(id_, "inputs", write.registration.version)] = write.inputs
         return uploads
 
     def _untouched(self, entry: Entry[R]) -> list[Check]:
@@ -309,13 +315,13 @@ class Repository(Generic[R]):
         ]
 
     def _entry(self, id_: str, stored: list[bytes | None], dependents: int) -> Entry[R]:
-        record, draft = (field or b"" for field in stored)
+        record, registration = (field or b"" for field in stored)
         return Entry(
             id_,
             self._parsed(id_, record) if record else None,
-            Registration.model_validate_json(draft) if draft else None,
+            Registration.model_validate_json(registration) if registration else None,
             dependents,
-            (record, draft),
+            (record, registration),
         )
 
     def _parsed(self, id_: str, stored: bytes) -> R:
@@ -334,14 +340,15 @@ class Repository(Generic[R]):
         """
         if entry.record is None:
             self._known.pop(entry.id, None)
-            if entry.draft is None:
+            if entry.registration is None:
                 raise self._unknown(entry.id)
-            if entry.draft.status == "failed":
+            if entry.registration.status == "failed":
                 raise ConflictError(
-                    f"the preparation of {self.kind} {entry.id} failed: {entry.draft.reason}",
+                    f"the registration of {self.kind} {entry.id} failed: "
+                    f"{entry.registration.reason}",
                     code=ErrorCode.REGISTRATION_FAILED,
                 )
-            told = f"{entry.draft.done} of {entry.draft.total} inputs are embedded"
+            told = f"{entry.registration.done} of {entry.registration.total} inputs are embedded"
             raise NotReadyError(f"{self.kind} {entry.id} is still being prepared: {told}")
         while len(self._known) >= KNOWN_RECORDS:
             self._known.pop(next(iter(self._known)), None)

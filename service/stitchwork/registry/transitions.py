@@ -32,25 +32,32 @@ def serve(
 
 
 def begin(
-    stands: Entry[Any], draft: Registration, checks: Sequence[Check], inputs: Arrays | None = None
+    stands: Entry[Any],
+    registration: Registration,
+    checks: Sequence[Check],
+    inputs: Arrays | None = None,
 ) -> Write[Any]:
     """Begin a draft beside what serves; one of the same version that is under way goes on."""
-    if stands.version == draft.version:
+    if stands.version == registration.version:
         return Write(Outcome.SAME, stands.record, checks=checks)
-    begun = stands.draft
-    if begun and begun.version == draft.version and begun.status == "pending":
+    begun = stands.registration
+    if begun and begun.version == registration.version and begun.status == "pending":
         return Write(Outcome.ACCEPTED, stands.record, begun, checks=checks)
-    return Write(Outcome.ACCEPTED, stands.record, draft, inputs=inputs, checks=checks)
+    return Write(Outcome.ACCEPTED, stands.record, registration, inputs=inputs, checks=checks)
 
 
-def still_current(stands: Entry[Any], draft: Registration | None) -> None:
+def still_current(stands: Entry[Any], registration: Registration | None) -> None:
     """Refuse to complete a draft that is no longer the one being prepared.
 
     Raises:
         NotReadyError: If it was declared anew, or removed.
     """
-    if draft and (stands.draft is None or stands.draft.version != draft.version):
-        raise NotReadyError(f"{draft.kind} {draft.id} was declared anew while it was prepared")
+    if registration and (
+        stands.registration is None or stands.registration.version != registration.version
+    ):
+        raise NotReadyError(
+            f"{registration.kind} {registration.id} was declared anew while it was prepared"
+        )
 
 
 def keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | None) -> None:

@@ -127,19 +127,19 @@ class Worker:
             self._consumer.answer_all(answers)
 
         try:
-            for delivery in [delivery for delivery in batch if delivery.job.draft]:
+            for delivery in [delivery for delivery in batch if delivery.job.registration]:
                 # A model may have to be loaded first, or a classifier taken out of one.
                 self._consumer.leases.progress(LOAD_SECONDS)
                 self._upkeep.advance(delivery.job, self._consumer.leases.progress)
                 answer((delivery, None, 0.0))
-            inference = [delivery for delivery in batch if not delivery.job.draft]
+            inference = [delivery for delivery in batch if not delivery.job.registration]
             if inference:
                 self._infer(inference, answer)
         except AWAY as error:
             log.warning("a batch was left", extra={"reason": error.message})
             # Another worker would find the same registry away; who waits is told, and comes again.
             if isinstance(error, RegistryUnavailableError):
-                self._fail_all([d for d in unanswered.values() if not d.job.draft], error)
+                self._fail_all([d for d in unanswered.values() if not d.job.registration], error)
             self._leave()
         except StitchworkError as error:
             self._fail_all(list(unanswered.values()), error)
@@ -157,7 +157,7 @@ class Worker:
     def _leave(self) -> None:
         """Not answered, not acknowledged: what is in hand is delivered again, to whoever asks."""
         try:
-            self._consumer.leases.let_go()
+            self._consumer.leases.release()
         except UnavailableError as error:
             log.warning("it is delivered once its lease is over", extra={"reason": error.message})
 
@@ -328,8 +328,8 @@ def patience(catalog: EncoderCache, presence: Heartbeat, encoder: str) -> float:
     None where it is loaded; a moment where another worker has it, which is likely to be quicker.
     """
     own = catalog.patience(encoder)
-    elsewhere = encoder not in catalog.loaded() and presence.elsewhere(encoder)
-    return max(own, MIN_PATIENCE_SECONDS) if elsewhere else own
+    is_loaded_elsewhere = encoder not in catalog.loaded() and presence.is_loaded_elsewhere(encoder)
+    return max(own, MIN_PATIENCE_SECONDS) if is_loaded_elsewhere else own
 
 
 def _each(

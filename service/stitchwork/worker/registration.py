@@ -97,36 +97,36 @@ class RegistrationRunner:
             RegistryUnavailableError: If the registry is away; the draft is as it was.
             QueueUnavailableError: If the queue is away; the draft is found again later.
         """
-        draft = self._registry.draft(*job.draft) if job.draft else None
-        if draft is None:
+        registration = self._registry.registration(*job.registration) if job.registration else None
+        if registration is None:
             return
         try:
-            if draft.done < draft.total:
-                self._embed_chunk(draft, progress)
+            if registration.done < registration.total:
+                self._embed_chunk(registration, progress)
             else:
-                self._complete(draft)
+                self._complete(registration)
         except AWAY:
             raise
         except NotReadyError as error:
             log.info("a draft was overtaken", extra={"reason": error.message})
         except StitchworkError as error:
-            log.warning("a draft failed", extra={"draft": f"{draft.kind}:{draft.id}"})
-            self._fail(draft, error.message)
+            log.warning("a draft failed", extra={"draft": f"{registration.kind}:{registration.id}"})
+            self._fail(registration, error.message)
         except Exception as error:
             # Tried again it would fail again, for ever: whoever declared it must be told.
             log.exception("a draft failed")
-            self._fail(draft, f"the worker failed at it: {type(error).__name__}")
+            self._fail(registration, f"the worker failed at it: {type(error).__name__}")
 
     def give_up(self, job: Job) -> None:
         """A job that was delivered too often: if it was a draft's, the draft has failed."""
-        draft = self._registry.draft(*job.draft) if job.draft else None
-        if draft is not None:
-            self._fail(draft, "it ended its worker each time it was tried")
+        registration = self._registry.registration(*job.registration) if job.registration else None
+        if registration is not None:
+            self._fail(registration, "it ended its worker each time it was tried")
 
-    def _fail(self, draft: Registration, reason: str) -> None:
+    def _fail(self, registration: Registration, reason: str) -> None:
         """Tell whoever declared it; who was faster with it, or declared it anew, has the word."""
         try:
-            self._registry.fail(draft, reason)
+            self._registry.fail(registration, reason)
         except NotReadyError as error:
             log.info("a draft was overtaken", extra={"reason": error.message})
 
@@ -146,64 +146,66 @@ class RegistrationRunner:
         if time.monotonic() - self._looked < STALLED_SECONDS / 2:
             return
         self._looked = time.monotonic()
-        for draft in self._registry.stalled(STALLED_SECONDS):
-            streams.nudge(self._consumer.server, draft)
+        for registration in self._registry.stalled_registrations(STALLED_SECONDS):
+            streams.enqueue_registration(self._consumer.server, registration)
 
-    def _embed_chunk(self, draft: Registration, progress: Callable[[], None]) -> None:
-        if draft.encoder is None:
+    def _embed_chunk(self, registration: Registration, progress: Callable[[], None]) -> None:
+        if registration.encoder is None:
             raise JobFailedError("the draft has inputs to embed but no encoder")
         # What a branch means may change while the rest is embedded; a commit never does.
-        encoder = self._catalog.pin(draft.encoder)
-        stop = min(draft.total, draft.done + self._chunk_items)
-        items = self._draft_items(draft, encoder, draft.done, stop)
+        encoder = self._catalog.pin(registration.encoder)
+        stop = min(registration.total, registration.done + self._chunk_items)
+        items = self._draft_items(registration, encoder, registration.done, stop)
         loaded = self._load(encoder)
         try:
             prepared = loaded.encoder.prepare(items)
             rows = loaded.batcher.embed(prepared, self._batch_items, progress).cpu().numpy()
         except StitchworkError as error:
             told = (error.pointer or "").removeprefix("/items/")
-            at = draft.done + int(told) if told.isdecimal() else draft.done
+            at = registration.done + int(told) if told.isdecimal() else registration.done
             raise type(error)(f"item {at}: {error.message}", pointer=f"/items/{at}") from error
         table, advanced = (
-            self._registry.table(draft.kind),
-            draft.model_copy(update={"done": stop, "encoder": encoder}),
+            self._registry.table(registration.kind),
+            registration.model_copy(update={"done": stop, "encoder": encoder}),
         )
-        if table.save_part(draft, advanced, {"rows": rows}):
-            streams.nudge(self._consumer.server, advanced)
+        if table.save_part(registration, advanced, {"rows": rows}):
+            streams.enqueue_registration(self._consumer.server, advanced)
 
     def _draft_items(
-        self, draft: Registration, encoder: EncoderSpec, start: int, stop: int
+        self, registration: Registration, encoder: EncoderSpec, start: int, stop: int
     ) -> list[Item]:
-        key = (draft.id, draft.version)
+        key = (registration.id, registration.version)
         if key not in self._inputs:
-            if draft.kind == "space":
-                (found,), _ = self._registry.anchor_sets.ready(draft.declared["anchor_set"])
+            if registration.kind == "space":
+                (found,), _ = self._registry.anchor_sets.ready(registration.declared["anchor_set"])
                 self._inputs[key] = self._registry.anchor_sets.arrays(found.id, found.version)
             else:
-                self._inputs[key] = self._registry.heads.inputs(draft.id, draft.version)
+                self._inputs[key] = self._registry.heads.inputs(
+                    registration.id, registration.version
+                )
             if len(self._inputs) > KEPT_INPUTS:
                 self._inputs.popitem(last=False)
         return unpack_items(self._inputs[key], encoder.modality, start, stop)
 
-    def _complete(self, draft: Registration) -> None:
-        if draft.kind == "space":
-            _, entry = self._registry.complete_space(draft)
+    def _complete(self, registration: Registration) -> None:
+        if registration.kind == "space":
+            _, entry = self._registry.complete_space(registration)
             if entry.record:
                 self._translator.prepare(entry.record)
-        elif draft.declared["source"] == "classifier":
-            if draft.encoder is None:
+        elif registration.declared["source"] == "classifier":
+            if registration.encoder is None:
                 raise JobFailedError("the draft names no model to take a classifier from")
-            classifier, labels = self._catalog.classifier(draft.encoder)
-            self._registry.complete_head(draft, classifier, labels)
+            classifier, labels = self._catalog.classifier(registration.encoder)
+            self._registry.complete_head(registration, classifier, labels)
         else:
             # It brings scikit-learn along, which most workers never need.
             from stitchwork.models.head_fitting import fit_linear
 
-            inputs = self._registry.heads.inputs(draft.id, draft.version)
-            embedded = [part["rows"] for part in self._registry.heads.parts(draft)]
+            inputs = self._registry.heads.inputs(registration.id, registration.version)
+            embedded = [part["rows"] for part in self._registry.heads.parts(registration)]
             rows = np.concatenate(embedded) if embedded else inputs["embeddings"]
-            names = draft.declared["labels"]
+            names = registration.declared["labels"]
             fit = fit_linear(rows, [names[i] for i in inputs["classes"].tolist()])
             train = (len(rows), fit.train_accuracy)
-            self._registry.complete_head(draft, fit.classifier, fit.labels, train)
-        log.info("draft completed", extra={"draft": f"{draft.kind}:{draft.id}"})
+            self._registry.complete_head(registration, fit.classifier, fit.labels, train)
+        log.info("draft completed", extra={"draft": f"{registration.kind}:{registration.id}"})

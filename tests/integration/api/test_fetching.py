@@ -92,7 +92,7 @@ def trusting(
 ) -> ImageFetcher:
     tls = ssl.create_default_context(cafile=certificates / "ca.pem")
     return ImageFetcher(
-        hosts, most=3, most_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls
+        hosts, most=3, max_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls
     )
 
 
@@ -182,7 +182,7 @@ def test_an_address_that_is_not_public_is_not_connected_to(certificates: Path) -
 def test_a_server_that_is_not_who_it_says_is_not_asked(host: str, certificates: Path) -> None:
     before = len(Handler.asked)
     fetcher = ImageFetcher(
-        [host], most=3, most_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True
+        [host], most=3, max_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True
     )
     with pytest.raises(InvalidInputError, match="ConnectError at its host"):
         fetched(fetcher, f"https://{host}/image")

@@ -28,7 +28,7 @@ from stitchwork.errors import (
     RegistryUnavailableError,
     UnknownResourceError,
 )
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry import api_keys as stored
 from stitchwork.registry.api_keys import ApiKeyCache, ApiKeyRepository
@@ -54,7 +54,7 @@ class House:
 
     def __init__(self, stage: Cluster) -> None:
         self.stage = stage
-        self.server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
+        self.server = RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)
         self.store = ApiKeyRepository(self.server)
         self.keys = {scope: self.add(scope, scope) for scope in SCOPES}
         env = {"STITCHWORK_LOG_LEVEL": "info", "STITCHWORK_RATE_LIMITS": "admin=1000/minute"}
@@ -83,7 +83,7 @@ def house() -> Iterator[House]:
 
 
 @pytest.fixture
-def parts(registry_server: RedisServer, queue_process: ServerProcess) -> Iterator[AppState]:
+def parts(registry_server: RedisClient, queue_process: ServerProcess) -> Iterator[AppState]:
     """What an app is made of that knows the one key of its registry."""
     ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_process.url}
@@ -339,7 +339,7 @@ def test_rates_are_told_and_kept(house: House) -> None:
     assert "ratelimit" not in house.send("GET", "/spaces", house.keys[READ]).headers
 
 
-def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: RedisServer) -> None:
+def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: RedisClient) -> None:
     replicas = [RateLimiter(queue_server, {READ: "2/hour"}) for _ in range(2)]
     one, other = (stored.new(name, [READ])[1] for name in ("one", "other"))
     found = [rates.hit(one, READ) for rates in (*replicas, replicas[0])]
@@ -352,14 +352,14 @@ def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: RedisServer)
 
 def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     metrics = Metrics()
-    away = RedisServer(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
+    away = RedisClient(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
     rates = RateLimiter(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
     assert sample_value(metrics, "rate_unchecked_requests_total") == 3
 
 
 def test_keys_by_the_command(
-    registry_server: RedisServer, capsys: pytest.CaptureFixture[str]
+    registry_server: RedisClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["add", "me", "--scope", "read", "--scope", "infer", "--days", "2", "--limit", "9/day"]
     command = [
@@ -403,7 +403,7 @@ def test_what_declare_prints_is_a_key_file(
     assert (kept.name, kept.scopes, kept.expired) == ("me", (READ, INFER), False)
 
 
-def test_names_are_taken_once(registry_server: RedisServer) -> None:
+def test_names_are_taken_once(registry_server: RedisClient) -> None:
     keys = ApiKeyRepository(registry_server)
     keys.add(stored.new("a", [READ])[1])
     with pytest.raises(ConflictError, match="there already"):
@@ -471,7 +471,7 @@ def test_what_a_file_declares_holds_without_the_registry(tmp_path: Path) -> None
     key, record = stored.new("me", [READ])
     file = tmp_path / "keys"
     file.write_text(stored.line(record))
-    away = ApiKeyRepository(RedisServer(f"unix://{tmp_path}/none", 0.2, RegistryUnavailableError))
+    away = ApiKeyRepository(RedisClient(f"unix://{tmp_path}/none", 0.2, RegistryUnavailableError))
     ring = ApiKeyCache(away, file, stale_seconds=300, must=False)
     assert ring.find(key)
     # It may be one of the registry's.
@@ -487,7 +487,7 @@ def test_what_is_known_holds_while_the_registry_is_away() -> None:
     }
     with Cluster(server_binary(VALKEY_9)) as stage:
         key, record = stored.new("me", [READ])
-        server = RedisServer(stage.registry.url, 5.0, RegistryUnavailableError)
+        server = RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)
         ApiKeyRepository(server).add(record)
         server.close()
         knows = stage.api(**env)

@@ -13,7 +13,7 @@ from stitchwork.errors import QueueUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import PairMap, Translator
-from stitchwork.redis.client import PREFIX, RedisServer
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
@@ -23,7 +23,7 @@ from tests.support.metric_samples import sample_value
 
 
 @pytest.fixture
-def registry(registry_server: RedisServer) -> Registry:
+def registry(registry_server: RedisClient) -> Registry:
     return Registry(registry_server, durable=True, stale_seconds=60)
 
 
@@ -33,7 +33,7 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def inverses(queue_server: RedisServer, metrics: Metrics) -> Iterator[InverseCache]:
+def inverses(queue_server: RedisClient, metrics: Metrics) -> Iterator[InverseCache]:
     found = InverseCache(queue_server, threads=2, metrics=metrics)
     yield found
     found.close()
@@ -58,7 +58,7 @@ def test_however_many_ask_one_inverse_is_computed(
     registry: Registry,
     inverses: InverseCache,
     metrics: Metrics,
-    queue_server: RedisServer,
+    queue_server: RedisClient,
     spaces: tuple[Space, Space],
     bridge: BridgeName,
 ) -> None:
@@ -89,7 +89,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
     registry: Registry,
     inverses: InverseCache,
     metrics: Metrics,
-    queue_server: RedisServer,
+    queue_server: RedisClient,
     spaces: tuple[Space, Space],
     pair: Pair,
     damage: str,
@@ -114,7 +114,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
 def test_without_the_cache_there_is_still_an_answer(
     registry: Registry, spaces: tuple[Space, Space], pair: Pair
 ) -> None:
-    nowhere = RedisServer("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
+    nowhere = RedisClient("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
     inverses = InverseCache(nowhere, threads=1)
     rows = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
     assert np.isfinite(rows).all()
@@ -124,7 +124,7 @@ def test_without_the_cache_there_is_still_an_answer(
 def test_only_cached_inverses_can_be_evicted(
     registry: Registry,
     inverses: InverseCache,
-    queue_server: RedisServer,
+    queue_server: RedisClient,
     spaces: tuple[Space, Space],
 ) -> None:
     translator(registry, inverses).way(*spaces, "ridge")

@@ -22,13 +22,12 @@ from stitchwork.errors import (
     UnknownResourceError,
     UnsupportedFormatError,
 )
-from stitchwork.queue import streams
+from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.consumer import MOST_DELIVERIES, Consumer, Delivery
-from stitchwork.queue.dead_letters import drop, letters, open_letter
 from stitchwork.queue.messages import Job, Reply, unpack_job, unpack_reply
 from stitchwork.queue.producer import Producer
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
 from stitchwork.telemetry import Metrics
@@ -47,13 +46,13 @@ def lengths(delivery: Delivery) -> Reply:
 
 
 @pytest.fixture
-def consumer(queue_server: RedisServer) -> Iterator[Consumer]:
+def consumer(queue_server: RedisClient) -> Iterator[Consumer]:
     with consuming(queue_server) as found:
         yield found
 
 
 @contextmanager
-def present(server: RedisServer, name: str = "someone", **said: Any) -> Iterator[Heartbeat]:
+def present(server: RedisClient, name: str = "someone", **said: Any) -> Iterator[Heartbeat]:
     """A worker that says that it lives."""
     presence = Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name, **said))
     presence.start()
@@ -62,7 +61,7 @@ def present(server: RedisServer, name: str = "someone", **said: Any) -> Iterator
 
 
 @contextmanager
-def consuming(server: RedisServer, **options: Any) -> Iterator[Consumer]:
+def consuming(server: RedisClient, **options: Any) -> Iterator[Consumer]:
     consumer = Consumer(server, streams.new_id(), items_per_batch=8, **options)
     consumer.start()
     with present(server, consumer.name):
@@ -76,24 +75,24 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def dispatcher(queue_server: RedisServer, metrics: Metrics) -> Iterator[Producer]:
+def dispatcher(queue_server: RedisClient, metrics: Metrics) -> Iterator[Producer]:
     with dispatching(queue_server, metrics=metrics) as found:
         yield found
 
 
 @contextmanager
 def dispatching(
-    server: RedisServer,
-    most_jobs: int = 100,
-    most_bytes: int = 1_000_000,
-    most_waited: float = 10.0,
+    server: RedisClient,
+    max_jobs: int = 100,
+    max_bytes: int = 1_000_000,
+    max_wait_seconds: float = 10.0,
     metrics: Metrics | None = None,
 ) -> Iterator[Producer]:
     dispatcher = Producer(
         server,
-        most_jobs=most_jobs,
-        most_bytes=most_bytes,
-        most_waited=most_waited,
+        max_jobs=max_jobs,
+        max_bytes=max_bytes,
+        max_wait_seconds=max_wait_seconds,
         worker_ttl_seconds=10,
         metrics=metrics,
     )
@@ -133,11 +132,11 @@ def take(consumer: Consumer) -> list[Delivery]:
     raise AssertionError("no job came")
 
 
-def admit(server: RedisServer, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
+def admit(server: RedisClient, job: Job, items: list[str], timeout_ms: int = 60_000) -> str:
     return streams.admit(server, job, job.pack(items), len(items), timeout_ms=timeout_ms)
 
 
-async def arrival(server: RedisServer) -> None:
+async def arrival(server: RedisClient) -> None:
     """Wait until a job stands in its stream."""
     stream = streams.stream_key(JOB.stream)
     await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
@@ -150,7 +149,7 @@ def join_cancellations() -> None:
             thread.join()
 
 
-def held_bytes(server: RedisServer) -> int:
+def queued_bytes(server: RedisClient) -> int:
     found: Any = server.redis.get(streams.BYTES)
     return int(found or 0)
 
@@ -185,7 +184,7 @@ async def _many(dispatcher: Producer, count: int) -> list[Reply]:
 
 
 def test_each_caller_gets_its_own_reply(
-    dispatcher: Producer, consumer: Consumer, queue_server: RedisServer
+    dispatcher: Producer, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with working(consumer) as sizes:
         replies = asyncio.run(_many(dispatcher, 40))
@@ -193,11 +192,11 @@ def test_each_caller_gets_its_own_reply(
     assert [rows is not None and float(rows[0, 0]) for rows in found] == list(range(1, 41))
     assert max(sizes) > 1, "what had queued up was taken as one batch"
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
-    assert held_bytes(queue_server) == 0
+    assert queued_bytes(queue_server) == 0
 
 
 def test_a_batch_holds_one_encoder_and_is_not_overfull(
-    consumer: Consumer, queue_server: RedisServer
+    consumer: Consumer, queue_server: RedisClient
 ) -> None:
     for i in range(12):
         admit(queue_server, Job(id=str(i), encoder=(TEXT, TextEncoder(model="b"))[i % 2]), ["x"])
@@ -218,7 +217,7 @@ def test_an_error_reaches_the_caller(dispatcher: Producer, consumer: Consumer) -
 
 
 def test_without_a_worker_the_refusal_is_immediate(
-    dispatcher: Producer, queue_server: RedisServer
+    dispatcher: Producer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(NoWorkerError, match="no live worker takes work for words"):
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
@@ -227,11 +226,11 @@ def test_without_a_worker_the_refusal_is_immediate(
         asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
 
 
-@pytest.mark.parametrize(("most_jobs", "most_bytes"), [(2, 1_000_000), (100, 2_500)])
+@pytest.mark.parametrize(("max_jobs", "max_bytes"), [(2, 1_000_000), (100, 2_500)])
 def test_a_full_queue_refuses_and_drops_nothing(
-    queue_server: RedisServer, consumer: Consumer, most_jobs: int, most_bytes: int
+    queue_server: RedisClient, consumer: Consumer, max_jobs: int, max_bytes: int
 ) -> None:
-    with dispatching(queue_server, most_jobs, most_bytes) as dispatcher:
+    with dispatching(queue_server, max_jobs, max_bytes) as dispatcher:
 
         async def fill() -> list[Reply | BaseException]:
             runs = [dispatcher.run(JOB, ["x" * 300], 20.0) for _ in range(6)]
@@ -246,14 +245,14 @@ def test_a_full_queue_refuses_and_drops_nothing(
     assert refused
     assert answered
     assert len(refused) + len(answered) == 6
-    assert held_bytes(queue_server) == 0
+    assert queued_bytes(queue_server) == 0
 
 
 def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
-    queue_server: RedisServer, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisClient, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
-    with dispatching(queue_server, most_jobs=1) as dispatcher:
+    with dispatching(queue_server, max_jobs=1) as dispatcher:
 
         async def fill() -> None:
             tasks = [asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0)) for _ in range(2)]
@@ -268,18 +267,18 @@ def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
 
 
 def test_a_deadline_is_kept_and_the_job_taken_back(
-    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisServer
+    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(DeadlineExceededError):
         asyncio.run(dispatcher.run(JOB, ["x"], 0.2))
     join_cancellations()
     assert sample_value(metrics, "cancelled_jobs_total") == 1
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
-    assert held_bytes(queue_server) == 0
+    assert queued_bytes(queue_server) == 0
 
 
 def test_a_caller_who_leaves_takes_the_job_along(
-    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisServer
+    dispatcher: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(dispatcher.run(JOB, ["x"], 20.0))
@@ -295,14 +294,14 @@ def test_a_caller_who_leaves_takes_the_job_along(
 
 
 def test_expired_work_is_dropped_before_it_is_computed(
-    consumer: Consumer, queue_server: RedisServer
+    consumer: Consumer, queue_server: RedisClient
 ) -> None:
     admit(queue_server, JOB, ["late"], timeout_ms=0)
     admit(queue_server, JOB, ["in time"])
     assert [delivery.items for delivery in take(consumer)] == [["in time"]]
 
 
-def test_only_the_holder_of_a_job_answers_it(queue_server: RedisServer) -> None:
+def test_only_the_holder_of_a_job_answers_it(queue_server: RedisClient) -> None:
     with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
         first.leases.stop()  # it pauses, and does not hold on to its lease any more
         admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
@@ -313,7 +312,7 @@ def test_only_the_holder_of_a_job_answers_it(queue_server: RedisServer) -> None:
         assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
 
 
-def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisServer) -> None:
+def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisClient) -> None:
     with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
         admit(queue_server, JOB, ["x"])
         (held,) = take(first)
@@ -323,7 +322,7 @@ def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisServer
 
 
 def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
-    queue_server: RedisServer, dispatcher: Producer
+    queue_server: RedisClient, dispatcher: Producer
 ) -> None:
     async def poison() -> None:
         await dispatcher.run(JOB, ["poison"], 20.0)
@@ -347,33 +346,33 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
             assert last.take() == []
     caller.join()
     assert len(failure) == 1
-    (letter,) = letters(queue_server)
+    (letter,) = dead_letters.list_all(queue_server)
     assert letter.reason == "max-deliveries"
-    assert open_letter(queue_server, letter.id)[1] == ["poison"]
-    drop(queue_server, letter.id)
-    assert letters(queue_server) == []
+    assert dead_letters.read(queue_server, letter.id)[1] == ["poison"]
+    dead_letters.delete(queue_server, letter.id)
+    assert dead_letters.list_all(queue_server) == []
     with pytest.raises(UnknownResourceError):
-        open_letter(queue_server, letter.id)
-    assert held_bytes(queue_server) == 0
+        dead_letters.read(queue_server, letter.id)
+    assert queued_bytes(queue_server) == 0
 
 
 def test_a_corrupt_job_is_buried_and_its_neighbours_served(
-    queue_server: RedisServer, consumer: Consumer
+    queue_server: RedisClient, consumer: Consumer
 ) -> None:
     entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
     queue_server.redis.set(streams.job_key(JOB.stream, bad), b"not a job")
     batch = take(consumer)
     assert [delivery.entry for delivery in batch] == [entry]
-    (letter,) = letters(queue_server)
+    (letter,) = dead_letters.list_all(queue_server)
     assert letter.reason == "corrupt"
     with pytest.raises(CorruptDataError):
-        open_letter(queue_server, letter.id)
+        dead_letters.read(queue_server, letter.id)
 
 
 def test_when_the_queue_goes_away_those_who_wait_are_told(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
-        server = RedisServer(valkey.url, 1.0, QueueUnavailableError, pause=0.0)
+        server = RedisClient(valkey.url, 1.0, QueueUnavailableError, pause=0.0)
         with dispatching(server) as dispatcher, present(server):
 
             async def wait() -> None:

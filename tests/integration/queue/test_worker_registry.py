@@ -10,8 +10,8 @@ import pytest
 from stitchwork.errors import QueueFullError
 from stitchwork.queue import streams, worker_registry
 from stitchwork.queue.messages import Job
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, look, sweep
-from stitchwork.redis.client import RedisServer
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers, remove_expired
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Registration, TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
@@ -28,26 +28,26 @@ from tests.integration.queue.test_queue import (
 OTHER = Job(id="", encoder=TextEncoder(model="other"))
 
 
-def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: RedisServer) -> None:
+def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: RedisClient) -> None:
     with present(queue_server, "one", serves=("words",), refused={"a": "moved"}):
         with present(queue_server, "two", loaded=(JOB.stream,)) as two:
-            assert {worker.worker for worker in look(queue_server, 10.0)} == {"one", "two"}
+            assert {worker.worker for worker in live_workers(queue_server, 10.0)} == {"one", "two"}
             with present(queue_server, "three") as three:
-                assert three.elsewhere(JOB.stream)
-            assert not two.elsewhere(JOB.stream), "what it has itself does not count"
-        (one,) = look(queue_server, 10.0)
+                assert three.is_loaded_elsewhere(JOB.stream)
+            assert not two.is_loaded_elsewhere(JOB.stream), "what it has itself does not count"
+        (one,) = live_workers(queue_server, 10.0)
     assert (one.serves, one.refused) == (("words",), {"a": "moved"})
     assert (one.takes("words"), one.takes("word"), one.takes("")) == (True, False, True)
-    assert look(queue_server, 10.0) == []
+    assert live_workers(queue_server, 10.0) == []
 
 
-def test_a_worker_of_another_release_is_not_counted(queue_server: RedisServer) -> None:
+def test_a_worker_of_another_release_is_not_counted(queue_server: RedisClient) -> None:
     with present(queue_server):
         queue_server.redis.hset(streams.ANNOUNCED, "someone", b'{"unheard": "of"}')
-        assert look(queue_server, 10.0) == []
+        assert live_workers(queue_server, 10.0) == []
 
 
-def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisServer) -> None:
+def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisClient) -> None:
     def takes(stream: str, model: str) -> bool:
         return model == "other"
 
@@ -58,7 +58,7 @@ def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisSe
         assert [delivery.items for delivery in take(picky)] == [["y"]]
 
 
-def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisServer) -> None:
+def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisClient) -> None:
     patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
     with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
         admit(queue_server, OTHER, ["far"])
@@ -75,7 +75,7 @@ def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisServe
         assert taken[-1] == "far", "work that does is done in the end, under any load"
 
 
-def test_what_hangs_is_let_go_of_at_once(queue_server: RedisServer) -> None:
+def test_what_hangs_is_let_go_of_at_once(queue_server: RedisClient) -> None:
     hung = threading.Event()
     with (
         consuming(queue_server, lease=8.0, hang=0.4, on_hang=hung.set) as stuck,
@@ -90,7 +90,7 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: RedisServer) -> None:
         assert not stuck.answer(held, lengths(held))
 
 
-def test_a_long_load_is_not_taken_to_hang(queue_server: RedisServer) -> None:
+def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
     hung = threading.Event()
     with consuming(queue_server, lease=0.4, hang=0.2, on_hang=hung.set) as loading:
         admit(queue_server, JOB, ["x"])
@@ -102,12 +102,12 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: RedisServer) -> None:
 
 
 def test_a_long_line_refuses_before_it_is_full(
-    queue_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
-    with present(queue_server), dispatching(queue_server, most_waited=0.05) as dispatcher:
+    with present(queue_server), dispatching(queue_server, max_wait_seconds=0.05) as dispatcher:
         admit(queue_server, JOB, ["first in line"])
-        while streams.survey(queue_server)[JOB.stream].waited_ms in range(51):
+        while streams.stream_backlogs(queue_server)[JOB.stream].waited_ms in range(51):
             pass
         with pytest.raises(QueueFullError, match="has waited longer than 50 ms"):
             asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
@@ -115,42 +115,44 @@ def test_a_long_line_refuses_before_it_is_full(
             dispatcher.check_room(TEXT)
 
 
-def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisServer) -> None:
+def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) -> None:
     with consuming(queue_server) as consumer:
-        assert streams.survey(queue_server) == {}
+        assert streams.stream_backlogs(queue_server) == {}
         admit(queue_server, JOB, ["x"])
         (delivery,) = take(consumer)
         admit(queue_server, JOB, ["y"])
-        backlog = streams.survey(queue_server)[JOB.stream]
+        backlog = streams.stream_backlogs(queue_server)[JOB.stream]
         assert (backlog.model, backlog.held, backlog.running) == ("words", 2, 1)
         assert backlog.waited_ms is not None
         consumer.answer(delivery, lengths(delivery))
-        assert streams.survey(queue_server)[JOB.stream].running == 0
+        assert streams.stream_backlogs(queue_server)[JOB.stream].running == 0
 
 
 def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
-    queue_server: RedisServer,
+    queue_server: RedisClient,
 ) -> None:
     with dispatching(queue_server) as dispatcher, consuming(queue_server) as consumer:
-        draft = Registration(kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3)
-        streams.nudge(queue_server, draft)
-        assert asyncio.run(dispatcher.settle(5.0)), "nobody waits for a draft's next step"
+        registration = Registration(
+            kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3
+        )
+        streams.enqueue_registration(queue_server, registration)
+        assert asyncio.run(dispatcher.drain(5.0)), "nobody waits for a draft's next step"
         (nudged,) = take(consumer)
         consumer.answer(nudged, None)
         admit(queue_server, JOB, ["before"])
-        assert not asyncio.run(dispatcher.settle(0.2))
+        assert not asyncio.run(dispatcher.drain(0.2))
 
-        async def settle() -> bool:
-            waits = asyncio.ensure_future(dispatcher.settle(20.0))
+        async def drain() -> bool:
+            waits = asyncio.ensure_future(dispatcher.drain(20.0))
             await asyncio.sleep(0)
             with working(consumer):
                 return await waits
 
-        assert asyncio.run(settle())
+        assert asyncio.run(drain())
 
 
 def test_what_the_dead_left_is_swept_away(
-    queue_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
@@ -160,11 +162,11 @@ def test_what_the_dead_left_is_swept_away(
     Heartbeat(queue_server, 10.0, lambda: silent)._say()
     queue_server.redis.zadd(streams.APIS, {"api": 1})
     queue_server.redis.rpush(streams.replies_key("api"), b"unread")
-    assert sweep(queue_server) == 1, "the API; the others may still come back"
-    assert sweep(queue_server) == 0, "one process at a time"
+    assert remove_expired(queue_server) == 1, "the API; the others may still come back"
+    assert remove_expired(queue_server) == 0, "one process at a time"
     monkeypatch.setattr(worker_registry, "IDLE_STREAM_MS", -1)
     monkeypatch.setattr(worker_registry, "FORGOTTEN_MS", -1)
     queue_server.redis.delete("stitchwork:swept")
-    assert sweep(queue_server) == 2
+    assert remove_expired(queue_server) == 2
     left: Any = queue_server.redis.keys("*")
     assert {key.decode() for key in left} <= {"stitchwork:swept", streams.BYTES}

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from stitchwork.errors import CorruptDataError
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import Check, RedisServer
+from stitchwork.redis.client import Check, RedisClient
 from stitchwork.resources import Arrays
 
 ARRAYS = st.dictionaries(
@@ -47,7 +47,7 @@ def test_a_cut_holds_each_row_once_and_no_block_too_much(
 
 
 @pytest.mark.parametrize("most", [100, 1000, 1 << 20])
-def test_what_is_written_comes_back(queue_server: RedisServer, most: int) -> None:
+def test_what_is_written_comes_back(queue_server: RedisClient, most: int) -> None:
     check = chunked_arrays.write(queue_server, "k", ROWS, 60, most=most)
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
     assert 0 < queue_server.redis.ttl("k") <= 60
@@ -57,7 +57,7 @@ def test_what_is_written_comes_back(queue_server: RedisServer, most: int) -> Non
 
 
 def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
-    queue_server: RedisServer,
+    queue_server: RedisClient,
 ) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     queue_server.redis.persist("k")
@@ -70,7 +70,7 @@ def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
 
 
-def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: RedisServer) -> None:
+def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: RedisClient) -> None:
     whole = chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     assert isinstance(whole, Check)
     queue_server.redis.hdel("k", "1")
@@ -82,7 +82,7 @@ def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Redi
 @pytest.mark.parametrize("field", ["0", "4"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "another"])
 def test_each_block_has_a_checksum_of_its_own(
-    queue_server: RedisServer, field: str, damage: str
+    queue_server: RedisClient, field: str, damage: str
 ) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
     chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, most=1000)
@@ -98,7 +98,7 @@ def test_each_block_has_a_checksum_of_its_own(
         chunked_arrays.read(queue_server, "k")
 
 
-def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisServer) -> None:
+def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisClient) -> None:
     together = threading.Barrier(2)
 
     def put() -> None:

@@ -10,7 +10,7 @@ import redis
 
 from stitchwork.bootstrap.shared import registry_on
 from stitchwork.errors import RegistryUnavailableError
-from stitchwork.redis.client import PREFIX, Check, RedisServer
+from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.settings import Settings
 from tests.integration.redis.conftest import (
     AOF,
@@ -32,23 +32,23 @@ def of_client(folder: Path) -> str:
     return f"ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
 
 
-def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> RedisServer:
-    return RedisServer(url, timeout, RegistryUnavailableError, pause=0.0, replicas=replicas)
+def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> RedisClient:
+    return RedisClient(url, timeout, RegistryUnavailableError, pause=0.0, replicas=replicas)
 
 
-def write(server: RedisServer, value: str, *, promise: int = 0) -> bool:
+def write(server: RedisClient, value: str, *, promise: int = 0) -> bool:
     return server.commit([], [("SET", KEY, value)], promise=promise)
 
 
-def read(server: RedisServer) -> object:
-    with server.guard() as client:
+def read(server: RedisClient) -> object:
+    with server.session() as client:
         return client.get(KEY)
 
 
 def test_one_server_over_tcp_with_a_password(start: Start) -> None:
     node = start(*AOF, *LOCKED)
     server = reach(f"redis://:{SECRET}@127.0.0.1:{node.port}/0")
-    promised = server.promises()
+    promised = server.confirms_writes()
     assert promised is knows_waitaof(node)
     assert write(server, "v", promise=1000 if promised else 0)
     assert not server.commit([Check(("GET", KEY), "other")], [("SET", KEY, "w")])
@@ -93,7 +93,7 @@ def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
     with behind_tls(node, certificates) as port:
         place = f"rediss://:{SECRET}@127.0.0.1:{port}/0?{of_client(certificates)}"
         server = reach(f"{place}&ssl_ca_certs={certificates}/ca.pem")
-        assert write(server, "v", promise=1000 if server.promises() else 0)
+        assert write(server, "v", promise=1000 if server.confirms_writes() else 0)
         assert read(server) == b"v"
         server.close()
         stranger = reach(f"{place}&ssl_ca_certs={certificates}/other.pem")
@@ -187,8 +187,8 @@ def watched(start: Start) -> Watched:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> None:
     server = reach(Settings(redis_url=watched.url).redis_url or "", timeout=0.5)
-    patient = server.patient(0.5)
-    promise = 400 if server.promises() else 0
+    patient = server.blocking(0.5)
+    promise = 400 if server.confirms_writes() else 0
     assert write(server, "before", promise=promise)
     assert patient.redis.blpop([PREFIX + "none"], timeout=0.1) is None
     watched.master.ask("WAIT", "1", "5000")
@@ -212,7 +212,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
     assert server.now_ms() > 0
     # Its connection to a master that is silent costs one timeout of its own.
     wait_until("it answers", lambda: answers(patient.ping), PATIENCE)
-    with patient.guard() as client:
+    with patient.session() as client:
         assert client.rpush(PREFIX + "list", "item") == 1
         assert client.blpop([PREFIX + "list"], timeout=0.4)
     assert not any(SECRET in said for said in failures)
@@ -228,7 +228,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
 
 def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
     server = reach(watched.url, replicas=1)
-    if not server.promises():
+    if not server.confirms_writes():
         server.close()
         pytest.skip("Redis 7.0 has no WAITAOF")
     assert write(server, "before", promise=1500)

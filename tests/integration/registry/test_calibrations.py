@@ -6,7 +6,7 @@ import pytest
 from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.registry import calibrations
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
@@ -18,7 +18,7 @@ LEARNT = Calibration(0.5, -0.25)
 
 
 @pytest.fixture
-def registry(registry_server: RedisServer, server_binary: ServerBinary) -> Registry:
+def registry(registry_server: RedisClient, server_binary: ServerBinary) -> Registry:
     return Registry(registry_server, durable=server_binary.has_waitaof, stale_seconds=60)
 
 
@@ -85,9 +85,9 @@ def test_those_of_an_old_target_make_room(
 
 
 def test_while_the_registry_is_away_the_last_known_holds(
-    registry_process: ServerProcess, registry_server: RedisServer, pair: Pair
+    registry_process: ServerProcess, registry_server: RedisClient, pair: Pair
 ) -> None:
-    impatient = RedisServer(registry_process.url, 0.2, RegistryUnavailableError)
+    impatient = RedisClient(registry_process.url, 0.2, RegistryUnavailableError)
     registry = Registry(impatient, durable=False, stale_seconds=60)
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)

@@ -13,7 +13,7 @@ from stitchwork.errors import (
     UnknownResourceError,
     VersionMismatchError,
 )
-from stitchwork.redis.client import PREFIX, Check, RedisServer
+from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.registry.entries import Condition, Entry, Outcome, Write
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import AnchorSet, Head, Registration
@@ -37,7 +37,7 @@ def standing(head: Head) -> Callable[[Entry[Head]], Write[Head]]:
 
 
 @pytest.fixture
-def heads(registry_server: RedisServer, server_binary: ServerBinary) -> Repository[Head]:
+def heads(registry_server: RedisClient, server_binary: ServerBinary) -> Repository[Head]:
     promise = promise_on(server_binary)
     return Repository(registry_server, "head", Head, promise=promise, stale_seconds=60)
 
@@ -56,7 +56,7 @@ def test_a_put_creates_then_stands_then_replaces(heads: Repository[Head]) -> Non
 
 
 def test_a_replaced_version_stays_readable_and_ends(
-    heads: Repository[Head], registry_server: RedisServer
+    heads: Repository[Head], registry_server: RedisClient
 ) -> None:
     heads.put("h", standing(make_head()))
     heads.put("h", standing(make_head(version="v22")))
@@ -67,7 +67,7 @@ def test_a_replaced_version_stays_readable_and_ends(
 
 
 def test_putting_a_retired_version_again_keeps_it_for_good(
-    heads: Repository[Head], registry_server: RedisServer
+    heads: Repository[Head], registry_server: RedisClient
 ) -> None:
     for version in ("v1", "v22", "v1"):
         heads.put("h", standing(make_head(version=version)))
@@ -119,7 +119,7 @@ def test_paging_walks_all_ids_in_order(heads: Repository[Head]) -> None:
     assert seen == names
 
 
-def test_a_parent_cannot_go_before_its_dependents(registry_server: RedisServer) -> None:
+def test_a_parent_cannot_go_before_its_dependents(registry_server: RedisClient) -> None:
     sets = Repository(registry_server, "space", AnchorSet, promise=0, stale_seconds=0)
     heads = Repository(registry_server, "head", Head, promise=0, stale_seconds=0)
     parent = AnchorSet(id="s", version="v", modality="vector", size=2)
@@ -132,7 +132,7 @@ def test_a_parent_cannot_go_before_its_dependents(registry_server: RedisServer) 
 
 
 def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
-    heads: Repository[Head], registry_server: RedisServer, server_binary: ServerBinary
+    heads: Repository[Head], registry_server: RedisClient, server_binary: ServerBinary
 ) -> None:
     if not server_binary.has_waitaof:
         pytest.skip("Redis 7.0 has no WAITAOF")
@@ -149,15 +149,15 @@ def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
     assert [written[key] for key in sender] == [seen[-1][key] for key in sender]
 
 
-def test_an_unpromised_write_is_not_acknowledged(queue_server: RedisServer) -> None:
+def test_an_unpromised_write_is_not_acknowledged(queue_server: RedisClient) -> None:
     # This server keeps no append-only file, so it cannot promise one.
     heads = Repository(queue_server, "head", Head, promise=100, stale_seconds=0)
     with pytest.raises(Exception, match=r"refused a command|append-only file"):
         heads.put("h", standing(make_head()))
-    assert not queue_server.promises()
+    assert not queue_server.confirms_writes()
 
 
-def test_a_commit_writes_nothing_where_a_check_fails(registry_server: RedisServer) -> None:
+def test_a_commit_writes_nothing_where_a_check_fails(registry_server: RedisClient) -> None:
     registry_server.redis.set(PREFIX + "a", "1")
     done = registry_server.commit([Check(("GET", PREFIX + "a"), "2")], [("SET", PREFIX + "b", "3")])
     assert not done
@@ -166,25 +166,25 @@ def test_a_commit_writes_nothing_where_a_check_fails(registry_server: RedisServe
 
 def test_drafts_advance_once_and_stand_beside_what_serves(heads: Repository[Head]) -> None:
     heads.put("h", standing(make_head()))
-    draft = Registration(kind="head", id="h", version="v2", parent="space:s", total=4)
-    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, stands.record, draft))
+    registration = Registration(kind="head", id="h", version="v2", parent="space:s", total=4)
+    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, stands.record, registration))
     rows = {"rows": np.zeros((2, 3), np.float32)}
-    half = draft.model_copy(update={"done": 2})
-    assert heads.save_part(draft, half, rows)
-    assert not heads.save_part(draft, half, rows), "someone else got further"
+    half = registration.model_copy(update={"done": 2})
+    assert heads.save_part(registration, half, rows)
+    assert not heads.save_part(registration, half, rows), "someone else got further"
     entry = heads.get("h")
     assert entry.version == "v1"
-    assert entry.draft is not None
-    assert entry.draft.done == 2
+    assert entry.registration is not None
+    assert entry.registration.done == 2
     whole = half.model_copy(update={"done": 4})
-    assert heads.save_part(entry.draft, whole, {"rows": np.ones((2, 3), np.float32)})
-    found = np.concatenate([part["rows"] for part in heads.parts(draft)])
+    assert heads.save_part(entry.registration, whole, {"rows": np.ones((2, 3), np.float32)})
+    found = np.concatenate([part["rows"] for part in heads.parts(registration)])
     np.testing.assert_array_equal(found[:, 0], [0, 0, 1, 1])
 
 
 def test_what_is_only_being_prepared_cannot_be_used(heads: Repository[Head]) -> None:
-    draft = Registration(kind="head", id="h", version="v2", parent="space:s")
-    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, None, draft))
+    registration = Registration(kind="head", id="h", version="v2", parent="space:s")
+    heads.put("h", lambda stands: Write(Outcome.ACCEPTED, None, registration))
     with pytest.raises(NotReadyError, match="still being prepared"):
         heads.ready("h")
 
@@ -192,7 +192,7 @@ def test_what_is_only_being_prepared_cannot_be_used(heads: Repository[Head]) -> 
 def test_known_records_serve_while_the_registry_is_away(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), REGISTRY_FLAGS, server_binary)
-        server = RedisServer(valkey.url, 1.0, RegistryUnavailableError, pause=0.0)
+        server = RedisClient(valkey.url, 1.0, RegistryUnavailableError, pause=0.0)
         promise = promise_on(server_binary)
         heads = Repository(server, "head", Head, promise=promise, stale_seconds=60)
         hasty = Repository(server, "head", Head, promise=promise, stale_seconds=0)

@@ -16,7 +16,7 @@ import pytest
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
-from stitchwork.redis.client import RedisServer
+from stitchwork.redis.client import RedisClient
 from stitchwork.telemetry.metrics import STEPS
 from tests.support.waiting import wait_until
 from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, Scene
@@ -30,7 +30,7 @@ LONG = ["many words " * 100] * 64
 @contextmanager
 def leaving_worker(scene: Scene) -> Iterator[None]:
     """A worker that takes the job in line, and ends without a word once this is left."""
-    server = RedisServer(scene.stage.queue.url, 5.0, QueueUnavailableError)
+    server = RedisClient(scene.stage.queue.url, 5.0, QueueUnavailableError)
     # It was never started, and so holds on to nothing.
     taken = Consumer(server, "leaving", items_per_batch=1).take()
     assert len(taken) == 1

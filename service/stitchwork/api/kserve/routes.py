@@ -161,7 +161,7 @@ async def _ready(state: AppState, model: str, version: str | None) -> Response:
     if found.name.takes_items:
         encoder = encoder_of(found.source)
         workers = await asyncio.to_thread(state.producer.workers)
-        if not worker_registry.serving(workers, encoder):
+        if not worker_registry.count_accepting(workers, encoder):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
     return negotiation.json_response({"name": model, "ready": True})
 

@@ -53,8 +53,8 @@ def _register(state: AppState, declared: HeadRequest, id_: str, condition: Condi
         )
     else:
         outcome, entry = _draft(state, declared, id_, condition)
-    if outcome is Outcome.ACCEPTED and entry.draft:
-        state.producer.nudge(entry.draft)
+    if outcome is Outcome.ACCEPTED and entry.registration:
+        state.producer.enqueue_registration(entry.registration)
     return resources.put_answer(outcome, entry, f"/heads/{id_}")
 
 
@@ -69,7 +69,7 @@ def _draft(
         raise InvalidInputError(
             f"space {space.id} has no encoder, name the model", pointer="/classifier"
         )
-    return state.registry.draft_head(
+    return state.registry.begin_head(
         id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
     )
 
@@ -90,7 +90,7 @@ def _fit(
         )
     modality = encoder.modality if encoder else "vector"
     inputs, labels, total = fit.inputs(modality, state.limits.max_rows)
-    return state.registry.draft_head(
+    return state.registry.begin_head(
         id_,
         space.id,
         {"source": "fit", "labels": labels},

@@ -16,7 +16,7 @@ from stitchwork.api.schemas.responses import (
 )
 from stitchwork.errors import UnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT
-from stitchwork.queue.streams import survey
+from stitchwork.queue.streams import stream_backlogs
 
 router = APIRouter(tags=["operation"])
 
@@ -92,7 +92,7 @@ def _checks(state: AppState) -> dict[str, Any]:
 
 def _fleet(state: AppState) -> dict[str, Any]:
     found = state.producer.workers()
-    waiting = survey(state.producer.server)
+    waiting = stream_backlogs(state.producer.server)
     queues: list[dict[str, Any]] = [
         {
             "encoder": encoder,

@@ -34,15 +34,15 @@ def view(entry: Entry[Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": entry.id, "status": "ready"}
     if entry.record:
         shown |= entry.record.model_dump(mode="json")
-    if entry.draft:
-        draft = entry.draft
+    if entry.registration:
+        registration = entry.registration
         told: dict[str, Any] = {
-            "version": draft.version,
-            "status": draft.status,
-            "progress": {"done": draft.done, "total": draft.total},
+            "version": registration.version,
+            "status": registration.status,
+            "progress": {"done": registration.done, "total": registration.total},
         }
-        if draft.reason:
-            told["reason"] = draft.reason
+        if registration.reason:
+            told["reason"] = registration.reason
         shown |= {"pending": told} if entry.record else told
     return shown
 
@@ -113,7 +113,7 @@ def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any)
         """204 once it is gone for new requests, and those under way have their answers."""
         seconds = request_timeout(request)
         await asyncio.to_thread(table(state).delete, id_, condition)
-        await state.producer.settle(seconds)
+        await state.producer.drain(seconds)
         return Response(status_code=204)
 
 

@@ -50,8 +50,8 @@ async def _register(
         outcome, entry = state.registry.declare_space(declared.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:
             state.translator.prepare(entry.record)
-        if outcome is Outcome.ACCEPTED and entry.draft:
-            state.producer.nudge(entry.draft)
+        if outcome is Outcome.ACCEPTED and entry.registration:
+            state.producer.enqueue_registration(entry.registration)
         return resources.put_answer(outcome, entry, f"/spaces/{id_}")
 
     return await asyncio.to_thread(register)
