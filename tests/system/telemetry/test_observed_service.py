@@ -133,21 +133,21 @@ def test_one_stitch_is_one_trace_and_logs_name_it(scene: Scene) -> None:
         assert first.began_ns <= first.ended_ns
         # The queue server's clock counts milliseconds.
         assert first.ended_ns <= second.began_ns + 2_000_000
-    wait_until("the worker logs it", lambda: "batch" in scene.worker.said())
-    wait_until("the API logs it", lambda: "seen-1" in scene.api.said())
+    wait_until("the worker logs it", lambda: "batch" in scene.worker.log())
+    wait_until("the API logs it", lambda: "seen-1" in scene.api.log())
     for process, message in ((scene.api, "request"), (scene.worker, "batch")):
-        lines = [json.loads(line) for line in process.said().splitlines()]
+        lines = [json.loads(line) for line in process.log().splitlines()]
         mine = [line for line in lines if line.get("request_id") == "seen-1"]
         assert message in {line["message"] for line in mine}
         assert {line["trace_id"] for line in mine} == {trace}
-        assert not any(text in process.said() for text in TEXTS)
+        assert not any(text in process.log() for text in TEXTS)
 
 
 def test_a_trace_begins_here_where_the_client_names_none(scene: Scene) -> None:
     answer = scene.stitch("hello", **{"traceparent": "no such thing", "X-Request-ID": "seen-2"})
     assert answer.status_code == 200
-    wait_until("it is logged", lambda: "seen-2" in scene.api.said())
-    logged = [json.loads(line) for line in scene.api.said().splitlines() if "seen-2" in line]
+    wait_until("it is logged", lambda: "seen-2" in scene.api.log())
+    logged = [json.loads(line) for line in scene.api.log().splitlines() if "seen-2" in line]
     trace = logged[0]["trace_id"]
     wait_until("the trace comes", lambda: "queue" in scene.collector.spans(trace))
     wait_until("the request comes", lambda: len(scene.collector.spans(trace)) == 7)
