@@ -83,8 +83,8 @@ class EncoderCache:
         self._metrics = metrics or Metrics()
         self._max_pixels = max_pixels
         self._max_tokens = max_tokens
-        self._compiling = compile_models
-        self._graphs = cuda_graphs
+        self._compile_models = compile_models
+        self._cuda_graphs = cuda_graphs
         self.device = resolve_device(device, number)
         if self.device.type == "cpu":
             configure_allocator()
@@ -225,7 +225,7 @@ class EncoderCache:
 
     def _load(self, spec: EncoderSpec) -> LoadedEncoder:
         began = time.perf_counter()
-        encoder = self._made(spec)
+        encoder = self._create(spec)
         batcher = Batcher(encoder, self._metrics)
         sample = encoder.prepare([_sample(spec)], truncate=True)
         batcher.embed(sample, 1)
@@ -236,21 +236,34 @@ class EncoderCache:
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         return LoadedEncoder(encoder, batcher, seconds, time.monotonic())
 
-    def _made(self, spec: EncoderSpec) -> Encoder:
-        # Each of these libraries takes seconds to import and a hundred megabytes to hold: a worker
-        # is ready without them, and one that serves texts alone never needs that for images.
+    def _create(self, spec: EncoderSpec) -> Encoder:
+        # Each of these libraries takes seconds to import and a hundred megabytes of memory: a
+        # worker is ready without them, and one that serves only texts never loads that of images.
         files = self._files(spec)
-        # Where models take turns, compiling them each time would take longer than it spares, and
-        # what the compiler keeps of each would add up.
-        first = encoder_key(spec) not in self._known
-        faster = {"compiling": self._compiling and first, "graphs": self._graphs}
+        # Where models take turns, compiling one each time would take longer than it saves, and
+        # the memory that the compiler keeps for each would add up.
+        compile_models = self._compile_models and encoder_key(spec) not in self._known
         if isinstance(spec, TextEncoder):
             from stitchwork.models.transformers_encoder import TransformersEncoder
 
-            return TransformersEncoder(spec, self.device, files, self._max_tokens, **faster)
+            return TransformersEncoder(
+                spec,
+                self.device,
+                files,
+                self._max_tokens,
+                compile_models=compile_models,
+                cuda_graphs=self._cuda_graphs,
+            )
         from stitchwork.models.timm_encoder import TimmEncoder
 
-        return TimmEncoder(spec, self.device, files, self._max_pixels, **faster)
+        return TimmEncoder(
+            spec,
+            self.device,
+            files,
+            self._max_pixels,
+            compile_models=compile_models,
+            cuda_graphs=self._cuda_graphs,
+        )
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The same encoder at the commit that its revision means now; a local one as it is.

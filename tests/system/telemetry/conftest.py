@@ -1,4 +1,4 @@
-"""A service whose processes show everything: figures, spans sent to a collector, and logs."""
+"""A service with all telemetry enabled: metrics, spans sent to a collector, and logs."""
 
 import threading
 from collections.abc import Iterator
@@ -26,91 +26,91 @@ QUEUE_JOBS = 4
 
 
 @dataclass(frozen=True)
-class Told:
-    """One span, as a collector gets it."""
+class CollectedSpan:
+    """One span, as the collector received it."""
 
     service: str
     name: str
     trace: str
     id: str
     parent: str
-    began_ns: int
-    ended_ns: int
-    facts: dict[str, Any]
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, Any]
 
 
-class Collector:
-    """Takes spans over HTTP, as OpenTelemetry's own collector does."""
+class SpanCollector:
+    """Receives spans over HTTP, as OpenTelemetry's collector does."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._told: list[Told] = []
-        taken = self._take
+        self._spans: list[CollectedSpan] = []
+        receive = self._receive
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                taken(self.path, self.rfile.read(int(self.headers["Content-Length"])))
+                receive(self.path, self.rfile.read(int(self.headers["Content-Length"])))
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
-    def spans(self, trace: str) -> dict[str, Told]:
-        """What was told of one trace, by the names of its spans."""
+    def spans(self, trace: str) -> dict[str, CollectedSpan]:
+        """The received spans of one trace, by name."""
         with self._guard:
-            return {told.name: told for told in self._told if told.trace == trace}
+            return {span.name: span for span in self._spans if span.trace == trace}
 
     def close(self) -> None:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
-    def _take(self, path: str, body: bytes) -> None:
+    def _receive(self, path: str, body: bytes) -> None:
         assert path == "/v1/traces"
-        found = []
+        received = []
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-            named = {a.key: a.value.string_value for a in group.resource.attributes}
+            resource = {a.key: a.value.string_value for a in group.resource.attributes}
             for span in (span for scope in group.scope_spans for span in scope.spans):
-                facts = {
+                attributes = {
                     a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes
                 }
-                found.append(
-                    Told(
-                        named["service.name"],
+                received.append(
+                    CollectedSpan(
+                        resource["service.name"],
                         span.name,
                         span.trace_id.hex(),
                         span.span_id.hex(),
                         span.parent_span_id.hex(),
                         span.start_time_unix_nano,
                         span.end_time_unix_nano,
-                        facts,
+                        attributes,
                     )
                 )
         with self._guard:
-            self._told += found
+            self._spans += received
 
 
 @pytest.fixture(scope="package")
-def collector() -> Iterator[Collector]:
-    found = Collector()
-    yield found
-    found.close()
+def collector() -> Iterator[SpanCollector]:
+    collector = SpanCollector()
+    yield collector
+    collector.close()
 
 
 @dataclass
-class Scene:
-    """An API, a worker that comes when it is asked for, and all that can be seen of them."""
+class ObservedService:
+    """An API, a worker that can be started later, and their telemetry."""
 
-    stage: Cluster
+    cluster: Cluster
     api: Process
-    collector: Collector
+    collector: SpanCollector
     pool: ThreadPoolExecutor
     worker: Process = field(init=False)
     worker_port: int = 0
@@ -122,24 +122,24 @@ class Scene:
     def stitch(self, *texts: str, **headers: str) -> httpx.Response:
         return self.send("POST", "/stitch/m/h", {"items": list(texts)}, **headers)
 
-    def figures(self) -> Scrape:
+    def api_metrics(self) -> Scrape:
         return Scrape(f"{self.api.url}/metrics")
 
-    def worker_figures(self) -> Scrape:
+    def worker_metrics(self) -> Scrape:
         return Scrape(f"http://127.0.0.1:{self.worker_port}/metrics")
 
-    def hire(self) -> None:
-        """Start the worker, with a port for its figures, and wait until it lives."""
+    def start_worker(self) -> None:
+        """Start the worker, with a metrics port, and wait until the API counts it."""
         with listen("127.0.0.1", 0) as free:
             self.worker_port = free.getsockname()[1]
-        self.worker = self.stage.start(
+        self.worker = self.cluster.start(
             "worker", STITCHWORK_WORKER_METRICS_PORT=str(self.worker_port)
         )
-        wait_until("the worker lives", lambda: self.figures().sum("workers") == 1, 240)
+        wait_until("the worker is live", lambda: self.api_metrics().sum("workers") == 1, 240)
 
 
 @contextmanager
-def staged(collector: Collector) -> Iterator[Scene]:
+def observed_service(collector: SpanCollector) -> Iterator[ObservedService]:
     env = {
         "STITCHWORK_LOG_LEVEL": "info",
         "STITCHWORK_MODEL_ROOTS": SPEC["model"],
@@ -153,18 +153,18 @@ def staged(collector: Collector) -> Iterator[Scene]:
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with Cluster(server_binary(VALKEY_9), **env) as stage, ThreadPoolExecutor(16) as pool:
-        yield Scene(stage, stage.api(), collector, pool)
+    with Cluster(server_binary(VALKEY_9), **env) as cluster, ThreadPoolExecutor(16) as pool:
+        yield ObservedService(cluster, cluster.api(), collector, pool)
 
 
 @pytest.fixture(scope="package")
-def scene(collector: Collector) -> Iterator[Scene]:
-    """Text spaces `m` and `n`, a head `h` in `n`, and nobody yet who embeds."""
-    with staged(collector) as found:
+def service(collector: SpanCollector) -> Iterator[ObservedService]:
+    """Text spaces `m` and `n`, a head `h` in `n`, and no worker yet."""
+    with observed_service(collector) as service:
         anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
         for id_, rows in (("m", anchors), ("n", anchors[:, ::-1])):
             body = {"anchor_set": "S", "anchors": rows.tolist(), "encoder": SPEC}
-            assert found.send("PUT", f"/spaces/{id_}", body).status_code == 201
+            assert service.send("PUT", f"/spaces/{id_}", body).status_code == 201
         head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
-        assert found.send("PUT", "/heads/h", head).status_code == 201
-        yield found
+        assert service.send("PUT", "/heads/h", head).status_code == 201
+        yield service
