@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
     )
     max_json_depth: int = Field(
-        64, ge=8, le=512, description="Most levels of lists and objects in JSON."
+        64, ge=8, le=200, description="Most levels of lists and objects in JSON."
     )
     max_image_url_bytes: Bytes = Field(
         16 * MEBI, description="Largest image that is fetched by URL."

@@ -16,7 +16,6 @@ from starlette.requests import Request
 
 from stitchwork.api import problem_details
 from stitchwork.api.content import negotiation
-from stitchwork.api.limits import RequestLimits
 from stitchwork.api.schemas.inference_requests import (
     ClassifyRequest,
     StitchRequest,
@@ -27,24 +26,8 @@ from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import MAGIC, SUM, unpack
+from tests.support.request_limits import LIMITS
 
-LIMITS: Final = RequestLimits(
-    max_body_bytes=1 << 20,
-    max_rows=64,
-    max_items=16,
-    max_anchors=64,
-    max_width=64,
-    items_per_job=8,
-    max_json_values=1 << 20,
-    max_json_depth=64,
-    max_head_layers=64,
-    max_inflight_body_bytes=1 << 20,
-    max_header_bytes=1 << 16,
-    max_connections=8,
-    request_timeout_seconds=5.0,
-    header_timeout_seconds=5.0,
-    min_bytes_per_second=1,
-)
 BODIES: Final[tuple[type[BaseModel], ...]] = (
     TranslateRequest,
     HeadRequest,

@@ -15,11 +15,8 @@ from urllib.parse import urlsplit
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from stitchwork.api.content.json_depth import measured
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InputTooLargeError
 from stitchwork.settings import Settings
@@ -107,13 +104,6 @@ def test_every_limit_is_told(http: httpx.Client) -> None:
 ROW = [0.5] * 8
 LAYER = {"weight": [ROW]}
 TO = {"source": "x", "target": "y"}
-SIGNS = st.text(st.sampled_from('[]{}"\\,:a\n'))
-"""Texts that look like what is around them."""
-LEAVES = st.none() | st.integers() | SIGNS
-
-
-def containers(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.lists(parts) | st.dictionaries(SIGNS, parts)
 
 
 @pytest.mark.parametrize(
@@ -232,19 +222,6 @@ def test_parts_of_a_form_are_bounded_while_they_are_read(http: httpx.Client) -> 
     answer = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
     assert answer.status_code == 413, answer.text
     assert "at most 40 parts (max_anchors)" in answer.json()["detail"]
-
-
-@given(st.recursive(LEAVES, containers, max_leaves=60), st.booleans())
-def test_levels_are_told_from_bytes(value: Any, ascii_only: bool) -> None:
-    data = json.dumps(value, ensure_ascii=ascii_only).encode()
-    assert measured(data) == levels(value)
-
-
-def levels(value: Any) -> int:
-    if isinstance(value, list | dict):
-        parts = value.values() if isinstance(value, dict) else value
-        return 1 + max(map(levels, parts), default=0)
-    return 0
 
 
 def test_commas_in_texts_are_no_values_in_a_short_body(http: httpx.Client) -> None:

@@ -14,26 +14,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from stitchwork.api.kserve import tensors
-from stitchwork.api.limits import RequestLimits
 from stitchwork.errors import InvalidInputError
+from tests.support.request_limits import LIMITS
 
-LIMITS = RequestLimits(
-    max_body_bytes=10_000,
-    max_rows=100,
-    max_items=100,
-    max_anchors=100,
-    max_width=100,
-    items_per_job=8,
-    request_timeout_seconds=5.0,
-    max_json_values=1000,
-    max_json_depth=64,
-    max_head_layers=64,
-    max_inflight_body_bytes=1 << 20,
-    max_header_bytes=4096,
-    max_connections=8,
-    header_timeout_seconds=1.0,
-    min_bytes_per_second=1,
-)
 ROWS = np.arange(6, dtype="<f4").reshape(2, 3)
 TEXTS = ["a", "ünïcode", "three words here"]
 RAW_TEXTS = b"".join(struct.pack("<I", len(t.encode())) + t.encode() for t in TEXTS)

@@ -1,4 +1,4 @@
-"""Arrays in bodies, in and out, with no copy that is not needed: safetensors, .npy, JSON rows."""
+"""Arrays as safetensors and .npy files, read and written without copies where possible."""
 
 import io
 import math
@@ -7,21 +7,22 @@ from typing import Any, Final
 
 import numpy as np
 import orjson
-import simdjson
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from stitchwork.api.content import json_depth
+from stitchwork.api.content import json
+from stitchwork.api.limits import RequestLimits
 from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.resources import Floats
 
-MOST_HEADER: Final = 1 << 20
-MOST_NPY_HEADER: Final = 4096
-MOST_SIDE: Final = 1 << 40
-LENGTH: Final = 8
-"""Bytes that say how long the header of a safetensors file is; headers end at a multiple of it."""
+MAX_SAFETENSORS_HEADER: Final = 1 << 20
+MAX_NPY_HEADER: Final = 4096
+MAX_SIDE: Final = 1 << 40
+"""Largest dimension or offset that a file may declare; sizes computed from it stay exact."""
+LENGTH_BYTES: Final = 8
+"""Bytes of the header's length in a safetensors file; the header is padded to a multiple of it."""
 DTYPES: Final[dict[str, Any]] = {
     "F64": "<f8",
     "F32": "<f4",
@@ -32,199 +33,188 @@ DTYPES: Final[dict[str, Any]] = {
     "U8": "u1",
     "BOOL": "?",
 }
-EMPTY: Final = np.zeros(0, np.uint8)
+_EMPTY: Final = np.zeros(0, np.uint8)
 
 
-class Blob(Response):
-    """A response in pieces that are sent as they are, not joined first.
+class BufferResponse(Response):
+    """A response whose body is a sequence of buffers, sent without joining them.
 
     Args:
-        pieces: Bytes, or an array's memory.
+        buffers: Bytes, or the memory of an array.
         headers: Further headers.
-        media_type: Of the whole.
+        media_type: Media type of the body.
     """
 
     def __init__(
         self,
-        pieces: Sequence[bytes | memoryview],
+        buffers: Sequence[bytes | memoryview],
         headers: Mapping[str, str] | None,
         media_type: str,
     ) -> None:
-        size = sum(len(piece) for piece in pieces)
-        told = {**(headers or {}), "content-length": str(size)}
-        super().__init__(headers=told, media_type=media_type)
-        self._pieces = pieces
+        size = sum(len(buffer) for buffer in buffers)
+        super().__init__(
+            headers={**(headers or {}), "content-length": str(size)}, media_type=media_type
+        )
+        self._buffers = buffers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        for piece in self._pieces:
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        for buffer in self._buffers:
+            await send({"type": "http.response.body", "body": buffer, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-def to_safetensors(name: str, rows: Floats, told: Mapping[str, str]) -> list[bytes | memoryview]:
-    """A safetensors file of one (n, d) float32 array, as pieces."""
+def to_safetensors(
+    name: str, rows: Floats, metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """A safetensors file of one (n, d) float32 array, as buffers."""
     entry = {"dtype": "F32", "shape": rows.shape, "data_offsets": (0, rows.nbytes)}
-    header = orjson.dumps({"__metadata__": told, name: entry})
-    header += b" " * (-len(header) % LENGTH)
-    return [len(header).to_bytes(LENGTH, "little") + header, _memory(rows)]
+    header = orjson.dumps({"__metadata__": metadata, name: entry})
+    header += b" " * (-len(header) % LENGTH_BYTES)
+    return [len(header).to_bytes(LENGTH_BYTES, "little") + header, _memory(rows)]
 
 
 def to_npy(rows: Floats) -> list[bytes | memoryview]:
-    """An .npy file of one (n, d) float32 array, as pieces."""
+    """An .npy file of one (n, d) float32 array, as buffers."""
     contiguous = np.ascontiguousarray(rows, "<f4")
-    head = io.BytesIO()
-    npy.write_array_header_1_0(head, npy.header_data_from_array_1_0(contiguous))
-    return [head.getvalue(), _memory(contiguous)]
+    header = io.BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(contiguous))
+    return [header.getvalue(), _memory(contiguous)]
 
 
 def from_safetensors(
-    data: bytes, most_depth: int
+    data: bytes, limits: RequestLimits
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """The arrays of a safetensors file, which share its memory, and its metadata.
-
-    Args:
-        data: The file.
-        most_depth: Levels that the JSON of its header may have.
+    """Parse a safetensors file into arrays, which share its memory, and its metadata.
 
     Raises:
-        MalformedInputError: If the bytes are no such file, or do not add up.
-        InvalidInputError: If its header is deeper, or a tensor of another type, or of other than 1
-        or 2
-            dimensions.
+        MalformedInputError: If the bytes are not a safetensors file, or their sizes disagree.
+        InvalidInputError: If the header is nested too deeply, or a tensor has another dtype than
+            those of `DTYPES`, or other than 1 or 2 dimensions.
     """
-    length = int.from_bytes(data[:LENGTH], "little")
-    if len(data) < LENGTH or length > min(len(data) - LENGTH, MOST_HEADER):
+    length = int.from_bytes(data[:LENGTH_BYTES], "little")
+    if len(data) < LENGTH_BYTES or length > min(len(data) - LENGTH_BYTES, MAX_SAFETENSORS_HEADER):
         raise MalformedInputError(
-            f"expected safetensors: a header of at most {MOST_HEADER} bytes after {LENGTH} bytes "
-            f"that say its length, then the tensors; got {length} in a file of {len(data)} bytes"
+            f"expected safetensors: {LENGTH_BYTES} bytes with the length of the header, a header "
+            f"of at most {MAX_SAFETENSORS_HEADER} bytes, then the tensors; got a length of "
+            f"{length} in a file of {len(data)} bytes"
         )
-    start = LENGTH + length
-    json_depth.refuse(data[LENGTH:start], most_depth)
-    try:
-        header = orjson.loads(data[LENGTH:start])
-    except orjson.JSONDecodeError as error:
-        raise MalformedInputError(f"expected safetensors, whose header is JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise MalformedInputError("expected safetensors, whose header is a JSON object")
-    told = header.pop("__metadata__", None) or {}
-    if not isinstance(told, dict) or not all(type(text) is str for text in told.values()):
-        raise MalformedInputError("expected safetensors, whose __metadata__ holds texts by name")
+    start = LENGTH_BYTES + length
+    entries, metadata = _parse_header(data[LENGTH_BYTES:start], limits)
     arrays, reached = {}, 0
-    for name, begin, end, shape, kind in sorted(_entries(header), key=lambda entry: entry[1:3]):
+    for name, begin, end, shape, dtype in sorted(entries, key=lambda entry: entry[1:3]):
         if begin != reached:
             raise MalformedInputError(
-                f"expected safetensors: {name[:80]} is to begin at byte {reached} of the tensors, "
+                f"expected safetensors: {name[:80]} must begin at byte {reached} of the tensors, "
                 f"got {begin}"
             )
         if start + end > len(data):
             raise MalformedInputError(
                 f"expected safetensors: {name[:80]} ends at byte {start + end}, got {len(data)}"
             )
-        flat = np.frombuffer(data, "u1", end - begin, start + begin) if end > begin else EMPTY
-        array = flat.view(DTYPES[kind]).reshape(shape)
-        if kind == "BF16":
+        flat = np.frombuffer(data, "u1", end - begin, start + begin) if end > begin else _EMPTY
+        array = flat.view(DTYPES[dtype]).reshape(shape)
+        if dtype == "BF16":
             array = (array.astype("<u4") << 16).view("<f4")
         arrays[name], reached = array, end
     if start + reached != len(data):
         raise MalformedInputError(
-            f"expected safetensors of {start + reached} bytes as its header says, got {len(data)}"
+            f"expected safetensors of {start + reached} bytes as declared in its header, got "
+            f"{len(data)}"
         )
-    return arrays, told
+    return arrays, metadata
+
+
+def _parse_header(
+    data: bytes, limits: RequestLimits
+) -> tuple[list[tuple[str, int, int, list[int], str]], dict[str, str]]:
+    """The tensors' entries and the metadata of a safetensors header."""
+    try:
+        header = json.parse(data, limits, strict=True)
+    except MalformedInputError as error:
+        message = error.message.removeprefix("expected JSON: ")
+        raise MalformedInputError(
+            f"expected safetensors, whose header is JSON: {message}", code=error.code
+        ) from error
+    if not isinstance(header, dict):
+        raise MalformedInputError("expected safetensors, whose header is a JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(type(text) is str for text in metadata.values()):
+        raise MalformedInputError("expected safetensors, whose __metadata__ maps names to strings")
+    return _entries(header), metadata
 
 
 def _entries(header: Mapping[str, Any]) -> list[tuple[str, int, int, list[int], str]]:
-    """Name, begin, end, shape and dtype of each tensor, within bounds and in agreement."""
-    found = []
+    """Name, begin, end, shape and dtype of each tensor, each within bounds and consistent."""
+    entries = []
     for name, entry in header.items():
         try:
-            kind, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            fits = type(kind) is str and all(
-                type(n) is int and 0 <= n <= MOST_SIDE for n in (begin, end, *shape)
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            valid = type(dtype) is str and all(
+                type(n) is int and 0 <= n <= MAX_SIDE for n in (begin, end, *shape)
             )
         except (TypeError, KeyError, ValueError):
-            fits = False
-        if not fits:
+            valid = False
+        if not valid:
             raise MalformedInputError(
                 f"expected safetensors: dtype, shape and data_offsets of {name[:80]}"
             )
-        if kind not in DTYPES:
+        if dtype not in DTYPES:
             raise InvalidInputError(
-                f"expected tensors of {', '.join(DTYPES)}, got {str(kind)[:20]}",
+                f"expected tensors of {', '.join(DTYPES)}, got {str(dtype)[:20]}",
                 pointer=f"/{name}",
             )
         if not 1 <= len(shape) <= 2:
             raise InvalidInputError(
                 f"expected 1 or 2 dimensions, got {str(shape)[:80]}", pointer=f"/{name}"
             )
-        size = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize
+        size = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
         if end - begin != size:
             raise MalformedInputError(
-                f"expected safetensors: {name[:80]} of {shape} {kind} has {size} bytes, "
+                f"expected safetensors: {name[:80]} of {shape} {dtype} has {size} bytes, "
                 f"got {end - begin}"
             )
-        found.append((name, begin, end, shape, kind))
-    return found
+        entries.append((name, begin, end, shape, dtype))
+    return entries
 
 
 def from_npy(data: bytes, name: str) -> NDArray[Any]:
-    """The array of an .npy file without trust, which shares its memory.
+    """Parse an untrusted .npy file into an array, which shares its memory.
 
-    Its size is checked before anything of that size is made.
+    The declared size is compared with the bytes before anything of that size is allocated.
+
+    Args:
+        data: The file.
+        name: Field that errors point at.
 
     Raises:
-        MalformedInputError: If the bytes are no such file, or do not add up.
+        MalformedInputError: If the bytes are not an .npy file, or their sizes disagree.
         InvalidInputError: If it holds anything but floats in 1 or 2 dimensions.
     """
     stream = io.BytesIO(data)
     try:
         version = npy.read_magic(stream)
-        header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, fortran, dtype = header(stream, max_header_size=MOST_NPY_HEADER)
+        read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[
+            version
+        ]
+        shape, fortran, dtype = read_header(stream, max_header_size=MAX_NPY_HEADER)
     except Exception as error:
         raise MalformedInputError("expected an .npy file of version 1 or 2") from error
-    sides = all(type(side) is int and 0 <= side <= MOST_SIDE for side in shape)
-    if dtype.hasobject or dtype.kind != "f" or not sides or not 1 <= len(shape) <= 2:
+    sides_valid = all(type(side) is int and 0 <= side <= MAX_SIDE for side in shape)
+    if dtype.hasobject or dtype.kind != "f" or not sides_valid or not 1 <= len(shape) <= 2:
         raise InvalidInputError(
             f"expected 1 or 2 dimensions of floats, got {dtype} of {str(shape)[:80]}",
             pointer=f"/{name}",
         )
-    expected, got = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
-    if expected != got:
+    expected, size = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
+    if expected != size:
         raise MalformedInputError(
-            f"the .npy header says {expected} bytes of {list(shape)}, got {got}"
+            f"expected {expected} bytes for an .npy array of {list(shape)}, got {size}"
         )
     flat = np.frombuffer(data, dtype, offset=stream.tell())
     return flat.reshape(shape, order="F" if fortran else "C")
-
-
-def from_json(data: bytes, name: str) -> dict[str, Any] | None:
-    """A JSON object whose field `name` holds rows of numbers, read straight into an array.
-
-    Returns:
-        The object, with a (n, d) float64 array in that field; None if it is anything else, which
-        whoever reads it the long way can say more of.
-    """
-    try:
-        parsed: Any = simdjson.Parser().parse(data)
-        keys = list(parsed.keys()) if isinstance(parsed, simdjson.Object) else []
-        # What stands twice, or beside containers, is for the long way to judge.
-        if name not in keys or len(set(keys)) < len(keys):
-            return None
-        found = {key: parsed[key] for key in keys if key != name}
-        rows = parsed[name]
-        if any(isinstance(value, simdjson.Object) for value in found.values()) or not len(rows):
-            return None
-        flat = np.frombuffer(rows.as_buffer(of_type="d"), np.float64)
-        count, width = len(rows), len(rows[0])
-        # As many lists as rows and one around them: none within a row, and none elsewhere.
-        if data.count(b"[") != count + 1 or any(len(row) != width for row in rows):
-            return None
-    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError):
-        return None
-    return {**found, name: flat.reshape(count, width)}
 
 
 def _memory(rows: Floats) -> memoryview:

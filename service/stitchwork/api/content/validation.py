@@ -1,4 +1,4 @@
-"""Checked arrays: what a client sent becomes finite float32, or an error that says where."""
+"""Validated arrays: values of a request as finite float32, or an error with the place."""
 
 from typing import Any
 
@@ -13,28 +13,27 @@ from stitchwork.resources import Floats
 def vectors(
     value: Any,
     *,
-    coded: bool,
-    most_rows: int,
-    most_width: int,
+    base64: bool,
+    max_rows: int,
+    max_width: int,
     settings: tuple[str, str] = ("max_rows", "max_width"),
 ) -> Floats:
     """Rows of finite numbers as one float32 array.
 
     Args:
-        value: An array, a list of lists of numbers or, if `coded`, a list of base64 strings of
+        value: An array, a list of lists of numbers or, with `base64`, a list of base64 strings of
             little-endian float32.
-        coded: Whether strings are base64; otherwise they are refused.
-        most_rows: Rows that are taken.
-        most_width: Numbers in a row that are taken.
-        settings: What those two limits are called.
+        base64: Whether rows are base64 strings, which are refused otherwise.
+        max_rows: Maximum number of rows.
+        max_width: Maximum number of numbers in a row.
+        settings: Names of the settings behind these two limits.
 
     Returns:
         (n, d) float32, finite, n ≥ 1, d ≥ 1.
 
     Raises:
-        InvalidInputError: If it is anything else: ragged, empty, or holding nulls, booleans,
-        strings,
-            or numbers that float32 cannot hold; the pointer is relative to the value.
+        InvalidInputError: If it is anything else: ragged, empty, or with nulls, booleans, strings,
+            or numbers out of the range of float32; the pointer is relative to the value.
         InputTooLargeError: If there are more rows or columns.
     """
     if isinstance(value, np.ndarray):
@@ -46,16 +45,16 @@ def vectors(
         rows = value
     else:
         if not isinstance(value, list) or not value:
-            got = "an empty list" if value == [] else named(value)
+            got = "an empty list" if value == [] else json_type(value)
             raise InvalidInputError(f"expected a non-empty list of rows of numbers, got {got}")
-        _bound(len(value), most_rows, "rows", settings[0])
-        if coded:
+        _check_count(len(value), max_rows, "rows", settings[0])
+        if base64:
             value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
         rows = _stack(value)
     if 0 in rows.shape:
         raise InvalidInputError(f"expected rows of numbers, got shape {list(rows.shape)}")
-    _bound(rows.shape[0], most_rows, "rows", settings[0])
-    _bound(rows.shape[1], most_width, "numbers in a row", settings[1])
+    _check_count(rows.shape[0], max_rows, "rows", settings[0])
+    _check_count(rows.shape[1], max_width, "numbers in a row", settings[1])
     with np.errstate(over="ignore"):
         narrow: Floats = np.ascontiguousarray(rows, dtype=np.float32)
     finite = np.isfinite(narrow)
@@ -68,15 +67,15 @@ def vectors(
     return narrow
 
 
-def vector(value: Any, most: int) -> Floats:
-    """One row of finite numbers as a (d,) float32 array; refuses what `vectors` refuses."""
+def vector(value: Any, max_length: int) -> Floats:
+    """One row of finite numbers as a (d,) float32 array; raises what `vectors` raises."""
     row = value[None] if isinstance(value, np.ndarray) and value.ndim == 1 else [value]
     try:
         rows: Floats = vectors(
-            row, coded=False, most_rows=1, most_width=most, settings=("", "max_rows")
+            row, base64=False, max_rows=1, max_width=max_length, settings=("", "max_rows")
         )
-        found: Floats = rows[0]
-        return found
+        only: Floats = rows[0]
+        return only
     except InvalidInputError as error:
         error.pointer = (error.pointer or "").removeprefix("/0")
         raise
@@ -100,24 +99,24 @@ def _stack(rows: list[Any]) -> NDArray[Any]:
         if len(widths) == 1:
             return np.stack(rows)
     elif all(type(row) is list for row in rows) and len({len(row) for row in rows}) == 1:
-        # Types are checked here since numpy takes null, true and "1.5" for numbers.
-        kinds: set[type] = set()
+        # Types are checked here because numpy converts null, true and "1.5" to numbers.
+        types: set[type] = set()
         for row in rows:
-            kinds.update(map(type, row))
-        if kinds <= {float, int}:
+            types.update(map(type, row))
+        if types <= {float, int}:
             try:
                 return np.array(rows, dtype=np.float64)
             except OverflowError:
                 pass
-    raise _first_fault(rows)
+    raise _first_error(rows)
 
 
-def _first_fault(rows: list[Any]) -> InvalidInputError:
+def _first_error(rows: list[Any]) -> InvalidInputError:
     width = len(rows[0]) if isinstance(rows[0], list | np.ndarray) else None
     for i, row in enumerate(rows):
         if not isinstance(row, list | np.ndarray):
             return InvalidInputError(
-                f"expected a row of numbers, got {named(row)}", pointer=f"/{i}"
+                f"expected a row of numbers, got {json_type(row)}", pointer=f"/{i}"
             )
         if len(row) != width:
             return InvalidInputError(
@@ -127,14 +126,17 @@ def _first_fault(rows: list[Any]) -> InvalidInputError:
             )
         for j, number in enumerate(row if isinstance(row, list) else ()):
             if type(number) not in (float, int) or abs(number) > 1e300:
+                got = json_type(number)
                 return InvalidInputError(
-                    f"expected a finite number, got {_unheld(number)}", pointer=f"/{i}/{j}"
+                    "expected a finite number, got "
+                    + ("a number that float32 cannot hold" if got == "a number" else got),
+                    pointer=f"/{i}/{j}",
                 )
     return InvalidInputError("expected rows of finite numbers")
 
 
-def named(value: Any) -> str:
-    """What a JSON value is, for a message."""
+def json_type(value: Any) -> str:
+    """The JSON type of a value, with its article, for messages."""
     names = {
         type(None): "null",
         bool: "a boolean",
@@ -145,14 +147,16 @@ def named(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _bound(count: int, most: int, what: str, setting: str) -> None:
-    if count > most:
-        raise InputTooLargeError(f"expected at most {most} {what} ({setting}), got {count}")
+def _check_count(count: int, limit: int, name: str, setting: str) -> None:
+    if count > limit:
+        raise InputTooLargeError(f"expected at most {limit} {name} ({setting}), got {count}")
 
 
 def _decode_row(value: Any, pointer: str) -> Floats:
     if not isinstance(value, str):
-        raise InvalidInputError(f"expected a base64 string, got {named(value)}", pointer=pointer)
+        raise InvalidInputError(
+            f"expected a base64 string, got {json_type(value)}", pointer=pointer
+        )
     try:
         raw = b64decode(value, validate=True)
     except ValueError as error:
@@ -164,8 +168,3 @@ def _decode_row(value: Any, pointer: str) -> Floats:
             f"expected whole float32 numbers of 4 bytes, got {len(raw)} bytes", pointer=pointer
         )
     return np.frombuffer(raw, "<f4")
-
-
-def _unheld(value: Any) -> str:
-    found = named(value)
-    return "a number that float32 cannot hold" if found == "a number" else found

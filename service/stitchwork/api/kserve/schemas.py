@@ -16,7 +16,11 @@ class InputParameters(RequestModel):
 
     model_config = ConfigDict(extra="ignore")
     binary_data_size: int | None = Field(
-        None, ge=0, strict=True, description="Bytes of it behind the JSON, instead of `data`."
+        None,
+        ge=0,
+        le=1 << 40,
+        strict=True,
+        description="Bytes of it behind the JSON, instead of `data`.",
     )
 
 
@@ -50,7 +54,9 @@ class InferenceParameters(RequestModel):
     bridge: BridgeName = DEFAULT
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     top: int = Field(5, ge=1, le=1000, description="Classes told for each input.")
-    timeout: int | None = Field(None, ge=1, description="Microseconds the answer may take.")
+    timeout: int | None = Field(
+        None, ge=1, le=(1 << 64) - 1, description="Microseconds the answer may take."
+    )
 
 
 class InferenceRequest(RequestModel):

@@ -154,7 +154,7 @@ def rows(tensor: Tensor, limits: RequestLimits) -> Floats:
             flat: Floats = validation.vector(given, max(1, n * d))
             return flat.reshape(n, d)
         found = validation.vectors(
-            given, coded=False, most_rows=limits.max_rows, most_width=limits.max_width
+            given, base64=False, max_rows=limits.max_rows, max_width=limits.max_width
         )
         if found.shape != (n, d):
             raise InvalidInputError(
@@ -195,7 +195,7 @@ def items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
     for i, item in enumerate(given):
         if not isinstance(item, str):
             raise InvalidInputError(
-                f"expected a string, got {validation.named(item)}",
+                f"expected a string, got {validation.json_type(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",
             )
     return given

@@ -19,14 +19,14 @@ TEXTS_ONLY: Final = (
 def _inputs(value: Any, info: ValidationInfo) -> list[str]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given:
-        got = "an empty list" if given == [] else validation.named(given)
+        got = "an empty list" if given == [] else validation.json_type(given)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
     for i, item in enumerate(given):
         if type(item) is int or (isinstance(item, list) and all(type(t) is int for t in item)):
             raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
         if not isinstance(item, str):
             raise InvalidInputError(
-                f"expected a text, got {validation.named(item)}", pointer=f"/{i}"
+                f"expected a text, got {validation.json_type(item)}", pointer=f"/{i}"
             )
     return given
 

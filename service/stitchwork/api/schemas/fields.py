@@ -78,9 +78,9 @@ def _rows(value: Any, info: ValidationInfo) -> Floats:
     anchors = info.field_name == "anchors"
     return validation.vectors(
         value,
-        coded=info.data.get("encoding_format") == "base64",
-        most_rows=limits.max_anchors if anchors else limits.max_rows,
-        most_width=limits.max_width,
+        base64=info.data.get("encoding_format") == "base64",
+        max_rows=limits.max_anchors if anchors else limits.max_rows,
+        max_width=limits.max_width,
         settings=("max_anchors" if anchors else "max_rows", "max_width"),
     )
 
@@ -92,12 +92,12 @@ def _row(value: Any, info: ValidationInfo) -> Floats:
 def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list) or not given:
-        got = "an empty list" if given == [] else validation.named(given)
+        got = "an empty list" if given == [] else validation.json_type(given)
         raise InvalidInputError(f"expected a non-empty list of texts or images, got {got}")
     for i, item in enumerate(given):
         if not isinstance(item, str | bytes):
             raise InvalidInputError(
-                f"expected a text or the base64 of an image, got {validation.named(item)}",
+                f"expected a text or the base64 of an image, got {validation.json_type(item)}",
                 pointer=f"/{i}",
             )
     return given
@@ -105,7 +105,7 @@ def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
 
 def _identifier(value: Any, info: ValidationInfo) -> str:
     if not isinstance(value, str):
-        raise InvalidInputError(f"expected an id, got {validation.named(value)}")
+        raise InvalidInputError(f"expected an id, got {validation.json_type(value)}")
     return check_id(value)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any, ClassVar, Self
 
-import orjson
 from pydantic import (
     BeforeValidator,
     Field,
@@ -10,7 +9,7 @@ from pydantic import (
     model_validator,
 )
 
-from stitchwork.api.content import json_depth
+from stitchwork.api.content import json
 from stitchwork.api.problem_details import field_error
 from stitchwork.api.schemas.fields import (
     Bool,
@@ -21,7 +20,7 @@ from stitchwork.api.schemas.fields import (
     limits_of,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.geometry.bridges import DEFAULT, BridgeName
 
 
@@ -30,13 +29,11 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        json_depth.refuse(value.encode(), limits_of(info).max_json_depth)
-        # What came beside a body is a text of a kind that orjson does not take.
-        return orjson.loads(str(value))
+        return json.parse(value.encode(), limits_of(info), strict=True)
+    except (MalformedInputError, UnicodeEncodeError) as error:
+        raise ValueError('expected a JSON list such as ["a", "b"]') from error
     except InvalidInputError as error:
         raise field_error(error) from error
-    except ValueError as error:
-        raise ValueError('expected a JSON list such as ["a", "b"]') from error
 
 
 class NextAnchorsRequest(RequestModel):
