@@ -150,7 +150,7 @@ class RequestContextMiddleware:
             try:
                 await self._app(scope, receive, tagged)
             except Exception as error:
-                log.error("an unexpected error", exc_info=error)
+                log.error("request failed", exc_info=error)
                 if not status:
                     problem_details.record_code(scope, ErrorCode.INTERNAL)
                     told, path = "the service failed at this request", scope["path"]
@@ -170,7 +170,7 @@ class RequestContextMiddleware:
                 line = {"method": method, "route": route, "status": status}
                 line["key"] = key.name if key else None
                 why = {"code": code} if code else {}
-                log.info("request", extra={**line, "ms": round(seconds * 1000, 2), **why})
+                log.info("request completed", extra={**line, "ms": round(seconds * 1000, 2), **why})
 
 
 def _finish(span: "Span", method: str, route: str | None, status: int, request_id: str) -> None:

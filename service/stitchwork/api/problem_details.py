@@ -210,7 +210,7 @@ def error_response(
     """The answer to one of our own errors, in the shape of this path."""
     status = status_of(error)
     if status == 500:
-        log.error("an internal error reached a client", exc_info=error)
+        log.error("request failed", exc_info=error)
     told = dict(headers or {})
     if error.retry_after is not None:
         told["Retry-After"] = f"{math.ceil(error.retry_after)}"

@@ -143,14 +143,14 @@ class Connection(HttpToolsProtocol):
         self._writing = None
         taken = before - self.transport.get_write_buffer_size()
         if taken < self.limits.min_bytes_per_second * self.limits.header_timeout_seconds:
-            log.info("a client was cut off that did not take its answer")
+            log.info("connection closed", extra={"reason": "the client did not read the response"})
             self.transport.abort()
             return
         self._expect_reading()
 
     def _refuse(self, status: int, code: ErrorCode, told: str) -> None:
         """Answer, if nothing else is being answered, and hang up."""
-        log.info("a client was cut off", extra={"code": code})
+        log.info("connection closed", extra={"code": code})
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
             return

@@ -116,7 +116,7 @@ class InverseCache:
                 return None
             found = Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptDataError, KeyError):
-            log.warning("a cached inverse failed its checksum and is computed again")
+            log.warning("cached inverse corrupt", extra={"effect": "it is computed again"})
             self._metrics.corrupt_inverses.inc()
             with self._server.session() as client:
                 client.delete(key)

@@ -105,7 +105,13 @@ class Consumer:
         try:
             self.leases.release()
         except UnavailableError:
-            log.warning("queue away; what is unanswered goes to others when its lease is over")
+            log.warning(
+                "server unavailable",
+                extra={
+                    "server": "queue",
+                    "effect": "unanswered jobs are redelivered when their leases expire",
+                },
+            )
         self._patient.close()
 
     def take(self) -> list[Delivery]:
@@ -239,7 +245,7 @@ class Consumer:
             try:
                 job, items = unpack_job(data)
             except CorruptDataError:
-                log.error("a job failed its checksum", extra={"entry": entry})
+                log.error("job dead-lettered", extra={"entry": entry, "reason": "corrupt"})
                 self._bury(name, entry, data, "corrupt")
                 self._drop(name, entry)
                 continue
@@ -288,9 +294,12 @@ class Consumer:
         self._metrics.redelivered_jobs.inc()
         with bind_callers(*(delivery.job.caller for delivery in opened)):
             if deliveries <= MOST_DELIVERIES:
-                log.warning("redelivered", extra={"entry": entry, "delivery": deliveries})
+                log.warning("job redelivered", extra={"entry": entry, "deliveries": deliveries})
                 return opened
-            log.error("given up", extra={"entry": entry, "deliveries": MOST_DELIVERIES})
+            log.error(
+                "job dead-lettered",
+                extra={"entry": entry, "reason": "max-deliveries", "deliveries": MOST_DELIVERIES},
+            )
             for delivery in opened:
                 told = JobFailedError(
                     f"{MOST_DELIVERIES} workers failed at this job; it was given up"

@@ -98,12 +98,16 @@ class Leases:
                 hangs = bool(held) and time.monotonic() > self._due
             try:
                 if hangs:
-                    log.critical("no progress; the work is left to another worker")
+                    log.critical(
+                        "forward pass timed out", extra={"effect": "its jobs are released"}
+                    )
                     self.release()
                 else:
                     self._claim(held, 0)
             except UnavailableError as error:
-                log.warning("queue away", extra={"reason": error.message})
+                log.warning(
+                    "server unavailable", extra={"server": "queue", "reason": error.message}
+                )
             if hangs:
                 self._on_hang()
 

@@ -90,7 +90,13 @@ class Producer:
                 client.zrem(streams.APIS, self._name)
                 client.delete(streams.replies_key(self._name))
         except QueueUnavailableError:
-            log.warning("queue away; a worker forgets this process later")
+            log.warning(
+                "server unavailable",
+                extra={
+                    "server": "queue",
+                    "effect": "the entries of this process are removed when they expire",
+                },
+            )
 
     async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
         """Have a worker do a job, and wait for its reply.
@@ -145,7 +151,10 @@ class Producer:
         try:
             streams.enqueue_registration(self.server, registration)
         except QueueUnavailableError:
-            log.warning("queue away; a worker will find the draft when it is back")
+            log.warning(
+                "server unavailable",
+                extra={"server": "queue", "effect": "a worker resumes the registration later"},
+            )
 
     def check_room(self, encoder: EncoderSpec) -> None:
         """Refuse at once, before its inputs are read, what found no room a moment ago.
@@ -190,7 +199,10 @@ class Producer:
         except TimeoutError:
             return False
         except QueueUnavailableError:
-            log.warning("queue away; nothing is left to wait for")
+            log.warning(
+                "server unavailable",
+                extra={"server": "queue", "effect": "the shutdown does not wait for jobs"},
+            )
         return True
 
     async def _unsettled(self, before_ms: int) -> bool:
@@ -224,7 +236,13 @@ class Producer:
             try:
                 taken = streams.cancel(self.server, job, entry)
             except QueueUnavailableError:
-                log.warning("queue away; an abandoned job runs to its deadline")
+                log.warning(
+                    "server unavailable",
+                    extra={
+                        "server": "queue",
+                        "effect": "the cancelled job may run until its deadline",
+                    },
+                )
                 return
             self._metrics.cancelled_jobs.inc(taken)
 
@@ -245,7 +263,9 @@ class Producer:
                     )
             except UnavailableError as error:
                 self._give_up(QueueUnavailableError("the queue server went away with the work"))
-                log.warning("queue away", extra={"reason": error.message})
+                log.warning(
+                    "server unavailable", extra={"server": "queue", "reason": error.message}
+                )
                 self._stopping.wait(WAIT_SECONDS)
                 continue
             for data in found[1] if found else ():
@@ -258,14 +278,14 @@ class Producer:
             self.workers()
             worker_registry.remove_expired(self.server)
         except QueueUnavailableError as error:
-            log.warning("the queue server refused", extra={"reason": error.message})
+            log.warning("server unavailable", extra={"server": "queue", "reason": error.message})
 
     def _hand_over(self, data: bytes) -> None:
         try:
             reply = unpack_reply(data)
         except CorruptDataError:
             # Whose it was cannot be read; its waiter gets its answer from the deadline.
-            log.error("a reply failed its checksum")
+            log.error("reply corrupt")
             return
         with self._guard:
             future = self._waiting.pop(reply.job, None)

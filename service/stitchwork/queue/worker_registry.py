@@ -127,7 +127,7 @@ def live_workers(server: RedisClient, seconds: float, api: str = "") -> list[Wor
         try:
             announced.append(WorkerStatus.model_validate_json(raw or b""))
         except ValidationError:
-            log.warning("a worker of another release is alive; it is not counted")
+            log.warning("worker ignored", extra={"reason": "it belongs to another version"})
     return announced
 
 
@@ -191,7 +191,13 @@ class Heartbeat:
                 client.zrem(WORKERS, name)
                 client.hdel(ANNOUNCED, name)
         except UnavailableError:
-            log.warning("queue away; this worker is forgotten by its silence")
+            log.warning(
+                "server unavailable",
+                extra={
+                    "server": "queue",
+                    "effect": "the entry of this worker is removed when it expires",
+                },
+            )
 
     def _run(self) -> None:
         while not self._stopping.wait(self._ttl / 4):
@@ -205,4 +211,4 @@ class Heartbeat:
             others = [other for other in found if other.worker != said.worker]
             self._others = frozenset(key for other in others for key in other.loaded)
         except UnavailableError as error:
-            log.warning("queue away", extra={"reason": error.message})
+            log.warning("server unavailable", extra={"server": "queue", "reason": error.message})

@@ -118,7 +118,7 @@ class RateLimiter:
             self._unchecked += 1
             if self._unchecked == 1 or self._unchecked % 1000 == 0:
                 told = {"unchecked": self._unchecked, "reason": error.message}
-                log.warning("rates are not checked", extra=told)
+                log.warning("rate limits not enforced", extra=told)
             return None
         return min(found, key=lambda standing: standing.left / standing.most, default=None)
 

@@ -260,9 +260,13 @@ class ApiKeyCache:
         try:
             self.look()
         except RegistryUnavailableError as error:
-            log.debug("keys could not be looked at", extra={"reason": error.message})
+            log.debug("API keys unavailable", extra={"reason": error.message})
         except (InvalidInputError, ValidationError) as error:
-            log.error("keys could not be read; those known before hold", exc_info=error)
+            log.error(
+                "API keys unreadable",
+                exc_info=error,
+                extra={"effect": "the previous keys stay valid"},
+            )
 
     def _fresh(self) -> dict[str, ApiKey]:
         """The keys in the registry, unless they were never seen, or too long ago."""

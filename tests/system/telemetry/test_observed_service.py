@@ -143,7 +143,7 @@ def test_a_stitch_request_is_one_trace_that_the_logs_name(service: ObservedServi
         assert first.end_ns <= second.start_ns + 2_000_000
     wait_until("the worker logs it", lambda: "batch" in service.worker.log())
     wait_until("the API logs it", lambda: "request-1" in service.api.log())
-    for process, message in ((service.api, "request"), (service.worker, "batch")):
+    for process, message in ((service.api, "request completed"), (service.worker, "batch")):
         lines = [json.loads(line) for line in process.log().splitlines()]
         own = [line for line in lines if line.get("request_id") == "request-1"]
         assert message in {line["message"] for line in own}

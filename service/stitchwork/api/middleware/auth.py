@@ -234,7 +234,10 @@ def check_keys(ring: ApiKeyCache, host: str) -> None:
         ring.look()
         empty = ring.empty
     except RegistryUnavailableError as error:
-        log.warning("nobody without a declared key is let in for now: %s", error.message)
+        log.warning(
+            "API keys unavailable",
+            extra={"reason": error.message, "effect": "only keys of key_file are accepted"},
+        )
         return
     if empty and ring.must:
         raise AuthenticationError(
@@ -244,8 +247,8 @@ def check_keys(ring: ApiKeyCache, host: str) -> None:
         )
     if empty:
         log.warning(
-            "no key is set: whoever reaches this service may read, use, replace and remove "
-            "everything; `stitchwork keys add NAME --scope admin` sets one",
+            "authentication disabled: no API key exists, so any client may read, change and delete "
+            "everything; `stitchwork keys add NAME --scope admin` creates a key",
             extra={"host": host},
         )
 
