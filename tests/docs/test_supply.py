@@ -6,13 +6,11 @@ from itertools import chain
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.support.code_blocks import ROOT
+from tests.support.containers import COMPOSE, container, stage
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def requirements() -> list[str]:
@@ -37,28 +35,13 @@ def test_a_container_cannot_do_more_than_it_must(name: str) -> None:
     assert not service.get("privileged")
     assert service["security_opt"] == ["no-new-privileges:true"]
     if "build" in service:
-        user, health = stage(service["build"]["target"])
-        assert user == "stitchwork"
-        assert health
+        assert stage(service["build"]["target"]).user == "stitchwork"
     else:
         assert service["user"] == "valkey"
-        assert service["healthcheck"]["test"]
+    assert container(name).healthcheck
 
 
 def test_compose_publishes_on_loopback_only() -> None:
     for service in COMPOSE["services"].values():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
-
-
-def stage(name: str) -> tuple[str, bool]:
-    """Who a stage of the Dockerfile runs as, and whether it tells how it is."""
-    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM |\Z)", DOCKERFILE, re.M | re.S))
-    below = {of: base for base, of in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.M)}
-    text = ""
-    current: str | None = name
-    while current in stages:
-        text = stages[current] + text
-        current = below.get(current)
-    users = re.findall(r"^USER (\S+)$", text, re.M)
-    return (users[-1] if users else "root"), "HEALTHCHECK" in text

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,9 +27,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
-from stitchwork.resources import Floats
 from tests.support import containers, machine
 from tests.support.cluster import foreign_environment
+from tests.support.latent_spaces import Floats
 from tests.support.reference_formulas import directly
 from tests.support.running_service import running
 from tests.support.servers import VALKEY_9, server_binary
@@ -61,7 +62,7 @@ class Expected(NamedTuple):
     images: list[bytes]
     absolute: dict[str, Floats]
     translated: Floats
-    head: Floats
+    head: Any
     probabilities: Floats
 
 
@@ -83,7 +84,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     anchors = {name: embeddings[:ANCHORS] for name, embeddings in rows.items()}
     absolute = {name: embeddings[ANCHORS:] for name, embeddings in rows.items()}
     translated = directly(anchors["lite0"], anchors["lite1"], absolute["lite0"])
-    # A head that tells directions of the target space apart; what it is called does not matter.
+    # Random weights: what the labels mean does not matter here.
     head = np.random.default_rng(0).normal(size=(10, translated.shape[1])).astype(np.float32)
     logits = translated @ head.T
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -162,7 +163,7 @@ def composed(expected: Expected) -> Iterator[Deployment]:
             home = folder / name
             home.mkdir()
             start(name, "--bind", "127.0.0.1", "--port", str(ports[name]), "--dir", str(home))
-            wait_until(f"{name} answers", lambda port=ports[name]: answers(port))
+            wait_until(f"{name} answers", partial(answers, ports[name]))
         offline = {"STITCHWORK_OFFLINE": "true", "STITCHWORK_LOG_LEVEL": "warning"}
         environment = start("worker", **offline)
         start("api", **offline, STITCHWORK_PORT=str(ports["api"]))
@@ -254,7 +255,7 @@ def test_any_encoder_feeds_any_head_over_plain_http(expected: Expected, deploy: 
         assert_close(scores, expected.probabilities)
 
         # Redis holds the inverse of each space by itself, and none of the pair.
-        keys = {key.decode() for key in queue.keys("stitchwork:inverse:*")}  # type: ignore[union-attr]
+        keys = {key.decode() for key in queue.keys("stitchwork:inverse:*")}
         assert f"stitchwork:inverse:exp:{versions['lite0']}" in keys
         for name in ENCODERS:
             assert [key for key in keys if key.endswith(f":{versions[name]}")], (name, keys)
@@ -288,7 +289,7 @@ def register(http: httpx.Client, expected: Expected) -> dict[str, str]:
         return bool(record["status"] == "ready")
 
     for name in ENCODERS:
-        wait_until(f"{name} is embedded", lambda name=name: is_registered(name), 120)
+        wait_until(f"{name} is embedded", partial(is_registered, name), 120)
     head = {"space": "lite1", "weight": expected.head.tolist(), "labels": LABELS}
     response = http.put("/heads/digits", json=head)
     assert response.status_code == 201, response.text
