@@ -15,8 +15,8 @@ from stitchwork.client import Floats
 from stitchwork.evaluation.image_datasets import digits
 from stitchwork.evaluation.peers import LATENTIS
 from stitchwork.evaluation.sentences import sentences
-from stitchwork.geometry.bridges import BridgeName, Side, fuse
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.bridges import BridgeName, FittedSpace, compose
+from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder import inference_mode
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
@@ -131,7 +131,7 @@ def resident(pid: int) -> int:
 
 def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
     began = time.perf_counter()
-    fuse(bridge, Side(frame(x)), Side(frame(y)))
+    compose(bridge, FittedSpace(Frame.from_anchors(x)), FittedSpace(Frame.from_anchors(y)))
     return time.perf_counter() - began
 
 

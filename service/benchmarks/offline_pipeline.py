@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
@@ -43,7 +43,7 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     # Anew, so that it takes every batch size as it is told to.
     batcher = Batcher(found.encoder)
     place = catalog.to_device
-    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT)
+    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT_BRIDGE)
     classifier = ClassifierCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)

@@ -27,9 +27,16 @@ from benchmarks.measure import (
     turns,
 )
 from stitchwork.client import SAFETENSORS, Floats, Stitchwork
-from stitchwork.geometry.bridges import BridgeName, Parameters, Side, fuse, inverse, needs
+from stitchwork.geometry.bridges import (
+    BridgeName,
+    FactorParameters,
+    FittedSpace,
+    compose,
+    compute_inverse,
+    required_inverses,
+)
 from stitchwork.geometry.coverage import Coverage
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
 from stitchwork.inference.translator import PairMap
 from stitchwork.supervisor import Plan, ServiceProcess, start
 
@@ -202,12 +209,16 @@ def _bare() -> Iterator[str]:
 
 def way_of(bridge: BridgeName, x: Floats, y: Floats) -> PairMap:
     """As the translator of a process makes it."""
-    parameters = Parameters()
+    parameters = FactorParameters()
     source, target = (
-        Side(seen, parameters, None if name is None else inverse(name, seen, parameters))
-        for name, seen in zip(needs(bridge), (frame(x), frame(y)), strict=True)
+        FittedSpace(
+            seen, parameters, None if name is None else compute_inverse(name, seen, parameters)
+        )
+        for name, seen in zip(
+            required_inverses(bridge), (Frame.from_anchors(x), Frame.from_anchors(y)), strict=True
+        )
     )
-    return PairMap(fuse(bridge, source, target), Coverage.of(source.frame))
+    return PairMap(compose(bridge, source, target), Coverage.from_frame(source.frame))
 
 
 def _factors(way: PairMap) -> list[Floats]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.geometry.bridges import LANDMARKS, WHITENING, Parameters
+from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING, FactorParameters
 
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -109,16 +109,16 @@ class BridgeParameters(Record):
     shrinkage: float | None = None
     delta: float = 0.8
     omega: int = 8
-    whitening: float = WHITENING
-    landmarks: int = LANDMARKS
+    whitening: float = DEFAULT_WHITENING
+    landmarks: int = DEFAULT_LANDMARKS
 
-    def checked(self) -> Parameters:
+    def checked(self) -> FactorParameters:
         """The same as geometry takes them.
 
         Raises:
             InvalidInputError: If one is out of its range.
         """
-        return Parameters(**self.model_dump())
+        return FactorParameters(**self.model_dump())
 
 
 class Space(Record):

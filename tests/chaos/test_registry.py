@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import RegistryUnavailableError
-from stitchwork.geometry.bridges import Side, fuse
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.bridges import FittedSpace, compose
+from stitchwork.geometry.frame import Frame
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats
@@ -49,7 +49,13 @@ def variant(pair: Pair, i: int) -> Floats:
 def translated(pair: Pair, anchors: Floats) -> Floats:
     """What /translate must answer for x → y with these anchors of y."""
     found: Floats = np.asarray(
-        fuse("ridge", Side(frame(pair.x_anchors)), Side(frame(anchors))).apply(pair.x).rows
+        compose(
+            "ridge",
+            FittedSpace(Frame.from_anchors(pair.x_anchors)),
+            FittedSpace(Frame.from_anchors(anchors)),
+        )
+        .apply(pair.x)
+        .rows
     )
     return found
 

@@ -11,9 +11,9 @@ from safetensors.numpy import load, save
 
 from stitchwork.client import SAFETENSORS, Floats, Stitchwork, json_items
 from stitchwork.evaluation.image_datasets import digits
-from stitchwork.geometry.bridges import DEFAULT, Side, fuse
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, FittedSpace, compose
 from stitchwork.geometry.classifier import Classifier, probabilities
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.head_fitting import fit_linear
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
@@ -89,10 +89,10 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
     train = np.concatenate([anchors["lite1"], embed("lite1", split.train[ANCHORS:TRAIN])])
     fit = fit_linear(train, split.train_labels[:TRAIN])
     test = {name: embed(name, split.test) for name in ENCODERS}
-    sides = {name: Side(frame(rows)) for name, rows in anchors.items()}
+    sides = {name: FittedSpace(Frame.from_anchors(rows)) for name, rows in anchors.items()}
 
     def through(source: str, target: str, rows: Floats) -> Floats:
-        mapped = fuse(DEFAULT, sides[source], sides[target]).apply(rows).rows
+        mapped = compose(DEFAULT_BRIDGE, sides[source], sides[target]).apply(rows).rows
         return np.asarray(mapped, np.float32)
 
     def scores(rows: Floats) -> Floats:

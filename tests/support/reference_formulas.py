@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from stitchwork.geometry.frame import Frame, frame
-from stitchwork.geometry.inverses import (
-    exp_inverse,
-    exp_read,
-    irp_inverse,
+from stitchwork.geometry.exp_factors import apply_exp_read, exp_inverse
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.irp_factors import irp_inverse
+from stitchwork.geometry.ridge_factors import (
+    apply_ridge_read,
     ridge_inverse,
-    ridge_read,
     whitened_inverse,
     whitened_write,
 )
@@ -87,12 +86,12 @@ def plain_exp(unit: Floats) -> Floats:
 
 def ridge_whole(seen: Frame, shrinkage: float | None) -> Any:
     """The service's own P (d, k)."""
-    return ridge_read(seen, ridge_inverse(seen, shrinkage), _eye(seen), shrinkage or 0.0)
+    return apply_ridge_read(seen, ridge_inverse(seen, shrinkage), _eye(seen), shrinkage or 0.0)
 
 
 def exp_whole(seen: Frame, most: int) -> Any:
     """The service's own A (m, k)."""
-    return exp_read(seen, exp_inverse(seen, most), _eye(seen))
+    return apply_exp_read(seen, exp_inverse(seen, most), _eye(seen))
 
 
 def whitened_whole(seen: Frame, shrinkage: float | None, power: float) -> Any:
@@ -103,14 +102,14 @@ def whitened_whole(seen: Frame, shrinkage: float | None, power: float) -> Any:
 def irp_whole(seen: Frame, delta: float, omega: int) -> Any:
     """The service's own D (k, d)."""
     found = irp_inverse(seen, delta, omega)
-    whole = array_namespace(seen.unit).zeros_like(seen.unit)
-    whole[found.at, :] = found.matrix
+    whole = array_namespace(seen.unit_anchors).zeros_like(seen.unit_anchors)
+    whole[found.anchor_indices, :] = found.matrix
     return whole
 
 
 def _eye(seen: Frame) -> Any:
-    xp = array_namespace(seen.unit)
-    return xp.eye(seen.count, dtype=xp.float64, device=device(seen.unit))
+    xp = array_namespace(seen.unit_anchors)
+    return xp.eye(seen.count, dtype=xp.float64, device=device(seen.unit_anchors))
 
 
 def directly(x_anchors: Floats, y_anchors: Floats, x: Floats) -> Floats:
@@ -126,7 +125,10 @@ def directly(x_anchors: Floats, y_anchors: Floats, x: Floats) -> Floats:
 def frames(lib: ArrayLibrary, k: int, d: int) -> tuple[Frame, Frame, Floats, Floats]:
     """Frames of a pair of spaces, and their unit anchors as plain numpy."""
     w = make_spaces(k, d, d + 4)
-    x, y = frame(lib.from_numpy(w.x_anchors)), frame(lib.from_numpy(w.y_anchors))
+    x, y = (
+        Frame.from_anchors(lib.from_numpy(w.x_anchors)),
+        Frame.from_anchors(lib.from_numpy(w.y_anchors)),
+    )
     return (
         x,
         y,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from stitchwork.client import Stitchwork
-from stitchwork.geometry.bridges import Parameters, Side, fuse
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.bridges import FactorParameters, FittedSpace, compose
+from stitchwork.geometry.frame import Frame
 from stitchwork.redis.chunked_arrays import BLOCK_BYTES
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
@@ -42,8 +42,11 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
             assert (told["size"], told["status"]) == (ROWS, "ready")
         for bridge in ("ridge", "exp", "irp"):
             got = client.translate(x[:100], "x", "y", bridge)
-            sides = (Side(frame(rows), Parameters(landmarks=256)) for rows in (x, y))
-            want = fuse(bridge, *sides).apply(x[:100]).rows
+            sides = (
+                FittedSpace(Frame.from_anchors(rows), FactorParameters(landmarks=256))
+                for rows in (x, y)
+            )
+            want = compose(bridge, *sides).apply(x[:100]).rows
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
         # Both spaces as float64, the anchors of one, and little beside them: no more than that.
         assert peak_resident(service.pids["api"]) < 10 * x.nbytes

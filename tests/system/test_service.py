@@ -21,7 +21,7 @@ from stitchwork.cli.main import main
 from stitchwork.client import Floats, ServiceError, Stitchwork
 from stitchwork.client.chunks import MOST_ITEMS
 from stitchwork.errors import StitchworkError
-from stitchwork.geometry.diagnostics.space_metrics import similarity
+from stitchwork.geometry.diagnostics.space_metrics import mean_cosine
 from stitchwork.models.packaged_encoders import minilm_folder
 from tests.conftest import make_pair
 from tests.support.memory import MB, resident
@@ -114,7 +114,7 @@ def test_two_text_spaces_translate_into_each_other(world: World) -> None:
         found = world.client.translate(rows, source, target)
         shuffled = wanted[np.random.default_rng(0).permutation(len(wanted))]
         assert found.shape == wanted.shape
-        assert similarity(found, wanted) > similarity(found, shuffled) + 0.3
+        assert mean_cosine(found, wanted) > mean_cosine(found, shuffled) + 0.3
 
 
 def test_a_head_takes_embeddings_that_come_from_elsewhere(world: World) -> None:

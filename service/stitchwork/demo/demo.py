@@ -17,13 +17,13 @@ from stitchwork.client import Floats, Kind, Stitchwork
 from stitchwork.errors import JobFailedError
 from stitchwork.evaluation.image_datasets import DATASETS, Split
 from stitchwork.evaluation.progress_bar import progress
-from stitchwork.geometry.bridges import DEFAULT
-from stitchwork.geometry.calibration import wilson
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
+from stitchwork.geometry.calibration import wilson_interval
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from stitchwork.supervisor import Plan, ServiceProcess, start
 
 ENCODERS: Final = ("lite0", "lite1", "lite2")
-BRIDGES: Final = ("none", "irp", "ridge", DEFAULT)
+BRIDGES: Final = ("none", "irp", "ridge", DEFAULT_BRIDGE)
 ANCHOR_SET: Final = "demo-images"
 SENT_RAW: Final = 20
 """Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
@@ -103,7 +103,8 @@ def _measure(
     _await(client, "heads", "embedding images to fit a head on", len(split.train), bars)
     embedded = {name: _embed(client, name, split.test, bars) for name in ENCODERS}
     native = {
-        name: _accuracy(_labels(client, name, name, DEFAULT, embedded), split) for name in ENCODERS
+        name: _accuracy(_labels(client, name, name, DEFAULT_BRIDGE, embedded), split)
+        for name in ENCODERS
     }
     pairs = list(permutations(ENCODERS, 2))
     task = bars.add_task("classifying through every bridge", total=len(pairs) * len(BRIDGES))
@@ -113,7 +114,7 @@ def _measure(
         for bridge in BRIDGES:
             found = _labels(client, source, head, bridge, embedded)
             stitched[source, head, bridge] = _accuracy(found, split)
-            if bridge == DEFAULT:
+            if bridge == DEFAULT_BRIDGE:
                 labels[source, head] = found
             bars.advance(task)
     task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
@@ -163,14 +164,14 @@ def _show(console: Console, split: Split, result: Result) -> None:
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
         caption="native: the head on its own encoder · absolute: no bridge · "
-        f"ratio: {DEFAULT} to native",
+        f"ratio: {DEFAULT_BRIDGE} to native",
         # Without lines between columns it fits a terminal of 80.
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
     )
     table.add_column("encoder → head", no_wrap=True)
-    for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT}", "ratio"):
+    for name in ("native", "absolute", *BRIDGES[1:], f"95% of {DEFAULT_BRIDGE}", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     pairs = list(permutations(ENCODERS, 2))
     for source, head in pairs:
@@ -190,7 +191,10 @@ def _show(console: Console, split: Split, result: Result) -> None:
 def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
     """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
     shown = [f"{value:.3f}" for value in (native, *found)]
-    bounds = "" if rows is None else " to ".join(f"{b:.3f}" for b in wilson(found[-1] * rows, rows))
+    bounds = ""
+    if rows is not None:
+        low, high = wilson_interval(round(found[-1] * rows), rows)
+        bounds = f"{low:.3f} to {high:.3f}"
     return [*shown, bounds, f"{found[-1] / native:.3f}"]
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from stitchwork.evaluation.experiments.methods import ABSOLUTE, IRP_BEST, PROCRUSTES, RIDGE_BOTH
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.summary import Mean, measured, methods, values, where
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 # Okabe and Ito, Color Universal Design, 2008.
 PALETTE: Final = (
@@ -98,7 +98,7 @@ def anchors_plot(data: Record, name: str) -> Figure | None:
                 color=COLOURS.get(method, PALETTE[6]),
                 marker=MARKERS[i % len(MARKERS)],
                 markersize=5,
-                linewidth=2.4 if method == DEFAULT else 1.3,
+                linewidth=2.4 if method == DEFAULT_BRIDGE else 1.3,
                 linestyle="--" if method in (RIDGE_BOTH, PROCRUSTES) else "-",
                 label=method,
             )
@@ -120,7 +120,7 @@ def anchors_plot(data: Record, name: str) -> Figure | None:
 def inversion_plot(data: Record, name: str) -> Figure | None:
     """Similarity matrices of irp and the default."""
     found = data["experiments"]["inversion"]
-    spaces, shown = found["spaces"], ("irp, unpruned", "irp", DEFAULT)
+    spaces, shown = found["spaces"], ("irp, unpruned", "irp", DEFAULT_BRIDGE)
     side = 1.6 + 0.55 * len(spaces)
     figure, axes = figure_of(3 * side + 1, side + 0.8, len(shown))
     for axis, method in zip(axes, shown, strict=True):
@@ -192,7 +192,7 @@ def prediction_plot(data: Record, name: str) -> Figure | None:
             marker=MARKERS[i // len(PALETTE) % len(MARKERS)],
         )
     axes[0].set_title("irp over δ and ω, one colour and shape for each pair", fontsize=10)
-    for i, method in enumerate(("irp", "ridge", DEFAULT)):
+    for i, method in enumerate(("irp", "ridge", DEFAULT_BRIDGE)):
         of = where(moved, k=most, method=method)
         axes[1].scatter(
             values(of, "centred"),

@@ -21,7 +21,7 @@ from stitchwork.evaluation.figures import (
 )
 from stitchwork.evaluation.markdown import ALPHA
 from stitchwork.evaluation.summary import values, where
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 DOTS: Final = 130
 
@@ -91,7 +91,10 @@ def _reliability(data: Record, name: str) -> Figure | None:
         axis.set_ylim(0, 1)
         axis.set_aspect("equal")
     axes[0].legend(fontsize=8, frameon=False, loc="upper left")
-    told = f"{name}: {found['rows']:,} predictions through {DEFAULT}, the number of each bin on it"
+    told = (
+        f"{name}: {found['rows']:,} predictions through {DEFAULT_BRIDGE}, "
+        "the number of each bin on it"
+    )
     figure.suptitle(told, fontsize=11)
     return figure
 

@@ -20,13 +20,13 @@ from stitchwork.evaluation.summary import (
     where,
 )
 from stitchwork.evaluation.summary import languages as views
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 KINDS: Final = ("linear", "mlp")
 CELLS: Final = (
     "data",
     "k",
-    f"{DEFAULT}, linear",
+    f"{DEFAULT_BRIDGE}, linear",
     "native, linear",
     "share, linear",
     "share, MLP",
@@ -44,7 +44,7 @@ def cells(data: Record) -> list[Sequence[Any]]:
     lines: list[Sequence[Any]] = []
     for k in found["sizes"]:
         records = where(found["records"], k=k)
-        ours = where(records, method=DEFAULT)
+        ours = where(records, method=DEFAULT_BRIDGE)
         shown: list[Any] = [k]
         if native:
             shown += [measured(ours, "linear"), _native(native, "linear")]
@@ -115,7 +115,7 @@ def languages(data: Record) -> str:
     pairs = sorted({(r["source"], r["target"]) for r in records})
     for x, y in pairs:
         before = where(records, k=k, source=x, target=y, method=ABSOLUTE)
-        after = where(records, k=k, source=x, target=y, method=DEFAULT)
+        after = where(records, k=k, source=x, target=y, method=DEFAULT_BRIDGE)
         irp = where(records, k=k, source=x, target=y, method="irp")
         same = data["spaces"][x]["width"] == data["spaces"][y]["width"]
         line: list[Any] = [f"{x} → {y}"]
@@ -123,7 +123,9 @@ def languages(data: Record) -> str:
             line.append(_mean(measured(before, measure)) if same else None)
             line += [_mean(measured(of, measure)) for of in (irp, after)]
         rows.append(line)
-    titles = [f"{m}, {w}" for m in ("cosine", "recall@1") for w in (ABSOLUTE, "irp", DEFAULT)]
+    titles = [
+        f"{m}, {w}" for m in ("cosine", "recall@1") for w in (ABSOLUTE, "irp", DEFAULT_BRIDGE)
+    ]
     return f"{k:,} anchors; cosine about the origin.\n\n" + table(["pair", *titles], rows)
 
 
@@ -258,7 +260,8 @@ def confidence(data: Record) -> str:
     return table([*head, "ECE", "ECE calibrated"], rows) + (
         f"\n\n{found['k']:,} anchors, linear heads, means over pairs; AUROC is for the prediction "
         "being right. Calibration is fitted on half of the held-out rows and told of the other. "
-        f"Over all {pooled['rows']:,} predictions of {DEFAULT} together the calibration error is "
+        f"Over all {pooled['rows']:,} predictions of {DEFAULT_BRIDGE} together the calibration "
+        "error is "
         f"{number(pooled['raw']['error'])}, calibrated {number(pooled['calibrated']['error'])}."
     )
 
@@ -342,5 +345,5 @@ def _known(records: Sequence[Record], name: str) -> str:
 
 
 def _named(name: str) -> str:
-    told = {DEFAULT: f"**{DEFAULT}** (default)", RIDGE_BOTH: f"*{RIDGE_BOTH}*"}
+    told = {DEFAULT_BRIDGE: f"**{DEFAULT_BRIDGE}** (default)", RIDGE_BOTH: f"*{RIDGE_BOTH}*"}
     return told.get(name, f"*{PROCRUSTES}*" if name == PROCRUSTES else name)

@@ -9,7 +9,7 @@ import numpy as np
 
 from stitchwork.evaluation.experiments.methods import IRP_BEST, PROCRUSTES, RIDGE_BOTH
 from stitchwork.evaluation.experiments.study import Record
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 NOISE = 0.005
 """Differences below this are called ties, whatever the draws say."""
@@ -96,7 +96,7 @@ def versus(records: Sequence[Record], other: str, name: str) -> Versus:
     for number in draws:
         both = [
             np.mean(values(where(records, draw=number, method=method), name))
-            for method in (DEFAULT, other)
+            for method in (DEFAULT_BRIDGE, other)
         ]
         found.append(float(both[0] - both[1]))
     error = float(np.std(found, ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else 0.0

@@ -115,7 +115,7 @@ def build(
     else:
         steps += UNTOUCHED
     if classifier:
-        outputs += "".join(f", float[n, {classifier.classes}] {x}" for x in SCORES)
+        outputs += "".join(f", float[n, {classifier.n_classes}] {x}" for x in SCORES)
         steps += _scored(classifier)
         arrays = {**arrays, **_weights(classifier)}
     named = f"stitch (float[n, {width_in}] embeddings) => ({outputs})"

@@ -7,8 +7,9 @@ from safetensors.numpy import save
 
 from stitchwork.errors import UnsupportedFormatError
 from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.linalg import RTOL
-from stitchwork.geometry.maps import CLOSE, FusedMap, KernelMap, Map, Origin, PassThrough
+from stitchwork.geometry.maps import MIN_RELATIVE_DISTANCE, IdentityMap, LinearMap, Map, Origin
 from stitchwork.resources import Arrays
 
 FORMAT: Final = "stitchwork-translation/1"
@@ -28,7 +29,7 @@ def app_state(found: Map) -> tuple[Arrays, dict[str, Any]]:
         the gain that is too small, and for `kernel` its `sharpness`.
     """
     match found:
-        case FusedMap():
+        case LinearMap():
             arrays = {"matrix": found.matrix, "target_mean": found.mean}
             told = {"kind": "linear", "scale": found.scale, "least": RTOL * found.gain}
         case KernelMap():
@@ -43,13 +44,13 @@ def app_state(found: Map) -> tuple[Arrays, dict[str, Any]]:
                 "least": RTOL * found.gain,
                 "sharpness": found.sharpness,
             }
-        case PassThrough():
+        case IdentityMap():
             arrays, told = {}, {"kind": "identity"}
         case _:
             raise UnsupportedFormatError(f"a map of kind {type(found).__name__} cannot be exported")
     origin: Origin = found.origin
     arrays |= {"source_mean": origin.parts[0], "source_mean_rest": origin.parts[1]}
-    return arrays, {**told, "closest": CLOSE * origin.norm}
+    return arrays, {**told, "closest": MIN_RELATIVE_DISTANCE * origin.norm}
 
 
 def as_safetensors(found: Map, facts: dict[str, str]) -> bytes:
@@ -79,4 +80,4 @@ def as_onnx(found: Map, facts: dict[str, str], classifier: Classifier | None = N
         ) from error
     arrays, told = app_state(found)
     meta = {"format": FORMAT, "kind": str(told["kind"]), **facts}
-    return onnx_files.build(arrays, told, meta, found.width_in, found.width_out, classifier)
+    return onnx_files.build(arrays, told, meta, found.source_width, found.target_width, classifier)

@@ -1,14 +1,14 @@
-"""The method as pure functions on arrays: no I/O, no clock, no globals.
+"""The method as pure functions on arrays, without I/O, clock or global state.
 
 Written to the array API standard, so that the same function runs on numpy in the API and on torch
-on a worker's device. Fitting is in float64, serving in float32.
+on a worker's device. Fitting uses float64, serving float32.
 
-    anchors ──frame──> Frame ──inverse──> what is cached per space
-                         │                       │
-                         └────────fuse───────────┘──> Map ──apply──> rows of the target
+    anchors ──Frame.from_anchors──> Frame ──compute_inverse──> Inverse, cached per space
+                                      │                           │
+                                      └──────────compose──────────┘──> Map ──apply──> target rows
 """
 
 from typing import Any, TypeAlias
 
 Array: TypeAlias = Any
-"""An array of any library that keeps the array API standard; the standard has no type for it."""
+"""An array of any library that implements the array API standard, which defines no type for it."""

@@ -1,17 +1,17 @@
-"""Bridges: ways from one space to another through their anchors.
+"""Bridges: methods of translating between two spaces through their anchors.
 
-A space brings a way to read a row as weights of its anchors, and a way to write weights of its
-anchors as a direction; each is computed from that space alone, and any two can be joined.
+A bridge has two factors, each computed from one space alone. The source's `read` factor turns a
+row into weights of the anchors, the target's `write` factor turns such weights into a direction;
+any two spaces on one anchor set can be composed into a `Map`.
 
-    exp             reads by kernel regression on exp(γ (unit(x) Uᵀ − 1)), writes W_Y = V G_Y^(−b)
-    ridge           read_X = P_X (regularised pseudo-inverse of X's anchors), write_Y = V
-    ridge-whitened  read_X = P_X, write_Y = W_Y: one product, for retrieval
-    irp             read_X = Uᵀ, write_Y = D_Y (mean of pseudo-inverses of pruned anchors)
+    exp             read by kernel regression on exp(γ (unit(x) Uᵀ − 1)), write W_Y = V G_Y^(−b)
+    ridge           read P_X (regularised pseudo-inverse of X's anchors), write V
+    ridge-whitened  read P_X, write W_Y: one matrix product, for retrieval
+    irp             read Uᵀ, write D_Y (mean of pseudo-inverses of pruned anchors)
     irp-completed   the nearest orthogonal map to that of one pruned subset; needs both spaces
-    none            passes rows through
+    none            returns rows unchanged
 
-Which side must bring an inverse is `needs`; what comes of two sides is a `Map`, and nobody may
-assume that it is a single matrix.
+`required_inverses` names the inverse that each space needs. A `Map` need not be a single matrix.
 """
 
 from dataclasses import dataclass
@@ -21,43 +21,42 @@ from array_api_compat import array_namespace
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry import Array
+from stitchwork.geometry.exp_factors import apply_exp_read, exp_inverse, kernel_sharpness
 from stitchwork.geometry.frame import Frame
-from stitchwork.geometry.inverses import (
-    Inverse,
-    exp_inverse,
-    exp_read,
-    irp_inverse,
+from stitchwork.geometry.inverses import Inverse
+from stitchwork.geometry.irp_factors import irp_inverse
+from stitchwork.geometry.kernel_map import KernelMap
+from stitchwork.geometry.linalg import RTOL
+from stitchwork.geometry.maps import IdentityMap, LinearMap, Map, Origin, Translation
+from stitchwork.geometry.ridge_factors import (
+    apply_ridge_read,
     ridge_inverse,
-    ridge_read,
-    sharpness,
     whitened_inverse,
     whitened_write,
 )
-from stitchwork.geometry.linalg import RTOL
-from stitchwork.geometry.maps import FusedMap, KernelMap, Map, Origin, PassThrough, Translation
 
 __all__ = [
     "BRIDGES",
-    "DEFAULT",
+    "DEFAULT_BRIDGE",
     "BridgeName",
+    "FactorParameters",
+    "FittedSpace",
     "Inverse",
     "InverseName",
     "Map",
-    "Parameters",
-    "Side",
     "Translation",
-    "fuse",
-    "identity",
-    "inverse",
-    "needs",
+    "compose",
+    "compute_inverse",
+    "identity_map",
+    "required_inverses",
 ]
 
 BridgeName: TypeAlias = Literal["exp", "ridge", "ridge-whitened", "irp", "irp-completed", "none"]
 InverseName: TypeAlias = Literal["exp", "ridge", "whitened", "irp"]
 BRIDGES: Final[tuple[BridgeName, ...]] = get_args(BridgeName)
-DEFAULT: Final[BridgeName] = "exp"
+DEFAULT_BRIDGE: Final[BridgeName] = "exp"
 
-NEEDS: Final[dict[BridgeName, tuple[InverseName | None, InverseName | None]]] = {
+REQUIRED_INVERSES: Final[dict[BridgeName, tuple[InverseName | None, InverseName | None]]] = {
     "exp": ("exp", "whitened"),
     "ridge": ("ridge", None),
     "ridge-whitened": ("ridge", "whitened"),
@@ -65,27 +64,28 @@ NEEDS: Final[dict[BridgeName, tuple[InverseName | None, InverseName | None]]] = 
     "irp-completed": (None, None),
     "none": (None, None),
 }
-MOST_SUBSPACES: Final = 64
-WHITENING: Final = 0.2
-"""b unless the space says otherwise; chosen on data that no published figure uses."""
-LANDMARKS: Final = 2048
-"""m unless the space says otherwise: next to no loss against all of 3,000 anchors."""
+"""For each bridge, the inverse of the source and of the target."""
+MAX_SUBSPACES: Final = 64
+DEFAULT_WHITENING: Final = 0.2
+"""b unless the space sets it; chosen on data that no published figure uses."""
+DEFAULT_LANDMARKS: Final = 2048
+"""m unless the space sets it: almost no loss against all of 3,000 anchors."""
 LANDMARKS_RANGE: Final = (16, 8192)
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """A space's own parameters of the bridges.
+class FactorParameters:
+    """A space's parameters of the bridges.
 
     Attributes:
-        shrinkage: ρ′ of `ridge` in [0, 1]; None takes the rule max(OAS, 3/13). Below 1e-6, and
-            at 0 where rank-deficient anchors have no inverse, directions of negligible singular
-            value are left out, so that `ridge` stays finite.
-        delta: Least distance in [0, 1] between the anchors that `irp` keeps.
+        shrinkage: ρ′ of `ridge` in [0, 1]; None uses the rule max(OAS, 3/13). Below 1e-6, where
+            rank-deficient anchors may have no inverse, directions of negligible singular value are
+            left out, so that `ridge` stays finite.
+        delta: Minimum distance in [0, 1] between the anchors of an `irp` pruning.
         omega: Number of anchor subspaces of `irp`, 1 to 64.
-        whitening: b, the power to which `exp` and `ridge-whitened` write whitened, in [0, 1]: 0
-            keeps the best cosine, 0.5 whitens in full.
-        landmarks: Anchors that `exp` compares a row with, 16 to 8,192; all, if there are no more.
+        whitening: b, the power of the whitened write of `exp` and `ridge-whitened`, in [0, 1]: 0
+            gives the best cosine, 0.5 whitens fully.
+        landmarks: Maximum number of anchors that `exp` compares a row with, 16 to 8,192.
 
     Raises:
         InvalidInputError: If one is out of its range or not a number.
@@ -94,11 +94,11 @@ class Parameters:
     shrinkage: float | None = None
     delta: float = 0.8
     omega: int = 8
-    whitening: float = WHITENING
-    landmarks: int = LANDMARKS
+    whitening: float = DEFAULT_WHITENING
+    landmarks: int = DEFAULT_LANDMARKS
 
     def __post_init__(self) -> None:
-        # Written so that NaN, which compares false with everything, is refused too.
+        # Written so that NaN, for which every comparison is false, is rejected too.
         if self.shrinkage is not None and not 0 <= self.shrinkage <= 1:
             raise InvalidInputError(
                 f"shrinkage: expected null or a number from 0 to 1, got {self.shrinkage}",
@@ -108,9 +108,9 @@ class Parameters:
             raise InvalidInputError(
                 f"delta: expected a distance from 0 to 1, got {self.delta}", pointer="/irp/delta"
             )
-        if not (isinstance(self.omega, int) and 1 <= self.omega <= MOST_SUBSPACES):
+        if not (isinstance(self.omega, int) and 1 <= self.omega <= MAX_SUBSPACES):
             raise InvalidInputError(
-                f"omega: expected a whole number from 1 to {MOST_SUBSPACES}, got {self.omega}",
+                f"omega: expected a whole number from 1 to {MAX_SUBSPACES}, got {self.omega}",
                 pointer="/irp/omega",
             )
         if not 0 <= self.whitening <= 1:
@@ -127,22 +127,22 @@ class Parameters:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Side:
-    """One space as a bridge sees it.
+class FittedSpace:
+    """A space ready to be composed with another.
 
     Attributes:
         frame: The space's frame.
         parameters: Its parameters.
-        inverse: The inverse that `needs` names for this side; None has it computed.
+        inverse: The inverse that `required_inverses` names for its side; None computes it.
     """
 
     frame: Frame
-    parameters: Parameters = Parameters()
+    parameters: FactorParameters = FactorParameters()
     inverse: Inverse | None = None
 
 
-def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
-    """Which inverse the source and the target bring, None for none.
+def required_inverses(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
+    """The inverses that the source and the target need, None for none.
 
     Raises:
         InvalidInputError: If there is no such bridge.
@@ -151,98 +151,103 @@ def needs(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
         raise InvalidInputError(
             f"expected a bridge of {', '.join(BRIDGES)}, got {bridge!r}", pointer="/bridge"
         )
-    return NEEDS[bridge]
+    return REQUIRED_INVERSES[bridge]
 
 
-def inverse(name: InverseName, seen: Frame, parameters: Parameters) -> Inverse:
-    """The inverse of a space, which is worth caching.
+def compute_inverse(name: InverseName, frame: Frame, parameters: FactorParameters) -> Inverse:
+    """An inverse of a space, which is worth caching.
 
     Args:
-        name: Which bridge it is for.
-        seen: The space's frame.
+        name: Which inverse.
+        frame: The space's frame.
         parameters: The space's parameters.
     """
     if name == "exp":
-        return exp_inverse(seen, parameters.landmarks)
+        return exp_inverse(frame, parameters.landmarks)
     if name == "ridge":
-        return ridge_inverse(seen, parameters.shrinkage)
+        return ridge_inverse(frame, parameters.shrinkage)
     if name == "whitened":
-        return whitened_inverse(seen, parameters.shrinkage, parameters.whitening)
-    return irp_inverse(seen, parameters.delta, parameters.omega)
+        return whitened_inverse(frame, parameters.shrinkage, parameters.whitening)
+    return irp_inverse(frame, parameters.delta, parameters.omega)
 
 
-def fuse(bridge: BridgeName, source: Side, target: Side) -> Map:
+def compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map:
     """The map from one space to another.
 
     Args:
-        bridge: Which way through the anchors.
-        source: The space that rows come from.
-        target: The space that they go to; its parameters govern how rows are written.
+        bridge: The method.
+        source: The space of the input rows.
+        target: The space of the output rows; its parameters govern how rows are written.
 
     Returns:
         A map of (n, d_X) rows to (n, d_Y) rows. From a space to itself it need not be the
-        identity: use `identity` there.
+        identity: use `identity_map` there.
 
     Raises:
         InvalidInputError: If there is no such bridge, if the spaces have different numbers of
             anchors, or if the bridge is `none` and their widths differ.
     """
     x, y = source.frame, target.frame
-    needs(bridge)
+    required_inverses(bridge)
     if bridge == "none":
         if x.width != y.width:
             raise InvalidInputError(
-                f"bridge none passes rows through, but the source is {x.width} wide and the "
+                f"bridge none returns rows unchanged, but the source is {x.width} wide and the "
                 f"target {y.width}",
                 pointer="/bridge",
                 code=ErrorCode.WRONG_WIDTH,
             )
-        return identity(x)
+        return identity_map(x)
     if x.count != y.count:
         raise InvalidInputError(
             f"expected spaces on one anchor set, got {x.count} anchors in the source and "
             f"{y.count} in the target"
         )
     if bridge == "irp-completed":
-        return FusedMap.of(_completed(x, y, target.parameters.delta), x, y)
+        return LinearMap.from_product(_completed(x, y, target.parameters.delta), x, y)
     if bridge == "irp":
-        kept = _brought(target, "irp")
-        return FusedMap.of(x.unit[kept.at, :].T @ kept.matrix, x, y)
-    reads = _brought(source, "exp" if bridge == "exp" else "ridge")
+        write = _inverse(target, "irp")
+        read = x.unit_anchors[write.anchor_indices, :].T
+        return LinearMap.from_product(read @ write.matrix, x, y)
+    inverse = _inverse(source, "exp" if bridge == "exp" else "ridge")
 
-    def through(write: Array) -> Array:
+    def apply_read(write: Array) -> Array:
         if bridge == "exp":
-            return exp_read(x, reads, write)
-        return ridge_read(x, reads, write, source.parameters.shrinkage)
+            return apply_exp_read(x, inverse, write)
+        return apply_ridge_read(x, inverse, write, source.parameters.shrinkage)
 
     if bridge == "ridge":
-        fused = through(y.unit)
+        product = apply_read(y.unit_anchors)
     elif y.count < y.width:
-        fused = through(whitened_write(y, _brought(target, "whitened")))
+        product = apply_read(whitened_write(y, _inverse(target, "whitened")))
     else:
-        # Evened out last, no array is as large as the anchors.
-        fused = through(y.unit) @ _brought(target, "whitened").matrix
+        # Whitened last, so that no further array is as large as the anchors.
+        product = apply_read(y.unit_anchors) @ _inverse(target, "whitened").matrix
     if bridge == "exp":
-        return KernelMap.of(x.unit[reads.at, :], sharpness(x), fused, x, y)
-    return FusedMap.of(fused, x, y)
+        landmarks = x.unit_anchors[inverse.anchor_indices, :]
+        return KernelMap.from_weights(landmarks, kernel_sharpness(x), product, x, y)
+    return LinearMap.from_product(product, x, y)
 
 
-def identity(seen: Frame) -> Map:
-    """The map that changes nothing: from a space to itself, or the `none` bridge."""
-    return PassThrough(Origin.of(seen.mean))
+def identity_map(frame: Frame) -> Map:
+    """The map that returns rows unchanged: from a space to itself, or the `none` bridge."""
+    return IdentityMap(Origin.from_mean(frame.mean))
 
 
-def _brought(side: Side, name: InverseName) -> Inverse:
-    return inverse(name, side.frame, side.parameters) if side.inverse is None else side.inverse
+def _inverse(space: FittedSpace, name: InverseName) -> Inverse:
+    if space.inverse is not None:
+        return space.inverse
+    return compute_inverse(name, space.frame, space.parameters)
 
 
 def _completed(x: Frame, y: Frame, delta: float) -> Array:
     """W Zᵀ of F = W S Zᵀ, the orthogonal map nearest to F of one pruned subset of the target.
 
-    Directions that F takes to nothing have no image, rather than one made of rounding. The paper
-    gives no formula for completion; this is our reading of it.
+    Directions that F maps to zero are left without an image, which would be rounding noise. The
+    paper gives no formula for completion; this is our interpretation.
     """
-    xp = array_namespace(x.unit, y.unit)
-    kept = irp_inverse(y, delta, 1)
-    w, s, zt = xp.linalg.svd(x.unit[kept.at, :].T @ kept.matrix, full_matrices=False)
+    xp = array_namespace(x.unit_anchors, y.unit_anchors)
+    write = irp_inverse(y, delta, 1)
+    product = x.unit_anchors[write.anchor_indices, :].T @ write.matrix
+    w, s, zt = xp.linalg.svd(product, full_matrices=False)
     return (w * xp.astype(s > RTOL * s[0], w.dtype)) @ zt

@@ -1,8 +1,8 @@
-"""How far a prediction can be trusted, learnt from a labelled sample, and how well that was learnt.
+"""Calibration: how likely a prediction is to be correct, learnt from a labelled sample.
 
-    scores ──softmax──> log-odds of the best class ──calibrate──> probability of being correct
+    logits ──softmax──> log-odds of the best class ──Calibration──> probability of being correct
 
-Samples are small and stay on the host, so this part of the method is plain numpy in float64.
+Samples are small and in host memory, so this part of the method is plain numpy in float64.
 """
 
 import math
@@ -17,17 +17,18 @@ from stitchwork.errors import InvalidInputError
 Floats = NDArray[np.float64]
 
 BINS: Final = 15
-LIMIT: Final = 40.0
-"""Log-odds beyond this, one in 1e17, are rounding."""
-LEAST_SLOPE: Final = 1e-3
-"""Confidence must rise with the score; where a sample says otherwise it is all but constant."""
-PRIOR: Final = (4.0, 0.25)
-"""Precisions of the normal priors of the slope about 1 and of the offset about 0: a handful of
-labels cannot overturn them, and a hundred hardly feel them."""
-STEPS: Final = 50
-SETTLED: Final = 1e-9
-ROUNDING: Final = 1e-12
-Z95: Final = 1.959964
+MAX_LOG_ODDS: Final = 40.0
+"""Log-odds are limited to this, one in 1e17: larger ones are rounding error."""
+MIN_SLOPE: Final = 1e-3
+"""Confidence must increase with the score; where a sample contradicts this it is almost
+constant."""
+PRIOR_PRECISIONS: Final = (4.0, 0.25)
+"""Of the normal priors of the slope about 1 and of the offset about 0: they outweigh a handful of
+labels, and a hundred labels outweigh them."""
+MAX_STEPS: Final = 50
+STEP_TOLERANCE: Final = 1e-9
+LOSS_RTOL: Final = 1e-12
+CONFIDENCE_LEVEL: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,26 +36,26 @@ class Calibration:
     """Confidence as a logistic function of the best class's log-odds.
 
     Attributes:
-        slope: Factor of the log-odds, more than 0: a higher score is never trusted less.
-        offset: What is added, in log-odds.
+        slope: Factor of the log-odds, more than 0: a higher score never has a lower confidence.
+        offset: Added to the product, in log-odds.
     """
 
     slope: float = 1.0
     offset: float = 0.0
 
     def __call__(self, odds: NDArray[Any]) -> Floats:
-        """Confidence in [0, 1] of (n,) log-odds; without slope and offset, the softmax itself."""
+        """Confidence in [0, 1] of (n,) log-odds; with slope 1 and offset 0, the softmax itself."""
         scores: Floats = np.asarray(odds, np.float64)
         return _logistic(self.slope * scores + self.offset)
 
 
-class Bin(NamedTuple):
-    """One bar of a reliability plot.
+class ReliabilityBin(NamedTuple):
+    """One bar of a reliability diagram.
 
     Attributes:
-        low: Least confidence in it.
-        high: Largest.
-        size: How many predictions.
+        low: Lower bound of its confidences.
+        high: Upper bound.
+        size: Number of predictions in it.
         confidence: Their mean confidence.
         accuracy: The share of them that is correct.
     """
@@ -67,143 +68,152 @@ class Bin(NamedTuple):
 
 
 def log_odds(probabilities: NDArray[Any]) -> Floats:
-    """The best class against all others.
+    """Log-odds of the best class against all others.
 
     Args:
-        probabilities: (n, c) softmax of a head's scores.
+        probabilities: (n, c) softmax of a head's logits.
 
     Returns:
-        (n,) log(p / (1 − p)) of each row's largest probability p, within ±40. Taken from the sum
-        of the others, which tells apart what a float32 p of 1 no longer does.
+        (n,) log(p / (1 − p)) of each row's largest probability p, within ±40. Computed from the
+        sum of the others, which distinguishes rows whose float32 p is 1.
     """
-    shares = np.sort(np.asarray(probabilities, np.float64), axis=1)
-    tiny = math.exp(-LIMIT)
-    best, rest = shares[:, -1], shares[:, :-1].sum(axis=1)
+    ordered = np.sort(np.asarray(probabilities, np.float64), axis=1)
+    tiny = math.exp(-MAX_LOG_ODDS)
+    best, rest = ordered[:, -1], ordered[:, :-1].sum(axis=1)
     odds: Floats = np.log(np.maximum(best, tiny)) - np.log(np.maximum(rest, tiny))
-    return np.clip(odds, -LIMIT, LIMIT)
+    return np.clip(odds, -MAX_LOG_ODDS, MAX_LOG_ODDS)
 
 
-def calibrate(odds: NDArray[Any], correct: NDArray[np.bool_]) -> Calibration:
-    """The calibration that a labelled sample asks for.
+def fit_calibration(odds: NDArray[Any], correct: NDArray[np.bool_]) -> Calibration:
+    """The calibration of a labelled sample.
 
     Args:
         odds: (n,) log-odds of the best class.
-        correct: (n,) whether it was the right one.
+        correct: (n,) whether the best class was the right one.
 
     Returns:
-        The most probable slope and offset under mild priors about the head's own softmax, which
-        an empty sample leaves as it is. Finite, and increasing, also where every prediction is
+        The most probable slope and offset under weak priors about the head's own softmax, which
+        is the result for an empty sample. Finite, and increasing, also where every prediction is
         correct, or none, or the correct ones have the lower scores.
 
     Raises:
-        InvalidInputError: If there is not one of each.
+        InvalidInputError: If the two arrays differ in shape or are not one-dimensional.
 
     Source:
         Platt, Probabilistic Outputs for Support Vector Machines, 1999; Guo et al., On Calibration
         of Modern Neural Networks, 2017, arXiv 1706.04599. The priors are ours.
     """
-    x, y = _paired(odds, correct)
+    x, y = _checked(odds, correct)
     design = np.stack([x, np.ones_like(x)], axis=1)
-    at, centre = np.array([1.0, 0.0]), np.array([1.0, 0.0])
-    precision = np.diag(PRIOR)
-    value = _loss(at, design, y, centre)
-    for _ in range(STEPS):
-        p = _logistic(design @ at)
-        gradient = design.T @ (p - y) + precision @ (at - centre)
+    estimate, prior_mean = np.array([1.0, 0.0]), np.array([1.0, 0.0])
+    precision = np.diag(PRIOR_PRECISIONS)
+    loss = _loss(estimate, design, y, prior_mean)
+    for _ in range(MAX_STEPS):
+        p = _logistic(design @ estimate)
+        gradient = design.T @ (p - y) + precision @ (estimate - prior_mean)
         curvature = (design * (p * (1 - p))[:, None]).T @ design + precision
         step = np.linalg.solve(curvature, gradient)
-        if np.abs(step).max() < SETTLED:
+        if np.abs(step).max() < STEP_TOLERANCE:
             break
         # Newton's step may overshoot where the sample is saturated.
-        while (found := _loss(at - step, design, y, centre)) > value + ROUNDING * abs(value):
+        max_loss = loss + LOSS_RTOL * abs(loss)
+        while (new_loss := _loss(estimate - step, design, y, prior_mean)) > max_loss:
             step = step / 2
-        at, value = at - step, found
-    slope, offset = at.tolist()
-    if slope < LEAST_SLOPE:
+        estimate, loss = estimate - step, new_loss
+    slope, offset = estimate.tolist()
+    if slope < MIN_SLOPE:
         share = (y.sum() + 0.5) / (len(y) + 1)
-        return Calibration(LEAST_SLOPE, math.log(share / (1 - share)) - LEAST_SLOPE * x.mean())
+        return Calibration(MIN_SLOPE, math.log(share / (1 - share)) - MIN_SLOPE * x.mean())
     return Calibration(slope, offset)
 
 
 def auroc(scores: NDArray[Any], correct: NDArray[np.bool_]) -> float | None:
-    """How well scores tell correct predictions from wrong ones.
+    """Area under the ROC curve of scores as a classifier of correct predictions.
 
     Args:
-        scores: (n,), any increasing function of them gives the same answer.
+        scores: (n,); any increasing function of them gives the same result.
         correct: (n,) bool.
 
     Returns:
-        The chance that a correct prediction has a higher score than a wrong one, ties counted
-        half: 0.5 says nothing, 1 everything. None where all are correct, or all wrong.
+        The probability that a correct prediction has a higher score than a wrong one, ties counted
+        half: 0.5 is chance, 1 is perfect. None where all are correct, or all wrong.
 
     Raises:
-        InvalidInputError: If there is not one of each.
+        InvalidInputError: If the two arrays differ in shape or are not one-dimensional.
     """
-    x, y = _paired(scores, correct)
+    x, y = _checked(scores, correct)
     right, wrong = int(y.sum()), int(len(y) - y.sum())
     if not right or not wrong:
         return None
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2
-    ranks = float(middle[place][y == 1].sum())
-    return (ranks - right * (right + 1) / 2) / (right * wrong)
+    _, positions, counts = np.unique(x, return_inverse=True, return_counts=True)
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    rank_sum = float(mean_ranks[positions][y == 1].sum())
+    return (rank_sum - right * (right + 1) / 2) / (right * wrong)
 
 
-def reliability(
+def reliability_bins(
     confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS
-) -> list[Bin]:
-    """What a reliability plot shows.
+) -> list[ReliabilityBin]:
+    """The bars of a reliability diagram.
 
     Args:
         confidence: (n,) in [0, 1].
         correct: (n,) bool.
-        bins: Bins of equal width.
+        bins: Number of bins of equal width.
 
     Returns:
-        The bins that hold something, from low to high; their sizes sum to n.
+        The bins that are not empty, from low to high; their sizes sum to n.
 
     Raises:
-        InvalidInputError: If there is not one of each, or no bin.
+        InvalidInputError: If the two arrays differ in shape or are not one-dimensional, or there is
+            no bin.
     """
-    x, y = _paired(confidence, correct)
+    x, y = _checked(confidence, correct)
     if bins < 1:
         raise InvalidInputError(f"expected at least 1 bin, got {bins}")
-    place = np.clip((x * bins).astype(np.int64), 0, bins - 1)
+    positions = np.clip((x * bins).astype(np.int64), 0, bins - 1)
     return [
-        Bin(b / bins, (b + 1) / bins, int(held.sum()), float(x[held].mean()), float(y[held].mean()))
+        ReliabilityBin(
+            low=b / bins,
+            high=(b + 1) / bins,
+            size=int(members.sum()),
+            confidence=float(x[members].mean()),
+            accuracy=float(y[members].mean()),
+        )
         for b in range(bins)
-        if (held := place == b).any()
+        if (members := positions == b).any()
     ]
 
 
 def expected_calibration_error(
     confidence: NDArray[Any], correct: NDArray[np.bool_], bins: int = BINS
 ) -> float:
-    """Mean distance between confidence and accuracy over bins, weighted by what they hold.
+    """Mean distance between confidence and accuracy over bins, weighted by their sizes.
 
     Args:
         confidence: (n,) in [0, 1].
         correct: (n,) bool.
-        bins: Bins of equal width.
+        bins: Number of bins of equal width.
 
     Returns:
-        In [0, 1]. Small samples raise it: bins of few predictions are off by chance alone.
+        In [0, 1]. Biased upwards on small samples, whose bins deviate by chance alone.
 
     Raises:
-        InvalidInputError: If there is not one of each, there are none, or no bin.
+        InvalidInputError: If the two arrays differ in shape, are not one-dimensional or are empty,
+            or there is no bin.
 
     Source:
         Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, 2015.
     """
-    found = reliability(confidence, correct, bins)
-    if not found:
+    diagram = reliability_bins(confidence, correct, bins)
+    if not diagram:
         raise InvalidInputError("expected at least one prediction, got none")
-    total = sum(held.size for held in found)
-    return sum(held.size * abs(held.confidence - held.accuracy) for held in found) / total
+    total = sum(bar.size for bar in diagram)
+    return sum(bar.size * abs(bar.confidence - bar.accuracy) for bar in diagram) / total
 
 
-def wilson(successes: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share.
+def wilson_interval(successes: int, n: int) -> tuple[float, float]:
+    """The 95% confidence interval of a share.
 
     Args:
         successes: How many of n, 0 to n.
@@ -215,25 +225,29 @@ def wilson(successes: float, n: int) -> tuple[float, float]:
     Source:
         Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
     """
-    share = successes / n
-    middle = share + Z95**2 / (2 * n)
-    half = Z95 * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    scale = 1 + Z95**2 / n
-    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)
+    # Imported here because scipy.stats is slow to import and only reports need it.
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, n).proportion_ci(CONFIDENCE_LEVEL, "wilson")
+    return float(low), float(high)
 
 
-def _paired(values: NDArray[Any], correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def _checked(values: NDArray[Any], correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     x, y = np.asarray(values, np.float64), np.asarray(correct, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
-        raise InvalidInputError(f"expected one value each, got shapes {x.shape} and {y.shape}")
+        raise InvalidInputError(
+            f"expected two arrays of one shape (n,), got {x.shape} and {y.shape}"
+        )
     return x, y
 
 
-def _loss(at: Floats, design: Floats, y: Floats, centre: Floats) -> float:
-    z = design @ at
+def _loss(estimate: Floats, design: Floats, y: Floats, prior_mean: Floats) -> float:
+    z = design @ estimate
     # log(1 + exp z) − y z, without overflow.
     fit = np.logaddexp(0.0, z) - y * z
-    return float(fit.sum() + 0.5 * (np.array(PRIOR) * (at - centre) ** 2).sum())
+    return float(
+        fit.sum() + 0.5 * (np.array(PRIOR_PRECISIONS) * (estimate - prior_mean) ** 2).sum()
+    )
 
 
 def _logistic(z: Floats) -> Floats:

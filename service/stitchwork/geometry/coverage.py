@@ -1,37 +1,39 @@
-"""Whether inputs lie where a space's anchors do: only there does a bridge know the way."""
+"""Coverage: whether inputs are like a space's anchors, outside of which a bridge is unreliable."""
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Self
 
 from array_api_compat import array_namespace, device
 
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame
-from stitchwork.geometry.linalg import Convert, indices, quiet, spaced
+from stitchwork.geometry.linalg import Convert, evenly_spaced, index_array, suppress_warnings
 
-MOST_AXES: Final = 32
-MEASURED: Final = 512
-"""Evenly spaced anchors that axes and threshold are taken from."""
+MAX_AXES: Final = 32
+MAX_ANCHORS: Final = 512
+"""Evenly spaced anchors that axes and threshold are computed from."""
+MIN_ANCHORS: Final = 2 * MAX_AXES
+"""Fewer anchors are as far from each other as from any other input."""
 FOLDS: Final = 4
 QUANTILE: Final = 0.01
 BLOCK: Final = 512
-"""Rows that are looked at at a time: so many stay in a core's cache meanwhile."""
-CLEAR: Final = 2.0**-8
-"""Rows that are closer to the mean, by squares against their own and its norm, are centred first,
-or rounding would tell where they lie."""
-FEWEST: Final = 2 * MOST_AXES
-"""Of fewer anchors each is as far from the others as a stranger would be."""
+"""Rows processed at a time: they fit in a core's cache."""
+MIN_RELATIVE_SQUARE: Final = 2.0**-8
+"""Squared distance from the mean, relative to the squared norms, below which rows are centred
+first: otherwise rounding would decide the result."""
+MIN_EIGENVALUE: Final = 1e-9
+"""Relative to the largest one; directions of smaller ones are noise."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Coverage:
-    """The subspace in which the directions of a space's anchors lie, and how nearly they do.
+    """The subspace of the directions of a space's anchors, and how close to it they are.
 
     Attributes:
-        mean: (d,) float32, the anchors' mean.
+        mean: (d,) float32, the anchors' mean, in the space's unit.
         axes: (d, p) float32, orthonormal; the p ≤ 32 principal directions of the unit anchors.
-        threshold: Least share of a direction's squared length that lies in their span; 0 where
-            there are too few anchors to tell, which every input reaches.
+        threshold: Minimum share of a direction's squared length that is in their span; 0, which
+            every input reaches, where there are too few anchors.
     """
 
     mean: Array
@@ -39,38 +41,41 @@ class Coverage:
     threshold: float
 
     @classmethod
-    def of(cls, seen: Frame) -> "Coverage":
-        """From the anchors alone: of 100 anchors that are themselves left out, one lies outside.
+    def from_frame(cls, frame: Frame) -> Self:
+        """From the anchors alone: 1% of anchors that are left out of the fit are not covered.
 
-        What an anchor keeps is measured on the axes of three quarters of the anchors, of which it
-        is none.
+        The share of an anchor in the span is measured on the axes of three quarters of the
+        anchors, without itself.
         """
-        unit = seen.unit[indices(spaced(seen.count, MEASURED), seen.unit), :]
+        selected = index_array(evenly_spaced(frame.count, MAX_ANCHORS), frame.unit_anchors)
+        unit = frame.unit_anchors[selected, :]
         xp = array_namespace(unit)
         count, width = unit.shape
-        # Fewer than the width, or nothing lies outside; fewer than anchors, or each has its own.
-        most = max(1, min(MOST_AXES, count // FOLDS, width // 3))
+        # Fewer axes than the width, or they would span everything; fewer than anchors, or each
+        # anchor would have its own.
+        max_axes = max(1, min(MAX_AXES, count // FOLDS, width // 3))
         threshold = 0.0
-        if seen.count >= FEWEST:
+        if frame.count >= MIN_ANCHORS:
             fold = xp.arange(count, device=device(unit)) % FOLDS
-            kept = [
-                _share(unit[fold == i, :], _axes(unit[fold != i, :], most)) for i in range(FOLDS)
+            shares = [
+                _share_in_span(unit[fold == i, :], _principal_axes(unit[fold != i, :], max_axes))
+                for i in range(FOLDS)
             ]
-            threshold = float(xp.sort(xp.concat(kept))[int(QUANTILE * count)])
-        axes = _axes(unit, most)
-        return cls(xp.astype(seen.mean, xp.float32), xp.astype(axes, xp.float32), threshold)
+            threshold = float(xp.sort(xp.concat(shares))[int(QUANTILE * count)])
+        axes = _principal_axes(unit, max_axes)
+        return cls(xp.astype(frame.mean, xp.float32), xp.astype(axes, xp.float32), threshold)
 
     @property
     def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
+        """Memory of its arrays, in bytes."""
         return int(self.mean.nbytes + self.axes.nbytes)
 
-    def on(self, convert: Convert) -> "Coverage":
-        """The same with its arrays converted, such as onto a device."""
+    def convert_arrays(self, convert: Convert) -> Self:
+        """A copy with its arrays converted, such as moved to a device."""
         return replace(self, mean=convert(self.mean), axes=convert(self.axes))
 
     def covers(self, x: Array) -> Array:
-        """Which inputs lie where the anchors do.
+        """Which inputs are like the anchors.
 
         Args:
             x: (n, d) rows of the space, need not be unit.
@@ -85,35 +90,35 @@ class Coverage:
         if x.shape[0] > BLOCK:
             starts = range(0, x.shape[0], BLOCK)
             return xp.concat([self.covers(x[start : start + BLOCK, :]) for start in starts])
-        with quiet():
-            # Not centred: a copy of the rows takes as long as all the rest.
+        with suppress_warnings():
+            # Not centred first: copying the rows takes as long as all the rest.
             norms, norm = xp.vecdot(x, x), xp.vecdot(self.mean, self.mean)
             squares = norms - 2 * (x @ self.mean) + norm
-            inside = self._holds(x @ self.axes - self.mean @ self.axes, squares)
-            clear = squares > CLEAR * (norms + norm)
-            if not bool(xp.all(clear)):
-                rows = x[~clear, :] - self.mean
+            covered = self._reaches_threshold(x @ self.axes - self.mean @ self.axes, squares)
+            accurate = squares > MIN_RELATIVE_SQUARE * (norms + norm)
+            if not bool(xp.all(accurate)):
+                rows = x[~accurate, :] - self.mean
                 squares = xp.vecdot(rows, rows)
-                held = self._holds(rows @ self.axes, squares)
-                inside[~clear] = held & (squares < float("inf"))
-            return inside
+                reached = self._reaches_threshold(rows @ self.axes, squares)
+                covered[~accurate] = reached & (squares < float("inf"))
+            return covered
 
-    def _holds(self, kept: Array, squares: Array) -> Array:
-        """Whether what the axes keep of rows is enough of their squared lengths."""
-        return array_namespace(kept).vecdot(kept, kept) >= self.threshold * squares
+    def _reaches_threshold(self, projections: Array, squares: Array) -> Array:
+        """Whether projections on the axes are a sufficient share of the squared lengths."""
+        xp = array_namespace(projections)
+        return xp.vecdot(projections, projections) >= self.threshold * squares
 
 
-def _axes(unit: Array, most: int) -> Array:
-    """(d, p) orthonormal principal directions of (m, d) unit rows, p ≤ most and their rank."""
+def _principal_axes(unit: Array, max_axes: int) -> Array:
+    """(d, p) orthonormal principal directions of (m, d) unit rows, p ≤ max_axes and their rank."""
     xp = array_namespace(unit)
-    found, vectors = xp.linalg.eigh(unit @ unit.T)
-    largest, vectors = found[-most:], vectors[:, -most:]
-    there = largest > 1e-9 * largest[-1]
-    return (unit.T @ vectors[:, there]) / xp.sqrt(largest[there])
+    values, vectors = xp.linalg.eigh(unit @ unit.T)
+    values, vectors = values[-max_axes:], vectors[:, -max_axes:]
+    significant = values > MIN_EIGENVALUE * values[-1]
+    return (unit.T @ vectors[:, significant]) / xp.sqrt(values[significant])
 
 
-def _share(unit: Array, axes: Array) -> Array:
-    """(m,) share of the squared length of (m, d) unit rows that lies in the span of the axes."""
-    xp = array_namespace(unit)
-    kept = unit @ axes
-    return xp.vecdot(kept, kept)
+def _share_in_span(unit: Array, axes: Array) -> Array:
+    """(m,) share of the squared length of (m, d) unit rows that is in the span of the axes."""
+    projections = unit @ axes
+    return array_namespace(unit).vecdot(projections, projections)

@@ -1,4 +1,4 @@
-"""The few steps that the array API standard leaves out, each in one place."""
+"""Array operations that the array API standard lacks, for numpy and torch."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -11,21 +11,22 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 
 Convert: TypeAlias = Callable[[Array], Array]
-"""Takes an array to another library or device, keeping its shape."""
+"""Converts an array to another library, dtype or device and keeps its shape."""
 
 RTOL: Final = 1e-6
-"""Singular values below this, relative to the largest, are noise: encoders are often deficient."""
+"""Singular values below this, relative to the largest, are noise: embeddings are often
+rank-deficient."""
 
 
 def check_rows(rows: Array, name: str) -> None:
-    """Refuse what are no rows of numbers.
+    """Raise unless an array is a matrix of real numbers.
 
     Args:
         rows: (n, d) real numbers of any dtype.
-        name: What the caller calls them.
+        name: What error messages call the array.
 
     Raises:
-        InvalidInputError: If there are not two axes, or the dtype is not of real numbers.
+        InvalidInputError: If the array is not two-dimensional or its dtype is not real.
     """
     if rows.ndim != 2:
         raise InvalidInputError(f"expected {name} of shape (n, d), got {tuple(rows.shape)}")
@@ -34,44 +35,43 @@ def check_rows(rows: Array, name: str) -> None:
 
 
 def finite_rows(rows: Array, name: str) -> Array:
-    """Rows that a fit may start from.
+    """Rows as finite float64.
 
     Args:
         rows: (n, d) real numbers of any dtype.
-        name: What the caller calls them.
+        name: What error messages call the array.
 
     Returns:
         (n, d) float64, the same numbers.
 
     Raises:
-        InvalidInputError: If there are not two axes, the dtype is not of real numbers, or a number
-        is
-            NaN or infinite.
+        InvalidInputError: If the array is not two-dimensional, its dtype is not real, or a number
+            is NaN or infinite.
     """
     check_rows(rows, name)
     xp = array_namespace(rows)
-    wide = xp.astype(rows, xp.float64)
-    if not bool(xp.all(xp.isfinite(wide))):
+    result = xp.astype(rows, xp.float64)
+    if not bool(xp.all(xp.isfinite(result))):
         raise InvalidInputError(f"expected finite {name}, got NaN or infinity")
-    return wide
+    return result
 
 
 def solve_spd(matrix: Array, right: Array) -> Array:
-    """Solves a symmetric positive definite system by Cholesky, which the standard cannot.
+    """Solve a symmetric positive definite system by Cholesky decomposition.
 
     Args:
-        matrix: (m, m) symmetric positive definite; may be used up.
+        matrix: (m, m) symmetric positive definite; may be overwritten.
         right: (m, n).
 
     Returns:
-        (m, n) of their dtype, with matrix @ result = right.
+        (m, n) of the same dtype, with matrix @ result = right.
     """
     xp = array_namespace(matrix, right)
     if is_numpy_namespace(xp):
-        # Takes long to import, and a process that only serves maps never fits one.
+        # Imported here because scipy.linalg is slow to import and serving does not need it.
         from scipy.linalg import cho_factor, cho_solve
 
-        # Transposed, which a symmetric matrix does not notice, it need not be copied for LAPACK.
+        # The transpose of a symmetric matrix is itself, and LAPACK needs no copy of it.
         factor = cho_factor(matrix.T, lower=True, overwrite_a=True, check_finite=False)
         return cho_solve(factor, right, check_finite=False)
     if hasattr(xp, "cholesky_solve"):
@@ -83,22 +83,23 @@ def cholesky(matrix: Array) -> Array:
     """The Cholesky factor of a matrix.
 
     Args:
-        matrix: (m, m) symmetric positive definite; may be used up.
+        matrix: (m, m) symmetric positive definite; may be overwritten.
 
     Returns:
         (m, m) L, lower triangular, with L @ L.T the matrix.
     """
     xp = array_namespace(matrix)
     if is_numpy_namespace(xp):
-        from scipy.linalg import cholesky as factor
+        from scipy.linalg import cholesky as scipy_cholesky
 
-        # By columns, as LAPACK reads it, it is the upper one: in place, in a third of numpy's time.
-        return factor(matrix.T, overwrite_a=True, check_finite=False).T
+        # The upper factor of the transpose, in LAPACK's column order, is computed in place: this
+        # takes a third of the time of numpy.linalg.cholesky.
+        return scipy_cholesky(matrix.T, overwrite_a=True, check_finite=False).T
     return xp.linalg.cholesky(matrix)
 
 
-def solve_factored(lower: Array, right: Array) -> Array:
-    """Solves a system whose Cholesky factor is known, which the standard cannot.
+def cholesky_solve(lower: Array, right: Array) -> Array:
+    """Solve a system from its Cholesky factor.
 
     Args:
         lower: (m, m) lower triangular L.
@@ -111,7 +112,7 @@ def solve_factored(lower: Array, right: Array) -> Array:
     if is_numpy_namespace(xp):
         from scipy.linalg import cho_solve
 
-        # What is lower by rows is upper by columns, as LAPACK reads it without a copy.
+        # A lower factor in row order is an upper one in LAPACK's column order: no copy is made.
         return cho_solve((lower.T, False), right, check_finite=False)
     if hasattr(xp, "cholesky_solve"):
         return xp.cholesky_solve(right, lower)
@@ -119,7 +120,7 @@ def solve_factored(lower: Array, right: Array) -> Array:
 
 
 def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) -> Array:
-    """Solves a lower triangular system, which the standard cannot.
+    """Solve a lower triangular system.
 
     Args:
         lower: (m, m) lower triangular L.
@@ -127,7 +128,7 @@ def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) ->
         transposed: Solve with Lᵀ instead.
 
     Returns:
-        (m, n) of their dtype, with L @ result = right, or Lᵀ @ result = right.
+        (m, n) of the same dtype, with L @ result = right, or Lᵀ @ result = right.
     """
     xp = array_namespace(lower, right)
     if is_numpy_namespace(xp):
@@ -140,15 +141,15 @@ def solve_triangular(lower: Array, right: Array, *, transposed: bool = False) ->
     return xp.linalg.solve(matrix, right)
 
 
-def largest(x: Array, count: int) -> Array:
-    """The largest numbers of each row, without sorting the rest where the library can.
+def largest_values(x: Array, count: int) -> Array:
+    """The largest values of each row, by partial sort where the library has one.
 
     Args:
         x: (n, m).
         count: How many, 1 to m.
 
     Returns:
-        (n, count) in no order.
+        (n, count) in no particular order.
     """
     xp = array_namespace(x)
     if is_numpy_namespace(xp):
@@ -158,22 +159,37 @@ def largest(x: Array, count: int) -> Array:
     return xp.sort(x, axis=1)[:, -count:]
 
 
-def spaced(count: int, most: int) -> NDArray[np.int64]:
-    """Which of `count` rows stand for all: all of few, `most` evenly spaced ones of many."""
-    used = min(count, most)
+def erf(x: Array) -> Array:
+    """The error function, elementwise, of a floating-point array in its own dtype."""
+    xp = array_namespace(x)
+    if hasattr(xp, "special"):
+        return xp.special.erf(x)
+    # Imported here because serving heads without GELU does not need it.
+    from scipy.special import erf as scipy_erf
+
+    return scipy_erf(x)
+
+
+def evenly_spaced(count: int, max_count: int) -> NDArray[np.int64]:
+    """Indices of at most `max_count` of `count` items: all, or evenly spaced ones.
+
+    Returns:
+        (min(count, max_count),) int64, ascending, starting at 0.
+    """
+    used = min(count, max_count)
     return np.arange(used) * count // used
 
 
-def indices(picked: Array, like: Array) -> Array:
-    """Numpy indices as indices of the library and on the device of `like`."""
-    return array_namespace(like).asarray(picked, device=device(like))
+def index_array(indices: Array, like: Array) -> Array:
+    """Numpy indices as an array of the library and on the device of `like`."""
+    return array_namespace(like).asarray(indices, device=device(like))
 
 
-def host(x: Array) -> NDArray[Any]:
-    """A small array as numpy's, wherever it is."""
+def to_numpy(x: Array) -> NDArray[Any]:
+    """A small array of any library and device as a numpy array."""
     return np.asarray(x.tolist())
 
 
-def quiet() -> np.errstate:
-    """A context for arithmetic whose overflow is looked for afterwards; only numpy warns of it."""
+def suppress_warnings() -> np.errstate:
+    """A context without numpy's floating-point warnings, for arithmetic checked afterwards."""
     return np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore")

@@ -1,35 +1,34 @@
-"""What serves a pair of spaces: maps that are applied to batches of rows."""
+"""Maps: what a pair of spaces is translated by, applied to batches of rows."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, Self
 
 from array_api_compat import array_namespace
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
-from stitchwork.geometry.frame import Frame, directions
-from stitchwork.geometry.linalg import RTOL, Convert, quiet
+from stitchwork.geometry.frame import Frame, normalise
+from stitchwork.geometry.linalg import RTOL, Convert, suppress_warnings
 
-CLOSE: Final = 2.0**-22
-"""Distance from the mean, relative to its norm, that is four float32 roundings: no direction."""
-CLEAR: Final = 2.0**-12
-"""Rows that a fused map shrinks by less than this, against its norm, lose no more than 1e-4 of
-their direction to rounding; the others are computed again with care."""
-CACHED: Final = 512
-"""Rows that are finished at a time after their product: so many stay in a core's cache."""
-BLOCK: Final = 4096
-"""Rows whose kernel values are held at a time."""
-SAFE: Final = (1e-26, 1e26)
-"""Squared norms between which no float32 square overflows or vanishes."""
+MIN_RELATIVE_DISTANCE: Final = 2.0**-22
+"""Distance from the mean, relative to the mean's norm, below which a row has no direction: four
+float32 roundings."""
+ACCURATE_GAIN: Final = 2.0**-12
+"""Rows that a map shrinks by less than this, relative to its norm, lose at most 1e-4 of their
+direction to rounding; the others are computed again by a slower, exact method."""
+CACHE_BLOCK: Final = 512
+"""Rows normalised at a time after their product: they fit in a core's cache."""
+SQUARE_RANGE: Final = (1e-26, 1e26)
+"""Squared norms between which no float32 square overflows or underflows."""
 
 
 class Translation(NamedTuple):
-    """Rows in the target space, and which of the inputs had a direction at all.
+    """Rows in the target space, and which of them had a direction in the source space.
 
     Attributes:
-        rows: (n, d_Y) float32, finite.
-        defined: (n,) bool; False where the input stands at its space's mean.
+        rows: (n, d_Y) float32, finite, in the target's unit.
+        defined: (n,) bool; False where the input is at its space's mean.
     """
 
     rows: Array
@@ -37,297 +36,188 @@ class Translation(NamedTuple):
 
 
 class Map(Protocol):
-    """Takes rows of one space to rows of another."""
+    """Translates rows of one space to rows of another."""
 
     @property
     def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
+        """Memory of its arrays, in bytes."""
 
     @property
-    def width_in(self) -> int:
-        """Width of the rows it takes."""
+    def source_width(self) -> int:
+        """Width of its input rows, d_X."""
 
     @property
-    def width_out(self) -> int:
-        """Width of the rows it gives."""
+    def target_width(self) -> int:
+        """Width of its output rows, d_Y."""
 
     def apply(self, x: Array) -> Translation:
         """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
 
-    def on(self, convert: Convert) -> Self:
-        """The same map with every array converted, such as onto a device."""
+    def convert_arrays(self, convert: Convert) -> Self:
+        """A copy with every array converted, such as moved to a device."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
-    """Where a space has no direction: its mean, finer than float32 without needing float64.
+    """A space's mean, in more than float32's precision without float64.
 
     Attributes:
-        parts: (2, d) float32, the mean as a float32 and what that leaves out. Subtracted one
-            after the other they centre rows close to the mean exactly, on devices without
-            float64 too.
-        norm: Norm of the mean.
+        parts: (2, d) float32, the mean as float32 and the remainder. Subtracted one after the
+            other they centre rows close to the mean exactly, also on devices without float64.
+        norm: Norm of the mean, in the space's unit.
     """
 
     parts: Array
     norm: float
 
     @classmethod
-    def of(cls, mean: Array) -> Self:
+    def from_mean(cls, mean: Array) -> Self:
         """From (d,) float64."""
         xp = array_namespace(mean)
         high = xp.astype(mean, xp.float32)
         low = xp.astype(mean - xp.astype(high, mean.dtype), xp.float32)
         return cls(xp.stack([high, low]), float(xp.linalg.vector_norm(mean)))
 
-    def unit(self, x: Array) -> tuple[Array, Array]:
-        """Directions of (n, d) float32 rows from the mean, whatever their size.
+    def unit_rows(self, x: Array) -> tuple[Array, Array]:
+        """Directions of (n, d) float32 rows of any size from the mean.
 
         Returns:
-            (n, d) unit rows, and (n,) bool, False for a zero row: x was not finite, or closer
-            to the mean than float32 can tell.
+            (n, d) unit rows, and (n,) bool, False for a zero row: x was not finite, or closer to
+            the mean than float32 can resolve.
         """
         xp = array_namespace(x, self.parts)
-        unit, length = directions((x - self.parts[0, :]) - self.parts[1, :])
-        defined = length > CLOSE * self.norm
+        unit, norms = normalise((x - self.parts[0, :]) - self.parts[1, :])
+        defined = norms > MIN_RELATIVE_DISTANCE * self.norm
         return xp.where(defined[:, None], unit, 0.0), defined
 
-    def on(self, convert: Convert) -> Self:
-        """The same origin with its array converted."""
+    def convert_arrays(self, convert: Convert) -> Self:
+        """A copy with its array converted."""
         return replace(self, parts=convert(self.parts))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FusedMap:
-    """y = s_Y · normalise(x F − mu_X F) + mu_Y: one product, one small vector.
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class AnchorMap:
+    """What all maps through anchors share: where rows come from and where they are placed.
+
+    Attributes:
+        origin: mu_X.
+        mean: mu_Y, (d_Y,) float32, in the target's unit.
+        scale: s_Y, in the target's unit.
+        gain: Frobenius norm of the map's matrix, at least what it stretches any unit row by.
+    """
+
+    MATRICES: ClassVar[tuple[str, ...]] = ()
+    """Names of the arrays that a kind of map adds."""
+
+    origin: Origin
+    mean: Array
+    scale: float
+    gain: float
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays, in bytes."""
+        arrays = (self.mean, self.origin.parts, *(getattr(self, name) for name in self.MATRICES))
+        return sum(int(array.nbytes) for array in arrays)
+
+    @property
+    def source_width(self) -> int:
+        """Width of its input rows, d_X."""
+        return int(self.origin.parts.shape[1])
+
+    @property
+    def target_width(self) -> int:
+        """Width of its output rows, d_Y."""
+        return int(self.mean.shape[0])
+
+    def convert_arrays(self, convert: Convert) -> Self:
+        """A copy with every array converted, such as moved to a device."""
+        matrices = {name: convert(getattr(self, name)) for name in self.MATRICES}
+        origin = self.origin.convert_arrays(convert)
+        return replace(self, origin=origin, mean=convert(self.mean), **matrices)
+
+
+def placement(matrix: Array, source: Frame, target: Frame) -> dict[str, Any]:
+    """The fields of `AnchorMap`, from a map's float64 matrix and the frames of both spaces."""
+    xp = array_namespace(matrix)
+    return {
+        "origin": Origin.from_mean(source.mean),
+        "mean": xp.astype(target.mean, xp.float32),
+        "scale": target.scale,
+        "gain": float(xp.linalg.matrix_norm(matrix)),
+    }
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class LinearMap(AnchorMap):
+    """y = s_Y · normalise(x F − mu_X F) + mu_Y: one matrix product and one vector.
 
     Attributes:
         matrix: F = read_X · write_Y, (d_X, d_Y) float32.
         offset: mu_X F, (d_Y,) float32.
-        mean: mu_Y, (d_Y,) float32.
-        scale: s_Y, in the target's own unit.
-        origin: mu_X.
-        gain: Frobenius norm of F, no less than what any unit row is stretched by.
     """
+
+    MATRICES: ClassVar[tuple[str, ...]] = ("matrix", "offset")
 
     matrix: Array
     offset: Array
-    mean: Array
-    scale: float
-    origin: Origin
-    gain: float
 
     @classmethod
-    def of(cls, fused: Array, source: Frame, target: Frame) -> Self:
-        """From (d_X, d_Y) float64 F and the frames of both spaces."""
-        xp = array_namespace(fused)
+    def from_product(cls, product: Array, source: Frame, target: Frame) -> Self:
+        """From (d_X, d_Y) float64 F = read_X · write_Y and the frames of both spaces."""
+        xp = array_namespace(product)
         return cls(
-            xp.astype(fused, xp.float32),
-            xp.astype(source.mean @ fused, xp.float32),
-            xp.astype(target.mean, xp.float32),
-            target.scale,
-            Origin.of(source.mean),
-            float(xp.linalg.matrix_norm(fused)),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
-        arrays = (self.matrix, self.offset, self.mean, self.origin.parts)
-        return sum(int(array.nbytes) for array in arrays)
-
-    @property
-    def width_in(self) -> int:
-        """Width of the rows it takes, d_X."""
-        return int(self.matrix.shape[0])
-
-    @property
-    def width_out(self) -> int:
-        """Width of the rows it gives, d_Y."""
-        return int(self.matrix.shape[1])
-
-    def on(self, convert: Convert) -> Self:
-        """The same map with every array converted, such as onto a device."""
-        return replace(
-            self,
-            matrix=convert(self.matrix),
-            offset=convert(self.offset),
-            mean=convert(self.mean),
-            origin=self.origin.on(convert),
+            matrix=xp.astype(product, xp.float32),
+            offset=xp.astype(source.mean @ product, xp.float32),
+            **placement(product, source, target),
         )
 
     def apply(self, x: Array) -> Translation:
         """Rows of the source as rows of the target.
 
         Args:
-            x: (n, d_X) float32, need not be unit; other dtypes are taken as float32.
+            x: (n, d_X) float32, need not be unit; other dtypes are converted to float32.
 
         Returns:
             Rows at distance s_Y from mu_Y, whatever the size of x − mu_X. A row that is closer to
-            mu_X than float32 can tell, that F takes to nothing (a gain below 1e-6 of F's norm),
-            or that is not finite, becomes mu_Y and is not defined.
+            mu_X than float32 can resolve, that F maps to zero (a gain below 1e-6 of F's norm), or
+            that is not finite, becomes mu_Y and is not defined.
 
         Raises:
-            InvalidInputError: If the rows are not of the source's width.
+            InvalidInputError: If the rows do not have the source's width.
         """
-        x = _rows(x, self.width_in)
+        x = float32_rows(x, self.source_width)
         xp = array_namespace(x, self.matrix)
-        starts = range(0, max(1, x.shape[0]), CACHED)
-        with quiet():
+        starts = range(0, max(1, x.shape[0]), CACHE_BLOCK)
+        with suppress_warnings():
             rows = x @ self.matrix
-            parts = [slice(start, start + CACHED) for start in starts]
-            clear = xp.concat([self._place(rows[part, :], x[part, :]) for part in parts])
-        if bool(xp.all(clear)):
-            return Translation(rows, clear)
-        doubtful = ~clear
-        rows[doubtful, :], clear[doubtful] = self._carefully(x[doubtful, :])
-        return Translation(rows, clear)
+            blocks = [slice(start, start + CACHE_BLOCK) for start in starts]
+            accurate = xp.concat([self._place(rows[block, :], x[block, :]) for block in blocks])
+        return recompute(Translation(rows, accurate), accurate, x, self._apply_exactly)
 
     def _place(self, rows: Array, x: Array) -> Array:
-        """Put products x F where they belong, in place; (n,) bool, False where that is in doubt."""
+        """Scale and move products x F in place; (n,) bool, False where they are inaccurate."""
         xp = array_namespace(rows)
         rows -= self.offset
         squares = xp.vecdot(rows, rows)
-        lost = (CLEAR * self.gain) ** 2 * xp.vecdot(x, x)
+        min_squares = (ACCURATE_GAIN * self.gain) ** 2 * xp.vecdot(x, x)
         rows *= (self.scale / xp.sqrt(squares))[:, None]
         rows += self.mean
-        return (squares > SAFE[0]) & (squares < SAFE[1]) & (squares > lost)
+        return (squares > SQUARE_RANGE[0]) & (squares < SQUARE_RANGE[1]) & (squares > min_squares)
 
-    def _carefully(self, x: Array) -> Translation:
-        """The same where x is huge, tiny or close to mu_X: centred and made unit before F."""
+    def _apply_exactly(self, x: Array) -> Translation:
+        """The same for x huge, tiny or close to mu_X: centred and normalised before F."""
         xp = array_namespace(x, self.matrix)
-        unit, defined = self.origin.unit(x)
-        rows, gains = directions(unit @ self.matrix)
+        unit, defined = self.origin.unit_rows(x)
+        rows, gains = normalise(unit @ self.matrix)
         defined = defined & (gains > RTOL * self.gain)
         rows = xp.where(defined[:, None], rows, 0.0) * self.scale + self.mean
         return Translation(rows, defined)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KernelMap:
-    """y = s_Y · normalise(exp(γ (unit(x) Uₘᵀ − 1)) M) + mu_Y: two products, an exponential between.
-
-    Attributes:
-        landmarks: Uₘᵀ, (d_X, m) float32 unit anchors of the source.
-        sharpness: γ.
-        weights: M = A_X W_Y, (m, d_Y) float32.
-        mean: mu_Y, (d_Y,) float32.
-        scale: s_Y, in the target's own unit.
-        origin: mu_X.
-        gain: Frobenius norm of M.
-    """
-
-    landmarks: Array
-    sharpness: float
-    weights: Array
-    mean: Array
-    scale: float
-    origin: Origin
-    gain: float
-
-    @classmethod
-    def of(
-        cls, landmarks: Array, sharpness: float, weights: Array, source: Frame, target: Frame
-    ) -> Self:
-        """From (m, d_X) unit anchors, γ, (m, d_Y) float64 M, and the frames of both spaces."""
-        xp = array_namespace(weights)
-        return cls(
-            # Laid out in memory as the product reads it.
-            xp.asarray(xp.astype(landmarks, xp.float32).T, copy=True),
-            sharpness,
-            xp.astype(weights, xp.float32),
-            xp.astype(target.mean, xp.float32),
-            target.scale,
-            Origin.of(source.mean),
-            float(xp.linalg.matrix_norm(weights)),
-        )
-
-    @property
-    def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
-        arrays = (self.landmarks, self.weights, self.mean, self.origin.parts)
-        return sum(int(array.nbytes) for array in arrays)
-
-    @property
-    def width_in(self) -> int:
-        """Width of the rows it takes, d_X."""
-        return int(self.landmarks.shape[0])
-
-    @property
-    def width_out(self) -> int:
-        """Width of the rows it gives, d_Y."""
-        return int(self.weights.shape[1])
-
-    def on(self, convert: Convert) -> Self:
-        """The same map with every array converted, such as onto a device."""
-        return replace(
-            self,
-            landmarks=convert(self.landmarks),
-            weights=convert(self.weights),
-            mean=convert(self.mean),
-            origin=self.origin.on(convert),
-        )
-
-    def apply(self, x: Array) -> Translation:
-        """Rows of the source as rows of the target.
-
-        Args:
-            x: (n, d_X) float32, need not be unit; other dtypes are taken as float32.
-
-        Returns:
-            As `FusedMap.apply`. Takes O(m) more memory for each of at most 4,096 rows at a time.
-
-        Raises:
-            InvalidInputError: If the rows are not of the source's width.
-        """
-        x = _rows(x, self.width_in)
-        xp = array_namespace(x, self.weights)
-        parts = [self._block(x[i : i + BLOCK, :]) for i in range(0, x.shape[0], BLOCK)]
-        if len(parts) == 1:
-            return parts[0]
-        if not parts:
-            return self._block(x)
-        return Translation(
-            xp.concat([part.rows for part in parts]), xp.concat([part.defined for part in parts])
-        )
-
-    def _block(self, x: Array) -> Translation:
-        xp = array_namespace(x, self.weights)
-        with quiet():
-            centred = x - self.origin.parts[0, :]
-            centred -= self.origin.parts[1, :]
-            squares = xp.vecdot(centred, centred)
-            clear = (squares > SAFE[0]) & (squares < SAFE[1])
-            clear &= squares > (CLEAR * self.origin.norm) ** 2
-            # Before the product, which is the wider.
-            centred *= (self.sharpness / xp.sqrt(squares))[:, None]
-            rows, defined = self._written(centred @ self.landmarks, clear)
-        if not bool(xp.all(clear)):
-            doubtful = ~clear
-            unit, known = self.origin.unit(x[doubtful, :])
-            cosines = self.sharpness * (unit @ self.landmarks)
-            rows[doubtful, :], defined[doubtful] = self._written(cosines, known)
-        return Translation(rows, defined)
-
-    def _written(self, cosines: Array, known: Array) -> Translation:
-        """Rows of the target from (n, m) cosines times γ; mu_Y where not `known`."""
-        xp = array_namespace(cosines, self.weights)
-        # The kernel's factor e^(−γ) is left out: rows are scaled anyway.
-        least = RTOL * self.gain * math.exp(self.sharpness)
-        with quiet():
-            rows = xp.exp(cosines) @ self.weights
-            squares = xp.vecdot(rows, rows)
-            defined = known & (squares > least**2)
-            rows *= (self.scale / xp.sqrt(squares))[:, None]
-            if not bool(xp.all(defined)):
-                rows[~defined, :] = 0.0
-            rows += self.mean
-        return Translation(rows, defined)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PassThrough:
-    """Rows as they are: from a space to itself, or the paper's absolute row.
+class IdentityMap:
+    """Returns rows unchanged: from a space to itself, or the paper's "absolute" row.
 
     Attributes:
         origin: mu_X, where rows have no direction.
@@ -337,52 +227,76 @@ class PassThrough:
 
     @property
     def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
+        """Memory of its arrays, in bytes."""
         return int(self.origin.parts.nbytes)
 
     @property
-    def width_in(self) -> int:
-        """Width of the rows it takes."""
+    def source_width(self) -> int:
+        """Width of its input rows."""
         return int(self.origin.parts.shape[1])
 
     @property
-    def width_out(self) -> int:
-        """Width of the rows it gives, the same."""
-        return self.width_in
+    def target_width(self) -> int:
+        """Width of its output rows, the same."""
+        return self.source_width
 
-    def on(self, convert: Convert) -> Self:
-        """The same map with its array converted."""
-        return replace(self, origin=self.origin.on(convert))
+    def convert_arrays(self, convert: Convert) -> Self:
+        """A copy with its array converted."""
+        return replace(self, origin=self.origin.convert_arrays(convert))
 
     def apply(self, x: Array) -> Translation:
         """The rows themselves.
 
         Args:
-            x: (n, d) float32; other dtypes are taken as float32.
+            x: (n, d) float32; other dtypes are converted to float32.
 
         Returns:
-            x, a row at mu_X too, which is not defined.
+            x, including rows at mu_X, which are not defined.
 
         Raises:
-            InvalidInputError: If the rows are not of the space's width.
+            InvalidInputError: If the rows do not have the space's width.
         """
-        x = _rows(x, self.width_in)
+        x = float32_rows(x, self.source_width)
         xp = array_namespace(x, self.origin.parts)
-        with quiet():
+        with suppress_warnings():
             rows = x - self.origin.parts[0, :]
             squares = xp.vecdot(rows, rows)
-            far = squares > (CLEAR * self.origin.norm) ** 2
-            defined = far & (squares > SAFE[0]) & (squares < SAFE[1])
+            defined = squares > (ACCURATE_GAIN * self.origin.norm) ** 2
+            defined &= (squares > SQUARE_RANGE[0]) & (squares < SQUARE_RANGE[1])
         if not bool(xp.all(defined)):
-            doubtful = ~defined
-            defined[doubtful] = self.origin.unit(x[doubtful, :])[1]
+            inaccurate = ~defined
+            defined[inaccurate] = self.origin.unit_rows(x[inaccurate, :])[1]
         return Translation(x, defined)
 
 
-def _rows(x: Array, width: int) -> Array:
-    """The rows as float32, checked against the width that a map takes."""
+def recompute(
+    translation: Translation, accurate: Array, x: Array, exactly: Callable[[Array], Translation]
+) -> Translation:
+    """A translation with its inaccurate rows computed again, in place.
+
+    Args:
+        translation: Rows and defined flags.
+        accurate: (n,) bool, False for rows to compute again.
+        x: (n, d_X) float32, what was translated.
+        exactly: The slower method.
+    """
+    xp = array_namespace(accurate)
+    if not bool(xp.all(accurate)):
+        inaccurate = ~accurate
+        rows, defined = exactly(x[inaccurate, :])
+        translation.rows[inaccurate, :] = rows
+        translation.defined[inaccurate] = defined
+    return translation
+
+
+def float32_rows(x: Array, width: int) -> Array:
+    """Rows as float32, without a copy where they are.
+
+    Raises:
+        InvalidInputError: If they do not have this width.
+    """
     if x.ndim != 2 or x.shape[1] != width:
         raise InvalidInputError(f"expected rows of shape (n, {width}), got {tuple(x.shape)}")
     xp = array_namespace(x)
-    with quiet():
+    with suppress_warnings():
         return xp.astype(x, xp.float32, copy=False)

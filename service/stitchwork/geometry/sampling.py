@@ -1,4 +1,4 @@
-"""Which anchors to keep: pruning by farthest-point sampling, and subspaces of several prunings."""
+"""Anchor pruning by farthest-point sampling, and subspaces of several prunings."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -9,29 +9,29 @@ from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
-from stitchwork.geometry.linalg import indices
+from stitchwork.geometry.linalg import index_array
 
 Indices = NDArray[np.int64]
 
-GRID: Final = 2.0**40
-"""Distances are compared on a grid of about 1e-12. Products of equal anchors may differ in their
-last bit with the library, its threads or the row's place; on the grid they tie, and every machine
-picks the same anchors."""
+DISTANCE_GRID: Final = 2.0**40
+"""Distances are rounded to a grid of about 1e-12. Products of equal anchors may differ in their
+last bit with the library, its threads or the row's position; on the grid they tie, so that every
+machine selects the same anchors."""
 
 
-def farthest_first(unit: Array, delta: float, firsts: Sequence[int]) -> list[Indices]:
-    """Anchors that differ, found by farthest-point sampling under dcos = 1 − |cos|.
+def farthest_point_sampling(unit: Array, delta: float, starts: Sequence[int]) -> list[Indices]:
+    """Anchors that differ from each other, by farthest-point sampling under dcos = 1 − |cos|.
 
     Args:
-        unit: (k, d) unit anchors; zero rows have no direction and are never picked.
-        delta: Least distance in [0, 1] of each picked anchor from those before it.
-        firsts: Indices to start from, 0 to k − 1, one for each sampling; a zero row passes its
-            turn to the next row that is not, after the last to the first.
+        unit: (k, d) unit anchors; zero rows have no direction and are never selected.
+        delta: Minimum distance in [0, 1] of each selected anchor from those before it.
+        starts: Indices to start from, 0 to k − 1, one for each sampling; a zero row is replaced
+            by the next row that is not zero, cyclically.
 
     Returns:
-        For each start (m,) int64 indices in the order in which they were picked, none twice: a
-        smaller delta only appends. The lowest index wins ties. All samplings take their steps
-        together, so that the anchors are read once for all: O(k·m·d) time and O(k) memory each.
+        For each start (m,) int64 indices in the order of selection, without repetition: a smaller
+        delta only appends. The lowest index wins ties. All samplings advance together, so that
+        the anchors are read once for all: O(k·m·d) time and O(k) memory for each sampling.
 
     Raises:
         InvalidInputError: If every row is zero.
@@ -42,29 +42,29 @@ def farthest_first(unit: Array, delta: float, firsts: Sequence[int]) -> list[Ind
     """
     xp = array_namespace(unit)
     k = unit.shape[0]
-    alive = xp.any(unit != 0, axis=1)
-    living = np.flatnonzero(np.asarray(alive.tolist()))
-    if not len(living):
+    nonzero = xp.any(unit != 0, axis=1)
+    candidates = np.flatnonzero(np.asarray(nonzero.tolist()))
+    if not len(candidates):
         raise InvalidInputError(f"expected a unit anchor to start from, got {k} zero rows")
-    after = np.searchsorted(living, np.asarray(firsts, np.int64)) % len(living)
-    # Zero rows and rows already picked stand at −1, which no delta admits.
-    nearest = [xp.where(alive, xp.ones_like(unit[:, 0]), -1.0) for _ in firsts]
-    at = dict(enumerate(living[after].tolist()))
-    picked: list[list[int]] = [[] for _ in firsts]
-    while at:
-        places = indices(np.asarray(list(at.values()), np.int64), unit)
-        cosines = unit[places, :] @ unit.T
-        going = {}
-        for row, (i, place) in enumerate(at.items()):
-            picked[i].append(place)
-            distance = xp.round((1.0 - xp.abs(cosines[row, :])) * GRID) / GRID
+    positions = np.searchsorted(candidates, np.asarray(starts, np.int64)) % len(candidates)
+    # Zero rows and selected rows have distance −1, below every delta.
+    nearest = [xp.where(nonzero, xp.ones_like(unit[:, 0]), -1.0) for _ in starts]
+    active = dict(enumerate(candidates[positions].tolist()))
+    selected: list[list[int]] = [[] for _ in starts]
+    while active:
+        latest = index_array(np.asarray(list(active.values()), np.int64), unit)
+        cosines = unit[latest, :] @ unit.T
+        following = {}
+        for row, (i, anchor) in enumerate(active.items()):
+            selected[i].append(anchor)
+            distance = xp.round((1.0 - xp.abs(cosines[row, :])) * DISTANCE_GRID) / DISTANCE_GRID
             nearest[i] = xp.minimum(nearest[i], distance)
-            nearest[i][place] = -1.0
-            best = int(xp.argmax(nearest[i]))
-            if float(nearest[i][best]) >= delta:
-                going[i] = best
-        at = going
-    return [np.asarray(found, np.int64) for found in picked]
+            nearest[i][anchor] = -1.0
+            farthest = int(xp.argmax(nearest[i]))
+            if float(nearest[i][farthest]) >= delta:
+                following[i] = farthest
+        active = following
+    return [np.asarray(indices, np.int64) for indices in selected]
 
 
 def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
@@ -72,12 +72,12 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
 
     Args:
         unit: (k, d) unit anchors.
-        delta: Least distance in [0, 1] between kept anchors.
-        omega: How many prunings.
+        delta: Minimum distance in [0, 1] between the anchors of a pruning.
+        omega: Number of prunings, ω.
 
     Returns:
-        ω index arrays as `farthest_first` gives them. The i-th, from 0, starts at
-        `numpy.random.default_rng(i).integers(k)`: the same k gives the same starts everywhere.
+        ω index arrays as from `farthest_point_sampling`. The i-th, counted from 0, starts at
+        `numpy.random.default_rng(i).integers(k)`: equal k gives equal starts on every machine.
 
     Raises:
         InvalidInputError: If every row is zero.
@@ -87,4 +87,4 @@ def prunings(unit: Array, delta: float, omega: int) -> list[Indices]:
     """
     k = unit.shape[0]
     starts = [int(np.random.default_rng(seed).integers(k)) for seed in range(omega)]
-    return farthest_first(unit, delta, starts)
+    return farthest_point_sampling(unit, delta, starts)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from stitchwork.errors import CorruptDataError, QueueUnavailableError
-from stitchwork.geometry.bridges import Inverse, InverseName, inverse
+from stitchwork.geometry.bridges import Inverse, InverseName, compute_inverse
 from stitchwork.geometry.frame import Frame
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import PREFIX, RedisClient
@@ -105,7 +105,7 @@ class InverseCache:
         return self._compute(name, space, frame) if found is None else found
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        result = inverse(name, frame(), space.parameters.checked())
+        result = compute_inverse(name, frame(), space.parameters.checked())
         self._cache.miss.inc()
         return result
 
@@ -125,5 +125,7 @@ class InverseCache:
         return found
 
     def _keep(self, key: str, found: Inverse) -> None:
-        arrays = {"inverse": found.matrix} | ({} if found.at is None else {"at": found.at})
+        arrays = {"inverse": found.matrix} | (
+            {} if found.anchor_indices is None else {"at": found.anchor_indices}
+        )
         chunked_arrays.write(self._server, key, arrays, CACHED_SECONDS)

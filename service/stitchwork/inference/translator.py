@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from stitchwork.errors import AnchorSetMismatchError, ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import (
-    DEFAULT,
-    NEEDS,
+    DEFAULT_BRIDGE,
+    REQUIRED_INVERSES,
     BridgeName,
+    FittedSpace,
     InverseName,
     Map,
-    Side,
-    fuse,
-    identity,
-    needs,
+    compose,
+    identity_map,
+    required_inverses,
 )
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.coverage import Coverage
@@ -60,9 +60,12 @@ class PairMap:
         """Memory that its arrays hold, in bytes."""
         return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
 
-    def on(self, convert: Callable[[Any], Any]) -> "PairMap":
+    def convert_arrays(self, convert: Callable[[Any], Any]) -> "PairMap":
         """The same way with every array converted, such as onto a device."""
-        return PairMap(self.map.on(convert), self.coverage and self.coverage.on(convert))
+        return PairMap(
+            self.map.convert_arrays(convert),
+            self.coverage and self.coverage.convert_arrays(convert),
+        )
 
     def apply(self, x: Any) -> TranslatedRows:
         """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
@@ -136,7 +139,7 @@ class Translator:
 
     def prepare(self, space: Space) -> None:
         """Start computing what the default bridge needs of a space, before anyone asks for it."""
-        for name in NEEDS[DEFAULT]:
+        for name in REQUIRED_INVERSES[DEFAULT_BRIDGE]:
             if name is not None:
                 self._inverses.start(name, space, lambda: self._registry.frame(space))
 
@@ -162,19 +165,19 @@ class Translator:
     def _compute(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
         coverage = None
         if source.version == target.version:
-            found = identity(self._registry.frame(source))
+            found = identity_map(self._registry.frame(source))
         else:
-            of_source, of_target = needs(bridge)
+            of_source, of_target = required_inverses(bridge)
             side = self._side(source, of_source)
-            found = fuse(bridge, side, self._side(target, of_target))
-            coverage = Coverage.of(side.frame) if bridge != "none" else None
+            found = compose(bridge, side, self._side(target, of_target))
+            coverage = Coverage.from_frame(side.frame) if bridge != "none" else None
         way = PairMap(found, coverage)
-        return way.on(self._place) if self._place else way
+        return way.convert_arrays(self._place) if self._place else way
 
-    def _side(self, space: Space, name: InverseName | None) -> Side:
+    def _side(self, space: Space, name: InverseName | None) -> FittedSpace:
         seen = self._registry.frame(space)
         found = None if name is None else self._inverses.get(name, space, lambda: seen)
-        return Side(seen, space.parameters.checked(), found)
+        return FittedSpace(seen, space.parameters.checked(), found)
 
 
 class ClassifierCache:
@@ -212,7 +215,7 @@ class ClassifierCache:
         self._cache.miss.inc()
         found = self._registry.classifier(head)
         if self._place:
-            found = found.on(self._place)
+            found = found.convert_arrays(self._place)
         with self._guard:
             self._kept[key] = found
             while len(self._kept) > self._most:

@@ -8,7 +8,7 @@ import numpy as np
 
 from stitchwork import errors
 from stitchwork.errors import CorruptDataError, ErrorCode, JobFailedError, StitchworkError
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.redis.serialization import pack, unpack
 from stitchwork.resources import (
     Arrays,
@@ -55,7 +55,7 @@ class Job(Record):
     source: Space | None = None
     target: Space | None = None
     head: Head | None = None
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     registration: tuple[str, str, str] | None = None
     request_id: str | None = None
     traceparent: str | None = None

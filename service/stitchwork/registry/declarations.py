@@ -9,8 +9,8 @@ import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.geometry.diagnostics.redundancy import COMPARED, duplicates
-from stitchwork.geometry.diagnostics.space_metrics import norms, spectrum
+from stitchwork.geometry.diagnostics.redundancy import MAX_COMPARED, find_duplicates
+from stitchwork.geometry.diagnostics.space_metrics import norm_statistics, spectrum
 from stitchwork.geometry.frame import Frame
 from stitchwork.resources import (
     AnchorSet,
@@ -171,7 +171,7 @@ def space_record(
         version: The version it gets.
     """
     rank, condition = spectrum(seen)
-    length = norms(anchors)
+    length = norm_statistics(anchors)
     return Space(
         id=declared.id,
         version=version,
@@ -204,9 +204,9 @@ def head_record(
     Raises:
         InvalidInputError: If there is not one label for each class, or two are equal.
     """
-    if len(labels) != classifier.classes:
+    if len(labels) != classifier.n_classes:
         raise InvalidInputError(
-            f"the head scores {classifier.classes} classes, got {len(labels)} labels",
+            f"the head scores {classifier.n_classes} classes, got {len(labels)} labels",
             pointer="/labels",
         )
     if len(set(labels)) < len(labels):
@@ -273,12 +273,12 @@ def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
     # Minus zero becomes zero, so that equal rows have equal bytes.
     exact = _copies(_short(row + np.float32(0)) for row in anchors)
     known = {i for i, _ in exact}
-    groups = duplicates(replace(seen, unit=seen.unit[:COMPARED]))
+    groups = find_duplicates(replace(seen, unit_anchors=seen.unit_anchors[:MAX_COMPARED]))
     close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
     close = [pair for pair in close if pair[0] not in known]
     found = _repeated(exact, names, "anchors")
     if close:
-        where = "" if len(anchors) <= COMPARED else f" of the first {COMPARED}"
+        where = "" if len(anchors) <= MAX_COMPARED else f" of the first {MAX_COMPARED}"
         told = f"{len(close)} anchors{where} all but repeat others and add no direction: "
         found.append(told + _pairs(close, names))
     return found

@@ -20,7 +20,7 @@ from stitchwork.errors import (
 )
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.diagnostics.space_metrics import agreement
-from stitchwork.geometry.frame import Frame, frame
+from stitchwork.geometry.frame import Frame
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.registry.calibrations import Calibrations
@@ -328,7 +328,7 @@ class Registry:
 
     def frame(self, space: Space) -> Frame:
         """The space's own mean, scale and unit anchors."""
-        return frame(self.spaces.arrays(space.id, space.version)["anchors"])
+        return Frame.from_anchors(self.spaces.arrays(space.id, space.version)["anchors"])
 
     def classifier(self, head: Head) -> Classifier:
         """The head's layers, float32 numpy."""
@@ -416,7 +416,7 @@ class Registry:
     def _measure(
         self, declared: SpaceDeclaration, anchor_set: AnchorSet, anchors: Floats, version: str
     ) -> Space:
-        seen = frame(anchors)
+        seen = Frame.from_anchors(anchors)
         names = self.anchor_sets.dependents(anchor_set.id)
         others = [name.split(":", 1)[1] for name in names if name != f"space:{declared.id}"]
         entries = self.spaces.read(*others[:COMPARED]) if others else []

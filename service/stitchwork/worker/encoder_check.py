@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from stitchwork.errors import ConflictError, ErrorCode, StitchworkError
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space, encoder_key, unpack_items
@@ -105,7 +105,7 @@ class EncoderChecker:
             if error.code == ErrorCode.OUT_OF_MEMORY:
                 raise
             return _refusal(space, f"no longer takes its anchors: {error.message}")
-        off = np.linalg.norm(rows - anchors[picked], axis=1) / frame(anchors).scale
+        off = np.linalg.norm(rows - anchors[picked], axis=1) / Frame.from_anchors(anchors).scale
         found = float(np.sqrt(np.mean(off**2)))
         if found <= TOLERANCE:
             return None

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from stitchwork.client import Stitchwork
-from stitchwork.geometry.bridges import DEFAULT
-from stitchwork.geometry.calibration import expected_calibration_error, wilson
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
+from stitchwork.geometry.calibration import expected_calibration_error, wilson_interval
 from tests.conftest import Pair, make_pair
 from tests.integration.api.test_refusals import check
 
@@ -59,7 +59,7 @@ def test_the_matrix_tells_parallel_spaces_from_shuffled_ones(
     (shown,) = [space for space in told["spaces"] if space["id"] == "py"]
     assert shown["version"] == known["version"]
     assert shown["condition_number"] == known["condition_number"]
-    assert (told["anchors"], told["bridge"]) == (300, DEFAULT)
+    assert (told["anchors"], told["bridge"]) == (300, DEFAULT_BRIDGE)
 
 
 def test_the_matrix_is_computed_once_and_anew_for_a_new_version(http: httpx.Client) -> None:
@@ -163,7 +163,7 @@ def test_a_labelled_sample_is_judged(http: httpx.Client, labelled: Labelled) -> 
         for p, label in zip(predicted.json()["predictions"], labels, strict=True)
     ]
     assert told["translated"]["accuracy"] == pytest.approx(np.mean(right))
-    assert told["translated"]["interval"] == pytest.approx(wilson(sum(right), 400))
+    assert told["translated"]["interval"] == pytest.approx(wilson_interval(sum(right), 400))
     assert told["absolute"]["accuracy"] is None
     assert "24 wide" in told["absolute"]["reason"]
     ratio = told["translated"]["accuracy"] / told["native"]["accuracy"]

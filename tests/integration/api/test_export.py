@@ -17,7 +17,7 @@ from stitchwork.errors import InvalidInputError, UnknownResourceError
 from stitchwork.export import translation_files
 from stitchwork.geometry.bridges import BRIDGES
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
-from stitchwork.geometry.maps import Origin, PassThrough
+from stitchwork.geometry.maps import IdentityMap, Origin
 from stitchwork.resources import Floats
 from tests.conftest import Pair
 
@@ -98,7 +98,9 @@ def test_a_head_is_exported_with_its_activation(activation: str) -> None:
         tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
     )
     rows = rng.normal(size=(20, 6)).astype(np.float32)
-    found = run_onnx(translation_files.as_onnx(PassThrough(Origin.of(np.zeros(6))), {}, head), rows)
+    found = run_onnx(
+        translation_files.as_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows
+    )
     np.testing.assert_allclose(found["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         found["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6

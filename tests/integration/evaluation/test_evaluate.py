@@ -21,7 +21,7 @@ from stitchwork.evaluation.plots import plots
 from stitchwork.evaluation.report import SECTIONS, report
 from stitchwork.evaluation.result_cache import cached_result, key_of_data
 from stitchwork.evaluation.summary import Versus, over_pairs, versus
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from tests.integration.evaluation.experiments.conftest import SETTINGS, digits_embedded
 from tests.support.running_service import running
 
@@ -89,7 +89,7 @@ def test_the_check_over_http_sees_a_service_that_answers_otherwise(url: str) -> 
 
     with Other(url) as other:
         found = over_http(other, study)["bridges"]
-    assert found[DEFAULT]["agreed"] < 0.7 * found[DEFAULT]["asked"]
+    assert found[DEFAULT_BRIDGE]["agreed"] < 0.7 * found[DEFAULT_BRIDGE]["asked"]
     assert found["native"]["agreed"] == found["native"]["asked"]
     with Stitchwork(url) as client:
         assert list(client.records("spaces")) == []
@@ -181,7 +181,7 @@ def languages() -> Record:
         }
         for draw in (0, 1)
         for x, y in (("one/a", "one/b"), ("one/b", "one/a"))
-        for method in ("absolute", "irp", DEFAULT, "irp, best δ ω", "both: Procrustes")
+        for method in ("absolute", "irp", DEFAULT_BRIDGE, "irp, best δ ω", "both: Procrustes")
     ]
     found = {"native": {}, "sizes": [60], "chosen": [], "records": records}
     return {
@@ -210,14 +210,14 @@ def test_means_are_of_pairs_and_verdicts_of_draws() -> None:
     found = over_pairs(records, lambda r: float(r["linear"]))
     assert found == pytest.approx((0.6, 0.3))
     assert over_pairs([], lambda r: 0.0) is None
-    close = [one("a", n, m, v) for n in (0, 1) for m, v in ((DEFAULT, 0.81), ("o", 0.80))]
+    close = [one("a", n, m, v) for n in (0, 1) for m, v in ((DEFAULT_BRIDGE, 0.81), ("o", 0.80))]
     assert versus(close, "o", "linear").verdict == "above"
     assert Versus(-0.02, 0.005).verdict == "below"
     assert Versus(0.004, 0.005).verdict == "tie"
     noisy = [
         one("a", n, m, v)
         for n, ours in enumerate((0.9, 0.7, 0.8))
-        for m, v in ((DEFAULT, ours), ("o", 0.78))
+        for m, v in ((DEFAULT_BRIDGE, ours), ("o", 0.78))
     ]
     assert versus(noisy, "o", "linear").verdict == "tie"
 

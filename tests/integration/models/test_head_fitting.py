@@ -21,7 +21,7 @@ def test_a_fitted_head_takes_raw_embeddings(classes: int) -> None:
     found = [fit.labels[i] for i in np.asarray(scores).argmax(1)]
     assert np.mean([a == b for a, b in zip(found, labels, strict=True)]) > 0.97
     assert fit.train_accuracy > 0.97
-    assert fit.classifier.classes == classes
+    assert fit.classifier.n_classes == classes
 
 
 def test_labels_keep_their_letters() -> None:

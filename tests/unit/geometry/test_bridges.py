@@ -7,17 +7,21 @@ import pytest
 import scipy.linalg
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.bridges import BRIDGES, BridgeName, Parameters, Side, fuse, needs
-from stitchwork.geometry.frame import directions, frame, unit_rows
-from stitchwork.geometry.inverses import (
-    Inverse,
-    exp_inverse,
-    irp_inverse,
-    ridge_inverse,
-    ridge_read,
-    whitened_inverse,
+from stitchwork.geometry.bridges import (
+    BRIDGES,
+    BridgeName,
+    FactorParameters,
+    FittedSpace,
+    compose,
+    required_inverses,
 )
-from stitchwork.geometry.maps import FusedMap, KernelMap
+from stitchwork.geometry.exp_factors import exp_inverse
+from stitchwork.geometry.frame import Frame, normalise, unit_rows
+from stitchwork.geometry.inverses import Inverse
+from stitchwork.geometry.irp_factors import irp_inverse
+from stitchwork.geometry.kernel_map import KernelMap
+from stitchwork.geometry.maps import LinearMap
+from stitchwork.geometry.ridge_factors import apply_ridge_read, ridge_inverse, whitened_inverse
 from tests.support.latent_spaces import ArrayLibrary, Floats, cosines, make_spaces, rotation
 from tests.support.reference_formulas import (
     SHAPES,
@@ -35,15 +39,15 @@ def test_every_bridge_is_finite_on_anything(
     lib: ArrayLibrary, case: str, bridge: BridgeName
 ) -> None:
     anchors = degenerate()[case]
-    side = Side(frame(lib.from_numpy(anchors)))
+    side = FittedSpace(Frame.from_anchors(lib.from_numpy(anchors)))
     mean = lib.to_numpy(side.frame.mean)
     rows = np.vstack([anchors, mean, 1e30 * anchors]).astype(np.float32)
-    got, defined = fuse(bridge, side, side).apply(lib.from_numpy(rows))
+    got, defined = compose(bridge, side, side).apply(lib.from_numpy(rows))
     assert np.isfinite(lib.to_numpy(got)).all()
     assert not lib.to_numpy(defined)[len(anchors)]
     # Every anchor that is not at the mean is in the span of the anchors, and has a direction.
     np.testing.assert_array_equal(
-        lib.to_numpy(defined)[: len(anchors)], np.any(lib.to_numpy(side.frame.unit), axis=1)
+        lib.to_numpy(defined)[: len(anchors)], np.any(lib.to_numpy(side.frame.unit_anchors), axis=1)
     )
 
 
@@ -69,7 +73,7 @@ def test_parameters_out_of_range_are_refused(
     parameters: dict[str, Any], pointer: str, said: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=said) as error:
-        Parameters(**parameters)
+        FactorParameters(**parameters)
     assert error.value.pointer == pointer
 
 
@@ -78,11 +82,11 @@ def test_parameters_out_of_range_are_refused(
     [{}, {"shrinkage": 0.0, "delta": 0.0, "omega": 1}, {"shrinkage": 1, "delta": 1, "omega": 64}],
 )
 def test_the_ends_of_the_ranges_are_in_them(parameters: dict[str, Any]) -> None:
-    Parameters(**parameters)
+    FactorParameters(**parameters)
 
 
 def test_each_side_brings_what_its_bridge_needs() -> None:
-    assert {bridge: needs(bridge) for bridge in BRIDGES} == {
+    assert {bridge: required_inverses(bridge) for bridge in BRIDGES} == {
         "exp": ("exp", "whitened"),
         "ridge": ("ridge", None),
         "ridge-whitened": ("ridge", "whitened"),
@@ -92,18 +96,20 @@ def test_each_side_brings_what_its_bridge_needs() -> None:
     }
 
 
-def matrix(bridge: BridgeName, source: Side, target: Side, lib: ArrayLibrary) -> Floats:
-    found = fuse(bridge, source, target)
-    assert isinstance(found, FusedMap | KernelMap)
-    held = found.matrix if isinstance(found, FusedMap) else found.weights
+def matrix(
+    bridge: BridgeName, source: FittedSpace, target: FittedSpace, lib: ArrayLibrary
+) -> Floats:
+    found = compose(bridge, source, target)
+    assert isinstance(found, LinearMap | KernelMap)
+    held = found.matrix if isinstance(found, LinearMap) else found.weights
     return np.asarray(lib.to_numpy(held), np.float64)
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
 def test_a_fused_map_is_read_times_write(lib: ArrayLibrary, k: int, d: int) -> None:
     x, y, u, v = frames(lib, k, d)
-    known, other = Parameters(0.2, 0.3, 3), Parameters(0.9, 0.7, 1)
-    source, target = Side(x, known), Side(y, other)
+    known, other = FactorParameters(0.2, 0.3, 3), FactorParameters(0.9, 0.7, 1)
+    source, target = FittedSpace(x, known), FittedSpace(y, other)
     for bridge, want in (
         ("ridge", plain_read(u, 0.2) @ v),
         ("ridge-whitened", plain_read(u, 0.2) @ plain_white(v, 0.9, 0.2)),
@@ -114,21 +120,25 @@ def test_a_fused_map_is_read_times_write(lib: ArrayLibrary, k: int, d: int) -> N
 
 
 def _times(factor: float, found: Inverse) -> Inverse:
-    return found.on(lambda matrix: factor * matrix)
+    return found.convert_arrays(lambda matrix: factor * matrix)
 
 
 def test_an_inverse_that_is_brought_is_used_and_not_computed_again(lib: ArrayLibrary) -> None:
     x, y, *_ = frames(lib, 60, 16)
     # By powers of two, which scale without rounding.
     for bridge, source, target in (
-        ("exp", Side(x, inverse=_times(0.5, exp_inverse(x, 2048))), Side(y)),
-        ("ridge", Side(x, inverse=_times(0.5, ridge_inverse(x, None))), Side(y)),
-        ("ridge-whitened", Side(x), Side(y, inverse=_times(4, whitened_inverse(y, None, 0.2)))),
-        ("irp", Side(x), Side(y, inverse=_times(4, irp_inverse(y, 0.8, 8)))),
+        ("exp", FittedSpace(x, inverse=_times(0.5, exp_inverse(x, 2048))), FittedSpace(y)),
+        ("ridge", FittedSpace(x, inverse=_times(0.5, ridge_inverse(x, None))), FittedSpace(y)),
+        (
+            "ridge-whitened",
+            FittedSpace(x),
+            FittedSpace(y, inverse=_times(4, whitened_inverse(y, None, 0.2))),
+        ),
+        ("irp", FittedSpace(x), FittedSpace(y, inverse=_times(4, irp_inverse(y, 0.8, 8)))),
     ):
         np.testing.assert_allclose(
             matrix(bridge, source, target, lib),  # type: ignore[arg-type]
-            4 * matrix(bridge, Side(x), Side(y), lib),  # type: ignore[arg-type]
+            4 * matrix(bridge, FittedSpace(x), FittedSpace(y), lib),  # type: ignore[arg-type]
             rtol=1e-6,
         )
 
@@ -140,7 +150,9 @@ def test_the_completed_map_is_the_nearest_orthogonal_one(
 ) -> None:
     x, y, u, v = frames(lib, k, d)
     plain = u.T @ plain_write(v, delta, [0])
-    got = matrix("irp-completed", Side(x), Side(y, Parameters(delta=delta, omega=9)), lib)
+    got = matrix(
+        "irp-completed", FittedSpace(x), FittedSpace(y, FactorParameters(delta=delta, omega=9)), lib
+    )
     values = np.linalg.svd(got, compute_uv=False)
     rank = np.linalg.matrix_rank(plain, rtol=1e-6)
     np.testing.assert_allclose(values, [1.0] * rank + [0.0] * (len(values) - rank), atol=1e-5)
@@ -153,22 +165,30 @@ def test_completion_finds_the_rotation_between_spaces_that_differ_by_one(
     lib: ArrayLibrary, delta: float
 ) -> None:
     anchors, turn = make_spaces(60, 16, 4, noise=1.0).x_anchors, rotation(16)
-    x, y = frame(lib.from_numpy(anchors)), frame(lib.from_numpy(3 * anchors @ turn + 1))
-    got = matrix("irp-completed", Side(x), Side(y, Parameters(delta=delta)), lib)
+    x, y = (
+        Frame.from_anchors(lib.from_numpy(anchors)),
+        Frame.from_anchors(lib.from_numpy(3 * anchors @ turn + 1)),
+    )
+    got = matrix(
+        "irp-completed", FittedSpace(x), FittedSpace(y, FactorParameters(delta=delta)), lib
+    )
     np.testing.assert_allclose(got, turn, atol=1e-5)
 
 
 def test_what_cannot_be_fused_is_refused() -> None:
-    x, y = frame(make_spaces(20, 5, 4).x_anchors), frame(make_spaces(21, 6, 4).x_anchors)
+    x, y = (
+        Frame.from_anchors(make_spaces(20, 5, 4).x_anchors),
+        Frame.from_anchors(make_spaces(21, 6, 4).x_anchors),
+    )
     with pytest.raises(
         InvalidInputError, match="got 20 anchors in the source and 21 in the target"
     ):
-        fuse("ridge", Side(x), Side(y))
+        compose("ridge", FittedSpace(x), FittedSpace(y))
     with pytest.raises(InvalidInputError, match="source is 5 wide and the target 6") as error:
-        fuse("none", Side(x), Side(y))
+        compose("none", FittedSpace(x), FittedSpace(y))
     assert error.value.pointer == "/bridge"
     with pytest.raises(InvalidInputError, match=r"a bridge of exp, .* got 'rigde'"):
-        fuse("rigde", Side(x), Side(x))  # type: ignore[arg-type]
+        compose("rigde", FittedSpace(x), FittedSpace(x))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -179,11 +199,13 @@ def test_translation_goes_where_the_target_sees_the_sample_unless_anchors_are_sh
     lib: ArrayLibrary, bridge: BridgeName, least: float
 ) -> None:
     w = make_spaces(200, 24, 32, n=100)
-    source = Side(frame(lib.from_numpy(w.x_anchors)))
+    source = FittedSpace(Frame.from_anchors(lib.from_numpy(w.x_anchors)))
     x = lib.from_numpy(w.x.astype(np.float32))
 
     def quality(y_anchors: Floats) -> float:
-        got, _ = fuse(bridge, source, Side(frame(lib.from_numpy(y_anchors)))).apply(x)
+        got, _ = compose(
+            bridge, source, FittedSpace(Frame.from_anchors(lib.from_numpy(y_anchors)))
+        ).apply(x)
         mean = w.y_anchors.mean(0)
         return float(cosines(lib.to_numpy(got) - mean, w.y - mean).mean())
 
@@ -198,11 +220,14 @@ def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
 ) -> None:
     w = make_spaces(k, d, d + 4, noise=0.5)
     turn, other = rotation(d), rotation(d + 4, 2)
-    known = Parameters(delta=0.4, omega=3)
+    known = FactorParameters(delta=0.4, omega=3)
 
     def translate(x_anchors: Floats, x: Floats, y_anchors: Floats) -> Floats:
-        source, target = (Side(frame(lib.from_numpy(a)), known) for a in (x_anchors, y_anchors))
-        got, defined = fuse(bridge, source, target).apply(lib.from_numpy(x.astype(np.float32)))
+        source, target = (
+            FittedSpace(Frame.from_anchors(lib.from_numpy(a)), known)
+            for a in (x_anchors, y_anchors)
+        )
+        got, defined = compose(bridge, source, target).apply(lib.from_numpy(x.astype(np.float32)))
         assert lib.to_numpy(defined).all()
         return np.asarray(lib.to_numpy(got), np.float64)
 
@@ -218,10 +243,10 @@ def test_translation_follows_the_spaces_when_they_are_turned_scaled_and_moved(
 
 def test_steps_in_float32_move_no_row_by_more_than_its_own_rounding() -> None:
     w = make_spaces(900, 192, 160, latent=60, noise=0.3, n=200)
-    x, y = frame(w.x_anchors), frame(w.y_anchors)
-    exactly = ridge_read(x, ridge_inverse(x, None), y.unit, 3 / 13)
-    found = fuse("ridge", Side(x), Side(y))
-    assert isinstance(found, FusedMap)
+    x, y = Frame.from_anchors(w.x_anchors), Frame.from_anchors(w.y_anchors)
+    exactly = apply_ridge_read(x, ridge_inverse(x, None), y.unit_anchors, 3 / 13)
+    found = compose("ridge", FittedSpace(x), FittedSpace(y))
+    assert isinstance(found, LinearMap)
     rows = unit_rows(w.x, x.mean)
-    want, got = (directions(rows @ part)[0] for part in (exactly, found.matrix.astype(np.float64)))
+    want, got = (normalise(rows @ part)[0] for part in (exactly, found.matrix.astype(np.float64)))
     assert 0 < np.linalg.norm(want - got, axis=1).max() < 5e-7

@@ -12,15 +12,15 @@ from sklearn.metrics import roc_auc_score
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.calibration import (
-    LEAST_SLOPE,
+    MIN_SLOPE,
     Calibration,
     Floats,
     auroc,
-    calibrate,
     expected_calibration_error,
+    fit_calibration,
     log_odds,
-    reliability,
-    wilson,
+    reliability_bins,
+    wilson_interval,
 )
 
 
@@ -35,7 +35,7 @@ def test_without_labels_it_is_the_softmax_itself() -> None:
     shares = np.array([[0.7, 0.2, 0.1], [0.05, 0.9, 0.05], [0.25, 0.25, 0.5]])
     found = Calibration()(log_odds(shares))
     np.testing.assert_allclose(found, [0.7, 0.9, 0.5], rtol=1e-12)
-    nothing = calibrate(np.empty(0), np.empty(0, bool))
+    nothing = fit_calibration(np.empty(0), np.empty(0, bool))
     assert (nothing.slope, nothing.offset) == (1, 0)
 
 
@@ -51,7 +51,7 @@ def test_log_odds_of_a_certain_float32_still_tell_how_certain() -> None:
 @pytest.mark.parametrize(("slope", "offset"), [(0.3, 0.0), (1.0, -2.0), (2.0, 0.5)])
 def test_many_labels_find_the_truth(slope: float, offset: float) -> None:
     odds, right = drawn(20_000, slope, offset)
-    found = calibrate(odds, right)
+    found = fit_calibration(odds, right)
     assert found.slope == pytest.approx(slope, rel=0.1)
     assert found.offset == pytest.approx(offset, abs=0.15)
     other = LogisticRegression(C=1e9).fit(odds[:, None], right)
@@ -65,9 +65,9 @@ def test_many_labels_find_the_truth(slope: float, offset: float) -> None:
 )
 def test_it_is_finite_and_increasing_whatever_the_sample(sample: list[tuple[float, bool]]) -> None:
     odds = np.array([o for o, _ in sample], float)
-    found = calibrate(odds, np.array([r for _, r in sample], bool))
+    found = fit_calibration(odds, np.array([r for _, r in sample], bool))
     assert math.isfinite(found.offset)
-    assert LEAST_SLOPE <= found.slope < 100
+    assert MIN_SLOPE <= found.slope < 100
     confidence = found(np.linspace(-40, 40, 81))
     assert ((confidence >= 0) & (confidence <= 1)).all()
     assert (np.diff(confidence) >= 0).all()
@@ -75,16 +75,16 @@ def test_it_is_finite_and_increasing_whatever_the_sample(sample: list[tuple[floa
 
 def test_twenty_labels_do_not_make_it_certain() -> None:
     odds = np.linspace(0, 6, 20)
-    assert calibrate(odds, np.ones(20, bool))(np.array([3.0]))[0] < 0.999
-    assert calibrate(odds, np.zeros(20, bool))(np.array([3.0]))[0] > 0.001
-    separated = calibrate(odds, odds > 3)
+    assert fit_calibration(odds, np.ones(20, bool))(np.array([3.0]))[0] < 0.999
+    assert fit_calibration(odds, np.zeros(20, bool))(np.array([3.0]))[0] > 0.001
+    separated = fit_calibration(odds, odds > 3)
     assert separated.slope < 4
 
 
 def test_a_sample_whose_right_answers_have_the_lower_scores_leaves_one_confidence() -> None:
     odds = np.linspace(0, 10, 200)
-    found = calibrate(odds, odds < 5)
-    assert found.slope == LEAST_SLOPE
+    found = fit_calibration(odds, odds < 5)
+    assert found.slope == MIN_SLOPE
     assert found(odds) == pytest.approx(np.full(200, 0.5), abs=0.01)
 
 
@@ -100,7 +100,7 @@ def test_auroc_is_that_of_scikit_learn_with_ties() -> None:
 def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
     confidence = np.array([0.05, 0.05, 0.95, 0.95, 0.95, 1.0])
     right = np.array([False, True, True, True, True, False])
-    bins = reliability(confidence, right, 10)
+    bins = reliability_bins(confidence, right, 10)
     assert [(b.low, b.size) for b in bins] == [(0.0, 2), (0.9, 4)]
     assert bins[1].high == 1
     assert bins[1].accuracy == 0.75
@@ -108,7 +108,7 @@ def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
     assert expected_calibration_error(confidence, right, 10) == pytest.approx(want)
     with pytest.raises(InvalidInputError, match="at least one prediction"):
         expected_calibration_error(np.empty(0), np.empty(0, bool))
-    with pytest.raises(InvalidInputError, match="one value each"):
+    with pytest.raises(InvalidInputError, match="arrays of one shape"):
         auroc(np.ones(3), np.ones(2, bool))
 
 
@@ -118,5 +118,7 @@ def test_calibration_error_is_the_gap_of_each_bin_weighted() -> None:
     [(81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611))],
 )
 def test_wilson(successes: int, n: int, bounds: tuple[float, float]) -> None:
-    assert wilson(successes, n) == pytest.approx(bounds, abs=5e-5)
-    assert wilson(n - successes, n) == pytest.approx((1 - bounds[1], 1 - bounds[0]), abs=5e-5)
+    assert wilson_interval(successes, n) == pytest.approx(bounds, abs=5e-5)
+    assert wilson_interval(n - successes, n) == pytest.approx(
+        (1 - bounds[1], 1 - bounds[0]), abs=5e-5
+    )

@@ -39,7 +39,7 @@ def classifier(module: nn.Sequential, activation: str, lib: ArrayLibrary) -> Cla
     layers = [part for part in module if isinstance(part, nn.Linear)]
     return Classifier(
         tuple((p.weight.detach().numpy(), p.bias.detach().numpy()) for p in layers), activation
-    ).on(lib.from_numpy)
+    ).convert_arrays(lib.from_numpy)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -56,7 +56,7 @@ def test_scores_are_those_of_torch(
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, atol=2e-6)
     np.testing.assert_array_equal(lib.to_numpy(head.logits(lib.from_numpy(x))), got)
-    assert (head.width, head.classes) == (6, widths[-1])
+    assert (head.width, head.n_classes) == (6, widths[-1])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -116,7 +116,7 @@ def test_probabilities_sum_to_one(scores: list[float]) -> None:
 
 def test_rows_whose_scores_overflow_are_scored_by_direction(lib: ArrayLibrary) -> None:
     weight = np.array([[3.0, 1], [1, 3], [-2, -2]], np.float32)
-    head = Classifier(((weight, np.zeros(3, np.float32)),)).on(lib.from_numpy)
+    head = Classifier(((weight, np.zeros(3, np.float32)),)).convert_arrays(lib.from_numpy)
     x = np.array([[1, 2], [3e38, 1e38], [1e38, 3e38], [-3e38, -3e38], [3e38, -3e38]], np.float32)
     got = lib.to_numpy(logits(head, lib.from_numpy(x)))
     assert np.isfinite(got).all()
@@ -137,7 +137,7 @@ def test_scores_are_finite_for_any_row_and_any_weights(lib: ArrayLibrary, activa
     rows = [np.zeros(5), np.ones(5), np.full(5, 3e38), np.full(5, np.inf), np.full(5, np.nan)]
     x = np.array(rows, np.float32)
     for layers in (big, small):
-        head = Classifier(tuple(layers), activation).on(lib.from_numpy)
+        head = Classifier(tuple(layers), activation).convert_arrays(lib.from_numpy)
         assert np.isfinite(lib.to_numpy(logits(head, lib.from_numpy(x)))).all()
 
 
@@ -153,7 +153,7 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
         (((W, W),), "relu", r"layer 0: .* got \(4, 6\) and \(4, 6\)", "/layers/0"),
         (((W, B[:3]),), "relu", r"got \(4, 6\) and \(3,\)", "/layers/0"),
         (((W[:, :0], B),), "relu", r"got \(4, 0\)", "/layers/0"),
-        (((W, B), (W, B)), "relu", "layer 1: expected 4 inputs .* got 6", "/layers/1"),
+        (((W, B), (W, B)), "relu", "layer 1: expected 4 inputs, .* got 6", "/layers/1"),
         (((W * np.nan, B),), "relu", "layer 0: expected finite weights", "/layers/0"),
         (((W, B), (W[:, :4], B + np.inf)), "relu", "layer 1: expected finite", "/layers/1"),
     ],
@@ -168,13 +168,13 @@ def test_a_head_that_does_not_fit_together_is_refused(
 
 @pytest.mark.parametrize("shape", [(3, 5), (6,), (3, 7)])
 def test_rows_of_another_width_are_refused(lib: ArrayLibrary, shape: tuple[int, ...]) -> None:
-    head = Classifier(((W, B),)).on(lib.from_numpy)
+    head = Classifier(((W, B),)).convert_arrays(lib.from_numpy)
     with pytest.raises(InvalidInputError, match=r"shape \(n, 6\), got"):
         logits(head, lib.from_numpy(np.zeros(shape, np.float32)))
 
 
 def test_rows_are_scored_in_the_dtype_of_the_weights(lib: ArrayLibrary) -> None:
-    head = Classifier(((W, B),)).on(lib.from_numpy)
+    head = Classifier(((W, B),)).convert_arrays(lib.from_numpy)
     for dtype in (np.float16, np.float64, np.int64):
         got = lib.to_numpy(logits(head, lib.from_numpy(np.ones((2, 6), dtype))))
         assert got.dtype == np.float32

@@ -8,16 +8,11 @@ import pytest
 import sklearn.covariance
 from sklearn.linear_model import Ridge
 
-from stitchwork.geometry.bridges import Parameters, Side, fuse, inverse
-from stitchwork.geometry.frame import Frame, frame
-from stitchwork.geometry.inverses import (
-    exp_inverse,
-    irp_inverse,
-    landmarks,
-    oas,
-    ridge_inverse,
-    whitened_inverse,
-)
+from stitchwork.geometry.bridges import FactorParameters, FittedSpace, compose, compute_inverse
+from stitchwork.geometry.exp_factors import exp_inverse, landmark_indices
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.irp_factors import irp_inverse
+from stitchwork.geometry.ridge_factors import oas_shrinkage, ridge_inverse, whitened_inverse
 from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces
 from tests.support.reference_formulas import (
     FLOOR,
@@ -42,15 +37,15 @@ from tests.support.reference_formulas import (
 def test_shrinkage_is_that_of_scikit_learn(lib: ArrayLibrary, k: int, d: int) -> None:
     *_, u, _ = frames(lib, k, d)
     _, known = sklearn.covariance.oas(u, assume_centered=True)
-    assert oas(lib.from_numpy(u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
-    assert oas(lib.from_numpy(7 * u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
+    assert oas_shrinkage(lib.from_numpy(u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
+    assert oas_shrinkage(lib.from_numpy(7 * u.T @ u / k), k) == pytest.approx(known, rel=1e-9)
 
 
 @pytest.mark.parametrize(("covariance", "samples"), [(np.eye(4) / 4, 100), (np.ones((1, 1)), 5)])
 def test_isotropic_anchors_are_shrunk_all_the_way(
     lib: ArrayLibrary, covariance: Floats, samples: int
 ) -> None:
-    assert oas(lib.from_numpy(covariance), samples) == 1.0
+    assert oas_shrinkage(lib.from_numpy(covariance), samples) == 1.0
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
@@ -80,7 +75,7 @@ def test_zero_anchors_count_in_k_and_not_in_the_trace(
 
 
 def test_few_anchors_in_a_wide_space_never_make_a_matrix_of_its_width() -> None:
-    seen = frame(make_spaces(6, 1500, 4).x_anchors)
+    seen = Frame.from_anchors(make_spaces(6, 1500, 4).x_anchors)
     tracemalloc.start()
     ridge_whole(seen, None)
     _, peak = tracemalloc.get_traced_memory()
@@ -89,12 +84,19 @@ def test_few_anchors_in_a_wide_space_never_make_a_matrix_of_its_width() -> None:
 
 
 def test_the_rule_takes_the_larger_of_shrinkage_and_floor() -> None:
-    few, many = frame(make_spaces(9, 16, 4).x_anchors), frame(make_spaces(900, 16, 4).x_anchors)
-    assert plain_rho(np.asarray(few.unit)) > FLOOR > plain_rho(np.asarray(many.unit))
-    np.testing.assert_allclose(
-        ridge_whole(few, None), plain_read(few.unit, plain_rho(few.unit)), rtol=1e-9
+    few, many = (
+        Frame.from_anchors(make_spaces(9, 16, 4).x_anchors),
+        Frame.from_anchors(make_spaces(900, 16, 4).x_anchors),
     )
-    np.testing.assert_allclose(ridge_whole(many, None), plain_read(many.unit, FLOOR), rtol=1e-9)
+    assert (
+        plain_rho(np.asarray(few.unit_anchors)) > FLOOR > plain_rho(np.asarray(many.unit_anchors))
+    )
+    np.testing.assert_allclose(
+        ridge_whole(few, None), plain_read(few.unit_anchors, plain_rho(few.unit_anchors)), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        ridge_whole(many, None), plain_read(many.unit_anchors, FLOOR), rtol=1e-9
+    )
 
 
 @pytest.mark.parametrize(("k", "d"), SHAPES)
@@ -105,7 +107,7 @@ def test_ridge_is_the_ridge_regression_that_needs_both_spaces(
     x, y, u, v = frames(lib, k, d)
     alpha = rho / (1 - rho) * np.trace(u.T @ u) / d
     regression = Ridge(alpha=alpha, fit_intercept=False, solver="svd").fit(u, v)
-    got = (1 - rho) * lib.to_numpy(ridge_whole(x, rho) @ y.unit)
+    got = (1 - rho) * lib.to_numpy(ridge_whole(x, rho) @ y.unit_anchors)
     np.testing.assert_allclose(got, regression.coef_.T, atol=1e-9)
 
 
@@ -130,12 +132,12 @@ def test_without_shrinkage_ridge_is_the_pseudo_inverse(lib: ArrayLibrary, k: int
 def test_ridge_stays_finite_on_anything(
     lib: ArrayLibrary, case: str, shrinkage: float | None
 ) -> None:
-    seen = frame(lib.from_numpy(degenerate()[case]))
+    seen = Frame.from_anchors(lib.from_numpy(degenerate()[case]))
     read = lib.to_numpy(ridge_whole(seen, shrinkage))
     assert np.isfinite(read).all()
     # 1e6 is the most that one kept direction is stretched by; noise would be far above it.
     assert np.abs(read).max() < 1e6
-    at_mean = ~np.any(lib.to_numpy(seen.unit), axis=1)
+    at_mean = ~np.any(lib.to_numpy(seen.unit_anchors), axis=1)
     assert not read[:, at_mean].any()
 
 
@@ -145,7 +147,7 @@ def test_irp_is_the_transpose_of_the_regression_from_the_target_back(
 ) -> None:
     x, y, u, v = frames(lib, k, d)
     back, *_ = np.linalg.lstsq(v, u, rcond=1e-6)
-    got = lib.to_numpy(x.unit.T @ irp_whole(y, 0.0, 1))
+    got = lib.to_numpy(x.unit_anchors.T @ irp_whole(y, 0.0, 1))
     np.testing.assert_allclose(got, back.T, atol=1e-8)
 
 
@@ -165,7 +167,7 @@ def test_the_ensemble_is_the_mean_of_its_parts(
 
 def test_directions_of_negligible_size_are_not_inverted(lib: ArrayLibrary) -> None:
     anchors = degenerate()["almost rank-deficient"]
-    write = lib.to_numpy(irp_whole(frame(lib.from_numpy(anchors)), 0.0, 1))
+    write = lib.to_numpy(irp_whole(Frame.from_anchors(lib.from_numpy(anchors)), 0.0, 1))
     assert np.linalg.matrix_rank(write, tol=1e-3) == 3
     assert np.abs(write).max() < 10
 
@@ -180,7 +182,7 @@ def test_whitened_write_is_its_formula_in_both_forms(
     got = lib.to_numpy(whitened_whole(x, shrinkage, power))
     np.testing.assert_allclose(got, plain_white(u, rho, power), rtol=1e-7, atol=1e-9)
     np.testing.assert_array_equal(
-        lib.to_numpy(whitened_whole(x, shrinkage, 0)), lib.to_numpy(x.unit)
+        lib.to_numpy(whitened_whole(x, shrinkage, 0)), lib.to_numpy(x.unit_anchors)
     )
 
 
@@ -188,7 +190,7 @@ def test_full_whitening_evens_out_what_the_anchors_span(lib: ArrayLibrary) -> No
     x, *_ = frames(lib, 60, 16)
     values = np.linalg.svd(lib.to_numpy(whitened_whole(x, 0.0, 0.5)), compute_uv=False)
     np.testing.assert_allclose(values, values[0], rtol=1e-6)
-    flat = frame(lib.from_numpy(degenerate()["rank-deficient"]))
+    flat = Frame.from_anchors(lib.from_numpy(degenerate()["rank-deficient"]))
     assert np.abs(lib.to_numpy(whitened_whole(flat, 0.0, 0.5))).max() < 10
 
 
@@ -196,7 +198,7 @@ def test_full_whitening_evens_out_what_the_anchors_span(lib: ArrayLibrary) -> No
 def test_a_dead_dimension_stays_dead(lib: ArrayLibrary, k: int) -> None:
     anchors = make_spaces(k, 16, 4).x_anchors
     anchors[:, 3] *= 1e-33
-    x = frame(lib.from_numpy(anchors))
+    x = Frame.from_anchors(lib.from_numpy(anchors))
     assert np.abs(lib.to_numpy(whitened_whole(x, None, 0.15))[:, 3]).max() < 1e-30
 
 
@@ -208,7 +210,7 @@ def test_exp_read_is_its_formula(lib: ArrayLibrary, k: int, d: int) -> None:
 
 def test_fewer_landmarks_regress_in_their_own_span(lib: ArrayLibrary) -> None:
     x, _, u, _ = frames(lib, 60, 16)
-    at = np.asarray(landmarks(x, 20))
+    at = np.asarray(landmark_indices(x, 20))
     assert len(at) == 20
     assert (np.diff(at) > 0).all()
     k = plain_kernel(u, u[at], 60)
@@ -218,15 +220,15 @@ def test_fewer_landmarks_regress_in_their_own_span(lib: ArrayLibrary) -> None:
 
 @pytest.mark.parametrize("most", [16, 100])
 def test_anchors_at_the_mean_carry_no_weight(lib: ArrayLibrary, most: int) -> None:
-    x = frame(lib.from_numpy(degenerate()["anchors at the mean"]))
+    x = Frame.from_anchors(lib.from_numpy(degenerate()["anchors at the mean"]))
     read = lib.to_numpy(exp_whole(x, most))
     assert read.shape == (min(60, most), 62)
     assert not read[:, 60:].any()
-    assert max(np.asarray(landmarks(x, most))) < 60
+    assert max(np.asarray(landmark_indices(x, most))) < 60
 
 
 def test_landmarks_that_coincide_do_no_harm(lib: ArrayLibrary) -> None:
-    x = frame(lib.from_numpy(np.repeat(degenerate()["duplicated"], 4, axis=0)))
+    x = Frame.from_anchors(lib.from_numpy(np.repeat(degenerate()["duplicated"], 4, axis=0)))
     for most in (16, 20, 80):
         assert np.isfinite(lib.to_numpy(exp_whole(x, most))).all()
 
@@ -234,24 +236,25 @@ def test_landmarks_that_coincide_do_no_harm(lib: ArrayLibrary) -> None:
 @pytest.mark.parametrize("name", ["exp", "ridge", "whitened", "irp"])
 def test_an_inverse_follows_the_parameters_of_its_space(lib: ArrayLibrary, name: Any) -> None:
     x, *_ = frames(lib, 60, 16)
-    known = Parameters(0.4, 0.3, 2, 0.6, 20)
+    known = FactorParameters(0.4, 0.3, 2, 0.6, 20)
     want = {
         "exp": exp_inverse(x, 20),
         "ridge": ridge_inverse(x, 0.4),
         "whitened": whitened_inverse(x, 0.4, 0.6),
         "irp": irp_inverse(x, 0.3, 2),
     }[name]
-    got = lib.to_numpy(inverse(name, x, known).matrix)
+    got = lib.to_numpy(compute_inverse(name, x, known).matrix)
     np.testing.assert_array_equal(got, lib.to_numpy(want.matrix))
-    other = lib.to_numpy(inverse(name, x, Parameters()).matrix)
+    other = lib.to_numpy(compute_inverse(name, x, FactorParameters()).matrix)
     assert got.shape != other.shape or np.abs(got - other).max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["exp", "ridge", "whitened", "irp"])
 def test_an_inverse_does_not_grow_with_the_number_of_anchors(name: Any) -> None:
-    known = Parameters(landmarks=50)
+    known = FactorParameters(landmarks=50)
     few, many = (
-        inverse(name, frame(make_spaces(k, 16, 4, latent=16).x_anchors), known) for k in (600, 6000)
+        compute_inverse(name, Frame.from_anchors(make_spaces(k, 16, 4, latent=16).x_anchors), known)
+        for k in (600, 6000)
     )
     assert many.matrix.size <= 2 * few.matrix.size < 600 * 16
 
@@ -259,9 +262,12 @@ def test_an_inverse_does_not_grow_with_the_number_of_anchors(name: Any) -> None:
 @pytest.mark.parametrize("bridge", ["exp", "ridge", "ridge-whitened"])
 def test_fusing_many_anchors_takes_no_memory_for_each_pair_of_them(bridge: Any) -> None:
     k = 40_000
-    x, y = (Side(frame(a), Parameters(landmarks=512)) for a in _two_spaces(k, 16))
+    x, y = (
+        FittedSpace(Frame.from_anchors(a), FactorParameters(landmarks=512))
+        for a in _two_spaces(k, 16)
+    )
     tracemalloc.start()
-    fuse(bridge, x, y)
+    compose(bridge, x, y)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # A kernel of all anchors with all landmarks would be twice as large.

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.bridges import Parameters, Side, fuse
+from stitchwork.geometry.bridges import FactorParameters, FittedSpace, compose
 from stitchwork.geometry.diagnostics.learning_curve import (
-    Point,
+    LearningCurvePoint,
     _extrapolated,
-    _judged,
+    _power_law,
     learning_curve,
 )
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
 from tests.support.latent_spaces import ArrayLibrary, Floats, cosines, make_spaces
 
-P = Parameters()
+P = FactorParameters()
 
 
 def test_the_last_point_is_what_a_plain_split_gives(lib: ArrayLibrary) -> None:
@@ -24,8 +24,8 @@ def test_the_last_point_is_what_a_plain_split_gives(lib: ArrayLibrary) -> None:
     for draw in range(3):
         order = np.random.default_rng((0, draw)).permutation(100)
         test, fit = order[:20], order[20:]
-        x, y = frame(w.x_anchors[fit]), frame(w.y_anchors[fit])
-        rows = fuse("ridge", Side(x), Side(y)).apply(w.x_anchors[test]).rows
+        x, y = Frame.from_anchors(w.x_anchors[fit]), Frame.from_anchors(w.y_anchors[fit])
+        rows = compose("ridge", FittedSpace(x), FittedSpace(y)).apply(w.x_anchors[test]).rows
         each.append(cosines(rows - y.mean, w.y_anchors[test] - y.mean).mean())
     last = curve.points[-1]
     assert last.anchors == 80
@@ -62,7 +62,7 @@ def test_a_flat_curve_of_spaces_with_nothing_in_common_is_not_enough() -> None:
     x, y = make_spaces(200, 24, 5).x_anchors, make_spaces(200, 24, 5, seed=9).x_anchors
     curve = learning_curve(x, y, "ridge", P, P)
     assert not curve.enough
-    assert "say little" in curve.reason
+    assert "predict little" in curve.reason
 
 
 def test_equal_input_gives_equal_answers() -> None:
@@ -87,11 +87,13 @@ def test_anchors_that_are_nearly_all_one_are_borne() -> None:
 
 
 def test_a_power_law_is_continued() -> None:
-    points = tuple(Point(n, 1 - 0.8 * n**-0.5, 0.0) for n in (100, 200, 400))
-    assert _extrapolated(points, 800) == pytest.approx(1 - 0.8 * 800**-0.5)
-    falling = tuple(Point(n, s, 0.0) for n, s in ((100, 0.9), (200, 0.89), (400, 0.88)))
-    assert _extrapolated(falling, 800) == pytest.approx(0.88)
-    assert _judged(falling).enough
+    points = tuple(LearningCurvePoint(n, 1 - 0.8 * n**-0.5, 0.0) for n in (100, 200, 400))
+    assert _power_law(points, 800) == pytest.approx(1 - 0.8 * 800**-0.5)
+    falling = tuple(
+        LearningCurvePoint(n, s, 0.0) for n, s in ((100, 0.9), (200, 0.89), (400, 0.88))
+    )
+    assert _power_law(falling, 800) == pytest.approx(0.88)
+    assert _extrapolated(falling).enough
 
 
 def test_the_numbers_of_anchors_agree() -> None:

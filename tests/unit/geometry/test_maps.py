@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.bridges import Map, Parameters, Side, fuse, identity
-from stitchwork.geometry.frame import Frame, frame
-from stitchwork.geometry.inverses import ridge_inverse
-from stitchwork.geometry.maps import FusedMap
+from stitchwork.geometry.bridges import FactorParameters, FittedSpace, Map, compose, identity_map
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.maps import LinearMap
+from stitchwork.geometry.ridge_factors import ridge_inverse
 from tests.support.latent_spaces import (
     ArrayLibrary,
     Floats,
@@ -33,15 +33,15 @@ from tests.support.reference_formulas import (
 
 def two_step(w: SpacePair, x: NDArray[Any], bridge: str) -> Floats:
     """The two steps, s_Y · normalise(unit(x) · read · write) + mu_Y, in float64, never fused."""
-    source, target = frame(w.x_anchors), frame(w.y_anchors)
+    source, target = Frame.from_anchors(w.x_anchors), Frame.from_anchors(w.y_anchors)
     coordinates = plain_unit(x, w.x_anchors.mean(0))
     if bridge == "exp":
-        read, write = plain_exp(source.unit), whitened_whole(target, None, 0.2)
-        coordinates = plain_kernel(coordinates, source.unit, source.count)
+        read, write = plain_exp(source.unit_anchors), whitened_whole(target, None, 0.2)
+        coordinates = plain_kernel(coordinates, source.unit_anchors, source.count)
     elif bridge == "ridge":
-        read, write = ridge_whole(source, None), target.unit
+        read, write = ridge_whole(source, None), target.unit_anchors
     else:
-        read, write = source.unit.T, irp_whole(target, 0.8, 8)
+        read, write = source.unit_anchors.T, irp_whole(target, 0.8, 8)
     z = coordinates @ read @ write
     mean = w.y_anchors.mean(0)
     scale = np.linalg.norm(w.y_anchors - mean, axis=1).mean()
@@ -49,8 +49,10 @@ def two_step(w: SpacePair, x: NDArray[Any], bridge: str) -> Floats:
 
 
 def made(w: SpacePair, lib: ArrayLibrary, bridge: Any = "ridge") -> Map:
-    x, y = (Side(frame(a), Parameters()) for a in (w.x_anchors, w.y_anchors))
-    return fuse(bridge, x, y).on(lib.from_numpy)
+    x, y = (
+        FittedSpace(Frame.from_anchors(a), FactorParameters()) for a in (w.x_anchors, w.y_anchors)
+    )
+    return compose(bridge, x, y).convert_arrays(lib.from_numpy)
 
 
 @pytest.mark.parametrize(("k", "d"), [(9, 16), (16, 16), (60, 16)])
@@ -68,7 +70,7 @@ def test_rows_come_at_the_scale_of_the_target_about_its_mean(lib: ArrayLibrary) 
     w = make_spaces(60, 16, 20)
     got, _ = made(w, lib).apply(lib.from_numpy(w.x.astype(np.float32)))
     distance = np.linalg.norm(lib.to_numpy(got) - w.y_anchors.mean(0), axis=1)
-    np.testing.assert_allclose(distance, frame(w.y_anchors).scale, rtol=1e-5)
+    np.testing.assert_allclose(distance, Frame.from_anchors(w.y_anchors).scale, rtol=1e-5)
 
 
 def test_how_far_a_row_is_from_the_mean_does_not_matter(lib: ArrayLibrary) -> None:
@@ -105,10 +107,12 @@ def test_huge_and_tiny_rows_keep_their_direction(
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e15])
 def test_the_size_of_the_map_cancels(lib: ArrayLibrary, gain: float, size: float) -> None:
     w = centred(make_spaces(30, 16, 20))
-    x, y = frame(w.x_anchors), frame(w.y_anchors)
-    found = fuse(
-        "ridge", Side(x, inverse=ridge_inverse(x, None).on(lambda c: c / gain**0.5)), Side(y)
-    ).on(lib.from_numpy)
+    x, y = Frame.from_anchors(w.x_anchors), Frame.from_anchors(w.y_anchors)
+    found = compose(
+        "ridge",
+        FittedSpace(x, inverse=ridge_inverse(x, None).convert_arrays(lambda c: c / gain**0.5)),
+        FittedSpace(y),
+    ).convert_arrays(lib.from_numpy)
     rows = (size * w.x).astype(np.float32)
     got, defined = found.apply(lib.from_numpy(rows))
     want = two_step(w, rows, "ridge")
@@ -167,11 +171,13 @@ def test_a_row_that_the_map_takes_to_nothing_has_no_direction(lib: ArrayLibrary)
     # The anchors span a plane in a generic position; the row is at right angles to it.
     rng = np.random.default_rng(0)
     anchors = rng.normal(size=(40, 2)) @ rng.normal(size=(2, 300))
-    seen = frame(anchors)
-    inside = seen.mean + seen.unit[0]
-    normal = np.linalg.svd(seen.unit)[2][-1]
+    seen = Frame.from_anchors(anchors)
+    inside = seen.mean + seen.unit_anchors[0]
+    normal = np.linalg.svd(seen.unit_anchors)[2][-1]
     x = np.stack([seen.mean + 50 * normal, inside]).astype(np.float32)
-    found = fuse("ridge", Side(seen, Parameters(shrinkage=0.0)), Side(seen)).on(lib.from_numpy)
+    found = compose(
+        "ridge", FittedSpace(seen, FactorParameters(shrinkage=0.0)), FittedSpace(seen)
+    ).convert_arrays(lib.from_numpy)
     got, defined = found.apply(lib.from_numpy(x))
     assert lib.to_numpy(defined).tolist() == [False, True]
     np.testing.assert_allclose(lib.to_numpy(got)[0], seen.mean, rtol=1e-5, atol=1e-6)
@@ -215,7 +221,7 @@ def test_whatever_comes_in_what_goes_out_is_finite_and_to_scale(
 ) -> None:
     x = np.array(rows, np.float32).reshape(-1, 3)
     got, defined = MAPS[bridge].apply(x)
-    target = frame(WORLD.y_anchors)
+    target = Frame.from_anchors(WORLD.y_anchors)
     assert got.shape == (len(x), 5)
     assert np.isfinite(got).all()
     distance = np.linalg.norm(got - target.mean, axis=1)
@@ -255,18 +261,18 @@ def test_rows_of_another_width_are_refused(
 
 def test_a_map_knows_its_widths_and_memory_and_moves_whole() -> None:
     w = make_spaces(60, 16, 20)
-    x, y = frame(w.x_anchors), frame(w.y_anchors)
-    found = fuse("ridge", Side(x), Side(y))
-    assert (found.width_in, found.width_out) == (16, 20)
+    x, y = Frame.from_anchors(w.x_anchors), Frame.from_anchors(w.y_anchors)
+    found = compose("ridge", FittedSpace(x), FittedSpace(y))
+    assert (found.source_width, found.target_width) == (16, 20)
     # F, mu_X F, mu_Y, and mu_X in two parts.
     assert found.nbytes == 4 * (16 * 20 + 20 + 20 + 2 * 16)
-    kernel = fuse("exp", Side(x), Side(y))
-    assert (kernel.width_in, kernel.width_out) == (16, 20)
+    kernel = compose("exp", FittedSpace(x), FittedSpace(y))
+    assert (kernel.source_width, kernel.target_width) == (16, 20)
     assert kernel.nbytes == 4 * (60 * 16 + 60 * 20 + 20 + 2 * 16)
-    same = identity(x)
-    assert (same.width_in, same.width_out, same.nbytes) == (16, 16, 4 * 2 * 16)
+    same = identity_map(x)
+    assert (same.source_width, same.target_width, same.nbytes) == (16, 16, 4 * 2 * 16)
     for one in (found, kernel, same):
-        moved = one.on(torch.as_tensor)
+        moved = one.convert_arrays(torch.as_tensor)
         assert moved.nbytes == one.nbytes
         rows = w.x.astype(np.float32)
         got = moved.apply(torch.as_tensor(rows))
@@ -276,8 +282,11 @@ def test_a_map_knows_its_widths_and_memory_and_moves_whole() -> None:
 
 def test_a_fused_map_serves_in_float32_only(lib: ArrayLibrary) -> None:
     w = make_spaces(60, 16, 20)
-    found = fuse("ridge", *(Side(frame(lib.from_numpy(a))) for a in (w.x_anchors, w.y_anchors)))
-    assert isinstance(found, FusedMap)
+    found = compose(
+        "ridge",
+        *(FittedSpace(Frame.from_anchors(lib.from_numpy(a))) for a in (w.x_anchors, w.y_anchors)),
+    )
+    assert isinstance(found, LinearMap)
     arrays = (found.matrix, found.offset, found.mean, found.origin.parts)
     assert {lib.to_numpy(array).dtype for array in arrays} == {np.dtype(np.float32)}
     np.testing.assert_allclose(
@@ -295,14 +304,18 @@ def test_the_identity_passes_rows_of_any_size_and_knows_that_they_have_a_directi
     w = centred(make_spaces(30, 16, 20))
     x = (size * np.sign(w.x)).astype(np.float32)
     x[5], x[6, 2] = 0, np.nan
-    got, defined = identity(frame(w.x_anchors)).on(lib.from_numpy).apply(lib.from_numpy(x))
+    got, defined = (
+        identity_map(Frame.from_anchors(w.x_anchors))
+        .convert_arrays(lib.from_numpy)
+        .apply(lib.from_numpy(x))
+    )
     np.testing.assert_array_equal(lib.to_numpy(got), x)
     assert np.flatnonzero(~lib.to_numpy(defined)).tolist() == [5, 6]
 
 
 def test_ridge_from_a_space_to_itself_is_not_the_identity() -> None:
     # A law that does not hold, which is why callers take `identity` there.
-    seen: Frame = frame(make_spaces(60, 16, 20).x_anchors)
+    seen: Frame = Frame.from_anchors(make_spaces(60, 16, 20).x_anchors)
     x = make_spaces(60, 16, 20).x
-    got = fuse("ridge", Side(seen), Side(seen)).apply(x.astype(np.float32)).rows
+    got = compose("ridge", FittedSpace(seen), FittedSpace(seen)).apply(x.astype(np.float32)).rows
     assert cosines(got - seen.mean, x - seen.mean).min() < 0.999

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.diagnostics.misalignment import NAMED, RIDGE, _predicted, misaligned
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.diagnostics.misalignment import (
+    MIN_PROBABILITY,
+    RIDGE,
+    _predictions,
+    misaligned_pairs,
+)
+from stitchwork.geometry.frame import Frame
 from tests.support.latent_spaces import (
     ArrayLibrary,
     Floats,
@@ -27,7 +32,12 @@ def swap(w: SpacePair, share: float, seed: int = 0) -> tuple[Floats, list[int]]:
 
 
 def pairs(x: Floats, y: Floats, lib: ArrayLibrary) -> list[int]:
-    return sorted(s.pair for s in misaligned(frame(lib.from_numpy(x)), frame(lib.from_numpy(y))))
+    return sorted(
+        s.pair
+        for s in misaligned_pairs(
+            Frame.from_anchors(lib.from_numpy(x)), Frame.from_anchors(lib.from_numpy(y))
+        )
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.05, 0.2])
@@ -44,9 +54,11 @@ def test_a_suspect_says_where_it_belongs(lib: ArrayLibrary) -> None:
     w = make_spaces(200, 24, 32)
     y = w.y_anchors.copy()
     y[[3, 50]] = y[[50, 3]]
-    first, second = misaligned(frame(lib.from_numpy(w.x_anchors)), frame(lib.from_numpy(y)))
-    assert {(s.pair, s.fits) for s in (first, second)} == {(3, 50), (50, 3)}
-    assert first.probability >= second.probability > NAMED
+    first, second = misaligned_pairs(
+        Frame.from_anchors(lib.from_numpy(w.x_anchors)), Frame.from_anchors(lib.from_numpy(y))
+    )
+    assert {(s.pair, s.best_match) for s in (first, second)} == {(3, 50), (50, 3)}
+    assert first.probability >= second.probability > MIN_PROBABILITY
     assert min(first.rank, second.rank) > 0
     assert max(first.cosine, second.cosine) < 0.9
 
@@ -61,10 +73,12 @@ def test_foreign_rows_are_named_too(lib: ArrayLibrary) -> None:
 def test_moving_scaling_and_rotating_changes_nothing(lib: ArrayLibrary) -> None:
     w = make_spaces(150, 24, 32, noise=0.3)
     y, _ = swap(w, 0.05)
-    found = misaligned(frame(lib.from_numpy(w.x_anchors)), frame(lib.from_numpy(y)))
-    again = misaligned(
-        frame(lib.from_numpy(3 * w.x_anchors @ rotation(24) + 1)),
-        frame(lib.from_numpy(0.1 * y - 4)),
+    found = misaligned_pairs(
+        Frame.from_anchors(lib.from_numpy(w.x_anchors)), Frame.from_anchors(lib.from_numpy(y))
+    )
+    again = misaligned_pairs(
+        Frame.from_anchors(lib.from_numpy(3 * w.x_anchors @ rotation(24) + 1)),
+        Frame.from_anchors(lib.from_numpy(0.1 * y - 4)),
     )
     assert found
     assert [s.pair for s in again] == [s.pair for s in found]
@@ -75,7 +89,7 @@ def test_a_prediction_is_that_of_a_fit_without_the_pair(lib: ArrayLibrary) -> No
     w = make_spaces(40, 10, 12)
     u, v = (plain_unit(rows, rows.mean(0)) for rows in (w.x_anchors, w.y_anchors))
     right = np.arange(40) % 7 != 0
-    got = lib.to_numpy(_predicted(lib.from_numpy(u), lib.from_numpy(v), right))
+    got = lib.to_numpy(_predictions(lib.from_numpy(u), lib.from_numpy(v), right))
     for i in range(40):
         rest = np.flatnonzero(right & (np.arange(40) != i))
         kernel = np.exp(u[rest] @ u[rest].T - 1) + RIDGE * np.eye(len(rest))
@@ -96,7 +110,9 @@ def test_of_few_pairs_nothing_is_said(lib: ArrayLibrary) -> None:
 @pytest.mark.parametrize("name", degenerate())
 def test_degenerate_anchors_are_borne(lib: ArrayLibrary, name: str) -> None:
     anchors = degenerate()[name]
-    found = misaligned(frame(lib.from_numpy(anchors)), frame(lib.from_numpy(anchors)))
+    found = misaligned_pairs(
+        Frame.from_anchors(lib.from_numpy(anchors)), Frame.from_anchors(lib.from_numpy(anchors))
+    )
     assert all(np.isfinite([s.probability, s.cosine]).all() for s in found)
     assert len(found) <= 0.1 * len(anchors)
 
@@ -108,10 +124,13 @@ def test_anchors_at_the_mean_keep_their_index_and_are_never_named(lib: ArrayLibr
     x[10] = 0
     y = w.y_anchors.copy()
     y[[50, 80]] = y[[80, 50]]
-    assert not frame(x).unit[10].any()
+    assert not Frame.from_anchors(x).unit_anchors[10].any()
     assert pairs(x, y, lib) == [50, 80]
 
 
 def test_the_numbers_of_anchors_agree() -> None:
     with pytest.raises(InvalidInputError, match="got 30 and 31"):
-        misaligned(frame(make_spaces(30, 5, 4).x_anchors), frame(make_spaces(31, 5, 4).x_anchors))
+        misaligned_pairs(
+            Frame.from_anchors(make_spaces(30, 5, 4).x_anchors),
+            Frame.from_anchors(make_spaces(31, 5, 4).x_anchors),
+        )

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.diagnostics.redundancy import NEAR, duplicates, next_anchors, redundant
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.diagnostics.redundancy import (
+    NEAR_DUPLICATE_COSINE,
+    find_duplicates,
+    next_anchors,
+    redundant_anchors,
+)
+from stitchwork.geometry.frame import Frame
 from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit, rotation
 
 
@@ -22,7 +27,7 @@ def doubled() -> Floats:
 
 
 def test_duplicates_are_grouped_under_their_first(lib: ArrayLibrary) -> None:
-    found = duplicates(frame(lib.from_numpy(doubled())))
+    found = find_duplicates(Frame.from_anchors(lib.from_numpy(doubled())))
     assert found.exact == ((2, 5, 9, 350),)
     assert found.near == ((4, 7),)
     assert found.spare == [5, 7, 9, 350]
@@ -35,32 +40,38 @@ def test_near_ones_are_those_of_the_whole_matrix(lib: ArrayLibrary, seed: int) -
     leaders: list[int] = []
     groups: dict[int, list[int]] = {}
     for i in range(300):
-        leader = next((j for j in leaders if unit[i] @ unit[j] >= NEAR), i)
+        leader = next((j for j in leaders if unit[i] @ unit[j] >= NEAR_DUPLICATE_COSINE), i)
         groups.setdefault(leader, []).append(i)
         leaders += [i] if leader == i else []
     want = sorted(tuple(g) for g in groups.values() if len(g) > 1)
     assert len(want) > 20
-    assert list(duplicates(frame(lib.from_numpy(anchors))).near) == want
+    assert list(find_duplicates(Frame.from_anchors(lib.from_numpy(anchors))).near) == want
 
 
 def test_moving_scaling_and_rotating_changes_nothing(lib: ArrayLibrary) -> None:
     anchors = doubled()
     moved = 7 * anchors @ rotation(20) + 3
-    assert duplicates(frame(lib.from_numpy(moved))) == duplicates(frame(lib.from_numpy(anchors)))
+    assert find_duplicates(Frame.from_anchors(lib.from_numpy(moved))) == find_duplicates(
+        Frame.from_anchors(lib.from_numpy(anchors))
+    )
 
 
 def test_anchors_at_the_mean_are_one(lib: ArrayLibrary) -> None:
     wide = make_spaces(30, 8, 5).x_anchors
-    found = duplicates(frame(lib.from_numpy(np.vstack([wide, -wide, np.zeros((3, 8))]))))
+    found = find_duplicates(
+        Frame.from_anchors(lib.from_numpy(np.vstack([wide, -wide, np.zeros((3, 8))])))
+    )
     assert found.exact == ((60, 61, 62),)
-    assert not duplicates(frame(lib.from_numpy(np.vstack([wide, -wide, np.zeros((1, 8))])))).exact
+    assert not find_duplicates(
+        Frame.from_anchors(lib.from_numpy(np.vstack([wide, -wide, np.zeros((1, 8))])))
+    ).exact
 
 
 def test_no_matrix_of_all_pairs_is_ever_made() -> None:
     k = 6000
-    seen = frame(make_spaces(k, 6, 5, latent=6).x_anchors)
+    seen = Frame.from_anchors(make_spaces(k, 6, 5, latent=6).x_anchors)
     tracemalloc.start()
-    duplicates(seen, near=0.999999)
+    find_duplicates(seen, near=0.999999)
     next_anchors(seen, make_spaces(k, 6, 5, seed=1).x_anchors, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -68,7 +79,7 @@ def test_no_matrix_of_all_pairs_is_ever_made() -> None:
 
 
 def test_the_later_of_the_closest_pair_goes_first(lib: ArrayLibrary) -> None:
-    steps = redundant(frame(lib.from_numpy(doubled())), 4)
+    steps = redundant_anchors(Frame.from_anchors(lib.from_numpy(doubled())), 4)
     assert [step.row for step in steps[:3]] == [350, 9, 5]
     assert steps[3].row == 7
     distances = [step.distance for step in steps]
@@ -86,11 +97,20 @@ def test_what_is_dropped_is_what_a_plain_search_drops(lib: ArrayLibrary) -> None
         gone = -min(pairs)[1]
         want.append(gone)
         left.remove(gone)
-    assert [step.row for step in redundant(frame(lib.from_numpy(anchors)), 20)] == want
+    assert [
+        step.row for step in redundant_anchors(Frame.from_anchors(lib.from_numpy(anchors)), 20)
+    ] == want
 
 
 def test_two_anchors_remain(lib: ArrayLibrary) -> None:
-    assert len(redundant(frame(lib.from_numpy(make_spaces(6, 4, 5).x_anchors)), 99)) == 4
+    assert (
+        len(
+            redundant_anchors(
+                Frame.from_anchors(lib.from_numpy(make_spaces(6, 4, 5).x_anchors)), 99
+            )
+        )
+        == 4
+    )
 
 
 def test_next_are_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
@@ -103,7 +123,7 @@ def test_next_are_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
         distance = 1 - (rows @ kept.T).max(1)
         want.append((int(distance.argmax()), distance.max()))
         kept = np.vstack([kept, rows[want[-1][0]]])
-    seen = frame(lib.from_numpy(w.x_anchors))
+    seen = Frame.from_anchors(lib.from_numpy(w.x_anchors))
     steps = next_anchors(seen, lib.from_numpy(pool), 12)
     assert [step.row for step in steps] == [row for row, _ in want]
     np.testing.assert_allclose([s.distance for s in steps], [d for _, d in want], atol=1e-9)
@@ -115,14 +135,14 @@ def test_next_are_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
 def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: ArrayLibrary) -> None:
     anchors = make_spaces(30, 8, 5).x_anchors
     pool = np.vstack([anchors[:4], anchors.mean(0), 2 * anchors[0] - anchors.mean(0), anchors[9]])
-    assert next_anchors(frame(lib.from_numpy(anchors)), lib.from_numpy(pool), 9) == []
+    assert next_anchors(Frame.from_anchors(lib.from_numpy(anchors)), lib.from_numpy(pool), 9) == []
 
 
 @pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
 def test_a_pool_is_of_the_space(lib: ArrayLibrary, pool: tuple[int, ...], count: int) -> None:
     with pytest.raises(InvalidInputError, match="expected"):
         next_anchors(
-            frame(lib.from_numpy(make_spaces(30, 8, 5).x_anchors)),
+            Frame.from_anchors(lib.from_numpy(make_spaces(30, 8, 5).x_anchors)),
             lib.from_numpy(np.ones(pool)),
             count,
         )

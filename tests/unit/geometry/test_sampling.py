@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.frame import frame
-from stitchwork.geometry.sampling import Indices, farthest_first, prunings
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.sampling import Indices, farthest_point_sampling, prunings
 from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces
 from tests.support.reference_formulas import naive
 
 
 def _farthest_first(unit: Any, delta: float, first: int) -> Indices:
-    return farthest_first(unit, delta, [first])[0]
+    return farthest_point_sampling(unit, delta, [first])[0]
 
 
 def unit_anchors(k: int, d: int, seed: int = 0) -> Floats:
-    return np.asarray(frame(make_spaces(k, d, 4, seed=seed).x_anchors).unit)
+    return np.asarray(Frame.from_anchors(make_spaces(k, d, 4, seed=seed).x_anchors).unit_anchors)
 
 
 @pytest.mark.parametrize(("k", "d"), [(8, 20), (20, 20), (80, 20)])

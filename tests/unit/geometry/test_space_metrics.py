@@ -8,12 +8,12 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.space_metrics import (
     agreement,
     head_confidence,
+    mean_cosine,
     neighbour_confidence,
-    norms,
-    similarity,
+    norm_statistics,
     spectrum,
 )
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
 from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit, rotation
 
 
@@ -25,7 +25,7 @@ def test_rank_and_condition_are_those_of_the_singular_values(
     anchors = make_spaces(k, d, 4, latent=5, noise=noise).x_anchors
     values = np.linalg.svd(plain_unit(anchors, anchors.mean(0)), compute_uv=False)
     kept = values[values > 1e-6 * values[0]]
-    rank, condition = spectrum(frame(lib.from_numpy(anchors)))
+    rank, condition = spectrum(Frame.from_anchors(lib.from_numpy(anchors)))
     assert rank == len(kept) == (5 if noise == 0 else min(k - 1, d))
     assert condition == pytest.approx(kept[0] / kept[-1], rel=1e-5)
 
@@ -35,7 +35,7 @@ def test_a_direction_counts_above_a_millionth_of_the_largest(
     lib: ArrayLibrary, size: float, rank: int
 ) -> None:
     anchors = np.array([[1, size], [1, -size], [-1, size], [-1, -size]])
-    got = spectrum(frame(lib.from_numpy(anchors)))
+    got = spectrum(Frame.from_anchors(lib.from_numpy(anchors)))
     assert got.rank == rank
     assert got.condition == pytest.approx(1 / size if rank == 2 else 1.0, rel=1e-4)
 
@@ -49,20 +49,23 @@ def plain_agreement(a: Floats, b: Floats) -> float:
 @pytest.mark.parametrize("k", [5, 60, 1024])
 def test_agreement_is_the_correlation_of_all_pairs_of_cosines(lib: ArrayLibrary, k: int) -> None:
     w = make_spaces(k, 12, 20, noise=1.0)
-    x, y = frame(lib.from_numpy(w.x_anchors)), frame(lib.from_numpy(w.y_anchors))
+    x, y = (
+        Frame.from_anchors(lib.from_numpy(w.x_anchors)),
+        Frame.from_anchors(lib.from_numpy(w.y_anchors)),
+    )
     got = agreement(x, y)
     assert got == pytest.approx(plain_agreement(w.x_anchors, w.y_anchors), abs=1e-9)
     assert agreement(y, x) == pytest.approx(got, abs=1e-12)
-    assert agreement(x.unit, y.unit) == got
+    assert agreement(x.unit_anchors, y.unit_anchors) == got
 
 
 def test_of_many_anchors_it_takes_evenly_spaced_ones(lib: ArrayLibrary) -> None:
     w = make_spaces(2500, 6, 7, noise=1.0)
-    x, y = frame(w.x_anchors), frame(w.y_anchors)
+    x, y = Frame.from_anchors(w.x_anchors), Frame.from_anchors(w.y_anchors)
     some = [i * 2500 // 1024 for i in range(1024)]
     above = np.triu_indices(1024, 1)
-    pairs = [(seen.unit[some] @ seen.unit[some].T)[above] for seen in (x, y)]
-    got = agreement(x.on(lib.from_numpy), y.on(lib.from_numpy))
+    pairs = [(seen.unit_anchors[some] @ seen.unit_anchors[some].T)[above] for seen in (x, y)]
+    got = agreement(x.convert_arrays(lib.from_numpy), y.convert_arrays(lib.from_numpy))
     assert got == pytest.approx(np.corrcoef(*pairs)[0, 1], abs=1e-9)
 
 
@@ -73,8 +76,11 @@ def test_a_space_agrees_with_its_moved_self_and_not_with_shuffled_or_foreign_anc
     shuffled = np.random.default_rng(1).permutation(w.y_anchors)
     foreign = make_spaces(300, 12, 20, seed=9).y_anchors
     moved = 5 * w.x_anchors @ rotation(12) - 2
-    x = frame(lib.from_numpy(w.x_anchors))
-    got = [agreement(x, frame(lib.from_numpy(a))) for a in (moved, w.y_anchors, shuffled, foreign)]
+    x = Frame.from_anchors(lib.from_numpy(w.x_anchors))
+    got = [
+        agreement(x, Frame.from_anchors(lib.from_numpy(a)))
+        for a in (moved, w.y_anchors, shuffled, foreign)
+    ]
     assert got[0] == pytest.approx(1.0, abs=1e-9)
     assert got[0] <= 1.0
     assert got[1] > 0.6
@@ -86,18 +92,21 @@ def test_where_all_cosines_are_equal_there_is_nothing_to_agree_on(
     lib: ArrayLibrary, k: int
 ) -> None:
     simplex, other = (
-        frame(lib.from_numpy(np.eye(k))),
-        frame(lib.from_numpy(make_spaces(k, 6, 7).y_anchors)),
+        Frame.from_anchors(lib.from_numpy(np.eye(k))),
+        Frame.from_anchors(lib.from_numpy(make_spaces(k, 6, 7).y_anchors)),
     )
     assert agreement(simplex, other) == 0.0
     assert agreement(simplex, simplex) == 0.0
     turned = (7 * np.eye(k) @ rotation(k) + 2).astype(np.float32)
-    rounded = frame(lib.from_numpy(turned))
+    rounded = Frame.from_anchors(lib.from_numpy(turned))
     assert agreement(rounded, other) == agreement(rounded, rounded) == 0.0
 
 
 def test_agreement_needs_the_same_number_of_anchors() -> None:
-    a, b = frame(make_spaces(20, 5, 4).x_anchors), frame(make_spaces(21, 5, 4).x_anchors)
+    a, b = (
+        Frame.from_anchors(make_spaces(20, 5, 4).x_anchors),
+        Frame.from_anchors(make_spaces(21, 5, 4).x_anchors),
+    )
     with pytest.raises(InvalidInputError, match="got 20 and 21"):
         agreement(a, b)
 
@@ -105,14 +114,14 @@ def test_agreement_needs_the_same_number_of_anchors() -> None:
 def test_similarity_is_the_mean_cosine(lib: ArrayLibrary) -> None:
     a, b = (np.random.default_rng(seed).normal(size=(30, 7)) + 0.5 for seed in (0, 1))
     want = 1 - paired_distances(a, b, metric="cosine").mean()
-    assert similarity(lib.from_numpy(a), lib.from_numpy(b)) == pytest.approx(want, abs=1e-12)
-    assert similarity(lib.from_numpy(a), lib.from_numpy(1e30 * a)) == pytest.approx(1.0)
-    assert similarity(lib.from_numpy(a), lib.from_numpy(-a)) == pytest.approx(-1.0)
+    assert mean_cosine(lib.from_numpy(a), lib.from_numpy(b)) == pytest.approx(want, abs=1e-12)
+    assert mean_cosine(lib.from_numpy(a), lib.from_numpy(1e30 * a)) == pytest.approx(1.0)
+    assert mean_cosine(lib.from_numpy(a), lib.from_numpy(-a)) == pytest.approx(-1.0)
 
 
 def test_a_zero_row_is_similar_to_nothing(lib: ArrayLibrary) -> None:
     a = np.array([[1.0, 0], [0, 0]], np.float32)
-    assert similarity(lib.from_numpy(a), lib.from_numpy(a)) == pytest.approx(0.5)
+    assert mean_cosine(lib.from_numpy(a), lib.from_numpy(a)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize(
@@ -120,17 +129,17 @@ def test_a_zero_row_is_similar_to_nothing(lib: ArrayLibrary) -> None:
 )
 def test_similarity_needs_rows_of_one_shape(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="rows of one shape"):
-        similarity(np.ones(a), np.ones(b))
+        mean_cosine(np.ones(a), np.ones(b))
 
 
 def test_norms_are_taken_in_double_precision_about_the_origin(lib: ArrayLibrary) -> None:
     x = (1e30 * np.random.default_rng(0).normal(size=(50, 7)) + 1e30).astype(np.float32)
     lengths = np.linalg.norm(x.astype(np.float64), axis=1)
-    got = norms(lib.from_numpy(x))
+    got = norm_statistics(lib.from_numpy(x))
     assert got.mean == pytest.approx(lengths.mean(), rel=1e-12)
     assert got.std == pytest.approx(lengths.std(), rel=1e-9)
     with pytest.raises(InvalidInputError, match="at least one row"):
-        norms(np.ones((0, 3)))
+        norm_statistics(np.ones((0, 3)))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -139,7 +148,7 @@ def test_confidence_is_the_mean_of_the_largest_cosines(
     lib: ArrayLibrary, k: int, neighbours: int, dtype: type
 ) -> None:
     w = make_spaces(k, 6, 12)
-    seen = frame(lib.from_numpy(w.y_anchors))
+    seen = Frame.from_anchors(lib.from_numpy(w.y_anchors))
     mean = w.y_anchors.mean(0)
     cosines = plain_unit(w.y, mean) @ plain_unit(w.y_anchors, mean).T
     want = np.clip(np.sort(cosines, axis=1)[:, -neighbours:].mean(1), 0, 1)
@@ -151,7 +160,7 @@ def test_confidence_is_the_mean_of_the_largest_cosines(
 
 def test_confidence_is_zero_at_the_mean_and_never_negative(lib: ArrayLibrary) -> None:
     anchors = np.array([[1.0, 0.1], [1, -0.1], [0.9, 0], [-4, 0]]) + 2
-    seen = frame(lib.from_numpy(anchors))
+    seen = Frame.from_anchors(lib.from_numpy(anchors))
     mean = lib.to_numpy(seen.mean)
     y = (mean + np.array([[0, 0], [1, 0], [-1, 0]])).astype(np.float32)
     got = lib.to_numpy(neighbour_confidence(lib.from_numpy(y), seen, 2))
@@ -166,7 +175,7 @@ def test_confidence_is_zero_at_the_mean_and_never_negative(lib: ArrayLibrary) ->
 
 def test_a_sample_among_the_anchors_is_trusted_more_than_noise() -> None:
     w = make_spaces(300, 8, 40, latent=4)
-    seen = frame(w.y_anchors)
+    seen = Frame.from_anchors(w.y_anchors)
     noise = np.random.default_rng(0).normal(size=w.y.shape)
     noise = seen.mean + seen.scale * noise / np.linalg.norm(noise, axis=1, keepdims=True)
     inside = neighbour_confidence(w.y, seen)

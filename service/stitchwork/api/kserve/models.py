@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from stitchwork.api.dependencies import AppState
 from stitchwork.errors import UnknownResourceError
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import Head, Space, check_id, digest
 
@@ -148,7 +148,7 @@ def find(state: AppState, name: Name, version: str | None = None) -> Served:
     if name.takes_items and source.encoder is None:
         raise UnknownResourceError(f"no model {name.text}: space {source.id} has no encoder")
     if target:
-        check_pair(source, target, DEFAULT)
+        check_pair(source, target, DEFAULT_BRIDGE)
     found = Served(name, source, target, head, stale or spaces_stale)
     if version not in (None, found.version):
         raise UnknownResourceError(

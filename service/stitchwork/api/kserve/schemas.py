@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 
 from stitchwork.api.schemas.fields import Name
 from stitchwork.api.schemas.request_model import RequestModel
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 Dimension = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
 
@@ -51,7 +51,7 @@ class InferenceParameters(RequestModel):
     """What holds for the whole request."""
 
     binary_data_output: bool = Field(False, strict=True, description="Outputs as bytes.")
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
     top: int = Field(5, ge=1, le=1000, description="Classes told for each input.")
     timeout: int | None = Field(

@@ -20,7 +20,7 @@ from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
 from stitchwork.api.routes.response_facts import outside, used
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import ID_PATTERN, Floats, Space, check_id
 
@@ -115,7 +115,7 @@ async def model(model: Model, state: StateDep) -> Response:
     source, last = spaces[0], spaces[-1]
     try:
         encoder_of(source)
-        check_pair(source, last, DEFAULT)
+        check_pair(source, last, DEFAULT_BRIDGE)
     except (InvalidInputError, AnchorSetMismatchError) as error:
         # It is registered, and still none of those that `models` lists.
         raise UnknownResourceError(f"no model {model}: {error.message}") from error

@@ -8,7 +8,7 @@ from stitchwork.api.content import validation
 from stitchwork.api.schemas.fields import Checked
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 TEXTS_ONLY: Final = (
     "expected a text or a list of texts, got token ids: every model here has a tokenizer of its "
@@ -52,7 +52,7 @@ class EmbeddingsRequest(RequestModel):
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(None, ge=1, description="The width of the space, or nothing.")
     user: str | None = Field(None, description="Is not read.")
-    bridge: BridgeName = Field(DEFAULT, description="Our own: the way to the target.")
+    bridge: BridgeName = Field(DEFAULT_BRIDGE, description="Our own: the way to the target.")
     truncate: bool | None = Field(None, description="Our own: cut texts that are too long.")
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm->mpnet",

@@ -9,21 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.geometry.diagnostics.learning_curve import Curve, learning_curve
-from stitchwork.geometry.diagnostics.misalignment import Suspect, misaligned
+from stitchwork.geometry.diagnostics.learning_curve import LearningCurve, learning_curve
+from stitchwork.geometry.diagnostics.misalignment import MisalignedPair, misaligned_pairs
 from stitchwork.geometry.diagnostics.redundancy import (
-    COMPARED,
-    Step,
-    duplicates,
+    MAX_COMPARED,
+    AnchorCandidate,
+    find_duplicates,
     next_anchors,
-    redundant,
+    redundant_anchors,
 )
-from stitchwork.geometry.frame import Frame, frame
-from stitchwork.geometry.linalg import spaced
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import AnchorSet, Floats, Space
 
-MOST_ANCHORS: Final = 2000
+MAX_ANCHORS: Final = 2000
 """Evenly spaced anchors that are used where the cost is their square or more."""
 MOST_DROPPED: Final = 10
 MOST_REMEMBERED: Final = 256
@@ -75,26 +75,30 @@ class AnchorReports:
     def next(self, space: Space, pool: Floats, count: int) -> dict[str, Any]:
         """Which rows of a pool to take as anchors next."""
         anchors = self._anchors(space)
-        used = evenly(len(anchors))
-        steps = next_anchors(_part(frame(anchors), used), pool, count)
+        used = evenly_spaced(len(anchors), MAX_ANCHORS)
+        steps = next_anchors(_part(Frame.from_anchors(anchors), used), pool, count)
         shown = [{"index": step.row, "distance": step.distance} for step in steps]
         return {"anchors": len(anchors), "used": len(used), "next": shown}
 
     def _made(self, space: Space, target: Space | None, bridge: BridgeName) -> dict[str, Any]:
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
         anchors = self._anchors(space)
-        used = evenly(len(anchors))
+        used = evenly_spaced(len(anchors), MAX_ANCHORS)
         some = anchors[used]
-        whole = frame(anchors)
+        whole = Frame.from_anchors(anchors)
         seen = _part(whole, used)
         theirs = anchors if target is None else self._anchors(target)
         onto = space if target is None else target
         curve = learning_curve(
             some, theirs[used], bridge, space.parameters.checked(), onto.parameters.checked()
         )
-        compared = min(len(anchors), COMPARED)
-        twice = duplicates(_part(whole, np.arange(compared)))
-        suspects = None if target is None else misaligned(seen, _part(frame(theirs), used))
+        compared = min(len(anchors), MAX_COMPARED)
+        twice = find_duplicates(_part(whole, np.arange(compared)))
+        suspects = (
+            None
+            if target is None
+            else misaligned_pairs(seen, _part(Frame.from_anchors(theirs), used))
+        )
         names = _names(anchor_set)
 
         def groups(found: tuple[tuple[int, ...], ...]) -> list[list[Name]]:
@@ -105,7 +109,7 @@ class AnchorReports:
             "compared": compared,
             "used": len(used),
             "duplicates": {"exact": groups(twice.exact), "near": groups(twice.near)},
-            "drop": [_dropped(step, used, names) for step in redundant(seen, MOST_DROPPED)],
+            "drop": [_dropped(step, used, names) for step in redundant_anchors(seen, MOST_DROPPED)],
             "learning_curve": _curve(curve),
             "misaligned": suspects and [_suspected(one, used, names) for one in suspects],
         }
@@ -115,14 +119,9 @@ class AnchorReports:
         return kept
 
 
-def evenly(count: int) -> NDArray[np.int64]:
-    """Which of `count` anchors are used: all of few, evenly spaced ones of many."""
-    return spaced(count, MOST_ANCHORS)
-
-
 def _part(seen: Frame, used: NDArray[np.int64]) -> Frame:
     """The same frame with some of its anchors."""
-    return replace(seen, unit=seen.unit[used])
+    return replace(seen, unit_anchors=seen.unit_anchors[used])
 
 
 def _names(anchor_set: AnchorSet) -> tuple[Name, ...] | range:
@@ -130,12 +129,12 @@ def _names(anchor_set: AnchorSet) -> tuple[Name, ...] | range:
 
 
 def _dropped(
-    step: Step, used: NDArray[np.int64], names: tuple[Name, ...] | range
+    step: AnchorCandidate, used: NDArray[np.int64], names: tuple[Name, ...] | range
 ) -> dict[str, Any]:
     return {"anchor": names[int(used[step.row])], "distance": step.distance}
 
 
-def _curve(curve: Curve) -> dict[str, Any]:
+def _curve(curve: LearningCurve) -> dict[str, Any]:
     return {
         "points": [point._asdict() for point in curve.points],
         "doubled": curve.doubled,
@@ -145,12 +144,12 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 
 def _suspected(
-    suspect: Suspect, used: NDArray[np.int64], names: tuple[Name, ...] | range
+    suspect: MisalignedPair, used: NDArray[np.int64], names: tuple[Name, ...] | range
 ) -> dict[str, Any]:
     return {
         "anchor": names[int(used[suspect.pair])],
         "probability": suspect.probability,
         "cosine": suspect.cosine,
         "rank": suspect.rank,
-        "fits": names[int(used[suspect.fits])],
+        "fits": names[int(used[suspect.best_match])],
     }

@@ -14,10 +14,10 @@ from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import (
     Calibration,
     auroc,
-    calibrate,
     expected_calibration_error,
+    fit_calibration,
     log_odds,
-    reliability,
+    reliability_bins,
 )
 from stitchwork.inference.predictions import confidence
 from stitchwork.resources import Floats, Head
@@ -122,10 +122,10 @@ def learn(scored: Scored, truth: NDArray[np.int64]) -> tuple[Calibration, dict[s
     fold[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
     unseen = np.empty(len(odds))
     for part in range(FOLDS):
-        fitted = calibrate(odds[fold != part], right[fold != part])
+        fitted = fit_calibration(odds[fold != part], right[fold != part])
         unseen[fold == part] = fitted(odds[fold == part])
     held_out = np.where(scored.defined, unseen, 0.0)
-    return calibrate(odds, right), {"calibrated": True, **_measures(held_out, right)}
+    return fit_calibration(odds, right), {"calibrated": True, **_measures(held_out, right)}
 
 
 def trust(
@@ -141,7 +141,7 @@ def _measures(found: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, Any]:
     return {
         "auroc": auroc(found, right),
         "ece": expected_calibration_error(found, right),
-        "reliability": [held._asdict() for held in reliability(found, right)],
+        "reliability": [held._asdict() for held in reliability_bins(found, right)],
     }
 
 

@@ -9,9 +9,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.geometry.diagnostics.cross_validation import Anchored, HeldOut, held_out, some
+from stitchwork.geometry.diagnostics.cross_validation import (
+    MAX_ANCHORS,
+    AnchoredSpace,
+    CrossValidationScore,
+    cross_validate,
+)
 from stitchwork.geometry.diagnostics.space_metrics import agreement
-from stitchwork.geometry.frame import frame
+from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Space
 
@@ -26,7 +32,7 @@ class Comparison(NamedTuple):
         agreement: Of the two spaces' anchors.
     """
 
-    held: HeldOut | None
+    held: CrossValidationScore | None
     agreement: float
 
 
@@ -70,7 +76,10 @@ class Comparisons:
     ) -> dict[tuple[str, str], Comparison]:
         names = sorted({name for pair in pairs for name in pair})
         anchors = {name: self._anchors(by_id[name]) for name in names}
-        units = {name: np.asarray(frame(rows).unit, np.float32) for name, rows in anchors.items()}
+        units = {
+            name: np.asarray(Frame.from_anchors(rows).unit_anchors, np.float32)
+            for name, rows in anchors.items()
+        }
         agreed: dict[tuple[str, ...], float] = {}
         for pair in pairs:
             either = tuple(sorted(pair))
@@ -78,14 +87,15 @@ class Comparisons:
                 agreed[either] = agreement(units[pair[0]], units[pair[1]])
         del units
         seen = {
-            name: Anchored(rows, by_id[name].parameters.checked()) for name, rows in anchors.items()
+            name: AnchoredSpace(rows, by_id[name].parameters.checked())
+            for name, rows in anchors.items()
         }
         return {
             pair: Comparison(held, agreed[tuple(sorted(pair))])
-            for pair, held in held_out(seen, pairs, bridge)
+            for pair, held in cross_validate(seen, pairs, bridge)
         }
 
     def _anchors(self, space: Space) -> Floats:
         kept = self._registry.spaces.arrays(space.id, space.version)["anchors"]
-        used: Floats = kept[some(len(kept))]
+        used: Floats = kept[evenly_spaced(len(kept), MAX_ANCHORS)]
         return used

@@ -3,8 +3,8 @@
 from typing import Final, Literal, NamedTuple
 
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.geometry.calibration import wilson
-from stitchwork.geometry.diagnostics.cross_validation import FEWEST_ANCHORS, HeldOut
+from stitchwork.geometry.calibration import wilson_interval
+from stitchwork.geometry.diagnostics.cross_validation import MIN_ANCHORS, CrossValidationScore
 from stitchwork.registry.declarations import SUSPICIOUS
 
 Level = Literal["good", "fair", "poor"]
@@ -42,7 +42,7 @@ class Share(NamedTuple):
     @property
     def interval(self) -> tuple[float, float]:
         """Its 95% interval, Wilson's."""
-        return wilson(self.correct, self.size)
+        return wilson_interval(self.correct, self.size)
 
 
 class Verdict(NamedTuple):
@@ -57,7 +57,9 @@ class Verdict(NamedTuple):
     reason: str
 
 
-def of_pair(held: HeldOut | None, agreement: float, anchors: int, bridge: BridgeName) -> Verdict:
+def of_pair(
+    held: CrossValidationScore | None, agreement: float, anchors: int, bridge: BridgeName
+) -> Verdict:
     """How well one space translates into another, told by their anchors alone.
 
     Args:
@@ -66,7 +68,7 @@ def of_pair(held: HeldOut | None, agreement: float, anchors: int, bridge: Bridge
         anchors: How many there are to tell it by.
         bridge: The bridge.
     """
-    if held is None and anchors < FEWEST_ANCHORS:
+    if held is None and anchors < MIN_ANCHORS:
         return Verdict("poor", f"{anchors} anchors are too few to hold some out and see them back")
     if held is None and bridge == "none":
         return Verdict("poor", "without a bridge only spaces of one width fit")

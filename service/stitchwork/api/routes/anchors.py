@@ -11,7 +11,7 @@ from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.response_facts import named, used, width
 from stitchwork.api.schemas.report_requests import NextAnchorsRequest
 from stitchwork.api.schemas.responses import AnchorReportResponse, NextAnchorsResponse
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import check_id
 
@@ -34,7 +34,7 @@ async def report(
             description="Space that inputs go to; unset: onto itself.", json_schema_extra=ID_SCHEMA
         ),
     ] = None,
-    bridge: BridgeName = DEFAULT,
+    bridge: BridgeName = DEFAULT_BRIDGE,
 ) -> Response:
     """Duplicates, what to drop, whether there are enough and, with a target, misaligned pairs.
 

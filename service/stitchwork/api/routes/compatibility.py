@@ -33,9 +33,9 @@ from stitchwork.errors import (
     InvalidInputError,
     UnavailableError,
 )
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.geometry.classifier import probabilities
-from stitchwork.geometry.diagnostics.cross_validation import FOLDS, some
+from stitchwork.geometry.diagnostics.cross_validation import FOLDS, MAX_ANCHORS
 from stitchwork.inference.translator import check_pair
 from stitchwork.resources import ID_PATTERN, AnchorSet, Floats, Head, Space, check_id
 
@@ -57,7 +57,7 @@ async def matrix(
     request: Request,
     state: StateDep,
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
-    bridge: BridgeName = DEFAULT,
+    bridge: BridgeName = DEFAULT_BRIDGE,
     spaces: Annotated[
         str | None,
         Query(
@@ -82,7 +82,7 @@ def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: Bridg
     (anchor_set,), stale = state.registry.anchor_sets.ready(set_id)
     spaces = _spaces(state, anchor_set, names)
     found = state.comparisons.of(spaces, bridge)
-    used = len(some(anchor_set.size))
+    used = min(anchor_set.size, MAX_ANCHORS)
     return negotiation.json_response(
         {
             "anchor_set": {"id": anchor_set.id, "version": anchor_set.version},

@@ -12,7 +12,7 @@ from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.response_facts import used
 from stitchwork.errors import InvalidInputError
 from stitchwork.export import translation_files
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.resources import Head, check_id
 
 router = APIRouter(tags=["inference"])
@@ -40,7 +40,7 @@ async def export(
     target: PathId,
     request: Request,
     state: StateDep,
-    bridge: BridgeName = DEFAULT,
+    bridge: BridgeName = DEFAULT_BRIDGE,
     head: Annotated[
         str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
     ] = None,

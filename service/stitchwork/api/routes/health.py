@@ -15,7 +15,7 @@ from stitchwork.api.schemas.responses import (
     WorkersResponse,
 )
 from stitchwork.errors import UnavailableError
-from stitchwork.geometry.bridges import BRIDGES, DEFAULT
+from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
 from stitchwork.queue.streams import stream_backlogs
 
 router = APIRouter(tags=["operation"])
@@ -62,7 +62,7 @@ async def info(state: StateDep) -> Response:
             "name": "stitchwork",
             "version": state.version,
             "bridges": list(BRIDGES),
-            "default_bridge": DEFAULT,
+            "default_bridge": DEFAULT_BRIDGE,
             "media_types": [
                 negotiation.JSON,
                 *negotiation.BINARY,

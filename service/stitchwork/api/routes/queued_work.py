@@ -10,7 +10,7 @@ from stitchwork.api.content.negotiation import LARGE_BODY
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference.translator import check_pair
 from stitchwork.queue.messages import Job, Reply
 from stitchwork.resources import EncoderSpec, Head, Modality, Space
@@ -35,7 +35,7 @@ def job_of(
     target: Space | None = None,
     head: Head | None = None,
     *,
-    bridge: BridgeName = DEFAULT,
+    bridge: BridgeName = DEFAULT_BRIDGE,
     truncate: bool | None = None,
 ) -> Job:
     """The job that embeds raw inputs and, where they are named, translates and classifies them.

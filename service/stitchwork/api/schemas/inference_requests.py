@@ -14,7 +14,7 @@ from stitchwork.api.schemas.fields import (
     Rows,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 
 class ItemsMixin(RequestModel):
@@ -28,7 +28,7 @@ class TranslateRequest(RequestModel):
 
     source: Id
     target: Id
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     embeddings: Rows
     example: ClassVar[dict[str, Any]] = {
@@ -42,7 +42,7 @@ class ClassifyRequest(RequestModel):
     """Embeddings of a space, to be classified by a head of this or another space."""
 
     space: Id
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     embeddings: Rows
     top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
@@ -57,7 +57,7 @@ class EmbedRequest(ItemsMixin):
     """Raw inputs to embed and, with a target, to translate."""
 
     target: Id | None = None
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     truncate: Bool | None = Field(None, description="Cut texts that are too long.")
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
@@ -66,7 +66,7 @@ class EmbedRequest(ItemsMixin):
 class StitchRequest(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     truncate: Bool | None = Field(None, description="Cut texts that are too long.")
     top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

@@ -22,7 +22,7 @@ from stitchwork.api.schemas.fields import (
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InputTooLargeError, InvalidInputError
-from stitchwork.geometry.bridges import LANDMARKS, WHITENING
+from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.resources import (
@@ -83,8 +83,12 @@ class IrpParameters(RequestModel):
 class ExpParameters(RequestModel):
     """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
 
-    whitening: Float = Field(WHITENING, description="0: best cosine; more: better retrieval.")
-    landmarks: Int = Field(LANDMARKS, description="Anchors that a row is compared with, at most.")
+    whitening: Float = Field(
+        DEFAULT_WHITENING, description="0: best cosine; more: better retrieval."
+    )
+    landmarks: Int = Field(
+        DEFAULT_LANDMARKS, description="Anchors that a row is compared with, at most."
+    )
 
 
 class SpaceRequest(RequestModel):

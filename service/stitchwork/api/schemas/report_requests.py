@@ -21,7 +21,7 @@ from stitchwork.api.schemas.fields import (
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InvalidInputError, MalformedInputError
-from stitchwork.geometry.bridges import DEFAULT, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 
 def _listed(value: Any, info: ValidationInfo) -> Any:
@@ -52,7 +52,7 @@ class HeadEvaluationRequest(RequestModel):
     """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
 
     labels: Annotated[Labels, BeforeValidator(_listed), Field(min_length=1)]
-    bridge: BridgeName = DEFAULT
+    bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     items: Items | None = None
     embeddings: Rows | None = None

@@ -9,13 +9,13 @@ from stitchwork.client import Floats
 from stitchwork.evaluation.experiments.methods import SERVED, Fitted, method, pairs
 from stitchwork.evaluation.experiments.probes import Head
 from stitchwork.evaluation.experiments.study import Record, Study, Told, quietly
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from stitchwork.geometry.calibration import (
     auroc,
-    calibrate,
     expected_calibration_error,
+    fit_calibration,
     log_odds,
-    reliability,
+    reliability_bins,
 )
 from stitchwork.geometry.diagnostics.space_metrics import neighbour_confidence
 
@@ -58,7 +58,7 @@ def confidence(study: Study, *, progress: Told = quietly) -> Record:
                 "source neighbours": auroc(near_source, right),
             }
             records.append({**of, **found, **neighbours})
-            if name == DEFAULT:
+            if name == DEFAULT_BRIDGE:
                 told.add(raw, calibrated, right)
     progress(len(ordered), len(ordered))
     return {"k": k, "native": native, "records": records, "reliability": told.bins()}
@@ -84,7 +84,7 @@ class _Pool:
             said = np.concatenate(parts)
             found[name] = {
                 "error": expected_calibration_error(said, right),
-                "bins": [bar._asdict() for bar in reliability(said, right)],
+                "bins": [bar._asdict() for bar in reliability_bins(said, right)],
             }
         return found
 
@@ -101,7 +101,7 @@ def _head(
     halves = np.random.default_rng(study.settings.seed).permutation(len(right)) % 2 == 0
     calibrated = np.zeros(len(right))
     for half in (halves, ~halves):
-        calibrated[~half] = calibrate(odds[half], right[half])(odds[~half])
+        calibrated[~half] = fit_calibration(odds[half], right[half])(odds[~half])
     found = {
         "accuracy": float(np.mean(right)),
         "head": auroc(odds, right),

@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.client import Floats
-from stitchwork.geometry.calibration import Z95
 from stitchwork.geometry.frame import unit_rows
+
+Z95: Final = 1.959964
+"""The quantile of the standard normal distribution in a 95% interval."""
 
 Labels = NDArray[np.int64]
 

@@ -19,17 +19,17 @@ from stitchwork.evaluation.experiments.pruning import Pruned, Pruner, Setting
 from stitchwork.geometry.bridges import (
     BRIDGES,
     BridgeName,
+    FactorParameters,
+    FittedSpace,
     Inverse,
     InverseName,
     Map,
-    Parameters,
-    Side,
-    fuse,
-    inverse,
-    needs,
+    compose,
+    compute_inverse,
+    required_inverses,
 )
-from stitchwork.geometry.frame import directions, frame
-from stitchwork.geometry.maps import FusedMap
+from stitchwork.geometry.frame import Frame, normalise
+from stitchwork.geometry.maps import LinearMap
 
 ABSOLUTE: Final = "absolute"
 IRP_BEST: Final = "irp, best δ ω"
@@ -55,10 +55,10 @@ class Fitted:
         parameters: Of the bridges.
     """
 
-    def __init__(self, anchors: Floats, parameters: Parameters | None = None) -> None:
+    def __init__(self, anchors: Floats, parameters: FactorParameters | None = None) -> None:
         self.anchors = anchors
-        self.seen = frame(anchors)
-        self.parameters = parameters or Parameters()
+        self.seen = Frame.from_anchors(anchors)
+        self.parameters = parameters or FactorParameters()
         self._inverses: dict[InverseName, Inverse] = {}
         self._irp: dict[Setting, Pruned] = {}
 
@@ -75,7 +75,7 @@ class Fitted:
         """Compute what every pair of this space asks of it."""
         own = Setting(self.parameters.delta, self.parameters.omega)
         self.irp([own, own._replace(omega=1)])
-        for name in {name for served in SERVED for name in needs(served)} - {"irp"}:
+        for name in {name for served in SERVED for name in required_inverses(served)} - {"irp"}:
             self.side(name)
         _ = self.eigen
 
@@ -84,13 +84,13 @@ class Fitted:
         """What `irp`'s inverses at many settings share."""
         return Pruner(self.seen)
 
-    def side(self, name: InverseName | None) -> Side:
+    def side(self, name: InverseName | None) -> FittedSpace:
         """The space with the inverse that a bridge needs of it."""
         if name is None:
-            return Side(self.seen, self.parameters)
+            return FittedSpace(self.seen, self.parameters)
         if name not in self._inverses:
-            self._inverses[name] = inverse(name, self.seen, self.parameters)
-        return Side(self.seen, self.parameters, self._inverses[name])
+            self._inverses[name] = compute_inverse(name, self.seen, self.parameters)
+        return FittedSpace(self.seen, self.parameters, self._inverses[name])
 
     @cached_property
     def eigen(self) -> Eigen:
@@ -100,13 +100,13 @@ class Fitted:
 
 def bridge(name: BridgeName, x: Fitted, y: Fitted) -> Translate:
     """One of the service's bridges, fused by the service's own functions."""
-    of_source, of_target = needs(name)
-    return applied(fuse(name, x.side(of_source), y.side(of_target)))
+    of_source, of_target = required_inverses(name)
+    return applied(compose(name, x.side(of_source), y.side(of_target)))
 
 
 def through(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:
     """`irp` with an inverse (k, d_Y) of the target at hand."""
-    return applied(FusedMap.of(x.seen.unit.T @ write, x.seen, y.seen))
+    return applied(LinearMap.from_product(x.seen.unit_anchors.T @ write, x.seen, y.seen))
 
 
 def written(cosines: NDArray[Any], target: Fitted, pruned: Pruned) -> Floats:
@@ -121,13 +121,13 @@ def written(cosines: NDArray[Any], target: Fitted, pruned: Pruned) -> Floats:
         What `through` makes of the rows, to within rounding.
     """
     kept = np.flatnonzero(pruned.write.any(axis=1))
-    rows, _ = directions(cosines[:, kept] @ pruned.write[kept])
+    rows, _ = normalise(cosines[:, kept] @ pruned.write[kept])
     return np.asarray(rows * target.seen.scale + target.seen.mean, np.float32)
 
 
 def completed(x: Fitted, y: Fitted, write: NDArray[np.float64]) -> Translate:
     """`irp-completed` with the inverse (k, d_Y) of one subspace of the target at hand."""
-    return applied(FusedMap.of(polar(x.seen.unit.T @ write), x.seen, y.seen))
+    return applied(LinearMap.from_product(polar(x.seen.unit_anchors.T @ write), x.seen, y.seen))
 
 
 def method(name: str, x: Fitted, y: Fitted, chosen: Setting | None = None) -> Translate:

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from stitchwork.client import Floats
 from stitchwork.evaluation.embedded_corpus import Embedded
-from stitchwork.geometry.diagnostics.misalignment import misaligned as suspects
-from stitchwork.geometry.diagnostics.redundancy import NEAR
-from stitchwork.geometry.frame import Frame, frame
+from stitchwork.geometry.diagnostics.misalignment import misaligned_pairs
+from stitchwork.geometry.diagnostics.redundancy import NEAR_DUPLICATE_COSINE
+from stitchwork.geometry.frame import Frame
 
 SIZES: Final = (300, 1000, 1500)
 SHARE: Final = 0.05
@@ -46,13 +46,15 @@ def _record(
         rng = np.random.default_rng(seed)
         drawn = rng.permutation(embedded.train)[:k]
         x, y = (embedded.rows[space][drawn] for space in pair)
-        seen = frame(x), frame(y)
-        false += len(suspects(*seen))
+        seen = Frame.from_anchors(x), Frame.from_anchors(y)
+        false += len(misaligned_pairs(*seen))
         places = _places(k, rng)
         bad = places != np.arange(k)
         counted = bad & ~_same(seen, places)
         named = np.zeros(k, np.bool_)
-        named[[one.pair for one in suspects(seen[0], frame(_moved(y, places)))]] = True
+        named[
+            [one.pair for one in misaligned_pairs(seen[0], Frame.from_anchors(_moved(y, places)))]
+        ] = True
         swapped += int(counted.sum())
         found += int((named & counted).sum())
         wrong += int((named & ~bad).sum())
@@ -84,5 +86,8 @@ def _moved(rows: Floats, places: NDArray[np.int64]) -> Floats:
 
 def _same(seen: tuple[Frame, Frame], places: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which rows come from the place of a near duplicate, in either space."""
-    close = [np.vecdot(space.unit, space.unit[places]) >= NEAR for space in seen]
+    close = [
+        np.vecdot(space.unit_anchors, space.unit_anchors[places]) >= NEAR_DUPLICATE_COSINE
+        for space in seen
+    ]
     return np.asarray(close[0] | close[1])

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.linalg import RTOL
-from stitchwork.geometry.maps import FusedMap
+from stitchwork.geometry.maps import LinearMap
 
 LAMBDAS: Final = np.logspace(-6, 2, 65)
 """Penalties tried, relative to tr(UᵀU)/d."""
@@ -22,7 +22,7 @@ class Eigen(NamedTuple):
 
 def eigen(seen: Frame) -> Eigen:
     """Singular values of the unit anchors above 1e-6 of the largest, and their directions."""
-    unit: NDArray[np.float64] = np.asarray(seen.unit)
+    unit: NDArray[np.float64] = np.asarray(seen.unit_anchors)
     dual = len(unit) < unit.shape[1]
     squares, vectors = np.linalg.eigh(unit @ unit.T if dual else unit.T @ unit)
     kept = squares > RTOL**2 * squares[-1]
@@ -30,7 +30,7 @@ def eigen(seen: Frame) -> Eigen:
     return Eigen(values, unit.T @ (vectors / values) if dual else vectors)
 
 
-def ridge_gcv(x: Frame, y: Frame, of_x: Eigen) -> FusedMap:
+def ridge_gcv(x: Frame, y: Frame, of_x: Eigen) -> LinearMap:
     """Ridge regression from X's unit anchors to Y's, the penalty by generalised cross-validation.
 
     Args:
@@ -44,8 +44,8 @@ def ridge_gcv(x: Frame, y: Frame, of_x: Eigen) -> FusedMap:
     Source:
         Golub, Heath and Wahba, Generalized Cross-Validation, 1979.
     """
-    u: NDArray[np.float64] = np.asarray(x.unit)
-    v: NDArray[np.float64] = np.asarray(y.unit)
+    u: NDArray[np.float64] = np.asarray(x.unit_anchors)
+    v: NDArray[np.float64] = np.asarray(y.unit_anchors)
     k, d = u.shape
     values, right = of_x
     # leftᵀ V, by which the error of every penalty is known.
@@ -64,17 +64,19 @@ def ridge_gcv(x: Frame, y: Frame, of_x: Eigen) -> FusedMap:
         if score < best:
             best, chosen = score, penalty
     shrunk = values / (values**2 + chosen)
-    return FusedMap.of((right * shrunk) @ along, x, y)
+    return LinearMap.from_product((right * shrunk) @ along, x, y)
 
 
-def procrustes(x: Frame, y: Frame) -> FusedMap:
+def procrustes(x: Frame, y: Frame) -> LinearMap:
     """The orthogonal map nearest to taking X's unit anchors to Y's.
 
     Source:
         Schönemann, A generalized solution of the orthogonal Procrustes problem, 1966; as used by
         Maiorca et al., arXiv 2311.00664.
     """
-    return FusedMap.of(polar(np.asarray(x.unit).T @ np.asarray(y.unit)), x, y)
+    return LinearMap.from_product(
+        polar(np.asarray(x.unit_anchors).T @ np.asarray(y.unit_anchors)), x, y
+    )
 
 
 def polar(matrix: NDArray[Any]) -> NDArray[np.float64]:

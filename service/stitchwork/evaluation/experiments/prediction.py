@@ -7,11 +7,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from stitchwork.evaluation.experiments.measures import correlation
+from stitchwork.evaluation.experiments.measures import Z95, correlation
 from stitchwork.evaluation.experiments.methods import ABSOLUTE
 from stitchwork.evaluation.experiments.study import Record
-from stitchwork.geometry.bridges import DEFAULT
-from stitchwork.geometry.calibration import Z95
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 PREDICTORS: Final = ("similarity", "centred")
 
@@ -32,13 +31,14 @@ def prediction(found: Mapping[str, Record]) -> Record:
     moved = [r for r in found["translation"]["records"] if r["method"] != ABSOLUTE]
     native = found["translation"]["native"]
     most = max(record["k"] for record in moved)
-    fixed = [r for r in moved if r["k"] == most and r["method"] == DEFAULT]
+    fixed = [r for r in moved if r["k"] == most and r["method"] == DEFAULT_BRIDGE]
     default = [r for r in swept if r["delta"] == 0.8 and r["omega"] == 8]
     within = {f"{name}, over δ and ω": _within(swept, _of(name)) for name in PREDICTORS}
     within["log condition, over δ and ω"] = _within(swept, _condition)
     within |= {f"{name}, over bridges and k": _within(moved, _of(name)) for name in PREDICTORS}
     across = {
-        f"{name}, {DEFAULT}, k = {most}": _across(fixed, _of(name), native) for name in PREDICTORS
+        f"{name}, {DEFAULT_BRIDGE}, k = {most}": _across(fixed, _of(name), native)
+        for name in PREDICTORS
     }
     across |= {f"{name}, irp": _across(default, _of(name), native) for name in PREDICTORS}
     across["log condition, irp"] = _across(default, _condition, native)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.linalg import RTOL
-from stitchwork.geometry.sampling import GRID, Indices
+from stitchwork.geometry.sampling import DISTANCE_GRID, Indices
 
 FINE: Final = 1e-9
 """Smallest eigenvalue of V Vᵀ, relative to the largest, that is still known to six digits."""
@@ -57,7 +57,7 @@ class Pruner:
     """
 
     def __init__(self, seen: Frame) -> None:
-        self._unit: NDArray[np.float64] = np.asarray(seen.unit)
+        self._unit: NDArray[np.float64] = np.asarray(seen.unit_anchors)
         self._gram = self._unit @ self._unit.T
         self._paths: dict[tuple[int, float], Path] = {}
 
@@ -116,7 +116,9 @@ def _traversal(unit: NDArray[Any], gram: NDArray[Any], first: int, delta: float)
     while True:
         picked.append(at)
         distances.append(distance)
-        nearest = np.minimum(nearest, np.round((1.0 - np.abs(gram[at])) * GRID) / GRID)
+        nearest = np.minimum(
+            nearest, np.round((1.0 - np.abs(gram[at])) * DISTANCE_GRID) / DISTANCE_GRID
+        )
         nearest[at] = -1.0
         at = int(np.argmax(nearest))
         distance = float(nearest[at])

@@ -4,7 +4,7 @@ from typing import Final
 
 from stitchwork.evaluation.experiments.methods import written
 from stitchwork.evaluation.experiments.study import Record, Study, Told, quietly
-from stitchwork.geometry.frame import relative
+from stitchwork.geometry.frame import relative_representation
 
 MOST: Final = 1000
 
@@ -23,7 +23,9 @@ def sensitivity(study: Study, *, progress: Told = quietly) -> Record:
     k = min(MOST, max(study.sizes))
     fitted = study.anchors(k, 0)
     records: list[Record] = []
-    cosines_of = {x: relative(study.bench.rows[x], own.seen) for x, own in fitted.items()}
+    cosines_of = {
+        x: relative_representation(study.bench.rows[x], own.seen) for x, own in fitted.items()
+    }
     for done, (y, target) in enumerate(fitted.items()):
         progress(done, len(fitted))
         swept = target.pruner.sweep(study.settings.deltas, study.settings.omegas, conditions=True)

@@ -18,7 +18,7 @@ from stitchwork.evaluation.experiments.measures import Gallery, Labels, cosines
 from stitchwork.evaluation.experiments.methods import Fitted, Translate, draw, written
 from stitchwork.evaluation.experiments.probes import KINDS, Head, heads
 from stitchwork.evaluation.experiments.pruning import Setting
-from stitchwork.geometry.frame import relative
+from stitchwork.geometry.frame import relative_representation
 
 Record: TypeAlias = dict[str, Any]
 """What an experiment found, as JSON can hold it."""
@@ -196,7 +196,7 @@ class Study:
         at = draw(rest, min(k, len(rest)), settings.seed, settings.draws)
         fitted = {space: Fitted(rows[at]) for space, rows in self.embedded.rows.items()}
         # Not fused: of many settings on few rows, the products with what is kept are the cheaper.
-        cosines_of = {x: relative(on.rows[x], own.seen) for x, own in fitted.items()}
+        cosines_of = {x: relative_representation(on.rows[x], own.seen) for x, own in fitted.items()}
 
         def best(y: str) -> Chosen:
             target, found = fitted[y], Chosen()

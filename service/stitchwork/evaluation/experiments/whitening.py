@@ -5,7 +5,7 @@ from typing import Final
 
 from stitchwork.evaluation.experiments.methods import Fitted, applied, pairs
 from stitchwork.evaluation.experiments.study import Record, Study, Told, quietly
-from stitchwork.geometry.bridges import BridgeName, Parameters, fuse, needs
+from stitchwork.geometry.bridges import BridgeName, FactorParameters, compose, required_inverses
 
 POWERS: Final = (0.0, 0.1, 0.15, 0.2, 0.25, 0.5)
 BRIDGES: Final[tuple[BridgeName, ...]] = ("exp", "ridge-whitened")
@@ -37,7 +37,7 @@ def whitening(study: Study, *, progress: Told = quietly) -> Record:
 
 
 def _into(
-    study: Study, y: str, fitted: dict[str, Fitted], parameters: Parameters, k: int
+    study: Study, y: str, fitted: dict[str, Fitted], parameters: FactorParameters, k: int
 ) -> list[Record]:
     """All sources into one target that is written with other parameters than its own."""
     target = Fitted(fitted[y].anchors, parameters)
@@ -46,8 +46,8 @@ def _into(
         if own != y:
             continue
         for bridge in BRIDGES:
-            of_source, of_target = needs(bridge)
-            way = applied(fuse(bridge, fitted[x].side(of_source), target.side(of_target)))
+            of_source, of_target = required_inverses(bridge)
+            way = applied(compose(bridge, fitted[x].side(of_source), target.side(of_target)))
             about = {"k": k, "source": x, "target": y, "method": bridge}
             measured = study.bench.measure(x, y, target, way)
             found.append({**about, "power": parameters.whitening, **measured})

@@ -1,1 +1,1 @@
-"""Diagnostics of spaces and pairs of spaces, from their anchors alone."""
+"""Diagnostics of spaces and pairs of spaces, computed from their anchors alone."""

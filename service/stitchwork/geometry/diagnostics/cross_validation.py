@@ -1,6 +1,6 @@
-"""How well spaces translate into each other, told by anchors that a fit has not seen; no labels."""
+"""Cross-validation on anchors: how well spaces translate into each other, without labels."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,49 +11,49 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.bridges import (
     BridgeName,
+    FactorParameters,
+    FittedSpace,
     Inverse,
     InverseName,
-    Parameters,
-    Side,
-    fuse,
-    inverse,
-    needs,
+    compose,
+    compute_inverse,
+    required_inverses,
 )
-from stitchwork.geometry.frame import Frame, frame, unit_rows
-from stitchwork.geometry.linalg import spaced
+from stitchwork.geometry.frame import Frame, unit_rows
 
 FOLDS: Final = 5
-MOST_ANCHORS: Final = 500
-"""Evenly spaced anchors that are used: what is fitted on them all is rather better than is said."""
-FEWEST_ANCHORS: Final = 2 * FOLDS
-SAME: Final = 1e-6
-"""Cosines closer than this are those of one and the same anchor, registered twice."""
+MAX_ANCHORS: Final = 500
+"""Evenly spaced anchors that callers should pass: a fit on all anchors is somewhat better than
+the score."""
+MIN_ANCHORS: Final = 2 * FOLDS
+SAME_COSINE: Final = 1e-6
+"""Cosines closer than this belong to one anchor that was registered twice."""
 
 Floats = NDArray[np.float32]
 Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Anchored:
-    """A space as cross-validation sees it.
+class AnchoredSpace:
+    """The anchors of a space and its parameters.
 
     Attributes:
-        anchors: (k, d) float32, at most `MOST_ANCHORS` of them, the same ones in every space.
-        parameters: The space's own parameters of the bridges.
+        anchors: (k, d) float32, at most `MAX_ANCHORS` of them, the same ones in every space.
+        parameters: The space's parameters of the bridges.
     """
 
     anchors: Floats
-    parameters: Parameters
+    parameters: FactorParameters
 
 
-class HeldOut(NamedTuple):
-    """What anchors tell that were translated without having been seen.
+class CrossValidationScore(NamedTuple):
+    """How well held-out anchors were translated.
 
     Attributes:
         similarity: Mean cosine in [−1, 1] to their true rows, about the target's mean; near 0
             where the spaces have nothing in common.
         recall: Share of them whose own row is the nearest among those held out with them.
-        chance: That share for a translation that knows nothing.
+        chance: The recall of a random translation.
         anchors: How many were held out in all.
     """
 
@@ -64,94 +64,89 @@ class HeldOut(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """One space without a fifth of its anchors, and that fifth."""
+    """One space fitted without a fifth of its anchors, and that fifth."""
 
-    as_source: Side
-    as_target: Side
-    held: Floats
-    directions: Floats
-
-
-def some(count: int) -> NDArray[np.int64]:
-    """Which of `count` anchors are used: all of few, `MOST_ANCHORS` evenly spaced of many."""
-    return spaced(count, MOST_ANCHORS)
+    as_source: FittedSpace
+    as_target: FittedSpace
+    test_anchors: Floats
+    test_directions: Floats
 
 
-def held_out(
-    spaces: Mapping[str, Anchored], pairs: Sequence[Pair], bridge: BridgeName
-) -> Iterator[tuple[Pair, HeldOut | None]]:
+def cross_validate(
+    spaces: Mapping[str, AnchoredSpace], pairs: Sequence[Pair], bridge: BridgeName
+) -> Iterator[tuple[Pair, CrossValidationScore | None]]:
     """Cross-validated quality of pairs of spaces on one anchor set.
 
-    Four fifths of the anchors are fitted on, once per space and not once per pair, the others
-    are translated and compared with what they should have become; five times.
+    Five times, four fifths of the anchors are fitted on, once per space and not once per pair,
+    and the others are translated and compared with their true rows in the target.
 
     Args:
         spaces: The spaces, by name, with anchors of equal index.
         pairs: (source, target) names.
-        bridge: Which way through the anchors.
+        bridge: The bridge.
 
     Yields:
-        Each pair once, with None where it cannot be told: fewer than 10 anchors, anchors too much
-        alike to leave some out, or a bridge `none` between spaces of different widths.
+        Each pair once, with None where there is no score: fewer than 10 anchors, anchors too much
+        alike to hold some out, or the bridge `none` between spaces of different widths.
     """
-    total: dict[Pair, NDArray[np.float64] | None] = {pair: np.zeros(4) for pair in pairs}
-    count = min((len(spaces[name].anchors) for pair in pairs for name in pair), default=0)
-    for fold in range(FOLDS) if count >= FEWEST_ANCHORS else ():
-        seen = {name: _fold(spaces[name], fold, bridge) for name in _named(pairs)}
+    totals: dict[Pair, NDArray[np.float64] | None] = {pair: np.zeros(4) for pair in pairs}
+    names = {name for pair in pairs for name in pair}
+    count = min((len(spaces[name].anchors) for name in names), default=0)
+    for fold in range(FOLDS) if count >= MIN_ANCHORS else ():
+        fitted = {name: _fit_fold(spaces[name], fold, bridge) for name in names}
         for pair in pairs:
-            so_far, source, target = total[pair], seen[pair[0]], seen[pair[1]]
-            found = None if source is None or target is None else _compare(source, target, bridge)
-            total[pair] = None if so_far is None or found is None else so_far + found
-    for pair, sums in total.items():
-        if sums is None or not sums[3]:
+            total, source, target = totals[pair], fitted[pair[0]], fitted[pair[1]]
+            sums = None if source is None or target is None else _score(source, target, bridge)
+            totals[pair] = None if total is None or sums is None else total + sums
+    for pair, total in totals.items():
+        if total is None or not total[3]:
             yield pair, None
         else:
-            similarity, recall, chance, rows = sums.tolist()
-            yield pair, HeldOut(similarity / rows, recall / rows, chance / rows, int(rows))
+            similarity, recall, chance, rows = total.tolist()
+            score = CrossValidationScore(similarity / rows, recall / rows, chance / rows, int(rows))
+            yield pair, score
 
 
-def _named(pairs: Iterable[Pair]) -> set[str]:
-    return {name for pair in pairs for name in pair}
-
-
-def _fold(space: Anchored, fold: int, bridge: BridgeName) -> _Fold | None:
-    """The space without one fifth of its anchors; None where what is left spans nothing."""
-    # Every fifth one, since neighbours in a set are often alike.
-    left_out = np.arange(len(space.anchors)) % FOLDS == fold
+def _fit_fold(space: AnchoredSpace, fold: int, bridge: BridgeName) -> _Fold | None:
+    """The space without one fifth of its anchors; None where the rest have no frame."""
+    # Every fifth anchor, since neighbours in a set are often alike.
+    is_test = np.arange(len(space.anchors)) % FOLDS == fold
     try:
-        seen = frame(space.anchors[~left_out])
+        frame = Frame.from_anchors(space.anchors[~is_test])
     except InvalidInputError:
         return None
-    held = space.anchors[left_out]
-    of_source, of_target = needs(bridge)
-    # Fitted in float64; what is multiplied for every pair is multiplied in half the time.
+    test_anchors = space.anchors[is_test]
+    # Fitted in float64; products that are computed for every pair take half the time in float32.
     as_source, as_target = (
-        Side(
-            seen.on(_narrow),
+        FittedSpace(
+            frame.convert_arrays(_to_float32),
             space.parameters,
-            None if name is None else _inverted(name, seen, space.parameters),
+            None if name is None else _inverse(name, frame, space.parameters),
         )
-        for name in (of_source, of_target)
+        for name in required_inverses(bridge)
     )
-    return _Fold(as_source, as_target, held, _narrow(unit_rows(held.astype(np.float64), seen.mean)))
+    test_directions = _to_float32(unit_rows(test_anchors.astype(np.float64), frame.mean))
+    return _Fold(as_source, as_target, test_anchors, test_directions)
 
 
-def _inverted(name: InverseName, seen: Frame, parameters: Parameters) -> Inverse:
-    found = inverse(name, seen, parameters)
-    # Through landmarks that all but coincide, float32 would not do.
-    return found if seen.count > parameters.landmarks else found.on(_narrow)
+def _inverse(name: InverseName, frame: Frame, parameters: FactorParameters) -> Inverse:
+    inverse = compute_inverse(name, frame, parameters)
+    # Where landmarks almost coincide, float32 is not accurate enough.
+    use_float64 = frame.count > parameters.landmarks
+    return inverse if use_float64 else inverse.convert_arrays(_to_float32)
 
 
-def _narrow(array: Array) -> Floats:
+def _to_float32(array: Array) -> Floats:
     return np.asarray(array, np.float32)
 
 
-def _compare(source: _Fold, target: _Fold, bridge: BridgeName) -> NDArray[np.float64] | None:
-    """Sums over the rows held out: cosine, own row nearest, chance of that, one for each."""
-    if bridge == "none" and source.held.shape[1] != target.held.shape[1]:
+def _score(source: _Fold, target: _Fold, bridge: BridgeName) -> NDArray[np.float64] | None:
+    """(4,) sums over the held-out rows: cosine, own row nearest, chance of that, count."""
+    if bridge == "none" and source.test_anchors.shape[1] != target.test_anchors.shape[1]:
         return None
-    rows = fuse(bridge, source.as_source, target.as_target).apply(source.held).rows
-    cosines = unit_rows(rows, target.as_target.frame.mean) @ target.directions.T
+    translation = compose(bridge, source.as_source, target.as_target).apply(source.test_anchors)
+    unit = unit_rows(translation.rows, target.as_target.frame.mean)
+    cosines = unit @ target.test_directions.T
     own = np.diagonal(cosines)
-    nearest = own >= cosines.max(axis=1) - SAME
+    nearest = own >= cosines.max(axis=1) - SAME_COSINE
     return np.array([own.sum(), (nearest & (own > 0)).sum(), 1.0, len(own)])

@@ -1,4 +1,4 @@
-"""What anchors tell about a space, and how far a single result can be trusted."""
+"""Metrics of spaces and of single results: rank, agreement, similarity, norms, confidence."""
 
 from typing import Final, NamedTuple
 
@@ -7,20 +7,26 @@ from array_api_compat import array_namespace, device
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame, unit_rows
-from stitchwork.geometry.linalg import RTOL, finite_rows, largest
+from stitchwork.geometry.linalg import (
+    RTOL,
+    evenly_spaced,
+    finite_rows,
+    index_array,
+    largest_values,
+)
 
-COMPARED: Final = 1024
-"""Anchors whose cosines are compared; more say nothing new and cost their square."""
+MAX_ANCHORS: Final = 1024
+"""Anchors whose cosines are compared: more add no information, and the cost is their square."""
 NEIGHBOURS: Final = 10
-CONSTANT: Final = 1e-6
-"""Cosines that vary by less than this, root mean square, vary by the anchors' float32 rounding."""
+MIN_DEVIATION: Final = 1e-6
+"""Root mean square of the cosines' deviations below which they are float32 rounding error."""
 
 
 class Spectrum(NamedTuple):
-    """How many directions the unit anchors span, and how unevenly.
+    """Singular values of the unit anchors.
 
     Attributes:
-        rank: Singular values above 1e-6 of the largest.
+        rank: Number of singular values above 1e-6 of the largest.
         condition: The largest of these over the smallest.
     """
 
@@ -28,34 +34,35 @@ class Spectrum(NamedTuple):
     condition: float
 
 
-class Norms(NamedTuple):
-    """Mean and standard deviation of row norms, in the space's own unit."""
+class NormStatistics(NamedTuple):
+    """Mean and standard deviation of row norms, in the space's unit."""
 
     mean: float
     std: float
 
 
-def spectrum(seen: Frame) -> Spectrum:
+def spectrum(frame: Frame) -> Spectrum:
     """Rank and condition number of the unit anchors.
 
     Args:
-        seen: The space's frame.
+        frame: The space's frame.
 
     Returns:
         Always finite, rank at least 1 and condition in [1, 1e6]. Scaling, rotating or moving the
         anchors leaves both unchanged.
     """
-    unit = seen.unit
+    unit = frame.unit_anchors
     xp = array_namespace(unit)
-    gram = unit @ unit.T if seen.count < seen.width else unit.T @ unit
+    gram = unit @ unit.T if frame.count < frame.width else unit.T @ unit
     values = xp.linalg.eigvalsh(gram)
-    # Eigenvalues of the Gram matrix are squares: 1e-12 of them is 1e-6 of the singular values.
-    kept = values[values > RTOL**2 * xp.max(values)]
-    return Spectrum(int(kept.shape[0]), float(xp.max(kept) / xp.min(kept)) ** 0.5)
+    # Eigenvalues of the Gram matrix are squares of the singular values.
+    significant = values[values > RTOL**2 * xp.max(values)]
+    condition = float(xp.max(significant) / xp.min(significant)) ** 0.5
+    return Spectrum(int(significant.shape[0]), condition)
 
 
 def agreement(a: Frame | Array, b: Frame | Array) -> float:
-    """Whether two spaces see the same anchors in the same order.
+    """Correlation of two spaces' anchor similarities: whether the anchors and their order agree.
 
     Args:
         a: Frame of one space, or its (k, d) unit anchors.
@@ -63,8 +70,8 @@ def agreement(a: Frame | Array, b: Frame | Array) -> float:
 
     Returns:
         Correlation in [−1, 1] between the cosines of all pairs of anchors, of at most 1,024
-        evenly spaced ones. 1 for a space and its rotated, scaled or moved self, near 0 for
-        shuffled or foreign anchors, 0 where the cosines of a space are all equal. Symmetric.
+        evenly spaced ones. 1 for a space and its rotated, scaled or moved copy, near 0 for
+        shuffled or different anchors, 0 where the cosines of a space are all equal. Symmetric.
 
     Raises:
         InvalidInputError: If the numbers of anchors differ.
@@ -73,20 +80,20 @@ def agreement(a: Frame | Array, b: Frame | Array) -> float:
         Correlation between similarity matrices: Kriegeskorte et al., Representational Similarity
         Analysis, 2008.
     """
-    one, other = (seen.unit if isinstance(seen, Frame) else seen for seen in (a, b))
-    if one.shape[0] != other.shape[0]:
+    a, b = (space.unit_anchors if isinstance(space, Frame) else space for space in (a, b))
+    if a.shape[0] != b.shape[0]:
         raise InvalidInputError(
-            f"expected anchors of one set, got {one.shape[0]} and {other.shape[0]} of them"
+            f"expected anchors of one set, got {a.shape[0]} and {b.shape[0]} of them"
         )
-    x, y = _deviations(one), _deviations(other)
+    x, y = _deviations(a), _deviations(b)
     xp = array_namespace(x, y)
-    spread = float(xp.linalg.matrix_norm(x)), float(xp.linalg.matrix_norm(y))
-    if min(spread) < CONSTANT * x.shape[0]:
+    norms = float(xp.linalg.matrix_norm(x)), float(xp.linalg.matrix_norm(y))
+    if min(norms) < MIN_DEVIATION * x.shape[0]:
         return 0.0
-    return max(-1.0, min(1.0, float(xp.sum(x * y)) / (spread[0] * spread[1])))
+    return max(-1.0, min(1.0, float(xp.sum(x * y)) / (norms[0] * norms[1])))
 
 
-def similarity(a: Array, b: Array) -> float:
+def mean_cosine(a: Array, b: Array) -> float:
     """Mean cosine between rows of equal index.
 
     Args:
@@ -109,14 +116,14 @@ def similarity(a: Array, b: Array) -> float:
     return float(xp.mean(xp.vecdot(unit_rows(a, zero), unit_rows(b, zero))))
 
 
-def norms(x: Array) -> Norms:
+def norm_statistics(x: Array) -> NormStatistics:
     """Mean and standard deviation of row norms.
 
     Args:
         x: (n, d) finite rows.
 
     Returns:
-        Both in the space's own unit, about the origin, not the anchors' mean.
+        Both in the space's unit, about the origin, not the anchors' mean.
 
     Raises:
         InvalidInputError: If there are no rows.
@@ -125,31 +132,31 @@ def norms(x: Array) -> Norms:
     if rows.shape[0] == 0:
         raise InvalidInputError("expected at least one row, got none")
     xp = array_namespace(rows)
-    lengths = xp.sqrt(xp.vecdot(rows, rows))
-    return Norms(float(xp.mean(lengths)), float(xp.std(lengths)))
+    norms = xp.sqrt(xp.vecdot(rows, rows))
+    return NormStatistics(float(xp.mean(norms)), float(xp.std(norms)))
 
 
 def neighbour_confidence(y: Array, target: Frame, neighbours: int = NEIGHBOURS) -> Array:
-    """How well translated rows are covered by the target's anchors, without labels or a head.
+    """How close translated rows are to the target's anchors, without labels or a head.
 
     Args:
         y: (n, d_Y) rows of the target space, need not be unit.
         target: Its frame, on the device of the rows.
-        neighbours: How many of the closest anchors count; all of them where there are fewer.
+        neighbours: Number of nearest anchors to average; all of them where there are fewer.
 
     Returns:
         (n,) of y's dtype in [0, 1], the mean of the largest cosines to the anchors, and 0 where
         that is negative; 0 for a row at the mean. Takes O(n·k) memory.
 
     Raises:
-        InvalidInputError: If no neighbour is asked for.
+        InvalidInputError: If the number of neighbours is less than 1.
     """
     if neighbours < 1:
         raise InvalidInputError(f"expected at least 1 neighbour, got {neighbours}")
-    xp = array_namespace(y, target.unit)
-    mean, unit = xp.astype(target.mean, y.dtype), xp.astype(target.unit, y.dtype)
+    xp = array_namespace(y, target.unit_anchors)
+    mean, unit = (xp.astype(array, y.dtype) for array in (target.mean, target.unit_anchors))
     cosines = unit_rows(y, mean) @ unit.T
-    closest = largest(cosines, min(neighbours, target.count))
+    closest = largest_values(cosines, min(neighbours, target.count))
     return xp.clip(xp.mean(closest, axis=1), 0.0, 1.0)
 
 
@@ -157,7 +164,7 @@ def head_confidence(probabilities: Array, defined: Array) -> Array:
     """The head's own confidence.
 
     Args:
-        probabilities: (n, c) softmax of the head's scores.
+        probabilities: (n, c) softmax of the head's logits.
         defined: (n,) bool, False for a row without a direction.
 
     Returns:
@@ -170,10 +177,9 @@ def head_confidence(probabilities: Array, defined: Array) -> Array:
 def _deviations(unit: Array) -> Array:
     """Cosines between at most 1,024 anchors, about their mean; zero on the diagonal."""
     xp = array_namespace(unit)
-    k = unit.shape[0]
-    count = min(k, COMPARED)
-    rows = xp.arange(count, device=device(unit)) * k // count
-    some = xp.astype(unit[rows, :], xp.float64)
-    off = 1.0 - xp.eye(count, dtype=xp.float64, device=device(unit))
-    cosines = (some @ some.T) * off
-    return (cosines - xp.sum(cosines) / max(1, count * (count - 1))) * off
+    selected = index_array(evenly_spaced(unit.shape[0], MAX_ANCHORS), unit)
+    rows = xp.astype(unit[selected, :], xp.float64)
+    count = rows.shape[0]
+    off_diagonal = 1.0 - xp.eye(count, dtype=xp.float64, device=device(unit))
+    cosines = (rows @ rows.T) * off_diagonal
+    return (cosines - xp.sum(cosines) / max(1, count * (count - 1))) * off_diagonal

@@ -21,7 +21,7 @@ from stitchwork.evaluation.experiments.sensitivity import sensitivity
 from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.experiments.translation import translation
 from stitchwork.evaluation.summary import values, where
-from stitchwork.geometry.bridges import DEFAULT
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from tests.integration.evaluation.experiments.conftest import SETTINGS, digits_embedded
 
 
@@ -49,9 +49,11 @@ def test_translation_measures_every_pair_method_size_and_draw(moved: Record) -> 
 def test_the_default_stitches_and_the_absolute_row_does_not(moved: Record) -> None:
     at = where(moved["records"], k=200)
     native = np.mean([of["linear"] for of in moved["native"].values()])
-    assert mean(where(at, method=DEFAULT), "linear") > 0.95 * native
+    assert mean(where(at, method=DEFAULT_BRIDGE), "linear") > 0.95 * native
     assert mean(where(at, method=ABSOLUTE), "linear") < 0.5
-    assert mean(where(at, method=DEFAULT), "recall1") > mean(where(at, method="irp"), "recall1")
+    assert mean(where(at, method=DEFAULT_BRIDGE), "recall1") > mean(
+        where(at, method="irp"), "recall1"
+    )
 
 
 def test_a_turned_space_is_found_again(moved: Record) -> None:
@@ -149,7 +151,7 @@ def test_prediction_is_the_correlation_of_what_was_measured(moved: Record, swept
     expected = np.corrcoef(values(of, "centred"), values(of, "linear"))[0, 1]
     assert told["pairs"]["plain → layer"] == pytest.approx(expected)
     assert -1 <= told["low"] <= told["r"] <= told["high"] <= 1
-    across = found["across"][f"centred, {DEFAULT}, k = 200"]["accuracy"]
+    across = found["across"][f"centred, {DEFAULT_BRIDGE}, k = 200"]["accuracy"]
     assert across["points"] == 6
 
 
@@ -158,7 +160,7 @@ def test_confidence_is_of_the_same_predictions_as_the_main_table(study: Study) -
     native = study.bench.native()
     for space, told in found["native"].items():
         assert told["accuracy"] == pytest.approx(native[space]["linear"])
-    for one in where(found["records"], bridge=DEFAULT):
+    for one in where(found["records"], bridge=DEFAULT_BRIDGE):
         assert one["head"] > 0.6
         assert 0 <= one["calibrated error"] <= 1
     bins = found["reliability"]["calibrated"]["bins"]
@@ -174,7 +176,7 @@ def test_shuffled_pairs_fall_to_chance(across: Study) -> None:
     }
     rows = found["conditions"][across_.AS_IS]["rows"]
     for control in (across_.AS_IS, across_.NO_GROUP, across_.SHUFFLED):
-        own = mean(where(found["records"], control=control, method=DEFAULT), "recall10")
+        own = mean(where(found["records"], control=control, method=DEFAULT_BRIDGE), "recall10")
         chance = found["conditions"][control]["chance"]["recall10"]
         if control == across_.SHUFFLED:
             # Four standard errors of eight pairs and draws, taken as independent.

@@ -16,8 +16,8 @@ from stitchwork.evaluation.experiments.methods import (
 from stitchwork.evaluation.experiments.paired_baselines import LAMBDAS, eigen, procrustes, ridge_gcv
 from stitchwork.evaluation.experiments.pruning import Pruner, Setting
 from stitchwork.evaluation.experiments.study import Study
-from stitchwork.geometry.bridges import Side, fuse
-from stitchwork.geometry.frame import relative
+from stitchwork.geometry.bridges import FittedSpace, compose
+from stitchwork.geometry.frame import relative_representation
 from stitchwork.geometry.sampling import prunings
 from tests.support.reference_formulas import irp_whole
 
@@ -34,7 +34,11 @@ def test_every_bridge_is_the_one_that_is_served(
     x, y = fitted["plain"], fitted["layer"]
     rows = study.bench.rows["plain"]
     served = next(b for b in SERVED if b == name)
-    expected = fuse(served, Side(x.seen, x.parameters), Side(y.seen, y.parameters)).apply(rows).rows
+    expected = (
+        compose(served, FittedSpace(x.seen, x.parameters), FittedSpace(y.seen, y.parameters))
+        .apply(rows)
+        .rows
+    )
     np.testing.assert_allclose(method(name, x, y)(rows), expected, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(bridge(served, x, y)(rows), expected, rtol=1e-5, atol=1e-5)
 
@@ -46,9 +50,9 @@ def test_a_sweep_is_what_each_setting_gives(fitted: dict[str, Fitted], setting: 
     expected = irp_whole(seen, *setting)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(pruned.write / scale, expected / scale, atol=1e-6)
-    kept = prunings(seen.unit, *setting)
+    kept = prunings(seen.unit_anchors, *setting)
     assert pruned.kept == pytest.approx(np.mean([len(at) for at in kept]))
-    spectra = [np.linalg.svd(seen.unit[at], compute_uv=False) for at in kept]
+    spectra = [np.linalg.svd(seen.unit_anchors[at], compute_uv=False) for at in kept]
     conditions = [s[0] / s[s > 1e-6 * s[0]][-1] for s in spectra]
     assert pruned.condition == pytest.approx(np.mean(conditions), rel=1e-4)
 
@@ -67,7 +71,9 @@ def test_unfused_irp_is_the_fused_one(study: Study, fitted: dict[str, Fitted]) -
     rows = study.bench.rows["plain"]
     pruned = y.pruner.sweep([0.8], [8])[Setting(0.8, 8)]
     np.testing.assert_allclose(
-        written(relative(rows, x.seen), y, pruned), through(x, y, pruned.write)(rows), atol=1e-3
+        written(relative_representation(rows, x.seen), y, pruned),
+        through(x, y, pruned.write)(rows),
+        atol=1e-3,
     )
 
 
@@ -75,7 +81,7 @@ def test_unfused_irp_is_the_fused_one(study: Study, fitted: dict[str, Fitted]) -
 def test_ridge_of_both_is_the_penalty_of_least_cross_validated_error(study: Study, k: int) -> None:
     """Against scikit-learn at each penalty, with the degrees of freedom written out."""
     x, y = (study.anchors(k, 0)[name].seen for name in ("plain", "layer"))
-    u, v = np.asarray(x.unit), np.asarray(y.unit)
+    u, v = np.asarray(x.unit_anchors), np.asarray(y.unit_anchors)
     scores, models = [], []
     values = np.linalg.svd(u, compute_uv=False)
     for penalty in LAMBDAS * np.sum(u**2) / u.shape[1]:
