@@ -14,7 +14,7 @@ from stitchwork.api.executors import MAX_COMPARISONS, BoundedExecutor
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
-from stitchwork.api.reports.space_comparison import Comparisons
+from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
 from stitchwork.inference.inverse_cache import InverseCache
@@ -51,7 +51,7 @@ class AppState:
     limits: RequestLimits
     service_limits: Mapping[str, Any]
     version: str
-    comparisons: Comparisons
+    comparisons: SpaceComparisons
     anchor_reports: AnchorReports
     server_metrics: ServerMetricsCollector
     api_keys: ApiKeyCache

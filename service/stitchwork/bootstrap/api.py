@@ -7,7 +7,7 @@ from stitchwork.api.dependencies import AppState
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
-from stitchwork.api.reports.space_comparison import Comparisons
+from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.bootstrap.shared import registry_on, servers, telemetry
 from stitchwork.inference.inverse_cache import InverseCache
@@ -45,7 +45,7 @@ def api_parts(settings: Settings) -> AppState:
         limits=_request_limits(settings),
         service_limits=settings.limits(),
         version=__version__,
-        comparisons=Comparisons(registry),
+        comparisons=SpaceComparisons(registry),
         anchor_reports=AnchorReports(registry),
         api_keys=ApiKeyCache(
             registry.keys,

@@ -30,6 +30,7 @@ from stitchwork.api.content.arrays import (
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import from_validation
 from stitchwork.api.schemas.fields import Told
+from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
 from stitchwork.errors import (
     ErrorCode,
     InvalidInputError,
@@ -153,9 +154,7 @@ def media_type(request: Request) -> str:
 
 def rows_response(
     request: Request,
-    name: str,
-    rows: Floats,
-    facts: dict[str, Any],
+    response: EmbeddingsModel,
     *,
     as_base64: bool = False,
     headers: Mapping[str, str] | None = None,
@@ -164,29 +163,43 @@ def rows_response(
 
     Args:
         request: The request; without a preference in `Accept`, the format of its body is used.
-        name: Name of the rows.
-        rows: (n, d) float32.
-        facts: Further fields in JSON, metadata in safetensors; not part of an .npy response.
+        response: Its embeddings are (n, d) float32. The other fields are metadata in
+            safetensors, and not part of an .npy response.
         as_base64: In JSON, encode each row as the base64 of little-endian float32.
         headers: Further headers.
     """
     own = media_type(request)
     media = preferred_media_type(request, (JSON, *BINARY), own if own in BINARY else JSON)
     if media == NPY:
-        return BufferResponse(to_npy(rows), headers, NPY)
+        return BufferResponse(to_npy(response.embeddings), headers, NPY)
     if media == SAFETENSORS:
-        metadata = {key: orjson.dumps(value).decode() for key, value in facts.items()}
-        return BufferResponse(to_safetensors(name, rows, metadata), headers, SAFETENSORS)
-    encoded: Any = base64_rows(rows) if as_base64 else rows
-    return json_response({name: encoded, **facts}, headers=headers)
+        fields = dict(json_fields(response))
+        rows = fields.pop("embeddings")
+        metadata = {name: to_json(value).decode() for name, value in fields.items()}
+        return BufferResponse(to_safetensors("embeddings", rows, metadata), headers, SAFETENSORS)
+    if as_base64:
+        encoded = base64_rows(response.embeddings)
+        response = response.model_copy(update={"embeddings": encoded})
+    return json_response(response, headers=headers)
 
 
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A response with any value as JSON, arrays included."""
-    body = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-    return Response(body, status, headers, JSON)
+    """A response with a value as JSON."""
+    return Response(to_json(value), status, headers, JSON)
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON: models, dataclasses, arrays, and what is made of them."""
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, default=_to_plain, option=option)
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return json_fields(value)
+    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def base64_rows(rows: Floats) -> list[str]:

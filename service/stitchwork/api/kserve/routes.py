@@ -233,9 +233,9 @@ def _outputs(
     pair = found.source, found.target or found.source
     calibration = state.registry.calibrations.get(*pair, found.head, told.bridge)
     said = predictions(rows, defined, found.head.labels, told.top, calibration)
-    state.telemetry.metrics.record_confidences(found.head.id, [one["confidence"] for one in said])
+    state.telemetry.metrics.record_confidences(found.head.id, [one.confidence for one in said])
     return {
-        "labels": np.array([[best["label"] for best in one["top"]] for one in said], object),
-        "scores": np.array([[best["score"] for best in one["top"]] for one in said], np.float32),
-        "confidence": np.array([one["confidence"] for one in said], np.float32),
+        "labels": np.array([[best.label for best in one.top] for one in said], object),
+        "scores": np.array([[best.score for best in one.top] for one in said], np.float32),
+        "confidence": np.array([one.confidence for one in said], np.float32),
     }

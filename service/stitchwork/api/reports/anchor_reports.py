@@ -1,19 +1,34 @@
-"""What the anchors of a space tell about themselves and, with a target, about the pair."""
+"""Reports on the anchors of a space and, with a target, of a pair of spaces."""
 
-import threading
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from operator import attrgetter
+from threading import Lock
+from typing import Final
 
 import numpy as np
+from cachetools import LRUCache, cachedmethod
 from numpy.typing import NDArray
 
+from stitchwork.api.schemas.report_responses import (
+    AnchorName,
+    AnchorReportResponse,
+    DuplicateAnchors,
+    LearningCurvePoint,
+    LearningCurveResponse,
+    MisalignedAnchor,
+    NextAnchor,
+    NextAnchorsResponse,
+    RedundantAnchor,
+)
+from stitchwork.api.schemas.responses import ResourceRef
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.diagnostics.learning_curve import LearningCurve, learning_curve
 from stitchwork.geometry.diagnostics.misalignment import MisalignedPair, misaligned_pairs
 from stitchwork.geometry.diagnostics.redundancy import (
     MAX_COMPARED,
     AnchorCandidate,
+    Duplicates,
     find_duplicates,
     next_anchors,
     redundant_anchors,
@@ -24,132 +39,144 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import AnchorSet, Floats, Space
 
 MAX_ANCHORS: Final = 2000
-"""Evenly spaced anchors that are used where the cost is their square or more."""
-MOST_DROPPED: Final = 10
-MOST_REMEMBERED: Final = 256
+"""Evenly spaced anchors that are used where the cost grows with their square or more."""
+MAX_REDUNDANT: Final = 10
+MAX_REPORTS: Final = 256
 
-Name = str | int
 Key = tuple[str, str | None, str]
+Namer = Callable[[int], AnchorName]
+
+
+def _key(_: object, space: Space, target: Space | None, bridge: BridgeName) -> Key:
+    return space.version, target.version if target else None, bridge
 
 
 class AnchorReports:
-    """Reports that this process has made, each once for its versions.
+    """Reports of this process, each computed once for its versions.
 
     Args:
         registry: Where anchors come from.
-        most: Reports that are remembered; the least recently used go first.
+        max_reports: Reports to keep; the least recently used is dropped first.
     """
 
-    def __init__(self, registry: Registry, most: int = MOST_REMEMBERED) -> None:
+    def __init__(self, registry: Registry, max_reports: int = MAX_REPORTS) -> None:
         self._registry = registry
-        self._most = most
-        self._guard = threading.Lock()
-        self._known: OrderedDict[Key, dict[str, Any]] = OrderedDict()
+        self._cache: LRUCache[Key, AnchorReportResponse] = LRUCache(max_reports)
+        self._lock = Lock()
 
-    def of(self, space: Space, target: Space | None, bridge: BridgeName) -> dict[str, Any]:
-        """The report of a space, towards another on the same set or onto itself.
+    @cachedmethod(attrgetter("_cache"), key=_key, lock=attrgetter("_lock"))
+    def report(
+        self, space: Space, target: Space | None, bridge: BridgeName
+    ) -> AnchorReportResponse:
+        """The report of a space, and of its pair with a target.
 
         Args:
             space: The space.
-            target: The other space, None for none.
+            target: A space on the same anchor set; None reports on the space alone, and its
+                learning curve translates it onto itself.
             bridge: The bridge of the learning curve.
-
-        Returns:
-            `anchors`, how many there are; `compared` and `used`, how many were looked at for
-            duplicates and for the rest; `duplicates`, `drop`, `learning_curve` and, with a target,
-            `misaligned`. Anchors are named by id, or by index where their set has no ids.
         """
-        key = (space.version, target.version if target else None, bridge)
-        with self._guard:
-            found = self._known.get(key)
-            if found is not None:
-                self._known.move_to_end(key)
-                return found
-        found = self._made(space, target, bridge)
-        with self._guard:
-            self._known[key] = found
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
-        return found
-
-    def next(self, space: Space, pool: Floats, count: int) -> dict[str, Any]:
-        """Which rows of a pool to take as anchors next."""
-        anchors = self._anchors(space)
-        used = evenly_spaced(len(anchors), MAX_ANCHORS)
-        steps = next_anchors(_part(Frame.from_anchors(anchors), used), pool, count)
-        shown = [{"index": step.row, "distance": step.distance} for step in steps]
-        return {"anchors": len(anchors), "used": len(used), "next": shown}
-
-    def _made(self, space: Space, target: Space | None, bridge: BridgeName) -> dict[str, Any]:
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
         anchors = self._anchors(space)
-        used = evenly_spaced(len(anchors), MAX_ANCHORS)
-        some = anchors[used]
+        used = sample_indices(len(anchors))
         whole = Frame.from_anchors(anchors)
-        seen = _part(whole, used)
-        theirs = anchors if target is None else self._anchors(target)
-        onto = space if target is None else target
+        part = _subset(whole, used)
+        target_anchors = anchors if target is None else self._anchors(target)
         curve = learning_curve(
-            some, theirs[used], bridge, space.parameters.checked(), onto.parameters.checked()
+            anchors[used],
+            target_anchors[used],
+            bridge,
+            space.parameters.checked(),
+            (target or space).parameters.checked(),
         )
         compared = min(len(anchors), MAX_COMPARED)
-        twice = find_duplicates(_part(whole, np.arange(compared)))
-        suspects = (
-            None
-            if target is None
-            else misaligned_pairs(seen, _part(Frame.from_anchors(theirs), used))
+        groups = find_duplicates(_subset(whole, np.arange(compared)))
+        suspects = None
+        if target is not None:
+            suspects = misaligned_pairs(part, _subset(Frame.from_anchors(target_anchors), used))
+        name = _namer(anchor_set)
+
+        def used_name(row: int) -> AnchorName:
+            return name(int(used[row]))
+
+        return AnchorReportResponse(
+            space=ResourceRef.of(space),
+            target=target and ResourceRef.of(target),
+            bridge=bridge,
+            anchors=len(anchors),
+            compared=compared,
+            used=len(used),
+            duplicates=_duplicates(groups, name),
+            drop=[_redundant(step, used_name) for step in redundant_anchors(part, MAX_REDUNDANT)],
+            learning_curve=_learning_curve(curve),
+            misaligned=suspects and [_misaligned(suspect, used_name) for suspect in suspects],
         )
-        names = _names(anchor_set)
 
-        def groups(found: tuple[tuple[int, ...], ...]) -> list[list[Name]]:
-            return [[names[i] for i in group] for group in found]
+    def next_anchors(self, space: Space, pool: Floats, count: int) -> NextAnchorsResponse:
+        """The rows of a pool to add as anchors next.
 
-        return {
-            "anchors": len(anchors),
-            "compared": compared,
-            "used": len(used),
-            "duplicates": {"exact": groups(twice.exact), "near": groups(twice.near)},
-            "drop": [_dropped(step, used, names) for step in redundant_anchors(seen, MOST_DROPPED)],
-            "learning_curve": _curve(curve),
-            "misaligned": suspects and [_suspected(one, used, names) for one in suspects],
-        }
+        Args:
+            space: The space.
+            pool: (n, d) float32 embeddings of the space.
+            count: Number of rows to choose, at most.
+        """
+        anchors = self._anchors(space)
+        used = sample_indices(len(anchors))
+        steps = next_anchors(_subset(Frame.from_anchors(anchors), used), pool, count)
+        return NextAnchorsResponse(
+            space=ResourceRef.of(space),
+            anchors=len(anchors),
+            used=len(used),
+            next=[NextAnchor(index=step.row, distance=step.distance) for step in steps],
+        )
 
     def _anchors(self, space: Space) -> Floats:
-        kept: Floats = self._registry.spaces.arrays(space.id, space.version)["anchors"]
-        return kept
+        anchors: Floats = self._registry.spaces.arrays(space.id, space.version)["anchors"]
+        return anchors
 
 
-def _part(seen: Frame, used: NDArray[np.int64]) -> Frame:
+def sample_indices(count: int) -> NDArray[np.int64]:
+    """Indices of the anchors that are used: all, or `MAX_ANCHORS` evenly spaced ones."""
+    return evenly_spaced(count, MAX_ANCHORS)
+
+
+def _subset(whole: Frame, rows: NDArray[np.int64]) -> Frame:
     """The same frame with some of its anchors."""
-    return replace(seen, unit_anchors=seen.unit_anchors[used])
+    return replace(whole, unit_anchors=whole.unit_anchors[rows])
 
 
-def _names(anchor_set: AnchorSet) -> tuple[Name, ...] | range:
-    return range(anchor_set.size) if anchor_set.ids is None else anchor_set.ids
+def _namer(anchor_set: AnchorSet) -> Namer:
+    """Names anchors by their ids or, in a set without ids, by their indices."""
+    ids = range(anchor_set.size) if anchor_set.ids is None else anchor_set.ids
+    return lambda index: ids[index]
 
 
-def _dropped(
-    step: AnchorCandidate, used: NDArray[np.int64], names: tuple[Name, ...] | range
-) -> dict[str, Any]:
-    return {"anchor": names[int(used[step.row])], "distance": step.distance}
+def _duplicates(groups: Duplicates, name: Namer) -> DuplicateAnchors:
+    return DuplicateAnchors(
+        exact=[[name(i) for i in group] for group in groups.exact],
+        near=[[name(i) for i in group] for group in groups.near],
+    )
 
 
-def _curve(curve: LearningCurve) -> dict[str, Any]:
-    return {
-        "points": [point._asdict() for point in curve.points],
-        "doubled": curve.doubled,
-        "enough": curve.enough,
-        "reason": curve.reason,
-    }
+def _redundant(step: AnchorCandidate, name: Namer) -> RedundantAnchor:
+    return RedundantAnchor(anchor=name(step.row), distance=step.distance)
 
 
-def _suspected(
-    suspect: MisalignedPair, used: NDArray[np.int64], names: tuple[Name, ...] | range
-) -> dict[str, Any]:
-    return {
-        "anchor": names[int(used[suspect.pair])],
-        "probability": suspect.probability,
-        "cosine": suspect.cosine,
-        "rank": suspect.rank,
-        "fits": names[int(used[suspect.best_match])],
-    }
+def _learning_curve(curve: LearningCurve) -> LearningCurveResponse:
+    points = [
+        LearningCurvePoint(anchors=point.anchors, similarity=point.similarity, std=point.std)
+        for point in curve.points
+    ]
+    return LearningCurveResponse(
+        points=points, doubled=curve.doubled, enough=curve.enough, reason=curve.reason
+    )
+
+
+def _misaligned(suspect: MisalignedPair, name: Namer) -> MisalignedAnchor:
+    return MisalignedAnchor(
+        anchor=name(suspect.pair),
+        probability=suspect.probability,
+        cosine=suspect.cosine,
+        rank=suspect.rank,
+        fits=name(suspect.best_match),
+    )

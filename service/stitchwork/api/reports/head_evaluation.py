@@ -1,4 +1,4 @@
-"""A labelled sample → accuracies with intervals, a verdict, and how honest confidence is."""
+"""Evaluation of a head on a labelled sample: accuracies, a verdict, and quality of confidence."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,12 +7,17 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.api.reports import verdicts
-from stitchwork.api.reports.verdicts import Share
+from stitchwork.api.reports.verdicts import Proportion, Verdict, sample_verdict
+from stitchwork.api.schemas.report_responses import (
+    Accuracy,
+    ConfidenceQuality,
+    ReliabilityBinResponse,
+)
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import (
     Calibration,
+    ReliabilityBin,
     auroc,
     expected_calibration_error,
     fit_calibration,
@@ -23,130 +28,166 @@ from stitchwork.inference.predictions import confidence
 from stitchwork.resources import Floats, Head
 
 FOLDS: Final = 5
-FEWEST: Final = 20
-"""Labelled inputs that a calibration takes at least."""
-SHOWN: Final = 10
+MIN_LABELS: Final = 20
+"""Labelled inputs that a calibration needs."""
+MAX_NAMED_LABELS: Final = 10
+"""Unknown labels that an error names."""
 
 
-class Scored(NamedTuple):
-    """What a head made of a sample.
+class HeadScores(NamedTuple):
+    """The probabilities of a head for a sample.
 
     Attributes:
-        probabilities: (n, c).
-        defined: (n,) bool.
-        covered: (n,) bool.
+        probabilities: (n, c) float32; rows sum to one.
+        defined: (n,) bool; False where an input has no direction in its space.
+        covered: (n,) bool; False where the source's anchors do not cover an input.
     """
 
     probabilities: Floats
     defined: NDArray[np.bool_]
     covered: NDArray[np.bool_]
 
+    def correct(self, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which predictions are correct; of equal scores the first class is the prediction."""
+        return np.asarray(self.probabilities.argmax(axis=1) == classes)
 
-def classes(labels: Sequence[str], head: Head) -> NDArray[np.int64]:
-    """Labels as the head's classes.
+
+class SampleEvaluation(NamedTuple):
+    """Accuracies of a head on a sample.
+
+    Attributes:
+        samples: Number of inputs.
+        chance: Accuracy of always predicting one class.
+        absolute: Without a bridge.
+        translated: Through the bridge.
+        native: On embeddings of the head's own encoder.
+        verdict: What they amount to.
+    """
+
+    samples: int
+    chance: float
+    absolute: Accuracy
+    translated: Accuracy
+    native: Accuracy
+    verdict: Verdict
+
+
+def class_indices(labels: Sequence[str], head: Head) -> NDArray[np.int64]:
+    """(n,) indices of labels among the head's classes.
 
     Raises:
-        InvalidInputError: If some are not among them; the message names them.
+        InvalidInputError: If the head lacks some; the message names them.
     """
-    place = {label: i for i, label in enumerate(head.labels)}
-    unknown = [label for label in dict.fromkeys(labels) if label not in place]
+    indices = {label: i for i, label in enumerate(head.labels)}
+    unknown = [label for label in dict.fromkeys(labels) if label not in indices]
     if unknown:
-        names = ", ".join(repr(label[:80]) for label in unknown[:SHOWN])
-        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
+        names = ", ".join(repr(label[:80]) for label in unknown[:MAX_NAMED_LABELS])
+        others = len(unknown) - MAX_NAMED_LABELS
         raise InvalidInputError(
-            f"head {head.id} has no class {names}{more}",
+            f"head {head.id} has no class {names}" + (f" and {others} more" if others > 0 else ""),
             pointer=f"/labels/{list(labels).index(unknown[0])}",
             code=ErrorCode.UNKNOWN_LABEL,
         )
-    return np.array([place[label] for label in labels], np.int64)
+    return np.array([indices[label] for label in labels], np.int64)
 
 
-def correct(scored: Scored, truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which predictions are right; of equal scores the first class counts, as it is shown."""
-    return np.asarray(scored.probabilities.argmax(axis=1) == truth)
-
-
-def judge(
-    truth: NDArray[np.int64],
-    translated: Scored,
-    absolute: Scored | str,
-    native: Scored | str,
+def evaluate(
+    classes: NDArray[np.int64],
+    translated: HeadScores,
+    absolute: HeadScores | str,
+    native: HeadScores | str,
     head: Head,
     bridge: BridgeName,
-) -> dict[str, Any]:
+) -> SampleEvaluation:
     """Accuracies and the verdict.
 
     Args:
-        truth: (n,) classes.
-        translated: The sample through the bridge.
-        absolute: Without a bridge, or why there is none.
-        native: The same inputs embedded in the head's own space, or why there are none.
+        classes: (n,) true classes.
+        translated: Scores of the sample through the bridge.
+        absolute: Scores without a bridge, or the reason why there are none.
+        native: Scores of the same inputs embedded in the head's own space, or the reason why
+            there are none.
         head: The head.
         bridge: The bridge.
     """
-    most = Counter(truth.tolist()).most_common(1)[0][1]
-    chance = max(most / len(truth), 1 / len(head.labels))
-    through = Share(int(correct(translated, truth).sum()), len(truth))
-    own = None if isinstance(native, str) else Share(int(correct(native, truth).sum()), len(truth))
-    told = verdicts.of_sample(through, own, chance, bridge)
-    return {
-        "samples": len(truth),
-        "chance": chance,
-        "absolute": _accuracy(absolute, truth),
-        "translated": _accuracy(translated, truth),
-        "native": _accuracy(native, truth),
-        "verdict": told.verdict,
-        "reason": told.reason,
-    }
+    most_frequent = Counter(classes.tolist()).most_common(1)[0][1]
+    chance = max(most_frequent / len(classes), 1 / len(head.labels))
+    native_correct = None if isinstance(native, str) else _proportion(native, classes)
+    return SampleEvaluation(
+        samples=len(classes),
+        chance=chance,
+        absolute=_accuracy(absolute, classes),
+        translated=_accuracy(translated, classes),
+        native=_accuracy(native, classes),
+        verdict=sample_verdict(_proportion(translated, classes), native_correct, chance, bridge),
+    )
 
 
-def learn(scored: Scored, truth: NDArray[np.int64]) -> tuple[Calibration, dict[str, Any]]:
-    """A calibration, and how good calibrations are on samples that they have not seen.
+def calibrate(
+    scores: HeadScores, classes: NDArray[np.int64]
+) -> tuple[Calibration, ConfidenceQuality]:
+    """Fit a calibration, and cross-validate it.
 
     Returns:
-        The calibration of the whole sample, and what `trust` says of confidences each of which
-        was calibrated on the other four fifths.
+        The calibration of the whole sample, and the quality of confidences of which each is
+        calibrated on the other four fifths of the sample.
 
     Raises:
-        InvalidInputError: If there are fewer than 20 labels.
+        InvalidInputError: If there are fewer than `MIN_LABELS` labels.
     """
-    if len(truth) < FEWEST:
+    if len(classes) < MIN_LABELS:
         raise InvalidInputError(
-            f"expected at least {FEWEST} labelled inputs to calibrate on, got {len(truth)}",
+            f"expected at least {MIN_LABELS} labelled inputs to calibrate on, got {len(classes)}",
             pointer="/labels",
             code=ErrorCode.TOO_FEW_LABELS,
         )
-    odds, right = log_odds(scored.probabilities), correct(scored, truth)
+    odds, correct = log_odds(scores.probabilities), scores.correct(classes)
     # In the order of their scores every fifth one is left out: each fifth is like the whole.
-    fold = np.empty(len(odds), np.int64)
-    fold[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
-    unseen = np.empty(len(odds))
-    for part in range(FOLDS):
-        fitted = fit_calibration(odds[fold != part], right[fold != part])
-        unseen[fold == part] = fitted(odds[fold == part])
-    held_out = np.where(scored.defined, unseen, 0.0)
-    return fit_calibration(odds, right), {"calibrated": True, **_measures(held_out, right)}
+    folds = np.empty(len(odds), np.int64)
+    folds[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
+    held_out = np.empty(len(odds))
+    for fold in range(FOLDS):
+        fitted = fit_calibration(odds[folds != fold], correct[folds != fold])
+        held_out[folds == fold] = fitted(odds[folds == fold])
+    confidences = np.where(scores.defined, held_out, 0.0)
+    return fit_calibration(odds, correct), _quality(confidences, correct, calibrated=True)
 
 
-def trust(
-    scored: Scored, truth: NDArray[np.int64], calibration: Calibration | None
-) -> dict[str, Any]:
-    """How well confidence tells right from wrong (AUROC), and how honest it is (ECE)."""
-    found = confidence(scored.probabilities, scored.defined, calibration)
-    right = correct(scored, truth)
-    return {"calibrated": calibration is not None, **_measures(found, right)}
+def confidence_quality(
+    scores: HeadScores, classes: NDArray[np.int64], calibration: Calibration | None
+) -> ConfidenceQuality:
+    """How well confidence separates correct from wrong (AUROC), and how calibrated it is (ECE)."""
+    confidences = confidence(scores.probabilities, scores.defined, calibration)
+    return _quality(confidences, scores.correct(classes), calibrated=calibration is not None)
 
 
-def _measures(found: NDArray[Any], right: NDArray[np.bool_]) -> dict[str, Any]:
-    return {
-        "auroc": auroc(found, right),
-        "ece": expected_calibration_error(found, right),
-        "reliability": [held._asdict() for held in reliability_bins(found, right)],
-    }
+def _quality(
+    confidences: NDArray[Any], correct: NDArray[np.bool_], *, calibrated: bool
+) -> ConfidenceQuality:
+    return ConfidenceQuality(
+        calibrated=calibrated,
+        auroc=auroc(confidences, correct),
+        ece=expected_calibration_error(confidences, correct),
+        reliability=[_bin(bar) for bar in reliability_bins(confidences, correct)],
+    )
 
 
-def _accuracy(scored: Scored | str, truth: NDArray[np.int64]) -> dict[str, Any]:
-    if isinstance(scored, str):
-        return {"accuracy": None, "interval": None, "reason": scored}
-    share = Share(int(correct(scored, truth).sum()), len(truth))
-    return {"accuracy": share.accuracy, "interval": share.interval}
+def _bin(bar: ReliabilityBin) -> ReliabilityBinResponse:
+    return ReliabilityBinResponse(
+        low=bar.low,
+        high=bar.high,
+        size=bar.size,
+        confidence=bar.confidence,
+        accuracy=bar.accuracy,
+    )
+
+
+def _proportion(scores: HeadScores, classes: NDArray[np.int64]) -> Proportion:
+    return Proportion(int(scores.correct(classes).sum()), len(classes))
+
+
+def _accuracy(scores: HeadScores | str, classes: NDArray[np.int64]) -> Accuracy:
+    if isinstance(scores, str):
+        return Accuracy(accuracy=None, interval=None, reason=scores)
+    proportion = _proportion(scores, classes)
+    return Accuracy(accuracy=proportion.value, interval=proportion.interval)

@@ -1,13 +1,15 @@
-"""How well the spaces of a set translate into each other, computed once and remembered."""
+"""How well the spaces of an anchor set translate into each other, from their anchors alone."""
 
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import permutations
+from threading import Lock
 from typing import Final, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 
+from stitchwork.api.reports.verdicts import pair_verdict
+from stitchwork.api.schemas.report_responses import PairQuality
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.diagnostics.cross_validation import (
     MAX_ANCHORS,
@@ -21,81 +23,103 @@ from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Space
 
-MOST_REMEMBERED: Final = 4096
+MAX_PAIRS: Final = 4096
 
-
-class Comparison(NamedTuple):
-    """One ordered pair of spaces.
-
-    Attributes:
-        held: What anchors tell that were held out; None where that cannot be told.
-        agreement: Of the two spaces' anchors.
-    """
-
-    held: CrossValidationScore | None
-    agreement: float
-
-
+Pair = tuple[str, str]
 Key = tuple[str, str, str]
 
 
-class Comparisons:
-    """Pairs of spaces that this process has compared.
+class SpaceComparison(NamedTuple):
+    """One ordered pair of spaces.
+
+    Attributes:
+        quality: Cross-validated quality of held-out anchors; None if they are too few or too
+            much alike.
+        agreement: Correlation of the cosines of the two spaces' anchors.
+    """
+
+    quality: CrossValidationScore | None
+    agreement: float
+
+
+class SpaceComparisons:
+    """Pairs of spaces that this process has compared, each once for its versions.
 
     Args:
         registry: Where anchors come from.
-        most: Pairs that are remembered; the least recently used go first.
+        max_pairs: Pairs to keep; the least recently used is dropped first.
     """
 
-    def __init__(self, registry: Registry, most: int = MOST_REMEMBERED) -> None:
+    def __init__(self, registry: Registry, max_pairs: int = MAX_PAIRS) -> None:
         self._registry = registry
-        self._most = most
-        self._guard = threading.Lock()
-        self._known: OrderedDict[Key, Comparison] = OrderedDict()
+        self._cache: LRUCache[Key, SpaceComparison] = LRUCache(max_pairs)
+        self._lock = Lock()
 
-    def of(self, spaces: Sequence[Space], bridge: BridgeName) -> dict[tuple[str, str], Comparison]:
-        """All ordered pairs of these spaces, which are on one set, by their ids."""
+    def compare(self, spaces: Sequence[Space], bridge: BridgeName) -> dict[Pair, SpaceComparison]:
+        """All ordered pairs of these spaces, which are on one anchor set, by their ids."""
         by_id = {space.id: space for space in spaces}
         pairs = list(permutations(by_id, 2))
         keys = {(x, y): (by_id[x].version, by_id[y].version, bridge) for x, y in pairs}
-        with self._guard:
-            found = {pair: self._known[key] for pair, key in keys.items() if key in self._known}
-        missing = [pair for pair in pairs if pair not in found]
-        if missing:
-            found |= self._compare(by_id, missing, bridge)
-        with self._guard:
-            for pair in pairs:
-                self._known[keys[pair]] = found[pair]
-                self._known.move_to_end(keys[pair])
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
-        return {pair: found[pair] for pair in pairs}
+        with self._lock:
+            cached = {pair: self._cache[key] for pair, key in keys.items() if key in self._cache}
+        missing = [pair for pair in pairs if pair not in cached]
+        computed = self._compute(by_id, missing, bridge) if missing else {}
+        with self._lock:
+            self._cache.update({keys[pair]: result for pair, result in computed.items()})
+        results = cached | computed
+        return {pair: results[pair] for pair in pairs}
 
-    def _compare(
-        self, by_id: dict[str, Space], pairs: list[tuple[str, str]], bridge: BridgeName
-    ) -> dict[tuple[str, str], Comparison]:
+    def _compute(
+        self, by_id: dict[str, Space], pairs: list[Pair], bridge: BridgeName
+    ) -> dict[Pair, SpaceComparison]:
         names = sorted({name for pair in pairs for name in pair})
         anchors = {name: self._anchors(by_id[name]) for name in names}
         units = {
             name: np.asarray(Frame.from_anchors(rows).unit_anchors, np.float32)
             for name, rows in anchors.items()
         }
-        agreed: dict[tuple[str, ...], float] = {}
+        agreements: dict[tuple[str, ...], float] = {}
         for pair in pairs:
-            either = tuple(sorted(pair))
-            if either not in agreed:
-                agreed[either] = agreement(units[pair[0]], units[pair[1]])
+            unordered = tuple(sorted(pair))
+            if unordered not in agreements:
+                agreements[unordered] = agreement(units[pair[0]], units[pair[1]])
         del units
-        seen = {
+        frames = {
             name: AnchoredSpace(rows, by_id[name].parameters.checked())
             for name, rows in anchors.items()
         }
         return {
-            pair: Comparison(held, agreed[tuple(sorted(pair))])
-            for pair, held in cross_validate(seen, pairs, bridge)
+            pair: SpaceComparison(quality, agreements[tuple(sorted(pair))])
+            for pair, quality in cross_validate(frames, pairs, bridge)
         }
 
     def _anchors(self, space: Space) -> Floats:
-        kept = self._registry.spaces.arrays(space.id, space.version)["anchors"]
-        used: Floats = kept[evenly_spaced(len(kept), MAX_ANCHORS)]
+        anchors = self._registry.spaces.arrays(space.id, space.version)["anchors"]
+        used: Floats = anchors[evenly_spaced(len(anchors), MAX_ANCHORS)]
         return used
+
+
+def pair_quality(
+    source: str, target: str, comparison: SpaceComparison, anchors: int, bridge: BridgeName
+) -> PairQuality:
+    """The response for one pair, with its verdict.
+
+    Args:
+        source: Id of the source.
+        target: Id of the target.
+        comparison: Their comparison.
+        anchors: Number of anchors it used.
+        bridge: The bridge it used.
+    """
+    quality = comparison.quality
+    verdict = pair_verdict(quality, comparison.agreement, anchors, bridge)
+    return PairQuality(
+        source=source,
+        target=target,
+        similarity=quality and quality.similarity,
+        recall_at_1=quality and quality.recall,
+        chance=quality and quality.chance,
+        agreement=comparison.agreement,
+        verdict=verdict.level,
+        reason=verdict.reason,
+    )

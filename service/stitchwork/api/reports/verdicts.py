@@ -1,127 +1,132 @@
-"""Evidence → `good`, `fair` or `poor`, with the reason in one sentence."""
+"""Verdicts `good`, `fair` and `poor`, each with the reason in one sentence."""
 
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from stitchwork.api.schemas.report_responses import VerdictLevel
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import wilson_interval
 from stitchwork.geometry.diagnostics.cross_validation import MIN_ANCHORS, CrossValidationScore
 from stitchwork.registry.declarations import SUSPICIOUS
 
-Level = Literal["good", "fair", "poor"]
-
-GOOD: Final = 0.6
-FAIR: Final = 0.3
+GOOD_SIMILARITY: Final = 0.6
+FAIR_SIMILARITY: Final = 0.3
 """Held-out similarity. On digits (EfficientNet-Lite 0/1/2 and two small networks) and banking77
 (MiniLM, Universal Sentence Encoder), seed 0, `exp` and `ridge` on 300 and 1,000 anchors, `irp` on
-300: every pair at 0.6 or more kept 0.88 of the native accuracy or more, those between kept from
-0.50 to all of it, and `none`, at 0.02 or less, kept 0.20 or less."""
+300: every pair at 0.6 or more had at least 0.88 of the native accuracy, those between from 0.50 to
+all of it, and `none`, at 0.02 or less, 0.20 or less."""
 GOOD_RATIO: Final = 0.95
 FAIR_RATIO: Final = 0.8
-NEAR_PERFECT: Final = 0.9
-HALFWAY: Final = 0.5
-WIDE: Final = 0.2
-"""An interval wider than this, of 80 inputs or so, is no ground for `good`."""
+"""Of the native accuracy."""
+GOOD_GAIN: Final = 0.9
+FAIR_GAIN: Final = 0.5
+"""Of the distance from chance to 1, where the native accuracy is unknown."""
+MAX_INTERVAL: Final = 0.2
+"""A wider interval, of about 80 inputs or fewer, does not support `good`."""
 
 
-class Share(NamedTuple):
-    """How many predictions of a sample are correct.
+class Proportion(NamedTuple):
+    """A number of successes among trials.
 
     Attributes:
-        correct: So many.
-        size: Of so many, at least 1.
+        successes: Correct predictions.
+        trials: Predictions, at least 1.
     """
 
-    correct: int
-    size: int
+    successes: int
+    trials: int
 
     @property
-    def accuracy(self) -> float:
-        """The share itself."""
-        return self.correct / self.size
+    def value(self) -> float:
+        """Successes divided by trials."""
+        return self.successes / self.trials
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Its 95% interval, Wilson's."""
-        return wilson_interval(self.correct, self.size)
+        """Wilson's 95% confidence interval."""
+        return wilson_interval(self.successes, self.trials)
 
 
 class Verdict(NamedTuple):
-    """What the evidence says.
+    """A level and its reason.
 
     Attributes:
-        verdict: The level.
-        reason: Why, with the numbers that decided.
+        level: The level.
+        reason: The numbers that decided it, in one sentence.
     """
 
-    verdict: Level
+    level: VerdictLevel
     reason: str
 
 
-def of_pair(
-    held: CrossValidationScore | None, agreement: float, anchors: int, bridge: BridgeName
+def pair_verdict(
+    quality: CrossValidationScore | None, agreement: float, anchors: int, bridge: BridgeName
 ) -> Verdict:
-    """How well one space translates into another, told by their anchors alone.
+    """The verdict on a pair of spaces, from their anchors alone.
 
     Args:
-        held: Cross-validated quality; None where it cannot be told.
-        agreement: Of their anchors' cosines.
-        anchors: How many there are to tell it by.
+        quality: Cross-validated quality; None if it cannot be computed.
+        agreement: Correlation of the anchors' cosines.
+        anchors: Number of anchors used.
         bridge: The bridge.
     """
-    if held is None and anchors < MIN_ANCHORS:
-        return Verdict("poor", f"{anchors} anchors are too few to hold some out and see them back")
-    if held is None and bridge == "none":
-        return Verdict("poor", "without a bridge only spaces of one width fit")
-    if held is None:
-        return Verdict("poor", "the anchors are too much alike to hold some out and see them back")
-    told = (
-        f"held-out anchors come back at a cosine of {held.similarity:.2f}, and {held.recall:.0%} "
-        f"find their own row first (chance: {held.chance:.1%})"
+    if quality is None and anchors < MIN_ANCHORS:
+        return Verdict("poor", f"{anchors} anchors are too few to hold some out")
+    if quality is None and bridge == "none":
+        return Verdict("poor", "without a bridge only spaces of one width can be combined")
+    if quality is None:
+        return Verdict("poor", "the anchors are too similar to each other to hold some out")
+    evidence = (
+        f"held-out anchors are translated with a mean cosine of {quality.similarity:.2f}, and for "
+        f"{quality.recall:.0%} the nearest row is their own (chance: {quality.chance:.1%})"
     )
-    if abs(agreement) < SUSPICIOUS and held.similarity < FAIR:
+    if abs(agreement) < SUSPICIOUS and quality.similarity < FAIR_SIMILARITY:
         return Verdict(
             "poor",
-            f"{told}, and agreement is near zero ({agreement:.2f}): probably not the same anchors "
-            "in the same order",
+            f"{evidence}, and agreement is near zero ({agreement:.2f}): probably not the same "
+            "anchors in the same order",
         )
-    level = _level(held.similarity, GOOD, FAIR)
+    level = _level(quality.similarity, GOOD_SIMILARITY, FAIR_SIMILARITY)
     if level == "fair":
-        told += "; a labelled sample would tell more"
-    return Verdict(level, told)
+        evidence += "; evaluate a head on a labelled sample to be sure"
+    return Verdict(level, evidence)
 
 
-def of_sample(
-    translated: Share, native: Share | None, chance: float, bridge: BridgeName
+def sample_verdict(
+    translated: Proportion, native: Proportion | None, chance: float, bridge: BridgeName
 ) -> Verdict:
-    """How well a head works for another encoder, told by a labelled sample.
+    """The verdict on a head for another encoder, from a labelled sample.
 
     Args:
         translated: Correct predictions through the bridge.
-        native: Of the head on its own encoder's embeddings of the same inputs, where it is known.
-        chance: The share that always naming one class gets right.
+        native: Correct predictions on embeddings of the head's own encoder; None if unknown.
+        chance: Accuracy of always predicting one class.
         bridge: The bridge.
     """
     low, high = translated.interval
-    told = f"{translated.accuracy:.3f} of {translated.size} correct through {bridge}"
-    bounds = f"(95%: {low:.3f} to {high:.3f})"
+    evidence = (
+        f"{translated.value:.3f} of {translated.trials} correct through {bridge} "
+        f"(95%: {low:.3f} to {high:.3f})"
+    )
     if low <= chance:
-        return Verdict("poor", f"{told} {bounds} is not shown to be above chance ({chance:.3f})")
+        return Verdict("poor", f"{evidence}: not significantly above chance ({chance:.3f})")
     if native is None:
-        part = (translated.accuracy - chance) / (1 - chance)
+        gain = (translated.value - chance) / (1 - chance)
         reason = (
-            f"{told} {bounds}, {part:.0%} of the way from chance ({chance:.3f}) to 1; the head's "
-            "native accuracy is not known"
+            f"{evidence}, {gain:.0%} of the distance from chance ({chance:.3f}) to 1; the head's "
+            "native accuracy is unknown"
         )
-        return Verdict(_level(part, NEAR_PERFECT, HALFWAY), reason)
-    ratio = translated.accuracy / native.accuracy if native.accuracy else 1.0
-    reason = f"{told} {bounds} is {ratio:.3f} of the head's native {native.accuracy:.3f}"
+        return Verdict(_level(gain, GOOD_GAIN, FAIR_GAIN), reason)
+    ratio = translated.value / native.value if native.value else 1.0
+    reason = f"{evidence}, {ratio:.3f} of the head's native {native.value:.3f}"
     if native.interval[0] <= chance:
-        return Verdict("poor", f"{reason}, which itself is not above chance ({chance:.3f})")
+        return Verdict(
+            "poor", f"{reason}, which is itself not significantly above chance ({chance:.3f})"
+        )
     level = _level(ratio, GOOD_RATIO, FAIR_RATIO)
-    if level == "good" and high - low > WIDE:
+    if level == "good" and high - low > MAX_INTERVAL:
         return Verdict("fair", f"{reason}, but the sample is too small to be sure")
     return Verdict(level, reason)
 
 
-def _level(value: float, good: float, fair: float) -> Level:
+def _level(value: float, good: float, fair: float) -> VerdictLevel:
     return "good" if value >= good else "fair" if value >= fair else "poor"

@@ -37,7 +37,9 @@ async def put_anchor_set(
             condition=condition,
         )
     )
-    return resources.put_answer(outcome, entry, f"/anchor-sets/{id_}")
+    return resources.put_response(AnchorSetResponse, outcome, entry, f"/anchor-sets/{id_}")
 
 
-resources.add_routes(router, "anchor-sets", "anchor set", AnchorSetResponse, AnchorSetPage)
+resources.add_routes(
+    router, "anchor-sets", "anchor set", ready=AnchorSetResponse, page=AnchorSetPage
+)

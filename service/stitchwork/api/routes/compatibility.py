@@ -1,7 +1,7 @@
 """What fits what: spaces among themselves by their anchors, an encoder and a head by a sample."""
 
 import asyncio
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -19,13 +19,19 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import body, with_timeout
-from stitchwork.api.reports import head_evaluation, verdicts
-from stitchwork.api.reports.head_evaluation import Scored
-from stitchwork.api.reports.space_comparison import Comparison
+from stitchwork.api.reports import head_evaluation
+from stitchwork.api.reports.head_evaluation import HeadScores
+from stitchwork.api.reports.space_comparison import pair_quality
 from stitchwork.api.routes.queued_work import job_of, run
-from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
+from stitchwork.api.routes.response_facts import outside, undefined, used, width
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
-from stitchwork.api.schemas.responses import CompatibilityResponse, HeadEvaluationResponse
+from stitchwork.api.schemas.report_responses import (
+    CalibrationResponse,
+    CompatibilityResponse,
+    HeadEvaluationResponse,
+    SpaceQuality,
+)
+from stitchwork.api.schemas.responses import ResourceRef
 from stitchwork.errors import (
     AnchorSetMismatchError,
     ConflictError,
@@ -81,29 +87,30 @@ async def matrix(
 def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
     (anchor_set,), stale = state.registry.anchor_sets.ready(set_id)
     spaces = _spaces(state, anchor_set, names)
-    found = state.comparisons.of(spaces, bridge)
+    found = state.comparisons.compare(spaces, bridge)
     used = min(anchor_set.size, MAX_ANCHORS)
     return negotiation.json_response(
-        {
-            "anchor_set": {"id": anchor_set.id, "version": anchor_set.version},
-            "bridge": bridge,
-            "anchors": used,
-            "folds": FOLDS,
-            "spaces": [
-                {
-                    **named(space),
-                    "dim": space.dim,
-                    "rank": space.rank,
-                    "condition_number": space.condition_number,
-                    "warnings": space.warnings,
-                }
+        CompatibilityResponse(
+            anchor_set=ResourceRef.of(anchor_set),
+            bridge=bridge,
+            anchors=used,
+            folds=FOLDS,
+            spaces=[
+                SpaceQuality(
+                    id=space.id,
+                    version=space.version,
+                    dim=space.dim,
+                    rank=space.rank,
+                    condition_number=space.condition_number,
+                    warnings=space.warnings,
+                )
                 for space in spaces
             ],
-            "pairs": [
-                _shown(source, target, compared, used, bridge)
-                for (source, target), compared in found.items()
+            pairs=[
+                pair_quality(source, target, comparison, used, bridge)
+                for (source, target), comparison in found.items()
             ],
-        },
+        ),
         headers={"Stitchwork-Stale": "true"} if stale else {},
     )
 
@@ -134,23 +141,6 @@ def _spaces(state: AppState, anchor_set: AnchorSet, names: list[str] | None) -> 
     entries = state.registry.spaces.read(*ids) if ids else []
     serving = [entry.record for entry in entries if entry.record]
     return [space for space in serving if space.anchor_set_version == anchor_set.version]
-
-
-def _shown(
-    source: str, target: str, compared: Comparison, anchors: int, bridge: BridgeName
-) -> dict[str, Any]:
-    held = compared.held
-    told = verdicts.of_pair(held, compared.agreement, anchors, bridge)
-    return {
-        "source": source,
-        "target": target,
-        "similarity": held and held.similarity,
-        "recall_at_1": held and held.recall,
-        "chance": held and held.chance,
-        "agreement": compared.agreement,
-        "verdict": told.verdict,
-        "reason": told.reason,
-    }
 
 
 @router.post(
@@ -188,7 +178,7 @@ class _Cast(NamedTuple):
 def _resolve(state: AppState, encoder: str, head_id: str, asked: HeadEvaluationRequest) -> _Cast:
     source, target, head, stale = state.registry.stitch(encoder, head_id)
     check_pair(source, target, asked.bridge)
-    truth = head_evaluation.classes(asked.labels, head)
+    truth = head_evaluation.class_indices(asked.labels, head)
     if asked.embeddings is not None:
         width(asked.embeddings, source)
     if asked.native_embeddings is not None:
@@ -236,9 +226,11 @@ def _judge(
 ) -> Response:
     source, target, head, truth, stale = cast
 
-    def scored(rows: Floats, origin: Space, bridge: BridgeName) -> Scored:
+    def scored(rows: Floats, origin: Space, bridge: BridgeName) -> HeadScores:
         there, defined, covered = state.translator.way(origin, target, bridge).apply(rows)
-        return Scored(probabilities(state.classifiers.get(head).logits(there)), defined, covered)
+        return HeadScores(
+            probabilities(state.classifiers.get(head).logits(there)), defined, covered
+        )
 
     through = scored(rows, source, asked.bridge)
     absolute = (
@@ -247,22 +239,34 @@ def _judge(
         else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
     )
     own = native if isinstance(native, str) else scored(native, target, "none")
-    answer: dict[str, Any] = {
-        "encoder": named(source),
-        "head": named(head),
-        "bridge": asked.bridge,
-        **head_evaluation.judge(truth, through, absolute, own, head, asked.bridge),
-        "undefined": undefined(through.defined),
-        **outside(through.covered, source).facts,
-    }
+    evaluation = head_evaluation.evaluate(truth, through, absolute, own, head, asked.bridge)
+    beyond = outside(through.covered, source)
     calibrations = state.registry.calibrations
+    optional = {}
     if asked.calibrate:
-        fitted, answer["confidence"] = head_evaluation.learn(through, truth)
+        fitted, confidence = head_evaluation.calibrate(through, truth)
         calibrations.put(source, target, head, asked.bridge, fitted, len(truth))
-        answer["calibration"] = {"slope": fitted.slope, "offset": fitted.offset}
+        optional["calibration"] = CalibrationResponse(slope=fitted.slope, offset=fitted.offset)
     else:
         known = calibrations.get(source, target, head, asked.bridge)
-        answer["confidence"] = head_evaluation.trust(through, truth, known)
+        confidence = head_evaluation.confidence_quality(through, truth, known)
+    answer = HeadEvaluationResponse(
+        encoder=ResourceRef.of(source),
+        head=ResourceRef.of(head),
+        bridge=asked.bridge,
+        samples=evaluation.samples,
+        chance=evaluation.chance,
+        absolute=evaluation.absolute,
+        translated=evaluation.translated,
+        native=evaluation.native,
+        verdict=evaluation.verdict.level,
+        reason=evaluation.verdict.reason,
+        undefined=undefined(through.defined),
+        uncovered=beyond.rows,
+        warnings=beyond.warnings,
+        confidence=confidence,
+        **optional,
+    )
     return negotiation.json_response(
         answer, headers=used(stale, source=source, target=target, head=head)
     )

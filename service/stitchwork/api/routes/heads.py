@@ -55,7 +55,7 @@ def _register(state: AppState, declared: HeadRequest, id_: str, condition: Condi
         outcome, entry = _draft(state, declared, id_, condition)
     if outcome is Outcome.ACCEPTED and entry.registration:
         state.producer.enqueue_registration(entry.registration)
-    return resources.put_answer(outcome, entry, f"/heads/{id_}")
+    return resources.put_response(HeadResponse, outcome, entry, f"/heads/{id_}")
 
 
 def _draft(
@@ -101,4 +101,4 @@ def _fit(
     )
 
 
-resources.add_routes(router, "heads", "head", HeadResponse | RegistrationResponse, HeadPage)
+resources.add_routes(router, "heads", "head", ready=HeadResponse, page=HeadPage)

@@ -1,4 +1,4 @@
-"""What anchor sets, spaces and heads have in common: views, PUT answers, paging, GET, DELETE."""
+"""Routes that anchor sets, spaces and heads share: list, get, delete, and responses to PUT."""
 
 import asyncio
 from typing import Annotated, Any, Final
@@ -16,10 +16,21 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.openapi import with_timeout
+from stitchwork.api.schemas.response_model import ResponseModel, json_fields
+from stitchwork.api.schemas.responses import (
+    AnchorSetPage,
+    AnchorSetResponse,
+    HeadPage,
+    Progress,
+    ReadyModel,
+    RegistrationResponse,
+    RegistrationStatus,
+    SpacePage,
+)
 from stitchwork.errors import InvalidInputError
 from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.repository import Repository
-from stitchwork.resources import check_id
+from stitchwork.resources import Registration, check_id
 
 STATUS: Final = {
     Outcome.CREATED: 201,
@@ -29,90 +40,124 @@ STATUS: Final = {
 }
 
 
-def view(entry: Entry[Any]) -> dict[str, Any]:
-    """All there is to say of an entry; what is being prepared stands beside what serves."""
-    shown: dict[str, Any] = {"id": entry.id, "status": "ready"}
-    if entry.record:
-        shown |= entry.record.model_dump(mode="json")
-    if entry.registration:
-        registration = entry.registration
-        told: dict[str, Any] = {
-            "version": registration.version,
-            "status": registration.status,
-            "progress": {"done": registration.done, "total": registration.total},
-        }
-        if registration.reason:
-            told["reason"] = registration.reason
-        shown |= {"pending": told} if entry.record else told
-    return shown
+def resource_response(
+    model: type[ReadyModel], entry: Entry[Any], outcome: Outcome | None = None
+) -> ResponseModel:
+    """The response for an entry: its ready version, with the registration that is to replace it.
+
+    Args:
+        model: Response of a ready version.
+        entry: The entry.
+        outcome: What a PUT or POST did.
+
+    Returns:
+        A `RegistrationResponse` if no version is ready.
+    """
+    optional: dict[str, Any] = {} if outcome is None else {"outcome": outcome}
+    registration = entry.registration and _registration_status(entry.registration)
+    if entry.record is None:
+        fields = dict(json_fields(registration)) if registration else {}
+        return RegistrationResponse.model_construct(id=entry.id, **fields, **optional)
+    if registration:
+        optional["pending"] = registration
+    return model.model_construct(**dict(entry.record), status="ready", **optional)
+
+
+def _registration_status(registration: Registration) -> RegistrationStatus:
+    progress = Progress(done=registration.done, total=registration.total)
+    optional = {"reason": registration.reason} if registration.reason else {}
+    return RegistrationStatus(
+        version=registration.version, status=registration.status, progress=progress, **optional
+    )
 
 
 def etag(entry: Entry[Any]) -> dict[str, str]:
-    """The version as an entity tag: of what serves or, before that, of what is being prepared."""
+    """The `ETag` header: the ready version or, before there is one, the pending version."""
     return {"ETag": f'"{entry.tag}"'}
 
 
-def put_answer(outcome: Outcome, entry: Entry[Any], path: str) -> Response:
-    """The answer to a PUT or POST."""
+def put_response(
+    model: type[ReadyModel], outcome: Outcome, entry: Entry[Any], path: str
+) -> Response:
+    """The response to a PUT or POST."""
     headers = etag(entry)
     if outcome in (Outcome.CREATED, Outcome.ACCEPTED):
         headers["Location"] = path
-    return negotiation.json_response(
-        {**view(entry), "outcome": outcome.value}, STATUS[outcome], headers
-    )
+    response = resource_response(model, entry, outcome)
+    return negotiation.json_response(response, STATUS[outcome], headers)
 
 
-def add_routes(router: APIRouter, plural: str, name: str, shown: Any, page: Any) -> None:
-    """GET of the list, GET and DELETE by id."""
+def add_routes(
+    router: APIRouter,
+    plural: str,
+    name: str,
+    *,
+    ready: type[ReadyModel],
+    page: type[AnchorSetPage | SpacePage | HeadPage],
+) -> None:
+    """Add GET of the list, GET and DELETE by id.
 
-    def table(state: AppState) -> Repository[Any]:
-        found: Repository[Any] = getattr(state.registry, plural.replace("-", "_"))
-        return found
+    Args:
+        router: The router.
+        plural: Path of the list.
+        name: What one resource is called.
+        ready: Response of a ready version.
+        page: Response of the list.
+    """
+    # Anchor sets are ready at once.
+    response: Any = ready if ready is AnchorSetResponse else ready | RegistrationResponse
+
+    def repository(state: AppState) -> Repository[Any]:
+        result: Repository[Any] = getattr(state.registry, plural.replace("-", "_"))
+        return result
 
     @router.get(f"/{plural}", summary=f"List {name}s", name=f"list_{plural}", response_model=page)
-    async def listing(
+    async def list_page(
         state: StateDep,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        limit: Annotated[int, Query(ge=1, le=1000, description="Items per page.")] = 100,
         cursor: Annotated[
-            str | None, Query(description="From the page before.", json_schema_extra=ID_SCHEMA)
+            str | None,
+            Query(description="Cursor of the previous page.", json_schema_extra=ID_SCHEMA),
         ] = None,
     ) -> Response:
         after = _cursor(cursor)
-        found = await asyncio.to_thread(table(state).page, limit, after)
-        return negotiation.json_response(
-            {"items": [view(e) for e in found.entries], "cursor": found.cursor}
-        )
+        result = await asyncio.to_thread(repository(state).page, limit, after)
+        items: Any = [resource_response(ready, entry) for entry in result.entries]
+        return negotiation.json_response(page(items=items, cursor=result.cursor))
 
     @router.get(
         f"/{plural}/{{id}}",
-        summary=f"Show one {name}",
+        summary=f"Get one {name}",
         name=f"get_{plural}",
-        response_model=shown,
-        responses={304: {"description": "The version that is known already stands"}},
+        response_model=response,
+        responses={304: {"description": "If-None-Match names the current version"}},
     )
-    async def show(
+    async def get(
         id_: ResourceId,
         state: StateDep,
-        if_none_match: Annotated[str | None, Header(description="Version known already.")] = None,
+        if_none_match: Annotated[
+            str | None, Header(description="ETag of the version that the client has.")
+        ] = None,
     ) -> Response:
-        entry = await asyncio.to_thread(table(state).get, id_)
-        if etag(entry)["ETag"] in (if_none_match or ""):
-            return Response(status_code=304, headers=etag(entry))
-        return negotiation.json_response(view(entry), headers=etag(entry))
+        entry = await asyncio.to_thread(repository(state).get, id_)
+        headers = etag(entry)
+        if headers["ETag"] in (if_none_match or ""):
+            return Response(status_code=304, headers=headers)
+        return negotiation.json_response(resource_response(ready, entry), headers=headers)
 
     @router.delete(
         f"/{plural}/{{id}}",
-        summary=f"Remove one {name}",
+        summary=f"Delete one {name}",
         name=f"delete_{plural}",
         status_code=204,
         openapi_extra=with_timeout(),
     )
-    async def remove(
+    async def delete(
         id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
     ) -> Response:
-        """204 once it is gone for new requests, and those under way have their answers."""
+        """204 once new requests cannot use it and all requests that use it have been answered."""
         seconds = request_timeout(request)
-        await asyncio.to_thread(table(state).delete, id_, condition)
+        await asyncio.to_thread(repository(state).delete, id_, condition)
         await state.producer.drain(seconds)
         return Response(status_code=204)
 
@@ -124,5 +169,5 @@ def _cursor(cursor: str | None) -> str | None:
         return check_id(cursor)
     except InvalidInputError as error:
         raise InvalidInputError(
-            "cursor: expected one that a page before gave", pointer="/cursor"
+            "cursor: expected the cursor of a previous page", pointer="/cursor"
         ) from error

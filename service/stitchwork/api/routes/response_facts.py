@@ -1,17 +1,12 @@
 """What answers of inference say about the versions they used."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.resources import Floats, Head, Space
-
-
-def named(record: Space | Head) -> dict[str, str]:
-    """A record by id and version."""
-    return {"id": record.id, "version": record.version}
 
 
 def used(stale: bool, **records: Space | Head) -> dict[str, str]:
@@ -29,11 +24,13 @@ class Outside(NamedTuple):
     """Which inputs lie outside what the anchors of their space cover.
 
     Attributes:
-        facts: What a body says of them.
-        headers: What headers do, whatever the format of the body.
+        rows: Their indices.
+        warnings: One sentence if there are any, otherwise none.
+        headers: What headers say of them, whatever the format of the body.
     """
 
-    facts: dict[str, Any]
+    rows: list[int]
+    warnings: list[str]
     headers: dict[str, str]
 
 
@@ -41,13 +38,12 @@ def outside(covered: NDArray[np.bool_], space: Space) -> Outside:
     """What is said of inputs that lie outside what the anchors of this space cover."""
     rows = np.flatnonzero(~covered).tolist()
     if not rows:
-        return Outside({"uncovered": [], "warnings": []}, {})
+        return Outside([], [], {})
     told = (
         f"{len(rows)} of {len(covered)} inputs lie outside what the anchors of space {space.id} "
         "cover (of its own anchors, 1 in 100 does): translations of them are not to be trusted"
     )
-    facts = {"uncovered": rows, "warnings": [told]}
-    return Outside(facts, {"Stitchwork-Uncovered": str(len(rows))})
+    return Outside(rows, [told], {"Stitchwork-Uncovered": str(len(rows))})
 
 
 def width(embeddings: Floats, space: Space, pointer: str = "/embeddings") -> None:

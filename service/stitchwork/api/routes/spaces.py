@@ -52,9 +52,9 @@ async def _register(
             state.translator.prepare(entry.record)
         if outcome is Outcome.ACCEPTED and entry.registration:
             state.producer.enqueue_registration(entry.registration)
-        return resources.put_answer(outcome, entry, f"/spaces/{id_}")
+        return resources.put_response(SpaceResponse, outcome, entry, f"/spaces/{id_}")
 
     return await asyncio.to_thread(register)
 
 
-resources.add_routes(router, "spaces", "space", SpaceResponse | RegistrationResponse, SpacePage)
+resources.add_routes(router, "spaces", "space", ready=SpaceResponse, page=SpacePage)

@@ -1,7 +1,6 @@
 """Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
 
 import asyncio
-from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -17,9 +16,9 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.routes.queued_work import check_room, job_of, run
-from stitchwork.api.routes.response_facts import named, outside, undefined, used
+from stitchwork.api.routes.response_facts import outside, undefined, used
 from stitchwork.api.schemas.inference_requests import EmbedRequest, StitchRequest
-from stitchwork.api.schemas.responses import EmbedResponse, StitchResponse
+from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef, StitchResponse
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import Head, Space, check_id
@@ -44,22 +43,26 @@ async def embed(encoder: PathId, request: Request) -> Response:
     job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
     reply = await run_while_connected(request, run(state, job, asked.items, seconds))
     state.telemetry.metrics.record_inputs("embed", reply.covered)
-    facts: dict[str, Any] = {"encoder": named(source), "truncated": list(reply.truncated)}
+    response = EmbedResponse(
+        embeddings=reply.rows, encoder=ResourceRef.of(source), truncated=list(reply.truncated)
+    )
     roles, headers = {"source": source}, {}
     if target:
         beyond = outside(reply.covered, source)
-        facts |= {
-            "target": named(target),
-            "bridge": asked.bridge,
-            "undefined": undefined(reply.defined),
-            **beyond.facts,
-        }
+        response = EmbedResponse(
+            embeddings=reply.rows,
+            encoder=ResourceRef.of(source),
+            truncated=list(reply.truncated),
+            target=ResourceRef.of(target),
+            bridge=asked.bridge,
+            undefined=undefined(reply.defined),
+            uncovered=beyond.rows,
+            warnings=beyond.warnings,
+        )
         roles["target"], headers = target, beyond.headers
     return negotiation.rows_response(
         request,
-        "embeddings",
-        reply.rows,  # type: ignore[arg-type]
-        facts,
+        response,
         as_base64=asked.encoding_format == "base64",
         headers=used(stale, **roles) | headers,
     )
@@ -96,14 +99,15 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         calibration,
     )
     state.telemetry.metrics.record_inputs("stitch", reply.covered)
-    state.telemetry.metrics.record_confidences(used_head.id, [told["confidence"] for told in said])
-    answer = {
-        "predictions": said,
-        "encoder": named(source),
-        "head": named(used_head),
-        "bridge": asked.bridge,
-        "truncated": list(reply.truncated),
-        **beyond.facts,
-    }
+    state.telemetry.metrics.record_confidences(used_head.id, [told.confidence for told in said])
+    response = StitchResponse(
+        predictions=said,
+        encoder=ResourceRef.of(source),
+        head=ResourceRef.of(used_head),
+        bridge=asked.bridge,
+        truncated=list(reply.truncated),
+        uncovered=beyond.rows,
+        warnings=beyond.warnings,
+    )
     headers = used(stale, source=source, target=target, head=used_head)
-    return negotiation.json_response(answer, headers=headers | beyond.headers)
+    return negotiation.json_response(response, headers=headers | beyond.headers)

@@ -1,7 +1,5 @@
 """Translate and classify embeddings: one fused map, no hop."""
 
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
@@ -10,9 +8,9 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
 from stitchwork.api.openapi import body as shown
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.response_facts import named, outside, undefined, used, width
+from stitchwork.api.routes.response_facts import outside, undefined, used, width
 from stitchwork.api.schemas.inference_requests import ClassifyRequest, TranslateRequest
-from stitchwork.api.schemas.responses import ClassifyResponse, TranslateResponse
+from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef, TranslateResponse
 from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.predictions import predictions
 from stitchwork.resources import check_id
@@ -44,18 +42,18 @@ def _translate(request: Request, state: AppState, asked: TranslateRequest) -> Re
         rows, defined, covered = way.apply(asked.embeddings)
     state.telemetry.metrics.record_inputs("translate", covered)
     beyond = outside(covered, source)
-    facts: dict[str, Any] = {
-        "source": named(source),
-        "target": named(target),
-        "bridge": asked.bridge,
-        "undefined": undefined(defined),
-        **beyond.facts,
-    }
+    response = TranslateResponse(
+        embeddings=rows,
+        source=ResourceRef.of(source),
+        target=ResourceRef.of(target),
+        bridge=asked.bridge,
+        undefined=undefined(defined),
+        uncovered=beyond.rows,
+        warnings=beyond.warnings,
+    )
     return negotiation.rows_response(
         request,
-        "embeddings",
-        rows,
-        facts,
+        response,
         as_base64=asked.encoding_format == "base64",
         headers=used(stale, source=source, target=target) | beyond.headers,
     )
@@ -89,13 +87,14 @@ def _classify(state: AppState, head_id: str, asked: ClassifyRequest) -> Response
         scores = probabilities(classifier.logits(rows))
     calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
     found = predictions(scores, defined, head.labels, asked.top, calibration)
-    state.telemetry.metrics.record_confidences(head.id, [told["confidence"] for told in found])
-    answer = {
-        "predictions": found,
-        "space": named(source),
-        "head": named(head),
-        "bridge": asked.bridge,
-        **beyond.facts,
-    }
+    state.telemetry.metrics.record_confidences(head.id, [told.confidence for told in found])
+    response = ClassifyResponse(
+        predictions=found,
+        space=ResourceRef.of(source),
+        head=ResourceRef.of(head),
+        bridge=asked.bridge,
+        uncovered=beyond.rows,
+        warnings=beyond.warnings,
+    )
     headers = used(stale, source=source, target=target, head=head)
-    return negotiation.json_response(answer, headers=headers | beyond.headers)
+    return negotiation.json_response(response, headers=headers | beyond.headers)

@@ -1,25 +1,38 @@
-"""What routes answer, as OpenAPI shows it; tests hold the running service to it."""
+"""Response bodies of resources, inference and operation: what routes return is documented."""
 
-from typing import Any, Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from stitchwork.api.schemas.response_model import EmbeddingsModel, ResponseModel
 from stitchwork.geometry.bridges import BridgeName
+from stitchwork.inference.predictions import Prediction
 from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.registry.entries import Outcome
 from stitchwork.resources import AnchorSet, Head, Space
 
-Verdict = str
+
+class ResourceRef(ResponseModel):
+    """A version of a space, a head or an anchor set."""
+
+    id: str
+    version: str
+
+    @classmethod
+    def of(cls, record: AnchorSet | Space | Head) -> Self:
+        """The id and version of a record."""
+        return cls(id=record.id, version=record.version)
 
 
-class Progress(BaseModel):
-    """How far a draft is."""
+class Progress(ResponseModel):
+    """How many of the inputs of a registration are embedded."""
 
     done: int
     total: int
 
 
-class RegistrationStatus(BaseModel):
-    """What is being prepared."""
+class RegistrationStatus(ResponseModel):
+    """A registration that a worker processes, or that failed."""
 
     version: str
     status: Literal["pending", "failed"]
@@ -28,226 +41,116 @@ class RegistrationStatus(BaseModel):
 
 
 class RegistrationResponse(RegistrationStatus):
-    """Something registered that no version serves of yet."""
+    """A space or a head without a ready version."""
 
     id: str
-    outcome: str | None = None
+    outcome: Outcome | None = Field(None, description="What a PUT or POST did.")
 
 
-class _ReadyResource(BaseModel):
+class ReadyModel(ResponseModel):
+    """A resource with a ready version."""
+
     status: Literal["ready"]
-    pending: RegistrationStatus | None = Field(None, description="What is to replace it.")
-    outcome: str | None = Field(None, description="What a PUT or POST did.")
+    pending: RegistrationStatus | None = Field(
+        None, description="Registration that is to replace this version."
+    )
+    outcome: Outcome | None = Field(None, description="What a PUT or POST did.")
 
 
-class AnchorSetResponse(AnchorSet, _ReadyResource):
+class AnchorSetResponse(AnchorSet, ReadyModel):
     """An anchor set."""
 
 
-class SpaceResponse(Space, _ReadyResource):
-    """A space that serves."""
+class SpaceResponse(Space, ReadyModel):
+    """A ready space."""
 
 
-class HeadResponse(Head, _ReadyResource):
-    """A head that serves."""
+class HeadResponse(Head, ReadyModel):
+    """A ready head."""
 
 
-class AnchorSetPage(BaseModel):
+class AnchorSetPage(ResponseModel):
     """A page of anchor sets."""
 
     items: list[AnchorSetResponse]
-    cursor: str | None
+    cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
 
 
-class SpacePage(BaseModel):
+class SpacePage(ResponseModel):
     """A page of spaces."""
 
     items: list[SpaceResponse | RegistrationResponse]
-    cursor: str | None
+    cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
 
 
-class HeadPage(BaseModel):
+class HeadPage(ResponseModel):
     """A page of heads."""
 
     items: list[HeadResponse | RegistrationResponse]
-    cursor: str | None
+    cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
 
 
-class ResourceRef(BaseModel):
-    """A version that was used."""
+class TranslateResponse(EmbeddingsModel):
+    """Embeddings translated into the target space."""
 
-    id: str
-    version: str
-
-
-class _Outside(BaseModel):
-    uncovered: list[int] = Field(description="Inputs outside what the source's anchors cover.")
-    warnings: list[str]
-
-
-class TranslateResponse(_Outside):
-    """Rows of one space in another."""
-
-    embeddings: list[list[float] | str]
     source: ResourceRef
     target: ResourceRef
     bridge: BridgeName
-    undefined: list[int]
-
-
-class EmbedResponse(BaseModel):
-    """Raw inputs as rows; what follows `truncated` comes with a target."""
-
-    embeddings: list[list[float] | str]
-    encoder: ResourceRef
-    truncated: list[int]
-    target: ResourceRef | None = None
-    bridge: BridgeName | None = None
-    undefined: list[int] | None = None
-    uncovered: list[int] | None = None
-    warnings: list[str] | None = None
-
-
-class LabelScore(BaseModel):
-    """One class and its share of the softmax."""
-
-    label: str
-    score: float
-
-
-class Prediction(LabelScore):
-    """What one input is taken for."""
-
-    top: list[LabelScore]
-    confidence: float = Field(ge=0, le=1)
-    calibrated: bool
-
-
-class ClassifyResponse(_Outside):
-    """Predictions for embeddings."""
-
-    predictions: list[Prediction]
-    space: ResourceRef
-    head: ResourceRef
-    bridge: BridgeName
-
-
-class StitchResponse(_Outside):
-    """Predictions for raw inputs."""
-
-    predictions: list[Prediction]
-    encoder: ResourceRef
-    head: ResourceRef
-    bridge: BridgeName
-    truncated: list[int]
-
-
-class SpaceQuality(ResourceRef):
-    """A space among those that are compared."""
-
-    dim: int
-    rank: int
-    condition_number: float
+    undefined: list[int] = Field(
+        description="Indices of inputs at the mean of the source, which have no direction."
+    )
+    uncovered: list[int] = Field(
+        description="Indices of inputs outside what the source's anchors cover."
+    )
     warnings: list[str]
 
 
-class PairQuality(BaseModel):
-    """How held-out anchors of one space come back in another."""
-
-    source: str
-    target: str
-    similarity: float | None
-    recall_at_1: float | None
-    chance: float | None
-    agreement: float | None
-    verdict: Verdict
-    reason: str
-
-
-class CompatibilityResponse(BaseModel):
-    """All ordered pairs of a set's spaces."""
-
-    anchor_set: ResourceRef
-    bridge: BridgeName
-    anchors: int
-    folds: int
-    spaces: list[SpaceQuality]
-    pairs: list[PairQuality]
-
-
-class Accuracy(BaseModel):
-    """A share that was right, or why there is none."""
-
-    accuracy: float | None
-    interval: tuple[float, float] | None
-    reason: str | None = None
-
-
-class ConfidenceQuality(BaseModel):
-    """How well confidence tells right from wrong."""
-
-    calibrated: bool
-    auroc: float | None
-    ece: float
-    reliability: list[dict[str, Any]]
-
-
-class HeadEvaluationResponse(_Outside):
-    """An encoder and a head, by a labelled sample."""
+class EmbedResponse(EmbeddingsModel):
+    """Embeddings of raw inputs; the fields after `truncated` are present with a target."""
 
     encoder: ResourceRef
+    truncated: list[int] = Field(description="Indices of texts that were cut.")
+    target: ResourceRef | None = None
+    bridge: BridgeName | None = None
+    undefined: list[int] | None = Field(
+        None, description="Indices of inputs at the mean of the source, which have no direction."
+    )
+    uncovered: list[int] | None = Field(
+        None, description="Indices of inputs outside what the source's anchors cover."
+    )
+    warnings: list[str] | None = None
+
+
+class _PredictionsModel(ResponseModel):
+    predictions: list[Prediction]
     head: ResourceRef
     bridge: BridgeName
-    samples: int
-    chance: float
-    absolute: Accuracy
-    translated: Accuracy
-    native: Accuracy
-    verdict: Verdict
-    reason: str
-    undefined: list[int]
-    confidence: ConfidenceQuality
-    calibration: dict[str, float] | None = None
+    uncovered: list[int] = Field(
+        description="Indices of inputs outside what the source's anchors cover."
+    )
+    warnings: list[str]
 
 
-class AnchorReportResponse(BaseModel):
-    """What a space's anchors tell about themselves; anchors by their ids, or by index."""
+class ClassifyResponse(_PredictionsModel):
+    """Predictions for embeddings."""
 
     space: ResourceRef
-    target: ResourceRef | None
-    bridge: BridgeName
-    anchors: int
-    compared: int
-    used: int
-    duplicates: dict[str, list[list[str | int]]]
-    drop: list[dict[str, Any]]
-    learning_curve: dict[str, Any]
-    misaligned: list[dict[str, Any]] | None
 
 
-class NextAnchor(BaseModel):
-    """A row of the pool, and the distance that it closes."""
+class StitchResponse(_PredictionsModel):
+    """Predictions for raw inputs."""
 
-    index: int
-    distance: float
-
-
-class NextAnchorsResponse(BaseModel):
-    """Which rows of a pool to take next."""
-
-    space: ResourceRef
-    anchors: int
-    used: int
-    next: list[NextAnchor]
+    encoder: ResourceRef
+    truncated: list[int] = Field(description="Indices of texts that were cut.")
 
 
-class LiveResponse(BaseModel):
-    """The process answers."""
+class LiveResponse(ResponseModel):
+    """The process responds."""
 
     live: Literal[True]
 
 
-class ReadyResponse(BaseModel):
+class ReadyResponse(ResponseModel):
     """Whether this process can serve, and what is missing."""
 
     ready: bool
@@ -255,21 +158,23 @@ class ReadyResponse(BaseModel):
     queue: bool
     workers: int
     draining: bool
-    refused: dict[str, str] = {}
+    refused: dict[str, str] = Field(
+        {}, description="Spaces whose encoder a worker cannot run, and why."
+    )
 
 
-class EncoderQueue(BaseModel):
-    """What waits for one encoder."""
+class EncoderQueue(ResponseModel):
+    """The queue of one encoder."""
 
     encoder: str
     model: str
     waiting: int
     running: int
-    oldest_seconds: float
+    oldest_seconds: float = Field(description="How long the first job has waited.")
     workers: int
 
 
-class WorkersResponse(BaseModel):
+class WorkersResponse(ResponseModel):
     """The live workers and the queues."""
 
     workers: list[WorkerStatus]
@@ -278,8 +183,8 @@ class WorkersResponse(BaseModel):
     oldest_seconds: float
 
 
-class InfoResponse(BaseModel):
-    """What this service is and takes."""
+class InfoResponse(ResponseModel):
+    """Version, methods, formats and limits of this service."""
 
     name: str
     version: str
@@ -287,6 +192,6 @@ class InfoResponse(BaseModel):
     default_bridge: BridgeName
     media_types: list[str]
     limits: dict[str, float | dict[str, str]] = Field(
-        description="Each limit of a request by the name of its setting."
+        description="Limits by the names of their settings."
     )
-    durability: str
+    durability: str = Field(description="What a 201 of a registration guarantees.")

@@ -1,0 +1,186 @@
+"""Response bodies of reports: compatibility, evaluation of heads, and anchors."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stitchwork.api.schemas.response_model import ResponseModel
+from stitchwork.api.schemas.responses import ResourceRef
+from stitchwork.geometry.bridges import BridgeName
+
+VerdictLevel = Literal["good", "fair", "poor"]
+AnchorName = Annotated[
+    str | int, Field(description="Id of an anchor, or its index if its set has no ids.")
+]
+
+
+class SpaceQuality(ResourceRef):
+    """A space among those that are compared."""
+
+    dim: int
+    rank: int
+    condition_number: float
+    warnings: tuple[str, ...]
+
+
+class PairQuality(ResponseModel):
+    """How well held-out anchors of one space translate into another.
+
+    Numbers are null if there are too few anchors to hold some out.
+    """
+
+    source: str
+    target: str
+    similarity: float | None = Field(description="Mean cosine to the target's own rows.")
+    recall_at_1: float | None = Field(
+        description="Share of anchors whose nearest row in the target is their own."
+    )
+    chance: float | None = Field(description="`recall_at_1` of a random guess.")
+    agreement: float | None = Field(
+        description="Correlation of the anchors' cosines in both spaces."
+    )
+    verdict: VerdictLevel
+    reason: str
+
+
+class CompatibilityResponse(ResponseModel):
+    """All ordered pairs of the spaces on an anchor set."""
+
+    anchor_set: ResourceRef
+    bridge: BridgeName
+    anchors: int = Field(description="Number of anchors used.")
+    folds: int
+    spaces: list[SpaceQuality]
+    pairs: list[PairQuality]
+
+
+class Accuracy(ResponseModel):
+    """The share of correct predictions, or the reason why it is unknown."""
+
+    accuracy: float | None
+    interval: tuple[float, float] | None = Field(description="95% confidence interval.")
+    reason: str | None = None
+
+
+class ReliabilityBinResponse(ResponseModel):
+    """Predictions whose confidence is between two bounds."""
+
+    low: float
+    high: float
+    size: int
+    confidence: float = Field(description="Mean confidence.")
+    accuracy: float
+
+
+class ConfidenceQuality(ResponseModel):
+    """How well confidence separates correct from wrong predictions, and how calibrated it is."""
+
+    calibrated: bool
+    auroc: float | None = Field(description="Null if all predictions are correct, or all wrong.")
+    ece: float = Field(description="Expected calibration error.")
+    reliability: list[ReliabilityBinResponse]
+
+
+class CalibrationResponse(ResponseModel):
+    """A logistic calibration of confidence."""
+
+    slope: float
+    offset: float
+
+
+class HeadEvaluationResponse(ResponseModel):
+    """An encoder and a head, evaluated on a labelled sample."""
+
+    encoder: ResourceRef
+    head: ResourceRef
+    bridge: BridgeName
+    samples: int
+    chance: float = Field(description="Accuracy of always predicting the most frequent class.")
+    absolute: Accuracy = Field(description="Without a bridge.")
+    translated: Accuracy = Field(description="Through the bridge.")
+    native: Accuracy = Field(description="On embeddings of the head's own encoder.")
+    verdict: VerdictLevel
+    reason: str
+    undefined: list[int] = Field(
+        description="Indices of inputs at the mean of the source, which have no direction."
+    )
+    uncovered: list[int] = Field(
+        description="Indices of inputs outside what the source's anchors cover."
+    )
+    warnings: list[str]
+    confidence: ConfidenceQuality
+    calibration: CalibrationResponse | None = Field(
+        None, description="Present if the request has `calibrate`."
+    )
+
+
+class DuplicateAnchors(ResponseModel):
+    """Groups of anchors that are equal, or nearly so."""
+
+    exact: list[list[AnchorName]]
+    near: list[list[AnchorName]]
+
+
+class RedundantAnchor(ResponseModel):
+    """An anchor that could be removed, and its distance to the nearest that remains."""
+
+    anchor: AnchorName
+    distance: float
+
+
+class LearningCurvePoint(ResponseModel):
+    """Held-out similarity with some of the anchors."""
+
+    anchors: int
+    similarity: float
+    std: float
+
+
+class LearningCurveResponse(ResponseModel):
+    """How held-out similarity grows with the number of anchors."""
+
+    points: list[LearningCurvePoint]
+    doubled: float | None = Field(description="Similarity expected of twice as many anchors.")
+    enough: bool
+    reason: str
+
+
+class MisalignedAnchor(ResponseModel):
+    """An anchor whose rows in the two spaces do not seem to be of one input."""
+
+    anchor: AnchorName
+    probability: float
+    cosine: float
+    rank: int
+    fits: AnchorName = Field(description="The anchor whose row in the target fits best.")
+
+
+class AnchorReportResponse(ResponseModel):
+    """Quality of a space's anchors."""
+
+    space: ResourceRef
+    target: ResourceRef | None
+    bridge: BridgeName
+    anchors: int
+    compared: int = Field(description="Number of anchors searched for duplicates.")
+    used: int = Field(description="Number of anchors that all else is computed from.")
+    duplicates: DuplicateAnchors
+    drop: list[RedundantAnchor]
+    learning_curve: LearningCurveResponse
+    misaligned: list[MisalignedAnchor] | None = Field(description="Null without a target.")
+
+
+class NextAnchor(ResponseModel):
+    """A row of the pool, and its distance to the anchors and to the rows before it."""
+
+    index: int
+    distance: float
+
+
+class NextAnchorsResponse(ResponseModel):
+    """Rows of a pool to add as anchors, in order."""
+
+    space: ResourceRef
+    anchors: int
+    used: int = Field(description="Number of anchors that the pool is compared with.")
+    next: list[NextAnchor]

@@ -1,0 +1,50 @@
+"""The base of all response bodies, and the fields that JSON shows of them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+
+class ResponseModel(BaseModel):
+    """A response body. A field that was not set is left out of the JSON, not null."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+Embeddings = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "array", "items": {"type": "number"}},
+                    {"type": "string", "contentEncoding": "base64"},
+                ]
+            },
+        }
+    ),
+    Field(
+        description="One row for each input; with `encoding_format: base64`, each row is the "
+        "base64 of little-endian float32."
+    ),
+]
+"""(n, d) float32, or a list of base64 texts. Not validated: rows are many, and our own."""
+
+
+class EmbeddingsModel(ResponseModel):
+    """A response with rows, which `Accept` can also have as safetensors or .npy."""
+
+    embeddings: Embeddings
+
+
+def json_fields(model: BaseModel) -> Mapping[str, Any]:
+    """The fields of a model that its JSON has: all of a record, those that were set of a response.
+
+    Pydantic's own serialization walks every value, which large responses cannot afford.
+    """
+    fields = dict(model)
+    if isinstance(model, ResponseModel):
+        return {name: value for name, value in fields.items() if name in model.model_fields_set}
+    return fields
