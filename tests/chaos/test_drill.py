@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.models, pytest.mark.drills]
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_while_processes_are_killed(tmp_path: Path) -> None:
+def test_load_under_kills_loses_and_swaps_nothing(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     run(Drill(seconds=40, apis=2, workers=2, clients=12, report=report))
     told = json.loads(report.read_text())
@@ -26,7 +26,7 @@ def test_nothing_is_lost_while_processes_are_killed(tmp_path: Path) -> None:
         assert {key: phase[key] for key in NEVER} == dict.fromkeys(NEVER, 0), name
 
 
-def test_an_api_says_that_it_ends_before_it_does() -> None:
+def test_terminated_api_reports_draining_before_it_ends() -> None:
     with running(workers=0, STITCHWORK_DRAIN_SECONDS="3") as found:
         with httpx.Client(base_url=found.url, timeout=10) as http:
             assert http.get("/workers").json()["workers"] == []

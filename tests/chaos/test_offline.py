@@ -41,10 +41,10 @@ def strace() -> None:
         pytest.skip("processes may not be traced here")
 
 
-def test_f18_offline_nothing_connects_to_anywhere(
+def test_offline_processes_connect_only_to_their_servers(
     server_binary: ServerBinary, tmp_path: Path
 ) -> None:
-    """F18: a model of a hub fails with its reason, a local one serves, and no connect goes out."""
+    """A model of a hub fails with its reason, a local one serves, and no connect goes out."""
     traces = {name: tmp_path / name for name in ("api", "worker")}
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
     with Cluster(server_binary, **env) as cluster:
@@ -92,7 +92,7 @@ def stayed_at_home(cluster: Cluster, name: str, trace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_local_models_ask_nobody_even_where_a_hub_may_be_asked(
+def test_local_models_load_without_a_connection_where_a_hub_is_allowed(
     server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     """Not for telemetry, not for newer files, not for who runs this."""

@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.drills, pytest.mark.models]
 
 
-def test_the_record_of_a_space_names_the_commit(
+def test_hub_model_is_pinned_to_the_commit_of_its_first_load(
     server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     for commit in reversed(COMMITS):

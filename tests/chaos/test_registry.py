@@ -83,10 +83,10 @@ CUTS: list[tuple[str, Callable[[Proxy], None], bool]] = [
 ]
 
 
-def test_f3_an_api_is_killed_in_the_middle_of_a_put(
+def test_api_killed_during_put_leaves_the_old_or_the_new_version(
     cluster: Cluster, proxy: Proxy, pair: Pair
 ) -> None:
-    """F3: the old or the new version stands afterwards, whole, and writes go on."""
+    """The old or the new version stands afterwards, whole, and writes go on."""
     with BoundedClient(cluster.api().url) as witness, ThreadPoolExecutor(1) as pool:
         assert witness.put_space("x", pair.x_anchors).status_code == 201
         stands = variant(pair, 0)
@@ -110,10 +110,10 @@ def test_f3_an_api_is_killed_in_the_middle_of_a_put(
         assert witness.put_space("y", variant(pair, 9)).json()["outcome"] == "replaced"
 
 
-def test_f8_a_promise_is_asked_for_and_heard_before_it_is_passed_on(
+def test_write_is_acknowledged_after_waitaof_confirms_it(
     cluster: Cluster, proxy: Proxy, pair: Pair
 ) -> None:
-    """F8: WAITAOF follows the write on its connection, and is answered ≥ 1 before the 201."""
+    """WAITAOF follows the write on its connection, and is answered ≥ 1 before the 201."""
     if not cluster.binary.has_waitaof:
         pytest.skip("Redis 7.0 has no WAITAOF")
     with BoundedClient(cluster.api(STITCHWORK_REDIS_URL=proxy.url).url) as client:
@@ -138,10 +138,10 @@ def test_f8_a_promise_is_asked_for_and_heard_before_it_is_passed_on(
 @pytest.mark.parametrize(
     ("name", "value"), [("appendfsync", "no"), ("appendonly", "no")], ids=["zero", "error"]
 )
-def test_f8_what_is_not_promised_is_not_acknowledged(
+def test_write_that_waitaof_does_not_confirm_is_refused(
     cluster: Cluster, proxy: Proxy, pair: Pair, name: str, value: str
 ) -> None:
-    """F8: where WAITAOF answers 0, or that there is no file, the caller gets 503."""
+    """Where WAITAOF answers 0, or that there is no file, the caller gets 503."""
     if not cluster.binary.has_waitaof:
         pytest.skip("Redis 7.0 has no WAITAOF")
     api = cluster.api(STITCHWORK_REDIS_URL=proxy.url, STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
@@ -197,8 +197,8 @@ class Replacement(NamedTuple):
     version: str
 
 
-def test_f10_a_space_is_replaced_under_load(cluster: Cluster, pair: Pair) -> None:
-    """F10: each answer comes from the one version it names, and none from before the last known."""
+def test_space_replaced_under_load_serves_one_current_version(cluster: Cluster, pair: Pair) -> None:
+    """Each answer comes from the one version it names, and none from before the last known."""
     variants = [variant(pair, i) for i in range(VARIANTS)]
     wanted = [translated(pair, anchors) for anchors in variants]
     over, done = threading.Event(), [0] * READERS
@@ -247,8 +247,10 @@ def test_f10_a_space_is_replaced_under_load(cluster: Cluster, pair: Pair) -> Non
 
 
 @pytest.mark.models
-def test_f13_a_new_version_fails_to_load(text_service: TextService) -> None:
-    """F13: the draft fails with a reason, and no request on the old version fails meanwhile."""
+def test_new_version_that_fails_to_load_leaves_the_old_one_serving(
+    text_service: TextService,
+) -> None:
+    """The draft fails with a reason, and no request on the old version fails meanwhile."""
     client, texts = text_service.client, [f"text number {i}" for i in range(12)]
     told = client.send("PUT", "/anchor-sets/f13", {"modality": "text", "items": texts})
     assert told.status_code == 201
@@ -287,8 +289,8 @@ def test_f13_a_new_version_fails_to_load(text_service: TextService) -> None:
 
 
 @pytest.mark.models
-def test_f14_what_is_in_use_is_deleted(text_service: TextService) -> None:
-    """F14: work under way ends, new requests are 404, a space that a head needs is 409."""
+def test_deletion_lets_work_in_progress_end(text_service: TextService) -> None:
+    """Work under way ends, new requests are 404, a space that a head needs is 409."""
     client, text = text_service.client, {"items": ["a text"]}
     assert client.put_space("f14", text_service.anchors, encoder=SPEC).status_code == 201
     head = {"space": "f14", "weight": np.eye(2, 384).tolist(), "labels": ["a", "b"]}
@@ -316,8 +318,8 @@ def test_f14_what_is_in_use_is_deleted(text_service: TextService) -> None:
         text_service.worker.resume()
 
 
-def test_f19_two_replicas_register_the_same_id_at_once(cluster: Cluster, pair: Pair) -> None:
-    """F19: one gets 201, the other 200 or 409, and what stands is one of the two, whole."""
+def test_replicas_that_register_the_same_id_leave_one_version(cluster: Cluster, pair: Pair) -> None:
+    """One gets 201, the other 200 or 409, and what stands is one of the two, whole."""
     apis = [cluster.api(), cluster.api()]
     both = threading.Barrier(2)
     with (

@@ -26,8 +26,8 @@ CALL_BOUND = 3 * REDIS_TIMEOUT + 12.0
 rest is for many at a time on a slow machine, and far from the 30 s that a request may take."""
 
 
-def test_f5_the_registry_goes_away_and_comes_back(cluster: Cluster, pair: Pair) -> None:
-    """F5: what was used serves stale for a set time, writes are 503, all recovers by itself."""
+def test_registry_outage_serves_stale_and_recovers(cluster: Cluster, pair: Pair) -> None:
+    """What was used serves stale for a set time, writes are 503, all recovers by itself."""
     api = cluster.api(STITCHWORK_STALE_SECONDS=str(STALE), STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client:
         for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors), ("z", pair.y_anchors)):
@@ -68,10 +68,10 @@ def test_f5_the_registry_goes_away_and_comes_back(cluster: Cluster, pair: Pair) 
         assert api.process.poll() is None
 
 
-def test_f5_the_queue_server_goes_away_while_an_inverse_is_waited_for(
+def test_queue_outage_during_a_wait_for_an_inverse_computes_it(
     cluster: Cluster, pair: Pair
 ) -> None:
-    """F5: the cache saves work, and is never the reason that there is no answer."""
+    """The cache saves work, and is never the reason that there is no answer."""
     api = cluster.api(STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client, ThreadPoolExecutor(1) as pool:
         version = client.put_space("x", pair.x_anchors).json()["version"]
@@ -94,8 +94,8 @@ def test_f5_the_queue_server_goes_away_while_an_inverse_is_waited_for(
 
 @pytest.mark.models
 @pytest.mark.parametrize("which", ["registry", "queue"])
-def test_f6_a_server_accepts_and_never_answers(text_service: TextService, which: str) -> None:
-    """F6: every call is bounded, by 503 or by what does not need the server; then all recovers."""
+def test_silent_server_leaves_every_call_bounded(text_service: TextService, which: str) -> None:
+    """Every call is bounded, by 503 or by what does not need the server; then all recovers."""
     server: ServerProcess = getattr(text_service.cluster, which)
     silent = which == "registry"
     m, rows = text_service.anchors, text_service.anchors[:3]
@@ -154,8 +154,8 @@ def test_f6_a_server_accepts_and_never_answers(text_service: TextService, which:
         assert client.put_space(f"{ids[0]}-after", m).status_code == 201
 
 
-def test_f7_the_cache_is_emptied_under_a_hundred_callers(cluster: Cluster) -> None:
-    """F7: one inverse is computed for each space and bridge; the registry is as it was."""
+def test_emptied_cache_computes_each_inverse_once(cluster: Cluster) -> None:
+    """One inverse is computed for each space and bridge; the registry is as it was."""
     pair = make_pair(k=500, dims=(192, 256), latent=32)
     first = cluster.api()
     with BoundedClient(first.url) as client:
@@ -212,8 +212,8 @@ class Bomb:
         return Path.touch, (self._path,)
 
 
-def test_f9_cached_inverses_are_flipped_cut_or_replaced(cluster: Cluster, tmp_path: Path) -> None:
-    """F9: the checksum fails, it is computed again, the answer is the same, and it is counted."""
+def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: Path) -> None:
+    """The checksum fails, it is computed again, the answer is the same, and it is counted."""
     pair, trace = make_pair(), tmp_path / "loaded"
     bomb = pickle.dumps(Bomb(trace))
     damages: dict[str, Callable[[bytes], bytes]] = {
@@ -244,7 +244,7 @@ def test_f9_cached_inverses_are_flipped_cut_or_replaced(cluster: Cluster, tmp_pa
             found = rows_of(client.translate(pair.x, name, "y"))
             np.testing.assert_allclose(found, wanted[name], atol=1e-6)
             # The counter is this process's own; it says each time that it counts.
-            assert fresh.log().count("failed its checksum") == count, name
+            assert fresh.log().count("cached inverse corrupt") == count, name
             kept = cluster.cached_bytes(keys[name])
             np.testing.assert_array_equal(
                 unpack(kept)[0]["inverse"], unpack(whole[name])[0]["inverse"]
@@ -253,8 +253,8 @@ def test_f9_cached_inverses_are_flipped_cut_or_replaced(cluster: Cluster, tmp_pa
 
 
 @pytest.mark.models
-def test_f20_the_queue_server_runs_out_of_memory(text_service: TextService) -> None:
-    """F20: new work is refused, what was accepted is answered, only cached inverses are evicted."""
+def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextService) -> None:
+    """New work is refused, what was accepted is answered, only cached inverses are evicted."""
     cluster, client = text_service.cluster, text_service.client
     rng = np.random.default_rng(20)
     for i in range(4):

@@ -193,7 +193,7 @@ def calm(request: pytest.FixtureRequest) -> Iterator[None]:
     stage.settled()
 
 
-def test_f1_a_worker_is_killed_in_mid_batch(stage: Stage) -> None:
+def test_worker_killed_during_a_batch_swaps_no_answers(stage: Stage) -> None:
     held = stage.later(solid(faulty_model.WAITS))
     victim = stage.waiting_worker()
     others = stage.many(range(20))
@@ -206,7 +206,7 @@ def test_f1_a_worker_is_killed_in_mid_batch(stage: Stage) -> None:
     assert took < 30
 
 
-def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
+def test_paused_worker_answers_nobody_a_second_time(stage: Stage) -> None:
     held = stage.later(solid(faulty_model.WAITS))
     victim = stage.waiting_worker()
     (stage.folder / faulty_model.GO).touch()
@@ -222,7 +222,7 @@ def test_f2_a_paused_worker_wakes_up_and_stays_silent(stage: Stage) -> None:
     assert _replies(stage) == api, "no reply was left over by the one that woke up"
 
 
-def test_f11_what_runs_out_of_memory_is_split_and_only_the_offender_fails(stage: Stage) -> None:
+def test_batch_out_of_memory_is_split_and_only_the_offender_fails(stage: Stage) -> None:
     before = {name: pid for name, pid in stage.running.pids.items() if name.startswith("worker")}
     crowded = stage.call(*stage.pictures[:5], solid(faulty_model.CROWDED), *stage.pictures[5:9])
     assert crowded.status_code == 200
@@ -237,7 +237,7 @@ def test_f11_what_runs_out_of_memory_is_split_and_only_the_offender_fails(stage:
     assert before.items() <= stage.running.pids.items(), "the workers live"
 
 
-def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
+def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     others = stage.many(range(10))
     poison = stage.later(solid(faulty_model.KILLS), timeout=60)
     others += stage.many(range(10, 20))
@@ -273,7 +273,7 @@ def test_f12_a_poison_is_given_up_alone(stage: Stage) -> None:
 
 
 @pytest.mark.slow
-def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
+def test_device_call_that_never_returns_restarts_its_worker(stage: Stage) -> None:
     before = stage.running.pids
     hangs = stage.later(solid(faulty_model.HANGS), timeout=60)
     wait_until("it is being computed", lambda: _running(stage) > 0)
@@ -285,7 +285,7 @@ def test_f12b_a_call_that_never_returns_costs_its_worker(stage: Stage) -> None:
     assert changed, "a worker that hung was started again"
 
 
-def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> None:
+def test_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> None:
     path = stage.folder / "drifts.safetensors"
     faulty_model.write_weights(path, 1.0)
     spec = {"kind": "timm", "model": faulty_model.NAME, "weights": str(path)}
@@ -308,7 +308,7 @@ def test_an_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> 
     stage.client.delete("spaces", "drifts")
 
 
-def test_f15_what_nobody_waits_for_never_reaches_the_model(stage: Stage) -> None:
+def test_job_of_a_closed_connection_never_reaches_the_model(stage: Stage) -> None:
     held = []
     for _ in range(2):
         held.append(stage.later(solid(faulty_model.WAITS)))
@@ -360,7 +360,7 @@ def _replies(stage: Stage) -> int:
         server.close()
 
 
-def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
+def test_overload_is_refused_at_once_and_work_goes_on(stage: Stage) -> None:
     """Judged by the service's own clock: its callers compete with it for the machine's cores."""
     slow = [solid(faulty_model.SLOW)] * 2
     calm, _ = goodput(stage.http, slow, callers=6)
@@ -392,7 +392,7 @@ def test_f16_what_is_too_much_is_refused_at_once(stage: Stage) -> None:
     assert under_load > min(calm, calm_again) / 2
 
 
-def test_f4_what_was_accepted_is_answered_before_the_service_ends(
+def test_termination_under_load_answers_accepted_requests(
     server_binary: ServerBinary,
 ) -> None:
     with (

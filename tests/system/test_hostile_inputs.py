@@ -1,4 +1,4 @@
-"""Raw inputs that mean harm, through real HTTP and a real worker: B7, B8, B10, and a flood."""
+"""Hostile texts, images and models through real HTTP and a real worker, and random requests."""
 
 import base64
 import io
@@ -76,7 +76,7 @@ def memory(host: Host, name: str) -> int:
     return resident(pid)
 
 
-def test_b7_texts(host: Host) -> None:
+def test_bad_texts_are_refused_or_cut_on_request(host: Host) -> None:
     for items, pointer, said in (
         (["ok", ""], "/items/1", "not empty"),
         (["ok", " \n\t "], "/items/1", "not empty"),
@@ -113,7 +113,7 @@ def scans(count: int) -> bytes:
     return plain[:last] + plain[last:-2] * count + plain[-2:]
 
 
-def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
+def test_bad_images_are_refused(host: Host) -> None:
     good = file(picture())
     before = memory(host, "worker")
     for bad, status, said in (
@@ -137,7 +137,7 @@ def test_b8_what_is_no_image_or_too_much_of_one(host: Host) -> None:
     assert memory(host, "worker") - before < 150 * MB
 
 
-def test_b8_what_is_served(host: Host) -> None:
+def test_unusual_images_are_served(host: Host) -> None:
     flat = np.full((8, 8), 40_000, np.uint16)
     served = [
         file(picture(1, 1)),
@@ -164,7 +164,7 @@ def test_b8_what_is_served(host: Host) -> None:
 
 
 @pytest.mark.slow
-def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
+def test_largest_images_leave_memory_flat(host: Host) -> None:
     before = memory(host, "worker")
     for _ in range(3):
         body = {"items": [encoded(file(Image.new("RGBA", (8_000, 8_000), (9, 9, 9, 99))))]}
@@ -172,7 +172,7 @@ def test_b8_an_image_of_all_the_pixels_there_may_be(host: Host) -> None:
     assert memory(host, "worker") - before < 300 * MB, "what decoding took is given back"
 
 
-def test_b10_models_that_are_not_plain_tensors(host: Host) -> None:
+def test_model_files_that_are_not_plain_tensors_run_no_code(host: Host) -> None:
     items = {"modality": "text", "items": ["one", "two", "three"]}
     images = {"modality": "image", "items": [encoded(file(picture()))] * 3}
     assert host.http.put("/anchor-sets/b10-t", json=items).is_success

@@ -1,4 +1,4 @@
-"""Bad inputs B1 to B14 through real HTTP, by row; `test_refusals` and the drills have the rest."""
+"""Bad inputs through real HTTP; more of them are in `test_refusals` and in the drills."""
 
 import gzip
 import io
@@ -22,7 +22,7 @@ from tests.support.memory import MB, resident
 MOST = 2_000_000
 
 
-def test_b1_the_error_about_a_nan_is_valid_json(http: httpx.Client, spaces: Pair) -> None:
+def test_error_about_nan_is_valid_json(http: httpx.Client, spaces: Pair) -> None:
     for number in ("NaN", "-Infinity", "1e400", "null"):
         body = f'{{"source": "x", "target": "y", "embeddings": [[{number}]]}}'
         answer = http.post("/translate", content=body)
@@ -40,14 +40,14 @@ def test_b1_the_error_about_a_nan_is_valid_json(http: httpx.Client, spaces: Pair
 @pytest.mark.parametrize(
     ("field", "value"), [("top", "3"), ("top", True), ("top", 2.5), ("bridge", 1), ("space", 7)]
 )
-def test_b2_other_fields_are_of_their_own_kind(
+def test_fields_of_another_type_are_refused(
     http: httpx.Client, spaces: Pair, field: str, value: Any
 ) -> None:
     body = {"space": "x", "embeddings": [GOOD], field: value}
     check(http.post("/classify/h", json=body), 422, f"/{field}")
 
 
-def test_b3_a_tiny_file_that_claims_a_huge_shape(
+def test_tiny_file_that_claims_a_huge_shape_is_refused(
     http: httpx.Client, spaces: Pair, pid: int
 ) -> None:
     header = b"{'descr':'<f4','fortran_order':False,'shape':(1000000000,1000000),}"
@@ -67,7 +67,7 @@ def test_b3_a_tiny_file_that_claims_a_huge_shape(
     assert resident(pid) - before < 20 * MB
 
 
-def test_b4_a_bomb_and_a_flood_leave_memory_flat(
+def test_gzip_bomb_and_endless_body_leave_memory_flat(
     http: httpx.Client, spaces: Pair, pid: int
 ) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
@@ -85,7 +85,7 @@ def test_b4_a_bomb_and_a_flood_leave_memory_flat(
     assert resident(pid) - before < 20 * MB
 
 
-def test_b4_a_content_length_that_lies(http: httpx.Client, url: str) -> None:
+def test_wrong_content_length_is_refused(http: httpx.Client, url: str) -> None:
     for claimed, sent in ((10**12, b"{}"), (5, b"{}" * 50)):
         head = (
             f"POST /translate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -126,13 +126,15 @@ def raw(url: str, data: bytes) -> bytes:
         (b'{"source":' * 900 + b"1" + b"}" * 900, 422),
     ],
 )
-def test_b5_nesting_duplicates_and_bad_unicode(
+def test_nesting_duplicate_keys_and_bad_unicode_are_refused(
     http: httpx.Client, spaces: Pair, body: bytes, status: int
 ) -> None:
     check(http.post("/translate", content=body), status)
 
 
-def test_b5_duplicates_and_nul_elsewhere(http: httpx.Client, spaces: Pair) -> None:
+def test_duplicate_keys_and_nul_in_other_fields_are_refused(
+    http: httpx.Client, spaces: Pair
+) -> None:
     nested = b'{"anchor_set":"Z","irp":{"omega":2,"omega":3},"anchors":[[1],[2]]}'
     told = http.put("/spaces/twice", content=nested)
     check(told, 400, said="'omega' twice")
@@ -154,7 +156,7 @@ def test_b5_duplicates_and_nul_elsewhere(http: httpx.Client, spaces: Pair) -> No
     check(http.put("/heads/nul", json=label), 422, "/labels/0")
 
 
-def test_b6_no_id_escapes_its_key(http: httpx.Client, spaces: Pair) -> None:
+def test_hostile_ids_escape_no_key(http: httpx.Client, spaces: Pair) -> None:
     before = http.get("/spaces").json()
     body = {"anchor_set": "S", "anchors": [[1.0], [2.0]]}
     for name in ("..%2f..%2fx", "x:arrays:1", "x%00", "x%0d%0aSET%20a%201", "*", "%E2%80%AE", "x%"):
@@ -170,7 +172,7 @@ def test_b6_no_id_escapes_its_key(http: httpx.Client, spaces: Pair) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https", "file", "ftp", "data"])
-def test_b9_no_address_in_an_input_is_followed(http: httpx.Client, scheme: str) -> None:
+def test_image_urls_are_not_followed_by_default(http: httpx.Client, scheme: str) -> None:
     """Images and texts come by value: there is no code that would fetch them."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
@@ -186,7 +188,7 @@ def test_b9_no_address_in_an_input_is_followed(http: httpx.Client, scheme: str) 
             server.accept()
 
 
-def test_b10_pickles_are_refused_unread(http: httpx.Client, spaces: Pair, tmp_path: Path) -> None:
+def test_pickles_are_refused_unread(http: httpx.Client, spaces: Pair, tmp_path: Path) -> None:
     planted = tmp_path / "ran"
 
     class Bomb:
@@ -221,7 +223,7 @@ def test_b10_pickles_are_refused_unread(http: httpx.Client, spaces: Pair, tmp_pa
         {"weight": np.ones((2, 32), np.int64)},
     ],
 )
-def test_b10_b13_tensors_that_make_no_head(
+def test_tensors_that_make_no_head_are_refused(
     http: httpx.Client, spaces: Pair, weights: dict[str, Any]
 ) -> None:
     data = save(weights, {"labels": '["a", "b"]'})
@@ -231,7 +233,7 @@ def test_b10_b13_tensors_that_make_no_head(
     assert http.get("/heads/bad").status_code == 404
 
 
-def test_b11_anchors_that_say_little_are_measured_or_refused(http: httpx.Client) -> None:
+def test_degenerate_anchors_are_measured_or_refused(http: httpx.Client) -> None:
     rng = np.random.default_rng(0)
     few, line = rng.normal(size=(3, 8)), np.outer(np.arange(1.0, 9.0), np.ones(8))
     double = np.repeat(rng.normal(size=(4, 8)), 2, axis=0)
@@ -266,7 +268,7 @@ def test_b11_anchors_that_say_little_are_measured_or_refused(http: httpx.Client)
         assert np.isfinite(np.array(told.json()["embeddings"], float)).all()
 
 
-def test_b12_another_set_of_equal_size_and_width(http: httpx.Client, spaces: Pair) -> None:
+def test_set_of_equal_size_and_width_is_another_set(http: httpx.Client, spaces: Pair) -> None:
     body = {"anchor_set": "B12", "anchors": spaces.y_anchors.tolist()}
     assert http.put("/spaces/b12", json=body).status_code == 201
     asked = {"source": "x", "target": "b12", "embeddings": [GOOD]}
@@ -276,7 +278,7 @@ def test_b12_another_set_of_equal_size_and_width(http: httpx.Client, spaces: Pai
     check(http.post("/classify/h", json={"space": "b12", "embeddings": [[0.5] * 32]}), 409)
 
 
-def test_b13_labels_are_data_wherever_they_are_shown(http: httpx.Client, spaces: Pair) -> None:
+def test_labels_with_html_stay_data(http: httpx.Client, spaces: Pair) -> None:
     label = "<script>alert(1)</script>"
     body = {"space": "y", "weight": [[1.0] * 32, [-1.0] * 32], "labels": [label, "\u2028\"'"]}
     assert http.put("/heads/html", json=body).status_code == 201
@@ -291,7 +293,7 @@ def test_b13_labels_are_data_wherever_they_are_shown(http: httpx.Client, spaces:
         assert "charset" not in answer.headers["content-type"]
 
 
-def test_b14_methods(http: httpx.Client) -> None:
+def test_unsupported_methods_are_refused(http: httpx.Client) -> None:
     for method, path, allowed in (
         ("POST", "/anchor-sets/S", "DELETE, GET, HEAD, PUT"),
         ("GET", "/translate", "POST"),
@@ -310,6 +312,6 @@ def test_b14_methods(http: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "1001", "x", "1e2", "9" * 5000])
-def test_b14_pages(http: httpx.Client, limit: str) -> None:
+def test_malformed_pages_are_refused(http: httpx.Client, limit: str) -> None:
     check(http.get("/spaces", params={"limit": limit}), 422, "/limit")
     check(http.get("/heads", params={"cursor": "a\r\nb"}), 422, "/cursor")

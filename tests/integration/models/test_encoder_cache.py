@@ -147,7 +147,7 @@ def test_devices_and_what_they_hold() -> None:
 @pytest.mark.drills
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_f17_memory_returns_after_two_hundred_loads(weights: Path) -> None:
+def test_memory_returns_after_two_hundred_loads(weights: Path) -> None:
     catalog = EncoderCache("cpu", [weights.parent], offline=True, memory_bytes=1)
     specs = [
         ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
