@@ -1,4 +1,4 @@
-"""Data with real structure: one latent world, seen through maps of each space's own."""
+"""Synthetic pairs of spaces: random linear maps of the same latent points."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

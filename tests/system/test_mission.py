@@ -30,7 +30,7 @@ from stitchwork.models.packaged_encoders import write_efficientnet_lite
 from tests.support import containers, machine
 from tests.support.cluster import foreign_environment
 from tests.support.latent_spaces import Floats
-from tests.support.reference_formulas import directly
+from tests.support.reference_formulas import reference_translation
 from tests.support.running_service import running
 from tests.support.servers import VALKEY_9, server_binary
 from tests.support.waiting import wait_until
@@ -83,7 +83,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Expected:
     rows = {name: embedded_by_timm(ENCODERS[name], weights[name], files) for name in ENCODERS}
     anchors = {name: embeddings[:ANCHORS] for name, embeddings in rows.items()}
     absolute = {name: embeddings[ANCHORS:] for name, embeddings in rows.items()}
-    translated = directly(anchors["lite0"], anchors["lite1"], absolute["lite0"])
+    translated = reference_translation(anchors["lite0"], anchors["lite1"], absolute["lite0"])
     # Random weights: what the labels mean does not matter here.
     head = np.random.default_rng(0).normal(size=(10, translated.shape[1])).astype(np.float32)
     logits = translated @ head.T

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 from sklearn.datasets import load_digits
 
 from tests.conftest import Pair
-from tests.support.reference_formulas import directly
+from tests.support.reference_formulas import reference_translation
 
 SAFETENSORS = "application/vnd.safetensors"
 NPY = "application/x-npy"
@@ -20,7 +20,7 @@ NPY = "application/x-npy"
 
 @pytest.fixture(scope="module")
 def expected(spaces: Pair) -> NDArray[np.float64]:
-    return directly(
+    return reference_translation(
         *(rows.astype(np.float64) for rows in (spaces.x_anchors, spaces.y_anchors, spaces.x))
     )
 

@@ -1,4 +1,4 @@
-"""Every law holds in every array library, and on every device that is at hand."""
+"""Runs every law in every array library, and on a GPU where there is one."""
 
 import numpy as np
 import pytest

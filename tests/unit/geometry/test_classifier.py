@@ -1,4 +1,4 @@
-"""Heads against torch.nn, and scores that would overflow."""
+"""Classifiers against torch.nn, and logits that would overflow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,51 +44,51 @@ def classifier(module: nn.Sequential, activation: str, lib: ArrayLibrary) -> Cla
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("widths", [(6, 4), (6, 9, 4), (6, 9, 5, 3)])
-def test_scores_are_those_of_torch(
-    lib: ArrayLibrary, activation: str, widths: tuple[int, ...]
-) -> None:
+def test_logits_equal_torch(lib: ArrayLibrary, activation: str, widths: tuple[int, ...]) -> None:
     module = network(widths, activation)
     head = classifier(module, activation, lib)
     x = 3 * np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    got = lib.to_numpy(logits(head, lib.from_numpy(x)))
+    actual = lib.to_numpy(logits(head, lib.from_numpy(x)))
     with torch.no_grad():
-        want = module(torch.as_tensor(x)).numpy()
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, want, atol=2e-6)
-    np.testing.assert_array_equal(lib.to_numpy(head.logits(lib.from_numpy(x))), got)
+        expected = module(torch.as_tensor(x)).numpy()
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, atol=2e-6)
+    np.testing.assert_array_equal(lib.to_numpy(head.logits(lib.from_numpy(x))), actual)
     assert (head.width, head.n_classes) == (6, widths[-1])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_activations_are_those_of_torch_on_any_number(
+def test_activations_equal_torch_on_any_number(
     lib: ArrayLibrary, activation: str, dtype: type
 ) -> None:
     x: NDArray[Any] = np.concatenate(
         [np.linspace(-12, 12, 2001), [-0.0, -1e30, 1e30, -1e4, 1e4, 1e-30, -3e38, 3e38]]
     ).astype(dtype)
-    got = lib.to_numpy(ACTIVATIONS[activation](lib.from_numpy(x)))
-    want = MODULES[activation](torch.as_tensor(x).to(torch.float64)).numpy()
-    assert got.dtype == dtype
-    np.testing.assert_allclose(got, want, rtol=1e-6, atol=5e-7)
+    actual = lib.to_numpy(ACTIVATIONS[activation](lib.from_numpy(x)))
+    expected = MODULES[activation](torch.as_tensor(x).to(torch.float64)).numpy()
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=5e-7)
 
 
 @pytest.mark.parametrize("shape", [(20, 5), (1, 1), (0, 3)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_probabilities_are_softmax(lib: ArrayLibrary, shape: tuple[int, int], dtype: type) -> None:
+def test_probabilities_are_the_softmax(
+    lib: ArrayLibrary, shape: tuple[int, int], dtype: type
+) -> None:
     scores: NDArray[Any] = 10 * np.random.default_rng(0).normal(size=shape).astype(dtype)
-    got = lib.to_numpy(probabilities(lib.from_numpy(scores)))
-    assert got.dtype == dtype
-    np.testing.assert_allclose(got, scipy.special.softmax(scores, axis=1), rtol=2e-5, atol=1e-7)
+    actual = lib.to_numpy(probabilities(lib.from_numpy(scores)))
+    assert actual.dtype == dtype
+    np.testing.assert_allclose(actual, scipy.special.softmax(scores, axis=1), rtol=2e-5, atol=1e-7)
     moved = lib.to_numpy(probabilities(lib.from_numpy(scores + dtype(64))))
-    np.testing.assert_allclose(moved, got, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved, actual, rtol=1e-4, atol=1e-6)
 
 
 MAX = float(np.finfo(np.float32).max)
 
 
 @pytest.mark.parametrize(
-    ("scores", "want"),
+    ("scores", "expected"),
     [
         ([1e30, 0, -1e30], [1, 0, 0]),
         ([MAX, -MAX, MAX], [0.5, 0, 0.5]),
@@ -100,34 +100,34 @@ MAX = float(np.finfo(np.float32).max)
         ([np.nan] * 3, [1 / 3] * 3),
     ],
 )
-def test_probabilities_are_finite_whatever_the_scores(
-    lib: ArrayLibrary, scores: list[float], want: list[float]
+def test_probabilities_of_any_logits_are_finite(
+    lib: ArrayLibrary, scores: list[float], expected: list[float]
 ) -> None:
-    got = lib.to_numpy(probabilities(lib.from_numpy(np.array([scores], np.float32))))
-    np.testing.assert_allclose(got, [want], atol=1e-6)
+    actual = lib.to_numpy(probabilities(lib.from_numpy(np.array([scores], np.float32))))
+    np.testing.assert_allclose(actual, [expected], atol=1e-6)
 
 
 @given(st.lists(st.floats(width=32), min_size=1, max_size=6))
 def test_probabilities_sum_to_one(scores: list[float]) -> None:
-    got = probabilities(np.array([scores], np.float32))
-    assert got.min() >= 0
-    assert got.sum() == pytest.approx(1, abs=1e-6)
+    actual = probabilities(np.array([scores], np.float32))
+    assert actual.min() >= 0
+    assert actual.sum() == pytest.approx(1, abs=1e-6)
 
 
-def test_rows_whose_scores_overflow_are_scored_by_direction(lib: ArrayLibrary) -> None:
+def test_rows_whose_logits_overflow_are_scored_by_direction(lib: ArrayLibrary) -> None:
     weight = np.array([[3.0, 1], [1, 3], [-2, -2]], np.float32)
     head = Classifier(((weight, np.zeros(3, np.float32)),)).convert_arrays(lib.from_numpy)
     x = np.array([[1, 2], [3e38, 1e38], [1e38, 3e38], [-3e38, -3e38], [3e38, -3e38]], np.float32)
-    got = lib.to_numpy(logits(head, lib.from_numpy(x)))
-    assert np.isfinite(got).all()
-    np.testing.assert_array_equal(got[0], weight @ x[0])
-    assert got.argmax(axis=1).tolist() == [1, 0, 1, 2, 0]
-    # The same winner as in double precision, where nothing overflows.
-    assert got.argmax(axis=1).tolist() == (x.astype(np.float64) @ weight.T).argmax(1).tolist()
+    actual = lib.to_numpy(logits(head, lib.from_numpy(x)))
+    assert np.isfinite(actual).all()
+    np.testing.assert_array_equal(actual[0], weight @ x[0])
+    assert actual.argmax(axis=1).tolist() == [1, 0, 1, 2, 0]
+    # The same best class as in float64, where nothing overflows.
+    assert actual.argmax(axis=1).tolist() == (x.astype(np.float64) @ weight.T).argmax(1).tolist()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_scores_are_finite_for_any_row_and_any_weights(lib: ArrayLibrary, activation: str) -> None:
+def test_logits_of_any_row_and_weights_are_finite(lib: ArrayLibrary, activation: str) -> None:
     rng = np.random.default_rng(0)
     big = [
         (rng.choice([-3e38, 3e38], size=(n, m)).astype(np.float32), np.full(n, -3e38, np.float32))
@@ -145,7 +145,7 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("layers", "activation", "said", "pointer"),
+    ("layers", "activation", "message", "pointer"),
     [
         ((), "relu", "at least one layer", "/layers"),
         (((W, B),), "swish", "relu, .* got 'swish'", "/activation"),
@@ -158,10 +158,10 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
         (((W, B), (W[:, :4], B + np.inf)), "relu", "layer 1: expected finite", "/layers/1"),
     ],
 )
-def test_a_head_that_does_not_fit_together_is_refused(
-    layers: tuple[Any, ...], activation: str, said: str, pointer: str
+def test_classifier_with_mismatched_layers_is_refused(
+    layers: tuple[Any, ...], activation: str, message: str, pointer: str
 ) -> None:
-    with pytest.raises(InvalidInputError, match=said) as error:
+    with pytest.raises(InvalidInputError, match=message) as error:
         Classifier(layers, activation)
     assert error.value.pointer == pointer
 
@@ -173,10 +173,10 @@ def test_rows_of_another_width_are_refused(lib: ArrayLibrary, shape: tuple[int, 
         logits(head, lib.from_numpy(np.zeros(shape, np.float32)))
 
 
-def test_rows_are_scored_in_the_dtype_of_the_weights(lib: ArrayLibrary) -> None:
+def test_logits_have_the_dtype_of_the_weights(lib: ArrayLibrary) -> None:
     head = Classifier(((W, B),)).convert_arrays(lib.from_numpy)
     for dtype in (np.float16, np.float64, np.int64):
-        got = lib.to_numpy(logits(head, lib.from_numpy(np.ones((2, 6), dtype))))
-        assert got.dtype == np.float32
-        np.testing.assert_array_equal(got, np.full((2, 4), 6))
+        actual = lib.to_numpy(logits(head, lib.from_numpy(np.ones((2, 6), dtype))))
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(actual, np.full((2, 4), 6))
     assert tuple(logits(head, lib.from_numpy(np.ones((0, 6), np.float32))).shape) == (0, 4)

@@ -1,4 +1,4 @@
-"""Duplicates, what to drop, and what to add, against plain computations."""
+"""Duplicates, redundant anchors and next anchors against plain computations."""
 
 import tracemalloc
 
@@ -16,7 +16,7 @@ from stitchwork.geometry.frame import Frame
 from tests.support.latent_spaces import ArrayLibrary, Floats, make_spaces, plain_unit, rotation
 
 
-def doubled() -> Floats:
+def anchors_with_duplicates() -> Floats:
     """Anchors of which 5 and 350 repeat 2, 9 repeats it but for float32, and 7 is close to 4."""
     anchors = make_spaces(400, 20, 5, latent=18).x_anchors
     rng = np.random.default_rng(0)
@@ -27,14 +27,14 @@ def doubled() -> Floats:
 
 
 def test_duplicates_are_grouped_under_their_first(lib: ArrayLibrary) -> None:
-    found = find_duplicates(Frame.from_anchors(lib.from_numpy(doubled())))
-    assert found.exact == ((2, 5, 9, 350),)
-    assert found.near == ((4, 7),)
-    assert found.spare == [5, 7, 9, 350]
+    result = find_duplicates(Frame.from_anchors(lib.from_numpy(anchors_with_duplicates())))
+    assert result.exact == ((2, 5, 9, 350),)
+    assert result.near == ((4, 7),)
+    assert result.spare == [5, 7, 9, 350]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_near_ones_are_those_of_the_whole_matrix(lib: ArrayLibrary, seed: int) -> None:
+def test_near_duplicates_equal_those_of_the_whole_matrix(lib: ArrayLibrary, seed: int) -> None:
     anchors = make_spaces(300, 6, 5, latent=3, seed=seed).x_anchors
     unit = plain_unit(anchors, anchors.mean(0))
     leaders: list[int] = []
@@ -43,43 +43,43 @@ def test_near_ones_are_those_of_the_whole_matrix(lib: ArrayLibrary, seed: int) -
         leader = next((j for j in leaders if unit[i] @ unit[j] >= NEAR_DUPLICATE_COSINE), i)
         groups.setdefault(leader, []).append(i)
         leaders += [i] if leader == i else []
-    want = sorted(tuple(g) for g in groups.values() if len(g) > 1)
-    assert len(want) > 20
-    assert list(find_duplicates(Frame.from_anchors(lib.from_numpy(anchors))).near) == want
+    expected = sorted(tuple(g) for g in groups.values() if len(g) > 1)
+    assert len(expected) > 20
+    assert list(find_duplicates(Frame.from_anchors(lib.from_numpy(anchors))).near) == expected
 
 
-def test_moving_scaling_and_rotating_changes_nothing(lib: ArrayLibrary) -> None:
-    anchors = doubled()
+def test_duplicates_ignore_rotation_scaling_and_translation(lib: ArrayLibrary) -> None:
+    anchors = anchors_with_duplicates()
     moved = 7 * anchors @ rotation(20) + 3
     assert find_duplicates(Frame.from_anchors(lib.from_numpy(moved))) == find_duplicates(
         Frame.from_anchors(lib.from_numpy(anchors))
     )
 
 
-def test_anchors_at_the_mean_are_one(lib: ArrayLibrary) -> None:
+def test_anchors_at_the_mean_are_duplicates_of_each_other(lib: ArrayLibrary) -> None:
     wide = make_spaces(30, 8, 5).x_anchors
-    found = find_duplicates(
+    result = find_duplicates(
         Frame.from_anchors(lib.from_numpy(np.vstack([wide, -wide, np.zeros((3, 8))])))
     )
-    assert found.exact == ((60, 61, 62),)
+    assert result.exact == ((60, 61, 62),)
     assert not find_duplicates(
         Frame.from_anchors(lib.from_numpy(np.vstack([wide, -wide, np.zeros((1, 8))])))
     ).exact
 
 
-def test_no_matrix_of_all_pairs_is_ever_made() -> None:
+def test_find_duplicates_allocates_no_matrix_of_all_pairs() -> None:
     k = 6000
-    seen = Frame.from_anchors(make_spaces(k, 6, 5, latent=6).x_anchors)
+    frame = Frame.from_anchors(make_spaces(k, 6, 5, latent=6).x_anchors)
     tracemalloc.start()
-    find_duplicates(seen, near=0.999999)
-    next_anchors(seen, make_spaces(k, 6, 5, seed=1).x_anchors, 5)
+    find_duplicates(frame, near=0.999999)
+    next_anchors(frame, make_spaces(k, 6, 5, seed=1).x_anchors, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < k * k / 2
 
 
-def test_the_later_of_the_closest_pair_goes_first(lib: ArrayLibrary) -> None:
-    steps = redundant_anchors(Frame.from_anchors(lib.from_numpy(doubled())), 4)
+def test_later_anchor_of_the_closest_pair_is_dropped_first(lib: ArrayLibrary) -> None:
+    steps = redundant_anchors(Frame.from_anchors(lib.from_numpy(anchors_with_duplicates())), 4)
     assert [step.row for step in steps[:3]] == [350, 9, 5]
     assert steps[3].row == 7
     distances = [step.distance for step in steps]
@@ -87,59 +87,54 @@ def test_the_later_of_the_closest_pair_goes_first(lib: ArrayLibrary) -> None:
     assert distances[2] < 1e-9 < distances[3] < 0.01
 
 
-def test_what_is_dropped_is_what_a_plain_search_drops(lib: ArrayLibrary) -> None:
+def test_redundant_anchors_equal_those_of_a_plain_search(lib: ArrayLibrary) -> None:
     anchors = make_spaces(40, 6, 5).x_anchors
     unit = plain_unit(anchors, anchors.mean(0))
-    left = list(range(40))
-    want = []
+    remaining = list(range(40))
+    expected = []
     for _ in range(20):
-        pairs = [(1 - unit[i] @ unit[j], -j) for i in left for j in left if i < j]
-        gone = -min(pairs)[1]
-        want.append(gone)
-        left.remove(gone)
-    assert [
-        step.row for step in redundant_anchors(Frame.from_anchors(lib.from_numpy(anchors)), 20)
-    ] == want
+        pairs = [(1 - unit[i] @ unit[j], -j) for i in remaining for j in remaining if i < j]
+        index = -min(pairs)[1]
+        expected.append(index)
+        remaining.remove(index)
+    dropped = redundant_anchors(Frame.from_anchors(lib.from_numpy(anchors)), 20)
+    assert [candidate.row for candidate in dropped] == expected
 
 
-def test_two_anchors_remain(lib: ArrayLibrary) -> None:
-    assert (
-        len(
-            redundant_anchors(
-                Frame.from_anchors(lib.from_numpy(make_spaces(6, 4, 5).x_anchors)), 99
-            )
-        )
-        == 4
-    )
+def test_redundant_anchors_leave_two(lib: ArrayLibrary) -> None:
+    frame = Frame.from_anchors(lib.from_numpy(make_spaces(6, 4, 5).x_anchors))
+    assert len(redundant_anchors(frame, 99)) == 4
 
 
-def test_next_are_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
+def test_next_anchors_equal_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
     w = make_spaces(60, 10, 5)
     pool = make_spaces(300, 10, 5, seed=4).x_anchors
     mean = w.x_anchors.mean(0)
-    rows, kept = plain_unit(pool, mean), plain_unit(w.x_anchors, mean)
-    want = []
+    rows, anchors_and_added = plain_unit(pool, mean), plain_unit(w.x_anchors, mean)
+    expected = []
     for _ in range(12):
-        distance = 1 - (rows @ kept.T).max(1)
-        want.append((int(distance.argmax()), distance.max()))
-        kept = np.vstack([kept, rows[want[-1][0]]])
-    seen = Frame.from_anchors(lib.from_numpy(w.x_anchors))
-    steps = next_anchors(seen, lib.from_numpy(pool), 12)
-    assert [step.row for step in steps] == [row for row, _ in want]
-    np.testing.assert_allclose([s.distance for s in steps], [d for _, d in want], atol=1e-9)
-    assert next_anchors(seen, lib.from_numpy(pool), 5) == steps[:5]
-    narrow = next_anchors(seen, lib.from_numpy(pool.astype(np.float32)), 12)
+        distance = 1 - (rows @ anchors_and_added.T).max(1)
+        expected.append((int(distance.argmax()), distance.max()))
+        anchors_and_added = np.vstack([anchors_and_added, rows[expected[-1][0]]])
+    frame = Frame.from_anchors(lib.from_numpy(w.x_anchors))
+    steps = next_anchors(frame, lib.from_numpy(pool), 12)
+    assert [step.row for step in steps] == [row for row, _ in expected]
+    np.testing.assert_allclose([s.distance for s in steps], [d for _, d in expected], atol=1e-9)
+    assert next_anchors(frame, lib.from_numpy(pool), 5) == steps[:5]
+    narrow = next_anchors(frame, lib.from_numpy(pool.astype(np.float32)), 12)
     assert [step.row for step in narrow] == [step.row for step in steps]
 
 
-def test_what_is_an_anchor_already_or_at_the_mean_is_never_taken(lib: ArrayLibrary) -> None:
+def test_next_anchors_never_include_current_anchors_or_the_mean(lib: ArrayLibrary) -> None:
     anchors = make_spaces(30, 8, 5).x_anchors
     pool = np.vstack([anchors[:4], anchors.mean(0), 2 * anchors[0] - anchors.mean(0), anchors[9]])
     assert next_anchors(Frame.from_anchors(lib.from_numpy(anchors)), lib.from_numpy(pool), 9) == []
 
 
 @pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
-def test_a_pool_is_of_the_space(lib: ArrayLibrary, pool: tuple[int, ...], count: int) -> None:
+def test_pool_of_another_width_is_refused(
+    lib: ArrayLibrary, pool: tuple[int, ...], count: int
+) -> None:
     with pytest.raises(InvalidInputError, match="expected"):
         next_anchors(
             Frame.from_anchors(lib.from_numpy(make_spaces(30, 8, 5).x_anchors)),

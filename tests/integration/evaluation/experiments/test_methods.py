@@ -19,7 +19,7 @@ from stitchwork.evaluation.experiments.study import Study
 from stitchwork.geometry.bridges import FittedSpace, compose
 from stitchwork.geometry.frame import relative_representation
 from stitchwork.geometry.sampling import prunings
-from tests.support.reference_formulas import irp_whole
+from tests.support.reference_formulas import irp_write_matrix
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_every_bridge_is_the_one_that_is_served(
 def test_a_sweep_is_what_each_setting_gives(fitted: dict[str, Fitted], setting: Setting) -> None:
     seen = fitted["plain"].seen
     pruned = Pruner(seen).sweep((0.0, 0.6, 0.9), (1, 3, 8), conditions=True)[setting]
-    expected = irp_whole(seen, *setting)
+    expected = irp_write_matrix(seen, *setting)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(pruned.write / scale, expected / scale, atol=1e-6)
     kept = prunings(seen.unit_anchors, *setting)
