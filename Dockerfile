@@ -12,7 +12,7 @@ WORKDIR /app
 FROM base AS api
 COPY pyproject.toml README.md LICENSE ./
 COPY service service
-RUN pip install ".[onnx]"
+RUN pip install ".[api,onnx]"
 USER stitchwork
 # Inside a container the address must be open, with or without keys; what is published outside is
 # compose's to say.

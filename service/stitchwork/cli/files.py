@@ -1,6 +1,6 @@
-"""What commands read and write: lines, image files, and .npy files of any size."""
+"""Reads and writes the files of commands: lines, image files, and .npy files of any size."""
 
-import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final, overload
 
 import numpy as np
-from numpy.lib import format as npy
+from numpy.lib.format import open_memmap
+from safetensors import SafetensorError, safe_open
 
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
@@ -23,63 +24,64 @@ class NpyRows:
         shape: (n, d).
 
     Raises:
-        InvalidInputError: If it is no .npy file, or does not hold rows of floats.
+        InvalidInputError: If it is not an .npy file of rows of floats.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            # Maps the file to read its header, and checks that it is as long as that says.
+            # Maps the file to read its header, and checks its length.
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise InvalidInputError(f"{path}: expected an .npy file of numbers: {error}") from error
         if not isinstance(mapped, np.memmap) or mapped.ndim != 2 or mapped.dtype.kind != "f":
-            found = f"{mapped.dtype} of {mapped.shape}" if hasattr(mapped, "dtype") else "an .npz"
-            raise InvalidInputError(f"{path}: expected rows (n, d) of floats, got {found}")
+            content = f"{mapped.dtype} of {mapped.shape}" if hasattr(mapped, "dtype") else "an .npz"
+            raise InvalidInputError(f"{path}: expected rows (n, d) of floats, got {content}")
         self.shape: tuple[int, int] = mapped.shape
-        # Written by columns, rows are gathered from all over the file.
+        # In column-major order, a row is gathered from all over the file.
         self._columns = None if mapped.flags.c_contiguous else mapped
         self._path, self._dtype, self._offset = path, mapped.dtype, mapped.offset
 
     def __getitem__(self, part: slice, /) -> Any:
-        """Some of the rows, read from the file."""
+        """Some of the rows, read from the file: the pages of a map would stay in memory."""
         if self._columns is not None:
             return np.array(self._columns[part], order="C")
         start, stop, _ = part.indices(self.shape[0])
         width = self.shape[1]
-        at = self._offset + start * width * self._dtype.itemsize
-        rows = np.fromfile(self._path, self._dtype, (stop - start) * width, offset=at)
+        offset = self._offset + start * width * self._dtype.itemsize
+        rows = np.fromfile(self._path, self._dtype, (stop - start) * width, offset=offset)
         return rows.reshape(-1, width)
 
 
 class NpySink:
     """An .npy file of float32 rows that is written a part at a time, in any order.
 
-    The file has a name of its own until the last part is there.
+    The file has a temporary name until `close`. Its header is numpy's own; the rows are written to
+    the file, since the pages of a map would stay in memory.
 
     Args:
-        path: Where it is to be.
-        count: How many rows there will be.
+        path: The file to write.
+        count: Its number of rows.
     """
 
     def __init__(self, path: Path, count: int) -> None:
         self._path, self._count = path, count
         self._part = path.with_name(path.name + ".part")
-        self._file = self._part.open("wb")
-        self._start = 0
+        # A folder that cannot be written to is refused before the first request.
+        self._file = self._part.open("wb+")
+        self._offset = 0
         self.width = 0
 
     def __setitem__(self, part: slice, rows: Floats, /) -> None:
-        """Write some of the rows; the first ones say how wide all are."""
-        if not self._start:
+        """Write some of the rows; the first ones determine the width of all."""
+        if not self._offset:
             self.width = rows.shape[1]
-            described = {"descr": "<f4", "fortran_order": False, "shape": (self._count, self.width)}
-            npy.write_array_header_1_0(self._file, described)
-            self._start = self._file.tell()
-        self._file.seek(self._start + part.start * self.width * 4)
+            shape = (self._count, self.width)
+            self._offset = open_memmap(self._part, "w+", np.dtype("<f4"), shape).offset
+        self._file.seek(self._offset + part.start * self.width * 4)
         self._file.write(np.ascontiguousarray(rows, "<f4").data)
 
     def close(self, *, complete: bool) -> None:
-        """Give the file its name, or remove it."""
+        """Rename the file to its final name, or remove it."""
         self._file.close()
         if complete:
             self._part.replace(self._path)
@@ -89,7 +91,7 @@ class NpySink:
 
 @contextmanager
 def npy_sink(path: Path, count: int) -> Iterator[NpySink]:
-    """A file that is there in full when all went well, and not at all otherwise."""
+    """A file that exists in full if all went well, and not at all otherwise."""
     sink = NpySink(path, count)
     complete = False
     try:
@@ -100,7 +102,7 @@ def npy_sink(path: Path, count: int) -> Iterator[NpySink]:
 
 
 class Files(Sequence[bytes]):
-    """The contents of files, each read when it is asked for."""
+    """The contents of files, each read when it is accessed."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
@@ -109,55 +111,96 @@ class Files(Sequence[bytes]):
         return len(self.paths)
 
     @overload
-    def __getitem__(self, at: int, /) -> bytes: ...
+    def __getitem__(self, index: int, /) -> bytes: ...
     @overload
-    def __getitem__(self, at: slice, /) -> "Files": ...
-    def __getitem__(self, at: int | slice, /) -> "bytes | Files":
+    def __getitem__(self, index: slice, /) -> "Files": ...
+    def __getitem__(self, index: int | slice, /) -> "bytes | Files":
         """The bytes of one file."""
-        return Files(self.paths[at]) if isinstance(at, slice) else self.paths[at].read_bytes()
+        if isinstance(index, slice):
+            return Files(self.paths[index])
+        return self.paths[index].read_bytes()
 
 
-def lines(path: str | Path) -> list[str]:
-    """The lines of a file of UTF-8, or of the standard input.
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a UTF-8 file, or of the standard input.
 
     Raises:
-        InvalidInputError: If it is no UTF-8.
+        InvalidInputError: If it is not UTF-8.
     """
     try:
         text = sys.stdin.read() if str(path) == "-" else Path(path).read_text("utf-8")
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: expected texts of UTF-8, a line each") from error
-    # `splitlines` would split at characters that may stand within a text.
-    found = text.removesuffix("\n").split("\n") if text else []
-    return [line.removesuffix("\r") for line in found]
+        raise InvalidInputError(f"{path}: expected UTF-8 texts, one on each line") from error
+    # `splitlines` would split at characters that may be part of a text.
+    lines = text.removesuffix("\n").split("\n") if text else []
+    return [line.removesuffix("\r") for line in lines]
 
 
-def items(options: argparse.Namespace, default: str | None = None) -> list[str] | Files | None:
-    """The texts or images that a command was given; None for neither.
+def read_inputs(
+    texts: str | None, images: Sequence[str], default: str | None = None
+) -> list[str] | Files | None:
+    """The texts or images of a command; None for neither.
+
+    Args:
+        texts: A file with a text on each line.
+        images: Image files and folders of them.
+        default: The file of texts to read where there are neither.
 
     Raises:
-        InvalidInputError: If it was given both, or if there is no image.
+        InvalidInputError: If there are both, or if there is no image.
     """
-    if options.texts and options.images:
+    if texts and images:
         raise InvalidInputError("expected --texts or --images, got both")
-    if options.images:
-        return Files(_image_paths(options.images))
-    source = options.texts or default
-    return None if source is None else lines(source)
+    if images:
+        return Files(_image_paths([Path(path) for path in images]))
+    source = texts or default
+    return None if source is None else read_lines(source)
 
 
-def named(given: Sequence[str] | Files) -> list[str]:
-    """What to call each input in a table: an image's path, a text itself."""
-    return [str(path) for path in given.paths] if isinstance(given, Files) else list(given)
+def read_rows(path: Path) -> Floats:
+    """All rows of an .npy file, as float32.
+
+    Raises:
+        InvalidInputError: If it is not an .npy file of rows of floats.
+    """
+    rows: Floats = np.asarray(NpyRows(path)[:], np.float32)
+    return rows
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
+    """The tensors of a safetensors file, and the labels and activation in its metadata.
+
+    Raises:
+        InvalidInputError: If it is not a safetensors file.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise InvalidInputError(f"{path}: expected a safetensors file: {error}") from error
+    fields: dict[str, Any] = {}
+    if "labels" in metadata:
+        fields["labels"] = json.loads(metadata["labels"])
+    if "activation" in metadata:
+        fields["activation"] = metadata["activation"].strip('"')
+    return arrays, fields
+
+
+def input_names(inputs: Sequence[str] | Files) -> list[str]:
+    """A name for each input in a table: an image's path, a text itself."""
+    if isinstance(inputs, Files):
+        return [str(path) for path in inputs.paths]
+    return list(inputs)
 
 
 def _image_paths(paths: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+    images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
+            images += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
         else:
-            found.append(path)
-    if not found:
+            images.append(path)
+    if not images:
         raise InvalidInputError(f"expected images ({', '.join(IMAGES)}), found none")
-    return found
+    return images

@@ -1,113 +1,200 @@
 """`stitchwork translate|classify|embed|stitch|compatibility|export`."""
 
-import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from stitchwork.cli.files import NpyRows, items, named, npy_sink
-from stitchwork.cli.output import record, short, show, wants_bar
-from stitchwork.client import FileFormat, Stitchwork
+import click
 
+from stitchwork.cli.client_options import ClientCommand, bridge_option, input_options, top_option
+from stitchwork.cli.options import WordsOption
+from stitchwork.cli.output import Output, shorten
 
-def translate(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Translate an .npy file into another; neither is ever in memory as a whole."""
-    rows = NpyRows(options.input)
-    began = time.perf_counter()
-    with npy_sink(options.output, rows.shape[0]) as sink:
-        found = client.translation(
-            rows,
-            options.source,
-            options.target,
-            options.bridge,
-            out=sink,
-            progress=wants_bar(options),
-        )
-    seconds = time.perf_counter() - began
-    told = {
-        "output": str(options.output),
-        "rows": rows.shape[0],
-        "width_in": rows.shape[1],
-        "width_out": sink.width,
-        "undefined": len(found.undefined),
-        "uncovered": len(found.uncovered),
-        "seconds": round(seconds, 3),
-        "rows_per_second": round(rows.shape[0] / seconds, 1),
-    }
-    record(options, told)
+if TYPE_CHECKING:
+    # Takes longer to import than the command line takes to refuse a wrong option.
+    from stitchwork.client import FileFormat, Stitchwork
+
+FILE: Final = click.Path(path_type=Path)
 
 
-def classify(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Classify the rows of an .npy file."""
-    found = client.classify(
-        options.head,
-        NpyRows(options.input),
-        options.space,
-        options.bridge,
-        options.top,
-        progress=wants_bar(options),
-    )
-    _predictions(options, found, [str(i) for i in range(len(found))])
-
-
-def embed(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Embed texts or images into an .npy file."""
-    given = items(options, default="-") or []
-    with npy_sink(options.output, len(given)) as sink:
-        client.embed(
-            options.encoder,
-            given,
-            options.target,
-            options.bridge,
-            out=sink,
-            progress=wants_bar(options),
-        )
-    record(options, {"output": str(options.output), "rows": len(given), "width": sink.width})
-
-
-def stitch(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Classify texts or images."""
-    given = items(options, default="-") or []
-    found = client.stitch(
-        options.encoder,
-        options.head,
-        given,
-        options.bridge,
-        options.top,
-        progress=wants_bar(options),
-    )
-    _predictions(options, found, named(given))
-
-
-def compatibility(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Show how well the spaces of a set translate into each other."""
-    found = client.compatibility(options.anchor_set, options.bridge, options.spaces)
-    columns = ("source", "target", "verdict", "similarity", "recall_at_1", "agreement", "reason")
-    rows = [[pair[column] for column in columns] for pair in found["pairs"]]
-    show(options, found, [column.replace("_", " ") for column in columns], rows)
-
-
-def export(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Save a translation as a file."""
-    kind: FileFormat = options.format or "safetensors"
-    if options.format is None and options.out and options.out.suffix == ".onnx":
-        kind = "onnx"
-    data = client.export(
-        options.source, options.target, options.bridge, head=options.head, format=kind
-    )
-    out: Path = options.out or Path(f"{options.source}-to-{options.target}.{kind}")
-    out.write_bytes(data)
-    record(options, {"output": str(out), "format": kind, "bytes": len(data)})
-
-
-def _predictions(
-    options: argparse.Namespace, found: list[dict[str, Any]], names: list[str]
+@click.command(cls=ClientCommand)
+@click.argument("rows", metavar="IN", type=FILE)
+@click.argument("path", metavar="OUT", type=FILE)
+@click.option("--source", required=True, metavar="SPACE", help="The space of the embeddings.")
+@click.option("--target", required=True, metavar="SPACE", help="The space to translate into.")
+@bridge_option
+def translate(
+    client: "Stitchwork",
+    output: Output,
+    rows: Path,
+    path: Path,
+    source: str,
+    target: str,
+    bridge: str | None,
 ) -> None:
-    told = [{"input": name, **one} for name, one in zip(names, found, strict=True)]
+    """Translate an .npy file of (n, d) embeddings into another; neither is in memory as a whole."""
+    from stitchwork.cli.files import NpyRows, npy_sink
+
+    embeddings = NpyRows(rows)
+    count, width = embeddings.shape
+    start = time.perf_counter()
+    with npy_sink(path, count) as sink:
+        result = client.translation(
+            embeddings, source, target, bridge, out=sink, progress=output.has_progress
+        )
+    seconds = time.perf_counter() - start
+    output.record(
+        {
+            "output": str(path),
+            "rows": count,
+            "width_in": width,
+            "width_out": sink.width,
+            "undefined": len(result.undefined),
+            "uncovered": len(result.uncovered),
+            "seconds": round(seconds, 3),
+            "rows_per_second": round(count / seconds, 1),
+        }
+    )
+
+
+@click.command(cls=ClientCommand)
+@click.argument("head", metavar="HEAD")
+@click.argument("rows", metavar="IN", type=FILE)
+@click.option("--space", required=True, metavar="SPACE", help="The space of the embeddings.")
+@bridge_option
+@top_option
+def classify(
+    client: "Stitchwork",
+    output: Output,
+    head: str,
+    rows: Path,
+    space: str,
+    bridge: str | None,
+    top: int,
+) -> None:
+    """Classify an .npy file of (n, d) embeddings."""
+    from stitchwork.cli.files import NpyRows
+
+    predictions = client.classify(
+        head, NpyRows(rows), space, bridge, top, progress=output.has_progress
+    )
+    _show_predictions(output, predictions, [str(i) for i in range(len(predictions))], top)
+
+
+@click.command(cls=ClientCommand)
+@click.argument("encoder", metavar="SPACE")
+@click.argument("path", metavar="OUT", type=FILE)
+@input_options("The inputs [default: texts from the standard input]")
+@click.option("--target", metavar="SPACE", help="Translate into this space.")
+@bridge_option
+def embed(
+    client: "Stitchwork",
+    output: Output,
+    encoder: str,
+    path: Path,
+    texts: str | None,
+    images: tuple[str, ...],
+    target: str | None,
+    bridge: str | None,
+) -> None:
+    """Embed texts or images into an .npy file, by a SPACE that has an encoder."""
+    from stitchwork.cli.files import npy_sink, read_inputs
+
+    inputs = read_inputs(texts, images, default="-") or []
+    with npy_sink(path, len(inputs)) as sink:
+        client.embed(encoder, inputs, target, bridge, out=sink, progress=output.has_progress)
+    output.record({"output": str(path), "rows": len(inputs), "width": sink.width})
+
+
+@click.command(cls=ClientCommand)
+@click.argument("encoder", metavar="SPACE")
+@click.argument("head", metavar="HEAD")
+@input_options("The inputs [default: texts from the standard input]")
+@bridge_option
+@top_option
+def stitch(
+    client: "Stitchwork",
+    output: Output,
+    encoder: str,
+    head: str,
+    texts: str | None,
+    images: tuple[str, ...],
+    bridge: str | None,
+    top: int,
+) -> None:
+    """Classify texts or images, by the encoder of a SPACE and the HEAD of another."""
+    from stitchwork.cli.files import input_names, read_inputs
+
+    inputs = read_inputs(texts, images, default="-") or []
+    predictions = client.stitch(encoder, head, inputs, bridge, top, progress=output.has_progress)
+    _show_predictions(output, predictions, input_names(inputs), top)
+
+
+@click.command(cls=ClientCommand)
+@click.argument("anchor_set", metavar="SET")
+@click.option("--spaces", cls=WordsOption, metavar="SPACE...", help="Only these spaces.")
+@bridge_option
+def compatibility(
+    client: "Stitchwork",
+    output: Output,
+    anchor_set: str,
+    spaces: tuple[str, ...],
+    bridge: str | None,
+) -> None:
+    """Show how well the spaces of an anchor set translate into each other."""
+    report = client.compatibility(anchor_set, bridge, spaces or None)
+    columns = ("source", "target", "verdict", "similarity", "recall_at_1", "agreement", "reason")
+    rows = [[pair[column] for column in columns] for pair in report["pairs"]]
+    output.show(report, [column.replace("_", " ") for column in columns], rows)
+
+
+@click.command(cls=ClientCommand)
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "-o",
+    "--out",
+    type=FILE,
+    metavar="FILE",
+    help="File to write [default: SOURCE-to-TARGET.FORMAT].",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["safetensors", "onnx"]),
+    help="Format of the file [default: by its name].",
+)
+@click.option("--head", metavar="HEAD", help="Append a head of the target space; ONNX only.")
+@bridge_option
+def export(
+    client: "Stitchwork",
+    output: Output,
+    source: str,
+    target: str,
+    out: Path | None,
+    file_format: "FileFormat | None",
+    head: str | None,
+    bridge: str | None,
+) -> None:
+    """Save the translation from SOURCE to TARGET as a file that needs no service."""
+    if file_format is None:
+        file_format = "onnx" if out and out.suffix == ".onnx" else "safetensors"
+    data = client.export(source, target, bridge, head=head, format=file_format)
+    path = out or Path(f"{source}-to-{target}.{file_format}")
+    path.write_bytes(data)
+    output.record({"output": str(path), "format": file_format, "bytes": len(data)})
+
+
+def _show_predictions(
+    output: Output, predictions: list[dict[str, Any]], names: list[str], top: int
+) -> None:
+    records = [
+        {"input": name, **prediction} for name, prediction in zip(names, predictions, strict=True)
+    ]
     columns, rows = ["input", "label", "score", "confidence"], []
-    for one in told:
-        row = [short(one["input"]), one["label"], one["score"], one["confidence"]]
-        if options.top > 1:
-            row.append({other["label"]: other["score"] for other in one["top"][1:]})
+    for record in records:
+        row = [shorten(record["input"]), record["label"], record["score"], record["confidence"]]
+        if top > 1:
+            row.append({other["label"]: other["score"] for other in record["top"][1:]})
         rows.append(row)
-    show(options, told, [*columns, "others"] if options.top > 1 else columns, rows)
+    output.show(records, [*columns, "others"] if top > 1 else columns, rows)

@@ -1,58 +1,61 @@
-"""`stitchwork anchors|spaces|heads list|show|put|delete`."""
+"""`stitchwork anchor-sets|spaces|heads list|show|put|delete`."""
 
-import argparse
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+import click
 
-from stitchwork.cli.files import Files, NpyRows, items, lines
-from stitchwork.cli.output import record, show, wants_bar
-from stitchwork.client import Floats, Kind, Stitchwork
+from stitchwork.cli.client_options import ClientCommand, input_options
+from stitchwork.cli.output import Output
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 
-Column = tuple[str, Callable[[dict[str, Any]], Any]]
+if TYPE_CHECKING:
+    # Takes longer to import than the command line takes to refuse a wrong option.
+    from stitchwork.client import Floats, Kind, Stitchwork
+
+FILE: Final = click.Path(path_type=Path)
+Record = dict[str, Any]
+Column = tuple[str, Callable[[Record], Any]]
 
 
 def _field(name: str) -> Column:
-    return name.replace("_", " "), lambda told: told.get(name)
+    return name.replace("_", " "), lambda record: record.get(name)
 
 
-_VERSION: Final[Column] = ("version", lambda told: told["version"][:8])
+_VERSION: Final[Column] = ("version", lambda record: record["version"][:8])
 _STATUS: Final[Column] = (
     "status",
-    lambda told: told["status"] + (" (next pending)" if "pending" in told else ""),
+    lambda record: record["status"] + (" (next pending)" if "pending" in record else ""),
 )
-COLUMNS: Final[dict[Kind, tuple[Column, ...]]] = {
+COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
     "anchor-sets": (
         _field("id"),
         _field("modality"),
         _field("size"),
-        ("items", lambda told: "yes" if told.get("has_items") else "no"),
-        ("ids", lambda told: "yes" if told.get("ids") else "no"),
+        ("items", lambda record: "yes" if record.get("has_items") else "no"),
+        ("ids", lambda record: "yes" if record.get("ids") else "no"),
         _VERSION,
     ),
     "spaces": (
         _field("id"),
         _STATUS,
         _field("anchor_set"),
-        ("anchors", lambda told: told.get("size")),
-        ("width", lambda told: told.get("dim")),
+        ("anchors", lambda record: record.get("size")),
+        ("width", lambda record: record.get("dim")),
         _field("rank"),
         _field("condition_number"),
         _field("agreement"),
-        ("model", lambda told: (told.get("encoder") or {}).get("model")),
+        ("model", lambda record: (record.get("encoder") or {}).get("model")),
         _VERSION,
     ),
     "heads": (
         _field("id"),
         _STATUS,
         _field("space"),
-        ("classes", lambda told: len(told["labels"]) if "labels" in told else None),
-        ("layers", lambda told: " → ".join(map(str, told.get("layers", ())))),
+        ("classes", lambda record: len(record["labels"]) if "labels" in record else None),
+        ("layers", lambda record: " → ".join(map(str, record.get("layers", ())))),
         _field("source"),
         _field("train_accuracy"),
         _VERSION,
@@ -60,87 +63,188 @@ COLUMNS: Final[dict[Kind, tuple[Column, ...]]] = {
 }
 
 
-def listing(client: Stitchwork, options: argparse.Namespace) -> None:
-    """List all records of a kind."""
-    found = client.records(options.kind)
-    columns = COLUMNS[options.kind]
-    rows = [[read(told) for _, read in columns] for told in found]
-    show(options, found, [name for name, _ in columns], rows)
+@click.group()
+def anchor_sets() -> None:
+    """List, show, declare or delete anchor sets."""
 
 
-def show_one(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Show one record."""
-    record(options, client.get(options.kind, options.id))
+@click.group()
+def spaces() -> None:
+    """List, show, register or delete spaces."""
 
 
-def delete(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Remove records."""
-    for id_ in options.ids:
-        client.delete(options.kind, id_)
-    show(options, {"deleted": options.ids}, ("deleted",), [[id_] for id_ in options.ids])
+@click.group()
+def heads() -> None:
+    """List, show, register or delete heads."""
 
 
-def put_anchor_set(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Declare an anchor set."""
-    given = items(options)
-    ids = lines(options.ids) if options.ids else None
-    told = client.put_anchor_set(
-        options.id, _modality(given), items=given, ids=ids, size=options.size
-    )
-    record(options, told)
+def _add_common(group: click.Group, kind: "Kind", noun: str) -> None:
+    """Add `list`, `show` and `delete` to the commands of one kind of resource."""
+
+    @group.command("list", cls=ClientCommand, help=f"List all {noun}s.")
+    def list_all(client: "Stitchwork", output: Output) -> None:
+        records = client.records(kind)
+        columns = COLUMNS[kind]
+        rows = [[read(record) for _, read in columns] for record in records]
+        output.show(records, [name for name, _ in columns], rows)
+
+    @group.command("show", cls=ClientCommand, help=f"Show one {noun}.")
+    @click.argument("id_", metavar="ID")
+    def show(client: "Stitchwork", output: Output, id_: str) -> None:
+        output.record(client.get(kind, id_))
+
+    @group.command("delete", cls=ClientCommand, help=f"Delete {noun}s.")
+    @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+    def delete(client: "Stitchwork", output: Output, ids: tuple[str, ...]) -> None:
+        for id_ in ids:
+            client.delete(kind, id_)
+        output.show({"deleted": list(ids)}, ("deleted",), [[id_] for id_ in ids])
 
 
-def put_space(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Register a space and, where its inputs are given, its anchor set first."""
-    anchors, encoder = _anchors(options.anchors), _encoder(options)
-    if (anchors is None) == (encoder is None):
+_add_common(anchor_sets, "anchor-sets", "anchor set")
+_add_common(spaces, "spaces", "space")
+_add_common(heads, "heads", "head")
+
+
+@anchor_sets.command("put", cls=ClientCommand)
+@click.argument("id_", metavar="ID")
+@input_options("The anchors")
+@click.option("--ids", type=FILE, metavar="FILE", help="Names of the anchors, one on each line.")
+@click.option("--size", type=int, metavar="COUNT", help="Only the number of anchors.")
+def put_anchor_set(
+    client: "Stitchwork",
+    output: Output,
+    id_: str,
+    texts: str | None,
+    images: tuple[str, ...],
+    ids: Path | None,
+    size: int | None,
+) -> None:
+    """Declare an anchor set by its inputs, its names or its size."""
+    from stitchwork.cli.files import Files, read_inputs, read_lines
+
+    inputs = read_inputs(texts, images)
+    modality = "image" if isinstance(inputs, Files) else "vector" if inputs is None else "text"
+    names = read_lines(ids) if ids else None
+    output.record(client.put_anchor_set(id_, modality, items=inputs, ids=names, size=size))
+
+
+@spaces.command("put", cls=ClientCommand)
+@click.argument("id_", metavar="ID")
+@click.option("--set", "anchor_set", required=True, metavar="SET", help="Its anchor set.")
+@click.option("--anchors", type=FILE, metavar="FILE", help=".npy file of (k, d) anchors.")
+@input_options("Declare the anchor set by these first")
+@click.option("--ids", type=FILE, metavar="FILE", help="Names of the rows, one on each line.")
+@click.option("--text-model", metavar="MODEL", help="Embed the set with a transformers model.")
+@click.option("--image-model", metavar="MODEL", help="Embed the set with a timm model.")
+@click.option("--weights", metavar="FILE", help="The timm model's weights, as the worker reads it.")
+@click.option(
+    "--input-size",
+    type=int,
+    metavar="PIXELS",
+    help="Side of the timm model's images [default: the model's own].",
+)
+@click.option("--encoder", metavar="JSON", help="All fields of an encoder.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the set is embedded.")
+def put_space(
+    client: "Stitchwork",
+    output: Output,
+    id_: str,
+    anchor_set: str,
+    anchors: Path | None,
+    texts: str | None,
+    images: tuple[str, ...],
+    ids: Path | None,
+    no_wait: bool,
+    **encoder_options: Any,
+) -> None:
+    """Register a space by its anchors or its encoder and, with inputs, its anchor set first."""
+    from stitchwork.cli.files import Files, read_inputs, read_lines, read_rows
+
+    rows, encoder = (None if anchors is None else read_rows(anchors)), _encoder(**encoder_options)
+    if (rows is None) == (encoder is None):
         raise InvalidInputError(
             "expected either --anchors, or a model to embed the anchor set with"
         )
-    ids = lines(options.ids) if options.ids else None
-    given = items(options)
-    if given is not None:
-        client.put_anchor_set(options.anchor_set, _modality(given), items=given, ids=ids)
-    if encoder:
-        ids = None
-    new = anchors is not None and given is None and not _stands(client, options.anchor_set)
-    told = client.put_space(
-        options.id, options.anchor_set, anchors=anchors, encoder=encoder, ids=ids
+    names = read_lines(ids) if ids else None
+    inputs = read_inputs(texts, images)
+    if inputs is not None:
+        modality = "image" if isinstance(inputs, Files) else "text"
+        client.put_anchor_set(anchor_set, modality, items=inputs, ids=names)
+    is_new = rows is not None and inputs is None and not _is_declared(client, anchor_set)
+    record = client.put_space(
+        id_, anchor_set, anchors=rows, encoder=encoder, ids=None if encoder else names
     )
-    if new:
-        note = f"anchor set {options.anchor_set} is new: no other space is on it yet"
-        print(f"stitchwork: {note}", file=sys.stderr)  # noqa: T201
-    _settled(client, options, "spaces", told)
+    if is_new:
+        note = f"stitchwork: anchor set {anchor_set} is new: no other space is on it yet"
+        click.echo(note, err=True)
+    _show_ready(client, output, "spaces", record, wait=not no_wait)
 
 
-def put_head(client: Stitchwork, options: argparse.Namespace) -> None:
-    """Register a head by its weights, by its space's own model, or by what it is fitted on."""
-    given = items(options)
-    labels = lines(options.labels) if options.labels else None
-    ways = [options.weights, options.embeddings, given, options.classifier or None]
-    if sum(way is not None for way in ways) != 1:
+@heads.command("put", cls=ClientCommand)
+@click.argument("id_", metavar="ID")
+@click.option("--space", required=True, metavar="SPACE", help="The space that it lives in.")
+@click.option(
+    "--weights",
+    type=FILE,
+    metavar="FILE",
+    help=".safetensors file of weight (c, d) and bias (c,), or of layers.",
+)
+@click.option(
+    "--activation", metavar="TEXT", help="Activation between the layers [default: relu]."
+)
+@click.option(
+    "--embeddings", type=FILE, metavar="FILE", help=".npy file of rows to fit a linear head on."
+)
+@input_options("Fit a linear head on these")
+@click.option(
+    "--labels", type=FILE, metavar="FILE", help="Labels of the classes, or of the rows or inputs."
+)
+@click.option("--classifier", is_flag=True, help="Take the classifier of the space's own model.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until it is fitted.")
+def put_head(
+    client: "Stitchwork",
+    output: Output,
+    id_: str,
+    space: str,
+    weights: Path | None,
+    activation: str | None,
+    embeddings: Path | None,
+    texts: str | None,
+    images: tuple[str, ...],
+    labels: Path | None,
+    classifier: bool,
+    no_wait: bool,
+) -> None:
+    """Register a head by its weights, its space's own model, or the data to fit it on."""
+    from stitchwork.cli.files import read_inputs, read_lines, read_rows, read_tensors
+
+    inputs = read_inputs(texts, images)
+    names = read_lines(labels) if labels else None
+    sources = [weights, embeddings, inputs, classifier or None]
+    if sum(source is not None for source in sources) != 1:
         raise InvalidInputError(
             "expected one of --weights, --embeddings, --texts, --images and --classifier"
         )
-    told: dict[str, Any] = {}
+    fields: Record = {}
     arrays: dict[str, Floats] | None = None
-    if options.classifier:
-        told["classifier"] = True
-    elif options.weights:
-        arrays, told = _weights(options.weights)
-        told |= {"activation": options.activation} if options.activation else {}
-        told |= {"labels": labels} if labels is not None else {}
-    elif labels is None:
+    if classifier:
+        fields["classifier"] = True
+    elif weights:
+        arrays, fields = read_tensors(weights)
+        fields |= {"activation": activation} if activation else {}
+        fields |= {"labels": names} if names is not None else {}
+    elif names is None:
         raise InvalidInputError("expected --labels, one for each row or input")
-    elif given is not None:
-        told["fit"] = {"items": given, "labels": labels}
-    else:
-        arrays, told = {"embeddings": _rows(options.embeddings)}, {"labels": labels}
-    found = client.put_head(options.id, options.space, arrays=arrays, **told)
-    _settled(client, options, "heads", found)
+    elif inputs is not None:
+        fields["fit"] = {"items": inputs, "labels": names}
+    elif embeddings:
+        arrays, fields = {"embeddings": read_rows(embeddings)}, {"labels": names}
+    record = client.put_head(id_, space, arrays=arrays, **fields)
+    _show_ready(client, output, "heads", record, wait=not no_wait)
 
 
-def _stands(client: Stitchwork, anchor_set: str) -> bool:
+def _is_declared(client: "Stitchwork", anchor_set: str) -> bool:
     try:
         client.get("anchor-sets", anchor_set)
     except UnknownResourceError:
@@ -148,63 +252,36 @@ def _stands(client: Stitchwork, anchor_set: str) -> bool:
     return True
 
 
-def _settled(
-    client: Stitchwork, options: argparse.Namespace, kind: Kind, told: dict[str, Any]
+def _show_ready(
+    client: "Stitchwork", output: Output, kind: "Kind", record: Record, *, wait: bool
 ) -> None:
-    under_way = told.get("pending", told)["status"] == "pending"
-    if under_way and not options.no_wait:
-        outcome = {"outcome": told["outcome"]}
-        told = client.wait(kind, options.id, progress=wants_bar(options)) | outcome
-    record(options, told)
+    """Print a record, once it is ready unless it need not be."""
+    is_pending = record.get("pending", record)["status"] == "pending"
+    if is_pending and wait:
+        outcome = {"outcome": record["outcome"]}
+        record = client.wait(kind, record["id"], progress=output.has_progress) | outcome
+    output.record(record)
 
 
-def _modality(given: list[str] | Files | None) -> str:
-    if given is None:
-        return "vector"
-    return "image" if isinstance(given, Files) else "text"
-
-
-def _encoder(options: argparse.Namespace) -> dict[str, Any] | None:
-    given = [options.text_model, options.image_model, options.encoder]
-    if sum(part is not None for part in given) > 1:
+def _encoder(
+    text_model: str | None,
+    image_model: str | None,
+    weights: str | None,
+    input_size: int | None,
+    encoder: str | None,
+) -> Record | None:
+    if sum(option is not None for option in (text_model, image_model, encoder)) > 1:
         raise InvalidInputError("expected one of --text-model, --image-model and --encoder")
-    if options.encoder:
+    if encoder:
         try:
-            told: dict[str, Any] = json.loads(options.encoder)
+            fields: Record = json.loads(encoder)
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"--encoder: expected JSON: {error}") from error
-        return told
-    if options.text_model:
-        return {"kind": "transformers", "model": options.text_model}
-    if options.image_model:
-        own = {"weights": options.weights, "input_size": options.input_size}
+        return fields
+    if text_model:
+        return {"kind": "transformers", "model": text_model}
+    if image_model:
+        own = {"weights": weights, "input_size": input_size}
         named = {name: value for name, value in own.items() if value is not None}
-        return {"kind": "timm", "model": options.image_model, **named}
+        return {"kind": "timm", "model": image_model, **named}
     return None
-
-
-def _anchors(path: Path | None) -> Floats | None:
-    return None if path is None else _rows(path)
-
-
-def _rows(path: Path) -> Floats:
-    rows: Floats = np.asarray(NpyRows(path)[:], np.float32)
-    return rows
-
-
-def _weights(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
-    """The tensors of a safetensors file, and the labels and activation in its metadata."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            meta = file.metadata() or {}
-    except SafetensorError as error:
-        raise InvalidInputError(f"{path}: expected a safetensors file: {error}") from error
-    told: dict[str, Any] = {}
-    if "labels" in meta:
-        told["labels"] = json.loads(meta["labels"])
-    if "activation" in meta:
-        told["activation"] = meta["activation"].strip('"')
-    return arrays, told
