@@ -33,6 +33,6 @@ def worker_on(cores: Sequence[int]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    number = int(os.environ["STITCHWORK_WORKER_NUMBER"])
+    number = int(os.environ["STITCHWORK_WORKER_INDEX"])
     os.sched_setaffinity(0, {int(sys.argv[1 + number % (len(sys.argv) - 1)])})
-    os.execv(sys.executable, [sys.executable, "-m", "stitchwork", "worker"])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "stitchwork", "worker"])  # noqa: S606

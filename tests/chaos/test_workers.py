@@ -251,22 +251,22 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     assert letter.reason == "max-deliveries"
     job, items = dead_letters.read(server, letter.id)
     assert items == [solid(faulty_model.KILLS)]
-    (facts,) = json.loads(_command(stage, "dead", "list", "--json"))
+    (facts,) = json.loads(_command(stage, "dead-letters", "list", "--json"))
     assert (facts["letter"], facts["model"], facts["inputs"]) == (letter.id, faulty_model.NAME, 1)
-    shown = _command(stage, "dead", "show", letter.id)
+    shown = _command(stage, "dead-letters", "show", letter.id)
     assert "begins" not in shown, "inputs are shown only where asked for"
-    assert "PNG" in _command(stage, "dead", "show", letter.id, "--inputs")
+    assert "PNG" in _command(stage, "dead-letters", "show", letter.id, "--inputs")
     (stage.folder / faulty_model.MERCY).touch()
-    assert "answered with 1 rows" in _command(stage, "dead", "requeue", letter.id)
-    assert json.loads(_command(stage, "dead", "list", "--json")) == []
+    assert "succeeded with 1 rows" in _command(stage, "dead-letters", "requeue", letter.id)
+    assert json.loads(_command(stage, "dead-letters", "list", "--json")) == []
     hopeless = dead_letters.add(server, job.stream, "0-1", job.pack([b"no image"]), letter.reason)
     server.close()
     with pytest.raises(subprocess.CalledProcessError) as again:
-        _command(stage, "dead", "requeue", hopeless)
+        _command(stage, "dead-letters", "requeue", hopeless)
     assert "expected a file of JPEG, PNG, WEBP" in again.value.stderr
-    for kept in json.loads(_command(stage, "dead", "list", "--json")):
-        _command(stage, "dead", "drop", kept["letter"])
-    assert json.loads(_command(stage, "dead", "list", "--json")) == []
+    for kept in json.loads(_command(stage, "dead-letters", "list", "--json")):
+        _command(stage, "dead-letters", "drop", kept["letter"])
+    assert json.loads(_command(stage, "dead-letters", "list", "--json")) == []
     stage.settled()
     assert len(json.loads(_command(stage, "status", "--json"))["workers"]) >= 2
     assert _command(stage, "status", "--here")
@@ -330,7 +330,7 @@ def _command(stage: Stage, *arguments: str) -> str:
         "STITCHWORK_REDIS_URL": stage.running.redis_url or "",
         "STITCHWORK_QUEUE_URL": stage.running.queue_url or "",
     }
-    command = [sys.executable, "-m", "stitchwork", *arguments]
+    command = [sys.executable, "-P", "-m", "stitchwork", *arguments]
     env = {**os.environ, **urls}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90)
     return done.stdout

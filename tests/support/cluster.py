@@ -127,7 +127,7 @@ class Cluster:
     def start(self, name: str, *prefix: str, **env: str) -> Process:
         """Start a process of the service by its command, behind the words of another program."""
         self._count += 1
-        command = (*prefix, sys.executable, "-m", "stitchwork", name)
+        command = (*prefix, sys.executable, "-P", "-m", "stitchwork", name)
         urls = {
             "STITCHWORK_REDIS_URL": self.registry.url,
             "STITCHWORK_QUEUE_URL": self.queue.url,

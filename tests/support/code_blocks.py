@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 120
-ANSWERS: Final = "stitchwork answers on "
+ANSWERS: Final = "stitchwork listens on "
 USUAL: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8765")
 """Where README's service listens; a test's listens elsewhere, since others may run beside it."""
 KEPT: Final = """if [ -f "$HOME/.kept" ]; then . "$HOME/.kept"; fi
@@ -75,7 +75,7 @@ class Reader:
         programs.mkdir()
         # What is tested is this checkout, whatever is installed.
         command = programs / "stitchwork"
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stitchwork "$@"\n')
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m stitchwork "$@"\n')
         command.chmod(0o755)
         # curl calls an answer of 404 a success unless told otherwise.
         (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")

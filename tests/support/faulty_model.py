@@ -113,4 +113,4 @@ if __name__ == "__main__":
 
     assert timm.is_model(NAME)
     # It looks at its inputs in Python, of which a compiler keeps nothing.
-    sys.exit(main([*sys.argv[1:], "--compile", "false"]))
+    sys.exit(main([*sys.argv[1:], "--no-compile-models"]))

@@ -1,88 +1,122 @@
-"""`stitchwork keys`: who may use the API."""
+"""`stitchwork api-keys`: the keys of the API."""
 
-import json
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
 
-from rich.console import Console
-from rich.table import Table
+import click
 
+from stitchwork.bootstrap.shared import registry_on
+from stitchwork.cli.output import as_json, table
+from stitchwork.cli.servers import connect
+from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SettingsCommand
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.redis.rate_limiter import parsed
-from stitchwork.registry import api_keys as stored
+from stitchwork.registry import api_keys as records
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.resources import Scope
+from stitchwork.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+MAX_DAYS: Final = 36_500
 
 
+@click.group()
+def api_keys() -> None:
+    """Add, list, remove or declare API keys."""
+
+
+def _key_options(function: F) -> F:
+    scope = click.option(
+        "--scope",
+        "scopes",
+        multiple=True,
+        type=click.Choice([scope.value for scope in Scope]),
+        help="What the key allows; may be repeated.",
+    )
+    days = click.option("--days", type=float, metavar="DAYS", help="Days until the key expires.")
+    return click.argument("name", metavar="NAME")(scope(days(function)))
+
+
+@api_keys.command("add", cls=SettingsCommand, settings=REGISTRY_SETTINGS)
+@_key_options
+@click.option(
+    "--limit", metavar="RATE", help="Rate limit of this key, such as 100/minute;5000/day."
+)
 def add(
-    keys: ApiKeyRepository, name: str, scopes: Sequence[str], days: float | None, limit: str | None
-) -> int:
-    """Make a key, let it in, and show it once.
+    settings: Settings, name: str, scopes: tuple[str, ...], days: float | None, limit: str | None
+) -> None:
+    """Create a key, store its hash in the registry, and print the key, this once.
 
-    Raises:
-        InvalidInputError: If the name is not an id, no scope is given, or the limit says nothing.
-        ConflictError: If the name is taken.
+    NAME is written to the log beside the requests of the key.
     """
     if limit is not None:
         parsed(limit)
-    key, record = stored.new(name, _scopes(scopes), _expiry(days), limit)
-    keys.add(record)
-    print(key)  # noqa: T201
-    return 0
+    key, record = records.new(name, _scopes(scopes), _expiry(days), limit)
+    _repository(settings).add(record)
+    click.echo(key)
 
 
-def declare(name: str, scopes: Sequence[str], days: float | None) -> int:
-    """Make a key, show its line for a key file, and the key itself on standard error."""
-    key, record = stored.new(name, _scopes(scopes), _expiry(days))
-    print(key, file=sys.stderr)  # noqa: T201
-    print(stored.line(record))  # noqa: T201
-    return 0
+@api_keys.command("declare", cls=SettingsCommand, settings=())
+@_key_options
+def declare(settings: Settings, name: str, scopes: tuple[str, ...], days: float | None) -> None:
+    """Create a key and store nothing: print its line for a key file.
 
-
-def show(keys: ApiKeyRepository, *, as_json: bool) -> int:
-    """List the keys of the registry, without what they are."""
-    found = keys.list()
-    if as_json:
-        told = [key.model_dump(mode="json", exclude={"digest"}) for key in found]
-        print(json.dumps(told, indent=2))  # noqa: T201
-        return 0
-    table = Table("name", "scopes", "limit", "created", "expires", title="Keys")
-    for key in found:
-        expires = f"{key.expires:%Y-%m-%d %H:%M}" if key.expires else "never"
-        until = f"{expires}, over" if key.expired else expires
-        created = f"{key.created:%Y-%m-%d %H:%M}" if key.created else ""
-        table.add_row(key.name, ", ".join(key.scopes), key.limit or "", created, until)
-    Console().print(table)
-    return 0
-
-
-def remove(keys: ApiKeyRepository, name: str, *, last: bool) -> int:
-    """Let a key in no more.
-
-    Raises:
-        UnknownResourceError: If there is none of this name.
-        ConflictError: If no key would be left, and `last` does not ask for that.
+    The key itself goes to standard error.
     """
-    if {key.name for key in keys.list()} == {name} and not last:
+    key, record = records.new(name, _scopes(scopes), _expiry(days))
+    click.echo(key, err=True)
+    click.echo(records.line(record))
+
+
+@api_keys.command("list", cls=SettingsCommand, settings=REGISTRY_SETTINGS)
+@click.option("--json", "json_", is_flag=True, help="Print JSON.")
+def list_all(settings: Settings, json_: bool) -> None:
+    """List the keys of the registry, without the keys themselves."""
+    keys = _repository(settings).list()
+    if json_:
+        click.echo(as_json([key.model_dump(mode="json", exclude={"digest"}) for key in keys]))
+        return
+    rows = []
+    for key in keys:
+        expires = f"{key.expires:%Y-%m-%d %H:%M}" if key.expires else "never"
+        created = f"{key.created:%Y-%m-%d %H:%M}" if key.created else ""
+        until = f"{expires}, expired" if key.expired else expires
+        rows.append((key.name, list(key.scopes), key.limit, created, until))
+    click.echo(table(("name", "scopes", "limit", "created", "expires"), rows, title="API keys"))
+
+
+@api_keys.command("remove", cls=SettingsCommand, settings=REGISTRY_SETTINGS)
+@click.argument("name", metavar="NAME")
+@click.option("--last", is_flag=True, help="Remove even the last key.")
+def remove(settings: Settings, name: str, last: bool) -> None:
+    """Revoke a key; an API refuses it within about a second."""
+    repository = _repository(settings)
+    if {key.name for key in repository.list()} == {name} and not last:
         raise ConflictError(
-            f"{name} is the last key in the registry; an API that starts without any is open to "
-            "whoever reaches it. Say --last if that is meant"
+            f"{name} is the last key in the registry; an API that starts without keys is open to "
+            "everyone who can reach it. Pass --last to remove it all the same"
         )
-    keys.remove(name)
-    print(f"{name}: removed")  # noqa: T201
-    return 0
+    repository.remove(name)
+    click.echo(f"{name}: removed")
 
 
-def _scopes(given: Sequence[str]) -> list[Scope]:
-    if not given:
+def _repository(settings: Settings) -> ApiKeyRepository:
+    return registry_on(connect(settings)[0], settings).keys
+
+
+def _scopes(names: tuple[str, ...]) -> list[Scope]:
+    if not names:
         raise InvalidInputError(f"expected --scope, one of {', '.join(Scope)}")
-    return [Scope(name) for name in given]
+    return [Scope(name) for name in names]
 
 
 def _expiry(days: float | None) -> datetime | None:
     if days is None:
         return None
-    if not 0 < days <= 36_500:
-        raise InvalidInputError(f"--days: expected more than 0 and at most 36500, got {days:g}")
+    if not 0 < days <= MAX_DAYS:
+        raise InvalidInputError(
+            f"--days: expected more than 0 and at most {MAX_DAYS}, got {days:g}"
+        )
     return (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)

@@ -1,12 +1,15 @@
 """What the commands that call a running service have in common."""
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import click
 
 from stitchwork.cli.environment import check_client_environment
 from stitchwork.cli.options import Command, WordsOption
 from stitchwork.cli.output import Output
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 TIMEOUT: Final = 60.0
 EPILOG: Final = (
@@ -53,14 +56,14 @@ class ClientCommand(Command):
             return super().invoke(ctx)
 
 
-def input_options(subject: str) -> Any:
+def input_options(subject: str) -> Callable[[F], F]:
     """The options `--texts` and `--images`.
 
     Args:
         subject: What the inputs are, as the beginning of the help.
     """
 
-    def decorate(function: Any) -> Any:
+    def decorate(function: F) -> F:
         images = click.option(
             "--images",
             cls=WordsOption,

@@ -1,4 +1,4 @@
-"""Checks the `STITCHWORK_…` environment variables: misspelled names, and Kubernetes service links."""
+"""Checks `STITCHWORK_…` environment variables: misspelled names, and Kubernetes service links."""
 
 import os
 import re

@@ -10,9 +10,7 @@ class MissingExtraError(click.ClickException):
     """A package that a command needs is not installed."""
 
     def __init__(self, command: str, package: str, extra: str) -> None:
-        super().__init__(
-            f"stitchwork {command} needs {package}: pip install 'stitchwork[{extra}]'"
-        )
+        super().__init__(f"stitchwork {command} needs {package}: pip install 'stitchwork[{extra}]'")
 
 
 def require(command: str, packages: Iterable[str], extra: str) -> None:

@@ -58,9 +58,7 @@ CLIENT_COMMANDS: Final = {
     "stitch": LazyCommand(
         "inference:stitch", "Classify texts or images with one encoder and another's head."
     ),
-    "compatibility": LazyCommand(
-        "inference:compatibility", "Compare the spaces of an anchor set."
-    ),
+    "compatibility": LazyCommand("inference:compatibility", "Compare the spaces of an anchor set."),
     "export": LazyCommand(
         "inference:export", "Save a translation as a file that needs no service."
     ),

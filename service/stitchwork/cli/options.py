@@ -9,7 +9,7 @@ class WordsOption(click.Option):
     """An option that takes every word up to the next option; its value is a tuple."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, multiple=True, **attributes)
+        super().__init__(*args, **{**attributes, "multiple": True})
 
 
 class Command(click.Command):
@@ -18,7 +18,10 @@ class Command(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write a `WordsOption` before each of its words, as click expects it."""
         names = {
-            name for option in self.params if isinstance(option, WordsOption) for name in option.opts
+            name
+            for option in self.params
+            if isinstance(option, WordsOption)
+            for name in option.opts
         }
         words: list[str] = []
         option, is_first = "", False

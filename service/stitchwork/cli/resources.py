@@ -190,9 +190,7 @@ def put_space(
     metavar="FILE",
     help=".safetensors file of weight (c, d) and bias (c,), or of layers.",
 )
-@click.option(
-    "--activation", metavar="TEXT", help="Activation between the layers [default: relu]."
-)
+@click.option("--activation", metavar="TEXT", help="Activation between the layers [default: relu].")
 @click.option(
     "--embeddings", type=FILE, metavar="FILE", help=".npy file of rows to fit a linear head on."
 )

@@ -198,4 +198,10 @@ def _default(value: Any) -> str:
         return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(map(str, value))
-    return "" if value is None or value == {} else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        ""
+        if value is None or value == {}
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )

@@ -11,7 +11,7 @@ import numpy as np
 
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError, JobFailedError
-from stitchwork.supervisor.plan import how
+from stitchwork.supervisor.plan import describe_exit
 
 RUNNER: Final = Path(__file__).with_name("peer_script.py")
 LATENTIS: Final = "latentis-procrustes"
@@ -153,7 +153,7 @@ class Peer:
         lines = self._complaints.read_text(errors="replace").strip().splitlines()
         said = " / ".join(line.strip() for line in lines[-TOLD:])
         return JobFailedError(
-            f"{self.name} {how(self._process.wait())}: {said or 'it said nothing'}"
+            f"{self.name} {describe_exit(self._process.wait())}: {said or 'it said nothing'}"
         )
 
 

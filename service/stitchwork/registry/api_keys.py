@@ -103,7 +103,7 @@ def read_file(path: Path) -> list[ApiKey]:
         except (ValueError, ValidationError) as error:
             raise InvalidInputError(
                 f"key_file: {path}, line {number}: expected NAME SCOPE[,SCOPE] SHA256 [EXPIRY with "
-                "its zone], as `stitchwork keys declare` prints it"
+                "its zone], as `stitchwork api-keys declare` prints it"
             ) from error
     return found
 

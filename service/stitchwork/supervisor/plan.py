@@ -1,4 +1,4 @@
-"""What `stitchwork serve` is to run; the launcher hands it to the supervisor as one line."""
+"""The plan of `stitchwork serve`, which the launcher sends to the supervisor as one line."""
 
 import json
 import signal
@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    # The supervisor needs none of it, and starts in a third of the time without.
+    # The supervisor starts in a third of the time without it.
     from stitchwork.settings import Settings
 
 SERVER_SECONDS: Final = 60.0
 KILL_SECONDS: Final = 5.0
+PYTHON: Final = (sys.executable, "-P", "-m")
+"""Runs a module; without `-P`, modules in the working directory would hide installed ones."""
 
 
 @dataclass(frozen=True)
@@ -21,19 +23,19 @@ class Plan:
     """What to run, and how.
 
     Attributes:
-        host: Address the API listens on.
-        port: Port the API listens on; 0 takes a free one.
-        data_dir: Where the embedded registry lives.
-        apis: How many API processes share the address.
-        workers: How many workers run.
-        redis_url: A registry server of one's own; None embeds both servers.
-        queue_url: A queue server of one's own; None takes the registry server.
+        host: Address that the API listens on.
+        port: Port that the API listens on; 0 takes a free one.
+        data_dir: Folder of the embedded registry.
+        apis: Number of API processes, which share the address.
+        workers: Number of workers.
+        redis_url: An external registry server; None embeds both servers.
+        queue_url: An external queue server; None takes the registry server.
         max_queue_bytes: Memory of the embedded queue server.
-        env: Environment of API and workers, beyond the launcher's own.
+        env: Environment of API and workers, in addition to the launcher's.
         api_command: Starts an API; `--fd N`, a listening socket, is appended.
         worker_command: Starts a worker.
-        lock_seconds: How long to wait for a predecessor that still shuts down.
-        drain_seconds: How long API and workers may each finish what they have begun.
+        lock_seconds: How long to wait for a predecessor that is still shutting down.
+        drain_seconds: How long API and workers may each finish the requests in progress.
     """
 
     host: str = "127.0.0.1"
@@ -45,15 +47,15 @@ class Plan:
     queue_url: str | None = None
     max_queue_bytes: int = 1024 * 1024 * 1024
     env: Mapping[str, str] = field(default_factory=dict)
-    api_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "api")
-    worker_command: tuple[str, ...] = (sys.executable, "-m", "stitchwork", "worker")
+    api_command: tuple[str, ...] = (*PYTHON, "stitchwork", "api")
+    worker_command: tuple[str, ...] = (*PYTHON, "stitchwork", "worker")
     lock_seconds: float = 60.0
     drain_seconds: float = 40.0
 
     @classmethod
-    def of(cls, settings: "Settings") -> Self:
-        """The plan that follows from settings; children get each setting that was given."""
-        given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    def from_settings(cls, settings: "Settings") -> Self:
+        """The plan for settings; those that are set explicitly are passed on to the children."""
+        explicit = {name: getattr(settings, name) for name in settings.model_fields_set}
         return cls(
             host=settings.host,
             port=settings.port,
@@ -65,7 +67,7 @@ class Plan:
             max_queue_bytes=settings.embedded_queue_bytes,
             env={
                 f"STITCHWORK_{name.upper()}": _as_text(value)
-                for name, value in given.items()
+                for name, value in explicit.items()
                 if value is not None
             },
             drain_seconds=settings.drain_seconds + settings.request_timeout_seconds + 10.0,
@@ -97,10 +99,10 @@ def _as_text(value: object) -> str:
     raise TypeError(f"no environment variable can hold a {type(value).__name__}")
 
 
-def how(status: int) -> str:
+def describe_exit(status: int) -> str:
     """How a process with this exit status ended, as the rest of a sentence."""
     if status >= 0:
         return f"exited with {status}"
-    # Not every signal has a name of its own.
+    # Not every signal has a name.
     names = {signum.value: signum.name for signum in signal.Signals}
     return f"was killed by {names.get(-status, f'signal {-status}')}"

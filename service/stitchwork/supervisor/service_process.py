@@ -1,4 +1,4 @@
-"""The launcher's side of a running service: a handle on the supervisor."""
+"""The launcher's handle on a running service: its supervisor process, address and events."""
 
 import contextlib
 import http.client
@@ -10,32 +10,45 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from stitchwork.errors import UnavailableError
 from stitchwork.supervisor import embedded_servers
-from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, how
+from stitchwork.supervisor.plan import KILL_SECONDS, PYTHON, SERVER_SECONDS, Plan, describe_exit
 
-FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 0.5
+MIN_PAUSE: Final = 0.1
+MAX_PAUSE: Final = 0.5
 BACKLOG: Final = 2048
+POLL_HEADERS: Final = {"User-Agent": "stitchwork-supervisor"}
+"""By these the API recognizes readiness polls, which it does not log."""
+EVENT_MESSAGES: Final = {
+    "waiting": "waiting for another stitchwork to release the data directory",
+    "locked": "starting the servers",
+    "loading": "waiting for the registry to load its data",
+}
+"""What the launcher waits for after an event."""
 
 Event = dict[str, Any]
+Report = Callable[[str | None], None]
 
 
 class HasFileno(Protocol):
-    """What can be waited for."""
+    """A file or socket that a selector can wait for."""
 
     def fileno(self) -> int:
-        """Its descriptor."""
+        """Its file descriptor."""
 
 
 class ServiceProcess:
-    """A supervisor and what it runs; stops it all when left as a context. For one thread.
+    """A supervisor and its children; leaving the context stops them. Not thread-safe.
+
+    Args:
+        plan: What to run.
 
     Attributes:
-        url: Where the API answers.
+        url: Address of the API.
         pid: The supervisor's process, whose session and group its children share.
         redis_url: The registry server.
         queue_url: The queue server, where it is another.
@@ -48,20 +61,20 @@ class ServiceProcess:
         self._plan = plan
         self.redis_url, self.queue_url = plan.redis_url, plan.queue_url
         self._pids: dict[str, int] = {}
-        self._heard = b""
-        self._asked = 0
+        self._buffer = b""
+        self._stop_requests = 0
         self._code: int | None = None
-        self._trouble = ""
-        self._runtime = ""
+        self._last_death = ""
+        self._runtime_dir = ""
         with listen(plan.host, plan.port) as listener:
             self._address = _reachable(listener)
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "stitchwork.supervisor.supervisor", str(listener.fileno())],
+                [*PYTHON, "stitchwork.supervisor.supervisor", str(listener.fileno())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=(listener.fileno(),),
-                # Ctrl-C in a terminal is the launcher's to hear, and to pass on once.
+                # The launcher handles Ctrl-C in a terminal, and passes it on once.
                 start_new_session=True,
             )
         assert self._process.stdin is not None  # noqa: S101
@@ -70,8 +83,8 @@ class ServiceProcess:
         host, port = self._address
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self.pid = self._process.pid
-        # Not on the command line, where everyone could read the passwords in it.
-        self._tell(plan.to_json())
+        # Not on the command line, where every user could read the passwords in it.
+        self._send(plan.to_json())
 
     def __enter__(self) -> Self:
         return self
@@ -85,9 +98,9 @@ class ServiceProcess:
         self.stop()
 
     @property
-    def asked(self) -> bool:
-        """Whether anyone asked it to stop."""
-        return self._asked > 0
+    def stop_requested(self) -> bool:
+        """Whether `request_stop` was called."""
+        return self._stop_requests > 0
 
     @property
     def pids(self) -> dict[str, int]:
@@ -96,41 +109,47 @@ class ServiceProcess:
             continue
         return dict(self._pids)
 
-    def await_ready(self, timeout: float) -> None:
-        """Return once the API answers and, if there are to be workers, one of them is alive.
+    def await_ready(self, timeout: float, report: Report = lambda message: None) -> None:
+        """Wait until the API answers and, unless there are to be none, a worker is alive.
 
         Args:
             timeout: Seconds without progress after which to give up; a server that reads a long
                 append-only file makes progress.
+            report: Called with what is waited for.
 
         Raises:
-            UnavailableError: If it does not come up, or is stopped meanwhile; the message says why.
+            UnavailableError: If it does not get ready, or is stopped; the message has the reason.
         """
-        # The first event tells that a predecessor, if any, has let go of the data directory.
+        # The first event means that a predecessor, if any, has released the data directory.
         kind, patience = "", timeout + self._plan.lock_seconds
         while kind != "running":
             event = self.next_event(patience)
             if event is None:
                 raise UnavailableError(
-                    f"the servers made no progress in {patience:g} s{self._trouble}"
+                    f"the servers made no progress in {patience:g} s{self._last_death}"
                 )
-            kind, patience = self._still_up(event)["event"], timeout
+            kind = self._raise_if_ended(event)["event"]
+            patience = patience if kind == "waiting" else timeout
+            if kind in EVENT_MESSAGES:
+                report(EVENT_MESSAGES[kind])
         deadline = time.monotonic() + timeout
+        report("waiting for the API")
         self._await_health("/health/live", deadline)
         if self._plan.workers:
+            report("waiting for a worker")
             self._await_health("/health/ready", deadline)
-        self._tell("ready")
+        self._send("ready")
 
     def next_event(self, timeout: float | None) -> Event | None:
         """The supervisor's next event.
 
         Returns:
-            An object with the key `event`: `locked`, `loading`, `running`, `started` and `died`
-            with `child` and `pid`, the latter with `reason` and `pause`, the seconds until it
-            starts again; or `ended`, after which nothing comes. None if nothing came in time.
+            An object with the key `event`: `waiting`, `locked`, `loading`, `running`, `started` and
+            `died` with `child` and `pid`, the latter with `reason` and `pause`, the seconds until
+            it starts again; or `ended`, the last one. None if nothing came in time.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        while b"\n" not in self._heard:
+        while b"\n" not in self._buffer:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             piece = b""
             if self._code is None:
@@ -139,16 +158,16 @@ class ServiceProcess:
                 piece = os.read(self._events.fileno(), 65_536)
             if not piece:
                 return {"event": "ended", "code": self._code, "reason": "the supervisor died"}
-            self._heard += piece
-        line, _, self._heard = self._heard.partition(b"\n")
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
         event: Event = json.loads(line)
-        self._note(event)
+        self._apply(event)
         return event
 
-    def ask(self) -> None:
-        """Ask it to stop, without waiting; asked again, it drops what API and workers still do."""
-        self._asked += 1
-        self._tell("stop" if self._asked == 1 else "hasten")
+    def request_stop(self) -> None:
+        """Request a stop without waiting; a second request drops the work in progress."""
+        self._stop_requests += 1
+        self._send("stop" if self._stop_requests == 1 else "hurry")
 
     def stop(self) -> int:
         """Stop everything in order and wait for it.
@@ -157,13 +176,13 @@ class ServiceProcess:
             0 if all ended in order, else another number.
         """
         if self._code is None:
-            if not self._asked:
-                self.ask()
+            if not self._stop_requests:
+                self.request_stop()
             self._finish(2 * (self._plan.drain_seconds + SERVER_SECONDS + 2 * KILL_SECONDS))
         return self._code or 0
 
     def wait(self) -> int:
-        """Wait until it ends, by `ask` or of itself.
+        """Wait until it ends, on request or by itself.
 
         Returns:
             0 if all ended in order, else another number.
@@ -173,58 +192,58 @@ class ServiceProcess:
         return self._code or 0
 
     def _finish(self, timeout: float | None) -> None:
-        ended: Event | None = {"event": ""}
-        while ended is not None and ended["event"] != "ended":
-            ended = self.next_event(timeout)
-        if ended is None:
-            _say("the supervisor does not end; killing it")
-        if ended is None or ended["code"] is None:
-            # On Linux its children die with it; on macOS (untested here) nothing else tells them.
-            # While it has not been waited for, no other group can have its number.
+        event: Event | None = {"event": ""}
+        while event is not None and event["event"] != "ended":
+            event = self.next_event(timeout)
+        if event is None:
+            _log("the supervisor does not end; killing it")
+        if event is None or event["code"] is None:
+            # On Linux its children die with it; on macOS (untested) nothing else ends them.
+            # Until it has been waited for, no other group can have its number.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGTERM)
             self._process.kill()
-            embedded_servers.remove_runtime_dir(self._runtime)
+            embedded_servers.remove_runtime_dir(self._runtime_dir)
         status = self._process.wait(KILL_SECONDS)
         if status < 0:
-            _say(f"the supervisor {how(status)}")
+            _log(f"the supervisor {describe_exit(status)}")
         self._pids.clear()
-        # Before the pipes are closed, for a signal's handler may want to write to one.
+        # Before the pipes are closed, since a signal handler may write to one.
         self._code = status if status >= 0 else 1
         self._control.close()
         self._events.close()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._code is not None:
             return
-        # If it is gone there is nobody to tell; the end of its events says so to whoever waits.
+        # Where the supervisor is gone, the end of its events says so.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._control.fileno(), line.encode() + b"\n")
 
-    def _note(self, event: Event) -> None:
+    def _apply(self, event: Event) -> None:
         match event["event"]:
             case "locked":
-                self._runtime = event["runtime"]
+                self._runtime_dir = event["runtime"]
             case "running":
                 self.redis_url, self.queue_url = event["redis_url"], event["queue_url"]
             case "started":
                 self._pids[event["child"]] = event["pid"]
             case "died":
                 self._pids.pop(event["child"], None)
-                self._trouble = f": {event['reason']}"
+                self._last_death = f": {event['reason']}"
 
-    def _still_up(self, event: Event) -> Event:
+    def _raise_if_ended(self, event: Event) -> Event:
         if event["event"] == "ended":
             raise UnavailableError(event["reason"] or "stopped before it was ready")
         return event
 
     def _await_health(self, path: str, deadline: float) -> None:
-        answer, pause = "no answer", FIRST_PAUSE
+        answer, pause = "no answer", MIN_PAUSE
         while (left := deadline - time.monotonic()) > 0:
             connection = http.client.HTTPConnection(*self._address, timeout=left)
             try:
-                connection.request("GET", path)
-                self._await_answer(connection.sock, deadline)
+                connection.request("GET", path, headers=POLL_HEADERS)
+                self._await_response(connection.sock, deadline)
                 response = connection.getresponse()
                 if response.status == 200:
                     return
@@ -236,24 +255,24 @@ class ServiceProcess:
             finally:
                 connection.close()
             if (event := self.next_event(pause)) is not None:
-                self._still_up(event)
-            pause = min(1.5 * pause, LONGEST_PAUSE)
-        raise UnavailableError(f"{self.url}{path} is not well, it says: {answer}{self._trouble}")
+                self._raise_if_ended(event)
+            pause = min(1.5 * pause, MAX_PAUSE)
+        raise UnavailableError(f"{self.url}{path} is not healthy: {answer}{self._last_death}")
 
-    def _await_answer(self, connection: socket.socket, deadline: float) -> None:
+    def _await_response(self, connection: socket.socket, deadline: float) -> None:
         # The socket listens from the first moment on, so the request waits in it for the API,
-        # and the first answer comes the moment there is one.
+        # and the response comes as soon as there is one.
         while (left := deadline - time.monotonic()) > 0:
             ready = _readable(left, connection, self._events)
             if connection in ready:
                 return
             if ready and (event := self.next_event(0.0)) is not None:
-                self._still_up(event)
+                self._raise_if_ended(event)
         raise TimeoutError
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that what hinders it shows at once.
+    """A socket that listens already, so that an obstacle shows at once.
 
     Raises:
         UnavailableError: If it cannot listen there.
@@ -262,10 +281,10 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
-        why = error.strerror or error
-        raise UnavailableError(f"cannot listen on {host}, port {port}: {why}") from error
-    # Connections inherit it. Whoever takes a listening socket over by its number cannot always
-    # tell that it speaks TCP, leaves Nagle's algorithm on, and each answer takes 40 ms longer.
+        reason = error.strerror or error
+        raise UnavailableError(f"cannot listen on {host}, port {port}: {reason}") from error
+    # Connections inherit it. A server that takes over a listening socket by its number cannot
+    # always see that it is TCP, leaves Nagle's algorithm on, and each response takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -282,5 +301,5 @@ def _readable(seconds: float | None, *files: HasFileno) -> list[HasFileno]:
         return [key.data for key, _ in selector.select(seconds)]
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(f"stitchwork: {message}", file=sys.stderr, flush=True)  # noqa: T201

@@ -1,8 +1,8 @@
-"""The supervisor: starts the servers, workers and API, restarts what dies, ends all in order.
+"""The supervisor: starts servers, workers and API, restarts what dies, stops all in order.
 
-It runs as a process of its own (`-m stitchwork.supervisor.supervisor FD`), reads its plan and then
-single words from the control pipe on its standard input, and writes events as JSON lines to
-its standard output. The end of the control pipe means the launcher is gone, and is an order to
+It runs as a separate process (`-m stitchwork.supervisor.supervisor FD`), reads its plan and then
+single words from the control pipe on its standard input, and writes events as JSON lines to its
+standard output. The end of the control pipe means that the launcher is gone, and is an order to
 stop like any other.
 """
 
@@ -23,34 +23,35 @@ from typing import Any, Final
 from stitchwork.errors import UnavailableError
 from stitchwork.supervisor import embedded_servers
 from stitchwork.supervisor.child import Child
-from stitchwork.supervisor.control_pipe import Control
-from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, how
+from stitchwork.supervisor.control_pipe import ControlPipe
+from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, describe_exit
 
 LOADING_SECONDS: Final = 600.0
-STEADY_SECONDS: Final = 10.0
-FIRST_PAUSE: Final = 0.1
-LONGEST_PAUSE: Final = 5.0
+STABLE_SECONDS: Final = 10.0
+"""A child that lives longer starts with a fresh count of failures."""
+MIN_PAUSE: Final = 0.1
+MAX_PAUSE: Final = 5.0
 START_ATTEMPTS: Final = 3
 WRONG_SETTING: Final = 2
 
 
-class _Stopped(Exception):
-    """Told to stop while still starting."""
+class _StopRequestedError(Exception):
+    """A stop was requested during the start."""
 
 
 class Supervisor:
-    """Runs one plan, from its single thread; see the module."""
+    """Runs one plan in a single thread; see the module."""
 
-    def __init__(self, plan: Plan, control: Control, events: int, listener: socket.socket):
+    def __init__(self, plan: Plan, control: ControlPipe, events: int, listener: socket.socket):
         self._plan = plan
         self._control = control
         self._events = events
         self._listener = listener
         self._children: list[Child] = []
-        self._ready = self._stopping = self._hastened = self._forced = False
+        self._ready = self._stopping = self._in_hurry = self._killed = False
 
     def run(self) -> int:
-        """Start, watch and end everything.
+        """Start, watch and stop everything.
 
         Returns:
             The exit code: 0 if everything ended in order.
@@ -62,11 +63,11 @@ class Supervisor:
                 while not self._stopping:
                     self._wait(self._next_start())
                     self._start_due()
-        except _Stopped:
+        except _StopRequestedError:
             pass
         except (OSError, UnavailableError) as error:
             code, reason = 1, str(error)
-        code = code or int(self._forced)
+        code = code or int(self._killed)
         self._report("ended", code=code, reason=reason)
         return code
 
@@ -86,23 +87,24 @@ class Supervisor:
         kill, fd = signal.SIGKILL, self._listener.fileno()
         for number in range(1, plan.workers + 1):
             name = f"worker-{number}"
-            own = env | _figures(runtime, name) | {"STITCHWORK_WORKER_INDEX": str(number - 1)}
+            own = env | _metrics_file(runtime, name) | {"STITCHWORK_WORKER_INDEX": str(number - 1)}
             self._launch(Child(name, plan.worker_command, own, kill, START_ATTEMPTS))
         command = (*plan.api_command, "--fd", str(fd))
         for number in range(1, plan.apis + 1):
-            # They accept from one socket, so that a client never meets the gap a dead one leaves.
+            # They share one socket, so that no client is refused while one of them restarts.
             name = "api" if number == 1 else f"api-{number}"
-            own = env | _figures(runtime, name)
-            self._launch(Child(name, command, own, kill, START_ATTEMPTS, keep=(fd,)))
+            own = env | _metrics_file(runtime, name)
+            self._launch(Child(name, command, own, kill, START_ATTEMPTS, inherited_fds=(fd,)))
         self._report("running", redis_url=redis_url, queue_url=queue_url)
 
     def _embed(self, stack: contextlib.ExitStack) -> tuple[Path, str, str]:
-        """Start both servers; they end, and let go of the lock, when the stack is left."""
+        """Start both servers; they end, and release the lock, when the stack is left."""
         plan = self._plan
         program = str(embedded_servers.binary())
         lock = stack.enter_context(embedded_servers.open_lock(plan.data_dir))
         if not embedded_servers.try_lock(lock):
-            _say(f"waiting for another stitchwork to leave {plan.data_dir}")
+            _log(f"waiting for another stitchwork to release {plan.data_dir}")
+            self._report("waiting")
         if not self._until(partial(embedded_servers.try_lock, lock), plan.lock_seconds):
             raise UnavailableError(f"another stitchwork uses this data directory: {plan.data_dir}")
         runtime = stack.enter_context(embedded_servers.runtime_dir(lock))
@@ -114,15 +116,15 @@ class Supervisor:
             home.mkdir(mode=0o700, exist_ok=True)
             path = embedded_servers.socket_in(runtime, name)
             command = (program, *embedded_servers.options(name, home, path, plan.max_queue_bytes))
-            env, keep, attempts = dict(os.environ), (lock.fileno(),), 1
+            env, inherited, attempts = dict(os.environ), (lock.fileno(),), 1
             self._launch(
-                Child(name, command, env, signal.SIGTERM, attempts, keep, home / "valkey.log")
+                Child(name, command, env, signal.SIGTERM, attempts, inherited, home / "valkey.log")
             )
             sockets.append(path)
         for path in sockets:
             if not self._until(partial(self._answers, path), LOADING_SECONDS):
                 raise UnavailableError(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
-        redis_url, queue_url = map(embedded_servers.url_of, sockets)
+        redis_url, queue_url = map(embedded_servers.socket_url, sockets)
         return runtime, redis_url, queue_url
 
     def _answers(self, path: Path) -> bool:
@@ -136,121 +138,125 @@ class Supervisor:
         self._report("started", child=child.name, pid=child.start())
 
     def _next_start(self) -> float | None:
-        dues = [child.due for child in self._children if child.due is not None]
-        return max(0.0, min(dues) - time.monotonic()) if dues else None
+        times = [child.restart_at for child in self._children if child.restart_at is not None]
+        return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _start_due(self) -> None:
         for child in self._children:
-            if self._stopping or child.due is None or child.due > time.monotonic():
+            is_due = child.restart_at is not None and child.restart_at <= time.monotonic()
+            if self._stopping or not is_due:
                 continue
             try:
                 self._report("started", child=child.name, pid=child.start())
             except OSError as error:
-                # Short of memory or processes: it may be better later, so it counts as a death.
-                pause = self._put_off(child)
-                _say(f"{child.name} does not start: {error}; tries again in {pause:.1f} s")
+                # Memory or processes may be free later, so it counts as a death.
+                pause = self._schedule(child)
+                _log(f"{child.name} does not start: {error}; next attempt in {pause:.1f} s")
 
     def _until(self, done: Callable[[], bool], seconds: float) -> bool:
-        """Ask again and again, for what no event tells, and heed what happens meanwhile."""
+        """Poll a condition that has no event, and handle orders and deaths in the meantime."""
         deadline, pause = time.monotonic() + seconds, 0.01
         while not done():
             if time.monotonic() >= deadline:
                 return False
             self._wait(pause)
             if self._stopping:
-                raise _Stopped
+                raise _StopRequestedError
             pause = min(2 * pause, 0.1)
         return True
 
     def _wait(self, seconds: float | None) -> None:
-        """Wait for an order or a death, at most so long, and take note of it."""
+        """Wait for an order or a death for a bounded time, and record it."""
         for word in self._control.wait(seconds):
             self._ready |= word == "ready"
-            self._hastened |= word == "hasten"
+            self._in_hurry |= word == "hurry"
             self._stopping |= word == "stop"
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
-                self._bury(child, child.process)
+                self._handle_death(child, child.process)
 
-    def _bury(self, child: Child, process: subprocess.Popen[bytes]) -> None:
+    def _handle_death(self, child: Child, process: subprocess.Popen[bytes]) -> None:
         child.process = None
-        ending = f"{child.name} (process {process.pid}) {how(process.returncode)}"
+        ending = f"{child.name} (process {process.pid}) {describe_exit(process.returncode)}"
         if self._stopping:
-            # A child that was still starting has no handler yet, and dies of the SIGTERM.
+            # A child that is still starting has no handler yet, and dies of SIGTERM.
             if process.returncode not in (0, -signal.SIGTERM, -signal.SIGKILL):
-                _say(ending)
+                _log(ending)
             return
-        told = "what it said is on standard error"
+        output = "its output is on standard error"
         if child.log is not None:
-            told = embedded_servers.tail(child.log)
-        reason = f"{ending}; {told}"
-        pause = self._put_off(child)
-        hopeless = process.returncode == WRONG_SETTING or child.failures >= child.attempts
-        if hopeless and not self._ready:
+            output = embedded_servers.tail(child.log)
+        reason = f"{ending}; {output}"
+        pause = self._schedule(child)
+        is_final = process.returncode == WRONG_SETTING or child.failures >= child.attempts
+        if is_final and not self._ready:
             raise UnavailableError(reason)
-        _say(f"{ending}; starts again in {pause:.1f} s")
+        _log(f"{ending}; starts again in {pause:.1f} s")
         self._report("died", child=child.name, pid=process.pid, reason=reason, pause=pause)
 
-    def _put_off(self, child: Child) -> float:
-        lived = time.monotonic() - child.born
-        child.failures = 1 if lived > STEADY_SECONDS else child.failures + 1
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(child.failures - 1, 10))
-        child.due = time.monotonic() + pause
+    def _schedule(self, child: Child) -> float:
+        """Schedule the next start of a child that died; returns the seconds until then."""
+        lived = time.monotonic() - child.started_at
+        child.failures = 1 if lived > STABLE_SECONDS else child.failures + 1
+        pause = min(MAX_PAUSE, MIN_PAUSE * 2.0 ** min(child.failures - 1, 10))
+        child.restart_at = time.monotonic() + pause
         return pause
 
     def _shut_down(self) -> None:
         self._stopping = True
-        # From here on new clients are refused, not left waiting for an API that will not come.
+        # From now on new clients are refused, rather than left waiting for an API.
         self._listener.close()
         for prefix in ("api", "worker-", embedded_servers.QUEUE, embedded_servers.REGISTRY):
-            self._end([child for child in self._children if child.name.startswith(prefix)])
+            self._stop([child for child in self._children if child.name.startswith(prefix)])
 
-    def _end(self, children: Sequence[Child]) -> None:
+    def _stop(self, children: Sequence[Child]) -> None:
         for child in children:
             if child.process is not None:
                 child.process.terminate()
-        # Whoever is in a hurry gives up what was being answered, never what was promised to last.
-        servants = all(child.log is None for child in children)
-        seconds = self._plan.drain_seconds if servants else SERVER_SECONDS
-        self._await_end(children, seconds, hurried=lambda: servants and self._hastened)
+        # A hurry drops requests in progress, never data that a server has promised to store.
+        may_hurry = all(child.log is None for child in children)
+        seconds = self._plan.drain_seconds if may_hurry else SERVER_SECONDS
+        self._await_exit(children, seconds, in_hurry=lambda: may_hurry and self._in_hurry)
         for child in children:
             if child.process is not None:
-                self._forced |= not self._hastened
-                _say(f"{child.name} (process {child.process.pid}) is killed before it ended")
+                self._killed |= not self._in_hurry
+                _log(
+                    f"{child.name} (process {child.process.pid}) did not end in time and is killed"
+                )
                 child.process.kill()
-        self._await_end(children, KILL_SECONDS, hurried=lambda: False)
+        self._await_exit(children, KILL_SECONDS, in_hurry=lambda: False)
 
-    def _await_end(
-        self, children: Sequence[Child], seconds: float, hurried: Callable[[], bool]
+    def _await_exit(
+        self, children: Sequence[Child], seconds: float, in_hurry: Callable[[], bool]
     ) -> None:
         deadline = time.monotonic() + seconds
-        while any(child.process is not None for child in children) and not hurried():
+        while any(child.process is not None for child in children) and not in_hurry():
             if (left := deadline - time.monotonic()) <= 0:
                 return
             self._wait(left)
 
     def _report(self, event: str, **fields: Any) -> None:
         line = json.dumps({"event": event} | fields) + "\n"
-        # Nobody reads any more, or nobody has for a long time; either way it must not hold us up.
+        # The launcher is gone, or has not read for a long time; neither may block the supervisor.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self._events, line.encode())
 
 
-def _figures(folder: Path, name: str) -> dict[str, str]:
-    """Any API answers on the one address, so each must find the figures of all children."""
+def _metrics_file(folder: Path, name: str) -> dict[str, str]:
+    """The setting of a child's metrics file: each API reports the metrics of all children."""
     return {"STITCHWORK_METRICS_FILE": str(folder / name)}
 
 
-def _say(message: str) -> None:
-    # A terminal that is gone or a reader that hangs must not keep the children from their end.
+def _log(message: str) -> None:
+    # A closed terminal or a blocked reader must not keep the children from ending.
     with contextlib.suppress(OSError):
         if select.select([], [sys.stderr], [], 0)[1]:
             os.write(sys.stderr.fileno(), f"stitchwork: {message}\n".encode())
 
 
 def main() -> int:
-    """Run the plan that comes on the control pipe; returns the exit code."""
-    control = Control(sys.stdin.fileno())
+    """Run the plan that the control pipe begins with; returns the exit code."""
+    control = ControlPipe(sys.stdin.fileno())
     plan = control.read_plan()
     if plan is None:
         return 0

@@ -20,7 +20,6 @@ from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.middleware.auth import ADMIN, INFER, READ, required_scopes
 from stitchwork.bootstrap.api import api_parts
-from stitchwork.cli import api_keys
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
@@ -358,51 +357,6 @@ def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     assert sample_value(metrics, "rate_unchecked_requests_total") == 3
 
 
-def test_keys_by_the_command(
-    registry_server: RedisClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["add", "me", "--scope", "read", "--scope", "infer", "--days", "2", "--limit", "9/day"]
-    command = [
-        sys.executable,
-        "-m",
-        "stitchwork",
-        "keys",
-        *words,
-        "--redis-url",
-        registry_server.url,
-    ]
-    made = subprocess.run(command, capture_output=True, text=True, check=True)
-    keys = ApiKeyRepository(registry_server)
-    (kept,) = keys.list()
-    assert kept.digest == stored.digest(made.stdout.strip())
-    assert (kept.scopes, kept.limit) == ((READ, INFER), "9/day")
-    assert kept.expires
-    assert api_keys.show(keys, as_json=True) == 0
-    shown = capsys.readouterr().out
-    assert '"name": "me"' in shown
-    assert kept.digest not in shown
-    with pytest.raises(ConflictError, match="last key"):
-        api_keys.remove(keys, "me", last=False)
-    assert api_keys.add(keys, "you", ["admin"], None, None) == 0
-    assert api_keys.remove(keys, "me", last=False) == 0
-    with pytest.raises(InvalidInputError, match="100/minute"):
-        api_keys.add(keys, "often", ["admin"], None, "often")
-    with pytest.raises(InvalidInputError, match="--scope"):
-        api_keys.add(keys, "nothing", [], None, None)
-
-
-def test_what_declare_prints_is_a_key_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert api_keys.declare("me", ["read", "infer"], 1.0) == 0
-    told = capsys.readouterr()
-    file = tmp_path / "keys"
-    file.write_text(told.out)
-    (kept,) = stored.read_file(file)
-    assert kept.digest == stored.digest(told.err.strip())
-    assert (kept.name, kept.scopes, kept.expired) == ("me", (READ, INFER), False)
-
-
 def test_names_are_taken_once(registry_server: RedisClient) -> None:
     keys = ApiKeyRepository(registry_server)
     keys.add(stored.new("a", [READ])[1])
@@ -455,7 +409,7 @@ def test_a_key_file_guards_a_public_address(tmp_path: Path) -> None:
 
 def test_serve_on_a_public_address_says_at_once_that_it_needs_a_key(tmp_path: Path) -> None:
     words = ("--host", "0.0.0.0", "--port", "0", "--workers", "0", "--data-dir", str(tmp_path))  # noqa: S104
-    command = [sys.executable, "-m", "stitchwork", "serve", *words]
+    command = [sys.executable, "-P", "-m", "stitchwork", "serve", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "can be reached by others and no key guards it" in done.stderr

@@ -12,7 +12,7 @@ from stitchwork.client import AsyncStitchwork, Floats, Stitchwork
 from stitchwork.client.chunks import Limits, item_parts, json_item
 from stitchwork.errors import InputTooLargeError, InvalidInputError, VersionMismatchError
 from tests.conftest import Pair, make_pair
-from tests.integration.client.conftest import MOST_ROWS
+from tests.integration.client.conftest import MAX_ROWS
 
 AT_MEAN = 1207
 
@@ -26,7 +26,7 @@ def client(url: str) -> Iterator[Stitchwork]:
 @pytest.fixture(scope="module")
 def rows(pair: Pair) -> Floats:
     """Four parts of rows; one of them stands at the mean of its space."""
-    found: Floats = make_pair(k=2, n=3 * MOST_ROWS + 1, seed=3).x
+    found: Floats = make_pair(k=2, n=3 * MAX_ROWS + 1, seed=3).x
     found[AT_MEAN] = pair.x_anchors.astype(np.float64).mean(axis=0)
     return found
 

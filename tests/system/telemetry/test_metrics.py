@@ -131,7 +131,15 @@ def test_tracing_without_its_packages_fails_with_one_sentence() -> None:
 
 def test_a_metrics_port_in_use_fails_with_one_sentence(twins: ServiceProcess) -> None:
     port = httpx.URL(twins.url).port
-    command = [sys.executable, "-m", "stitchwork", "worker", "--worker-metrics-port", str(port)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "stitchwork",
+        "worker",
+        "--worker-metrics-port",
+        str(port),
+    ]
     env = os.environ | {
         "STITCHWORK_REDIS_URL": twins.redis_url or "",
         "STITCHWORK_QUEUE_URL": twins.queue_url or "",

