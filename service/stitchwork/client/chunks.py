@@ -54,7 +54,7 @@ class Limits(NamedTuple):
     def of(cls, info: Mapping[str, Any]) -> "Limits":
         """From what `/info` says."""
         told = info["limits"]
-        return cls(told["max_rows"], told["max_items"], told["max_body_bytes"])
+        return cls(int(told["max_rows"]), int(told["max_items"]), int(told["max_body_bytes"]))
 
 
 def as_rows(value: Any) -> Rows:

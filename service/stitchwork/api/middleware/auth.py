@@ -39,8 +39,8 @@ EVERYONE: Final[tuple[KeyScope, ...]] = ()
 SCHEME: Final = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key of `stitchwork api-keys add`, where any is set. Scopes: `read` sees what is "
-    "registered, `infer` uses it, `admin` does everything.",
+    "description": "A key of `stitchwork api-keys add`, where any is set. Scopes: `read` sees what "
+    "is registered, `infer` uses it, `admin` does everything.",
 }
 
 
@@ -242,8 +242,8 @@ def check_keys(ring: ApiKeyCache, host: str) -> None:
     if empty and ring.must:
         raise AuthenticationError(
             f"host {host} can be reached by others and no key guards it; set one while the service "
-            "is on loopback (`stitchwork api-keys add`) or by key_file (STITCHWORK_KEY_FILE), or allow "
-            "it by allow_public (STITCHWORK_ALLOW_PUBLIC=true)"
+            "is on loopback (`stitchwork api-keys add`) or by key_file (STITCHWORK_KEY_FILE), or "
+            "allow it by allow_public (STITCHWORK_ALLOW_PUBLIC=true)"
         )
     if empty:
         log.warning(

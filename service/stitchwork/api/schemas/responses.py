@@ -191,7 +191,7 @@ class InfoResponse(ResponseModel):
     bridges: list[str]
     default_bridge: BridgeName
     media_types: list[str]
-    limits: dict[str, float | dict[str, str]] = Field(
+    limits: dict[str, int | float | dict[str, str]] = Field(
         description="Limits by the names of their settings."
     )
     durability: str = Field(description="What a 201 of a registration guarantees.")
