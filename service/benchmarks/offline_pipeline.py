@@ -43,7 +43,9 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     # Anew, so that it takes every batch size as it is told to.
     batcher = Batcher(found.encoder)
     place = catalog.to_device
-    through = Translator(registry, inverses, 1 << 30, place).way(source, target, DEFAULT_BRIDGE)
+    through = Translator(registry, inverses, 1 << 30, place).pair_map(
+        source, target, DEFAULT_BRIDGE
+    )
     classifier = ClassifierCache(registry, place=place).get(scoring)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)

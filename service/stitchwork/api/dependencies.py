@@ -18,7 +18,7 @@ from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
 from stitchwork.inference.inverse_cache import InverseCache
-from stitchwork.inference.translator import ClassifierCache, Translator
+from stitchwork.inference.pipeline import Pipeline
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_keys import ApiKeyCache
@@ -35,6 +35,7 @@ class AppState:
     """What the routes of one API process share.
 
     Attributes:
+        pipeline: Inference, from ids to predictions.
         limits: Limits of one request.
         service_limits: Limits of the whole service by the names of their settings, as
             `/info` lists them.
@@ -45,8 +46,7 @@ class AppState:
 
     registry: Registry
     inverses: InverseCache
-    translator: Translator
-    classifiers: ClassifierCache
+    pipeline: Pipeline
     producer: Producer
     limits: RequestLimits
     service_limits: Mapping[str, Any]

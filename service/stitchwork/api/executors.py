@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 COMPUTE_THREADS: Final = 8
 MAX_TASKS: Final = 128
+INLINE_VALUES: Final = 4_096
+"""Numbers that are processed on the event loop: a fraction of a millisecond."""
 MAX_COMPARISONS: Final = 16
 """Comparisons of spaces that may wait; one runs at a time, beside translations."""
 
@@ -69,6 +71,20 @@ class BoundedExecutor:
                 f"no result within {seconds:g} seconds (request_timeout_seconds, or less by "
                 "X-Request-Timeout)"
             ) from error
+
+    async def finish(self, function: Callable[[], T], values: int) -> T:
+        """Run the last step of a request: on the event loop if it is small, else in a thread.
+
+        Unlike `run` it never refuses: the request has been accepted, and its work is done but for
+        this.
+
+        Args:
+            function: Arithmetic on arrays, or rendering of a response.
+            values: Numbers that it processes.
+        """
+        if values <= INLINE_VALUES:
+            return function()
+        return await asyncio.wrap_future(self._pool.submit(copy_context().run, function))
 
     def close(self) -> None:
         """Cancel the tasks that wait for a thread, and accept no more."""

@@ -11,6 +11,7 @@ from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.bootstrap.shared import registry_on, servers, telemetry
 from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
@@ -39,8 +40,16 @@ def api_parts(settings: Settings) -> AppState:
     return AppState(
         registry=registry,
         inverses=inverses,
-        translator=Translator(registry, inverses, settings.map_cache_bytes, metrics=seen.metrics),
-        classifiers=ClassifierCache(registry, metrics=seen.metrics),
+        pipeline=Pipeline(
+            registry=registry,
+            translator=Translator(
+                registry, inverses, settings.map_cache_bytes, metrics=seen.metrics
+            ),
+            classifiers=ClassifierCache(registry, metrics=seen.metrics),
+            producer=producer,
+            telemetry=seen,
+            items_per_job=settings.items_per_job,
+        ),
         producer=producer,
         limits=_request_limits(settings),
         service_limits=settings.limits(),

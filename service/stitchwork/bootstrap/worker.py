@@ -13,6 +13,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import REGISTRATION_STREAM
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
 
@@ -51,11 +52,13 @@ def worker(settings: Settings) -> Any:
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     import torch
 
-    from stitchwork.models.encoder_cache import EncoderCache
+    from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
     from stitchwork.queue.consumer import Consumer
     from stitchwork.queue.worker_registry import Heartbeat
+    from stitchwork.worker.batch_runner import BatchRunner
     from stitchwork.worker.encoder_check import EncoderChecker
-    from stitchwork.worker.loop import Worker, describe, load, patience
+    from stitchwork.worker.loop import LOAD_SECONDS, Worker
+    from stitchwork.worker.placement import describe, patience
     from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
 
     registry_server, queue_server = servers(settings)
@@ -125,24 +128,31 @@ def worker(settings: Settings) -> Any:
         on_hang=end,
         telemetry=seen,
     )
+
+    def load(spec: EncoderSpec) -> LoadedEncoder:
+        """A loaded encoder; the lease of the current jobs is extended while it loads."""
+        consumer.leases.progress(LOAD_SECONDS)
+        loaded = catalog.get(spec)
+        consumer.leases.progress()
+        return loaded
+
     upkeep = RegistrationRunner(
         registry,
         fits,
         translator,
         catalog,
-        partial(load, catalog, consumer.leases),
+        load,
         items_per_batch=items_per_batch,
         chunk_items=settings.items_per_job,
     )
-    heads = ClassifierCache(registry, place=catalog.to_device, metrics=seen.metrics)
-    return Worker(
-        consumer,
-        presence,
-        upkeep,
-        translator,
-        heads,
+    runner = BatchRunner(
+        consumer.leases,
+        load,
         catalog,
         verifier,
+        translator,
+        ClassifierCache(registry, place=catalog.to_device, metrics=seen.metrics),
         items_per_batch=items_per_batch,
         telemetry=seen,
     )
+    return Worker(consumer, presence, upkeep, runner, seen)

@@ -1,7 +1,8 @@
-"""Derived, and may vanish: the pseudo-inverse of each space, on the queue server.
+"""Inverses of spaces on the queue server: derived, cached, computed again when lost.
 
-Computed from one space alone, N for N spaces. A missing or damaged one is computed again, once
-however many ask: callers of one process share the computation, processes share a lock.
+Each is computed from one space alone, so N spaces need N inverses. A missing or damaged one is
+computed once however many ask: callers of one process share the computation, processes share a
+lock.
 """
 
 import logging
@@ -23,26 +24,26 @@ log = logging.getLogger(__name__)
 CACHED_SECONDS: Final = 7 * 24 * 3600
 """A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
 LOCK_SECONDS: Final = 120
-"""A lock whose holder died is free again after this. Only fits of the largest sets take longer, and
-are then computed by each process that asks."""
+"""A lock whose holder died is free again after this. Only fits of the largest sets take longer;
+each process that asks then computes them itself."""
 
 
 class InverseCache:
-    """Inverses of spaces: cached, shared, recomputed at need.
+    """Inverses of spaces: cached, shared, recomputed when missing.
 
     Args:
         server: The queue server.
         threads: Inverses that this process computes at the same time.
-        metrics: Where those are counted that were cached, computed, or failed their checksum.
+        metrics: Where hits, misses and failed checksums are counted.
     """
 
     def __init__(self, server: RedisClient, threads: int, metrics: Metrics | None = None) -> None:
         self._server = server
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
-        self._running: dict[str, Future[Inverse]] = {}
-        self._guard = threading.Lock()
+        self._pending: dict[str, Future[Inverse]] = {}
+        self._lock = threading.Lock()
         self._metrics = metrics or Metrics()
-        self._cache = self._metrics.caches["inverse"]
+        self._lookups = self._metrics.caches["inverse"]
 
     def get(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
         """One inverse of a space, from the cache or computed.
@@ -50,42 +51,42 @@ class InverseCache:
         Args:
             name: Which inverse.
             space: The space.
-            frame: Gives the space's frame, asked only where the inverse must be computed.
+            frame: Gives the space's frame; called only if the inverse must be computed.
 
         Returns:
-            What `bridges.inverse` gives.
+            What `bridges.inverse` returns.
         """
         return self.start(name, space, frame).result()
 
     def start(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Future[Inverse]:
-        """Like `get`, without waiting: the future is shared by all who ask meanwhile."""
+        """Like `get`, without waiting; concurrent callers share the future."""
         key = f"{PREFIX}inverse:{name}:{space.version}"
-        with self._guard:
-            running = self._running.get(key)
-            if running is not None:
-                return running
-            running = self._pool.submit(self._find, key, name, space, frame)
-            self._running[key] = running
-        # Outside the guard: what is done already is forgotten here and now, under the same guard.
-        running.add_done_callback(lambda _: self._forget(key))
-        return running
+        with self._lock:
+            pending = self._pending.get(key)
+            if pending is not None:
+                return pending
+            pending = self._pool.submit(self._find, key, name, space, frame)
+            self._pending[key] = pending
+        # Outside the lock: if it is done already, the callback runs here and takes the lock.
+        pending.add_done_callback(lambda _: self._forget(key))
+        return pending
 
     def close(self) -> None:
         """Finish what is being computed and start nothing more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _forget(self, key: str) -> None:
-        with self._guard:
-            self._running.pop(key, None)
+        with self._lock:
+            self._pending.pop(key, None)
 
     def _find(
         self, key: str, name: InverseName, space: Space, frame: Callable[[], Frame]
     ) -> Inverse:
-        found = None
+        result = None
         try:
-            found = self._cached(key)
-            if found is None:
-                # Guarded as a whole: the lock asks the server too, again and again.
+            result = self._read(key)
+            if result is None:
+                # Guarded as a whole, since waiting for the lock polls the server.
                 with (
                     self._server.session() as client,
                     client.lock(
@@ -95,37 +96,37 @@ class InverseCache:
                         sleep=0.05,
                     ),
                 ):
-                    found = self._cached(key)
-                    if found is None:
-                        found = self._compute(name, space, frame)
-                        self._keep(key, found)
+                    result = self._read(key)
+                    if result is None:
+                        result = self._compute(name, space, frame)
+                        self._write(key, result)
         except QueueUnavailableError as error:
-            # The cache saves work; it must never be the reason that there is no answer.
+            # The cache saves work; without it the inverse is still computed.
             log.warning("inverse cache unavailable", extra={"reason": error.message})
-        return self._compute(name, space, frame) if found is None else found
+        return self._compute(name, space, frame) if result is None else result
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
         result = compute_inverse(name, frame(), space.parameters.checked())
-        self._cache.miss.inc()
+        self._lookups.miss.inc()
         return result
 
-    def _cached(self, key: str) -> Inverse | None:
+    def _read(self, key: str) -> Inverse | None:
         try:
             arrays = chunked_arrays.read(self._server, key)
             if arrays is None:
                 return None
-            found = Inverse(arrays["inverse"], arrays.get("at"))
+            result = Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptDataError, KeyError):
             log.warning("cached inverse corrupt", extra={"effect": "it is computed again"})
             self._metrics.corrupt_inverses.inc()
             with self._server.session() as client:
                 client.delete(key)
             return None
-        self._cache.hit.inc()
-        return found
+        self._lookups.hit.inc()
+        return result
 
-    def _keep(self, key: str, found: Inverse) -> None:
-        arrays = {"inverse": found.matrix} | (
-            {} if found.anchor_indices is None else {"at": found.anchor_indices}
-        )
+    def _write(self, key: str, result: Inverse) -> None:
+        arrays = {"inverse": result.matrix}
+        if result.anchor_indices is not None:
+            arrays["at"] = result.anchor_indices
         chunked_arrays.write(self._server, key, arrays, CACHED_SECONDS)

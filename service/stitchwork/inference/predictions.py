@@ -1,4 +1,4 @@
-"""Probabilities → predictions that a person can read."""
+"""From probabilities to labels with scores and confidence."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from stitchwork.geometry.calibration import Calibration, log_odds
 from stitchwork.geometry.diagnostics.space_metrics import head_confidence
+from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Floats
 
 
@@ -46,51 +47,43 @@ class Prediction:
     calibrated: bool
 
 
-def predictions(
-    probabilities: Floats,
-    defined: NDArray[np.bool_],
-    labels: tuple[str, ...],
-    top: int,
-    calibration: Calibration | None = None,
-) -> list[Prediction]:
-    """What each input is taken for.
+def predict(result: InferenceResult, labels: tuple[str, ...], top: int) -> list[Prediction]:
+    """The predictions of a result.
 
     Args:
-        probabilities: (n, c) softmax of the head's scores.
-        defined: (n,) False where the input has no direction in its space.
+        result: Its rows are (n, c) probabilities.
         labels: c labels.
-        top: How many classes to show.
-        calibration: What a labelled sample taught about these scores, if one did.
+        top: Number of classes in each prediction.
 
     Returns:
-        For each input the best label, its score, the best `top` of both, a confidence in [0, 1]
-        that is 0 where the input has no direction, and whether it is calibrated. Equal scores
-        keep the labels' order.
+        One prediction for each input, with calibrated confidence where the resolution has a
+        calibration.
     """
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-    scores = np.take_along_axis(probabilities, order, axis=1).tolist()
-    trusted = confidence(probabilities, defined, calibration).tolist()
-    found = []
+    calibration = result.resolution.calibration
+    order = np.argsort(-result.rows, axis=1, kind="stable")[:, :top]
+    scores = np.take_along_axis(result.rows, order, axis=1).tolist()
+    trust = confidence(result.rows, result.defined, calibration).tolist()
+    calibrated = calibration is not None
+    predictions = []
     for row, (classes, values) in enumerate(zip(order.tolist(), scores, strict=True)):
-        best = [LabelScore(labels[c], value) for c, value in zip(classes, values, strict=True)]
+        best = [LabelScore(labels[c], score) for c, score in zip(classes, values, strict=True)]
         first = best[0]
-        calibrated = calibration is not None
-        found.append(Prediction(first.label, first.score, best, trusted[row], calibrated))
-    return found
+        predictions.append(Prediction(first.label, first.score, best, trust[row], calibrated))
+    return predictions
 
 
 def confidence(
     probabilities: Floats, defined: NDArray[np.bool_], calibration: Calibration | None
 ) -> NDArray[Any]:
-    """How far each prediction can be trusted.
+    """The confidence of each prediction.
 
     Args:
         probabilities: (n, c) softmax of the head's scores.
-        defined: (n,) False where the input has no direction in its space.
-        calibration: Of these scores; None takes the head's own largest probability.
+        defined: (n,) bool; False where the input has no direction in its space.
+        calibration: The calibration of these scores; None takes the largest probability.
 
     Returns:
-        (n,) in [0, 1], 0 where the input has no direction.
+        (n,) in [0, 1]; 0 where the input has no direction.
     """
     if calibration is None:
         return np.asarray(head_confidence(probabilities, defined))

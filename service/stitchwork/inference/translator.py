@@ -1,13 +1,13 @@
-"""What a process keeps at hand: maps from one space to another, and classifiers of heads."""
+"""Caches of one process: maps of pairs of spaces, and classifiers of heads."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from stitchwork.errors import AnchorSetMismatchError, ErrorCode, InvalidInputError
+from cachetools import LRUCache
+
 from stitchwork.geometry.bridges import (
     DEFAULT_BRIDGE,
     REQUIRED_INVERSES,
@@ -22,20 +22,24 @@ from stitchwork.geometry.bridges import (
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.coverage import Coverage
 from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.inference.resolve import check_pair
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
 from stitchwork.telemetry import Metrics
 
-Key = tuple[str, str, BridgeName]
+MAX_CLASSIFIERS: Final = 256
+
+MapKey = tuple[str, str, BridgeName]
 
 
 class TranslatedRows(NamedTuple):
-    """Rows in the target space, and what is to be said of the inputs.
+    """Rows in the target space, and what is known of the inputs.
 
     Attributes:
         rows: (n, d_Y) float32, finite.
-        defined: (n,) bool; False where the input stands at its space's mean.
-        covered: (n,) bool; False where it lies outside what the source's anchors cover.
+        defined: (n,) bool; False where the input equals the mean of its space, which has no
+            direction.
+        covered: (n,) bool; False where the input lies outside what the source's anchors cover.
     """
 
     rows: Any
@@ -45,11 +49,11 @@ class TranslatedRows(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairMap:
-    """The way from one space to another.
+    """What a pair of spaces is translated by.
 
     Attributes:
-        map: What takes rows there.
-        coverage: What the source's anchors cover; None where rows do not go by anchors at all.
+        map: Takes rows of the source to rows of the target.
+        coverage: What the source's anchors cover; None where rows do not pass through anchors.
     """
 
     map: Map
@@ -57,11 +61,11 @@ class PairMap:
 
     @property
     def nbytes(self) -> int:
-        """Memory that its arrays hold, in bytes."""
+        """Memory of its arrays, in bytes."""
         return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
 
     def convert_arrays(self, convert: Callable[[Any], Any]) -> "PairMap":
-        """The same way with every array converted, such as onto a device."""
+        """The same with every array converted, such as onto a device."""
         return PairMap(
             self.map.convert_arrays(convert),
             self.coverage and self.coverage.convert_arrays(convert),
@@ -75,14 +79,14 @@ class PairMap:
 
 
 class Translator:
-    """Fused maps of this process.
+    """Maps of this process: computed once however many ask, the least recently used dropped first.
 
     Args:
         registry: Where anchors come from.
-        inverses: Where pseudo-inverses come from.
-        max_bytes: Memory that kept maps may hold; the least recently used go first.
+        inverses: Where inverses come from.
+        max_bytes: Memory of cached maps.
         place: Puts an array where maps are applied, such as a worker's device.
-        metrics: Where it is counted how often a map was kept.
+        metrics: Where cache hits and misses are counted.
     """
 
     def __init__(
@@ -94,23 +98,24 @@ class Translator:
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._cache = self._metrics.caches["map"]
+        self._lookups = self._metrics.caches["map"]
         self._registry = registry
         self._inverses = inverses
-        self._max_bytes = max_bytes
         self._place = place
-        self._guard = threading.Lock()
-        self._ways: OrderedDict[Key, PairMap] = OrderedDict()
-        self._running: dict[Key, Future[PairMap]] = {}
-        self._bytes = 0
+        self._lock = threading.Lock()
+        # A map that is larger than the cache replaces all others.
+        self._cache: LRUCache[MapKey, PairMap] = LRUCache(
+            max_bytes, getsizeof=lambda pair_map: min(pair_map.nbytes, max_bytes)
+        )
+        self._pending: dict[MapKey, Future[PairMap]] = {}
 
-    def way(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
-        """The way from one space to another.
+    def pair_map(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
+        """The map from one space to another.
 
         Args:
-            source: The version that inputs live in.
-            target: The version that outputs live in.
-            bridge: Which way through the anchors.
+            source: The version that inputs are in.
+            target: The version that outputs are in.
+            bridge: The bridge.
 
         Returns:
             It takes (n, d_source) rows to (n, d_target) rows; from a space to itself, to the same.
@@ -121,127 +126,95 @@ class Translator:
         """
         check_pair(source, target, bridge)
         key = (source.version, target.version, bridge)
-        with self._guard:
-            known = self._ways.get(key)
-            if known is not None:
-                self._ways.move_to_end(key)
-                self._cache.hit.inc()
-                return known
-            running = self._running.get(key)
-            mine = running is None
-            if running is None:
-                running = self._running[key] = Future()
-        # Whoever waits for another's computation spares their own.
-        (self._cache.miss if mine else self._cache.hit).inc()
-        if mine:
-            self._settle(key, running, source, target)
-        return running.result()
+        with self._lock:
+            cached = self._cache.get(key)
+            if cached is not None:
+                self._lookups.hit.inc()
+                return cached
+            pending = self._pending.get(key)
+            is_first = pending is None
+            if pending is None:
+                pending = self._pending[key] = Future()
+        # Waiting for the computation of another caller counts as a hit.
+        (self._lookups.miss if is_first else self._lookups.hit).inc()
+        if is_first:
+            self._settle(key, pending, source, target)
+        return pending.result()
 
     def prepare(self, space: Space) -> None:
-        """Start computing what the default bridge needs of a space, before anyone asks for it."""
+        """Start computing the inverses of a space that the default bridge required_inverses."""
         for name in REQUIRED_INVERSES[DEFAULT_BRIDGE]:
             if name is not None:
                 self._inverses.start(name, space, lambda: self._registry.frame(space))
 
-    def _settle(self, key: Key, future: Future[PairMap], source: Space, target: Space) -> None:
-        # Whatever happens, those who wait on this future get an answer.
+    def _settle(self, key: MapKey, pending: Future[PairMap], source: Space, target: Space) -> None:
+        # Whatever happens, those who wait for this future get a result or an error.
         try:
-            found = self._compute(source, target, key[2])
+            result = self._compute(source, target, key[2])
         except BaseException as error:  # noqa: BLE001 even an interrupt
-            with self._guard:
-                del self._running[key]
-            future.set_exception(error)
+            with self._lock:
+                del self._pending[key]
+            pending.set_exception(error)
             return
-        with self._guard:
-            del self._running[key]
-            self._ways[key] = found
-            self._bytes += found.nbytes
-            while self._bytes > self._max_bytes and len(self._ways) > 1:
-                _, dropped = self._ways.popitem(last=False)
-                self._bytes -= dropped.nbytes
-            self._metrics.map_cache_bytes.set(self._bytes)
-        future.set_result(found)
+        with self._lock:
+            del self._pending[key]
+            self._cache[key] = result
+            self._metrics.map_cache_bytes.set(self._cache.currsize)
+        pending.set_result(result)
 
     def _compute(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
         coverage = None
         if source.version == target.version:
-            found = identity_map(self._registry.frame(source))
+            composed = identity_map(self._registry.frame(source))
         else:
-            of_source, of_target = required_inverses(bridge)
-            side = self._side(source, of_source)
-            found = compose(bridge, side, self._side(target, of_target))
+            source_inverse, target_inverse = required_inverses(bridge)
+            side = self._side(source, source_inverse)
+            composed = compose(bridge, side, self._side(target, target_inverse))
             coverage = Coverage.from_frame(side.frame) if bridge != "none" else None
-        way = PairMap(found, coverage)
-        return way.convert_arrays(self._place) if self._place else way
+        pair_map = PairMap(composed, coverage)
+        return pair_map.convert_arrays(self._place) if self._place else pair_map
 
     def _side(self, space: Space, name: InverseName | None) -> FittedSpace:
-        seen = self._registry.frame(space)
-        found = None if name is None else self._inverses.get(name, space, lambda: seen)
-        return FittedSpace(seen, space.parameters.checked(), found)
+        frame = self._registry.frame(space)
+        inverse = None if name is None else self._inverses.get(name, space, lambda: frame)
+        return FittedSpace(frame, space.parameters.checked(), inverse)
 
 
 class ClassifierCache:
-    """Classifiers of heads in this process.
+    """Classifiers of heads in this process; the least recently used are dropped first.
 
     Args:
         registry: Where weights come from.
-        most: Heads that are kept; the least recently used go first.
-        place: Puts an array where heads are applied.
-        metrics: Where it is counted how often a head was kept.
+        max_classifiers: Number of cached classifiers.
+        place: Puts an array where heads are applied, such as a worker's device.
+        metrics: Where cache hits and misses are counted.
     """
 
     def __init__(
         self,
         registry: Registry,
-        most: int = 256,
+        max_classifiers: int = MAX_CLASSIFIERS,
         place: Callable[[Any], Any] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        self._cache = (metrics or Metrics()).caches["head"]
+        self._lookups = (metrics or Metrics()).caches["head"]
         self._registry = registry
-        self._most = most
         self._place = place
-        self._guard = threading.Lock()
-        self._kept: OrderedDict[tuple[str, str], Classifier] = OrderedDict()
+        self._lock = threading.Lock()
+        self._cache: LRUCache[tuple[str, str], Classifier] = LRUCache(max_classifiers)
 
     def get(self, head: Head) -> Classifier:
         """The classifier of one version of a head."""
         key = (head.id, head.version)
-        with self._guard:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                self._cache.hit.inc()
-                return self._kept[key]
-        self._cache.miss.inc()
-        found = self._registry.classifier(head)
+        with self._lock:
+            cached = self._cache.get(key)
+        if cached is not None:
+            self._lookups.hit.inc()
+            return cached
+        self._lookups.miss.inc()
+        classifier = self._registry.classifier(head)
         if self._place:
-            found = found.convert_arrays(self._place)
-        with self._guard:
-            self._kept[key] = found
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return found
-
-
-def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
-    """Refuse a pair of spaces that no bridge may join.
-
-    Raises:
-        AnchorSetMismatchError: If the spaces do not share an anchor set.
-        InvalidInputError: If the bridge is `none` and the widths differ.
-    """
-    if (source.anchor_set, source.anchor_set_version) != (
-        target.anchor_set,
-        target.anchor_set_version,
-    ):
-        raise AnchorSetMismatchError(
-            f"space {source.id} is on anchor set {source.anchor_set}, space {target.id} on "
-            f"{target.anchor_set}: only spaces on the same anchor set can be translated"
-        )
-    if bridge == "none" and source.dim != target.dim:
-        raise InvalidInputError(
-            f"bridge none passes rows through, but space {source.id} is {source.dim} wide and "
-            f"space {target.id} {target.dim}",
-            pointer="/bridge",
-            code=ErrorCode.WRONG_WIDTH,
-        )
+            classifier = classifier.convert_arrays(self._place)
+        with self._lock:
+            self._cache[key] = classifier
+        return classifier

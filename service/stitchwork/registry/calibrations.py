@@ -4,8 +4,10 @@ It belongs to versions: of the head, of both spaces, and to a bridge. Kept besid
 with the version of the head, and is not looked at once a space has another.
 """
 
-from collections import OrderedDict
+import threading
 from typing import Any, Final
+
+from cachetools import LRUCache
 
 from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
@@ -14,8 +16,8 @@ from stitchwork.redis.client import Check, Command, RedisClient
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import Head, Record, Space
 
-MOST_KEPT: Final = 1024
-"""Calibrations of one head; beyond this the first ones go."""
+MAX_CALIBRATIONS: Final = 1024
+"""Calibrations of one head; if there are more, some are dropped."""
 KNOWN: Final = 10_000
 
 
@@ -40,24 +42,37 @@ class Calibrations:
         self._server = server
         self._heads = heads
         self._promise = promise
-        self._known: OrderedDict[tuple[str, str], Calibration | None] = OrderedDict()
+        self._lock = threading.Lock()
+        self._known: LRUCache[tuple[str, str], Calibration | None] = LRUCache(KNOWN)
 
     def get(
         self, source: Space, target: Space, head: Head, bridge: BridgeName
     ) -> Calibration | None:
-        """What holds for these versions; while the registry is away, what held when last seen."""
-        field = _field(source, target, head, bridge)
+        """The calibration of these versions; the last known while the registry is unavailable."""
         try:
-            (data,) = self._server.execute(("HGET", self._key(head), field))
+            (data,) = self._server.execute(
+                ("HGET", self._key(head), _field(source, target, head, bridge))
+            )
         except RegistryUnavailableError:
-            return self._known.get((head.id, field))
-        kept = StoredCalibration.model_validate_json(data) if data else None
-        found = Calibration(kept.slope, kept.offset) if kept else None
-        self._known[head.id, field] = found
-        self._known.move_to_end((head.id, field))
-        while len(self._known) > KNOWN:
-            self._known.popitem(last=False)
-        return found
+            return self.last_known(source, target, head, bridge)
+        return self.parse(source, target, head, bridge, data)
+
+    def parse(
+        self, source: Space, target: Space, head: Head, bridge: BridgeName, data: bytes | None
+    ) -> Calibration | None:
+        """The calibration of these versions, from what the server stores for them."""
+        stored = StoredCalibration.model_validate_json(data) if data else None
+        calibration = Calibration(stored.slope, stored.offset) if stored else None
+        with self._lock:
+            self._known[head.id, _field(source, target, head, bridge)] = calibration
+        return calibration
+
+    def last_known(
+        self, source: Space, target: Space, head: Head, bridge: BridgeName
+    ) -> Calibration | None:
+        """The calibration of these versions when it was last read here."""
+        with self._lock:
+            return self._known.get((head.id, _field(source, target, head, bridge)))
 
     def put(
         self,
@@ -75,14 +90,15 @@ class Calibrations:
             RegistryUnavailableError: If the registry is away, or would not promise the write.
         """
         (entry,) = self._heads.read(head.id)
-        kept = StoredCalibration(slope=fitted.slope, offset=fitted.offset, samples=samples)
+        field = _field(source, target, head, bridge)
+        stored = StoredCalibration(slope=fitted.slope, offset=fitted.offset, samples=samples)
         command: Command = (
             "HSET",
             self._key(head),
-            _field(source, target, head, bridge),
-            kept.model_dump_json().encode(),
+            field,
+            stored.model_dump_json().encode(),
         )
-        commands = [*self._outdated(target, head), command]
+        commands = [*self._outdated(target, head, field), command]
         checks: list[Check] = [self._heads.unchanged(entry)]
         if entry.version != head.version or not self._server.commit(
             checks, commands, promise=self._promise
@@ -91,16 +107,19 @@ class Calibrations:
                 f"head {head.id} was declared anew while its confidence was calibrated"
             )
 
-    def _outdated(self, target: Space, head: Head) -> list[Command]:
-        """What drops those of other versions of the head or its space, and of many the first."""
+    def _outdated(self, target: Space, head: Head, field: str) -> list[Command]:
+        """Commands that drop calibrations of other versions, and some where there are too many.
+
+        The server keeps no order of them, so any may be dropped but the one that is replaced.
+        """
         key, current = self._key(head), f"{head.version}:{target.version}:"
         with self._server.session() as client:
             fields: Any = client.hkeys(key)
-        names = [field.decode() for field in fields]
-        living = [name for name in names if name.startswith(current)]
-        gone = [name for name in names if not name.startswith(current)]
-        gone += living[: max(0, len(living) - MOST_KEPT + 1)]
-        return [("HDEL", key, name) for name in gone]
+        names = [name.decode() for name in fields]
+        living = [name for name in names if name.startswith(current) and name != field]
+        outdated = [name for name in names if not name.startswith(current)]
+        outdated += living[: max(0, len(living) - MAX_CALIBRATIONS + 1)]
+        return [("HDEL", key, name) for name in outdated]
 
     def _key(self, head: Head) -> str:
         return self._heads.key(head.id, "calibrations")

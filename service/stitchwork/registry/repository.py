@@ -118,9 +118,18 @@ class Repository(Generic[R]):
         try:
             answers = self._server.execute(*self._stored(ids))
         except RegistryUnavailableError:
-            return [self._last_known(id_) for id_ in ids], True
+            return [self.last_known(id_) for id_ in ids], True
         entries = [self._entry(id_, stored, 0) for id_, stored in zip(ids, answers, strict=True)]
         return [self.serving(entry) for entry in entries], False
+
+    def parse(self, id_: str, stored: list[bytes | None]) -> R:
+        """The record that serves, from what the server stores under its id.
+
+        Raises:
+            UnknownResourceError: If nothing is registered under it.
+            NotReadyError: If it has no version that serves yet.
+        """
+        return self.serving(self._entry(id_, stored, 0))
 
     def last(self, id_: str) -> R | None:
         """The record that this process saw last, without asking; it may be out of date."""
@@ -355,7 +364,12 @@ class Repository(Generic[R]):
         self._known[entry.id] = Known(entry.record, entry.stored[0], time.monotonic())
         return entry.record
 
-    def _last_known(self, id_: str) -> R:
+    def last_known(self, id_: str) -> R:
+        """The record that served last, for use while the registry is unavailable.
+
+        Raises:
+            RegistryUnavailableError: If it was not used here, or too long ago.
+        """
         known = self._known.get(id_)
         if known is None or time.monotonic() - known.seen > self._stale_seconds:
             raise RegistryUnavailableError(

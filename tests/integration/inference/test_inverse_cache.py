@@ -73,13 +73,13 @@ def test_however_many_ask_one_inverse_is_computed(
     def ask(i: int) -> PairMap:
         mine = translator(registry, (inverses, other)[i % 2])
         together.wait()
-        return mine.way(*spaces, bridge)
+        return mine.pair_map(*spaces, bridge)
 
     with ThreadPoolExecutor(40) as pool:
         list(pool.map(ask, range(40)))
     assert computed() == 1
     queue_server.redis.flushall()
-    translator(registry, inverses).way(*spaces, bridge)
+    translator(registry, inverses).pair_map(*spaces, bridge)
     assert computed() == 2, "a lost cache is filled again"
     other.close()
 
@@ -94,7 +94,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
     pair: Pair,
     damage: str,
 ) -> None:
-    expected = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
+    expected = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
     key = f"{PREFIX}inverse:ridge:{spaces[0].version}"
     good = queue_server.redis.hget(key, "0")
     assert isinstance(good, bytes)
@@ -105,7 +105,7 @@ def test_damaged_bytes_are_noticed_and_computed_again(
         "pickle": pickle.dumps(np.eye(2)),
     }[damage]
     queue_server.redis.hset(key, "0", bad)
-    found = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
+    found = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
     np.testing.assert_array_equal(found, expected)
     assert sample_value(metrics, "corrupt_inverses_total") == 1
     assert queue_server.redis.hget(key, "0") == good, "the damaged copy was replaced"
@@ -116,7 +116,7 @@ def test_without_the_cache_there_is_still_an_answer(
 ) -> None:
     nowhere = RedisClient("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
     inverses = InverseCache(nowhere, threads=1)
-    rows = translator(registry, inverses).way(*spaces, "ridge").apply(pair.x).rows
+    rows = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
     assert np.isfinite(rows).all()
     inverses.close()
 
@@ -127,7 +127,7 @@ def test_only_cached_inverses_can_be_evicted(
     queue_server: RedisClient,
     spaces: tuple[Space, Space],
 ) -> None:
-    translator(registry, inverses).way(*spaces, "ridge")
+    translator(registry, inverses).pair_map(*spaces, "ridge")
     lifetimes = {key: queue_server.redis.ttl(key) for key in queue_server.redis.scan_iter()}
     assert lifetimes
     for key, seconds in lifetimes.items():
@@ -138,11 +138,11 @@ def test_fused_maps_are_kept_within_bounds(
     registry: Registry, inverses: InverseCache, spaces: tuple[Space, Space]
 ) -> None:
     kept = translator(registry, inverses)
-    assert kept.way(*spaces, "ridge") is kept.way(*spaces, "ridge")
+    assert kept.pair_map(*spaces, "ridge") is kept.pair_map(*spaces, "ridge")
     small = translator(registry, inverses, most=1)
-    first = small.way(*spaces, "ridge")
-    small.way(*spaces, "irp")
-    assert small.way(*spaces, "ridge") is not first, "the least recently used went"
+    first = small.pair_map(*spaces, "ridge")
+    small.pair_map(*spaces, "irp")
+    assert small.pair_map(*spaces, "ridge") is not first, "the least recently used went"
 
 
 def test_a_pool_that_is_through_at_once_holds_nobody_up(

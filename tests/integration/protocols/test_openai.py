@@ -101,7 +101,7 @@ def test_models(client: openai.OpenAI) -> None:
     told = client.models.with_raw_response.retrieve("minilm->turned")
     assert (told.parse().model_extra or {})["dimensions"] == WIDTH
     assert told.headers["stitchwork-target"].startswith("turned@")
-    with pytest.raises(openai.UnknownResourceError):
+    with pytest.raises(openai.NotFoundError):
         client.models.retrieve("text-embedding-3-small")
 
 
@@ -143,11 +143,11 @@ def test_bad_requests(
 
 
 def test_unknown_models_and_methods(world: World, client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnknownResourceError) as refused:
+    with pytest.raises(openai.NotFoundError) as refused:
         client.embeddings.create(model="nobody", input="a")
     assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
     for name in ("nobody", "turned", "minilm->lite"):
-        with pytest.raises(openai.UnknownResourceError) as unknown:
+        with pytest.raises(openai.NotFoundError) as unknown:
             client.models.retrieve(name)
         assert unknown.value.code == "model_not_found"
     for answer in (world.http.get("/v1/embeddings"), world.http.post("/v1/completions")):

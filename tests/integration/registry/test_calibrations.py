@@ -69,7 +69,7 @@ def test_a_new_head_drops_them_and_takes_none_of_the_old(registry: Registry, pai
 def test_those_of_an_old_target_make_room(
     registry: Registry, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrations, "MOST_KEPT", 3)
+    monkeypatch.setattr(calibrations, "MAX_CALIBRATIONS", 3)
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
     kept = registry.calibrations

@@ -13,11 +13,11 @@ Ids have no colon, so that a name has one reading; and a colon may stand in a pa
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from stitchwork.api.dependencies import AppState
 from stitchwork.errors import UnknownResourceError
-from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from stitchwork.inference.translator import check_pair
-from stitchwork.resources import Head, Space, check_id, digest
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.inference.pipeline import Pipeline
+from stitchwork.inference.resolve import Resolution
+from stitchwork.resources import check_id, digest
 
 Verb = Literal["embed", "stitch", "translate", "classify"]
 
@@ -36,13 +36,13 @@ PREDICTIONS: Final = ("labels", "scores", "confidence")
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
-    """A model's name, taken apart.
+class ModelName:
+    """A model's name, parsed.
 
     Attributes:
         text: The name.
-        verb: What it does.
-        ids: What it is applied to.
+        verb: What the model does.
+        ids: The resources it is applied to.
     """
 
     text: str
@@ -51,56 +51,63 @@ class Name:
 
     @property
     def takes_items(self) -> bool:
-        """Whether it takes raw inputs, which go to a worker, rather than embeddings."""
+        """Whether it takes raw inputs, which a worker embeds, rather than embeddings."""
         return self.verb in ("embed", "stitch")
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The ids by their role in a resolution."""
+        match self.verb, self.ids:
+            case "embed", (source,):
+                return {"source": source}
+            case "classify", (head,):
+                return {"head": head}
+            case (("stitch" | "classify"), (source, head)):
+                return {"source": source, "head": head}
+            case _, (source, target):
+                return {"source": source, "target": target}
+        raise UnknownResourceError(f"no model {self.text[:80]!r}")
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """The records a model stands for, at the versions that serve now.
+class Model:
+    """A model at the versions that serve now.
 
     Attributes:
         name: Its name.
-        source: The space that inputs are, or are embedded, in.
-        target: The space they are translated into, if they are; a head's is that of the head.
-        head: What classifies them, if anything does.
-        stale: Whether these are only the last known.
+        resolution: The records it consists of.
     """
 
-    name: Name
-    source: Space
-    target: Space | None
-    head: Head | None
-    stale: bool
-
-    @property
-    def roles(self) -> dict[str, Space | Head]:
-        """What is used, by its role."""
-        roles = {"source": self.source, "target": self.target, "head": self.head}
-        return {role: record for role, record in roles.items() if record}
+    name: ModelName
+    resolution: Resolution
 
     @property
     def version(self) -> str:
-        """A digest of the versions of all that is used."""
-        return digest({role: record.version for role, record in self.roles.items()})
+        """A digest of the versions of all records."""
+        records = self.resolution.records
+        return digest({role: record.version for role, record in records.items()})
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The names of what it gives."""
-        return PREDICTIONS if self.head else (ROWS,)
+        """The names of its outputs."""
+        return PREDICTIONS if self.resolution.head else (ROWS,)
 
-    def told(self) -> dict[str, str]:
-        """How an answer names it."""
+    @property
+    def identity(self) -> dict[str, str]:
+        """How a response names it."""
         return {"model_name": self.name.text, "model_version": self.version}
 
-    def described(self) -> dict[str, Any]:
-        """Its metadata, as the protocol has it; -1 is any number."""
-        taken = _tensor(ITEMS, "BYTES", -1)
-        if not self.name.takes_items:
-            taken = _tensor(ROWS, "FP32", -1, self.source.dim)
-        given = [_tensor(ROWS, "FP32", -1, (self.target or self.source).dim)]
-        if self.head:
-            given = [
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Its metadata as the protocol defines them; -1 is any number."""
+        resolution = self.resolution
+        if self.name.takes_items:
+            inputs = _tensor(ITEMS, "BYTES", -1)
+        else:
+            inputs = _tensor(ROWS, "FP32", -1, resolution.source.dim)
+        outputs = [_tensor(ROWS, "FP32", -1, resolution.destination.dim)]
+        if resolution.head:
+            outputs = [
                 _tensor("labels", "BYTES", -1, -1),
                 _tensor("scores", "FP32", -1, -1),
                 _tensor("confidence", "FP32", -1),
@@ -109,52 +116,57 @@ class Served:
             "name": self.name.text,
             "versions": [self.version],
             "platform": PLATFORM,
-            "inputs": [taken],
-            "outputs": given,
+            "inputs": [inputs],
+            "outputs": outputs,
         }
 
 
-def named(text: str) -> Name:
-    """A model's name, taken apart.
+def parse_name(text: str) -> ModelName:
+    """Parse a model's name.
 
     Raises:
-        UnknownResourceError: If it is of none of the forms.
-        InvalidInputError: If an id in it can be none.
+        UnknownResourceError: If it has none of the forms.
+        InvalidInputError: If one of its ids cannot be one.
     """
     verb, *ids = text.split(":")
     if (verb, len(ids)) not in FORMS:
         raise UnknownResourceError(
             f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}"
         )
-    return Name(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
+    return ModelName(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
 
-def find(state: AppState, name: Name, version: str | None = None) -> Served:
-    """What a model stands for; waits for the registry.
+def find_model(
+    pipeline: Pipeline,
+    name: ModelName,
+    version: str | None = None,
+    bridge: BridgeName = DEFAULT_BRIDGE,
+) -> Model:
+    """The model of a name; blocks for one round trip to the registry.
+
+    Args:
+        pipeline: Resolves ids.
+        name: Its name.
+        version: The version that must be current; None takes any.
+        bridge: The bridge between its spaces.
 
     Raises:
-        UnknownResourceError: If something in its name is not registered, it takes raw inputs and
-        its
-            space has no encoder, or another version serves.
-        NotReadyError: If something in its name is still being prepared.
+        UnknownResourceError: If a resource in its name is not registered, it takes raw inputs and
+            its space has no encoder, or another version is current.
+        NotReadyError: If a resource in its name is still pending.
         AnchorSetMismatchError: If its spaces do not share an anchor set.
     """
-    ids, head, stale = name.ids, None, False
-    if name.verb in ("stitch", "classify"):
-        (head,), stale = state.registry.heads.ready(ids[-1])
-        ids = (*(ids[:-1] or (head.space,)), head.space)
-    spaces, spaces_stale = state.registry.spaces.ready(*ids)
-    source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
-    if name.takes_items and source.encoder is None:
-        raise UnknownResourceError(f"no model {name.text}: space {source.id} has no encoder")
-    if target:
-        check_pair(source, target, DEFAULT_BRIDGE)
-    found = Served(name, source, target, head, stale or spaces_stale)
-    if version not in (None, found.version):
+    resolution = pipeline.resolve(**name.roles, bridge=bridge)
+    if name.takes_items and resolution.source.encoder is None:
         raise UnknownResourceError(
-            f"model {name.text} serves version {found.version}, got {version[:80]!r}"
+            f"no model {name.text}: space {resolution.source.id} has no encoder"
         )
-    return found
+    model = Model(name, resolution)
+    if version not in (None, model.version):
+        raise UnknownResourceError(
+            f"model {name.text} serves version {model.version}, got {version[:80]!r}"
+        )
+    return model
 
 
 def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """The Open Inference Protocol (KServe's version 2) over what is registered."""
 
 import asyncio
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Final
 
 import numpy as np
@@ -17,26 +19,27 @@ from stitchwork.api.dependencies import (
     run_while_connected,
 )
 from stitchwork.api.kserve import models, tensors
-from stitchwork.api.kserve.models import ITEMS, ROWS, Served
+from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
 from stitchwork.api.kserve.schemas import InferenceRequest
 from stitchwork.api.kserve.tensors import Inference
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes import health
-from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
-from stitchwork.api.routes.response_facts import outside, used, width
+from stitchwork.api.routes.provenance import resolution_headers, result_headers
+from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
 from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
-from stitchwork.geometry.classifier import probabilities
-from stitchwork.inference.predictions import predictions
+from stitchwork.inference.resolve import check_width, encoder_of
+from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue import worker_registry
-from stitchwork.resources import Floats
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 MICROSECONDS: Final = 1e6
-Model = Annotated[str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))]
-Version = Annotated[str, Path(description="The one that its metadata names.")]
+ModelPath = Annotated[
+    str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))
+]
+VersionPath = Annotated[str, Path(description="The one that its metadata names.")]
 INFER: Final = with_timeout(body(InferenceRequest, octets=True))
 STITCH: Final = "stitch:minilm:intent"
 VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
@@ -93,7 +96,7 @@ async def server(state: StateDep) -> Response:
 
 
 @router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
-async def show(model: Model, state: StateDep) -> Response:
+async def show(model: ModelPath, state: StateDep) -> Response:
     """What a model takes and gives, and its version."""
     return await _show(state, model, None)
 
@@ -104,7 +107,7 @@ async def show(model: Model, state: StateDep) -> Response:
     name="v2_model_version",
     responses=METADATA,
 )
-async def show_version(model: Model, version: Version, state: StateDep) -> Response:
+async def show_version(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _show(state, model, version)
 
@@ -115,7 +118,7 @@ async def show_version(model: Model, version: Version, state: StateDep) -> Respo
     name="v2_model_ready",
     responses=READY,
 )
-async def ready(model: Model, state: StateDep) -> Response:
+async def ready(model: ModelPath, state: StateDep) -> Response:
     """200 if all it stands for is registered and ready, and a worker takes work for it."""
     return await _ready(state, model, None)
 
@@ -126,7 +129,7 @@ async def ready(model: Model, state: StateDep) -> Response:
     name="v2_model_version_ready",
     responses=READY,
 )
-async def ready_version(model: Model, version: Version, state: StateDep) -> Response:
+async def ready_version(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
     """The same, if that version is the one that serves."""
     return await _ready(state, model, version)
 
@@ -134,7 +137,7 @@ async def ready_version(model: Model, version: Version, state: StateDep) -> Resp
 @router.post(
     "/models/{model}/infer", summary="Infer", name="v2_infer", responses=ANSWER, openapi_extra=INFER
 )
-async def infer(model: Model, request: Request) -> Response:
+async def infer(model: ModelPath, request: Request) -> Response:
     """Embed, translate, classify or stitch, by the model's name."""
     return await _infer(request, model, None)
 
@@ -146,96 +149,91 @@ async def infer(model: Model, request: Request) -> Response:
     responses=ANSWER,
     openapi_extra=INFER,
 )
-async def infer_version(model: Model, version: Version, request: Request) -> Response:
+async def infer_version(model: ModelPath, version: VersionPath, request: Request) -> Response:
     """The same, if that version is the one that serves."""
     return await _infer(request, model, version)
 
 
-async def _show(state: AppState, model: str, version: str | None) -> Response:
-    found = await asyncio.to_thread(models.find, state, models.named(model), version)
-    return negotiation.json_response(found.described(), headers=used(found.stale, **found.roles))
+async def _show(state: AppState, name: str, version: str | None) -> Response:
+    model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
+    return negotiation.json_response(model.metadata, headers=resolution_headers(model.resolution))
 
 
-async def _ready(state: AppState, model: str, version: str | None) -> Response:
-    found = await asyncio.to_thread(models.find, state, models.named(model), version)
-    if found.name.takes_items:
-        encoder = encoder_of(found.source)
+async def _ready(state: AppState, name: str, version: str | None) -> Response:
+    model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
+    if model.name.takes_items:
+        encoder = encoder_of(model.resolution.source)
         workers = await asyncio.to_thread(state.producer.workers)
         if not worker_registry.count_accepting(workers, encoder):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
-    return negotiation.json_response({"name": model, "ready": True})
+    return negotiation.json_response({"name": name, "ready": True})
 
 
-async def _infer(request: Request, model: str, version: str | None) -> Response:
+async def _infer(request: Request, text: str, version: str | None) -> Response:
     state, seconds = app_state(request), request_timeout(request)
-    name = models.named(model)
+    name = parse_name(text)
     if name.takes_items:
-        check_room(state, name.ids[0])
+        check_capacity(state, name.ids[0])
     else:
         state.executor.check_capacity()
-    asked = await tensors.read(request, state.limits)
-    if asked.body.parameters.timeout is not None:
-        seconds = min(seconds, asked.body.parameters.timeout / MICROSECONDS)
+    inference = await tensors.read(request, state.limits)
+    parameters = inference.body.parameters
+    if parameters.timeout is not None:
+        seconds = min(seconds, parameters.timeout / MICROSECONDS)
+    find = partial(find_model, state.pipeline, name, version, parameters.bridge)
     if not name.takes_items:
-
-        def from_rows() -> Response:
-            return _from_rows(state, models.find(state, name, version), asked)
-
-        return await state.executor.run(from_rows, seconds)
-    found = await asyncio.to_thread(models.find, state, name, version)
-    return await _from_items(request, state, found, asked, seconds)
+        return await state.executor.run(lambda: _infer_rows(state, find(), inference), seconds)
+    model = await asyncio.to_thread(find)
+    return await _infer_items(request, state, model, inference, seconds)
 
 
-def _from_rows(state: AppState, found: Served, asked: Inference) -> Response:
-    given, wanted = asked.only(ROWS), asked.wanted(found.outputs)
-    rows = tensors.rows(given, state.limits)
-    width(rows, found.source, f"{given.pointer}/shape")
-    way = state.translator.way(
-        found.source, found.target or found.source, asked.body.parameters.bridge
-    )
-    with state.telemetry.step("translate"):
-        rows, defined, covered = way.apply(rows)
-    state.telemetry.metrics.record_inputs("classify" if found.head else "translate", covered)
-    if found.head:
-        classifier = state.classifiers.get(found.head)
-        with state.telemetry.step("classify"):
-            rows = probabilities(classifier.logits(rows))
-    outputs = _outputs(state, found, asked, rows, defined)
-    headers = used(found.stale, **found.roles) | outside(covered, found.source).headers
-    return tensors.respond(asked, found.told(), outputs, wanted, headers)
+def _infer_rows(state: AppState, model: Model, inference: Inference) -> Response:
+    tensor, outputs = inference.only(ROWS), inference.wanted(model.outputs)
+    rows = tensors.rows(tensor, state.limits)
+    check_width(rows, model.resolution.source, f"{tensor.pointer}/shape")
+    result = state.pipeline.infer_rows(model.resolution, rows)
+    return _response(state, model, inference, outputs, result)
 
 
-async def _from_items(
-    request: Request, state: AppState, found: Served, asked: Inference, seconds: float
+async def _infer_items(
+    request: Request, state: AppState, model: Model, inference: Inference, seconds: float
 ) -> Response:
-    given, wanted = asked.only(ITEMS), asked.wanted(found.outputs)
-    items = await asyncio.to_thread(tensors.items, given, state.limits)
-    told = asked.body.parameters
-    job = job_of(found.source, found.target, found.head, bridge=told.bridge, truncate=told.truncate)
-    with replace_pointer("/items", f"{given.pointer}/data"):
-        reply = await run_while_connected(request, run(state, job, items, seconds))
-    rows: Floats = reply.rows  # type: ignore[assignment]
-    state.telemetry.metrics.record_inputs("stitch" if found.head else "embed", reply.covered)
-    outputs = await asyncio.to_thread(_outputs, state, found, asked, rows, reply.defined)
-    headers = used(found.stale, **found.roles) | outside(reply.covered, found.source).headers
-    if reply.truncated:
-        headers["Stitchwork-Truncated"] = str(len(reply.truncated))
-    return tensors.respond(asked, found.told(), outputs, wanted, headers)
+    tensor, outputs = inference.only(ITEMS), inference.wanted(model.outputs)
+    items = await asyncio.to_thread(tensors.items, tensor, state.limits)
+    with replace_pointer("/items", f"{tensor.pointer}/data"):
+        work = infer_items(
+            state,
+            model.resolution,
+            items,
+            truncate=inference.body.parameters.truncate,
+            seconds=seconds,
+        )
+        result = await run_while_connected(request, work)
+    render = partial(_response, state, model, inference, outputs, result)
+    return await state.executor.finish(render, result.rows.size)
 
 
-def _outputs(
-    state: AppState, found: Served, asked: Inference, rows: Floats, defined: NDArray[np.bool_]
+def _response(
+    state: AppState,
+    model: Model,
+    inference: Inference,
+    outputs: Sequence[tuple[str, bool]],
+    result: InferenceResult,
+) -> Response:
+    arrays = _arrays(state, inference, result)
+    return tensors.respond(inference, model.identity, arrays, outputs, result_headers(result))
+
+
+def _arrays(
+    state: AppState, inference: Inference, result: InferenceResult
 ) -> dict[str, NDArray[Any]]:
-    """Rows by name: embeddings or, of probabilities, what a prediction says."""
-    if not found.head:
-        return {ROWS: rows}
-    told = asked.body.parameters
-    pair = found.source, found.target or found.source
-    calibration = state.registry.calibrations.get(*pair, found.head, told.bridge)
-    said = predictions(rows, defined, found.head.labels, told.top, calibration)
-    state.telemetry.metrics.record_confidences(found.head.id, [one.confidence for one in said])
+    """The outputs by name: embeddings or, of probabilities, predictions."""
+    if not result.resolution.head:
+        return {ROWS: result.rows}
+    predictions = state.pipeline.predict(result, inference.body.parameters.top)
+    tops = [prediction.top for prediction in predictions]
     return {
-        "labels": np.array([[best.label for best in one.top] for one in said], object),
-        "scores": np.array([[best.score for best in one.top] for one in said], np.float32),
-        "confidence": np.array([one.confidence for one in said], np.float32),
+        "labels": np.array([[best.label for best in top] for top in tops], object),
+        "scores": np.array([[best.score for best in top] for top in tops], np.float32),
+        "confidence": np.array([one.confidence for one in predictions], np.float32),
     }

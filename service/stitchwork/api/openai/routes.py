@@ -1,6 +1,7 @@
-"""OpenAI's embeddings API over the spaces that are registered."""
+"""OpenAI's embeddings API over the registered spaces."""
 
 import asyncio
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Request
@@ -17,18 +18,18 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.openai.schemas import EmbeddingsRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
-from stitchwork.api.routes.queued_work import check_room, encoder_of, job_of, run
-from stitchwork.api.routes.response_facts import outside, used
+from stitchwork.api.routes.provenance import resolution_headers, result_headers
+from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
-from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from stitchwork.inference.translator import check_pair
-from stitchwork.resources import ID_PATTERN, Floats, Space, check_id
+from stitchwork.inference.resolve import encoder_of
+from stitchwork.inference.stitch import InferenceResult
+from stitchwork.resources import ID_PATTERN, Space, check_id
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
 
 ARROW: Final = "->"
-MOST_LISTED: Final = 1000
-"""Models in the list; those beyond answer all the same."""
+MAX_MODELS: Final = 1000
+"""Models in the list; others can be used all the same."""
 
 _ONE: Final = ID_PATTERN.strip("^$")
 MODEL_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{_ONE}({ARROW}{_ONE})?$"}
@@ -62,32 +63,35 @@ async def embeddings(request: Request) -> Response:
     Rows are as the encoder makes them, and need not be of length one.
     """
     state, seconds = app_state(request), request_timeout(request)
-    asked = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
-    names = _spaces_of(asked.model)
-    check_room(state, names[0])
-    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
-    source, target = spaces[0], spaces[1] if len(spaces) > 1 else None
-    job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
-    last = target or source
-    if asked.dimensions not in (None, last.dim):
+    payload = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
+    source, target = _space_ids(payload.model)
+    check_capacity(state, source)
+    resolve = partial(state.pipeline.resolve, source=source, target=target, bridge=payload.bridge)
+    resolution = await asyncio.to_thread(resolve)
+    encoder_of(resolution.source)
+    width = resolution.destination.dim
+    if payload.dimensions not in (None, width):
         raise InvalidInputError(
-            f"model {asked.model} gives {last.dim} numbers and no other: expected dimensions "
-            f"{last.dim} or none, got {asked.dimensions}",
+            f"model {payload.model} gives {width} numbers and no other: expected dimensions "
+            f"{width} or none, got {payload.dimensions}",
             pointer="/dimensions",
         )
     with replace_pointer("/items", "/input"):
-        reply = await run_while_connected(request, run(state, job, list(asked.input), seconds))
-    state.telemetry.metrics.record_inputs("embed", reply.covered)
-    roles = {"source": source, "target": target} if target else {"source": source}
-    headers = used(stale, **roles) | outside(reply.covered, source).headers
-    if reply.truncated:
-        headers["Stitchwork-Truncated"] = str(len(reply.truncated))
-    rows: Floats = reply.rows  # type: ignore[assignment]
-    shown: Any = negotiation.base64_rows(rows) if asked.encoding_format == "base64" else rows
-    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(shown)]
-    usage = {"prompt_tokens": reply.tokens, "total_tokens": reply.tokens}
-    answer = {"object": "list", "data": data, "model": asked.model, "usage": usage}
-    return negotiation.json_response(answer, headers=headers)
+        inference = infer_items(
+            state, resolution, list(payload.input), truncate=payload.truncate, seconds=seconds
+        )
+        result = await run_while_connected(request, inference)
+    return await state.executor.finish(partial(_response, payload, result), result.rows.size)
+
+
+def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
+    rows: Any = result.rows
+    if payload.encoding_format == "base64":
+        rows = negotiation.base64_rows(rows)
+    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
+    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
+    response = {"object": "list", "data": data, "model": payload.model, "usage": usage}
+    return negotiation.json_response(response, headers=result_headers(result))
 
 
 @router.get(
@@ -99,7 +103,7 @@ async def embeddings(request: Request) -> Response:
 async def models(state: StateDep) -> Response:
     """Every space with an encoder and every space it can be translated into, 1,000 at most."""
     return negotiation.json_response(
-        {"object": "list", "data": await asyncio.to_thread(_listed, state)}
+        {"object": "list", "data": await asyncio.to_thread(_list_models, state)}
     )
 
 
@@ -111,26 +115,26 @@ async def models(state: StateDep) -> Response:
 )
 async def model(model: Model, state: StateDep) -> Response:
     """One model, and the width of its embeddings."""
-    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *_spaces_of(model))
-    source, last = spaces[0], spaces[-1]
+    source, target = _space_ids(model)
     try:
-        encoder_of(source)
-        check_pair(source, last, DEFAULT_BRIDGE)
+        resolution = await asyncio.to_thread(state.pipeline.resolve, source=source, target=target)
+        encoder_of(resolution.source)
     except (InvalidInputError, AnchorSetMismatchError) as error:
-        # It is registered, and still none of those that `models` lists.
+        # It is registered, but not among the models that can be used.
         raise UnknownResourceError(f"no model {model}: {error.message}") from error
     return negotiation.json_response(
-        _shown(model, last), headers=used(stale, source=source, target=last)
+        _model(model, resolution.destination), headers=resolution_headers(resolution)
     )
 
 
-def _spaces_of(model: str) -> list[str]:
+def _space_ids(model: str) -> tuple[str, str | None]:
     """The ids in a model's name: `space`, or `space->target`."""
-    return [check_id(name, "/model") for name in model.split(ARROW, 1)]
+    source, arrow, target = model.partition(ARROW)
+    return check_id(source, "/model"), check_id(target, "/model") if arrow else None
 
 
-def _shown(name: str, space: Space) -> dict[str, Any]:
-    """A model as clients expect it; when a space was registered is not kept, hence 0."""
+def _model(name: str, space: Space) -> dict[str, Any]:
+    """A model as clients expect it; when a space was registered is not recorded, hence 0."""
     return {
         "id": name,
         "object": "model",
@@ -140,20 +144,20 @@ def _shown(name: str, space: Space) -> dict[str, Any]:
     }
 
 
-def _listed(state: AppState) -> list[dict[str, Any]]:
-    page = state.registry.spaces.page(MOST_LISTED)
+def _list_models(state: AppState) -> list[dict[str, Any]]:
+    page = state.pipeline.registry.spaces.page(MAX_MODELS)
     spaces = [entry.record for entry in page.entries if entry.record]
-    on: dict[tuple[str, str], list[Space]] = {}
+    parallel: dict[tuple[str, str], list[Space]] = {}
     for space in spaces:
-        on.setdefault((space.anchor_set, space.anchor_set_version), []).append(space)
-    own = [space for space in spaces if space.encoder]
-    found = [_shown(space.id, space) for space in own]
-    for source in own:
-        found += [
-            _shown(source.id + ARROW + target.id, target)
-            for target in on[source.anchor_set, source.anchor_set_version]
+        parallel.setdefault((space.anchor_set, space.anchor_set_version), []).append(space)
+    sources = [space for space in spaces if space.encoder]
+    models = [_model(space.id, space) for space in sources]
+    for source in sources:
+        models += [
+            _model(source.id + ARROW + target.id, target)
+            for target in parallel[source.anchor_set, source.anchor_set_version]
             if target.id != source.id
         ]
-        if len(found) >= MOST_LISTED:
+        if len(models) >= MAX_MODELS:
             break
-    return found[:MOST_LISTED]
+    return models[:MAX_MODELS]

@@ -14,11 +14,11 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.openapi import body, with_timeout
-from stitchwork.api.routes.response_facts import used, width
+from stitchwork.api.routes.provenance import version_headers
 from stitchwork.api.schemas.report_requests import NextAnchorsRequest
 from stitchwork.api.schemas.report_responses import AnchorReportResponse, NextAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.inference.translator import check_pair
+from stitchwork.inference.resolve import check_pair, check_width
 from stitchwork.resources import check_id
 
 router = APIRouter(tags=["anchors"])
@@ -62,7 +62,7 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
         check_pair(space, target, bridge)
     response = state.anchor_reports.report(space, target, bridge)
     records = {"space": space, **({"target": target} if target else {})}
-    return negotiation.json_response(response, headers=used(stale, **records))
+    return negotiation.json_response(response, headers=version_headers(stale, **records))
 
 
 @router.post(
@@ -84,6 +84,6 @@ async def next_anchors(id_: ResourceId, request: Request, state: StateDep) -> Re
 
 def _next_anchors(state: AppState, id_: str, payload: NextAnchorsRequest) -> Response:
     (space,), stale = state.registry.spaces.ready(id_)
-    width(payload.embeddings, space)
+    check_width(payload.embeddings, space)
     response = state.anchor_reports.next_anchors(space, payload.embeddings, payload.count)
-    return negotiation.json_response(response, headers=used(stale, space=space))
+    return negotiation.json_response(response, headers=version_headers(stale, space=space))

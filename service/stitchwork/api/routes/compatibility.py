@@ -1,7 +1,7 @@
 """What fits what: spaces among themselves by their anchors, an encoder and a head by a sample."""
 
 import asyncio
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
@@ -22,8 +22,8 @@ from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.reports import head_evaluation
 from stitchwork.api.reports.head_evaluation import HeadScores
 from stitchwork.api.reports.space_comparison import pair_quality
-from stitchwork.api.routes.queued_work import job_of, run
-from stitchwork.api.routes.response_facts import outside, undefined, used, width
+from stitchwork.api.routes.provenance import result_headers
+from stitchwork.api.routes.raw_inputs import infer_items
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.api.schemas.report_responses import (
     CalibrationResponse,
@@ -40,10 +40,9 @@ from stitchwork.errors import (
     UnavailableError,
 )
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.geometry.classifier import probabilities
 from stitchwork.geometry.diagnostics.cross_validation import FOLDS, MAX_ANCHORS
-from stitchwork.inference.translator import check_pair
-from stitchwork.resources import ID_PATTERN, AnchorSet, Floats, Head, Space, check_id
+from stitchwork.inference.resolve import Resolution, check_width
+from stitchwork.resources import ID_PATTERN, AnchorSet, Floats, Space, check_id
 
 router = APIRouter(tags=["compatibility"])
 
@@ -88,12 +87,12 @@ def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: Bridg
     (anchor_set,), stale = state.registry.anchor_sets.ready(set_id)
     spaces = _spaces(state, anchor_set, names)
     found = state.comparisons.compare(spaces, bridge)
-    used = min(anchor_set.size, MAX_ANCHORS)
+    count = min(anchor_set.size, MAX_ANCHORS)
     return negotiation.json_response(
         CompatibilityResponse(
             anchor_set=ResourceRef.of(anchor_set),
             bridge=bridge,
-            anchors=used,
+            anchors=count,
             folds=FOLDS,
             spaces=[
                 SpaceQuality(
@@ -107,7 +106,7 @@ def _matrix(state: AppState, set_id: str, names: list[str] | None, bridge: Bridg
                 for space in spaces
             ],
             pairs=[
-                pair_quality(source, target, comparison, used, bridge)
+                pair_quality(source, target, comparison, count, bridge)
                 for (source, target), comparison in found.items()
             ],
         ),
@@ -153,107 +152,113 @@ async def sample(encoder: PathId, head: PathId, request: Request, state: StateDe
     """Accuracy through the bridge, without one, and native; with `calibrate`, confidence learns."""
     seconds = request_timeout(request)
     state.executor.check_capacity()
-    asked = await negotiation.read_body(
+    payload = await negotiation.read_body(
         request, HeadEvaluationRequest, state.limits, main="embeddings", raw=True
     )
-    if asked.calibrate:
-        # It changes what everyone else is told.
+    if payload.calibrate:
+        # It changes the confidence of everyone's predictions.
         auth.require_scope(request, auth.ADMIN)
-    names = check_id(encoder), check_id(head)
-    used_by = await asyncio.to_thread(_resolve, state, *names, asked)
-    rows, native = await run_while_connected(request, _embedded(state, used_by, asked, seconds))
-    return await state.executor.run(lambda: _judge(state, used_by, asked, rows, native), seconds)
+    ids = check_id(encoder), check_id(head)
+    resolution, truth = await asyncio.to_thread(_resolve, state, *ids, payload)
+    embedding = _embed_sample(state, resolution, payload, seconds)
+    rows, native = await run_while_connected(request, embedding)
+    return await state.executor.run(
+        lambda: _evaluate(state, resolution, truth, payload, rows, native), seconds
+    )
 
 
-class _Cast(NamedTuple):
-    """The versions that play in one judgement."""
-
-    source: Space
-    target: Space
-    head: Head
-    truth: NDArray[np.int64]
-    stale: bool
-
-
-def _resolve(state: AppState, encoder: str, head_id: str, asked: HeadEvaluationRequest) -> _Cast:
-    source, target, head, stale = state.registry.stitch(encoder, head_id)
-    check_pair(source, target, asked.bridge)
-    truth = head_evaluation.class_indices(asked.labels, head)
-    if asked.embeddings is not None:
-        width(asked.embeddings, source)
-    if asked.native_embeddings is not None:
-        width(asked.native_embeddings, target, "/native_embeddings")
-    return _Cast(source, target, head, truth, stale)
+def _resolve(
+    state: AppState, encoder: str, head_id: str, payload: HeadEvaluationRequest
+) -> tuple[Resolution, NDArray[np.int64]]:
+    """The versions to evaluate, and the true classes of the sample."""
+    resolution = state.pipeline.resolve(source=encoder, head=head_id, bridge=payload.bridge)
+    head = resolution.head
+    assert head is not None  # noqa: S101 a head was named
+    truth = head_evaluation.class_indices(payload.labels, head)
+    if payload.embeddings is not None:
+        check_width(payload.embeddings, resolution.source)
+    if payload.native_embeddings is not None:
+        check_width(payload.native_embeddings, resolution.destination, "/native_embeddings")
+    return resolution, truth
 
 
-async def _embedded(
-    state: AppState, cast: _Cast, asked: HeadEvaluationRequest, seconds: float
+async def _embed_sample(
+    state: AppState, resolution: Resolution, payload: HeadEvaluationRequest, seconds: float
 ) -> tuple[Floats, Floats | str]:
     """The sample in the source's space and in the head's own, or why it is not there."""
+    source, target = resolution.source, resolution.destination
 
     async def embed(space: Space) -> Floats:
-        job = job_of(space, truncate=asked.truncate)
-        reply = await run(state, job, asked.items or [], seconds)
-        embedded: Floats = reply.rows  # type: ignore[assignment]
-        return embedded
-
-    async def own() -> Floats | str:
-        if asked.native_embeddings is not None:
-            given: Floats = asked.native_embeddings
-            return given
-        if asked.items is None:
-            return f"send native_embeddings of space {cast.target.id} to compare with"
-        try:
-            return await embed(cast.target)
-        except (InvalidInputError, ConflictError, UnavailableError) as error:
-            # It is only what the answer is compared with.
-            return f"the items were not embedded in space {cast.target.id}: {error.message}"
-
-    alone = cast.source.version == cast.target.version
-    beside = None if alone else asyncio.ensure_future(own())
-    try:
-        rows = asked.embeddings
-        if rows is None:
-            rows = await embed(cast.source)
-        return rows, rows if beside is None else await beside
-    finally:
-        if beside:
-            beside.cancel()
-
-
-def _judge(
-    state: AppState, cast: _Cast, asked: HeadEvaluationRequest, rows: Floats, native: Floats | str
-) -> Response:
-    source, target, head, truth, stale = cast
-
-    def scored(rows: Floats, origin: Space, bridge: BridgeName) -> HeadScores:
-        there, defined, covered = state.translator.way(origin, target, bridge).apply(rows)
-        return HeadScores(
-            probabilities(state.classifiers.get(head).logits(there)), defined, covered
+        result = await infer_items(
+            state,
+            Resolution(space),
+            payload.items or [],
+            truncate=payload.truncate,
+            seconds=seconds,
         )
+        rows: Floats = result.rows
+        return rows
 
-    through = scored(rows, source, asked.bridge)
+    async def embed_native() -> Floats | str:
+        if payload.native_embeddings is not None:
+            native: Floats = payload.native_embeddings
+            return native
+        if payload.items is None:
+            return f"send native_embeddings of space {target.id} to compare with"
+        try:
+            return await embed(target)
+        except (InvalidInputError, ConflictError, UnavailableError) as error:
+            # It is only for comparison.
+            return f"the items were not embedded in space {target.id}: {error.message}"
+
+    is_native = source.version == target.version
+    task = None if is_native else asyncio.ensure_future(embed_native())
+    try:
+        rows = payload.embeddings
+        if rows is None:
+            rows = await embed(source)
+        return rows, rows if task is None else await task
+    finally:
+        if task:
+            task.cancel()
+
+
+def _evaluate(
+    state: AppState,
+    resolution: Resolution,
+    truth: NDArray[np.int64],
+    payload: HeadEvaluationRequest,
+    rows: Floats,
+    native: Floats | str,
+) -> Response:
+    source, target, head = resolution.source, resolution.destination, resolution.head
+    assert head is not None  # noqa: S101 `_resolve` named one
+
+    def score(rows: Floats, origin: Space, bridge: BridgeName) -> HeadScores:
+        result = state.pipeline.stitch_rows(Resolution(origin, target, head, bridge), rows)
+        return HeadScores(result.rows, result.defined, result.covered)
+
+    result = state.pipeline.stitch_rows(resolution, rows)
+    translated = HeadScores(result.rows, result.defined, result.covered)
     absolute = (
-        scored(rows, source, "none")
+        score(rows, source, "none")
         if source.dim == target.dim
         else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
     )
-    own = native if isinstance(native, str) else scored(native, target, "none")
-    evaluation = head_evaluation.evaluate(truth, through, absolute, own, head, asked.bridge)
-    beyond = outside(through.covered, source)
-    calibrations = state.registry.calibrations
+    own = native if isinstance(native, str) else score(native, target, "none")
+    evaluation = head_evaluation.evaluate(truth, translated, absolute, own, head, payload.bridge)
     optional = {}
-    if asked.calibrate:
-        fitted, confidence = head_evaluation.calibrate(through, truth)
-        calibrations.put(source, target, head, asked.bridge, fitted, len(truth))
+    if payload.calibrate:
+        fitted, confidence = head_evaluation.calibrate(translated, truth)
+        calibrations = state.pipeline.registry.calibrations
+        calibrations.put(source, target, head, payload.bridge, fitted, len(truth))
         optional["calibration"] = CalibrationResponse(slope=fitted.slope, offset=fitted.offset)
     else:
-        known = calibrations.get(source, target, head, asked.bridge)
-        confidence = head_evaluation.confidence_quality(through, truth, known)
-    answer = HeadEvaluationResponse(
+        confidence = head_evaluation.confidence_quality(translated, truth, resolution.calibration)
+    response = HeadEvaluationResponse(
         encoder=ResourceRef.of(source),
         head=ResourceRef.of(head),
-        bridge=asked.bridge,
+        bridge=payload.bridge,
         samples=evaluation.samples,
         chance=evaluation.chance,
         absolute=evaluation.absolute,
@@ -261,12 +266,10 @@ def _judge(
         native=evaluation.native,
         verdict=evaluation.verdict.level,
         reason=evaluation.verdict.reason,
-        undefined=undefined(through.defined),
-        uncovered=beyond.rows,
-        warnings=beyond.warnings,
+        undefined=result.undefined,
+        uncovered=result.coverage.uncovered,
+        warnings=result.coverage.warnings,
         confidence=confidence,
         **optional,
     )
-    return negotiation.json_response(
-        answer, headers=used(stale, source=source, target=target, head=head)
-    )
+    return negotiation.json_response(response, headers=result_headers(result))

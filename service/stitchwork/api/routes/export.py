@@ -9,7 +9,7 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, request_timeout
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.response_facts import used
+from stitchwork.api.routes.provenance import version_headers
 from stitchwork.errors import InvalidInputError
 from stitchwork.export import translation_files
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -68,7 +68,7 @@ async def export(
 
 def _export(state: AppState, names: list[str], bridge: BridgeName, media: str) -> Response:
     (source, target), stale = state.registry.spaces.ready(*names[:2])
-    found = state.translator.way(source, target, bridge).map
+    found = state.pipeline.translator.pair_map(source, target, bridge).map
     facts = {
         "source": source.id,
         "source_version": source.version,
@@ -81,7 +81,7 @@ def _export(state: AppState, names: list[str], bridge: BridgeName, media: str) -
     if names[2:]:
         (head,), old = state.registry.heads.ready(names[2])
         _check_home(head, target.id)
-        stale, classifier, roles["head"] = stale or old, state.classifiers.get(head), head
+        stale, classifier, roles["head"] = stale or old, state.pipeline.classifiers.get(head), head
         facts |= {
             "head": head.id,
             "head_version": head.version,
@@ -92,7 +92,9 @@ def _export(state: AppState, names: list[str], bridge: BridgeName, media: str) -
     else:
         data, ending = translation_files.as_safetensors(found, facts), "safetensors"
     name = f"{source.id}-to-{target.id}.{ending}"
-    headers = used(stale, **roles) | {"Content-Disposition": f'attachment; filename="{name}"'}
+    headers = version_headers(stale, **roles) | {
+        "Content-Disposition": f'attachment; filename="{name}"'
+    }
     return Response(data, 200, headers, media)
 
 

@@ -49,7 +49,7 @@ async def _register(
     def register() -> Response:
         outcome, entry = state.registry.declare_space(declared.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:
-            state.translator.prepare(entry.record)
+            state.pipeline.translator.prepare(entry.record)
         if outcome is Outcome.ACCEPTED and entry.registration:
             state.producer.enqueue_registration(entry.registration)
         return resources.put_response(SpaceResponse, outcome, entry, f"/spaces/{id_}")

@@ -1,6 +1,7 @@
-"""Embed and stitch raw inputs: one hop to a worker that holds the encoder."""
+"""Embed and stitch raw inputs: one round trip of the queue to a worker that has the encoder."""
 
 import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -8,20 +9,21 @@ from starlette.responses import Response
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
+    AppState,
     DirectRoute,
     PathId,
     app_state,
     request_timeout,
     run_while_connected,
 )
-from stitchwork.api.openapi import body, with_timeout
-from stitchwork.api.routes.queued_work import check_room, job_of, run
-from stitchwork.api.routes.response_facts import outside, undefined, used
+from stitchwork.api.openapi import body as request_body
+from stitchwork.api.openapi import with_timeout
+from stitchwork.api.routes.provenance import result_headers
+from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
 from stitchwork.api.schemas.inference_requests import EmbedRequest, StitchRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef, StitchResponse
-from stitchwork.geometry.calibration import Calibration
-from stitchwork.inference.predictions import predictions
-from stitchwork.resources import Head, Space, check_id
+from stitchwork.inference.stitch import InferenceResult
+from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -30,41 +32,51 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/embed/{encoder}",
     summary="Embed raw inputs",
     responses=openapi.rows(EmbedResponse),
-    openapi_extra=with_timeout(body(EmbedRequest)),
+    openapi_extra=with_timeout(request_body(EmbedRequest)),
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
     state, seconds = app_state(request), request_timeout(request)
-    check_room(state, encoder)
-    asked = await negotiation.read_body(request, EmbedRequest, state.limits)
-    names = [check_id(encoder), *([asked.target] if asked.target else [])]
-    spaces, stale = await asyncio.to_thread(state.registry.spaces.ready, *names)
-    source, target = spaces[0], spaces[1] if asked.target else None
-    job = job_of(source, target, bridge=asked.bridge, truncate=asked.truncate)
-    reply = await run_while_connected(request, run(state, job, asked.items, seconds))
-    state.telemetry.metrics.record_inputs("embed", reply.covered)
-    response = EmbedResponse(
-        embeddings=reply.rows, encoder=ResourceRef.of(source), truncated=list(reply.truncated)
+    check_capacity(state, encoder)
+    payload = await negotiation.read_body(request, EmbedRequest, state.limits)
+    resolve = partial(
+        state.pipeline.resolve,
+        source=check_id(encoder),
+        target=payload.target,
+        bridge=payload.bridge,
     )
-    roles, headers = {"source": source}, {}
-    if target:
-        beyond = outside(reply.covered, source)
+    resolution = await asyncio.to_thread(resolve)
+    inference = infer_items(
+        state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+    )
+    result = await run_while_connected(request, inference)
+    render = partial(_embed_response, request, payload, result)
+    return await state.executor.finish(render, result.rows.size)
+
+
+def _embed_response(request: Request, payload: EmbedRequest, result: InferenceResult) -> Response:
+    resolution = result.resolution
+    response = EmbedResponse(
+        embeddings=result.rows,
+        encoder=ResourceRef.of(resolution.source),
+        truncated=list(result.truncated),
+    )
+    if resolution.target:
         response = EmbedResponse(
-            embeddings=reply.rows,
-            encoder=ResourceRef.of(source),
-            truncated=list(reply.truncated),
-            target=ResourceRef.of(target),
-            bridge=asked.bridge,
-            undefined=undefined(reply.defined),
-            uncovered=beyond.rows,
-            warnings=beyond.warnings,
+            embeddings=result.rows,
+            encoder=ResourceRef.of(resolution.source),
+            truncated=list(result.truncated),
+            target=ResourceRef.of(resolution.target),
+            bridge=payload.bridge,
+            undefined=result.undefined,
+            uncovered=result.coverage.uncovered,
+            warnings=result.coverage.warnings,
         )
-        roles["target"], headers = target, beyond.headers
     return negotiation.rows_response(
         request,
         response,
-        as_base64=asked.encoding_format == "base64",
-        headers=used(stale, **roles) | headers,
+        as_base64=payload.encoding_format == "base64",
+        headers=result_headers(result),
     )
 
 
@@ -72,42 +84,37 @@ async def embed(encoder: PathId, request: Request) -> Response:
     "/stitch/{encoder}/{head}",
     summary="Classify raw inputs",
     response_model=StitchResponse,
-    openapi_extra=with_timeout(body(StitchRequest)),
+    openapi_extra=with_timeout(request_body(StitchRequest)),
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Raw inputs, embedded by one model and classified by a head that was made for another."""
     state, seconds = app_state(request), request_timeout(request)
-    check_room(state, encoder)
-    asked = await negotiation.read_body(request, StitchRequest, state.limits)
-    ids = check_id(encoder), check_id(head)
-
-    def look_up() -> tuple[Space, Space, Head, Calibration | None, bool]:
-        # All of it on one thread: each hop would be waited for.
-        source, target, head, stale = state.registry.stitch(*ids)
-        calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
-        return source, target, head, calibration, stale
-
-    source, target, used_head, calibration, stale = await asyncio.to_thread(look_up)
-    job = job_of(source, target, used_head, bridge=asked.bridge, truncate=asked.truncate)
-    reply = await run_while_connected(request, run(state, job, asked.items, seconds))
-    beyond = outside(reply.covered, source)
-    said = predictions(
-        reply.rows,  # type: ignore[arg-type]
-        reply.defined,
-        used_head.labels,
-        asked.top,
-        calibration,
+    check_capacity(state, encoder)
+    payload = await negotiation.read_body(request, StitchRequest, state.limits)
+    resolve = partial(
+        state.pipeline.resolve,
+        source=check_id(encoder),
+        head=check_id(head),
+        bridge=payload.bridge,
     )
-    state.telemetry.metrics.record_inputs("stitch", reply.covered)
-    state.telemetry.metrics.record_confidences(used_head.id, [told.confidence for told in said])
+    resolution = await asyncio.to_thread(resolve)
+    inference = infer_items(
+        state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+    )
+    result = await run_while_connected(request, inference)
+    render = partial(_stitch_response, state, payload, result)
+    return await state.executor.finish(render, result.rows.size)
+
+
+def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceResult) -> Response:
+    resolution = result.resolution
     response = StitchResponse(
-        predictions=said,
-        encoder=ResourceRef.of(source),
-        head=ResourceRef.of(used_head),
-        bridge=asked.bridge,
-        truncated=list(reply.truncated),
-        uncovered=beyond.rows,
-        warnings=beyond.warnings,
+        predictions=state.pipeline.predict(result, payload.top),
+        encoder=ResourceRef.of(resolution.source),
+        head=ResourceRef.of(resolution.records["head"]),
+        bridge=payload.bridge,
+        truncated=list(result.truncated),
+        uncovered=result.coverage.uncovered,
+        warnings=result.coverage.warnings,
     )
-    headers = used(stale, source=source, target=target, head=used_head)
-    return negotiation.json_response(response, headers=headers | beyond.headers)
+    return negotiation.json_response(response, headers=result_headers(result))

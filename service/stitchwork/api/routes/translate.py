@@ -1,4 +1,4 @@
-"""Translate and classify embeddings: one fused map, no hop."""
+"""Translate and classify embeddings, in this process."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -6,13 +6,12 @@ from starlette.responses import Response
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
-from stitchwork.api.openapi import body as shown
+from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.response_facts import outside, undefined, used, width
+from stitchwork.api.routes.provenance import result_headers
 from stitchwork.api.schemas.inference_requests import ClassifyRequest, TranslateRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef, TranslateResponse
-from stitchwork.geometry.classifier import probabilities
-from stitchwork.inference.predictions import predictions
+from stitchwork.inference.resolve import check_width
 from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
@@ -22,7 +21,7 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/translate",
     summary="Translate embeddings",
     responses=openapi.rows(TranslateResponse),
-    openapi_extra=with_timeout(shown(TranslateRequest, binary="embeddings")),
+    openapi_extra=with_timeout(request_body(TranslateRequest, binary="embeddings")),
 )
 async def translate(request: Request) -> Response:
     """Embeddings of one space as the other space's encoder would have made them."""
@@ -34,28 +33,26 @@ async def translate(request: Request) -> Response:
     return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
 
 
-def _translate(request: Request, state: AppState, asked: TranslateRequest) -> Response:
-    (source, target), stale = state.registry.spaces.ready(asked.source, asked.target)
-    width(asked.embeddings, source)
-    way = state.translator.way(source, target, asked.bridge)
-    with state.telemetry.step("translate"):
-        rows, defined, covered = way.apply(asked.embeddings)
-    state.telemetry.metrics.record_inputs("translate", covered)
-    beyond = outside(covered, source)
+def _translate(request: Request, state: AppState, payload: TranslateRequest) -> Response:
+    resolution = state.pipeline.resolve(
+        source=payload.source, target=payload.target, bridge=payload.bridge
+    )
+    check_width(payload.embeddings, resolution.source)
+    result = state.pipeline.infer_rows(resolution, payload.embeddings)
     response = TranslateResponse(
-        embeddings=rows,
-        source=ResourceRef.of(source),
-        target=ResourceRef.of(target),
-        bridge=asked.bridge,
-        undefined=undefined(defined),
-        uncovered=beyond.rows,
-        warnings=beyond.warnings,
+        embeddings=result.rows,
+        source=ResourceRef.of(resolution.source),
+        target=ResourceRef.of(resolution.destination),
+        bridge=payload.bridge,
+        undefined=result.undefined,
+        uncovered=result.coverage.uncovered,
+        warnings=result.coverage.warnings,
     )
     return negotiation.rows_response(
         request,
         response,
-        as_base64=asked.encoding_format == "base64",
-        headers=used(stale, source=source, target=target) | beyond.headers,
+        as_base64=payload.encoding_format == "base64",
+        headers=result_headers(result),
     )
 
 
@@ -63,7 +60,7 @@ def _translate(request: Request, state: AppState, asked: TranslateRequest) -> Re
     "/classify/{head}",
     summary="Classify embeddings",
     response_model=ClassifyResponse,
-    openapi_extra=with_timeout(shown(ClassifyRequest, binary="embeddings")),
+    openapi_extra=with_timeout(request_body(ClassifyRequest, binary="embeddings")),
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Embeddings of any space, classified by a head of a space on the same anchor set."""
@@ -74,27 +71,16 @@ async def classify(head: PathId, request: Request) -> Response:
     return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
 
 
-def _classify(state: AppState, head_id: str, asked: ClassifyRequest) -> Response:
-    source, target, head, stale = state.registry.stitch(asked.space, head_id)
-    width(asked.embeddings, source)
-    way = state.translator.way(source, target, asked.bridge)
-    with state.telemetry.step("translate"):
-        rows, defined, covered = way.apply(asked.embeddings)
-    state.telemetry.metrics.record_inputs("classify", covered)
-    beyond = outside(covered, source)
-    classifier = state.classifiers.get(head)
-    with state.telemetry.step("classify"):
-        scores = probabilities(classifier.logits(rows))
-    calibration = state.registry.calibrations.get(source, target, head, asked.bridge)
-    found = predictions(scores, defined, head.labels, asked.top, calibration)
-    state.telemetry.metrics.record_confidences(head.id, [told.confidence for told in found])
+def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Response:
+    resolution = state.pipeline.resolve(source=payload.space, head=head_id, bridge=payload.bridge)
+    check_width(payload.embeddings, resolution.source)
+    result = state.pipeline.infer_rows(resolution, payload.embeddings)
     response = ClassifyResponse(
-        predictions=found,
-        space=ResourceRef.of(source),
-        head=ResourceRef.of(head),
-        bridge=asked.bridge,
-        uncovered=beyond.rows,
-        warnings=beyond.warnings,
+        predictions=state.pipeline.predict(result, payload.top),
+        space=ResourceRef.of(resolution.source),
+        head=ResourceRef.of(resolution.records["head"]),
+        bridge=payload.bridge,
+        uncovered=result.coverage.uncovered,
+        warnings=result.coverage.warnings,
     )
-    headers = used(stale, source=source, target=target, head=head)
-    return negotiation.json_response(response, headers=headers | beyond.headers)
+    return negotiation.json_response(response, headers=result_headers(result))
