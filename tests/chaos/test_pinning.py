@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.models.test_hub import COMMITS, MODEL, keep, move
+from tests.integration.models.test_hub import COMMITS, MODEL, move, store
 from tests.support.cluster import BoundedClient, Cluster
 from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
@@ -16,7 +16,7 @@ def test_hub_model_is_pinned_to_the_commit_of_its_first_load(
     server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     for commit in reversed(COMMITS):
-        keep(tmp_path / "hub", commit)
+        store(tmp_path / "hub", commit)
     body = {"anchor_set": "S", "encoder": {"kind": "transformers", "model": MODEL}}
     with Cluster(server_binary, HF_HOME=str(tmp_path)) as cluster:
         cluster.start("worker")

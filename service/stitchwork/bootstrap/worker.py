@@ -70,7 +70,7 @@ def worker(settings: Settings) -> Any:
         settings.offline,
         hub_models=settings.hub_models,
         memory_bytes=settings.model_memory_bytes,
-        number=settings.worker_index,
+        worker_index=settings.worker_index,
         max_pixels=settings.max_image_pixels,
         max_tokens=settings.max_text_tokens,
         compile_models=settings.compile_models,

@@ -1,1 +1,1 @@
-"""Real pretrained models; with `worker` the only place that knows torch."""
+"""Pretrained models. Only this package and `worker` import torch."""

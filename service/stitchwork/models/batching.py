@@ -1,7 +1,7 @@
-"""How many inputs a model gets at once: as many as fit its device and a moment of its time.
+"""Splits inputs into batches that fit the device and take a bounded time.
 
-What a batch costs goes by its tokens or pixels, padding included, rather than by its inputs: many
-short texts make one as large as a few long ones do.
+The cost of a batch depends on its tokens or pixels, padding included, rather than on the number of
+its inputs: many short texts can cost as much as a few long ones.
 """
 
 import logging
@@ -18,134 +18,147 @@ from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
-BATCH_SECONDS: Final = 2.0
-"""A batch that takes longer holds up those behind it, and looks as if it hung."""
-TRIED: Final = (1, 2, 4, 8, 16, 32)
-TIMES: Final = 4
-"""The first pass of a size fetches memory that later ones find."""
-NEAR: Final = 1.05
+MAX_BATCH_SECONDS: Final = 2.0
+"""Longer batches delay the jobs behind them, and could be mistaken for a hang."""
+TRIAL_SIZES: Final = (1, 2, 4, 8, 16, 32)
+TRIAL_REPEATS: Final = 4
+"""The first pass of a size allocates memory that the later ones reuse."""
+COST_TOLERANCE: Final = 1.05
+"""Costs within this factor of the lowest count as equal."""
 
 
 class Batcher:
-    """Runs one encoder over inputs, in batches that it can bear.
+    """Runs one encoder over inputs, in batches of bounded size and duration.
 
     Args:
         encoder: The encoder.
-        metrics: Where sizes and padding of batches are seen, and those that had to be split.
+        metrics: Records the sizes, padding and splits of batches.
 
     Attributes:
-        most: Tokens, or numbers of pixels, that a batch may have once its inputs are padded.
+        max_elements: Tokens, or values of pixels, that a batch may have, padding included.
     """
 
     def __init__(self, encoder: Encoder, metrics: Metrics | None = None) -> None:
         self._encoder = encoder
-        self.most = 1 << 30
-        self._seconds = 0.0
+        self.max_elements = 1 << 30
+        self._seconds_per_element = 0.0
         self._metrics = metrics or Metrics()
 
     def tune(self, sample: PreparedInputs) -> int:
-        """Find the batch size that costs a CPU least; a larger one may not fit its caches.
+        """Measure the batch size with the lowest cost per input; larger ones may overflow caches.
 
         Args:
-            sample: One input, of which batches are made.
+            sample: One input, which is repeated to form batches.
 
         Returns:
-            The tokens, or numbers of pixels, of such a batch.
+            The tokens, or values of pixels, of a batch of that size.
         """
-        each = sample.inputs[0].numel()
+        elements = sample.inputs[0].numel()
         costs: dict[int, float] = {}
-        for size in TRIED:
-            costs[size] = min(self._cost(sample, size) for _ in range(TIMES))
-            least = min(costs.values())
-            # Those that are larger still will cost as much, and take longer to be tried.
-            if costs[size] > NEAR * least or costs[size] * size > BATCH_SECONDS / 2:
+        for size in TRIAL_SIZES:
+            costs[size] = min(self._cost(sample, size) for _ in range(TRIAL_REPEATS))
+            lowest = min(costs.values())
+            # Larger sizes would cost as much, and take longer to measure.
+            if costs[size] > COST_TOLERANCE * lowest or costs[size] * size > MAX_BATCH_SECONDS / 2:
                 break
-        self._seconds = least / each
-        return each * max(size for size, cost in costs.items() if cost <= NEAR * least)
+        self._seconds_per_element = lowest / elements
+        return elements * max(
+            size for size, cost in costs.items() if cost <= COST_TOLERANCE * lowest
+        )
 
     def embed(
-        self,
-        prepared: PreparedInputs,
-        items_per_batch: int,
-        progress: Callable[[], None] = lambda: None,
+        self, prepared: PreparedInputs, max_items: int, progress: Callable[[], None] = lambda: None
     ) -> torch.Tensor:
-        """Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
+        """Embed inputs, sorted by size so that similar sizes share a batch.
 
         Args:
-            prepared: n inputs; those of like size share a batch.
-            items_per_batch: Inputs in one batch, at most.
+            prepared: n inputs.
+            max_items: Maximum number of inputs in one batch.
             progress: Called after each batch.
+
+        Returns:
+            Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
 
         Raises:
             InputTooLargeError: If one input alone does not fit the device; the pointer `/items/{i}`
-                says which.
+                names it.
         """
         inputs = prepared.inputs
         order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
-        rows, at = [], 0
+        parts, start = [], 0
         with inference_mode(self._encoder.device):
-            while at < len(order):
-                picked = self._fitting(inputs, order[at : at + items_per_batch])
+            while start < len(order):
+                indices = self._limit(inputs, order[start : start + max_items])
                 began = time.perf_counter()
-                found = self._forward(inputs, picked)
-                # What ran is known only once it is through; a device works behind our back.
-                rows.append(found.float())
-                self._note([inputs[i].numel() for i in order[at : at + len(found)]])
+                part = self._forward(inputs, indices)
+                parts.append(part.float())
+                self._record([inputs[i].numel() for i in order[start : start + len(part)]])
+                # GPUs run asynchronously: only now is the time known.
                 synchronize(self._encoder.device)
-                size = _padded(inputs, picked[: len(found)])
-                spent = (time.perf_counter() - began) / size
-                self._seconds = spent if not self._seconds else (self._seconds + spent) / 2
-                at += len(found)
+                elements = _padded_elements(inputs, indices[: len(part)])
+                self._record_seconds((time.perf_counter() - began) / elements)
+                start += len(part)
                 progress()
-        joined = torch.cat(rows)
+        rows = torch.cat(parts)
         if len(order) == 1:
-            return joined
-        back = torch.empty(len(order), dtype=torch.int64)
-        back[torch.as_tensor(order)] = torch.arange(len(order))
-        return joined[back.to(joined.device)]
+            return rows
+        inverse = torch.empty(len(order), dtype=torch.int64)
+        inverse[torch.as_tensor(order)] = torch.arange(len(order))
+        return rows[inverse.to(rows.device)]
 
-    def _note(self, sizes: Sequence[int]) -> None:
-        """A batch of inputs of these sizes went through; each was padded to the largest."""
+    def _record(self, sizes: Sequence[int]) -> None:
+        """Record a batch of inputs of these sizes, each padded to the largest."""
         self._metrics.batch_inputs.observe(len(sizes))
         self._metrics.batch_fill_ratio.observe(sum(sizes) / max(1, max(sizes) * len(sizes)))
 
+    def _record_seconds(self, seconds: float) -> None:
+        """Update the moving average of the seconds per element."""
+        average = self._seconds_per_element
+        self._seconds_per_element = (average + seconds) / 2 if average else seconds
+
     def _cost(self, sample: PreparedInputs, size: int) -> float:
+        """Seconds per input in a batch of this size."""
         began = time.perf_counter()
         with inference_mode(self._encoder.device):
             self._encoder.forward(sample.inputs * size)
         return (time.perf_counter() - began) / size
 
-    def _fitting(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> Sequence[int]:
-        """As many of the picked inputs, by rising size from the first on, as a batch may have."""
-        timely = BATCH_SECONDS / self._seconds if self._seconds else self.most
-        most = min(self.most, timely)
+    def _limit(self, inputs: Sequence[torch.Tensor], indices: Sequence[int]) -> Sequence[int]:
+        """The longest prefix of these indices, sorted by size, that a batch may hold."""
+        in_time = float(self.max_elements)
+        if self._seconds_per_element:
+            in_time = MAX_BATCH_SECONDS / self._seconds_per_element
+        limit = min(self.max_elements, in_time)
         count = 1
-        while count < len(picked) and (count + 1) * inputs[picked[count]].numel() <= most:
+        while count < len(indices) and (count + 1) * inputs[indices[count]].numel() <= limit:
             count += 1
-        return picked[:count]
+        return indices[:count]
 
-    def _forward(self, inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> torch.Tensor:
-        """The rows of as many of the picked inputs, from the first on, as fit the device."""
+    def _forward(self, inputs: Sequence[torch.Tensor], indices: Sequence[int]) -> torch.Tensor:
+        """Embeddings of the longest prefix of these indices that fits the device."""
         while True:
             try:
-                return self._encoder.forward([inputs[i] for i in picked])
+                return self._encoder.forward([inputs[i] for i in indices])
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler, where the error no longer holds on to what it could not fit.
+            # Outside the handler, since the traceback of the error keeps the tensors alive.
             release_memory(self._encoder.device)
-            if len(picked) == 1:
+            if len(indices) == 1:
                 raise InputTooLargeError(
                     "the input does not fit the memory of the worker's device",
-                    pointer=f"/items/{picked[0]}",
+                    pointer=f"/items/{indices[0]}",
                     code=ErrorCode.OUT_OF_MEMORY,
                 )
             self._metrics.batch_splits.inc()
-            picked = picked[: len(picked) // 2]
-            self.most = _padded(inputs, picked)
-            log.warning("out of memory; batches are smaller now", extra={"size": self.most})
+            indices = indices[: len(indices) // 2]
+            self.max_elements = _padded_elements(inputs, indices)
+            log.warning(
+                "batch size reduced",
+                extra={"reason": "out of memory", "max_elements": self.max_elements},
+            )
 
 
-def _padded(inputs: Sequence[torch.Tensor], picked: Sequence[int]) -> int:
-    """Tokens, or numbers of pixels, of a batch of inputs in the order of their sizes."""
-    return len(picked) * inputs[picked[-1]].numel()
+def _padded_elements(inputs: Sequence[torch.Tensor], indices: Sequence[int]) -> int:
+    """Tokens, or values of pixels, of a batch of these inputs, sorted by size."""
+    return len(indices) * inputs[indices[-1]].numel()

@@ -1,8 +1,8 @@
-"""A model's pass on a GPU, recorded as CUDA graphs and replayed.
+"""A model's forward pass on a GPU, captured as CUDA graphs and replayed.
 
-A GPU is done with a small batch before the kernels of its pass are launched one by one; a recording
-is launched as one. It holds for one size, so batches are padded to the next of a few. Written
-without a GPU at hand: what is padded is tested, what records is not, and is off unless asked for.
+A GPU computes a small batch faster than the kernels of its pass are launched one by one; a graph is
+launched as a whole. A graph has one size, so batches are padded to one of a few sizes. This was
+written without a GPU: padding is tested, capturing is not, and graphs are off by default.
 """
 
 import logging
@@ -15,80 +15,83 @@ from stitchwork.models.openvino_backend import ForwardPass, max_relative_differe
 
 log = logging.getLogger(__name__)
 
-ROWS: Final = (1, 2, 4, 8)
-"""Rows that recordings have; what has more keeps a GPU busy for longer than its launch takes."""
-TOKENS: Final = 32
-"""Lengths of texts are padded to a multiple of it."""
-WARM_UPS: Final = 3
+BATCH_SIZES: Final = (1, 2, 4, 8)
+"""Rows of the captured graphs; larger batches compute for longer than their launch takes."""
+TOKEN_MULTIPLE: Final = 32
+"""Texts are padded to a multiple of this many tokens."""
+WARMUP_PASSES: Final = 3
 MAX_DIFFERENCE: Final = 1e-2
-"""Most that a replayed row may differ from the pass itself, relative to its length, in bfloat16."""
+"""Largest difference of a replayed row from the pass, relative to its norm, in bfloat16."""
 
 Capture = Callable[[ForwardPass, Sequence[torch.Tensor]], ForwardPass]
 
 
 class CudaGraphPass:
-    """A pass that is recorded for each size when it first comes; for one thread at a time.
+    """A forward pass that is captured once for each size; not thread-safe.
 
     Args:
-        module: The pass itself, which takes larger batches, and sizes that cannot be recorded.
-        name: What the log calls it.
-        longest: Tokens that the model takes; it has no place for a padding beyond them.
-        record: Makes a recording of a pass, of the size of these inputs.
+        module: The pass itself, used for larger batches and for sizes that cannot be captured.
+        name: Name of the model in the log.
+        max_tokens: Maximum length of a text; no text is padded to more.
+        capture: Captures a pass at the size of sample inputs.
     """
 
     def __init__(
-        self, module: ForwardPass, name: str, longest: int = 0, record: Capture | None = None
+        self, module: ForwardPass, name: str, max_tokens: int = 0, capture: Capture | None = None
     ) -> None:
         self._module = module
-        self._longest = longest
+        self._max_tokens = max_tokens
         self._name = name
-        self._record = record or _Recorder()
-        self._recordings: dict[tuple[torch.Size, ...], ForwardPass] = {}
+        self._capture = capture or _GraphCapture()
+        self._graphs: dict[tuple[torch.Size, ...], ForwardPass] = {}
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Inputs of n rows to (n, d)."""
+        """Maps inputs of n rows to (n, d)."""
         count = len(inputs[0])
-        if count > ROWS[-1]:
+        if count > BATCH_SIZES[-1]:
             return self._module(*inputs)
-        padded = [pad(part, self._longest) for part in inputs]
-        size = tuple(part.shape for part in padded)
-        if size not in self._recordings:
-            self._recordings[size] = self._made(padded)
-        return self._recordings[size](*padded)[:count]
+        padded = [pad(tensor, self._max_tokens) for tensor in inputs]
+        size = tuple(tensor.shape for tensor in padded)
+        if size not in self._graphs:
+            self._graphs[size] = self._checked_capture(padded)
+        return self._graphs[size](*padded)[:count]
 
-    def _made(self, inputs: Sequence[torch.Tensor]) -> ForwardPass:
-        told: dict[str, Any] = {"model": self._name, "size": [list(part.shape) for part in inputs]}
+    def _checked_capture(self, inputs: Sequence[torch.Tensor]) -> ForwardPass:
+        """A captured pass, or the module itself if capturing fails or changes the results."""
+        extra: dict[str, Any] = {"model": self._name, "size": [list(x.shape) for x in inputs]}
         try:
-            found = self._record(self._module, inputs)
-            worst = max_relative_difference(self._module(*inputs), found(*inputs))
+            graph = self._capture(self._module, inputs)
+            difference = max_relative_difference(self._module(*inputs), graph(*inputs))
         except RuntimeError as error:
-            log.warning("not recorded", extra={**told, "reason": type(error).__name__})
+            extra["reason"] = type(error).__name__
+            log.warning("CUDA graph capture failed", extra=extra)
             return self._module
-        if not worst <= MAX_DIFFERENCE:
-            log.warning("recorded wrongly", extra={**told, "difference": worst})
+        if not difference <= MAX_DIFFERENCE:
+            extra["reason"] = f"results differ by {difference:.2g}"
+            log.warning("CUDA graph capture failed", extra=extra)
             return self._module
-        log.info("recorded", extra=told)
-        return found
+        log.info("CUDA graph captured", extra=extra)
+        return graph
 
 
-def pad(part: torch.Tensor, longest: int) -> torch.Tensor:
-    """Inputs of n rows, of tokens where they have two dimensions, padded to a size of recordings.
+def pad(tensor: torch.Tensor, max_tokens: int) -> torch.Tensor:
+    """Pad inputs of n rows, and of t tokens if they have two dimensions, to a captured size.
 
-    Rows are filled up with the first one, so that none is without a token; tokens with zeros,
-    which a mask takes for padding, and which are ids that any model has.
+    Rows are filled up with copies of the first, so that no row is without a token. Tokens are
+    filled up with zeros: a mask takes them for padding, and every model has the id 0.
     """
-    count = next(rows for rows in ROWS if rows >= len(part))
-    if part.ndim == 2:
-        length = part.shape[1]
-        more = min(-length % TOKENS, max(0, longest - length))
-        part = torch.nn.functional.pad(part, (0, more))
-    if count == len(part):
-        return part
-    return torch.cat([part, part[:1].expand(count - len(part), *part.shape[1:])])
+    count = next(rows for rows in BATCH_SIZES if rows >= len(tensor))
+    if tensor.ndim == 2:
+        length = tensor.shape[1]
+        padding = min(-length % TOKEN_MULTIPLE, max(0, max_tokens - length))
+        tensor = torch.nn.functional.pad(tensor, (0, padding))
+    if count == len(tensor):
+        return tensor
+    return torch.cat([tensor, tensor[:1].expand(count - len(tensor), *tensor.shape[1:])])
 
 
-class _Recorder:
-    """Records on the device of the inputs; all recordings of a model share their memory."""
+class _GraphCapture:
+    """Captures graphs on the device of the inputs; all graphs of a model share one memory pool."""
 
     def __init__(self) -> None:
         self._pool: Any = None
@@ -97,9 +100,9 @@ class _Recorder:
         with torch.cuda.device(inputs[0].device):
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
-            held = [part.clone() for part in inputs]
+            static_inputs = [tensor.clone() for tensor in inputs]
             stream: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            # Casts of weights that autocast keeps would lie in the memory of the recording.
+            # Weights that autocast casts and caches would lie in the memory of the graph.
             with torch.autocast(
                 "cuda",
                 torch.get_autocast_dtype("cuda"),
@@ -108,21 +111,21 @@ class _Recorder:
             ):
                 stream.wait_stream(torch.cuda.current_stream())
                 with torch.cuda.stream(stream):
-                    for _ in range(WARM_UPS):
-                        module(*held)
+                    for _ in range(WARMUP_PASSES):
+                        module(*static_inputs)
                 torch.cuda.current_stream().wait_stream(stream)
                 graph = torch.cuda.CUDAGraph()
-                # Other threads of the worker may use the device meanwhile.
+                # Other threads of the worker may use the device during the capture.
                 with torch.cuda.graph(
                     graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
                 ):
-                    found = module(*held)
+                    static_output = module(*static_inputs)
 
-        def replay(*given: torch.Tensor) -> torch.Tensor:
-            for mine, theirs in zip(held, given, strict=True):
-                mine.copy_(theirs)
+        def replay(*inputs: torch.Tensor) -> torch.Tensor:
+            for static_input, tensor in zip(static_inputs, inputs, strict=True):
+                static_input.copy_(tensor)
             graph.replay()
-            # The next replay of any size writes over it.
-            return found.clone()
+            # The next replay of any graph overwrites the output.
+            return static_output.clone()
 
         return replay

@@ -1,4 +1,4 @@
-"""The thin waist between workers and models: prepare on the CPU, embed on the device."""
+"""The protocol between workers and models: inputs are prepared on the CPU, embedded on a device."""
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,20 +10,20 @@ import torch
 from stitchwork.resources import Item, Modality
 
 MAX_PIXELS: Final = 64_000_000
-"""Of an image, unless whoever loads the encoder says otherwise."""
+"""Default limit of the pixels of an image."""
 MAX_TOKENS: Final = 8_192
-"""Of a text, whatever its model takes, unless whoever loads the encoder says otherwise."""
+"""Default limit of the tokens of a text, for models that accept more."""
 SAMPLE_TEXT: Final = "The train to the coast was late again, and nobody could say why."
-"""What text encoders are tried with."""
+"""A text for warming up text encoders."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedInputs:
-    """Inputs that are ready for the model, still apart from each other.
+    """Preprocessed inputs of a model, not yet joined into batches.
 
     Attributes:
-        inputs: One tensor for each item: token ids (t,), or pixels (3, h, w).
-        truncated: Which items were cut.
+        inputs: One tensor for each item: token ids (t,) or pixels (3, h, w).
+        truncated: Indices of the items that were truncated.
     """
 
     inputs: list[torch.Tensor]
@@ -31,12 +31,12 @@ class PreparedInputs:
 
     @property
     def tokens(self) -> int:
-        """Tokens the model gets, those that frame a text included; images have none."""
+        """Number of tokens, special tokens included; images have none."""
         return sum(len(tensor) for tensor in self.inputs if tensor.ndim == 1)
 
     @classmethod
-    def join(cls, parts: Sequence[Self]) -> "PreparedInputs":
-        """The inputs of several jobs as those of one."""
+    def concatenate(cls, parts: Sequence[Self]) -> "PreparedInputs":
+        """The inputs of several jobs, in order."""
         return PreparedInputs([tensor for part in parts for tensor in part.inputs])
 
 
@@ -51,20 +51,25 @@ class Encoder(Protocol):
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Tokenise texts, or decode and transform images, on the CPU.
 
+        Args:
+            items: Texts, or image files.
+            truncate: Whether texts that are too long are truncated; None leaves it to the spec.
+
         Raises:
-            InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` says which.
+            InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` names it.
         """
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) of prepared inputs as one batch, on the encoder's device."""
 
 
-def resolve_device(name: str, number: int = 0) -> torch.device:
-    """The device of this name; `auto` takes CUDA, else Apple's MPS, else the CPU.
+def resolve_device(name: str, worker_index: int = 0) -> torch.device:
+    """The device of a name; `auto` is CUDA if available, else Apple's MPS, else the CPU.
 
     Args:
         name: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        number: Which of a machine's workers asks; they take its GPUs in turn (untested here).
+        worker_index: Index of the worker on its machine; `cuda` assigns GPUs to workers in turn
+            (untested).
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -72,26 +77,26 @@ def resolve_device(name: str, number: int = 0) -> torch.device:
         else:
             name = "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and torch.cuda.device_count() > 1:
-        name = f"cuda:{number % torch.cuda.device_count()}"
+        name = f"cuda:{worker_index % torch.cuda.device_count()}"
     return torch.device(name)
 
 
 @contextmanager
 def inference_mode(device: torch.device) -> Generator[None, None, None]:
-    """No gradients and, on CUDA (untested here), half precision where it is safe."""
-    half = (
+    """A context without gradients and, on CUDA (untested), with automatic half precision."""
+    dtype = (
         torch.bfloat16
         if device.type == "cuda" and torch.cuda.is_bf16_supported()
         else torch.float16
     )
-    cast: AbstractContextManager[Any] = (
-        torch.autocast("cuda", half) if device.type == "cuda" else nullcontext()
+    autocast: AbstractContextManager[Any] = (
+        torch.autocast("cuda", dtype) if device.type == "cuda" else nullcontext()
     )
-    with torch.inference_mode(), cast:
+    with torch.inference_mode(), autocast:
         yield
 
 
 def parameter_bytes(model: torch.nn.Module) -> int:
-    """Memory that a model's parameters and buffers hold."""
+    """Size of a model's parameters and buffers in bytes."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,4 +1,4 @@
-"""The model hub: which of its models are taken, and what of them."""
+"""Downloads from the model hub: which models are allowed, and which of their files."""
 
 import re
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ from huggingface_hub.errors import HFValidationError
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 
 FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
-"""Never code, never pickles: what is not there cannot be run."""
+"""Files that are downloaded: never code or pickles, so that neither can be run."""
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 class Hub:
-    """Fetches whole models, at one commit, into the hub library's own cache.
+    """Downloads models, each at one commit, into the cache of the hub's library.
 
     Args:
-        patterns: Models that may be asked for, such as `timm/*`.
-        offline: Only use what the cache holds; never connect.
+        patterns: Patterns of the allowed models, such as `timm/*`.
+        offline: Use only the cache, and never connect.
     """
 
     def __init__(self, patterns: Sequence[str], *, offline: bool) -> None:
@@ -29,24 +29,24 @@ class Hub:
         self._offline = offline
 
     def folder(self, model: str, revision: str | None) -> Path:
-        """The folder of a model's files; its name is the commit that they are of.
+        """The folder of a model's files, named after their commit.
 
         Args:
-            model: Hub id.
+            model: Id of the model on the hub.
             revision: Commit, tag or branch; None is `main`.
 
         Raises:
-            InvalidInputError: If no pattern allows the model, or the hub has none of this name.
-            JobFailedError: If it is not in the cache and the hub cannot be asked.
+            InvalidInputError: If no pattern allows the model, or its id is malformed.
+            JobFailedError: If the model is not in the cache and cannot be downloaded.
         """
         if not any(fnmatchcase(model, pattern) for pattern in self._patterns):
             allowed = ", ".join(self._patterns) or "none"
             raise InvalidInputError(
-                f"the hub's model {model} is not among those that hub_models allows: {allowed}",
+                f"hub model {model} is not allowed; hub_models allows: {allowed}",
                 code=ErrorCode.MODEL_NOT_ALLOWED,
             )
         try:
-            found = snapshot_download(
+            folder = snapshot_download(
                 model,
                 revision=revision,
                 allow_patterns=list(FILES),
@@ -54,20 +54,22 @@ class Hub:
                 local_files_only=self._offline,
             )
         except HFValidationError as error:
-            raise InvalidInputError(f"{model} is neither a local folder nor a hub id") from error
+            raise InvalidInputError(
+                f"{model} is neither a local folder nor the id of a hub model"
+            ) from error
         except OSError as error:
-            why = (
+            reason = (
                 "this worker is offline and has no copy of it"
                 if self._offline
-                else f"the hub did not give it ({type(error).__name__})"
+                else f"the download failed ({type(error).__name__})"
             )
-            at = f" at {revision}" if revision else ""
+            suffix = f" at {revision}" if revision else ""
             raise JobFailedError(
-                f"{model}{at} cannot be loaded: {why}", code=ErrorCode.LOAD_FAILED
+                f"{model}{suffix} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED
             ) from error
-        return Path(found)
+        return Path(folder)
 
 
 def is_pinned(revision: str | None) -> bool:
-    """Whether a revision is a commit, which never means anything else."""
+    """Whether a revision is a commit hash, which always names the same files."""
     return revision is not None and COMMIT.fullmatch(revision) is not None

@@ -1,4 +1,4 @@
-"""Memory of the device that models run on: how much there is, and what becomes of freed memory."""
+"""Memory of the device that models run on: its size, and the release of freed memory."""
 
 import ctypes
 import gc
@@ -9,15 +9,16 @@ from typing import Final
 
 import torch
 
-CPU_FULL: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
+CPU_OUT_OF_MEMORY: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
-KEPT_BYTES: Final = 1 << 30
+TRIM_THRESHOLD_BYTES: Final = 1 << 30
+"""Freed heap memory above this is returned to the system."""
 
 
 def device_memory_bytes(device: torch.device) -> int:
-    """Memory of a device; of a CPU, what this machine or this container may use."""
+    """Memory of a device in bytes; of a CPU, what this machine or container may use."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -26,20 +27,20 @@ def device_memory_bytes(device: torch.device) -> int:
 
 
 def configure_allocator() -> None:
-    """Let this process keep what a forward pass frees, for the next one.
+    """Let the C library reuse the memory that a forward pass frees for the next one.
 
-    glibc maps large blocks anew, page by page, in every pass: up to half of the time of a
-    convolutional network on a CPU. So they come from the heap, which `release_memory` trims. With
-    other C libraries this does nothing.
+    By default glibc maps large blocks anew in every pass, page by page, which takes up to half of
+    the time of a convolutional network on a CPU. After this call they come from the heap, which
+    `release_memory` trims. With other C libraries this does nothing.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what nobody uses any more."""
+    """Collect garbage and return freed memory to the device or the system."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -48,14 +49,14 @@ def release_memory(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device, or the machine, has no memory left."""
-    told = str(error).lower()
+    """Whether an error means that the device or the machine is out of memory."""
+    message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        part in told for part in CPU_FULL
+        part in message for part in CPU_OUT_OF_MEMORY
     )
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a device has done what it was given; a GPU works behind our back."""
+    """Wait until a device has finished its work; GPUs run asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

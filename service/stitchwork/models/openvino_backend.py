@@ -1,4 +1,4 @@
-"""A model's pass on a CPU, compiled by OpenVINO; the only file that imports it."""
+"""A model's forward pass on a CPU, compiled by OpenVINO; only this module imports it."""
 
 import logging
 import sys
@@ -14,82 +14,104 @@ import torch
 log = logging.getLogger(__name__)
 
 ForwardPass = Callable[..., torch.Tensor]
-"""Inputs of n rows to (n, d) float32."""
+"""Maps inputs of n rows to (n, d) float32."""
 
 MAX_DIFFERENCE: Final = 1e-4
-"""Most that a row may differ from torch's, relative to its length; rounding makes it 1e-6."""
+"""Largest difference of a row from torch's, relative to its norm; rounding causes 1e-6."""
 
 
 @torch.no_grad()
-def compile_if_faster(
+def compile_forward(
     module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch.Tensor]]
 ) -> ForwardPass:
-    """The compiled pass of a model, or its own where none can be had or where the two differ.
+    """Compile the forward pass of a model; the model itself if that fails or changes its results.
 
     Args:
-        module: The model, on a CPU, in evaluation mode; let go of if its compiled pass is taken.
-        name: What the log calls it.
-        samples: Inputs. The first is traced; the others, to tell that no size of it was taken for
-            a constant, have other numbers of rows and other lengths, up to the longest there may
-            be.
+        module: The model, on a CPU, in evaluation mode. It is not referenced by the compiled pass.
+        name: Name of the model in the log.
+        samples: Inputs. The first is traced; the others differ from it in the number of rows and
+            in length, up to the longest that is allowed, and show whether tracing took a size
+            for a constant.
     """
     if find_spec("openvino") is None:
         return module
     began = time.perf_counter()
     try:
-        found = _Compiled(module, samples[0])
-        worst = max(max_relative_difference(module(*sample), found(*sample)) for sample in samples)
-    except Exception as error:  # noqa: BLE001 whatever a compiler makes of a model, torch runs it
-        log.warning("not compiled", extra={"model": name, "reason": type(error).__name__})
+        compiled = _CompiledPass(module, samples[0])
+        difference = max(
+            max_relative_difference(module(*sample), compiled(*sample)) for sample in samples
+        )
+    except Exception as error:  # noqa: BLE001 whatever the compiler raises, torch can run the model
+        extra = {"model": name, "reason": type(error).__name__}
+        log.warning("model compilation failed", extra=extra)
         return module
-    if not worst <= MAX_DIFFERENCE:
-        log.warning("compiled wrongly", extra={"model": name, "difference": worst})
+    if not difference <= MAX_DIFFERENCE:
+        extra = {"model": name, "reason": f"results differ by {difference:.2g}"}
+        log.warning("model compilation failed", extra=extra)
         return module
     seconds = round(time.perf_counter() - began, 2)
-    log.info("compiled", extra={"model": name, "seconds": seconds, "difference": worst})
-    return found
+    log.info("model compiled", extra={"model": name, "seconds": seconds, "difference": difference})
+    return compiled
 
 
-def max_relative_difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    """By how much rows differ at most, relative to their length."""
-    return float(((ours - theirs).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12)).max())
+def max_relative_difference(expected: torch.Tensor, actual: torch.Tensor) -> float:
+    """The largest distance between two rows (n, d), relative to the norm of the expected one."""
+    norms = expected.norm(dim=1).clamp_min(1e-12)
+    return float(((expected - actual).norm(dim=1) / norms).max())
 
 
-class _Compiled:
-    """Calls for one thread at a time."""
+def trace(module: torch.nn.Module, sample: Sequence[torch.Tensor]) -> Any:
+    """An OpenVINO model of a torch module, traced with sample inputs.
+
+    The decoder and the loading by framework are internal to OpenVINO: `openvino.convert_model`
+    would do the same, but silences all loggers of the process while it runs.
+    """
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        # Tracing warns of branches on a size; the other samples show whether they matter.
+        warnings.simplefilter("ignore")
+        decoder = TorchScriptPythonDecoder(
+            module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
+        )
+        model = frontend.convert(frontend.load(decoder))
+    del decoder
+    clear_traced_classes()
+    return model
+
+
+def clear_traced_classes() -> None:
+    """Drop the classes that torch registered while tracing.
+
+    torch keeps them, megabytes for each model, until the process ends, and offers only a private
+    function to release them.
+    """
+    torch._C._jit_clear_class_registry()
+
+
+class _CompiledPass:
+    """A compiled model; calls from several threads run one after another."""
 
     def __init__(self, module: torch.nn.Module, sample: Sequence[torch.Tensor]) -> None:
-        # It tells its makers of each use unless this is missing; nothing calls home from here.
+        # OpenVINO reports its use over the network unless this package is missing.
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
         import openvino
-        from openvino.frontend import FrontEndManager
-        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-        # `openvino.convert_model` would do, but silences the loggers of the process meanwhile.
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        with warnings.catch_warnings():
-            # Of branches that were taken by a size; the samples tell whether it matters.
-            warnings.simplefilter("ignore")
-            decoder = TorchScriptPythonDecoder(
-                module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
-            )
-            model = frontend.convert(frontend.load(decoder))
-        del decoder
-        # Else torch keeps what it traced, megabytes each time, for as long as the process lives.
-        torch._C._jit_clear_class_registry()
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            # Which cores a worker may have is its launcher's to say.
+            # The process that starts a worker decides which cores it uses.
             "ENABLE_CPU_PINNING": False,
         }
-        compiled = openvino.Core().compile_model(model, "CPU", settings)
+        compiled = openvino.Core().compile_model(trace(module, sample), "CPU", settings)
         self._request: Any = compiled.create_infer_request()
         self._guard = threading.Lock()
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         arrays = [tensor.contiguous().numpy() for tensor in inputs]
         with self._guard:
-            found = self._request.infer(arrays, share_inputs=True)
-            return torch.from_numpy(found[0])
+            outputs = self._request.infer(arrays, share_inputs=True)
+            return torch.from_numpy(outputs[0])

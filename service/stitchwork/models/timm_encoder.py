@@ -1,4 +1,4 @@
-"""Images, by timm models; the only file that imports timm."""
+"""Image encoders: timm models."""
 
 import io
 from collections.abc import Sequence
@@ -22,35 +22,35 @@ from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
 from stitchwork.models.memory import release_memory
-from stitchwork.models.openvino_backend import ForwardPass, compile_if_faster
+from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.resources import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
 JPEG: Final = b"\xff\xd8"
 LARGE_PIXELS: Final = 16_000_000
-"""The memory that a larger image took is not kept for the next one."""
+"""After an image with more pixels than this, freed memory is returned to the system."""
 MAX_SCANS: Final = 100
-"""A progressive JPEG has about ten, and each costs a pass over all pixels however few its bytes."""
+"""A progressive JPEG has about ten scans; each costs a pass over all pixels, however small."""
 SCAN: Final = b"\xff\xda"
-"""Begins a scan; within its data 0xff is always followed by something else."""
+"""Marks the start of a scan; it cannot occur within the data of one."""
 MAX_ASPECT_RATIO: Final = 32
-"""The short side is scaled to what the model takes, and the long side with it."""
+"""Images are scaled by their short side, so a long one takes far more memory than its file."""
 IMAGENET_CLASSES: Final = 1000
 
-# `decode` bounds the pixels before any is made; Pillow's own bound would hold below a raised one.
+# `decode` checks the number of pixels itself; Pillow's limit may be lower than a configured one.
 Image.MAX_IMAGE_PIXELS = None
 
 
 class TimmEncoder:
-    """A timm model that gives its pooled features.
+    """A timm model whose embeddings are its pooled features.
 
     Args:
-        spec: What it is.
-        device: Where it runs.
+        spec: The encoder.
+        device: The device it runs on.
         weights: Its safetensors file.
-        max_pixels: Pixels that an image may have.
-        compile_models: Whether its pass may be compiled, on a CPU.
-        cuda_graphs: Whether small batches are replayed from recordings, on a GPU.
+        max_pixels: Maximum pixels of an image.
+        compile_models: Whether its forward pass is compiled, on a CPU.
+        cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
     """
 
     modality: Modality = "image"
@@ -67,7 +67,7 @@ class TimmEncoder:
         self._spec = spec
         self._max_pixels = max_pixels
         self.device = device
-        model = load(spec, weights)
+        model = load_timm_model(spec, weights)
         model.reset_classifier(0)
         override = {"input_size": (3, spec.input_size, spec.input_size)} if spec.input_size else {}
         self._transform: Any = create_transform(
@@ -79,26 +79,26 @@ class TimmEncoder:
         if compile_models and device.type == "cpu":
             white = self._transform(Image.new("RGB", (1, 1), "white"))
             samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
-            self._pass = compile_if_faster(model, spec.model, samples)
+            self._pass = compile_forward(model, spec.model, samples)
         elif cuda_graphs and device.type == "cuda":
             self._pass = CudaGraphPass(model, spec.model)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
-        """Decode images and bring them into the form that the model takes.
+        """Decode images and apply the transform of the model.
 
         Raises:
             UnsupportedFormatError: If an item is not a JPEG, PNG or WebP file.
-            InputTooLargeError: If it has more pixels than are taken.
-            InvalidInputError: If it is cut or damaged.
+            InputTooLargeError: If an image has too many pixels or scans.
+            InvalidInputError: If a file is truncated or corrupt, or an image is too elongated.
         """
-        tensors, most = [], 0
-        # One at a time: decoded pixels are far larger than what the model takes.
+        tensors, largest = [], 0
+        # One at a time, since decoded images are far larger than the inputs of the model.
         for i, item in enumerate(items):
             image = decode(item, f"/items/{i}", self._max_pixels)
-            most = max(most, image.width * image.height)
+            largest = max(largest, image.width * image.height)
             tensors.append(self._transform(image))
             del image
-        if most > LARGE_PIXELS:
+        if largest > LARGE_PIXELS:
             release_memory(self.device)
         return PreparedInputs(tensors)
 
@@ -108,74 +108,74 @@ class TimmEncoder:
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
 
-def load(spec: ImageEncoder, weights: Path) -> Any:
-    """The timm model of a spec, with a classifier of as many classes as its weights have.
+def load_timm_model(spec: ImageEncoder, weights: Path) -> Any:
+    """The timm model of a spec, with as many classes as its weights have.
 
     Raises:
-        InvalidInputError: If timm has no such model, or the weights are not its own.
-        UnsupportedFormatError: If the weights are not safetensors.
+        InvalidInputError: If timm has no such model, or the weights do not fit it.
+        UnsupportedFormatError: If the weights are not a safetensors file.
     """
     _check_known(spec)
     if weights.suffix != ".safetensors":
         raise UnsupportedFormatError(
-            "expected weights in a .safetensors file; pickles are never read"
+            "expected weights in a .safetensors file; pickles are not supported"
         )
     try:
         state = load_file(weights)
     except FileNotFoundError as error:
         raise InvalidInputError(
-            f"there is no file {weights.name} with weights of {spec.model}"
+            f"the weights file {weights.name} of {spec.model} does not exist"
         ) from error
     except (SafetensorError, OSError) as error:
         raise InvalidInputError(
-            f"the weights of {spec.model} cannot be read as safetensors"
+            f"the weights of {spec.model} are not a valid safetensors file"
         ) from error
     model = timm.create_model(spec.model, pretrained=False)
-    _classify_as(state, spec, model)
-    wrong = _misfit(model.state_dict(), state)
-    if wrong:
-        raise InvalidInputError(f"the weights are not those of {spec.model}: {wrong}")
+    _resize_classifier(model, spec, state)
+    mismatch = _find_mismatch(model.state_dict(), state)
+    if mismatch:
+        raise InvalidInputError(f"the weights do not fit {spec.model}: {mismatch}")
     model.load_state_dict(state, strict=True)
     return model
 
 
-def _classify_as(state: dict[str, torch.Tensor], spec: ImageEncoder, model: Any) -> None:
-    """Give a model the classes of weights, where timm says what it calls its classifier."""
+def _resize_classifier(model: Any, spec: ImageEncoder, state: dict[str, torch.Tensor]) -> None:
+    """Give a model as many classes as its weights have, if timm names its classifier."""
     config = timm.get_pretrained_cfg(spec.model)
-    called = config.classifier if config else None
-    # A distilled model has two, of as many classes.
-    name = f"{called[0] if isinstance(called, tuple) else called}.weight"
-    own, given = model.state_dict().get(name), state.get(name)
+    module = config.classifier if config else None
+    # A distilled model has two classifiers with the same classes.
+    name = f"{module[0] if isinstance(module, tuple) else module}.weight"
+    own, loaded = model.state_dict().get(name), state.get(name)
     if own is None:
         return
-    if given is None:
+    if loaded is None:
         model.reset_classifier(0)
-    elif own.shape[1:] == given.shape[1:] and len(own) != len(given):
-        # Of the right width, so that it is no larger than the file that was read.
-        model.reset_classifier(len(given))
+    elif own.shape[1:] == loaded.shape[1:] and len(own) != len(loaded):
+        # Only if the width fits, which bounds the new classifier by the size of the file.
+        model.reset_classifier(len(loaded))
 
 
-def _misfit(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str | None:
-    """The first tensor that is missing, of another shape, or of no use; None if all fit."""
+def _find_mismatch(expected: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> str | None:
+    """The first tensor that is missing, has another shape, or is unexpected; None if all fit."""
     for name, tensor in expected.items():
         if name not in state:
-            return f"it has no {name}"
+            return f"{name} is missing"
         if state[name].shape != tensor.shape:
             shapes = f"{tuple(tensor.shape)}, got {tuple(state[name].shape)}"
             return f"expected {name} of shape {shapes}"
-    return next((f"it has a {name}" for name in state if name not in expected), None)
+    return next((f"{name} is unexpected" for name in state if name not in expected), None)
 
 
 def timm_hub_id(spec: ImageEncoder) -> str:
-    """Where the hub keeps timm's own weights of a model.
+    """Id of timm's pretrained weights of a model on the hub.
 
     Raises:
-        InvalidInputError: If timm has no such model, or no weights of it there.
+        InvalidInputError: If timm has no such model, or no weights for it on the hub.
     """
     _check_known(spec)
     config = timm.get_pretrained_cfg(spec.model)
     if config is None or not config.hf_hub_id:
-        raise InvalidInputError(f"timm has no pretrained safetensors for {spec.model} on its hub")
+        raise InvalidInputError(f"timm has no pretrained weights for {spec.model} on the hub")
     return str(config.hf_hub_id)
 
 
@@ -188,46 +188,48 @@ def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, lis
     """The classifier of a pretrained timm model, for its pooled features.
 
     Returns:
-        A linear classifier, float32 numpy, and its labels: ImageNet's names where it has its
-        classes, else their numbers.
+        A linear classifier, float32 numpy, and its labels: the names of ImageNet's classes if it
+        has as many, else the indices of the classes.
 
     Raises:
         InvalidInputError: If the model has no linear classifier.
     """
-    model = load(spec, weights)
+    model = load_timm_model(spec, weights)
     head = model.get_classifier()
     if not isinstance(head, torch.nn.Linear):
         raise InvalidInputError(f"the classifier of {spec.model} is not one linear layer")
     weight = head.weight.detach().float().numpy()
     bias = torch.zeros(len(weight)) if head.bias is None else head.bias
-    return Classifier(((weight, bias.detach().float().numpy()),), "identity"), _names(len(weight))
+    return Classifier(((weight, bias.detach().float().numpy()),), "identity"), _class_names(
+        len(weight)
+    )
 
 
-def _names(count: int) -> list[str]:
+def _class_names(count: int) -> list[str]:
     if count != IMAGENET_CLASSES:
         return [str(i) for i in range(count)]
-    known = ImageNetInfo()
-    names = [known.index_to_description(i) for i in range(count)]
-    # Two classes are called crane, and two maillot; their numbers tell them apart.
-    doubled = {name for name in names if names.count(name) > 1}
-    return [f"{name} ({i})" if name in doubled else name for i, name in enumerate(names)]
+    info = ImageNetInfo()
+    names = [info.index_to_description(i) for i in range(count)]
+    # Two classes are called crane and two maillot; their indices make the names unique.
+    duplicates = {name for name in names if names.count(name) > 1}
+    return [f"{name} ({i})" if name in duplicates else name for i, name in enumerate(names)]
 
 
 def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image file as RGB pixels, upright; the first frame of an animation.
+    """Decode an image file to RGB, upright; of an animation, the first frame.
 
     Args:
-        item: The bytes of the file.
-        pointer: Where it stands in the request.
-        max_pixels: Pixels that it may have.
+        item: Content of the file.
+        pointer: JSON pointer to the item in the request.
+        max_pixels: Maximum pixels of the image.
 
     Returns:
-        The image; transparency is laid on white.
+        The image; transparent pixels are composited on white.
 
     Raises:
         UnsupportedFormatError: If it is not a JPEG, PNG or WebP file.
-        InputTooLargeError: If it has more pixels than are taken; they are not decoded.
-        InvalidInputError: If it is cut or damaged.
+        InputTooLargeError: If it has too many pixels or scans; it is then not decoded.
+        InvalidInputError: If it is truncated, corrupt, or too elongated.
     """
     if isinstance(item, str):
         raise InvalidInputError("expected an image file", pointer=pointer)
@@ -248,29 +250,30 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
             )
         if max(image.size) > MAX_ASPECT_RATIO * min(image.size):
             raise InvalidInputError(
-                f"expected sides within a ratio of {MAX_ASPECT_RATIO}, got {image.width} x "
+                f"expected an aspect ratio of at most {MAX_ASPECT_RATIO}, got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
             )
         image.load()
-        # The decoded copy is let go of as soon as there is an upright one.
         image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UnsupportedFormatError(
             f"expected a file of {', '.join(FORMATS)}", pointer=pointer
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise InvalidInputError("the image file is cut or damaged", pointer=pointer) from error
+        raise InvalidInputError(
+            "the image file is truncated or corrupt", pointer=pointer
+        ) from error
     return _rgb(image)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # 16-bit grey: the upper eight bits are what a screen would show.
+        # 16-bit grey: keep the upper eight bits.
         return image.point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", layer.size, (255, 255, 255))
-        white.paste(layer, mask=layer)
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, (255, 255, 255))
+        white.paste(rgba, mask=rgba)
         return white
     return image if image.mode == "RGB" else image.convert("RGB")

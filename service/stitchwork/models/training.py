@@ -1,4 +1,4 @@
-"""Small networks trained from nothing, so that encoders can differ in all but their data."""
+"""Trains small image encoders from scratch, so that encoders can share nothing but their data."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ from stitchwork.models.timm_encoder import decode
 BATCH: Final = 64
 LEARNING_RATE: Final = 3e-3
 WEIGHT_DECAY: Final = 0.02
-SHIFT: Final = 8
-"""Training images move by up to one part in this many of their side."""
+SHIFT_FRACTION: Final = 8
+"""Training images are shifted by up to one part in this many of their side."""
 
 
 def train_image_encoder(
@@ -33,45 +33,44 @@ def train_image_encoder(
     test_data: tuple[Sequence[bytes], NDArray[np.int64]],
     progress: Callable[[], None] = lambda: None,
 ) -> float:
-    """Train a timm model on labelled images, and write it as the catalog reads it.
+    """Train a timm model on labelled images, and save it as the service loads it.
 
-    The model keeps the classifier that timm gives it, of which only the first logits are used; so
-    its weights are those that timm expects.
+    The model keeps its original classifier, of which only the first logits are used, so that its
+    weights have the shapes that timm expects.
 
     Args:
-        model: Name of a small model in timm.
+        model: Name of a small timm model.
         images: n image files.
-        labels: (n,) their classes, from 0.
-        path: Where the safetensors file goes.
-        input_size: Side in pixels.
-        epochs: Passes over the images.
-        seed: Of the first weights, the order and the shifts.
-        test_data: Images and their classes that are not trained on.
-        progress: Called after each pass.
+        labels: (n,) int64, their classes, from 0.
+        path: The safetensors file to write.
+        input_size: Side of the images in pixels.
+        epochs: Number of passes over the images.
+        seed: Seed of the initial weights, the order and the shifts.
+        test_data: Images for evaluation, and their classes.
+        progress: Called after each epoch.
 
     Returns:
-        The accuracy of the model's own classifier on the images held out.
+        Accuracy of the model's classifier on the test data.
 
     Raises:
-        InvalidInputError: If timm has no such model, the classifier is too small, or there are not
-        as
-            many labels as images, and enough for a batch.
+        InvalidInputError: If timm has no such model, its classifier has too few classes, the
+            numbers of images and labels differ, or there are too few for a batch.
     """
     if not timm.is_model(model):
         raise InvalidInputError(f"timm has no model {model}")
     if len(images) != len(labels) or len(labels) < BATCH:
         raise InvalidInputError(
-            f"expected a label for each of at least {BATCH} images, got {len(labels)} labels and "
-            f"{len(images)} images"
+            f"expected one label for each of at least {BATCH} images, got {len(labels)} labels "
+            f"and {len(images)} images"
         )
-    # Only here: what else draws random numbers in this process is left alone.
+    # Forked, so that the random state of the process is unchanged.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = timm.create_model(model, pretrained=False)
     classes = int(labels.max()) + 1
     if classes > net.num_classes:
         raise InvalidInputError(
-            f"{model} tells at most {net.num_classes} classes apart, got {classes}"
+            f"expected at most {net.num_classes} classes for {model}, got {classes}"
         )
     config = resolve_data_config({"input_size": (3, input_size, input_size)}, model=net)
     transform = create_transform(**config, is_training=False)
@@ -79,9 +78,29 @@ def train_image_encoder(
     def pixels(files: Sequence[bytes]) -> torch.Tensor:
         return torch.stack([transform(decode(f, f"/items/{i}")) for i, f in enumerate(files)])
 
-    seen, wanted = pixels(images), torch.as_tensor(labels)
     rng = torch.Generator().manual_seed(seed)
-    steps = len(wanted) // BATCH
+    _fit(net, pixels(images), torch.as_tensor(labels), classes, epochs, rng, progress)
+    save_file({key: tensor.contiguous() for key, tensor in net.state_dict().items()}, path)
+    files, truth = test_data
+    correct = 0
+    with torch.inference_mode():
+        for start in range(0, len(files), BATCH):
+            predicted = net(pixels(files[start : start + BATCH]))[:, :classes].argmax(1)
+            correct += int((predicted.numpy() == truth[start : start + BATCH]).sum())
+    return correct / len(files)
+
+
+def _fit(
+    net: torch.nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    classes: int,
+    epochs: int,
+    rng: torch.Generator,
+    progress: Callable[[], None],
+) -> None:
+    """Train the first logits of a network on pixels (n, 3, h, w) and labels (n,)."""
+    steps = len(labels) // BATCH
     optimizer = torch.optim.AdamW(
         net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, foreach=True
     )
@@ -90,27 +109,20 @@ def train_image_encoder(
     )
     net.train()
     for _ in range(epochs):
-        order = torch.randperm(len(wanted), generator=rng)
-        for at in range(0, steps * BATCH, BATCH):
-            batch = order[at : at + BATCH]
-            shown = _shifted(seen[batch], input_size // SHIFT, rng)
-            loss = torch.nn.functional.cross_entropy(net(shown)[:, :classes], wanted[batch])
+        order = torch.randperm(len(labels), generator=rng)
+        for start in range(0, steps * BATCH, BATCH):
+            batch = order[start : start + BATCH]
+            augmented = _shift(pixels[batch], pixels.shape[2] // SHIFT_FRACTION, rng)
+            loss = torch.nn.functional.cross_entropy(net(augmented)[:, :classes], labels[batch])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         progress()
     net.eval()
-    save_file({key: tensor.contiguous() for key, tensor in net.state_dict().items()}, path)
-    files, truth = test_data
-    right = 0
-    with torch.inference_mode():
-        for at in range(0, len(files), BATCH):
-            found = net(pixels(files[at : at + BATCH]))[:, :classes].argmax(1)
-            right += int((found.numpy() == truth[at : at + BATCH]).sum())
-    return right / len(files)
 
 
-def _shifted(images: torch.Tensor, most: int, rng: torch.Generator) -> torch.Tensor:
-    down, right = torch.randint(-most, most + 1, (2,), generator=rng).tolist()
+def _shift(images: torch.Tensor, limit: int, rng: torch.Generator) -> torch.Tensor:
+    """Roll images by the same random offset of at most `limit` pixels in each direction."""
+    down, right = torch.randint(-limit, limit + 1, (2,), generator=rng).tolist()
     return torch.roll(images, (down, right), (2, 3))

@@ -1,4 +1,4 @@
-"""Texts, by transformers models; the only file that imports transformers."""
+"""Text encoders: transformers models."""
 
 import json
 from collections.abc import Sequence
@@ -13,35 +13,35 @@ from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
-from stitchwork.models.openvino_backend import ForwardPass, compile_if_faster
+from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.resources import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
-"""A text of more characters than this for each token it may have is refused unread."""
+"""Texts with more characters than this for each allowed token are refused before tokenising."""
 DEFAULT_LENGTH: Final = 512
-SANE_LENGTH: Final = 1_000_000
-"""Tokenizers without a limit of their own name an absurd one."""
-TRIED_LENGTH: Final = 512
-"""Models that take longer texts are not compiled, since that is tried at their full length."""
+UNLIMITED_LENGTH: Final = 1_000_000
+"""Tokenizers without a limit report a length above this."""
+MAX_COMPILED_LENGTH: Final = 512
+"""Models for longer texts are not compiled, since that is verified at their full length."""
 
-ONLY_FILES: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL_FILES_ONLY: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
 transformers.utils.logging.disable_progress_bar()
-# What it says goes where all else is said, in the same form.
+# Its log records go through the logging configuration of the process.
 transformers.utils.logging.disable_default_handler()
 transformers.utils.logging.enable_propagation()
 
 
 class TransformersEncoder:
-    """A transformers model that pools one hidden layer.
+    """A transformers model whose embeddings pool one hidden layer.
 
     Args:
-        spec: What it is.
-        device: Where it runs.
-        folder: Its files.
-        max_tokens: Tokens that a text may have, if the model takes as many.
-        compile_models: Whether its pass may be compiled, on a CPU.
-        cuda_graphs: Whether small batches are replayed from recordings, on a GPU.
+        spec: The encoder.
+        device: The device it runs on.
+        folder: The folder of its files.
+        max_tokens: Maximum tokens of a text, for models that accept more.
+        compile_models: Whether its forward pass is compiled, on a CPU.
+        cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
     """
 
     modality: Modality = "text"
@@ -58,31 +58,33 @@ class TransformersEncoder:
         self._spec = spec
         self.device = device
         _check_code(spec, folder)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **ONLY_FILES)
-        model = _opened(folder).eval()
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL_FILES_ONLY)
+        model = _load_model(folder).eval()
         config = model.config
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
             raise InvalidInputError(
-                f"layer: {spec.model} has layers 0 to {layers}, got {spec.layer}"
+                f"layer: expected 0 to {layers} for {spec.model}, or -1 to "
+                f"{-layers - 1} from the end, got {spec.layer}"
             )
-        most, usual = _limits(folder, self._tokenizer, config)
-        least = self._tokenizer.num_special_tokens_to_add() + 1
-        if spec.max_length is not None and not least <= spec.max_length <= most:
+        model_limit, default_limit = _length_limits(folder, self._tokenizer, config)
+        min_tokens = self._tokenizer.num_special_tokens_to_add() + 1
+        if spec.max_length is not None and not min_tokens <= spec.max_length <= model_limit:
             raise InvalidInputError(
-                f"max_length: {spec.model} takes {least} to {most} tokens, got {spec.max_length}"
+                f"max_length: expected {min_tokens} to {model_limit} tokens for {spec.model}, got "
+                f"{spec.max_length}"
             )
-        own = spec.max_length or usual
-        self._limit = min(own, max_tokens)
-        self._takes = f"{spec.model} takes {own} tokens"
-        if own > max_tokens:
-            self._takes = f"expected at most {max_tokens} tokens (max_text_tokens)"
+        own_limit = spec.max_length or default_limit
+        self._limit = min(own_limit, max_tokens)
+        self._expectation = f"expected at most {own_limit} tokens for {spec.model}"
+        if own_limit > max_tokens:
+            self._expectation = f"expected at most {max_tokens} tokens (max_text_tokens)"
         self.dim = int(config.hidden_size)
         self.nbytes = parameter_bytes(model)
-        pooled = _Pooled(model, spec).to(device)
+        pooled = _PoolingModel(model, spec).to(device)
         self._pass: ForwardPass = pooled
-        if compile_models and device.type == "cpu" and self._limit <= TRIED_LENGTH:
-            self._pass = compile_if_faster(pooled, spec.model, self._samples())
+        if compile_models and device.type == "cpu" and self._limit <= MAX_COMPILED_LENGTH:
+            self._pass = compile_forward(pooled, spec.model, self._samples())
         elif cuda_graphs and device.type == "cuda":
             self._pass = CudaGraphPass(pooled, spec.model, self._limit)
 
@@ -90,38 +92,36 @@ class TransformersEncoder:
         """Tokenise texts.
 
         Raises:
-            InvalidInputError: If a text is empty, or has more tokens than the model takes and is
-            not to
-                be cut.
+            InvalidInputError: If a text is empty, or is too long and may not be truncated.
         """
-        cut = self._spec.truncate if truncate is None else truncate
-        texts = [self._checked(item, i, cut) for i, item in enumerate(items)]
-        found: list[list[int]] = self._tokenizer(
+        may_truncate = self._spec.truncate if truncate is None else truncate
+        texts = [self._check(item, i, may_truncate) for i, item in enumerate(items)]
+        token_ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=True, return_attention_mask=False, verbose=False
         )["input_ids"]
         shortened = {i for i, item in enumerate(items) if len(texts[i]) < len(item)}
-        too_long = [i for i, ids in enumerate(found) if len(ids) > self._limit]
-        if too_long and not cut:
+        too_long = [i for i, ids in enumerate(token_ids) if len(ids) > self._limit]
+        if too_long and not may_truncate:
             i = too_long[0]
             raise InvalidInputError(
-                f"{self._takes}, the text has {len(found[i])}; ask for truncate to cut it",
+                f"{self._expectation}, got {len(token_ids[i])}; set truncate to cut the text",
                 pointer=f"/items/{i}",
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
         for i in too_long:
-            found[i] = self._tokenizer(
+            token_ids[i] = self._tokenizer(
                 texts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
         return PreparedInputs(
-            [torch.tensor(ids) for ids in found], tuple(sorted(shortened.union(too_long)))
+            [torch.tensor(ids) for ids in token_ids], tuple(sorted(shortened.union(too_long)))
         )
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings (n, dim) float32 of token ids; padding to the longest has no effect."""
+        """Embeddings (n, dim) float32 of token ids; padding does not affect them."""
         return self._pass(*(part.to(self.device) for part in self._padded(inputs)))
 
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids and mask (n, t) int64 of token ids."""
+        """Padded ids and mask, each (n, t) int64."""
         lengths = torch.tensor([len(ids) for ids in inputs])
         pad = self._tokenizer.pad_token_id or 0
         ids = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=pad)
@@ -129,47 +129,53 @@ class TransformersEncoder:
         return ids, mask.long()
 
     def _samples(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Batches of several sizes, up to the longest text that is taken."""
+        """Batches of several sizes, up to the longest allowed text."""
         longest = self.prepare([SAMPLE_TEXT * self._limit], truncate=True).inputs[0]
-        few = longest[: max(1, self._limit // 2)]
+        half = longest[: max(1, self._limit // 2)]
         return [
             self._padded(batch)
-            for batch in ([few[:9], few[:4]], [few[:3]], [few[:2], few[:17], few[:5]], [longest])
+            for batch in (
+                [half[:9], half[:4]],
+                [half[:3]],
+                [half[:2], half[:17], half[:5]],
+                [longest],
+            )
         ]
 
-    def _checked(self, item: Item, i: int, cut: bool) -> str:
+    def _check(self, item: Item, i: int, may_truncate: bool) -> str:
+        """The text of an item, truncated if its characters alone show that it is too long."""
         pointer = f"/items/{i}"
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=pointer)
-        most = self._limit * CHARACTERS_PER_TOKEN
-        if len(item) <= most:
+        max_characters = self._limit * CHARACTERS_PER_TOKEN
+        if len(item) <= max_characters:
             return item
-        if cut:
-            return item[:most]
+        if may_truncate:
+            return item[:max_characters]
         raise InvalidInputError(
-            f"{self._takes}, the text has {len(item)} characters; ask for truncate to cut it",
+            f"{self._expectation}, got a text of {len(item)} characters; set truncate to cut it",
             pointer=pointer,
             code=ErrorCode.TOO_MANY_TOKENS,
         )
 
 
-def _opened(folder: Path) -> Any:
-    """A model with torch's own attention, or with the plain one where it knows no other.
+def _load_model(folder: Path) -> Any:
+    """Load a model with torch's attention, or with eager attention if it supports no other.
 
-    Named in either case, so that a config cannot ask for a kernel of the hub.
+    The implementation is always named, so that a config cannot request a kernel from the hub.
     """
     try:
         return AutoModel.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="sdpa", **ONLY_FILES
+            folder, use_safetensors=True, attn_implementation="sdpa", **LOCAL_FILES_ONLY
         )
     except ValueError:
         return AutoModel.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="eager", **ONLY_FILES
+            folder, use_safetensors=True, attn_implementation="eager", **LOCAL_FILES_ONLY
         )
 
 
-class _Pooled(torch.nn.Module):
-    """Token ids and mask (n, t) to embeddings (n, dim) float32."""
+class _PoolingModel(torch.nn.Module):
+    """Maps token ids and mask, each (n, t), to embeddings (n, dim) float32."""
 
     def __init__(self, model: Any, spec: TextEncoder) -> None:
         super().__init__()
@@ -187,39 +193,40 @@ class _Pooled(torch.nn.Module):
         return torch.nn.functional.normalize(rows, dim=1) if spec.normalize else rows
 
 
-def pool(hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, how: str) -> torch.Tensor:
-    """One row for each text.
+def pool(
+    hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, pooling: str
+) -> torch.Tensor:
+    """Pool the hidden states of each text.
 
     Args:
         hidden: (n, t, d) hidden states, right-padded.
         mask: (n, t), 1 at tokens, else 0.
         lengths: (n,) numbers of tokens.
-        how: `mean` over the tokens, the first one's (`cls`), or the `last` one's.
+        pooling: `mean` of the tokens, the first token (`cls`), or the `last` one.
 
     Returns:
-        (n, d); padding has no effect.
+        (n, d); padding does not affect it.
     """
-    if how == "cls":
+    if pooling == "cls":
         return hidden[:, 0]
-    if how == "last":
+    if pooling == "last":
         return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
     weights = mask[:, :, None].to(hidden.dtype)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[str]]:
-    """The classifier of a pretrained model, for embeddings pooled as it pools them itself.
+    """The classifier of a pretrained model, for embeddings with the model's own pooling.
 
     Args:
-        spec: The model; its pooling must be the one that the classifier was trained on.
-        folder: Its files.
+        spec: The model; its pooling must be that of the classifier.
+        folder: The folder of its files.
 
     Returns:
         A classifier of the spec's embeddings, float32 numpy, and its labels.
 
     Raises:
-        InvalidInputError: If the head is none of the known forms, or was trained on another
-        pooling.
+        InvalidInputError: If the classifier has an unsupported form, or expects another pooling.
     """
     _check_code(spec, folder)
     model: Any
@@ -227,24 +234,25 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
         folder,
         use_safetensors=True,
         output_loading_info=True,
-        # It never runs, and a config cannot ask for a kernel of the hub.
+        # The model never runs; naming the attention keeps a config from requesting a hub kernel.
         attn_implementation="eager",
-        **ONLY_FILES,
+        **LOCAL_FILES_ONLY,
     )
-    # What a file lacks is filled with random numbers, and a random head must never be served.
+    # Missing weights are initialised at random, and a random head must never be served.
     if loaded["missing_keys"]:
         raise InvalidInputError(f"{spec.model} has no trained classifier")
     head = getattr(model, "classifier", None)
     base = getattr(model, model.base_model_prefix)
-    layers, activation = _known_form(head, base)
+    layers, activation = _linear_layers(head, base)
     if layers is None:
         raise InvalidInputError(
-            f"the classifier of {spec.model} is a {type(head).__name__}, not a known linear form"
+            f"expected the classifier of {spec.model} to be one or two linear layers, got "
+            f"{type(head).__name__}"
         )
     if spec.pooling != "cls" or spec.normalize or spec.layer != -1:
         raise InvalidInputError(
-            f"the classifier of {spec.model} reads the first token of the last layer; the space's "
-            "encoder must have pooling cls, layer -1 and no normalize"
+            f"the classifier of {spec.model} expects an encoder with pooling cls, layer -1 and "
+            "normalize false"
         )
     names = model.config.id2label
     arrays = tuple(
@@ -254,11 +262,12 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
     return Classifier(arrays, activation), [str(names[i]) for i in range(len(names))]
 
 
-def _known_form(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str]:
+def _linear_layers(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str]:
+    """The linear layers of a classifier and the activation between them; None if unsupported."""
     linear = torch.nn.Linear
     pooler = getattr(getattr(base, "pooler", None), "dense", None)
     if isinstance(head, linear):
-        # BERT's pooler is a linear layer and tanh on the first token, in front of the classifier.
+        # BERT has a pooler before the classifier: a linear layer and tanh on the first token.
         return ([pooler, head], "tanh") if isinstance(pooler, linear) else ([head], "identity")
     dense, out = getattr(head, "dense", None), getattr(head, "out_proj", None)
     if isinstance(dense, linear) and isinstance(out, linear):
@@ -267,19 +276,25 @@ def _known_form(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str
 
 
 def _check_code(spec: TextEncoder, folder: Path) -> None:
-    """Refuse a model that brings code, or that would be patched by one that lies elsewhere."""
-    config = AutoConfig.from_pretrained(folder, **ONLY_FILES)
+    """Refuse a model that contains code, or that is an adapter for another model."""
+    config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
     if getattr(config, "auto_map", None):
-        raise JobFailedError(f"{spec.model} wants to run code of its own, which is never done")
+        raise JobFailedError(f"{spec.model} contains code, which is never run")
     if (folder / "adapter_config.json").exists():
-        raise JobFailedError(f"{spec.model} is an adapter of another model, which is not fetched")
+        raise JobFailedError(
+            f"{spec.model} is an adapter for another model, which is not supported"
+        )
 
 
-def _limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:
-    """Most tokens the model can take, and how many it takes unless the spec says otherwise."""
-    known = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
-    most = min((limit for limit in known if limit and limit < SANE_LENGTH), default=DEFAULT_LENGTH)
-    trained = folder / "sentence_bert_config.json"
-    if trained.is_file():
-        return most, min(most, json.loads(trained.read_text()).get("max_seq_length") or most)
-    return most, most
+def _length_limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:
+    """The maximum number of tokens of a model, and its default."""
+    limits = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
+    maximum = min(
+        (limit for limit in limits if limit and limit < UNLIMITED_LENGTH), default=DEFAULT_LENGTH
+    )
+    settings = folder / "sentence_bert_config.json"
+    if settings.is_file():
+        return maximum, min(
+            maximum, json.loads(settings.read_text()).get("max_seq_length") or maximum
+        )
+    return maximum, maximum

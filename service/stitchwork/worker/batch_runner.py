@@ -211,7 +211,7 @@ class BatchRunner:
     ) -> tuple[list[PreparedJob], torch.Tensor]:
         """Embeddings of all jobs, except those that do not fit the device even alone."""
         while jobs:
-            joined = PreparedInputs.join([prepared for _, prepared in jobs])
+            joined = PreparedInputs.concatenate([prepared for _, prepared in jobs])
             try:
                 rows = loaded.batcher.embed(joined, self._items_per_batch, self._leases.progress)
                 return jobs, rows

@@ -1,7 +1,4 @@
-"""Batches that are padded for recordings: their rows stay the same, whatever recording makes of it.
-
-What records needs a GPU, and is not tested.
-"""
+"""CUDA graphs: padding and fallback do not change rows. Capturing needs a GPU and is not tested."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from stitchwork.models.cuda_graphs import ROWS, TOKENS, CudaGraphPass, pad
+from stitchwork.models.cuda_graphs import BATCH_SIZES, TOKEN_MULTIPLE, CudaGraphPass, pad
 from stitchwork.models.encoder import inference_mode
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import ForwardPass
@@ -17,49 +14,51 @@ from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Item, TextEncoder
 
 TEXTS: list[Item] = [f"{'word ' * n}and so on" for n in range(1, 40, 4)]
-Played = Callable[[ForwardPass, Sequence[torch.Tensor]], ForwardPass]
+Capture = Callable[[ForwardPass, Sequence[torch.Tensor]], ForwardPass]
 
 
-def anew(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
-    """A recording that computes it again, as a replay does."""
+def exact(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
+    """A capture whose replay computes the pass again."""
     return module
 
 
 def wrong(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
-    return lambda *given: module(*given) * 2
+    """A capture whose replay gives other rows."""
+    return lambda *inputs: module(*inputs) * 2
 
 
-def refused(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
+def failing(module: ForwardPass, inputs: Sequence[torch.Tensor]) -> ForwardPass:
+    """A capture that fails."""
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize("count", range(1, ROWS[-1] + 1))
-def test_few_sizes_are_left(count: int) -> None:
-    for length in (1, TOKENS - 1, TOKENS, TOKENS + 1):
+@pytest.mark.parametrize("count", range(1, BATCH_SIZES[-1] + 1))
+def test_padding_leaves_few_sizes(count: int) -> None:
+    for length in (1, TOKEN_MULTIPLE - 1, TOKEN_MULTIPLE, TOKEN_MULTIPLE + 1):
         ids = torch.arange(1, count * length + 1).reshape(count, length)
-        found = pad(ids, 512)
-        assert len(found) in ROWS
-        assert len(found) < 2 * count
-        assert found.shape[1] % TOKENS == 0
-        assert found.shape[1] - length < TOKENS
-        assert torch.equal(found[:count, :length], ids)
-        assert not found[:, length:].any()
-        assert torch.equal(found[count:, :length], ids[:1].expand(len(found) - count, length))
+        padded = pad(ids, 512)
+        assert len(padded) in BATCH_SIZES
+        assert len(padded) < 2 * count
+        assert padded.shape[1] % TOKEN_MULTIPLE == 0
+        assert padded.shape[1] - length < TOKEN_MULTIPLE
+        assert torch.equal(padded[:count, :length], ids)
+        assert not padded[:, length:].any()
+        assert torch.equal(padded[count:, :length], ids[:1].expand(len(padded) - count, length))
     pixels = torch.rand(count, 3, 5, 7)
     assert torch.equal(pad(pixels, 0)[:count], pixels)
     assert pad(pixels, 0).shape[1:] == pixels.shape[1:]
 
 
-def test_no_token_stands_where_a_model_has_no_place() -> None:
+def test_padding_does_not_exceed_the_maximum_length() -> None:
     assert pad(torch.ones(1, 70, dtype=torch.int64), 77).shape == (1, 77)
     assert pad(torch.ones(1, 77, dtype=torch.int64), 77).shape == (1, 77)
     assert pad(torch.ones(1, 60, dtype=torch.int64), 77).shape == (1, 64)
 
 
 @pytest.mark.models
-@pytest.mark.parametrize("record", [anew, wrong, refused])
-def test_rows_of_a_real_model_stay_the_same(
-    record: Played, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("capture", [exact, wrong, failing])
+def test_graphs_do_not_change_the_rows_of_a_real_model(
+    capture: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.cuda_graphs")
     catalog = EncoderCache("cpu", [minilm_folder()], offline=True, compile_models=False)
@@ -68,10 +67,10 @@ def test_rows_of_a_real_model_stay_the_same(
     inputs = encoder.prepare(TEXTS).inputs
     with inference_mode(encoder.device):
         expected = {n: encoder.forward(inputs[:n]) for n in (1, 3, 8, 10)}
-        encoder._pass = CudaGraphPass(plain, "m", 256, record)  # type: ignore[attr-defined]
+        encoder._pass = CudaGraphPass(plain, "m", 256, capture)  # type: ignore[attr-defined]
         for _ in range(2):
             for count, rows in expected.items():
                 torch.testing.assert_close(encoder.forward(inputs[:count]), rows)
-    told = {"anew": "recorded", "wrong": "recorded wrongly", "refused": "not recorded"}
+    event = "CUDA graph captured" if capture is exact else "CUDA graph capture failed"
     # Once for each of three sizes; ten rows are too many.
-    assert [record.message for record in caplog.records] == [told[record.__name__]] * 3
+    assert [record.message for record in caplog.records] == [event] * 3

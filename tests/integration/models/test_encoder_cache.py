@@ -1,4 +1,4 @@
-"""What a worker keeps loaded, and batches that its device can bear."""
+"""The cache of loaded encoders, and batches that fit the device."""
 
 import threading
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from tests.support.metric_samples import sample_value
 
 pytestmark = pytest.mark.models
 
-TOO_MUCH = 1 << 60
-"""Bytes that no machine has: the allocator refuses them for real."""
+EXCESSIVE_BYTES = 1 << 60
+"""More memory than any machine has: the allocator fails."""
 
 
-class Hungry:
-    """An encoder that asks for memory by what it is given: large batches, negative numbers."""
+class LimitedEncoder:
+    """An encoder that runs out of memory on large batches and on negative inputs."""
 
     dim = 1
     modality: Modality = "text"
     nbytes = 0
     device = torch.device("cpu")
 
-    def __init__(self, most: int) -> None:
-        self.most = most
-        self.seen: list[int] = []
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.batch_sizes: list[int] = []
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         raise NotImplementedError
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        if len(inputs) > self.most or any(float(row[0]) < 0 for row in inputs):
-            torch.empty(TOO_MUCH)
-        self.seen.append(len(inputs))
+        if len(inputs) > self.max_rows or any(float(row[0]) < 0 for row in inputs):
+            torch.empty(EXCESSIVE_BYTES)
+        self.batch_sizes.append(len(inputs))
         return torch.stack([row[:1] for row in inputs])
 
 
@@ -50,57 +50,59 @@ def rows(*values: float) -> PreparedInputs:
     return PreparedInputs([torch.tensor([value]) for value in values])
 
 
-def test_a_batch_that_runs_out_of_memory_is_split_and_the_size_remembered() -> None:
-    encoder = Hungry(most=3)
+def test_a_batch_that_runs_out_of_memory_is_split_and_later_ones_are_smaller() -> None:
+    encoder = LimitedEncoder(max_rows=3)
     metrics = Metrics()
     batcher = Batcher(encoder, metrics)
-    wanted = torch.arange(20.0)[:, None]
-    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), wanted)
+    expected = torch.arange(20.0)[:, None]
+    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), expected)
     assert sample_value(metrics, "batch_splits_total") == 3
-    assert max(encoder.seen) == 2
-    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), wanted)
-    assert sample_value(metrics, "batch_splits_total") == 3, "what did not fit is not tried again"
+    assert max(encoder.batch_sizes) == 2
+    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), expected)
+    assert sample_value(metrics, "batch_splits_total") == 3, (
+        "a size that did not fit is not tried again"
+    )
 
 
-def test_an_input_that_does_not_fit_even_alone_is_named() -> None:
+def test_an_input_that_does_not_fit_alone_is_named_by_the_error() -> None:
     with pytest.raises(InputTooLargeError, match="does not fit the memory") as caught:
-        Batcher(Hungry(most=8)).embed(rows(1, 2, -1, 4), 4)
+        Batcher(LimitedEncoder(max_rows=8)).embed(rows(1, 2, -1, 4), 4)
     assert (caught.value.pointer, caught.value.code) == ("/items/2", "out-of-memory")
 
 
-def test_the_batch_size_that_costs_least_is_found() -> None:
-    class Crowded(Hungry):
+def test_tuning_finds_the_cheapest_batch_size() -> None:
+    class CacheLimitedEncoder(LimitedEncoder):
         def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-            # Each batch costs a little, and each input beyond the fourth ten times the others.
+            # Each batch has a fixed cost, and each input after the fourth costs ten times more.
             threading.Event().wait(0.004 + 0.002 * len(inputs) + 0.02 * max(0, len(inputs) - 4))
             return super().forward(inputs)
 
-    encoder = Crowded(most=100)
+    encoder = CacheLimitedEncoder(max_rows=100)
     batcher = Batcher(encoder)
-    batcher.most = batcher.tune(rows(1))
-    encoder.seen.clear()
+    batcher.max_elements = batcher.tune(rows(1))
+    encoder.batch_sizes.clear()
     batcher.embed(rows(*range(10)), 64)
-    assert encoder.seen == [4, 4, 2]
+    assert encoder.batch_sizes == [4, 4, 2]
 
 
-def test_a_batch_is_bounded_by_what_its_inputs_are_padded_to() -> None:
-    encoder = Hungry(most=100)
+def test_a_batch_is_limited_by_its_padded_size() -> None:
+    encoder = LimitedEncoder(max_rows=100)
     batcher = Batcher(encoder)
-    batcher.most = 12
+    batcher.max_elements = 12
     lengths = [5, 1, 2, 1, 30, 3, 2, 6]
-    got = batcher.embed(PreparedInputs([torch.full((n,), float(n)) for n in lengths]), 4)
-    torch.testing.assert_close(got[:, 0], torch.tensor([float(n) for n in lengths]))
-    # By rising length: 1 1 2 2 | 3 5 | 6 | 30, at most four inputs and twelve tokens each.
-    assert encoder.seen == [4, 2, 1, 1]
+    actual = batcher.embed(PreparedInputs([torch.full((n,), float(n)) for n in lengths]), 4)
+    torch.testing.assert_close(actual[:, 0], torch.tensor([float(n) for n in lengths]))
+    # In order of length: 1 1 2 2 | 3 5 | 6 | 30, at most four inputs and twelve tokens each.
+    assert encoder.batch_sizes == [4, 2, 1, 1]
 
 
-def test_other_errors_of_a_model_are_not_taken_for_a_lack_of_memory() -> None:
-    class Broken(Hungry):
+def test_other_errors_of_a_model_are_not_treated_as_out_of_memory() -> None:
+    class FailingEncoder(LimitedEncoder):
         def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
             raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Batcher(Broken(1)).embed(rows(1), 1)
+        Batcher(FailingEncoder(1)).embed(rows(1), 1)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_efficientnet_lite("tf_efficientnet_lite0", tmp_path_factory.mktemp("lite"))
 
 
-def test_those_used_last_stay_as_far_as_memory_goes(weights: Path) -> None:
+def test_the_least_recently_used_encoder_is_evicted(weights: Path) -> None:
     specs = [
         ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
         for size in (32, 64, 96)
@@ -116,29 +118,31 @@ def test_those_used_last_stay_as_far_as_memory_goes(weights: Path) -> None:
     keys = [encoder_key(spec) for spec in specs]
     roots = [weights.parent]
     size = EncoderCache("cpu", roots, offline=True).get(specs[0]).encoder.nbytes
-    catalog = EncoderCache("cpu", roots, offline=True, memory_bytes=int(2.5 * size))
+    encoders = EncoderCache("cpu", roots, offline=True, memory_bytes=int(2.5 * size))
     for i in (0, 1, 0, 2):
-        catalog.get(specs[i])
-    assert set(catalog.loaded()) == {keys[0], keys[2]}
-    assert catalog.nbytes() == 2 * size
-    assert catalog.patience(keys[0]) == 0
-    assert catalog.patience(keys[1]) >= MIN_PATIENCE_SECONDS, "it would push out another"
+        encoders.get(specs[i])
+    assert set(encoders.loaded()) == {keys[0], keys[2]}
+    assert encoders.nbytes() == 2 * size
+    assert encoders.patience(keys[0]) == 0
+    assert encoders.patience(keys[1]) >= MIN_PATIENCE_SECONDS, "another encoder would be evicted"
     text = TextEncoder(model=str(minilm_folder()))
-    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, memory_bytes=1)
-    assert catalog.get(text) is catalog.get(text), "one that is larger than the limit still serves"
+    encoders = EncoderCache("cpu", [minilm_folder()], offline=True, memory_bytes=1)
+    assert encoders.get(text) is encoders.get(text), (
+        "an encoder larger than the limit is still loaded"
+    )
 
 
-def test_what_cannot_be_loaded_is_not_tried_again_at_once(tmp_path: Path) -> None:
-    catalog = EncoderCache("cpu", [tmp_path], offline=True)
+def test_an_encoder_that_cannot_be_loaded_is_not_tried_again_at_once(tmp_path: Path) -> None:
+    encoders = EncoderCache("cpu", [tmp_path], offline=True)
     spec = TextEncoder(model=str(tmp_path))
     with pytest.raises(JobFailedError) as first:
-        catalog.get(spec)
+        encoders.get(spec)
     with pytest.raises(JobFailedError) as second:
-        catalog.get(spec)
+        encoders.get(spec)
     assert first.value is second.value
 
 
-def test_devices_and_what_they_hold() -> None:
+def test_devices_are_resolved_and_have_memory() -> None:
     assert resolve_device("cpu", 3) == torch.device("cpu")
     assert resolve_device("cuda:1", 3) == torch.device("cuda", 1)
     assert device_memory_bytes(torch.device("cpu")) > 1 << 30
@@ -148,15 +152,15 @@ def test_devices_and_what_they_hold() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_returns_after_two_hundred_loads(weights: Path) -> None:
-    catalog = EncoderCache("cpu", [weights.parent], offline=True, memory_bytes=1)
+    encoders = EncoderCache("cpu", [weights.parent], offline=True, memory_bytes=1)
     specs = [
         ImageEncoder(model="tf_efficientnet_lite0", weights=str(weights), input_size=size)
         for size in (32, 64)
     ]
-    seen = []
+    resident_bytes = []
     for cycle in range(200):
-        catalog.get(specs[cycle % 2])
-        assert len(catalog.loaded()) == 1
+        encoders.get(specs[cycle % 2])
+        assert len(encoders.loaded()) == 1
         if cycle in (20, 199):
-            seen.append(resident())
-    assert seen[1] - seen[0] < 0.1 * seen[0], seen
+            resident_bytes.append(resident())
+    assert resident_bytes[1] - resident_bytes[0] < 0.1 * resident_bytes[0], resident_bytes

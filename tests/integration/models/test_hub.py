@@ -1,4 +1,4 @@
-"""Models of a hub, out of the cache that its library keeps; nothing here connects."""
+"""Hub models, loaded from the cache of the hub's library; nothing connects to the hub."""
 
 import shutil
 from pathlib import Path
@@ -17,8 +17,8 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 COMMITS = ("0" * 39 + "a", "0" * 39 + "b")
 
 
-def keep(cache: Path, commit: str) -> None:
-    """Lay the model into a cache of the hub's library, as `main` at this commit."""
+def store(cache: Path, commit: str) -> None:
+    """Write the model into a cache of the hub's library, as `main` at this commit."""
     model = cache / f"models--{MODEL.replace('/', '--')}"
     (model / "refs").mkdir(parents=True, exist_ok=True)
     (model / "refs" / "main").write_text(commit)
@@ -26,37 +26,37 @@ def keep(cache: Path, commit: str) -> None:
 
 
 def move(cache: Path, commit: str) -> None:
-    """Let `main` mean another commit."""
+    """Let `main` point to another commit."""
     (cache / f"models--{MODEL.replace('/', '--')}" / "refs" / "main").write_text(commit)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that holds the model at two commits, of which `main` is the first."""
+    """A cache with the model at two commits, of which `main` is the first."""
     for commit in reversed(COMMITS):
-        keep(tmp_path, commit)
+        store(tmp_path, commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
 
 
 def test_a_revision_is_pinned_to_its_commit(cache: Path) -> None:
-    catalog = EncoderCache("cpu", [], offline=True, hub_models=("sentence-transformers/*",))
+    encoders = EncoderCache("cpu", [], offline=True, hub_models=("sentence-transformers/*",))
     spec = TextEncoder(model=MODEL)
-    pinned = catalog.pin(spec)
+    pinned = encoders.pin(spec)
     assert pinned.revision == COMMITS[0]
     move(cache, COMMITS[1])
-    assert catalog.pin(pinned) == pinned, "a commit stays what it is"
-    assert catalog.pin(spec).revision == COMMITS[1]
+    assert encoders.pin(pinned) == pinned, "a commit is not resolved again"
+    assert encoders.pin(spec).revision == COMMITS[1]
     local = TextEncoder(model=str(minilm_folder()))
-    assert catalog.pin(local) == local
-    assert catalog.get(pinned).encoder.dim == 384
+    assert encoders.pin(local) == local
+    assert encoders.get(pinned).encoder.dim == 384
 
 
-def test_only_models_that_a_pattern_allows(cache: Path) -> None:
+def test_only_models_that_match_a_pattern_are_allowed(cache: Path) -> None:
     for patterns in ((), ("timm/*",), ("sentence-transformers/all-mpnet*",)):
-        with pytest.raises(InvalidInputError, match="hub_models") as refused:
+        with pytest.raises(InvalidInputError, match="hub_models") as raised:
             Hub(patterns, offline=True).folder(MODEL, None)
-        assert refused.value.code == "model-not-allowed"
+        assert raised.value.code == "model-not-allowed"
     hub = Hub(("*",), offline=True)
     assert hub.folder(MODEL, None).name == COMMITS[0]
     with pytest.raises(JobFailedError, match="offline and has no copy"):

@@ -1,4 +1,4 @@
-"""Passes compiled for a CPU: that they are taken, agree with torch's, and give way where not."""
+"""Compiled models: they are used if their rows agree with torch's, and torch is used if not."""
 
 import logging
 import sys
@@ -11,9 +11,9 @@ from stitchwork.evaluation.image_datasets import digits
 from stitchwork.models import openvino_backend
 from stitchwork.models.encoder import Encoder
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.openvino_backend import compile_if_faster
+from stitchwork.models.openvino_backend import compile_forward
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
-from stitchwork.models.timm_encoder import load
+from stitchwork.models.timm_encoder import load_timm_model
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
 from tests.support.memory import MB, private
 
@@ -32,11 +32,11 @@ def text(**more: object) -> TextEncoder:
 
 
 def image(weights: Path, **more: object) -> ImageEncoder:
-    told = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights), **more}
-    return ImageEncoder.model_validate(told)
+    spec = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights), **more}
+    return ImageEncoder.model_validate(spec)
 
 
-def catalog(weights: Path, *, compile_models: bool) -> EncoderCache:
+def encoder_cache(weights: Path, *, compile_models: bool) -> EncoderCache:
     roots = [minilm_folder(), weights.parent]
     return EncoderCache("cpu", roots, offline=True, compile_models=compile_models)
 
@@ -46,8 +46,8 @@ def rows(encoder: Encoder, items: list[Item]) -> torch.Tensor:
         return encoder.forward(encoder.prepare(items).inputs)
 
 
-def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged of compiling; the libraries log too."""
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The logged events of compiling, without those of libraries."""
     return [record.message for record in caplog.records if record.name == openvino_backend.__name__]
 
 
@@ -55,103 +55,108 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     "more",
     [{}, {"pooling": "cls"}, {"pooling": "last", "layer": 3}, {"layer": 0, "normalize": True}],
 )
-def test_texts_agree(
+def test_compiled_text_encoders_agree_with_torch(
     weights: Path, more: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    _agree(weights, text(**more), TEXTS, caplog)
+    _check_agreement(weights, text(**more), TEXTS, caplog)
 
 
 @pytest.mark.parametrize("more", [{}, {"input_size": 96, "normalize": True}])
-def test_images_agree(
+def test_compiled_image_encoders_agree_with_torch(
     weights: Path, more: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    _agree(weights, image(weights, **more), list(digits().train[:3]), caplog)
+    _check_agreement(weights, image(weights, **more), list(digits().train[:3]), caplog)
 
 
-def _agree(
+def _check_agreement(
     weights: Path, spec: EncoderSpec, items: list[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = catalog(weights, compile_models=True).get(spec).encoder
-    assert said(caplog) == ["compiled"]
-    plain = catalog(weights, compile_models=False).get(spec).encoder
-    assert said(caplog) == ["compiled"]
+    compiled = encoder_cache(weights, compile_models=True).get(spec).encoder
+    assert events(caplog) == ["model compiled"]
+    plain = encoder_cache(weights, compile_models=False).get(spec).encoder
+    assert events(caplog) == ["model compiled"]
     expected = rows(plain, items)
     for count in (1, 2, 3):
-        found_rows = rows(found, items[:count])
-        assert found_rows.dtype == torch.float32
-        torch.testing.assert_close(found_rows, expected[:count], rtol=1e-4, atol=1e-5)
+        actual = rows(compiled, items[:count])
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, expected[:count], rtol=1e-4, atol=1e-5)
 
 
-class Counting(torch.nn.Module):
-    """Its number of rows is a constant to whoever traces it."""
+class RowCounting(torch.nn.Module):
+    """Tracing takes its number of rows for a constant."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * len(x)
 
 
-class Unknown(torch.nn.Module):
-    """Asks for what the compiler does not have."""
+class Unsupported(torch.nn.Module):
+    """Uses an operation that the compiler does not support."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.special.bessel_j0(x)
-        return found
+        result: torch.Tensor = torch.special.bessel_j0(x)
+        return result
 
 
 @pytest.mark.parametrize(
-    ("module", "told"), [(Counting(), "compiled wrongly"), (Unknown(), "not compiled")]
+    ("module", "reason"),
+    [(RowCounting(), "results differ by"), (Unsupported(), "OpConversionFailure")],
 )
-def test_what_cannot_be_had_or_trusted_is_not_taken(
-    module: torch.nn.Module, told: str, caplog: pytest.LogCaptureFixture
+def test_torch_is_used_if_compiling_fails_or_changes_results(
+    module: torch.nn.Module, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = [(torch.rand(n, 4),) for n in (2, 3)]
-    assert compile_if_faster(module, "m", samples) is module
-    assert said(caplog) == [told]
+    assert compile_forward(module, "m", samples) is module
+    assert events(caplog) == ["model compilation failed"]
+    (record,) = (record for record in caplog.records if record.name == openvino_backend.__name__)
+    assert reason in record.reason  # type: ignore[attr-defined]
 
 
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_used_if_openvino_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(openvino_backend, "find_spec", lambda _: None)
     module = torch.nn.Linear(4, 2)
-    assert compile_if_faster(module, "m", [(torch.rand(2, 4),)]) is module
+    assert compile_forward(module, "m", [(torch.rand(2, 4),)]) is module
 
 
-def test_nothing_calls_home(weights: Path) -> None:
-    catalog(weights, compile_models=True).get(text())
+def test_openvino_does_not_report_its_use(weights: Path) -> None:
+    encoder_cache(weights, compile_models=True).get(text())
     assert sys.modules["openvino_telemetry"] is None
     assert not any(name.startswith("openvino_telemetry.") for name in sys.modules)
 
 
-def test_longer_texts_than_are_tried_are_not_compiled(
+def test_models_for_longer_texts_are_not_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("stitchwork.models.transformers_encoder.TRIED_LENGTH", 100)
+    monkeypatch.setattr("stitchwork.models.transformers_encoder.MAX_COMPILED_LENGTH", 100)
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = EncoderCache("cpu", [minilm_folder()], offline=True)
-    found.get(text())
-    assert not said(caplog)
-    found.get(text(max_length=100))
-    assert said(caplog) == ["compiled"]
+    encoders = EncoderCache("cpu", [minilm_folder()], offline=True)
+    encoders.get(text())
+    assert not events(caplog)
+    encoders.get(text(max_length=100))
+    assert events(caplog) == ["model compiled"]
 
 
-def test_models_that_come_and_go_leave_nothing(weights: Path) -> None:
-    model = load(image(weights), weights).eval()
+def test_clearing_traced_classes_frees_their_memory(weights: Path) -> None:
+    model = load_timm_model(image(weights), weights).eval()
     samples = [(torch.rand(n, 3, 64, 64),) for n in (2, 1)]
 
-    def again() -> None:
-        assert compile_if_faster(model, "m", samples) is not model
+    def compile_once() -> None:
+        assert compile_forward(model, "m", samples) is not model
 
-    again()
+    compile_once()
     before = private()
     for _ in range(4):
-        again()
-    # What torch traced, left behind, would be 13 MB each time.
+        compile_once()
+    # Without clear_traced_classes torch would keep 13 MB each time.
     assert private() - before < 26 * MB
 
 
-def test_a_model_that_comes_back_is_not_compiled_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_evicted_model_is_not_compiled_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    found = EncoderCache("cpu", [minilm_folder()], offline=True)
-    before = rows(found.get(text()).encoder, TEXTS)
-    found.evict(found.loaded()[0])
-    torch.testing.assert_close(rows(found.get(text()).encoder, TEXTS), before, rtol=1e-4, atol=1e-5)
-    assert said(caplog) == ["compiled"]
+    encoders = EncoderCache("cpu", [minilm_folder()], offline=True)
+    before = rows(encoders.get(text()).encoder, TEXTS)
+    encoders.evict(encoders.loaded()[0])
+    torch.testing.assert_close(
+        rows(encoders.get(text()).encoder, TEXTS), before, rtol=1e-4, atol=1e-5
+    )
+    assert events(caplog) == ["model compiled"]

@@ -1,4 +1,4 @@
-"""Text encoders against plain transformers, and what they refuse."""
+"""Text encoders: equality with plain transformers, limits, and refused models."""
 
 from pathlib import Path
 
@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 
 
 def encoder(**spec: object) -> TransformersEncoder:
-    told = {"model": str(minilm_folder()), **spec}
-    return TransformersEncoder(TextEncoder.model_validate(told), CPU, minilm_folder())
+    fields = {"model": str(minilm_folder()), **spec}
+    return TransformersEncoder(TextEncoder.model_validate(fields), CPU, minilm_folder())
 
 
 @pytest.fixture(scope="module")
@@ -37,40 +37,42 @@ def minilm() -> TransformersEncoder:
     return encoder()
 
 
-def directly(text: str, layer: int, pooling: str) -> torch.Tensor:
-    """One text alone through plain transformers: no batch, no padding, no sorting."""
+def plain_embedding(text: str, layer: int, pooling: str) -> torch.Tensor:
+    """One text through plain transformers, without batch or padding."""
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     model = AutoModel.from_pretrained(minilm_folder()).eval()
     with torch.inference_mode():
         hidden = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
     rows = hidden.hidden_states[layer][0]
-    found: torch.Tensor = {"mean": rows.mean(0), "cls": rows[0], "last": rows[-1]}[pooling]
-    return found
+    row: torch.Tensor = {"mean": rows.mean(0), "cls": rows[0], "last": rows[-1]}[pooling]
+    return row
 
 
 @pytest.mark.parametrize(
     ("layer", "pooling"), [(-1, "mean"), (-1, "cls"), (3, "last"), (0, "mean")]
 )
-def test_embeddings_are_those_of_the_plain_model(layer: int, pooling: str) -> None:
-    found = encoder(layer=layer, pooling=pooling)
-    rows = Batcher(found).embed(found.prepare(TEXTS), 2)
-    expected = torch.stack([directly(text, layer, pooling) for text in TEXTS[:3]])
+def test_embeddings_equal_those_of_plain_transformers(layer: int, pooling: str) -> None:
+    model = encoder(layer=layer, pooling=pooling)
+    rows = Batcher(model).embed(model.prepare(TEXTS), 2)
+    expected = torch.stack([plain_embedding(text, layer, pooling) for text in TEXTS[:3]])
     torch.testing.assert_close(rows[:3], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(rows[3:6], rows[:3], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("items_per_batch", [1, 4, 64])
-def test_batches_do_not_change_rows(minilm: TransformersEncoder, items_per_batch: int) -> None:
+def test_the_batch_size_does_not_change_rows(
+    minilm: TransformersEncoder, items_per_batch: int
+) -> None:
     parts = [minilm.prepare([text]) for text in TEXTS]
-    rows = Batcher(minilm).embed(PreparedInputs.join(parts), items_per_batch)
+    rows = Batcher(minilm).embed(PreparedInputs.concatenate(parts), items_per_batch)
     torch.testing.assert_close(
         rows, Batcher(minilm).embed(minilm.prepare(TEXTS), 5), rtol=1e-4, atol=1e-5
     )
 
 
 def test_normalize_gives_unit_rows() -> None:
-    found = encoder(normalize=True)
-    rows = Batcher(found).embed(found.prepare(TEXTS), 8)
+    model = encoder(normalize=True)
+    rows = Batcher(model).embed(model.prepare(TEXTS), 8)
     torch.testing.assert_close(torch.linalg.vector_norm(rows, dim=1), torch.ones(len(TEXTS)))
 
 
@@ -86,10 +88,10 @@ def test_padding_has_no_effect_on_pooling() -> None:
         )
 
 
-def test_long_texts(minilm: TransformersEncoder) -> None:
-    with pytest.raises(InvalidInputError, match="takes 256 tokens, the text has 602") as refused:
+def test_texts_that_are_too_long_are_refused_or_truncated(minilm: TransformersEncoder) -> None:
+    with pytest.raises(InvalidInputError, match=r"at most 256 tokens for .*, got 602") as raised:
         minilm.prepare(["ok", "word " * 600])
-    assert refused.value.pointer == "/items/1"
+    assert raised.value.pointer == "/items/1"
     with pytest.raises(InvalidInputError, match="10000000 characters"):
         minilm.prepare(["x" * 10_000_000])
     cut = minilm.prepare(["ok", "word " * 600], truncate=True)
@@ -98,26 +100,24 @@ def test_long_texts(minilm: TransformersEncoder) -> None:
     assert encoder(max_length=16, truncate=True).prepare(["word " * 60]).truncated == (0,)
 
 
-def test_the_lower_of_two_limits_holds() -> None:
-    told = {"model": str(minilm_folder()), "max_length": 128}
-    spec = TextEncoder.model_validate(told)
+def test_the_lower_of_two_limits_applies() -> None:
+    fields = {"model": str(minilm_folder()), "max_length": 128}
+    spec = TextEncoder.model_validate(fields)
     capped = TransformersEncoder(spec, CPU, minilm_folder(), 20)
-    with pytest.raises(
-        InvalidInputError, match=r"at most 20 tokens \(max_text_tokens\), the text has 42"
-    ):
+    with pytest.raises(InvalidInputError, match=r"at most 20 tokens \(max_text_tokens\), got 42"):
         capped.prepare(["word " * 40])
     with pytest.raises(
-        InvalidInputError, match=r"\(max_text_tokens\), the text has 5000 characters"
+        InvalidInputError, match=r"\(max_text_tokens\), got a text of 5000 characters"
     ):
         capped.prepare(["x" * 5000])
     assert len(capped.prepare(["word " * 40], truncate=True).inputs[0]) == 20
     own = TransformersEncoder(spec, CPU, minilm_folder(), 200)
-    with pytest.raises(InvalidInputError, match="takes 128 tokens, the text has 202"):
+    with pytest.raises(InvalidInputError, match=r"at most 128 tokens for .*, got 202"):
         own.prepare(["word " * 200])
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "\0"])
-def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
+def test_empty_texts_are_refused(minilm: TransformersEncoder, text: str) -> None:
     if text == "\0":
         assert minilm.prepare([text]).inputs
         return
@@ -126,14 +126,14 @@ def test_empty_texts(minilm: TransformersEncoder, text: str) -> None:
 
 
 @pytest.mark.parametrize("max_length", [2, 513])
-def test_lengths_that_the_model_cannot_take(max_length: int) -> None:
+def test_a_max_length_outside_the_range_of_the_model_is_refused(max_length: int) -> None:
     with pytest.raises(InvalidInputError, match="3 to 512 tokens"):
         encoder(max_length=max_length)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """A tiny random BERT with a classifier of its own, in a folder of safetensors."""
+    """A folder with a tiny random BERT classifier as safetensors."""
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=30522,
@@ -149,11 +149,11 @@ def tiny(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
-    catalog = EncoderCache("cpu", [tiny], offline=True)
+def test_an_extracted_classifier_scores_as_the_model_does(tiny: Path) -> None:
+    encoders = EncoderCache("cpu", [tiny], offline=True)
     spec = TextEncoder(model=str(tiny), pooling="cls")
-    classifier, labels = catalog.classifier(spec)
-    loaded = catalog.get(spec)
+    classifier, labels = encoders.classifier(spec)
+    loaded = encoders.get(spec)
     rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
     model = BertForSequenceClassification.from_pretrained(tiny).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
@@ -164,10 +164,10 @@ def test_a_classifier_taken_out_scores_as_the_model_does(tiny: Path) -> None:
         torch.from_numpy(classifier.logits(rows)), torch.stack(logits), rtol=1e-4, atol=1e-5
     )
     with pytest.raises(InvalidInputError, match="pooling cls"):
-        catalog.classifier(TextEncoder(model=str(tiny), pooling="mean"))
+        encoders.classifier(TextEncoder(model=str(tiny), pooling="mean"))
 
 
-def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
+def test_a_model_with_eager_attention_only_is_loaded(tiny: Path) -> None:
     torch.manual_seed(0)
     model = MPNetModel(
         MPNetConfig(
@@ -186,39 +186,39 @@ def test_a_model_that_knows_plain_attention_only(tiny: Path) -> None:
     rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS[:3]), 8)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
-        told = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS[:3]]
-        alone = [model(input_ids=ids).last_hidden_state[0, 0] for ids in told]
-    torch.testing.assert_close(rows, torch.stack(alone), rtol=1e-4, atol=1e-5)
+        token_ids = [tokenizer(text, return_tensors="pt")["input_ids"] for text in TEXTS[:3]]
+        expected = [model(input_ids=ids).last_hidden_state[0, 0] for ids in token_ids]
+    torch.testing.assert_close(rows, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
-def test_code_and_pickles_of_models_are_never_run(tiny: Path) -> None:
-    planted = tiny / "ran"
-    (tiny / "code.py").write_text(f"open({str(planted)!r}, 'w')\nclass Model: pass\n")
+def test_code_and_pickles_of_models_are_not_run(tiny: Path) -> None:
+    marker = tiny / "ran"
+    (tiny / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
     config = (tiny / "config.json").read_text()
     (tiny / "config.json").write_text(
         config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
     )
-    with pytest.raises(JobFailedError, match="run code of its own"):
+    with pytest.raises(JobFailedError, match="contains code, which is never run"):
         EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     (tiny / "config.json").write_text(config)
     weights = tiny / "model.safetensors"
     weights.rename(tiny / "pytorch_model.bin")
     with pytest.raises(JobFailedError, match="cannot be loaded"):
         EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
-    assert not planted.exists()
+    assert not marker.exists()
 
 
-def test_only_allowed_folders_are_read(
+def test_only_allowed_folders_and_hub_models_are_loaded(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("root")
     (root / "link").symlink_to(tiny)
-    catalog = EncoderCache("cpu", [root], offline=True)
+    encoders = EncoderCache("cpu", [root], offline=True)
     for model in (str(tiny), str(root / "link"), f"{root}/../{tiny.name}", "~", "/nowhere/at/all"):
-        with pytest.raises(InvalidInputError, match="model_roots") as refused:
-            catalog.get(TextEncoder(model=model))
-        assert refused.value.code == "path-not-allowed"
+        with pytest.raises(InvalidInputError, match="model_roots") as raised:
+            encoders.get(TextEncoder(model=model))
+        assert raised.value.code == "path-not-allowed"
     for model in ("no-such/hub-model", "not a hub id"):
-        with pytest.raises(InvalidInputError, match="hub_models allows: none") as refused:
-            catalog.get(TextEncoder(model=model))
-        assert refused.value.code == "model-not-allowed"
+        with pytest.raises(InvalidInputError, match="hub_models allows: none") as raised:
+            encoders.get(TextEncoder(model=model))
+        assert raised.value.code == "model-not-allowed"
