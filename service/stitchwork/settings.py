@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.redis.urls import check, without_secrets
+from stitchwork.redis.urls import validate_url, without_secrets
 from stitchwork.resources import Scope
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -229,11 +229,11 @@ class Settings(BaseSettings):
     def _check_rates(cls, value: dict[Scope, str]) -> dict[Scope, str]:
         if value:
             # Imported here, for most commands have no rates to read.
-            from stitchwork.redis.rate_limiter import parsed
+            from stitchwork.redis.rate_limiter import parse_rates
 
             try:
                 for rates in value.values():
-                    parsed(rates)
+                    parse_rates(rates)
             except InvalidInputError as error:
                 raise ValueError(error.message) from error
         return value
@@ -242,7 +242,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_url(cls, value: str | None) -> str | None:
         if value is not None:
-            check(value)
+            validate_url(value)
         return value
 
     @model_validator(mode="after")

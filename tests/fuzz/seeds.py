@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import save
 
 from stitchwork.queue.messages import Job, Reply
-from stitchwork.redis.serialization import MAGIC, SUM, pack
+from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, pack
 from stitchwork.resources import TextEncoder
 
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -49,7 +49,7 @@ def seeds() -> dict[str, list[bytes]]:
     encoder = TextEncoder(model="m")
     exif = Image.Exif()
     exif[0x0112] = 6
-    head_bytes = len(MAGIC) + SUM
+    head_bytes = len(MAGIC) + CHECKSUM_BYTES
     job = Job(id="1", reply_to="a", encoder=encoder).pack(["one", "two"])
     answered = Reply("1", rows, np.array([True, False]), np.array([True, True]), (0,)).pack()
     refused = pack(

@@ -25,7 +25,7 @@ from stitchwork.api.schemas.registration_requests import AnchorSetRequest, HeadR
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
-from stitchwork.redis.serialization import MAGIC, SUM, unpack
+from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from tests.support.request_limits import LIMITS
 
 BODIES: Final[tuple[type[BaseModel], ...]] = (
@@ -151,7 +151,7 @@ def _measured(data: bytes) -> bytes:
 
 def _sealed(data: bytes) -> bytes:
     """The bytes with a good checksum, so that what is behind it is reached."""
-    return MAGIC + hashlib.blake2b(data, digest_size=SUM).digest() + data
+    return MAGIC + hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest() + data
 
 
 def store_codec(data: bytes) -> None:

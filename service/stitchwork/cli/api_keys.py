@@ -11,7 +11,7 @@ from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SettingsCommand
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.redis.rate_limiter import parsed
+from stitchwork.redis.rate_limiter import parse_rates
 from stitchwork.registry import api_keys as records
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.resources import Scope
@@ -52,7 +52,7 @@ def add(
     NAME is written to the log beside the requests of the key.
     """
     if limit is not None:
-        parsed(limit)
+        parse_rates(limit)
     key, record = records.new(name, _scopes(scopes), _expiry(days), limit)
     _repository(settings).add(record)
     click.echo(key)

@@ -21,7 +21,7 @@ from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_job
 from stitchwork.queue.streams import StreamBacklog
-from stitchwork.redis.client import Command, RedisClient, call
+from stitchwork.redis.client import Command, RedisClient, script_command
 from stitchwork.resources import Item
 from stitchwork.telemetry import Telemetry, bind_callers
 
@@ -178,7 +178,7 @@ class Consumer:
             )
             data = reply.pack() if reply else b""
             arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
-            calls.append(call(streams.ANSWER, keys, *arguments))
+            calls.append(script_command(streams.ANSWER, keys, *arguments))
         sent = [bool(one) for one in self.server.execute(*calls)]
         for (_, reply, _), taken in zip(answers, sent, strict=True):
             self._metrics.jobs[_outcome(reply) if taken else "lost"].inc()

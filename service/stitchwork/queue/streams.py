@@ -92,8 +92,10 @@ local function remove(stream, bytes, entry)
   if not found then return 0 end
   redis.call('XDEL', stream, entry)
   redis.call('DECRBY', bytes, found[2][2])
-  redis.call('HINCRBY', stream .. ':pace', 'items', -found[2][4])
-  return tonumber(found[2][4])
+  -- Not `-items`: that of none is "-0", which the HINCRBY of Redis 7.0 refuses.
+  local items = tonumber(found[2][4])
+  redis.call('HINCRBY', stream .. ':pace', 'items', 0 - items)
+  return items
 end
 """
 

@@ -1,4 +1,4 @@
-"""One Redis-protocol server as the rest of the service sees it: bounded calls, our own errors."""
+"""A client of one Redis-protocol server: every call has a time limit and raises our own errors."""
 
 import time
 from collections.abc import Generator, Sequence
@@ -12,10 +12,12 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
-from stitchwork.redis.connections import connect, why
+from stitchwork.redis.connections import connect, describe_failure, describe_refusal
 
 PREFIX: Final = "stitchwork:"
 
+# ARGV: the number of checks; for each its words and the expected reply; the number of commands;
+# for each its words. Words are preceded by their number.
 COMMIT: Final = """
 local at = 0
 local function take() at = at + 1; return ARGV[at] end
@@ -38,80 +40,88 @@ Command = Sequence[Word]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a read command must still answer for a commit to go through; nil reads as empty."""
+    """The reply that a read command must still give for a commit to go through.
+
+    Attributes:
+        command: A command that reads.
+        expected: Its reply; an empty text stands for nil.
+    """
 
     command: Command
     expected: Word
 
 
 class RedisClient:
-    """A connection pool with bounded calls.
+    """A connection pool whose calls have a time limit.
 
     Args:
-        url: Where it is, as `stitchwork.redis.urls` says.
-        timeout: Seconds one call may take.
-        gone: The error raised when the server is away or silent.
-        pause: Seconds after a failed call in which further calls fail at once, so that a server
-            that accepts and never answers costs one timeout and not one per request.
-        replicas: How many replicas must have a promised write in their append-only files too.
-        patience: Seconds a call may take beyond the timeout, because it blocks on purpose.
+        url: The server's URL, see `stitchwork.redis.urls`.
+        timeout: Seconds that one call may take.
+        error_class: The error to raise if the server is unavailable.
+        failure_pause: Seconds after a failed call in which further calls fail at once, so that a
+            server that accepts connections and never replies costs one timeout, and not one for
+            each request.
+        replicas: How many replicas must have a write in their append-only files too.
+        block_seconds: Seconds that a blocking command may take in addition to the timeout.
     """
 
     def __init__(
         self,
         url: str,
         timeout: float,
-        gone: type[UnavailableError],
+        error_class: type[UnavailableError],
         *,
-        pause: float = 0.5,
+        failure_pause: float = 0.5,
         replicas: int = 0,
-        patience: float = 0.0,
+        block_seconds: float = 0.0,
     ) -> None:
-        self.redis: redis.Redis = connect(url, timeout, patience=patience)
+        self.redis: redis.Redis = connect(url, timeout, block_seconds=block_seconds)
         self.url = url
         self.timeout = timeout
         self.replicas = replicas
-        self._gone = gone
-        self._pause = pause
+        self._error_class = error_class
+        self._failure_pause = failure_pause
         self._down_until = 0.0
 
     @contextmanager
     def session(self) -> Generator[redis.Redis, None, None]:
-        """The client, with its failures turned into the error of this server.
+        """The client of redis-py, with its errors translated to the one of this server.
 
         Raises:
-            UnavailableError: If the server cannot be reached, does not answer in time, or refuses
-                for a reason of its own (out of memory, loading, read-only).
+            UnavailableError: If the server cannot be reached, does not reply in time, or refuses
+                a command; the message has the server's own words.
         """
         if time.monotonic() < self._down_until:
-            raise self._gone(f"{self._name} did not answer a moment ago")
+            raise self._error_class(f"{self._name} did not answer a moment ago")
         try:
             yield self.redis
         except (RedisConnectionError, RedisTimeoutError) as error:
-            self._down_until = time.monotonic() + self._pause
-            raise self._gone(f"{self._name} {why(error, self.url)}") from error
+            self._down_until = time.monotonic() + self._failure_pause
+            message = f"{self._name} {describe_failure(error, self.url)}"
+            raise self._error_class(message) from error
         except ReadOnlyError as error:
-            self._look_again()
-            raise self._gone(f"{self._name} has become a read-only replica") from error
+            self._disconnect_idle()
+            raise self._error_class(f"{self._name} has become a read-only replica") from error
         except RedisError as error:
-            raise self._gone(f"{self._name} refused a command: {type(error).__name__}") from error
+            message = f"{self._name} refused a command: {describe_refusal(error)}"
+            raise self._error_class(message) from error
 
     def commit(
-        self, checks: Sequence[Check], commands: Sequence[Command], *, promise: int = 0
+        self, checks: Sequence[Check], commands: Sequence[Command], *, aof_timeout_ms: int = 0
     ) -> bool:
-        """Run all commands at once, if every check still holds.
+        """Run all commands atomically, if every check still holds.
 
         Args:
-            checks: What must still be true.
-            commands: What is written, in order.
-            promise: Milliseconds to wait for the append-only files of the server and of its
-                `durable_replicas`; 0 does not ask.
+            checks: The conditions.
+            commands: The writes, in order.
+            aof_timeout_ms: Milliseconds to wait until the append-only files of the server and of
+                its replicas have the writes; 0 does not wait.
 
         Returns:
             False, with nothing written, if a check no longer holds.
 
         Raises:
-            UnavailableError: If the server is away, or did not promise the write in time.
+            UnavailableError: If the server is unavailable, or did not confirm the write in time.
         """
         words: list[Word] = [len(checks)]
         for check in checks:
@@ -121,42 +131,35 @@ class RedisClient:
             words += [len(command), *command]
         keys = [str(command[1]) for command in [*(c.command for c in checks), *commands]]
         with self.session() as client:
-            # In one packet and so on one connection: WAITAOF speaks of the writes of its own.
+            # In one packet and so on one connection: WAITAOF covers the writes of its own.
             pipe = client.pipeline(transaction=False)
-            _raw(pipe, *call(COMMIT, keys, *words))
-            if promise:
-                _raw(pipe, "WAITAOF", 1, self.replicas, promise)
-            done, *promised = pipe.execute()
-        if promised:
-            here, copies = map(int, promised[0])
-            if here < 1:
-                raise self._gone(f"{self._name} did not write to its append-only file in time")
-            if copies < self.replicas:
-                self._look_again()
-                raise self._gone(
-                    f"{copies} of {self.replicas} replicas of the {self._name} wrote to their "
-                    "append-only files in time; it is stored, and may be lost with the master"
-                )
+            _execute(pipe, *script_command(COMMIT, keys, *words))
+            if aof_timeout_ms:
+                _execute(pipe, "WAITAOF", 1, self.replicas, aof_timeout_ms)
+            done, *confirmed = pipe.execute()
+        if confirmed:
+            local, copies = map(int, confirmed[0])
+            self._check_confirmed(local, copies)
         return bool(done)
 
     def confirms_writes(self) -> bool:
-        """Whether the server keeps an append-only file and can say when a write is in it."""
+        """Whether the server keeps an append-only file and confirms that a write is in it."""
         with self.session() as client:
-            kept = bool(client.info("persistence").get("aof_enabled"))
+            has_aof = bool(client.info("persistence").get("aof_enabled"))
             try:
-                _raw(client, "WAITAOF", 0, 0, 1)
+                _execute(client, "WAITAOF", 0, 0, 1)
             except ResponseError:
                 return False
-            return kept
+            return has_aof
 
     def execute(self, *commands: Command) -> list[Any]:
-        """What the server says to several commands in one round trip, as it comes from the wire.
+        """The replies to several commands in one round trip, as the parser returns them.
 
-        Costs half of what a pipeline does, and stands where every request passes. If the
-        connection breaks they are sent again, so none may do harm twice.
+        Costs half of what a pipeline of redis-py does, which counts on the path of every request.
+        If the connection breaks, the commands are sent again, so none may do harm twice.
 
         Raises:
-            UnavailableError: If the server is away, or refuses one of them.
+            UnavailableError: If the server is unavailable, or refuses one of them.
         """
         with self.session() as client:
             connection: Any = client.connection_pool.get_connection()
@@ -166,34 +169,34 @@ class RedisClient:
                 return [connection.read_response() for _ in commands]
 
             try:
-                found: list[Any] = connection.retry.call_with_retry(
+                replies: list[Any] = connection.retry.call_with_retry(
                     exchange, lambda _: connection.disconnect()
                 )
             except BaseException:
-                # What is still to be read would be taken for the answer to somebody else.
+                # An unread reply would be taken for the reply to another call.
                 connection.disconnect()
                 raise
             finally:
                 client.connection_pool.release(connection)
-            return found
+            return replies
 
     def run_script(self, script: str, keys: Sequence[str], *arguments: Word) -> Any:
-        """What a script answers; if the connection breaks, it is sent again.
+        """The reply of a script; if the connection breaks, it is sent again.
 
         Raises:
-            UnavailableError: If the server is away, or refuses it.
+            UnavailableError: If the server is unavailable, or refuses it.
         """
-        (answer,) = self.execute(call(script, keys, *arguments))
-        return answer
+        (reply,) = self.execute(script_command(script, keys, *arguments))
+        return reply
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch by the server's clock, the one that all replicas share."""
+        """Milliseconds since the epoch by the server's clock, which all processes share."""
         with self.session() as client:
             seconds, micros = client.time()
             return seconds * 1000 + micros // 1000
 
     def ping(self) -> bool:
-        """True once the server answered.
+        """True once the server replied.
 
         Raises:
             UnavailableError: If it does not.
@@ -202,35 +205,45 @@ class RedisClient:
             return bool(client.ping())
 
     def blocking(self, seconds: float) -> "RedisClient":
-        """The same server for calls that block on purpose, for at most this long."""
+        """A client of the same server for commands that block for at most `seconds`."""
         return RedisClient(
             self.url,
             self.timeout,
-            self._gone,
-            pause=self._pause,
+            self._error_class,
+            failure_pause=self._failure_pause,
             replicas=self.replicas,
-            patience=seconds,
+            block_seconds=seconds,
         )
 
     def close(self) -> None:
-        """Give all connections back."""
+        """Close all connections."""
         self.redis.close()
 
-    def _look_again(self) -> None:
-        # A master that lost its part keeps its clients; only a new connection, by the same name
-        # or by the sentinels, finds the one that has it now.
+    def _check_confirmed(self, local: int, copies: int) -> None:
+        if local < 1:
+            raise self._error_class(f"{self._name} did not write to its append-only file in time")
+        if copies < self.replicas:
+            self._disconnect_idle()
+            raise self._error_class(
+                f"{copies} of {self.replicas} replicas of the {self._name} wrote to their "
+                "append-only files in time; it is stored, and may be lost with the master"
+            )
+
+    def _disconnect_idle(self) -> None:
+        # A master that became a replica keeps its clients; only a new connection, by the same name
+        # or through the sentinels, reaches the current master.
         self.redis.connection_pool.disconnect(inuse_connections=False)
 
     @property
     def _name(self) -> str:
-        return self._gone.__name__.removesuffix("Unavailable").lower() + " server"
+        return self._error_class.__name__.removesuffix("UnavailableError").lower() + " server"
 
 
-def call(script: str, keys: Sequence[str], *arguments: Word) -> Command:
+def script_command(script: str, keys: Sequence[str], *arguments: Word) -> Command:
     """The command that runs a script."""
     return ("EVAL", script, len(keys), *keys, *arguments)
 
 
-def _raw(client: Any, *words: Word) -> Any:
+def _execute(client: Any, *words: Word) -> Any:
     """Send a command that redis-py has no typed method for."""
     return client.execute_command(*words)

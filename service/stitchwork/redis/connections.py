@@ -1,4 +1,4 @@
-"""Clients of one server, however it is reached, and why one of them failed."""
+"""Connection pools for one server or a service behind sentinels, and descriptions of failures."""
 
 import errno
 import ssl
@@ -8,7 +8,7 @@ from typing import Any, Final, cast
 import redis
 from redis.backoff import NoBackoff
 from redis.connection import parse_url
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError
+from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 from redis.sentinel import (
@@ -21,85 +21,99 @@ from redis.sentinel import (
 
 from stitchwork.redis import urls
 
-_ENDED: Final = (
+_CLOSED: Final = (
     *(ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError),
     *(ConnectionResetError, BrokenPipeError),
 )
-"""What is raised over TLS where the other side is gone. In TLS 1.3 a server refuses a client's
+"""Raised over TLS if the other side closed the connection. In TLS 1.3 a server refuses a client's
 certificate only after the handshake, and its reason is often lost with the connection."""
-
 _NO_FILE: Final = (errno.ENOENT, errno.EACCES)
+MAX_REFUSAL_CHARS: Final = 300
 
 
-def connect(url: str, timeout: float, *, patience: float = 0.0) -> redis.Redis:
-    """A client with a pool of its own; it connects when it is first used.
+def connect(url: str, timeout: float, *, block_seconds: float = 0.0) -> redis.Redis:
+    """A client with its own pool; it connects at the first call.
 
     Args:
-        url: Any URL that `addresses.check` takes.
+        url: Any URL that `urls.validate_url` accepts.
         timeout: Seconds that connecting may take, and a call. All sentinels together have as
             long to name the master.
-        patience: Seconds a call may take beyond that, because it blocks on purpose.
+        block_seconds: Seconds that a blocking command may take in addition.
     """
-    given = urls.sentinels(url)
-    if given is None:
-        return redis.Redis.from_url(url, **_bounds(timeout, patience))
-    options: dict[str, Any] = parse_url(given.server_url)  # type: ignore[no-untyped-call]
+    sentinels = urls.parse_sentinel_url(url)
+    if sentinels is None:
+        return redis.Redis.from_url(url, **_limits(timeout, block_seconds))
+    options: dict[str, Any] = parse_url(sentinels.server_url)  # type: ignore[no-untyped-call]
     for unused in ("host", "port", "connection_class"):
         options.pop(unused, None)
     tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    encrypted = urls.is_tls(url)
-    watchers = _Watchers(  # type: ignore[no-untyped-call]
-        given.places,
+    is_tls = urls.is_tls(url)
+    manager = _SentinelManager(  # type: ignore[no-untyped-call]
+        sentinels.addresses,
         sentinel_kwargs={
             **tls,
-            "ssl": encrypted,
-            **_bounds(timeout / len(given.places), 0.0),
-            "username": given.sentinel_username,
-            "password": given.sentinel_password,
+            "ssl": is_tls,
+            **_limits(timeout / len(sentinels.addresses), 0.0),
+            "username": sentinels.sentinel_username,
+            "password": sentinels.sentinel_password,
         },
     )
     pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        given.service,
-        watchers,
-        connection_class=_Encrypted if encrypted else _Plain,
+        sentinels.service,
+        manager,
+        connection_class=_TlsConnection if is_tls else _PlainConnection,
         **options,
-        **_bounds(timeout, patience),
+        **_limits(timeout, block_seconds),
     )
-    return _Watched.from_pool(pool)
+    return _SentinelClient.from_pool(pool)
 
 
-def why(error: RedisError, url: str) -> str:
-    """What follows the name of the server at a URL that could not be used; never a secret."""
+def describe_failure(error: RedisError, url: str) -> str:
+    """A predicate for the server that could not be used, such as "cannot be reached"; no secrets.
+
+    Args:
+        error: The failure to connect, or to get a reply.
+        url: The server's URL.
+    """
     if isinstance(error, AuthenticationError):
         return "refused the user name or the password"
     if isinstance(error, MasterNotFoundError):
         return "has no master that its sentinels know to be up"
     for cause in _causes(error):
+        if isinstance(cause, BusyLoadingError) or "max number of clients" in str(cause):
+            return f"refused the connection: {describe_refusal(cause)}"
         if isinstance(cause, ReadOnlyError):
             return "has become a read-only replica"
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"has a certificate that is not trusted: {cause.verify_message}"
-        if isinstance(cause, _ENDED) and urls.is_tls(url):
+        if isinstance(cause, _CLOSED) and urls.is_tls(url):
             return "ended the TLS connection: it is stopping, or wants a client's certificate"
         if isinstance(cause, ssl.SSLError):
-            about = (cause.reason or "unknown").lower().replace("_", " ")
-            return f"cannot be reached over TLS, check the certificates: {about}"
+            reason = (cause.reason or "unknown").lower().replace("_", " ")
+            return f"cannot be reached over TLS, check the certificates: {reason}"
         if isinstance(cause, OSError) and cause.errno in _NO_FILE and urls.is_tls(url):
             return "cannot be reached over TLS: a certificate or key file cannot be read"
     return "cannot be reached or does not answer"
 
 
-class _Watchers(Sentinel):
-    """Sentinels that are asked in turn, the last one that knew first."""
+def describe_refusal(error: BaseException) -> str:
+    """The server's own words about a command that it refused, without the command's arguments."""
+    # Some servers repeat the arguments of a command that they do not know.
+    words = str(error).partition(", with args beginning with")[0]
+    return " ".join(words.split())[:MAX_REFUSAL_CHARS] or type(error).__name__
 
-    _knew = 0
+
+class _SentinelManager(Sentinel):
+    """Sentinels that are asked in turn, beginning with the last one that knew the master."""
+
+    _first = 0
 
     def discover_master(self, service_name: str) -> tuple[str, int]:
         """Host and port of the master.
 
-        redis-py's own puts the texts of all failures into one error. Here the failure itself is
-        kept, so that a timeout is not tried twice and a certificate can be named; and the list
-        that threads share is not reordered.
+        redis-py's own method joins the texts of all failures in one error. This one keeps the
+        failure itself, so that a timeout is not tried twice and a certificate can be named; and
+        it does not reorder the list, which threads share.
 
         Raises:
             MasterNotFoundError: If a sentinel answered, and none knows a master that is up.
@@ -107,7 +121,7 @@ class _Watchers(Sentinel):
         """
         failure: RedisError | None = None
         answered = False
-        first = self._knew
+        first = self._first
         for step in range(len(self.sentinels)):
             number = (first + step) % len(self.sentinels)
             try:
@@ -119,15 +133,15 @@ class _Watchers(Sentinel):
             state = masters.get(service_name)
             # Leaves out a master that is down, so that calls fail at once until another is named.
             if state and self.check_master_state(state, service_name):  # type: ignore[no-untyped-call]
-                self._knew = number
+                self._first = number
                 return state["ip"], state["port"]
         if failure is not None and not answered:
             raise failure
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
 
 
-class _Whole:
-    """A connection that is not used again once a reply did not come in time.
+class _DisconnectOnError:
+    """A connection that is closed if a reply does not come in time.
 
     redis-py's connections behind sentinels stay open then, and a late reply would be read as
     that of the next call.
@@ -139,38 +153,38 @@ class _Whole:
         return super().read_response(*args, **options)  # type: ignore[misc]
 
 
-class _Plain(_Whole, SentinelManagedConnection):
+class _PlainConnection(_DisconnectOnError, SentinelManagedConnection):
     pass
 
 
-class _Encrypted(_Whole, SentinelManagedSSLConnection):
+class _TlsConnection(_DisconnectOnError, SentinelManagedSSLConnection):
     pass
 
 
-class _Watched(redis.Redis):
-    """A client of whichever server is the master now."""
+class _SentinelClient(redis.Redis):
+    """A client of the current master."""
 
     def close(self) -> None:
-        """Give back the connections to the servers, and those to the sentinels."""
+        """Close the connections to the servers, and those to the sentinels."""
         super().close()
         pool = cast(SentinelConnectionPool, self.connection_pool)
-        for watcher in pool.sentinel_manager.sentinels:
-            watcher.close()
+        for sentinel in pool.sentinel_manager.sentinels:
+            sentinel.close()
 
 
-def _bounds(timeout: float, patience: float) -> dict[str, Any]:
+def _limits(timeout: float, block_seconds: float) -> dict[str, Any]:
     # One retry, and none after a timeout: a pooled connection that a restarted server closed is
-    # replaced, and a silent server is not asked twice.
+    # replaced, and a server that does not reply is not asked twice.
     return {
         "protocol": 2,
-        "socket_timeout": timeout + patience,
+        "socket_timeout": timeout + block_seconds,
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     }
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,7 +1,7 @@
-"""The one codec: named arrays and a JSON value as bytes, and back.
+"""The one binary format: named arrays and a JSON value as bytes, and back.
 
-safetensors for the arrays, a checksum in front. Whatever is stored or queued goes through here, so
-nothing is ever unpickled and a flipped bit is noticed before it is believed.
+safetensors for the arrays, with a checksum in front. Everything that is stored or queued goes
+through this module, so nothing is ever unpickled and a flipped bit is detected.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from stitchwork.errors import CorruptDataError
 from stitchwork.resources import Arrays
 
 MAGIC: Final = b"SW1\n"
-SUM: Final = 16
+"""The format and its version, since release 0.1.0."""
+CHECKSUM_BYTES: Final = 16
 DTYPES: Final = {
     "F64": np.float64,
     "F32": np.float32,
@@ -33,10 +34,10 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Any = None) -> bytes:
 
     Args:
         arrays: Named arrays of float64, float32, int64, uint8 or bool, of any shape.
-        meta: Anything JSON can hold.
+        meta: Any JSON value.
 
     Returns:
-        Bytes that `unpack` turns back into equal arrays and an equal value.
+        Bytes from which `unpack` returns equal arrays and an equal value.
     """
     body = save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
@@ -46,27 +47,34 @@ def pack(arrays: Mapping[str, NDArray[Any]], meta: Any = None) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[Arrays, Any]:
-    """The arrays and the value that `pack` was given.
+    """The arrays and the value of `pack`.
 
     Returns:
         The arrays, read-only, and the JSON value.
 
     Raises:
-        CorruptDataError: If the bytes are cut, altered, or were never written by `pack`.
+        CorruptDataError: If the bytes are cut, altered, of another format, or were never written
+            by `pack`.
     """
-    head = len(MAGIC) + SUM
-    if data[: len(MAGIC)] != MAGIC or data[len(MAGIC) : head] != _checksum(data[head:]):
+    start = len(MAGIC) + CHECKSUM_BYTES
+    magic = data[: len(MAGIC)]
+    if magic != MAGIC:
+        raise CorruptDataError(
+            f"{len(data)} stored bytes begin with {magic!r}, expected {MAGIC!r}: they are damaged "
+            "or of another release"
+        )
+    if data[len(MAGIC) : start] != _checksum(data[start:]):
         raise CorruptDataError(f"{len(data)} stored bytes fail their checksum")
     try:
-        return _opened(data[head:])
+        return _deserialize(data[start:])
     except (SafetensorError, ValueError, KeyError) as error:
-        # Whoever can write to a server can make a good checksum; this ends no thread that waits.
+        # Anyone who can write to a server can make a valid checksum; no waiting thread ends.
         raise CorruptDataError(
-            "stored bytes have a good checksum but were not packed here"
+            "stored bytes have a valid checksum but were not written by this package"
         ) from error
 
 
-def _opened(body: bytes) -> tuple[Arrays, Any]:
+def _deserialize(body: bytes) -> tuple[Arrays, Any]:
     tensors: Any = deserialize(body)  # type: ignore[no-untyped-call]
     size = int.from_bytes(body[:8], "little")
     meta = orjson.loads(body[8 : 8 + size])["__metadata__"]["meta"]
@@ -78,4 +86,4 @@ def _opened(body: bytes) -> tuple[Arrays, Any]:
 
 
 def _checksum(body: bytes) -> bytes:
-    return hashlib.blake2b(body, digest_size=SUM).digest()
+    return hashlib.blake2b(body, digest_size=CHECKSUM_BYTES).digest()

@@ -1,4 +1,4 @@
-"""Where a server is: the URLs that are taken, checked and shown without their secrets.
+"""URLs of Redis-protocol servers: validation, and display without secrets.
 
     redis://[user:password@]host[:6379][/db]      one server, over TCP
     rediss://...                                  the same, over TLS
@@ -6,7 +6,7 @@
     sentinel://[user:password@]host[:26379],host[:26379]/service-name
     sentinels://...                               the same, over TLS to sentinels and servers
 
-Options follow a `?`. Nothing here opens a connection, and no error repeats what it was given.
+Options follow a `?`. No function opens a connection, and no error repeats its input.
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,21 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
 SENTINEL_PORT: Final = 26379
 
-_SHARED = ("db", "username", "client_name", "health_check_interval", "socket_keepalive")
-_TLS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
+_SHARED_OPTIONS = ("db", "username", "client_name", "health_check_interval", "socket_keepalive")
+_TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 _TLS_CHECKS = ("ssl_cert_reqs", "ssl_check_hostname")
-_SENTINEL = ("sentinel_username",)
-_SHOWN: Final = frozenset((*_SHARED, *_TLS, *_TLS_CHECKS, *_SENTINEL))
+_SENTINEL_OPTIONS = ("sentinel_username",)
+_PUBLIC_OPTIONS: Final = frozenset(
+    (*_SHARED_OPTIONS, *_TLS_FILES, *_TLS_CHECKS, *_SENTINEL_OPTIONS)
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Sentinels:
-    """A service that sentinels watch over.
+class SentinelUrl:
+    """The parts of a URL of a service behind sentinels.
 
     Attributes:
-        places: Host and port of each sentinel.
+        addresses: Host and port of each sentinel.
         service: The name by which they know the master.
         server_url: A `redis://` or `rediss://` URL with user, password and options of the
             servers; its host means nothing, since sentinels name the master.
@@ -36,73 +38,73 @@ class Sentinels:
         sentinel_password: Their password.
     """
 
-    places: tuple[tuple[str, int], ...]
+    addresses: tuple[tuple[str, int], ...]
     service: str
     server_url: str
     sentinel_username: str | None
     sentinel_password: str | None
 
 
-def sentinels(url: str) -> Sentinels | None:
-    """What a sentinel URL says; None for a URL that names one server.
+def parse_sentinel_url(url: str) -> SentinelUrl | None:
+    """The parts of a sentinel URL, or None for a URL that names one server.
 
     Raises:
-        ValueError: If a host or the service name is missing, or a port is no port.
+        ValueError: If a host or the service name is missing, or a port is not a port number.
     """
     scheme, _, rest = url.partition("://")
     if scheme not in ("sentinel", "sentinels"):
         return None
     rest, _, query = rest.partition("?")
     rest, _, service = rest.partition("/")
-    credentials, at, places = rest.rpartition("@")
+    credentials, at, addresses = rest.rpartition("@")
     if not service or "/" in service:
-        raise ValueError(f"{_form(scheme)}: one service name must follow the hosts")
+        raise ValueError(f"{_expected_form(scheme)}: one service name must follow the hosts")
     options = dict(parse_qsl(query))
     own = {name: options.pop(name, None) for name in ("sentinel_username", "sentinel_password")}
-    plain = "rediss" if scheme == "sentinels" else "redis"
-    return Sentinels(
-        places=tuple(_place(scheme, place) for place in places.split(",")),
+    server_scheme = "rediss" if scheme == "sentinels" else "redis"
+    return SentinelUrl(
+        addresses=tuple(_parse_address(scheme, address) for address in addresses.split(",")),
         service=unquote(service),
-        server_url=f"{plain}://{credentials}{at}localhost?{urlencode(options)}",
+        server_url=f"{server_scheme}://{credentials}{at}localhost?{urlencode(options)}",
         **own,
     )
 
 
-def check(url: str) -> None:
-    """Refuse a URL that could not be used.
+def validate_url(url: str) -> None:
+    """Raise if a URL cannot be used.
 
     Raises:
-        ValueError: If the scheme is unknown, a part is missing or malformed, or an option is
-            none that this scheme takes.
+        ValueError: If the scheme is unknown, a part is missing or malformed, or the scheme does
+            not have an option.
     """
     scheme, mark, rest = url.partition("://")
     if not mark or scheme not in SCHEMES:
         expected = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise ValueError(f"expected a URL that starts with one of {expected}")
     before, _, query = rest.partition("?")
-    place, _, path = before.partition("/")
+    address, _, path = before.partition("/")
     if "#" in url or (scheme != "unix" and "@" in path):
         raise ValueError("in a name or password '#', '/', '?' and '@' are %23, %2F, %3F and %40")
     if scheme in ("redis", "rediss"):
         if path and not path.isdecimal():
             raise ValueError(f"expected {scheme}://host:port/db with a number for db")
-        _place(scheme, place.rpartition("@")[2])
+        _parse_address(scheme, address.rpartition("@")[2])
     elif scheme == "unix" and not path:
         raise ValueError("expected unix:///path/of/socket")
-    sentinels(url)
+    parse_sentinel_url(url)
     _check_options(scheme, query)
 
 
 def without_secrets(url: str) -> str:
-    """The URL as it may be shown: passwords, and options that may be any, read `***`."""
+    """The URL for display: passwords, and options that may be secret, read `***`."""
     start, _, query = url.partition("?")
     scheme, _, rest = start.partition("://")
-    credentials, at, place = rest.rpartition("@")
+    credentials, at, address = rest.rpartition("@")
     user, colon, _ = credentials.partition(":")
-    shown = f"{scheme}://{user}{colon and ':***'}{at}{place}"
-    options = [part.partition("=") for part in query.split("&") if part]
-    told = [f"{name}={value if name in _SHOWN else '***'}" for name, _, value in options]
-    return "?".join((shown, "&".join(told))) if told else shown
+    rendered = f"{scheme}://{user}{colon and ':***'}{at}{address}"
+    pairs = [part.partition("=") for part in query.split("&") if part]
+    options = [f"{name}={value if name in _PUBLIC_OPTIONS else '***'}" for name, _, value in pairs]
+    return "?".join((rendered, "&".join(options))) if options else rendered
 
 
 def is_tls(url: str) -> bool:
@@ -111,11 +113,11 @@ def is_tls(url: str) -> bool:
 
 
 def _check_options(scheme: str, query: str) -> None:
-    known = {*_SHARED, "password"}
+    known = {*_SHARED_OPTIONS, "password"}
     if scheme in ("rediss", "sentinels"):
-        known |= {*_TLS, *_TLS_CHECKS, "ssl_password"}
+        known |= {*_TLS_FILES, *_TLS_CHECKS, "ssl_password"}
     if scheme in ("sentinel", "sentinels"):
-        known |= {*_SENTINEL, "sentinel_password"}
+        known |= {*_SENTINEL_OPTIONS, "sentinel_password"}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known or not value:
             raise ValueError(f"options of {scheme}:// are {', '.join(sorted(known))}, with a value")
@@ -125,20 +127,20 @@ def _check_options(scheme: str, query: str) -> None:
             raise ValueError("option ssl_cert_reqs is none, optional or required")
 
 
-def _place(scheme: str, place: str) -> tuple[str, int]:
+def _parse_address(scheme: str, address: str) -> tuple[str, int]:
     default = SENTINEL_PORT if scheme.startswith("sentinel") else 6379
     try:
-        parts = urlsplit(f"//{place}")
+        parts = urlsplit(f"//{address}")
         host, port = parts.hostname, parts.port
     except ValueError:
-        # Its own words repeat the text, and that may be part of a password.
-        raise ValueError(f"{_form(scheme)}: a port is no number up to 65535") from None
-    if not host or parts.netloc != place:
-        raise ValueError(f"{_form(scheme)}: a host is missing")
+        # The message of urllib repeats the text, which may be part of a password.
+        raise ValueError(f"{_expected_form(scheme)}: a port is no number up to 65535") from None
+    if not host or parts.netloc != address:
+        raise ValueError(f"{_expected_form(scheme)}: a host is missing")
     return host, default if port is None else port
 
 
-def _form(scheme: str) -> str:
+def _expected_form(scheme: str) -> str:
     if scheme.startswith("sentinel"):
         return f"expected {scheme}://[user:password@]host:26379,host:26379/service-name"
     return f"expected {scheme}://[user:password@]host:port/db"

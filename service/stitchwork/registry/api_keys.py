@@ -116,9 +116,9 @@ class ApiKeyRepository:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: RedisClient, *, promise: int = 0) -> None:
+    def __init__(self, server: RedisClient, *, aof_timeout_ms: int = 0) -> None:
         self._server = server
-        self._promise = promise
+        self._aof_timeout_ms = aof_timeout_ms
 
     def version(self) -> bytes:
         """What changes with every change; empty before the first."""
@@ -157,7 +157,7 @@ class ApiKeyRepository:
 
     def _commit(self, check: Check, write: Command) -> bool:
         changed: Command = ("SET", VERSION, secrets.token_hex(8))
-        return self._server.commit([check], [write, changed], promise=self._promise)
+        return self._server.commit([check], [write, changed], aof_timeout_ms=self._aof_timeout_ms)
 
 
 class ApiKeyCache:

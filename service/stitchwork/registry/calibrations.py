@@ -38,10 +38,12 @@ class Calibrations:
         promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
     """
 
-    def __init__(self, server: RedisClient, heads: Repository[Head], *, promise: int) -> None:
+    def __init__(
+        self, server: RedisClient, heads: Repository[Head], *, aof_timeout_ms: int
+    ) -> None:
         self._server = server
         self._heads = heads
-        self._promise = promise
+        self._aof_timeout_ms = aof_timeout_ms
         self._lock = threading.Lock()
         self._known: LRUCache[tuple[str, str], Calibration | None] = LRUCache(KNOWN)
 
@@ -101,7 +103,7 @@ class Calibrations:
         commands = [*self._outdated(target, head, field), command]
         checks: list[Check] = [self._heads.unchanged(entry)]
         if entry.version != head.version or not self._server.commit(
-            checks, commands, promise=self._promise
+            checks, commands, aof_timeout_ms=self._aof_timeout_ms
         ):
             raise NotReadyError(
                 f"head {head.id} was declared anew while its confidence was calibrated"

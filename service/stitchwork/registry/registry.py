@@ -68,18 +68,24 @@ class Registry:
 
     def __init__(self, server: RedisClient, *, durable: bool, stale_seconds: float) -> None:
         # Shorter than a call may take: a server that says in time that its file lags is not gone.
-        promise = int(server.timeout * 1000 * PATIENCE) if durable else 0
+        aof_timeout_ms = int(server.timeout * 1000 * PATIENCE) if durable else 0
         self.server = server
         self.durable = durable
         self.anchor_sets = Repository(
-            server, "anchor-set", AnchorSet, promise=promise, stale_seconds=stale_seconds
+            server,
+            "anchor-set",
+            AnchorSet,
+            aof_timeout_ms=aof_timeout_ms,
+            stale_seconds=stale_seconds,
         )
         self.spaces = Repository(
-            server, "space", Space, promise=promise, stale_seconds=stale_seconds
+            server, "space", Space, aof_timeout_ms=aof_timeout_ms, stale_seconds=stale_seconds
         )
-        self.heads = Repository(server, "head", Head, promise=promise, stale_seconds=stale_seconds)
-        self.calibrations = Calibrations(server, self.heads, promise=promise)
-        self.keys = ApiKeyRepository(server, promise=promise)
+        self.heads = Repository(
+            server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=stale_seconds
+        )
+        self.calibrations = Calibrations(server, self.heads, aof_timeout_ms=aof_timeout_ms)
+        self.keys = ApiKeyRepository(server, aof_timeout_ms=aof_timeout_ms)
 
     def declare_anchor_set(
         self,

@@ -69,12 +69,18 @@ class Repository(Generic[R]):
     """
 
     def __init__(
-        self, server: RedisClient, kind: str, model: type[R], *, promise: int, stale_seconds: float
+        self,
+        server: RedisClient,
+        kind: str,
+        model: type[R],
+        *,
+        aof_timeout_ms: int,
+        stale_seconds: float,
     ) -> None:
         self.kind = kind
         self._server = server
         self._model: type[R] = model
-        self._promise = promise
+        self._aof_timeout_ms = aof_timeout_ms
         self._stale_seconds = stale_seconds
         self._known: dict[str, Known[R]] = {}
 
@@ -210,7 +216,7 @@ class Repository(Generic[R]):
                 checks.append(chunked_arrays.write(self._server, key, arrays, KEEP_SECONDS))
                 commands.append(("PERSIST", key))
             # A write that changes nothing is still written: its promise must be as good.
-            if self._server.commit(checks, commands, promise=self._promise):
+            if self._server.commit(checks, commands, aof_timeout_ms=self._aof_timeout_ms):
                 return write.outcome, Entry(
                     id_, write.record, write.registration, before.dependents
                 )
@@ -236,7 +242,9 @@ class Repository(Generic[R]):
                 ("DEL", self.key(id_)),
                 ("ZREM", PREFIX + self.kind, id_),
             ]
-            if self._server.commit(self._untouched(before), commands, promise=self._promise):
+            if self._server.commit(
+                self._untouched(before), commands, aof_timeout_ms=self._aof_timeout_ms
+            ):
                 self._known.pop(id_, None)
                 return
         raise ConflictError(f"{self.kind} {id_} kept changing while it was deleted; try again")

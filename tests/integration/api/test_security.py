@@ -345,7 +345,7 @@ def test_rates_hold_for_all_replicas_and_for_each_key(queue_server: RedisClient)
     assert [standing and standing.allowed for standing in found] == [True, True, False]
     standing = replicas[0].hit(other, READ)
     assert standing
-    assert (standing.allowed, standing.left) == (True, 1)
+    assert (standing.allowed, standing.remaining) == (True, 1)
     assert replicas[0].hit(one, INFER) is None
 
 

@@ -372,7 +372,7 @@ def test_a_corrupt_job_is_buried_and_its_neighbours_served(
 def test_when_the_queue_goes_away_those_who_wait_are_told(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
-        server = RedisClient(valkey.url, 1.0, QueueUnavailableError, pause=0.0)
+        server = RedisClient(valkey.url, 1.0, QueueUnavailableError, failure_pause=0.0)
         with dispatching(server) as dispatcher, present(server):
 
             async def wait() -> None:

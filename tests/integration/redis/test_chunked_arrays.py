@@ -33,9 +33,9 @@ def _same(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
 
 @given(ARRAYS, st.integers(1, 2000))
 def test_a_cut_holds_each_row_once_and_no_block_too_much(
-    arrays: dict[str, np.ndarray[Any, Any]], most: int
+    arrays: dict[str, np.ndarray[Any, Any]], max_block_bytes: int
 ) -> None:
-    cuts = chunked_arrays._cut(arrays, most)
+    cuts = chunked_arrays._split(arrays, max_block_bytes)
     for name, array in arrays.items():
         rows = [np.arange(len(array))[cut[name]] for cut in cuts if name in cut]
         assert rows, "an empty array has its place too"
@@ -43,35 +43,35 @@ def test_a_cut_holds_each_row_once_and_no_block_too_much(
     for cut in cuts:
         held = {name: arrays[name][rows] for name, rows in cut.items()}
         alone = sum(len(part) for part in held.values()) <= 1
-        assert alone or sum(part.nbytes for part in held.values()) <= most
+        assert alone or sum(part.nbytes for part in held.values()) <= max_block_bytes
 
 
-@pytest.mark.parametrize("most", [100, 1000, 1 << 20])
-def test_what_is_written_comes_back(queue_server: RedisClient, most: int) -> None:
-    check = chunked_arrays.write(queue_server, "k", ROWS, 60, most=most)
+@pytest.mark.parametrize("max_block_bytes", [100, 1000, 1 << 20])
+def test_what_is_written_comes_back(queue_server: RedisClient, max_block_bytes: int) -> None:
+    check = chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=max_block_bytes)
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
     assert 0 < queue_server.redis.ttl("k") <= 60
     assert queue_server.commit([check], [("PERSIST", "k")])
     largest = max(queue_server.redis.hstrlen("k", name) for name in queue_server.redis.hkeys("k"))
-    assert largest < most + 1000
+    assert largest < max_block_bytes + 1000
 
 
 def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
     queue_server: RedisClient,
 ) -> None:
-    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     queue_server.redis.persist("k")
-    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     assert queue_server.redis.ttl("k") == -1
     # Nor by one who began before it lasted, and is at its last block now.
     queue_server.redis.hdel("k", "3")
-    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     assert queue_server.redis.ttl("k") == -1
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
 
 
 def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: RedisClient) -> None:
-    whole = chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
+    whole = chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     assert isinstance(whole, Check)
     queue_server.redis.hdel("k", "1")
     assert chunked_arrays.read(queue_server, "k") is None
@@ -84,8 +84,8 @@ def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Redi
 def test_each_block_has_a_checksum_of_its_own(
     queue_server: RedisClient, field: str, damage: str
 ) -> None:
-    chunked_arrays.write(queue_server, "k", ROWS, 60, most=1000)
-    chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, most=1000)
+    chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
+    chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, max_block_bytes=1000)
     good = queue_server.redis.hget("k", field)
     assert isinstance(good, bytes)
     bad = {
@@ -103,7 +103,7 @@ def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisClient
 
     def put() -> None:
         together.wait()
-        chunked_arrays.write(queue_server, "k", ROWS, 60, most=500)
+        chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=500)
 
     threads = [threading.Thread(target=put) for _ in range(2)]
     for thread in threads:

@@ -33,11 +33,11 @@ def of_client(folder: Path) -> str:
 
 
 def reach(url: str, *, timeout: float = 2.0, replicas: int = 0) -> RedisClient:
-    return RedisClient(url, timeout, RegistryUnavailableError, pause=0.0, replicas=replicas)
+    return RedisClient(url, timeout, RegistryUnavailableError, failure_pause=0.0, replicas=replicas)
 
 
-def write(server: RedisClient, value: str, *, promise: int = 0) -> bool:
-    return server.commit([], [("SET", KEY, value)], promise=promise)
+def write(server: RedisClient, value: str, *, aof_timeout_ms: int = 0) -> bool:
+    return server.commit([], [("SET", KEY, value)], aof_timeout_ms=aof_timeout_ms)
 
 
 def read(server: RedisClient) -> object:
@@ -50,7 +50,7 @@ def test_one_server_over_tcp_with_a_password(start: Start) -> None:
     server = reach(f"redis://:{SECRET}@127.0.0.1:{node.port}/0")
     promised = server.confirms_writes()
     assert promised is knows_waitaof(node)
-    assert write(server, "v", promise=1000 if promised else 0)
+    assert write(server, "v", aof_timeout_ms=1000 if promised else 0)
     assert not server.commit([Check(("GET", KEY), "other")], [("SET", KEY, "w")])
     assert read(server) == b"v"
     server.close()
@@ -93,7 +93,7 @@ def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
     with behind_tls(node, certificates) as port:
         place = f"rediss://:{SECRET}@127.0.0.1:{port}/0?{of_client(certificates)}"
         server = reach(f"{place}&ssl_ca_certs={certificates}/ca.pem")
-        assert write(server, "v", promise=1000 if server.confirms_writes() else 0)
+        assert write(server, "v", aof_timeout_ms=1000 if server.confirms_writes() else 0)
         assert read(server) == b"v"
         server.close()
         stranger = reach(f"{place}&ssl_ca_certs={certificates}/other.pem")
@@ -123,7 +123,7 @@ def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentin
 def test_replicas_have_a_promised_write_too(start: Start) -> None:
     master = start(*AOF)
     server = reach(f"redis://127.0.0.1:{master.port}", replicas=1)
-    settings = Settings(redis_url=server.url, replicas=1)
+    settings = Settings(redis_url=server.url, durable_replicas=1)
     if not knows_waitaof(master):
         with pytest.raises(RegistryUnavailableError, match="Redis from"):
             registry_on(server, settings)
@@ -132,14 +132,14 @@ def test_replicas_have_a_promised_write_too(start: Start) -> None:
     replica = start(*AOF, "--replicaof", "127.0.0.1", str(master.port))
     master.settle()
     assert registry_on(server, settings).durable
-    assert write(server, "v", promise=1500)
+    assert write(server, "v", aof_timeout_ms=1500)
     replica.stop()
     with pytest.raises(RegistryUnavailableError, match="0 of 1 replicas"):
-        write(server, "w", promise=200)
+        write(server, "w", aof_timeout_ms=200)
     assert read(server) == b"w", "it says that it is stored"
     server.close()
     alone = reach(server.url)
-    assert write(alone, "x", promise=1500)
+    assert write(alone, "x", aof_timeout_ms=1500)
     alone.close()
 
 
@@ -187,10 +187,10 @@ def watched(start: Start) -> Watched:
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> None:
     server = reach(Settings(redis_url=watched.url).redis_url or "", timeout=0.5)
-    patient = server.blocking(0.5)
-    promise = 400 if server.confirms_writes() else 0
-    assert write(server, "before", promise=promise)
-    assert patient.redis.blpop([PREFIX + "none"], timeout=0.1) is None
+    blocking = server.blocking(0.5)
+    aof_timeout_ms = 400 if server.confirms_writes() else 0
+    assert write(server, "before", aof_timeout_ms=aof_timeout_ms)
+    assert blocking.redis.blpop([PREFIX + "none"], timeout=0.1) is None
     watched.master.ask("WAIT", "1", "5000")
     watched.master.process.send_signal(end)
 
@@ -204,20 +204,22 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
             return False
 
     wait_until(
-        "it writes", lambda: answers(lambda: write(server, "after", promise=promise)), PATIENCE
+        "it writes",
+        lambda: answers(lambda: write(server, "after", aof_timeout_ms=aof_timeout_ms)),
+        PATIENCE,
     )
     assert failures, "the first call after its end cannot have gone well"
     assert read(server) == b"after"
     assert server.redis.info("server")["tcp_port"] == watched.replica.port
     assert server.now_ms() > 0
     # Its connection to a master that is silent costs one timeout of its own.
-    wait_until("it answers", lambda: answers(patient.ping), PATIENCE)
-    with patient.session() as client:
+    wait_until("it answers", lambda: answers(blocking.ping), PATIENCE)
+    with blocking.session() as client:
         assert client.rpush(PREFIX + "list", "item") == 1
         assert client.blpop([PREFIX + "list"], timeout=0.4)
     assert not any(SECRET in said for said in failures)
     # Closing ends the connections to the sentinel as well.
-    patient.close()
+    blocking.close()
     server.close()
     wait_until(
         "one is left",
@@ -231,7 +233,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
     if not server.confirms_writes():
         server.close()
         pytest.skip("Redis 7.0 has no WAITAOF")
-    assert write(server, "before", promise=1500)
+    assert write(server, "before", aof_timeout_ms=1500)
     with redis.Redis(port=watched.sentinel.port, password=SECRET) as client:
         events = client.pubsub(ignore_subscribe_messages=True)
         events.subscribe("+switch-master")
@@ -240,7 +242,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
         events.close()
     # A forced failover leaves the old master writable for some seconds, to the connections it has.
     with pytest.raises(RegistryUnavailableError, match="0 of 1 replicas"):
-        write(server, "lost", promise=200)
+        write(server, "lost", aof_timeout_ms=200)
     assert read(server) == b"before"
     assert server.redis.info("server")["tcp_port"] == watched.replica.port
     server.close()

@@ -38,8 +38,10 @@ def standing(head: Head) -> Callable[[Entry[Head]], Write[Head]]:
 
 @pytest.fixture
 def heads(registry_server: RedisClient, server_binary: ServerBinary) -> Repository[Head]:
-    promise = promise_on(server_binary)
-    return Repository(registry_server, "head", Head, promise=promise, stale_seconds=60)
+    aof_timeout_ms = promise_on(server_binary)
+    return Repository(
+        registry_server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=60
+    )
 
 
 def promise_on(server_binary: ServerBinary) -> int:
@@ -120,8 +122,8 @@ def test_paging_walks_all_ids_in_order(heads: Repository[Head]) -> None:
 
 
 def test_a_parent_cannot_go_before_its_dependents(registry_server: RedisClient) -> None:
-    sets = Repository(registry_server, "space", AnchorSet, promise=0, stale_seconds=0)
-    heads = Repository(registry_server, "head", Head, promise=0, stale_seconds=0)
+    sets = Repository(registry_server, "space", AnchorSet, aof_timeout_ms=0, stale_seconds=0)
+    heads = Repository(registry_server, "head", Head, aof_timeout_ms=0, stale_seconds=0)
     parent = AnchorSet(id="s", version="v", modality="vector", size=2)
     sets.put("s", lambda _: Write(Outcome.CREATED, parent))
     heads.put("h", standing(make_head()))
@@ -151,7 +153,7 @@ def test_a_write_waits_for_the_append_only_file_on_its_own_connection(
 
 def test_an_unpromised_write_is_not_acknowledged(queue_server: RedisClient) -> None:
     # This server keeps no append-only file, so it cannot promise one.
-    heads = Repository(queue_server, "head", Head, promise=100, stale_seconds=0)
+    heads = Repository(queue_server, "head", Head, aof_timeout_ms=100, stale_seconds=0)
     with pytest.raises(Exception, match=r"refused a command|append-only file"):
         heads.put("h", standing(make_head()))
     assert not queue_server.confirms_writes()
@@ -192,10 +194,10 @@ def test_what_is_only_being_prepared_cannot_be_used(heads: Repository[Head]) -> 
 def test_known_records_serve_while_the_registry_is_away(server_binary: ServerBinary) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), REGISTRY_FLAGS, server_binary)
-        server = RedisClient(valkey.url, 1.0, RegistryUnavailableError, pause=0.0)
-        promise = promise_on(server_binary)
-        heads = Repository(server, "head", Head, promise=promise, stale_seconds=60)
-        hasty = Repository(server, "head", Head, promise=promise, stale_seconds=0)
+        server = RedisClient(valkey.url, 1.0, RegistryUnavailableError, failure_pause=0.0)
+        aof_timeout_ms = promise_on(server_binary)
+        heads = Repository(server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=60)
+        hasty = Repository(server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=0)
         heads.put("h", standing(make_head()))
         for table in (heads, hasty):
             table.ready("h")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stitchwork.redis.urls import Sentinels, check, sentinels, without_secrets
+from stitchwork.redis.urls import SentinelUrl, parse_sentinel_url, validate_url, without_secrets
 
 TAKEN = [
     "redis://there",
@@ -44,7 +44,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("url", TAKEN)
 def test_what_is_taken_is_shown_without_its_secrets(url: str) -> None:
-    check(url)
+    validate_url(url)
     shown = without_secrets(url)
     assert shown == url.replace("secret", "***")
 
@@ -52,18 +52,18 @@ def test_what_is_taken_is_shown_without_its_secrets(url: str) -> None:
 @pytest.mark.parametrize(("url", "said"), REFUSED)
 def test_what_is_refused_is_not_repeated(url: str, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
-        check(url)
+        validate_url(url)
     assert "word" not in str(error.value).replace("user:password", "").replace("password", "")
     assert error.value.__cause__ is None
 
 
 def test_sentinels_are_told_from_their_servers() -> None:
     url = "sentinels://me:a%40b@One:1,two/my%20main?db=1&sentinel_password=c%26d&ssl_ca_certs=/x"
-    assert sentinels(url) == Sentinels(
-        places=(("one", 1), ("two", 26379)),
+    assert parse_sentinel_url(url) == SentinelUrl(
+        addresses=(("one", 1), ("two", 26379)),
         service="my main",
         server_url="rediss://me:a%40b@localhost?db=1&ssl_ca_certs=%2Fx",
         sentinel_username=None,
         sentinel_password="c&d",  # noqa: S106
     )
-    assert sentinels("redis://one") is None
+    assert parse_sentinel_url("redis://one") is None

@@ -202,7 +202,7 @@ class AuthMiddleware:
             who = f"key {key.name}" if key else "whoever has no key"
             said = "its own limit" if key and key.limit else "rate_limits"
             spent = RateLimitError(
-                f"{who} may ask {standing.most} times in {standing.window} seconds ({said})"
+                f"{who} may ask {standing.limit} times in {standing.window} seconds ({said})"
             )
             spent.retry_after = max(1.0, standing.reset)
             raise spent
