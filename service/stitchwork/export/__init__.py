@@ -1,1 +1,1 @@
-"""Maps and heads as files that need no service."""
+"""Maps and heads as files that are applied without the service."""

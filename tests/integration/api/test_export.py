@@ -14,7 +14,7 @@ from safetensors.numpy import load
 
 from stitchwork.client import ServiceError, Stitchwork
 from stitchwork.errors import InvalidInputError, UnknownResourceError
-from stitchwork.export import translation_files
+from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.geometry.bridges import BRIDGES
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
 from stitchwork.geometry.maps import IdentityMap, Origin
@@ -98,9 +98,7 @@ def test_a_head_is_exported_with_its_activation(activation: str) -> None:
         tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
     )
     rows = rng.normal(size=(20, 6)).astype(np.float32)
-    found = run_onnx(
-        translation_files.as_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows
-    )
+    found = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
     np.testing.assert_allclose(found["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         found["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6

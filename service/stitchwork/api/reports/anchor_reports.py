@@ -14,7 +14,7 @@ from stitchwork.api.schemas.report_responses import (
     AnchorName,
     AnchorReportResponse,
     DuplicateAnchors,
-    LearningCurvePoint,
+    LearningCurvePointResponse,
     LearningCurveResponse,
     MisalignedAnchor,
     NextAnchor,
@@ -164,7 +164,9 @@ def _redundant(step: AnchorCandidate, name: Namer) -> RedundantAnchor:
 
 def _learning_curve(curve: LearningCurve) -> LearningCurveResponse:
     points = [
-        LearningCurvePoint(anchors=point.anchors, similarity=point.similarity, std=point.std)
+        LearningCurvePointResponse(
+            anchors=point.anchors, similarity=point.similarity, std=point.std
+        )
         for point in curve.points
     ]
     return LearningCurveResponse(

@@ -1,4 +1,4 @@
-"""Translations as files, to run where there is no service."""
+"""Export of maps as files that are applied without the service."""
 
 from typing import Annotated, Any, Final, Literal
 
@@ -11,27 +11,28 @@ from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, r
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.provenance import version_headers
 from stitchwork.errors import InvalidInputError
-from stitchwork.export import translation_files
+from stitchwork.export.onnx_export import map_to_onnx
+from stitchwork.export.safetensors_export import map_to_safetensors
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.resources import Head, check_id
+from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"])
 
 FileFormat = Literal["safetensors", "onnx"]
-MEDIA: Final[dict[FileFormat, str]] = {
+MEDIA_TYPES: Final[dict[FileFormat, str]] = {
     "safetensors": negotiation.SAFETENSORS,
     "onnx": negotiation.ONNX,
 }
-_BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
-ANSWERS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "The file", "content": dict.fromkeys(MEDIA.values(), _BLOB)}
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "The file", "content": dict.fromkeys(MEDIA_TYPES.values(), _BINARY)}
 }
 
 
 @router.get(
     "/spaces/{source}/translations/{target}",
-    summary="Export a translation",
-    responses=ANSWERS,
+    summary="Export a map",
+    responses=RESPONSES,
     response_class=Response,
     openapi_extra=with_timeout(),
 )
@@ -42,65 +43,58 @@ async def export(
     state: StateDep,
     bridge: BridgeName = DEFAULT_BRIDGE,
     head: Annotated[
-        str | None, Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA)
+        str | None,
+        Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA),
     ] = None,
     format_: Annotated[
-        FileFormat | None, Query(alias="format", description="Unset: what `Accept` says.")
+        FileFormat | None, Query(alias="format", description="Unset: the format of `Accept`.")
     ] = None,
 ) -> Response:
-    """The map from one space to another, with the means, the scale and the versions it is of.
+    """The map from one space to another, with both means, the scale and the versions in metadata.
 
-    Safetensors, or ONNX with inputs `embeddings` and outputs `translated` and `defined`; with a
+    Safetensors, or ONNX with input `embeddings` and outputs `translated` and `defined`; with a
     head also `logits` and `probabilities`, its labels in the model's properties.
     """
     state.executor.check_capacity()
-    names = [check_id(source), check_id(target), *([check_id(head, "/head")] if head else [])]
-    accepted = negotiation.preferred_media_type(
-        request, tuple(MEDIA.values()), negotiation.SAFETENSORS
-    )
-    wanted = MEDIA[format_] if format_ else accepted
-    if head and wanted != negotiation.ONNX:
+    spaces = check_id(source), check_id(target)
+    head_id = check_id(head, "/head") if head else None
+    if format_:
+        media_type = MEDIA_TYPES[format_]
+    else:
+        media_type = negotiation.preferred_media_type(
+            request, tuple(MEDIA_TYPES.values()), negotiation.SAFETENSORS
+        )
+    if head_id and media_type != negotiation.ONNX:
         raise InvalidInputError("head: only an ONNX file can hold one", pointer="/head")
     return await state.executor.run(
-        lambda: _export(state, names, bridge, wanted), request_timeout(request)
+        lambda: _export(state, spaces, head_id, bridge, media_type), request_timeout(request)
     )
 
 
-def _export(state: AppState, names: list[str], bridge: BridgeName, media: str) -> Response:
-    (source, target), stale = state.registry.spaces.ready(*names[:2])
-    found = state.pipeline.translator.pair_map(source, target, bridge).map
-    facts = {
-        "source": source.id,
-        "source_version": source.version,
-        "target": target.id,
-        "target_version": target.version,
-        "bridge": bridge,
-    }
-    roles: dict[str, Any] = {"source": source, "target": target}
+def _export(
+    state: AppState,
+    spaces: tuple[str, str],
+    head_id: str | None,
+    bridge: BridgeName,
+    media_type: str,
+) -> Response:
+    resolution = state.pipeline.resolve(
+        source=spaces[0], target=spaces[1], head=head_id, bridge=bridge
+    )
+    source, target, head = resolution.source, resolution.destination, resolution.head
+    exported = state.pipeline.translator.pair_map(source, target, bridge).map
+    metadata = {"bridge": bridge}
+    for role, record in resolution.records.items():
+        metadata |= {role: record.id, f"{role}_version": record.version}
     classifier = None
-    if names[2:]:
-        (head,), old = state.registry.heads.ready(names[2])
-        _check_home(head, target.id)
-        stale, classifier, roles["head"] = stale or old, state.pipeline.classifiers.get(head), head
-        facts |= {
-            "head": head.id,
-            "head_version": head.version,
-            "labels": orjson.dumps(head.labels).decode(),
-        }
-    if media == negotiation.ONNX:
-        data, ending = translation_files.as_onnx(found, facts, classifier), "onnx"
+    if head:
+        classifier = state.pipeline.classifiers.get(head)
+        metadata["labels"] = orjson.dumps(head.labels).decode()
+    if media_type == negotiation.ONNX:
+        data, extension = map_to_onnx(exported, metadata, classifier), "onnx"
     else:
-        data, ending = translation_files.as_safetensors(found, facts), "safetensors"
-    name = f"{source.id}-to-{target.id}.{ending}"
-    headers = version_headers(stale, **roles) | {
-        "Content-Disposition": f'attachment; filename="{name}"'
-    }
-    return Response(data, 200, headers, media)
-
-
-def _check_home(head: Head, target: str) -> None:
-    if head.space != target:
-        raise InvalidInputError(
-            f"head {head.id} lives in space {head.space}, expected one of space {target}",
-            pointer="/head",
-        )
+        data, extension = map_to_safetensors(exported, metadata), "safetensors"
+    name = f"{source.id}-to-{target.id}.{extension}"
+    headers = version_headers(resolution.stale, **resolution.records)
+    headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return Response(data, 200, headers, media_type)

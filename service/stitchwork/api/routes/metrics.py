@@ -1,4 +1,4 @@
-"""The figures, for Prometheus."""
+"""Metrics for Prometheus."""
 
 import asyncio
 from typing import Any, Final
@@ -11,21 +11,21 @@ from stitchwork.api.dependencies import StateDep
 
 router = APIRouter(tags=["operation"])
 
-TEXT: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "Successful Response", "content": {"text/plain": {}}}
+RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "Metrics as text", "content": {"text/plain": {}}}
 }
 
 
-@router.get("/metrics", summary="Figures for Prometheus", response_class=Response, responses=TEXT)
+@router.get("/metrics", summary="Metrics", response_class=Response, responses=RESPONSES)
 async def metrics(request: Request, state: StateDep) -> Response:
-    """Figures of this process and of the queue, as Prometheus or OpenMetrics text.
+    """Metrics of all processes of this service and of the queue, in Prometheus or OpenMetrics text.
 
-    The processes of one `serve` answer on one address, and each of them with the figures of all.
+    The API processes of one `serve` share an address, and each returns the metrics of all.
     """
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
 
-    def shown() -> bytes:
+    def render() -> bytes:
         return encode(state.telemetry.metrics.combined_registry(state.server_metrics))
 
-    text = await asyncio.to_thread(shown)
+    text = await asyncio.to_thread(render)
     return Response(text, headers={"Content-Type": media_type})

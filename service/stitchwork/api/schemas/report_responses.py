@@ -128,7 +128,7 @@ class RedundantAnchor(ResponseModel):
     distance: float
 
 
-class LearningCurvePoint(ResponseModel):
+class LearningCurvePointResponse(ResponseModel):
     """Held-out similarity with some of the anchors."""
 
     anchors: int
@@ -139,7 +139,7 @@ class LearningCurvePoint(ResponseModel):
 class LearningCurveResponse(ResponseModel):
     """How held-out similarity grows with the number of anchors."""
 
-    points: list[LearningCurvePoint]
+    points: list[LearningCurvePointResponse]
     doubled: float | None = Field(description="Similarity expected of twice as many anchors.")
     enough: bool
     reason: str

@@ -1,0 +1,24 @@
+"""Maps as safetensors files, which any program can apply."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from safetensors.numpy import save
+
+from stitchwork.export.map_parameters import FORMAT, map_parameters
+from stitchwork.geometry.maps import Map
+
+
+def map_to_safetensors(exported: Map, metadata: Mapping[str, str]) -> bytes:
+    """A file with the arrays of a map; its kind, its numbers and `metadata` are the file's metadata.
+
+    Args:
+        exported: The map.
+        metadata: Further metadata, such as the versions of the spaces.
+    """
+    parameters = map_parameters(exported)
+    texts = {name: str(value) for name, value in parameters.numbers.items()}
+    return save(
+        {name: np.ascontiguousarray(array) for name, array in parameters.arrays.items()},
+        {"format": FORMAT, "kind": parameters.kind, **texts, **metadata},
+    )
