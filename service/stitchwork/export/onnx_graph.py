@@ -117,7 +117,7 @@ def build(
         steps += IDENTITY
     arrays = parameters.arrays
     if classifier:
-        outputs += "".join(f", float[n, {classifier.classes}] {name}" for name in SCORES)
+        outputs += "".join(f", float[n, {classifier.n_classes}] {name}" for name in SCORES)
         steps += _classifier_steps(classifier)
         arrays = {**arrays, **_weights(classifier)}
     signature = f"stitch (float[n, {source_width}] embeddings) => ({outputs})"

@@ -10,7 +10,7 @@ from stitchwork.geometry.maps import Map
 
 
 def map_to_safetensors(exported: Map, metadata: Mapping[str, str]) -> bytes:
-    """A file with the arrays of a map; its kind, its numbers and `metadata` are the file's metadata.
+    """A file with the arrays of a map; its metadata has the map's kind and numbers as texts.
 
     Args:
         exported: The map.
