@@ -9,7 +9,7 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, request_timeout
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.provenance import version_headers
+from stitchwork.api.routes.provenance import resolution_headers
 from stitchwork.errors import InvalidInputError
 from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.export.safetensors_export import map_to_safetensors
@@ -83,7 +83,7 @@ def _export(
     )
     source, target, head = resolution.source, resolution.destination, resolution.head
     exported = state.pipeline.translator.pair_map(source, target, bridge).map
-    metadata = {"bridge": bridge}
+    metadata: dict[str, str] = {"bridge": bridge}
     for role, record in resolution.records.items():
         metadata |= {role: record.id, f"{role}_version": record.version}
     classifier = None
@@ -95,6 +95,6 @@ def _export(
     else:
         data, extension = map_to_safetensors(exported, metadata), "safetensors"
     name = f"{source.id}-to-{target.id}.{extension}"
-    headers = version_headers(resolution.stale, **resolution.records)
+    headers = resolution_headers(resolution)
     headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return Response(data, 200, headers, media_type)
