@@ -1,6 +1,6 @@
-"""Errors as HTTP answers, RFC 9457; the only file with status codes of errors.
+"""Errors as HTTP responses by RFC 9457; the only file that maps errors to status codes.
 
-Paths that speak another service's protocol answer errors in the shape its clients read.
+Paths of another service's protocol respond in the format that its clients expect.
 """
 
 import logging
@@ -23,13 +23,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stitchwork import errors
-from stitchwork.errors import ClientDisconnectedError, InvalidInputError, StitchworkError
+from stitchwork.errors import ClientDisconnectedError, ErrorCode, InvalidInputError, StitchworkError
 
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
-_NO_PLACE: Final = ("body", "query", "header", "path", "transformers", "timm")
-"""Parts of a location that name no value in the request: its source, and tags of unions."""
+_NOT_IN_POINTERS: Final = ("body", "query", "header", "path", "transformers", "timm")
+"""Parts of pydantic's locations that name no value of a request: its source, and union tags."""
 
 STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.MalformedInputError: 400,
@@ -51,60 +51,72 @@ STATUS: Final[dict[type[StitchworkError], int]] = {
 
 
 def status_of(error: StitchworkError | type[StitchworkError]) -> int:
-    """The status of an error: that of the nearest class in the tree that has one."""
-    found = error if isinstance(error, type) else type(error)
-    return next(STATUS[kind] for kind in found.__mro__ if kind in STATUS)
+    """The status of an error: that of its nearest base class with one."""
+    error_class = error if isinstance(error, type) else type(error)
+    return next(STATUS[base] for base in error_class.__mro__ if base in STATUS)
 
 
 def error_statuses() -> list[tuple[int, str]]:
-    """Statuses and codes of errors that any route may answer with."""
-    tree = [StitchworkError]
-    for kind in tree:
-        tree += kind.__subclasses__()
-    hidden = (ClientDisconnectedError, errors.CorruptDataError)
-    return [(status_of(kind), kind.code) for kind in tree if kind not in hidden]
+    """Statuses and codes of the errors that any route may respond with."""
+    classes = [StitchworkError]
+    for error_class in classes:
+        classes += error_class.__subclasses__()
+    internal = (ClientDisconnectedError, errors.CorruptDataError)
+    return [
+        (status_of(error_class), error_class.code)
+        for error_class in classes
+        if error_class not in internal
+    ]
 
 
 def from_validation(
     error: ValidationError | RequestValidationError, fields: Iterable[str] = ()
 ) -> InvalidInputError:
-    """The first thing a model found wrong, as one of our own errors.
+    """The first error of a validation as a `StitchworkError`.
 
-    Where a field was refused by one of our own errors, its class, code and pointer survive.
+    If a field raised a `StitchworkError` (see `field_error`), its class, code and pointer are kept.
 
     Args:
-        error: What the model found.
-        fields: Those that the model has, for who named one that it has not.
+        error: The validation's errors.
+        fields: Fields of the model, for the message about an unknown field.
     """
     first = error.errors()[0]
-    told = first.get("ctx", {})
-    place = [str(part) for part in first["loc"] if part not in _NO_PLACE]
+    context = first.get("ctx", {})
+    place = [str(part) for part in first["loc"] if part not in _NOT_IN_POINTERS]
     pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in place)
-    more = len(error.errors()) - 1
-    rest = f" (and {more} more)" if more else ""
-    message = first["msg"].removeprefix("Value error, ") + rest
+    others = len(error.errors()) - 1
+    suffix = f" (and {others} more)" if others else ""
+    message = first["msg"].removeprefix("Value error, ") + suffix
     if first["type"] == "extra_forbidden" and len(place) == 1 and fields:
-        message = f"there is no such field{rest}, expected some of {', '.join(fields)}"
-    if isinstance(told.get("kind"), type):
-        kind: type[InvalidInputError] = told["kind"]
-        return kind(message, pointer=pointer + told["pointer"], code=told["code"])
-    named = f"{'.'.join(place)}: {message}" if place else message
-    return InvalidInputError(named, pointer=pointer)
+        message = f"unknown field{suffix}, expected some of {', '.join(fields)}"
+    if isinstance(context.get("error_class"), type):
+        error_class: type[InvalidInputError] = context["error_class"]
+        return error_class(message, pointer=pointer + context["pointer"], code=context["code"])
+    if place:
+        message = f"{'.'.join(place)}: {message}"
+    return InvalidInputError(message, pointer=pointer)
 
 
 def field_error(error: InvalidInputError) -> PydanticCustomError:
-    """One of our own errors in the form in which a model collects it, under the right place."""
-    told = {"kind": type(error), "pointer": error.pointer or "", "code": error.code}
-    return PydanticCustomError("refused", "{message}", {"message": error.message, **told})
+    """A `StitchworkError` as an error that pydantic collects under the place of its field."""
+    context = {
+        "error_class": type(error),
+        "pointer": error.pointer or "",
+        "code": error.code,
+        "message": error.message,
+    }
+    return PydanticCustomError("refused", "{message}", context)
 
 
 @contextmanager
 def replace_pointer(old: str, new: str) -> Generator[None, None, None]:
-    """Point at a value by the place it has in this request, which calls it by another name.
+    """A context that replaces the start of an error's pointer.
+
+    For requests in which a value has another name than in the function that raises.
 
     Args:
-        old: How the pointer of an error begins.
-        new: How it shall begin.
+        old: Start of the pointer.
+        new: Its replacement.
     """
     try:
         yield
@@ -117,7 +129,7 @@ def replace_pointer(old: str, new: str) -> Generator[None, None, None]:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What there is to say of an error, in no shape yet."""
+    """One error, independent of the format of the response."""
 
     status: int
     code: str
@@ -126,62 +138,69 @@ class Problem:
     pointer: str | None = None
 
 
-Shaped = tuple[int, dict[str, Any], str]
-"""Status, body and media type."""
+ErrorBody = tuple[int, dict[str, Any], str]
+"""Status, body and media type of a response."""
 
 
-def _rfc9457(told: Problem) -> Shaped:
+def _rfc9457(problem: Problem) -> ErrorBody:
     body: dict[str, Any] = {
-        "type": f"urn:stitchwork:problem:{told.code}",
-        "title": HTTPStatus(told.status).phrase,
-        "status": told.status,
-        "detail": told.detail,
-        "code": told.code,
-        "request_id": told.request_id,
+        "type": f"urn:stitchwork:problem:{problem.code}",
+        "title": HTTPStatus(problem.status).phrase,
+        "status": problem.status,
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": problem.request_id,
     }
-    if told.pointer is not None:
-        body["pointer"] = told.pointer
-    return told.status, body, PROBLEM
+    if problem.pointer is not None:
+        body["pointer"] = problem.pointer
+    return problem.status, body, PROBLEM
 
 
 OPENAI_CODES: Final[dict[str | int, str]] = {
-    "unknown-resource": "model_not_found",
-    "too-many-tokens": "context_length_exceeded",
+    ErrorCode.UNKNOWN_RESOURCE: "model_not_found",
+    ErrorCode.TOO_MANY_TOKENS: "context_length_exceeded",
     401: "invalid_api_key",
     429: "rate_limit_exceeded",
 }
-"""What OpenAI's clients look for, by our code or by the status; other codes stay our own."""
-OPENAI_STATUS: Final = {"not-ready": 503, 409: 400, 413: 400, 415: 400, 422: 400}
-"""OpenAI says 400 of every bad request, and its clients send a 409 again: only one is worth it."""
+"""OpenAI's codes, by our code or by the status; all other codes are our own."""
+OPENAI_STATUS: Final[dict[str | int, int]] = {
+    ErrorCode.NOT_READY: 503,
+    409: 400,
+    413: 400,
+    415: 400,
+    422: 400,
+}
+"""OpenAI responds to every bad request with 400. Its clients retry 409 and 503, which only helps
+with `not-ready`."""
 
 
-def _openai(told: Problem) -> Shaped:
-    status = OPENAI_STATUS.get(told.code) or OPENAI_STATUS.get(told.status, told.status)
-    code = OPENAI_CODES.get(told.code) or OPENAI_CODES.get(told.status, told.code)
+def _openai(problem: Problem) -> ErrorBody:
+    status = OPENAI_STATUS.get(problem.code) or OPENAI_STATUS.get(problem.status, problem.status)
+    code = OPENAI_CODES.get(problem.code) or OPENAI_CODES.get(problem.status, problem.code)
     param = None
-    if told.pointer:
-        first, *rest = told.pointer.removeprefix("/").split("/")
+    if problem.pointer:
+        first, *rest = problem.pointer.removeprefix("/").split("/")
         param = first + "".join(f"[{part}]" for part in rest)
-    kind = "server_error" if status >= 500 else "invalid_request_error"
+    error_type = "server_error" if status >= 500 else "invalid_request_error"
     error = {
-        "message": told.detail,
-        "type": "requests" if status == 429 else kind,
+        "message": problem.detail,
+        "type": "requests" if status == 429 else error_type,
         "param": "model" if code == "model_not_found" else param,
         "code": code,
     }
     return status, {"error": error}, "application/json"
 
 
-def _inference_protocol(told: Problem) -> Shaped:
-    place = f" (at {told.pointer})" if told.pointer else ""
-    return told.status, {"error": told.detail + place}, "application/json"
+def _inference_protocol(problem: Problem) -> ErrorBody:
+    place = f" (at {problem.pointer})" if problem.pointer else ""
+    return problem.status, {"error": problem.detail + place}, "application/json"
 
 
-SHAPES: Final[dict[str, Callable[[Problem], Shaped]]] = {
+FORMATS: Final[dict[str, Callable[[Problem], ErrorBody]]] = {
     "/v1": _openai,
     "/v2": _inference_protocol,
 }
-"""The shape of errors by the first part of the path, where it is not problem+json."""
+"""Format of errors by the first segment of the path; the default is problem+json."""
 
 
 def problem_response(
@@ -194,9 +213,9 @@ def problem_response(
     pointer: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One error as an answer: problem+json, or what the clients of this path read."""
-    shape = SHAPES.get(path[:3], _rfc9457) if path[3:4] in ("", "/") else _rfc9457
-    status, body, media = shape(Problem(status, code, detail, request_id, pointer))
+    """A response with one error, in the format of this path."""
+    to_body = FORMATS.get(path[:3], _rfc9457) if path[3:4] in ("", "/") else _rfc9457
+    status, body, media = to_body(Problem(status, code, detail, request_id, pointer))
     return Response(orjson.dumps(body), status, headers, media)
 
 
@@ -207,13 +226,13 @@ def error_response(
     *,
     path: str = "",
 ) -> Response:
-    """The answer to one of our own errors, in the shape of this path."""
+    """A response with a `StitchworkError`, in the format of this path."""
     status = status_of(error)
     if status == 500:
         log.error("request failed", exc_info=error)
-    told = dict(headers or {})
+    all_headers = dict(headers or {})
     if error.retry_after is not None:
-        told["Retry-After"] = f"{math.ceil(error.retry_after)}"
+        all_headers["Retry-After"] = f"{math.ceil(error.retry_after)}"
     return problem_response(
         status,
         error.code,
@@ -221,7 +240,7 @@ def error_response(
         request_id,
         path=path,
         pointer=error.pointer,
-        headers=told,
+        headers=all_headers,
     )
 
 
@@ -232,57 +251,61 @@ async def send_error(
     send: Send,
     headers: Mapping[str, str] | None = None,
 ) -> None:
-    """Answer a request with an error, before any route has seen it."""
+    """Respond to a request with an error, before it reaches a route."""
     record_code(scope, error.code)
     request_id, path = scope["state"]["request_id"], scope["path"]
     await error_response(error, request_id, headers, path=path)(scope, receive, send)
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of this app an answer in the shape of its path."""
+    """Handle every error of this app with a response in the format of its path."""
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientDisconnectedError)
-    async def _nobody(request: Request, error: Exception) -> Response:
-        # Only the log reads it; the number is the one that web servers use for this.
+    async def _disconnected(request: Request, error: Exception) -> Response:
+        # Nobody receives it; the log has the status that nginx uses for this.
         record_code(request.scope, ClientDisconnectedError.code)
         return Response(status_code=499)
 
     @app.exception_handler(StitchworkError)
-    async def _known(request: Request, error: StitchworkError) -> Response:
+    async def _stitchwork_error(request: Request, error: StitchworkError) -> Response:
         record_code(request.scope, error.code)
-        return error_response(error, _id(request), path=request.url.path)
+        return error_response(error, _request_id(request), path=request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def _validation(request: Request, error: RequestValidationError) -> Response:
-        return await _known(request, from_validation(error))
+    async def _validation_error(request: Request, error: RequestValidationError) -> Response:
+        return await _stitchwork_error(request, from_validation(error))
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
+    async def _http_error(request: Request, error: HTTPException) -> Response:
         code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
         record_code(request.scope, code)
         headers = dict(error.headers or {})
         if error.status_code == 405:
             headers["Allow"] = ", ".join(_allowed(request))
-        told, path = str(error.detail), request.url.path
         return problem_response(
-            error.status_code, code, told, _id(request), path=path, headers=headers
+            error.status_code,
+            code,
+            str(error.detail),
+            _request_id(request),
+            path=request.url.path,
+            headers=headers,
         )
 
 
 def record_code(scope: Scope, code: str) -> None:
-    """Leave word of an error's code for whoever counts and logs the answer."""
+    """Store an error's code in the request's state, for its log record and metrics."""
     scope.setdefault("state", {})["code"] = code
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of every route of this path; the router itself names only those of the first."""
-    found: set[str] = set()
+    """The methods of all routes of a path; Starlette lists those of the first route only."""
+    methods: set[str] = set()
     for template, operations in request.app.openapi()["paths"].items():
         if re.fullmatch(re.sub(r"\\?\{[^}]*\}", "[^/]+", re.escape(template)), request.url.path):
-            found |= {method.upper() for method in operations}
-    return sorted(found | {"HEAD"} if "GET" in found else found)
+            methods |= {method.upper() for method in operations}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
-def _id(request: Request) -> str:
+def _request_id(request: Request) -> str:
     return str(getattr(request.state, "request_id", ""))

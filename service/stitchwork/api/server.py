@@ -1,4 +1,4 @@
-"""Runs the app in this process until it is told to stop."""
+"""Serves the app in this process until SIGTERM or SIGINT."""
 
 import ctypes
 import signal
@@ -11,36 +11,39 @@ import uvicorn
 
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.server_protocol import bounded
+from stitchwork.api.server_protocol import limited_protocol
 
 M_ARENA_MAX: Final = -8
-"""A parameter of glibc's mallopt."""
+"""Parameter of glibc's `mallopt` for the number of heaps."""
 KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than balancers keep an idle connection, so that it is they who close it."""
+"""Longer than load balancers keep an idle connection, so that they close it, not the service."""
 
 
 class DrainingServer(uvicorn.Server):
-    """Says for a while that it is not ready, still serving, before it stops to listen.
+    """A server that reports not ready for some time before it stops listening.
 
     Args:
-        config: What uvicorn is to do.
-        drain: Set as soon as the process is told to stop.
-        seconds: How long requests are taken after that, so that balancers can notice.
+        config: Configuration of uvicorn.
+        draining: Set when the process receives its first signal to stop.
+        drain_seconds: Time for which requests are still served after that, so that load balancers
+            can notice.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: threading.Event, seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, draining: threading.Event, drain_seconds: float
+    ) -> None:
         super().__init__(config)
-        self._drain = drain
-        self._seconds = seconds
+        self._draining = draining
+        self._drain_seconds = drain_seconds
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins to drain; a second one ends at once."""
-        again = self._drain.is_set()
-        self._drain.set()
-        if again or not self._seconds:
+        """The first signal starts the drain; a second one stops at once."""
+        is_second = self._draining.is_set()
+        self._draining.set()
+        if is_second or not self._drain_seconds:
             super().handle_exit(sig, frame)
             return
-        timer = threading.Timer(self._seconds, super().handle_exit, (sig, frame))
+        timer = threading.Timer(self._drain_seconds, super().handle_exit, (sig, frame))
         timer.daemon = True
         timer.start()
 
@@ -48,27 +51,26 @@ class DrainingServer(uvicorn.Server):
 def serve_app(
     state: AppState, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
 ) -> int:
-    """Serve until SIGTERM or SIGINT, then answer what was accepted.
+    """Serve until SIGTERM or SIGINT, then complete the accepted requests.
 
     Args:
         state: The state of the API.
         host: Address to listen on.
         port: Port to listen on.
-        fd: A listening socket to take over instead.
-        drain_seconds: How long to say not ready before listening ends.
-        timeout: Seconds that a request may take.
+        fd: File descriptor of a listening socket, used instead of host and port.
+        drain_seconds: Seconds of reporting not ready before the service stops listening.
+        timeout: Maximum duration of a request in seconds.
 
     Returns:
         The exit code.
     """
-    _share_one_heap()
+    _use_one_heap()
     config = uvicorn.Config(
         create_app(state),
         host=host,
         port=port,
         fd=fd,
-        http=bounded(state.limits),
-        # Nothing here speaks it.
+        http=limited_protocol(state.limits),
         ws="none",
         log_config=None,
         access_log=False,
@@ -76,14 +78,17 @@ def serve_app(
         timeout_graceful_shutdown=int(timeout) + 1,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    # uvicorn drains on SIGTERM and then raises the signal again: what is left to do is nothing.
+    # After its shutdown uvicorn raises the signal again, which would end the process with -15.
     signal.signal(signal.SIGTERM, lambda *_: None)
     server = DrainingServer(config, state.draining, drain_seconds)
     server.run()
     return 0 if server.started else 1
 
 
-def _share_one_heap() -> None:
-    """Let all threads take memory from one heap; glibc's many each keep what a fit once needed."""
+def _use_one_heap() -> None:
+    """Make all threads allocate from one heap.
+
+    Of glibc's many heaps, each would keep the memory that a fit once needed.
+    """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)

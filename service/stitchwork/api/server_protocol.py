@@ -1,8 +1,8 @@
-"""One connection, bounded: uvicorn's own waits for ever for a client that is slow enough.
+"""One HTTP connection with limits; uvicorn's own protocol waits forever for a slow client.
 
-What is bounded: the bytes of a request's head, the time until it is there, the time in which what
-is left of a refused body is read, the pace at which an answer is taken, and the number of
-connections. Bodies that a route waits for are bounded in `middleware.body_limits`.
+Limited are the bytes of a request's headers, the time until they are complete, the time in which
+the rest of a refused body is read, the rate at which a client reads its response, and the number of
+connections. Bodies that a route waits for are limited in `middleware.body_limits`.
 """
 
 import asyncio
@@ -22,177 +22,191 @@ from stitchwork.queue.streams import new_id
 log = logging.getLogger(__name__)
 
 LINGER_SECONDS: Final = 3.0
-"""How long an answered client may go on with its body; shut at once it would miss the answer."""
+"""Time in which a client may go on sending its body after the response.
+
+If the connection were closed at once, the client would not receive the response.
+"""
 SPARE_CONNECTIONS: Final = 64
-"""Connections above the limit that still hear why they are refused."""
-HEALTH: Final = ("/health/live", "/health/ready")
+"""Connections above the limit that still receive an error; further ones are aborted."""
+HEALTH_PATHS: Final = ("/health/live", "/health/ready")
 
 
-class Connection(HttpToolsProtocol):
-    """A connection with these bounds; `bounded` gives it its limits."""
+class LimitedProtocol(HttpToolsProtocol):
+    """A connection with these limits; `limited_protocol` makes a subclass for given limits."""
 
     limits: ClassVar[RequestLimits]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client has come."""
+        """A client has connected."""
         super().connection_made(transport)
-        self._reading: asyncio.TimerHandle | None = None
-        self._writing: asyncio.TimerHandle | None = None
-        self._whole = True
-        self._in_head = True
-        self._moved = False
-        self._silent = 0
-        most = self.limits.max_connections
-        if len(self.connections) > most + SPARE_CONNECTIONS:
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._message_complete = True
+        self._in_headers = True
+        self._progressed = False
+        self._unparsed_bytes = 0
+        limit = self.limits.max_connections
+        if len(self.connections) > limit + SPARE_CONNECTIONS:
             transport.abort()
             return
-        if len(self.connections) > most:
-            told = f"this process has {most} connections (max_connections) already"
-            self.app = _unless_health(self.app, 503, ErrorCode.TOO_MANY_CONNECTIONS, told)
-        self._expect_head()
+        if len(self.connections) > limit:
+            detail = f"expected at most {limit} connections (max_connections), got more"
+            self.app = _health_only(self.app, 503, ErrorCode.TOO_MANY_CONNECTIONS, detail)
+        self._start_header_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is over."""
-        self._disarm()
+        """The connection is closed."""
+        self._cancel_read_timer()
         self.resume_writing()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Some bytes; if they are of no message yet, one is to follow soon."""
-        if self._whole and self._reading is None:
-            self._expect_head()
-        self._moved = False
+        """Parse bytes of the client; a message that they begin must have its headers soon."""
+        if self._message_complete and self._read_timer is None:
+            self._start_header_timer()
+        self._progressed = False
         super().data_received(data)
         if self.transport.is_closing():
             return
-        # A head that does not end, or what follows a chunk: nothing has come of these bytes.
-        self._silent = 0 if self._moved else self._silent + len(data)
-        if self._silent > self.limits.max_header_bytes:
-            self._refuse(431, ErrorCode.HEADERS_TOO_LARGE, self._head_told)
-        elif self._in_head and not self._whole and self._reading is None:
-            self._expect_head()
+        # Headers or chunk extensions without an end: the parser has reported nothing about them.
+        self._unparsed_bytes = 0 if self._progressed else self._unparsed_bytes + len(data)
+        if self._unparsed_bytes > self.limits.max_header_bytes:
+            self._refuse(431, ErrorCode.HEADERS_TOO_LARGE, self._headers_too_large)
+        elif self._in_headers and not self._message_complete and self._read_timer is None:
+            self._start_header_timer()
 
     def on_message_begin(self) -> None:
         """A request has begun."""
         super().on_message_begin()
-        self._whole, self._in_head = False, True
+        self._message_complete, self._in_headers = False, True
 
     def on_headers_complete(self) -> None:
-        """Its head is there."""
-        self._in_head, self._moved = False, True
-        self._disarm()
+        """The headers of a request are complete; start to serve it."""
+        self._in_headers, self._progressed = False, True
+        self._cancel_read_timer()
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if size <= self.limits.max_header_bytes:
             super().on_headers_complete()
             return
         app = self.app
-        self.app = _refusal(431, ErrorCode.HEADERS_TOO_LARGE, self._head_told)
+        self.app = _error_app(431, ErrorCode.HEADERS_TOO_LARGE, self._headers_too_large)
         super().on_headers_complete()
         self.app = app
 
     def on_body(self, body: bytes) -> None:
-        """A piece of its body."""
-        self._moved = True
+        """A part of the body has arrived."""
+        self._progressed = True
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """All of it is there."""
-        self._whole, self._moved = True, True
-        self._disarm()
+        """The whole request has arrived."""
+        self._message_complete, self._progressed = True, True
+        self._cancel_read_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """It is answered; whoever is still sending may not do so for ever."""
+        """The response is sent; a client that still sends its body has `LINGER_SECONDS` left."""
         super().on_response_complete()
-        last = self.cycle is not None and self.cycle.response_complete
-        if last and not (self._whole or self._in_head or self.transport.is_closing()):
-            self._disarm()
-            self._reading = self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        is_last = self.cycle is not None and self.cycle.response_complete
+        sending = not (self._message_complete or self._in_headers)
+        if is_last and sending and not self.transport.is_closing():
+            self._cancel_read_timer()
+            self._read_timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
     def pause_writing(self) -> None:
-        """The client takes its answer slower than it is given."""
+        """The client reads its response more slowly than it is written."""
         super().pause_writing()
-        self._expect_reading()
+        self._start_write_timer()
 
     def resume_writing(self) -> None:
-        """It has taken most of it."""
-        if self._writing is not None:
-            self._writing.cancel()
-            self._writing = None
+        """The client has read most of what was written."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
         super().resume_writing()
 
-    def _expect_head(self) -> None:
-        self._reading = self.loop.call_later(self.limits.header_timeout_seconds, self._late)
+    def _start_header_timer(self) -> None:
+        self._read_timer = self.loop.call_later(
+            self.limits.header_timeout_seconds, self._check_headers
+        )
 
-    def _late(self) -> None:
-        self._reading = None
-        if self.cycle is not None and not self.cycle.response_complete:
-            # While an earlier request is answered, this connection may not even be read.
-            self._expect_head()
+    def _check_headers(self) -> None:
+        self._read_timer = None
+        if is_responding(self):
+            # Reading may be paused until the earlier request has its response.
+            self._start_header_timer()
             return
         seconds = self.limits.header_timeout_seconds
-        told = f"the headers did not arrive within {seconds:g} seconds (header_timeout_seconds)"
-        self._refuse(408, ErrorCode.SLOW_REQUEST, told)
+        detail = f"expected the headers within {seconds:g} seconds (header_timeout_seconds)"
+        self._refuse(408, ErrorCode.SLOW_REQUEST, detail)
 
-    def _expect_reading(self) -> None:
-        left = self.transport.get_write_buffer_size()
+    def _start_write_timer(self) -> None:
+        size = self.transport.get_write_buffer_size()
         seconds = self.limits.header_timeout_seconds
-        self._writing = self.loop.call_later(seconds, self._check_reading, left)
+        self._write_timer = self.loop.call_later(seconds, self._check_reader, size)
 
-    def _check_reading(self, before: int) -> None:
-        self._writing = None
-        taken = before - self.transport.get_write_buffer_size()
-        if taken < self.limits.min_bytes_per_second * self.limits.header_timeout_seconds:
+    def _check_reader(self, previous_size: int) -> None:
+        self._write_timer = None
+        read = previous_size - self.transport.get_write_buffer_size()
+        if read < self.limits.min_bytes_per_second * self.limits.header_timeout_seconds:
             log.info("connection closed", extra={"reason": "the client did not read the response"})
             self.transport.abort()
             return
-        self._expect_reading()
+        self._start_write_timer()
 
-    def _refuse(self, status: int, code: ErrorCode, told: str) -> None:
-        """Answer, if nothing else is being answered, and hang up."""
+    def _refuse(self, status: int, code: ErrorCode, detail: str) -> None:
+        """Send an error, unless another response is being sent, and close the connection."""
         log.info("connection closed", extra={"code": code})
-        if self.cycle is not None and not self.cycle.response_complete:
+        if is_responding(self):
             self.transport.abort()
             return
-        answer = _answer(status, code, told)
-        head = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
-        head += [b"%s: %s" % pair for pair in answer.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"", bytes(answer.body)]))
+        response = _error_response(status, code, detail)
+        lines = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+        lines += [b"%s: %s" % pair for pair in response.raw_headers]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.close()
 
-    def _disarm(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
-            self._reading = None
+    def _cancel_read_timer(self) -> None:
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
 
     @property
-    def _head_told(self) -> str:
-        size = self.limits.max_header_bytes
-        return f"the head of a request may have {size} bytes (max_header_bytes)"
+    def _headers_too_large(self) -> str:
+        limit = self.limits.max_header_bytes
+        return f"expected headers of at most {limit} bytes (max_header_bytes), got more"
 
 
-def bounded(limits: RequestLimits) -> type[Connection]:
-    """Connections with these limits."""
-    return type("Bounded", (Connection,), {"limits": limits})
+def is_responding(protocol: HttpToolsProtocol) -> bool:
+    """Whether a request of this connection is waiting for its response or for the end of it.
+
+    Reads the undocumented `cycle` of uvicorn's protocol, which is None before the first request.
+    """
+    return protocol.cycle is not None and not protocol.cycle.response_complete
 
 
-def _answer(status: int, code: ErrorCode, told: str) -> Response:
+def limited_protocol(limits: RequestLimits) -> type[LimitedProtocol]:
+    """The protocol of connections with these limits."""
+    return type("Limited", (LimitedProtocol,), {"limits": limits})
+
+
+def _error_response(status: int, code: ErrorCode, detail: str) -> Response:
     headers = {"Connection": "close"} | ({"Retry-After": "1"} if status == 503 else {})
-    return problem_response(status, code, told, new_id(), headers=headers)
+    return problem_response(status, code, detail, new_id(), headers=headers)
 
 
-def _refusal(status: int, code: ErrorCode, told: str) -> ASGIApp:
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        await _answer(status, code, told)(scope, receive, send)
+def _error_app(status: int, code: ErrorCode, detail: str) -> ASGIApp:
+    async def send_response(scope: Scope, receive: Receive, send: Send) -> None:
+        await _error_response(status, code, detail)(scope, receive, send)
 
-    return refuse
+    return send_response
 
 
-def _unless_health(app: Any, status: int, code: ErrorCode, told: str) -> Any:
-    """Refuse everything but the question whether this process is well."""
-    refuse = _refusal(status, code, told)
+def _health_only(app: Any, status: int, code: ErrorCode, detail: str) -> Any:
+    """An app that serves health checks and refuses everything else."""
+    refuse = _error_app(status, code, detail)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        await (app if scope["path"] in HEALTH else refuse)(scope, receive, send)
+        await (app if scope["path"] in HEALTH_PATHS else refuse)(scope, receive, send)
 
     return serve

@@ -145,7 +145,7 @@ def test_a_new_key_is_looked_for_at_once_and_others_cost_little(
     keys.add(record)
     assert asyncio.run(ask(*[key] * 8)) == [200] * 8, "nothing else looks for keys here"
     assert len(looked) == 1
-    monkeypatch.setattr("stitchwork.api.middleware.auth.LOOK_PAUSE", 60.0)
+    monkeypatch.setattr("stitchwork.api.middleware.auth.REFRESH_INTERVAL_SECONDS", 60.0)
     looked.clear()
     wait_until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and looked)
     assert asyncio.run(ask(*(f"wrong-{i}" for i in range(50)))) == [401] * 50
@@ -253,7 +253,7 @@ def test_other_protocols_hear_it_in_their_own_words(house: House) -> None:
     assert house.send("GET", "/v1/models", house.keys[INFER]).status_code == 200
     answer = house.send("POST", "/v2/models/x/infer", house.keys[READ], json={})
     assert answer.status_code == 403
-    assert "needs a key of scope infer" in answer.json()["error"]
+    assert "expected a key of scope infer" in answer.json()["error"]
 
 
 def test_keys_change_without_a_restart(house: House) -> None:
@@ -331,7 +331,10 @@ def test_rates_are_told_and_kept(house: House) -> None:
     assert answers[0].headers["ratelimit"].startswith('"requests";r=1;t=')
     spent = answers[-1]
     assert spent.json()["code"] == "rate-limit-exceeded"
-    assert "busy may ask 3 times in 60 seconds (its own limit)" in spent.json()["detail"]
+    assert (
+        "expected at most 3 requests of key busy in 60 seconds (the limit of the key)"
+        in spent.json()["detail"]
+    )
     assert 1 <= int(spent.headers["retry-after"]) <= 60
     put = house.send("PUT", "/spaces/x", house.keys[ADMIN])
     assert put.headers["ratelimit-policy"] == '"requests";q=1000;w=60'
@@ -354,7 +357,7 @@ def test_a_queue_server_that_is_away_refuses_nobody(tmp_path: Path) -> None:
     away = RedisClient(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
     rates = RateLimiter(away, {READ: "1/hour"}, metrics)
     assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
-    assert sample_value(metrics, "rate_unchecked_requests_total") == 3
+    assert sample_value(metrics, "rate_limit_unchecked_requests_total") == 3
 
 
 def test_names_are_taken_once(registry_server: RedisClient) -> None:
@@ -412,7 +415,10 @@ def test_serve_on_a_public_address_says_at_once_that_it_needs_a_key(tmp_path: Pa
     command = [sys.executable, "-P", "-m", "stitchwork", "serve", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert "can be reached by others and no key guards it" in done.stderr
+    assert (
+        "expected an API key, because host 0.0.0.0 can be reached from other machines"
+        in done.stderr
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -128,7 +128,7 @@ def test_models(client: openai.OpenAI) -> None:
         ({"model": "minilm->turned->x"}, "invalid-id", "model", "turned->x"),
         ({"model": "minilm->lite"}, "anchor-set-mismatch", None, "same anchor set"),
         ({"model": "turned"}, "no-encoder", None, "no encoder"),
-        ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "no such field"),
+        ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "unknown field"),
     ],
 )
 def test_bad_requests(

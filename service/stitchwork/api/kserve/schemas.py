@@ -18,7 +18,7 @@ class InputParameters(RequestModel):
     binary_data_size: int | None = Field(
         None,
         ge=0,
-        le=1 << 40,
+        le=(1 << 63) - 1,
         strict=True,
         description="Bytes of it behind the JSON, instead of `data`.",
     )

@@ -1,1 +1,1 @@
-"""What every request passes: request context, authentication, body limits."""
+"""Middleware of every request: telemetry, authentication, body limits, HEAD."""

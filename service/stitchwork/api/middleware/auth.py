@@ -1,7 +1,7 @@
-"""Keys and scopes: what each path needs, and who may have it.
+"""Authentication and authorization: the scopes that paths require, and the keys that have them.
 
-One table says it for every method and path, whichever router serves them, and ends with a rule that
-takes all that is left: whatever is added without a row of its own can be reached by `admin` alone.
+One table covers every method and path, whichever router serves them. Its last rule covers all the
+rest, so that a route without a rule of its own requires `admin`.
 """
 
 import asyncio
@@ -32,20 +32,24 @@ log = logging.getLogger(__name__)
 READ: Final = KeyScope.READ
 INFER: Final = KeyScope.INFER
 ADMIN: Final = KeyScope.ADMIN
-LOOK_PAUSE: Final = 0.1
-"""Seconds between looks for keys that are unknown: trying keys costs the registry little."""
-EVERYONE: Final[tuple[KeyScope, ...]] = ()
-"""No key is needed."""
+REFRESH_INTERVAL_SECONDS: Final = 0.1
+"""Minimum time between refreshes caused by unknown keys, so that guessing keys cannot load the
+registry."""
+PUBLIC: Final[tuple[KeyScope, ...]] = ()
+"""No key is required."""
 SCHEME: Final = {
     "type": "http",
     "scheme": "bearer",
-    "description": "A key of `stitchwork api-keys add`, where any is set. Scopes: `read` sees what "
+    "description": "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
     "is registered, `infer` uses it, `admin` does everything.",
 }
 
 
 class Rule(NamedTuple):
-    """What one kind of request needs."""
+    """The scopes that requests of some methods and paths require; any one of them is enough.
+
+    `methods` is None for all methods.
+    """
 
     methods: frozenset[str] | None
     path: re.Pattern[str]
@@ -57,15 +61,15 @@ def _rule(methods: str, path: str, *scopes: KeyScope) -> Rule:
 
 
 RULES: Final = (
-    _rule("GET", r"(/v2)?/health/(live|ready)", *EVERYONE),
-    # They say what every copy of this program says, and nothing of what is registered.
-    _rule("GET", r"/docs(/oauth2-redirect)?|/redoc|/openapi\.json", *EVERYONE),
-    # What clients ask before they infer.
+    _rule("GET", r"(/v2)?/health/(live|ready)", *PUBLIC),
+    # The same for every installation of this release; nothing here tells what is registered.
+    _rule("GET", r"/docs(/oauth2-redirect)?|/redoc|/openapi\.json", *PUBLIC),
+    # Clients read these before they infer.
     _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?", READ, INFER),
     _rule("POST", r"/v2/repository/index", READ, INFER),
     _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
     _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
-    # A map to take home says no more than enough translated rows do.
+    # An exported map reveals no more than enough translated rows do.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", INFER),
     _rule("POST", r"/spaces/[^/]+/anchors/next", READ),
     _rule("GET", r".*", READ),
@@ -76,9 +80,9 @@ RULES: Final = (
 def required_scopes(
     method: str, path: str, *, metrics_public: bool = False
 ) -> tuple[KeyScope, ...]:
-    """The scopes of which one opens this; none: it is open to everyone."""
+    """The scopes of which a request needs one; empty if it needs no key."""
     if metrics_public and path == "/metrics":
-        return EVERYONE
+        return PUBLIC
     method = "GET" if method == "HEAD" else method
     return next(
         rule.scopes
@@ -88,162 +92,169 @@ def required_scopes(
 
 
 def require_scope(request: HTTPConnection, scope: KeyScope) -> None:
-    """Ask for a scope that only a part of a route needs.
+    """Require a scope that only a part of a route's requests needs.
 
     Raises:
-        InsufficientScopeError: If the caller's key does not open it.
+        InsufficientScopeError: If the request's key does not have it.
     """
     key: ApiKey | None = request.scope["state"].get("key")
     if key is not None and not key.opens([scope]):
-        raise _wrong(key, [scope])
+        raise _insufficient_scope(key, [scope])
 
 
 class AuthMiddleware:
-    """Lets a request in if its key opens what it asks for, or if no keys are set.
+    """Admits a request if its key has a required scope, or if no keys are set.
 
     Args:
-        app: What is guarded.
-        ring: The keys.
-        rates: How often they may ask.
+        app: The next app.
+        keys: The API keys.
+        rate_limiter: Counts requests of each key.
         metrics_public: Whether `/metrics` needs no key.
     """
 
     def __init__(
-        self, app: ASGIApp, ring: ApiKeyCache, rates: RateLimiter, *, metrics_public: bool
+        self, app: ASGIApp, keys: ApiKeyCache, rate_limiter: RateLimiter, *, metrics_public: bool
     ) -> None:
         self._app = app
-        self._ring = ring
-        self._rates = rates
-        self._metrics_open = metrics_public
-        self._look: asyncio.Future[None] | None = None
-        self._may_look = 0.0
+        self._keys = keys
+        self._rate_limiter = rate_limiter
+        self._metrics_public = metrics_public
+        self._refresh: asyncio.Future[None] | None = None
+        self._next_refresh = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; its state names the key, for routes and for the log."""
+        """Serve one request; `scope["state"]["key"]` is its key, for routes and the log."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        scopes = required_scopes(scope["method"], scope["path"], metrics_public=self._metrics_open)
+        scopes = required_scopes(
+            scope["method"], scope["path"], metrics_public=self._metrics_public
+        )
         if not scopes:
             await self._app(scope, receive, send)
             return
-        presented = _presented(scope)
-        told: dict[str, str] = {}
+        token = _bearer_token(scope)
+        headers: dict[str, str] = {}
         try:
-            key = self._admit(await self._find(presented), presented, scopes)
+            key = self._authorize(await self._find(token), token, scopes)
             scope["state"]["key"] = key
-            if self._rates.limits(key, scopes[0]):
-                await self._count(key, scopes[0], told)
+            if self._rate_limiter.limits(key, scopes[0]):
+                await self._check_rate(key, scopes[0], headers)
         except StitchworkError as error:
-            headers = told | _challenge(error, presented, scopes)
-            await send_error(error, scope, receive, send, headers)
-            return
-        await self._app(scope, receive, _with(told, send) if told else send)
-
-    async def _find(self, presented: str) -> ApiKey | None:
-        """The key that this is; one that was added just now is looked for."""
-        if not presented:
-            return None
-        found = self._ring.find(presented)
-        if found is None and await self._looked():
-            found = self._ring.find(presented)
-        return found
-
-    async def _looked(self) -> bool:
-        """Look at the keys again; False within the pause after the last time.
-
-        Whoever comes meanwhile waits for the same look.
-        """
-        if self._look is None:
-            if time.monotonic() < self._may_look:
-                return False
-            self._look = asyncio.ensure_future(asyncio.to_thread(self._ring.refresh))
-            self._look.add_done_callback(self._pause)
-        # Shielded: others wait for it when this caller has left.
-        await asyncio.shield(self._look)
-        return True
-
-    def _pause(self, _: object) -> None:
-        self._look, self._may_look = None, time.monotonic() + LOOK_PAUSE
-
-    def _admit(
-        self, key: ApiKey | None, presented: str, scopes: tuple[KeyScope, ...]
-    ) -> ApiKey | None:
-        """The key that lets this request in; None if none is needed.
-
-        Raises:
-            AuthenticationError: If there is no key, or none that is known.
-            InsufficientScopeError: If it does not open this.
-            RegistryUnavailableError: If it is not known which keys there are.
-        """
-        if key is None:
-            if self._ring.open:
-                return None
-            if presented:
-                raise AuthenticationError("the key is unknown, removed or expired")
-            raise AuthenticationError(
-                "expected a key, as `Authorization: Bearer KEY`, got none or another kind"
+            await send_error(
+                error, scope, receive, send, headers | _challenge(error, token, scopes)
             )
-        if not key.opens(scopes):
-            raise _wrong(key, scopes)
+            return
+        await self._app(scope, receive, _with_headers(send, headers) if headers else send)
+
+    async def _find(self, token: str) -> ApiKey | None:
+        """The key with this token; an unknown token refreshes the keys once."""
+        if not token:
+            return None
+        key = self._keys.find(token)
+        if key is None and await self._refresh_keys():
+            key = self._keys.find(token)
         return key
 
-    async def _count(self, key: ApiKey | None, scope: KeyScope, told: dict[str, str]) -> None:
-        """Count a request; adds what its answer is to say of what is left.
+    async def _refresh_keys(self) -> bool:
+        """Read the keys again; False within `REFRESH_INTERVAL_SECONDS` of the last time.
+
+        Concurrent requests share one refresh.
+        """
+        if self._refresh is None:
+            if time.monotonic() < self._next_refresh:
+                return False
+            self._refresh = asyncio.ensure_future(asyncio.to_thread(self._keys.refresh))
+            self._refresh.add_done_callback(self._end_refresh)
+        # Shielded, because others still wait for it if this client disconnects.
+        await asyncio.shield(self._refresh)
+        return True
+
+    def _end_refresh(self, _: object) -> None:
+        self._refresh, self._next_refresh = None, time.monotonic() + REFRESH_INTERVAL_SECONDS
+
+    def _authorize(
+        self, key: ApiKey | None, token: str, scopes: tuple[KeyScope, ...]
+    ) -> ApiKey | None:
+        """The key that admits this request; None if no keys are set.
 
         Raises:
-            RateLimitError: If nothing was left.
+            AuthenticationError: If there is no key, or an unknown one.
+            InsufficientScopeError: If the key has none of the scopes.
+            RegistryUnavailableError: If the keys could not be read yet.
         """
-        standing = await asyncio.to_thread(self._rates.hit, key, scope)
-        if standing is None:
-            return
-        told |= standing.headers
-        if not standing.allowed:
-            who = f"key {key.name}" if key else "whoever has no key"
-            said = "its own limit" if key and key.limit else "rate_limits"
-            spent = RateLimitError(
-                f"{who} may ask {standing.limit} times in {standing.window} seconds ({said})"
+        if key is None:
+            if self._keys.open:
+                return None
+            if token:
+                raise AuthenticationError("the key is unknown, removed or expired")
+            raise AuthenticationError(
+                "expected a key as `Authorization: Bearer KEY`, got none or another scheme"
             )
-            spent.retry_after = max(1.0, standing.reset)
-            raise spent
+        if not key.opens(scopes):
+            raise _insufficient_scope(key, scopes)
+        return key
+
+    async def _check_rate(
+        self, key: ApiKey | None, scope: KeyScope, headers: dict[str, str]
+    ) -> None:
+        """Count a request; adds the headers that tell the client its remaining quota.
+
+        Raises:
+            RateLimitError: If the quota is used up.
+        """
+        status = await asyncio.to_thread(self._rate_limiter.hit, key, scope)
+        if status is None:
+            return
+        headers |= status.headers
+        if not status.allowed:
+            client = f"key {key.name}" if key else "clients without a key"
+            source = "the limit of the key" if key and key.limit else "rate_limits"
+            error = RateLimitError(
+                f"expected at most {status.limit} requests of {client} in {status.window} seconds "
+                f"({source}), got more"
+            )
+            error.retry_after = max(1.0, status.reset)
+            raise error
 
 
-def _with(headers: dict[str, str], send: Send) -> Send:
-    """Send the same, with more headers."""
+def _with_headers(send: Send, headers: dict[str, str]) -> Send:
+    """A `send` that adds headers to the response."""
     added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
-    async def sending(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *added]
         await send(message)
 
-    return sending
+    return send_with_headers
 
 
-def check_keys(ring: ApiKeyCache, host: str) -> None:
-    """Look at the keys before the service listens, and say loudly if nothing guards it.
+def check_keys(keys: ApiKeyCache, host: str) -> None:
+    """Read the keys before the service listens; warn if there are none.
 
     Args:
-        ring: The keys.
-        host: The address that is to be listened on.
+        keys: The API keys.
+        host: Address that the service will listen on.
 
     Raises:
-        AuthenticationError: If a key is needed on this address and none is set.
+        AuthenticationError: If this address requires a key and none is set.
     """
     try:
-        ring.look()
-        empty = ring.empty
+        keys.look()
+        empty = keys.empty
     except RegistryUnavailableError as error:
         log.warning(
             "API keys unavailable",
             extra={"reason": error.message, "effect": "only keys of key_file are accepted"},
         )
         return
-    if empty and ring.must:
+    if empty and keys.must:
         raise AuthenticationError(
-            f"host {host} can be reached by others and no key guards it; set one while the service "
-            "is on loopback (`stitchwork api-keys add`) or by key_file (STITCHWORK_KEY_FILE), or "
-            "allow it by allow_public (STITCHWORK_ALLOW_PUBLIC=true)"
+            f"expected an API key, because host {host} can be reached from other machines, got "
+            "none; set one while the service listens on loopback (`stitchwork api-keys add`) or by "
+            "key_file (STITCHWORK_KEY_FILE), or serve without keys by allow_public "
+            "(STITCHWORK_ALLOW_PUBLIC=true)"
         )
     if empty:
         log.warning(
@@ -253,28 +264,25 @@ def check_keys(ring: ApiKeyCache, host: str) -> None:
         )
 
 
-def _presented(scope: Scope) -> str:
-    """The key that a request carries; empty if it carries none."""
-    told = [value for name, value in scope["headers"] if name == b"authorization"]
-    kind, _, key = (told[0] if len(told) == 1 else b"").decode("latin-1").partition(" ")
-    return key.strip() if kind.lower() == "bearer" else ""
+def _bearer_token(scope: Scope) -> str:
+    """The token of the request's Authorization header; empty if there is none."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    scheme, _, token = (values[0] if len(values) == 1 else b"").decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
-def _wrong(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:
-    needs = " or ".join(scopes)
+def _insufficient_scope(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:
     return InsufficientScopeError(
-        f"this needs a key of scope {needs}, {key.name} has {', '.join(key.scopes)}"
+        f"expected a key of scope {' or '.join(scopes)}, {key.name} has {', '.join(key.scopes)}"
     )
 
 
-def _challenge(
-    error: StitchworkError, presented: str, scopes: tuple[KeyScope, ...]
-) -> dict[str, str]:
-    """What RFC 6750 says to a client whose key is missing, wrong or too weak."""
+def _challenge(error: StitchworkError, token: str, scopes: tuple[KeyScope, ...]) -> dict[str, str]:
+    """The WWW-Authenticate header of RFC 6750 for a missing, unknown or insufficient key."""
     if isinstance(error, AuthenticationError):
-        fault = ', error="invalid_token"' if presented else ""
+        fault = ', error="invalid_token"' if token else ""
         return {"WWW-Authenticate": f'Bearer realm="stitchwork"{fault}'}
     if isinstance(error, InsufficientScopeError):
-        told = f'error="insufficient_scope", scope="{" ".join(scopes)}"'
-        return {"WWW-Authenticate": f'Bearer realm="stitchwork", {told}'}
+        fault = f'error="insufficient_scope", scope="{" ".join(scopes)}"'
+        return {"WWW-Authenticate": f'Bearer realm="stitchwork", {fault}'}
     return {}

@@ -1,8 +1,7 @@
-"""Bodies: refused as soon as they prove too large or too slow, whichever route reads them.
+"""Limits on the size and the duration of request bodies, whichever route reads them.
 
-It stands before every route, so that none can forget it. Nothing is inflated here: a compressed
-body is refused, for embeddings and images hardly shrink, and what unpacks to a thousand times its
-size would have to be bounded twice.
+A compressed body is refused rather than decompressed: embeddings and images hardly shrink, and a
+body that expands to a thousand times its size would need limits of its own.
 """
 
 import asyncio
@@ -21,137 +20,136 @@ from stitchwork.errors import (
 
 
 class BodyLimitMiddleware:
-    """Bounds the bytes and the time of each body, and the bytes of all that this process holds.
+    """Limits the size and the duration of each body, and the bytes of all bodies in the process.
 
     Args:
-        app: What reads the bodies.
-        limits: What one request may hold.
+        app: The next app.
+        limits: Limits of one request.
     """
 
     def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
         self._app = app
         self._limits = limits
-        self._held = 0
+        self._inflight_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
         try:
-            self._check(headers)
+            self._check_headers(headers)
         except StitchworkError as error:
             await send_error(error, scope, receive, send)
             return
         body = _Body(self, receive, self._limits)
-        begun = refused = False
+        started = refused = False
 
-        async def sending(message: Message) -> None:
-            nonlocal begun, refused
-            if body.fault is None or begun:
-                begun = True
+        async def send_or_refuse(message: Message) -> None:
+            nonlocal started, refused
+            if body.error is None or started:
+                started = True
                 await send(message)
             elif not refused:
-                # Whatever the route made of it, the client hears what was wrong.
+                # The error of the body takes precedence over whatever the route made of it.
                 refused = True
-                await send_error(body.fault, scope, receive, send)
+                await send_error(body.error, scope, receive, send)
 
         try:
-            await self._app(scope, body.receive, sending)
+            await self._app(scope, body.receive, send_or_refuse)
         finally:
-            self._held -= body.size
+            self._inflight_bytes -= body.size
 
-    def hold(self, count: int) -> None:
+    def add_inflight(self, count: int) -> None:
         """Count bytes that arrived.
 
         Raises:
-            QueueFullError: If the bodies of all requests together are too many.
+            QueueFullError: If the bodies of all requests together are too large.
         """
-        self._held += count
-        if self._held > self._limits.max_inflight_body_bytes:
+        self._inflight_bytes += count
+        if self._inflight_bytes > self._limits.max_inflight_body_bytes:
             raise QueueFullError(
-                f"requests under way hold {self._limits.max_inflight_body_bytes} bytes "
-                "(max_inflight_body_bytes) in this "
-                "process already"
+                f"expected bodies of at most {self._limits.max_inflight_body_bytes} bytes "
+                "(max_inflight_body_bytes) at a time in this process, got more"
             )
 
-    def _check(self, headers: dict[bytes, bytes]) -> None:
-        """What the head of a request says of its body.
+    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
+        """Check what the headers declare about the body.
 
         Raises:
             UnsupportedFormatError: If it is compressed.
-            InputTooLargeError: If it is larger than a body may be.
+            InputTooLargeError: If it is larger than `max_body_bytes`.
         """
         coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
         if coding.strip().lower() != "identity":
             raise UnsupportedFormatError(
                 f"expected an uncompressed body, got content-encoding {coding[:40]}"
             )
-        claimed = headers.get(b"content-length", b"")
-        if claimed.isdigit() and int(claimed) > self._limits.max_body_bytes:
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length) > self._limits.max_body_bytes:
             raise _too_large(self._limits)
 
 
 class _Body:
-    """The body of one request as it comes in."""
+    """The body of one request while it is received."""
 
     def __init__(
-        self, intake: BodyLimitMiddleware, receive: Receive, limits: RequestLimits
+        self, middleware: BodyLimitMiddleware, receive: Receive, limits: RequestLimits
     ) -> None:
-        self._intake = intake
+        self._middleware = middleware
         self._receive = receive
         self._limits = limits
-        self._ended = False
-        self._waited = 0.0
+        self._complete = False
+        self._waited_seconds = 0.0
         self.size = 0
-        self.fault: StitchworkError | None = None
+        self.error: StitchworkError | None = None
 
     async def receive(self) -> Message:
-        """The next piece; after the last one, whatever else the connection has to say.
+        """The next part of the body; after the last one, any other message of the connection.
 
         Raises:
-            InputTooLargeError: If there are more bytes than a body may have.
-            QueueFullError: If all bodies together are too many.
-            SlowRequestError: If the client lags behind the least rate, or the body takes too long.
+            InputTooLargeError: If the body is larger than `max_body_bytes`.
+            QueueFullError: If the bodies of all requests together are too large.
+            SlowRequestError: If the body arrives below `min_bytes_per_second` or takes too long.
         """
-        if self._ended:
+        if self._complete:
             return await self._receive()
         try:
-            return await self._next()
+            return await self._receive_part()
         except (InputTooLargeError, QueueFullError, SlowRequestError) as error:
-            self._ended, self.fault = True, error
+            self._complete, self.error = True, error
             raise
 
-    async def _next(self) -> Message:
+    async def _receive_part(self) -> Message:
         limits = self._limits
-        # Only time spent waiting for the client counts, not what the service takes between pieces.
-        owed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
-        left = min(owed, limits.request_timeout_seconds) - self._waited
+        # Only the time spent waiting for the client counts, not the service's own between parts.
+        allowed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
+        remaining = min(allowed, limits.request_timeout_seconds) - self._waited_seconds
         clock = asyncio.get_running_loop().time
-        began = clock()
+        start = clock()
         try:
-            async with asyncio.timeout(max(0.0, left)):
+            async with asyncio.timeout(max(0.0, remaining)):
                 message = await self._receive()
         except TimeoutError as error:
-            if owed < limits.request_timeout_seconds:
+            if allowed < limits.request_timeout_seconds:
                 raise SlowRequestError(
-                    f"the body came slower than {limits.min_bytes_per_second} bytes a second "
-                    "(min_bytes_per_second) "
-                    f"after {limits.header_timeout_seconds:g} seconds (header_timeout_seconds)"
+                    f"expected at least {limits.min_bytes_per_second} bytes a second "
+                    f"(min_bytes_per_second) after {limits.header_timeout_seconds:g} seconds "
+                    f"(header_timeout_seconds), got {self.size} bytes"
                 ) from error
             raise SlowRequestError(
-                f"the body did not arrive within {limits.request_timeout_seconds:g} seconds "
-                "(request_timeout_seconds)"
+                f"expected the body within {limits.request_timeout_seconds:g} seconds "
+                f"(request_timeout_seconds), got {self.size} bytes"
             ) from error
-        self._waited += clock() - began
+        self._waited_seconds += clock() - start
         if message["type"] != "http.request":
-            self._ended = True
+            self._complete = True
             return message
-        self._ended = not message.get("more_body", False)
+        self._complete = not message.get("more_body", False)
         count = len(message.get("body", b""))
         self.size += count
-        self._intake.hold(count)
+        self._middleware.add_inflight(count)
         if self.size > limits.max_body_bytes:
             raise _too_large(limits)
         return message
@@ -159,5 +157,5 @@ class _Body:
 
 def _too_large(limits: RequestLimits) -> InputTooLargeError:
     return InputTooLargeError(
-        f"a body may have {limits.max_body_bytes} bytes at most (max_body_bytes)"
+        f"expected a body of at most {limits.max_body_bytes} bytes (max_body_bytes), got more"
     )
