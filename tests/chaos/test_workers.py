@@ -296,7 +296,7 @@ def test_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> Non
     for pid in [pid for name, pid in stage.running.pids.items() if name.startswith("worker")]:
         os.kill(pid, signal.SIGKILL)
     stage.settled()
-    with pytest.raises(ServiceError, match="no longer yields space drifts") as refused:
+    with pytest.raises(ServiceError, match="no longer reproduces space drifts") as refused:
         stage.client.embed("drifts", stage.pictures[:1])
     assert (refused.value.status, refused.value.code) == (409, "encoder-mismatch")
     assert stage.right(stage.call(stage.pictures[0]), 0), "other spaces of the model still serve"

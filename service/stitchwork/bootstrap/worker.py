@@ -111,7 +111,7 @@ def worker(settings: Settings) -> Any:
         lease=settings.lease_seconds,
         hang=FIT_SECONDS,
         takes=for_fits,
-        on_dead_letter=lambda job: upkeep.give_up(job),
+        on_dead_letter=lambda job: upkeep.handle_dead_letter(job),
         on_hang=end,
         telemetry=seen,
     )
@@ -124,7 +124,7 @@ def worker(settings: Settings) -> Any:
         hang=settings.forward_timeout_seconds,
         takes=for_models,
         patience=partial(patience, catalog, presence),
-        on_dead_letter=lambda job: upkeep.give_up(job),
+        on_dead_letter=lambda job: upkeep.handle_dead_letter(job),
         on_hang=end,
         telemetry=seen,
     )

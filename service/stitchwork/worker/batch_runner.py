@@ -32,7 +32,7 @@ from stitchwork.queue.messages import Job, Reply
 from stitchwork.resources import EncoderSpec
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.worker.encoder_check import EncoderChecker
-from stitchwork.worker.registration import AWAY
+from stitchwork.worker.registration import OUTAGE_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,9 @@ class BatchRunner:
         self._stitch_all(jobs, rows, seconds_per_item, answer)
         self._telemetry.metrics.batch_jobs.observe(len(batch))
         milliseconds = round((time.perf_counter() - start) * 1000, 2)
-        log.info("batch", extra={"jobs": len(batch), "inputs": len(rows), "ms": milliseconds})
+        log.info(
+            "batch completed", extra={"jobs": len(batch), "inputs": len(rows), "ms": milliseconds}
+        )
 
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:
@@ -142,7 +144,7 @@ class BatchRunner:
             try:
                 with working_for_jobs([jobs[i][0] for i in members]):
                     result = self._stitch(job, selected)
-            except AWAY:
+            except OUTAGE_ERRORS:
                 raise
             except StitchworkError as error:
                 answer(*((d, Reply(d.job.id, error=error), 0.0) for d, _ in _at(jobs, members)))
@@ -269,7 +271,7 @@ def _each(
     for delivery in batch:
         try:
             results.append((delivery, work(delivery)))
-        except AWAY:
+        except OUTAGE_ERRORS:
             raise
         except StitchworkError as error:
             answer((delivery, Reply(delivery.job.id, error=error), 0.0))

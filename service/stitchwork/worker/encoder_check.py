@@ -1,18 +1,18 @@
-"""Does an encoder still yield the space that was registered for it?
+"""Checks that an encoder still reproduces the space that was registered for it.
 
-Files change on disk, tags move on a hub, another release pools in another way: the embeddings then
-look fine and mean nothing. So a few anchors are embedded again when an encoder is first used for a
-space, and compared with the rows that were registered.
+Model files change on disk, tags move on a hub, and another library version may pool differently:
+the embeddings then look valid and mean nothing. When an encoder is first used for a space, a few of
+the space's anchors are therefore embedded again and compared with the registered rows.
 """
 
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 
 from stitchwork.errors import ConflictError, ErrorCode, StitchworkError
 from stitchwork.geometry.frame import Frame
@@ -22,103 +22,117 @@ from stitchwork.resources import Space, encoder_key, unpack_items
 
 log = logging.getLogger(__name__)
 
-CHECKED: Final = 4
-"""Anchors that are embedded again; those of another encoder are off on the very first."""
+CHECKED_ANCHORS: Final = 4
+"""Anchors that are embedded again; another encoder already differs at the first one."""
 TOLERANCE: Final = 0.2
-"""Root mean square distance to the registered rows, in units of the space's scale. Other devices
-and half precision stay below 0.05, unrelated rows are near 1.4."""
-AGAIN_SECONDS: Final = 30.0
-KEPT: Final = 4096
+"""Largest root mean square distance to the registered rows, in units of the space's scale. Other
+devices and half precision stay below 0.05; unrelated rows are near 1.4."""
+RECHECK_SECONDS: Final = 30.0
+"""A refused encoder is checked again after this long."""
+MAX_RESULTS: Final = 4096
+
+
+class CheckResult(NamedTuple):
+    """The result of one check.
+
+    Attributes:
+        loaded: The encoder that was checked.
+        expires: When the check is repeated if it failed, by `time.monotonic`.
+        error: Why the encoder was refused; None if it passed.
+    """
+
+    loaded: LoadedEncoder
+    expires: float
+    error: ConflictError | None
 
 
 class EncoderChecker:
-    """Remembers which spaces an encoder was found to yield, or not.
+    """Checks each pair of a space and a loaded encoder once, and remembers the results.
 
     Args:
-        registry: Where anchors are.
-        catalog: Lets go of an encoder that is refused, so that it is loaded anew.
+        registry: Stores the anchors.
+        encoders: Evicts an encoder that is refused, so that it is loaded again.
     """
 
-    def __init__(self, registry: Registry, catalog: EncoderCache) -> None:
+    def __init__(self, registry: Registry, encoders: EncoderCache) -> None:
         self._registry = registry
-        self._catalog = catalog
+        self._encoders = encoders
         self._guard = threading.Lock()
-        self._seen: OrderedDict[str, tuple[LoadedEncoder, float, ConflictError | None]] = (
-            OrderedDict()
-        )
+        self._results: LRUCache[str, CheckResult] = LRUCache(MAX_RESULTS)
         self._refused: dict[str, str] = {}
 
     def check(self, space: Space, loaded: LoadedEncoder) -> None:
-        """Refuse an encoder that does not yield a space.
+        """Refuse an encoder that does not reproduce a space.
 
-        A space whose set has no items cannot be checked, and passes.
+        A space whose anchor set has no items cannot be checked, and passes.
 
         Raises:
-            ConflictError: If the anchors come out elsewhere; asked again later, it is looked again.
+            ConflictError: If the encoder embeds the anchors differently. It is checked again after
+                a while.
             RegistryUnavailableError: If the anchors cannot be read.
         """
         with self._guard:
-            by, until, error = self._seen.get(space.version, (None, 0.0, None))
-        if by is loaded and error is None:
-            return
-        if error is not None and time.monotonic() < until:
-            raise error
+            result = self._results.get(space.version)
+        if result is not None:
+            if result.error is None and result.loaded is loaded:
+                return
+            if result.error is not None and time.monotonic() < result.expires:
+                raise result.error
         error = self._compare(space, loaded)
+        expires = time.monotonic() + RECHECK_SECONDS
         with self._guard:
-            self._seen[space.version] = (loaded, time.monotonic() + AGAIN_SECONDS, error)
-            self._seen.move_to_end(space.version)
-            while len(self._seen) > KEPT:
-                self._seen.popitem(last=False)
+            self._results[space.version] = CheckResult(loaded, expires, error)
             if error is None:
                 self._refused.pop(space.id, None)
             else:
                 self._refused[space.id] = error.message
         if error is not None:
-            log.error("an encoder does not yield its space", extra={"space": space.id})
+            log.error("encoder refused", extra={"space": space.id, "code": error.code})
             if space.encoder:
-                self._catalog.evict(encoder_key(space.encoder))
+                self._encoders.evict(encoder_key(space.encoder))
             raise error
 
     def refused(self) -> Mapping[str, str]:
-        """The spaces that this worker cannot serve as they are registered, and why."""
+        """The ids of the spaces that this worker refuses to serve, with the reasons."""
         with self._guard:
             return dict(self._refused)
 
     def _compare(self, space: Space, loaded: LoadedEncoder) -> ConflictError | None:
-        (anchor_set,) = self._registry.anchor_sets.read(space.anchor_set)
-        known = anchor_set.record
-        if known is None or not known.has_items or known.modality != loaded.encoder.modality:
+        (entry,) = self._registry.anchor_sets.read(space.anchor_set)
+        anchor_set, modality = entry.record, loaded.encoder.modality
+        if anchor_set is None or not anchor_set.has_items or anchor_set.modality != modality:
             return None
         anchors = self._registry.spaces.arrays(space.id, space.version)["anchors"]
         if anchors.shape[1] != loaded.encoder.dim:
-            return _refusal(
+            return _mismatch(
                 space,
-                f"gives {loaded.encoder.dim} numbers, the registered anchors have "
-                f"{anchors.shape[1]}",
+                f"expected embeddings of {anchors.shape[1]} dimensions, got {loaded.encoder.dim}",
             )
-        arrays = self._registry.anchor_sets.arrays(known.id, known.version)
-        picked = np.linspace(0, len(anchors) - 1, CHECKED).astype(int).tolist()
-        items = [unpack_items(arrays, known.modality, i, i + 1)[0] for i in picked]
+        arrays = self._registry.anchor_sets.arrays(anchor_set.id, anchor_set.version)
+        indices = np.linspace(0, len(anchors) - 1, CHECKED_ANCHORS).astype(int).tolist()
+        items = [unpack_items(arrays, modality, i, i + 1)[0] for i in indices]
         try:
-            rows = loaded.batcher.embed(loaded.encoder.prepare(items), CHECKED).cpu().numpy()
+            prepared = loaded.encoder.prepare(items)
+            rows = loaded.batcher.embed(prepared, CHECKED_ANCHORS).cpu().numpy()
         except StitchworkError as error:
             if error.code == ErrorCode.OUT_OF_MEMORY:
                 raise
-            return _refusal(space, f"no longer takes its anchors: {error.message}")
-        off = np.linalg.norm(rows - anchors[picked], axis=1) / Frame.from_anchors(anchors).scale
-        found = float(np.sqrt(np.mean(off**2)))
-        if found <= TOLERANCE:
+            return _mismatch(space, f"it cannot embed the anchors: {error.message}")
+        distances = np.linalg.norm(rows - anchors[indices], axis=1)
+        scale = Frame.from_anchors(anchors).scale
+        distance = float(np.sqrt(np.mean((distances / scale) ** 2)))
+        if distance <= TOLERANCE:
             return None
-        return _refusal(
+        return _mismatch(
             space,
-            f"puts {CHECKED} of its anchors {found:.2f} of the space's scale away from where they "
-            f"were registered, expected at most {TOLERANCE}",
+            f"expected {CHECKED_ANCHORS} anchors within {TOLERANCE} of the space's scale of the "
+            f"registered rows, got {distance:.2f}",
         )
 
 
-def _refusal(space: Space, reason: str) -> ConflictError:
+def _mismatch(space: Space, reason: str) -> ConflictError:
     model = space.encoder.model if space.encoder else "the encoder"
     return ConflictError(
-        f"{model} no longer yields space {space.id}: it {reason}; register the space again",
+        f"{model} no longer reproduces space {space.id}: {reason}; register the space again",
         code=ErrorCode.ENCODER_MISMATCH,
     )

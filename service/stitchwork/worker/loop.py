@@ -14,7 +14,7 @@ from stitchwork.queue.consumer import Consumer, Delivery
 from stitchwork.queue.worker_registry import Heartbeat
 from stitchwork.telemetry import Telemetry
 from stitchwork.worker.batch_runner import Answered, BatchRunner, working_for_jobs
-from stitchwork.worker.registration import AWAY, RegistrationRunner
+from stitchwork.worker.registration import OUTAGE_ERRORS, RegistrationRunner
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Worker:
             inference = [delivery for delivery in batch if not delivery.job.registration]
             if inference:
                 self._runner.run(inference, answer)
-        except AWAY as error:
+        except OUTAGE_ERRORS as error:
             log.warning("batch released", extra={"reason": error.message})
             # Another worker would see the same registry outage: callers get the error and retry.
             if isinstance(error, RegistryUnavailableError):

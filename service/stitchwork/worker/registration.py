@@ -1,18 +1,18 @@
-"""Upkeep: takes what was registered and is still being prepared one step further.
+"""Advances pending registrations: embeds anchors, fits heads, and completes or fails each.
 
-It comes through the same streams as inference, a chunk at a time, so that embedding the anchors of
-a large set neither starves callers nor is lost with its worker. What needs no encoder, such as
-fitting a head, has a stream and a thread of its own.
+Registration jobs use the same streams as inference jobs, one chunk at a time, so that embedding the
+anchors of a large set neither delays callers nor is lost with its worker. Jobs without an encoder,
+such as fitting a head, have a stream and a thread of their own.
 """
 
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 import numpy as np
+from cachetools import LRUCache
 
 from stitchwork.errors import (
     JobFailedError,
@@ -32,23 +32,27 @@ from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack
 
 log = logging.getLogger(__name__)
 
-AWAY: Final = (QueueUnavailableError, RegistryUnavailableError)
+OUTAGE_ERRORS: Final = (QueueUnavailableError, RegistryUnavailableError)
 STALLED_SECONDS: Final = 10.0
+"""A registration without progress for this long is enqueued again."""
 FIT_SECONDS: Final = 3600.0
+"""A fit that takes longer counts as hung."""
 STOP_SECONDS: Final = 5.0
-KEPT_INPUTS: Final = 2
+RETRY_SECONDS: Final = 1.0
+CACHED_INPUTS: Final = 2
+"""Registrations whose inputs are cached between chunks."""
 
 
 class RegistrationRunner:
-    """Advances drafts.
+    """Advances pending registrations step by step.
 
     Args:
-        registry: Where drafts are, and where they are completed.
-        consumer: Takes the jobs that need no encoder; its thread is started here.
-        translator: Gets the inverses of a new space under way.
-        catalog: Takes classifiers out of pretrained models.
-        load: Gives a loaded encoder.
-        items_per_batch: Inputs that a model gets at once.
+        registry: Stores the registrations and their results.
+        consumer: Takes the jobs that need no encoder; `start` runs it in a thread.
+        translator: Computes the inverses of a completed space.
+        encoders: Resolves revisions, and extracts classifiers from pretrained models.
+        load: Returns the loaded encoder of a spec.
+        items_per_batch: Maximum inputs in one forward pass.
         chunk_items: Inputs that one step embeds.
     """
 
@@ -57,7 +61,7 @@ class RegistrationRunner:
         registry: Registry,
         consumer: Consumer,
         translator: Translator,
-        catalog: EncoderCache,
+        encoders: EncoderCache,
         load: Callable[[EncoderSpec], LoadedEncoder],
         *,
         items_per_batch: int,
@@ -66,38 +70,41 @@ class RegistrationRunner:
         self._registry = registry
         self._consumer = consumer
         self._translator = translator
-        self._catalog = catalog
+        self._encoders = encoders
         self._load = load
-        self._batch_items = items_per_batch
+        self._items_per_batch = items_per_batch
         self._chunk_items = chunk_items
-        self._inputs: OrderedDict[tuple[str, str], Arrays] = OrderedDict()
+        self._inputs: LRUCache[tuple[str, str], Arrays] = LRUCache(CACHED_INPUTS)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
-        self._looked = 0.0
+        self._thread = threading.Thread(target=self._run, name="registrations", daemon=True)
+        self._last_scan = 0.0
 
     def start(self) -> None:
-        """Begin to take jobs that need no encoder."""
+        """Start to take jobs that need no encoder."""
         self._consumer.start()
         self._thread.start()
 
     def stop(self) -> None:
-        """Take nothing more; a fit that takes long is left to another worker."""
+        """Take no more jobs; a fit that does not end in time is left to another worker."""
         self._stopping.set()
         self._thread.join(STOP_SECONDS)
         self._consumer.stop()
 
     def advance(self, job: Job, progress: Callable[[], None] = lambda: None) -> None:
-        """Take a draft one step further, and ask for the next step.
+        """Run the next step of a registration, and enqueue the step after it.
 
         Args:
-            job: Names the draft; if that is no longer the one to prepare, nothing is done.
+            job: Names the registration. If it is no longer pending, or a newer one replaced it,
+                nothing happens.
             progress: Called after each batch that is embedded.
 
         Raises:
-            RegistryUnavailableError: If the registry is away; the draft is as it was.
-            QueueUnavailableError: If the queue is away; the draft is found again later.
+            RegistryUnavailableError: If the registry does not answer; the registration is
+                unchanged.
+            QueueUnavailableError: If the queue does not answer; the registration is enqueued
+                again later.
         """
-        registration = self._registry.registration(*job.registration) if job.registration else None
+        registration = self._pending(job)
         if registration is None:
             return
         try:
@@ -105,87 +112,90 @@ class RegistrationRunner:
                 self._embed_chunk(registration, progress)
             else:
                 self._complete(registration)
-        except AWAY:
+        except OUTAGE_ERRORS:
             raise
         except NotReadyError as error:
-            log.info("a draft was overtaken", extra={"reason": error.message})
+            _log_superseded(registration, error)
         except StitchworkError as error:
-            log.warning("a draft failed", extra={"draft": f"{registration.kind}:{registration.id}"})
+            extra = {"registration": _name(registration), "code": error.code}
+            log.warning("registration failed", extra=extra)
             self._fail(registration, error.message)
         except Exception as error:
-            # Tried again it would fail again, for ever: whoever declared it must be told.
-            log.exception("a draft failed")
+            # It would fail again at every attempt, so the client gets the error.
+            log.exception("registration failed", extra={"registration": _name(registration)})
             self._fail(registration, f"the worker failed at it: {type(error).__name__}")
 
-    def give_up(self, job: Job) -> None:
-        """A job that was delivered too often: if it was a draft's, the draft has failed."""
-        registration = self._registry.registration(*job.registration) if job.registration else None
+    def handle_dead_letter(self, job: Job) -> None:
+        """Fail the registration of a dead-lettered job; other jobs are ignored."""
+        registration = self._pending(job)
         if registration is not None:
-            self._fail(registration, "it ended its worker each time it was tried")
+            self._fail(registration, "the worker crashed or hung at every attempt")
+
+    def _pending(self, job: Job) -> Registration | None:
+        return self._registry.registration(*job.registration) if job.registration else None
 
     def _fail(self, registration: Registration, reason: str) -> None:
-        """Tell whoever declared it; who was faster with it, or declared it anew, has the word."""
+        """Store why a registration failed, unless it was completed or replaced meanwhile."""
         try:
             self._registry.fail(registration, reason)
         except NotReadyError as error:
-            log.info("a draft was overtaken", extra={"reason": error.message})
+            _log_superseded(registration, error)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._look_for_drafts()
+                self._enqueue_stalled()
                 for delivery in self._consumer.take():
                     self.advance(delivery.job)
                     self._consumer.answer(delivery, None)
             except UnavailableError as error:
-                log.warning("upkeep waits for a server", extra={"reason": error.message})
-                self._stopping.wait(1.0)
+                log.warning("server unavailable", extra={"reason": error.message})
+                self._stopping.wait(RETRY_SECONDS)
 
-    def _look_for_drafts(self) -> None:
-        """Drafts are durable, jobs are not: what a lost queue forgot is asked for again."""
-        if time.monotonic() - self._looked < STALLED_SECONDS / 2:
+    def _enqueue_stalled(self) -> None:
+        """Enqueue registrations whose jobs were lost: registrations are durable, jobs are not."""
+        if time.monotonic() - self._last_scan < STALLED_SECONDS / 2:
             return
-        self._looked = time.monotonic()
+        self._last_scan = time.monotonic()
         for registration in self._registry.stalled_registrations(STALLED_SECONDS):
             streams.enqueue_registration(self._consumer.server, registration)
 
     def _embed_chunk(self, registration: Registration, progress: Callable[[], None]) -> None:
         if registration.encoder is None:
-            raise JobFailedError("the draft has inputs to embed but no encoder")
-        # What a branch means may change while the rest is embedded; a commit never does.
-        encoder = self._catalog.pin(registration.encoder)
+            raise JobFailedError("the registration has inputs to embed but names no encoder")
+        # A branch may move while the other chunks are embedded; a commit does not.
+        encoder = self._encoders.pin(registration.encoder)
         stop = min(registration.total, registration.done + self._chunk_items)
-        items = self._draft_items(registration, encoder, registration.done, stop)
+        items = self._items(registration, encoder, registration.done, stop)
         loaded = self._load(encoder)
         try:
             prepared = loaded.encoder.prepare(items)
-            rows = loaded.batcher.embed(prepared, self._batch_items, progress).cpu().numpy()
+            rows = loaded.batcher.embed(prepared, self._items_per_batch, progress).cpu().numpy()
         except StitchworkError as error:
-            told = (error.pointer or "").removeprefix("/items/")
-            at = registration.done + int(told) if told.isdecimal() else registration.done
-            raise type(error)(f"item {at}: {error.message}", pointer=f"/items/{at}") from error
-        table, advanced = (
-            self._registry.table(registration.kind),
-            registration.model_copy(update={"done": stop, "encoder": encoder}),
-        )
+            position = (error.pointer or "").removeprefix("/items/")
+            index = registration.done + (int(position) if position.isdecimal() else 0)
+            message = f"item {index}: {error.message}"
+            raise type(error)(message, pointer=f"/items/{index}") from error
+        advanced = registration.model_copy(update={"done": stop, "encoder": encoder})
+        table = self._registry.table(registration.kind)
         if table.save_part(registration, advanced, {"rows": rows}):
             streams.enqueue_registration(self._consumer.server, advanced)
 
-    def _draft_items(
+    def _items(
         self, registration: Registration, encoder: EncoderSpec, start: int, stop: int
     ) -> list[Item]:
+        """Items of a registration, from one index up to another."""
         key = (registration.id, registration.version)
-        if key not in self._inputs:
+        inputs = self._inputs.get(key)
+        if inputs is None:
             if registration.kind == "space":
-                (found,), _ = self._registry.anchor_sets.ready(registration.declared["anchor_set"])
-                self._inputs[key] = self._registry.anchor_sets.arrays(found.id, found.version)
+                sets = self._registry.anchor_sets
+                (anchor_set,), _ = sets.ready(registration.declared["anchor_set"])
+                inputs = sets.arrays(anchor_set.id, anchor_set.version)
             else:
-                self._inputs[key] = self._registry.heads.inputs(
-                    registration.id, registration.version
-                )
-            if len(self._inputs) > KEPT_INPUTS:
-                self._inputs.popitem(last=False)
-        return unpack_items(self._inputs[key], encoder.modality, start, stop)
+                inputs = self._registry.heads.inputs(*key)
+            self._inputs[key] = inputs
+        return unpack_items(inputs, encoder.modality, start, stop)
 
     def _complete(self, registration: Registration) -> None:
         if registration.kind == "space":
@@ -194,18 +204,30 @@ class RegistrationRunner:
                 self._translator.prepare(entry.record)
         elif registration.declared["source"] == "classifier":
             if registration.encoder is None:
-                raise JobFailedError("the draft names no model to take a classifier from")
-            classifier, labels = self._catalog.classifier(registration.encoder)
+                raise JobFailedError("the registration names no model to extract a classifier from")
+            classifier, labels = self._encoders.classifier(registration.encoder)
             self._registry.complete_head(registration, classifier, labels)
         else:
-            # It brings scikit-learn along, which most workers never need.
-            from stitchwork.models.head_fitting import fit_linear
+            self._fit_head(registration)
+        log.info("registration completed", extra={"registration": _name(registration)})
 
-            inputs = self._registry.heads.inputs(registration.id, registration.version)
-            embedded = [part["rows"] for part in self._registry.heads.parts(registration)]
-            rows = np.concatenate(embedded) if embedded else inputs["embeddings"]
-            names = registration.declared["labels"]
-            fit = fit_linear(rows, [names[i] for i in inputs["classes"].tolist()])
-            train = (len(rows), fit.train_accuracy)
-            self._registry.complete_head(registration, fit.classifier, fit.labels, train)
-        log.info("draft completed", extra={"draft": f"{registration.kind}:{registration.id}"})
+    def _fit_head(self, registration: Registration) -> None:
+        # Imports scikit-learn, which most workers never need.
+        from stitchwork.models.head_fitting import fit_linear
+
+        inputs = self._registry.heads.inputs(registration.id, registration.version)
+        parts = [part["rows"] for part in self._registry.heads.parts(registration)]
+        rows = np.concatenate(parts) if parts else inputs["embeddings"]
+        labels = registration.declared["labels"]
+        fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
+        train = (len(rows), fit.train_accuracy)
+        self._registry.complete_head(registration, fit.classifier, fit.labels, train)
+
+
+def _name(registration: Registration) -> str:
+    return f"{registration.kind}:{registration.id}"
+
+
+def _log_superseded(registration: Registration, error: NotReadyError) -> None:
+    extra = {"registration": _name(registration), "reason": error.message}
+    log.info("registration superseded", extra=extra)

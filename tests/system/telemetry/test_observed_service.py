@@ -141,12 +141,15 @@ def test_a_stitch_request_is_one_trace_that_the_logs_name(service: ObservedServi
         assert first.start_ns <= first.end_ns
         # The clock of the queue server has a resolution of one millisecond.
         assert first.end_ns <= second.start_ns + 2_000_000
-    wait_until("the worker logs it", lambda: "batch" in service.worker.log())
+    wait_until("the worker logs it", lambda: "batch completed" in service.worker.log())
     wait_until("the API logs it", lambda: "request-1" in service.api.log())
-    for process, message in ((service.api, "request completed"), (service.worker, "batch")):
+    for process, message in (
+        (service.api, "request completed"),
+        (service.worker, "batch completed"),
+    ):
         lines = [json.loads(line) for line in process.log().splitlines()]
         own = [line for line in lines if line.get("request_id") == "request-1"]
-        assert message in {line["message"] for line in own}
+        assert event in {line["message"] for line in own}
         assert {line["trace_id"] for line in own} == {trace}
         assert not any(text in process.log() for text in TEXTS)
 
