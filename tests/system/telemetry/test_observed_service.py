@@ -143,7 +143,7 @@ def test_a_stitch_request_is_one_trace_that_the_logs_name(service: ObservedServi
         assert first.end_ns <= second.start_ns + 2_000_000
     wait_until("the worker logs it", lambda: "batch completed" in service.worker.log())
     wait_until("the API logs it", lambda: "request-1" in service.api.log())
-    for process, message in (
+    for process, event in (
         (service.api, "request completed"),
         (service.worker, "batch completed"),
     ):
