@@ -1,4 +1,4 @@
-"""The stages of the drills: empty ones, and one with a worker that loads its model only once."""
+"""Clusters for the drills: empty ones, and a shared one whose worker loads one model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ SPEC = {"kind": "transformers", "model": str(minilm_folder())}
 
 @pytest.fixture
 def cluster(server_binary: ServerBinary) -> Iterator[Cluster]:
-    """Two servers with nothing in them."""
-    with Cluster(server_binary) as found:
-        yield found
+    """Two empty servers."""
+    with Cluster(server_binary) as cluster:
+        yield cluster
 
 
 @dataclass
@@ -37,12 +37,12 @@ class TextService:
 
 @pytest.fixture(scope="session")
 def text_service(server_binary: ServerBinary) -> Iterator[TextService]:
-    """A service that drills share; each uses ids of its own and leaves it well."""
+    """A service that drills share; each uses its own ids, and leaves the service working."""
     env = {
         "STITCHWORK_REDIS_TIMEOUT_SECONDS": str(REDIS_TIMEOUT),
         "STITCHWORK_MODEL_ROOTS": SPEC["model"],
         "STITCHWORK_STALE_SECONDS": "120",
-        # A drill that stops the worker for a while must not find it gone, or its queue too old.
+        # While a drill pauses the worker, it stays alive and its jobs in the queue.
         "STITCHWORK_WORKER_TTL_SECONDS": "60",
         "STITCHWORK_MAX_QUEUE_WAIT_SECONDS": "120",
         "STITCHWORK_LEASE_SECONDS": "60",
@@ -56,6 +56,6 @@ def text_service(server_binary: ServerBinary) -> Iterator[TextService]:
             head = {"space": "n", "weight": np.eye(2, WIDTH).tolist(), "labels": ["a", "b"]}
             assert client.send("PUT", "/heads/h", head).status_code == 201
             wait_until("the worker is alive", client.ready, 120)
-            told = client.send("POST", "/stitch/m/h", {"items": ["a text"]})
-            assert told.status_code == 200, told.text + worker.log() + api.log()
+            response = client.send("POST", "/stitch/m/h", {"items": ["a text"]})
+            assert response.status_code == 200, response.text + worker.log() + api.log()
             yield TextService(cluster, api, worker, client, anchors)

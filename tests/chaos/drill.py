@@ -1,4 +1,4 @@
-"""Kills processes under mixed load, and counts what became of each request.
+"""Kills processes under mixed load, and counts the outcome of each request.
 
 Run by `python -m tests.chaos.drill`.
 """
@@ -31,25 +31,25 @@ from tests.support.load import LoadGenerator, LoadRequest, LoadResult
 MIX: Final = {"stitch": 0.5, "embed": 0.3, "translate": 0.1, "classify": 0.1}
 BY_WORKERS: Final = ("stitch", "embed")
 SHARES: Final = {"at peak": 0.2, "overloaded": 0.2, "afterwards": 0.1, "under kills": 0.5}
-"""How the time is spent. Kills come last: for a while the workers load their models again."""
+"""The phases' shares of the time. Kills come last: workers load their models again afterwards."""
 DEADLINE: Final = 20.0
-LEAST_GOODPUT: Final = 0.8
+MIN_GOODPUT: Final = 0.8
 NEVER: Final = ("lost", "doubled", "swapped", "wrong")
-SHOWN: Final = ("right", "refused", "late", *NEVER)
+COLUMNS: Final = ("right", "refused", "late", *NEVER)
 
 
 @dataclass(frozen=True)
 class Drill:
-    """What to do.
+    """The parameters of a drill.
 
     Attributes:
-        seconds: How long load is on, in all.
+        seconds: How long load is applied, in all phases together.
         apis: API processes.
         workers: Workers.
         clients: Clients that send one request after another.
         kill_seconds: Seconds from one kill to the next.
-        overload: How many times its peak the service is offered.
-        seed: Of data, requests and victims.
+        overload: The load while overloaded, in units of the peak.
+        seed: The seed of data, requests and victims.
         report: A JSON file for the figures; None writes none.
     """
 
@@ -65,48 +65,48 @@ class Drill:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it.
+    """The result of a drill.
 
     Attributes:
-        tallies: By phase.
+        results: Outcomes by phase.
         kills: Names of the processes that were killed.
     """
 
-    tallies: dict[str, LoadResult] = field(default_factory=dict)
+    results: dict[str, LoadResult] = field(default_factory=dict)
     kills: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
-        """Goodput of the workers under overload, in units of the same at peak.
+        """Goodput of the workers under overload, in units of their peak.
 
-        What the API answers by itself is left out: it never was at its limit.
+        Verbs without a worker do not count: the API is never at its limit.
         """
-        rates = [self.tallies[name].goodput(BY_WORKERS) for name in ("overloaded", "at peak")]
+        rates = [self.results[name].goodput(BY_WORKERS) for name in ("overloaded", "at peak")]
         return rates[0] / rates[1]
 
     @property
     def failures(self) -> list[str]:
-        """What must not be."""
-        counts = {name: sum(t.outcomes[name] for t in self.tallies.values()) for name in NEVER}
-        odd = {name for t in self.tallies.values() for name in t.outcomes} - set(SHOWN)
-        found = [f"{count} {name}" for name, count in counts.items() if count]
-        found += sorted(odd)
-        if self.ratio < LEAST_GOODPUT:
-            found.append(f"goodput under overload is {self.ratio:.2f} of its peak")
-        return found
+        """Outcomes that must not occur, as sentences."""
+        counts = {name: sum(t.outcomes[name] for t in self.results.values()) for name in NEVER}
+        unknown = {name for t in self.results.values() for name in t.outcomes} - set(COLUMNS)
+        failures = [f"{count} {name}" for name, count in counts.items() if count]
+        failures += sorted(unknown)
+        if self.ratio < MIN_GOODPUT:
+            failures.append(f"goodput under overload is {self.ratio:.2f} of its peak")
+        return failures
 
 
 def run(drill: Drill) -> int:
-    """Drill a service of its own, print the table, and write the report.
+    """Start a service, run the drill on it, print the table, and write the report.
 
     Returns:
-        0 if every request was answered once, rightly or by an honest refusal, and goodput held.
+        0 if every request got one response, the right one or a refusal, and goodput stayed high.
     """
     console = Console()
     with tempfile.TemporaryDirectory(prefix="stitchwork-drill-") as name:
         folder = Path(name)
         console.print("Computing the right answers in this process …")
-        known = expected_results(folder, drill.seed)
+        expected = expected_results(folder, drill.seed)
         rest, own = _halves()
         plan = Plan(
             port=0,
@@ -124,16 +124,16 @@ def run(drill: Drill) -> int:
             },
         )
         if own:
-            # Load, checks and APIs have the other cores, and do not take the workers' time.
+            # Load, checks and APIs run on the other cores, so that workers are measured alone.
             plan = replace(plan, worker_command=worker_on(own))
         with held_to(rest), start(plan) as running:
             with Stitchwork(running.url) as registering:
-                known.register(registering)
+                expected.register(registering)
             console.print(
                 f"{drill.apis} API processes and {drill.workers} workers serve at {running.url}"
                 + (f"; the workers have {len(own)} of {len(rest + own)} cores." if own else ".")
             )
-            outcome = asyncio.run(_phases(drill, running, known, console))
+            outcome = asyncio.run(_phases(drill, running, expected, console))
     _show(console, drill, outcome)
     if drill.report:
         drill.report.write_text(json.dumps(_figures(drill, outcome), indent=2) + "\n")
@@ -143,21 +143,21 @@ def run(drill: Drill) -> int:
 
 
 def _halves() -> tuple[list[int], list[int]]:
-    """The cores of this machine in two halves; both empty where there is one, or no way to it."""
+    """The cores of this machine in two halves; both empty where they cannot be chosen."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     half = len(cores) // 2
     return (cores[:half], cores[half:]) if half else ([], [])
 
 
 async def _phases(
-    drill: Drill, running: ServiceProcess, known: ExpectedResults, console: Console
+    drill: Drill, running: ServiceProcess, expected: ExpectedResults, console: Console
 ) -> Outcome:
     outcome = Outcome()
     rng = random.Random(drill.seed)  # noqa: S311 reproducible, not secret
-    pick = _picker(known, rng)
+    pick = _picker(expected, rng)
     async with client(running.url, DEADLINE) as http:
         load = LoadGenerator(http, DEADLINE)
-        # Every worker has loaded every encoder, and every API its maps, before time counts.
+        # Every worker loads every encoder, and every API its maps, before the measurement.
         await load.closed(pick, drill.clients, max(5.0, drill.seconds / 20))
         for name, share in SHARES.items():
             seconds = drill.seconds * share
@@ -166,23 +166,23 @@ async def _phases(
             if name == "under kills":
                 killer = asyncio.create_task(_kill(drill, running, load, rng, outcome))
             if name == "overloaded":
-                rate = drill.overload * outcome.tallies["at peak"].goodput()
-                tally = await load.open(pick, rate, seconds)
+                rate = drill.overload * outcome.results["at peak"].goodput()
+                result = await load.open(pick, rate, seconds)
             else:
-                tally = await load.closed(pick, drill.clients, seconds)
-            outcome.tallies[name] = tally
+                result = await load.closed(pick, drill.clients, seconds)
+            outcome.results[name] = result
             if killer is not None:
                 killer.cancel()
-                await _whole_again(running, drill)
+                await _await_restart(running, drill)
     return outcome
 
 
-def _picker(known: ExpectedResults, rng: random.Random) -> Callable[[], LoadRequest]:
+def _picker(expected: ExpectedResults, rng: random.Random) -> Callable[[], LoadRequest]:
     kinds, weights = zip(*MIX.items(), strict=True)
 
     def pick() -> LoadRequest:
         (kind,) = rng.choices(kinds, weights)
-        return rng.choice(known.asks[kind])
+        return rng.choice(expected.requests[kind])
 
     return pick
 
@@ -190,7 +190,7 @@ def _picker(known: ExpectedResults, rng: random.Random) -> Callable[[], LoadRequ
 async def _kill(
     drill: Drill, running: ServiceProcess, load: LoadGenerator, rng: random.Random, outcome: Outcome
 ) -> None:
-    """Kill a worker, then an API, and so on, whichever chance has it."""
+    """Kill a random worker, then a random API process, and so on."""
     for turn in range(1_000_000):
         await asyncio.sleep(drill.kill_seconds)
         prefix = ("worker", "api")[turn % 2]
@@ -199,13 +199,13 @@ async def _kill(
             continue
         name = rng.choice(sorted(alive))
         if prefix == "api":
-            load.killed = time.monotonic()
+            load.last_kill = time.monotonic()
         os.kill(alive[name], signal.SIGKILL)
         outcome.kills.append(name)
 
 
-async def _whole_again(running: ServiceProcess, drill: Drill) -> None:
-    """Wait until what was killed is back, so that the next phase has all it is meant to have."""
+async def _await_restart(running: ServiceProcess, drill: Drill) -> None:
+    """Wait until all processes run again, so that the next phase has all of them."""
     until = time.monotonic() + 60.0
     async with client(running.url, 5.0) as http:
         while time.monotonic() < until:
@@ -223,19 +223,19 @@ def _show(console: Console, drill: Drill, outcome: Outcome) -> None:
         f"{drill.overload:g} times the peak offered while overloaded; seed {drill.seed}"
     )
     table.add_column("requests")
-    for name in outcome.tallies:
+    for name in outcome.results:
         table.add_column(name, justify="right")
-    tallies = list(outcome.tallies.values())
-    table.add_row("seconds", *(f"{tally.ended - tally.began:.0f}" for tally in tallies))
-    table.add_row("sent", *(str(tally.sent) for tally in tallies))
-    for key in SHOWN:
-        table.add_row(key, *(str(tally.outcomes[key]) for tally in tallies))
-    table.add_row("cut by a kill, sent again", *(str(tally.cut) for tally in tallies))
-    table.add_row("right per second", *(f"{tally.goodput():.1f}" for tally in tallies))
-    workers = [f"{tally.goodput(BY_WORKERS):.1f}" for tally in tallies]
+    results = list(outcome.results.values())
+    table.add_row("seconds", *(f"{result.end - result.start:.0f}" for result in results))
+    table.add_row("sent", *(str(result.sent) for result in results))
+    for key in COLUMNS:
+        table.add_row(key, *(str(result.outcomes[key]) for result in results))
+    table.add_row("sent again after a kill", *(str(result.retries) for result in results))
+    table.add_row("right per second", *(f"{result.goodput():.1f}" for result in results))
+    workers = [f"{result.goodput(BY_WORKERS):.1f}" for result in results]
     table.add_row("  of these by workers", *workers)
     for q in (50, 99):
-        table.add_row(f"p{q} in ms", *(f"{tally.percentile(q) * 1000:.0f}" for tally in tallies))
+        table.add_row(f"p{q} in ms", *(f"{result.percentile(q) * 1000:.0f}" for result in results))
     console.print(table)
     console.print(f"Goodput of the workers under overload is {outcome.ratio:.2f} of its peak.")
 
@@ -250,16 +250,16 @@ def _figures(drill: Drill, outcome: Outcome) -> dict[str, Any]:
         "goodput_ratio": outcome.ratio,
         "phases": {
             name: {
-                "seconds": tally.ended - tally.began,
-                "sent": tally.sent,
-                "cut": tally.cut,
-                **{key: tally.outcomes[key] for key in SHOWN},
-                "right_per_second": tally.goodput(),
-                "right_per_second_by_workers": tally.goodput(BY_WORKERS),
-                "p50_seconds": tally.percentile(50),
-                "p99_seconds": tally.percentile(99),
+                "seconds": result.end - result.start,
+                "sent": result.sent,
+                "cut": result.retries,
+                **{key: result.outcomes[key] for key in COLUMNS},
+                "right_per_second": result.goodput(),
+                "right_per_second_by_workers": result.goodput(BY_WORKERS),
+                "p50_seconds": result.percentile(50),
+                "p99_seconds": result.percentile(99),
             }
-            for name, tally in outcome.tallies.items()
+            for name, result in outcome.results.items()
         },
     }
 
@@ -274,7 +274,7 @@ def _figures(drill: Drill, outcome: Outcome) -> dict[str, Any]:
 @click.option("--seed", default=0, show_default=True, help="Of data, requests and victims.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the figures.")
 def main(**options: Any) -> None:
-    """Kill processes under load, and count what became of each request."""
+    """Kill processes under load, and count the outcome of each request."""
     logging.getLogger().setLevel(logging.WARNING)
     sys.exit(run(Drill(**options)))
 

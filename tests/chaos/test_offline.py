@@ -1,4 +1,4 @@
-"""No network: nothing of the service connects to anything but its two servers."""
+"""Without a network: no process connects to anything but the two servers."""
 
 import re
 import shutil
@@ -25,20 +25,20 @@ PIXEL = (
 )
 
 
-def watched(trace: Path) -> tuple[str, ...]:
-    """What to put before a command so that every connect of its process and threads is noted."""
-    # The tracer steps aside, so that the process is still the one that was started.
+def traced(trace: Path) -> tuple[str, ...]:
+    """The words before a command that record every connect of its process and threads."""
+    # -D keeps the process itself as our child, and makes the tracer its grandchild.
     return ("strace", "-D", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect", "-o", str(trace))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def strace() -> None:
-    """The tests here need to watch system calls."""
+    """Tests of this module trace system calls."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     tried = subprocess.run(["strace", "-qq", "-o", "/dev/null", "true"], capture_output=True)
     if tried.returncode:
-        pytest.skip("processes may not be traced here")
+        pytest.skip("this system does not allow tracing")
 
 
 def test_offline_processes_connect_only_to_their_servers(
@@ -48,8 +48,8 @@ def test_offline_processes_connect_only_to_their_servers(
     traces = {name: tmp_path / name for name in ("api", "worker")}
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
     with Cluster(server_binary, **env) as cluster:
-        worker = cluster.start("worker", *watched(traces["worker"]))
-        api = cluster.start("api", *watched(traces["api"]))
+        worker = cluster.start("worker", *traced(traces["worker"]))
+        api = cluster.start("api", *traced(traces["api"]))
         with BoundedClient(api.url) as client:
             wait_until("the worker is alive", client.ready, 120)
             items = {"text": [f"text {i}" for i in range(8)], "image": [PIXEL] * 8}
@@ -59,53 +59,53 @@ def test_offline_processes_connect_only_to_their_servers(
                 space = {"anchor_set": modality, "encoder": spec}
                 assert client.send("PUT", f"/spaces/hub-{modality}", space).status_code == 202
 
-            def shown(id_: str, status: str) -> bool:
-                told: dict[str, str] = client.send("GET", f"/spaces/{id_}").json()
-                reasons[id_] = told.get("reason", "")
-                return told["status"] == status
+            def has_status(id_: str, status: str) -> bool:
+                record: dict[str, str] = client.send("GET", f"/spaces/{id_}").json()
+                reasons[id_] = record.get("reason", "")
+                return record["status"] == status
 
             reasons: dict[str, str] = {}
             for modality, spec in HUB.items():
-                wait_until("it fails", partial(shown, f"hub-{modality}", "failed"), 60)
+                wait_until("it fails", partial(has_status, f"hub-{modality}", "failed"), 60)
                 reason = reasons[f"hub-{modality}"]
                 assert spec["model"] in reason
                 assert "this worker is offline and has no copy of it" in reason
             local = {"anchor_set": "text", "encoder": SPEC}
             assert client.send("PUT", "/spaces/local", local).status_code == 202
-            wait_until("the local one serves", partial(shown, "local", "ready"), 60)
-            told = client.send("POST", "/embed/local", {"items": ["a text"]})
-            assert rows_of(client.translate(rows_of(told), "local", "local")).shape == (1, 384)
+            wait_until("the local one serves", partial(has_status, "local", "ready"), 60)
+            response = client.send("POST", "/embed/local", {"items": ["a text"]})
+            assert rows_of(client.translate(rows_of(response), "local", "local")).shape == (1, 384)
         for process in (api, worker):
             assert process.stop() == 0
         for name, trace in traces.items():
-            stayed_at_home(cluster, name, trace)
+            assert_only_servers(cluster, name, trace)
 
 
-def stayed_at_home(cluster: Cluster, name: str, trace: Path) -> None:
-    """Whatever the process connected to was one of its servers."""
+def assert_only_servers(cluster: Cluster, name: str, trace: Path) -> None:
+    """Check that a process connected to nothing but its servers."""
     servers = {str(cluster.registry.path), str(cluster.queue.path)}
     connects = [line for line in trace.read_text().splitlines() if "connect(" in line]
     assert [line for line in connects if "sa_family=AF_UNIX" not in line] == [], name
     paths = {path for line in connects for path in re.findall(r'sun_path="([^"]*)"', line)}
-    # The C library may ask daemons of this machine too, for names or for unique ids.
-    assert servers <= paths, f"the {name} was not watched"
+    # The C library also connects to daemons of this machine, for names and unique ids.
+    assert servers <= paths, f"the {name} was not traced"
 
 
 @pytest.mark.slow
 def test_local_models_load_without_a_connection_where_a_hub_is_allowed(
     server_binary: ServerBinary, tmp_path: Path
 ) -> None:
-    """Not for telemetry, not for newer files, not for who runs this."""
+    """Neither telemetry nor updates connect."""
     trace = tmp_path / "worker"
     env = {"STITCHWORK_MODEL_ROOTS": SPEC["model"], "HF_HOME": str(tmp_path / "hub")}
     with Cluster(server_binary, STITCHWORK_OFFLINE="false", **env) as cluster:
-        worker = cluster.start("worker", *watched(trace))
+        worker = cluster.start("worker", *traced(trace))
         with BoundedClient(cluster.api().url) as client:
             wait_until("the worker is alive", client.ready, 120)
             rows = np.random.default_rng(0).normal(size=(8, WIDTH)).astype(np.float32)
             assert client.put_space("local", rows, encoder={**SPEC, "layer": 3}).is_success
-            told = client.send("POST", "/embed/local", {"items": ["a text"]})
-            # The set has no items that the anchors could be checked against.
-            assert rows_of(told).shape == (1, WIDTH)
+            response = client.send("POST", "/embed/local", {"items": ["a text"]})
+            # The set has no items, so no anchors are compared.
+            assert rows_of(response).shape == (1, WIDTH)
         assert worker.stop() == 0
-        stayed_at_home(cluster, "worker", trace)
+        assert_only_servers(cluster, "worker", trace)

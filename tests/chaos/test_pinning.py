@@ -25,17 +25,17 @@ def test_hub_model_is_pinned_to_the_commit_of_its_first_load(
             assert client.send("PUT", "/anchor-sets/S", items).is_success
 
             def ready() -> bool:
-                told = client.send("GET", "/spaces/s").json()
-                assert told["status"] != "failed", told
-                return bool(told["status"] == "ready")
+                record = client.send("GET", "/spaces/s").json()
+                assert record["status"] != "failed", record
+                return bool(record["status"] == "ready")
 
             assert client.send("PUT", "/spaces/s", body).status_code == 202
             wait_until("the space is ready", ready, 120)
-            told = client.send("GET", "/spaces/s").json()
-            assert told["encoder"]["revision"] == COMMITS[0]
+            record = client.send("GET", "/spaces/s").json()
+            assert record["encoder"]["revision"] == COMMITS[0]
             head = {"space": "s", "weight": [[0.1] * 384, [0.2] * 384], "labels": ["a", "b"]}
             assert client.send("PUT", "/heads/h", head).status_code == 201
             move(tmp_path / "hub", COMMITS[1])
             again = client.send("PUT", "/spaces/s", body)
-            assert (again.status_code, again.json()["version"]) == (200, told["version"])
+            assert (again.status_code, again.json()["version"]) == (200, record["version"])
             assert client.send("POST", "/stitch/s/h", {"items": ["a text"]}).status_code == 200

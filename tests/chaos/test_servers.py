@@ -1,4 +1,4 @@
-"""The registry server or the queue server dies, falls silent, forgets, rots or runs out of room."""
+"""The registry or queue server dies, hangs, loses or corrupts data, or runs out of memory."""
 
 import pickle
 import time
@@ -15,49 +15,51 @@ from stitchwork.redis.serialization import MAGIC, _checksum, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
 from tests.support.cluster import BoundedClient, Cluster, is_refusal, is_stale, rows_of
+from tests.support.metric_samples import Scrape
 from tests.support.servers import ServerProcess
-from tests.support.waiting import wait_until
+from tests.support.waiting import result_of, wait_until
 
 pytestmark = pytest.mark.drills
 
 STALE = 3.0
+CORRUPT = "corrupt_inverses_total"
 CALL_BOUND = 3 * REDIS_TIMEOUT + 12.0
-"""A call waits for the timeout twice at the registry and once at the queue server, at most; the
-rest is for many at a time on a slow machine, and far from the 30 s that a request may take."""
+"""At most two timeouts at the registry and one at the queue server; the rest is for many calls at a
+time, and far below the 30 s that a request may take."""
 
 
 def test_registry_outage_serves_stale_and_recovers(cluster: Cluster, pair: Pair) -> None:
-    """What was used serves stale for a set time, writes are 503, all recovers by itself."""
+    """Cached pairs are served stale for a set time, writes get 503, and all recovers."""
     api = cluster.api(STITCHWORK_STALE_SECONDS=str(STALE), STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client:
         for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors), ("z", pair.y_anchors)):
             assert client.put_space(name, anchors).status_code == 201
-        began = time.monotonic()
+        start = time.monotonic()
         fresh = client.translate(pair.x, "x", "y")
-        answered = time.monotonic()
+        first_response = time.monotonic()
         assert not is_stale(fresh)
 
         cluster.registry.stop(kill=True)
         stale = client.translate(pair.x, "x", "y")
         assert is_stale(stale)
         np.testing.assert_array_equal(rows_of(stale), rows_of(fresh))
-        assert is_refusal(client.translate(pair.x, "x", "z")), "z was not used here before"
-        for told in (
+        assert is_refusal(client.translate(pair.x, "x", "z")), "z is not cached"
+        for response in (
             client.put_space("x", pair.x_anchors + np.float32(1)),
             client.put_space("new", pair.x_anchors),
             client.send("DELETE", "/spaces/z"),
         ):
-            assert told.status_code == 503
-            assert is_refusal(told)
+            assert response.status_code == 503
+            assert is_refusal(response)
 
         def too_old() -> bool:
-            told = client.translate(pair.x, "x", "y")
-            assert is_refusal(told) or (told.status_code == 200 and is_stale(told))
-            return told.status_code == 503
+            response = client.translate(pair.x, "x", "y")
+            assert is_refusal(response) or (response.status_code == 200 and is_stale(response))
+            return response.status_code == 503
 
-        wait_until("what is known is too old", too_old)
-        assert time.monotonic() - began >= STALE
-        assert time.monotonic() - answered < 10 * STALE
+        wait_until("the cached records are too old", too_old)
+        assert time.monotonic() - start >= STALE
+        assert time.monotonic() - first_response < 10 * STALE
 
         cluster.registry.start()
         wait_until("it serves again", lambda: client.translate(pair.x, "x", "y").is_success)
@@ -71,7 +73,7 @@ def test_registry_outage_serves_stale_and_recovers(cluster: Cluster, pair: Pair)
 def test_queue_outage_during_a_wait_for_an_inverse_computes_it(
     cluster: Cluster, pair: Pair
 ) -> None:
-    """The cache saves work, and is never the reason that there is no answer."""
+    """Without the cache, the process computes the inverse itself."""
     api = cluster.api(STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
     with BoundedClient(api.url) as client, ThreadPoolExecutor(1) as pool:
         version = client.put_space("x", pair.x_anchors).json()["version"]
@@ -81,25 +83,25 @@ def test_queue_outage_during_a_wait_for_an_inverse_computes_it(
         cluster.jobs.set(f"{key}:lock", "another process")
         cluster.jobs.delete(key)
         cluster.jobs.config_resetstat()
-        held = pool.submit(client.translate, pair.x, "x", "y")
+        pending = pool.submit(client.translate, pair.x, "x", "y")
 
         def waits() -> bool:
-            told: Any = cluster.jobs.info("commandstats")
-            return int(told.get("cmdstat_set", {}).get("calls", 0)) >= 3
+            statistics: Any = cluster.jobs.info("commandstats")
+            return int(statistics.get("cmdstat_set", {}).get("calls", 0)) >= 3
 
         wait_until("it waits for the other process", waits)
         cluster.queue.stop(kill=True)
-        assert rows_of(held.result(30)).shape == pair.y.shape
+        assert rows_of(result_of(pending)).shape == pair.y.shape
 
 
 @pytest.mark.models
 @pytest.mark.parametrize("which", ["registry", "queue"])
 def test_silent_server_leaves_every_call_bounded(text_service: TextService, which: str) -> None:
-    """Every call is bounded, by 503 or by what does not need the server; then all recovers."""
+    """Every call ends in time, with 503 or without the server; then all recovers."""
     server: ServerProcess = getattr(text_service.cluster, which)
     silent = which == "registry"
     m, rows = text_service.anchors, text_service.anchors[:3]
-    text, ids = {"items": ["a text"]}, [f"f6-{which}-{i}" for i in range(3)]
+    text, ids = {"items": ["a text"]}, [f"silent-{which}-{i}" for i in range(3)]
     spare = [f"{id_}-spare" for id_ in ids]
     for id_ in (*ids, *spare):
         assert text_service.client.put_space(id_, m).status_code == 201
@@ -111,7 +113,7 @@ def test_silent_server_leaves_every_call_bounded(text_service: TextService, whic
 
     def calls(client: BoundedClient, i: int) -> list[tuple[str, int, Future[httpx.Response]]]:
         away, queued = (503, 200) if silent else (200, 503)
-        wanted: list[tuple[str, int, Callable[[], httpx.Response]]] = [
+        expected: list[tuple[str, int, Callable[[], httpx.Response]]] = [
             ("used pair", 200, lambda: client.translate(rows, "m", "n")),
             ("new pair", away, lambda: client.translate(rows, ids[i], "m")),
             ("put", 503 if silent else 201, lambda: client.put_space(f"{ids[i]}-new", m)),
@@ -126,36 +128,36 @@ def test_silent_server_leaves_every_call_bounded(text_service: TextService, whic
             ("ready", 503, lambda: client.send("GET", "/health/ready")),
             ("live", 200, lambda: client.send("GET", "/health/live")),
         ]
-        return [(name, status, pool.submit(call)) for name, status, call in wanted]
+        return [(name, status, pool.submit(call)) for name, status, call in expected]
 
     with ThreadPoolExecutor(32) as pool, BoundedClient(text_service.api.url, CALL_BOUND) as client:
         server.pause()
         try:
             # The client's own time limit bounds each; what takes longer fails here.
             for name, status, future in [call for i in range(3) for call in calls(client, i)]:
-                told = future.result()
-                assert told.status_code == status, f"{name}: {told.text}"
-                assert status != 503 or is_refusal(told), name
+                response = future.result()
+                assert response.status_code == status, f"{name}: {response.text}"
+                assert status != 503 or is_refusal(response), name
                 if silent and name in ("used pair", "embed", "stitch"):
-                    assert is_stale(told), name
+                    assert is_stale(response), name
         finally:
             server.resume()
         wait_until("it is ready again", client.ready)
 
-        def well() -> bool:
-            told = [
+        def recovered() -> bool:
+            responses = [
                 client.translate(rows, "m", "n"),
                 client.send("POST", "/stitch/m/h", text),
                 client.send("POST", "/embed/m", text),
             ]
-            return all(answer.is_success and not is_stale(answer) for answer in told)
+            return all(response.is_success and not is_stale(response) for response in responses)
 
-        wait_until("all serve again", well)
+        wait_until("all serve again", recovered)
         assert client.put_space(f"{ids[0]}-after", m).status_code == 201
 
 
 def test_emptied_cache_computes_each_inverse_once(cluster: Cluster) -> None:
-    """One inverse is computed for each space and bridge; the registry is as it was."""
+    """One inverse is computed for each space and bridge; the registry is unchanged."""
     pair = make_pair(k=500, dims=(192, 256), latent=32)
     first = cluster.api()
     with BoundedClient(first.url) as client:
@@ -164,7 +166,7 @@ def test_emptied_cache_computes_each_inverse_once(cluster: Cluster) -> None:
             "irp": client.put_space("y", pair.y_anchors).json()["version"],
         }
         wait_until("all inverses are cached", lambda: len(cluster.inverses()) == 4)
-        wanted = {b: rows_of(client.translate(pair.x, "x", "y", b)) for b in versions}
+        expected = {b: rows_of(client.translate(pair.x, "x", "y", b)) for b in versions}
     assert first.stop() == 0
     before = cluster.contents()
     apis = [cluster.api(), cluster.api()]
@@ -178,13 +180,13 @@ def test_emptied_cache_computes_each_inverse_once(cluster: Cluster) -> None:
             BoundedClient(apis[0].url) as a,
             BoundedClient(apis[1].url) as b,
         ):
-            asked = [("ridge", "irp")[i // 2 % 2] for i in range(100)]
-            held = [
+            bridges = [("ridge", "irp")[i // 2 % 2] for i in range(100)]
+            pending = [
                 pool.submit((a, b)[i % 2].translate, pair.x, "x", "y", bridge)
-                for i, bridge in enumerate(asked)
+                for i, bridge in enumerate(bridges)
             ]
-            for bridge, future in zip(asked, held, strict=True):
-                np.testing.assert_allclose(rows_of(future.result(30)), wanted[bridge], atol=1e-4)
+            for bridge, future in zip(bridges, pending, strict=True):
+                np.testing.assert_allclose(rows_of(result_of(future)), expected[bridge], atol=1e-4)
         written: list[str] = []
 
         def all_are_written() -> bool:
@@ -197,13 +199,13 @@ def test_emptied_cache_computes_each_inverse_once(cluster: Cluster) -> None:
     assert sorted(written) == sorted(
         f"stitchwork:inverse:{bridge}:{version}" for bridge, version in versions.items()
     )
-    # What was computed and not shared would be no HSET, but it would be said.
+    # An inverse that is computed and not cached is no HSET, but it is logged.
     assert not any("inverse cache unavailable" in api.log() for api in apis)
     assert cluster.contents() == before
 
 
 class Bomb:
-    """A pickle of this leaves a file behind once it is loaded."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -213,7 +215,7 @@ class Bomb:
 
 
 def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: Path) -> None:
-    """The checksum fails, it is computed again, the answer is the same, and it is counted."""
+    """The checksum fails; the inverse is computed again with the same result, and counted."""
     pair, trace = make_pair(), tmp_path / "loaded"
     bomb = pickle.dumps(Bomb(trace))
     damages: dict[str, Callable[[bytes], bytes]] = {
@@ -224,7 +226,7 @@ def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: 
         "signed-pickle": lambda data: MAGIC + _checksum(bomb) + bomb,
     }
     first = cluster.api()
-    keys, wanted = {}, {}
+    keys, expected = {}, {}
     with BoundedClient(first.url) as client:
         assert client.put_space("y", pair.y_anchors).status_code == 201
         for i, name in enumerate(damages):
@@ -232,7 +234,7 @@ def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: 
             keys[name] = f"stitchwork:inverse:ridge:{version}"
         wait_until("all are cached", lambda: len(cluster.inverses()) == 2 * len(damages) + 2)
         for name in damages:
-            wanted[name] = rows_of(client.translate(pair.x, name, "y"))
+            expected[name] = rows_of(client.translate(pair.x, name, "y"))
     assert first.stop() == 0
     whole = {name: cluster.cached_bytes(key) for name, key in keys.items()}
     for name, damage in damages.items():
@@ -241,26 +243,25 @@ def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: 
     fresh = cluster.api()
     with BoundedClient(fresh.url) as client:
         for count, name in enumerate(damages, 1):
-            found = rows_of(client.translate(pair.x, name, "y"))
-            np.testing.assert_allclose(found, wanted[name], atol=1e-6)
-            # The counter is this process's own; it says each time that it counts.
-            assert fresh.log().count("cached inverse corrupt") == count, name
-            kept = cluster.cached_bytes(keys[name])
+            rows = rows_of(client.translate(pair.x, name, "y"))
+            np.testing.assert_allclose(rows, expected[name], atol=1e-6)
+            assert Scrape(f"{fresh.url}/metrics").sum(CORRUPT) == count, name
+            cached = cluster.cached_bytes(keys[name])
             np.testing.assert_array_equal(
-                unpack(kept)[0]["inverse"], unpack(whole[name])[0]["inverse"]
+                unpack(cached)[0]["inverse"], unpack(whole[name])[0]["inverse"]
             )
     assert not trace.exists(), "the pickle was loaded"
 
 
 @pytest.mark.models
 def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextService) -> None:
-    """New work is refused, what was accepted is answered, only cached inverses are evicted."""
+    """New work is refused, accepted work is first_response, only cached inverses are evicted."""
     cluster, client = text_service.cluster, text_service.client
     rng = np.random.default_rng(20)
     for i in range(4):
         wide = rng.normal(size=(300, 512)).astype(np.float32)
-        told = client.put_space(f"f20-{i}", wide, anchor_set="f20")
-        assert told.status_code == 201
+        response = client.put_space(f"memory-{i}", wide, anchor_set="memory")
+        assert response.status_code == 201
     wait_until("they are cached", lambda: len(cluster.inverses()) >= 8)
     registered, text = cluster.contents(), "word " * 60_000
     text_service.worker.pause()
@@ -271,28 +272,28 @@ def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextServ
         cluster.jobs.config_set("maxmemory", used + 2 * 2**20)
         with ThreadPoolExecutor(60) as pool:
             body = {"items": [text], "truncate": True}
-            held = [pool.submit(client.send, "POST", "/stitch/m/h", body) for _ in range(60)]
+            pending = [pool.submit(client.send, "POST", "/stitch/m/h", body) for _ in range(60)]
 
             def settled() -> bool:
-                return sum(not f.done() for f in held) == _accepted(cluster) < len(held)
+                return sum(not f.done() for f in pending) == _accepted(cluster) < len(pending)
 
             wait_until("the rest is refused", settled)
-            early = [future.result() for future in held if future.done()]
-            assert all(is_refusal(answer) for answer in early)
-            accepted = [future for future in held if not future.done()]
+            early = [future.result() for future in pending if future.done()]
+            assert all(is_refusal(response) for response in early)
+            accepted = [future for future in pending if not future.done()]
             assert len(accepted) > 10
-            assert not cluster.inverses(), "they made room first"
+            assert not cluster.inverses(), "inverses are evicted first"
             assert int(cluster.jobs.info("stats")["evicted_keys"]) > 0
 
-            # From here on there is no room even for a process to say that it lives.
+            # From now on there is no memory even for a heartbeat.
             cluster.jobs.config_set("maxmemory", 1)
             cluster.jobs.config_resetstat()
-            wait_until("the least is refused", lambda: _out_of_memory(cluster) > 1)
+            wait_until("heartbeats are refused", lambda: _out_of_memory(cluster) > 1)
             assert is_refusal(client.send("POST", "/embed/m", {"items": ["a text"]}))
             assert before <= _lasting(cluster)
             assert len(accepted) == _accepted(cluster)
             text_service.worker.resume()
-            assert [future.result(60).status_code for future in accepted] == [200] * len(accepted)
+            assert [result_of(future).status_code for future in accepted] == [200] * len(accepted)
     finally:
         text_service.worker.resume()
         cluster.jobs.config_set("maxmemory", 0)
@@ -301,18 +302,18 @@ def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextServ
 
 
 def _accepted(cluster: Cluster) -> int:
-    """Jobs that lie on the queue server."""
+    """Jobs on the queue server."""
     streams: Any = cluster.jobs.hkeys("stitchwork:jobs")
     return sum(int(str(cluster.jobs.xlen(b"stitchwork:jobs:" + name))) for name in streams)
 
 
 def _out_of_memory(cluster: Cluster) -> int:
-    """Commands that the queue server refused for want of memory."""
-    told: Any = cluster.jobs.info("errorstats")
-    return int(told.get("errorstat_OOM", {}).get("count", 0))
+    """Commands that the queue server refused because it was out of memory."""
+    statistics: Any = cluster.jobs.info("errorstats")
+    return int(statistics.get("errorstat_OOM", {}).get("count", 0))
 
 
 def _lasting(cluster: Cluster) -> set[bytes]:
-    """The keys that have no lifetime, and so must not be evicted."""
+    """The keys without a time to live, which must not be evicted."""
     keys: Any = cluster.jobs.keys("*")
     return {key for key in keys if cluster.jobs.ttl(key) == -1}

@@ -1,4 +1,4 @@
-"""Workers that die, pause, hang, run out of memory or meet a poison."""
+"""Workers that die, pause, hang, run out of memory or get a poison input."""
 
 import json
 import os
@@ -29,23 +29,23 @@ from stitchwork.queue import dead_letters
 from stitchwork.redis.client import RedisClient
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support import cluster as clusters
-from tests.support import faulty_model
+from tests.support import faulty_model, machine
 from tests.support.metric_samples import Scrape
 from tests.support.servers import ServerBinary
-from tests.support.waiting import wait_until
+from tests.support.waiting import result_of, wait_until
 
 pytestmark = [pytest.mark.models, pytest.mark.drills]
 
 LEASE, HANG, DEADLINE = 2.0, 4.0, 60.0
 START = 120.0
-"""Until a worker that died is there again, on a machine that is busy with something else."""
+"""Until a worker that died runs again, on a machine that is busy with something else."""
 ANCHORS = 80
 EMBED, ROUTE = "/embed/pixels", "/embed/{encoder}"
 QUEUE_JOBS, ENOUGH = 24, 60
 
 
 def picture(seed: int) -> bytes:
-    """A harmless image, unlike any other."""
+    """A harmless image, different for each seed."""
     noise = np.random.default_rng(seed).integers(0, 255, (32, 32, 3), np.uint8)
     return png(Image.fromarray(noise))
 
@@ -62,7 +62,7 @@ def png(image: Image.Image) -> bytes:
 
 @dataclass
 class Stage:
-    """A service with two workers that know the saboteur, and the right answers."""
+    """A service with two workers that run the faulty model, and the expected embeddings."""
 
     running: ServiceProcess
     client: Stitchwork
@@ -78,46 +78,46 @@ class Stage:
         return embed(self.http, *items, headers=headers, timeout=timeout + 10)
 
     def later(self, *items: bytes, timeout: float = DEADLINE) -> Future[httpx.Response]:
-        """The same from a thread."""
+        """The same in a thread."""
         return self.pool.submit(self.call, *items, timeout=timeout)
 
     def many(self, numbers: range) -> list[Future[httpx.Response]]:
-        """One request for each of the pictures."""
+        """One request for each of these pictures."""
         return [self.later(self.pictures[i]) for i in numbers]
 
     def right(self, answer: httpx.Response, i: int) -> bool:
-        """Whether an answer is the embedding of picture i, or an honest refusal."""
+        """Whether a response is the embedding of picture i, or a refusal."""
         if answer.status_code == 503:
             return "Retry-After" in answer.headers
         assert answer.status_code == 200, answer.text
         return bool(np.allclose(answer.json()["embeddings"], self.rows[i : i + 1], atol=1e-5))
 
     def waiting_worker(self) -> int:
-        """The process whose model has begun with an image that waits."""
-        found: list[Path] = []
+        """The process whose model has begun with a `WAITS` image."""
+        signals: list[Path] = []
 
-        def seen() -> bool:
-            found[:] = self.folder.glob("waits-*")
-            return bool(found)
+        def has_begun() -> bool:
+            signals[:] = self.folder.glob(faulty_model.WAITING)
+            return bool(signals)
 
-        wait_until("a worker begins", seen, START)
-        found[0].unlink()
-        return int(found[0].name.removeprefix("waits-"))
+        wait_until("a worker begins", has_begun, START)
+        signals[0].unlink()
+        return int(signals[0].name.rpartition("-")[2])
 
     def workers(self) -> int:
         """Workers that are alive."""
         return int(self.http.get("/health/ready").json()["workers"])
 
     def settled(self) -> dict[str, int]:
-        """The children's processes, once both workers are up and say so."""
+        """The children's process ids, once both workers run and report themselves alive."""
         wait_until("both workers run", lambda: len(self.running.pids) >= 3, START)
 
         def both() -> bool:
-            # A worker that is just dying may still be among them, so they are read each time.
-            pids = self.running.pids.items()
-            names = {pid for name, pid in pids if name.startswith("worker")}
-            told = self.http.get("/workers").json()["workers"]
-            return names <= {int(worker["worker"].split("-")[-2]) for worker in told}
+            # Read each time: a worker that is about to die may be among them.
+            children = self.running.pids.items()
+            pids = {pid for name, pid in children if name.startswith("worker")}
+            alive = self.http.get("/workers").json()["workers"]
+            return pids <= {int(worker["worker"].split("-")[-2]) for worker in alive}
 
         wait_until("both workers are alive", both, START)
         return self.running.pids
@@ -125,15 +125,15 @@ class Stage:
 
 @contextmanager
 def staged(folder: Path, server_binary: ServerBinary, workers: int) -> Iterator[ServiceProcess]:
-    """A service with workers that know the saboteur, and a space of its embeddings."""
+    """A service whose workers run the faulty model, and a space of its embeddings."""
     with clusters.Cluster(server_binary) as servers, _service(folder, servers, workers) as running:
         yield running
 
 
 @contextmanager
 def _service(folder: Path, servers: clusters.Cluster, workers: int) -> Iterator[ServiceProcess]:
-    weights = faulty_model.write_weights(folder / "saboteur.safetensors")
-    given = {
+    weights = faulty_model.write_weights(folder / "faulty_model.safetensors")
+    settings = {
         "STITCHWORK_MODEL_ROOTS": str(folder),
         "STITCHWORK_LOG_LEVEL": "warning",
         "STITCHWORK_LEASE_SECONDS": str(LEASE),
@@ -150,7 +150,7 @@ def _service(folder: Path, servers: clusters.Cluster, workers: int) -> Iterator[
         port=0,
         data_dir=data_dir,
         workers=workers,
-        env=given,
+        env=settings,
         worker_command=command,
         redis_url=servers.registry.url,
         queue_url=servers.queue.url,
@@ -179,47 +179,47 @@ def stage(server_binary: ServerBinary) -> Iterator[Stage]:
 
 
 @pytest.fixture(autouse=True)
-def calm(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each drill on the shared stage begins and ends with both workers up."""
+def both_workers_up(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begin and end each drill on the shared service with both workers up."""
     if "stage" not in request.fixturenames:
         yield
         return
     stage: Stage = request.getfixturevalue("stage")
     stage.settled()
     yield
-    told = (faulty_model.GO, faulty_model.MERCY, "waits-*")
-    for left in (path for name in told for path in stage.folder.glob(name)):
-        left.unlink()
+    patterns = (faulty_model.CONTINUE, faulty_model.SPARE, faulty_model.WAITING)
+    for signal_file in (path for name in patterns for path in stage.folder.glob(name)):
+        signal_file.unlink()
     stage.settled()
 
 
 def test_worker_killed_during_a_batch_swaps_no_answers(stage: Stage) -> None:
-    held = stage.later(solid(faulty_model.WAITS))
+    pending = stage.later(solid(faulty_model.WAITS))
     victim = stage.waiting_worker()
     others = stage.many(range(20))
     os.kill(victim, signal.SIGKILL)
-    (stage.folder / faulty_model.GO).touch()
-    assert held.result(DEADLINE + 10).status_code == 200, "redelivered to the other worker"
+    (stage.folder / faulty_model.CONTINUE).touch()
+    assert result_of(pending, DEADLINE).status_code == 200, "redelivered to the other worker"
     for i, answer in enumerate(others):
-        assert stage.right(answer.result(DEADLINE + 10), i), f"row {i} is another's"
-    took = wait_until("both are ready again", lambda: stage.workers() == 2, START)
-    assert took < 30
+        assert stage.right(result_of(answer, DEADLINE), i), f"row {i} belongs to another request"
+    elapsed = wait_until("both are ready again", lambda: stage.workers() == 2, START)
+    assert elapsed < machine.deadline(30)
 
 
 def test_paused_worker_answers_nobody_a_second_time(stage: Stage) -> None:
-    held = stage.later(solid(faulty_model.WAITS))
+    pending = stage.later(solid(faulty_model.WAITS))
     victim = stage.waiting_worker()
-    (stage.folder / faulty_model.GO).touch()
+    (stage.folder / faulty_model.CONTINUE).touch()
     os.kill(victim, signal.SIGSTOP)
     try:
-        answer = held.result(DEADLINE)
+        answer = result_of(pending, DEADLINE)
         assert answer.status_code == 200, "claimed by the other worker"
         api = _replies(stage)
     finally:
         os.kill(victim, signal.SIGCONT)
-    wait_until("it is heard of again", lambda: stage.workers() == 2, START)
+    wait_until("it reports itself alive again", lambda: stage.workers() == 2, START)
     assert stage.right(stage.call(stage.pictures[3]), 3)
-    assert _replies(stage) == api, "no reply was left over by the one that woke up"
+    assert _replies(stage) == api, "the paused worker left a reply"
 
 
 def test_batch_out_of_memory_is_split_and_only_the_offender_fails(stage: Stage) -> None:
@@ -232,7 +232,7 @@ def test_batch_out_of_memory_is_split_and_only_the_offender_fails(stage: Stage) 
     offender = stage.call(stage.pictures[0], solid(faulty_model.STARVES)).json()
     assert (offender["status"], offender["code"]) == (413, "out-of-memory")
     assert offender["pointer"] == "/items/1"
-    assert all(stage.right(answer.result(DEADLINE), i) for i, answer in enumerate(others))
+    assert all(stage.right(result_of(answer, DEADLINE), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others)
     assert before.items() <= stage.running.pids.items(), "the workers live"
 
@@ -241,10 +241,10 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     others = stage.many(range(10))
     poison = stage.later(solid(faulty_model.KILLS), timeout=60)
     others += stage.many(range(10, 20))
-    told = poison.result(70)
-    assert told.status_code == 503
-    assert "workers failed at this job" in told.json()["detail"]
-    assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
+    response = result_of(poison, 70)
+    assert response.status_code == 503
+    assert "workers failed at this job" in response.json()["detail"]
+    assert all(stage.right(result_of(answer, DEADLINE), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others), "neighbours are answered"
     server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     (letter,) = dead_letters.list_all(server)
@@ -253,10 +253,10 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     assert items == [solid(faulty_model.KILLS)]
     (facts,) = json.loads(_command(stage, "dead-letters", "list", "--json"))
     assert (facts["letter"], facts["model"], facts["inputs"]) == (letter.id, faulty_model.NAME, 1)
-    shown = _command(stage, "dead-letters", "show", letter.id)
-    assert "begins" not in shown, "inputs are shown only where asked for"
+    summary = _command(stage, "dead-letters", "show", letter.id)
+    assert "begins" not in summary, "inputs need --inputs"
     assert "PNG" in _command(stage, "dead-letters", "show", letter.id, "--inputs")
-    (stage.folder / faulty_model.MERCY).touch()
+    (stage.folder / faulty_model.SPARE).touch()
     assert "succeeded with 1 rows" in _command(stage, "dead-letters", "requeue", letter.id)
     assert json.loads(_command(stage, "dead-letters", "list", "--json")) == []
     hopeless = dead_letters.add(server, job.stream, "0-1", job.pack([b"no image"]), letter.reason)
@@ -264,8 +264,8 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     with pytest.raises(subprocess.CalledProcessError) as again:
         _command(stage, "dead-letters", "requeue", hopeless)
     assert "expected a file of JPEG, PNG, WEBP" in again.value.stderr
-    for kept in json.loads(_command(stage, "dead-letters", "list", "--json")):
-        _command(stage, "dead-letters", "drop", kept["letter"])
+    for entry in json.loads(_command(stage, "dead-letters", "list", "--json")):
+        _command(stage, "dead-letters", "drop", entry["letter"])
     assert json.loads(_command(stage, "dead-letters", "list", "--json")) == []
     stage.settled()
     assert len(json.loads(_command(stage, "status", "--json"))["workers"]) >= 2
@@ -278,11 +278,11 @@ def test_device_call_that_never_returns_restarts_its_worker(stage: Stage) -> Non
     hangs = stage.later(solid(faulty_model.HANGS), timeout=60)
     wait_until("it is being computed", lambda: _running(stage) > 0)
     others = stage.many(range(6))
-    assert all(stage.right(answer.result(DEADLINE + 10), i) for i, answer in enumerate(others))
+    assert all(stage.right(result_of(answer, DEADLINE), i) for i, answer in enumerate(others))
     assert all(answer.result().status_code == 200 for answer in others)
-    assert hangs.result(70).status_code == 503
+    assert result_of(hangs, 70).status_code == 503
     changed = {name for name, pid in stage.settled().items() if before.get(name) != pid}
-    assert changed, "a worker that hung was started again"
+    assert changed, "a worker that hung was not started again"
 
 
 def test_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> None:
@@ -301,26 +301,26 @@ def test_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> Non
     assert (refused.value.status, refused.value.code) == (409, "encoder-mismatch")
     assert stage.right(stage.call(stage.pictures[0]), 0), "other spaces of the model still serve"
 
-    def shown() -> bool:
+    def is_listed() -> bool:
         return "drifts" in stage.http.get("/health/ready").json()["refused"]
 
-    wait_until("readiness shows it", shown)
+    wait_until("readiness lists it", is_listed)
     stage.client.delete("spaces", "drifts")
 
 
 def test_job_of_a_closed_connection_never_reaches_the_model(stage: Stage) -> None:
-    held = []
+    pending = []
     for _ in range(2):
-        held.append(stage.later(solid(faulty_model.WAITS)))
+        pending.append(stage.later(solid(faulty_model.WAITS)))
         stage.waiting_worker()
-    asked = stage.http.build_request("POST", EMBED, files=parts(solid(faulty_model.KILLS)))
-    with closing(HTTPConnection(asked.url.host, asked.url.port)) as leaves:
-        leaves.request("POST", EMBED, asked.read(), dict(asked.headers))
+    request = stage.http.build_request("POST", EMBED, files=parts(solid(faulty_model.KILLS)))
+    with closing(HTTPConnection(request.url.host, request.url.port)) as connection:
+        connection.request("POST", EMBED, request.read(), dict(request.headers))
         wait_until("its job waits", lambda: _waiting(stage) == 1)
     wait_until("its job is taken back", lambda: _waiting(stage) == 0)
     before = stage.running.pids
-    (stage.folder / faulty_model.GO).touch()
-    assert [answer.result(DEADLINE).status_code for answer in held] == [200, 200]
+    (stage.folder / faulty_model.CONTINUE).touch()
+    assert [result_of(answer, DEADLINE).status_code for answer in pending] == [200, 200]
     assert stage.right(stage.call(stage.pictures[0]), 0)
     assert stage.running.pids == before, "the image would have killed its worker"
 
@@ -337,8 +337,8 @@ def _command(stage: Stage, *arguments: str) -> str:
 
 
 def _workers(stage: Stage) -> dict[str, object]:
-    found: dict[str, object] = stage.http.get("/workers").json()
-    return found
+    status: dict[str, object] = stage.http.get("/workers").json()
+    return status
 
 
 def _waiting(stage: Stage) -> int:
@@ -351,7 +351,7 @@ def _running(stage: Stage) -> int:
 
 
 def _replies(stage: Stage) -> int:
-    """Replies that lie on the queue server and that no API has read."""
+    """Replies on the queue server that no API has read."""
     server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     try:
         keys = list(server.redis.scan_iter("stitchwork:replies:*"))
@@ -361,35 +361,35 @@ def _replies(stage: Stage) -> int:
 
 
 def test_overload_is_refused_at_once_and_work_goes_on(stage: Stage) -> None:
-    """Judged by the service's own clock: its callers compete with it for the machine's cores."""
+    """By the service's clock, as clients compete with it for the machine's cores."""
     slow = [solid(faulty_model.SLOW)] * 2
-    calm, _ = goodput(stage.http, slow, callers=6)
-    assert stage.call().is_client_error, "so that there is a figure to begin with"
+    before_load, _ = goodput(stage.http, slow, callers=6)
+    assert stage.call().is_client_error, "creates the series of refusals"
     before = Scrape(f"{stage.running.url}/metrics")
     under_load, codes = goodput(stage.http, slow, callers=3 * QUEUE_JOBS)
-    seen = Scrape(f"{stage.running.url}/metrics")
+    after = Scrape(f"{stage.running.url}/metrics")
     assert codes.keys() == {200, 429}
-    assert codes[429] > codes[200], "no load to speak of"
+    assert codes[429] > codes[200], "the load was too low"
 
     def mean(outcome: str) -> float:
-        """Seconds until such an answer, while the load was on."""
+        """Mean seconds of such responses under the load."""
         total, count = (
-            seen.sum(name, outcome=outcome, route=ROUTE)
+            after.sum(name, outcome=outcome, route=ROUTE)
             - before.sum(name, outcome=outcome, route=ROUTE)
             for name in ("request_duration_seconds_sum", "request_duration_seconds_count")
         )
         return total / count
 
-    assert mean("4xx") < mean("2xx") / 2, "a refusal waits for no worker"
-    # Whoever was refused at the very end may have left word that the queue is full, for a moment.
+    assert mean("4xx") < mean("2xx") / 2, "refusals waited for workers"
+    # After the last refusal the API remembers for a moment that the queue is full.
     wait_until(
         "it takes work again", lambda: stage.call(stage.pictures[0]).status_code == 200, START
     )
     assert stage.right(stage.call(stage.pictures[0]), 0)
-    # Work must not collapse. That goodput keeps four fifths of its peak is for `stitchwork drill`
-    # to measure, which has a machine to itself; here it may have been faster before, or after.
-    calm_again, _ = goodput(stage.http, slow, callers=6)
-    assert under_load > min(calm, calm_again) / 2
+    # Goodput must not collapse. That it stays at 80% of its peak is for `python -m
+    # tests.chaos.drill` to measure, on a machine without other work.
+    after_load, _ = goodput(stage.http, slow, callers=6)
+    assert under_load > min(before_load, after_load) / 2
 
 
 def test_termination_under_load_answers_accepted_requests(
@@ -405,37 +405,37 @@ def test_termination_under_load_answers_accepted_requests(
         answers = [pool.submit(embed, http, *slow) for _ in range(QUEUE_JOBS)]
 
         def arrived() -> bool:
-            return _held(http) + sum(answer.done() for answer in answers) >= len(answers)
+            return _admitted(http) + sum(answer.done() for answer in answers) >= len(answers)
 
         wait_until("all have arrived", arrived)
         assert not all(answer.done() for answer in answers)
-        assert running.stop() == 0, "nobody had to be killed when the time for it was over"
-        codes = {answer.result(DEADLINE).status_code for answer in answers}
+        assert running.stop() == 0, "a process had to be killed"
+        codes = {result_of(answer, DEADLINE).status_code for answer in answers}
         assert codes == {200}, "accepted before the signal, answered after it"
         with pytest.raises(httpx.ConnectError):
             http.get("/health/live")
 
 
 def goodput(http: httpx.Client, items: list[bytes], callers: int) -> tuple[float, Counter[int]]:
-    """Ask from so many threads until enough was answered; answers a second, and all statuses."""
+    """Results per second of so many threads until `ENOUGH` results, and counts of all statuses."""
     codes: Counter[int] = Counter()
     session = threading.Lock()
 
-    def ask() -> None:
+    def call() -> None:
         while codes[200] < ENOUGH:
             code = embed(http, *items).status_code
             with session:
                 codes[code] += 1
 
-    began = time.monotonic()
+    start_time = time.monotonic()
     with ThreadPoolExecutor(callers) as pool:
-        for asker in [pool.submit(ask) for _ in range(callers)]:
-            asker.result()
-    return codes[200] / (time.monotonic() - began), codes
+        for caller in [pool.submit(call) for _ in range(callers)]:
+            caller.result()
+    return codes[200] / (time.monotonic() - start_time), codes
 
 
 def many_calls(url: str) -> httpx.Client:
-    """One client for many threads, as keeping a connection costs less than making one."""
+    """A client for many threads, which keeps all its connections."""
     return httpx.Client(
         base_url=url,
         timeout=2 * DEADLINE,
@@ -451,6 +451,6 @@ def embed(http: httpx.Client, *items: bytes, **options: Any) -> httpx.Response:
     return http.post(EMBED, files=parts(*items), **options)
 
 
-def _held(http: httpx.Client) -> int:
-    told = http.get("/workers").json()
-    return sum(queue["waiting"] + queue["running"] for queue in told["queues"])
+def _admitted(http: httpx.Client) -> int:
+    queues = http.get("/workers").json()["queues"]
+    return sum(queue["waiting"] + queue["running"] for queue in queues)

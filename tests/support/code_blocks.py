@@ -1,4 +1,4 @@
-"""README's fenced blocks, and a reader who types them in order into one folder."""
+"""README's fenced code blocks, and a reader that runs them in order in one folder."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 120
-ANSWERS: Final = "stitchwork listens on "
-USUAL: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8765")
-"""Where README's service listens; a test's listens elsewhere, since others may run beside it."""
-KEPT: Final = """if [ -f "$HOME/.kept" ]; then . "$HOME/.kept"; fi
-trap 'export -p | grep -v STITCHWORK_URL > "$HOME/.kept"' EXIT
+LISTENING: Final = "stitchwork listens on "
+ADDRESS: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8765")
+"""The address in README; a test's service listens on a free port instead."""
+PRELUDE: Final = """if [ -f "$HOME/.environment" ]; then . "$HOME/.environment"; fi
+trap 'export -p | grep -v STITCHWORK_URL > "$HOME/.environment"' EXIT
 """
-"""One terminal is one shell: what a block exports, the next has."""
+"""Blocks share a terminal: the exports of one block are restored in the next."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Block:
     """A fenced block.
 
     Attributes:
-        line: Where its first line stands, from 1.
-        language: What follows the fence.
-        text: What it holds.
+        line: The number of its first line, from 1.
+        language: The word after the fence.
+        text: Its content.
     """
 
     line: int
@@ -43,11 +43,11 @@ class Block:
 
     @property
     def first(self) -> str:
-        """Its first line, by which lists name it."""
+        """Its first line, which identifies it in lists."""
         return self.text.partition("\n")[0]
 
     def __str__(self) -> str:
-        return f"{self.language or 'drawing'}, line {self.line}"
+        return f"{self.language or 'figure'}, line {self.line}"
 
 
 def blocks(markdown: str) -> list[Block]:
@@ -60,24 +60,24 @@ def blocks(markdown: str) -> list[Block]:
 
 
 class Reader:
-    """Types blocks as they stand, with a folder, a shell and a service of their own.
+    """Runs code blocks in a folder, with a shell and a service.
 
     Args:
-        folder: Where they are typed.
+        folder: The working directory.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._service: subprocess.Popen[str] | None = None
         self._url = ""
-        self._said = ""
+        self._output = ""
         programs = folder / ".programs"
         programs.mkdir()
-        # What is tested is this checkout, whatever is installed.
+        # Tests this checkout, not an installed package.
         command = programs / "stitchwork"
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m stitchwork "$@"\n')
         command.chmod(0o755)
-        # curl calls an answer of 404 a success unless told otherwise.
+        # curl exits with 0 after a 404 by default.
         (folder / ".curlrc").write_text("fail-with-body\nsilent\nshow-error\n")
         self._env = os.environ | {
             "PATH": os.pathsep.join(
@@ -93,10 +93,10 @@ class Reader:
         }
 
     def read(self, block: Block) -> None:
-        """Do what a block says.
+        """Run a block.
 
         Raises:
-            AssertionError: If it fails, or an answer differs from the one that it shows.
+            AssertionError: If it fails, or a response differs from the block.
         """
         match block.language:
             case "sh" | "bash" if "stitchwork serve" in block.text:
@@ -106,16 +106,16 @@ class Reader:
             case "python":
                 self._run('python -c "$0"', self._here(block.text))
             case "json":
-                compare(json.loads(block.text), json.loads(self._said), "")
+                compare(json.loads(block.text), json.loads(self._output), "")
             case "yaml":
                 assert all(yaml.safe_load_all(block.text)), "an empty document"
             case "" | "text":
-                # A drawing: there is nothing to run.
+                # A figure: there is nothing to run.
                 pass
             case _:
                 raise AssertionError(
-                    f"{block}: {block.language!r} is no language that a reader can run here; "
-                    "teach tests/blocks.py, or name the block in tests/test_readme.py with a reason"
+                    f"{block}: cannot run {block.language!r}; extend tests/support/code_blocks.py, "
+                    "or list the block with a reason in tests/docs/test_readme.py"
                 )
 
     def stop(self) -> None:
@@ -126,7 +126,7 @@ class Reader:
             self._service = None
 
     def _serve(self, text: str) -> None:
-        """Start the service in the foreground of another terminal; one at a time has the folder."""
+        """Start the service as in another terminal; one at a time uses the folder."""
         self.stop()
         self._service = subprocess.Popen(
             [
@@ -142,13 +142,13 @@ class Reader:
             text=True,
         )
         assert self._service.stdout is not None
-        said = self._service.stdout.readline()
-        assert said.startswith(ANSWERS), f"expected {ANSWERS!r}, got {said!r}"
-        self._url = said.removeprefix(ANSWERS).strip()
+        line = self._service.stdout.readline()
+        assert line.startswith(LISTENING), f"expected {LISTENING!r}, got {line!r}"
+        self._url = line.removeprefix(LISTENING).strip()
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", KEPT + command[0], *command[1:]],
+            ["bash", "-euo", "pipefail", "-c", PRELUDE + command[0], *command[1:]],
             cwd=self._folder,
             env=self._env | {"STITCHWORK_URL": self._url},
             capture_output=True,
@@ -157,25 +157,25 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
-        self._said = done.stdout
+        self._output = done.stdout
         if self._url:
             self._wait()
 
     def _here(self, text: str) -> str:
-        return USUAL.sub(self._url.removeprefix("http://"), text) if self._url else text
+        return ADDRESS.sub(self._url.removeprefix("http://"), text) if self._url else text
 
     def _wait(self) -> None:
-        """A reader looks whether what was registered is ready before going on."""
-        kept = (self._folder / ".kept").read_text()
-        key = re.search(r'^declare -x STITCHWORK_KEY="(.*)"$', kept, re.M)
+        """Wait until all registrations are ready, as a reader would."""
+        environment = (self._folder / ".environment").read_text()
+        key = re.search(r'^declare -x STITCHWORK_KEY="(.*)"$', environment, re.M)
         headers = {"Authorization": f"Bearer {key[1]}"} if key else {}
         with httpx.Client(base_url=self._url, headers=headers, timeout=30) as http:
 
             def ready() -> bool:
-                found = [
+                pages = [
                     http.get(f"/{kind}", params={"limit": 100}) for kind in ("spaces", "heads")
                 ]
-                records = [one for page in found for one in page.raise_for_status().json()["items"]]
+                records = [one for page in pages for one in page.raise_for_status().json()["items"]]
                 failed = [record for record in records if record["status"] == "failed"]
                 assert not failed, failed
                 return all(record["status"] == "ready" for record in records)
@@ -183,30 +183,30 @@ class Reader:
             wait_until("what was registered is ready", ready, SECONDS)
 
 
-def compare(shown: Any, came: Any, place: str) -> None:
-    """Compare an answer as README shows it with one that came.
+def compare(expected: Any, actual: Any, place: str) -> None:
+    """Compare a response in README with the actual one.
 
-    Numbers that are not whole may differ by a hundredth, and `…` stands for anything.
+    Floating-point numbers may differ by 1%, and `…` matches anything.
 
     Raises:
         AssertionError: Where they differ first.
     """
-    if shown == "…":
+    if expected == "…":
         return
-    told = f"{place or '/'}: README shows {shown!r}, the service answered {came!r}"
-    match shown:
+    message = f"{place or '/'}: README shows {expected!r}, the service returned {actual!r}"
+    match expected:
         case dict():
-            assert isinstance(came, dict), told
-            assert shown.keys() == came.keys(), told
-            for key, value in shown.items():
-                compare(value, came[key], f"{place}/{key}")
+            assert isinstance(actual, dict), message
+            assert expected.keys() == actual.keys(), message
+            for key, value in expected.items():
+                compare(value, actual[key], f"{place}/{key}")
         case list():
-            assert isinstance(came, list), told
-            assert len(shown) == len(came), told
-            for i, (one, other) in enumerate(zip(shown, came, strict=True)):
+            assert isinstance(actual, list), message
+            assert len(expected) == len(actual), message
+            for i, (one, other) in enumerate(zip(expected, actual, strict=True)):
                 compare(one, other, f"{place}/{i}")
         case float():
-            assert isinstance(came, float), told
-            assert math.isclose(shown, came, rel_tol=0.01, abs_tol=0.01), told
+            assert isinstance(actual, float), message
+            assert math.isclose(expected, actual, rel_tol=0.01, abs_tol=0.01), message
         case _:
-            assert shown == came, told
+            assert expected == actual, message

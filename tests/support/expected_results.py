@@ -1,4 +1,4 @@
-"""A world of requests whose right answers are computed here, without the service."""
+"""Requests and their expected results, computed in this process without the service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,33 +25,33 @@ ANCHOR_SET: Final = "drill"
 ANCHORS: Final = 400
 TRAIN: Final = 600
 INPUT_SIZE: Final = 64
-ASKS: Final = 24
-"""Different requests of each kind; each answer is recognised among them."""
+REQUESTS: Final = 24
+"""Different requests of each kind, so that a swapped response is recognised."""
 STITCHED, EMBEDDED, TRANSLATED, CLASSIFIED = 64, 32, 64, 64
 TOLERANCE: Final = 1e-3
-"""Relative to the spread of the right answer; batches of another shape round differently."""
+"""Relative to the largest expected value; batches of other shapes round differently."""
 
 
 @dataclass(frozen=True)
 class ExpectedResults:
-    """Two encoders, a head, and what they say, computed in this process.
+    """Two encoders, a head, and requests with their expected results.
 
     Attributes:
         specs: The encoders.
-        items: Anchor images.
-        classifier: The head, which lives in the space of `lite1`.
+        items: The anchor images.
+        classifier: The head, in the space of `lite1`.
         labels: Its labels.
-        asks: Requests, by kind.
+        requests: Requests by kind.
     """
 
     specs: Mapping[str, ImageEncoder]
     items: list[bytes]
     classifier: Classifier
     labels: list[str]
-    asks: Mapping[str, list[LoadRequest]]
+    requests: Mapping[str, list[LoadRequest]]
 
     def register(self, client: Stitchwork) -> None:
-        """Tell a service of it all, and wait until it serves."""
+        """Register all of it, and wait until it is ready."""
         client.put_anchor_set(ANCHOR_SET, "image", items=self.items)
         for name, spec in self.specs.items():
             client.put_space(name, ANCHOR_SET, encoder=spec.model_dump())
@@ -66,8 +66,8 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
     """Digits through two EfficientNet-Lite encoders, and requests about held-out images.
 
     Args:
-        folder: Where the encoders' files go.
-        seed: Of the split and of the requests.
+        folder: The folder for the encoders' files.
+        seed: The seed of the split and of the requests.
     """
     split = digits(seed)
     specs = {
@@ -78,10 +78,10 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
         )
         for name in ENCODERS
     }
-    catalog = EncoderCache("cpu", [folder], offline=True)
+    cache = EncoderCache("cpu", [folder], offline=True)
 
     def embed(name: str, images: list[bytes]) -> Floats:
-        loaded = catalog.get(specs[name])
+        loaded = cache.get(specs[name])
         rows: Floats = loaded.batcher.embed(loaded.encoder.prepare(images), 32).numpy()
         return rows
 
@@ -99,7 +99,7 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
         return np.asarray(probabilities(fit.classifier.logits(rows)), np.float32)
 
     rng = np.random.default_rng(seed)
-    right = {
+    results = {
         "stitch": scores(through("lite0", "lite1", test["lite0"])),
         "embed": through("lite1", "lite0", test["lite1"]),
         "translate": through("lite0", "lite1", test["lite0"]),
@@ -111,22 +111,22 @@ def expected_results(folder: Path, seed: int = 0) -> ExpectedResults:
         "translate": TRANSLATED,
         "classify": CLASSIFIED,
     }
-    asks = {}
+    requests = {}
     for kind, size in sizes.items():
-        picked = [rng.choice(len(split.test), size, replace=False) for _ in range(ASKS)]
-        wanted = [right[kind][rows] for rows in picked]
-        asks[kind] = [
-            _ask(kind, split.test, test, rows, wanted, i) for i, rows in enumerate(picked)
+        samples = [rng.choice(len(split.test), size, replace=False) for _ in range(REQUESTS)]
+        expected = [results[kind][rows] for rows in samples]
+        requests[kind] = [
+            _request(kind, split.test, test, rows, expected, i) for i, rows in enumerate(samples)
         ]
-    return ExpectedResults(specs, split.train[:ANCHORS], fit.classifier, fit.labels, asks)
+    return ExpectedResults(specs, split.train[:ANCHORS], fit.classifier, fit.labels, requests)
 
 
-def _ask(
+def _request(
     kind: str,
     images: list[bytes],
     test: Mapping[str, Floats],
     rows: Any,
-    wanted: list[Floats],
+    expected: list[Floats],
     i: int,
 ) -> LoadRequest:
     json = {"Content-Type": "application/json"}
@@ -145,34 +145,34 @@ def _ask(
         path = "/classify/digit?space=lite1&top=10"
     read = _scores if kind in ("stitch", "classify") else _rows
 
-    def right(answer: bytes) -> bool:
-        return _close(read(answer), wanted[i])
+    def is_right(body: bytes) -> bool:
+        return _close(read(body), expected[i])
 
-    def foreign(answer: bytes) -> bool:
-        found = read(answer)
-        return any(_close(found, other) for j, other in enumerate(wanted) if j != i)
+    def is_foreign(body: bytes) -> bool:
+        result = read(body)
+        return any(_close(result, other) for j, other in enumerate(expected) if j != i)
 
-    return LoadRequest(kind, path, body, headers, right, foreign)
+    return LoadRequest(kind, path, body, headers, is_right, is_foreign)
 
 
 def _json(items: list[bytes], **fields: Any) -> bytes:
     return orjson.dumps({"items": json_items(items), **fields})
 
 
-def _rows(answer: bytes) -> Floats:
-    return load(answer)["embeddings"]
+def _rows(body: bytes) -> Floats:
+    return load(body)["embeddings"]
 
 
-def _scores(answer: bytes) -> Floats:
+def _scores(body: bytes) -> Floats:
     """(n, c) probabilities in the order of the labels, which are digits."""
-    found = [
-        sorted(told["top"], key=lambda best: str(best["label"]))
-        for told in orjson.loads(answer)["predictions"]
+    rows = [
+        sorted(prediction["top"], key=lambda entry: str(entry["label"]))
+        for prediction in orjson.loads(body)["predictions"]
     ]
-    return np.array([[best["score"] for best in row] for row in found], np.float32)
+    return np.array([[entry["score"] for entry in row] for row in rows], np.float32)
 
 
-def _close(found: Floats, wanted: Floats) -> bool:
-    return found.shape == wanted.shape and bool(
-        np.abs(found - wanted).max() <= TOLERANCE * np.abs(wanted).max()
+def _close(result: Floats, expected: Floats) -> bool:
+    return result.shape == expected.shape and bool(
+        np.abs(result - expected).max() <= TOLERANCE * np.abs(expected).max()
     )

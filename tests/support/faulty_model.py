@@ -1,8 +1,7 @@
 """A real timm model with planted faults, and a worker that knows it.
 
 `python -m tests.support.faulty_model worker` is `stitchwork worker` with one more model.
-Its features are the pooled pixels; images of one solid colour make it fail in the ways that real
-models do.
+Its features are pooled pixels; images of one solid colour make it fail in ways that real models do.
 """
 
 import os
@@ -18,29 +17,32 @@ import torch
 from safetensors.torch import save_file
 from timm.models import register_model
 
-NAME: Final = "saboteur"
-FOLDER: Final = "SABOTEUR_FOLDER"
-"""Where a model that waits says so, and what it is told lies."""
-GO, MERCY = "go", "mercy"
-"""Files that tell it to go on, and to kill no more."""
+NAME: Final = "faulty_model"
+FOLDER: Final = "FAULTY_MODEL_FOLDER"
+"""Environment variable with the folder through which a test and the model signal each other."""
+CONTINUE, SPARE = "continue", "spare"
+"""Files that a test creates: `WAITS` images are computed, `KILLS` images kill no more."""
+WAITING: Final = "waiting-*"
+"""Files that the model creates when it begins with a `WAITS` image; they end in its process id."""
 
 Colour = tuple[int, int, int]
 KILLS: Final[Colour] = (255, 0, 0)
 HANGS: Final[Colour] = (0, 255, 0)
 STARVES: Final[Colour] = (0, 0, 255)
-"""Runs out of memory, whatever else is in the batch."""
+"""Runs out of memory in any batch."""
 CROWDED: Final[Colour] = (255, 255, 0)
 """Runs out of memory unless it is alone."""
 WAITS: Final[Colour] = (0, 255, 255)
-"""Says that it is being computed, and goes on once it is told to."""
+"""Signals that it is being computed, and waits for `CONTINUE`."""
 SLOW: Final[Colour] = (255, 0, 255)
 """Takes a twentieth of a second."""
-NO_MACHINE: Final = 1 << 60
-PATIENCE: Final = 60.0
+HUGE: Final = 1 << 60
+"""Numbers that fit no machine's memory."""
+TIMEOUT: Final = 60.0
 
 
 class FaultyModel(torch.nn.Module):
-    """Pools pixels to 4 × 4 × 3 numbers, unless the colour of an image asks for trouble."""
+    """Pools pixels to 4 × 4 × 3 numbers, and fails on images of certain colours."""
 
     num_features = 48
 
@@ -50,19 +52,19 @@ class FaultyModel(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.ones(self.num_features))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """There is none."""
+        """Do nothing: there is no classifier."""
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 48) of (n, 3, h, w)."""
         colours = [_colour(image) for image in pixels]
-        if KILLS in colours and not _told(MERCY):
+        if KILLS in colours and not _exists(SPARE):
             os.kill(os.getpid(), signal.SIGKILL)
         if HANGS in colours:
             threading.Event().wait()
         if STARVES in colours or (CROWDED in colours and len(colours) > 1):
-            torch.empty(NO_MACHINE)
+            torch.empty(HUGE)
         if WAITS in colours:
-            _wait_for_word()
+            _wait()
         time.sleep(0.05 * colours.count(SLOW))
         pooled = torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
         return pooled.flatten(1) * self.scale
@@ -76,20 +78,20 @@ def _colour(image: torch.Tensor) -> Colour | None:
     return red, green, blue
 
 
-def _wait_for_word() -> None:
-    folder, until = Path(os.environ[FOLDER]), time.monotonic() + PATIENCE
-    (folder / f"waits-{os.getpid()}").touch()
-    while not _told(GO) and time.monotonic() < until:
+def _wait() -> None:
+    folder, end = Path(os.environ[FOLDER]), time.monotonic() + TIMEOUT
+    (folder / WAITING.replace("*", str(os.getpid()))).touch()
+    while not _exists(CONTINUE) and time.monotonic() < end:
         time.sleep(0.01)
 
 
-def _told(word: str) -> bool:
-    return (Path(os.environ[FOLDER]) / word).exists()
+def _exists(name: str) -> bool:
+    return (Path(os.environ[FOLDER]) / name).exists()
 
 
 @register_model  # type: ignore[untyped-decorator]
 def faulty_model(pretrained: bool = False, **options: Any) -> FaultyModel:
-    """The model's entry in timm."""
+    """The function by which timm creates the model."""
     half = (0.5, 0.5, 0.5)
     return FaultyModel(
         {
@@ -112,5 +114,6 @@ if __name__ == "__main__":
     from stitchwork.cli.main import main
 
     assert timm.is_model(NAME)
-    # It looks at its inputs in Python, of which a compiler keeps nothing.
-    sys.exit(main([*sys.argv[1:], "--no-compile-models"]))
+    # Its branches are in Python, which compiling would trace once and then skip.
+    os.environ["STITCHWORK_COMPILE_MODELS"] = "false"
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Load on a running service, every answer of which is checked against what is right."""
+"""Load on a running service; every response is checked against the expected result."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.http_session import GRACE_SECONDS
 
-AGAIN_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 0.05
 REFUSALS: Final = (429, 503)
 
 Check = Callable[[bytes], bool]
@@ -21,171 +21,177 @@ Check = Callable[[bytes], bool]
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """One request and how to tell a right answer.
+    """One request and the check of its response.
 
     Attributes:
-        kind: What it asks for, for the report.
-        path: Where it goes.
+        kind: The verb, for the report.
+        path: The path and query.
         body: Its bytes.
         headers: Its headers.
-        right: Whether a 200 holds the right answer.
-        foreign: Whether it holds the answer to another request of this kind.
+        is_right: Whether the body of a 200 is the expected result.
+        is_foreign: Whether it is the expected result of another request of this kind.
     """
 
     kind: str
     path: str
     body: bytes
     headers: Mapping[str, str]
-    right: Check
-    foreign: Check
+    is_right: Check
+    is_foreign: Check
 
 
 @dataclass(slots=True)
 class LoadResult:
-    """What became of the requests of one phase.
+    """The outcomes of the requests of one phase.
 
     Attributes:
         outcomes: Counts by what happened: `right`, `refused`, `late`, `lost`, `wrong`, `swapped`,
-            `doubled`, and by status for what should not happen.
-        cut: Connections that a killed API took along; their requests were sent again.
-        seconds: Of the right answers, by kind.
-        seen: Ids of answers.
-        began: When the phase began; what comes while it warms up does not count as goodput.
-        ended: When it ended; later answers do not count as goodput.
-        in_time: Right answers within the phase, by kind.
+            `doubled`, and by status for all others.
+        retries: Requests that were sent again after a killed API had closed their connection.
+        seconds: Latencies of the right responses, by kind.
+        ids: Request ids of the responses.
+        start: When the phase began, after its warm-up; earlier responses are no goodput.
+        end: When it ended; later responses are no goodput.
+        in_time: Right responses within the phase, by kind.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
-    cut: int = 0
+    retries: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    began: float = field(default_factory=time.monotonic)
-    ended: float = float("inf")
+    ids: set[str] = field(default_factory=set)
+    start: float = field(default_factory=time.monotonic)
+    end: float = float("inf")
     in_time: Counter[str] = field(default_factory=Counter)
 
     @property
     def sent(self) -> int:
-        """Requests that were sent, those sent again counted once."""
+        """Requests, each counted once however often it was sent."""
         return sum(self.outcomes.values()) - self.outcomes["doubled"]
 
     def goodput(self, kinds: Collection[str] | None = None) -> float:
-        """Right answers per second of the phase, of these kinds or of all."""
-        found = sum(n for kind, n in self.in_time.items() if kinds is None or kind in kinds)
-        return found / (min(self.ended, time.monotonic()) - self.began)
+        """Right responses per second of the phase, of these kinds or of all."""
+        count = sum(n for kind, n in self.in_time.items() if kinds is None or kind in kinds)
+        return count / (min(self.end, time.monotonic()) - self.start)
 
     def percentile(self, q: float) -> float:
-        """Seconds below which q percent of the right answers came."""
-        found = [value for kind in self.seconds.values() for value in kind]
-        return float(np.percentile(found, q)) if found else float("nan")
+        """The latency in seconds of q percent of the right responses."""
+        latencies = [value for kind in self.seconds.values() for value in kind]
+        return float(np.percentile(latencies, q)) if latencies else float("nan")
 
-    def note(
+    def record(
         self,
-        ask: LoadRequest,
-        answer: aiohttp.ClientResponse,
+        request: LoadRequest,
+        response: aiohttp.ClientResponse,
         body: bytes,
-        sent_id: str,
-        took: float,
+        request_id: str,
+        elapsed: float,
     ) -> None:
-        """Take note of an answer."""
-        got = answer.headers.get("x-request-id", "")
-        if got in self.seen:
+        """Count a response."""
+        returned_id = response.headers.get("x-request-id", "")
+        if returned_id in self.ids:
             self.outcomes["doubled"] += 1
-        self.seen.add(got)
-        if got != sent_id:
+        self.ids.add(returned_id)
+        if returned_id != request_id:
             self.outcomes["swapped"] += 1
-        elif answer.status == 200:
-            self._judge(ask, body, took)
-        elif answer.status in REFUSALS and "retry-after" in answer.headers:
+        elif response.status == 200:
+            self._check(request, body, elapsed)
+        elif response.status in REFUSALS and "retry-after" in response.headers:
             self.outcomes["refused"] += 1
-        elif answer.status == 504:
+        elif response.status == 504:
             self.outcomes["late"] += 1
         else:
-            self.outcomes[f"status {answer.status}"] += 1
+            self.outcomes[f"status {response.status}"] += 1
 
-    def _judge(self, ask: LoadRequest, body: bytes, took: float) -> None:
-        if ask.right(body):
+    def _check(self, request: LoadRequest, body: bytes, elapsed: float) -> None:
+        if request.is_right(body):
             self.outcomes["right"] += 1
-            self.seconds.setdefault(ask.kind, []).append(took)
-            self.in_time[ask.kind] += self.began <= time.monotonic() <= self.ended
+            self.seconds.setdefault(request.kind, []).append(elapsed)
+            self.in_time[request.kind] += self.start <= time.monotonic() <= self.end
         else:
-            self.outcomes["swapped" if ask.foreign(body) else "wrong"] += 1
+            self.outcomes["swapped" if request.is_foreign(body) else "wrong"] += 1
 
 
 @dataclass(slots=True)
 class LoadGenerator:
-    """Sends requests to a service and keeps the tally.
+    """Sends requests to a service and counts their outcomes.
 
     Attributes:
         http: The client.
         deadline: Seconds that each request may take.
-        killed: When an API was killed last, which may cut connections.
-        tally: Of the phase under way.
+        last_kill: When an API was last killed, which closes connections.
+        result: The outcomes of the current phase.
     """
 
     http: aiohttp.ClientSession
     deadline: float
-    killed: float = -1e9
-    tally: LoadResult = field(default_factory=LoadResult)
+    last_kill: float = -1e9
+    result: LoadResult = field(default_factory=LoadResult)
 
-    async def send(self, ask: LoadRequest) -> str | None:
-        """Send one request, again if a killed API cuts it off.
+    async def send(self, request: LoadRequest) -> str | None:
+        """Send one request, again if a killed API closes its connection.
 
         Returns:
-            Seconds to wait before the next one, as the service asks for; None if it does not.
+            The response's `Retry-After` in seconds; None if it has none.
         """
-        tally, sent_id, began = self.tally, uuid4().hex, time.monotonic()
-        headers = {**ask.headers, "X-Request-Id": sent_id, "X-Request-Timeout": f"{self.deadline}"}
+        result, request_id, start = self.result, uuid4().hex, time.monotonic()
+        headers = {
+            **request.headers,
+            "X-Request-Id": request_id,
+            "X-Request-Timeout": f"{self.deadline}",
+        }
         while True:
             try:
-                async with self.http.post(ask.path, data=ask.body, headers=headers) as answer:
-                    body = await answer.read()
+                async with self.http.post(
+                    request.path, data=request.body, headers=headers
+                ) as response:
+                    body = await response.read()
             except TimeoutError:
-                tally.outcomes["lost"] += 1
+                result.outcomes["lost"] += 1
                 return None
             except aiohttp.ClientError:
-                if time.monotonic() - self.killed > GRACE_SECONDS:
-                    tally.outcomes["lost"] += 1
+                if time.monotonic() - self.last_kill > GRACE_SECONDS:
+                    result.outcomes["lost"] += 1
                     return None
-                tally.cut += 1
-                await asyncio.sleep(AGAIN_SECONDS)
+                result.retries += 1
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
-            tally.note(ask, answer, body, sent_id, time.monotonic() - began)
-            pause: str | None = answer.headers.get("retry-after")
+            result.record(request, response, body, request_id, time.monotonic() - start)
+            pause: str | None = response.headers.get("retry-after")
             return pause
 
     async def closed(
         self, pick: Callable[[], LoadRequest], clients: int, seconds: float, warm_up: float = 0.0
     ) -> LoadResult:
-        """As many clients as told, each sending its next request once it has its answer."""
-        until = self._begin(seconds, warm_up)
+        """Closed load: each client sends its next request once it has a response."""
+        end = self._begin(seconds, warm_up)
 
         async def client() -> None:
-            while time.monotonic() < until:
+            while time.monotonic() < end:
                 pause = await self.send(pick())
                 if pause is not None:
-                    await asyncio.sleep(min(float(pause), max(0.0, until - time.monotonic())))
+                    await asyncio.sleep(min(float(pause), max(0.0, end - time.monotonic())))
 
         await _all([client() for _ in range(clients)])
-        return self.tally
+        return self.result
 
     async def open(
         self, pick: Callable[[], LoadRequest], rate: float, seconds: float
     ) -> LoadResult:
-        """So many requests a second, whether or not the earlier ones are answered."""
-        until, tasks = self._begin(seconds), set[asyncio.Task[str | None]]()
+        """Open load: requests at a rate per second, however many are still unanswered."""
+        end, tasks = self._begin(seconds), set[asyncio.Task[str | None]]()
         due = time.monotonic()
-        while (now := time.monotonic()) < until:
+        while (now := time.monotonic()) < end:
             while due <= now:
                 tasks.add(asyncio.create_task(self.send(pick())))
                 due += 1 / rate
-            await asyncio.sleep(max(0.0, min(due, until) - time.monotonic()))
+            await asyncio.sleep(max(0.0, min(due, end) - time.monotonic()))
         await asyncio.gather(*tasks)
-        return self.tally
+        return self.result
 
     def _begin(self, seconds: float, warm_up: float = 0.0) -> float:
-        self.tally = LoadResult(began=time.monotonic() + warm_up)
-        self.tally.ended = self.tally.began + seconds
-        return self.tally.ended
+        self.result = LoadResult(start=time.monotonic() + warm_up)
+        self.result.end = self.result.start + seconds
+        return self.result.end
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:

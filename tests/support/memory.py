@@ -1,4 +1,4 @@
-"""What processes hold in memory, as the kernel counts it."""
+"""Memory of processes, as the kernel counts it."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ MB = 1_000_000
 
 
 def resident(pid: int | None = None) -> int:
-    """Bytes that a process holds now; this one unless another is named."""
+    """Resident bytes of a process; of this one by default."""
     return _bytes(pid, "VmRSS")
 
 
 def peak_resident(pid: int | None = None) -> int:
-    """The most bytes that a process ever held."""
+    """The peak of the resident bytes of a process."""
     return _bytes(pid, "VmHWM")
 
 
 def private(pid: int | None = None) -> int:
-    """Bytes that a process holds now and that stand in no file."""
+    """Resident bytes of a process that are no pages of files."""
     return _bytes(pid, "RssAnon")
 
 
@@ -27,5 +27,5 @@ def _bytes(pid: int | None, name: str) -> int:
     path = Path(f"/proc/{pid or os.getpid()}/status")
     if not Path("/proc/self/status").exists():
         pytest.skip("memory is read from /proc, which this system lacks")
-    told = dict(line.split(":", 1) for line in path.read_text().splitlines())
-    return int(told[name].removesuffix("kB")) * 1024
+    fields = dict(line.split(":", 1) for line in path.read_text().splitlines())
+    return int(fields[name].removesuffix("kB")) * 1024

@@ -1,4 +1,4 @@
-"""Reading figures: of a part under test, and as Prometheus would scrape them."""
+"""Reading metrics: of an object under test, and of an address as Prometheus scrapes it."""
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -10,21 +10,21 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 def sample_value(metrics: Metrics, name: str, **labels: str) -> float:
-    """The value of one series, by its name without the prefix; it must be there."""
+    """The value of one series, by its name without the prefix; it must exist."""
     registry: CollectorRegistry = metrics.registry
-    found = registry.get_sample_value(PREFIX + name, labels)
-    assert found is not None, f"no series {name} {labels}"
-    return found
+    value = registry.get_sample_value(PREFIX + name, labels)
+    assert value is not None, f"no series {name} {labels}"
+    return value
 
 
 class Scrape:
-    """All series that an address shows at one moment."""
+    """All series of an address at one moment."""
 
     def __init__(self, url: str) -> None:
-        answer = httpx.get(url, timeout=30)
-        assert answer.status_code == 200, answer.text
-        self.text = answer.text
-        self.families = {f.name: f for f in text_string_to_metric_families(answer.text)}
+        response = httpx.get(url, timeout=30)
+        assert response.status_code == 200, response.text
+        self.text = response.text
+        self.families = {f.name: f for f in text_string_to_metric_families(response.text)}
         self.series: Series = {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in self.families.values()
@@ -33,11 +33,11 @@ class Scrape:
 
     def sum(self, name: str, **labels: str) -> float:
         """The sum of all series of this name, without the prefix, that have these labels."""
-        wanted = labels.items()
-        found = [
+        expected = labels.items()
+        values = [
             value
-            for (known, having), value in self.series.items()
-            if known == PREFIX + name and wanted <= having
+            for (series, present), value in self.series.items()
+            if series == PREFIX + name and expected <= present
         ]
-        assert found, f"no series {name} {labels}"
-        return sum(found)
+        assert values, f"no series {name} {labels}"
+        return sum(values)

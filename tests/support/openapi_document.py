@@ -1,7 +1,4 @@
-"""The OpenAPI document as it stands in the repository, and how it is written anew.
-
-python -m tests.support.openapi_document
-"""
+"""The snapshot of the OpenAPI document; `python -m tests.support.openapi_document` updates it."""
 
 import json
 from pathlib import Path
@@ -15,16 +12,17 @@ SNAPSHOT: Final = Path(__file__).parent / "openapi.json"
 
 
 def served(url: str) -> dict[str, Any]:
-    """What a running service says of itself."""
-    told: dict[str, Any] = httpx.get(f"{url}/openapi.json", timeout=30).raise_for_status().json()
-    return told
+    """The OpenAPI document of a running service."""
+    response = httpx.get(f"{url}/openapi.json", timeout=30).raise_for_status()
+    document: dict[str, Any] = response.json()
+    return document
 
 
 def main() -> None:
     """Write the snapshot of this checkout."""
-    with running(workers=0) as found:
-        told = served(found.url)
-    SNAPSHOT.write_text(json.dumps(told, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+    with running(workers=0) as service:
+        document = served(service.url)
+    SNAPSHOT.write_text(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

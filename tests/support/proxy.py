@@ -1,4 +1,4 @@
-"""A wire between a client and a server that remembers what passes, and can be cut."""
+"""A proxy between a client and a server that records all traffic, and can cut it off."""
 
 import contextlib
 import socket
@@ -11,34 +11,35 @@ SECONDS: Final = 5.0
 
 
 class Chunk(NamedTuple):
-    """Bytes that passed on one connection, to the server or from it."""
+    """Bytes on one connection, to the server or from it."""
 
-    line: int
+    connection: int
     to_server: bool
     data: bytes
 
 
 class Proxy:
-    """Listens on a socket of its own and passes all bytes on, in both directions.
+    """Forwards all bytes between its socket and a server's, in both directions.
 
     Args:
-        path: Where it listens.
+        path: The socket on which it listens.
         server: The server's socket.
 
     Attributes:
-        passed: All that passed, in order.
-        reached: Set once what was asked to be cut off was cut off.
+        url: Where it listens, as a URL for Redis clients.
+        chunks: All traffic, in order.
+        triggered: Set once the traffic was cut off as requested.
     """
 
     def __init__(self, path: Path, server: Path) -> None:
         self.url = f"unix://{path}"
-        self.passed: list[Chunk] = []
-        self.reached = threading.Event()
+        self.chunks: list[Chunk] = []
+        self.triggered = threading.Event()
         self._server = server
         self._guard = threading.Lock()
         self._cut: tuple[bytes, int] | None = None
-        self._hush: bytes | None = None
-        self._lines = 0
+        self._silence: bytes | None = None
+        self._connections = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen()
@@ -47,7 +48,7 @@ class Proxy:
         self._run(self._accept)
 
     def close(self) -> None:
-        """Cut every connection, and take no new ones."""
+        """Close every connection, and accept no new ones."""
         with contextlib.suppress(OSError):
             # Wakes the thread that waits in accept.
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -59,23 +60,23 @@ class Proxy:
         for end in (self._listener, *self._ends):
             end.close()
 
-    def cut(self, word: bytes, after: int) -> None:
-        """From the next time a word is sent on, pass nothing but so many bytes from its start."""
-        self._arm(cut=(word, after))
+    def cut(self, word: bytes, length: int) -> None:
+        """Forward no more than `length` bytes from the start of the next occurrence of a word."""
+        self._arm(cut=(word, length))
 
-    def hush(self, word: bytes) -> None:
-        """From the next time a word is sent on, pass no answer."""
-        self._arm(hush=word)
+    def drop_replies(self, word: bytes) -> None:
+        """Forward no reply once a word was sent to the server."""
+        self._arm(silence=word)
 
-    def mend(self) -> None:
-        """Pass everything on, on connections that are made from now on."""
+    def restore(self) -> None:
+        """Forward everything again, on new connections."""
         self._arm()
 
-    def _arm(self, cut: tuple[bytes, int] | None = None, hush: bytes | None = None) -> None:
+    def _arm(self, cut: tuple[bytes, int] | None = None, silence: bytes | None = None) -> None:
         with self._guard:
-            self._cut, self._hush = cut, hush
-            self.passed.clear()
-            self.reached.clear()
+            self._cut, self._silence = cut, silence
+            self.chunks.clear()
+            self.triggered.clear()
 
     def _accept(self) -> None:
         while True:
@@ -86,42 +87,47 @@ class Proxy:
             server = socket.socket(socket.AF_UNIX)
             self._ends += [client, server]
             server.connect(str(self._server))
-            self._lines += 1
-            self._run(self._pump, self._lines, client, server, True)
-            self._run(self._pump, self._lines, server, client, False)
+            self._connections += 1
+            self._run(self._pump, self._connections, client, server, True)
+            self._run(self._pump, self._connections, server, client, False)
 
-    def _run(self, work: Callable[..., None], *told: object) -> None:
-        thread = threading.Thread(target=work, args=told, daemon=True)
+    def _run(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _pump(self, line: int, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
+    def _pump(
+        self, connection: int, source: socket.socket, sink: socket.socket, to_server: bool
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65_536):
-                allowed = self._note(Chunk(line, to_server, data))
+                allowed = self._record(Chunk(connection, to_server, data))
                 sink.sendall(data[:allowed])
-        # The other end learns of it, and its pump ends with it.
+        # Closing both ends the other direction's thread too.
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def _note(self, passed: Chunk) -> int:
-        """How many of these bytes may pass."""
+    def _record(self, chunk: Chunk) -> int:
+        """Record a chunk; how many of its bytes to forward."""
         with self._guard:
-            before = self._sent(passed.line)
-            self.passed.append(passed)
-            allowed = len(passed.data)
-            if passed.to_server and self._cut:
-                word, after = self._cut
-                at = (before + passed.data).find(word)
-                if at >= 0 and at + after < len(before) + allowed:
-                    allowed = max(0, at + after - len(before))
-                    self.reached.set()
-            if not passed.to_server and self._hush and self._hush in before:
+            before = self._sent(chunk.connection)
+            self.chunks.append(chunk)
+            allowed = len(chunk.data)
+            if chunk.to_server and self._cut:
+                word, length = self._cut
+                at = (before + chunk.data).find(word)
+                if at >= 0 and at + length < len(before) + allowed:
+                    allowed = max(0, at + length - len(before))
+                    self.triggered.set()
+            if not chunk.to_server and self._silence and self._silence in before:
                 allowed = 0
-                self.reached.set()
+                self.triggered.set()
             return allowed
 
-    def _sent(self, line: int) -> bytes:
-        sent = [passed.data for passed in self.passed if passed.line == line and passed.to_server]
-        return b"".join(sent)
+    def _sent(self, connection: int) -> bytes:
+        return b"".join(
+            chunk.data
+            for chunk in self.chunks
+            if chunk.connection == connection and chunk.to_server
+        )

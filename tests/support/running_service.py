@@ -6,7 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
-from stitchwork.supervisor import Plan, ServiceProcess, start
+from stitchwork.supervisor import READY_SECONDS, Plan, ServiceProcess, start
+from tests.support import machine
+from tests.support.cluster import checked_settings
 
 MAX_PIXELS: Final = 8_000 * 8_000 + 1
 """The shared service's `max_image_pixels`; all its other settings have their defaults."""
@@ -15,12 +17,12 @@ MAX_PIXELS: Final = 8_000 * 8_000 + 1
 class SharedService(NamedTuple):
     """A service with one worker that many tests share.
 
-    Whoever registers something there uses ids that nobody else has.
+    Tests that register something use ids of their own.
 
     Attributes:
         running: The service.
-        folder: It may read model files from here; each test makes a folder of its own in it.
-        lite0: Weights of `tf_efficientnet_lite0`, which stand there already.
+        folder: The service's model root; each test makes its own folder in it.
+        lite0: Weights of `tf_efficientnet_lite0`, in that folder.
     """
 
     running: ServiceProcess
@@ -32,14 +34,22 @@ class SharedService(NamedTuple):
 def running(
     workers: int = 1, roots: tuple[Path, ...] = (), data_dir: Path | None = None, **env: str
 ) -> Iterator[ServiceProcess]:
-    """A service with its own servers, in a folder that goes with it unless one is given."""
+    """Run a service with embedded servers.
+
+    Args:
+        workers: How many workers.
+        roots: Folders from which it may read models.
+        data_dir: Its data directory; a temporary one by default.
+        env: More settings, as environment variables.
+    """
     with TemporaryDirectory(prefix="sw") as folder:
         settings = {
             "STITCHWORK_MODEL_ROOTS": ":".join(map(str, roots)),
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
-            **env,
+            **checked_settings(env),
         }
         plan = Plan(port=0, data_dir=data_dir or Path(folder), workers=workers, env=settings)
-        with start(plan) as found:
-            yield found
+        timeout = machine.deadline(READY_SECONDS)
+        with start(plan, ready_timeout=timeout) as service:
+            yield service

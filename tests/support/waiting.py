@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from concurrent.futures import Future
+from typing import Any, Final, TypeVar
 
 from tests.support import machine
 
+T = TypeVar("T")
 INTERVAL: Final = 0.02
 TIMEOUT: Final = 60.0
 """Far more than anything takes on an idle machine: it ends what hangs."""
@@ -34,3 +36,8 @@ def wait_until(description: str, condition: Callable[[], Any], seconds: float = 
             assert elapsed < limit, f"{description}: not within {limit:g} s"
         time.sleep(INTERVAL)
     return time.monotonic() - start
+
+
+def result_of(future: Future[T], seconds: float = TIMEOUT) -> T:
+    """The result of a future, waited for as long as `wait_until` waits."""
+    return future.result(machine.deadline(seconds))
