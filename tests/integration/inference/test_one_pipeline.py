@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -92,7 +91,7 @@ FACES: Final = {
 CASES: Final = [(face, step) for face, case in FACES.items() for step in sorted(case.steps)]
 
 
-def ok(response: httpx.Response) -> Any:
+def ok(response: Any) -> Any:
     assert response.is_success, response.text
     return response.json()
 

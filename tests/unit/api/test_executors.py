@@ -1,0 +1,60 @@
+"""The bounded executor: what runs on the event loop, what in a thread, and what is refused."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from stitchwork.api.executors import INLINE_VALUES, BoundedExecutor
+from stitchwork.errors import DeadlineExceededError, QueueFullError
+
+
+@pytest.fixture
+def executor() -> Iterator[BoundedExecutor]:
+    executor = BoundedExecutor(max_tasks=1, threads=1)
+    yield executor
+    executor.close()
+
+
+def test_finish_of_small_work_runs_on_the_event_loop(executor: BoundedExecutor) -> None:
+    async def run() -> tuple[int, int]:
+        return await executor.finish(threading.get_ident, INLINE_VALUES), threading.get_ident()
+
+    worker, loop = asyncio.run(run())
+    assert worker == loop
+
+
+def test_finish_of_large_work_runs_beside_the_event_loop(executor: BoundedExecutor) -> None:
+    async def run() -> tuple[int, int]:
+        return await executor.finish(threading.get_ident, INLINE_VALUES + 1), threading.get_ident()
+
+    worker, loop = asyncio.run(run())
+    assert worker != loop
+
+
+def test_run_beyond_the_capacity_is_refused(executor: BoundedExecutor) -> None:
+    resume = threading.Event()
+
+    async def run() -> None:
+        first = asyncio.ensure_future(executor.run(resume.wait, 60.0))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="1 translations"):
+            await executor.run(resume.wait, 60.0)
+        resume.set()
+        assert await first
+
+    asyncio.run(run())
+
+
+def test_run_beyond_the_deadline_is_refused_and_its_result_dropped(
+    executor: BoundedExecutor,
+) -> None:
+    resume = threading.Event()
+
+    async def run() -> None:
+        with pytest.raises(DeadlineExceededError, match=r"0\.01 seconds"):
+            await executor.run(resume.wait, 0.01)
+        resume.set()
+
+    asyncio.run(run())
