@@ -117,7 +117,7 @@ def json_body(data: bytes) -> None:
     elif isinstance(asked, HeadRequest):
         _refusable(asked.layered)
     elif isinstance(asked, AnchorSetRequest):
-        _refusable(lambda: asked.decoded(LIMITS.max_anchors))
+        _refusable(lambda: asked.decode_items(LIMITS.max_anchors))
 
 
 def raw_body(data: bytes) -> None:
@@ -127,7 +127,7 @@ def raw_body(data: bytes) -> None:
     media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
     asked = read_body(AnchorSetRequest, data[1:], media)
     if asked:
-        _refusable(lambda: asked.decoded(LIMITS.max_anchors))
+        _refusable(lambda: asked.decode_items(LIMITS.max_anchors))
 
 
 def image(data: bytes) -> None:

@@ -7,7 +7,7 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.schemas.fields import Told
+from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.errors import InputTooLargeError, MalformedInputError
 
 
@@ -65,5 +65,5 @@ async def parse(headers: Headers, data: bytes, limits: RequestLimits) -> dict[st
     payload: dict[str, Any] = {"items": files} if files else {}
     for name, value in parts:
         if isinstance(value, str):
-            payload.setdefault(name, Told(value))
+            payload.setdefault(name, TextParameter(value))
     return payload

@@ -29,7 +29,7 @@ from stitchwork.api.content.arrays import (
 )
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import from_validation
-from stitchwork.api.schemas.fields import Told
+from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
 from stitchwork.errors import (
     ErrorCode,
@@ -233,7 +233,7 @@ def _query(request: Request) -> dict[str, Any]:
             f"expected unique query parameters, got {duplicate[:80]!r} twice",
             code=ErrorCode.DUPLICATE_KEY,
         )
-    return {name: Told(value) for name, value in values.items()}
+    return {name: TextParameter(value) for name, value in values.items()}
 
 
 def _validate(model: type[M], payload: Any, limits: RequestLimits) -> M:

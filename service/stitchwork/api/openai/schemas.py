@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, ValidationInfo
 
 from stitchwork.api.content import validation
-from stitchwork.api.schemas.fields import Checked
+from stitchwork.api.schemas.fields import FieldParser
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -38,7 +38,7 @@ TEXTS: dict[str, Any] = {
     ],
     "description": "Texts, or the base64 of images where the encoder takes images.",
 }
-Inputs = Annotated[list[str], Checked(_inputs, TEXTS)]
+Inputs = Annotated[list[str], FieldParser(_inputs, TEXTS)]
 
 
 class EmbeddingsRequest(RequestModel):

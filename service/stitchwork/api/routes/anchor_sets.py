@@ -1,4 +1,4 @@
-"""Anchor sets: the checked contract between spaces."""
+"""Anchor sets: the ordered inputs that spaces have in common."""
 
 import asyncio
 
@@ -25,15 +25,15 @@ router = APIRouter(tags=["anchor sets"])
 async def put_anchor_set(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
-    """Declare k ordered anchors. Sets never change: other content under the same id is 409."""
-    declared = await negotiation.read_body(request, AnchorSetRequest, state.limits)
+    """Declare k ordered anchors. Sets are immutable: other content under the same id is 409."""
+    payload = await negotiation.read_body(request, AnchorSetRequest, state.limits)
     outcome, entry = await asyncio.to_thread(
         lambda: state.registry.declare_anchor_set(
             id_,
-            declared.modality,
-            items=declared.decoded(state.limits.max_anchors),
-            ids=declared.ids,
-            size=declared.size,
+            payload.modality,
+            items=payload.decode_items(state.limits.max_anchors),
+            ids=payload.ids,
+            size=payload.size,
             condition=condition,
         )
     )

@@ -12,7 +12,8 @@ from stitchwork.api.openapi import body
 from stitchwork.api.routes import resources
 from stitchwork.api.schemas.registration_requests import HeadRequest, NewHeadRequest, TrainingData
 from stitchwork.api.schemas.responses import HeadPage, HeadResponse, RegistrationResponse
-from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.errors import InvalidInputError
+from stitchwork.inference.resolve import check_width
 from stitchwork.registry.entries import Condition, Entry, Outcome
 from stitchwork.resources import Head, Space
 
@@ -28,43 +29,43 @@ router = APIRouter(tags=["heads"])
 async def put_head(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
-    """Register a head by its weights, by a pretrained classifier, or by data to fit on (202)."""
-    declared = await negotiation.read_body(request, HeadRequest, state.limits, main="weight")
-    return await asyncio.to_thread(_register, state, declared, id_, condition)
+    """Register a head by its weights, by a pretrained classifier, or by data to fit it on (202)."""
+    payload = await negotiation.read_body(request, HeadRequest, state.limits, main="weight")
+    return await asyncio.to_thread(_register, state, payload, id_, condition)
 
 
 @router.post(
     "/heads",
-    summary="Register a head, id in the body",
+    summary="Register a head by an id in the body",
     responses=openapi.put(HeadResponse, pending=RegistrationResponse),
     openapi_extra=body(NewHeadRequest, binary="weight"),
 )
 async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read_body(request, NewHeadRequest, state.limits, main="weight")
-    return await asyncio.to_thread(_register, state, declared, declared.id, condition)
+    payload = await negotiation.read_body(request, NewHeadRequest, state.limits, main="weight")
+    return await asyncio.to_thread(_register, state, payload, payload.id, condition)
 
 
-def _register(state: AppState, declared: HeadRequest, id_: str, condition: Condition) -> Response:
-    classifier = declared.layered()
+def _register(state: AppState, payload: HeadRequest, id_: str, condition: Condition) -> Response:
+    classifier = payload.weights_classifier()
     if classifier is not None:
         outcome, entry = state.registry.declare_head(
-            id_, declared.space, classifier, declared.labels or [], condition
+            id_, payload.space, classifier, payload.labels or [], condition
         )
     else:
-        outcome, entry = _draft(state, declared, id_, condition)
+        outcome, entry = _begin(state, payload, id_, condition)
     if outcome is Outcome.ACCEPTED and entry.registration:
         state.producer.enqueue_registration(entry.registration)
     return resources.put_response(HeadResponse, outcome, entry, f"/heads/{id_}")
 
 
-def _draft(
-    state: AppState, declared: HeadRequest, id_: str, condition: Condition
+def _begin(
+    state: AppState, payload: HeadRequest, id_: str, condition: Condition
 ) -> tuple[Outcome, Entry[Head]]:
-    (space,), _ = state.registry.spaces.ready(declared.space)
-    if declared.fit is not None:
-        return _fit(state, declared.fit, space, id_, condition)
-    encoder = space.encoder if declared.classifier is True else declared.classifier
+    (space,), _ = state.registry.spaces.ready(payload.space)
+    if payload.fit is not None:
+        return _fit(state, payload.fit, space, id_, condition)
+    encoder = space.encoder if payload.classifier is True else payload.classifier
     if encoder is None:
         raise InvalidInputError(
             f"space {space.id} has no encoder, name the model", pointer="/classifier"
@@ -82,14 +83,10 @@ def _fit(
         raise InvalidInputError(
             f"space {space.id} has no encoder, send embeddings", pointer="/fit/items"
         )
-    if fit.embeddings is not None and fit.embeddings.shape[1] != space.dim:
-        raise InvalidInputError(
-            f"space {space.id} is {space.dim} wide, got embeddings of {fit.embeddings.shape[1]}",
-            pointer="/fit/embeddings",
-            code=ErrorCode.WRONG_WIDTH,
-        )
+    if fit.embeddings is not None:
+        check_width(fit.embeddings, space, "/fit/embeddings")
     modality = encoder.modality if encoder else "vector"
-    inputs, labels, total = fit.inputs(modality, state.limits.max_rows)
+    inputs, labels, total = fit.pack(modality, state.limits.max_rows)
     return state.registry.begin_head(
         id_,
         space.id,

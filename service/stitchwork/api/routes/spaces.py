@@ -26,28 +26,28 @@ router = APIRouter(tags=["spaces"])
 async def put_space(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
-    """Register a space by its anchors, or have the service embed its set's items (202)."""
-    declared = await negotiation.read_body(request, SpaceRequest, state.limits, main="anchors")
-    return await _register(state, declared, id_, condition)
+    """Register a space by its anchors, or by an encoder that embeds its set's items (202)."""
+    payload = await negotiation.read_body(request, SpaceRequest, state.limits, main="anchors")
+    return await _register(state, payload, id_, condition)
 
 
 @router.post(
     "/spaces",
-    summary="Register a space, id in the body",
+    summary="Register a space by an id in the body",
     responses=openapi.put(SpaceResponse, pending=RegistrationResponse),
     openapi_extra=body(NewSpaceRequest, binary="anchors"),
 )
 async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    declared = await negotiation.read_body(request, NewSpaceRequest, state.limits, main="anchors")
-    return await _register(state, declared, declared.id, condition)
+    payload = await negotiation.read_body(request, NewSpaceRequest, state.limits, main="anchors")
+    return await _register(state, payload, payload.id, condition)
 
 
 async def _register(
-    state: AppState, declared: SpaceRequest, id_: str, condition: Condition
+    state: AppState, payload: SpaceRequest, id_: str, condition: Condition
 ) -> Response:
     def register() -> Response:
-        outcome, entry = state.registry.declare_space(declared.declaration(id_), condition)
+        outcome, entry = state.registry.declare_space(payload.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:
             state.pipeline.translator.prepare(entry.record)
         if outcome is Outcome.ACCEPTED and entry.registration:

@@ -1,4 +1,4 @@
-"""Fields of request bodies that our own code checks: arrays, raw inputs, ids."""
+"""Types of the fields of request bodies that need more than pydantic: arrays, raw inputs, ids."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -24,8 +24,13 @@ ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "min
 """One embedding in JSON."""
 
 
-class Checked:
-    """A field that our own code reads, shown in OpenAPI as what it is."""
+class FieldParser:
+    """Parses a field by a function.
+
+    Args:
+        parse: Returns the parsed value, or raises InvalidInputError.
+        schema: JSON schema of the field.
+    """
 
     def __init__(self, parse: Callable[[Any, ValidationInfo], Any], schema: dict[str, Any]) -> None:
         self._parse = parse
@@ -49,13 +54,13 @@ class Checked:
 
 
 def limits_of(info: ValidationInfo) -> RequestLimits:
-    """What the request that is validated may hold."""
+    """The limits of the request that is validated, which are the validation context."""
     limits: RequestLimits = info.context  # type: ignore[assignment]
     return limits
 
 
 def max_length(limit: str, name: str) -> BeforeValidator:
-    """Refuses a list that is too long before its values are validated.
+    """Refuse a list that is too long before its values are validated.
 
     Args:
         limit: Attribute of `RequestLimits` with the largest length.
@@ -90,17 +95,17 @@ def _row(value: Any, info: ValidationInfo) -> Floats:
 
 
 def _items(value: Any, info: ValidationInfo) -> list[str | bytes]:
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or not given:
-        got = "an empty list" if given == [] else validation.json_type(given)
+    items = [value] if isinstance(value, str) else value
+    if not isinstance(items, list) or not items:
+        got = "an empty list" if items == [] else validation.json_type(items)
         raise InvalidInputError(f"expected a non-empty list of texts or images, got {got}")
-    for i, item in enumerate(given):
+    for i, item in enumerate(items):
         if not isinstance(item, str | bytes):
             raise InvalidInputError(
                 f"expected a text or the base64 of an image, got {validation.json_type(item)}",
                 pointer=f"/{i}",
             )
-    return given
+    return items
 
 
 def _identifier(value: Any, info: ValidationInfo) -> str:
@@ -109,34 +114,42 @@ def _identifier(value: Any, info: ValidationInfo) -> str:
     return check_id(value)
 
 
-class Told(str):
-    """A value that came as text, in a query or a form, whatever it stands for."""
+class TextParameter(str):
+    """The text of a value in a query or a form, which may stand for a number or a boolean."""
 
     __slots__ = ()
 
 
-def _as(kind: Any) -> BeforeValidator:
-    """Text that stands for a number or a truth value; in JSON such a text is none."""
-    adapter: TypeAdapter[Any] = TypeAdapter(kind)
-    return BeforeValidator(lambda v: adapter.validate_strings(v) if isinstance(v, Told) else v)
+def _parse_text_as(type_: Any) -> BeforeValidator:
+    """Parse the text of a query or a form; a JSON string is not parsed."""
+    adapter: TypeAdapter[Any] = TypeAdapter(type_)
+
+    def parse(value: Any) -> Any:
+        return adapter.validate_strings(value) if isinstance(value, TextParameter) else value
+
+    return BeforeValidator(parse)
 
 
-Int = Annotated[int, _as(int), Strict()]
-Float = Annotated[float, _as(float), Strict()]
-Bool = Annotated[bool, _as(bool), Strict()]
-CODED_ROW: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
-ROWS: dict[str, Any] = {
+Int = Annotated[int, _parse_text_as(int), Strict()]
+Float = Annotated[float, _parse_text_as(float), Strict()]
+Bool = Annotated[bool, _parse_text_as(bool), Strict()]
+BASE64_ROW_SCHEMA: dict[str, Any] = {"type": "string", "contentEncoding": "base64"}
+ROWS_SCHEMA: dict[str, Any] = {
     "type": "array",
     "minItems": 1,
-    "items": {"anyOf": [ROW_SCHEMA, CODED_ROW]},
+    "items": {"anyOf": [ROW_SCHEMA, BASE64_ROW_SCHEMA]},
 }
-ITEMS: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string"}}
-Rows = Annotated[Any, Checked(_rows, ROWS)]
-Row = Annotated[Any, Checked(_row, ROW_SCHEMA)]
-Items = Annotated[list[str | bytes], Checked(_items, ITEMS)]
-Id = Annotated[str, Checked(_identifier, {"type": "string", "pattern": ID_PATTERN})]
+ITEMS_SCHEMA: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+Rows = Annotated[Any, FieldParser(_rows, ROWS_SCHEMA)]
+Row = Annotated[Any, FieldParser(_row, ROW_SCHEMA)]
+Items = Annotated[list[str | bytes], FieldParser(_items, ITEMS_SCHEMA)]
+Id = Annotated[str, FieldParser(_identifier, {"type": "string", "pattern": ID_PATTERN})]
 Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
 Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]
-"""Of anchors."""
+"""Ids of anchors."""
 Labels = Annotated[list[Name], max_length("max_rows", "labels")]
-"""Of rows, or of a head's classes."""
+"""Labels of rows, or of a head's classes."""
+Truncate = Annotated[
+    Bool | None,
+    Field(description="Cut texts that are too long; unset: as the encoder is registered."),
+]

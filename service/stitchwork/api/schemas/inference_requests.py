@@ -7,11 +7,11 @@ from pydantic import (
 )
 
 from stitchwork.api.schemas.fields import (
-    Bool,
     Id,
     Int,
     Items,
     Rows,
+    Truncate,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -24,7 +24,7 @@ class ItemsMixin(RequestModel):
 
 
 class TranslateRequest(RequestModel):
-    """Embeddings of one space, to be written in another."""
+    """Embeddings of one space to translate into another."""
 
     source: Id
     target: Id
@@ -39,13 +39,13 @@ class TranslateRequest(RequestModel):
 
 
 class ClassifyRequest(RequestModel):
-    """Embeddings of a space, to be classified by a head of this or another space."""
+    """Embeddings of one space to classify by a head of this or another space."""
 
     space: Id
     bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     embeddings: Rows
-    top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    top: Int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
     example: ClassVar[dict[str, Any]] = {
         "space": "minilm",
         "embeddings": [[0.01, -0.02, 0.03]],
@@ -59,7 +59,7 @@ class EmbedRequest(ItemsMixin):
     target: Id | None = None
     bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
-    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
+    truncate: Truncate = None
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
 
 
@@ -67,6 +67,6 @@ class StitchRequest(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
     bridge: BridgeName = DEFAULT_BRIDGE
-    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
-    top: Int = Field(5, ge=1, le=1000, description="Classes shown for each input.")
+    truncate: Truncate = None
+    top: Int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

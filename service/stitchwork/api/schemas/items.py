@@ -9,23 +9,23 @@ from stitchwork.resources import (
 
 
 def decode_items(
-    items: list[str | bytes], modality: Modality, most: int, setting: str = "max_items"
+    items: list[str | bytes], modality: Modality, max_items: int, setting: str = "max_items"
 ) -> list[Item]:
     """Raw inputs as texts or as the bytes of image files.
 
     Args:
-        items: The inputs.
-        modality: What they are.
-        most: How many are taken.
-        setting: What that limit is called.
+        items: Texts, base64 of image files, or bytes of either.
+        modality: Their modality.
+        max_items: The largest number of items.
+        setting: Name of that limit in the error.
 
     Raises:
-        InputTooLargeError: If there are more than `most`.
+        InputTooLargeError: If there are more than `max_items`.
         InvalidInputError: If one is not of that modality.
     """
-    if len(items) > most:
+    if len(items) > max_items:
         raise InputTooLargeError(
-            f"expected at most {most} items ({setting}), got {len(items)}", pointer="/items"
+            f"expected at most {max_items} items ({setting}), got {len(items)}", pointer="/items"
         )
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
 

@@ -37,57 +37,60 @@ from stitchwork.resources import (
 
 
 class AnchorSetRequest(RequestModel):
-    """Declares k ordered anchors by their items, by their ids, or only by their number."""
+    """Declares k ordered anchors by their items, by their ids, or by their number alone."""
 
     modality: Modality = "vector"
     items: Items | None = None
     ids: Names | None = None
-    size: Int | None = Field(None, ge=2)
+    size: Int | None = Field(None, ge=2, description="Number of anchors, k.")
     example: ClassVar[dict[str, Any]] = {
         "modality": "text",
         "items": ["a red fox", "the stock market", "how do I pay?"],
     }
 
-    def decoded(self, most: int) -> list[Item] | None:
-        """The items as bytes or texts.
+    def decode_items(self, max_anchors: int) -> list[Item] | None:
+        """The items as texts or as the bytes of image files; None if there are none.
 
         Raises:
-            InputTooLargeError: If there are more than `most` anchors.
-            InvalidInputError: If one is not of the modality.
+            InputTooLargeError: If there are more than `max_anchors` anchors.
+            InvalidInputError: If an item is not of the modality.
         """
-        if (self.size or 0) > most:
-            told = f"expected at most {most} anchors (max_anchors), got {self.size}"
-            raise InputTooLargeError(told, pointer="/size")
+        if (self.size or 0) > max_anchors:
+            raise InputTooLargeError(
+                f"expected at most {max_anchors} anchors (max_anchors), got {self.size}",
+                pointer="/size",
+            )
         if self.items is None:
             return None
         if self.modality == "vector":
             raise InvalidInputError(
                 "modality: expected text or image for items", pointer="/modality"
             )
-        return decode_items(self.items, self.modality, most, "max_anchors")
+        return decode_items(self.items, self.modality, max_anchors, "max_anchors")
 
 
 class RidgeParameters(RequestModel):
-    """The ridge bridge's parameter."""
+    """Parameters of the ridge bridge."""
 
-    shrinkage: Float | None = Field(None, description="null: the rule of the method.")
+    shrinkage: Float | None = Field(None, description="null: computed from the anchors.")
 
 
 class IrpParameters(RequestModel):
-    """The irp bridge's parameters."""
+    """Parameters of the irp bridges."""
 
-    delta: Float = Field(0.8, description="Least distance between kept anchors.")
+    delta: Float = Field(0.8, description="Smallest distance between the anchors of a subspace.")
     omega: Int = Field(8, description="Number of anchor subspaces.")
 
 
 class ExpParameters(RequestModel):
-    """The parameters of the exp bridge; whitening is that of ridge-whitened too."""
+    """Parameters of the exp bridge; ridge-whitened has the same whitening."""
 
     whitening: Float = Field(
-        DEFAULT_WHITENING, description="0: best cosine; more: better retrieval."
+        DEFAULT_WHITENING,
+        description="0 is best for cosine similarity, larger values for retrieval.",
     )
     landmarks: Int = Field(
-        DEFAULT_LANDMARKS, description="Anchors that a row is compared with, at most."
+        DEFAULT_LANDMARKS, description="Largest number of anchors that a row is compared with."
     )
 
 
@@ -108,7 +111,7 @@ class SpaceRequest(RequestModel):
     }
 
     def declaration(self, id_: str) -> SpaceDeclaration:
-        """What is declared of the space with this id."""
+        """The declaration of a space with this id."""
         parameters = BridgeParameters(
             shrinkage=self.ridge.shrinkage, **self.irp.model_dump(), **self.exp.model_dump()
         )
@@ -119,7 +122,7 @@ class SpaceRequest(RequestModel):
 
 
 class NewSpaceRequest(SpaceRequest):
-    """The same, with the id in the body."""
+    """Registers a space, with its id in the body."""
 
     id: Id
 
@@ -132,7 +135,7 @@ class LinearLayer(RequestModel):
 
 
 class TrainingData(RequestModel):
-    """What a linear head is fitted on: one label for each embedding or raw input."""
+    """Data to fit a linear head on: one label for each embedding or raw input."""
 
     labels: Annotated[Labels, Field(min_length=2)]
     encoding_format: EncodingFormat = "float"
@@ -141,25 +144,34 @@ class TrainingData(RequestModel):
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        given = [rows for rows in (self.embeddings, self.items) if rows is not None]
-        if len(given) != 1:
+        inputs = self.items if self.embeddings is None else self.embeddings
+        if inputs is None or (self.embeddings is not None and self.items is not None):
             raise ValueError("expected either embeddings or items")
         if len(set(self.labels)) < 2:
             raise ValueError("expected labels of at least two classes, got one")
-        if len(given[0]) != len(self.labels):
-            raise ValueError(f"expected {len(given[0])} labels, one each, got {len(self.labels)}")
+        if len(inputs) != len(self.labels):
+            raise ValueError(f"expected {len(inputs)} labels, one each, got {len(self.labels)}")
         return self
 
-    def inputs(self, modality: Modality, most: int) -> tuple[Arrays, list[str], int]:
-        """Arrays to keep, the distinct labels, and how many items there are to embed."""
-        names = sorted(set(self.labels))
-        place = {name: i for i, name in enumerate(names)}
-        classes = np.array([place[name] for name in self.labels], np.int64)
+    def pack(self, modality: Modality, max_rows: int) -> tuple[Arrays, list[str], int]:
+        """The data as a registration stores it.
+
+        Returns:
+            Arrays of the inputs and `classes`, the distinct labels in order, and the number of
+            items to embed.
+
+        Raises:
+            InputTooLargeError: If there are more than `max_rows` items.
+            InvalidInputError: If an item is not of the modality.
+        """
+        labels = sorted(set(self.labels))
+        indices = {label: i for i, label in enumerate(labels)}
+        classes = np.array([indices[label] for label in self.labels], np.int64)
         if self.items is None:
             rows: Floats = self.embeddings  # type: ignore[assignment]
-            return {"embeddings": rows, "classes": classes}, names, 0
-        items = decode_items(self.items, modality, most, "max_rows")
-        return {**pack_items(items), "classes": classes}, names, len(items)
+            return {"embeddings": rows, "classes": classes}, labels, 0
+        items = decode_items(self.items, modality, max_rows, "max_rows")
+        return {**pack_items(items), "classes": classes}, labels, len(items)
 
 
 class HeadRequest(RequestModel):
@@ -192,42 +204,43 @@ class HeadRequest(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _from_tensors(cls, value: Any) -> Any:
-        """Tensors named as in a torch Sequential, or embeddings to fit on, become fields."""
+        """Make fields of the tensors of a torch Sequential, or of embeddings to fit on."""
         if not isinstance(value, dict):
             return value
-        named = {key: array for key, array in value.items() if isinstance(array, np.ndarray)}
-        value = {key: part for key, part in value.items() if key not in named}
-        if "embeddings" in named:
-            value["fit"] = {
-                "embeddings": named.pop("embeddings"),
-                "labels": value.pop("labels", []),
+        tensors = {key: array for key, array in value.items() if isinstance(array, np.ndarray)}
+        fields = {key: field for key, field in value.items() if key not in tensors}
+        if "embeddings" in tensors:
+            fields["fit"] = {
+                "embeddings": tensors.pop("embeddings"),
+                "labels": fields.pop("labels", []),
             }
-        numbers = sorted({int(key.split(".")[0]) for key in named if key.split(".")[0].isdecimal()})
+        prefixes = {key.split(".")[0] for key in tensors}
+        numbers = sorted({int(prefix) for prefix in prefixes if prefix.isdecimal()})
         if numbers:
-            value["layers"] = [
+            fields["layers"] = [
                 {
-                    part: named.pop(f"{n}.{part}")
-                    for part in ("weight", "bias")
-                    if f"{n}.{part}" in named
+                    name: tensors.pop(f"{n}.{name}")
+                    for name in ("weight", "bias")
+                    if f"{n}.{name}" in tensors
                 }
                 for n in numbers
             ]
-        return {**value, **named}
+        return {**fields, **tensors}
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        kinds = {name: getattr(self, name) for name in ("weight", "layers", "classifier", "fit")}
-        given = [name for name, part in kinds.items() if part is not None]
-        if len(given) != 1:
+        kinds = ("weight", "layers", "classifier", "fit")
+        present = [name for name in kinds if getattr(self, name) is not None]
+        if len(present) != 1:
             raise ValueError(
-                f"expected one of {', '.join(kinds)}, got {' and '.join(given) or 'none'}"
+                f"expected one of {', '.join(kinds)}, got {' and '.join(present) or 'none'}"
             )
-        if given[0] in ("weight", "layers") and self.labels is None:
+        if present[0] in ("weight", "layers") and self.labels is None:
             raise ValueError("expected labels, one for each class")
         return self
 
-    def layered(self) -> Classifier | None:
-        """The weights as a classifier; None if the head is not given by weights."""
+    def weights_classifier(self) -> Classifier | None:
+        """The weights as a classifier; None if the head is registered by other means."""
         layers = self.layers
         if self.weight is not None:
             layers = [LinearLayer.model_construct(weight=self.weight, bias=self.bias)]
@@ -241,6 +254,6 @@ class HeadRequest(RequestModel):
 
 
 class NewHeadRequest(HeadRequest):
-    """The same, with the id in the body."""
+    """Registers a head, with its id in the body."""
 
     id: Id

@@ -1,4 +1,4 @@
-"""Request bodies of reports: which anchors come next, and the evaluation of a head."""
+"""Request bodies of reports: next anchors, and the evaluation of a head."""
 
 from typing import Annotated, Any, ClassVar, Self
 
@@ -17,6 +17,7 @@ from stitchwork.api.schemas.fields import (
     Items,
     Labels,
     Rows,
+    Truncate,
     limits_of,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
@@ -24,8 +25,8 @@ from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 
-def _listed(value: Any, info: ValidationInfo) -> Any:
-    """A list that travels in a form or in the query, as the text of its JSON."""
+def _parse_list(value: Any, info: ValidationInfo) -> Any:
+    """Parse a list that a form or a query has as JSON."""
     if not isinstance(value, str):
         return value
     try:
@@ -37,9 +38,9 @@ def _listed(value: Any, info: ValidationInfo) -> Any:
 
 
 class NextAnchorsRequest(RequestModel):
-    """A pool of embeddings of one space, to take anchors from."""
+    """A pool of embeddings of one space to choose anchors from."""
 
-    count: Int = Field(10, ge=1, le=1000, description="Rows to take at most.")
+    count: Int = Field(10, ge=1, le=1000, description="Largest number of rows to choose.")
     encoding_format: EncodingFormat = "float"
     embeddings: Rows
     example: ClassVar[dict[str, Any]] = {
@@ -49,9 +50,9 @@ class NextAnchorsRequest(RequestModel):
 
 
 class HeadEvaluationRequest(RequestModel):
-    """A labelled sample to judge an encoder and a head by: raw inputs, or their embeddings."""
+    """A labelled sample to evaluate a head on: raw inputs, or their embeddings."""
 
-    labels: Annotated[Labels, BeforeValidator(_listed), Field(min_length=1)]
+    labels: Annotated[Labels, BeforeValidator(_parse_list), Field(min_length=1)]
     bridge: BridgeName = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     items: Items | None = None
@@ -59,8 +60,10 @@ class HeadEvaluationRequest(RequestModel):
     native_embeddings: Rows | None = Field(
         None, description="The same inputs in the head's own space."
     )
-    truncate: Bool | None = Field(None, description="Cut texts that are too long.")
-    calibrate: Bool = Field(False, description="Learn from it how far to trust predictions.")
+    truncate: Truncate = None
+    calibrate: Bool = Field(
+        False, description="Calibrate the confidence of further predictions on it."
+    )
     example: ClassVar[dict[str, Any]] = {
         "items": ["money back please", "I lost my card"],
         "labels": ["refund", "card"],

@@ -11,7 +11,7 @@ EncodingFormat = Literal["float", "base64"]
 
 
 class RequestModel(BaseModel):
-    """A request body; unknown fields are refused."""
+    """A request body; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     example: ClassVar[dict[str, Any]] = {}
