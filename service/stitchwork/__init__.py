@@ -4,20 +4,78 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from stitchwork.client import AsyncStitchwork, Stitchwork
-    from stitchwork.errors import StitchworkError
+    from stitchwork.client import AsyncStitchwork, ServiceError, Stitchwork
+    from stitchwork.errors import (
+        AnchorSetMismatchError,
+        AuthenticationError,
+        ClientDisconnectedError,
+        ConflictError,
+        CorruptDataError,
+        DeadlineExceededError,
+        IncompatibleFormatError,
+        InputTooLargeError,
+        InsufficientScopeError,
+        InvalidInputError,
+        JobFailedError,
+        MalformedInputError,
+        NotReadyError,
+        NoWorkerError,
+        QueueFullError,
+        QueueUnavailableError,
+        RateLimitError,
+        RegistryUnavailableError,
+        ResourceInUseError,
+        SlowRequestError,
+        StitchworkError,
+        UnavailableError,
+        UnknownResourceError,
+        UnsupportedFormatError,
+        VersionMismatchError,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["AsyncStitchwork", "Stitchwork", "StitchworkError", "__version__"]
+__all__ = [
+    "AnchorSetMismatchError",
+    "AsyncStitchwork",
+    "AuthenticationError",
+    "ClientDisconnectedError",
+    "ConflictError",
+    "CorruptDataError",
+    "DeadlineExceededError",
+    "IncompatibleFormatError",
+    "InputTooLargeError",
+    "InsufficientScopeError",
+    "InvalidInputError",
+    "JobFailedError",
+    "MalformedInputError",
+    "NoWorkerError",
+    "NotReadyError",
+    "QueueFullError",
+    "QueueUnavailableError",
+    "RateLimitError",
+    "RegistryUnavailableError",
+    "ResourceInUseError",
+    "ServiceError",
+    "SlowRequestError",
+    "Stitchwork",
+    "StitchworkError",
+    "UnavailableError",
+    "UnknownResourceError",
+    "UnsupportedFormatError",
+    "VersionMismatchError",
+    "__version__",
+]
 
-_HOMES: Final = {
-    "AsyncStitchwork": "stitchwork.client",
-    "Stitchwork": "stitchwork.client",
-    "StitchworkError": "stitchwork.errors",
-}
+_CLIENT: Final = ("AsyncStitchwork", "ServiceError", "Stitchwork")
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    """Import the client and the errors when they are used: a process of the service needs none."""
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = "stitchwork.client" if name in _CLIENT else "stitchwork.errors"
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stitchwork.cli.main import main
 from stitchwork.client import Floats, ServiceError, Stitchwork
-from stitchwork.client.chunks import MOST_ITEMS
+from stitchwork.client.chunks import MAX_ITEMS
 from stitchwork.errors import StitchworkError
 from stitchwork.geometry.diagnostics.space_metrics import mean_cosine
 from stitchwork.models.packaged_encoders import minilm_folder
@@ -83,7 +83,7 @@ def test_the_command_line_embeds_and_stitches(
     few = TEXTS[:60]
     # More than one request holds, and what comes in the second was in the first.
     twice = TEXTS + few
-    assert len(TEXTS) < MOST_ITEMS < len(twice)
+    assert len(TEXTS) < MAX_ITEMS < len(twice)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(twice) + "\n"))
     assert main(["stitch", "minilm", "topic", "--url", world.url, "--json"]) == 0
     labels = [one["label"] for one in json.loads(capsys.readouterr().out)]
@@ -139,7 +139,7 @@ def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
     spec = {"kind": "transformers", "model": str(minilm_folder()), "layer": 3}
     world.client.put_space("inner", "texts", encoder=spec)
     world.client.wait("spaces", "inner")
-    told = world.client.judge("inner", "topic", labels, items=texts, calibrate=True)
+    told = world.client.evaluate_head("inner", "topic", labels, items=texts, calibrate=True)
     native = world.client.stitch("minilm", "topic", texts)
     right = [p["label"] == label for p, label in zip(native, labels, strict=True)]
     assert told["native"]["accuracy"] == np.mean(right)

@@ -1,15 +1,16 @@
-"""A client of the service: numpy in and out, safetensors on the wire.
+"""A client of the service: numpy arrays in and out, safetensors over HTTP.
 
-`Stitchwork` waits for its answers and `AsyncStitchwork` awaits them; what they send and what they
-read is defined once, in `operations`.
+`Stitchwork` returns results and `AsyncStitchwork` returns awaitables. Their methods are defined
+once, in `resource_operations` and `inference_operations`.
 """
 
-from stitchwork.client.batch_calls import Translated
-from stitchwork.client.chunks import Floats
+from stitchwork.client.batch_calls import TranslationResult
+from stitchwork.client.chunks import Floats, json_items
 from stitchwork.client.clients import AsyncStitchwork, Stitchwork
 from stitchwork.client.flows import SAFETENSORS
-from stitchwork.client.operations import FileFormat, Kind, json_items
+from stitchwork.client.inference_operations import FileFormat
 from stitchwork.client.progress import Progress
+from stitchwork.client.resource_operations import Kind
 from stitchwork.client.service_errors import ServiceError
 
 __all__ = [
@@ -21,6 +22,6 @@ __all__ = [
     "Progress",
     "ServiceError",
     "Stitchwork",
-    "Translated",
+    "TranslationResult",
     "json_items",
 ]

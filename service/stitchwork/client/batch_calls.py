@@ -11,51 +11,51 @@ from safetensors.numpy import load, save
 
 from stitchwork.client.chunks import (
     Item,
-    Limits,
-    Versions,
-    are_few,
+    ServiceLimits,
+    VersionCheck,
     as_rows,
-    is_small,
     item_parts,
-    moved,
+    items_are_small,
     row_parts,
+    rows_are_small,
+    shift_pointer,
 )
 from stitchwork.client.flows import (
     JSON,
     SAFETENSORS,
     Flow,
-    Many,
+    Parallel,
     Request,
-    ask_json,
-    texts,
+    query_texts,
+    send_json,
     without_none,
 )
-from stitchwork.client.progress import Progress, shown
-from stitchwork.client.service_errors import ServiceError, json_of
+from stitchwork.client.progress import Progress, progress_callback
+from stitchwork.client.service_errors import ServiceError, read_json
 from stitchwork.errors import InvalidInputError
 
 Predictions: TypeAlias = list[dict[str, Any]]
 
 
 class Client(Protocol):
-    """What a client knows of the service.
+    """What a call reads of its client.
 
     Attributes:
-        in_flight: Parts that may be under way at the same time.
-        limits: What one request may hold, once it was asked.
+        in_flight: Parts that may be in progress at the same time.
+        limits: Limits of one request, once they were read.
     """
 
     in_flight: int
-    limits: Limits | None
+    limits: ServiceLimits | None
 
 
-class Translated(NamedTuple):
-    """Rows of another space, and what the service says of them.
+class TranslationResult(NamedTuple):
+    """Rows of the target space, and what the service reports about single rows.
 
     Attributes:
-        rows: (n, d) float32, or what took them instead.
-        undefined: Which inputs stand at their space's mean, and so have no direction.
-        uncovered: Which inputs lie outside what the anchors cover.
+        rows: (n, d) float32, or the `out` that they were written to.
+        undefined: Indices of inputs at the mean of their space, which have no direction.
+        uncovered: Indices of inputs outside the region that the anchors cover.
     """
 
     rows: Any
@@ -66,7 +66,7 @@ class Translated(NamedTuple):
 class _Part(NamedTuple):
     start: int
     size: int
-    answer: httpx.Response
+    response: httpx.Response
 
 
 def rows_to_rows(
@@ -76,154 +76,158 @@ def rows_to_rows(
     rows: Any,
     out: Any,
     progress: Progress | bool,
-) -> Flow[Translated]:
-    """Send embeddings, and take the rows that come of them."""
-    parts, total = yield from _embeddings(client, path, query, rows, SAFETENSORS)
-    return (yield from _rows(client, parts, total, out, progress))
+) -> Flow[TranslationResult]:
+    """Send embeddings, and receive rows."""
+    parts, total = yield from _send_rows(client, path, query, rows, SAFETENSORS)
+    return (yield from _receive_rows(client, parts, total, out, progress))
 
 
 def rows_to_predictions(
     client: Client, path: str, query: Mapping[str, Any], rows: Any, progress: Progress | bool
 ) -> Flow[Predictions]:
-    """Send embeddings, and take the predictions that come of them."""
-    parts, total = yield from _embeddings(client, path, query, rows, JSON)
-    return (yield from _predictions(client, parts, total, progress))
+    """Send embeddings, and receive predictions."""
+    parts, total = yield from _send_rows(client, path, query, rows, JSON)
+    return (yield from _receive_predictions(client, parts, total, progress))
 
 
 def items_to_rows(
     client: Client,
     path: str,
-    told: Mapping[str, Any],
+    fields: Mapping[str, Any],
     items: Sequence[Item],
     out: Any,
     progress: Progress | bool,
-) -> Flow[Translated]:
-    """Send raw inputs, and take the rows that come of them."""
-    parts = yield from _items(client, path, told, items, SAFETENSORS)
-    return (yield from _rows(client, parts, len(items), out, progress))
+) -> Flow[TranslationResult]:
+    """Send raw inputs, and receive rows."""
+    parts = yield from _send_items(client, path, fields, items, SAFETENSORS)
+    return (yield from _receive_rows(client, parts, len(items), out, progress))
 
 
 def items_to_predictions(
     client: Client,
     path: str,
-    told: Mapping[str, Any],
+    fields: Mapping[str, Any],
     items: Sequence[Item],
     progress: Progress | bool,
 ) -> Flow[Predictions]:
-    """Send raw inputs, and take the predictions that come of them."""
-    parts = yield from _items(client, path, told, items, JSON)
-    return (yield from _predictions(client, parts, len(items), progress))
+    """Send raw inputs, and receive predictions."""
+    parts = yield from _send_items(client, path, fields, items, JSON)
+    return (yield from _receive_predictions(client, parts, len(items), progress))
 
 
-def _limits(client: Client) -> Flow[Limits]:
-    """What one request may hold; asked once."""
+def _limits(client: Client) -> Flow[ServiceLimits]:
+    """The limits of one request, read once for a client."""
     if client.limits is None:
-        client.limits = Limits.of((yield from ask_json("GET", "/info")))
+        client.limits = ServiceLimits.from_info((yield from send_json("GET", "/info")))
     return client.limits
 
 
-def _embeddings(
+def _send_rows(
     client: Client, path: str, query: Mapping[str, Any], value: Any, accept: str
 ) -> Flow[tuple[Iterator[Flow[_Part]], int]]:
     rows = as_rows(value)
-    limits = None if is_small(rows) else (yield from _limits(client))
+    limits = None if rows_are_small(rows) else (yield from _limits(client))
     headers = {"Content-Type": SAFETENSORS, "Accept": accept}
 
     def send(part: slice) -> Flow[_Part]:
         body = save({"embeddings": np.ascontiguousarray(rows[part], np.float32)})
-        request = Request("POST", path, texts(query), headers, body, is_part=limits is not None)
-        return (yield from _sent(request, part.start, part.stop - part.start))
+        is_part = limits is not None
+        request = Request("POST", path, query_texts(query), headers, body, is_part=is_part)
+        return (yield from _send_part(request, part.start, part.stop - part.start))
 
     return (send(part) for part in row_parts(rows, limits)), rows.shape[0]
 
 
-def _items(
-    client: Client, path: str, told: Mapping[str, Any], items: Sequence[Item], accept: str
+def _send_items(
+    client: Client, path: str, fields: Mapping[str, Any], items: Sequence[Item], accept: str
 ) -> Flow[Iterator[Flow[_Part]]]:
-    limits = None if are_few(items) else (yield from _limits(client))
+    limits = None if items_are_small(items) else (yield from _limits(client))
     headers = {"Content-Type": JSON, "Accept": accept}
 
     def send(start: int, part: list[str]) -> Flow[_Part]:
-        body = orjson.dumps(without_none({"items": part, **told}))
+        body = orjson.dumps(without_none({"items": part, **fields}))
         request = Request("POST", path, {}, headers, body, is_part=limits is not None)
-        return (yield from _sent(request, start, len(part)))
+        return (yield from _send_part(request, start, len(part)))
 
     return (send(start, part) for start, part in item_parts(items, limits))
 
 
-def _sent(request: Request, start: int, count: int) -> Flow[_Part]:
+def _send_part(request: Request, start: int, count: int) -> Flow[_Part]:
     try:
-        answer: httpx.Response = yield request
+        response: httpx.Response = yield request
     except ServiceError as error:
-        moved(error, start)
+        shift_pointer(error, start)
         raise
-    return _Part(start, count, answer)
+    return _Part(start, count, response)
 
 
-def _rows(
+def _receive_rows(
     client: Client,
     parts: Iterator[Flow[_Part]],
     total: int,
     out: Any,
     progress: Progress | bool,
-) -> Flow[Translated]:
+) -> Flow[TranslationResult]:
     undefined: list[NDArray[np.int64]] = []
     uncovered: list[NDArray[np.int64]] = []
 
-    def take(part: _Part) -> None:
+    def on_part(part: _Part) -> None:
         nonlocal out
-        body = part.answer.content
+        body = part.response.content
         rows = load(body)["embeddings"]
+        expected = (total, rows.shape[1])
         if out is None:
-            out = np.empty((total, rows.shape[1]), np.float32)
-        wanted = getattr(out, "shape", (total, rows.shape[1]))
-        if wanted != (total, rows.shape[1]):
-            expected = (total, rows.shape[1])
-            raise InvalidInputError(f"out: expected shape {expected}, got {tuple(wanted)}")
+            out = np.empty(expected, np.float32)
+        shape = getattr(out, "shape", expected)
+        if shape != expected:
+            raise InvalidInputError(f"out: expected shape {expected}, got {tuple(shape)}")
         out[part.start : part.start + part.size] = rows
-        told = _metadata(body)
-        for name, found in (("undefined", undefined), ("uncovered", uncovered)):
-            found.append(np.asarray(orjson.loads(told.get(name, "[]")), np.int64) + part.start)
+        metadata = _metadata(body)
+        for name, indices in (("undefined", undefined), ("uncovered", uncovered)):
+            part_indices = np.asarray(orjson.loads(metadata.get(name, "[]")), np.int64)
+            indices.append(part_indices + part.start)
 
-    yield from _each(client, parts, total, take, progress)
-    return Translated(out, np.sort(np.concatenate(undefined)), np.sort(np.concatenate(uncovered)))
+    yield from _receive(client, parts, total, on_part, progress)
+    return TranslationResult(
+        out, np.sort(np.concatenate(undefined)), np.sort(np.concatenate(uncovered))
+    )
 
 
-def _predictions(
+def _receive_predictions(
     client: Client, parts: Iterator[Flow[_Part]], total: int, progress: Progress | bool
 ) -> Flow[Predictions]:
-    found: dict[int, Predictions] = {}
+    predictions: dict[int, Predictions] = {}
 
-    def take(part: _Part) -> None:
-        found[part.start] = json_of(part.answer)["predictions"]
+    def on_part(part: _Part) -> None:
+        predictions[part.start] = read_json(part.response)["predictions"]
 
-    yield from _each(client, parts, total, take, progress)
-    return [told for start in sorted(found) for told in found[start]]
+    yield from _receive(client, parts, total, on_part, progress)
+    return [prediction for start in sorted(predictions) for prediction in predictions[start]]
 
 
-def _each(
+def _receive(
     client: Client,
     parts: Iterator[Flow[_Part]],
     total: int,
-    take: Callable[[_Part], None],
+    on_part: Callable[[_Part], None],
     progress: Progress | bool,
 ) -> Flow[None]:
-    """Send all parts, and take the answers as they come."""
-    versions, done = Versions(), 0
-    with shown(progress, f"{total:,}", total) as tell:
+    """Send all parts, and handle the responses in the order of their arrival."""
+    versions, done = VersionCheck(), 0
+    with progress_callback(progress, f"{total:,}", total) as report:
 
-        def each(part: _Part) -> None:
+        def on_result(part: _Part) -> None:
             nonlocal done
-            versions.check(part.answer.headers)
-            take(part)
+            versions.check(part.response.headers)
+            on_part(part)
             done += part.size
-            tell(done, total)
+            report(done, total)
 
-        yield Many(parts, client.in_flight, each)
+        yield Parallel(parts, client.in_flight, on_result)
 
 
 def _metadata(body: bytes) -> dict[str, str]:
-    """What a safetensors body says beside its tensors."""
+    """The metadata of a safetensors body."""
     header = orjson.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-    found: dict[str, str] = header.get("__metadata__") or {}
-    return found
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata

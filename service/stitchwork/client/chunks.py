@@ -1,4 +1,4 @@
-"""What is too much for one request, in parts that the service takes."""
+"""Splits large calls into parts that the service accepts."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,20 +13,20 @@ from stitchwork.errors import InvalidInputError, VersionMismatchError
 Floats: TypeAlias = NDArray[np.float32]
 Item: TypeAlias = str | bytes
 
-MOST_ROWS: Final = 4096
-MOST_BYTES: Final = 8 * 1024 * 1024
-"""A part is no larger than this, lest several at once fill the memory of either side."""
-MOST_ITEMS: Final = 256
-"""Raw inputs of one part: several at once must be through well within a request's time."""
+MAX_ROWS: Final = 4096
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of a part: several at once must not fill the memory of either side."""
+MAX_ITEMS: Final = 256
+"""Raw inputs of a part: several at once must take much less than a request's timeout."""
 OVERHEAD: Final = 64 * 1024
-"""Bytes of a body that are not its rows or items, at most."""
-FEW: Final = 64
-"""Rows or items that any service takes, whatever its limits, as long as they are small."""
-SMALL: Final = 256 * 1024
+"""Bytes of a body beside its rows or items, at most."""
+SMALL_COUNT: Final = 64
+"""Rows or items that every service accepts, whatever its limits, if they are small."""
+SMALL_BYTES: Final = 256 * 1024
 
 
 class Rows(Protocol):
-    """Rows that can be read a part at a time: an array, a memory-mapped file, a data set."""
+    """Rows that are read by slices: an array, a memory-mapped file, a data set."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,31 +37,31 @@ class Rows(Protocol):
 
 
 class Sink(Protocol):
-    """What takes rows a part at a time, in any order."""
+    """A destination of rows that are written by slices, in any order."""
 
     def __setitem__(self, part: slice, rows: Any, /) -> None:
-        """Some of the rows."""
+        """Write some of the rows."""
 
 
-class Limits(NamedTuple):
-    """What one request may hold."""
+class ServiceLimits(NamedTuple):
+    """Limits of one request."""
 
     rows: int
     items: int
     body_bytes: int
 
     @classmethod
-    def of(cls, info: Mapping[str, Any]) -> "Limits":
-        """From what `/info` says."""
-        told = info["limits"]
-        return cls(int(told["max_rows"]), int(told["max_items"]), int(told["max_body_bytes"]))
+    def from_info(cls, info: Mapping[str, Any]) -> "ServiceLimits":
+        """The limits in the response of `/info`."""
+        limits = info["limits"]
+        return cls(int(limits["max_rows"]), int(limits["max_items"]), int(limits["max_body_bytes"]))
 
 
 def as_rows(value: Any) -> Rows:
-    """Rows (n, d), lists of numbers made an array.
+    """Rows (n, d); lists of numbers become an array.
 
     Raises:
-        InvalidInputError: If it is of another shape.
+        InvalidInputError: If the shape is another.
     """
     rows: Rows = value if hasattr(value, "shape") else np.asarray(value, np.float32)
     if len(rows.shape) != 2:
@@ -69,28 +69,30 @@ def as_rows(value: Any) -> Rows:
     return rows
 
 
-def row_parts(rows: Rows, limits: Limits | None) -> Iterator[slice]:
-    """Parts of rows that one request may hold; no limits: all of them."""
+def row_parts(rows: Rows, limits: ServiceLimits | None) -> Iterator[slice]:
+    """Parts of rows within the limits of a request; without limits, all of them."""
     count, width = rows.shape
     size = count
     if limits:
-        most = min(MOST_BYTES, limits.body_bytes - OVERHEAD)
-        size = max(1, min(MOST_ROWS, limits.rows, most // (4 * max(1, width))))
-    # Of no rows there is one part as well: it is for the service to refuse them.
+        max_bytes = min(MAX_BYTES, limits.body_bytes - OVERHEAD)
+        size = max(1, min(MAX_ROWS, limits.rows, max_bytes // (4 * max(1, width))))
+    # No rows are one part as well: the service refuses them.
     for start in range(0, max(1, count), max(1, size)):
         yield slice(start, min(start + size, count))
 
 
-def item_parts(items: Sequence[Item], limits: Limits | None) -> Iterator[tuple[int, list[str]]]:
-    """Raw inputs as JSON holds them, in parts that one request may hold, each with its start."""
-    count = min(MOST_ITEMS, limits.items) if limits else max(1, len(items))
-    most = min(MOST_BYTES, limits.body_bytes - OVERHEAD) if limits else SMALL + OVERHEAD
+def item_parts(
+    items: Sequence[Item], limits: ServiceLimits | None
+) -> Iterator[tuple[int, list[str]]]:
+    """Raw inputs as JSON strings, in parts within the limits of a request, each with its start."""
+    max_count = min(MAX_ITEMS, limits.items) if limits else max(1, len(items))
+    max_bytes = min(MAX_BYTES, limits.body_bytes - OVERHEAD) if limits else SMALL_BYTES + OVERHEAD
     start, part, size = 0, list[str](), 0
     for i, item in enumerate(items):
         text = json_item(item)
-        # A letter may take six bytes in JSON; base64 has only plain ones.
+        # A character takes up to six bytes in JSON; base64 has only ASCII ones.
         length = len(text) if isinstance(item, bytes) else 3 * len(text) + 3
-        if part and (len(part) >= count or size + length > most):
+        if part and (len(part) >= max_count or size + length > max_bytes):
             yield start, part
             start, part, size = i, [], 0
         part.append(text)
@@ -98,47 +100,52 @@ def item_parts(items: Sequence[Item], limits: Limits | None) -> Iterator[tuple[i
     yield start, part
 
 
-def is_small(rows: Rows) -> bool:
-    """Whether any service takes these rows in one request."""
+def rows_are_small(rows: Rows) -> bool:
+    """Whether every service accepts these rows in one request."""
     count, width = rows.shape
-    return count <= FEW and 4 * count * width <= SMALL
+    return count <= SMALL_COUNT and 4 * count * width <= SMALL_BYTES
 
 
-def are_few(items: Sequence[Item]) -> bool:
-    """Whether any service takes these items in one request."""
-    return len(items) <= FEW and sum(len(item) for item in items) <= SMALL // 6
+def items_are_small(items: Sequence[Item]) -> bool:
+    """Whether every service accepts these items in one request."""
+    return len(items) <= SMALL_COUNT and sum(len(item) for item in items) <= SMALL_BYTES // 6
 
 
 def json_item(item: Item) -> str:
-    """One raw input as JSON can hold it: a text as it is, an image file as base64."""
+    """A raw input as a JSON string: a text as it is, an image file as base64."""
     return base64.b64encode(item).decode() if isinstance(item, bytes) else item
 
 
-class Versions:
-    """Sees to it that all parts were answered with the same versions."""
+def json_items(items: Sequence[Item]) -> list[str]:
+    """Raw inputs as JSON strings; see `json_item`."""
+    return [json_item(item) for item in items]
+
+
+class VersionCheck:
+    """Checks that all parts of a call were computed with the same versions."""
 
     def __init__(self) -> None:
-        self._first: dict[str, str] | None = None
+        self._versions: dict[str, str] | None = None
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Compare what one answer was made with to the others.
+        """Compare the versions that one response names with those of the first one.
 
         Raises:
-            VersionMismatchError: If a space or a head was replaced meanwhile.
+            VersionMismatchError: If a space or a head was replaced in between.
         """
         roles = ("Stitchwork-Source", "Stitchwork-Target", "Stitchwork-Head")
-        used = {role: headers[role] for role in roles if role in headers}
-        self._first = self._first or used
-        if used != self._first:
-            role = next(role for role in used if used[role] != self._first.get(role))
+        versions = {role: headers[role] for role in roles if role in headers}
+        self._versions = self._versions or versions
+        if versions != self._versions:
+            role = next(r for r in versions if versions[r] != self._versions.get(r))
             raise VersionMismatchError(
-                f"{used[role].split('@')[0]} was replaced while parts of this call were answered: "
-                "the parts do not belong together, send them again"
+                f"{versions[role].split('@')[0]} was replaced during this call: its parts do not "
+                "belong together, call again"
             )
 
 
-def moved(error: ServiceError, start: int) -> None:
-    """Let the pointer to a row or an item of a part name its place among all of them."""
+def shift_pointer(error: ServiceError, start: int) -> None:
+    """Turn the index of a row or item in a part, in an error's pointer, into that in the call."""
     parts = (error.pointer or "").split("/")
     if len(parts) > 2 and parts[1] in ("embeddings", "items") and parts[2].isdecimal():
         parts[2] = str(int(parts[2]) + start)

@@ -1,4 +1,4 @@
-"""Carry out what the operations are made of: by waiting, or by awaiting."""
+"""The sync and the async client: they perform the flows that the operations are made of."""
 
 import asyncio
 import os
@@ -19,9 +19,15 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from stitchwork.client.flows import Flow, Many, Pause, Request, Step
-from stitchwork.client.operations import Operations
-from stitchwork.client.service_errors import ServiceError, checked, passes, transport
+from stitchwork.client.flows import Flow, Parallel, Pause, Request, Step
+from stitchwork.client.inference_operations import InferenceOperations
+from stitchwork.client.resource_operations import ResourceOperations
+from stitchwork.client.service_errors import (
+    ServiceError,
+    is_transient,
+    raise_for_error,
+    transport_errors,
+)
 from stitchwork.errors import InvalidInputError
 
 T = TypeVar("T")
@@ -30,24 +36,24 @@ DEFAULT_URL: Final = "http://127.0.0.1:8765"
 TIMEOUT: Final = 60.0
 RETRIES: Final = 5
 IN_FLIGHT: Final = 3
-"""One part is on its way, one is computed, and one is on its way back."""
-_BACKING_OFF: Final = wait_random_exponential(multiplier=0.1, max=8)
+"""One part is sent, one is computed, and one is received."""
+_BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=8)
 
 
-class _Client(Operations, ABC):
-    """What both kinds of client are set up with.
+class _Client(ResourceOperations, InferenceOperations, ABC):
+    """The configuration of both clients.
 
     Args:
-        url: Where the service listens; unset: STITCHWORK_URL, or this machine.
-        timeout: Seconds one request may take.
-        key: An API key; unset: STITCHWORK_KEY, if there is one.
-        retries: How often a request is sent again that was refused for now (429, 503), or whose
-            connection failed. Only what is safe to send again is. A part of a large call is sent
-            again for `timeout` seconds at least.
-        in_flight: Parts of a large call that are under way at the same time.
+        url: Address of the service; default: STITCHWORK_URL, else this machine.
+        timeout: Seconds that one request may take.
+        key: An API key; default: STITCHWORK_KEY, if it is set.
+        retries: How often a request is repeated that was refused for the moment (429, 503), or
+            whose connection failed, where that is safe. A part of a large call is repeated for
+            `timeout` seconds at least.
+        in_flight: Parts of a large call that may be in progress at the same time.
 
     Raises:
-        InvalidInputError: If the URL is none.
+        InvalidInputError: If the URL is invalid.
     """
 
     def __init__(
@@ -60,15 +66,15 @@ class _Client(Operations, ABC):
         in_flight: int = IN_FLIGHT,
     ) -> None:
         super().__init__(in_flight)
-        given = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
-        self.url = f"{given.scheme}://{given.netloc.decode()}"
+        base_url = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
+        self.url = f"{base_url.scheme}://{base_url.netloc.decode()}"
         key = key or os.environ.get("STITCHWORK_KEY")
         self._timeout = timeout
         self._retries = retries
-        self._setup: dict[str, Any] = {
-            "base_url": given,
+        self._options: dict[str, Any] = {
+            "base_url": base_url,
             "timeout": timeout,
-            # Work that nobody waits for any more is dropped before it is done.
+            # The service drops work whose caller has stopped waiting.
             "headers": {"X-Request-Timeout": f"{timeout:g}"}
             | ({"Authorization": f"Bearer {key}"} if key else {}),
         }
@@ -76,17 +82,17 @@ class _Client(Operations, ABC):
 
     @abstractmethod
     def _connect(self) -> None:
-        """Make the connections that requests go over."""
+        """Create the HTTP client."""
 
-    def _policy(self, request: Request) -> dict[str, Any]:
-        """When to send it again, and how long to wait before, for tenacity."""
-        # Not the request itself, with its body: tenacity's objects live until they are collected.
+    def _retry_options(self, request: Request) -> dict[str, Any]:
+        """The options of tenacity for a request."""
+        # Without the request and its body: tenacity's objects live until garbage collection.
         repeatable = request.repeatable
-        often = stop_after_attempt(1 + self._retries)
+        attempts = stop_after_attempt(1 + self._retries)
         return {
-            "retry": retry_if_exception(lambda e: passes(e, repeatable=repeatable)),
-            "stop": often & stop_after_delay(self._timeout) if request.is_part else often,
-            "wait": _seconds,
+            "retry": retry_if_exception(lambda error: is_transient(error, repeatable=repeatable)),
+            "stop": attempts & stop_after_delay(self._timeout) if request.is_part else attempts,
+            "wait": _retry_wait,
             "reraise": True,
         }
 
@@ -101,20 +107,20 @@ def _service_url(text: str) -> httpx.URL:
     return url
 
 
-def _seconds(state: RetryCallState) -> float:
-    """At least what the service asked for, and more the more often it refused."""
+def _retry_wait(state: RetryCallState) -> float:
+    """The seconds of Retry-After, plus an exponential backoff."""
     error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, ServiceError) else None
-    return (asked or 0.0) + _BACKING_OFF(state)
+    retry_after = error.retry_after if isinstance(error, ServiceError) else None
+    return (retry_after or 0.0) + _BACKOFF(state)
 
 
 class Stitchwork(_Client):
-    """One service; methods return their answers. Threads may share it. See `Operations`."""
+    """A client of one service, whose methods return their results. Threads may share it."""
 
     _http: httpx.Client
 
     def _connect(self) -> None:
-        self._http = httpx.Client(**self._setup)
+        self._http = httpx.Client(**self._options)
 
     def __enter__(self) -> Self:
         return self
@@ -132,59 +138,65 @@ class Stitchwork(_Client):
         self._http.close()
 
     def perform(self, flow: Flow[T]) -> T:
-        """Carry out a flow, and wait for what it returns."""
+        """Perform a flow, and return its result."""
         try:
             step = next(flow)
             while True:
                 try:
-                    found = self._step(step)
-                except Exception as error:  # noqa: BLE001 the flow's to handle, or to pass on
+                    result = self._step(step)
+                except Exception as error:  # noqa: BLE001 the flow handles or raises it
                     step = flow.throw(error)
                 else:
-                    step = flow.send(found)
+                    step = flow.send(result)
         except StopIteration as end:
-            answer: T = end.value
-            return answer
+            value: T = end.value
+            return value
         finally:
             flow.close()
 
     def _step(self, step: Step) -> Any:
         if isinstance(step, Request):
-            return Retrying(**self._policy(step))(self._attempt, step)
+            return Retrying(**self._retry_options(step))(self._attempt, step)
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
-        return self._many(step)
+        return self._perform_all(step)
 
-    def _many(self, many: Many) -> None:
+    def _perform_all(self, parallel: Parallel) -> None:
         running: set[Future[Any]] = set()
-        with ThreadPoolExecutor(many.at_once, thread_name_prefix="part") as pool:
-            for flow in many.flows:
-                running.add(pool.submit(self.perform, flow))
-                if len(running) >= many.at_once:
-                    running = self._reap(many, running)
-            while running:
-                running = self._reap(many, running)
+        pool = ThreadPoolExecutor(parallel.max_concurrency, thread_name_prefix="part")
+        with pool:
+            try:
+                for flow in parallel.flows:
+                    running.add(pool.submit(self.perform, flow))
+                    if len(running) >= parallel.max_concurrency:
+                        running = self._collect(parallel, running)
+                while running:
+                    running = self._collect(parallel, running)
+            except KeyboardInterrupt:
+                # Ends the requests in progress, which the pool waits for.
+                self.close()
+                raise
 
     @staticmethod
-    def _reap(many: Many, running: set[Future[Any]]) -> set[Future[Any]]:
+    def _collect(parallel: Parallel, running: set[Future[Any]]) -> set[Future[Any]]:
         done, rest = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            many.each(future.result())
+            parallel.on_result(future.result())
         return rest
 
     def _attempt(self, request: Request) -> httpx.Response:
-        with transport(self.url, self._timeout):
-            answer = self._http.request(**_told(request))
-        return checked(_untied(answer))
+        with transport_errors(self.url, self._timeout):
+            response = self._http.request(**_request_options(request))
+        return raise_for_error(_without_stream(response))
 
 
 class AsyncStitchwork(_Client):
-    """One service; methods are awaited, in one event loop. See `Operations`."""
+    """A client of one service, whose methods are awaited, in one event loop."""
 
     _http: httpx.AsyncClient
 
     def _connect(self) -> None:
-        self._http = httpx.AsyncClient(**self._setup)
+        self._http = httpx.AsyncClient(**self._options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -202,57 +214,59 @@ class AsyncStitchwork(_Client):
         await self._http.aclose()
 
     async def perform(self, flow: Flow[T]) -> T:
-        """Carry out a flow, and await what it returns."""
+        """Perform a flow, and return its result."""
         try:
             step = next(flow)
             while True:
                 try:
-                    found = await self._step(step)
-                except Exception as error:  # noqa: BLE001 the flow's to handle, or to pass on
+                    result = await self._step(step)
+                except Exception as error:  # noqa: BLE001 the flow handles or raises it
                     step = flow.throw(error)
                 else:
-                    step = flow.send(found)
+                    step = flow.send(result)
         except StopIteration as end:
-            answer: T = end.value
-            return answer
+            value: T = end.value
+            return value
         finally:
             flow.close()
 
     async def _step(self, step: Step) -> Any:
         if isinstance(step, Request):
-            return await AsyncRetrying(**self._policy(step))(self._attempt, step)
+            return await AsyncRetrying(**self._retry_options(step))(self._attempt, step)
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
-        return await self._many(step)
+        return await self._perform_all(step)
 
-    async def _many(self, many: Many) -> None:
+    async def _perform_all(self, parallel: Parallel) -> None:
         running: set[asyncio.Task[Any]] = set()
         try:
-            for flow in many.flows:
+            for flow in parallel.flows:
                 running.add(asyncio.ensure_future(self.perform(flow)))
-                if len(running) >= many.at_once:
-                    running = await self._reap(many, running)
+                if len(running) >= parallel.max_concurrency:
+                    running = await self._collect(parallel, running)
             while running:
-                running = await self._reap(many, running)
+                running = await self._collect(parallel, running)
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     @staticmethod
-    async def _reap(many: Many, running: set[asyncio.Task[Any]]) -> set[asyncio.Task[Any]]:
+    async def _collect(
+        parallel: Parallel, running: set[asyncio.Task[Any]]
+    ) -> set[asyncio.Task[Any]]:
         done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
-            many.each(task.result())
+            parallel.on_result(task.result())
         return rest
 
     async def _attempt(self, request: Request) -> httpx.Response:
-        with transport(self.url, self._timeout):
-            answer = await self._http.request(**_told(request))
-        return checked(_untied(answer))
+        with transport_errors(self.url, self._timeout):
+            response = await self._http.request(**_request_options(request))
+        return raise_for_error(_without_stream(response))
 
 
-def _told(request: Request) -> dict[str, Any]:
+def _request_options(request: Request) -> dict[str, Any]:
     return {
         "method": request.method,
         "url": request.path,
@@ -262,10 +276,10 @@ def _told(request: Request) -> dict[str, Any]:
     }
 
 
-def _untied(answer: httpx.Response) -> httpx.Response:
-    """An answer that was read, freed as soon as nobody needs it.
+def _without_stream(response: httpx.Response) -> httpx.Response:
+    """A response that was read, without its stream.
 
-    It and its stream refer to each other, and parts would pile up until the garbage is collected.
+    The two refer to each other: parts would stay in memory until garbage collection.
     """
-    answer.stream = httpx.ByteStream(b"")
-    return answer
+    response.stream = httpx.ByteStream(b"")
+    return response

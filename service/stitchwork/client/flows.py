@@ -1,12 +1,15 @@
-"""What a method does, without saying how it is sent: one definition for two kinds of client.
+"""What a method does, without its I/O: one definition for the sync and the async client.
 
-A flow is a generator. It yields steps, is given what came of each (or has its error thrown in), and
-returns the method's answer. A sender carries flows out: by waiting, or by awaiting.
+A flow is a generator. It yields steps, receives the result of each (or its error), and returns the
+result of the method. A client performs flows: one waits, the other awaits.
 """
 
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import update_wrapper, wraps
+from functools import reduce, update_wrapper, wraps
+from operator import or_
+from types import GenericAlias, MethodType, UnionType
 from typing import (
     Any,
     Concatenate,
@@ -17,13 +20,18 @@ from typing import (
     Protocol,
     TypeAlias,
     TypeVar,
+    get_args,
+    get_origin,
     overload,
 )
+from urllib.parse import quote
 
 import httpx
+import numpy as np
 import orjson
+from safetensors.numpy import save
 
-from stitchwork.client.service_errors import json_of
+from stitchwork.client.service_errors import read_json
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,7 +42,7 @@ SAFETENSORS: Final = "application/vnd.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; what comes of it is its answer, an `httpx.Response` without an error.
+    """One HTTP request; its result is an `httpx.Response` that is a success.
 
     Attributes:
         method: The HTTP method.
@@ -42,8 +50,8 @@ class Request:
         query: Parameters of the query.
         headers: Headers.
         content: The body.
-        is_part: Whether others of the same call are under way: it may be those that it has to
-            wait for.
+        is_part: Whether other parts of the same call may be in progress: it may have to wait for
+            these.
     """
 
     method: str
@@ -57,104 +65,159 @@ class Request:
     def repeatable(self) -> bool:
         """Whether it may be sent again although it may have been served already.
 
-        All but DELETE: to register the same again changes nothing, and the rest only computes. A
-        second DELETE would say that there is no such record.
+        All but DELETE: registering the same again changes nothing, and the rest only computes. A
+        second DELETE would report that there is no such resource.
         """
         return self.method != "DELETE"
 
 
 class Pause(NamedTuple):
-    """Seconds to let pass."""
+    """Seconds to wait."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Many:
-    """Flows to carry out side by side.
+class Parallel:
+    """Flows to perform concurrently.
 
     Attributes:
-        flows: The flows; the next one is begun once there is room for it.
-        at_once: How many may be under way.
-        each: Called with what each returns, in the order in which they end, never two at a time.
+        flows: The flows; the next one starts once there is room for it.
+        max_concurrency: How many may be in progress.
+        on_result: Called with the result of each, in the order of their completion, never
+            concurrently.
     """
 
     flows: Iterator["Flow[Any]"]
-    at_once: int
-    each: Callable[[Any], None]
+    max_concurrency: int
+    on_result: Callable[[Any], None]
 
 
-Step: TypeAlias = Request | Pause | Many
+Step: TypeAlias = Request | Pause | Parallel
 Flow: TypeAlias = Generator[Step, Any, T]
 
 
-class Waiting(Protocol):
-    """A client whose methods return their answers."""
+class SyncClient(Protocol):
+    """A client whose methods return their results."""
 
     def perform(self, flow: Flow[T]) -> T:
-        """Carry out a flow."""
+        """Perform a flow."""
 
 
-class Awaiting(Protocol):
+class AsyncClient(Protocol):
     """A client whose methods return awaitables."""
 
     def perform(self, flow: Flow[T]) -> Coroutine[Any, Any, T]:
-        """Carry out a flow."""
+        """Perform a flow."""
 
 
 class Operation(Generic[P, T]):
-    """Makes a method of a flow; what calling it returns is for the client's sender to say."""
+    """Turns a flow into a method of both clients.
+
+    Args:
+        function: Makes the flow; its annotation is `Flow[T]`.
+    """
 
     def __init__(self, function: Callable[Concatenate[Any, P], Flow[T]]) -> None:
         self._function = function
+        self._methods: dict[type, Callable[..., Any]] = {}
         update_wrapper(self, function)  # type: ignore[arg-type]
 
     @overload
-    def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Flow[T]]: ...
+    def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Any]: ...
     @overload
-    def __get__(self, client: Awaiting, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: AsyncClient, owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
     @overload
-    def __get__(self, client: Waiting, owner: type) -> Callable[P, T]: ...
+    def __get__(self, client: SyncClient, owner: type) -> Callable[P, T]: ...
     def __get__(self, client: Any, owner: type) -> Callable[..., Any]:
-        """The method of one client; of the class, the flow's own function."""
-        if client is None:
-            return self._function
+        """The method of a client or, of a class, its function."""
+        if owner not in self._methods:
+            self._methods[owner] = self._method(owner)
+        method = self._methods[owner]
+        return method if client is None else MethodType(method, client)
 
+    def _method(self, owner: type) -> Callable[..., Any]:
         @wraps(self._function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+        def method(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
             return client.perform(self._function(client, *args, **kwargs))
 
-        return call
+        is_async = inspect.iscoroutinefunction(getattr(owner, "perform", None))
+        signature = _public_signature(self._function, is_async)
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        return method
 
 
-def ask(
+def _public_signature(function: Callable[..., Any], is_async: bool) -> inspect.Signature:
+    """The signature of a method for `help()`: the flow's result in place of the flow."""
+    signature = inspect.signature(function, eval_str=True)
+    parameters = [
+        parameter.replace(annotation=_plain(parameter.annotation))
+        for parameter in signature.parameters.values()
+    ]
+    _, _, result = get_args(signature.return_annotation)
+    result = _plain(result)
+    if is_async:
+        result = GenericAlias(Awaitable, (result,))
+    return signature.replace(parameters=parameters, return_annotation=result)
+
+
+def _plain(annotation: Any) -> Any:
+    """An annotation with `numpy.ndarray` in place of its generic form."""
+    if get_origin(annotation) is np.ndarray:
+        return np.ndarray
+    if isinstance(annotation, UnionType):
+        return reduce(or_, map(_plain, get_args(annotation)))
+    return annotation
+
+
+def send(
     method: str,
     path: str,
     *,
     query: Mapping[str, Any] | None = None,
-    told: Any = None,
+    body: Any = None,
 ) -> Flow[httpx.Response]:
-    """Send JSON, or nothing."""
+    """Send a request with a JSON body, or without one."""
     content, headers = None, {}
-    if told is not None:
-        content, headers = orjson.dumps(told), {"Content-Type": JSON}
-    answer: httpx.Response = yield Request(method, path, texts(query or {}), headers, content)
-    return answer
+    if body is not None:
+        content, headers = orjson.dumps(body), {"Content-Type": JSON}
+    response: httpx.Response = yield Request(
+        method, path, query_texts(query or {}), headers, content
+    )
+    return response
 
 
-def ask_json(
-    method: str, path: str, *, query: Mapping[str, Any] | None = None, told: Any = None
+def send_json(
+    method: str, path: str, *, query: Mapping[str, Any] | None = None, body: Any = None
 ) -> Flow[dict[str, Any]]:
-    """Send JSON, or nothing, and read JSON."""
-    answer = yield from ask(method, path, query=query, told=told)
-    return json_of(answer)
+    """Send a request with a JSON body, or without one, and read JSON."""
+    response = yield from send(method, path, query=query, body=body)
+    return read_json(response)
 
 
-def texts(query: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters of a query; those without a value are left out."""
+def send_arrays(
+    method: str, path: str, fields: dict[str, Any], arrays: Mapping[str, Any]
+) -> Flow[dict[str, Any]]:
+    """Send JSON or, if there are arrays, safetensors with the fields as metadata; read JSON."""
+    if not arrays:
+        return (yield from send_json(method, path, body=fields))
+    tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    metadata = {key: orjson.dumps(value).decode() for key, value in fields.items()}
+    headers = {"Content-Type": SAFETENSORS}
+    response: httpx.Response = yield Request(method, path, {}, headers, save(tensors, metadata))
+    return read_json(response)
+
+
+def url_path(*parts: str) -> str:
+    """A path of a URL, its parts quoted."""
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def query_texts(query: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of a query that have a value, as texts."""
     return {key: str(value) for key, value in query.items() if value is not None}
 
 
-def without_none(told: Mapping[str, Any]) -> dict[str, Any]:
+def without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a body that have a value."""
-    return {key: value for key, value in told.items() if value is not None}
+    return {key: value for key, value in fields.items() if value is not None}

@@ -1,31 +1,29 @@
-"""Progress of long calls: a bar, or whatever the caller does with two numbers."""
+"""Progress of long calls: a bar, or a callback."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with what is done and what there is in all."""
+"""Called with the work done and the work in total."""
 
 
 @contextmanager
-def shown(progress: Progress | bool, what: str, total: int) -> Iterator[Progress]:
-    """What to call with the progress made.
+def progress_callback(progress: Progress | bool, label: str, total: int) -> Iterator[Progress]:
+    """The function to call as the work advances.
 
     Args:
-        progress: True draws a bar on the error stream, where that is a terminal; False is silent.
-        what: What is under way.
-        total: How much there is to do.
+        progress: True draws a bar on standard error if that is a terminal; False is silent.
+        label: Name of the work.
+        total: Amount of the work.
     """
-    if progress is False:
-        yield lambda done, total: None
-    elif progress is not True:
+    if callable(progress):
         yield progress
-    else:
-        # Only who wants a bar pays for it.
-        from rich.console import Console
-        from rich.progress import Progress as Bars
+    elif progress and sys.stderr.isatty():
+        import click
 
-        with Bars(console=Console(stderr=True), transient=True) as bars:
-            task = bars.add_task(what, total=total)
-            yield lambda done, total: bars.update(task, completed=done)
+        with click.progressbar(length=total, label=label, file=sys.stderr) as bar:
+            yield lambda done, total: bar.update(done - bar.pos)
+    else:
+        yield lambda done, total: None

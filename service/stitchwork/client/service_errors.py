@@ -1,4 +1,4 @@
-"""What the service or the way to it refuses, as errors of the one tree."""
+"""Refusals of the service and failures of the connection, as errors of the one tree."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,92 +17,96 @@ from stitchwork.errors import (
     UnavailableError,
 )
 
-LONGEST_PAUSE: Final = 60.0
-"""Who is told to come back later than in so many seconds hears of it instead of waiting."""
-HOPELESS: Final = (ErrorCode.JOB_FAILED, ErrorCode.ENCODER_MISMATCH)
-"""Codes of a 503 that the same input meets again; it may even harm another worker."""
+MAX_RETRY_AFTER: Final = 60.0
+"""A request to retry later than in so many seconds is raised at once."""
+PERMANENT: Final = (ErrorCode.JOB_FAILED, ErrorCode.ENCODER_MISMATCH)
+"""Codes of a 503 that the same input gets again; it may even harm another worker."""
 
-_BY_STATUS: Final = {
-    400: "malformed-input",
-    404: "unknown-resource",
-    409: "conflict",
-    412: "version-mismatch",
-    413: "input-too-large",
-    415: "unsupported-format",
-    422: "invalid-input",
-    429: "queue-full",
-    503: "unavailable",
-    504: "deadline-exceeded",
+_CODE_OF_STATUS: Final = {
+    400: ErrorCode.MALFORMED_INPUT,
+    404: ErrorCode.UNKNOWN_RESOURCE,
+    409: ErrorCode.CONFLICT,
+    412: ErrorCode.VERSION_MISMATCH,
+    413: ErrorCode.INPUT_TOO_LARGE,
+    415: ErrorCode.UNSUPPORTED_FORMAT,
+    422: ErrorCode.INVALID_INPUT,
+    429: ErrorCode.QUEUE_FULL,
+    503: ErrorCode.UNAVAILABLE,
+    504: ErrorCode.DEADLINE_EXCEEDED,
 }
-"""The nearest class of the tree, by its code, where the answer's own code is of no class."""
+"""The code of the nearest class, where the response's own code has no class."""
 
 
 class ServiceError(StitchworkError):
-    """The service answered with a problem.
+    """The service answered with an error.
 
-    What is raised is of the problem's own class in `stitchwork.errors` too, such as
+    It is raised as a subclass of the error's own class in `stitchwork.errors` too, such as
     `QueueFullError`.
 
     Attributes:
         status: The HTTP status.
         code: The stable name of the condition; `unknown` for a code of another release.
         reported_code: The code as the service wrote it.
-        request_id: What the service calls the request in its log.
+        request_id: The id of the request in the service's log.
     """
 
-    def __init__(self, status: int, told: dict[str, Any], retry_after: float | None = None) -> None:
-        message = str(told.get("detail", f"the service answered {status} and gave no reason"))
-        self.reported_code = str(told.get("code", ErrorCode.UNKNOWN))
+    def __init__(
+        self, status: int, problem: dict[str, Any], retry_after: float | None = None
+    ) -> None:
+        message = str(problem.get("detail", f"the service answered {status} without a reason"))
+        self.reported_code = str(problem.get("code", ErrorCode.UNKNOWN))
         code = ErrorCode.parse(self.reported_code)
-        super().__init__(message, pointer=told.get("pointer"), code=code)
+        super().__init__(message, pointer=problem.get("pointer"), code=code)
         self.status = status
         self.retry_after = retry_after
-        self.request_id = told.get("request_id")
+        self.request_id = problem.get("request_id")
 
 
-def checked(answer: httpx.Response) -> httpx.Response:
-    """The answer, if it is not an error.
+def raise_for_error(response: httpx.Response) -> httpx.Response:
+    """The response, if it is a success.
 
     Raises:
-        ServiceError: If it is; of the class in `stitchwork.errors` that its code names.
+        ServiceError: If it is an error; of the class in `stitchwork.errors` that its code names.
     """
-    if answer.is_success:
-        return answer
+    if response.is_success:
+        return response
     try:
-        told = json_of(answer)
+        problem = read_json(response)
     except MalformedInputError:
-        # A balancer's own page, such as for 502.
-        told = {}
-    later = answer.headers.get("retry-after", "")
-    seconds = float(later) if later.isdecimal() else None
-    status = answer.status_code
-    kinds = _kinds()
-    known = kinds.get(str(told.get("code"))) or kinds.get(_BY_STATUS.get(status, ""))
-    raise (known or ServiceError)(status, told, seconds)
+        # The page of a load balancer, such as for 502.
+        problem = {}
+    retry_after = response.headers.get("retry-after", "")
+    seconds = float(retry_after) if retry_after.isdecimal() else None
+    status = response.status_code
+    classes = _error_classes()
+    error_class = classes.get(str(problem.get("code"))) or classes.get(
+        _CODE_OF_STATUS.get(status, "")
+    )
+    raise (error_class or ServiceError)(status, problem, seconds)
 
 
-def json_of(answer: httpx.Response) -> dict[str, Any]:
-    """The JSON object of an answer.
+def read_json(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a response.
 
     Raises:
-        MalformedInputError: If it is none, because somebody else answered.
+        MalformedInputError: If there is none: another program answered.
     """
     try:
-        told = orjson.loads(answer.content)
+        fields = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        told = None
-    if not isinstance(told, dict):
-        media = answer.headers.get("content-type", "nothing")
-        raise MalformedInputError(f"expected a JSON object from {answer.url.host}, got {media}")
-    return told
+        fields = None
+    if not isinstance(fields, dict):
+        media = response.headers.get("content-type", "nothing")
+        raise MalformedInputError(f"expected a JSON object from {response.url.host}, got {media}")
+    return fields
 
 
 @contextmanager
-def transport(url: str, seconds: float) -> Iterator[None]:
+def transport_errors(url: str, seconds: float) -> Iterator[None]:
     """Errors of the connection as errors of the tree.
 
     Raises:
-        DeadlineExceededError: If no answer came within those seconds.
+        DeadlineExceededError: If there is no response within those seconds.
         UnavailableError: If the service cannot be reached, or the connection was cut.
     """
     try:
@@ -114,37 +118,37 @@ def transport(url: str, seconds: float) -> Iterator[None]:
             f"{url} cannot be reached: {error}", code=ErrorCode.UNREACHABLE
         ) from error
     except httpx.TransportError as error:
-        told = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         raise UnavailableError(
-            f"the connection to {url} was cut: {told}", code=ErrorCode.CONNECTION_CUT
+            f"the connection to {url} was cut: {reason}", code=ErrorCode.CONNECTION_CUT
         ) from error
 
 
-def passes(error: BaseException, *, repeatable: bool) -> bool:
-    """Whether sending the same once more may help, and does no harm.
+def is_transient(error: BaseException, *, repeatable: bool) -> bool:
+    """Whether sending the request again may succeed, and does no harm.
 
     Args:
-        error: What came of the request.
+        error: The error of the request.
         repeatable: Whether it may be sent again although it may have been served.
     """
     if isinstance(error, ServiceError):
-        # A 503 may come of a write that was made, and not promised.
-        refused = error.status == 429 or (error.status == 503 and repeatable)
-        soon = (error.retry_after or 0) <= LONGEST_PAUSE
-        return refused and soon and error.code not in HOPELESS
+        # A 503 may be the answer to a write that was made, but not confirmed.
+        is_refusal = error.status == 429 or (error.status == 503 and repeatable)
+        is_soon = (error.retry_after or 0) <= MAX_RETRY_AFTER
+        return is_refusal and is_soon and error.code not in PERMANENT
     code = error.code if isinstance(error, UnavailableError) else ""
     return code == ErrorCode.UNREACHABLE or (code == ErrorCode.CONNECTION_CUT and repeatable)
 
 
 @cache
-def _kinds() -> dict[str, type[ServiceError]]:
-    """By its code, every class of the tree as a problem that the service answered with."""
-    found: dict[str, type[ServiceError]] = {}
-    waiting = StitchworkError.__subclasses__()
-    while waiting:
-        kind = waiting.pop()
-        if kind.__module__ == errors.__name__:
-            named = {"__doc__": kind.__doc__}
-            found[kind.code] = type(kind.__name__, (ServiceError, kind), named)
-            waiting.extend(kind.__subclasses__())
-    return found
+def _error_classes() -> dict[str, type[ServiceError]]:
+    """By code, a subclass of `ServiceError` and of each class of the tree."""
+    classes: dict[str, type[ServiceError]] = {}
+    pending = StitchworkError.__subclasses__()
+    while pending:
+        base = pending.pop()
+        if base.__module__ == errors.__name__:
+            attributes = {"__doc__": base.__doc__}
+            classes[base.code] = type(base.__name__, (ServiceError, base), attributes)
+            pending.extend(base.__subclasses__())
+    return classes

@@ -21,8 +21,6 @@ from stitchwork.supervisor.plan import KILL_SECONDS, PYTHON, SERVER_SECONDS, Pla
 MIN_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 0.5
 BACKLOG: Final = 2048
-POLL_HEADERS: Final = {"User-Agent": "stitchwork-supervisor"}
-"""By these the API recognizes readiness polls, which it does not log."""
 EVENT_MESSAGES: Final = {
     "waiting": "waiting for another stitchwork to release the data directory",
     "locked": "starting the servers",
@@ -242,7 +240,7 @@ class ServiceProcess:
         while (left := deadline - time.monotonic()) > 0:
             connection = http.client.HTTPConnection(*self._address, timeout=left)
             try:
-                connection.request("GET", path, headers=POLL_HEADERS)
+                connection.request("GET", path)
                 self._await_response(connection.sock, deadline)
                 response = connection.getresponse()
                 if response.status == 200:

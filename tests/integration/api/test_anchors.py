@@ -117,8 +117,8 @@ def test_what_is_far_from_all_anchors_comes_next(http: httpx.Client, swapped: Pa
 
 def test_the_client_asks_the_same(http: httpx.Client, url: str, swapped: Pair) -> None:
     with Stitchwork(url) as client:
-        assert client.anchors("ax", "az") == report(http, "ax", target="az")
-        assert client.anchors("ax", "az", "ridge")["bridge"] == "ridge"
+        assert client.anchor_report("ax", "az") == report(http, "ax", target="az")
+        assert client.anchor_report("ax", "az", "ridge")["bridge"] == "ridge"
         steps = client.next_anchors("ax", swapped.x, count=4)
     distances = [step["distance"] for step in steps]
     assert len(distances) == 4

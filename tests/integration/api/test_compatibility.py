@@ -261,7 +261,7 @@ def test_samples_in_every_format(http: httpx.Client, labelled: Labelled) -> None
     )
     assert told.json() == plain
     with Stitchwork(str(http.base_url)) as client:
-        assert client.judge("px", "judge", labels, embeddings=pair.x) == plain
+        assert client.evaluate_head("px", "judge", labels, embeddings=pair.x) == plain
         assert len(client.compatibility("MP")["pairs"]) == 6
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stitchwork.client import AsyncStitchwork, Floats, Stitchwork
-from stitchwork.client.chunks import Limits, item_parts, json_item
+from stitchwork.client.chunks import ServiceLimits, item_parts, json_item
 from stitchwork.errors import InputTooLargeError, InvalidInputError, VersionMismatchError
 from tests.conftest import Pair, make_pair
 from tests.integration.client.conftest import MAX_ROWS
@@ -124,13 +124,13 @@ def test_parts_of_two_versions_are_not_put_together(url: str, pair: Pair, rows: 
 
 def test_a_limit_that_parts_cannot_meet_is_told(client: Stitchwork, rows: Floats) -> None:
     with pytest.raises(InputTooLargeError, match=r"at most 500 .*\(max_rows\)") as refused:
-        client.judge("x", "h", ["a"] * len(rows), embeddings=rows)
+        client.evaluate_head("x", "h", ["a"] * len(rows), embeddings=rows)
     assert getattr(refused.value, "status", None) == 413
 
 
 @pytest.mark.parametrize("items", [["é" * n for n in range(40)], [b"\xff" * n for n in range(40)]])
 def test_parts_of_items_are_all_of_them_and_keep_the_limits(items: list[Any]) -> None:
-    limits = Limits(rows=1, items=7, body_bytes=64 * 1024 + 150)
+    limits = ServiceLimits(rows=1, items=7, body_bytes=64 * 1024 + 150)
     parts = list(item_parts(items, limits))
     assert [text for _, part in parts for text in part] == [json_item(item) for item in items]
     assert [start for start, _ in parts] == np.cumsum([0, *(len(p) for _, p in parts)])[

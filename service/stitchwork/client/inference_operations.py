@@ -1,0 +1,260 @@
+"""The client's methods that compute: translations, predictions, reports and exports."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+from stitchwork.client.batch_calls import (
+    Predictions,
+    TranslationResult,
+    items_to_predictions,
+    items_to_rows,
+    rows_to_predictions,
+    rows_to_rows,
+)
+from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, json_items
+from stitchwork.client.flows import (
+    Flow,
+    Operation,
+    send,
+    send_arrays,
+    send_json,
+    url_path,
+    without_none,
+)
+from stitchwork.client.progress import Progress
+from stitchwork.client.resource_operations import Items
+
+FileFormat: TypeAlias = Literal["safetensors", "onnx"]
+
+
+class InferenceOperations:
+    """Embeds, translates, classifies, compares and exports.
+
+    Args:
+        in_flight: Parts of a large call that may be in progress at the same time.
+    """
+
+    def __init__(self, in_flight: int) -> None:
+        self.in_flight = in_flight
+        self.limits: ServiceLimits | None = None
+
+    @Operation
+    def translate(
+        self,
+        embeddings: Floats | Rows,
+        source: str,
+        target: str,
+        bridge: str | None = None,
+        *,
+        out: Any = None,
+        progress: Progress | bool = False,
+    ) -> Flow[Floats]:
+        """Translate embeddings of one space into another.
+
+        Many rows are read, sent and written in parts, so a `np.memmap`, or anything else that is
+        read by slices, is never in memory as a whole.
+
+        Args:
+            embeddings: (n, d_source), any floats.
+            source: Id of the space of the embeddings.
+            target: Id of the space to translate into.
+            bridge: Default: the service's.
+            out: (n, d_target) to write to, such as a `np.memmap`; default: a new array.
+            progress: Called with the rows done and all rows; True draws a bar.
+
+        Returns:
+            (n, d_target) float32, or `out`.
+
+        Raises:
+            VersionMismatchError: If a space was replaced during the call.
+        """
+        query = {"source": source, "target": target, "bridge": bridge}
+        result = yield from rows_to_rows(self, "/translate", query, embeddings, out, progress)
+        rows: Floats = result.rows
+        return rows
+
+    @Operation
+    def translation(
+        self,
+        embeddings: Floats | Rows,
+        source: str,
+        target: str,
+        bridge: str | None = None,
+        *,
+        out: Sink | None = None,
+        progress: Progress | bool = False,
+    ) -> Flow[TranslationResult]:
+        """The same as `translate`, with what the service reports about single rows."""
+        query = {"source": source, "target": target, "bridge": bridge}
+        return (yield from rows_to_rows(self, "/translate", query, embeddings, out, progress))
+
+    @Operation
+    def classify(
+        self,
+        head: str,
+        embeddings: Floats | Rows,
+        space: str,
+        bridge: str | None = None,
+        top: int = 1,
+        *,
+        progress: Progress | bool = False,
+    ) -> Flow[Predictions]:
+        """Classify embeddings (n, d) of a space; many are sent in parts.
+
+        Args:
+            head: Id of the head.
+            embeddings: (n, d), any floats.
+            space: Id of the space of the embeddings.
+            bridge: Default: the service's.
+            top: Number of classes in each prediction.
+            progress: Called with the rows done and all rows; True draws a bar.
+
+        Returns:
+            A prediction for each row, with `label`, `score`, `confidence` and `top`.
+        """
+        query = {"space": space, "bridge": bridge, "top": top}
+        path = url_path("classify", head)
+        return (yield from rows_to_predictions(self, path, query, embeddings, progress))
+
+    @Operation
+    def embed(
+        self,
+        encoder: str,
+        items: Items,
+        target: str | None = None,
+        bridge: str | None = None,
+        *,
+        out: Any = None,
+        progress: Progress | bool = False,
+    ) -> Flow[Floats]:
+        """Embed raw inputs in the encoder's space or, translated, in the target.
+
+        Many are sent in parts.
+
+        Args:
+            encoder: Id of a space that has an encoder.
+            items: The raw inputs: texts, or image files as bytes.
+            target: Id of the space to translate into.
+            bridge: Default: the service's.
+            out: (n, d) to write to, such as a `np.memmap`; default: a new array.
+            progress: Called with the inputs done and all inputs; True draws a bar.
+
+        Returns:
+            (n, d) float32, or `out`.
+        """
+        fields = {"target": target, "bridge": bridge}
+        path = url_path("embed", encoder)
+        result = yield from items_to_rows(self, path, fields, items, out, progress)
+        rows: Floats = result.rows
+        return rows
+
+    @Operation
+    def stitch(
+        self,
+        encoder: str,
+        head: str,
+        items: Items,
+        bridge: str | None = None,
+        top: int = 1,
+        *,
+        progress: Progress | bool = False,
+    ) -> Flow[Predictions]:
+        """Classify raw inputs with the encoder of one space and the head of another.
+
+        Args:
+            encoder: Id of a space that has an encoder.
+            head: Id of the head.
+            items: The raw inputs: texts, or image files as bytes.
+            bridge: Default: the service's.
+            top: Number of classes in each prediction.
+            progress: Called with the inputs done and all inputs; True draws a bar.
+
+        Returns:
+            A prediction for each input, as from `classify`.
+        """
+        fields = {"bridge": bridge, "top": top}
+        path = url_path("stitch", encoder, head)
+        return (yield from items_to_predictions(self, path, fields, items, progress))
+
+    @Operation
+    def compatibility(
+        self, anchor_set: str, bridge: str | None = None, spaces: Sequence[str] | None = None
+    ) -> Flow[dict[str, Any]]:
+        """Report how well the spaces of a set translate into each other, by held-out anchors."""
+        names = None if spaces is None else ",".join(spaces)
+        query = {"anchor_set": anchor_set, "bridge": bridge, "spaces": names}
+        return (yield from send_json("GET", "/compatibility", query=query))
+
+    @Operation
+    def anchor_report(
+        self, space: str, target: str | None = None, bridge: str | None = None
+    ) -> Flow[dict[str, Any]]:
+        """Report duplicate and redundant anchors of a space, and whether there are enough.
+
+        With a target, it also names the pairs of anchors that do not seem to correspond.
+        """
+        query = {"target": target, "bridge": bridge}
+        return (yield from send_json("GET", url_path("spaces", space, "anchors"), query=query))
+
+    @Operation
+    def next_anchors(self, space: str, pool: Floats, count: int = 10) -> Flow[list[dict[str, Any]]]:
+        """Choose rows of a pool (n, d) of a space as its next anchors, with the gain of each."""
+        path = url_path("spaces", space, "anchors", "next")
+        report = yield from send_arrays("POST", path, {"count": count}, {"embeddings": pool})
+        steps: list[dict[str, Any]] = report["next"]
+        return steps
+
+    @Operation
+    def evaluate_head(
+        self,
+        encoder: str,
+        head: str,
+        labels: Sequence[str],
+        *,
+        items: Items | None = None,
+        embeddings: Floats | None = None,
+        native_embeddings: Floats | None = None,
+        bridge: str | None = None,
+        calibrate: bool = False,
+    ) -> Flow[dict[str, Any]]:
+        """Report the accuracies of a head on a labelled sample of another space, and a verdict.
+
+        Args:
+            encoder: Id of the space of the inputs.
+            head: Id of the head.
+            labels: A label for each input.
+            items: The raw inputs, or
+            embeddings: (n, d) of the encoder's space.
+            native_embeddings: (n, d) of the same inputs in the head's own space.
+            bridge: Default: the service's.
+            calibrate: Calibrate `confidence` by the sample from now on.
+        """
+        inputs = None if items is None else json_items(items)
+        fields = {"labels": list(labels), "items": inputs, "bridge": bridge, "calibrate": calibrate}
+        arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}
+        path = url_path("compatibility", encoder, head)
+        return (yield from send_arrays("POST", path, without_none(fields), without_none(arrays)))
+
+    @Operation
+    def export(
+        self,
+        source: str,
+        target: str,
+        bridge: str | None = None,
+        *,
+        head: str | None = None,
+        format: FileFormat = "safetensors",  # noqa: A002 as in the query
+    ) -> Flow[bytes]:
+        """Download the map from one space to another as a file that needs no service.
+
+        Args:
+            source: Id of the source space.
+            target: Id of the target space; with a head, the head's.
+            bridge: Default: the service's.
+            head: Id of a head to append, in ONNX only.
+            format: Format of the file.
+        """
+        query = {"bridge": bridge, "head": head, "format": format}
+        path = url_path("spaces", source, "translations", target)
+        response = yield from send("GET", path, query=query)
+        return response.content

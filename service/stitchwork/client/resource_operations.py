@@ -1,0 +1,178 @@
+"""The client's methods for anchor sets, spaces and heads."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from stitchwork.client.chunks import Floats, json_items
+from stitchwork.client.flows import (
+    Flow,
+    Operation,
+    Pause,
+    send,
+    send_arrays,
+    send_json,
+    url_path,
+    without_none,
+)
+from stitchwork.client.progress import Progress, progress_callback
+from stitchwork.errors import ErrorCode, StitchworkError
+
+POLL_SECONDS: Final = 0.2
+PAGE_SIZE: Final = 1000
+
+Kind: TypeAlias = Literal["anchor-sets", "spaces", "heads"]
+Items: TypeAlias = Sequence[str] | Sequence[bytes]
+
+
+class ResourceOperations:
+    """Registers, reads and deletes anchor sets, spaces and heads."""
+
+    @Operation
+    def info(self) -> Flow[dict[str, Any]]:
+        """Version, bridges and limits of the service."""
+        return (yield from send_json("GET", "/info"))
+
+    @Operation
+    def put_anchor_set(
+        self,
+        id_: str,
+        modality: str = "vector",
+        *,
+        items: Items | None = None,
+        ids: Sequence[str] | None = None,
+        size: int | None = None,
+    ) -> Flow[dict[str, Any]]:
+        """Declare an anchor set by its items, its ids, or its size alone.
+
+        Args:
+            id_: The anchor set's id.
+            modality: `text`, `image` or `vector`.
+            items: The raw inputs: texts, or image files as bytes.
+            ids: Names of the anchors.
+            size: Number of anchors.
+        """
+        inputs = None if items is None else json_items(items)
+        body = {"modality": modality, "items": inputs, "ids": ids, "size": size}
+        path = url_path("anchor-sets", id_)
+        return (yield from send_json("PUT", path, body=without_none(body)))
+
+    @Operation
+    def put_space(
+        self,
+        /,
+        id_: str,
+        anchor_set: str,
+        *,
+        anchors: Floats | None = None,
+        encoder: dict[str, Any] | None = None,
+        ids: Sequence[str] | None = None,
+        **parameters: Any,
+    ) -> Flow[dict[str, Any]]:
+        """Register a space by its anchors, or by an encoder that embeds the set's items.
+
+        Args:
+            id_: The space's id.
+            anchor_set: Id of its anchor set.
+            anchors: (k, d), in the order of the set.
+            encoder: The encoder's fields, such as `kind` and `model`.
+            ids: Names of the rows, where these are in another order than the set's.
+            parameters: Parameters of the bridges.
+        """
+        fields = {"anchor_set": anchor_set, "encoder": encoder, "ids": ids, **parameters}
+        arrays = without_none({"anchors": anchors})
+        return (
+            yield from send_arrays("PUT", url_path("spaces", id_), without_none(fields), arrays)
+        )
+
+    @Operation
+    def put_head(
+        self, /, id_: str, space: str, *, arrays: Mapping[str, Floats] | None = None, **fields: Any
+    ) -> Flow[dict[str, Any]]:
+        """Register a head.
+
+        Args:
+            id_: The head's id.
+            space: Id of its space.
+            arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of an
+                MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`.
+            fields: `labels`, `activation`, `classifier`, or `fit` with `items` and `labels`; also
+                arrays whose names are Python identifiers.
+        """
+        named = {name: fields.pop(name) for name in [*fields] if _is_array(fields[name])}
+        if "fit" in fields and "items" in fields["fit"]:
+            fields["fit"] = {**fields["fit"], "items": json_items(fields["fit"]["items"])}
+        fields = {"space": space, **fields}
+        path = url_path("heads", id_)
+        return (yield from send_arrays("PUT", path, fields, {**named, **(arrays or {})}))
+
+    @Operation
+    def get(self, kind: Kind, id_: str) -> Flow[dict[str, Any]]:
+        """The record of one resource."""
+        return (yield from send_json("GET", url_path(kind, id_)))
+
+    @Operation
+    def delete(self, kind: Kind, id_: str) -> Flow[None]:
+        """Delete one resource."""
+        yield from send("DELETE", url_path(kind, id_))
+
+    @Operation
+    def records(self, kind: Kind) -> Flow[list[dict[str, Any]]]:
+        """The records of all resources of one kind, in the order of their ids."""
+        records: list[dict[str, Any]] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": PAGE_SIZE, "cursor": cursor}
+            page = yield from send_json("GET", f"/{kind}", query=query)
+            records += page["items"]
+            cursor = page["cursor"]
+            if cursor is None:
+                return records
+
+    @Operation
+    def wait(
+        self,
+        kind: Kind,
+        id_: str,
+        *,
+        timeout: float = 600.0,
+        progress: Progress | bool = False,
+    ) -> Flow[dict[str, Any]]:
+        """Wait until the last registration under an id is ready.
+
+        Args:
+            kind: The kind of resource.
+            id_: Its id.
+            timeout: Seconds to wait.
+            progress: Called with the inputs done and all inputs; True draws a bar.
+
+        Raises:
+            StitchworkError: If the registration failed, or takes longer.
+        """
+        deadline = time.monotonic() + timeout
+        with ExitStack() as stack:
+            report: Progress | None = None
+            while True:
+                record = yield from send_json("GET", url_path(kind, id_))
+                pending = record.get("pending", record)
+                if pending["status"] == "ready":
+                    return record
+                if pending["status"] == "failed":
+                    raise StitchworkError(
+                        f"{kind} {id_}: {pending['reason']}", code=ErrorCode.REGISTRATION_FAILED
+                    )
+                done, total = pending["progress"]["done"], pending["progress"]["total"]
+                report = report or stack.enter_context(
+                    progress_callback(progress, f"preparing {id_}", total)
+                )
+                report(done, total)
+                if time.monotonic() > deadline:
+                    raise StitchworkError(f"{kind} {id_} is not ready after {timeout:g} seconds")
+                yield Pause(POLL_SECONDS)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
