@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pytest
+import redis
 from starlette.testclient import TestClient
 
 from stitchwork.api.app import create_app
@@ -99,6 +100,9 @@ def ok(response: Any) -> Any:
 @pytest.fixture(scope="module")
 def client(registry_process: ServerProcess, queue_process: ServerProcess) -> Iterator[TestClient]:
     """An API and a worker in this process, with two spaces and a head."""
+    for process in (registry_process, queue_process):
+        with redis.Redis.from_url(process.url) as server:
+            server.flushall()
     settings = Settings(
         redis_url=registry_process.url,
         queue_url=queue_process.url,
