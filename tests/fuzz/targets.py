@@ -101,7 +101,7 @@ def safetensors_body(data: bytes) -> None:
             _check_rows(asked.embeddings)
         head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, main="weight")
         if head:
-            _refusable(head.layered)
+            _refusable(head.weights_classifier)
 
 
 def json_body(data: bytes) -> None:
@@ -115,7 +115,7 @@ def json_body(data: bytes) -> None:
     elif isinstance(asked, SpaceRequest):
         _check_rows(asked.anchors)
     elif isinstance(asked, HeadRequest):
-        _refusable(asked.layered)
+        _refusable(asked.weights_classifier)
     elif isinstance(asked, AnchorSetRequest):
         _refusable(lambda: asked.decode_items(LIMITS.max_anchors))
 
