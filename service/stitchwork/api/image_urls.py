@@ -1,4 +1,4 @@
-"""Images by URL, from hosts that whoever runs the service names; all that follows an address."""
+"""Images by URL, from allowed hosts only; the only code that connects to what a request names."""
 
 import asyncio
 import ipaddress
@@ -17,132 +17,140 @@ import httpcore
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
-ADDRESS: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
-"""How a URL begins; base64 has no colon."""
-HTTPS: Final = re.compile(r"https://[!-~]{1,2000}")
-CONNECTIONS: Final = 8
-"""That one request may have at a time."""
+SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+"""Start of a URL; base64 has no colon."""
+HTTPS_URL: Final = re.compile(r"https://[!-~]{1,2000}")
+MAX_CONNECTIONS: Final = 8
+"""Connections of one request at a time."""
 HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "User-Agent": "stitchwork",
     "Accept": "image/jpeg, image/png, image/webp",
     "Accept-Encoding": "identity",
 }
-TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")
-"""Addresses of version 6 that stand for any of version 4, private ones included."""
+NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that stand for IPv4 addresses, private ones included."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one of the public network, and stands for no other."""
-    found = ipaddress.ip_address(address)
-    if isinstance(found, ipaddress.IPv6Address) and (
-        found.ipv4_mapped or found.sixtofour or found.teredo or found in TRANSLATED
+    """Whether an IP address is public and does not stand for an IPv4 address."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address) and (
+        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in NAT64
     ):
         return False
-    return found.is_global and not found.is_multicast
+    return ip.is_global and not ip.is_multicast
 
 
 class ImageFetcher:
-    """Fetches what image inputs name by `https` URLs: no redirects, no private addresses.
+    """Fetches image inputs from `https` URLs, without redirects and from public addresses only.
 
     Args:
-        hosts: Patterns of the hosts that may be asked, `name` or, for a port of its own,
-            `name:port`; none refuses every URL.
-        most: URLs that one request may have.
-        most_bytes: Bytes that one image may have.
-        most_held: Bytes that all images under way in this process may have.
-        seconds: How long all of one image may take.
-        public: Whether an address may be connected to.
-        tls: Which authorities are trusted; None trusts the usual ones.
+        hosts: Patterns of allowed hosts, `name` or, for another port than 443, `name:port`; empty
+            refuses every URL.
+        max_urls: Maximum number of URLs in one request.
+        max_bytes: Maximum size of one image.
+        max_inflight_bytes: Maximum size of all images that this process holds at a time.
+        timeout_seconds: Maximum time for one image.
+        is_allowed: Whether an IP address may be connected to.
+        tls: Trusted certificate authorities; None for the default ones.
     """
 
     def __init__(
         self,
         hosts: Sequence[str],
         *,
-        most: int,
+        max_urls: int,
         max_bytes: int,
-        most_held: int,
-        seconds: float,
-        public: Callable[[str], bool] = is_public,
+        max_inflight_bytes: int,
+        timeout_seconds: float,
+        is_allowed: Callable[[str], bool] = is_public,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._hosts = tuple(host.lower() for host in hosts)
-        self._most = most
-        self._most_bytes = max_bytes
-        self._most_held = most_held
-        self._seconds = seconds
-        self._public = public
-        self._given_tls = tls
-        self._held = 0
+        self._max_urls = max_urls
+        self._max_bytes = max_bytes
+        self._max_inflight_bytes = max_inflight_bytes
+        self._timeout_seconds = timeout_seconds
+        self._is_allowed = is_allowed
+        self._custom_tls = tls
+        self._inflight_bytes = 0
 
     @asynccontextmanager
     async def by_value(
         self, items: list[str | bytes], modality: Modality
     ) -> AsyncGenerator[list[str | bytes], None]:
-        """Inputs, with what lies there in place of each URL; texts are never taken for one.
+        """A context with the inputs, each URL replaced by the image that it names.
+
+        Inputs of other modalities are returned unchanged, even if they look like URLs.
 
         Raises:
-            InvalidInputError: If a URL may not be followed, or what is asked for does not come;
-                the pointer `/items/{i}` says which.
-            InputTooLargeError: If there are too many of them, or an image has too many bytes.
-            QueueFullError: If all that is being fetched in this process has.
+            InvalidInputError: If a URL is not allowed, or the image cannot be fetched; the pointer
+                is `/items/{i}`.
+            InputTooLargeError: If there are too many URLs, or an image is too large.
+            QueueFullError: If the images of all requests together are too large.
         """
         places = [
             i
             for i, item in enumerate(items)
-            if modality == "image" and isinstance(item, str) and ADDRESS.match(item)
+            if modality == "image" and isinstance(item, str) and SCHEME.match(item)
         ]
         if not places:
             yield items
             return
-        if len(places) > self._most:
+        if len(places) > self._max_urls:
             raise InputTooLargeError(
-                f"expected at most {self._most} items (max_items), got {len(places)}",
+                f"expected at most {self._max_urls} items (max_items), got {len(places)}",
                 pointer="/items",
             )
-        held: list[int] = []
+        sizes: list[int] = []
         try:
-            urls = [self._checked(str(items[i]), f"/items/{i}") for i in places]
+            urls = [self._check(str(items[i]), f"/items/{i}") for i in places]
             async with httpcore.AsyncConnectionPool(
-                self._tls, max_connections=CONNECTIONS, network_backend=_Checking(self._public)
+                self._tls,
+                max_connections=MAX_CONNECTIONS,
+                network_backend=_CheckedNetwork(self._is_allowed),
             ) as pool:
                 tasks = [
-                    asyncio.ensure_future(self._fetch(pool, url, f"/items/{i}", held))
+                    asyncio.ensure_future(self._fetch(pool, url, f"/items/{i}", sizes))
                     for i, url in zip(places, urls, strict=True)
                 ]
                 try:
-                    found = dict(zip(places, await asyncio.gather(*tasks), strict=True))
+                    images = dict(zip(places, await asyncio.gather(*tasks), strict=True))
                 finally:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            yield [found.get(i, item) for i, item in enumerate(items)]
+            yield [images.get(i, item) for i, item in enumerate(items)]
         finally:
-            self._held -= sum(held)
+            self._inflight_bytes -= sum(sizes)
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:
-        return self._given_tls or httpcore.default_ssl_context()
+        return self._custom_tls or httpcore.default_ssl_context()
 
-    def _checked(self, url: str, pointer: str) -> str:
-        """A URL that may be followed.
+    def _check(self, url: str, pointer: str) -> str:
+        """Return the URL if its host is allowed.
 
         Raises:
-            InvalidInputError: If it may not.
+            InvalidInputError: If it is not.
         """
         if not self._hosts:
             raise InvalidInputError(
-                "expected the base64 of an image file; images by URL are off (image_url_hosts)",
+                "expected the base64 of an image file; URLs are disabled (image_url_hosts)",
                 pointer=pointer,
                 code=ErrorCode.URL_NOT_ALLOWED,
             )
         try:
-            host = urlsplit(url).netloc.lower() if HTTPS.fullmatch(url) else ""
+            host = urlsplit(url).netloc.lower() if HTTPS_URL.fullmatch(url) else ""
         except ValueError:
             host = ""
-        if not host or "@" in host or not any(fnmatchcase(host, one) for one in self._hosts):
+        if (
+            not host
+            or "@" in host
+            or not any(fnmatchcase(host, pattern) for pattern in self._hosts)
+        ):
             raise InvalidInputError(
-                "expected the base64 of an image file, or its https URL on a host that is allowed "
+                "expected the base64 of an image file, or its https URL on an allowed host "
                 "(image_url_hosts)",
                 pointer=pointer,
                 code=ErrorCode.URL_NOT_ALLOWED,
@@ -150,77 +158,78 @@ class ImageFetcher:
         return url
 
     async def _fetch(
-        self, pool: httpcore.AsyncConnectionPool, url: str, pointer: str, held: list[int]
+        self, pool: httpcore.AsyncConnectionPool, url: str, pointer: str, sizes: list[int]
     ) -> bytes:
+        """The image at a URL; adds the sizes of its parts, for the caller to release."""
         try:
             async with (
-                asyncio.timeout(self._seconds),
-                pool.stream("GET", url, headers=HEADERS) as answer,
+                asyncio.timeout(self._timeout_seconds),
+                pool.stream("GET", url, headers=HEADERS) as response,
             ):
-                if answer.status != 200:
-                    raise _failed(f"its host answered {answer.status}, not 200", pointer)
+                if response.status != 200:
+                    raise _unavailable(f"status 200, got {response.status}", pointer)
                 parts, size = list[bytes](), 0
-                async for part in answer.aiter_stream():
-                    held.append(len(part))
-                    self._held += len(part)
-                    if self._held > self._most_held:
+                async for part in response.aiter_stream():
+                    sizes.append(len(part))
+                    self._inflight_bytes += len(part)
+                    if self._inflight_bytes > self._max_inflight_bytes:
                         raise QueueFullError(
-                            f"images that are being fetched hold {self._most_held} bytes "
-                            "(max_inflight_body_bytes) in this process already"
+                            f"expected images by URL of at most {self._max_inflight_bytes} bytes "
+                            "(max_inflight_body_bytes) at a time in this process, got more"
                         )
                     size += len(part)
-                    if size > self._most_bytes:
+                    if size > self._max_bytes:
                         raise InputTooLargeError(
-                            f"an image by URL may have {self._most_bytes} bytes "
-                            "(max_image_url_bytes)",
+                            f"expected an image of at most {self._max_bytes} bytes "
+                            "(max_image_url_bytes), got more",
                             pointer=pointer,
                         )
                     parts.append(part)
                 return b"".join(parts)
         except TimeoutError as error:
-            told = f"it did not come within {self._seconds:g} seconds (image_url_timeout_seconds)"
-            raise _failed(told, pointer) from error
-        except _PrivateAddress as error:
-            raise _failed("its host has an address that is not public", pointer) from error
-        except (*_FAULTS, OSError) as error:
-            raise _failed(f"{type(error).__name__} at its host", pointer) from error
+            limit = f"{self._timeout_seconds:g} seconds (image_url_timeout_seconds)"
+            raise _unavailable(f"an image within {limit}, got a timeout", pointer) from error
+        except _PrivateAddressError as error:
+            raise _unavailable("a host with public addresses only", pointer) from error
+        except (*_NETWORK_ERRORS, OSError) as error:
+            raise _unavailable(f"a response, got {type(error).__name__}", pointer) from error
 
 
-class _PrivateAddress(Exception):
-    """A host whose address is not to be connected to; known only when it is about to be."""
+class _PrivateAddressError(Exception):
+    """A host has an address that is not allowed; known only when it is looked up to connect."""
 
 
-class _Checking(httpcore.AsyncNetworkBackend):
-    """Looks a host up, checks what it is told, and connects to just that: it is not asked twice."""
+class _CheckedNetwork(httpcore.AsyncNetworkBackend):
+    """Looks a host up once, checks its addresses, and connects to one of the checked addresses."""
 
-    def __init__(self, public: Callable[[str], bool]) -> None:
-        self._public = public
+    def __init__(self, is_allowed: Callable[[str], bool]) -> None:
+        self._is_allowed = is_allowed
         self._network = httpcore.AnyIOBackend()
 
     async def connect_tcp(
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 as its callers name it
+        timeout: float | None = None,  # noqa: ASYNC109 overrides httpcore's method
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """A connection to a host, all of whose addresses are public."""
+        """Connect to a host, all of whose addresses must be allowed."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(told[4][0]) for told in found]
-        if not all(map(self._public, addresses)):
-            raise _PrivateAddress(host)
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(info[4][0]) for info in infos]
+        if not all(map(self._is_allowed, addresses)):
+            raise _PrivateAddressError(host)
         return await self._network.connect_tcp(
             addresses[0], port, timeout, local_address, socket_options
         )
 
     async def sleep(self, seconds: float) -> None:
-        """As the network has it."""
+        """Wait for some seconds."""
         await self._network.sleep(seconds)
 
 
-_FAULTS: Final = (
+_NETWORK_ERRORS: Final = (
     httpcore.NetworkError,
     httpcore.ProtocolError,
     httpcore.TimeoutException,
@@ -228,6 +237,9 @@ _FAULTS: Final = (
 )
 
 
-def _failed(why: str, pointer: str) -> InvalidInputError:
-    told = f"the image cannot be fetched: {why}"
-    return InvalidInputError(told, pointer=pointer, code=ErrorCode.URL_UNAVAILABLE)
+def _unavailable(expected: str, pointer: str) -> InvalidInputError:
+    return InvalidInputError(
+        f"the image cannot be fetched: expected {expected}",
+        pointer=pointer,
+        code=ErrorCode.URL_UNAVAILABLE,
+    )

@@ -1,4 +1,4 @@
-"""Keeps the OpenAPI schema true for routes that read their own bodies."""
+"""The OpenAPI document: bodies that routes parse themselves, error formats and scopes."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -43,7 +43,7 @@ OPENAI_ERROR: Final = {
             "properties": {
                 "message": {"type": "string", "description": "What was expected, and what came."},
                 "type": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "The field to blame."},
+                "param": {"type": ["string", "null"], "description": "The offending field."},
                 "code": {"type": ["string", "null"]},
             },
         }
@@ -60,55 +60,65 @@ ERRORS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "/v1": (negotiation.JSON, "OpenAIError", OPENAI_ERROR),
     "/v2": (negotiation.JSON, "InferenceError", INFERENCE_ERROR),
 }
-"""Media type, name and schema of errors by the first part of a path, where not problem+json."""
+"""Media type, name and schema of errors by the first segment of a path; else problem+json."""
 
-_BLOB: Final = {"schema": {"type": "string", "format": "binary"}}
-Answers = dict[int | str, dict[str, Any]]
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+Responses = dict[int | str, dict[str, Any]]
 
-_COMMON: Final = {422: "A value means nothing here", 503: "A part of the service is away"}
+_COMMON: Final = {422: "A value is invalid", 503: "A part of the service is unavailable"}
 _OF_BODIES: Final = {
     400: "The bytes cannot be parsed",
-    404: "Something that is named is not registered",
-    408: "The body came too slowly",
+    404: "A resource that the request names is not registered",
+    408: "The body arrived too slowly",
     409: "It contradicts what is registered",
-    413: "More than is taken in one request",
-    415: "A format that is not spoken here",
+    413: "More than one request may hold",
+    415: "An unsupported format",
 }
 _OF_KEYS: Final = {
     401: "No key, or one that is unknown, removed or expired",
-    403: "A key that does not open this",
-    429: "Too often or too much at once; Retry-After says when to try again",
+    403: "A key without a required scope",
+    429: "Too many requests, or too much at once; Retry-After says when to try again",
 }
-_OF_CONDITIONS: Final = {409: _OF_BODIES[409], 412: "Another version stands"}
-_OF_WORK: Final = {
+_OF_CONDITIONS: Final = {409: _OF_BODIES[409], 412: "The current version is another one"}
+_OF_INFERENCE: Final = {
     404: _OF_BODIES[404],
     409: _OF_BODIES[409],
-    504: "The answer did not come in time",
+    504: "No result before the timeout",
 }
 
 
-def rows(model: type[BaseModel]) -> Answers:
-    """What a route answers that gives rows in the format that `Accept` chooses."""
-    told = "Rows under `embeddings`, and what was used; `Accept` chooses the format."
+def rows(model: type[BaseModel]) -> Responses:
+    """The responses of a route that returns rows in the format that `Accept` selects."""
     return {
         200: {
-            "description": told,
+            "description": "Rows under `embeddings` and the resources used; `Accept` selects the "
+            "format.",
             "model": model,
-            "content": dict.fromkeys(negotiation.BINARY, _BLOB),
+            "content": dict.fromkeys(negotiation.BINARY, _BINARY),
         }
     }
 
 
-def put(model: type[BaseModel], *, pending: type[BaseModel] | None = None) -> Answers:
-    """What a PUT or POST of a resource answers."""
-    found: Answers = {
-        200: {"description": "The same content stood already, or it was replaced", "model": model},
-        201: {"description": "It is registered and serves", "model": model},
+def put(model: type[BaseModel], *, pending: type[BaseModel] | None = None) -> Responses:
+    """The responses of a PUT or POST of a resource.
+
+    Args:
+        model: The resource.
+        pending: The resource while a worker prepares it, if workers do.
+    """
+    responses: Responses = {
+        200: {
+            "description": "Replaced, or registered before with the same content",
+            "model": model,
+        },
+        201: {"description": "Registered and ready", "model": model},
     }
     if pending:
-        told = "A worker prepares it; the record shows how far it is"
-        found[202] = {"description": told, "model": model | pending}
-    return found
+        responses[202] = {
+            "description": "A worker prepares it; the record shows the progress",
+            "model": model | pending,
+        }
+    return responses
 
 
 _bodies: dict[str, type[RequestModel]] = {}
@@ -117,13 +127,13 @@ _bodies: dict[str, type[RequestModel]] = {}
 def body(
     model: type[RequestModel], *, binary: str | None = None, octets: bool = False
 ) -> dict[str, Any]:
-    """What a route says of its body.
+    """The OpenAPI description of a route's body.
 
     Args:
-        model: The schema of its JSON.
-        binary: The array of a safetensors or .npy body, whose other fields travel in the query;
-            None where the route takes only raw inputs.
-        octets: Whether bytes may stand behind the JSON.
+        model: Schema of the JSON.
+        binary: Name of the array in a safetensors or .npy body, whose other fields are query
+            parameters; None if the route takes only raw inputs.
+        octets: Whether bytes may follow the JSON.
     """
     _bodies[model.__name__] = model
     content: dict[str, Any] = {
@@ -132,118 +142,127 @@ def body(
     if model.example:
         content[negotiation.JSON]["example"] = model.example
     if binary:
-        told = (
-            f"`{binary}` as an array; the other fields in the query or, in safetensors, as JSON in "
-            "its metadata."
+        description = (
+            f"`{binary}` as an array; the other fields as query parameters or, in safetensors, as "
+            "JSON in its metadata."
         )
-        blob = {"schema": {"type": "string", "format": "binary", "description": told}}
-        content |= dict.fromkeys(negotiation.BINARY, blob)
+        schema = {"type": "string", "format": "binary", "description": description}
+        content |= {media: {"schema": schema} for media in negotiation.BINARY}
     if octets:
-        content[negotiation.OCTETS] = _BLOB
+        content[negotiation.OCTETS] = _BINARY
     if "items" in model.model_fields:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         content[negotiation.NDJSON] = {"schema": {"type": "string"}}
         content[negotiation.MULTIPART] = {
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }
-    told_in_query = _query_of(model, binary) if binary else []
-    return {"requestBody": {"required": True, "content": content}, "parameters": told_in_query}
+    parameters = _query_parameters(model, binary) if binary else []
+    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
 
 
-def with_timeout(told: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The same of a route that reads `X-Request-Timeout`, which is `depends.seconds_of`."""
-    said = told or {}
-    return {**said, "parameters": [TIMEOUT_PARAMETER, *said.get("parameters", ())]}
+def with_timeout(operation: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The description of an operation, with the header `X-Request-Timeout` added."""
+    operation = operation or {}
+    return {**operation, "parameters": [TIMEOUT_PARAMETER, *operation.get("parameters", ())]}
 
 
-def example(told: str, value: Any, *, octets: bool = False) -> dict[int | str, dict[str, Any]]:
-    """What a route says of its answer: a sentence and an example.
+def example(description: str, value: Any, *, octets: bool = False) -> Responses:
+    """The successful response of a route.
 
     Args:
-        told: The sentence.
-        value: The example, as JSON.
-        octets: Whether bytes may stand behind the JSON.
+        description: A sentence about it.
+        value: An example, as JSON.
+        octets: Whether bytes may follow the JSON.
     """
     content: dict[str, Any] = {negotiation.JSON: {"example": value}}
     return {
         200: {
-            "description": told,
-            "content": content | ({negotiation.OCTETS: _BLOB} if octets else {}),
+            "description": description,
+            "content": content | ({negotiation.OCTETS: _BINARY} if octets else {}),
         }
     }
 
 
-def _query_of(model: type[RequestModel], binary: str) -> list[dict[str, Any]]:
-    """The plain fields of a body, as the query parameters that they are beside a binary one."""
+def _query_parameters(model: type[RequestModel], binary: str) -> list[dict[str, Any]]:
+    """The scalar fields of a body as the query parameters that accompany a binary body."""
     schema = model.model_json_schema(ref_template=REF)
-    told = "{}, beside a binary body; a JSON body says it itself, and this has no effect."
-    # Whatever a text says there beside a JSON body, it does no harm: so the schema is any text.
+    description = "{}, for a binary body; ignored if the body is JSON, which has this field itself."
+    # The schema is any string, because with a JSON body every value is accepted.
     return [
         {
             "name": name,
             "in": "query",
             "required": False,
             "schema": {"type": "string"},
-            "description": told.format(field["type"].capitalize()),
+            "description": description.format(field["type"].capitalize()),
         }
         for name, field in schema["properties"].items()
         if name != binary and field.get("type") in ("string", "integer", "number", "boolean")
     ]
 
 
-def _problems(operation: dict[str, Any]) -> dict[int, str]:
-    """What can go wrong with an operation, by what it takes."""
+def _error_statuses(operation: dict[str, Any]) -> dict[int, str]:
+    """The error statuses of an operation and their descriptions, derived from its inputs."""
     parameters = operation.get("parameters", [])
     headers = {part["name"].lower() for part in parameters if part["in"] == "header"}
-    found = dict(_COMMON) if parameters or "requestBody" in operation else {503: _COMMON[503]}
+    statuses = dict(_COMMON) if parameters or "requestBody" in operation else {503: _COMMON[503]}
     if any(part["in"] == "path" for part in parameters):
-        found[404] = _OF_BODIES[404]
+        statuses[404] = _OF_BODIES[404]
     if "requestBody" in operation:
-        found |= {**_OF_BODIES, 504: _OF_WORK[504]}
+        statuses |= {**_OF_BODIES, 504: _OF_INFERENCE[504]}
     if "if-match" in headers:
-        found |= _OF_CONDITIONS
+        statuses |= _OF_CONDITIONS
     if "x-request-timeout" in headers:
-        found |= _OF_WORK
-    return found
+        statuses |= _OF_INFERENCE
+    return statuses
+
+
+_PROBLEM_JSON: Final = ("application/problem+json", "Problem", PROBLEM)
 
 
 def install(app: FastAPI) -> None:
-    """Add the bodies' schemas and the shape of problems to what the app says of itself."""
+    """Make the app serve a document with the bodies' schemas, error formats and scopes."""
 
-    def schema() -> dict[str, Any]:
+    def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            told = get_openapi(
-                title=app.title,
-                version=app.version,
-                summary=app.summary,
-                description=app.description,
-                routes=app.routes,
-            )
-            models = [(model, "validation") for _, model in sorted(_bodies.items())]
-            _, found = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
-            schemas = told.setdefault("components", {}).setdefault("schemas", {})
-            schemas |= found.get("$defs", {})
-            usual = ("application/problem+json", "Problem", PROBLEM)
-            schemas |= {name: shape for _, name, shape in (usual, *ERRORS.values())}
-            told["components"]["securitySchemes"] = {"key": auth.SCHEME}
-            for path, operations in told["paths"].items():
-                media, name, _ = ERRORS.get("/" + path.split("/")[1], usual)
-                problem = {media: {"schema": {"$ref": REF.format(model=name)}}}
-                for method, operation in operations.items():
-                    scopes = auth.required_scopes(method.upper(), path)
-                    operation["security"] = [{"key": [scope]} for scope in scopes]
-                    answers = operation.setdefault("responses", {})
-                    answers.pop("422", None)
-                    possible = _problems(operation) | (_OF_KEYS if scopes else {})
-                    if media == negotiation.JSON and 422 in possible:
-                        # OpenAI's clients are told 400 of whatever is wrong with a request.
-                        possible[400] = _OF_BODIES[400]
-                    for status, description in possible.items():
-                        told_of_it = {"description": description, "content": problem}
-                        answers.setdefault(str(status), told_of_it)
-            for unused in ("HTTPValidationError", "ValidationError"):
-                schemas.pop(unused, None)
-            app.openapi_schema = told
+            app.openapi_schema = _document(app)
         return app.openapi_schema
 
-    app.openapi = schema  # type: ignore[method-assign]
+    app.openapi = document  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+    )
+    models = [(model, "validation") for _, model in sorted(_bodies.items())]
+    _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas |= definitions.get("$defs", {})
+    schemas |= {name: schema for _, name, schema in (_PROBLEM_JSON, *ERRORS.values())}
+    document["components"]["securitySchemes"] = {"key": auth.SCHEME}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            scopes = auth.required_scopes(method.upper(), path)
+            operation["security"] = [{"key": [scope]} for scope in scopes]
+            _add_errors(path, operation, requires_key=bool(scopes))
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document
+
+
+def _add_errors(path: str, operation: dict[str, Any], *, requires_key: bool) -> None:
+    media, name, _ = ERRORS.get("/" + path.split("/")[1], _PROBLEM_JSON)
+    content = {media: {"schema": {"$ref": REF.format(model=name)}}}
+    responses = operation.setdefault("responses", {})
+    responses.pop("422", None)
+    statuses = _error_statuses(operation) | (_OF_KEYS if requires_key else {})
+    if media == negotiation.JSON and 422 in statuses:
+        # Under /v1 every bad request is a 400, as OpenAI's clients expect.
+        statuses[400] = _OF_BODIES[400]
+    for status, description in statuses.items():
+        responses.setdefault(str(status), {"description": description, "content": content})

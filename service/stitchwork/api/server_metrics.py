@@ -1,4 +1,4 @@
-"""What stands on the servers that all processes share, looked up when figures are asked for."""
+"""Metrics of the queue and the registry, read from their servers on each scrape."""
 
 import time
 from collections.abc import Iterator
@@ -14,60 +14,62 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry.metrics import PREFIX
 
-MOST_ENCODERS: Final = 32
-"""Encoders that have series of their own: those whose queues have waited longest."""
-MOST_SPACES: Final = 32
-"""Spaces that have one: those whose anchors are conditioned worst."""
-LOOKED_AT: Final = 1000
-"""Spaces that are compared for that, in the order of their ids."""
-PAGE: Final = 200
-SPACES_SECONDS: Final = 10.0
-"""How long what was read of them is shown again."""
+MAX_ENCODERS: Final = 32
+"""Encoders with series of their own: those whose oldest jobs have waited longest."""
+MAX_SPACES: Final = 32
+"""Spaces with a series of their own: those with the worst-conditioned anchors."""
+MAX_COMPARED_SPACES: Final = 1000
+"""Spaces among which the worst-conditioned ones are searched, in the order of their ids."""
+PAGE_SIZE: Final = 200
+SPACES_REFRESH_SECONDS: Final = 10.0
+"""Time for which the worst-conditioned spaces are not read again."""
 
 
 class ServerMetricsCollector(Collector):
-    """The queue and the registry as they are now; what is away is shown as down, and left out.
+    """Collects the state of the queue and the registry.
+
+    A server that does not respond has `redis_up` 0, and its other metrics are missing.
 
     Args:
-        registry: What is registered.
-        dispatcher: Knows the queue server, and who works for it.
+        registry: The registry.
+        producer: The producer of jobs, which knows the queue server and the workers.
     """
 
-    def __init__(self, registry: Registry, dispatcher: Producer) -> None:
+    def __init__(self, registry: Registry, producer: Producer) -> None:
         self._registry = registry
-        self._dispatcher = dispatcher
-        self._worst: list[Space] = []
-        self._look_again = float("-inf")
+        self._producer = producer
+        self._worst_conditioned: list[Space] = []
+        self._next_refresh = float("-inf")
 
     def collect(self) -> Iterator[Metric]:
-        """Ask both servers, each for no longer than one call may take."""
+        """Read both servers, with the timeouts of their clients."""
         up = GaugeMetricFamily(
             PREFIX + "redis_up", "1 if the server answers, else 0.", labels=["server"]
         )
-        for name, look in (("queue", self._queued), ("registry", self._registered)):
+        for name, collect in (("queue", self._queue), ("registry", self._resources)):
             try:
-                found = list(look())
+                metrics = list(collect())
             except UnavailableError:
                 up.add_metric([name], 0)
                 continue
             up.add_metric([name], 1)
-            yield from found
+            yield from metrics
         yield up
 
-    def _queued(self) -> Iterator[Metric]:
-        server = self._dispatcher.server
-        waiting = streams.stream_backlogs(server)
-        workers = self._dispatcher.workers()
+    def _queue(self) -> Iterator[Metric]:
+        server = self._producer.server
+        backlogs = streams.stream_backlogs(server)
+        workers = self._producer.workers()
         yield _gauge("workers", "Live workers.", len(workers))
         refused = {space for worker in workers for space in worker.refused}
         yield _gauge("refused_spaces", "Spaces that a worker refuses to serve.", len(refused))
-        running = sum(backlog.running for backlog in waiting.values())
-        held = sum(backlog.held for backlog in waiting.values())
+        running = sum(backlog.running for backlog in backlogs.values())
+        queued = sum(backlog.held for backlog in backlogs.values())
         jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Queued jobs, by state.", labels=["state"])
-        jobs.add_metric(["waiting"], held - running)
+        jobs.add_metric(["waiting"], queued - running)
         jobs.add_metric(["running"], running)
         yield jobs
-        ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in waiting.items()}
+        ages = {name: (backlog.waited_ms or 0) / 1000 for name, backlog in backlogs.items()}
         oldest = max(ages.values(), default=0.0)
         yield _gauge("queue_oldest_job_age_seconds", "Age of the oldest waiting job.", oldest)
         yield _gauge("queue_bytes", "Size of all queued jobs.", streams.queued_bytes(server))
@@ -81,13 +83,13 @@ class ServerMetricsCollector(Collector):
             "Age of the oldest waiting job, by encoder.",
             labels=by_encoder,
         )
-        for name in sorted(ages, key=lambda name: -ages[name])[:MOST_ENCODERS]:
-            backlog = waiting[name]
+        for name in sorted(ages, key=lambda name: -ages[name])[:MAX_ENCODERS]:
+            backlog = backlogs[name]
             depth.add_metric([name, backlog.model], backlog.held - backlog.running)
             age.add_metric([name, backlog.model], ages[name])
         yield from (depth, age)
 
-    def _registered(self) -> Iterator[Metric]:
+    def _resources(self) -> Iterator[Metric]:
         registry = self._registry
         kinds = GaugeMetricFamily(
             PREFIX + "registered_resources", "Registered resources, by kind.", labels=["kind"]
@@ -105,21 +107,21 @@ class ServerMetricsCollector(Collector):
         yield worst
 
     def _ill_conditioned(self) -> list[Space]:
-        if time.monotonic() >= self._look_again:
-            found = sorted(self._spaces(), key=lambda space: -space.condition_number)
-            self._worst = found[:MOST_SPACES]
-            self._look_again = time.monotonic() + SPACES_SECONDS
-        return self._worst
+        if time.monotonic() >= self._next_refresh:
+            spaces = sorted(self._spaces(), key=lambda space: -space.condition_number)
+            self._worst_conditioned = spaces[:MAX_SPACES]
+            self._next_refresh = time.monotonic() + SPACES_REFRESH_SECONDS
+        return self._worst_conditioned
 
     def _spaces(self) -> Iterator[Space]:
         cursor = None
-        for _ in range(0, LOOKED_AT, PAGE):
-            page = self._registry.spaces.page(PAGE, cursor)
+        for _ in range(0, MAX_COMPARED_SPACES, PAGE_SIZE):
+            page = self._registry.spaces.page(PAGE_SIZE, cursor)
             yield from (entry.record for entry in page.entries if entry.record)
             cursor = page.cursor
             if cursor is None:
                 return
 
 
-def _gauge(name: str, told: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, told, value=value)
+def _gauge(name: str, description: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, description, value=value)

@@ -65,10 +65,10 @@ def api_parts(settings: Settings) -> AppState:
         rate_limiter=RateLimiter(queue_server, settings.rate_limits, seen.metrics),
         image_fetcher=ImageFetcher(
             () if settings.offline else settings.image_url_hosts,
-            most=settings.max_items,
+            max_urls=settings.max_items,
             max_bytes=settings.max_image_url_bytes,
-            most_held=settings.max_inflight_body_bytes,
-            seconds=settings.image_url_timeout_seconds,
+            max_inflight_bytes=settings.max_inflight_body_bytes,
+            timeout_seconds=settings.image_url_timeout_seconds,
         ),
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),

@@ -1,4 +1,4 @@
-"""Images by URL: what is fetched, what is not, and that nothing connects where it must not."""
+"""Images by URL: what is fetched, what is refused, and which addresses are never connected to."""
 
 import asyncio
 import re
@@ -20,25 +20,25 @@ from tests.integration.api.test_refusals import check
 from tests.support.running_service import running
 
 IMAGE = b"\x89PNG, or so it says" * 100
-MOST = 10_000
+MAX_BYTES = 10_000
 LIMITS = ("max_image_url_bytes", "image_url_timeout_seconds")
-"""What is tried here."""
+"""Settings whose limits are tested here."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """A host of images, and of what is none."""
+    """A host with an image, and with paths that fail."""
 
-    asked: ClassVar[list[str]] = []
+    paths: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.paths.append(self.path)
         match self.path:
             case "/image":
-                self._answer(200, IMAGE)
+                self._respond(200, IMAGE)
             case "/large":
-                self._answer(200, bytes(MOST + 1))
+                self._respond(200, bytes(MAX_BYTES + 1))
             case "/elsewhere":
-                self._answer(302, b"", Location=f"https://{self.headers['Host']}/image")
+                self._respond(302, b"", Location=f"https://{self.headers['Host']}/image")
             case "/slow":
                 self.send_response(200)
                 self.send_header("Content-Length", "5")
@@ -46,9 +46,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(b"a")
                 self.server.released.wait(30)  # type: ignore[attr-defined]
             case _:
-                self._answer(404, b"")
+                self._respond(404, b"")
 
-    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+    def _respond(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)
@@ -56,12 +56,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def host(certificates: Path) -> Iterator[str]:
-    """A server of images, as `address:port`."""
+    """An HTTPS server of images, as `address:port`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -79,7 +79,7 @@ def host(certificates: Path) -> Iterator[str]:
 
 @pytest.fixture
 def fetcher(host: str, certificates: Path) -> ImageFetcher:
-    """One that takes this machine for public, and trusts the server."""
+    """A fetcher that allows loopback addresses and trusts the server."""
     return trusting(certificates, [host])
 
 
@@ -87,12 +87,18 @@ def trusting(
     certificates: Path,
     hosts: list[str],
     *,
-    public: Callable[[str], bool] = lambda _: True,
-    most_held: int = 1 << 20,
+    is_allowed: Callable[[str], bool] = lambda _: True,
+    max_inflight_bytes: int = 1 << 20,
 ) -> ImageFetcher:
     tls = ssl.create_default_context(cafile=certificates / "ca.pem")
     return ImageFetcher(
-        hosts, most=3, max_bytes=MOST, most_held=most_held, seconds=2.0, public=public, tls=tls
+        hosts,
+        max_urls=3,
+        max_bytes=MAX_BYTES,
+        max_inflight_bytes=max_inflight_bytes,
+        timeout_seconds=2.0,
+        is_allowed=is_allowed,
+        tls=tls,
     )
 
 
@@ -100,69 +106,71 @@ def fetched(
     fetcher: ImageFetcher, *items: str | bytes, modality: Any = "image"
 ) -> list[str | bytes]:
     async def run() -> list[str | bytes]:
-        async with fetcher.by_value(list(items), modality) as found:
-            return found
+        async with fetcher.by_value(list(items), modality) as values:
+            return values
 
     return asyncio.run(run())
 
 
-def test_urls_are_replaced_in_their_places(fetcher: ImageFetcher, host: str) -> None:
+def test_image_urls_are_replaced_by_their_images_in_order(fetcher: ImageFetcher, host: str) -> None:
     url = f"https://{host}/image"
     assert fetched(fetcher, "aGk=", url, b"file", url) == ["aGk=", IMAGE, b"file", IMAGE]
 
 
-def test_a_text_is_no_url(fetcher: ImageFetcher, host: str) -> None:
-    before = len(Handler.asked)
+def test_text_that_looks_like_a_url_is_not_fetched(fetcher: ImageFetcher, host: str) -> None:
+    before = len(Handler.paths)
     text = f"https://{host}/image"
     assert fetched(fetcher, text, modality="text") == [text]
-    assert len(Handler.asked) == before
+    assert len(Handler.paths) == before
 
 
 @pytest.mark.parametrize(
-    ("path", "kind", "said"),
+    ("path", "error", "message"),
     [
-        ("/none", InvalidInputError, "answered 404, not 200"),
-        ("/elsewhere", InvalidInputError, "answered 302, not 200"),
+        ("/none", InvalidInputError, "expected status 200, got 404"),
+        ("/elsewhere", InvalidInputError, "expected status 200, got 302"),
         ("/large", InputTooLargeError, "10000 bytes (max_image_url_bytes)"),
         ("/slow", InvalidInputError, "within 2 seconds (image_url_timeout_seconds)"),
     ],
 )
-def test_what_does_not_come(
-    fetcher: ImageFetcher, host: str, path: str, kind: type[InvalidInputError], said: str
+def test_image_url_that_fails_is_refused_with_its_pointer(
+    fetcher: ImageFetcher, host: str, path: str, error: type[InvalidInputError], message: str
 ) -> None:
-    before = len(Handler.asked)
-    with pytest.raises(kind, match=re.escape(said)) as error:
+    before = len(Handler.paths)
+    with pytest.raises(error, match=re.escape(message)) as raised:
         fetched(fetcher, "aGk=", f"https://{host}{path}")
-    assert error.value.pointer == "/items/1"
+    assert raised.value.pointer == "/items/1"
     # No redirect was followed.
-    assert Handler.asked[before:] == [path]
+    assert Handler.paths[before:] == [path]
 
 
-def test_more_than_may_be_asked_for(fetcher: ImageFetcher, host: str) -> None:
-    before = len(Handler.asked)
+def test_more_image_urls_than_max_items_are_refused_unfetched(
+    fetcher: ImageFetcher, host: str
+) -> None:
+    before = len(Handler.paths)
     with pytest.raises(InputTooLargeError, match=r"at most 3 items \(max_items\), got 4"):
         fetched(fetcher, *[f"https://{host}/image"] * 4)
-    assert len(Handler.asked) == before
+    assert len(Handler.paths) == before
 
 
-def test_what_is_held_is_bounded_and_let_go_of(host: str, certificates: Path) -> None:
-    fetcher = trusting(certificates, [host], most_held=2 * len(IMAGE))
+def test_inflight_bytes_of_images_are_bounded_and_released(host: str, certificates: Path) -> None:
+    fetcher = trusting(certificates, [host], max_inflight_bytes=2 * len(IMAGE))
     urls: list[str | bytes] = [f"https://{host}/image"] * 2
 
     async def run() -> None:
         async with fetcher.by_value(urls, "image"):
             with pytest.raises(QueueFullError, match="max_inflight_body_bytes"):
                 async with fetcher.by_value(urls[:1], "image"):
-                    raise AssertionError("more than may be held")
-        async with fetcher.by_value(urls, "image") as found:
-            assert found == [IMAGE, IMAGE]
+                    raise AssertionError("the limit is not enforced")
+        async with fetcher.by_value(urls, "image") as values:
+            assert values == [IMAGE, IMAGE]
 
     asyncio.run(run())
 
 
 @contextmanager
-def silent() -> Iterator[str]:
-    """A port of this machine that nobody may connect to."""
+def unreached_address() -> Iterator[str]:
+    """The address of a server on loopback; fails if anything connects to it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
         yield f"127.0.0.1:{server.getsockname()[1]}"
@@ -170,36 +178,41 @@ def silent() -> Iterator[str]:
             server.accept()
 
 
-def test_an_address_that_is_not_public_is_not_connected_to(certificates: Path) -> None:
-    with silent() as there:
-        port = there.split(":")[1]
-        fetcher = trusting(certificates, ["*"], public=is_public)
-        for name in (there, f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", f"[::1]:{port}"):
-            with pytest.raises(InvalidInputError, match="not public"):
+def test_host_with_a_private_address_is_not_connected_to(certificates: Path) -> None:
+    with unreached_address() as address:
+        port = address.split(":")[1]
+        fetcher = trusting(certificates, ["*"], is_allowed=is_public)
+        for name in (address, f"localhost:{port}", f"[::ffff:127.0.0.1]:{port}", f"[::1]:{port}"):
+            with pytest.raises(InvalidInputError, match="public addresses only"):
                 fetched(fetcher, f"https://{name}/image")
 
 
-def test_a_server_that_is_not_who_it_says_is_not_asked(host: str, certificates: Path) -> None:
-    before = len(Handler.asked)
+def test_host_with_an_untrusted_certificate_gets_no_request(host: str, certificates: Path) -> None:
+    before = len(Handler.paths)
     fetcher = ImageFetcher(
-        [host], most=3, max_bytes=MOST, most_held=MOST, seconds=2.0, public=lambda _: True
+        [host],
+        max_urls=3,
+        max_bytes=MAX_BYTES,
+        max_inflight_bytes=MAX_BYTES,
+        timeout_seconds=2.0,
+        is_allowed=lambda _: True,
     )
-    with pytest.raises(InvalidInputError, match="ConnectError at its host"):
+    with pytest.raises(InvalidInputError, match="expected a response, got ConnectError"):
         fetched(fetcher, f"https://{host}/image")
-    assert len(Handler.asked) == before
+    assert len(Handler.paths) == before
 
 
-def test_what_may_not_be_followed(certificates: Path) -> None:
-    with silent() as there:
-        fetcher = trusting(certificates, [there, "*.example.com"])
+def test_image_url_that_is_not_allowed_is_refused_unfetched(certificates: Path) -> None:
+    with unreached_address() as address:
+        fetcher = trusting(certificates, [address, "*.example.com"])
         for url in (
-            f"http://{there}/image",
-            f"https://me@{there}/image",
-            f"https://{there}.example.org/image",
-            f"https://x.example.com@{there}/image",
-            f"https://{there}\\@x.example.com",
-            f"https://{there}/a b",
-            f"https://{there}/\N{SNOWMAN}",
+            f"http://{address}/image",
+            f"https://me@{address}/image",
+            f"https://{address}.example.org/image",
+            f"https://x.example.com@{address}/image",
+            f"https://{address}\\@x.example.com",
+            f"https://{address}/a b",
+            f"https://{address}/\N{SNOWMAN}",
             "https://example.com/image",
             "https://x.example.com:8443/image",
             "https:///image",
@@ -237,15 +250,15 @@ def test_what_may_not_be_followed(certificates: Path) -> None:
         ("2001:0:a00:1::", False),
     ],
 )
-def test_public_addresses(address: str, expected: bool) -> None:
+def test_is_public_of_address(address: str, expected: bool) -> None:
     assert is_public(address) is expected
 
 
-def test_hosts_that_are_named_are_still_looked_at_over_http() -> None:
-    """And a URL that is not allowed, or is off, says so; nothing connects."""
+def test_image_urls_in_requests_to_a_service_are_checked() -> None:
+    """An allowed host with a private address, a host that is not allowed, and disabled URLs."""
     spec = {"kind": "timm", "model": "tf_efficientnet_lite0"}
     body = {"anchor_set": "I", "anchors": [[1.0, 0.0], [0.0, 1.0]], "encoder": spec}
-    with silent() as there:
+    with unreached_address() as address:
         for hosts, offline, code in (
             ("127.0.0.1:*", "false", "url-unavailable"),
             ("example.com", "false", "url-not-allowed"),
@@ -253,10 +266,12 @@ def test_hosts_that_are_named_are_still_looked_at_over_http() -> None:
             ("127.0.0.1:*", "true", "url-not-allowed"),
         ):
             with (
-                running(0, STITCHWORK_IMAGE_URL_HOSTS=hosts, STITCHWORK_OFFLINE=offline) as found,
-                httpx.Client(base_url=found.url) as http,
+                running(0, STITCHWORK_IMAGE_URL_HOSTS=hosts, STITCHWORK_OFFLINE=offline) as service,
+                httpx.Client(base_url=service.url) as http,
             ):
                 assert http.put("/spaces/i", json=body).status_code == 201
-                answer = http.post("/embed/i", json={"items": ["aGk=", f"https://{there}/a.png"]})
-                check(answer, 422, "/items/1")
-                assert answer.json()["code"] == code
+                response = http.post(
+                    "/embed/i", json={"items": ["aGk=", f"https://{address}/a.png"]}
+                )
+                check(response, 422, "/items/1")
+                assert response.json()["code"] == code
