@@ -8,7 +8,7 @@ the space's anchors are therefore embedded again and compared with the registere
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class CheckResult(NamedTuple):
 
     Attributes:
         loaded: The encoder that was checked.
-        expires: When the check is repeated if it failed, by `time.monotonic`.
+        expires: When a failed check is repeated, by the checker's clock.
         error: Why the encoder was refused; None if it passed.
     """
 
@@ -52,9 +52,16 @@ class EncoderChecker:
     Args:
         registry: Stores the anchors.
         encoders: Evicts an encoder that is refused, so that it is loaded again.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, registry: Registry, encoders: EncoderCache) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        encoders: EncoderCache,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._registry = registry
         self._encoders = encoders
         self._guard = threading.Lock()
@@ -76,10 +83,10 @@ class EncoderChecker:
         if result is not None:
             if result.error is None and result.loaded is loaded:
                 return
-            if result.error is not None and time.monotonic() < result.expires:
+            if result.error is not None and self._clock() < result.expires:
                 raise result.error
         error = self._compare(space, loaded)
-        expires = time.monotonic() + RECHECK_SECONDS
+        expires = self._clock() + RECHECK_SECONDS
         with self._guard:
             self._results[space.version] = CheckResult(loaded, expires, error)
             if error is None:

@@ -117,13 +117,13 @@ class RegistrationRunner:
         except NotReadyError as error:
             _log_superseded(registration, error)
         except StitchworkError as error:
-            extra = {"registration": _name(registration), "code": error.code}
-            log.warning("registration failed", extra=extra)
-            self._fail(registration, error.message)
+            if self._fail(registration, error.message):
+                extra = {"registration": _name(registration), "code": error.code}
+                log.warning("registration failed", extra=extra)
         except Exception as error:
             # It would fail again at every attempt, so the client gets the error.
-            log.exception("registration failed", extra={"registration": _name(registration)})
-            self._fail(registration, f"the worker failed at it: {type(error).__name__}")
+            if self._fail(registration, f"the worker failed at it: {type(error).__name__}"):
+                log.exception("registration failed", extra={"registration": _name(registration)})
 
     def handle_dead_letter(self, job: Job) -> None:
         """Fail the registration of a dead-lettered job; other jobs are ignored."""
@@ -134,12 +134,18 @@ class RegistrationRunner:
     def _pending(self, job: Job) -> Registration | None:
         return self._registry.registration(*job.registration) if job.registration else None
 
-    def _fail(self, registration: Registration, reason: str) -> None:
-        """Store why a registration failed, unless it was completed or replaced meanwhile."""
+    def _fail(self, registration: Registration, reason: str) -> bool:
+        """Store why a registration failed.
+
+        Returns:
+            False if it was completed or replaced meanwhile; the failure then concerns nobody.
+        """
         try:
             self._registry.fail(registration, reason)
         except NotReadyError as error:
             _log_superseded(registration, error)
+            return False
+        return True
 
     def _run(self) -> None:
         while not self._stopping.is_set():
