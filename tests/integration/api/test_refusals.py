@@ -100,31 +100,37 @@ def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "status"),
     [
-        b"",
-        b"\x93NUMPY",
-        npy("{'descr':'<f4','fortran_order':False,'shape':(4,24),}", b"\0" * 8),
-        npy(f"{{'descr':'<f4','fortran_order':False,'shape':(0,{2**70}),}}"),
-        npy(f"{{'descr':'<f4','fortran_order':False,'shape':({2**40},{2**40}),}}"),
-        npy(f"{{'descr':'<f4','fortran_order':False,'shape':({'1,' * 65}),}}", b"\0" * 4),
-        npy("{'descr':'<f4','fortran_order':False,'shape':(True,8),}", b"\0" * 32),
-        npy("{'descr':'|O','fortran_order':False,'shape':(1,),}", pickle.dumps([1])),
-        npy("{{{{{{{{{{{{{'a\n"),
-        npy("(" * 200 + "\n"),
-        npy("[" * 3000 + "\n"),
-        npy("-" * 3900 + "1\n"),
-        npy('"""abc\n'),
-        npy("{[]:1}\n"),
-        npy("{1:1,'a':2}\n"),
-        npy("{'descr':'<f4','fortran_order':False,'shape':(1,24),}", b"\0" * 96, b"\x09\x09"),
+        (b"", 400),
+        (b"\x93NUMPY", 400),
+        (npy("{'descr':'<f4','fortran_order':False,'shape':(4,24),}", b"\0" * 8), 400),
+        (npy(f"{{'descr':'<f4','fortran_order':False,'shape':(0,{2**70}),}}"), 422),
+        (npy(f"{{'descr':'<f4','fortran_order':False,'shape':({2**40},{2**40}),}}"), 400),
+        (npy(f"{{'descr':'<f4','fortran_order':False,'shape':({'1,' * 65}),}}", b"\0" * 4), 422),
+        (npy("{'descr':'<f4','fortran_order':False,'shape':(True,8),}", b"\0" * 32), 422),
+        (npy("{'descr':'|O','fortran_order':False,'shape':(1,),}", pickle.dumps([1])), 422),
+        (npy("{{{{{{{{{{{{{'a\n"), 400),
+        (npy("(" * 200 + "\n"), 400),
+        (npy("[" * 3000 + "\n"), 400),
+        (npy("-" * 3900 + "1\n"), 400),
+        (npy('"""abc\n'), 400),
+        (npy("{[]:1}\n"), 400),
+        (npy("{1:1,'a':2}\n"), 400),
+        (
+            npy(
+                "{'descr':'<f4','fortran_order':False,'shape':(1,24),}",
+                b"\0" * 96,
+                b"\x09\x09",
+            ),
+            400,
+        ),
     ],
 )
-def test_npy_files(http: httpx.Client, spaces: Pair, content: bytes) -> None:
+def test_npy_files(http: httpx.Client, spaces: Pair, content: bytes, status: int) -> None:
     headers = {"Content-Type": "application/x-npy"}
     answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
-    assert answer.status_code in (400, 422)
-    check(answer, answer.status_code)
+    check(answer, status)
 
 
 def tensor(header: str, data: bytes = b"") -> bytes:
@@ -132,30 +138,41 @@ def tensor(header: str, data: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "status"),
     [
-        b"",
-        b"\xff" * 8,
-        tensor("{"),
-        tensor('{"embeddings":{"dtype":"F32","shape":[1,24],"data_offsets":[0,96]}}', b"\0" * 9),
-        tensor(
-            '{"embeddings":{"dtype":"F32","shape":[0,4611686018427387904],"data_offsets":[0,0]}}'
+        (b"", 400),
+        (b"\xff" * 8, 400),
+        (tensor("{"), 400),
+        (
+            tensor(
+                '{"embeddings":{"dtype":"F32","shape":[1,24],"data_offsets":[0,96]}}', b"\0" * 9
+            ),
+            400,
         ),
-        tensor(
-            f'{{"embeddings":{{"dtype":"F32","shape":[{",".join("1" * 70)}],'
-            '"data_offsets":[0,4]}}',
-            b"\0" * 4,
+        (
+            tensor(
+                '{"embeddings":{"dtype":"F32","shape":[0,4611686018427387904],'
+                '"data_offsets":[0,0]}}'
+            ),
+            400,
         ),
-        tensor('{"embeddings":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}', b"\0" * 8),
-        save({"other": np.ones((1, 24), np.float32)}),
-        save({"embeddings": np.full((1, 24), np.nan, np.float32)}),
+        (
+            tensor(
+                f'{{"embeddings":{{"dtype":"F32","shape":[{",".join("1" * 70)}],'
+                '"data_offsets":[0,4]}}',
+                b"\0" * 4,
+            ),
+            422,
+        ),
+        (tensor('{"embeddings":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}', b"\0" * 8), 422),
+        (save({"other": np.ones((1, 24), np.float32)}), 422),
+        (save({"embeddings": np.full((1, 24), np.nan, np.float32)}), 422),
     ],
 )
-def test_safetensors_files(http: httpx.Client, spaces: Pair, content: bytes) -> None:
+def test_safetensors_files(http: httpx.Client, spaces: Pair, content: bytes, status: int) -> None:
     headers = {"Content-Type": "application/vnd.safetensors"}
     answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
-    assert answer.status_code in (400, 422)
-    check(answer, answer.status_code)
+    check(answer, status)
 
 
 def test_base64_rows(http: httpx.Client, spaces: Pair) -> None:
@@ -182,14 +199,16 @@ def test_sizes_are_refused_whatever_they_claim(http: httpx.Client) -> None:
 def test_ids(http: httpx.Client, name: str) -> None:
     body = {"anchor_set": "S", "anchors": [[1.0], [2.0]]}
     answer = http.put(f"/spaces/{name}", json=body)
-    assert answer.status_code in (404, 422)
+    # Clients resolve dots, so that one is another path.
+    assert answer.status_code == (404 if name == ".." else 422)
     check(http.post("/spaces", json={**body, "id": name}), 422, "/id")
 
 
 def test_slashes_in_ids_are_other_paths(http: httpx.Client) -> None:
-    for name in ("a%2Fb", "../x", "%2e%2e%2fx", "a%0d%0aX:1"):
+    names = {"a%2Fb": 404, "../x": 404, "%2e%2e%2fx": 404, "a%0d%0aX:1": 422}
+    for name, status in names.items():
         answer = http.put(f"/spaces/{name}", json={"anchor_set": "S", "anchors": [[1.0], [2.0]]})
-        assert answer.status_code in (404, 405, 422)
+        assert answer.status_code == status, name
 
 
 def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:

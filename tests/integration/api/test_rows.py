@@ -86,13 +86,13 @@ def test_gzip_bomb_and_endless_body_leave_memory_flat(
 
 
 def test_wrong_content_length_is_refused(http: httpx.Client, url: str) -> None:
-    for claimed, sent in ((10**12, b"{}"), (5, b"{}" * 50)):
+    for claimed, sent, status in ((10**12, b"{}", b"413"), (5, b"{}" * 50, b"400")):
         head = (
             f"POST /translate HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             f"Content-Length: {claimed}\r\n\r\n"
         )
         first = raw(url, head.encode() + sent).split(b"\r\n")[0]
-        assert int(first.split()[1]) in (400, 413, 422), first
+        assert first.split()[1] == status, first
     for length in ("-1", "x", "1e3"):
         head = f"POST /translate HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{{}}"
         assert raw(url, head.encode()).split()[1] == b"400"
@@ -160,9 +160,11 @@ def test_hostile_ids_escape_no_key(http: httpx.Client, spaces: Pair) -> None:
     before = http.get("/spaces").json()
     body = {"anchor_set": "S", "anchors": [[1.0], [2.0]]}
     for name in ("..%2f..%2fx", "x:arrays:1", "x%00", "x%0d%0aSET%20a%201", "*", "%E2%80%AE", "x%"):
-        assert http.put(f"/spaces/{name}", json=body).status_code in (404, 405, 422), name
-        assert http.get(f"/spaces/{name}").status_code in (404, 422)
-        assert http.delete(f"/spaces/{name}").status_code in (404, 405, 422)
+        # A slash makes another path; all else is no id.
+        status = 404 if "%2f" in name else 422
+        assert http.put(f"/spaces/{name}", json=body).status_code == status, name
+        assert http.get(f"/spaces/{name}").status_code == status, name
+        assert http.delete(f"/spaces/{name}").status_code == status, name
     check(http.put("/spaces/" + "a" * 50_000, json=body), 422)
     check(http.post("/spaces", json={**body, "id": "a" * 1_000_000}), 422, "/id")
     check(http.post("/spaces", json={**body, "id": "q", "anchor_set": "S:1"}), 422, "/anchor_set")
@@ -260,12 +262,7 @@ def test_degenerate_anchors_are_measured_or_refused(http: httpx.Client) -> None:
     same = {"anchor_set": "B11same", "anchors": [[1.0, 2.0]] * 6}
     check(http.put("/spaces/b11-same", json=same), 422)
     huge = {"anchor_set": "B11huge", "anchors": (rng.normal(size=(6, 4)) * 1e30).tolist()}
-    answer = http.put("/spaces/b11-huge", json=huge)
-    assert answer.status_code in (201, 422), answer.text
-    if answer.status_code == 201:
-        asked = {"source": "b11-huge", "target": "b11-huge", "bridge": "ridge"}
-        told = http.post("/translate", json={**asked, "embeddings": [[1e30] * 4]})
-        assert np.isfinite(np.array(told.json()["embeddings"], float)).all()
+    check(http.put("/spaces/b11-huge", json=huge), 422)
 
 
 def test_set_of_equal_size_and_width_is_another_set(http: httpx.Client, spaces: Pair) -> None:
@@ -288,7 +285,8 @@ def test_labels_with_html_stay_data(http: httpx.Client, spaces: Pair) -> None:
         http.post("/compatibility/x/html", json={"labels": ["<b>"], "embeddings": [GOOD]}),
         http.get("/spaces/<script>"),
     ):
-        assert answer.headers["content-type"] in ("application/json", "application/problem+json")
+        media_type = "application/json" if answer.is_success else "application/problem+json"
+        assert answer.headers["content-type"] == media_type
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert "charset" not in answer.headers["content-type"]
 

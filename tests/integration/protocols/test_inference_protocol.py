@@ -253,6 +253,10 @@ NAN = np.array([np.nan, *FLAT[1:]], "<f4").tobytes()
 TO_TURNED = "/v2/models/translate:minilm:turned/infer"
 
 
+FRAMING = ("adds up", "1537 stand", HEADER, "expected JSON")
+"""How messages begin where the body is not one of the protocol: 400, as for bad JSON."""
+
+
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
@@ -275,15 +279,14 @@ TO_TURNED = "/v2/models/translate:minilm:turned/infer"
         (framed(sized(GOOD, 1536), ROW, "0"), "expected JSON"),
         (framed(sized(GOOD, 1536), ROW, "20"), "expected JSON"),
         (framed(sized(GOOD, 1536), ROW, "200"), "expected JSON"),
-        (framed(b"[1]", b""), "expected a JSON object, got a list"),
+        (framed(b"[1]", b""), "a JSON object, got a list"),
         (framed(b"", b""), "expected JSON"),
         (framed(b'{"id": "\\ud800", "inputs": []}', b""), ""),
     ],
 )
 def test_bytes_that_do_not_fit(world: World, request_: dict[str, Any], said: str) -> None:
     answer = world.http.post(TO_TURNED, **request_)
-    check(answer, answer.status_code, said)
-    assert answer.status_code in (400, 422)
+    check(answer, 400 if said.startswith(FRAMING) else 422, said)
 
 
 def strings(*texts: bytes) -> bytes:

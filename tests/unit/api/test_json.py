@@ -135,7 +135,11 @@ def test_parse_object_with_too_many_values_is_refused_before_they_are_built(valu
 
 
 def test_check_value_count_ignores_commas_in_texts_of_short_documents() -> None:
-    check_value_count(b'["' + b"," * 900 + b'"]', replace(LIMITS, max_json_values=1000))
+    limits = replace(LIMITS, max_json_values=1000)
+    text = b"," * 900
+    check_value_count(b'["' + text + b'"]', limits)
+    with pytest.raises(InputTooLargeError, match="at most 1000 values"):
+        check_value_count(b"[1" + b",1" * 1000 + b"]", limits)
 
 
 def test_parse_object_leaves_nan_and_infinity_to_validation() -> None:

@@ -85,7 +85,7 @@ def test_damage_is_named_or_harmless(damages: list[Damage], cut: int, length: in
     body = bytearray(BODY)
     for at, instead in damages:
         body[at : at + len(instead)] = instead
-    # Anything but our own refusal would be answered 500, and fails here.
+    # Any other error would be a 500, and fails here.
     for data in (bytes(body), bytes(body[:cut])):
         with suppress(InvalidInputError):
             found = read(data, length)

@@ -82,7 +82,7 @@ def test_parameters_out_of_range_are_refused(
     [{}, {"shrinkage": 0.0, "delta": 0.0, "omega": 1}, {"shrinkage": 1, "delta": 1, "omega": 64}],
 )
 def test_parameters_at_the_ends_of_their_ranges_are_accepted(parameters: dict[str, Any]) -> None:
-    FactorParameters(**parameters)
+    assert FactorParameters(**parameters).shrinkage == parameters.get("shrinkage")
 
 
 def test_required_inverses_of_every_bridge() -> None:

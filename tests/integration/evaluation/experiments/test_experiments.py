@@ -97,7 +97,8 @@ def test_without_labels_there_is_retrieval_and_no_accuracy(study: Study) -> None
     embedded = replace(study.embedded, labels=None, classes=())
     found = translation(Study(embedded, replace(SETTINGS, counts=(60,), draws=1, few=())))
     assert found["native"] == {}
-    assert all("linear" not in r and r["recall1"] >= 0 for r in found["records"])
+    assert not any("linear" in record for record in found["records"])
+    assert max(record["recall1"] for record in found["records"]) > 0.3
 
 
 def test_peers_that_translate_are_scored_and_peers_that_compare_only_retrieve(
