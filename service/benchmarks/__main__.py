@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from benchmarks import CASES, run
+from stitchwork.cli.main import run as run_command
 
 
 @click.command()
@@ -26,11 +27,11 @@ from benchmarks import CASES, run
 )
 def main(
     cases: tuple[str, ...], rounds: int, report: Path | None, peers: Path | None, laws: Path | None
-) -> None:
+) -> int:
     """Time the service against what limits it. CASES are those named, or all."""
     logging.getLogger().setLevel(logging.WARNING)
-    sys.exit(run(cases or tuple(CASES), rounds, report, peers, laws))
+    return run(cases or tuple(CASES), rounds, report, peers, laws)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main, "python -m benchmarks"))

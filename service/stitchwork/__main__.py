@@ -1,8 +1,6 @@
 """`python -m stitchwork`: the `stitchwork` command."""
 
-import sys
-
-from stitchwork.cli.main import main
+from stitchwork.cli.main import console
 
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

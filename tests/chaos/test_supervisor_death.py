@@ -12,7 +12,7 @@ import pytest
 
 from stitchwork.client import Stitchwork
 from tests.conftest import Pair
-from tests.system.test_supervisor import await_gone, family_of, read_until
+from tests.support.processes import await_gone, family_of, read_until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models]
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +23,8 @@ from stitchwork.errors import UnavailableError
 from stitchwork.settings import Settings
 from stitchwork.supervisor import Plan, ServiceProcess, embedded_servers, start
 from stitchwork.supervisor.service_process import listen
+from tests.support.processes import BOUND, await_gone, family_of, processes, read_until
 
-BOUND = 60.0
 LINUX = sys.platform == "linux"
 
 API = """
@@ -94,35 +93,6 @@ def plan(tmp_path: Path) -> Plan:
     )
 
 
-def await_gone(pids: Iterable[int], seconds: float = BOUND) -> None:
-    """Wait until none of the processes is alive; they need not be children of this one."""
-    deadline = time.monotonic() + seconds
-    for pid in pids:
-        try:
-            left = max(0.0, deadline - time.monotonic())
-            if sys.platform == "linux":
-                handle = os.pidfd_open(pid)
-                ended: list[Any] = select.select([handle], [], [], left)[0]
-            else:
-                queue = select.kqueue()
-                handle = queue.fileno()
-                death = select.kevent(pid, select.KQ_FILTER_PROC, fflags=select.KQ_NOTE_EXIT)
-                ended = queue.control([death], 1, left)
-        except ProcessLookupError:
-            continue
-        os.close(handle)
-        assert ended, f"process {pid} is still alive"
-
-
-def processes(column: int, value: int) -> list[int]:
-    """Live processes by a column of `ps`: 1 is the parent, 2 the group."""
-    listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,pgid=,stat="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split() for line in listing.stdout.splitlines()]
-    return [int(row[0]) for row in rows if int(row[column]) == value and row[3][0] != "Z"]
-
-
 def client_of(url: str | None) -> redis.Redis:
     assert url is not None
     return redis.Redis.from_url(url, decode_responses=True)
@@ -156,20 +126,6 @@ def launcher(plan: Plan) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.kill()
-
-
-def read_until(stream: Any, word: str) -> str:
-    """The next line with a word in it; the time limit of the test bounds the wait."""
-    for line in stream:
-        if word in line:
-            return str(line)
-    pytest.fail(f"ended without {word!r}")
-
-
-def family_of(process: subprocess.Popen[str]) -> list[int]:
-    """The supervisor of a launcher, then the supervisor's children."""
-    (supervisor,) = processes(1, process.pid)
-    return [supervisor, *(pid for pid in processes(2, supervisor) if pid != supervisor)]
 
 
 def test_stop_after_start_leaves_no_process_and_no_file(plan: Plan) -> None:

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, NoReturn
 
 import click
 from click.shell_completion import CompletionItem
@@ -171,6 +171,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code; see `run`.
     """
     return run(commands, "stitchwork", arguments)
+
+
+def console() -> NoReturn:
+    """Run one command of `stitchwork`, and end the process with its exit code."""
+    code = main()
+    if code == INTERRUPTED:
+        # The interpreter would first wait for the requests in other threads.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(command: click.Command, name: str, arguments: Sequence[str] | None = None) -> int:

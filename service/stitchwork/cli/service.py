@@ -71,14 +71,18 @@ def api(settings: Settings, fd: int | None) -> int:
     except AuthenticationError as error:
         click.echo(f"stitchwork: {error}", err=True)
         return WRONG_SETTING
-    return serve_app(
-        state,
-        host=settings.host,
-        port=settings.port,
-        fd=fd,
-        drain_seconds=settings.drain_seconds,
-        timeout=settings.request_timeout_seconds,
-    )
+    try:
+        return serve_app(
+            state,
+            host=settings.host,
+            port=settings.port,
+            fd=fd,
+            drain_seconds=settings.drain_seconds,
+            timeout=settings.request_timeout_seconds,
+        )
+    except KeyboardInterrupt:
+        # uvicorn raises the signal again once it has answered the requests in progress.
+        return 0
 
 
 @click.command(cls=SettingsCommand, settings=WORKER_SETTINGS)

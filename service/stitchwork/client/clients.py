@@ -164,18 +164,20 @@ class Stitchwork(_Client):
     def _perform_all(self, parallel: Parallel) -> None:
         running: set[Future[Any]] = set()
         pool = ThreadPoolExecutor(parallel.max_concurrency, thread_name_prefix="part")
-        with pool:
-            try:
-                for flow in parallel.flows:
-                    running.add(pool.submit(self.perform, flow))
-                    if len(running) >= parallel.max_concurrency:
-                        running = self._collect(parallel, running)
-                while running:
+        is_interrupted = False
+        try:
+            for flow in parallel.flows:
+                running.add(pool.submit(self.perform, flow))
+                if len(running) >= parallel.max_concurrency:
                     running = self._collect(parallel, running)
-            except KeyboardInterrupt:
-                # Ends the requests in progress, which the pool waits for.
-                self.close()
-                raise
+            while running:
+                running = self._collect(parallel, running)
+        except KeyboardInterrupt:
+            is_interrupted = True
+            raise
+        finally:
+            # After an error, the parts in progress end first; an interrupt does not wait for them.
+            pool.shutdown(wait=not is_interrupted, cancel_futures=is_interrupted)
 
     @staticmethod
     def _collect(parallel: Parallel, running: set[Future[Any]]) -> set[Future[Any]]:
