@@ -107,7 +107,8 @@ class BatchRunner:
         self._telemetry.metrics.batch_jobs.observe(len(batch))
         milliseconds = round((time.perf_counter() - start) * 1000, 2)
         log.info(
-            "batch completed", extra={"jobs": len(batch), "inputs": len(rows), "ms": milliseconds}
+            "batch completed",
+            extra={"jobs": len(batch), "inputs": len(rows), "duration_ms": milliseconds},
         )
 
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:

@@ -120,7 +120,8 @@ class Worker:
         try:
             self._consumer.leases.release()
         except UnavailableError as error:
-            log.warning("batch redelivered after its lease", extra={"reason": error.message})
+            extra = {"reason": error.message, "effect": "it is redelivered when its leases expire"}
+            log.warning("batch not released", extra=extra)
 
     def _fail_all(self, deliveries: list[Delivery], error: StitchworkError) -> None:
         for delivery in deliveries:

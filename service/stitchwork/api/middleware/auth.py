@@ -258,9 +258,13 @@ def check_keys(keys: ApiKeyCache, host: str) -> None:
         )
     if empty:
         log.warning(
-            "authentication disabled: no API key exists, so any client may read, change and delete "
-            "everything; `stitchwork api-keys add NAME --scope admin` creates a key",
-            extra={"host": host},
+            "authentication disabled",
+            extra={
+                "host": host,
+                "reason": "no API key exists",
+                "effect": "any client may read, change and delete everything",
+                "hint": "`stitchwork api-keys add NAME --scope admin` creates a key",
+            },
         )
 
 
