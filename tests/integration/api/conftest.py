@@ -1,4 +1,4 @@
-"""One API process with its own servers, and two spaces on it."""
+"""A service of one API process, and two spaces on it."""
 
 from collections.abc import Iterator
 
@@ -12,8 +12,8 @@ from tests.support.running_service import running
 
 @pytest.fixture(scope="session")
 def service() -> Iterator[ServiceProcess]:
-    with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as found:
-        yield found
+    with running(workers=0, STITCHWORK_MAX_BODY_BYTES="2000000") as process:
+        yield process
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +24,8 @@ def url(service: ServiceProcess) -> str:
 @pytest.fixture(scope="session")
 def pid(service: ServiceProcess) -> int:
     """The API process."""
-    (found,) = [pid for name, pid in service.pids.items() if name.startswith("api")]
-    return found
+    (api,) = [pid for name, pid in service.pids.items() if name.startswith("api")]
+    return api
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Translations as files: what they compute is what the service answers."""
+"""Exported maps compute what the service computes."""
 
 import json
 from functools import partial
@@ -32,7 +32,7 @@ def client(url: str, spaces: Pair) -> Any:
 
 
 def inputs(pair: Pair) -> Floats:
-    """Rows, one at the mean, and one each so far away and so near that its square is no float."""
+    """Rows, one at the mean, and one each whose square overflows or underflows float32."""
     mean = pair.x_anchors.astype(np.float64).mean(axis=0).astype(np.float32)
     away = pair.x[:1] - mean
     return np.concatenate([pair.x, mean[None], away * np.float32(1e30), mean + away * 1e-5])
@@ -50,94 +50,102 @@ def properties(data: bytes) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("bridge", [b for b in BRIDGES if b != "none"])
-def test_an_onnx_file_computes_what_the_service_answers(
+def test_onnx_file_computes_what_the_service_computes(
     client: Stitchwork, spaces: Pair, bridge: str
 ) -> None:
     rows = inputs(spaces)
-    found = run_onnx(client.export("x", "y", bridge, format="onnx"), rows)
-    wanted = client.translation(rows, "x", "y", bridge)
-    assert_close(found["translated"], wanted.rows)
-    assert np.flatnonzero(~found["defined"]).tolist() == wanted.undefined.tolist() == [50]
-    assert np.isfinite(found["translated"]).all()
+    outputs = run_onnx(client.export("x", "y", bridge, format="onnx"), rows)
+    expected = client.translation(rows, "x", "y", bridge)
+    assert_close(outputs["translated"], expected.rows)
+    assert np.flatnonzero(~outputs["defined"]).tolist() == expected.undefined.tolist() == [50]
+    assert np.isfinite(outputs["translated"]).all()
 
 
-def test_an_onnx_file_takes_numbers_that_are_none(client: Stitchwork, spaces: Pair) -> None:
+def test_onnx_file_of_non_finite_rows_marks_them_undefined(
+    client: Stitchwork, spaces: Pair
+) -> None:
     rows = np.full((3, 24), [[np.nan], [np.inf], [0]], np.float32)
-    found = run_onnx(client.export("x", "y", format="onnx"), rows)
-    assert np.isfinite(found["translated"]).all()
-    assert found["defined"].tolist() == [False, False, True]
+    outputs = run_onnx(client.export("x", "y", format="onnx"), rows)
+    assert np.isfinite(outputs["translated"]).all()
+    assert outputs["defined"].tolist() == [False, False, True]
 
 
-def test_from_a_space_to_itself_rows_pass(client: Stitchwork, spaces: Pair) -> None:
+def test_onnx_file_of_a_space_to_itself_passes_rows_through(
+    client: Stitchwork, spaces: Pair
+) -> None:
     rows = inputs(spaces)
-    found = run_onnx(client.export("x", "x", format="onnx"), rows)
-    assert (found["translated"] == rows).all()
-    assert np.flatnonzero(~found["defined"]).tolist() == [50]
+    outputs = run_onnx(client.export("x", "x", format="onnx"), rows)
+    assert (outputs["translated"] == rows).all()
+    assert np.flatnonzero(~outputs["defined"]).tolist() == [50]
 
 
 @pytest.mark.parametrize("pair_of", [("x", "y"), ("x", "x")])
 @pytest.mark.parametrize("bridge", ["exp", "ridge", "irp-completed"])
-def test_readme_says_how_to_apply_a_safetensors_file(
+def test_readme_code_applies_a_safetensors_file(
     client: Stitchwork, spaces: Pair, pair_of: tuple[str, str], bridge: str, tmp_path: Path
 ) -> None:
     code = next(block for block in README.read_text().split("```") if "def apply(" in block)
-    known: dict[str, Any] = {}
-    exec(code.removeprefix("python\n"), known)  # noqa: S102 the block that users copy
+    namespace: dict[str, Any] = {}
+    exec(code.removeprefix("python\n"), namespace)  # noqa: S102 the block that users copy
     path = tmp_path / "map.safetensors"
     path.write_bytes(client.export(*pair_of, bridge))
     rows = inputs(spaces)[:51]
-    wanted = client.translate(rows, *pair_of, bridge)
-    assert_close(known["apply"](path, rows), wanted)
+    expected = client.translate(rows, *pair_of, bridge)
+    assert_close(namespace["apply"](path, rows), expected)
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_a_head_is_exported_with_its_activation(activation: str) -> None:
+def test_exported_head_has_its_activation(activation: str) -> None:
     rng = np.random.default_rng(0)
     layers = [(rng.normal(size=(8, 6)), rng.normal(size=8)), (rng.normal(size=(3, 8)), np.zeros(3))]
     head = Classifier(
         tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
     )
     rows = rng.normal(size=(20, 6)).astype(np.float32)
-    found = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
-    np.testing.assert_allclose(found["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
+    outputs = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
+    np.testing.assert_allclose(outputs["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
-        found["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6
+        outputs["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6
     )
 
 
-def test_a_stitched_head_in_one_file(client: Stitchwork, spaces: Pair) -> None:
+def test_exported_map_and_head_classify_as_the_service_does(
+    client: Stitchwork, spaces: Pair
+) -> None:
     data = client.export("x", "y", head="h", format="onnx")
-    found = run_onnx(data, spaces.x)
+    outputs = run_onnx(data, spaces.x)
     labels = json.loads(
         {p.key: p.value for p in onnx.load_from_string(data).metadata_props}["labels"]
     )
-    wanted = client.classify("h", spaces.x, "x", top=2)
-    scores = found["probabilities"]
-    assert [labels[i] for i in scores.argmax(axis=1)] == [told["label"] for told in wanted]
-    best = [told["score"] for told in wanted]
+    expected = client.classify("h", spaces.x, "x", top=2)
+    scores = outputs["probabilities"]
+    assert [labels[i] for i in scores.argmax(axis=1)] == [
+        prediction["label"] for prediction in expected
+    ]
+    best = [prediction["score"] for prediction in expected]
     np.testing.assert_allclose(scores.max(axis=1), best, rtol=1e-3)
 
 
-def test_a_file_names_the_versions_it_is_of(
+def test_exported_file_names_its_versions(
     http: httpx.Client, client: Stitchwork, spaces: Pair
 ) -> None:
-    answer = http.get("/spaces/x/translations/y")
+    response = http.get("/spaces/x/translations/y")
     version = client.get("spaces", "y")["version"]
-    header = json.loads(answer.content[8 : 8 + int.from_bytes(answer.content[:8], "little")])
+    header = json.loads(response.content[8 : 8 + int.from_bytes(response.content[:8], "little")])
     assert header["__metadata__"]["target_version"] == version
-    assert answer.headers["Stitchwork-Target"] == f"y@{version}"
-    assert set(load(answer.content)) >= {"landmarks", "weights", "source_mean", "target_mean"}
+    assert response.headers["Stitchwork-Target"] == f"y@{version}"
+    assert set(load(response.content)) >= {"landmarks", "weights", "source_mean", "target_mean"}
     onnx_file = http.get("/spaces/x/translations/y", headers={"Accept": "application/x-onnx"})
     assert onnx_file.headers["content-type"] == "application/x-onnx"
     assert properties(onnx_file.content)["target_version"] == version
 
 
-def test_what_cannot_be_exported_is_refused(client: Stitchwork, spaces: Pair) -> None:
+def test_invalid_exports_return_errors(client: Stitchwork, spaces: Pair) -> None:
     with pytest.raises(UnknownResourceError, match="nothing-here"):
         client.export("x", "nothing-here")
-    with pytest.raises(InvalidInputError, match="only an ONNX file") as refused:
+    with pytest.raises(InvalidInputError, match="only an ONNX file") as error:
         client.export("x", "y", head="h")
-    assert isinstance(refused.value, ServiceError)
+    assert isinstance(error.value, ServiceError)
     with pytest.raises(InvalidInputError, match="lives in space y"):
         client.export("y", "x", head="h", format="onnx")
     with pytest.raises(InvalidInputError, match="24 wide"):

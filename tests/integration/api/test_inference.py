@@ -25,8 +25,8 @@ def expected(spaces: Pair) -> NDArray[np.float64]:
     )
 
 
-def relative_error(found: NDArray[Any], expected: NDArray[Any]) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def relative_error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def npy_bytes(rows: NDArray[Any], fortran: bool = False) -> bytes:
@@ -35,53 +35,57 @@ def npy_bytes(rows: NDArray[Any], fortran: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def test_json(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+def test_json_translation_equals_the_formulas(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]
+) -> None:
     body = {"source": "x", "target": "y", "embeddings": spaces.x.tolist()}
-    answer = http.post("/translate", json=body)
-    told = answer.json()
-    assert relative_error(np.array(told["embeddings"]), expected) < 1e-4
-    assert told["source"]["version"] == http.get("/spaces/x").json()["version"]
-    assert answer.headers["stitchwork-target"] == f"y@{told['target']['version']}"
+    response = http.post("/translate", json=body)
+    result = response.json()
+    assert relative_error(np.array(result["embeddings"]), expected) < 1e-4
+    assert result["source"]["version"] == http.get("/spaces/x").json()["version"]
+    assert response.headers["stitchwork-target"] == f"y@{result['target']['version']}"
 
 
-def test_base64(http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]) -> None:
+def test_base64_translation_equals_the_formulas(
+    http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]
+) -> None:
     rows = [base64.b64encode(row.tobytes()).decode() for row in spaces.x]
     body = {"source": "x", "target": "y", "encoding_format": "base64", "embeddings": rows}
-    told = http.post("/translate", json=body).json()["embeddings"]
-    found = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in told])
-    assert relative_error(found, expected) < 1e-4
+    encoded = http.post("/translate", json=body).json()["embeddings"]
+    decoded = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in encoded])
+    assert relative_error(decoded, expected) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_safetensors(
+def test_safetensors_translation_equals_the_formulas(
     http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], dtype: type
 ) -> None:
-    answer = http.post(
+    response = http.post(
         "/translate",
         params={"source": "x", "target": "y"},
         content=save({"embeddings": spaces.x.astype(dtype)}),
         headers={"Content-Type": SAFETENSORS},
     )
-    assert answer.headers["content-type"] == SAFETENSORS
-    assert relative_error(load(answer.content)["embeddings"], expected) < 1e-4
+    assert response.headers["content-type"] == SAFETENSORS
+    assert relative_error(load(response.content)["embeddings"], expected) < 1e-4
 
 
 @pytest.mark.parametrize("fortran", [False, True])
-def test_npy(
+def test_npy_translation_equals_the_formulas(
     http: httpx.Client, spaces: Pair, expected: NDArray[np.float64], fortran: bool
 ) -> None:
-    answer = http.post(
+    response = http.post(
         "/translate",
         params={"source": "x", "target": "y"},
         content=npy_bytes(spaces.x, fortran),
         headers={"Content-Type": NPY},
     )
-    found = np.load(io.BytesIO(answer.content), allow_pickle=False)
-    assert relative_error(found, expected) < 1e-4
+    result = np.load(io.BytesIO(response.content), allow_pickle=False)
+    assert relative_error(result, expected) < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("accept", "given"),
+    ("accept", "content_type"),
     [
         (NPY, NPY),
         (f"{SAFETENSORS};q=0, application/json", "application/json"),
@@ -89,76 +93,80 @@ def test_npy(
         ("text/html", "application/json"),
     ],
 )
-def test_accept_chooses_the_format(
-    http: httpx.Client, spaces: Pair, accept: str, given: str
+def test_accept_header_chooses_the_format(
+    http: httpx.Client, spaces: Pair, accept: str, content_type: str
 ) -> None:
     body = {"source": "x", "target": "y", "embeddings": spaces.x[:1].tolist()}
-    answer = http.post("/translate", json=body, headers={"Accept": accept})
-    assert answer.headers["content-type"] == given
+    response = http.post("/translate", json=body, headers={"Accept": accept})
+    assert response.headers["content-type"] == content_type
 
 
-def test_irp_and_itself(http: httpx.Client, spaces: Pair) -> None:
+def test_irp_is_finite_and_a_space_to_itself_is_unchanged(http: httpx.Client, spaces: Pair) -> None:
     body = {"source": "x", "target": "x", "embeddings": spaces.x.tolist()}
     same = http.post("/translate", json=body).json()["embeddings"]
     np.testing.assert_array_equal(np.array(same, np.float32), spaces.x)
     for bridge in ("irp", "irp-completed"):
-        told = http.post("/translate", json={**body, "target": "y", "bridge": bridge}).json()
-        assert np.isfinite(told["embeddings"]).all()
+        result = http.post("/translate", json={**body, "target": "y", "bridge": bridge}).json()
+        assert np.isfinite(result["embeddings"]).all()
 
 
-def test_a_row_at_the_mean_is_answered_without_confidence(http: httpx.Client, spaces: Pair) -> None:
+def test_row_at_the_mean_is_undefined_and_has_no_confidence(
+    http: httpx.Client, spaces: Pair
+) -> None:
     rows = [spaces.x_anchors.astype(np.float64).mean(0).tolist(), spaces.x[0].tolist()]
-    told = http.post("/translate", json={"source": "x", "target": "y", "embeddings": rows}).json()
-    assert told["undefined"] == [0]
-    np.testing.assert_allclose(told["embeddings"][0], spaces.y_anchors.mean(0), rtol=1e-4)
-    found = http.post("/classify/h", json={"space": "x", "embeddings": rows}).json()["predictions"]
-    assert found[0]["confidence"] == 0
-    assert found[1]["confidence"] > 0
+    result = http.post("/translate", json={"source": "x", "target": "y", "embeddings": rows}).json()
+    assert result["undefined"] == [0]
+    np.testing.assert_allclose(result["embeddings"][0], spaces.y_anchors.mean(0), rtol=1e-4)
+    predictions = http.post("/classify/h", json={"space": "x", "embeddings": rows}).json()[
+        "predictions"
+    ]
+    assert predictions[0]["confidence"] == 0
+    assert predictions[1]["confidence"] > 0
 
 
-def test_classify_is_translate_then_the_head(
+def test_classify_equals_translate_and_the_head(
     http: httpx.Client, spaces: Pair, expected: NDArray[np.float64]
 ) -> None:
     scores = expected @ np.stack([np.ones(32), -np.ones(32)]).T + [0, 1]
     body = {"space": "x", "embeddings": spaces.x.tolist(), "top": 2}
-    told = http.post("/classify/h", json=body).json()
+    result = http.post("/classify/h", json=body).json()
     labels = [("a", "<b>")[i] for i in scores.argmax(1)]
-    assert [p["label"] for p in told["predictions"]] == labels
-    assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in told["predictions"])
-    assert told["head"]["id"] == "h"
+    assert [p["label"] for p in result["predictions"]] == labels
+    assert all(abs(sum(t["score"] for t in p["top"]) - 1) < 1e-6 for p in result["predictions"])
+    assert result["head"]["id"] == "h"
 
 
-def test_inputs_outside_what_the_anchors_cover_are_named(http: httpx.Client) -> None:
+def test_inputs_outside_the_anchors_cover_are_named(http: httpx.Client) -> None:
     images, _ = load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(images))
     rows = images[order].astype(np.float32)
-    for name, turned in (("d1", rows[:400]), ("d2", 16 - rows[:400, ::-1])):
-        body = {"anchor_set": "digits", "anchors": turned.tolist()}
+    for name, anchors in (("d1", rows[:400]), ("d2", 16 - rows[:400, ::-1])):
+        body = {"anchor_set": "digits", "anchors": anchors.tolist()}
         assert http.put(f"/spaces/{name}", json=body).status_code == 201
     inside, noise = rows[400:420], np.random.default_rng(1).uniform(0, 16, (3, 64))
     mixed = np.concatenate([inside, noise.astype(np.float32)])
-    told = http.post(
+    translated = http.post(
         "/translate", json={"source": "d1", "target": "d2", "embeddings": mixed.tolist()}
     )
-    assert {20, 21, 22} <= set(told.json()["uncovered"])
-    assert len(told.json()["uncovered"]) <= 5
-    assert "outside what the anchors of space d1 cover" in told.json()["warnings"][0]
-    assert told.headers["stitchwork-uncovered"] == str(len(told.json()["uncovered"]))
+    assert {20, 21, 22} <= set(translated.json()["uncovered"])
+    assert len(translated.json()["uncovered"]) <= 5
+    assert "outside what the anchors of space d1 cover" in translated.json()["warnings"][0]
+    assert translated.headers["stitchwork-uncovered"] == str(len(translated.json()["uncovered"]))
     weight = np.random.default_rng(0).normal(size=(10, 64)).tolist()
     names = [str(i) for i in range(10)]
     http.put("/heads/digit", json={"space": "d2", "weight": weight, "labels": names})
-    found = http.post("/classify/digit", json={"space": "d1", "embeddings": mixed.tolist()})
-    assert found.json()["uncovered"] == told.json()["uncovered"]
+    classified = http.post("/classify/digit", json={"space": "d1", "embeddings": mixed.tolist()})
+    assert classified.json()["uncovered"] == translated.json()["uncovered"]
     binary = http.post(
         "/translate",
         params={"source": "d1", "target": "d2"},
         content=npy_bytes(mixed),
         headers={"Content-Type": NPY},
     )
-    assert binary.headers["stitchwork-uncovered"] == told.headers["stitchwork-uncovered"]
+    assert binary.headers["stitchwork-uncovered"] == translated.headers["stitchwork-uncovered"]
     for body in (
         {"source": "d1", "target": "d2", "embeddings": inside[:1].tolist()},
-        # Neither goes by the anchors of d1.
+        # Neither uses the anchors of d1.
         {"source": "d1", "target": "d1", "embeddings": mixed.tolist()},
         {"source": "d1", "target": "d2", "bridge": "none", "embeddings": mixed.tolist()},
     ):

@@ -1,4 +1,4 @@
-"""Registration through real HTTP: versions, conditions, anchor sets as a checked contract."""
+"""Registration: versions, conditions, and the checks of anchor sets."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,11 +12,13 @@ from tests.integration.api.test_refusals import check
 
 
 def anchors(seed: int = 0, k: int = 6, d: int = 3) -> list[list[float]]:
-    found: list[list[float]] = np.random.default_rng(seed).normal(size=(k, d)).tolist()
-    return found
+    rows: list[list[float]] = np.random.default_rng(seed).normal(size=(k, d)).tolist()
+    return rows
 
 
-def test_put_is_idempotent_and_replaces(http: httpx.Client) -> None:
+def test_put_of_same_content_is_idempotent_and_of_other_content_replaces(
+    http: httpx.Client,
+) -> None:
     body = {"anchor_set": "P", "anchors": anchors()}
     first, again = (http.put("/spaces/p", json=body) for _ in range(2))
     assert (first.status_code, again.status_code) == (201, 200)
@@ -24,15 +26,15 @@ def test_put_is_idempotent_and_replaces(http: httpx.Client) -> None:
     changed = http.put("/spaces/p", json={**body, "anchors": anchors(1)})
     assert changed.status_code == 200
     assert changed.headers["etag"] != first.headers["etag"]
-    seen = {first.headers["etag"], changed.headers["etag"]}
-    for tuned in (
+    etags = {first.headers["etag"], changed.headers["etag"]}
+    for parameters in (
         {"ridge": {"shrinkage": 0.5}},
         {"irp": {"delta": 0.5, "omega": 2}},
         {"exp": {"whitening": 0.25, "landmarks": 64}},
     ):
-        answer = http.put("/spaces/p", json={**body, **tuned})
-        assert answer.headers["etag"] not in seen
-        seen.add(answer.headers["etag"])
+        response = http.put("/spaces/p", json={**body, **parameters})
+        assert response.headers["etag"] not in etags
+        etags.add(response.headers["etag"])
     assert http.get("/spaces/p").json()["parameters"] == {
         "shrinkage": None,
         "delta": 0.8,
@@ -44,12 +46,12 @@ def test_put_is_idempotent_and_replaces(http: httpx.Client) -> None:
     check(refused, 422, "/exp/whitening", "got 2")
 
 
-def test_conditions(http: httpx.Client) -> None:
+def test_conditional_requests_check_the_current_version(http: httpx.Client) -> None:
     body = {"anchor_set": "C", "anchors": anchors()}
 
     def put(content: dict[str, Any], **headers: str) -> httpx.Response:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return http.put("/spaces/c", json=content, headers=named)
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return http.put("/spaces/c", json=content, headers=fields)
 
     check(put(body, If_Match='"x"'), 412)
     assert http.get("/anchor-sets/C").status_code == 404, "a refused PUT leaves nothing behind"
@@ -67,14 +69,14 @@ def test_conditions(http: httpx.Client) -> None:
     check(http.get("/spaces/c"), 404)
 
 
-def test_many_at_once_make_one(http: httpx.Client) -> None:
+def test_concurrent_puts_create_one_space(http: httpx.Client) -> None:
     body = {"anchor_set": "M", "anchors": anchors()}
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: http.put("/spaces/m", json=body).status_code, range(16)))
-    assert sorted(found) == [200] * 15 + [201]
+        statuses = list(pool.map(lambda _: http.put("/spaces/m", json=body).status_code, range(16)))
+    assert sorted(statuses) == [200] * 15 + [201]
 
 
-def test_a_set_is_created_by_its_first_space_and_binds_the_others(http: httpx.Client) -> None:
+def test_first_space_creates_its_anchor_set_and_the_others_must_match(http: httpx.Client) -> None:
     assert http.put("/spaces/s1", json={"anchor_set": "B", "anchors": anchors()}).is_success
     assert http.get("/anchor-sets/B").json()["size"] == 6
     wrong = http.put("/spaces/s2", json={"anchor_set": "B", "anchors": anchors(k=5)})
@@ -85,41 +87,43 @@ def test_a_set_is_created_by_its_first_space_and_binds_the_others(http: httpx.Cl
     check(http.delete("/anchor-sets/B"), 409, said="space:s1")
 
 
-def test_spaces_on_other_sets_are_never_translated(http: httpx.Client) -> None:
+def test_translation_between_anchor_sets_is_conflict(http: httpx.Client) -> None:
     for name, set_ in (("o1", "O1"), ("o2", "O2")):
         http.put(f"/spaces/{name}", json={"anchor_set": set_, "anchors": anchors()})
     body = {"source": "o1", "target": "o2", "embeddings": [[1, 2, 3]]}
-    answer = http.post("/translate", json=body)
-    check(answer, 409, said="same anchor set")
-    assert answer.json()["code"] == "anchor-set-mismatch"
+    response = http.post("/translate", json=body)
+    check(response, 409, said="same anchor set")
+    assert response.json()["code"] == "anchor-set-mismatch"
 
 
-def test_named_anchors_are_put_in_the_order_of_the_set(http: httpx.Client) -> None:
+def test_anchors_with_ids_are_put_in_the_order_of_the_set(http: httpx.Client) -> None:
     names = [f"n{i}" for i in range(6)]
     http.put("/anchor-sets/N", json={"ids": names})
     rows = anchors()
-    straight = http.put("/spaces/n1", json={"anchor_set": "N", "anchors": rows, "ids": names})
-    turned = http.put(
+    ordered = http.put("/spaces/n1", json={"anchor_set": "N", "anchors": rows, "ids": names})
+    reversed_ = http.put(
         "/spaces/n2", json={"anchor_set": "N", "anchors": rows[::-1], "ids": names[::-1]}
     )
-    assert straight.json()["version"] == turned.json()["version"], "the same content"
+    assert ordered.json()["version"] == reversed_.json()["version"], "the same content"
     shuffled = [names[i] for i in (1, 0, 3, 2, 5, 4)]
     other = http.put("/spaces/n2", json={"anchor_set": "N", "anchors": rows, "ids": shuffled})
-    assert other.json()["version"] != straight.json()["version"], "the same rows, other anchors"
-    told = http.post("/translate", json={"source": "n1", "target": "n2", "embeddings": rows[:1]})
-    assert np.abs(np.array(told.json()["embeddings"]) - rows[:1]).max() > 1e-3
+    assert other.json()["version"] != ordered.json()["version"], "the same rows, other anchors"
+    response = http.post(
+        "/translate", json={"source": "n1", "target": "n2", "embeddings": rows[:1]}
+    )
+    assert np.abs(np.array(response.json()["embeddings"]) - rows[:1]).max() > 1e-3
     wrong = http.put(
         "/spaces/n3", json={"anchor_set": "N", "anchors": rows, "ids": [*names[:5], "who"]}
     )
     check(wrong, 422, "/ids", "missing 'n5'; unknown 'who'")
 
 
-def test_an_id_that_stands_twice_is_found_at_once(http: httpx.Client) -> None:
+def test_duplicate_id_among_many_is_named(http: httpx.Client) -> None:
     names = [str(i) for i in range(99_999)]
-    answer = http.put("/anchor-sets/W", json={"ids": [*names, names[-1]]})
-    told = answer.json()
-    assert (answer.status_code, told["pointer"]) == (422, "/ids/99999")
-    assert "'99998' stands twice" in told["detail"]
+    response = http.put("/anchor-sets/W", json={"ids": [*names, names[-1]]})
+    problem = response.json()
+    assert (response.status_code, problem["pointer"]) == (422, "/ids/99999")
+    assert "'99998' stands twice" in problem["detail"]
 
 
 def test_shuffled_anchors_are_warned_of(http: httpx.Client) -> None:
@@ -130,17 +134,17 @@ def test_shuffled_anchors_are_warned_of(http: httpx.Client) -> None:
         "w2": pair.y_anchors,
         "w3": pair.y_anchors[order],
     }
-    told = [
+    records = [
         http.put(f"/spaces/{name}", json={"anchor_set": "W", "anchors": rows.tolist()}).json()
         for name, rows in bodies.items()
     ]
-    assert told[1]["agreement"] > 0.5
-    assert not told[1]["warnings"]
-    assert abs(told[2]["agreement"]) < 0.1
-    assert "not the same anchors" in told[2]["warnings"][0]
+    assert records[1]["agreement"] > 0.5
+    assert not records[1]["warnings"]
+    assert abs(records[2]["agreement"]) < 0.1
+    assert "not the same anchors" in records[2]["warnings"][0]
 
 
-def test_heads_keep_their_space(http: httpx.Client) -> None:
+def test_space_with_heads_cannot_be_deleted_or_change_its_width(http: httpx.Client) -> None:
     body = {"anchor_set": "K", "anchors": anchors()}
     http.put("/spaces/k", json=body)
     head = {"space": "k", "weight": [[1, 0, 0], [0, 1, 0]], "labels": ["a", "b"]}
@@ -160,31 +164,33 @@ def test_heads_keep_their_space(http: httpx.Client) -> None:
     ("rows", "status"),
     [([[1.0, 2.0]] * 6, 422), ([[1.0, 2.0]], 422), ([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]], 201)],
 )
-def test_degenerate_anchors(http: httpx.Client, rows: list[list[float]], status: int) -> None:
-    answer = http.put(
+def test_degenerate_anchors_are_refused_or_have_a_low_rank(
+    http: httpx.Client, rows: list[list[float]], status: int
+) -> None:
+    response = http.put(
         f"/spaces/g{len(rows)}", json={"anchor_set": f"G{len(rows)}", "anchors": rows}
     )
-    assert answer.status_code == status
+    assert response.status_code == status
     if status == 201:
-        assert answer.json()["rank"] == 1
-        assert np.isfinite(answer.json()["condition_number"])
+        assert response.json()["rank"] == 1
+        assert np.isfinite(response.json()["condition_number"])
 
 
-def test_paging(http: httpx.Client, spaces: Pair) -> None:
-    seen: list[str] = []
+def test_pages_list_all_spaces_in_order(http: httpx.Client, spaces: Pair) -> None:
+    ids: list[str] = []
     cursor = None
     while True:
         query = {"limit": 3, **({"cursor": cursor} if cursor else {})}
         page = http.get("/spaces", params=query).json()
-        seen += [record["id"] for record in page["items"]]
+        ids += [record["id"] for record in page["items"]]
         cursor = page["cursor"]
         if cursor is None:
             break
-    assert seen == sorted(set(seen))
-    assert {"x", "y"} <= set(seen)
+    assert ids == sorted(set(ids))
+    assert {"x", "y"} <= set(ids)
 
 
-def test_drafts_wait_for_a_worker_and_can_be_removed(http: httpx.Client) -> None:
+def test_pending_space_waits_for_a_worker_and_can_be_deleted(http: httpx.Client) -> None:
     http.put("/anchor-sets/D", json={"modality": "text", "items": ["one", "two", "three"]})
     body = {"anchor_set": "D", "encoder": {"kind": "transformers", "model": "some/model"}}
     accepted = http.put("/spaces/d", json=body)
@@ -201,7 +207,7 @@ def test_drafts_wait_for_a_worker_and_can_be_removed(http: httpx.Client) -> None
     assert http.delete("/anchor-sets/D").status_code == 204
 
 
-def test_anchor_sets_as_multipart_and_as_lines(http: httpx.Client) -> None:
+def test_anchor_sets_as_multipart_and_as_ndjson_equal_json(http: httpx.Client) -> None:
     texts = ["one", "two", "three"]
     named = {"modality": "text", "items": texts, "ids": ["a", "b", "c"]}
     first = http.put("/anchor-sets/J", json=named)
@@ -228,15 +234,15 @@ def test_anchor_sets_as_multipart_and_as_lines(http: httpx.Client) -> None:
     check(cut, 400, said="cut")
 
 
-def test_health_info_and_openapi(http: httpx.Client) -> None:
+def test_operation_routes_respond(http: httpx.Client) -> None:
     assert http.get("/health/live").status_code == 200
     ready = http.get("/health/ready")
     assert (ready.status_code, ready.json()["workers"]) == (503, 0)
     assert http.get("/info").json()["durability"].startswith("aof")
     paths = http.get("/openapi.json").json()["paths"]
-    asked = {part["name"] for part in paths["/translate"]["post"]["parameters"]}
-    assert {"source", "target", "bridge"} <= asked
+    parameters = {part["name"] for part in paths["/translate"]["post"]["parameters"]}
+    assert {"source", "target", "bridge"} <= parameters
     assert {"/translate", "/stitch/{encoder}/{head}", "/spaces/{id}"} <= paths.keys()
     assert http.get("/docs").status_code == 200
-    told = http.get("/info", headers={"X-Request-ID": "my-id"})
-    assert told.headers["x-request-id"] == "my-id"
+    response = http.get("/info", headers={"X-Request-ID": "my-id"})
+    assert response.headers["x-request-id"] == "my-id"

@@ -110,8 +110,8 @@ def evaluate(
         head: The head.
         bridge: The bridge.
     """
-    most_frequent = Counter(classes.tolist()).most_common(1)[0][1]
-    chance = max(most_frequent / len(classes), 1 / len(head.labels))
+    mode_count = Counter(classes.tolist()).most_common(1)[0][1]
+    chance = max(mode_count / len(classes), 1 / len(head.labels))
     native_correct = None if isinstance(native, str) else _proportion(native, classes)
     return SampleEvaluation(
         samples=len(classes),
@@ -145,11 +145,11 @@ def calibrate(
     # In the order of their scores every fifth one is left out: each fifth is like the whole.
     folds = np.empty(len(odds), np.int64)
     folds[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
-    held_out = np.empty(len(odds))
+    out_of_fold = np.empty(len(odds))
     for fold in range(FOLDS):
         fitted = fit_calibration(odds[folds != fold], correct[folds != fold])
-        held_out[folds == fold] = fitted(odds[folds == fold])
-    confidences = np.where(scores.defined, held_out, 0.0)
+        out_of_fold[folds == fold] = fitted(odds[folds == fold])
+    confidences = np.where(scores.defined, out_of_fold, 0.0)
     return fit_calibration(odds, correct), _quality(confidences, correct, calibrated=True)
 
 
