@@ -64,7 +64,7 @@ class ServerMetricsCollector(Collector):
         refused = {space for worker in workers for space in worker.refused}
         yield _gauge("refused_spaces", "Spaces that a worker refuses to serve.", len(refused))
         running = sum(backlog.running for backlog in backlogs.values())
-        queued = sum(backlog.held for backlog in backlogs.values())
+        queued = sum(backlog.jobs for backlog in backlogs.values())
         jobs = GaugeMetricFamily(PREFIX + "queue_jobs", "Queued jobs, by state.", labels=["state"])
         jobs.add_metric(["waiting"], queued - running)
         jobs.add_metric(["running"], running)
@@ -85,7 +85,7 @@ class ServerMetricsCollector(Collector):
         )
         for name in sorted(ages, key=lambda name: -ages[name])[:MAX_ENCODERS]:
             backlog = backlogs[name]
-            depth.add_metric([name, backlog.model], backlog.held - backlog.running)
+            depth.add_metric([name, backlog.model], backlog.jobs - backlog.running)
             age.add_metric([name, backlog.model], ages[name])
         yield from (depth, age)
 

@@ -58,7 +58,7 @@ def _queue_table(queues: dict[str, streams.StreamBacklog]) -> str:
         (
             name,
             backlog.model or "registration",
-            backlog.held - backlog.running,
+            backlog.jobs - backlog.running,
             backlog.running,
             "" if backlog.waited_ms is None else f"{backlog.waited_ms / 1000:.1f} s",
         )

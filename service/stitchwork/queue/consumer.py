@@ -1,11 +1,10 @@
-"""The worker's side of the queue: whose turn it is, batches, redelivery, answers."""
+"""The worker's side of the queue: turns, batches, redelivery, answers."""
 
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
@@ -13,54 +12,52 @@ from redis.exceptions import ResponseError
 from stitchwork.errors import (
     CorruptDataError,
     DeadlineExceededError,
+    IncompatibleFormatError,
     JobFailedError,
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue import dead_letters, streams
+from stitchwork.queue import dead_letters, scripts, streams
+from stitchwork.queue.deliveries import Delivery, StreamEntry, stream_entry
 from stitchwork.queue.leases import Leases
-from stitchwork.queue.messages import Job, Reply, unpack_job
-from stitchwork.queue.streams import StreamBacklog
+from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
+from stitchwork.queue.turns import StreamTurns
 from stitchwork.redis.client import Command, RedisClient, script_command
-from stitchwork.resources import Item
 from stitchwork.telemetry import Telemetry, bind_callers
 
 log = logging.getLogger(__name__)
 
 FIRST_JOBS: Final = 8
-"""Jobs read before their inputs are counted, so that large ones do not pile up in one batch."""
+"""Jobs to read before their inputs are counted, so that large ones do not fill one batch."""
 BLOCK_MS: Final = 500
-"""How long an idle worker waits before it looks for streams that are new."""
-MOST_DELIVERIES: Final = 3
+"""How long an idle worker waits before it looks for new streams."""
+MAX_DELIVERIES: Final = 3
+API_EXPIRED_MS: Final = 60_000
+"""Silence after which an API process gets no more replies."""
 
-Raw = tuple[bytes, dict[bytes, bytes] | None]
+EXPIRED: Final = (
+    "the job waited until its deadline (request_timeout_seconds, or less if the request says so)"
+)
 
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One job in this worker's hands."""
-
-    stream: str
-    entry: str
-    job: Job
-    items: list[Item]
+Answer = tuple[Delivery, Reply | None, float]
+"""A job, its reply if anyone waits, and the seconds that it took."""
 
 
 class Consumer:
-    """Takes what has queued up for one encoder as one batch, and answers each job once.
+    """Takes the waiting jobs of one encoder as one batch, and answers each job once.
 
     Args:
         server: The queue server.
         name: The worker's name.
-        items_per_batch: Inputs that make a full batch.
-        lease: Seconds after which a job that its worker does not hold on to goes to another.
-        hang: Seconds without progress after which this worker lets go of its jobs.
-        takes: Whether jobs of this stream, for the model of this name, are for this worker.
-        patience: Seconds that jobs of a stream wait before this worker takes them: none where its
-            encoder is loaded, longer where another would have to make room for it.
-        on_buried: Called with each job that was delivered too often.
-        on_hang: Called once the work hangs and its jobs are let go of.
-        telemetry: Where jobs, and how long they waited, are seen.
+        items_per_batch: Inputs of a full batch.
+        lease: Seconds after which a job whose lease is not renewed goes to another worker.
+        hang: Seconds without progress after which this worker releases its jobs.
+        takes: Whether this worker takes jobs of a stream, given its name and its model's.
+        patience: Seconds that jobs of a stream wait before this worker takes them: none if its
+            encoder is loaded, longer if another would have to be unloaded for it.
+        on_dead_letter: Called with each job that was delivered too often.
+        on_hang: Called once the work hangs and its jobs are released.
+        telemetry: Records jobs, and how long they waited.
     """
 
     def __init__(
@@ -80,144 +77,130 @@ class Consumer:
         self.name = name
         self.server = server
         self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
-        self._patient = server.blocking(BLOCK_MS / 1000)
-        self._batch_items = items_per_batch
+        self._blocking = server.blocking(BLOCK_MS / 1000)
+        self._items_per_batch = items_per_batch
         self._lease = lease
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
-        self._takes = takes
-        self._patience = patience
-        self._on_buried = on_dead_letter
-        self._turns: deque[str] = deque()
-        self._surveyed = 0.0
-        self._backlog: deque[tuple[str, list[Raw]]] = deque()
+        self._on_dead_letter = on_dead_letter
+        self._turns = StreamTurns(server, takes, patience)
+        self._batches: deque[tuple[str, list[StreamEntry]]] = deque()
         self._reclaimed = 0.0
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Begin to hold on to what will be taken."""
+        """Begin to renew leases."""
         self.leases.start()
 
     def stop(self) -> None:
-        """Take nothing new; what was taken and not answered goes to others at once."""
+        """Take nothing more; unanswered jobs go to other workers at once."""
         self._stopping.set()
         self.leases.stop()
         try:
             self.leases.release()
-        except UnavailableError:
+        except UnavailableError as error:
             log.warning(
                 "server unavailable",
                 extra={
                     "server": "queue",
+                    "reason": error.message,
                     "effect": "unanswered jobs are redelivered when their leases expire",
                 },
             )
-        self._patient.close()
+        self._blocking.close()
 
     def take(self) -> list[Delivery]:
         """The next batch: jobs of one encoder, in the order in which they came.
 
-        Streams take turns, those first whose encoder is at hand; none waits for ever.
+        Streams take turns, those whose encoder is loaded first; none waits for ever.
 
         Returns:
             Jobs whose deadline has not passed; empty if nothing came for half a second. A job
-            that was given to a worker before, which did not answer it, comes alone.
+            that was delivered to another worker, which did not answer it, comes alone.
 
         Raises:
-            QueueUnavailableError: If the queue server is away.
+            QueueUnavailableError: If the queue server is unavailable.
         """
-        again = self._reclaim()
-        if again:
-            return again
-        if self._backlog:
-            return self._hold(*self._backlog.popleft())
-        self._refresh()
+        redelivered = self._reclaim()
+        if redelivered:
+            return redelivered
+        if self._batches:
+            return self._fill(*self._batches.popleft())
+        self._turns.refresh()
         if not self._turns:
             self._stopping.wait(BLOCK_MS / 1000)
             return []
-        near = [name for name in self._turns if not self._patience(name)]
-        if len(self._turns) > 1 or not near:
-            name = self._next(streams.stream_backlogs(self.server))
+        immediate = self._turns.immediate()
+        if len(self._turns) > 1 or not immediate:
+            name = self._turns.next(streams.stream_backlogs(self.server))
             entries = self._read(self.server, [name], FIRST_JOBS).get(name) if name else None
             if name and entries:
-                return self._hold(name, entries)
-        # Entries of further streams that arrive with the first wait for the next turns.
-        if not near:
+                return self._fill(name, entries)
+        if not immediate:
             self._stopping.wait(BLOCK_MS / 1000 / 5)
             return []
-        found = self._read(self._patient, near, FIRST_JOBS, BLOCK_MS)
-        self._backlog.extend(found.items())
-        return self._hold(*self._backlog.popleft()) if self._backlog else []
+        # Entries of further streams that arrive with the first wait for the next turns.
+        arrived = self._read(self._blocking, immediate, FIRST_JOBS, BLOCK_MS)
+        self._batches.extend(arrived.items())
+        return self._fill(*self._batches.popleft()) if self._batches else []
 
     def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
-        """Answer a job, unless it was taken from this worker meanwhile.
+        """Answer a job, unless another worker has it meanwhile.
 
         Args:
             delivery: The job.
-            reply: What its caller gets; None where nobody waits.
-            seconds: What it cost this worker; 0 if that says nothing about the next one.
+            reply: The reply; None if nobody waits.
+            seconds: How long the job took; 0 if that predicts nothing about the next one.
 
         Returns:
-            False if another worker has the job now: nothing was sent.
+            False if another worker has the job: nothing was sent.
         """
         (sent,) = self.answer_all([(delivery, reply, seconds)])
         return sent
 
-    def answer_all(self, answers: Sequence[tuple[Delivery, Reply | None, float]]) -> list[bool]:
+    def answer_all(self, answers: Sequence[Answer]) -> list[bool]:
         """Answer several jobs in one round trip, each as `answer` does."""
         for delivery, _, _ in answers:
             self.leases.discard((delivery.stream, delivery.entry))
-        calls = []
-        for delivery, reply, seconds in answers:
-            api = delivery.job.reply_to or ""
-            keys = (
-                streams.stream_key(delivery.stream),
-                streams.BYTES,
-                streams.replies_key(api),
-                streams.APIS,
+        commands = [
+            _answer_command(
+                delivery.stream,
+                delivery.entry,
+                delivery.job.reply_to or "",
+                reply.pack() if reply else b"",
+                seconds * 1000,
             )
-            data = reply.pack() if reply else b""
-            arguments = (delivery.entry, data, api, streams.GONE_MS, seconds * 1000)
-            calls.append(script_command(streams.ANSWER, keys, *arguments))
-        sent = [bool(one) for one in self.server.execute(*calls)]
-        for (_, reply, _), taken in zip(answers, sent, strict=True):
-            self._metrics.jobs[_outcome(reply) if taken else "lost"].inc()
-        return sent
+            for delivery, reply, seconds in answers
+        ]
+        results = [bool(sent) for sent in self.server.execute(*commands)]
+        for (_, reply, _), sent in zip(answers, results, strict=True):
+            self._metrics.jobs[_outcome(reply) if sent else "lost"].inc()
+        return results
 
     def fail(self, delivery: Delivery, error: StitchworkError) -> bool:
-        """Answer a job with the reason why there is no result."""
+        """Answer a job with an error."""
         reply = Reply(delivery.job.id, error=error) if delivery.job.reply_to else None
         return self.answer(delivery, reply)
 
-    def _next(self, waiting: dict[str, StreamBacklog]) -> str | None:
-        """The stream whose turn it is: due, and served longest ago."""
-        for name in list(self._turns):
-            waited = waiting[name].waited_ms if name in waiting else None
-            if waited is not None and waited >= self._patience(name) * 1000:
-                self._turns.remove(name)
-                self._turns.append(name)
-                return name
-        return None
-
-    def _hold(self, name: str, entries: list[Raw]) -> list[Delivery]:
+    def _fill(self, name: str, entries: list[StreamEntry]) -> list[Delivery]:
         """Entries that were read, and what else waits in their stream, up to a full batch."""
         batch: list[Delivery] = []
-        missing = self._batch_items
+        free = self._items_per_batch
         while entries:
-            missing -= sum(max(1, int((fields or {}).get(b"items", 0))) for _, fields in entries)
-            opened, entries = self._open(name, entries, missing)
-            batch += opened
+            free -= sum(max(1, int((fields or {}).get(b"items", 0))) for _, fields in entries)
+            deliveries, entries = self._fetch(name, entries, free)
+            batch += deliveries
         return batch
 
-    def _open(
-        self, name: str, entries: list[Raw], more: int = 0
-    ) -> tuple[list[Delivery], list[Raw]]:
-        """The jobs behind entries that were just delivered, without those that came too late.
+    def _fetch(
+        self, name: str, entries: list[StreamEntry], more: int = 0
+    ) -> tuple[list[Delivery], list[StreamEntry]]:
+        """The jobs of entries that were just delivered, without those past their deadline.
 
         Returns:
             They and, read in the same round trip, up to `more` entries that came after them.
         """
-        ids = [raw.decode() for raw, _ in entries]
+        ids = [entry.decode() for entry, _ in entries]
         for entry in ids:
             self.leases.add((name, entry))
         key = streams.stream_key(name)
@@ -229,136 +212,121 @@ class Consumer:
             group = ("GROUP", streams.GROUP, self.name)
             commands.append(("XREADGROUP", *group, "COUNT", more, "STREAMS", key, ">"))
         try:
-            found, (seconds, micros), *read = self.server.execute(*commands)
+            jobs, (seconds, micros), *rest = self.server.execute(*commands)
         except UnavailableError:
-            # Nobody works on them here: once their leases are over they go to others.
+            # Nobody works on them here: they go to other workers when their leases expire.
             for entry in ids:
                 self.leases.discard((name, entry))
             raise
-        now = int(seconds) * 1000 + int(micros) // 1000
-        opened = []
-        for entry, (_, fields), data in zip(ids, entries, found, strict=True):
-            if not fields or data is None:
-                # Deleted while it was pending, for example by a caller who gave up.
-                self._drop(name, entry)
+        now_ms = int(seconds) * 1000 + int(micros) // 1000
+        deliveries = []
+        for entry, (_, fields), data in zip(ids, entries, jobs, strict=True):
+            delivery = self._parse(name, entry, data if fields else None)
+            if delivery is None or fields is None:
                 continue
+            if not delivery.job.registration:
+                waited_ms = max(0, now_ms - int(entry.split("-")[0]))
+                self._telemetry.record_queue_wait(delivery.job.caller, waited_ms / 1000)
+            if int(fields[b"deadline"]) <= now_ms:
+                self.fail(delivery, DeadlineExceededError(EXPIRED))
+            else:
+                deliveries.append(delivery)
+        # The reply has one stream, if any.
+        after = rest[0][0][1] if rest and rest[0] else []
+        return deliveries, [stream_entry(*raw) for raw in after]
+
+    def _parse(self, name: str, entry: str, data: bytes | None) -> Delivery | None:
+        """A delivery; None for a job that cannot be read, which is deleted."""
+        job, api, reply = "", "", b""
+        if data is not None:
             try:
-                job, items = unpack_job(data)
-            except CorruptDataError:
-                log.error("job dead-lettered", extra={"entry": entry, "reason": "corrupt"})
-                self._bury(name, entry, data, "corrupt")
-                self._drop(name, entry)
-                continue
-            delivery = Delivery(name, entry, job, items)
-            if not job.registration:
-                self._telemetry.record_queue_wait(
-                    job.caller, max(0, now - int(entry.split("-")[0])) / 1000
-                )
-            if int(fields[b"deadline"]) <= now:
-                told = "the job waited longer than the seconds it had"
-                late = DeadlineExceededError(f"{told} (request_timeout_seconds, or less as asked)")
-                self.fail(delivery, late)
-                continue
-            opened.append(delivery)
-        # Of one stream, if it had any.
-        after = read[0][0][1] if read and read[0] else []
-        return opened, [_raw(*told) for told in after]
+                return Delivery(name, entry, *unpack_job(data))
+            except CorruptDataError as error:
+                self._dead_letter(name, entry, data, dead_letters.CORRUPT, error.message)
+            except IncompatibleFormatError as error:
+                reason = dead_letters.INCOMPATIBLE_FORMAT
+                self._dead_letter(name, entry, data, reason, error.message)
+                job, api = unpack_address(data) or ("", "")
+                failure = JobFailedError(error.message, code=error.code)
+                reply = Reply(job, error=failure).pack()
+        # Without data, it was deleted while it was pending, for example by a caller who gave up.
+        self.leases.discard((name, entry))
+        self.server.execute(_answer_command(name, entry, api, reply, 0))
+        return None
 
     def _reclaim(self) -> list[Delivery]:
-        """A job whose worker let go of it, alone; past the limit of deliveries, buried."""
+        """A job whose lease expired, alone; one that was delivered too often is dead-lettered."""
         if time.monotonic() - self._reclaimed < self._lease / 4:
             return []
-        self._refresh()
-        for name in list(self._turns):
-            found = self._claim(name)
-            if found:
-                return found
+        self._turns.refresh()
+        for name in self._turns:
+            deliveries = self._claim(name)
+            if deliveries:
+                return deliveries
         self._reclaimed = time.monotonic()
         return []
 
     def _claim(self, name: str) -> list[Delivery]:
-        key, idle = streams.stream_key(name), int(self._lease * 1000)
+        key, idle_ms = streams.stream_key(name), int(self._lease * 1000)
         with self.server.session() as client:
             try:
-                answer: Any = client.xautoclaim(key, streams.GROUP, self.name, idle, count=1)
+                reply: Any = client.xautoclaim(key, streams.GROUP, self.name, idle_ms, count=1)
             except ResponseError as error:
-                self._forget(name, error)
+                self._remove_stream(name, error)
                 return []
-            entries = answer[1]
+            entries = reply[1]
             if not entries:
                 return []
             entry = entries[0][0].decode()
             pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
-        deliveries = int(pending[0]["times_delivered"]) if pending else 1
-        opened, _ = self._open(name, entries)
+        count = int(pending[0]["times_delivered"]) if pending else 1
+        deliveries, _ = self._fetch(name, entries)
         self._metrics.redelivered_jobs.inc()
-        with bind_callers(*(delivery.job.caller for delivery in opened)):
-            if deliveries <= MOST_DELIVERIES:
-                log.warning("job redelivered", extra={"entry": entry, "deliveries": deliveries})
-                return opened
-            log.error(
-                "job dead-lettered",
-                extra={"entry": entry, "reason": "max-deliveries", "deliveries": MOST_DELIVERIES},
+        with bind_callers(*(delivery.job.caller for delivery in deliveries)):
+            if count <= MAX_DELIVERIES:
+                log.warning("job redelivered", extra={"entry": entry, "deliveries": count})
+                return deliveries
+            failure = JobFailedError(
+                f"{MAX_DELIVERIES} workers failed at this job; it was given up"
             )
-            for delivery in opened:
-                told = JobFailedError(
-                    f"{MOST_DELIVERIES} workers failed at this job; it was given up"
-                )
+            for delivery in deliveries:
                 data = delivery.job.pack(delivery.items)
-                self._bury(name, delivery.entry, data, "max-deliveries")
-                self._on_buried(delivery.job)
-                self.fail(delivery, told)
+                self._dead_letter(name, entry, data, dead_letters.DELIVERED_TOO_OFTEN)
+                self._on_dead_letter(delivery.job)
+                self.fail(delivery, failure)
         return []
 
-    def _bury(self, name: str, entry: str, data: bytes, reason: str) -> None:
+    def _dead_letter(
+        self, name: str, entry: str, data: bytes, reason: str, detail: str = ""
+    ) -> None:
+        log.error("job dead-lettered", extra={"entry": entry, "reason": reason, "detail": detail})
         dead_letters.add(self.server, name, entry, data, reason)
         self._metrics.dead_lettered_jobs[reason].inc()
 
-    def _drop(self, name: str, entry: str) -> None:
-        """Be done with an entry that nobody can be answered about."""
-        self.leases.discard((name, entry))
-        keys = (streams.stream_key(name), streams.BYTES, streams.REPLIES, streams.APIS)
-        self.server.run_script(streams.ANSWER, keys, entry, b"", "", 0, 0)
-
     def _read(
         self, server: RedisClient, names: list[str], count: int, block: int | None = None
-    ) -> dict[str, list[Raw]]:
-        wanted: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
+    ) -> dict[str, list[StreamEntry]]:
+        positions: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
+        group = (streams.GROUP, self.name)
         with server.session() as client:
             try:
-                found: Any = client.xreadgroup(
-                    streams.GROUP, self.name, wanted, count=count, block=block
-                )
+                reply: Any = client.xreadgroup(*group, positions, count=count, block=block)
             except ResponseError as error:
                 for name in names:
-                    self._forget(name, error)
+                    self._remove_stream(name, error)
                 return {}
-        return {key.decode()[len(streams.JOBS) + 1 :]: entries for key, entries in found or []}
+        return {key.decode()[len(streams.JOBS) + 1 :]: entries for key, entries in reply or []}
 
-    def _refresh(self) -> None:
-        """Learn of new streams, at most as often as an idle worker would."""
-        if self._turns and time.monotonic() - self._surveyed < BLOCK_MS / 1000:
-            return
-        with self.server.session() as client:
-            found: Any = client.hgetall(streams.JOBS)
-        self._surveyed = time.monotonic()
-        models = {name.decode(): model.decode() for name, model in found.items()}
-        names = {name for name, model in models.items() if self._takes(name, model)}
-        for name in sorted(names.difference(self._turns)):
-            self._turns.append(name)
-        for name in set(self._turns).difference(names):
-            self._turns.remove(name)
-
-    def _forget(self, name: str, error: ResponseError) -> None:
-        """Stop reading a stream that is gone, as after a restart of the queue server."""
+    def _remove_stream(self, name: str, error: ResponseError) -> None:
+        """Stop reading a stream that no longer exists, as after a restart of the queue server."""
         if not str(error).startswith("NOGROUP"):
             raise error
-        if name in self._turns:
-            self._turns.remove(name)
+        self._turns.remove(name)
 
 
-def _raw(entry: bytes, fields: list[bytes] | None) -> Raw:
-    return entry, None if fields is None else dict(zip(fields[::2], fields[1::2], strict=True))
+def _answer_command(stream: str, entry: str, api: str, reply: bytes, work_ms: float) -> Command:
+    keys = (streams.stream_key(stream), streams.BYTES, streams.replies_key(api), streams.APIS)
+    return script_command(scripts.ANSWER, keys, entry, reply, api, API_EXPIRED_MS, work_ms)
 
 
 def _outcome(reply: Reply | None) -> str:

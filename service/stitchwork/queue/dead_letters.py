@@ -1,45 +1,31 @@
-"""Dead letters: jobs that were given up, kept for whoever looks after the service."""
+"""Dead letters: jobs that no worker could finish, stored for the operators of the service."""
 
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from stitchwork.errors import UnknownResourceError
+from stitchwork.queue import scripts
 from stitchwork.queue.messages import Job, unpack_job
 from stitchwork.queue.streams import DEAD
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Item
 
-MOST_LETTERS: Final = 1000
-
-# KEYS dead · ARGV stream, entry, reason, job, most letters
-BURY: Final = """
-local letter = redis.call('XADD', KEYS[1], '*', 'stream', ARGV[1], 'entry', ARGV[2],
-                          'reason', ARGV[3], 'size', #ARGV[4])
-redis.call('SET', KEYS[1] .. ':' .. letter, ARGV[4])
-while redis.call('XLEN', KEYS[1]) > tonumber(ARGV[5]) do
-  local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1]
-  redis.call('XDEL', KEYS[1], oldest)
-  redis.call('DEL', KEYS[1] .. ':' .. oldest)
-end
-return letter
-"""
-
-# KEYS dead · ARGV letter
-DROP: Final = """
-redis.call('DEL', KEYS[1] .. ':' .. ARGV[1])
-return redis.call('XDEL', KEYS[1], ARGV[1])
-"""
+MAX_DEAD_LETTERS: Final = 1000
+"""Above this number the oldest ones are deleted."""
+CORRUPT: Final = "corrupt"
+INCOMPATIBLE_FORMAT: Final = "incompatible-format"
+DELIVERED_TOO_OFTEN: Final = "max-deliveries"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """One job that was given up.
+    """A dead-lettered job.
 
     Attributes:
-        id: Its id, which begins with the milliseconds since the epoch.
-        stream: The stream it stood in.
-        reason: Why it was given up.
-        size: Bytes of the job and its inputs.
+        id: Its id, which begins with milliseconds since the epoch.
+        stream: The stream that it was in.
+        reason: Why it was dead-lettered.
+        size: Size of the job and its inputs, in bytes.
     """
 
     id: str
@@ -49,26 +35,27 @@ class DeadLetter:
 
 
 def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: str) -> str:
-    """Keep a job that is given up; the oldest letters make room.
+    """Store a dead letter, in place of the oldest one if there are too many.
 
     Args:
         server: The queue server.
-        stream: The stream it stood in.
-        entry: Its id there.
+        stream: The stream that the job was in.
+        entry: Its entry there.
         data: The packed job.
-        reason: Why it is given up.
+        reason: Why it is dead-lettered.
 
     Returns:
-        The letter's id.
+        The dead letter's id.
     """
-    id_ = server.run_script(BURY, (DEAD,), stream, entry, reason, data, MOST_LETTERS)
+    arguments = (stream, entry, reason, data, MAX_DEAD_LETTERS)
+    id_ = server.run_script(scripts.DEAD_LETTER, (DEAD,), *arguments)
     return str(id_.decode())
 
 
 def list_all(server: RedisClient) -> list[DeadLetter]:
     """All dead letters, the newest first."""
     with server.session() as client:
-        found: Any = client.xrevrange(DEAD)
+        entries: Any = client.xrevrange(DEAD)
     return [
         DeadLetter(
             id_.decode(),
@@ -76,23 +63,24 @@ def list_all(server: RedisClient) -> list[DeadLetter]:
             fields[b"reason"].decode(),
             int(fields[b"size"]),
         )
-        for id_, fields in found
+        for id_, fields in entries
     ]
 
 
 def count(server: RedisClient) -> int:
-    """How many dead letters are kept."""
+    """The number of dead letters."""
     with server.session() as client:
-        found: Any = client.xlen(DEAD)
-    return int(found)
+        number: Any = client.xlen(DEAD)
+    return int(number)
 
 
 def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
-    """The job of a letter and its inputs.
+    """The job of a dead letter and its inputs.
 
     Raises:
-        UnknownResourceError: If there is no such letter.
-        CorruptDataError: If the job was buried because it fails its checksum.
+        UnknownResourceError: If there is no such dead letter.
+        CorruptDataError: If the job fails its checksum.
+        IncompatibleFormatError: If another release wrote it.
     """
     with server.session() as client:
         data = cast(bytes | None, client.get(f"{DEAD}:{id_}"))
@@ -102,10 +90,10 @@ def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
 
 
 def delete(server: RedisClient, id_: str) -> None:
-    """Forget a letter.
+    """Delete a dead letter.
 
     Raises:
-        UnknownResourceError: If there is no such letter.
+        UnknownResourceError: If there is no such dead letter.
     """
-    if not server.run_script(DROP, (DEAD,), id_):
+    if not server.run_script(scripts.DELETE_DEAD_LETTER, (DEAD,), id_):
         raise UnknownResourceError(f"no dead letter {id_}")

@@ -140,7 +140,7 @@ class _SentinelManager(Sentinel):
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
 
 
-class _DisconnectOnError:
+class _StrictConnection:
     """A connection that is closed if a reply does not come in time.
 
     redis-py's connections behind sentinels stay open then, and a late reply would be read as
@@ -153,11 +153,11 @@ class _DisconnectOnError:
         return super().read_response(*args, **options)  # type: ignore[misc]
 
 
-class _PlainConnection(_DisconnectOnError, SentinelManagedConnection):
+class _PlainConnection(_StrictConnection, SentinelManagedConnection):
     pass
 
 
-class _TlsConnection(_DisconnectOnError, SentinelManagedSSLConnection):
+class _TlsConnection(_StrictConnection, SentinelManagedSSLConnection):
     pass
 
 

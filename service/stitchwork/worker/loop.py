@@ -10,7 +10,8 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue.consumer import Consumer, Delivery
+from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.worker_registry import Heartbeat
 from stitchwork.telemetry import Telemetry
 from stitchwork.worker.batch_runner import Answered, BatchRunner, working_for_jobs

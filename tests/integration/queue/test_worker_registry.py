@@ -18,9 +18,9 @@ from tests.integration.queue.test_queue import (
     TEXT,
     admit,
     consuming,
-    dispatching,
     lengths,
     present,
+    producing,
     take,
     working,
 )
@@ -82,12 +82,12 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: RedisClient) -> None:
         consuming(queue_server, lease=8.0) as other,
     ):
         admit(queue_server, JOB, ["x"])
-        (held,) = take(stuck)
+        (jobs,) = take(stuck)
         assert hung.wait(30.0)
         (found,) = take(other)
         assert found.items == ["x"]
         assert other.answer(found, lengths(found))
-        assert not stuck.answer(held, lengths(held))
+        assert not stuck.answer(jobs, lengths(jobs))
 
 
 def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
@@ -105,14 +105,14 @@ def test_a_long_line_refuses_before_it_is_full(
     queue_server: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
-    with present(queue_server), dispatching(queue_server, max_wait_seconds=0.05) as dispatcher:
+    with present(queue_server), producing(queue_server, max_wait_seconds=0.05) as producer:
         admit(queue_server, JOB, ["first in line"])
         while streams.stream_backlogs(queue_server)[JOB.stream].waited_ms in range(51):
             pass
         with pytest.raises(QueueFullError, match="has waited longer than 50 ms"):
-            asyncio.run(dispatcher.run(JOB, ["x"], 20.0))
+            asyncio.run(producer.run(JOB, ["x"], 20.0))
         with pytest.raises(QueueFullError):
-            dispatcher.check_room(TEXT)
+            producer.check_room(TEXT)
 
 
 def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) -> None:
@@ -122,7 +122,7 @@ def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) ->
         (delivery,) = take(consumer)
         admit(queue_server, JOB, ["y"])
         backlog = streams.stream_backlogs(queue_server)[JOB.stream]
-        assert (backlog.model, backlog.held, backlog.running) == ("words", 2, 1)
+        assert (backlog.model, backlog.jobs, backlog.running) == ("words", 2, 1)
         assert backlog.waited_ms is not None
         consumer.answer(delivery, lengths(delivery))
         assert streams.stream_backlogs(queue_server)[JOB.stream].running == 0
@@ -131,19 +131,19 @@ def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) ->
 def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
     queue_server: RedisClient,
 ) -> None:
-    with dispatching(queue_server) as dispatcher, consuming(queue_server) as consumer:
+    with producing(queue_server) as producer, consuming(queue_server) as consumer:
         registration = Registration(
             kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3
         )
         streams.enqueue_registration(queue_server, registration)
-        assert asyncio.run(dispatcher.drain(5.0)), "nobody waits for a draft's next step"
+        assert asyncio.run(producer.drain(5.0)), "nobody waits for a draft's next step"
         (nudged,) = take(consumer)
         consumer.answer(nudged, None)
         admit(queue_server, JOB, ["before"])
-        assert not asyncio.run(dispatcher.drain(0.2))
+        assert not asyncio.run(producer.drain(0.2))
 
         async def drain() -> bool:
-            waits = asyncio.ensure_future(dispatcher.drain(20.0))
+            waits = asyncio.ensure_future(producer.drain(20.0))
             await asyncio.sleep(0)
             with working(consumer):
                 return await waits
@@ -159,13 +159,13 @@ def test_what_the_dead_left_is_swept_away(
         (delivery,) = take(consumer)
         consumer.answer(delivery, lengths(delivery))
     silent = WorkerStatus(worker="gone")
-    Heartbeat(queue_server, 10.0, lambda: silent)._say()
+    Heartbeat(queue_server, 10.0, lambda: silent)._beat()
     queue_server.redis.zadd(streams.APIS, {"api": 1})
     queue_server.redis.rpush(streams.replies_key("api"), b"unread")
     assert remove_expired(queue_server) == 1, "the API; the others may still come back"
     assert remove_expired(queue_server) == 0, "one process at a time"
     monkeypatch.setattr(worker_registry, "IDLE_STREAM_MS", -1)
-    monkeypatch.setattr(worker_registry, "FORGOTTEN_MS", -1)
+    monkeypatch.setattr(worker_registry, "EXPIRED_MS", -1)
     queue_server.redis.delete("stitchwork:swept")
     assert remove_expired(queue_server) == 2
     left: Any = queue_server.redis.keys("*")

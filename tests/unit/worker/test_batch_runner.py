@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.queue.consumer import Delivery
+from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.messages import Job
 from stitchwork.worker.batch_runner import prefetch
 

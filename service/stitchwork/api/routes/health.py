@@ -105,7 +105,7 @@ def _workers(state: AppState) -> WorkersResponse:
         EncoderQueue(
             encoder=encoder,
             model=backlog.model,
-            waiting=backlog.held - backlog.running,
+            waiting=backlog.jobs - backlog.running,
             running=backlog.running,
             oldest_seconds=(backlog.waited_ms or 0) / 1000,
             workers=sum(worker.takes(backlog.model) for worker in live_workers),
