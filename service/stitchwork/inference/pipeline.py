@@ -107,9 +107,7 @@ class Pipeline:
             result: Probabilities.
             top: Number of classes in each prediction.
         """
-        head = result.resolution.head
-        if head is None:
-            raise ValueError("a result without a head has no predictions")
-        made = predictions.predict(result, head.labels, top)
-        self.telemetry.metrics.record_confidences(head.id, [one.confidence for one in made])
-        return made
+        head = resolve.head_of(result.resolution)
+        rows = predictions.predict(result, head.labels, top)
+        self.telemetry.metrics.record_confidences(head.id, [row.confidence for row in rows])
+        return rows

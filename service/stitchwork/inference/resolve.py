@@ -139,3 +139,14 @@ def encoder_of(space: Space) -> EncoderSpec:
             f"space {space.id} has no encoder: send embeddings instead", code=ErrorCode.NO_ENCODER
         )
     return space.encoder
+
+
+def head_of(resolution: Resolution) -> Head:
+    """The head of a resolution, for callers that resolved one.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if resolution.head is None:
+        raise ValueError("the resolution has no head")
+    return resolution.head

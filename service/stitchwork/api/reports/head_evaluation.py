@@ -1,20 +1,22 @@
 """Evaluation of a head on a labelled sample: accuracies, a verdict, and quality of confidence."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.api.reports.verdicts import Proportion, Verdict, sample_verdict
+from stitchwork.api.reports.labelled_sample import LabelledSample
+from stitchwork.api.reports.verdicts import Proportion, sample_verdict
 from stitchwork.api.schemas.report_responses import (
     Accuracy,
+    CalibrationResponse,
     ConfidenceQuality,
+    HeadEvaluationResponse,
     ReliabilityBinResponse,
 )
+from stitchwork.api.schemas.responses import ResourceRef
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import (
     Calibration,
     ReliabilityBin,
@@ -24,107 +26,86 @@ from stitchwork.geometry.calibration import (
     log_odds,
     reliability_bins,
 )
+from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.predictions import confidence
-from stitchwork.resources import Floats, Head
+from stitchwork.inference.resolve import Resolution, head_of
+from stitchwork.inference.stitch import InferenceResult
+from stitchwork.resources import Floats, Space
 
 FOLDS: Final = 5
 MIN_LABELS: Final = 20
 """Labelled inputs that a calibration needs."""
-MAX_NAMED_LABELS: Final = 10
-"""Unknown labels that an error names."""
-
-
-class HeadScores(NamedTuple):
-    """The probabilities of a head for a sample.
-
-    Attributes:
-        probabilities: (n, c) float32; rows sum to one.
-        defined: (n,) bool; False where an input has no direction in its space.
-        covered: (n,) bool; False where the source's anchors do not cover an input.
-    """
-
-    probabilities: Floats
-    defined: NDArray[np.bool_]
-    covered: NDArray[np.bool_]
-
-    def correct(self, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which predictions are correct; of equal scores the first class is the prediction."""
-        return np.asarray(self.probabilities.argmax(axis=1) == classes)
-
-
-class SampleEvaluation(NamedTuple):
-    """Accuracies of a head on a sample.
-
-    Attributes:
-        samples: Number of inputs.
-        chance: Accuracy of always predicting one class.
-        absolute: Without a bridge.
-        translated: Through the bridge.
-        native: On embeddings of the head's own encoder.
-        verdict: What they amount to.
-    """
-
-    samples: int
-    chance: float
-    absolute: Accuracy
-    translated: Accuracy
-    native: Accuracy
-    verdict: Verdict
-
-
-def class_indices(labels: Sequence[str], head: Head) -> NDArray[np.int64]:
-    """(n,) indices of labels among the head's classes.
-
-    Raises:
-        InvalidInputError: If the head lacks some; the message names them.
-    """
-    indices = {label: i for i, label in enumerate(head.labels)}
-    unknown = [label for label in dict.fromkeys(labels) if label not in indices]
-    if unknown:
-        names = ", ".join(repr(label[:80]) for label in unknown[:MAX_NAMED_LABELS])
-        others = len(unknown) - MAX_NAMED_LABELS
-        raise InvalidInputError(
-            f"head {head.id} has no class {names}" + (f" and {others} more" if others > 0 else ""),
-            pointer=f"/labels/{list(labels).index(unknown[0])}",
-            code=ErrorCode.UNKNOWN_LABEL,
-        )
-    return np.array([indices[label] for label in labels], np.int64)
 
 
 def evaluate(
-    classes: NDArray[np.int64],
-    translated: HeadScores,
-    absolute: HeadScores | str,
-    native: HeadScores | str,
-    head: Head,
-    bridge: BridgeName,
-) -> SampleEvaluation:
-    """Accuracies and the verdict.
+    pipeline: Pipeline,
+    sample: LabelledSample,
+    translated: InferenceResult,
+    *,
+    with_calibration: bool,
+) -> HeadEvaluationResponse:
+    """Evaluate a head on a sample.
 
     Args:
-        classes: (n,) true classes.
-        translated: Scores of the sample through the bridge.
-        absolute: Scores without a bridge, or the reason why there are none.
-        native: Scores of the same inputs embedded in the head's own space, or the reason why
-            there are none.
-        head: The head.
-        bridge: The bridge.
+        pipeline: Computes the scores to compare with, and stores the calibration.
+        sample: The sample.
+        translated: Probabilities of its rows through the bridge.
+        with_calibration: Fit and store a calibration on the sample, for the confidence of
+            further predictions.
+
+    Raises:
+        InvalidInputError: If there are fewer than `MIN_LABELS` labels to calibrate on.
     """
+    resolution, classes, rows, native_rows = sample
+    source, target, head = resolution.source, resolution.destination, head_of(resolution)
+
+    def scores(rows: Floats, space: Space) -> InferenceResult:
+        return pipeline.stitch_rows(Resolution(space, target, head, "none"), rows)
+
+    absolute = (
+        scores(rows, source)
+        if source.dim == target.dim
+        else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
+    )
+    native = native_rows if isinstance(native_rows, str) else scores(native_rows, target)
+    native_correct = None if isinstance(native, str) else _proportion(native, classes)
     mode_count = Counter(classes.tolist()).most_common(1)[0][1]
     chance = max(mode_count / len(classes), 1 / len(head.labels))
-    native_correct = None if isinstance(native, str) else _proportion(native, classes)
-    return SampleEvaluation(
+    verdict = sample_verdict(
+        _proportion(translated, classes), native_correct, chance, resolution.bridge
+    )
+    fields: dict[str, Any] = {}
+    if with_calibration:
+        calibration, quality = calibrate(translated, classes)
+        pipeline.registry.calibrations.put(
+            source, target, head, resolution.bridge, calibration, len(classes)
+        )
+        fields["calibration"] = CalibrationResponse(
+            slope=calibration.slope, offset=calibration.offset
+        )
+    else:
+        quality = confidence_quality(translated, classes, resolution.calibration)
+    return HeadEvaluationResponse(
+        encoder=ResourceRef.of(source),
+        head=ResourceRef.of(head),
+        bridge=resolution.bridge,
         samples=len(classes),
         chance=chance,
         absolute=_accuracy(absolute, classes),
         translated=_accuracy(translated, classes),
         native=_accuracy(native, classes),
-        verdict=sample_verdict(_proportion(translated, classes), native_correct, chance, bridge),
+        verdict=verdict.level,
+        reason=verdict.reason,
+        undefined=translated.undefined,
+        uncovered=translated.coverage.uncovered,
+        warnings=translated.coverage.warnings,
+        confidence=quality,
+        **fields,
     )
 
 
 def calibrate(
-    scores: HeadScores, classes: NDArray[np.int64]
+    scores: InferenceResult, classes: NDArray[np.int64]
 ) -> tuple[Calibration, ConfidenceQuality]:
     """Fit a calibration, and cross-validate it.
 
@@ -141,8 +122,8 @@ def calibrate(
             pointer="/labels",
             code=ErrorCode.TOO_FEW_LABELS,
         )
-    odds, correct = log_odds(scores.probabilities), scores.correct(classes)
-    # In the order of their scores every fifth one is left out: each fifth is like the whole.
+    odds, correct = log_odds(scores.rows), _correct(scores, classes)
+    # Each fold has every fifth input in the order of the scores, so that all folds are alike.
     folds = np.empty(len(odds), np.int64)
     folds[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
     out_of_fold = np.empty(len(odds))
@@ -154,11 +135,11 @@ def calibrate(
 
 
 def confidence_quality(
-    scores: HeadScores, classes: NDArray[np.int64], calibration: Calibration | None
+    scores: InferenceResult, classes: NDArray[np.int64], calibration: Calibration | None
 ) -> ConfidenceQuality:
     """How well confidence separates correct from wrong (AUROC), and how calibrated it is (ECE)."""
-    confidences = confidence(scores.probabilities, scores.defined, calibration)
-    return _quality(confidences, scores.correct(classes), calibrated=calibration is not None)
+    confidences = confidence(scores.rows, scores.defined, calibration)
+    return _quality(confidences, _correct(scores, classes), calibrated=calibration is not None)
 
 
 def _quality(
@@ -182,11 +163,16 @@ def _bin(bar: ReliabilityBin) -> ReliabilityBinResponse:
     )
 
 
-def _proportion(scores: HeadScores, classes: NDArray[np.int64]) -> Proportion:
-    return Proportion(int(scores.correct(classes).sum()), len(classes))
+def _correct(scores: InferenceResult, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which predictions are correct; of equal scores the first class is the prediction."""
+    return np.asarray(scores.rows.argmax(axis=1) == classes)
 
 
-def _accuracy(scores: HeadScores | str, classes: NDArray[np.int64]) -> Accuracy:
+def _proportion(scores: InferenceResult, classes: NDArray[np.int64]) -> Proportion:
+    return Proportion(int(_correct(scores, classes).sum()), len(classes))
+
+
+def _accuracy(scores: InferenceResult | str, classes: NDArray[np.int64]) -> Accuracy:
     if isinstance(scores, str):
         return Accuracy(accuracy=None, interval=None, reason=scores)
     proportion = _proportion(scores, classes)

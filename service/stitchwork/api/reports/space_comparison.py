@@ -9,9 +9,16 @@ import numpy as np
 from cachetools import LRUCache
 
 from stitchwork.api.reports.verdicts import pair_verdict
-from stitchwork.api.schemas.report_responses import PairQuality
+from stitchwork.api.schemas.report_responses import (
+    CompatibilityResponse,
+    PairQuality,
+    SpaceQuality,
+)
+from stitchwork.api.schemas.responses import ResourceRef
+from stitchwork.errors import AnchorSetMismatchError, ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.diagnostics.cross_validation import (
+    FOLDS,
     MAX_ANCHORS,
     AnchoredSpace,
     CrossValidationScore,
@@ -21,8 +28,10 @@ from stitchwork.geometry.diagnostics.space_metrics import agreement
 from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
-from stitchwork.resources import Floats, Space
+from stitchwork.resources import AnchorSet, Floats, Space
 
+MAX_SPACES: Final = 16
+"""Spaces that one report compares: 240 pairs."""
 MAX_PAIRS: Final = 4096
 
 Pair = tuple[str, str]
@@ -55,6 +64,36 @@ class SpaceComparisons:
         self._cache: LRUCache[Key, SpaceComparison] = LRUCache(max_pairs)
         self._lock = Lock()
 
+    def report(
+        self, anchor_set: AnchorSet, names: Sequence[str] | None, bridge: BridgeName
+    ) -> CompatibilityResponse:
+        """Compare spaces of an anchor set.
+
+        Args:
+            anchor_set: The set.
+            names: Ids of spaces on it; None compares all that are ready.
+            bridge: The bridge of all pairs.
+
+        Raises:
+            InvalidInputError: If there are more than `MAX_SPACES`.
+            AnchorSetMismatchError: If one of the named spaces is on another set.
+            UnknownResourceError: If one of them is not registered.
+            NotReadyError: If one of them has no ready version.
+        """
+        spaces = self._select(anchor_set, names)
+        anchors = min(anchor_set.size, MAX_ANCHORS)
+        return CompatibilityResponse(
+            anchor_set=ResourceRef.of(anchor_set),
+            bridge=bridge,
+            anchors=anchors,
+            folds=FOLDS,
+            spaces=[_space_quality(space) for space in spaces],
+            pairs=[
+                pair_quality(source, target, comparison, anchors, bridge)
+                for (source, target), comparison in self.compare(spaces, bridge).items()
+            ],
+        )
+
     def compare(self, spaces: Sequence[Space], bridge: BridgeName) -> dict[Pair, SpaceComparison]:
         """All ordered pairs of these spaces, which are on one anchor set, by their ids."""
         by_id = {space.id: space for space in spaces}
@@ -68,6 +107,26 @@ class SpaceComparisons:
             self._cache.update({keys[pair]: result for pair, result in computed.items()})
         results = cached | computed
         return {pair: results[pair] for pair in pairs}
+
+    def _select(self, anchor_set: AnchorSet, names: Sequence[str] | None) -> list[Space]:
+        """The spaces with these names, or all ready spaces of the set."""
+        if names is None:
+            dependents = self._registry.anchor_sets.dependents(anchor_set.id)
+            names = [dependent.removeprefix("space:") for dependent in dependents]
+            _check_count(names)
+            entries = self._registry.spaces.read(*names) if names else []
+            ready = [entry.record for entry in entries if entry.record]
+            return [space for space in ready if space.anchor_set_version == anchor_set.version]
+        names = list(dict.fromkeys(names))
+        _check_count(names)
+        spaces, _ = self._registry.spaces.ready(*names)
+        for space in spaces:
+            if (space.anchor_set, space.anchor_set_version) != (anchor_set.id, anchor_set.version):
+                raise AnchorSetMismatchError(
+                    f"space {space.id} is on anchor set {space.anchor_set}, not {anchor_set.id}",
+                    pointer="/spaces",
+                )
+        return spaces
 
     def _compute(
         self, by_id: dict[str, Space], pairs: list[Pair], bridge: BridgeName
@@ -123,3 +182,24 @@ def pair_quality(
         verdict=verdict.level,
         reason=verdict.reason,
     )
+
+
+def _space_quality(space: Space) -> SpaceQuality:
+    return SpaceQuality(
+        id=space.id,
+        version=space.version,
+        dim=space.dim,
+        rank=space.rank,
+        condition_number=space.condition_number,
+        warnings=space.warnings,
+    )
+
+
+def _check_count(names: Sequence[str]) -> None:
+    if len(names) > MAX_SPACES:
+        raise InvalidInputError(
+            f"expected at most {MAX_SPACES} spaces at once, got {len(names)}; name some of them by "
+            "spaces=a,b,c",
+            pointer="/spaces",
+            code=ErrorCode.TOO_MANY_SPACES,
+        )

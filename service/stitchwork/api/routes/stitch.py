@@ -22,6 +22,7 @@ from stitchwork.api.routes.provenance import result_headers
 from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
 from stitchwork.api.schemas.inference_requests import EmbedRequest, StitchRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef, StitchResponse
+from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import check_id
 
@@ -111,7 +112,7 @@ def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceR
     response = StitchResponse(
         predictions=state.pipeline.predict(result, payload.top),
         encoder=ResourceRef.of(resolution.source),
-        head=ResourceRef.of(resolution.records["head"]),
+        head=ResourceRef.of(head_of(resolution)),
         bridge=payload.bridge,
         truncated=list(result.truncated),
         uncovered=result.coverage.uncovered,

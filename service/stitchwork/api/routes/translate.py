@@ -11,7 +11,7 @@ from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.provenance import result_headers
 from stitchwork.api.schemas.inference_requests import ClassifyRequest, TranslateRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef, TranslateResponse
-from stitchwork.inference.resolve import check_width
+from stitchwork.inference.resolve import check_width, head_of
 from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
@@ -78,7 +78,7 @@ def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Respon
     response = ClassifyResponse(
         predictions=state.pipeline.predict(result, payload.top),
         space=ResourceRef.of(resolution.source),
-        head=ResourceRef.of(resolution.records["head"]),
+        head=ResourceRef.of(head_of(resolution)),
         bridge=payload.bridge,
         uncovered=result.coverage.uncovered,
         warnings=result.coverage.warnings,
