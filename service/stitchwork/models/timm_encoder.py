@@ -26,7 +26,7 @@ from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.resources import ImageEncoder, Item, Modality
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP")
-JPEG: Final = b"\xff\xd8"
+JPEG_SIGNATURE: Final = b"\xff\xd8"
 LARGE_PIXELS: Final = 16_000_000
 """After an image with more pixels than this, freed memory is returned to the system."""
 MAX_SCANS: Final = 100
@@ -73,15 +73,15 @@ class TimmEncoder:
         self._transform: Any = create_transform(
             **resolve_data_config(override, model=model), is_training=False
         )
-        self._pass: ForwardPass = model.eval().to(device, memory_format=torch.channels_last)
+        self.forward_pass: ForwardPass = model.eval().to(device, memory_format=torch.channels_last)
         self.dim = int(model.num_features)
         self.nbytes = parameter_bytes(model)
         if compile_models and device.type == "cpu":
             white = self._transform(Image.new("RGB", (1, 1), "white"))
             samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
-            self._pass = compile_forward(model, spec.model, samples)
+            self.forward_pass = compile_forward(model, spec.model, samples)
         elif cuda_graphs and device.type == "cuda":
-            self._pass = CudaGraphPass(model, spec.model)
+            self.forward_pass = CudaGraphPass(model, spec.model)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Decode images and apply the transform of the model.
@@ -104,7 +104,7 @@ class TimmEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
-        rows = self._pass(torch.stack(list(inputs)).to(self.device)).float()
+        rows = self.forward_pass(torch.stack(list(inputs)).to(self.device)).float()
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
 
@@ -233,7 +233,7 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
     """
     if isinstance(item, str):
         raise InvalidInputError("expected an image file", pointer=pointer)
-    if item.startswith(JPEG) and item.count(SCAN) > MAX_SCANS:
+    if item.startswith(JPEG_SIGNATURE) and item.count(SCAN) > MAX_SCANS:
         raise InputTooLargeError(
             f"expected at most {MAX_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
             pointer=pointer,

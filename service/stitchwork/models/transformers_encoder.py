@@ -82,11 +82,11 @@ class TransformersEncoder:
         self.dim = int(config.hidden_size)
         self.nbytes = parameter_bytes(model)
         pooled = _PoolingModel(model, spec).to(device)
-        self._pass: ForwardPass = pooled
+        self.forward_pass: ForwardPass = pooled
         if compile_models and device.type == "cpu" and self._limit <= MAX_COMPILED_LENGTH:
-            self._pass = compile_forward(pooled, spec.model, self._samples())
+            self.forward_pass = compile_forward(pooled, spec.model, self._samples())
         elif cuda_graphs and device.type == "cuda":
-            self._pass = CudaGraphPass(pooled, spec.model, self._limit)
+            self.forward_pass = CudaGraphPass(pooled, spec.model, self._limit)
 
     def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
         """Tokenise texts.
@@ -118,7 +118,7 @@ class TransformersEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids; padding does not affect them."""
-        return self._pass(*(part.to(self.device) for part in self._padded(inputs)))
+        return self.forward_pass(*(part.to(self.device) for part in self._padded(inputs)))
 
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded ids and mask, each (n, t) int64."""

@@ -11,6 +11,7 @@ from stitchwork.models.encoder import inference_mode
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import Item, TextEncoder
 
 TEXTS: list[Item] = [f"{'word ' * n}and so on" for n in range(1, 40, 4)]
@@ -61,13 +62,14 @@ def test_graphs_do_not_change_the_rows_of_a_real_model(
     capture: Capture, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.cuda_graphs")
-    catalog = EncoderCache("cpu", [minilm_folder()], offline=True, compile_models=False)
-    encoder = catalog.get(TextEncoder(model=str(minilm_folder()))).encoder
-    plain: ForwardPass = encoder._pass  # type: ignore[attr-defined]
+    encoders = EncoderCache("cpu", [minilm_folder()], offline=True, compile_models=False)
+    encoder = encoders.get(TextEncoder(model=str(minilm_folder()))).encoder
+    assert isinstance(encoder, TransformersEncoder)
+    plain = encoder.forward_pass
     inputs = encoder.prepare(TEXTS).inputs
     with inference_mode(encoder.device):
         expected = {n: encoder.forward(inputs[:n]) for n in (1, 3, 8, 10)}
-        encoder._pass = CudaGraphPass(plain, "m", 256, capture)  # type: ignore[attr-defined]
+        encoder.forward_pass = CudaGraphPass(plain, "m", 256, capture)
         for _ in range(2):
             for count, rows in expected.items():
                 torch.testing.assert_close(encoder.forward(inputs[:count]), rows)

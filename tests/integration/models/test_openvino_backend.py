@@ -11,7 +11,7 @@ from stitchwork.evaluation.image_datasets import digits
 from stitchwork.models import openvino_backend
 from stitchwork.models.encoder import Encoder
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.openvino_backend import compile_forward
+from stitchwork.models.openvino_backend import compile_forward, trace
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.timm_encoder import load_timm_model
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
@@ -110,6 +110,15 @@ def test_torch_is_used_if_compiling_fails_or_changes_results(
     assert events(caplog) == ["model compilation failed"]
     (record,) = (record for record in caplog.records if record.name == openvino_backend.__name__)
     assert reason in record.reason  # type: ignore[attr-defined]
+
+
+def test_trace_converts_a_module_and_leaves_loggers_enabled() -> None:
+    enabled = logging.getLogger("stitchwork.test")
+    module = torch.nn.Linear(4, 2).eval()
+    model = trace(module, (torch.rand(3, 4),))
+    assert (len(model.inputs), len(model.outputs)) == (1, 1)
+    assert not enabled.disabled
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_torch_is_used_if_openvino_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
