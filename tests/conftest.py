@@ -37,6 +37,10 @@ ON_EVERY_SERVER: Final = (
 """Folders whose tests run on each of `SERVERS`; all but the drills run on Valkey alone."""
 
 
+SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
+"""Fixtures that start processes, by themselves or for those that build on them."""
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """In continuous integration, allow no skips but those that are listed."""
     if os.environ.get("CI") == "true":
@@ -54,6 +58,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif nodeid.startswith("tests/chaos/"):
         both = (VALKEY_9, pytest.param(REDIS_7_0, marks=pytest.mark.slow))
         metafunc.parametrize("server_binary", both, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse unit tests with servers: they run without any process of the service."""
+    for item in items:
+        fixtures = SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
+        if fixtures and item.nodeid.startswith("tests/unit/"):
+            raise pytest.UsageError(f"{item.nodeid} is a unit test and uses {sorted(fixtures)}")
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ from stitchwork.evaluation.report import SECTIONS, report
 from stitchwork.evaluation.result_cache import cached_result, key_of_data
 from stitchwork.evaluation.summary import Versus, over_pairs, versus
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from tests.integration.evaluation.experiments.conftest import SETTINGS, digits_embedded
 from tests.support.running_service import running
+from tests.unit.evaluation.experiments.conftest import SETTINGS, digits_embedded
 
 CHOSEN = tuple(EXPERIMENTS)
 SMALL = replace(SETTINGS, draws=2, counts=(60,), few=(), deltas=(0.8, 0.9), omegas=(1, 8))

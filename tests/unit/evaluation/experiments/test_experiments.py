@@ -22,7 +22,7 @@ from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.experiments.translation import translation
 from stitchwork.evaluation.summary import values, where
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from tests.integration.evaluation.experiments.conftest import SETTINGS, digits_embedded
+from tests.unit.evaluation.experiments.conftest import SETTINGS, digits_embedded
 
 
 @pytest.fixture(scope="session")
