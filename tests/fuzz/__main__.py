@@ -1,7 +1,7 @@
-"""`python -m tests.fuzz TARGET --seconds 600` looks for bytes that a parser cannot bear.
+"""`python -m tests.fuzz TARGET --seconds 600` searches for bytes that make a parser fail.
 
-Coverage-guided, by atheris. It starts from the kept corpus, keeps what it finds new in a folder of
-its own, and ends with the first finding, whose bytes it writes as `crash-…`, or with the time.
+Coverage-guided, by atheris. It starts from the corpus, stores inputs that reach new code in another
+folder, and ends when the time is up or at the first failure, whose bytes it writes to `crash-…`.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Final
 import atheris
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-MOST_BYTES: Final = 4096
+MAX_BYTES: Final = 4096
 CALL_SECONDS: Final = 10
 MEBIBYTES: Final = 3000
 
@@ -21,7 +21,7 @@ with atheris.instrument_imports(
     include=["stitchwork", "numpy.lib", "PIL", "starlette.formparsers", "python_multipart"]
 ):
     if "image" in sys.argv:
-        # It brings torch along, which the other targets can do without.
+        # It imports torch, which the other targets do not need.
         import stitchwork.models.timm_encoder  # noqa: F401
     from tests.fuzz.targets import TARGETS
 
@@ -31,21 +31,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=sorted(TARGETS))
     parser.add_argument("--seconds", type=int, default=600)
-    parser.add_argument("--found", type=Path, help="Folder that keeps what reaches new code.")
-    told = parser.parse_args()
+    parser.add_argument("--new-inputs", type=Path, help="Folder for inputs that reach new code.")
+    options = parser.parse_args()
     with TemporaryDirectory(prefix="fuzz") as folder:
-        found = told.found or Path(folder)
-        found.mkdir(parents=True, exist_ok=True)
-        options = {
-            "max_total_time": told.seconds,
-            "max_len": MOST_BYTES,
+        new_inputs = options.new_inputs or Path(folder)
+        new_inputs.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "max_total_time": options.seconds,
+            "max_len": MAX_BYTES,
             "timeout": CALL_SECONDS,
             "rss_limit_mb": MEBIBYTES,
             "print_final_stats": 1,
         }
-        flags = [f"-{name}={value}" for name, value in options.items()]
+        flags = [f"-{name}={value}" for name, value in settings.items()]
         atheris.Setup(
-            [sys.argv[0], *flags, str(found), str(CORPUS / told.target)], TARGETS[told.target]
+            [sys.argv[0], *flags, str(new_inputs), str(CORPUS / options.target)],
+            TARGETS[options.target],
         )
         atheris.Fuzz()
 

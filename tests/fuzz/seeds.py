@@ -23,7 +23,7 @@ def npy_file(rows: Any) -> bytes:
     return buffer.getvalue()
 
 
-def picture(kind: str, mode: str = "RGB", **options: Any) -> bytes:
+def image_file(kind: str, mode: str = "RGB", **options: Any) -> bytes:
     """A small image file."""
     pixels = np.arange(12 * 10 * 3, dtype=np.uint8).reshape(10, 12, 3)
     buffer = io.BytesIO()
@@ -77,14 +77,14 @@ def seeds() -> dict[str, list[bytes]]:
             b"\x00" + form + b"--b--\r\n",
         ],
         "image": [
-            picture("PNG"),
-            picture("PNG", "P"),
-            picture("PNG", "RGBA"),
-            picture("JPEG", exif=exif),
-            picture("JPEG", "CMYK"),
-            picture("JPEG", progressive=True),
-            picture("WEBP"),
-            picture("WEBP", lossless=True),
+            image_file("PNG"),
+            image_file("PNG", "P"),
+            image_file("PNG", "RGBA"),
+            image_file("JPEG", exif=exif),
+            image_file("JPEG", "CMYK"),
+            image_file("JPEG", progressive=True),
+            image_file("WEBP"),
+            image_file("WEBP", lossless=True),
         ],
         "store": [pack({"a": rows, "b": rows > 0}, {"k": [1, None]})[head_bytes:], job],
         "queue": [job[head_bytes:], answered[head_bytes:], refused[head_bytes:]],

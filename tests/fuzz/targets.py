@@ -1,7 +1,7 @@
-"""What is fuzzed: each parser of foreign bytes, and what it may answer.
+"""Fuzz targets: each parser of untrusted bytes.
 
-A target takes any bytes. It returns if they were understood or refused as they should be; whatever
-else it raises is a finding.
+A target takes any bytes. It returns if they were parsed, or refused with an expected error; any
+other exception is a failure.
 """
 
 import asyncio
@@ -45,31 +45,31 @@ QUERY: Final = {
     "labels": '["a", "b"]',
     "modality": "text",
 }
-"""What stands beside a binary body, of the fields that its route knows."""
+"""Query parameters of a binary body; each route gets those that it knows."""
 _loop = asyncio.new_event_loop()
 
 
-def read_body(model: type[BaseModel], data: bytes, media: str, **how: Any) -> Any:
-    """The body of a request as a route reads it; None if it was refused."""
+def read_body(model: type[BaseModel], data: bytes, media: str, **options: Any) -> Any:
+    """The body of a request as a route parses it; None if it was refused."""
     sent = [{"type": "http.request", "body": data, "more_body": False}]
 
     async def receive() -> Any:
         return sent.pop() if sent else {"type": "http.disconnect"}
 
-    told = {name: text for name, text in QUERY.items() if name in model.model_fields}
+    query = {name: text for name, text in QUERY.items() if name in model.model_fields}
     scope = {
         "type": "http",
         "method": "POST",
         "path": "/",
-        "query_string": urlencode(told).encode(),
+        "query_string": urlencode(query).encode(),
         "headers": [(b"content-type", media.encode())],
     }
     try:
         return _loop.run_until_complete(
-            negotiation.read_body(Request(scope, receive), model, LIMITS, **how)
+            negotiation.read_body(Request(scope, receive), model, LIMITS, **options)
         )
     except InvalidInputError as error:
-        # What is said of it must be sayable in JSON.
+        # It must be possible to serialize the error.
         status = problem_details.status_of(error)
         assert status in (400, 413, 415, 422)
         problem_details.problem_response(
@@ -88,75 +88,75 @@ def _check_rows(rows: Any) -> None:
 
 def npy_body(data: bytes) -> None:
     """An .npy body of `/translate`."""
-    asked = read_body(TranslateRequest, data, negotiation.NPY, main="embeddings")
-    if asked:
-        _check_rows(asked.embeddings)
+    body = read_body(TranslateRequest, data, negotiation.NPY, main="embeddings")
+    if body:
+        _check_rows(body.embeddings)
 
 
 def safetensors_body(data: bytes) -> None:
-    """A safetensors body of `/translate`, and the same as that of a head."""
-    for sent in (data, _measured(data)):
-        asked = read_body(TranslateRequest, sent, negotiation.SAFETENSORS, main="embeddings")
-        if asked:
-            _check_rows(asked.embeddings)
+    """A safetensors body of `/translate` and of a head."""
+    for sent in (data, _with_header_length(data)):
+        body = read_body(TranslateRequest, sent, negotiation.SAFETENSORS, main="embeddings")
+        if body:
+            _check_rows(body.embeddings)
         head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, main="weight")
         if head:
-            _refusable(head.weights_classifier)
+            _run_or_refuse(head.weights_classifier)
 
 
 def json_body(data: bytes) -> None:
-    """A JSON body, base64 rows included; the first byte says of which route."""
+    """A JSON body, base64 rows included; the first byte selects the route."""
     if not data:
         return
     model = BODIES[data[0] % len(BODIES)]
-    asked = read_body(model, data[1:], negotiation.JSON, main="embeddings")
-    if isinstance(asked, TranslateRequest | ClassifyRequest):
-        _check_rows(asked.embeddings)
-    elif isinstance(asked, SpaceRequest):
-        _check_rows(asked.anchors)
-    elif isinstance(asked, HeadRequest):
-        _refusable(asked.weights_classifier)
-    elif isinstance(asked, AnchorSetRequest):
-        _refusable(lambda: asked.decode_items(LIMITS.max_anchors))
+    body = read_body(model, data[1:], negotiation.JSON, main="embeddings")
+    if isinstance(body, TranslateRequest | ClassifyRequest):
+        _check_rows(body.embeddings)
+    elif isinstance(body, SpaceRequest):
+        _check_rows(body.anchors)
+    elif isinstance(body, HeadRequest):
+        _run_or_refuse(body.weights_classifier)
+    elif isinstance(body, AnchorSetRequest):
+        _run_or_refuse(lambda: body.decode_items(LIMITS.max_anchors))
 
 
 def raw_body(data: bytes) -> None:
-    """Lines of JSON, or a multipart body, by the first byte."""
+    """An NDJSON or a multipart body, selected by the first byte."""
     if not data:
         return
     media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
-    asked = read_body(AnchorSetRequest, data[1:], media)
-    if asked:
-        _refusable(lambda: asked.decode_items(LIMITS.max_anchors))
+    body = read_body(AnchorSetRequest, data[1:], media)
+    if body:
+        _run_or_refuse(lambda: body.decode_items(LIMITS.max_anchors))
 
 
 def image(data: bytes) -> None:
-    """The header check of an image file, and its decoding."""
+    """An image file: the check of its header, and decoding."""
     from stitchwork.models.encoder import MAX_PIXELS
     from stitchwork.models.timm_encoder import decode
 
     def check() -> None:
-        found = decode(data, "/items/0")
-        assert found.mode == "RGB"
-        assert 0 < found.width * found.height <= MAX_PIXELS
+        decoded = decode(data, "/items/0")
+        assert decoded.mode == "RGB"
+        assert 0 < decoded.width * decoded.height <= MAX_PIXELS
 
-    _refusable(check)
+    _run_or_refuse(check)
 
 
-def _measured(data: bytes) -> bytes:
-    """The bytes with the right length of a header in front, which mutations seldom hit."""
+def _with_header_length(data: bytes) -> bytes:
+    """The bytes after the right length of their header, which mutations rarely get right."""
     header = data[8 : data.rfind(b"}") + 1]
     return len(header).to_bytes(8, "little") + header + data[8 + len(header) :]
 
 
-def _sealed(data: bytes) -> bytes:
-    """The bytes with a good checksum, so that what is behind it is reached."""
+def _with_checksum(data: bytes) -> bytes:
+    """The bytes after their checksum, so that mutations reach the code behind its check."""
     return MAGIC + hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest() + data
 
 
 def store_codec(data: bytes) -> None:
-    """Stored bytes, as they are and with a good checksum."""
-    for stored in (data, _sealed(data), _sealed(_measured(data))):
+    """Stored bytes, unchanged and with a valid checksum."""
+    for stored in (data, _with_checksum(data), _with_checksum(_with_header_length(data))):
         try:
             unpack(stored)
         except CorruptDataError:
@@ -164,15 +164,15 @@ def store_codec(data: bytes) -> None:
 
 
 def queue_codec(data: bytes) -> None:
-    """A job and a reply, with a good checksum."""
+    """A job and a reply, with a valid checksum."""
     for read in (unpack_job, unpack_reply):
         try:
-            read(_sealed(_measured(data)))
+            read(_with_checksum(_with_header_length(data)))
         except CorruptDataError:
             continue
 
 
-def _refusable(work: Callable[[], Any]) -> None:
+def _run_or_refuse(work: Callable[[], Any]) -> None:
     try:
         work()
     except InvalidInputError as error:

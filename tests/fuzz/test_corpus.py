@@ -1,4 +1,4 @@
-"""What fuzzing has kept is replayed, and formats are cut, flipped and brought back."""
+"""Fuzz targets on the corpus and on damaged inputs, and round trips of each format."""
 
 import base64
 import gc
@@ -22,9 +22,9 @@ from stitchwork.redis.serialization import pack, unpack
 from tests.fuzz.seeds import CORPUS, npy_file, seeds
 from tests.fuzz.targets import TARGETS, read_body
 
-KEPT = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
-calmly = settings(deadline=None, max_examples=50)
-"""The first example imports what it needs."""
+CORPUS_FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
+without_deadline = settings(deadline=None, max_examples=50)
+"""The first example is slow because it imports modules."""
 ROWS = arrays.arrays(
     np.float32,
     arrays.array_shapes(min_dims=2, max_dims=2, max_side=6),
@@ -37,10 +37,10 @@ def targets() -> list[str]:
 
 
 @pytest.mark.parametrize("target", targets())
-def test_the_kept_corpus(target: str) -> None:
-    kept = [path for path in KEPT if path.parent.name == target]
-    assert kept
-    for path in kept:
+def test_target_handles_its_corpus(target: str) -> None:
+    files = [path for path in CORPUS_FILES if path.parent.name == target]
+    assert files
+    for path in files:
         TARGETS[target](path.read_bytes())
 
 
@@ -49,9 +49,9 @@ def as_json(rows: NDArray[Any]) -> bytes:
 
 
 def as_base64(rows: NDArray[Any]) -> bytes:
-    told = [base64.b64encode(row.tobytes()).decode() for row in rows]
-    how = {"source": "x", "target": "y", "encoding_format": "base64"}
-    return orjson.dumps({**how, "embeddings": told})
+    encoded = [base64.b64encode(row.tobytes()).decode() for row in rows]
+    fields = {"source": "x", "target": "y", "encoding_format": "base64"}
+    return orjson.dumps({**fields, "embeddings": encoded})
 
 
 def as_safetensors(rows: NDArray[Any]) -> bytes:
@@ -66,20 +66,20 @@ FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
 ]
 
 
-@pytest.mark.parametrize(("media", "written"), FORMATS)
-@calmly
+@pytest.mark.parametrize(("media", "serialize"), FORMATS)
+@without_deadline
 @given(rows=ROWS)
-def test_rows_come_back(
-    media: str, written: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
+def test_rows_are_parsed_unchanged(
+    media: str, serialize: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
 ) -> None:
-    asked = read_body(TranslateRequest, written(rows), media, main="embeddings")
-    np.testing.assert_array_equal(asked.embeddings, rows)
+    body = read_body(TranslateRequest, serialize(rows), media, main="embeddings")
+    np.testing.assert_array_equal(body.embeddings, rows)
 
 
 @pytest.mark.parametrize("target", targets())
-@calmly
+@without_deadline
 @given(data=st.data())
-def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.DataObject) -> None:
+def test_target_handles_damaged_input(target: str, data: st.DataObject) -> None:
     good = data.draw(st.sampled_from(seeds()[target]))
     TARGETS[target](good[: data.draw(st.integers(0, len(good)))])
     changed = bytearray(good)
@@ -88,34 +88,31 @@ def test_what_is_cut_or_flipped_is_refused_or_understood(target: str, data: st.D
     TARGETS[target](bytes(changed))
 
 
-def test_a_part_that_does_not_end_leaves_no_file_open() -> None:
+def test_incomplete_form_part_leaves_no_file_open() -> None:
     part = b'--b\r\nContent-Disposition: form-data; name="items"; filename="a"\r\n\r\nabc\r\n'
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         TARGETS["raw"](b"\0" + part + part + b"--c--")
         gc.collect()
-    assert [str(one.message) for one in told] == []
+    assert [str(warning.message) for warning in caught] == []
 
 
 @pytest.mark.parametrize("media", [negotiation.NPY, negotiation.SAFETENSORS])
-@calmly
+@without_deadline
 @given(rows=ROWS, cut=st.integers(1, 40))
-def test_a_binary_body_that_was_cut_is_never_understood(
-    media: str, rows: NDArray[np.float32], cut: int
-) -> None:
+def test_truncated_binary_body_is_refused(media: str, rows: NDArray[np.float32], cut: int) -> None:
     whole = npy_file(rows) if media == negotiation.NPY else as_safetensors(rows)
     assert read_body(TranslateRequest, whole[:-cut], media, main="embeddings") is None
 
 
-@calmly
+@without_deadline
 @given(ROWS, st.integers(0, 1 << 20), st.integers(0, 7))
-def test_a_flipped_bit_of_stored_bytes_is_never_believed(
+def test_flipped_bit_of_stored_bytes_is_detected(
     rows: NDArray[np.float32], at: int, bit: int
 ) -> None:
-
     whole = bytearray(pack({"a": rows}, {"k": 1}))
-    found, meta = unpack(bytes(whole))
-    np.testing.assert_array_equal(found["a"], rows)
+    unpacked, meta = unpack(bytes(whole))
+    np.testing.assert_array_equal(unpacked["a"], rows)
     assert meta == {"k": 1}
     whole[at % len(whole)] ^= 1 << bit
     with pytest.raises(CorruptDataError):

@@ -129,12 +129,12 @@ def test_invalid_requests_return_errors(http: httpx.Client, swapped: Pair, space
     check(http.get("/spaces/nobody/anchors"), 404)
     check(http.get("/spaces/ax/anchors", params={"target": "nobody"}), 404)
     foreign = http.get("/spaces/ax/anchors", params={"target": "y"})
-    check(foreign, 409, said="same anchor set")
+    check(foreign, 409, detail="same anchor set")
     assert foreign.json()["code"] == "anchor-set-mismatch"
     check(http.get("/spaces/ax/anchors", params={"target": "a b"}), 422, "/target")
     check(http.get("/spaces/ax/anchors", params={"bridge": "rope"}), 422)
     none = http.get("/spaces/ax/anchors", params={"target": "ay", "bridge": "none"})
-    check(none, 422, said="wide")
+    check(none, 422, detail="wide")
     path = "/spaces/ax/anchors/next"
     check(http.post(path, json={"embeddings": [[1.0, 2.0]]}), 422, "/embeddings", "24 wide")
     check(http.post(path, json={"count": 0, "embeddings": [[0.5] * 24]}), 422, "/count")

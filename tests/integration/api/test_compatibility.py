@@ -312,4 +312,4 @@ def test_evaluation_of_unknown_spaces_and_heads_returns_errors(
     body = {"embeddings": [[0.5] * 24], "labels": ["red"]}
     check(http.post("/compatibility/nowhere/colors", json=body), 404)
     check(http.post("/compatibility/px/nothing", json=body), 404)
-    check(http.post("/compatibility/x/colors", json=body), 409, said="same anchor set")
+    check(http.post("/compatibility/x/colors", json=body), 409, detail="same anchor set")

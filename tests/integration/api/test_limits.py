@@ -1,4 +1,4 @@
-"""What one request may hold, and how slowly it may come: refused before any work is done for it."""
+"""Limits on the size and the duration of requests, enforced before any work is done for them."""
 
 import gzip
 import json
@@ -26,10 +26,10 @@ from tests.support.running_service import running
 from tests.support.waiting import wait_until
 
 BODY = 400_000
-HELD = 1_000_000
+MAX_INFLIGHT = 1_000_000
 SETTINGS = {
     "max_body_bytes": BODY,
-    "max_inflight_body_bytes": HELD,
+    "max_inflight_body_bytes": MAX_INFLIGHT,
     "max_rows": 20,
     "max_width": 30,
     "max_items": 3,
@@ -49,8 +49,8 @@ POST = b"POST /translate HTTP/1.1\r\nHost: x\r\n"
 @pytest.fixture(scope="module")
 def bounded() -> Iterator[ServiceProcess]:
     env: Any = {f"STITCHWORK_{name.upper()}": str(value) for name, value in SETTINGS.items()}
-    with running(workers=0, **env) as found:
-        yield found
+    with running(workers=0, **env) as service:
+        yield service
 
 
 @pytest.fixture
@@ -60,45 +60,45 @@ def http(bounded: ServiceProcess) -> Iterator[httpx.Client]:
 
 
 def dial(service: ServiceProcess) -> socket.socket:
-    found = urlsplit(service.url)
-    assert found.hostname
-    return socket.create_connection((found.hostname, found.port or 80), timeout=30)
+    address = urlsplit(service.url)
+    assert address.hostname
+    return socket.create_connection((address.hostname, address.port or 80), timeout=30)
 
 
 def problem(connection: socket.socket) -> dict[str, Any]:
-    """The problem that the service answers with."""
+    """The problem that the service responds with."""
     connection.settimeout(30)
-    with closing(HTTPResponse(connection)) as answer:
-        answer.begin()
-        assert answer.headers["content-type"] == "application/problem+json"
-        told: dict[str, Any] = json.loads(answer.read())
-    assert answer.status == told["status"]
-    assert told["request_id"]
-    return told
+    with closing(HTTPResponse(connection)) as response:
+        response.begin()
+        assert response.headers["content-type"] == "application/problem+json"
+        body: dict[str, Any] = json.loads(response.read())
+    assert response.status == body["status"]
+    assert body["request_id"]
+    return body
 
 
 def seconds_until_cut(connection: socket.socket) -> float:
-    """How long the service waits until it hangs up; it says nothing more."""
-    began = time.monotonic()
+    """The time until the service closes the connection without sending anything more."""
+    start = time.monotonic()
     connection.settimeout(30)
     with suppress(ConnectionResetError):
         assert connection.recv(65_536) == b""
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 def trickle(connection: socket.socket, piece: bytes, seconds: float) -> None:
-    """Send a piece ten times a second until there is an answer."""
+    """Send a piece ten times a second until there is a response."""
     deadline = time.monotonic() + seconds
     while not select.select([connection], [], [], 0.1)[0]:
         assert time.monotonic() < deadline
         connection.sendall(piece)
 
 
-def test_every_limit_is_told(http: httpx.Client) -> None:
-    told = http.get("/info").json()["limits"]
-    assert told.keys() == Settings().limits().keys()
+def test_info_lists_every_limit(http: httpx.Client) -> None:
+    limits = http.get("/info").json()["limits"]
+    assert limits.keys() == Settings().limits().keys()
     for name, value in SETTINGS.items():
-        assert told[name] == value, name
+        assert limits[name] == value, name
 
 
 ROW = [0.5] * 8
@@ -142,25 +142,25 @@ TO = {"source": "x", "target": "y"}
         ("POST", "/translate", {"source": "x" * BODY}, "max_body_bytes"),
     ],
 )
-def test_what_is_too_much_names_the_setting(
+def test_input_above_a_limit_is_refused_with_the_name_of_the_setting(
     http: httpx.Client, method: str, path: str, body: Any, setting: str
 ) -> None:
-    answer = http.request(method, path, json=body)
-    told = answer.json()
-    assert (answer.status_code, told["code"]) == (413, "input-too-large"), told
-    assert setting in told["detail"]
-    assert str(SETTINGS[setting]) in told["detail"]
+    response = http.request(method, path, json=body)
+    error = response.json()
+    assert (response.status_code, error["code"]) == (413, "input-too-large"), error
+    assert setting in error["detail"]
+    assert str(SETTINGS[setting]) in error["detail"]
 
 
 @pytest.mark.parametrize(("rows", "width", "setting"), [(21, 8, "max_rows"), (2, 31, "max_width")])
-def test_binary_arrays_are_bounded_too(
+def test_binary_array_above_a_limit_is_refused(
     http: httpx.Client, rows: int, width: int, setting: str
 ) -> None:
     content = save({"embeddings": np.ones((rows, width), np.float32)})
     headers = {"Content-Type": "application/vnd.safetensors"}
-    answer = http.post("/translate", params=TO, content=content, headers=headers)
-    assert answer.status_code == 413
-    assert setting in answer.json()["detail"]
+    response = http.post("/translate", params=TO, content=content, headers=headers)
+    assert response.status_code == 413
+    assert setting in response.json()["detail"]
 
 
 DEEP = b"[" * 8 + b"1" + b"]" * 8
@@ -193,59 +193,59 @@ TENSORS = "application/vnd.safetensors"
         ),
     ],
 )
-def test_nesting_is_bounded_in_all_that_is_json(
+def test_json_nested_too_deeply_is_refused_in_every_format(
     http: httpx.Client, method: str, path: str, media: str, body: bytes, status: int
 ) -> None:
-    answer = http.request(method, path, content=body, headers={"Content-Type": media})
-    assert answer.status_code == status
-    assert "at most 8 levels (max_json_depth), got" in answer.text
+    response = http.request(method, path, content=body, headers={"Content-Type": media})
+    assert response.status_code == status
+    assert "at most 8 levels (max_json_depth), got" in response.text
 
 
-def test_what_is_as_deep_as_it_may_be_is_read(http: httpx.Client) -> None:
+def test_json_of_the_maximum_depth_is_parsed(http: httpx.Client) -> None:
     body = b'{"source":' + b"[" * 7 + b'"[[[[{{{{\\"[[[["' + b"]" * 7 + b"}"
-    answer = http.post("/translate", content=body)
-    assert answer.status_code == 422, answer.text
+    response = http.post("/translate", content=body)
+    assert response.status_code == 422, response.text
 
 
-def test_lists_beside_a_body_are_bounded_too(http: httpx.Client) -> None:
+def test_query_list_nested_too_deeply_is_refused(http: httpx.Client) -> None:
     query = {"labels": (b"[" + DEEP + b"]").decode()}
     content = save({"embeddings": np.ones((2, 8), np.float32)})
-    answer = http.post(
+    response = http.post(
         "/compatibility/x/h", params=query, content=content, headers={"Content-Type": TENSORS}
     )
-    assert answer.status_code == 422, answer.text
-    assert "(max_json_depth)" in answer.json()["detail"]
+    assert response.status_code == 422, response.text
+    assert "(max_json_depth)" in response.json()["detail"]
 
 
-def test_parts_of_a_form_are_bounded_while_they_are_read(http: httpx.Client) -> None:
+def test_form_with_too_many_parts_is_refused(http: httpx.Client) -> None:
     parts = [("items", (f"{i}.txt", b"a")) for i in range(41)]
-    answer = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
-    assert answer.status_code == 413, answer.text
-    assert "at most 40 parts (max_anchors)" in answer.json()["detail"]
+    response = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
+    assert response.status_code == 413, response.text
+    assert "at most 40 parts (max_anchors)" in response.json()["detail"]
 
 
-def test_commas_in_texts_are_no_values_in_a_short_body(http: httpx.Client) -> None:
+def test_commas_in_texts_of_a_short_body_do_not_count_as_values(http: httpx.Client) -> None:
     body = {"modality": "text", "items": ["," * 9000, "b"]}
     assert http.put("/anchor-sets/commas", json=body).status_code == 201
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "gzip, identity"])
-def test_compressed_bodies_are_refused_unread(http: httpx.Client, coding: str) -> None:
+def test_compressed_body_is_refused(http: httpx.Client, coding: str) -> None:
     headers = {"Content-Encoding": coding}
-    answer = http.post("/translate", content=b"x" * 1000, headers=headers)
-    assert answer.status_code == 415
-    assert coding in answer.json()["detail"]
+    response = http.post("/translate", content=b"x" * 1000, headers=headers)
+    assert response.status_code == 415
+    assert coding in response.json()["detail"]
 
 
-def test_a_claim_is_refused_before_a_byte_of_it_came(bounded: ServiceProcess) -> None:
+def test_content_length_above_the_limit_is_refused_before_the_body(bounded: ServiceProcess) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + b"Content-Length: 999999999999999\r\n\r\n")
         assert problem(connection)["status"] == 413
-        # Nor may it go on sending for ever.
+        # Nor may the client go on sending.
         assert 0.5 < seconds_until_cut(connection) < 25
 
 
-def test_a_body_without_end_costs_no_memory(bounded: ServiceProcess) -> None:
+def test_endless_body_is_refused_without_using_memory(bounded: ServiceProcess) -> None:
     http = httpx.Client(base_url=bounded.url, timeout=30)
 
     def endless() -> Iterator[bytes]:
@@ -255,49 +255,51 @@ def test_a_body_without_end_costs_no_memory(bounded: ServiceProcess) -> None:
     with http:
         http.get("/health/live")
         before = resident(bounded.pids["api"])
-        answer = http.post("/translate", content=endless())
-        assert answer.status_code == 413
+        response = http.post("/translate", content=endless())
+        assert response.status_code == 413
         assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
-def test_a_gzip_bomb_costs_no_memory(bounded: ServiceProcess, http: httpx.Client) -> None:
+def test_gzip_bomb_is_refused_without_using_memory(
+    bounded: ServiceProcess, http: httpx.Client
+) -> None:
     http.get("/health/live")
     before = resident(bounded.pids["api"])
     bomb = gzip.compress(b" " * 30_000_000, 1)
-    answer = http.post("/translate", content=bomb, headers={"Content-Encoding": "gzip"})
-    assert answer.status_code == 415
+    response = http.post("/translate", content=bomb, headers={"Content-Encoding": "gzip"})
+    assert response.status_code == 415
     assert resident(bounded.pids["api"]) - before < 20 * MB
 
 
-def test_a_head_without_end_is_refused(bounded: ServiceProcess) -> None:
-    for begun in (b"GET /", b"GET / HTTP/1.1\r\nX: ", POST + b"A: b\r\n" * 500):
+def test_endless_headers_are_refused(bounded: ServiceProcess) -> None:
+    for start in (b"GET /", b"GET / HTTP/1.1\r\nX: ", POST + b"A: b\r\n" * 500):
         with closing(dial(bounded)) as connection:
-            connection.sendall(begun)
+            connection.sendall(start)
             connection.sendall(b"a" * 20_000)
             assert problem(connection)["code"] == "headers-too-large"
 
 
-def test_a_large_head_that_ends_is_refused(http: httpx.Client) -> None:
-    answer = http.get("/info", headers={"X-Large": "a" * 5000})
-    assert answer.status_code == 431
-    assert "4096 bytes (max_header_bytes)" in answer.json()["detail"]
+def test_headers_above_the_limit_are_refused(http: httpx.Client) -> None:
+    response = http.get("/info", headers={"X-Large": "a" * 5000})
+    assert response.status_code == 431
+    assert "4096 bytes (max_header_bytes)" in response.json()["detail"]
     assert http.get("/info", headers={"X-Large": "a" * 3000}).status_code == 200
 
 
-def test_a_head_that_does_not_come_is_not_waited_for(bounded: ServiceProcess) -> None:
-    for begun in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
-        began = time.monotonic()
+def test_incomplete_headers_time_out(bounded: ServiceProcess) -> None:
+    for prefix in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
+        start = time.monotonic()
         with closing(dial(bounded)) as connection:
-            connection.sendall(begun)
-            told = problem(connection)
-            # Unless it is set, it would be ten seconds.
-            assert 0.9 < time.monotonic() - began < 9
-            assert (told["status"], told["code"]) == (408, "slow-request")
-            assert "header_timeout_seconds" in told["detail"]
+            connection.sendall(prefix)
+            error = problem(connection)
+            # The default is ten seconds.
+            assert 0.9 < time.monotonic() - start < 9
+            assert (error["status"], error["code"]) == (408, "slow-request")
+            assert "header_timeout_seconds" in error["detail"]
 
 
-def test_a_head_that_trickles_is_cut_off(bounded: ServiceProcess) -> None:
-    """Each piece would begin an ordinary timeout anew."""
+def test_trickling_headers_time_out(bounded: ServiceProcess) -> None:
+    """An ordinary timeout would start again with each piece."""
     with closing(dial(bounded)) as connection:
         connection.sendall(POST)
         trickle(connection, b"A: b\r\n", 30)
@@ -305,21 +307,19 @@ def test_a_head_that_trickles_is_cut_off(bounded: ServiceProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    ("claim", "piece"),
+    ("header", "piece"),
     [(b"Content-Length: 100000", b"x"), (b"Transfer-Encoding: chunked", b"1\r\nx\r\n")],
 )
-def test_a_body_that_trickles_is_cut_off(
-    bounded: ServiceProcess, claim: bytes, piece: bytes
-) -> None:
+def test_trickling_body_times_out(bounded: ServiceProcess, header: bytes, piece: bytes) -> None:
     with closing(dial(bounded)) as connection:
-        connection.sendall(POST + claim + b"\r\n\r\n")
+        connection.sendall(POST + header + b"\r\n\r\n")
         trickle(connection, piece, 30)
-        told = problem(connection)
-        assert (told["status"], told["code"]) == (408, "slow-request")
-        assert "20000 bytes a second (min_bytes_per_second)" in told["detail"]
+        error = problem(connection)
+        assert (error["status"], error["code"]) == (408, "slow-request")
+        assert "20000 bytes a second (min_bytes_per_second)" in error["detail"]
 
 
-def test_a_steady_body_may_take_longer_than_the_grace(bounded: ServiceProcess) -> None:
+def test_steady_body_may_take_longer_than_the_header_timeout(bounded: ServiceProcess) -> None:
     with closing(dial(bounded)) as connection:
         connection.sendall(POST + b"Content-Length: 120000\r\n\r\n")
         for _ in range(11):
@@ -329,11 +329,11 @@ def test_a_steady_body_may_take_longer_than_the_grace(bounded: ServiceProcess) -
         assert problem(connection)["status"] == 400
 
 
-def test_who_does_not_read_is_cut_off(bounded: ServiceProcess) -> None:
-    """An answer that nobody takes would be held for ever."""
+def test_client_that_does_not_read_is_disconnected(bounded: ServiceProcess) -> None:
+    """Otherwise the service would keep its response forever."""
     with closing(dial(bounded)) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # Pipelined answers pile up, since none of them is read.
+        # Pipelined responses pile up, because none of them is read.
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 300)
         wait_until("it is cut off", partial(is_reset, connection))
 
@@ -346,36 +346,36 @@ def is_reset(connection: socket.socket) -> bool:
     return False
 
 
-def test_all_bodies_together_are_bounded(bounded: ServiceProcess) -> None:
+def test_bodies_of_all_requests_together_are_bounded(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(dial(bounded))) for _ in range(3)]
         for connection in connections:
             connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % BODY + b" " * (BODY - 1))
         answered, _, _ = select.select(connections, [], [], 30)
-        told = problem(answered[0])
-        assert told["status"] == 429
-        assert f"{HELD} bytes (max_inflight_body_bytes)" in told["detail"]
+        error = problem(answered[0])
+        assert error["status"] == 429
+        assert f"{MAX_INFLIGHT} bytes (max_inflight_body_bytes)" in error["detail"]
     with httpx.Client(base_url=bounded.url) as http:
-        # What is over is held no more.
+        # Bodies of finished requests no longer count.
         full = b" " * BODY
         wait_until("room", lambda: http.post("/translate", content=full).status_code == 400)
 
 
-def test_connections_are_bounded_and_health_still_answers(bounded: ServiceProcess) -> None:
+def test_connections_above_the_limit_get_health_checks_only(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
         for _ in range(30):
             stack.enter_context(closing(dial(bounded)))
-        with closing(dial(bounded)) as last:
-            last.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
-            told = problem(last)
-            assert (told["status"], told["code"]) == (503, "too-many-connections")
-            assert "24 connections (max_connections)" in told["detail"]
+        with closing(dial(bounded)) as extra:
+            extra.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+            error = problem(extra)
+            assert (error["status"], error["code"]) == (503, "too-many-connections")
+            assert "24 connections (max_connections)" in error["detail"]
         with httpx.Client(base_url=bounded.url) as http:
             assert http.get("/health/live").status_code == 200
     with httpx.Client(base_url=bounded.url) as http:
         wait_until("others are served", lambda: http.get("/info").status_code == 200)
 
 
-def test_raw_inputs_are_counted() -> None:
+def test_raw_inputs_above_the_limit_are_refused() -> None:
     with pytest.raises(InputTooLargeError, match=r"at most 3 items \(max_items\), got 4"):
         decode_items(["a"] * 4, "text", 3)

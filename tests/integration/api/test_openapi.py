@@ -1,19 +1,19 @@
-"""The OpenAPI document is the contract: it changes only where somebody means it to."""
+"""The OpenAPI document changes only on purpose."""
 
 import json
 
 from tests.support.openapi_document import SNAPSHOT, served
 
 
-def test_the_document_is_the_one_in_the_repository(url: str) -> None:
-    kept, came = json.loads(SNAPSHOT.read_text()), served(url)
+def test_openapi_document_equals_the_snapshot(url: str) -> None:
+    snapshot, document = json.loads(SNAPSHOT.read_text()), served(url)
     changed = sorted(
         path
-        for path in kept["paths"].keys() | came["paths"].keys()
-        if kept["paths"].get(path) != came["paths"].get(path)
+        for path in snapshot["paths"].keys() | document["paths"].keys()
+        if snapshot["paths"].get(path) != document["paths"].get(path)
     )
-    # A flag, not the two documents: pytest would print their difference, which nobody reads.
-    same = kept == came
+    # A flag, because pytest would print the difference of two long documents.
+    same = snapshot == document
     assert same, (
         "tests/support/openapi.json differs from what is served (paths: "
         f"{changed or 'none, but the rest'}"

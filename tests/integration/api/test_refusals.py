@@ -1,4 +1,4 @@
-"""Bad input through real HTTP: each gets its status, its pointer, and what was expected."""
+"""Invalid input over HTTP: each error has its status, its pointer, and what was expected."""
 
 import pickle
 import struct
@@ -15,18 +15,20 @@ TO_Y = {"source": "x", "target": "y"}
 GOOD = [0.5] * 24
 
 
-def check(answer: httpx.Response, status: int, pointer: str | None = None, said: str = "") -> None:
-    assert answer.headers["content-type"] == "application/problem+json", answer.text
-    told = answer.json()
-    assert (answer.status_code, told["status"]) == (status, status), told
-    assert told["request_id"] == answer.headers["x-request-id"]
-    assert said in told["detail"], told
+def check(
+    response: httpx.Response, status: int, pointer: str | None = None, detail: str = ""
+) -> None:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    problem = response.json()
+    assert (response.status_code, problem["status"]) == (status, status), problem
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert detail in problem["detail"], problem
     if pointer is not None:
-        assert told.get("pointer") == pointer, told
+        assert problem.get("pointer") == pointer, problem
 
 
 @pytest.mark.parametrize(
-    ("rows", "pointer", "said"),
+    ("rows", "pointer", "detail"),
     [
         ("[[NaN]]", "/embeddings/0/0", "nan"),
         ("[[1, Infinity]]", "/embeddings/0/1", "inf"),
@@ -44,13 +46,17 @@ def check(answer: httpx.Response, status: int, pointer: str | None = None, said:
         ("[[1, 2, 3]]", "/embeddings", "24 wide, got embeddings of 3"),
     ],
 )
-def test_vectors(http: httpx.Client, spaces: Pair, rows: str, pointer: str, said: str) -> None:
+def test_invalid_vectors_are_refused_with_their_pointer(
+    http: httpx.Client, spaces: Pair, rows: str, pointer: str, detail: str
+) -> None:
     body = f'{{"source": "x", "target": "y", "embeddings": {rows}}}'
-    check(http.post("/translate", content=body), 422, pointer, said)
+    check(http.post("/translate", content=body), 422, pointer, detail)
 
 
 @pytest.mark.parametrize("field", ["anchors", "weight", "bias", "layers", "fit"])
-def test_vectors_in_every_other_field(http: httpx.Client, spaces: Pair, field: str) -> None:
+def test_invalid_vectors_in_other_fields_are_refused_with_their_pointer(
+    http: httpx.Client, spaces: Pair, field: str
+) -> None:
     bad: Any = [[1, None]]
     bodies: dict[str, tuple[str, dict[str, Any], str]] = {
         "anchors": ("/spaces/bad", {"anchor_set": "Z", "anchors": bad}, "/anchors/0/1"),
@@ -91,7 +97,7 @@ def test_vectors_in_every_other_field(http: httpx.Client, spaces: Pair, field: s
         (b"5", 422),
     ],
 )
-def test_bodies(http: httpx.Client, content: bytes, status: int) -> None:
+def test_malformed_body_is_refused(http: httpx.Client, content: bytes, status: int) -> None:
     check(http.post("/translate", content=content), status)
 
 
@@ -127,10 +133,12 @@ def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
         ),
     ],
 )
-def test_npy_files(http: httpx.Client, spaces: Pair, content: bytes, status: int) -> None:
+def test_invalid_npy_file_is_refused(
+    http: httpx.Client, spaces: Pair, content: bytes, status: int
+) -> None:
     headers = {"Content-Type": "application/x-npy"}
-    answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
-    check(answer, status)
+    response = http.post("/translate", params=TO_Y, content=content, headers=headers)
+    check(response, status)
 
 
 def tensor(header: str, data: bytes = b"") -> bytes:
@@ -169,13 +177,15 @@ def tensor(header: str, data: bytes = b"") -> bytes:
         (save({"embeddings": np.full((1, 24), np.nan, np.float32)}), 422),
     ],
 )
-def test_safetensors_files(http: httpx.Client, spaces: Pair, content: bytes, status: int) -> None:
+def test_invalid_safetensors_file_is_refused(
+    http: httpx.Client, spaces: Pair, content: bytes, status: int
+) -> None:
     headers = {"Content-Type": "application/vnd.safetensors"}
-    answer = http.post("/translate", params=TO_Y, content=content, headers=headers)
-    check(answer, status)
+    response = http.post("/translate", params=TO_Y, content=content, headers=headers)
+    check(response, status)
 
 
-def test_base64_rows(http: httpx.Client, spaces: Pair) -> None:
+def test_invalid_base64_row_is_refused_with_its_pointer(http: httpx.Client, spaces: Pair) -> None:
     body = {**TO_Y, "encoding_format": "base64"}
     check(http.post("/translate", json={**body, "embeddings": ["*"]}), 422, "/embeddings/0")
     check(http.post("/translate", json={**body, "embeddings": ["AAA="]}), 422, "/embeddings/0")
@@ -183,8 +193,8 @@ def test_base64_rows(http: httpx.Client, spaces: Pair) -> None:
     check(http.post("/translate", json=ragged), 422, "/embeddings/1", "2 numbers")
 
 
-def test_sizes_are_refused_whatever_they_claim(http: httpx.Client) -> None:
-    check(http.post("/translate", content=b" " * 3_000_000), 413, said="max_body_bytes")
+def test_body_above_the_limit_is_refused(http: httpx.Client) -> None:
+    check(http.post("/translate", content=b" " * 3_000_000), 413, detail="max_body_bytes")
 
     def endless() -> Any:
         for _ in range(100):
@@ -192,26 +202,28 @@ def test_sizes_are_refused_whatever_they_claim(http: httpx.Client) -> None:
 
     check(http.post("/translate", content=endless()), 413)
     gzipped = http.post("/translate", content=b"x", headers={"Content-Encoding": "gzip"})
-    check(gzipped, 415, said="gzip")
+    check(gzipped, 415, detail="gzip")
 
 
 @pytest.mark.parametrize("name", ["a:b", "a*", "a b", "-a", "é", "a" * 129, "..", "a\u200b"])
-def test_ids(http: httpx.Client, name: str) -> None:
+def test_invalid_id_is_refused(http: httpx.Client, name: str) -> None:
     body = {"anchor_set": "S", "anchors": [[1.0], [2.0]]}
-    answer = http.put(f"/spaces/{name}", json=body)
+    response = http.put(f"/spaces/{name}", json=body)
     # Clients resolve dots, so that one is another path.
-    assert answer.status_code == (404 if name == ".." else 422)
+    assert response.status_code == (404 if name == ".." else 422)
     check(http.post("/spaces", json={**body, "id": name}), 422, "/id")
 
 
-def test_slashes_in_ids_are_other_paths(http: httpx.Client) -> None:
+def test_id_with_a_slash_is_refused(http: httpx.Client) -> None:
     names = {"a%2Fb": 404, "../x": 404, "%2e%2e%2fx": 404, "a%0d%0aX:1": 422}
     for name, status in names.items():
-        answer = http.put(f"/spaces/{name}", json={"anchor_set": "S", "anchors": [[1.0], [2.0]]})
-        assert answer.status_code == status, name
+        response = http.put(f"/spaces/{name}", json={"anchor_set": "S", "anchors": [[1.0], [2.0]]})
+        assert response.status_code == status, name
 
 
-def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:
+def test_unsupported_methods_media_types_and_headers_are_refused(
+    http: httpx.Client, spaces: Pair
+) -> None:
     patched = http.patch("/spaces/x")
     check(patched, 405)
     assert patched.headers["allow"] == "DELETE, GET, HEAD, PUT"
@@ -219,24 +231,24 @@ def test_methods_types_and_headers(http: httpx.Client, spaces: Pair) -> None:
         check(http.post("/translate", content=b"x", headers={"Content-Type": media}), 415)
     for wrong in ("abc", "-1", "0", "nan", "inf"):
         body = {**TO_Y, "embeddings": [GOOD]}
-        answer = http.post("/translate", json=body, headers={"X-Request-Timeout": wrong})
-        check(answer, 422, said="X-Request-Timeout")
+        response = http.post("/translate", json=body, headers={"X-Request-Timeout": wrong})
+        check(response, 422, detail="X-Request-Timeout")
     check(http.get("/spaces", params={"cursor": "*"}), 422, "/cursor")
     check(http.get("/nowhere"), 404)
 
 
-def test_unknown_fields_bridges_and_resources(http: httpx.Client, spaces: Pair) -> None:
+def test_unknown_fields_bridges_and_resources_are_refused(http: httpx.Client, spaces: Pair) -> None:
     body = {**TO_Y, "embeddings": [GOOD]}
     check(http.post("/translate", json={**body, "extra": 1}), 422, "/extra", "source, target")
     check(http.post("/translate", json={**body, "bridge": "magic"}), 422, "/bridge", "ridge")
     check(http.post("/translate", json={**body, "bridge": "none"}), 422, "/bridge", "24 wide")
-    check(http.post("/translate", json={**body, "target": "nobody"}), 404, said="nobody")
+    check(http.post("/translate", json={**body, "target": "nobody"}), 404, detail="nobody")
     check(http.post("/classify/nobody", json={"space": "x", "embeddings": [GOOD]}), 404)
-    check(http.post("/stitch/x/h", json={"items": ["a"]}), 422, said="no encoder")
+    check(http.post("/stitch/x/h", json={"items": ["a"]}), 422, detail="no encoder")
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "detail"),
     [
         ({"weight": [[1.0] * 5], "labels": ["a"]}, 422, "32 wide, the head takes 5"),
         ({"weight": [[1.0] * 32], "labels": ["a", "b"]}, 422, "1 classes, got 2 labels"),
@@ -251,8 +263,8 @@ def test_unknown_fields_bridges_and_resources(http: httpx.Client, spaces: Pair) 
         ({"fit": {"embeddings": [GOOD, GOOD], "labels": ["x", "x"]}}, 422, "two classes"),
     ],
 )
-def test_heads(
-    http: httpx.Client, spaces: Pair, body: dict[str, Any], status: int, said: str
+def test_invalid_head_is_refused_and_not_registered(
+    http: httpx.Client, spaces: Pair, body: dict[str, Any], status: int, detail: str
 ) -> None:
-    check(http.put("/heads/bad", json={"space": "y", **body}), status, said=said)
+    check(http.put("/heads/bad", json={"space": "y", **body}), status, detail=detail)
     assert http.get("/heads/bad").status_code == 404

@@ -82,9 +82,9 @@ def test_first_space_creates_its_anchor_set_and_the_others_must_match(http: http
     wrong = http.put("/spaces/s2", json={"anchor_set": "B", "anchors": anchors(k=5)})
     check(wrong, 409, "/anchors", "has 6 anchors, got 5 rows")
     assert wrong.json()["code"] == "anchor-set-mismatch"
-    check(http.put("/anchor-sets/B", json={"size": 7}), 409, said="never change")
+    check(http.put("/anchor-sets/B", json={"size": 7}), 409, detail="never change")
     assert http.put("/anchor-sets/B", json={"size": 6}).status_code == 200
-    check(http.delete("/anchor-sets/B"), 409, said="space:s1")
+    check(http.delete("/anchor-sets/B"), 409, detail="space:s1")
 
 
 def test_translation_between_anchor_sets_is_conflict(http: httpx.Client) -> None:
@@ -92,7 +92,7 @@ def test_translation_between_anchor_sets_is_conflict(http: httpx.Client) -> None
         http.put(f"/spaces/{name}", json={"anchor_set": set_, "anchors": anchors()})
     body = {"source": "o1", "target": "o2", "embeddings": [[1, 2, 3]]}
     response = http.post("/translate", json=body)
-    check(response, 409, said="same anchor set")
+    check(response, 409, detail="same anchor set")
     assert response.json()["code"] == "anchor-set-mismatch"
 
 
@@ -149,9 +149,9 @@ def test_space_with_heads_cannot_be_deleted_or_change_its_width(http: httpx.Clie
     http.put("/spaces/k", json=body)
     head = {"space": "k", "weight": [[1, 0, 0], [0, 1, 0]], "labels": ["a", "b"]}
     assert http.put("/heads/k", json=head).status_code == 201
-    check(http.delete("/spaces/k"), 409, said="head:k")
+    check(http.delete("/spaces/k"), 409, detail="head:k")
     wider = http.put("/spaces/k", json={"anchor_set": "K2", "anchors": anchors(d=4)})
-    check(wider, 409, said="width")
+    check(wider, 409, detail="width")
     assert http.get("/anchor-sets/K2").status_code == 404
     assert http.put("/spaces/k", json={**body, "anchors": anchors(3)}).status_code == 200
     assert http.post("/classify/k", json={"space": "k", "embeddings": [[5, 0, 0]]}).is_success
@@ -202,7 +202,7 @@ def test_pending_space_waits_for_a_worker_and_can_be_deleted(http: httpx.Client)
         http.put("/anchor-sets/E", json={"modality": "text", "items": ["a", " "]}), 422, "/items/1"
     )
     image = {"anchor_set": "D", "encoder": {"kind": "timm", "model": "resnet18"}}
-    check(http.put("/spaces/d2", json=image), 409, said="embeds image items")
+    check(http.put("/spaces/d2", json=image), 409, detail="embeds image items")
     assert http.delete("/spaces/d").status_code == 204
     assert http.delete("/anchor-sets/D").status_code == 204
 
@@ -219,7 +219,7 @@ def test_anchor_sets_as_multipart_and_as_ndjson_equal_json(http: httpx.Client) -
     again = http.put("/anchor-sets/J", params=query, content=lines, headers=headers)
     assert (first.status_code, again.status_code) == (201, 200), again.text
     bad = http.put("/anchor-sets/J2", params=query, content=lines + "\n{", headers=headers)
-    check(bad, 400, said="line 4")
+    check(bad, 400, detail="line 4")
     files = [("items", text.encode()) for text in texts]
     parts = http.put("/anchor-sets/F", data={"modality": "text"}, files=files)
     assert parts.status_code == 201, parts.text
@@ -231,7 +231,7 @@ def test_anchor_sets_as_multipart_and_as_ndjson_equal_json(http: httpx.Client) -
         content=request.read()[:-40],
         headers={"Content-Type": request.headers["content-type"]},
     )
-    check(cut, 400, said="cut")
+    check(cut, 400, detail="cut")
 
 
 def test_operation_routes_respond(http: httpx.Client) -> None:

@@ -33,7 +33,7 @@ def test_finish_of_large_work_runs_beside_the_event_loop(executor: BoundedExecut
     assert worker != loop
 
 
-def test_run_beyond_the_capacity_is_refused(executor: BoundedExecutor) -> None:
+def test_run_above_the_capacity_is_refused(executor: BoundedExecutor) -> None:
     resume = threading.Event()
 
     async def run() -> None:
@@ -47,7 +47,7 @@ def test_run_beyond_the_capacity_is_refused(executor: BoundedExecutor) -> None:
     asyncio.run(run())
 
 
-def test_run_beyond_the_deadline_is_refused_and_its_result_dropped(
+def test_run_past_the_deadline_is_refused_and_its_result_dropped(
     executor: BoundedExecutor,
 ) -> None:
     resume = threading.Event()

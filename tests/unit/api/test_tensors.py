@@ -20,7 +20,7 @@ from tests.support.request_limits import LIMITS
 ROWS = np.arange(6, dtype="<f4").reshape(2, 3)
 TEXTS = ["a", "ünïcode", "three words here"]
 RAW_TEXTS = b"".join(struct.pack("<I", len(t.encode())) + t.encode() for t in TEXTS)
-HEAD = json.dumps(
+HEADER_JSON = json.dumps(
     {
         "id": "1",
         "inputs": [
@@ -40,7 +40,7 @@ HEAD = json.dumps(
         "outputs": [{"name": "embeddings", "parameters": {"binary_data": True}}],
     }
 ).encode()
-BODY = HEAD + ROWS.tobytes() + RAW_TEXTS
+BODY = HEADER_JSON + ROWS.tobytes() + RAW_TEXTS
 
 
 def read(body: bytes, length: int) -> tensors.Inference:
@@ -52,24 +52,26 @@ def read(body: bytes, length: int) -> tensors.Inference:
     return asyncio.run(tensors.read(request, LIMITS))
 
 
-def test_each_tensor_gets_its_own_bytes() -> None:
-    first, second = read(BODY, len(HEAD)).tensors
+def test_binary_tensors_get_their_bytes() -> None:
+    first, second = read(BODY, len(HEADER_JSON)).tensors
     np.testing.assert_array_equal(tensors.rows(first, LIMITS), ROWS)
     assert tensors.items(second, LIMITS) == [text.encode() for text in TEXTS]
 
 
-def test_answers_are_read_as_they_were_written() -> None:
+def test_binary_response_has_the_bytes_of_its_tensors() -> None:
     labels = np.array([["a", "ü"], ["", "long"]], object)
     outputs = {"embeddings": ROWS, "labels": labels}
-    wanted = [("labels", True), ("embeddings", True), ("labels", False)]
-    answer = tensors.respond(read(BODY, len(HEAD)), {"model_name": "m"}, outputs, wanted, {})
-    size = int(answer.headers[tensors.HEADER])
-    told, rest = orjson.loads(answer.body[:size]), answer.body[size:]
-    sizes = [output["parameters"]["binary_data_size"] for output in told["outputs"][:2]]
-    assert (told["id"], sum(sizes)) == ("1", len(rest))
+    formats = [("labels", True), ("embeddings", True), ("labels", False)]
+    response = tensors.respond(
+        read(BODY, len(HEADER_JSON)), {"model_name": "m"}, outputs, formats, {}
+    )
+    size = int(response.headers[tensors.HEADER])
+    header, rest = orjson.loads(response.body[:size]), response.body[size:]
+    sizes = [output["parameters"]["binary_data_size"] for output in header["outputs"][:2]]
+    assert (header["id"], sum(sizes)) == ("1", len(rest))
     assert bytes(rest[: sizes[0]]) == b"\1\0\0\0a\2\0\0\0\xc3\xbc\0\0\0\0\4\0\0\0long"
     np.testing.assert_array_equal(np.frombuffer(rest[sizes[0] :], "<f4").reshape(2, 3), ROWS)
-    assert told["outputs"][2]["data"] == ["a", "ü", "", "long"]
+    assert header["outputs"][2]["data"] == ["a", "ü", "", "long"]
 
 
 Damage = tuple[int, bytes]
@@ -79,18 +81,18 @@ Damage = tuple[int, bytes]
 @given(
     damages=st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.binary(max_size=4)), max_size=3),
     cut=st.integers(0, len(BODY)),
-    length=st.integers(0, len(BODY)) | st.just(len(HEAD)),
+    length=st.integers(0, len(BODY)) | st.just(len(HEADER_JSON)),
 )
-def test_damage_is_named_or_harmless(damages: list[Damage], cut: int, length: int) -> None:
+def test_damaged_request_is_parsed_or_refused(damages: list[Damage], cut: int, length: int) -> None:
     body = bytearray(BODY)
     for at, instead in damages:
         body[at : at + len(instead)] = instead
     # Any other error would be a 500, and fails here.
     for data in (bytes(body), bytes(body[:cut])):
         with suppress(InvalidInputError):
-            found = read(data, length)
-            found.wanted(("embeddings",))
-            for tensor in found.tensors:
+            inference = read(data, length)
+            inference.wanted(("embeddings",))
+            for tensor in inference.tensors:
                 for take in (tensors.rows, tensors.items):
                     with suppress(InvalidInputError):
                         take(tensor, LIMITS)

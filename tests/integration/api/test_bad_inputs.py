@@ -1,4 +1,4 @@
-"""Bad inputs through real HTTP; more of them are in `test_refusals` and in the drills."""
+"""Bad inputs over HTTP; `test_refusals` and the chaos tests have more."""
 
 import gzip
 import io
@@ -19,19 +19,19 @@ from tests.conftest import Pair
 from tests.integration.api.test_refusals import GOOD, TO_Y, check
 from tests.support.memory import MB, resident
 
-MOST = 2_000_000
+MAX_BODY_BYTES = 2_000_000
 
 
 def test_error_about_nan_is_valid_json(http: httpx.Client, spaces: Pair) -> None:
     for number in ("NaN", "-Infinity", "1e400", "null"):
         body = f'{{"source": "x", "target": "y", "embeddings": [[{number}]]}}'
-        answer = http.post("/translate", content=body)
-        check(answer, 422, "/embeddings/0/0")
+        response = http.post("/translate", content=body)
+        check(response, 422, "/embeddings/0/0")
 
         def never(constant: str) -> None:
             raise AssertionError(constant)
 
-        json.loads(answer.text, parse_constant=never)
+        json.loads(response.text, parse_constant=never)
     for field in ("top", "bridge"):
         body = f'{{"space": "x", "{field}": NaN, "embeddings": [{GOOD}]}}'
         check(http.post("/classify/h", content=body), 422, f"/{field}")
@@ -52,18 +52,18 @@ def test_tiny_file_that_claims_a_huge_shape_is_refused(
 ) -> None:
     header = b"{'descr':'<f4','fortran_order':False,'shape':(1000000000,1000000),}"
     npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
-    told = b'{"embeddings":{"dtype":"F32","shape":[1000000000,1000000],"data_offsets":[0,%d]}}'
-    tensors = told % (4 * 10**15)
+    template = b'{"embeddings":{"dtype":"F32","shape":[1000000000,1000000],"data_offsets":[0,%d]}}'
+    tensors = template % (4 * 10**15)
     bodies = {
         "application/x-npy": npy,
         "application/vnd.safetensors": len(tensors).to_bytes(8, "little") + tensors,
     }
     before = resident(pid)
     for media, content in bodies.items():
-        answer = http.post(
+        response = http.post(
             "/translate", params=TO_Y, content=content, headers={"Content-Type": media}
         )
-        check(answer, 400)
+        check(response, 400)
     assert resident(pid) - before < 20 * MB
 
 
@@ -71,17 +71,17 @@ def test_gzip_bomb_and_endless_body_leave_memory_flat(
     http: httpx.Client, spaces: Pair, pid: int
 ) -> None:
     bomb = gzip.compress(b" " * 50_000_000)
-    assert len(bomb) < MOST
+    assert len(bomb) < MAX_BODY_BYTES
     before = resident(pid)
     for coding in ("gzip", "deflate", "br", "gzip, identity"):
         headers = {"Content-Encoding": coding, "Content-Type": "application/json"}
-        check(http.post("/translate", content=bomb, headers=headers), 415, said="uncompressed")
+        check(http.post("/translate", content=bomb, headers=headers), 415, detail="uncompressed")
 
     def flood() -> Iterator[bytes]:
         for _ in range(500):
             yield b" " * 100_000
 
-    check(http.post("/translate", content=flood()), 413, said="max_body_bytes")
+    check(http.post("/translate", content=flood()), 413, detail="max_body_bytes")
     assert resident(pid) - before < 20 * MB
 
 
@@ -136,9 +136,9 @@ def test_duplicate_keys_and_nul_in_other_fields_are_refused(
     http: httpx.Client, spaces: Pair
 ) -> None:
     nested = b'{"anchor_set":"Z","irp":{"omega":2,"omega":3},"anchors":[[1],[2]]}'
-    told = http.put("/spaces/twice", content=nested)
-    check(told, 400, said="'omega' twice")
-    assert told.json()["code"] == "duplicate-key"
+    duplicate = http.put("/spaces/twice", content=nested)
+    check(duplicate, 400, detail="'omega' twice")
+    assert duplicate.json()["code"] == "duplicate-key"
     npy = io.BytesIO()
     np.save(npy, np.ones((1, 24), np.float32))
     twice = http.post(
@@ -146,7 +146,7 @@ def test_duplicate_keys_and_nul_in_other_fields_are_refused(
         content=npy.getvalue(),
         headers={"Content-Type": "application/x-npy"},
     )
-    check(twice, 422, said="'target' twice")
+    check(twice, 422, detail="'target' twice")
     lines = b'{"item": "a", "item": "b"}\n{"item": "c"}'
     headers = {"Content-Type": "application/x-ndjson"}
     check(http.put("/anchor-sets/Z?modality=text", content=lines, headers=headers), 400)
@@ -206,12 +206,12 @@ def test_pickles_are_refused_unread(http: httpx.Client, spaces: Pair, tmp_path: 
     ):
         headers = {"Content-Type": media}
         check(http.put("/heads/b?space=y", content=pickled, headers=headers), status)
-    held = io.BytesIO()
-    np.save(held, np.array([Bomb()], object), allow_pickle=True)
-    answer = http.put(
-        "/heads/b?space=y", content=held.getvalue(), headers={"Content-Type": "application/x-npy"}
+    file = io.BytesIO()
+    np.save(file, np.array([Bomb()], object), allow_pickle=True)
+    response = http.put(
+        "/heads/b?space=y", content=file.getvalue(), headers={"Content-Type": "application/x-npy"}
     )
-    check(answer, 422)
+    check(response, 422)
     assert not planted.exists()
 
 
@@ -230,8 +230,8 @@ def test_tensors_that_make_no_head_are_refused(
 ) -> None:
     data = save(weights, {"labels": '["a", "b"]'})
     headers = {"Content-Type": "application/vnd.safetensors"}
-    answer = http.put("/heads/bad?space=y", content=data, headers=headers)
-    check(answer, 422)
+    response = http.put("/heads/bad?space=y", content=data, headers=headers)
+    check(response, 422)
     assert http.get("/heads/bad").status_code == 404
 
 
@@ -240,13 +240,13 @@ def test_degenerate_anchors_are_measured_or_refused(http: httpx.Client) -> None:
     few, line = rng.normal(size=(3, 8)), np.outer(np.arange(1.0, 9.0), np.ones(8))
     double = np.repeat(rng.normal(size=(4, 8)), 2, axis=0)
     for name, rows in (("few", few), ("line", line), ("double", double)):
-        told = http.put(
+        response = http.put(
             f"/spaces/b11-{name}", json={"anchor_set": f"B11{name}", "anchors": rows.tolist()}
         )
-        assert told.status_code == 201, told.text
-        assert told.json()["rank"] < 8
-        assert np.isfinite(told.json()["condition_number"])
-        assert bool(told.json()["warnings"]) == (name != "few")
+        assert response.status_code == 201, response.text
+        assert response.json()["rank"] < 8
+        assert np.isfinite(response.json()["condition_number"])
+        assert bool(response.json()["warnings"]) == (name != "few")
         for bridge in ("exp", "ridge", "irp", "irp-completed"):
             id_ = f"b11-{name}"
             other = f"b11-{name}-2"
@@ -255,10 +255,10 @@ def test_degenerate_anchors_are_measured_or_refused(http: httpx.Client) -> None:
                 "anchors": (rows @ rng.normal(size=(8, 5))).tolist(),
             }
             assert http.put(f"/spaces/{other}", json=body).is_success
-            asked = {"source": id_, "target": other, "bridge": bridge, "embeddings": [[1.0] * 8]}
-            answer = http.post("/translate", json=asked)
-            assert answer.status_code == 200, answer.text
-            assert np.isfinite(np.array(answer.json()["embeddings"], float)).all()
+            request = {"source": id_, "target": other, "bridge": bridge, "embeddings": [[1.0] * 8]}
+            response = http.post("/translate", json=request)
+            assert response.status_code == 200, response.text
+            assert np.isfinite(np.array(response.json()["embeddings"], float)).all()
     same = {"anchor_set": "B11same", "anchors": [[1.0, 2.0]] * 6}
     check(http.put("/spaces/b11-same", json=same), 422)
     huge = {"anchor_set": "B11huge", "anchors": (rng.normal(size=(6, 4)) * 1e30).tolist()}
@@ -268,10 +268,10 @@ def test_degenerate_anchors_are_measured_or_refused(http: httpx.Client) -> None:
 def test_set_of_equal_size_and_width_is_another_set(http: httpx.Client, spaces: Pair) -> None:
     body = {"anchor_set": "B12", "anchors": spaces.y_anchors.tolist()}
     assert http.put("/spaces/b12", json=body).status_code == 201
-    asked = {"source": "x", "target": "b12", "embeddings": [GOOD]}
-    told = http.post("/translate", json=asked)
-    check(told, 409, said="anchor set")
-    assert told.json()["code"] == "anchor-set-mismatch"
+    request = {"source": "x", "target": "b12", "embeddings": [GOOD]}
+    response = http.post("/translate", json=request)
+    check(response, 409, detail="anchor set")
+    assert response.json()["code"] == "anchor-set-mismatch"
     check(http.post("/classify/h", json={"space": "b12", "embeddings": [[0.5] * 32]}), 409)
 
 
@@ -279,16 +279,16 @@ def test_labels_with_html_stay_data(http: httpx.Client, spaces: Pair) -> None:
     label = "<script>alert(1)</script>"
     body = {"space": "y", "weight": [[1.0] * 32, [-1.0] * 32], "labels": [label, "\u2028\"'"]}
     assert http.put("/heads/html", json=body).status_code == 201
-    for answer in (
+    for response in (
         http.get("/heads/html"),
         http.post("/classify/html", json={"space": "x", "embeddings": [GOOD]}),
         http.post("/compatibility/x/html", json={"labels": ["<b>"], "embeddings": [GOOD]}),
         http.get("/spaces/<script>"),
     ):
-        media_type = "application/json" if answer.is_success else "application/problem+json"
-        assert answer.headers["content-type"] == media_type
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "charset" not in answer.headers["content-type"]
+        media_type = "application/json" if response.is_success else "application/problem+json"
+        assert response.headers["content-type"] == media_type
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "charset" not in response.headers["content-type"]
 
 
 def test_unsupported_methods_are_refused(http: httpx.Client) -> None:
@@ -300,12 +300,12 @@ def test_unsupported_methods_are_refused(http: httpx.Client) -> None:
         ("TRACE", "/info", "GET, HEAD"),
         ("DELETE", "/health/live", "GET, HEAD"),
     ):
-        answer = http.request(method, path)
-        assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
+        response = http.request(method, path)
+        assert (response.status_code, response.headers["allow"]) == (405, allowed)
     for path in ("/info", "/health/live", "/spaces"):
-        told, whole = http.head(path), http.get(path)
-        assert (told.status_code, told.content) == (200, b"")
-        assert told.headers["content-length"] == str(len(whole.content))
+        head, whole = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(whole.content))
     assert http.head("/spaces/nobody").status_code == 404
 
 
