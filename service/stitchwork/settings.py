@@ -1,4 +1,4 @@
-"""Settings: one frozen model, read from the environment and from flags of the same names."""
+"""The settings: one frozen model, read from the environment and from options of the commands."""
 
 import ipaddress
 from pathlib import Path
@@ -26,42 +26,42 @@ _LIMITS = (
     "rate_limits",
     "image_url_timeout_seconds",
 )
-"""What bounds a request, beside all that is called `max_…`."""
+"""The settings that limit a request, in addition to those named `max_…`."""
 
 
 class Settings(BaseSettings):
-    """How one process of the service is set up; validated when it starts."""
+    """The configuration of one process of the service, validated when it starts."""
 
     model_config = SettingsConfigDict(
-        env_prefix="STITCHWORK_", frozen=True, extra="ignore", hide_input_in_errors=True
+        env_prefix="STITCHWORK_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    host: str = Field("127.0.0.1", description="Address the API listens on.")
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
     port: int = Field(
-        8765, ge=0, le=65_535, description="Port the API listens on; 0 takes a free one."
+        8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
     )
     allow_public: bool = Field(
-        False, description="Listen on addresses other than loopback although no keys guard them."
+        False, description="Listen on a non-loopback address without API keys."
     )
     data_dir: Path = Field(
-        Path("stitchwork-data"), description="Where `serve` keeps the embedded registry."
+        Path("stitchwork-data"), description="Folder of the embedded registry of `serve`."
     )
     redis_url: str | None = Field(
-        None, description="Registry server (durable, never evicting); unset: `serve` embeds one."
+        None, description="Registry server, durable and never evicting; unset: `serve` embeds one."
     )
     queue_url: str | None = Field(
-        None, description="Queue and cache server (memory only); unset: the registry server."
+        None, description="Queue and cache server, memory only; unset: the registry server."
     )
-    apis: int = Field(1, ge=1, le=64, description="API processes that `serve` starts.")
-    workers: int = Field(1, ge=0, le=256, description="Workers that `serve` starts.")
+    apis: int = Field(1, ge=1, le=64, description="Number of API processes that `serve` starts.")
+    workers: int = Field(1, ge=0, le=256, description="Number of workers that `serve` starts.")
     worker_index: int = Field(
-        0, ge=0, description="Which of a machine's workers this is; they take its GPUs in turn."
+        0, ge=0, description="Index of a worker on its machine, which selects its GPU."
     )
     worker_models: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="Patterns of the models a worker takes work for, separated by commas."
+        ("*",), description="Patterns of the models that a worker serves, separated by commas."
     )
     model_memory_bytes: int = Field(
-        0, ge=0, description="Memory of a worker for models; 0 takes half of what its device has."
+        0, ge=0, description="Memory of a worker for models; 0 is half of its device's memory."
     )
     device: str = Field(
         "auto",
@@ -69,7 +69,8 @@ class Settings(BaseSettings):
         description="Device of a worker: auto, cpu, cuda, cuda:N or mps.",
     )
     compile_models: bool = Field(
-        True, description="Compile models on a CPU, if OpenVINO is installed and its rows agree."
+        True,
+        description="Compile models for the CPU if OpenVINO is installed and its output agrees.",
     )
     cuda_graphs: bool = Field(
         False, description="Replay small batches on a GPU as CUDA graphs; untested."
@@ -77,131 +78,146 @@ class Settings(BaseSettings):
     model_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="Folders that local model files may be read from, separated by colons."
     )
-    offline: bool = Field(False, description="Never ask a model hub; use local files only.")
+    offline: bool = Field(False, description="Use local model files only, never a model hub.")
     hub_models: Annotated[tuple[str, ...], NoDecode] = Field(
         ("timm/*", "sentence-transformers/*"),
-        description="Patterns of the hub's models that may be loaded, separated by commas.",
+        description="Patterns of the models that may be loaded from a hub, separated by commas.",
     )
     image_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Patterns of the hosts that images may be fetched from by https URL, separated "
-        "by commas; none: by value only.",
+        "by commas; empty: images by value only.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severity that is logged."
+        "info", description="Minimum severity of log records."
     )
 
     drain_seconds: float = Field(
         0.0,
         ge=0,
-        description="Seconds after SIGTERM in which an API takes requests but says not ready.",
+        description="Time after SIGTERM in which an API serves requests but reports not ready.",
     )
-    request_timeout_seconds: Seconds = Field(
-        30.0, description="Seconds a request may take at most."
-    )
+    request_timeout_seconds: Seconds = Field(30.0, description="Timeout of a request.")
     redis_timeout_seconds: Seconds = Field(
-        2.0, description="Seconds one call to a server may take."
+        2.0, description="Timeout of one call to a registry or queue server."
     )
     stale_seconds: float = Field(
-        300.0, ge=0, description="Seconds a known space may serve while the registry is away."
+        300.0,
+        ge=0,
+        description="How long cached spaces may be served while the registry is unavailable.",
     )
     durable: bool = Field(
-        True, description="Acknowledge a registration only once the registry's AOF has it."
+        True,
+        description="Acknowledge a registration only after the registry has written it to its "
+        "append-only file.",
     )
     durable_replicas: int = Field(
-        0, ge=0, le=16, description="Replicas whose AOF must have it too before that."
+        0, ge=0, le=16, description="Number of replicas that must have written it as well."
     )
 
-    max_body_bytes: Bytes = Field(256 * MEBI, description="Largest request body.")
-    max_rows: Count = Field(65_536, description="Most embeddings in one request.")
-    max_items: Count = Field(1_024, description="Most raw inputs in one inference request.")
-    max_anchors: Count = Field(100_000, description="Most anchors in a set.")
-    max_width: Count = Field(16_384, description="Widest embedding.")
+    max_body_bytes: Bytes = Field(256 * MEBI, description="Maximum size of a request body.")
+    max_rows: Count = Field(65_536, description="Maximum number of embeddings in a request.")
+    max_items: Count = Field(1_024, description="Maximum number of raw inputs in a request.")
+    max_anchors: Count = Field(100_000, description="Maximum number of anchors in a set.")
+    max_width: Count = Field(16_384, description="Maximum width of an embedding.")
 
-    items_per_job: Count = Field(64, description="Raw inputs in one queued job; larger are split.")
+    items_per_job: Count = Field(
+        64, description="Raw inputs in a queued job; larger requests are split."
+    )
     items_per_batch: int = Field(
-        0, ge=0, description="Most raw inputs a model gets at once; 0: 32 on a CPU, 64 on a GPU."
+        0,
+        ge=0,
+        description="Maximum number of raw inputs in a model's batch; 0: 32 on a CPU, 64 on a GPU.",
     )
-    max_queue_jobs: Count = Field(1_024, description="Jobs that may wait for one encoder.")
-    max_queue_bytes: Bytes = Field(
-        512 * MEBI, description="Bytes that waiting jobs may hold in all."
+    max_queue_jobs: Count = Field(
+        1_024, description="Maximum number of jobs that wait for one encoder."
     )
+    max_queue_bytes: Bytes = Field(512 * MEBI, description="Maximum size of all waiting jobs.")
     max_queue_wait_seconds: Seconds = Field(
-        10.0, description="Seconds the first job in line may have waited for another to join it."
+        10.0, description="Maximum wait of the first job in line at which another is accepted."
     )
     lease_seconds: Seconds = Field(
-        10.0, description="Seconds after which a silent worker's jobs go to another."
+        10.0, description="Time after which the jobs of a silent worker are redelivered."
     )
     forward_timeout_seconds: Seconds = Field(
-        20.0, description="Seconds one forward pass may take; a worker that takes longer restarts."
+        20.0, description="Timeout of one forward pass, after which the worker restarts."
     )
     worker_ttl_seconds: Seconds = Field(
-        10.0, description="Seconds of silence after which a worker is gone."
+        10.0, description="Time of silence after which a worker counts as gone."
     )
-    map_cache_bytes: Bytes = Field(512 * MEBI, description="Memory of one process for fused maps.")
-    fit_threads: Count = Field(1, description="Inverses computed at the same time in one process.")
+    map_cache_bytes: Bytes = Field(512 * MEBI, description="Memory of a process for cached maps.")
+    fit_threads: Count = Field(
+        1, description="Number of inverses that a process computes at the same time."
+    )
     blas_threads: int = Field(
         0,
         ge=0,
-        description="Threads of one matrix product on the CPU; 0 leaves the library's choice.",
+        description="Threads of one matrix product on the CPU; 0: the library's default.",
     )
     embedded_queue_bytes: Bytes = Field(
         1024 * MEBI, description="Memory of the embedded queue server."
     )
 
     max_json_values: Count = Field(
-        16 * MEBI, description="Most values in one JSON body; each takes up to 72 bytes."
+        16 * MEBI,
+        description="Maximum number of values in a JSON body; each takes up to 72 bytes of memory.",
     )
     max_json_depth: int = Field(
-        64, ge=8, le=200, description="Most levels of lists and objects in JSON."
+        64, ge=8, le=200, description="Maximum nesting depth of a JSON body."
     )
     max_image_url_bytes: Bytes = Field(
-        16 * MEBI, description="Largest image that is fetched by URL."
+        16 * MEBI, description="Maximum size of an image that is fetched by URL."
     )
     image_url_timeout_seconds: Seconds = Field(
-        5.0, description="Seconds that fetching one may take."
+        5.0, description="Timeout of fetching an image by URL."
     )
-    max_image_pixels: Count = Field(64_000_000, description="Most pixels of an image.")
+    max_image_pixels: Count = Field(64_000_000, description="Maximum number of pixels of an image.")
     max_text_tokens: int = Field(
-        8_192, ge=16, description="Most tokens of a text, also where its model takes more."
+        8_192,
+        ge=16,
+        description="Maximum number of tokens of a text, also where the model accepts more.",
     )
-    max_head_layers: Count = Field(64, description="Most layers of a head.")
+    max_head_layers: Count = Field(64, description="Maximum number of layers of a head.")
     max_inflight_body_bytes: Bytes = Field(
         1024 * MEBI,
-        description="Bytes that all bodies under way in one API process may have.",
+        description="Maximum size of all request bodies in progress in one API process.",
     )
-    max_header_bytes: Bytes = Field(64 * 1024, description="Largest headers of a request.")
-    max_connections: Count = Field(800, description="Connections that one API process takes.")
+    max_header_bytes: Bytes = Field(
+        64 * 1024, description="Maximum size of the headers of a request."
+    )
+    max_connections: Count = Field(
+        800, description="Maximum number of connections of one API process."
+    )
     header_timeout_seconds: Seconds = Field(
         10.0,
-        description="Seconds for a request's headers, and by which a body may lag behind "
+        description="Timeout of a request's headers, and the time by which a body may lag behind "
         "`min_bytes_per_second`.",
     )
     min_bytes_per_second: Count = Field(
-        16 * 1024, description="Bytes a second at which clients must send and read, or are cut off."
+        16 * 1024,
+        description="Minimum rate of sending and reading; slower clients are disconnected.",
     )
     key_file: Path | None = Field(
-        None, description="File with hashes of keys, beside those that the registry holds."
+        None, description="File of hashed API keys, in addition to those in the registry."
     )
     rate_limits: Annotated[dict[Scope, str], NoDecode] = Field(
         {},
-        description="How often each key may ask: `infer=100/minute;5000/day,read=20/second`.",
+        description="Rate limits of each API key by scope, as "
+        "`infer=100/minute;5000/day,read=20/second`.",
     )
-    metrics_public: bool = Field(False, description="Answer `/metrics` to whoever has no key.")
+    metrics_public: bool = Field(False, description="Serve `/metrics` without an API key.")
     worker_metrics_port: int = Field(
         0,
         ge=0,
         le=65_535,
-        description="Port on `host` where a worker shows its metrics; a machine's workers take "
-        "this and those after it; 0: none.",
+        description="Port on `host` of a worker's metrics, plus its index; 0: none.",
     )
     metrics_file: Path | None = Field(
         None,
-        description="Folder and name under which a process keeps its figures beside those of "
-        "others; `serve` sets it.",
+        description="Path prefix of the metrics file of a process; set by `serve`.",
     )
     tracing: bool = Field(
-        False, description="Send spans by OpenTelemetry; where to, the `OTEL_*` variables say."
+        False, description="Export spans with OpenTelemetry, configured by the `OTEL_*` variables."
     )
 
     @field_validator("model_roots", mode="before")
@@ -228,7 +244,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_rates(cls, value: dict[Scope, str]) -> dict[Scope, str]:
         if value:
-            # Imported here, for most commands have no rates to read.
+            # Imported here, since few processes have rate limits.
             from stitchwork.redis.rate_limiter import parse_rates
 
             try:
@@ -248,30 +264,30 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_servers(self) -> Self:
         if self.queue_url and not self.redis_url:
-            raise ValueError("queue_url needs redis_url: both servers are embedded, or neither")
+            raise ValueError("queue_url needs redis_url: either both servers are embedded or none")
         if self.durable_replicas and not (self.redis_url and self.durable):
             raise ValueError(
-                "durable_replicas needs durable, and redis_url: the embedded one has none"
+                "durable_replicas needs durable and redis_url: an embedded registry has no replicas"
             )
         return self
 
     @property
     def must_have_keys(self) -> bool:
-        """Whether others can reach the address, and nobody allowed that without keys."""
+        """Whether the address is public, and `allow_public` does not allow that without keys."""
         return not (self.allow_public or _is_loopback(self.host))
 
     def limits(self) -> dict[str, Any]:
-        """What bounds a request, as plain JSON values by the names of the settings."""
+        """The limits of a request, as JSON values by the names of their settings."""
         names = {name for name in type(self).model_fields if name.startswith("max_")}
         return self.model_dump(mode="json", include=names.union(_LIMITS))
 
     def redacted(self) -> dict[str, Any]:
-        """Every setting as plain JSON values, secrets in URLs left out."""
-        shown = self.model_dump(mode="json")
+        """All settings as JSON values, without the secrets in URLs."""
+        values = self.model_dump(mode="json")
         for name in ("redis_url", "queue_url"):
-            if shown[name]:
-                shown[name] = without_secrets(shown[name])
-        return shown
+            if values[name]:
+                values[name] = without_secrets(values[name])
+        return values
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Settings: what is refused, what is hidden, and that README's table is true."""
+"""The settings: validation, secrets, and README's table."""
 
 import subprocess
 import sys
@@ -19,35 +19,35 @@ NO_LIMITS = {
     "workers": "",
     "worker_index": "",
     "worker_metrics_port": "",
-    "durable_replicas": "what is promised",
-    "model_memory_bytes": "models make room for each other",
-    "map_cache_bytes": "maps make room for each other",
-    "embedded_queue_bytes": "`max_queue_bytes` holds before",
-    "drain_seconds": "requests are taken meanwhile",
-    "stale_seconds": "the registry is away",
-    "redis_timeout_seconds": "a server is away",
+    "durable_replicas": "a guarantee",
+    "model_memory_bytes": "models evict each other",
+    "map_cache_bytes": "maps evict each other",
+    "embedded_queue_bytes": "`max_queue_bytes` applies first",
+    "drain_seconds": "requests are accepted in that time",
+    "stale_seconds": "the registry is unavailable",
+    "redis_timeout_seconds": "a server is unavailable",
     "worker_ttl_seconds": "a worker is gone",
-    "lease_seconds": "its jobs go to another",
-    "forward_timeout_seconds": "its jobs go to another",
+    "lease_seconds": "its jobs are redelivered",
+    "forward_timeout_seconds": "its jobs are redelivered",
     "items_per_job": "larger requests are split",
     "items_per_batch": "larger batches are split",
     "fit_threads": "fits wait for each other",
     "blas_threads": "",
 }
-"""Numbers that bound no request, and why not."""
+"""Numbers that limit no request, and the reason."""
 
 
-def test_every_number_bounds_requests_or_is_known_not_to() -> None:
-    found = {
+def test_number_is_a_limit_or_listed_as_none() -> None:
+    numbers = {
         name
         for name, field in Settings.model_fields.items()
         if type(field.default) in (int, float) or "limit" in name
     }
-    assert Settings().limits().keys() == found - NO_LIMITS.keys()
+    assert Settings().limits().keys() == numbers - NO_LIMITS.keys()
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("values", "message"),
     [
         ({"rate_limits": "infer=often"}, "100/minute"),
         ({"rate_limits": "write=1/minute"}, "'read', 'infer' or 'admin'"),
@@ -62,66 +62,69 @@ def test_every_number_bounds_requests_or_is_known_not_to() -> None:
         ({"request_timeout_seconds": 0}, "greater than 0"),
     ],
 )
-def test_wrong_settings_are_refused(given: dict[str, object], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        Settings.model_validate(given)
+def test_wrong_value_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Settings.model_validate(values)
 
 
-def test_public_addresses_need_keys_or_consent() -> None:
+def test_public_address_needs_keys_or_consent() -> None:
     assert Settings(host="0.0.0.0").must_have_keys  # noqa: S104
     assert not Settings(host="0.0.0.0", allow_public=True).must_have_keys  # noqa: S104
     assert not Settings(host="::1").must_have_keys
     assert not Settings(host="localhost").must_have_keys
 
 
-def test_rates_are_read_by_scope() -> None:
-    told = "infer=100/minute;5000/day, read=20/second"
-    found = Settings.model_validate({"rate_limits": told}).rate_limits
-    assert found == {Scope.INFER: "100/minute;5000/day", Scope.READ: "20/second"}
+def test_rate_limits_are_parsed_by_scope() -> None:
+    text = "infer=100/minute;5000/day, read=20/second"
+    rates = Settings.model_validate({"rate_limits": text}).rate_limits
+    assert rates == {Scope.INFER: "100/minute;5000/day", Scope.READ: "20/second"}
 
 
-def test_passwords_are_not_shown() -> None:
-    shown = Settings(redis_url="rediss://me:secret@there:6379/0").redacted()
-    assert shown["redis_url"] == "rediss://me:***@there:6379/0"
-    assert "secret" not in str(shown)
-    shown = Settings(
+def test_redacted_settings_have_no_passwords() -> None:
+    values = Settings(redis_url="rediss://me:secret@there:6379/0").redacted()
+    assert values["redis_url"] == "rediss://me:***@there:6379/0"
+    assert "secret" not in str(values)
+    values = Settings(
         redis_url="sentinels://me:secret@one,two:1/main?db=0&sentinel_password=secret",
         queue_url="unix:///run/q.sock?password=secret",
     ).redacted()
-    assert shown["redis_url"] == "sentinels://me:***@one,two:1/main?db=0&sentinel_password=***"
-    assert shown["queue_url"] == "unix:///run/q.sock?password=***"
+    assert values["redis_url"] == "sentinels://me:***@one,two:1/main?db=0&sentinel_password=***"
+    assert values["queue_url"] == "unix:///run/q.sock?password=***"
 
 
-def test_a_refused_url_is_not_repeated() -> None:
+def test_refused_url_is_not_part_of_the_error() -> None:
     with pytest.raises(ValidationError) as error:
         Settings(redis_url="redis://:secret/@there")
     assert "secret" not in str(error.value)
 
 
-def test_a_wrong_setting_ends_the_command_with_a_sentence() -> None:
-    command = [sys.executable, "-m", "stitchwork", "api", "--port", "70000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "less than or equal to 65535" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_command_with_a_wrong_setting_prints_a_sentence_and_returns_2() -> None:
+    command = [sys.executable, "-P", "-m", "stitchwork", "api", "--port", "70000"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert "less than or equal to 65535" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_the_readme_names_every_setting_its_default_and_what_it_means() -> None:
-    told = {}
+def test_readme_lists_every_setting_with_default_and_description() -> None:
+    rows = {}
     for line in README.read_text().splitlines():
         if line.startswith("| `STITCHWORK_"):
             name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
-            told[name] = cells
-    true = {
-        f"`STITCHWORK_{name.upper()}`": [shown(field.default), field.description]
+            rows[name] = cells
+    expected = {
+        f"`STITCHWORK_{name.upper()}`": [rendered(field.default), field.description]
         for name, field in Settings.model_fields.items()
     }
-    table = [f"| {name} | {default} | {means} |" for name, (default, means) in true.items()]
-    assert told == true, "\n".join(["README's table of settings is to be:", *table])
+    table = [
+        f"| {name} | {default} | {description} |"
+        for name, (default, description) in expected.items()
+    ]
+    assert rows == expected, "\n".join(["README's table of settings should be:", *table])
 
 
-def shown(default: object) -> str:
-    """A default as README's table shows it."""
+def rendered(default: object) -> str:
+    """A default in README's table."""
     if default is None or default in ((), {}):
         return ""
     if isinstance(default, tuple):

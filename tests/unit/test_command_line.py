@@ -1,0 +1,198 @@
+"""The command line: its options, messages and environment, without processes."""
+
+import ast
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+import stitchwork
+from stitchwork.api.limits import RequestLimits
+from stitchwork.cli import settings_options
+from stitchwork.cli.main import COMMANDS, commands, main
+from stitchwork.cli.options import Command, WordsOption
+from stitchwork.cli.output import cell, table
+from stitchwork.cli.settings_options import (
+    API_SETTINGS,
+    SERVE_SETTINGS,
+    WORKER_SETTINGS,
+    SettingOption,
+)
+from stitchwork.settings import Settings
+
+PACKAGE = Path(stitchwork.__file__).parent
+
+
+def command_of(*path: str) -> click.Command:
+    command: click.Command = commands
+    for name in path:
+        assert isinstance(command, click.Group)
+        child = command.get_command(click.Context(command), name)
+        assert child is not None
+        command = child
+    return command
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_has_the_summary_of_its_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    output = capsys.readouterr().out
+    assert output.startswith(f"Usage: stitchwork {name} ")
+    assert command_of(name).help
+
+
+def test_settings_follow_the_commands_options_in_its_help(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["status", "--help"]) == 0
+    own, _, settings = capsys.readouterr().out.partition("Settings (")
+    assert "--here" in own
+    assert "--redis-url URL" in settings
+    assert "--max-rows" not in settings
+
+
+def test_option_of_a_setting_has_its_type_default_and_description(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["serve", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for part in (
+        "--port PORT Port that the API listens on; 0 takes a free one. [default: 8765]",
+        "--request-timeout-seconds SECONDS Timeout of a request. [default: 30]",
+        "--offline / --no-offline Use local model files only, never a model hub. [default: off]",
+        "--model-roots PATH[:...]",
+        "--max-rows COUNT",
+        "--max-body-bytes BYTES",
+        "--log-level [debug|info|warning|error]",
+    ):
+        assert part in text
+
+
+def test_every_setting_is_an_option_of_a_process() -> None:
+    assert set(Settings.model_fields) == API_SETTINGS | WORKER_SETTINGS | SERVE_SETTINGS
+
+
+@pytest.mark.parametrize(("module", "names"), [("api", API_SETTINGS), ("worker", WORKER_SETTINGS)])
+def test_settings_that_a_process_reads_are_its_options(module: str, names: set[str]) -> None:
+    reads = {
+        node.attr
+        for file in (f"bootstrap/{module}.py", "bootstrap/shared.py")
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text()))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "settings"
+    }
+    if module == "api":
+        reads |= {field.name for field in fields(RequestLimits)} | Settings().limits().keys()
+    assert reads & Settings.model_fields.keys() <= names
+    unread = names - reads - {"host", "port", "log_level", "drain_seconds", "allow_public"}
+    assert unread == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--port", "9"], {"port": 9}),
+        (["--offline"], {"offline": True}),
+        (["--no-durable"], {"durable": False}),
+        (["--model-roots", "/a:/b"], {"model_roots": (Path("/a"), Path("/b"))}),
+        (["--hub-models", "a/*, b"], {"hub_models": ("a/*", "b")}),
+        (["--rate-limits", "read=1/second"], {"rate_limits": {"read": "1/second"}}),
+    ],
+)
+def test_options_are_settings(words: list[str], values: dict[str, Any]) -> None:
+    command = settings_options.SettingsCommand(
+        "probe", callback=lambda settings: settings, settings=set(Settings.model_fields)
+    )
+    settings = command.main(words, standalone_mode=False)
+    assert settings == Settings(**values)
+    assert settings.model_fields_set == set(values)
+    assert all(isinstance(option, SettingOption) for option in command.params)
+
+
+def test_option_precedes_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHWORK_PORT", "1")
+    monkeypatch.setenv("STITCHWORK_APIS", "2")
+    settings = settings_options.load({"port": "3"})
+    assert (settings.port, settings.apis) == (3, 2)
+
+
+def test_wrong_setting_is_named_with_option_and_variable(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["settings", "--apis", "0"]) == 2
+    assert "apis (--apis or STITCHWORK_APIS): " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words", "message"),
+    [
+        ("STITCHWORK_PROT", "1", ["settings"], "did you mean STITCHWORK_PORT?"),
+        ("STITCHWORK_MAX_HELD", "1", ["settings"], "STITCHWORK_MAX_HELD is not a setting"),
+        ("STITCHWORK_PORT", "tcp://10.0.0.7:8765", ["settings"], "service links of Kubernetes"),
+        ("STITCHWORK_SERVICE_HOST", "10.0.0.7", ["settings"], "service links of Kubernetes"),
+        ("STITCHWORK_API_PORT_80_TCP_ADDR", "10.0.0.7", ["settings"], "service links"),
+        ("STITCHWORK_ULR", "x", ["spaces", "list"], "did you mean STITCHWORK_URL?"),
+    ],
+)
+def test_unknown_variable_is_named(
+    name: str,
+    value: str,
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("STITCHWORK_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv(name, value)
+    main(words)
+    errors = capsys.readouterr().err
+    assert name in errors
+    assert message in errors
+    assert words == ["spaces", "list"] or name not in os.environ
+
+
+@pytest.mark.parametrize("name", ["STITCHWORK_URL", "STITCHWORK_KEY", "STITCHWORK_PORTS"])
+@pytest.mark.parametrize("words", [["settings"], ["export", "x", "y"]])
+def test_known_variable_is_not_named(
+    name: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    main([*words, *(["--url", "http://127.0.0.1:1"] if words[0] == "export" else [])])
+    assert name not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["--images", "a", "b", "--top", "2", "c"], (("a", "b"), 2, "c")),
+        (["c", "--images", "a", "--images", "b"], (("a", "b"), 1, "c")),
+        (["--images", "a", "-", "--", "c"], (("a", "-"), 1, "c")),
+        (["c"], ((), 1, "c")),
+    ],
+)
+def test_words_option_takes_words_up_to_the_next_option(
+    words: list[str], values: tuple[Any, ...]
+) -> None:
+    command = Command(
+        "probe",
+        callback=lambda images, top, name: (images, top, name),
+        params=[
+            WordsOption(["--images"]),
+            click.Option(["--top"], type=int, default=1),
+            click.Argument(["name"]),
+        ],
+    )
+    assert command.main(words, standalone_mode=False) == values
+
+
+def test_table_aligns_columns_of_any_script() -> None:
+    text = table(("input", "n"), [("日本", 1.23456), ("a\x1b[31m", [1, 2])], title="T")
+    assert text.splitlines() == ["T", "input   n", "------  -----", "日本    1.235", "a�[31m  1, 2"]
+    assert cell(list(range(12))).endswith("… (12)")
