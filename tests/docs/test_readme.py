@@ -1,4 +1,4 @@
-"""README is true: every block that is not listed here is run, in order, against a real service."""
+"""Every block of README that is not listed here is run, in order, against a real service."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ RUN: Final = [block for block in README if block.first not in NOT_RUN]
 
 
 class Story:
-    """README so far; a block that is asked for comes after all that stand above it."""
+    """Runs README's blocks in order; each after all that are above it."""
 
     def __init__(self, folder: Path) -> None:
         self.reader = Reader(folder)
@@ -45,28 +45,29 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     if which("curl") is None:
         pytest.skip("curl is not installed")
-    found = Story(tmp_path_factory.mktemp("reader"))
-    yield found
-    found.reader.stop()
+    story = Story(tmp_path_factory.mktemp("reader"))
+    yield story
+    story.reader.stop()
 
 
 @pytest.mark.parametrize("block", RUN, ids=str)
-def test_the_block_does_what_it_says(story: Story, block: Block) -> None:
+def test_block_runs(story: Story, block: Block) -> None:
     story.read_up_to(block)
 
 
-def test_the_list_of_what_is_not_run_names_blocks_that_are_there() -> None:
-    found = [block.first for block in README]
+def test_list_of_blocks_that_are_not_run_names_existing_blocks() -> None:
+    first_lines = [block.first for block in README]
     for first, reason in NOT_RUN.items():
-        assert found.count(first) == 1, f"{first!r} ({reason}) stands {found.count(first)} times"
+        count = first_lines.count(first)
+        assert count == 1, f"{first!r} ({reason}) is {count} blocks"
 
 
-def test_a_block_in_an_unknown_language_is_not_passed_over(tmp_path: Path) -> None:
+def test_block_in_an_unknown_language_fails(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="cannot run"):
         Reader(tmp_path).read(Block(1, "cobol", "STOP RUN."))
 
 
-def test_a_command_that_fails_and_a_wrong_answer_are_noticed(tmp_path: Path) -> None:
+def test_failing_command_and_wrong_response_fail(tmp_path: Path) -> None:
     reader = Reader(tmp_path)
     with pytest.raises(AssertionError, match="exit code 1"):
         reader.read(Block(1, "sh", "false | cat"))
@@ -77,6 +78,6 @@ def test_a_command_that_fails_and_a_wrong_answer_are_noticed(tmp_path: Path) -> 
             reader.read(Block(2, "json", wrong))
 
 
-def test_answers_are_compared_to_the_type() -> None:
+def test_responses_are_compared_with_their_types() -> None:
     with pytest.raises(AssertionError, match="/n: README shows 1"):
         compare({"n": 1}, {"n": 2}, "")

@@ -1,4 +1,4 @@
-"""What the package is made of, and what its containers may do."""
+"""The package's dependencies, and the rights of its containers."""
 
 import re
 import tomllib
@@ -21,12 +21,12 @@ def requirements() -> list[str]:
 
 @pytest.mark.parametrize("requirement", requirements())
 def test_every_dependency_has_a_lower_bound(requirement: str) -> None:
-    itself = requirement.startswith(f"{PROJECT['project']['name']}[")
-    assert itself or re.match(r"[\w.-]+(\[[\w,-]+\])?>=\d", requirement)
+    is_self = requirement.startswith(f"{PROJECT['project']['name']}[")
+    assert is_self or re.match(r"[\w.-]+(\[[\w,-]+\])?>=\d", requirement)
 
 
 @pytest.mark.parametrize("name", COMPOSE["services"])
-def test_a_container_cannot_do_more_than_it_must(name: str) -> None:
+def test_container_has_no_rights_it_does_not_need(name: str) -> None:
     service: dict[str, Any] = COMPOSE["services"][name]
     assert service["read_only"]
     assert service["tmpfs"] == ["/tmp"]  # noqa: S108

@@ -71,13 +71,13 @@ def encoded(data: bytes) -> str:
 
 
 def memory(host: Host, name: str) -> int:
-    """What the API or the worker holds, in bytes."""
+    """Resident bytes of the API or of the worker."""
     (pid,) = [pid for known, pid in host.running.pids.items() if known.startswith(name)]
     return resident(pid)
 
 
 def test_bad_texts_are_refused_or_cut_on_request(host: Host) -> None:
-    for items, pointer, said in (
+    for items, pointer, message in (
         (["ok", ""], "/items/1", "not empty"),
         (["ok", " \n\t "], "/items/1", "not empty"),
         (["ok", "fine", "word " * 600], "/items/2", "at most 256 tokens for"),
@@ -87,7 +87,7 @@ def test_bad_texts_are_refused_or_cut_on_request(host: Host) -> None:
     ):
         for path in ("/embed/t", "/stitch/t/t"):
             content = escaped({"items": items})
-            check(host.http.post(path, content=content), 422, pointer, said)
+            check(host.http.post(path, content=content), 422, pointer, message)
     cut = {"items": ["ok", "word " * 600], "truncate": True}
     assert host.http.post("/stitch/t/t", json=cut).json()["truncated"] == [1]
     assert host.http.post("/embed/t", json=cut).json()["truncated"] == [1]
@@ -101,13 +101,13 @@ def escaped(value: Any) -> bytes:
 def claims(side: int) -> bytes:
     """A PNG whose header claims to be as wide and high as this."""
     small = file(Image.new("1", (8, 8)))
-    told = side.to_bytes(4, "big")
-    chunk = b"IHDR" + told + told + small[24:29]
+    size = side.to_bytes(4, "big")
+    chunk = b"IHDR" + size + size + small[24:29]
     return small[:12] + chunk + zlib.crc32(chunk).to_bytes(4, "big") + small[33:]
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG whose last scan stands there this often."""
+    """A progressive JPEG that repeats its last scan."""
     plain = file(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
     last = plain.rfind(b"\xff\xda")
     return plain[:last] + plain[last:-2] * count + plain[-2:]
@@ -116,7 +116,7 @@ def scans(count: int) -> bytes:
 def test_bad_images_are_refused(host: Host) -> None:
     good = file(picture())
     before = memory(host, "worker")
-    for bad, status, said in (
+    for bad, status, message in (
         (claims(60_000), 413, f"{MAX_PIXELS} pixels (max_image_pixels)"),
         (claims(9_000), 413, "9000 x 9000"),
         (file(Image.new("1", (1, 4000))), 422, "ratio"),
@@ -132,7 +132,7 @@ def test_bad_images_are_refused(host: Host) -> None:
         (b"", 415, "JPEG, PNG, WEBP"),
     ):
         body = {"items": [encoded(good), encoded(good), encoded(bad)]}
-        check(host.http.post("/stitch/i/i", json=body), status, "/items/2", said)
+        check(host.http.post("/stitch/i/i", json=body), status, "/items/2", message)
     check(host.http.post("/embed/i", json={"items": ["no base64"]}), 422, "/items/0", "base64")
     assert memory(host, "worker") - before < 150 * MB
 
@@ -152,9 +152,9 @@ def test_unusual_images_are_served(host: Host) -> None:
         file(picture(), "PNG", save_all=True, append_images=[picture(mode="L")]),
         scans(20),
     ]
-    told = host.http.post("/embed/i", json={"items": [encoded(one) for one in served]})
-    assert told.status_code == 200, told.text
-    rows = np.array(told.json()["embeddings"])
+    response = host.http.post("/embed/i", json={"items": [encoded(one) for one in served]})
+    assert response.status_code == 200, response.text
+    rows = np.array(response.json()["embeddings"])
     assert rows.shape == (len(served), 1280)
     assert np.isfinite(rows).all()
     for animated in (8, 9):
@@ -169,7 +169,7 @@ def test_largest_images_leave_memory_flat(host: Host) -> None:
     for _ in range(3):
         body = {"items": [encoded(file(Image.new("RGBA", (8_000, 8_000), (9, 9, 9, 99))))]}
         assert host.http.post("/embed/i", json=body).status_code == 200
-    assert memory(host, "worker") - before < 300 * MB, "what decoding took is given back"
+    assert memory(host, "worker") - before < 300 * MB, "memory of decoded images is not released"
 
 
 def test_model_files_that_are_not_plain_tensors_run_no_code(host: Host) -> None:
@@ -192,7 +192,7 @@ def test_model_files_that_are_not_plain_tensors_run_no_code(host: Host) -> None:
     (host.folder / "link").symlink_to("/etc")
     timm = {"kind": "timm", "model": NAME}
     text = {"kind": "transformers"}
-    for number, (set_, spec, said) in enumerate(
+    for number, (set_, spec, message) in enumerate(
         (
             (
                 "b10-i",
@@ -215,7 +215,7 @@ def test_model_files_that_are_not_plain_tensors_run_no_code(host: Host) -> None:
         path, body = f"/spaces/b10-{number}", {"anchor_set": set_, "encoder": spec}
         assert host.http.put(path, json=body).status_code == 202
         wait_until("it failed", partial(failed, host, path), 60)
-        assert said in host.http.get(path).json()["reason"]
+        assert message in host.http.get(path).json()["reason"]
     assert not planted.exists()
     assert host.http.post("/stitch/t/t", json={"items": ["still here"]}).is_success
 
@@ -227,20 +227,22 @@ def failed(host: Host, path: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_requests_at_random_and_none_is_500(host: Host) -> None:
-    """And the memory of the API and of the worker comes back."""
+    """Afterwards the memory of the API and of the worker is what it was."""
     rng = random.Random(0)  # noqa: S311 no secret
     flood(host, rng, 500)
     before = {name: memory(host, name) for name in ("api", "worker")}
-    seen = flood(host, rng, 10_000)
+    statuses = flood(host, rng, 10_000)
     after = {name: memory(host, name) for name in ("api", "worker")}
-    assert not {status for status in seen if status >= 500 and status not in (503, 504)}, seen
-    assert seen[200] > 100, seen
+    assert not {status for status in statuses if status >= 500 and status not in (503, 504)}, (
+        statuses
+    )
+    assert statuses[200] > 100, statuses
     for name, base in before.items():
         assert after[name] < 1.1 * base, (before, after)
 
 
 def flood(host: Host, rng: random.Random, count: int) -> Counter[int]:
-    """Send good requests with something changed; how often each status came back."""
+    """Send mutated valid requests; the count of each status."""
     kinds = {
         "application/json": [data[1:] for data in seeds()["json"]],
         "application/x-npy": seeds()["npy"],
@@ -253,7 +255,7 @@ def flood(host: Host, rng: random.Random, count: int) -> Counter[int]:
     kinds["application/json"] += items * 2
     ids = ["t", "i", "x", "none", "%00", "a" * 200, "..%2f"]
     verbs = ["GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"]
-    seen: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
     for _ in range(count):
         one, other = rng.choice(ids[:2] if rng.random() < 0.6 else ids), rng.choice(ids)
         path = rng.choice(PATHS).format(one, other)
@@ -269,10 +271,10 @@ def flood(host: Host, rng: random.Random, count: int) -> Counter[int]:
         answer = host.http.request(
             method, path, params=query, content=data, headers={"Content-Type": media}
         )
-        seen[answer.status_code] += 1
+        statuses[answer.status_code] += 1
         if answer.status_code >= 400 and method != "HEAD":
             assert answer.headers["content-type"] == "application/problem+json", path
-    return seen
+    return statuses
 
 
 POSTED = ("translate", "classify", "embed", "stitch", "compatibility", "heads")
@@ -302,7 +304,7 @@ PATHS = [
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The same bytes or, mostly, with some of them changed, cut, doubled or put elsewhere."""
+    """The same bytes, mostly with some changed, cut, repeated or moved."""
     changed = bytearray(data)
     for _ in range(rng.choice((0, 0, 1, 1, 2, 8))):
         at = rng.randrange(len(changed) + 1)

@@ -19,7 +19,7 @@ MEBI = 1024 * 1024
 
 
 def _spaces(dims: tuple[int, int], latent: int) -> list[Floats]:
-    """Two spaces that see the same inputs, made without an array of float64."""
+    """Anchors of two spaces of the same inputs, made without an array of float64."""
     rng = np.random.default_rng(0)
     inputs = rng.standard_normal((ROWS, latent), np.float32)
     return [inputs @ rng.standard_normal((latent, d), np.float32) + np.float32(1) for d in dims]
@@ -27,10 +27,10 @@ def _spaces(dims: tuple[int, int], latent: int) -> list[Floats]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> None:
+def test_hundred_thousand_anchors_are_registered_and_fitted_in_bounded_memory() -> None:
     x, y = _spaces((384, 320), 32)
-    # The default number of landmarks asks for ten times the time, and no more memory.
-    known = {"landmarks": 256}
+    # The default number of landmarks takes ten times as long, and no more memory.
+    parameters = {"landmarks": 256}
     with (
         running(
             0, STITCHWORK_REQUEST_TIMEOUT_SECONDS="600", STITCHWORK_BLAS_THREADS="1"
@@ -38,8 +38,8 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
         Stitchwork(service.url, timeout=600.0) as client,
     ):
         for name, anchors in (("x", x), ("y", y)):
-            told = client.put_space(name, "many", anchors=anchors, exp=known)
-            assert (told["size"], told["status"]) == (ROWS, "ready")
+            record = client.put_space(name, "many", anchors=anchors, exp=parameters)
+            assert (record["size"], record["status"]) == (ROWS, "ready")
         for bridge in ("ridge", "exp", "irp"):
             got = client.translate(x[:100], "x", "y", bridge)
             sides = (
@@ -48,13 +48,13 @@ def test_a_hundred_thousand_anchors_are_registered_and_fitted_over_http() -> Non
             )
             want = compose(bridge, *sides).apply(x[:100]).rows
             np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3 * np.abs(want).max())
-        # Both spaces as float64, the anchors of one, and little beside them: no more than that.
+        # Both spaces as float64, the anchors of one, and little else.
         assert peak_resident(service.pids["api"]) < 10 * x.nbytes
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_anchors_that_no_single_value_could_hold_are_kept_and_read(
+def test_anchors_larger_than_any_value_are_stored_in_blocks(
     registry_server: RedisClient,
 ) -> None:
     registry = Registry(registry_server, durable=True, stale_seconds=60)
@@ -66,5 +66,5 @@ def test_anchors_that_no_single_value_could_hold_are_kept_and_read(
     sizes = [registry_server.redis.hstrlen(key, name) for name in registry_server.redis.hkeys(key)]
     assert max(sizes) < 1.1 * BLOCK_BYTES
     assert registry_server.redis.ttl(key) == -1
-    found = registry.spaces.arrays("x", entry.record.version)["anchors"]
-    np.testing.assert_array_equal(found, anchors)
+    stored = registry.spaces.arrays("x", entry.record.version)["anchors"]
+    np.testing.assert_array_equal(stored, anchors)

@@ -25,7 +25,7 @@ FEW = 100_000
 ROUNDS = 50
 MEBI = 1 << 20
 SLACK = 64 * MEBI
-"""What ten times as many vectors may add; a copy of them would be thirty times that."""
+"""What ten times as many vectors may add; a copy of them would be thirty times as large."""
 THROUGH_COMMAND = """
 import sys
 from stitchwork.cli.main import main
@@ -39,16 +39,16 @@ import sys, numpy as np
 from stitchwork.client import Stitchwork
 from tests.support.memory import private
 
-most = 0
+peak = 0
 def watch(done, total):
-    global most
-    most = max(most, private())
+    global peak
+    peak = max(peak, private())
 
-given = np.load(sys.argv[2], mmap_mode="r")
-out = np.lib.format.open_memmap(sys.argv[3], "w+", np.float32, given.shape)
+rows = np.load(sys.argv[2], mmap_mode="r")
+out = np.lib.format.open_memmap(sys.argv[3], "w+", np.float32, rows.shape)
 with Stitchwork(sys.argv[1]) as client:
-    client.translate(given, "x", "y", sys.argv[4], out=out, progress=watch)
-print(most)
+    client.translate(rows, "x", "y", sys.argv[4], out=out, progress=watch)
+print(peak)
 """
 
 
@@ -70,71 +70,73 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
             out[start : start + FEW] = pair.x
         out.flush()
         del out
-    with running(workers=0) as found, Stitchwork(found.url) as client:
+    with running(workers=0) as running_service, Stitchwork(running_service.url) as client:
         client.put_space("x", "S", anchors=pair.x_anchors)
         client.put_space("y", "S", anchors=pair.y_anchors)
-        yield Service(found.url, found.pids["api"], folder)
+        yield Service(running_service.url, running_service.pids["api"], folder)
     for path in folder.iterdir():
         path.unlink()
 
 
-def ran(code: str, *words: str) -> tuple[str, int]:
-    """What a program said, and the figure in its last line."""
+def run(code: str, *words: str) -> tuple[str, int]:
+    """The output of a program, and the number in its last line."""
     done = subprocess.run(
         [sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True, check=True
     )
-    said, _, figure = done.stdout.strip().rpartition("\n")
-    return said, int(figure)
+    output, _, number = done.stdout.strip().rpartition("\n")
+    return output, int(number)
 
 
-def bare(bridge: str) -> float:
-    """Vectors per second of nothing but the bridge's matrix products, in this process."""
+def matmul_rate(bridge: str) -> float:
+    """Vectors per second of the bridge's matrix products alone, in this process."""
     rng = np.random.default_rng(0)
     inner = [1000] if bridge == "exp" else []
     widths = [WIDTH, *inner, WIDTH]
     factors = [rng.normal(size=shape).astype(np.float32) for shape in pairwise(widths)]
     rows = rng.normal(size=(4096, WIDTH)).astype(np.float32)
-    began = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(ROUNDS):
-        found = rows
+        product = rows
         for factor in factors:
-            found = found @ factor
-    return ROUNDS * len(rows) / (time.perf_counter() - began)
+            product = product @ factor
+    return ROUNDS * len(rows) / (time.perf_counter() - start)
 
 
-def check(service: Service, count: int, wanted: Any) -> None:
-    """The rows repeat every 100,000, so the last of them are known from the first."""
+def check(service: Service, count: int, expected: Any) -> None:
+    """Check the last rows; they repeat every 100,000."""
     out = np.load(service.file / "out.npy", mmap_mode="r")
     assert out.shape == (count, WIDTH)
-    np.testing.assert_allclose(out[-100:], wanted, rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(out[FEW - 100 : FEW], wanted, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(out[-100:], expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(out[FEW - 100 : FEW], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("way", "bridge"), [("command", "exp"), ("command", "ridge"), ("client", "exp")]
+    ("interface", "bridge"), [("command", "exp"), ("command", "ridge"), ("client", "exp")]
 )
-def test_a_million_vectors_take_no_more_memory_than_a_tenth_of_them(
-    service: Service, way: str, bridge: str
+def test_million_vectors_take_no_more_memory_than_a_tenth_of_them(
+    service: Service, interface: str, bridge: str
 ) -> None:
     last = np.load(service.file / "few.npy", mmap_mode="r")[-100:]
     with Stitchwork(service.url) as client:
-        wanted = client.translate(last, "x", "y", bridge)
+        expected = client.translate(last, "x", "y", bridge)
     peaks: dict[str, tuple[int, int]] = {}
     for name, count in (("few.npy", FEW), ("million.npy", MILLION)):
-        given, out = str(service.file / name), str(service.file / "out.npy")
-        began = time.perf_counter()
-        if way == "command":
-            words = ("translate", given, out, "--source", "x", "--target", "y", "--bridge", bridge)
-            said, own = ran(THROUGH_COMMAND, *words, "--url", service.url, "--json")
-            assert json.loads(said)["rows"] == count
+        source, out = str(service.file / name), str(service.file / "out.npy")
+        start = time.perf_counter()
+        if interface == "command":
+            words = ("translate", source, out, "--source", "x", "--target", "y", "--bridge", bridge)
+            output, own = run(THROUGH_COMMAND, *words, "--url", service.url, "--json")
+            assert json.loads(output)["rows"] == count
         else:
-            _, own = ran(THROUGH_CLIENT, service.url, given, out, bridge)
-        speed = count / (time.perf_counter() - began)
-        check(service, count, wanted)
+            _, own = run(THROUGH_CLIENT, service.url, source, out, bridge)
+        speed = count / (time.perf_counter() - start)
+        check(service, count, expected)
         peaks[name] = own, peak_resident(service.api)
-        held = ", ".join(f"{size / MEBI:.0f}" for size in peaks[name])
-        told = f"{way} {bridge}: {count:,} vectors, {speed:,.0f}/s of {bare(bridge):,.0f}/s bare"
-        print(f"{told}; at most {held} MiB in it and in the API")  # noqa: T201
+        sizes = ", ".join(f"{size / MEBI:.0f}" for size in peaks[name])
+        print(  # noqa: T201
+            f"{interface} {bridge}: {count:,} vectors, {speed:,.0f}/s of "
+            f"{matmul_rate(bridge):,.0f}/s bare; at most {sizes} MiB in it and in the API"
+        )
     for few, million in zip(peaks["few.npy"], peaks["million.npy"], strict=True):
         assert million < few + SLACK

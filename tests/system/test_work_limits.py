@@ -1,4 +1,4 @@
-"""What reaches a worker is bounded too, and so is work that waits; each names its setting."""
+"""Limits of workers and of their queue; each refusal names its setting."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-class House(NamedTuple):
+class LimitedService(NamedTuple):
     """A service with low limits, and a space `t` of texts on its one worker."""
 
     http: httpx.Client
@@ -39,26 +39,26 @@ class House(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def house() -> Iterator[House]:
+def limited() -> Iterator[LimitedService]:
     env: Any = {f"STITCHWORK_{name.upper()}": str(value) for name, value in SETTINGS.items()}
     rows = [[float(i == j) for j in range(384)] for i in range(4)]
     spec = {"kind": "transformers", "model": str(minilm_folder())}
     with (
-        running(roots=(minilm_folder(),), **env) as found,
-        httpx.Client(base_url=found.url, timeout=60) as http,
+        running(roots=(minilm_folder(),), **env) as service,
+        httpx.Client(base_url=service.url, timeout=60) as http,
     ):
         body = {"anchor_set": "T", "anchors": rows, "encoder": spec}
         assert http.put("/spaces/t", json=body).status_code == 201
         wait_until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
-        asked = {"items": ["a text"]}
-        wait_until("it embeds", lambda: http.post("/embed/t", json=asked).is_success, 120)
-        yield House(http, found)
+        body = {"items": ["a text"]}
+        wait_until("it embeds", lambda: http.post("/embed/t", json=body).is_success, 120)
+        yield LimitedService(http, service)
 
 
 @contextmanager
-def paused(house: House) -> Iterator[None]:
-    """Meanwhile the worker takes nothing, and still counts as alive."""
-    (pid,) = [pid for name, pid in house.running.pids.items() if name.startswith("worker")]
+def paused(limited: LimitedService) -> Iterator[None]:
+    """Meanwhile the worker takes no jobs, and still counts as alive."""
+    (pid,) = [pid for name, pid in limited.running.pids.items() if name.startswith("worker")]
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -66,14 +66,14 @@ def paused(house: House) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-def test_every_limit_is_tried() -> None:
-    """Pixels are tried where images are, in `test_hostile_inputs`."""
+def test_every_limit_has_a_test() -> None:
+    """`max_image_pixels` has its test in `test_hostile_inputs`."""
     tried = {*BOUNDED, *SETTINGS, *FETCHING, "max_image_pixels"} - {"items_per_job"}
     assert Settings().limits().keys() == tried
 
 
 @pytest.mark.parametrize(
-    ("items", "status", "said"),
+    ("items", "status", "message"),
     [
         (["short", "word " * 20], 422, "16 tokens (max_text_tokens)"),
         (["x" * 5000], 422, "16 tokens (max_text_tokens)"),
@@ -81,52 +81,53 @@ def test_every_limit_is_tried() -> None:
         (["a" * 200_000], 429, "100000 bytes (max_queue_bytes)"),
     ],
 )
-def test_inputs(house: House, items: list[str], status: int, said: str) -> None:
-    answer = house.http.post("/embed/t", json={"items": items})
-    assert answer.status_code == status, answer.text
-    assert said in answer.json()["detail"]
+def test_inputs_over_a_limit_are_refused_with_its_name(
+    limited: LimitedService, items: list[str], status: int, message: str
+) -> None:
+    response = limited.http.post("/embed/t", json={"items": items})
+    assert response.status_code == status, response.text
+    assert message in response.json()["detail"]
 
 
-def test_what_is_just_within_is_taken(house: House) -> None:
-    cut = house.http.post("/embed/t", json={"items": ["word " * 20], "truncate": True})
+def test_longer_texts_are_cut_on_request(limited: LimitedService) -> None:
+    cut = limited.http.post("/embed/t", json={"items": ["word " * 20], "truncate": True})
     assert cut.json()["truncated"] == [0]
 
 
-def test_jobs_that_wait(house: House) -> None:
-    with paused(house):
-        answer = house.http.post("/embed/t", json={"items": ["a", "b", "c", "d"]})
-        assert answer.status_code == 429, answer.text
-        assert "3 jobs (max_queue_jobs)" in answer.json()["detail"]
-    wait_until("it embeds", lambda: house.http.post("/embed/t", json={"items": ["a"]}).is_success)
+def test_jobs_over_the_limit_of_the_queue_are_refused(limited: LimitedService) -> None:
+    with paused(limited):
+        response = limited.http.post("/embed/t", json={"items": ["a", "b", "c", "d"]})
+        assert response.status_code == 429, response.text
+        assert "3 jobs (max_queue_jobs)" in response.json()["detail"]
+    wait_until("it embeds", lambda: limited.http.post("/embed/t", json={"items": ["a"]}).is_success)
 
 
-def held(house: House) -> int:
-    """Jobs that wait in line or are in a worker's hands."""
-    queues = house.http.get("/workers").json()["queues"]
+def admitted(limited: LimitedService) -> int:
+    """Jobs in the queue or with a worker."""
+    queues = limited.http.get("/workers").json()["queues"]
     return sum(queue["waiting"] + queue["running"] for queue in queues)
 
 
-def test_time_that_jobs_wait(house: House) -> None:
+def test_jobs_that_would_wait_too_long_are_refused(limited: LimitedService) -> None:
     def send(seconds: str) -> httpx.Response:
         headers = {"X-Request-Timeout": seconds}
-        return house.http.post("/embed/t", json={"items": ["a"]}, headers=headers)
+        return limited.http.post("/embed/t", json={"items": ["a"]}, headers=headers)
 
     def is_refused() -> bool:
-        # One that was given up is taken back a moment later, so that the line may look full too.
+        # A job whose caller left is removed a moment later; until then the queue may be full.
         return "2000 ms (max_queue_wait_seconds)" in send("0.2").json()["detail"]
 
     with ThreadPoolExecutor(2) as pool:
-        with paused(house):
-            # The first is in the worker's hands already; it is the second that waits in line. What
-            # came before them would be in its hands instead, and never be taken back.
+        with paused(limited):
+            # The paused worker has the first job; the second waits in the queue.
             waiting = [pool.submit(send, "50") for _ in range(2)]
-            wait_until("both are in line", lambda: held(house) == 2)
+            wait_until("both are admitted", lambda: admitted(limited) == 2)
             wait_until("the second has waited too long", is_refused, 40)
         assert [done.result().status_code for done in waiting] == [200, 200]
 
 
-def test_how_often_one_may_ask(house: House) -> None:
-    answers = [house.http.delete("/heads/none") for _ in range(3)]
-    assert [answer.status_code for answer in answers][-1] == 429
-    assert "3 times in 86400 seconds (rate_limits)" in answers[-1].json()["detail"]
-    assert house.http.get("/info").json()["limits"]["rate_limits"] == {"admin": "3/day"}
+def test_requests_over_the_rate_limit_are_refused(limited: LimitedService) -> None:
+    responses = [limited.http.delete("/heads/none") for _ in range(3)]
+    assert [response.status_code for response in responses][-1] == 429
+    assert "3 times in 86400 seconds (rate_limits)" in responses[-1].json()["detail"]
+    assert limited.http.get("/info").json()["limits"]["rate_limits"] == {"admin": "3/day"}

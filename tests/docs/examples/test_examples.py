@@ -1,4 +1,4 @@
-"""The examples do what they are there to show, each by its own figures."""
+"""The examples show what they claim, by the figures that they print."""
 
 import re
 import subprocess
@@ -16,15 +16,15 @@ pytestmark = [pytest.mark.models, pytest.mark.slow]
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """What an example is told: a running service, and a folder that it reads models from."""
+    """The options of an example: a running service, and its folder of models."""
     models = tmp_path_factory.mktemp("models")
-    # Several of these run beside other tests; nobody measures speed here.
-    with running(roots=(models,), STITCHWORK_MAX_QUEUE_WAIT_SECONDS="60") as found:
-        yield ["--url", found.url, "--models", str(models)]
+    # A long queue: speed does not matter here.
+    with running(roots=(models,), STITCHWORK_MAX_QUEUE_WAIT_SECONDS="60") as service:
+        yield ["--url", service.url, "--models", str(models)]
 
 
 def figures(name: str, flags: list[str]) -> list[float]:
-    """Run an example as its reader does; the shares that it prints, in order."""
+    """Run an example as its reader does; the figures that it prints, in order."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).parent / name), *flags],
         cwd=ROOT,
@@ -34,22 +34,22 @@ def figures(name: str, flags: list[str]) -> list[float]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return [float(found) for found in re.findall(r"^.*: +([01]\.\d+)$", done.stdout, re.M)]
+    return [float(figure) for figure in re.findall(r"^.*: +([01]\.\d+)$", done.stdout, re.M)]
 
 
-def test_a_head_takes_another_encoder_as_well_as_its_own(flags: list[str]) -> None:
+def test_head_is_as_accurate_with_another_encoder(flags: list[str]) -> None:
     chance, native, stitched = figures("reuse_a_head.py", flags)
     assert native > chance + 0.3
     assert stitched > native - 0.05
 
 
-def test_names_are_told_apart_by_a_head_that_has_seen_pictures_only(flags: list[str]) -> None:
+def test_names_are_classified_by_a_head_fitted_on_pictures(flags: list[str]) -> None:
     chance, pictures, names = figures("mix_modalities.py", flags)
     assert pictures > chance + 0.5
     assert names > chance + 0.3
 
 
-def test_a_translated_store_is_searched_nearly_as_well_as_one_embedded_anew(
+def test_translated_store_is_searched_nearly_as_well_as_a_new_one(
     flags: list[str],
 ) -> None:
     before, after, anew, chance = figures("translate_a_store.py", flags)

