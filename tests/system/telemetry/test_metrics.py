@@ -118,8 +118,8 @@ def test_tracing_without_its_packages_fails_with_one_sentence() -> None:
     code = (
         "import sys; sys.modules['opentelemetry.sdk'] = None; "
         "from stitchwork.cli.main import main; "
-        "sys.exit(main(['api', '--tracing', 'true', '--redis-url', 'unix:///nowhere', "
-        "'--durable', 'false']))"
+        "sys.exit(main(['api', '--tracing', '--redis-url', 'unix:///nowhere', "
+        "'--no-durable']))"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
