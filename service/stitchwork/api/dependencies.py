@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import Depends, Header, Path, Request
+from fastapi import Depends, Header, Path, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
@@ -17,6 +17,7 @@ from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
+from stitchwork.geometry.bridges import BridgeName
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.queue.producer import Producer
@@ -97,6 +98,7 @@ StateDep = Annotated[AppState, Depends(_state)]
 
 ID_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": ID_PATTERN}
 """For OpenAPI only: `check_id` validates, with a better message."""
+BridgeQuery = Annotated[BridgeName, Query(description="Bridge between the two spaces.")]
 PathId = Annotated[
     str, Path(description="Letters, digits, `.`, `_`, `-`.", json_schema_extra=ID_SCHEMA)
 ]

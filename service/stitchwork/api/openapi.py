@@ -1,5 +1,6 @@
 """The OpenAPI document: bodies that routes parse themselves, error formats and scopes."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -217,6 +218,8 @@ def _error_statuses(operation: dict[str, Any]) -> dict[int, str]:
     return statuses
 
 
+_ATTRIBUTE: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
+"""An entry of a docstring's section `Attributes`, and its continuation lines."""
 _PROBLEM_JSON: Final = ("application/problem+json", "Problem", PROBLEM)
 
 
@@ -244,15 +247,35 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas |= definitions.get("$defs", {})
     schemas |= {name: schema for _, name, schema in (_PROBLEM_JSON, *ERRORS.values())}
+    for schema in schemas.values():
+        _describe_properties(schema)
     document["components"]["securitySchemes"] = {"key": auth.SCHEME}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             scopes = auth.required_scopes(method.upper(), path)
             operation["security"] = [{"key": [scope]} for scope in scopes]
+            _describe_success(operation, schemas)
             _add_errors(path, operation, requires_key=bool(scopes))
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return document
+
+
+def _describe_properties(schema: dict[str, Any]) -> None:
+    """Move the attributes of a docstring to the descriptions of properties."""
+    description, _, attributes = schema.get("description", "").partition("\n\nAttributes:\n")
+    for match in _ATTRIBUTE.finditer(attributes):
+        schema["description"] = description
+        schema["properties"][match[1]].setdefault("description", " ".join(match[2].split()))
+
+
+def _describe_success(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Describe a successful response by its model, where the route does not."""
+    response = operation["responses"].get("200", {})
+    schema = response.get("content", {}).get(negotiation.JSON, {}).get("schema", {})
+    model = schemas.get(schema.get("$ref", "").rpartition("/")[2])
+    if model and response["description"] == "Successful Response":
+        response["description"] = model["description"]
 
 
 def _add_errors(path: str, operation: dict[str, Any], *, requires_key: bool) -> None:

@@ -12,7 +12,7 @@ Dimension = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
 
 
 class InputParameters(RequestModel):
-    """What is said of one input tensor; what is not known here is not read."""
+    """Parameters of an input tensor; unknown ones are ignored."""
 
     model_config = ConfigDict(extra="ignore")
     binary_data_size: int | None = Field(
@@ -20,12 +20,12 @@ class InputParameters(RequestModel):
         ge=0,
         le=(1 << 63) - 1,
         strict=True,
-        description="Bytes of it behind the JSON, instead of `data`.",
+        description="Size of the tensor after the JSON, instead of `data`.",
     )
 
 
 class RequestInput(RequestModel):
-    """One input tensor: in JSON its numbers or strings, flat or nested, or bytes behind it."""
+    """An input tensor: numbers or strings in JSON, flat or nested, or bytes after the JSON."""
 
     name: Name
     shape: Annotated[list[Dimension], Field(max_length=8)]
@@ -35,32 +35,36 @@ class RequestInput(RequestModel):
 
 
 class OutputParameters(RequestModel):
-    """How one output tensor is to be sent."""
+    """Parameters of an output tensor."""
 
-    binary_data: bool | None = Field(None, strict=True, description="As bytes behind the JSON.")
+    binary_data: bool | None = Field(
+        None, strict=True, description="Send it as bytes after the JSON."
+    )
 
 
 class RequestOutput(RequestModel):
-    """One output tensor that is asked for."""
+    """A requested output tensor."""
 
     name: Name
     parameters: OutputParameters = OutputParameters()
 
 
 class InferenceParameters(RequestModel):
-    """What holds for the whole request."""
+    """Parameters of the whole request."""
 
-    binary_data_output: bool = Field(False, strict=True, description="Outputs as bytes.")
+    binary_data_output: bool = Field(
+        False, strict=True, description="Send all outputs as bytes after the JSON."
+    )
     bridge: BridgeName = DEFAULT_BRIDGE
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
-    top: int = Field(5, ge=1, le=1000, description="Classes told for each input.")
+    top: int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
     timeout: int | None = Field(
-        None, ge=1, le=(1 << 64) - 1, description="Microseconds the answer may take."
+        None, ge=1, le=(1 << 64) - 1, description="Deadline in microseconds from now."
     )
 
 
 class InferenceRequest(RequestModel):
-    """The JSON of `/v2/models/{model}/infer`."""
+    """An inference request of the Open Inference Protocol."""
 
     id: Annotated[str, Field(max_length=1024)] | None = None
     parameters: InferenceParameters = InferenceParameters()

@@ -11,24 +11,24 @@ from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 TEXTS_ONLY: Final = (
-    "expected a text or a list of texts, got token ids: every model here has a tokenizer of its "
-    "own. LangChain's OpenAIEmbeddings sends texts with check_embedding_ctx_length=False"
+    "expected a text or a list of texts, got token ids: every model here has its own "
+    "tokenizer. LangChain's OpenAIEmbeddings sends texts with check_embedding_ctx_length=False"
 )
 
 
 def _inputs(value: Any, info: ValidationInfo) -> list[str]:
-    given = [value] if isinstance(value, str) else value
-    if not isinstance(given, list) or not given:
-        got = "an empty list" if given == [] else validation.json_type(given)
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts:
+        got = "an empty list" if texts == [] else validation.json_type(texts)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
-    for i, item in enumerate(given):
+    for i, item in enumerate(texts):
         if type(item) is int or (isinstance(item, list) and all(type(t) is int for t in item)):
             raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
         if not isinstance(item, str):
             raise InvalidInputError(
                 f"expected a text, got {validation.json_type(item)}", pointer=f"/{i}"
             )
-    return given
+    return texts
 
 
 TEXTS: dict[str, Any] = {
@@ -42,7 +42,7 @@ Inputs = Annotated[list[str], FieldParser(_inputs, TEXTS)]
 
 
 class EmbeddingsRequest(RequestModel):
-    """What OpenAI's clients send to `/v1/embeddings`, and two fields of our own."""
+    """A request of OpenAI's embeddings API, with the additional fields `bridge` and `truncate`."""
 
     input: Inputs
     model: str = Field(
@@ -50,10 +50,14 @@ class EmbeddingsRequest(RequestModel):
         description="`space`, which must have an encoder, or `space->target` to translate.",
     )
     encoding_format: EncodingFormat = "float"
-    dimensions: int | None = Field(None, ge=1, description="The width of the space, or nothing.")
-    user: str | None = Field(None, description="Is not read.")
-    bridge: BridgeName = Field(DEFAULT_BRIDGE, description="Our own: the way to the target.")
-    truncate: bool | None = Field(None, description="Our own: cut texts that are too long.")
+    dimensions: int | None = Field(None, ge=1, description="Must be the width of the space.")
+    user: str | None = Field(None, description="Ignored.")
+    bridge: BridgeName = Field(
+        DEFAULT_BRIDGE, description="Bridge to the target; not in OpenAI's API."
+    )
+    truncate: bool | None = Field(
+        None, description="Cut texts that are too long; not in OpenAI's API."
+    )
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm->mpnet",
         "input": ["how do I reset my card?"],

@@ -9,6 +9,7 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
     AppState,
+    BridgeQuery,
     ResourceId,
     StateDep,
     request_timeout,
@@ -41,7 +42,7 @@ async def anchor_report(
             json_schema_extra=ID_SCHEMA,
         ),
     ] = None,
-    bridge: BridgeName = DEFAULT_BRIDGE,
+    bridge: BridgeQuery = DEFAULT_BRIDGE,
 ) -> Response:
     """Duplicates, redundant anchors, a learning curve and, with a target, misaligned pairs.
 

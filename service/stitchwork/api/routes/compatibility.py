@@ -11,6 +11,7 @@ from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
     AppState,
+    BridgeQuery,
     PathId,
     StateDep,
     request_timeout,
@@ -45,7 +46,7 @@ async def compare_spaces(
     request: Request,
     state: StateDep,
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
-    bridge: BridgeName = DEFAULT_BRIDGE,
+    bridge: BridgeQuery = DEFAULT_BRIDGE,
     spaces: Annotated[
         str | None,
         Query(

@@ -7,7 +7,14 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import ID_SCHEMA, AppState, PathId, StateDep, request_timeout
+from stitchwork.api.dependencies import (
+    ID_SCHEMA,
+    AppState,
+    BridgeQuery,
+    PathId,
+    StateDep,
+    request_timeout,
+)
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.routes.provenance import resolution_headers
 from stitchwork.errors import InvalidInputError
@@ -41,7 +48,7 @@ async def export(
     target: PathId,
     request: Request,
     state: StateDep,
-    bridge: BridgeName = DEFAULT_BRIDGE,
+    bridge: BridgeQuery = DEFAULT_BRIDGE,
     head: Annotated[
         str | None,
         Query(description="Head to append; ONNX only.", json_schema_extra=ID_SCHEMA),

@@ -120,6 +120,7 @@ def add_routes(
             Query(description="Cursor of the previous page.", json_schema_extra=ID_SCHEMA),
         ] = None,
     ) -> Response:
+        """In the order of their ids."""
         after = _cursor(cursor)
         result = await asyncio.to_thread(repository(state).page, limit, after)
         items: Any = [resource_response(ready, entry) for entry in result.entries]
@@ -130,6 +131,7 @@ def add_routes(
         summary=f"Get one {name}",
         name=f"get_{plural}",
         response_model=response,
+        response_description=f"The {name}",
         responses={304: {"description": "If-None-Match names the current version"}},
     )
     async def get(
@@ -139,6 +141,7 @@ def add_routes(
             str | None, Header(description="ETag of the version that the client has.")
         ] = None,
     ) -> Response:
+        """The ready version, and the registration that is to replace it."""
         entry = await asyncio.to_thread(repository(state).get, id_)
         headers = etag(entry)
         if headers["ETag"] in (if_none_match or ""):
@@ -150,6 +153,7 @@ def add_routes(
         summary=f"Delete one {name}",
         name=f"delete_{plural}",
         status_code=204,
+        response_description="Deleted",
         openapi_extra=with_timeout(),
     )
     async def delete(

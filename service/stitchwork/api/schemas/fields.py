@@ -18,6 +18,7 @@ from stitchwork.api.content import validation
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
+from stitchwork.geometry.bridges import BridgeName
 from stitchwork.resources import ID_PATTERN, Floats, check_id
 
 ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
@@ -50,7 +51,8 @@ class FieldParser:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return self._schema
+        # A copy: pydantic adds the field's description.
+        return dict(self._schema)
 
 
 def limits_of(info: ValidationInfo) -> RequestLimits:
@@ -149,6 +151,8 @@ Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]
 """Ids of anchors."""
 Labels = Annotated[list[Name], max_length("max_rows", "labels")]
 """Labels of rows, or of a head's classes."""
+Bridge = Annotated[BridgeName, Field(description="Bridge between the two spaces.")]
+Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each prediction.")]
 Truncate = Annotated[
     Bool | None,
     Field(description="Cut texts that are too long; unset: as the encoder is registered."),

@@ -2,35 +2,34 @@
 
 from typing import Any, ClassVar
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from stitchwork.api.schemas.fields import (
+    Bridge,
     Id,
-    Int,
     Items,
     Rows,
+    Top,
     Truncate,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
-from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 
 class ItemsMixin(RequestModel):
     """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
 
-    items: Items
+    items: Items = Field(description="Texts, or image files in base64.")
 
 
 class TranslateRequest(RequestModel):
     """Embeddings of one space to translate into another."""
 
-    source: Id
-    target: Id
-    bridge: BridgeName = DEFAULT_BRIDGE
+    source: Id = Field(description="Id of the space of the embeddings.")
+    target: Id = Field(description="Id of the space to translate into.")
+    bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
-    embeddings: Rows
+    embeddings: Rows = Field(description="(n, d) float32.")
     example: ClassVar[dict[str, Any]] = {
         "source": "minilm",
         "target": "use",
@@ -41,11 +40,11 @@ class TranslateRequest(RequestModel):
 class ClassifyRequest(RequestModel):
     """Embeddings of one space to classify by a head of this or another space."""
 
-    space: Id
-    bridge: BridgeName = DEFAULT_BRIDGE
+    space: Id = Field(description="Id of the space of the embeddings.")
+    bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
-    embeddings: Rows
-    top: Int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
+    embeddings: Rows = Field(description="(n, d) float32.")
+    top: Top = 5
     example: ClassVar[dict[str, Any]] = {
         "space": "minilm",
         "embeddings": [[0.01, -0.02, 0.03]],
@@ -56,8 +55,8 @@ class ClassifyRequest(RequestModel):
 class EmbedRequest(ItemsMixin):
     """Raw inputs to embed and, with a target, to translate."""
 
-    target: Id | None = None
-    bridge: BridgeName = DEFAULT_BRIDGE
+    target: Id | None = Field(None, description="Id of a space to translate into.")
+    bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     truncate: Truncate = None
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
@@ -66,7 +65,7 @@ class EmbedRequest(ItemsMixin):
 class StitchRequest(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
-    bridge: BridgeName = DEFAULT_BRIDGE
+    bridge: Bridge = DEFAULT_BRIDGE
     truncate: Truncate = None
-    top: Int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
+    top: Top = 5
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

@@ -39,9 +39,11 @@ from stitchwork.resources import (
 class AnchorSetRequest(RequestModel):
     """Declares k ordered anchors by their items, by their ids, or by their number alone."""
 
-    modality: Modality = "vector"
-    items: Items | None = None
-    ids: Names | None = None
+    modality: Modality = Field(
+        "vector", description="What the items are; `vector` for sets without items."
+    )
+    items: Items | None = Field(None, description="Texts, or image files in base64.")
+    ids: Names | None = Field(None, description="Ids of the anchors, in the order of the items.")
     size: Int | None = Field(None, ge=2, description="Number of anchors, k.")
     example: ClassVar[dict[str, Any]] = {
         "modality": "text",
@@ -97,11 +99,17 @@ class ExpParameters(RequestModel):
 class SpaceRequest(RequestModel):
     """Registers a space by its anchors, or by an encoder that embeds its set's items."""
 
-    anchor_set: Id
+    anchor_set: Id = Field(
+        description="Id of the anchor set; the first space on an unknown set creates it."
+    )
     encoding_format: EncodingFormat = "float"
-    anchors: Rows | None = None
-    ids: Names | None = None
-    encoder: EncoderSpec | None = None
+    anchors: Rows | None = Field(None, description="(k, d) float32.")
+    ids: Names | None = Field(
+        None, description="Ids of the anchors in the order of the rows, if the set has ids."
+    )
+    encoder: EncoderSpec | None = Field(
+        None, description="Model that embeds raw inputs and, without `anchors`, the set's items."
+    )
     ridge: RidgeParameters = RidgeParameters()
     irp: IrpParameters = IrpParameters()
     exp: ExpParameters = ExpParameters()
@@ -137,10 +145,12 @@ class LinearLayer(RequestModel):
 class TrainingData(RequestModel):
     """Data to fit a linear head on: one label for each embedding or raw input."""
 
-    labels: Annotated[Labels, Field(min_length=2)]
+    labels: Annotated[Labels, Field(min_length=2, description="One label for each input.")]
     encoding_format: EncodingFormat = "float"
-    embeddings: Rows | None = None
-    items: Items | None = None
+    embeddings: Rows | None = Field(None, description="(n, d) float32.")
+    items: Items | None = Field(
+        None, description="Texts or image files in base64, instead of embeddings."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -177,10 +187,10 @@ class TrainingData(RequestModel):
 class HeadRequest(RequestModel):
     """Registers a head in a space: weights, a pretrained model's classifier, or data to fit on."""
 
-    space: Id
-    labels: Labels | None = None
-    weight: Rows | None = None
-    bias: Row | None = None
+    space: Id = Field(description="Id of the space that the head takes embeddings of.")
+    labels: Labels | None = Field(None, description="One label for each class, with weights.")
+    weight: Rows | None = Field(None, description="(c, d) of a linear head.")
+    bias: Row | None = Field(None, description="(c,) of a linear head; unset: zeros.")
     layers: (
         Annotated[
             list[LinearLayer],
@@ -189,11 +199,11 @@ class HeadRequest(RequestModel):
         ]
         | None
     ) = None
-    activation: str = "relu"
+    activation: str = Field("relu", description="Activation between `layers`.")
     classifier: EncoderSpec | Literal[True] | None = Field(
         None, description="Model to take the classifier from; true: the space's own encoder."
     )
-    fit: TrainingData | None = None
+    fit: TrainingData | None = Field(None, description="Data to fit a linear head on.")
     example: ClassVar[dict[str, Any]] = {
         "space": "minilm",
         "labels": ["refund", "card lost"],

@@ -13,6 +13,7 @@ from stitchwork.api.content import json
 from stitchwork.api.problem_details import field_error
 from stitchwork.api.schemas.fields import (
     Bool,
+    Bridge,
     Int,
     Items,
     Labels,
@@ -22,7 +23,7 @@ from stitchwork.api.schemas.fields import (
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InvalidInputError, MalformedInputError
-from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
 
 def _parse_list(value: Any, info: ValidationInfo) -> Any:
@@ -42,7 +43,7 @@ class NextAnchorsRequest(RequestModel):
 
     count: Int = Field(10, ge=1, le=1000, description="Largest number of rows to choose.")
     encoding_format: EncodingFormat = "float"
-    embeddings: Rows
+    embeddings: Rows = Field(description="(n, d) float32.")
     example: ClassVar[dict[str, Any]] = {
         "count": 2,
         "embeddings": [[0.01, -0.02, 0.03], [0.02, 0.01, -0.01]],
@@ -53,12 +54,14 @@ class HeadEvaluationRequest(RequestModel):
     """A labelled sample to evaluate a head on: raw inputs, or their embeddings."""
 
     labels: Annotated[Labels, BeforeValidator(_parse_list), Field(min_length=1)]
-    bridge: BridgeName = DEFAULT_BRIDGE
+    bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
-    items: Items | None = None
-    embeddings: Rows | None = None
+    items: Items | None = Field(None, description="Texts, or image files in base64.")
+    embeddings: Rows | None = Field(
+        None, description="(n, d) float32 of the encoder's space, instead of items."
+    )
     native_embeddings: Rows | None = Field(
-        None, description="The same inputs in the head's own space."
+        None, description="(n, d) float32 of the same inputs in the head's own space."
     )
     truncate: Truncate = None
     calibrate: Bool = Field(

@@ -1,13 +1,13 @@
 """The base of all request bodies."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-)
+from pydantic import BaseModel, ConfigDict, Field
 
-EncodingFormat = Literal["float", "base64"]
+EncodingFormat = Annotated[
+    Literal["float", "base64"],
+    Field(description="Encoding of rows in JSON, of the request and of the response."),
+]
 
 
 class RequestModel(BaseModel):
