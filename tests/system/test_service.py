@@ -215,7 +215,7 @@ def test_a_bad_text_takes_no_other_request_along(spaces: TextSpaces) -> None:
         ({"kind": "transformers", "model": "/etc"}, "model_roots"),
         ({"kind": "transformers", "model": "some/where"}, "hub_models"),
         ({"kind": "transformers", "max_length": 1000}, "max_length"),
-        ({"kind": "transformers", "layer": 40}, "layers 0 to 6"),
+        ({"kind": "transformers", "layer": 40}, "layer: expected 0 to 6"),
     ],
 )
 def test_a_space_that_cannot_be_embedded_fails_with_its_reason(
