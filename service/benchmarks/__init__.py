@@ -14,7 +14,7 @@ from rich.table import Table
 from benchmarks import costs, queueing, stitching, translating
 from benchmarks.measure import OURS, THEIRS, Result, Round
 from stitchwork.errors import StitchworkError
-from stitchwork.evaluation.peers import LATENTIS, SERVERS, environment
+from stitchwork.evaluation.peers import LATENTIS, SERVERS, peer_environment
 
 CASES: Final[Mapping[str, Callable[[Round], list[Result]]]] = {
     "map": translating.in_process,
@@ -52,7 +52,7 @@ def run(
         0 if every case was run and every goal is met.
     """
     console = Console()
-    found = {name: environment(name, peers) for name in (*SERVERS, LATENTIS)} if peers else {}
+    found = {name: peer_environment(name, peers) for name in (*SERVERS, LATENTIS)} if peers else {}
     ask = Round(rounds, found, console.print)
     os.sched_setaffinity(0, {OURS})
     if laws:

@@ -16,7 +16,7 @@ from benchmarks.measure import THEIRS, Round, Target, closed, in_turns, on_core,
 from benchmarks.stitching import SECONDS, minilm, service
 from benchmarks.translating import BINARY, anchors, rows, serving, way_of
 from stitchwork.client import Stitchwork
-from stitchwork.evaluation.figures import PALETTE, figure_of
+from stitchwork.evaluation.figures import PALETTE, new_figure
 from stitchwork.evaluation.sentences import sentences
 from stitchwork.geometry.bridges import BridgeName
 
@@ -160,7 +160,7 @@ def _flops(ask: Round) -> float:
 
 
 def _draw(laws: Sequence[Law], path: Path) -> None:
-    figure, axes = figure_of(4.2 * len(laws) / 2, 7.2, len(laws) // 2, rows=2)
+    figure, axes = new_figure(4.2 * len(laws) / 2, 7.2, len(laws) // 2, rows=2)
     for axis, law in zip(axes, laws, strict=True):
         scale: Literal["log", "linear"] = "log" if len(law.sizes) > 2 else "linear"
         axis.plot(law.sizes, law.theory, "--", color=PALETTE[6], label=law.says)

@@ -67,20 +67,20 @@ def evaluate(
     .npz file of embeddings.
     """
     from stitchwork.evaluation import evaluate as evaluation
-    from stitchwork.evaluation.experiments.experiment_settings import Settings as Experiments
+    from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
 
     # One thread for a product, and two products at a time.
     limit_blas(settings.model_copy(update={"blas_threads": settings.blas_threads or 1}))
     logging.getLogger().setLevel(logging.WARNING)
     return evaluation.evaluate(
-        evaluation.Ask(
+        evaluation.EvaluationOptions(
             data=data or evaluation.DEFAULT_DATA,
             only=only,
             out=out,
             url=url,
             encoders=encoders,
-            most=max_rows,
-            settings=Experiments(seed=seed, draws=draws, counts=anchors),
+            max_rows=max_rows,
+            settings=ExperimentSettings(seed=seed, draws=draws, counts=anchors),
             peers=peers,
         )
     )

@@ -1,8 +1,8 @@
-"""What an evaluation runs on: inputs in one or several views, labels, and a split."""
+"""Corpora: inputs in one or several views, labels, and a train/test split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,8 @@ from stitchwork.resources import Modality
 
 Indices = NDArray[np.int64]
 
-HELD_OUT: Final = 0.2
-"""Share of the rows that is held out where a data set brings no split of its own."""
+TEST_SHARE: Final = 0.2
+"""Share of the rows that is held out where a data set has no split."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,36 +24,36 @@ class View:
     Attributes:
         modality: `text` or `image`.
         items: n texts or n image files.
-        input_size: Side in pixels at which encoders should see images; None takes their own.
+        input_size: Side in pixels to which images are resized; None uses the encoder's default.
     """
 
     modality: Modality
     items: Sequence[str] | Sequence[bytes]
     input_size: int | None = None
 
-    def at(self, rows: Indices) -> "View":
+    def select(self, indices: Indices) -> Self:
         """The view of some rows only."""
-        return View(self.modality, [self.items[i] for i in rows], self.input_size)
+        return replace(self, items=[self.items[i] for i in indices])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Corpus:
-    """Inputs, or ready embeddings, that are parallel: row i is the same thing in each.
+    """Parallel inputs or embeddings: row i is the same item in each.
 
     Attributes:
-        name: What reports call it.
+        name: Name in reports.
         labels: (n,) int64, indices into `classes`; None where there are none.
-        classes: Their names.
-        train: Indices that anchors and heads may come from.
+        classes: Names of the classes.
+        train: Indices that anchors and heads may use.
         test: Indices held out; no index is in both.
         views: Inputs by view.
-        rows: Embeddings that came ready, by space: (n, d) float32.
+        rows: Embeddings that need no encoder, by space: (n, d) float32.
         groups: (n,) int64, finer groups than the classes; None where there are none.
-        notes: What a reader of the results should know, such as rows that were left out.
+        notes: Remarks for the report, such as rows that were left out.
 
     Raises:
-        InvalidInputError: If views, rows, labels or groups differ in length, or there is nothing to
-            learn from or nothing held out.
+        InvalidInputError: If views, rows, labels or groups differ in length, or the train or test
+            part is empty.
     """
 
     name: str
@@ -74,8 +74,8 @@ class Corpus:
         if not self.views and not self.rows:
             raise InvalidInputError(f"{self.name}: expected inputs or embeddings, got none")
         if len(set(lengths.values())) > 1:
-            told = ", ".join(f"{name}: {length}" for name, length in lengths.items())
-            raise InvalidInputError(f"{self.name}: expected as many rows in each, got {told}")
+            listed = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+            raise InvalidInputError(f"{self.name}: expected equal numbers of rows, got {listed}")
         for part, rows in (("train", self.train), ("test", self.test)):
             if len(rows) == 0 or rows.min() < 0 or rows.max() >= self.size:
                 raise InvalidInputError(
@@ -88,76 +88,81 @@ class Corpus:
 
     @property
     def size(self) -> int:
-        """The number of rows, n."""
+        """Number of rows, n."""
         first = next(iter(self.views.values()), None)
         return len(next(iter(self.rows.values()))) if first is None else len(first.items)
 
-    def capped(self, most: int, seed: int = 0) -> "Corpus":
-        """With at most this many rows in each part, every class keeping its share.
+    def subsample(self, max_rows: int, seed: int = 0) -> "Corpus":
+        """A stratified sample of at most this many rows of each part.
 
         Args:
-            most: Rows of `train`, and of `test`, that stay.
-            seed: Of the choice.
+            max_rows: Maximum number of rows of `train`, and of `test`.
+            seed: Seed of the sample.
 
         Raises:
-            InvalidInputError: If nothing would stay.
+            InvalidInputError: If the maximum is less than 1.
         """
-        if most < 1:
-            raise InvalidInputError(f"expected to keep at least one row, got {most}")
-        train, test = (evenly(rows, self.labels, most, seed) for rows in (self.train, self.test))
-        kept = np.concatenate([train, test])
+        if max_rows < 1:
+            raise InvalidInputError(f"expected a maximum of at least 1 row, got {max_rows}")
+        train, test = (
+            stratified_sample(rows, self.labels, max_rows, seed) for rows in (self.train, self.test)
+        )
+        indices = np.concatenate([train, test])
         return Corpus(
             self.name,
-            None if self.labels is None else self.labels[kept],
+            None if self.labels is None else self.labels[indices],
             self.classes,
             np.arange(len(train)),
-            np.arange(len(train), len(kept)),
-            {name: view.at(kept) for name, view in self.views.items()},
-            {name: rows[kept] for name, rows in self.rows.items()},
-            None if self.groups is None else self.groups[kept],
+            np.arange(len(train), len(indices)),
+            {name: view.select(indices) for name, view in self.views.items()},
+            {name: rows[indices] for name, rows in self.rows.items()},
+            None if self.groups is None else self.groups[indices],
             self.notes,
         )
 
 
-def evenly(rows: Indices, labels: Indices | None, most: int, seed: int) -> Indices:
-    """At most so many of the rows, in an order that the seed decides, classes keeping their shares.
+def stratified_sample(rows: Indices, labels: Indices | None, max_rows: int, seed: int) -> Indices:
+    """At most this many of the rows, with every class in proportion.
 
     Args:
         rows: Indices to choose from.
         labels: (n,) the class of every index; None for one class.
-        most: How many.
-        seed: Of choice and order.
-    """
-    rng = np.random.default_rng(seed)
-    mixed = rows[rng.permutation(len(rows))]
-    of = np.zeros(len(mixed), np.int64) if labels is None else labels[mixed]
-    # A row's place within its class, as a share of the class: the first `most` of that order hold
-    # the same share of every class.
-    place = np.empty(len(mixed))
-    for label in np.unique(of):
-        mine = np.flatnonzero(of == label)
-        place[mine] = (np.arange(len(mine)) + rng.uniform(0.25, 0.75)) / len(mine)
-    return np.sort(mixed[np.argsort(place, kind="stable")[:most]])
-
-
-def split(size: int, labels: Indices | None, seed: int = 0) -> tuple[Indices, Indices]:
-    """A fifth of the rows held out, of each class if there are labels.
+        max_rows: Maximum number of rows.
+        seed: Seed of the choice.
 
     Returns:
-        Indices to learn from and indices held out, each in ascending order.
+        Indices in ascending order.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rows[rng.permutation(len(rows))]
+    classes = np.zeros(len(shuffled), np.int64) if labels is None else labels[shuffled]
+    # A row's position within its class, as a share of the class: the first rows in that order
+    # contain the same share of every class.
+    position = np.empty(len(shuffled))
+    for label in np.unique(classes):
+        members = np.flatnonzero(classes == label)
+        position[members] = (np.arange(len(members)) + rng.uniform(0.25, 0.75)) / len(members)
+    return np.sort(shuffled[np.argsort(position, kind="stable")[:max_rows]])
+
+
+def train_test_split(size: int, labels: Indices | None, seed: int = 0) -> tuple[Indices, Indices]:
+    """A split with a fifth of the rows, of each class if there are labels, in the test part.
+
+    Returns:
+        Train and test indices, each in ascending order.
 
     Raises:
         InvalidInputError: If there are too few rows to hold one out.
     """
     if size < 2:
         raise InvalidInputError(f"expected at least two rows to split, got {size}")
-    everything = np.arange(size)
-    test = evenly(everything, labels, max(1, round(HELD_OUT * size)), seed)
-    return np.setdiff1d(everything, test), test
+    rows = np.arange(size)
+    test = stratified_sample(rows, labels, max(1, round(TEST_SHARE * size)), seed)
+    return np.setdiff1d(rows, test), test
 
 
-def numbered(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
+def label_indices(names: Sequence[str]) -> tuple[Indices, tuple[str, ...]]:
     """Labels as indices into the sorted names of the classes, and those names."""
     classes = tuple(sorted(set(names)))
-    place = {name: i for i, name in enumerate(classes)}
-    return np.array([place[name] for name in names], np.int64), classes
+    index = {name: i for i, name in enumerate(classes)}
+    return np.array([index[name] for name in names], np.int64), classes

@@ -1,4 +1,4 @@
-"""Corpora out of files: texts, images by class, parallel lines, and embeddings."""
+"""Reading corpora from files: texts, images by class, parallel texts, and embeddings."""
 
 import csv
 import zipfile
@@ -11,145 +11,149 @@ import orjson
 from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
-from stitchwork.evaluation.corpora import Corpus, Indices, View, numbered, split
+from stitchwork.evaluation.corpora import Corpus, Indices, View, label_indices, train_test_split
 
-TABLES: Final = (".csv", ".jsonl")
-PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
-TEXT: Final = "text"
-LABELS: Final = ("label", "category")
+TABLE_SUFFIXES: Final = (".csv", ".jsonl")
+IMAGE_SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp")
+TEXT_COLUMN: Final = "text"
+LABEL_COLUMNS: Final = ("label", "category")
 PARTS: Final = ("train", "test")
-MOST_INCOMPLETE: Final = 0.01
-"""Share of rows without text or label up to which they are left out, as real files have a few."""
+MAX_INCOMPLETE: Final = 0.01
+"""Maximum share of rows without text or label, which are left out; real files have a few."""
 RESERVED: Final = ("labels", "groups", "classes", "train", "test")
 """Arrays of an .npz file that are not a space."""
 
 
-def table(path: Path, seed: int = 0) -> Corpus:
-    """Texts with labels in a CSV or JSONL file; a fifth is held out.
+def read_table(path: Path, seed: int = 0) -> Corpus:
+    """Texts, with or without labels, in a CSV or JSONL file; a fifth is contents out.
 
     Args:
-        path: A file with `text` and, for the classes, `label` or `category`.
-        seed: Of the split.
+        path: A file with a column `text` and, for the classes, `label` or `category`.
+        seed: Seed of the split.
 
     Raises:
         InvalidInputError: If a column is missing, or more than a few rows lack a value.
     """
     texts, names, notes = _read_table(path)
-    labels, classes = (None, ()) if names is None else numbered(names)
-    train, test = split(len(texts), labels, seed)
-    return Corpus(path.stem, labels, classes, train, test, {TEXT: View("text", texts)}, notes=notes)
+    labels, classes = (None, ()) if names is None else label_indices(names)
+    train, test = train_test_split(len(texts), labels, seed)
+    return Corpus(
+        path.stem, labels, classes, train, test, {TEXT_COLUMN: View("text", texts)}, notes=notes
+    )
 
 
-def tables(train: Path, test: Path) -> Corpus:
-    """Texts with labels that come split, as two CSV or JSONL files in one folder.
+def read_split_tables(train: Path, test: Path) -> Corpus:
+    """Texts with a given split, as two CSV or JSONL files in one folder.
 
     Raises:
         InvalidInputError: If a column is missing, more than a few rows lack a value, or only one
-        of the
-            two has labels.
+            of the two has labels.
     """
     parts = [_read_table(path) for path in (train, test)]
-    texts = [text for found, _, _ in parts for text in found]
-    named = [names for _, names, _ in parts if names is not None]
-    if len(named) == 1:
+    texts = [text for part, _, _ in parts for text in part]
+    labelled = [names for _, names, _ in parts if names is not None]
+    if len(labelled) == 1:
         raise InvalidInputError(
             f"{train.parent}: expected labels in both of its files, or in neither"
         )
-    labels, classes = numbered([n for names in named for n in names]) if named else (None, ())
-    middle = len(parts[0][0])
+    all_names = [name for names in labelled for name in names]
+    labels, classes = label_indices(all_names) if labelled else (None, ())
+    train_size = len(parts[0][0])
     return Corpus(
         train.parent.name,
         labels,
         classes,
-        np.arange(middle),
-        np.arange(middle, len(texts)),
-        {TEXT: View("text", texts)},
+        np.arange(train_size),
+        np.arange(train_size, len(texts)),
+        {TEXT_COLUMN: View("text", texts)},
         notes=tuple(note for _, _, notes in parts for note in notes),
     )
 
 
-def parallel(paths: Sequence[Path], seed: int = 0) -> Corpus:
-    """Texts in several languages, line by line; each file is one view, named by its suffix.
+def read_parallel_texts(paths: Sequence[Path], seed: int = 0) -> Corpus:
+    """Texts in several languages, one item a line; each file is a view, named by its suffix.
 
     Raises:
         InvalidInputError: If the files differ in length, share a suffix, or have an empty line.
     """
     views: dict[str, View] = {}
     for path in paths:
-        lines = _read(path).splitlines()
+        lines = _read_text(path).splitlines()
         empty = next((i for i, line in enumerate(lines, 1) if not line.strip()), None)
         if empty is not None:
             raise InvalidInputError(f"{path}: line {empty} is empty")
         views[path.suffix.removeprefix(".")] = View("text", lines)
     if len(views) < 2 or "" in views:
-        told = ", ".join(path.name for path in paths)
+        listed = ", ".join(path.name for path in paths)
         raise InvalidInputError(
-            f"expected files with suffixes of their own, such as .fra, got {told}"
+            f"expected files with different suffixes, such as .fra, got {listed}"
         )
     size = len(next(iter(views.values())).items)
-    train, test = split(size, None, seed)
+    train, test = train_test_split(size, None, seed)
     return Corpus(paths[0].stem, None, (), train, test, views)
 
 
-def images(folder: Path, seed: int = 0) -> Corpus:
-    """Images in one folder for each class, or in `train` and `test` with such folders.
+def read_image_folders(folder: Path, seed: int = 0) -> Corpus:
+    """Images in one folder for each class, or in `train` and `test` folders of such folders.
 
     Raises:
         InvalidInputError: If there are fewer than two classes.
     """
     parts = [folder / part for part in PARTS]
     is_split = all(part.is_dir() for part in parts)
-    found = [list(_pictures(part)) for part in (parts if is_split else [folder])]
-    if len({label for part in found for _, label in part}) < 2:
+    files = [list(_image_files(part)) for part in (parts if is_split else [folder])]
+    if len({label for part in files for _, label in part}) < 2:
         raise InvalidInputError(
-            f"{folder}: expected a folder of {', '.join(PICTURES)} files for each of at least two "
-            "classes, a CSV or JSONL file, or two parallel texts"
+            f"{folder}: expected a folder of {', '.join(IMAGE_SUFFIXES)} files for each of at "
+            "least two classes, a CSV or JSONL file, or two parallel texts"
         )
-    both = [picture for part in found for picture in part]
-    labels, classes = numbered([label for _, label in both])
+    images = [image for part in files for image in part]
+    labels, classes = label_indices([label for _, label in images])
     if is_split:
-        train, test = np.arange(len(found[0])), np.arange(len(found[0]), len(both))
+        train, test = np.arange(len(files[0])), np.arange(len(files[0]), len(images))
     else:
-        train, test = split(len(both), labels, seed)
-    views = {"image": View("image", [path.read_bytes() for path, _ in both])}
+        train, test = train_test_split(len(images), labels, seed)
+    views = {"image": View("image", [path.read_bytes() for path, _ in images])}
     return Corpus(folder.name, labels, classes, train, test, views)
 
 
-def arrays(path: Path, seed: int = 0) -> Corpus:
+def read_arrays(path: Path, seed: int = 0) -> Corpus:
     """Embeddings (n, d) by space in an .npz file.
 
     Args:
-        path: The file; beside the spaces it may hold `labels` and `groups` (n,), as numbers or
-            names, `classes` to name numbers, and indices `train` and `test`.
-        seed: Of the split, where the file has none.
+        path: The file; besides the spaces it may contain `labels` and `groups` (n,), as numbers or
+            names, `classes` as names of numbers, and indices `train` and `test`.
+        seed: Seed of the split, where the file has none.
 
     Raises:
         MalformedInputError: If it is not an .npz file of plain arrays.
-        InvalidInputError: If the arrays do not fit each other.
+        InvalidInputError: If the arrays do not match each other.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as npz:
-            held: dict[str, NDArray[Any]] = dict(npz.items())
+            contents: dict[str, NDArray[Any]] = dict(npz.items())
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise MalformedInputError(f"{path}: expected an .npz file of plain arrays") from error
-    rows = {name: array for name, array in held.items() if name not in RESERVED}
+    rows = {name: array for name, array in contents.items() if name not in RESERVED}
     for name, array in rows.items():
         if array.ndim != 2 or array.dtype.kind not in "fiu" or not np.isfinite(array).all():
             raise InvalidInputError(
                 f"{path}: expected finite embeddings (n, d) as {name}, got {array.dtype} "
                 f"{array.shape}"
             )
-    labels, classes = _column(held, "labels", path)
-    groups, _ = _column(held, "groups", path)
+    labels, classes = _column(contents, "labels", path)
+    groups, _ = _column(contents, "groups", path)
     if not rows:
         raise InvalidInputError(f"{path}: expected an array of embeddings for each space, got none")
-    if ("train" in held) != ("test" in held):
+    if ("train" in contents) != ("test" in contents):
         raise InvalidInputError(f"{path}: expected both train and test, or neither")
     size = len(next(iter(rows.values())))
-    if "train" in held:
-        train, test = (held[part].astype(np.int64) for part in PARTS)
+    if "train" in contents:
+        train, test = (contents[part].astype(np.int64) for part in PARTS)
     else:
-        train, test = split(size, labels if labels is None or len(labels) == size else None, seed)
+        train, test = train_test_split(
+            size, labels if labels is None or len(labels) == size else None, seed
+        )
     return Corpus(
         path.stem,
         labels,
@@ -162,9 +166,9 @@ def arrays(path: Path, seed: int = 0) -> Corpus:
 
 
 def _column(
-    held: Mapping[str, NDArray[Any]], name: str, path: Path
+    contents: Mapping[str, NDArray[Any]], name: str, path: Path
 ) -> tuple[Indices | None, tuple[str, ...]]:
-    column = held.get(name)
+    column = contents.get(name)
     if column is None:
         return None, ()
     if column.ndim != 1 or column.dtype.kind not in "iuU":
@@ -173,52 +177,54 @@ def _column(
             f"{column.shape}"
         )
     if column.dtype.kind == "U":
-        return numbered([str(value) for value in column])
-    if name == "labels" and "classes" in held:
-        classes = tuple(str(value) for value in held["classes"])
+        return label_indices([str(value) for value in column])
+    if name == "labels" and "classes" in contents:
+        classes = tuple(str(value) for value in contents["classes"])
         if column.min(initial=0) < 0 or column.max(initial=0) >= len(classes):
             raise InvalidInputError(
                 f"{path}: expected labels below {len(classes)}, one for each class"
             )
         return column.astype(np.int64), classes
-    known, places = np.unique(column, return_inverse=True)
-    return places.astype(np.int64), tuple(str(value) for value in known)
+    values, indices = np.unique(column, return_inverse=True)
+    return indices.astype(np.int64), tuple(str(value) for value in values)
 
 
-def _pictures(folder: Path) -> Iterator[tuple[Path, str]]:
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for path in sorted(inner.iterdir()):
-            if path.suffix.lower() in PICTURES:
-                yield path, inner.name
+def _image_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    for subfolder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for path in sorted(subfolder.iterdir()):
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path, subfolder.name
 
 
 def _read_table(path: Path) -> tuple[list[str], list[str] | None, tuple[str, ...]]:
-    """Texts, labels where there is a column of them, and what was left out."""
+    """Texts, labels if there is such a column, and notes on rows that were left out."""
     rows = list(_rows(path))
     if not rows:
         raise InvalidInputError(f"{path}: expected at least one row, got none")
     columns = [str(name) for name in rows[0][1]]
-    if TEXT not in columns:
-        raise InvalidInputError(f"{path}: expected a column {TEXT}, got {', '.join(columns)}")
-    label = next((name for name in LABELS if name in columns), None)
-    wanted = [TEXT] if label is None else [TEXT, label]
-    cut = [
+    if TEXT_COLUMN not in columns:
+        raise InvalidInputError(
+            f"{path}: expected a column {TEXT_COLUMN}, got {', '.join(columns)}"
+        )
+    label = next((name for name in LABEL_COLUMNS if name in columns), None)
+    required = [TEXT_COLUMN] if label is None else [TEXT_COLUMN, label]
+    incomplete = [
         (line, column)
         for line, row in rows
-        if (column := next((c for c in wanted if not _cell(row, c)), None))
+        if (column := next((c for c in required if not _cell(row, c)), None))
     ]
-    if len(cut) > MOST_INCOMPLETE * len(rows):
-        line, column = cut[0]
+    if len(incomplete) > MAX_INCOMPLETE * len(rows):
+        line, column = incomplete[0]
         raise InvalidInputError(
-            f"{path}: line {line} has no {column}, and so it is in {len(cut)} of {len(rows)} rows"
+            f"{path}: line {line} has no {column}, as in {len(incomplete)} of {len(rows)} rows"
         )
-    left = {line for line, _ in cut}
-    kept = [row for line, row in rows if line not in left]
-    notes = (f"{path.name}: {len(cut)} of {len(rows)} rows are incomplete and left out",)
+    incomplete_lines = {line for line, _ in incomplete}
+    complete = [row for line, row in rows if line not in incomplete_lines]
+    notes = (f"{path.name}: {len(incomplete)} of {len(rows)} rows are incomplete and left out",)
     return (
-        [_cell(row, TEXT) for row in kept],
-        None if label is None else [_cell(row, label) for row in kept],
-        notes if cut else (),
+        [_cell(row, TEXT_COLUMN) for row in complete],
+        None if label is None else [_cell(row, label) for row in complete],
+        notes if incomplete else (),
     )
 
 
@@ -228,8 +234,8 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """The rows of a CSV or JSONL file, each with the number of its line."""
-    text = _read(path)
+    """The rows of a CSV or JSONL file, each with its line number."""
+    text = _read_text(path)
     if path.suffix == ".csv":
         reader = csv.DictReader(text.splitlines(keepends=True))
         for row in reader:
@@ -239,15 +245,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not line.strip():
             continue
         try:
-            told = orjson.loads(line)
+            value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise MalformedInputError(f"{path}: line {number} is not JSON") from error
-        if not isinstance(told, dict):
+        if not isinstance(value, dict):
             raise MalformedInputError(f"{path}: line {number} is not a JSON object")
-        yield number, told
+        yield number, value
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise UnknownResourceError(f"there is no file {path}")
     try:

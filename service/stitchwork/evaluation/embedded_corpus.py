@@ -1,4 +1,4 @@
-"""One data set as several encoders see it: what the experiments run on."""
+"""A data set embedded by several encoders: what the experiments run on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from stitchwork.resources import Modality
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Embedded:
-    """One data set as several encoders see it: row i of every space is the same input.
+class EmbeddedCorpus:
+    """A data set embedded by several encoders: row i of every space is the same input.
 
     Attributes:
-        name: The data set's.
+        name: Name of the data set.
         rows: By space: (n, d) float32.
         modality: By space: `image`, `text` or `vector`.
         labels: (n,) int64, indices into `classes`; None where the data set has none.
-        classes: Their names.
+        classes: Names of the classes.
         groups: (n,) int64, finer groups such as emoji subgroups, for controls; None where there
             are none.
-        train: Indices that anchors and heads may come from.
+        train: Indices that anchors and heads may use.
         test: Indices held out.
-        origin: By space: what made it, for the report.
+        origin: By space: what computed it, for the report.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Emoji as pictures and as names in several languages, out of two npm packages."""
+"""Emoji as images and as names in several languages, from two npm packages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,57 +7,58 @@ from typing import Any, Final
 import orjson
 
 from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
-from stitchwork.evaluation.corpora import Corpus, View, numbered, split
+from stitchwork.evaluation.corpora import Corpus, View, label_indices, train_test_split
 
-PICTURES: Final = "emoji-datasource-twitter"
-NAMES: Final = "emojibase-data"
-LEFT_OUT: Final = ("Flags", "Component")
-"""Categories whose names say what no picture shows, or that are parts of others."""
+IMAGE_PACKAGE: Final = "emoji-datasource-twitter"
+NAME_PACKAGE: Final = "emojibase-data"
+EXCLUDED_CATEGORIES: Final = ("Flags", "Component")
+"""Categories whose names the images do not show, or that are parts of other emoji."""
 LANGUAGES: Final = ("en", "fr", "ja")
-SIDE: Final = 128
+IMAGE_SIZE: Final = 128
 
 
-def emoji(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> Corpus:
-    """Pictures and names of emoji; categories are their classes, subcategories their groups.
+def emoji_corpus(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> Corpus:
+    """Images and names of emoji; categories are the classes, subcategories the groups.
 
-    Skin tones are variants of an emoji and left out, as are flags.
+    Skin tones, which are variants of an emoji, and flags are left out.
 
     Args:
-        folder: Holds the unpacked packages `emoji-datasource-twitter` and `emojibase-data`.
-        languages: Of the names, as `emojibase-data` calls them.
-        seed: Of the split, a fifth of each category.
+        folder: The folder of the unpacked packages `emoji-datasource-twitter` and
+            `emojibase-data`.
+        languages: Languages of the names, by their folders in `emojibase-data`.
+        seed: Seed of the split, a fifth of each category.
 
     Returns:
-        Views `image` and one for each language; only emoji that have a name in all of them.
+        Views `image` and one for each language; only emoji with a name in every language.
 
     Raises:
-        UnknownResourceError: If a package or a language is not there.
-        InvalidInputError: If no emoji is left.
+        UnknownResourceError: If a package or a language is missing.
+        InvalidInputError: If no emoji has both an image and names.
     """
-    for package in (PICTURES, NAMES):
+    for package in (IMAGE_PACKAGE, NAME_PACKAGE):
         if not (folder / package).is_dir():
             raise UnknownResourceError(
                 f"{folder}: expected the unpacked npm package {package}; "
                 f"`npm pack {package}` fetches it"
             )
-    names = {language: _names(folder / NAMES, language) for language in languages}
-    pictures = folder / PICTURES / "img" / "twitter" / "64"
-    found = [
+    names = {language: _names(folder / NAME_PACKAGE, language) for language in languages}
+    images = folder / IMAGE_PACKAGE / "img" / "twitter" / "64"
+    entries = [
         (entry, key)
-        for entry in sorted(_json(folder / PICTURES / "emoji.json"), key=_order)
-        if entry["category"] not in LEFT_OUT
+        for entry in sorted(_json(folder / IMAGE_PACKAGE / "emoji.json"), key=_order)
+        if entry["category"] not in EXCLUDED_CATEGORIES
         and entry["has_img_twitter"]
-        and (pictures / entry["image"]).is_file()
+        and (images / entry["image"]).is_file()
         and all((key := _key(entry["unified"])) in known for known in names.values())
     ]
-    if not found:
-        raise InvalidInputError(f"{folder}: no emoji has both a picture and a name")
-    labels, classes = numbered([entry["category"] for entry, _ in found])
-    groups, _ = numbered([entry["subcategory"] for entry, _ in found])
-    train, test = split(len(found), labels, seed)
-    images = [(pictures / entry["image"]).read_bytes() for entry, _ in found]
-    views = {"image": View("image", images, SIDE)} | {
-        language: View("text", [known[key] for _, key in found])
+    if not entries:
+        raise InvalidInputError(f"{folder}: no emoji has both an image and a name")
+    labels, classes = label_indices([entry["category"] for entry, _ in entries])
+    groups, _ = label_indices([entry["subcategory"] for entry, _ in entries])
+    train, test = train_test_split(len(entries), labels, seed)
+    contents = [(images / entry["image"]).read_bytes() for entry, _ in entries]
+    views = {"image": View("image", contents, IMAGE_SIZE)} | {
+        language: View("text", [known[key] for _, key in entries])
         for language, known in names.items()
     }
     return Corpus("emoji", labels, classes, train, test, views, groups=groups)
@@ -66,8 +67,8 @@ def emoji(folder: Path, languages: Sequence[str] = LANGUAGES, seed: int = 0) -> 
 def _names(folder: Path, language: str) -> Mapping[str, str]:
     path = folder / language / "compact.json"
     if not path.is_file():
-        known = sorted(inner.parent.name for inner in folder.glob("*/compact.json"))
-        raise UnknownResourceError(f"expected a language of {', '.join(known)}, got {language}")
+        available = sorted(path.parent.name for path in folder.glob("*/compact.json"))
+        raise UnknownResourceError(f"expected a language of {', '.join(available)}, got {language}")
     return {_key(entry["hexcode"]): entry["label"] for entry in _json(path)}
 
 
@@ -84,7 +85,7 @@ def _json(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UnknownResourceError(f"there is no file {path}")
     try:
-        told: list[dict[str, Any]] = orjson.loads(path.read_bytes())
+        entries: list[dict[str, Any]] = orjson.loads(path.read_bytes())
     except orjson.JSONDecodeError as error:
         raise MalformedInputError(f"{path}: expected JSON") from error
-    return told
+    return entries

@@ -1,4 +1,4 @@
-"""`stitchwork evaluate`: the paper's experiments on data and encoders of one's own choice."""
+"""`stitchwork evaluate`: the paper's experiments on the user's data and encoders."""
 
 import contextlib
 import os
@@ -8,71 +8,74 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import orjson
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from stitchwork import __version__
 from stitchwork.client import Stitchwork
 from stitchwork.errors import InvalidInputError
-from stitchwork.evaluation import progress_bar as bars_
-from stitchwork.evaluation.corpus_embeddings import gather
-from stitchwork.evaluation.corpus_sources import corpus
-from stitchwork.evaluation.embedded_corpus import Embedded
-from stitchwork.evaluation.experiments import modalities as modalities_
+from stitchwork.evaluation.corpus_embeddings import embed_corpus
+from stitchwork.evaluation.corpus_sources import load_corpus
+from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
 from stitchwork.evaluation.experiments.confidence import confidence
-from stitchwork.evaluation.experiments.experiment_settings import Settings
+from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
 from stitchwork.evaluation.experiments.inversion import inversion
 from stitchwork.evaluation.experiments.layers import layers
-from stitchwork.evaluation.experiments.methods import Peer
+from stitchwork.evaluation.experiments.methods import PeerFunction
 from stitchwork.evaluation.experiments.misaligned import misaligned
+from stitchwork.evaluation.experiments.modalities import applies as crosses_modalities
+from stitchwork.evaluation.experiments.modalities import modalities
 from stitchwork.evaluation.experiments.norms import norms
 from stitchwork.evaluation.experiments.over_http import over_http
 from stitchwork.evaluation.experiments.prediction import prediction
 from stitchwork.evaluation.experiments.scale import scale
 from stitchwork.evaluation.experiments.sensitivity import sensitivity
-from stitchwork.evaluation.experiments.study import Record, Study, Told
+from stitchwork.evaluation.experiments.study import ProgressCallback, Record, Study
 from stitchwork.evaluation.experiments.translation import translation
 from stitchwork.evaluation.experiments.whitening import whitening
-from stitchwork.evaluation.known_encoders import defaults, model_roots
-from stitchwork.evaluation.peers import PACKAGES, environment
-from stitchwork.evaluation.peers import Peer as Program
-from stitchwork.evaluation.report import report
+from stitchwork.evaluation.known_encoders import default_encoders, model_roots
+from stitchwork.evaluation.peers import PACKAGES, PeerProcess, peer_environment
+from stitchwork.evaluation.progress_bar import progress
+from stitchwork.evaluation.report import render_report
 from stitchwork.evaluation.result_cache import (
     CachedResult,
     cached_result,
-    key_of,
-    key_of_data,
-    write_whole,
+    data_key,
+    result_key,
+    write_atomically,
 )
 from stitchwork.supervisor import Plan, start
 
 DEFAULT_DATA: Final = ("digits",)
-SWAPS: Final = (100, 101, 102)
-"""Seeds of the anchors that change places."""
-EMBEDDED: Final = "embedded"
-"""Folder of what was embedded, beside the results."""
-PEERS: Final = "peers"
-"""Folder of the environments of other programs."""
+SWAP_SEEDS: Final = (100, 101, 102)
+"""Seeds of the anchors that are swapped."""
+EMBEDDINGS_FOLDER: Final = "embedded"
+"""Folder of weights and embeddings, in the folder of results."""
+PEERS_FOLDER: Final = "peers"
+"""Folder of the virtual environments of other programs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
-    """What an evaluation is asked for.
+class EvaluationOptions:
+    """Options of an evaluation.
 
     Attributes:
-        data: As `sources.corpus` takes them.
-        only: Experiments; all if none.
+        data: Data sets, as `corpus_sources.load_corpus` takes them.
+        only: Names of experiments; all if empty.
         out: Folder of results, report and plots.
-        url: Of a running service; None starts one.
-        encoders: As `embeddings.gather` takes them; none takes what suits the data.
-        most: Rows of each part of a data set that stay; None keeps all.
-        settings: What the experiments are asked to do.
-        peers: Other programs, of `peers.PACKAGES`, which the main table is measured with too;
-            each is installed in an environment of its own.
+        url: URL of a running service; None starts one.
+        encoders: As `corpus_embeddings.embed_corpus` takes them; those that suit the data if empty.
+        max_rows: Maximum number of rows of each part of a data set; None for all.
+        settings: Settings of the experiments.
+        peers: Other programs, of `peers.PACKAGES`, to include in the main table; each is installed
+            in its own virtual environment.
+
+    Raises:
+        InvalidInputError: If there is no such experiment or peer.
     """
 
     data: tuple[str, ...] = DEFAULT_DATA
@@ -80,40 +83,45 @@ class Ask:
     out: Path = Path("evaluation")
     url: str | None = None
     encoders: tuple[str, ...] = ()
-    most: int | None = None
-    settings: Settings = field(default_factory=Settings)
+    max_rows: int | None = None
+    settings: ExperimentSettings = field(default_factory=ExperimentSettings)
     peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        unknown = set(self.only) - {*NAMES}
+        unknown = set(self.only) - {*EXPERIMENT_NAMES}
         if unknown:
             raise InvalidInputError(
-                f"expected experiments of {', '.join(NAMES)}, got {', '.join(sorted(unknown))}"
+                f"expected experiments of {', '.join(EXPERIMENT_NAMES)}, got "
+                f"{', '.join(sorted(unknown))}"
             )
-        foreign = set(self.peers) - {*PACKAGES}
-        if foreign:
+        unknown = set(self.peers) - {*PACKAGES}
+        if unknown:
             raise InvalidInputError(
-                f"expected peers of {', '.join(PACKAGES)}, got {', '.join(sorted(foreign))}"
+                f"expected peers of {', '.join(PACKAGES)}, got {', '.join(sorted(unknown))}"
             )
 
-    def wants(self, name: str) -> bool:
-        """Whether an experiment is asked for, or needed by one that is."""
+    def includes(self, name: str) -> bool:
+        """Whether an experiment is selected, or required by one that is."""
         if name in self.only:
             return True
         if not self.only:
-            return name not in EXPERIMENTS or not EXPERIMENTS[name].named
-        return any(name in EXPERIMENTS[asked].after for asked in self.only if asked in EXPERIMENTS)
+            return name not in EXPERIMENTS or not EXPERIMENTS[name].opt_in
+        return any(
+            name in EXPERIMENTS[selected].requires
+            for selected in self.only
+            if selected in EXPERIMENTS
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """What an experiment may use."""
+class ExperimentContext:
+    """What experiments have access to."""
 
     client: Stitchwork
-    peers: Mapping[str, Peer]
+    peers: Mapping[str, PeerFunction]
     study: Study
-    found: Mapping[str, Record]
-    progress: Told
+    results: Mapping[str, Record]
+    progress: ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,24 +129,24 @@ class Experiment:
     """One experiment on a data set.
 
     Attributes:
-        run: Does it.
-        told: What it is, in a few words.
-        labels: Whether it needs labels.
-        after: Experiments whose results it reads.
-        applies: Whether it says anything about this data set.
-        named: Whether it is run only where it is asked for by name.
+        run: Runs it.
+        title: What the progress bar shows.
+        needs_labels: Whether it needs labels.
+        requires: Experiments whose results it uses.
+        applies: Whether it applies to this data set.
+        opt_in: Whether it runs only where it is selected by name.
     """
 
-    run: Callable[[Context], Record]
-    told: str
-    labels: bool = False
-    after: tuple[str, ...] = ()
+    run: Callable[[ExperimentContext], Record]
+    title: str
+    needs_labels: bool = False
+    requires: tuple[str, ...] = ()
     applies: Callable[[Study], bool] = lambda study: True
-    named: bool = False
+    opt_in: bool = False
 
 
 EXPERIMENTS: Final[Mapping[str, Experiment]] = {
-    "norms": Experiment(lambda c: norms(c.study, progress=c.progress), "lengths of rows"),
+    "norms": Experiment(lambda c: norms(c.study, progress=c.progress), "norms of rows"),
     "inversion": Experiment(
         lambda c: inversion(c.study, progress=c.progress), "intra- and inter-space inversion"
     ),
@@ -150,112 +158,123 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
         "stitching and retrieval",
     ),
     "modalities": Experiment(
-        lambda c: modalities_.modalities(c.study, progress=c.progress),
+        lambda c: modalities(c.study, progress=c.progress),
         "across modalities, with controls",
-        applies=modalities_.applies,
+        applies=crosses_modalities,
     ),
     "confidence": Experiment(
-        lambda c: confidence(c.study, progress=c.progress), "confidence", labels=True
+        lambda c: confidence(c.study, progress=c.progress), "confidence", needs_labels=True
     ),
     "scale": Experiment(
-        lambda c: scale(c.study, progress=c.progress), "nets under rescaled inputs", labels=True
+        lambda c: scale(c.study, progress=c.progress),
+        "networks under rescaled inputs",
+        needs_labels=True,
     ),
     "prediction": Experiment(
-        lambda c: prediction(c.found),
-        "what predicts accuracy",
-        labels=True,
-        after=("sensitivity", "translation"),
+        lambda c: prediction(c.results),
+        "predictors of accuracy",
+        needs_labels=True,
+        requires=("sensitivity", "translation"),
     ),
     "whitening": Experiment(
-        lambda c: whitening(c.study, progress=c.progress), "exp against b", named=True
+        lambda c: whitening(c.study, progress=c.progress), "exp against b", opt_in=True
     ),
     "misaligned": Experiment(
-        lambda c: misaligned(c.study.embedded, SWAPS),
-        "swapped anchors found",
-        named=True,
+        lambda c: misaligned(c.study.embedded, SWAP_SEEDS),
+        "detection of swapped anchors",
+        opt_in=True,
     ),
     "service": Experiment(
         lambda c: over_http(c.client, c.study, progress=c.progress),
-        "the same over HTTP",
-        labels=True,
+        "agreement over HTTP",
+        needs_labels=True,
     ),
 }
 LAYERS: Final = "layers"
-"""The one experiment that needs no data set."""
-NAMES: Final = (*EXPERIMENTS, LAYERS)
+"""The only experiment that needs no data set."""
+EXPERIMENT_NAMES: Final = (*EXPERIMENTS, LAYERS)
 
 
-def evaluate(ask: Ask) -> int:
-    """Run what is asked for, and write results, plots and a report.
+def evaluate(options: EvaluationOptions) -> int:
+    """Run the selected experiments, and write results, plots and a report.
 
     Args:
-        ask: What to run on what.
+        options: What to run on what.
 
     Returns:
-        0, also where parts were taken from an earlier run.
+        0, also where results of an earlier run were reused.
 
     Raises:
-        StitchworkError: If the data or an encoder cannot be had.
+        StitchworkError: If data or an encoder is not available.
     """
-    # Only this command needs matplotlib, and it says so before all the work.
+    # Imported first, so that a missing matplotlib is reported before the experiments run.
     from stitchwork.evaluation.plots import plots
 
     console = Console()
-    ask.out.mkdir(parents=True, exist_ok=True)
-    results: Record = {"conditions": _conditions(ask), "data": {}}
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: Record = {"conditions": _conditions(options), "data": {}}
     with (
-        _service(ask, console) as client,
-        bars_.progress(console) as bars,
+        _connect(options, console) as client,
+        progress(console) as bars,
         contextlib.ExitStack() as stack,
     ):
-        programs = {
-            name: stack.enter_context(Program(name, environment(name, ask.out / PEERS))).relate
-            for name in ask.peers
-        }
-        for source in ask.data:
-            found = corpus(source, most=ask.most, seed=ask.settings.seed)
-            encoders = ask.encoders or (() if found.rows else defaults(found))
-            embedded = gather(client, found, encoders, ask.out / EMBEDDED, bars)
-            told = _studied(ask, client, programs, embedded, bars)
-            results["data"][embedded.name] = {"notes": list(found.notes), **told}
-        if ask.wants(LAYERS):
-            results[LAYERS] = _layers(ask, bars)
-    write_whole(ask.out / "results.json", orjson.dumps(results, option=orjson.OPT_INDENT_2))
-    pictures = plots(results, ask.out / "plots")
-    text = report(results, {name: path.relative_to(ask.out) for name, path in pictures.items()})
-    write_whole(ask.out / "report.md", text.encode())
-    console.print(f"The report is in {ask.out / 'report.md'}, with {len(pictures)} plots.")
+        peers: dict[str, PeerFunction] = {}
+        for name in options.peers:
+            python = peer_environment(name, options.out / PEERS_FOLDER)
+            peers[name] = stack.enter_context(PeerProcess(name, python)).relate
+        for source in options.data:
+            corpus = load_corpus(source, max_rows=options.max_rows, seed=options.settings.seed)
+            encoders = options.encoders or (() if corpus.rows else default_encoders(corpus))
+            folder = options.out / EMBEDDINGS_FOLDER
+            embedded = embed_corpus(client, corpus, encoders, folder, bars)
+            data = _run_experiments(options, client, peers, embedded, bars)
+            results["data"][embedded.name] = {"notes": list(corpus.notes), **data}
+        if options.includes(LAYERS):
+            results[LAYERS] = _run_layers(options, bars)
+    content = orjson.dumps(results, option=orjson.OPT_INDENT_2)
+    write_atomically(options.out / "results.json", content)
+    paths = plots(results, options.out / "plots")
+    relative = {name: path.relative_to(options.out) for name, path in paths.items()}
+    report_path = options.out / "report.md"
+    write_atomically(report_path, render_report(results, relative).encode())
+    console.print(f"The report is in {report_path}, with {len(paths)} plots.")
     return 0
 
 
-def _studied(
-    ask: Ask,
+def _run_experiments(
+    options: EvaluationOptions,
     client: Stitchwork,
-    peers: Mapping[str, Peer],
-    embedded: Embedded,
+    peers: Mapping[str, PeerFunction],
+    embedded: EmbeddedCorpus,
     bars: Progress,
 ) -> Record:
-    """All that is asked about one data set."""
-    study = Study(embedded, ask.settings)
-    base = key_of_data(embedded, ask.settings)
-    found: dict[str, CachedResult] = {}
+    """The results of one data set."""
+    study = Study(embedded, options.settings)
+    base_key = data_key(embedded, options.settings)
+    results: dict[str, CachedResult] = {}
     for name, experiment in EXPERIMENTS.items():
-        if not ask.wants(name) or not experiment.applies(study):
+        if not options.includes(name) or not experiment.applies(study):
             continue
-        if experiment.labels and embedded.labels is None:
+        if experiment.needs_labels and embedded.labels is None:
             continue
-        task = bars.add_task(f"{embedded.name}: {experiment.told}", total=None)
+        bar = bars.add_task(f"{embedded.name}: {experiment.title}", total=None)
 
-        def told(done: int, total: int, task: Any = task) -> None:
-            bars.update(task, completed=done, total=total)
+        def update(done: int, total: int, bar: TaskID = bar) -> None:
+            bars.update(bar, completed=done, total=total)
 
-        before = {other: found[other] for other in experiment.after}
-        past = {other: one.result for other, one in before.items()}
-        context = Context(client, peers, study, past, told)
-        key = key_of(base, name, [one.key for one in before.values()], sorted(ask.peers))
-        path = ask.out / embedded.name / f"{name}.json"
-        found[name] = cached_result(path, key, partial(experiment.run, context))
-        bars.update(task, completed=1, total=1)
+        required = {other: results[other] for other in experiment.requires}
+        context = ExperimentContext(
+            client,
+            peers,
+            study,
+            {other: cached.result for other, cached in required.items()},
+            update,
+        )
+        keys = [cached.key for cached in required.values()]
+        key = result_key(base_key, name, keys, sorted(options.peers))
+        path = options.out / embedded.name / f"{name}.json"
+        results[name] = cached_result(path, key, partial(experiment.run, context))
+        bars.update(bar, completed=1, total=1)
     return {
         "rows": len(embedded.train) + len(embedded.test),
         "train": len(embedded.train),
@@ -269,30 +288,29 @@ def _studied(
             }
             for space, rows in embedded.rows.items()
         },
-        "seconds": {name: one.seconds for name, one in found.items()},
-        "experiments": {name: one.result for name, one in found.items()},
+        "seconds": {name: cached.seconds for name, cached in results.items()},
+        "experiments": {name: cached.result for name, cached in results.items()},
     }
 
 
-def _layers(ask: Ask, bars: Progress) -> Record:
-    task = bars.add_task("MiniLM's layers under rescaling", total=None)
+def _run_layers(options: EvaluationOptions, bars: Progress) -> Record:
+    bar = bars.add_task("MiniLM's layers under rescaling", total=None)
 
-    def told(done: int, total: int) -> None:
-        bars.update(task, completed=done, total=total)
+    def update(done: int, total: int) -> None:
+        bars.update(bar, completed=done, total=total)
 
-    seed = ask.settings.seed
-    found = cached_result(
-        ask.out / f"{LAYERS}.json", key_of(seed), lambda: layers(seed, progress=told)
-    )
-    bars.update(task, completed=1, total=1)
-    return found.result
+    seed = options.settings.seed
+    path = options.out / f"{LAYERS}.json"
+    cached = cached_result(path, result_key(seed), lambda: layers(seed, progress=update))
+    bars.update(bar, completed=1, total=1)
+    return cached.result
 
 
 @contextlib.contextmanager
-def _service(ask: Ask, console: Console) -> Iterator[Stitchwork]:
-    """The service that was named, or one that lives as long as the evaluation."""
-    if ask.url:
-        with Stitchwork(ask.url, timeout=600.0) as client:
+def _connect(options: EvaluationOptions, console: Console) -> Iterator[Stitchwork]:
+    """A client of the service at the URL, or of one that runs as long as the context."""
+    if options.url:
+        with Stitchwork(options.url, timeout=600.0) as client:
             yield client
         return
     with tempfile.TemporaryDirectory(prefix="stitchwork-evaluate-") as folder:
@@ -302,7 +320,7 @@ def _service(ask: Ask, console: Console) -> Iterator[Stitchwork]:
             data_dir=Path(folder),
             workers=1,
             env={
-                "STITCHWORK_MODEL_ROOTS": model_roots(ask.out / EMBEDDED),
+                "STITCHWORK_MODEL_ROOTS": model_roots(options.out / EMBEDDINGS_FOLDER),
                 "STITCHWORK_LOG_LEVEL": "warning",
                 "STITCHWORK_OFFLINE": "true",
                 "STITCHWORK_REQUEST_TIMEOUT_SECONDS": "600",
@@ -313,13 +331,13 @@ def _service(ask: Ask, console: Console) -> Iterator[Stitchwork]:
             yield client
 
 
-def _conditions(ask: Ask) -> Record:
+def _conditions(options: EvaluationOptions) -> Record:
     return {
         "version": __version__,
-        "settings": asdict(ask.settings),
-        "data": list(ask.data),
-        "encoders": list(ask.encoders),
-        "peers": sorted(ask.peers),
+        "settings": asdict(options.settings),
+        "data": list(options.data),
+        "encoders": list(options.encoders),
+        "peers": sorted(options.peers),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "numpy": np.__version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Labelled images that a machine can have without a download, as PNG files in memory."""
+"""Labelled images that need no download, as PNG files in memory."""
 
 import gzip
 import io
@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from stitchwork.errors import UnknownResourceError
 
 FASHION_FOLDER: Final = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package `dataset-fashion-mnist` puts the files."""
+"""Folder of the files of Debian's package `dataset-fashion-mnist`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Labelled images: some to learn from, whose first ones serve as anchors, some held out.
+    """Labelled images for training, the first of which are anchors, and for testing.
 
     Attributes:
-        name: The data set.
+        name: Name of the data set.
         train: PNG files to fit heads on.
-        train_labels: Their labels.
+        train_labels: Labels of `train`.
         test: PNG files held out.
-        test_labels: Their labels.
+        test_labels: Labels of `test`.
         anchors: How many of the first training images are anchors.
-        input_size: Side in pixels at which encoders should see them.
+        input_size: Side in pixels to which encoders resize the images.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Split:
 
 
 def digits(seed: int = 0) -> Split:
-    """scikit-learn's digits: 1,400 to learn from, 1,000 of them anchors, 397 held out."""
+    """scikit-learn's digits: 1,400 for training, 1,000 of them anchors, 397 for testing."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = np.round(found.images * (255 / 16)).astype(np.uint8)
-    return _split("digits", images, found.target, 1400, 397, 1000, 96, seed)
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)
+    return _split("digits", images, data.target, 1400, 397, 1000, 96, seed)
 
 
 def fashion_mnist(seed: int = 0, train: int = 3000) -> Split:
-    """Fashion-MNIST: 3,000 to learn from, 1,500 of them anchors, 2,000 held out.
+    """Fashion-MNIST: 3,000 for training, 1,500 of them anchors, 2,000 for testing.
 
     Args:
-        seed: Of the split.
-        train: How many to learn from.
+        seed: Seed of the split.
+        train: Number of training images.
 
     Raises:
         UnknownResourceError: If Debian's package `dataset-fashion-mnist` is not installed.
@@ -61,7 +61,7 @@ def fashion_mnist(seed: int = 0, train: int = 3000) -> Split:
     folder = FASHION_FOLDER
     if not folder.is_dir():
         raise UnknownResourceError(
-            "Fashion-MNIST is not on this machine; Debian's package dataset-fashion-mnist holds it"
+            "Fashion-MNIST is not installed; Debian's package dataset-fashion-mnist contains it"
         )
     names = [
         "T-shirt/top",
@@ -97,13 +97,13 @@ def _split(
     seed: int,
 ) -> Split:
     order = np.random.default_rng(seed).permutation(len(images))
-    learn, held_out = order[:train], order[train : train + test]
+    train_indices, test_indices = order[:train], order[train : train + test]
     return Split(
         name,
-        [_png(images[i]) for i in learn],
-        [str(labels[i]) for i in learn],
-        [_png(images[i]) for i in held_out],
-        [str(labels[i]) for i in held_out],
+        [_png(images[i]) for i in train_indices],
+        [str(labels[i]) for i in train_indices],
+        [_png(images[i]) for i in test_indices],
+        [str(labels[i]) for i in test_indices],
         anchors,
         input_size,
     )

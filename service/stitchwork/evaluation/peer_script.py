@@ -1,8 +1,8 @@
-"""Other programs for the same work; run by an interpreter that has them, not by ours.
+"""Other programs that translate or compare spaces; run by an interpreter that has them installed.
 
-`PYTHON foreign.py PEER` reads lines of two paths from standard input: an .npz file with `anchors_x`
-(k, d_x), `anchors_y` (k, d_y), `x` (n, d_x) and `y` (m, d_y), and where the answer goes, an .npz
-file with what became of `x` and `y`. For each it prints `done`.
+`PYTHON peer_script.py PEER` reads lines of two paths from standard input: an .npz file with
+`anchors_x` (k, d_x), `anchors_y` (k, d_y), `x` (n, d_x) and `y` (m, d_y), and the path of the
+result, an .npz file with `x` and `y` translated or made comparable. It prints `done` after each.
 """
 
 import sys
@@ -13,17 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rows = NDArray[Any]
-Peer = Callable[[Rows, Rows, Rows, Rows], tuple[Rows, Rows]]
+PeerFunction = Callable[[Rows, Rows, Rows, Rows], tuple[Rows, Rows]]
 
 
-def latentis_procrustes() -> Peer:
-    """The translator that latentis ships: standardised, padded to one width, a rotation by SVD."""
+def latentis_procrustes() -> PeerFunction:
+    """Procrustes of latentis: standardised, padded to one width, a rotation by SVD."""
     from latentis.transform.translate import Procrustes
 
     return _latentis(Procrustes)
 
 
-def latentis_lstsq() -> Peer:
+def latentis_lstsq() -> PeerFunction:
     """Least squares of latentis, between the same standardised spaces."""
     from latentis.transform.base import StandardScaling
     from latentis.transform.translate import MatrixAligner, Translator
@@ -38,7 +38,7 @@ def latentis_lstsq() -> Peer:
     )
 
 
-def _latentis(make: Callable[[], Any]) -> Peer:
+def _latentis(make: Callable[[], Any]) -> PeerFunction:
     import torch
 
     def translate(anchors_x: Rows, anchors_y: Rows, x: Rows, y: Rows) -> tuple[Rows, Rows]:
@@ -50,7 +50,7 @@ def _latentis(make: Callable[[], Any]) -> Peer:
     return translate
 
 
-def rat_embed() -> Peer:
+def rat_embed() -> PeerFunction:
     """Relative Anchor Translation: both sides become (n, k), x as queries and y as a database."""
     from rat import RATranslator
 
@@ -76,9 +76,8 @@ if __name__ == "__main__":
     peer = PEERS[sys.argv[1]]()
     print("done", flush=True)  # noqa: T201
     for line in sys.stdin:
-        asked, answer = line.rstrip("\n").split("\t")
-        with np.load(asked, allow_pickle=False) as held:
-            names = ("anchors_x", "anchors_y", "x", "y")
-            found = peer(*(held[name] for name in names))
-        np.savez(answer, x=found[0], y=found[1])
+        input_path, output_path = line.rstrip("\n").split("\t")
+        with np.load(input_path, allow_pickle=False) as npz:
+            queries, database = peer(*(npz[name] for name in ("anchors_x", "anchors_y", "x", "y")))
+        np.savez(output_path, x=queries, y=database)
         print("done", flush=True)  # noqa: T201

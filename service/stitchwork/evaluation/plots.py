@@ -1,4 +1,4 @@
-"""The plots of an evaluation, as PNG files; colours that colour-blind readers can tell apart."""
+"""The plots of an evaluation as PNG files, in colours that are safe for colour-blind readers."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,55 +12,55 @@ from stitchwork.evaluation.figures import (
     MARKERS,
     PALETTE,
     anchors_plot,
-    figure_of,
     inversion_plot,
     methods_plot,
     modalities_plot,
+    new_figure,
     prediction_plot,
     sensitivity_plot,
 )
 from stitchwork.evaluation.markdown import ALPHA
-from stitchwork.evaluation.summary import values, where
+from stitchwork.evaluation.summary import select, values
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
-DOTS: Final = 130
+DOTS_PER_INCH: Final = 130
 
 
 def plots(results: Record, folder: Path) -> dict[str, Path]:
-    """Draw what the results allow.
+    """Draw a plot of each experiment in the results.
 
     Args:
-        results: As `evaluate` gathers them.
-        folder: Where the files go.
+        results: As `evaluate` collects them.
+        folder: Folder of the files.
 
     Returns:
-        Paths by `data/plot`, and `layers` alone.
+        Paths by `data/plot`, and by `layers`.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for name, data in results["data"].items():
         for plot, (experiment, draw) in PLOTS.items():
             if experiment not in data["experiments"]:
                 continue
             figure = draw(data, name)
             if figure is not None:
-                found[f"{name}/{plot}"] = _saved(figure, folder / f"{name}-{plot}.png")
+                paths[f"{name}/{plot}"] = _save(figure, folder / f"{name}-{plot}.png")
     if "layers" in results:
-        found["layers"] = _saved(_layers(results["layers"]), folder / "layers.png")
-    return found
+        paths["layers"] = _save(_layers(results["layers"]), folder / "layers.png")
+    return paths
 
 
-def _saved(figure: Figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS)
+    figure.savefig(path, dpi=DOTS_PER_INCH)
     return path
 
 
 def _reliability(data: Record, name: str) -> Figure | None:
     """Confidence against accuracy, before and after calibration."""
-    found = data["experiments"]["confidence"]["reliability"]
-    figure, axes = figure_of(9.5, 4.6, 2)
-    for axis, which in zip(axes, ("raw", "calibrated"), strict=True):
-        bars = found[which]["bins"]
+    result = data["experiments"]["confidence"]["reliability"]
+    figure, axes = new_figure(9.5, 4.6, 2)
+    for axis, kind in zip(axes, ("raw", "calibrated"), strict=True):
+        bars = result[kind]["bins"]
         axis.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1)
         width = [b["high"] - b["low"] for b in bars]
         axis.bar(
@@ -82,53 +82,57 @@ def _reliability(data: Record, name: str) -> Figure | None:
         )
         for bar in bars:
             middle, size = (bar["low"] + bar["high"]) / 2, bar["size"]
-            place = min(bar["accuracy"] + 0.02, 0.97)
-            axis.text(middle, place, f"{size:,}", ha="center", fontsize=6, color="#333333")
-        axis.set_title(f"{which}: calibration error {found[which]['error']:.3f}", fontsize=10)
+            height = min(bar["accuracy"] + 0.02, 0.97)
+            axis.text(middle, height, f"{size:,}", ha="center", fontsize=6, color="#333333")
+        axis.set_title(f"{kind}: calibration error {result[kind]['error']:.3f}", fontsize=10)
         axis.set_xlabel("confidence")
-        axis.set_ylabel("share of right predictions")
+        axis.set_ylabel("share of correct predictions")
         axis.set_xlim(0, 1)
         axis.set_ylim(0, 1)
         axis.set_aspect("equal")
     axes[0].legend(fontsize=8, frameon=False, loc="upper left")
-    told = (
-        f"{name}: {found['rows']:,} predictions through {DEFAULT_BRIDGE}, "
-        "the number of each bin on it"
+    title = (
+        f"{name}: {result['rows']:,} predictions through {DEFAULT_BRIDGE}, "
+        "with the number in each bin"
     )
-    figure.suptitle(told, fontsize=11)
+    figure.suptitle(title, fontsize=11)
     return figure
 
 
 def _norms(data: Record, name: str) -> Figure | None:
-    """Histograms of lengths, with the normal density of the same mean and spread."""
-    found = data["experiments"]["norms"]["spaces"]
-    spaces = [space for space, told in found.items() if "counts" in told]
+    """Histograms of norms, with the normal density of the same mean and standard deviation."""
+    statistics = data["experiments"]["norms"]["spaces"]
+    spaces = [space for space, values_of in statistics.items() if "counts" in values_of]
     if not spaces:
         return None
-    figure, axes = figure_of(2.9 * len(spaces) + 0.6, 3.2, len(spaces))
+    figure, axes = new_figure(2.9 * len(spaces) + 0.6, 3.2, len(spaces))
     for axis, space in zip(axes, spaces, strict=True):
-        told = found[space]
-        edges, counts = np.array(told["edges"]), np.array(told["counts"])
+        own = statistics[space]
+        edges, counts = np.array(own["edges"]), np.array(own["counts"])
         density = counts / (counts.sum() * np.diff(edges))
         axis.bar(edges[:-1], density, np.diff(edges), align="edge", color=PALETTE[5])
-        at = np.linspace(edges[0], edges[-1], 200)
-        normal = np.exp(-(((at - 1) / told["cv"]) ** 2) / 2) / (told["cv"] * np.sqrt(2 * np.pi))
-        axis.plot(at, normal, color=PALETTE[3], linewidth=1.5)
-        axis.set_title(f"{space}\nCV {told['cv']:.3f}, p = {told['p']:.0e}", fontsize=9)
-        axis.set_xlabel("length / mean length", fontsize=9)
+        x = np.linspace(edges[0], edges[-1], 200)
+        normal = np.exp(-(((x - 1) / own["cv"]) ** 2) / 2) / (own["cv"] * np.sqrt(2 * np.pi))
+        axis.plot(x, normal, color=PALETTE[3], linewidth=1.5)
+        axis.set_title(f"{space}\nCV {own['cv']:.3f}, p = {own['p']:.0e}", fontsize=9)
+        axis.set_xlabel("norm / mean norm", fontsize=9)
     axes[0].set_ylabel("density")
-    figure.suptitle(f"{name}: lengths of rows, and the normal density beside them", fontsize=11)
+    figure.suptitle(f"{name}: norms of rows, and the normal density", fontsize=11)
     return figure
 
 
 def _scale(data: Record, name: str) -> Figure | None:
-    """Accuracy of nets against the factor on their inputs."""
+    """Accuracy of networks against the factor on their inputs."""
     records = data["experiments"]["scale"]["records"]
-    figure, (axis,) = figure_of(6.4, 4.2)
+    figure, (axis,) = new_figure(6.4, 4.2)
     alphas = sorted({r["alpha"] for r in records})
     for i, activation in enumerate(dict.fromkeys(r["activation"] for r in records)):
-        of = [values(where(records, activation=activation, alpha=a), "accuracy") for a in alphas]
-        means, stds = np.array([np.mean(v) for v in of]), np.array([np.std(v) for v in of])
+        accuracies = [
+            values(select(records, activation=activation, alpha=alpha), "accuracy")
+            for alpha in alphas
+        ]
+        means = np.array([np.mean(of_alpha) for of_alpha in accuracies])
+        stds = np.array([np.std(of_alpha) for of_alpha in accuracies])
         axis.plot(alphas, means, color=PALETTE[i], marker=MARKERS[i], label=activation)
         axis.fill_between(alphas, means - stds, means + stds, color=PALETTE[i], alpha=0.15)
     axis.set_xscale("log")
@@ -137,29 +141,33 @@ def _scale(data: Record, name: str) -> Figure | None:
     axis.set_ylim(0, 1.02)
     axis.grid(axis="y", alpha=0.25)
     axis.legend(frameon=False)
-    axis.set_title(f"{name}: MLPs under rescaled inputs, mean ± spread over spaces", fontsize=10)
+    axis.set_title(
+        f"{name}: MLPs under rescaled inputs, mean ± standard deviation over spaces", fontsize=10
+    )
     return figure
 
 
-def _layers(found: Record) -> Figure:
-    records = found["records"]
-    figure, (axis,) = figure_of(6.4, 4.2)
+def _layers(result: Record) -> Figure:
+    records = result["records"]
+    figure, (axis,) = new_figure(6.4, 4.2)
     numbers = sorted({r["layer"] for r in records})
     for i, alpha in enumerate(sorted({r["alpha"] for r in records} - {1.0})):
-        of = [where(records, layer=n, alpha=alpha)[0]["cosine"] for n in numbers]
-        axis.plot(numbers, of, color=PALETTE[i], marker=MARKERS[i], label=f"{ALPHA} = {alpha:g}")
+        cosines = [select(records, layer=n, alpha=alpha)[0]["cosine"] for n in numbers]
+        axis.plot(
+            numbers, cosines, color=PALETTE[i], marker=MARKERS[i], label=f"{ALPHA} = {alpha:g}"
+        )
     axis.set_xlabel("layer whose input is scaled")
     axis.set_ylabel("cosine of the embedding with the unscaled one")
     axis.set_xticks(numbers)
     axis.set_ylim(0, 1.02)
     axis.grid(axis="y", alpha=0.25)
     axis.legend(frameon=False)
-    axis.set_title(f"{found['model']}: layers under rescaling", fontsize=10)
+    axis.set_title(f"{result['model']}: layers under rescaling", fontsize=10)
     return figure
 
 
-Draw = Callable[[Record, str], Figure | None]
-PLOTS: Final[Mapping[str, tuple[str, Draw]]] = {
+DrawPlot = Callable[[Record, str], Figure | None]
+PLOTS: Final[Mapping[str, tuple[str, DrawPlot]]] = {
     "methods": ("translation", methods_plot),
     "anchors": ("translation", anchors_plot),
     "inversion": ("inversion", inversion_plot),

@@ -1,4 +1,4 @@
-"""Sentences that a machine can have without a download."""
+"""Generated sentences, which need no download."""
 
 from itertools import product
 from typing import Final
@@ -38,12 +38,12 @@ TIMES: Final = (
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    """Different sentences of 5 to 25 words, in an order that the seed decides.
+    """Different sentences of 5 to 25 words.
 
     Args:
         count: How many, at most 512.
-        seed: Of the order.
+        seed: Seed of the order.
     """
-    found = [" ".join(parts) for parts in product(SUBJECTS, CLAIMS, TIMES)]
-    order = np.random.default_rng(seed).permutation(len(found))
-    return [found[i] for i in order[:count]]
+    combinations = [" ".join(parts) for parts in product(SUBJECTS, CLAIMS, TIMES)]
+    order = np.random.default_rng(seed).permutation(len(combinations))
+    return [combinations[i] for i in order[:count]]

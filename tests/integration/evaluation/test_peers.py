@@ -1,4 +1,4 @@
-"""How other programs are run, with a small one of our own where a real one is installed."""
+"""Peer processes, with a small program in place of an installed one."""
 
 import sys
 import sysconfig
@@ -9,7 +9,7 @@ import pytest
 
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError, JobFailedError
-from stitchwork.evaluation.peers import Peer, environment, translate_with_peer
+from stitchwork.evaluation.peers import PeerProcess, peer_environment, translate_with_peer
 
 PYTHON = Path(sys.executable)
 RAT = """
@@ -29,9 +29,9 @@ class RATranslator:
 """A program that has rat-embed's interface."""
 
 
-def unit(of: Floats) -> Floats:
-    lengths: Floats = np.linalg.norm(of, axis=1, keepdims=True)
-    return of / lengths
+def unit(rows: Floats) -> Floats:
+    lengths: Floats = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / lengths
 
 
 @pytest.fixture
@@ -40,56 +40,79 @@ def rat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{sysconfig.get_path('purelib')}")
 
 
-def rows(n: int, d: int, seed: int) -> Floats:
+def random_rows(n: int, d: int, seed: int) -> Floats:
     return np.random.default_rng(seed).normal(size=(n, d)).astype(np.float32)
 
 
 @pytest.mark.usefixtures("rat")
-def test_rows_go_to_another_program_and_come_back() -> None:
-    x, y = rows(30, 8, 0), rows(30, 5, 1)
-    with Peer("rat-embed", PYTHON) as peer:
+def test_peer_process_returns_translated_rows() -> None:
+    x, y = random_rows(30, 8, 0), random_rows(30, 5, 1)
+    with PeerProcess("rat-embed", PYTHON) as peer:
         for n, m in ((4, 7), (1, 2)):
-            queries, database = peer.relate(x, y, rows(n, 8, 2), rows(m, 5, 3))
-            np.testing.assert_allclose(queries, unit(rows(n, 8, 2)) @ unit(x).T, atol=1e-6)
-            np.testing.assert_allclose(database, unit(rows(m, 5, 3)) @ unit(y).T, atol=1e-6)
+            queries, database = peer.relate(x, y, random_rows(n, 8, 2), random_rows(m, 5, 3))
+            np.testing.assert_allclose(queries, unit(random_rows(n, 8, 2)) @ unit(x).T, atol=1e-6)
+            np.testing.assert_allclose(database, unit(random_rows(m, 5, 3)) @ unit(y).T, atol=1e-6)
 
 
 @pytest.mark.usefixtures("rat")
-def test_a_program_that_fails_is_told_of_with_what_it_said() -> None:
-    with Peer("rat-embed", PYTHON) as peer:
+def test_failing_peer_raises_with_its_error_output() -> None:
+    with PeerProcess("rat-embed", PYTHON) as peer:
         with pytest.raises(JobFailedError, match=r"rat-embed exited with 1: .*no rows at all"):
-            peer.relate(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2), rows(0, 5, 3))
+            peer.relate(
+                random_rows(9, 8, 0),
+                random_rows(9, 5, 1),
+                random_rows(4, 8, 2),
+                random_rows(0, 5, 3),
+            )
         with pytest.raises(JobFailedError, match="no rows at all"):
-            peer.relate(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2), rows(4, 5, 3))
+            peer.relate(
+                random_rows(9, 8, 0),
+                random_rows(9, 5, 1),
+                random_rows(4, 8, 2),
+                random_rows(4, 5, 3),
+            )
 
 
 @pytest.mark.usefixtures("rat")
-def test_what_a_peer_cannot_do_is_refused() -> None:
-    with Peer("rat-embed", PYTHON) as peer:
-        with pytest.raises(InvalidInputError, match="no rows of the target space"):
-            peer(rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2))
+def test_unsupported_peer_operation_is_refused() -> None:
+    with PeerProcess("rat-embed", PYTHON) as peer:
+        with pytest.raises(InvalidInputError, match="cannot translate into the target space"):
+            peer(random_rows(9, 8, 0), random_rows(9, 5, 1), random_rows(4, 8, 2))
         with pytest.raises(InvalidInputError, match="parallel anchors, got 9 and 8"):
-            peer.relate(rows(9, 8, 0), rows(8, 5, 1), rows(4, 8, 2), rows(4, 5, 2))
+            peer.relate(
+                random_rows(9, 8, 0),
+                random_rows(8, 5, 1),
+                random_rows(4, 8, 2),
+                random_rows(4, 5, 2),
+            )
 
 
-def test_an_interpreter_without_the_peer() -> None:
+def test_interpreter_without_the_peer_raises() -> None:
     with pytest.raises(JobFailedError, match="No module named 'latentis'"):
-        translate_with_peer("latentis-lstsq", PYTHON, rows(9, 8, 0), rows(9, 5, 1), rows(4, 8, 2))
+        translate_with_peer(
+            "latentis-lstsq",
+            PYTHON,
+            random_rows(9, 8, 0),
+            random_rows(9, 5, 1),
+            random_rows(4, 8, 2),
+        )
 
 
-def test_peers_and_interpreters_that_are_not_there(tmp_path: Path) -> None:
+def test_unknown_peer_or_interpreter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="expected one of latentis-procrustes"):
-        Peer("procrustes", PYTHON)
+        PeerProcess("procrustes", PYTHON)
     with pytest.raises(InvalidInputError, match="there is no interpreter"):
-        Peer("rat-embed", tmp_path / "python")
+        PeerProcess("rat-embed", tmp_path / "python")
     with pytest.raises(InvalidInputError, match="expected one of"):
-        environment("procrustes", tmp_path)
+        peer_environment("procrustes", tmp_path)
 
 
-def test_a_peer_that_cannot_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peer_that_cannot_be_installed_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     with pytest.raises(JobFailedError, match=r"rat-embed==0.3.0 cannot be installed: ERROR"):
-        environment("rat-embed", tmp_path / "peers")
+        peer_environment("rat-embed", tmp_path / "peers")
     assert not list((tmp_path / "peers").glob("*/whole")), "or the next call would trust it"

@@ -1,4 +1,4 @@
-"""Whether confidence tells right predictions from wrong ones, and can be read as a probability."""
+"""Confidence: whether it separates right predictions from wrong ones, and is calibrated."""
 
 from typing import Any, Final
 
@@ -6,9 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.client import Floats
-from stitchwork.evaluation.experiments.methods import SERVED, Fitted, method, pairs
-from stitchwork.evaluation.experiments.probes import Head
-from stitchwork.evaluation.experiments.study import Record, Study, Told, quietly
+from stitchwork.evaluation.experiments.methods import (
+    TRANSLATING_BRIDGES,
+    DrawnSpace,
+    method_translator,
+    ordered_pairs,
+)
+from stitchwork.evaluation.experiments.probes import ProbeHead
+from stitchwork.evaluation.experiments.study import (
+    ProgressCallback,
+    Record,
+    Study,
+    ignore_progress,
+)
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 from stitchwork.geometry.calibration import (
     auroc,
@@ -19,52 +29,53 @@ from stitchwork.geometry.calibration import (
 )
 from stitchwork.geometry.diagnostics.space_metrics import neighbour_confidence
 
-MOST: Final = 1500
+MAX_ANCHORS: Final = 1500
 
 
-def confidence(study: Study, *, progress: Told = quietly) -> Record:
+def confidence(study: Study, *, progress: ProgressCallback = ignore_progress) -> Record:
     """Every pair through every bridge of the service, linear heads, one draw of anchors.
 
-    Calibration is fitted on one half of the held-out rows and told of the other, and the other
-    way round, so that every calibrated confidence is of a row that its fit did not see.
+    Calibration is fitted on one half of the test rows and measured on the other, and vice versa,
+    so that no calibrated confidence is of a row that it was fitted on.
 
     Args:
         study: A data set with labels.
-        progress: Told of each pair.
+        progress: Called for each pair.
 
     Returns:
         `native`: by space, AUROC of the head's largest softmax and its calibration error;
         `records`: the same of every pair and bridge, with the AUROC of the target's and the
         source's neighbours; `reliability`: bins over all pairs of the default bridge.
     """
-    k = min(MOST, max(study.sizes))
-    fitted, bench = study.anchors(k, 0), study.bench
+    k = min(MAX_ANCHORS, max(study.sizes))
+    drawn, test_set = study.draw(k, 0), study.evaluation_set
     native = {}
-    told, right = _Pool(), np.zeros(0, np.bool_)
+    pooled, right = _PooledPredictions(), np.zeros(0, np.bool_)
     for space in study.spaces:
-        native[space] = _head(study, bench.heads[space]["linear"], bench.rows[space])[0]
+        head = test_set.heads[space]["linear"]
+        native[space] = _head_confidence(study, head, test_set.rows[space])[0]
     records: list[Record] = []
-    ordered = pairs(study.spaces)
-    for done, (x, y) in enumerate(ordered):
-        progress(done, len(ordered))
-        head = bench.heads[y]["linear"]
-        near_source = _near(bench.rows[x], fitted[x])
-        for name in SERVED:
-            rows = method(name, fitted[x], fitted[y])(bench.rows[x])
-            found, raw, calibrated, right = _head(study, head, rows)
-            of = {"source": x, "target": y, "bridge": name}
+    pairs = ordered_pairs(study.spaces)
+    for done, (x, y) in enumerate(pairs):
+        progress(done, len(pairs))
+        head = test_set.heads[y]["linear"]
+        near_source = _neighbour_confidence(test_set.rows[x], drawn[x])
+        for name in TRANSLATING_BRIDGES:
+            rows = method_translator(name, drawn[x], drawn[y])(test_set.rows[x])
+            measures, raw, calibrated, right = _head_confidence(study, head, rows)
+            labels = {"source": x, "target": y, "bridge": name}
             neighbours = {
-                "target neighbours": auroc(_near(rows, fitted[y]), right),
+                "target neighbours": auroc(_neighbour_confidence(rows, drawn[y]), right),
                 "source neighbours": auroc(near_source, right),
             }
-            records.append({**of, **found, **neighbours})
+            records.append({**labels, **measures, **neighbours})
             if name == DEFAULT_BRIDGE:
-                told.add(raw, calibrated, right)
-    progress(len(ordered), len(ordered))
-    return {"k": k, "native": native, "records": records, "reliability": told.bins()}
+                pooled.add(raw, calibrated, right)
+    progress(len(pairs), len(pairs))
+    return {"k": k, "native": native, "records": records, "reliability": pooled.bins()}
 
 
-class _Pool:
+class _PooledPredictions:
     """Predictions of all pairs."""
 
     def __init__(self) -> None:
@@ -79,37 +90,37 @@ class _Pool:
 
     def bins(self) -> Record:
         right = np.concatenate(self._right)
-        found: Record = {"rows": len(right)}
+        result: Record = {"rows": len(right)}
         for name, parts in (("raw", self._raw), ("calibrated", self._calibrated)):
-            said = np.concatenate(parts)
-            found[name] = {
-                "error": expected_calibration_error(said, right),
-                "bins": [bar._asdict() for bar in reliability_bins(said, right)],
+            confidences = np.concatenate(parts)
+            result[name] = {
+                "error": expected_calibration_error(confidences, right),
+                "bins": [bar._asdict() for bar in reliability_bins(confidences, right)],
             }
-        return found
+        return result
 
 
-def _head(
-    study: Study, head: Head, rows: Floats
+def _head_confidence(
+    study: Study, head: ProbeHead, rows: Floats
 ) -> tuple[Record, NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
-    """What the head's largest softmax is worth, raw and calibrated, and what was right."""
-    labels = study.bench.labels
-    assert labels is not None  # noqa: S101 a head was fitted on labels
-    shares = head.probabilities(rows)
-    right: NDArray[np.bool_] = head.order[np.argmax(shares, axis=1)] == labels
-    odds, raw = log_odds(shares), np.max(shares, axis=1)
+    """Measures of the head's confidence, the confidence raw and calibrated, and what was right."""
+    labels = study.evaluation_set.labels
+    assert labels is not None  # noqa: S101 heads are fitted on labels
+    probabilities = head.probabilities(rows)
+    right: NDArray[np.bool_] = head.classes[np.argmax(probabilities, axis=1)] == labels
+    odds, raw = log_odds(probabilities), np.max(probabilities, axis=1)
     halves = np.random.default_rng(study.settings.seed).permutation(len(right)) % 2 == 0
     calibrated = np.zeros(len(right))
     for half in (halves, ~halves):
         calibrated[~half] = fit_calibration(odds[half], right[half])(odds[~half])
-    found = {
+    measures = {
         "accuracy": float(np.mean(right)),
         "head": auroc(odds, right),
         "error": expected_calibration_error(raw, right),
         "calibrated error": expected_calibration_error(calibrated, right),
     }
-    return found, raw, calibrated, right
+    return measures, raw, calibrated, right
 
 
-def _near(rows: Floats, fitted: Fitted) -> NDArray[Any]:
-    return np.asarray(neighbour_confidence(rows, fitted.seen))
+def _neighbour_confidence(rows: Floats, space: DrawnSpace) -> NDArray[Any]:
+    return np.asarray(neighbour_confidence(rows, space.frame))

@@ -1,37 +1,48 @@
-"""Intra- and inter-space inversion: how much of a space comes back out of the anchors."""
+"""Intra- and inter-space inversion: how much of a space is reconstructed through the anchors."""
 
 from typing import Final
 
 from stitchwork.evaluation.experiments.measures import cosines
-from stitchwork.evaluation.experiments.methods import SERVED, Fitted, Translate, method, through
-from stitchwork.evaluation.experiments.pruning import Setting
-from stitchwork.evaluation.experiments.study import Record, Study, Told, quietly
+from stitchwork.evaluation.experiments.methods import (
+    TRANSLATING_BRIDGES,
+    DrawnSpace,
+    RowTranslator,
+    irp_translator,
+    method_translator,
+)
+from stitchwork.evaluation.experiments.pruning import PruningSetting
+from stitchwork.evaluation.experiments.study import (
+    ProgressCallback,
+    Record,
+    Study,
+    ignore_progress,
+)
 from stitchwork.geometry.diagnostics.space_metrics import agreement
 
-PLAIN: Final = "irp, unpruned"
-UNPRUNED: Final = Setting(0.0, 1)
-MOST: Final = 1500
+UNPRUNED_IRP: Final = "irp, unpruned"
+UNPRUNED: Final = PruningSetting(0.0, 1)
+MAX_ANCHORS: Final = 1500
 
 
-def inversion(study: Study, *, progress: Told = quietly) -> Record:
-    """Reconstruction similarity between all spaces, each with itself among them.
+def inversion(study: Study, *, progress: ProgressCallback = ignore_progress) -> Record:
+    """Reconstruction similarity between all spaces, including each with itself.
 
-    From a space to itself rows go through the bridge as to any other: out by its own read, and
-    back in by its own inverse.
+    From a space to itself rows go through the bridge as to any other: read and written by the
+    space's own factors.
 
     Args:
         study: The data set.
-        progress: Told of each target.
+        progress: Called for each target.
 
     Returns:
-        By method a (source × target) matrix of mean cosine over the held-out rows, about the
-        origin (`similarity`) and about the anchors' mean (`centred`); and the `agreement` of the
-        anchors' own cosines.
+        By method a (source × target) matrix of mean cosine over the test rows, about the origin
+        (`similarity`) and about the anchors' mean (`centred`); and the `agreement` of the anchors'
+        own cosines.
     """
     spaces = study.spaces
-    k = min(MOST, max(study.sizes))
-    fitted = study.anchors(k, 0)
-    names = (PLAIN, *SERVED)
+    k = min(MAX_ANCHORS, max(study.sizes))
+    drawn = study.draw(k, 0)
+    names = (UNPRUNED_IRP, *TRANSLATING_BRIDGES)
     cells: dict[str, dict[str, dict[tuple[str, str], float]]] = {
         measure: {name: {} for name in names} for measure in ("similarity", "centred")
     }
@@ -39,27 +50,27 @@ def inversion(study: Study, *, progress: Told = quietly) -> Record:
         progress(done, len(spaces))
         for x in spaces:
             for name in names:
-                found = _way(name, fitted[x], fitted[y])(study.bench.rows[x])
-                true, mean = study.bench.rows[y], fitted[y].seen.mean
-                cells["similarity"][name][x, y] = cosines(found, true)
-                cells["centred"][name][x, y] = cosines(found, true, mean)
+                rows = _translator(name, drawn[x], drawn[y])(study.evaluation_set.rows[x])
+                true, mean = study.evaluation_set.rows[y], drawn[y].frame.mean
+                cells["similarity"][name][x, y] = cosines(rows, true)
+                cells["centred"][name][x, y] = cosines(rows, true, mean)
     progress(len(spaces), len(spaces))
-    alike = {(x, y): agreement(fitted[x].seen, fitted[y].seen) for x in spaces for y in spaces}
+    agreements = {(x, y): agreement(drawn[x].frame, drawn[y].frame) for x in spaces for y in spaces}
     return {
         "k": k,
         "spaces": spaces,
         **{
-            measure: {name: _matrix(found, spaces) for name, found in of.items()}
-            for measure, of in cells.items()
+            measure: {name: _matrix(values, spaces) for name, values in by_method.items()}
+            for measure, by_method in cells.items()
         },
-        "agreement": _matrix(alike, spaces),
+        "agreement": _matrix(agreements, spaces),
     }
 
 
-def _way(name: str, x: Fitted, y: Fitted) -> Translate:
-    if name != PLAIN:
-        return method(name, x, y)
-    return through(x, y, y.irp([UNPRUNED])[UNPRUNED].write)
+def _translator(name: str, x: DrawnSpace, y: DrawnSpace) -> RowTranslator:
+    if name != UNPRUNED_IRP:
+        return method_translator(name, x, y)
+    return irp_translator(x, y, y.irp_inverses([UNPRUNED])[UNPRUNED].write)
 
 
 def _matrix(cells: dict[tuple[str, str], float], spaces: list[str]) -> list[list[float]]:

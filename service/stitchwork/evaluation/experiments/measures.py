@@ -1,4 +1,4 @@
-"""What the experiments measure: numbers from arrays, each from rows of equal index."""
+"""Measures of the experiments: cosines, retrieval, correlations."""
 
 import math
 from collections.abc import Sequence
@@ -36,52 +36,53 @@ def cosines(a: Floats, b: Floats, mean: NDArray[Any] | None = None) -> float:
     Args:
         a: (n, d).
         b: (n, d).
-        mean: (d,) that both are seen from; None for the origin, as the paper has it.
+        mean: (d,) that both are centred by; None for the origin, as in the paper.
 
     Returns:
         In [−1, 1]; a row without a direction counts as 0.
     """
-    about = np.zeros(a.shape[1], np.float32) if mean is None else mean.astype(np.float32)
-    return float(np.mean(np.vecdot(unit_rows(a, about), unit_rows(b, about))))
+    centre = np.zeros(a.shape[1], np.float32) if mean is None else mean.astype(np.float32)
+    return float(np.mean(np.vecdot(unit_rows(a, centre), unit_rows(b, centre))))
 
 
 class Gallery:
     """Rows among which items are searched, by cosine about a mean.
 
     Args:
-        true: (n, d) rows of the inputs that queries are translations of.
-        about: (d,) mean of the target's anchors.
-        neighbours: How many count as near.
+        rows: (n, d) rows of the inputs that queries are translations of.
+        mean: (d,) mean of the target's anchors.
+        neighbours: How many nearest rows count.
     """
 
-    def __init__(self, true: Floats, about: NDArray[Any], neighbours: int = 10) -> None:
-        self._mean = about.astype(np.float32)
-        self._rows = unit_rows(true, self._mean)
-        self._near = min(neighbours, len(true))
-        self._true = _nearest(self._rows @ self._rows.T, self._near)
+    def __init__(self, rows: Floats, mean: NDArray[Any], neighbours: int = 10) -> None:
+        self._mean = mean.astype(np.float32)
+        self._rows = unit_rows(rows, self._mean)
+        self._neighbours = min(neighbours, len(rows))
+        self._nearest = _nearest(self._rows @ self._rows.T, self._neighbours)
 
-    def retrieval(self, found: Floats) -> Retrieval:
-        """How (n, d) translated rows find their own items.
+    def retrieval(self, queries: Floats) -> Retrieval:
+        """How well (n, d) translated rows find their own items.
 
         Returns:
-            Shares in [0, 1]; an item as close as the query's own counts against it.
+            Shares in [0, 1]; another item at the same distance as the own one ranks before it.
         """
-        scores = unit_rows(found, self._mean) @ self._rows.T
+        scores = unit_rows(queries, self._mean) @ self._rows.T
         own = np.diagonal(scores)[:, None]
         rank = np.sum(scores >= own, axis=1) - 1
-        shared = np.sum(_nearest(scores, self._near) & self._true, axis=1)
+        shared = np.sum(_nearest(scores, self._neighbours) & self._nearest, axis=1)
         return Retrieval(
             float(np.mean(rank < 1)),
-            float(np.mean(rank < self._near)),
-            float(np.mean(shared)) / self._near,
+            float(np.mean(rank < self._neighbours)),
+            float(np.mean(shared)) / self._neighbours,
         )
 
 
 def _nearest(scores: Floats, count: int) -> NDArray[np.bool_]:
-    """(n, m) whether a row is among the `count` largest of its line."""
-    found = np.zeros(scores.shape, np.bool_)
-    np.put_along_axis(found, np.argpartition(-scores, count - 1, axis=1)[:, :count], True, axis=1)
-    return found
+    """(n, m) bool, True for the `count` largest scores of each row."""
+    result = np.zeros(scores.shape, np.bool_)
+    indices = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    np.put_along_axis(result, indices, True, axis=1)
+    return result
 
 
 class Correlation(NamedTuple):
@@ -94,7 +95,7 @@ class Correlation(NamedTuple):
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
-    """Pearson's r and Fisher's 95% interval, which takes the points as independent.
+    """Pearson's r and Fisher's 95% interval, which assumes independent points.
 
     Args:
         x: n numbers.

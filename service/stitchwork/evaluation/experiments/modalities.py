@@ -1,4 +1,4 @@
-"""Across modalities, with the controls that tell what the result is made of."""
+"""Translation across modalities, with controls that show what the result depends on."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,25 +11,25 @@ from stitchwork.evaluation.experiments.methods import (
     ABSOLUTE,
     PROCRUSTES,
     RIDGE_BOTH,
-    SERVED,
-    Fitted,
-    draw,
-    method,
+    TRANSLATING_BRIDGES,
+    DrawnSpace,
+    draw_anchors,
+    method_translator,
 )
 from stitchwork.evaluation.experiments.study import (
-    Bench,
+    EvaluationSet,
+    ProgressCallback,
     Record,
     Study,
-    Told,
-    quietly,
-    side_by_side,
+    ignore_progress,
+    map_in_threads,
 )
 
-METHODS: Final = (ABSOLUTE, *SERVED, RIDGE_BOTH, PROCRUSTES)
-HELD_OUT: Final = 0.25
-"""Share of the groups that the control without them holds out."""
+METHODS: Final = (ABSOLUTE, *TRANSLATING_BRIDGES, RIDGE_BOTH, PROCRUSTES)
+GROUP_SHARE: Final = 0.25
+"""Share of the groups that are tested on and never trained on under `WHOLE_GROUPS`."""
 AS_IS: Final = "as is"
-NO_GROUP: Final = "whole groups held out"
+WHOLE_GROUPS: Final = "whole groups held out"
 SHUFFLED: Final = "pairs shuffled"
 
 
@@ -38,88 +38,91 @@ def applies(study: Study) -> bool:
     return len(set(study.embedded.modality.values())) > 1
 
 
-def modalities(study: Study, *, progress: Told = quietly) -> Record:
-    """All pairs of spaces of different modalities, both ways, as they are and under controls.
+def modalities(study: Study, *, progress: ProgressCallback = ignore_progress) -> Record:
+    """All pairs of spaces of different modalities, in both directions, with and without controls.
 
     Anchors are as many as the training rows allow. Under `whole groups held out` a quarter of the
-    finer groups, such as the subgroups of emoji, is in no anchor and no head, and only they are
-    tested on. Under `pairs shuffled` the source's anchors are put in another order.
+    finer groups, such as the subgroups of emoji, is in no anchor and no head, and only these are
+    tested on. Under `pairs shuffled` the source's anchors are in another order.
 
     Args:
         study: The data set.
-        progress: Told of each pair.
+        progress: Called for each pair.
 
     Returns:
-        `records` by control, pair, method and draw; `native` accuracies by control, their own
-        heads and test rows; `rows` tested on and in the gallery, and what `chance` gives.
+        `records` by control, pair, method and draw; `conditions` by control: native accuracies of
+        its own heads and test rows, the numbers of rows tested on and in the gallery, and what
+        chance gives.
     """
     modality = study.embedded.modality
-    crossing = [(x, y) for x in study.spaces for y in study.spaces if modality[x] != modality[y]]
+    pairs = [(x, y) for x in study.spaces for y in study.spaces if modality[x] != modality[y]]
     records: list[Record] = []
     conditions: dict[str, Record] = {}
-    jobs = list(_conditions(study))
-    total, done = len(jobs) * study.settings.draws * len(crossing), 0
-    for name, under in jobs:
-        bench, k = under.bench, max(under.sizes)
-        conditions[name] = {"k": k, "native": bench.native(), **_chance(under)}
+    controls = list(_control_studies(study))
+    total, done = len(controls) * study.settings.draws * len(pairs), 0
+    for name, control in controls:
+        test_set, k = control.evaluation_set, max(control.sizes)
+        conditions[name] = {"k": k, "native": test_set.native_accuracies(), **_chance(control)}
         for number in range(study.settings.draws):
-            fitted = under.anchors(k, number)
-            sources = _shuffled(under, k, number) if name == SHUFFLED else fitted
-            for side in (fitted, sources):
-                for _ in side_by_side(Fitted.prepare, side.values()):
+            targets = control.draw(k, number)
+            sources = _shuffled(control, k, number) if name == SHUFFLED else targets
+            for spaces in (targets, sources):
+                for _ in map_in_threads(DrawnSpace.prepare, spaces.values()):
                     pass
 
-            def measured(
+            def measure(
                 pair: tuple[str, str],
-                bench: Bench = bench,
-                fitted: dict[str, Fitted] = fitted,
-                sources: dict[str, Fitted] = sources,
+                test_set: EvaluationSet = test_set,
+                targets: dict[str, DrawnSpace] = targets,
+                sources: dict[str, DrawnSpace] = sources,
             ) -> list[Record]:
                 x, y = pair
                 return [
                     {
-                        "method": way,
-                        **bench.measure(x, y, fitted[y], method(way, sources[x], fitted[y])),
+                        "method": method,
+                        **test_set.measure(
+                            x, y, targets[y], method_translator(method, sources[x], targets[y])
+                        ),
                     }
-                    for way in METHODS
+                    for method in METHODS
                 ]
 
-            for (x, y), found in zip(crossing, side_by_side(measured, crossing), strict=True):
-                of = {"control": name, "draw": number, "source": x, "target": y}
-                records += [{**of, **one} for one in found]
+            for (x, y), measured in zip(pairs, map_in_threads(measure, pairs), strict=True):
+                labels = {"control": name, "draw": number, "source": x, "target": y}
+                records += [{**labels, **record} for record in measured]
                 done += 1
                 progress(done, total)
-    spaces = {space: modality[space] for space in study.spaces}
-    return {"modality": spaces, "conditions": conditions, "records": records}
+    modality_of = {space: modality[space] for space in study.spaces}
+    return {"modality": modality_of, "conditions": conditions, "records": records}
 
 
-def _conditions(study: Study) -> Iterator[tuple[str, Study]]:
+def _control_studies(study: Study) -> Iterator[tuple[str, Study]]:
     yield AS_IS, study
     yield SHUFFLED, study
     groups = study.embedded.groups
     if groups is None:
         return
     names = np.random.default_rng(study.settings.seed).permutation(np.unique(groups))
-    held = np.isin(groups, names[: max(1, round(HELD_OUT * len(names)))])
-    known: NDArray[np.int64] = np.concatenate([study.embedded.train, study.embedded.test])
-    left, tested = known[~held[known]], known[held[known]]
-    if len(left) > 1 and len(tested) > 1:
-        yield NO_GROUP, Study(replace(study.embedded, train=left, test=tested), study.settings)
+    is_test = np.isin(groups, names[: max(1, round(GROUP_SHARE * len(names)))])
+    rows: NDArray[np.int64] = np.concatenate([study.embedded.train, study.embedded.test])
+    train, test = rows[~is_test[rows]], rows[is_test[rows]]
+    if len(train) > 1 and len(test) > 1:
+        yield WHOLE_GROUPS, Study(replace(study.embedded, train=train, test=test), study.settings)
 
 
-def _shuffled(study: Study, k: int, number: int) -> dict[str, Fitted]:
-    """The same anchors in another order, which pairs every one with some other's."""
+def _shuffled(study: Study, k: int, number: int) -> dict[str, DrawnSpace]:
+    """The same anchors in another order, so that pairs do not belong together."""
     settings = study.settings
-    at = draw(study.embedded.train, k, settings.seed, number)
-    at = np.random.default_rng((settings.seed, number, k, 1)).permutation(at)
-    return {space: Fitted(rows[at]) for space, rows in study.embedded.rows.items()}
+    indices = draw_anchors(study.embedded.train, k, settings.seed, number)
+    indices = np.random.default_rng((settings.seed, number, k, 1)).permutation(indices)
+    return {space: DrawnSpace(rows[indices]) for space, rows in study.embedded.rows.items()}
 
 
 def _chance(study: Study) -> Record:
-    bench = study.bench
-    rows = len(next(iter(bench.rows.values())))
-    gallery = min(rows, bench.gallery)
-    labels = bench.labels
+    test_set = study.evaluation_set
+    rows = len(next(iter(test_set.rows.values())))
+    gallery = min(rows, test_set.gallery_size)
+    labels = test_set.labels
     share = None if labels is None else float(np.max(np.bincount(labels)) / len(labels))
     chance = {"largest class": share, "recall1": 1 / gallery, "recall10": min(1.0, 10 / gallery)}
     return {"rows": rows, "gallery": gallery, "chance": chance}

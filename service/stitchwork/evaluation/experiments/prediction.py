@@ -1,4 +1,4 @@
-"""How well what is known without labels predicts accuracy, within a pair and across pairs."""
+"""Predictors of accuracy that need no labels, within a pair and across pairs."""
 
 import math
 from collections import defaultdict
@@ -15,29 +15,29 @@ from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 PREDICTORS: Final = ("similarity", "centred")
 
 
-def prediction(found: Mapping[str, Record]) -> Record:
-    """Correlations with the accuracy of linear heads, out of what other experiments measured.
+def prediction(results: Mapping[str, Record]) -> Record:
+    """Correlations with the accuracy of linear heads, from the results of other experiments.
 
     Args:
-        found: Results of `translation` and `sensitivity`, of a data set with labels.
+        results: Results of `translation` and `sensitivity`, of a data set with labels.
 
     Returns:
         `within` a pair, over `irp`'s δ and ω or over bridges and numbers of anchors: the mean r
         over pairs by Fisher's z, with an interval of that mean over pairs, and the r of each
         pair; `across` pairs at one method and number of anchors: r with Fisher's interval.
-        Condition numbers enter by their logarithm.
+        The logarithm of condition numbers is used.
     """
-    swept = found["sensitivity"]["records"]
-    moved = [r for r in found["translation"]["records"] if r["method"] != ABSOLUTE]
-    native = found["translation"]["native"]
-    most = max(record["k"] for record in moved)
-    fixed = [r for r in moved if r["k"] == most and r["method"] == DEFAULT_BRIDGE]
+    swept = results["sensitivity"]["records"]
+    translated = [r for r in results["translation"]["records"] if r["method"] != ABSOLUTE]
+    native = results["translation"]["native"]
+    k = max(record["k"] for record in translated)
+    fixed = [r for r in translated if r["k"] == k and r["method"] == DEFAULT_BRIDGE]
     default = [r for r in swept if r["delta"] == 0.8 and r["omega"] == 8]
     within = {f"{name}, over δ and ω": _within(swept, _of(name)) for name in PREDICTORS}
     within["log condition, over δ and ω"] = _within(swept, _condition)
-    within |= {f"{name}, over bridges and k": _within(moved, _of(name)) for name in PREDICTORS}
+    within |= {f"{name}, over bridges and k": _within(translated, _of(name)) for name in PREDICTORS}
     across = {
-        f"{name}, {DEFAULT_BRIDGE}, k = {most}": _across(fixed, _of(name), native)
+        f"{name}, {DEFAULT_BRIDGE}, k = {k}": _across(fixed, _of(name), native)
         for name in PREDICTORS
     }
     across |= {f"{name}, irp": _across(default, _of(name), native) for name in PREDICTORS}
@@ -57,27 +57,27 @@ def _condition(record: Record) -> float:
 
 
 def _within(records: Sequence[Record], predictor: Predictor) -> Record:
-    """The mean of each pair's own r, so that pairs of different levels do not mix."""
+    """The mean of each pair's own r, so that differences between pairs do not enter."""
     of_pair: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         of_pair[record["source"], record["target"]].append(record)
-    told = {
+    of_pairs = {
         f"{x} → {y}": correlation(*_points(own, predictor)).r for (x, y), own in of_pair.items()
     }
-    known = np.array([r for r in told.values() if r is not None])
-    if not len(known):
-        return {"r": None, "low": None, "high": None, "pairs": told}
-    z = np.arctanh(np.clip(known, -0.999999, 0.999999))
+    defined = np.array([r for r in of_pairs.values() if r is not None])
+    if not len(defined):
+        return {"r": None, "low": None, "high": None, "pairs": of_pairs}
+    z = np.arctanh(np.clip(defined, -0.999999, 0.999999))
     half = Z95 * float(np.std(z, ddof=1)) / math.sqrt(len(z)) if len(z) > 1 else math.inf
-    middle = float(np.mean(z))
-    bounds = [math.tanh(middle - half), math.tanh(middle + half)]
-    return {"r": math.tanh(middle), "low": bounds[0], "high": bounds[1], "pairs": told}
+    mean = float(np.mean(z))
+    low, high = math.tanh(mean - half), math.tanh(mean + half)
+    return {"r": math.tanh(mean), "low": low, "high": high, "pairs": of_pairs}
 
 
 def _across(
     records: Sequence[Record], predictor: Predictor, native: Mapping[str, Mapping[str, float]]
 ) -> Record:
-    """Over pairs, accuracy itself and its share of the target's native accuracy."""
+    """Correlations over pairs with accuracy and with its share of the target's native accuracy."""
     x, y = _points(_averaged(records), predictor)
     share = [r["linear"] / native[r["target"]]["linear"] for r in _averaged(records)]
     return {
@@ -87,7 +87,7 @@ def _across(
 
 
 def _averaged(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One record for each pair, the mean over draws: draws are not independent pairs."""
+    """One record for each pair, the mean over draws, which are not independent."""
     of_pair: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         of_pair[record["source"], record["target"]].append(record)

@@ -1,8 +1,8 @@
-"""`irp`'s inverse at many δ and ω at once, which a sweep asks for.
+"""`irp`'s inverse at many δ and ω at once, for sweeps.
 
 Farthest-point sampling at a smaller δ only appends, and an ensemble of ω subspaces starts with
-that of ω − 1; so one traversal per start, at the least δ, holds all prunings. The products of all
-anchors are taken once, which the service cannot afford at any k, and a sweep can.
+that of ω − 1; so one traversal per start, at the smallest δ, contains all prunings. The products of
+all anchors are computed once, which a sweep can afford and the service, at any k, cannot.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.linalg import RTOL
 from stitchwork.geometry.sampling import DISTANCE_GRID, Indices
 
-FINE: Final = 1e-9
-"""Smallest eigenvalue of V Vᵀ, relative to the largest, that is still known to six digits."""
+MIN_EIGENVALUE: Final = 1e-9
+"""Smallest eigenvalue of V Vᵀ, relative to the largest, that is accurate to six digits."""
 
 
-class Setting(NamedTuple):
+class PruningSetting(NamedTuple):
     """One choice of `irp`'s parameters."""
 
     delta: float
@@ -28,122 +28,121 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Pruned:
-    """`irp` at one δ and ω.
+class PrunedInverse:
+    """`irp`'s inverse at one δ and ω.
 
     Attributes:
-        write: D (k, d), what `geometry.inverses.irp_inverse` gives the rows of.
-        kept: Mean number of anchors in a subspace.
-        condition: Mean condition number of the kept unit anchors, where it was asked for.
+        write: D (k, d) float64, whose nonzero rows `irp_inverse` returns.
+        anchors: Mean number of anchors in a subspace.
+        condition: Mean condition number of the subspaces' unit anchors, where it was requested.
     """
 
     write: NDArray[np.float64]
-    kept: float
+    anchors: float
     condition: float | None
 
 
-class Path(NamedTuple):
-    """Anchors in the order of a traversal, and the distance of each from those before it."""
+class Traversal(NamedTuple):
+    """Anchors in the order of farthest-point sampling, each with its distance from those before."""
 
-    picked: Indices
+    indices: Indices
     distances: NDArray[np.float64]
 
 
 class Pruner:
-    """`irp`'s inverses of one space; products and traversals are taken once for all settings.
+    """`irp`'s inverses of one space; products and traversals are computed once for all settings.
 
     Args:
-        seen: The frame of the space that is written into.
+        frame: The frame of the target space.
     """
 
-    def __init__(self, seen: Frame) -> None:
-        self._unit: NDArray[np.float64] = np.asarray(seen.unit_anchors)
+    def __init__(self, frame: Frame) -> None:
+        self._unit: NDArray[np.float64] = np.asarray(frame.unit_anchors)
         self._gram = self._unit @ self._unit.T
-        self._paths: dict[tuple[int, float], Path] = {}
+        self._traversals: dict[tuple[int, float], Traversal] = {}
 
     def sweep(
         self, deltas: Sequence[float], omegas: Sequence[int], *, conditions: bool = False
-    ) -> dict[Setting, Pruned]:
+    ) -> dict[PruningSetting, PrunedInverse]:
         """`irp`'s inverse at every δ and ω.
 
         Args:
-            deltas: Least distances in [0, 1].
+            deltas: Minimum distances in [0, 1].
             omegas: Numbers of subspaces.
-            conditions: Whether condition numbers are wanted, which cost more than the rest.
+            conditions: Whether to compute condition numbers, which cost more than the rest.
 
         Returns:
-            By setting, what `geometry.inverses.irp_inverse` gives at it to within rounding.
+            By setting, what `irp_inverse` returns at it to within rounding.
         """
-        found: dict[Setting, Pruned] = {}
-        paths = [self._path(number, min(deltas)) for number in range(max(omegas))]
+        inverses: dict[PruningSetting, PrunedInverse] = {}
+        traversals = [self._traversal(number, min(deltas)) for number in range(max(omegas))]
         for delta in deltas:
             total = np.zeros_like(self._unit)
-            kept, known = [], []
-            for number, (picked, distances) in enumerate(paths):
-                short = np.flatnonzero(distances < delta)
-                at = picked[: int(short[0]) if len(short) else len(picked)]
-                gram = self._gram[np.ix_(at, at)]
-                total[at] += _inverted(self._unit[at], gram)
-                kept.append(len(at))
+            counts, condition_numbers = [], []
+            for number, (indices, distances) in enumerate(traversals):
+                too_close = np.flatnonzero(distances < delta)
+                subspace = indices[: int(too_close[0]) if len(too_close) else len(indices)]
+                gram = self._gram[np.ix_(subspace, subspace)]
+                total[subspace] += _pseudo_inverse(self._unit[subspace], gram)
+                counts.append(len(subspace))
                 if conditions:
-                    known.append(_condition(self._unit[at], gram))
+                    condition_numbers.append(_condition(self._unit[subspace], gram))
                 if number + 1 in omegas:
-                    found[Setting(delta, number + 1)] = Pruned(
-                        total / (number + 1),
-                        float(np.mean(kept)),
-                        float(np.mean(known)) if conditions else None,
+                    inverses[PruningSetting(delta, number + 1)] = PrunedInverse(
+                        write=total / (number + 1),
+                        anchors=float(np.mean(counts)),
+                        condition=float(np.mean(condition_numbers)) if conditions else None,
                     )
-        return found
+        return inverses
 
-    def _path(self, number: int, delta: float) -> Path:
-        """The traversal of one seeded start, down to a δ at least this small."""
-        for (start, least), path in self._paths.items():
-            if start == number and least <= delta:
-                return path
+    def _traversal(self, number: int, delta: float) -> Traversal:
+        """The traversal from one seeded start, down to a δ at least this small."""
+        for (start, min_delta), traversal in self._traversals.items():
+            if start == number and min_delta <= delta:
+                return traversal
         first = int(np.random.default_rng(number).integers(len(self._unit)))
-        path = _traversal(self._unit, self._gram, first, delta)
-        self._paths[number, delta] = path
-        return path
+        traversal = _traverse(self._unit, self._gram, first, delta)
+        self._traversals[number, delta] = traversal
+        return traversal
 
 
-def _traversal(unit: NDArray[Any], gram: NDArray[Any], first: int, delta: float) -> Path:
-    """As `geometry.anchors.farthest_first` picks, with each pick's distance from those before."""
+def _traverse(unit: NDArray[Any], gram: NDArray[Any], first: int, delta: float) -> Traversal:
+    """The anchors that `farthest_point_sampling` selects, with their distances."""
     k = len(unit)
-    alive = np.any(unit != 0, axis=1)
-    at = next(i for i in ((first + step) % k for step in range(k)) if alive[i])
-    nearest = np.where(alive, 1.0, -1.0)
-    picked, distances, distance = [], [], 1.0
+    nonzero = np.any(unit != 0, axis=1)
+    farthest = next(i for i in ((first + step) % k for step in range(k)) if nonzero[i])
+    nearest = np.where(nonzero, 1.0, -1.0)
+    indices, distances, distance = [], [], 1.0
     while True:
-        picked.append(at)
+        indices.append(farthest)
         distances.append(distance)
-        nearest = np.minimum(
-            nearest, np.round((1.0 - np.abs(gram[at])) * DISTANCE_GRID) / DISTANCE_GRID
-        )
-        nearest[at] = -1.0
-        at = int(np.argmax(nearest))
-        distance = float(nearest[at])
+        rounded = np.round((1.0 - np.abs(gram[farthest])) * DISTANCE_GRID) / DISTANCE_GRID
+        nearest = np.minimum(nearest, rounded)
+        nearest[farthest] = -1.0
+        farthest = int(np.argmax(nearest))
+        distance = float(nearest[farthest])
         if not distance >= delta:
-            return Path(np.asarray(picked, np.int64), np.asarray(distances))
+            return Traversal(np.asarray(indices, np.int64), np.asarray(distances))
 
 
-def _inverted(rows: NDArray[np.float64], gram: NDArray[np.float64]) -> NDArray[np.float64]:
+def _pseudo_inverse(rows: NDArray[np.float64], gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """pinv(Vᵀ) of (m, d) rows V, as (m, d): from V Vᵀ where that is far from singular."""
     from scipy.linalg.lapack import dpocon, dpotrf, dpotrs
 
     factor, failed = dpotrf(gram, lower=1)
-    if not failed and dpocon(factor, np.abs(gram).sum(axis=0).max(), uplo="L")[0] > FINE:
-        solved: NDArray[np.float64] = dpotrs(factor, rows, lower=1)[0]
-        return solved
+    if not failed and dpocon(factor, np.abs(gram).sum(axis=0).max(), uplo="L")[0] > MIN_EIGENVALUE:
+        solution: NDArray[np.float64] = dpotrs(factor, rows, lower=1)[0]
+        return solution
     w, s, zt = np.linalg.svd(rows, full_matrices=False)
-    kept = s > RTOL * s[0]
-    return np.asarray((w[:, kept] / s[kept]) @ zt[kept])
+    significant = s > RTOL * s[0]
+    return np.asarray((w[:, significant] / s[significant]) @ zt[significant])
 
 
 def _condition(rows: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
     """Largest singular value of V over the smallest above 1e-6 of it."""
     squares = np.linalg.eigvalsh(gram)
-    if squares[0] > FINE * squares[-1]:
+    if squares[0] > MIN_EIGENVALUE * squares[-1]:
         return float(np.sqrt(squares[-1] / squares[0]))
-    # Squared, what is left of small values is rounding.
+    # Squares of small singular values are rounding error.
     s = np.linalg.svd(rows, compute_uv=False)
     return float(s[0] / s[s > RTOL * s[0]][-1])

@@ -1,4 +1,4 @@
-"""A data set under study: held-out rows, heads fitted once, and what pairs are measured on."""
+"""One data set of an evaluation: test rows, heads fitted once, and measurements of pairs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,140 +12,149 @@ from numpy.typing import NDArray
 
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
-from stitchwork.evaluation.embedded_corpus import Embedded
-from stitchwork.evaluation.experiments.experiment_settings import Settings
+from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
+from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
 from stitchwork.evaluation.experiments.measures import Gallery, Labels, cosines
-from stitchwork.evaluation.experiments.methods import Fitted, Translate, draw, written
-from stitchwork.evaluation.experiments.probes import KINDS, Head, heads
-from stitchwork.evaluation.experiments.pruning import Setting
+from stitchwork.evaluation.experiments.methods import (
+    DrawnSpace,
+    RowTranslator,
+    draw_anchors,
+    irp_rows,
+)
+from stitchwork.evaluation.experiments.probes import KINDS, ProbeHead, fit_probe_heads
+from stitchwork.evaluation.experiments.pruning import PruningSetting
 from stitchwork.geometry.frame import relative_representation
 
 Record: TypeAlias = dict[str, Any]
-"""What an experiment found, as JSON can hold it."""
-Told: TypeAlias = Callable[[int, int], None]
-"""Called with steps done and steps in all."""
-Chosen: TypeAlias = dict[tuple[str, str], Setting]
+"""A measurement or result of an experiment, as JSON."""
+ProgressCallback: TypeAlias = Callable[[int, int], None]
+"""Called with the number of finished steps and of all steps."""
+ChosenSettings: TypeAlias = dict[tuple[str, str], PruningSetting]
 """δ and ω by source and target."""
 
-MOST_VALIDATED: Final = 600
+MAX_VALIDATION_ROWS: Final = 600
 
 THREADS: Final = 2
-Of = TypeVar("Of")
-Made = TypeVar("Made")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def side_by_side(work: Callable[[Of], Made], items: Iterable[Of]) -> Iterator[Made]:
-    """The results of work on every item, in their order, on two threads.
+def map_in_threads(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """The results of work on every item, in their order, computed by two threads.
 
-    Products let go of the interpreter's lock. Two threads that each have one product to themselves
-    are faster than two that share one, and never wait for each other on a busy machine.
+    Matrix products release the interpreter's lock. Two threads that each have one product to
+    themselves are faster than two that share one, and never wait for each other on a busy machine.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         yield from pool.map(work, items)
 
 
-def quietly(done: int, total: int) -> None:
-    """Tells nobody."""
+def ignore_progress(done: int, total: int) -> None:
+    """A progress callback that does nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """What pairs are measured on: held-out rows, their labels, and heads fitted before.
+class EvaluationSet:
+    """Test rows that pairs are measured on, their labels, and heads fitted on other rows.
 
     Attributes:
-        rows: By space: (n, d) held-out rows.
-        labels: (n,) their labels, or None.
+        rows: By space: (n, d) float32 test rows.
+        labels: (n,) int64 labels, or None.
         heads: By space and kind; empty where there are no labels.
-        gallery: How many of the first rows an item is searched among.
+        gallery_size: How many of the first rows an item is searched among.
     """
 
     rows: Mapping[str, Floats]
     labels: Labels | None
-    heads: Mapping[str, Mapping[str, Head]]
-    gallery: int
-    _galleries: WeakKeyDictionary[Fitted, Gallery] = field(default_factory=WeakKeyDictionary)
+    heads: Mapping[str, Mapping[str, ProbeHead]]
+    gallery_size: int
+    _galleries: WeakKeyDictionary[DrawnSpace, Gallery] = field(default_factory=WeakKeyDictionary)
 
-    def native(self) -> dict[str, dict[str, float]]:
-        """By space and kind of head: accuracy of its own heads on its own rows."""
+    def native_accuracies(self) -> dict[str, dict[str, float]]:
+        """By space and kind of head: accuracy of the space's heads on its own rows."""
         if self.labels is None:
             return {}
         labels = self.labels
         return {
-            space: {kind: head.accuracy(self.rows[space], labels) for kind, head in own.items()}
-            for space, own in self.heads.items()
+            space: {kind: head.accuracy(self.rows[space], labels) for kind, head in heads.items()}
+            for space, heads in self.heads.items()
         }
 
-    def measure(self, x: str, y: str, fitted: Fitted, translate: Translate) -> dict[str, float]:
-        """What comes of rows of x translated to y: `measured` of what the way makes of them."""
-        return self.measured(y, fitted, translate(self.rows[x]))
+    def measure(
+        self, x: str, y: str, target: DrawnSpace, translate: RowTranslator
+    ) -> dict[str, float]:
+        """`measure_rows` of the rows of x, translated to y."""
+        return self.measure_rows(y, target, translate(self.rows[x]))
 
-    def measured(self, y: str, fitted: Fitted, found: Floats) -> dict[str, float]:
-        """What translated rows are worth.
+    def measure_rows(self, y: str, target: DrawnSpace, rows: Floats) -> dict[str, float]:
+        """Measures of translated rows.
 
         Args:
             y: The target.
-            fitted: The target on its anchors.
-            found: (n, d_Y) the held-out rows, translated.
+            target: The target on its anchors.
+            rows: (n, d_Y) the test rows, translated.
 
         Returns:
             Accuracy by kind of head where there are labels; `recall1`, `recall10` and
             `overlap10`; `similarity` about the origin and `centred` about the anchors' mean.
         """
         true = self.rows[y]
-        told = {}
+        measures = {}
         if self.labels is not None:
-            told = {kind: head.accuracy(found, self.labels) for kind, head in self.heads[y].items()}
-        near = slice(self.gallery)
-        told |= self._gallery(y, fitted).retrieval(found[near])._asdict()
-        told["similarity"] = cosines(found, true)
-        told["centred"] = cosines(found, true, np.asarray(fitted.seen.mean))
-        return {name: round(value, 6) for name, value in told.items()}
+            heads = self.heads[y]
+            measures = {kind: head.accuracy(rows, self.labels) for kind, head in heads.items()}
+        measures |= self._gallery(y, target).retrieval(rows[: self.gallery_size])._asdict()
+        measures["similarity"] = cosines(rows, true)
+        measures["centred"] = cosines(rows, true, np.asarray(target.frame.mean))
+        return {name: round(value, 6) for name, value in measures.items()}
 
-    def compared(self, y: str, fitted: Fitted, found: Floats, database: Floats) -> dict[str, float]:
-        """What another program makes of rows translated to y and of the target's own.
+    def measure_comparison(
+        self, y: str, target: DrawnSpace, queries: Floats, database: Floats
+    ) -> dict[str, float]:
+        """Measures of what another program makes of a source's rows and of the target's.
 
         Args:
             y: The target.
-            fitted: The target on its anchors.
-            found: (n, m) the held-out rows of a source.
-            database: (n, m) those of the target; themselves, where the program translates.
+            target: The target on its anchors.
+            queries: (n, m) the test rows of a source.
+            database: (n, m) those of the target; unchanged, where the program translates.
 
         Returns:
-            As `measured`; only retrieval and cosine about the origin where the rows are of no
-            space that has heads.
+            As `measure_rows`; only retrieval and the cosine about the origin where the rows are in
+            no space that has heads.
         """
         if database.shape == self.rows[y].shape and np.array_equal(database, self.rows[y]):
-            return self.measured(y, fitted, found)
-        near, nowhere = slice(self.gallery), np.zeros(database.shape[1], np.float32)
-        told = Gallery(database[near], nowhere).retrieval(found[near])._asdict()
-        told["similarity"] = cosines(found, database)
-        return {name: round(value, 6) for name, value in told.items()}
+            return self.measure_rows(y, target, queries)
+        size, origin = self.gallery_size, np.zeros(database.shape[1], np.float32)
+        measures = Gallery(database[:size], origin).retrieval(queries[:size])._asdict()
+        measures["similarity"] = cosines(queries, database)
+        return {name: round(value, 6) for name, value in measures.items()}
 
-    def score(self, y: str, fitted: Fitted, found: Floats) -> float:
+    def selection_score(self, y: str, target: DrawnSpace, rows: Floats) -> float:
         """Accuracy of the linear head on rows translated to y; recall@1 without labels."""
         if self.labels is not None:
-            return self.heads[y]["linear"].accuracy(found, self.labels)
-        return self._gallery(y, fitted).retrieval(found[: self.gallery]).recall1
+            return self.heads[y]["linear"].accuracy(rows, self.labels)
+        return self._gallery(y, target).retrieval(rows[: self.gallery_size]).recall1
 
-    def _gallery(self, y: str, fitted: Fitted) -> Gallery:
-        """The target's own rows, prepared once for all that are searched among them."""
-        found = self._galleries.get(fitted)
-        if found is None:
-            found = Gallery(self.rows[y][: self.gallery], fitted.seen.mean)
-            self._galleries[fitted] = found
-        return found
+    def _gallery(self, y: str, target: DrawnSpace) -> Gallery:
+        """The target's own rows, prepared once for all searches among them."""
+        gallery = self._galleries.get(target)
+        if gallery is None:
+            gallery = Gallery(self.rows[y][: self.gallery_size], target.frame.mean)
+            self._galleries[target] = gallery
+        return gallery
 
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A data set and what is to be done with it; what experiments share is computed once.
+    """A data set and the settings of its experiments; what experiments share is computed once.
 
     Raises:
         InvalidInputError: If there are fewer than two spaces.
     """
 
-    embedded: Embedded
-    settings: Settings
+    embedded: EmbeddedCorpus
+    settings: ExperimentSettings
 
     def __post_init__(self) -> None:
         if len(self.spaces) < 2:
@@ -160,66 +169,78 @@ class Study:
 
     @property
     def sizes(self) -> list[int]:
-        """Numbers of anchors that are asked for and that the data allows."""
+        """Numbers of anchors in the settings that the data allows."""
         return self.settings.sizes(len(self.embedded.train))
 
     @cached_property
-    def bench(self) -> Bench:
-        """Heads of both kinds fitted on training rows, and the rows held out."""
+    def evaluation_set(self) -> EvaluationSet:
+        """The test rows, with heads of both kinds fitted on training rows."""
         rng = np.random.default_rng(self.settings.seed)
-        train = rng.permutation(self.embedded.train)[: self.settings.head_rows]
-        test = rng.permutation(self.embedded.test)[: self.settings.test_rows]
-        return self._bench(train, test, KINDS)
+        train = rng.permutation(self.embedded.train)[: self.settings.max_head_rows]
+        test = rng.permutation(self.embedded.test)[: self.settings.max_test_rows]
+        return self._evaluation_set(train, test, KINDS)
 
     @cached_property
-    def validation(self) -> tuple[Bench, NDArray[np.int64]]:
-        """A bench of rows taken from train, with heads fitted on the rest, and that rest."""
+    def validation_set(self) -> tuple[EvaluationSet, NDArray[np.int64]]:
+        """Some training rows, with heads fitted on the other training rows, and those others."""
         settings = self.settings
         order = np.random.default_rng((settings.seed, 1)).permutation(self.embedded.train)
-        held = max(1, min(int(settings.validation * len(order)), MOST_VALIDATED))
-        rest = order[held:]
-        return self._bench(rest[: settings.head_rows], order[:held], ("linear",)), rest
+        size = max(1, min(int(settings.validation_share * len(order)), MAX_VALIDATION_ROWS))
+        rest = order[size:]
+        train = rest[: settings.max_head_rows]
+        return self._evaluation_set(train, order[:size], ("linear",)), rest
 
-    def anchors(self, k: int, number: int) -> dict[str, Fitted]:
+    def draw(self, k: int, number: int) -> dict[str, DrawnSpace]:
         """Every space on the same k training rows, of one draw."""
-        at = draw(self.embedded.train, k, self.settings.seed, number)
-        return {space: Fitted(rows[at]) for space, rows in self.embedded.rows.items()}
+        indices = draw_anchors(self.embedded.train, k, self.settings.seed, number)
+        return {space: DrawnSpace(rows[indices]) for space, rows in self.embedded.rows.items()}
 
-    def choose(self, k: int) -> Chosen:
+    def choose_irp_settings(self, k: int) -> ChosenSettings:
         """The δ and ω of `irp` that are best for each pair on the validation rows.
 
-        Anchors are a draw of the training rows that are left; best is the accuracy of the linear
-        head, or recall@1 where there are no labels. Held-out rows are not looked at.
+        Anchors are a draw of the other training rows; best is the accuracy of the linear head, or
+        recall@1 where there are no labels. Test rows are not used.
         """
-        on, rest = self.validation
+        validation, rest = self.validation_set
         settings = self.settings
-        at = draw(rest, min(k, len(rest)), settings.seed, settings.draws)
-        fitted = {space: Fitted(rows[at]) for space, rows in self.embedded.rows.items()}
-        # Not fused: of many settings on few rows, the products with what is kept are the cheaper.
-        cosines_of = {x: relative_representation(on.rows[x], own.seen) for x, own in fitted.items()}
+        indices = draw_anchors(rest, min(k, len(rest)), settings.seed, settings.draws)
+        drawn = {space: DrawnSpace(rows[indices]) for space, rows in self.embedded.rows.items()}
+        # Not composed: for many settings on few rows, two products with few anchors are cheaper.
+        cosines_of = {
+            x: relative_representation(validation.rows[x], space.frame)
+            for x, space in drawn.items()
+        }
 
-        def best(y: str) -> Chosen:
-            target, found = fitted[y], Chosen()
-            writes = target.pruner.sweep(settings.deltas, settings.omegas)
-            for x in fitted:
+        def best(y: str) -> ChosenSettings:
+            target, chosen = drawn[y], ChosenSettings()
+            inverses = target.pruner.sweep(settings.deltas, settings.omegas)
+            for x in drawn:
                 if x == y:
                     continue
                 scores = {
-                    setting: on.score(y, target, written(cosines_of[x], target, pruned))
-                    for setting, pruned in writes.items()
+                    setting: validation.selection_score(
+                        y, target, irp_rows(cosines_of[x], target, inverse)
+                    )
+                    for setting, inverse in inverses.items()
                 }
-                found[x, y] = max(scores, key=lambda setting: scores[setting])
-            return found
+                chosen[x, y] = max(scores, key=lambda setting: scores[setting])
+            return chosen
 
-        return {pair: own for part in side_by_side(best, fitted) for pair, own in part.items()}
+        return {
+            pair: setting
+            for chosen in map_in_threads(best, drawn)
+            for pair, setting in chosen.items()
+        }
 
-    def _bench(
+    def _evaluation_set(
         self, train: NDArray[np.int64], test: NDArray[np.int64], kinds: Sequence[str]
-    ) -> Bench:
-        embedded, own = self.embedded, dict[str, Mapping[str, Head]]()
+    ) -> EvaluationSet:
+        embedded, heads = self.embedded, dict[str, Mapping[str, ProbeHead]]()
         labels = None if embedded.labels is None else embedded.labels[test]
         if labels is not None:
             seed = self.settings.seed
-            own = {space: heads(embedded, space, train, kinds, seed) for space in self.spaces}
+            heads = {
+                space: fit_probe_heads(embedded, space, train, kinds, seed) for space in self.spaces
+            }
         rows = {space: rows[test] for space, rows in embedded.rows.items()}
-        return Bench(rows, labels, own, self.settings.gallery)
+        return EvaluationSet(rows, labels, heads, self.settings.gallery_size)

@@ -1,57 +1,67 @@
 """Every ordered pair of spaces through every method: accuracy, retrieval, similarity.
 
-The main table, retrieval and the cross-lingual table are views of this.
+The report's main table, retrieval and cross-lingual tables are computed from this.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from stitchwork.evaluation.experiments.methods import METHODS, Fitted, Peer, method, pairs
+from stitchwork.evaluation.experiments.methods import (
+    METHODS,
+    DrawnSpace,
+    PeerFunction,
+    method_translator,
+    ordered_pairs,
+)
 from stitchwork.evaluation.experiments.study import (
-    Bench,
-    Chosen,
+    ChosenSettings,
+    EvaluationSet,
+    ProgressCallback,
     Record,
     Study,
-    Told,
-    quietly,
-    side_by_side,
+    ignore_progress,
+    map_in_threads,
 )
 
-NO_PEERS: Final[Mapping[str, Peer]] = {}
+NO_PEERS: Final[Mapping[str, PeerFunction]] = {}
 
 
 def translation(
-    study: Study, *, peers: Mapping[str, Peer] = NO_PEERS, progress: Told = quietly
+    study: Study,
+    *,
+    peers: Mapping[str, PeerFunction] = NO_PEERS,
+    progress: ProgressCallback = ignore_progress,
 ) -> Record:
     """All pairs, numbers of anchors, draws and methods.
 
     Args:
         study: The data set; without labels no accuracy is measured.
         peers: Other programs, measured at the first draw of each size; one that only compares
-            gets no accuracy.
-        progress: Told of each pair at each draw.
+            rows has no accuracy.
+        progress: Called for each pair at each draw.
 
     Returns:
-        `native` accuracies, the `sizes` that tables show, `records` of one measurement each, and
-        the δ and ω `chosen` for `irp` on validation rows, by number of anchors, source and target.
+        `native` accuracies, the `sizes` for tables, `records` of one measurement each, and the δ
+        and ω `chosen` for `irp` on validation rows, by number of anchors, source and target.
     """
     settings, sizes = study.settings, study.sizes
-    todo = [(k, 0) for k in settings.few if k < sizes[0]]
-    todo += [(k, number) for k in sizes for number in range(settings.draws)]
-    each = len(pairs(study.spaces))
+    draws = [(k, 0) for k in settings.small_counts if k < sizes[0]]
+    draws += [(k, number) for k in sizes for number in range(settings.draws)]
+    pair_count = len(ordered_pairs(study.spaces))
     done, records = 0, list[Record]()
-    chosen: dict[int, Chosen] = {}
-    progress(0, each * len(todo))
-    for k, number in todo:
+    chosen: dict[int, ChosenSettings] = {}
+    progress(0, pair_count * len(draws))
+    for k, number in draws:
         if k not in chosen:
-            chosen[k] = study.choose(k)
-        others = peers if number == 0 and k in sizes else NO_PEERS
-        for found in _draw(study.bench, study.anchors(k, number), chosen[k], others):
-            records += [{"k": k, "draw": number, **one} for one in found]
+            chosen[k] = study.choose_irp_settings(k)
+        used_peers = peers if number == 0 and k in sizes else NO_PEERS
+        drawn = study.draw(k, number)
+        for measured in _measure_draw(study.evaluation_set, drawn, chosen[k], used_peers):
+            records += [{"k": k, "draw": number, **record} for record in measured]
             done += 1
-            progress(done, each * len(todo))
+            progress(done, pair_count * len(draws))
     return {
-        "native": study.bench.native(),
+        "native": study.evaluation_set.native_accuracies(),
         "sizes": sizes,
         "chosen": [
             {"k": k, "source": x, "target": y, **setting._asdict()}
@@ -62,32 +72,43 @@ def translation(
     }
 
 
-def _draw(
-    on: Bench, fitted: Mapping[str, Fitted], chosen: Chosen, peers: Mapping[str, Peer]
+def _measure_draw(
+    test_set: EvaluationSet,
+    drawn: Mapping[str, DrawnSpace],
+    chosen: ChosenSettings,
+    peers: Mapping[str, PeerFunction],
 ) -> Iterator[list[Record]]:
     """The records of each pair on one draw of anchors."""
 
     def prepare(space: str) -> None:
-        """Everything that pairs share, so that no two threads compute it."""
-        own = fitted[space]
-        # Together, they share the traversals of the least δ.
-        own.irp({setting for (_, to), setting in chosen.items() if to == space})
-        own.prepare()
+        """Compute everything that pairs share, so that no two threads compute it."""
+        # Together, so that settings share the traversals of the smallest δ.
+        drawn[space].irp_inverses(
+            {setting for (_, target), setting in chosen.items() if target == space}
+        )
+        drawn[space].prepare()
 
-    def measured(pair: tuple[str, str]) -> list[Record]:
+    def measure(pair: tuple[str, str]) -> list[Record]:
         x, y = pair
-        source, target = fitted[x], fitted[y]
-        found = {
-            name: on.measure(x, y, target, method(name, source, target, chosen[x, y]))
+        source, target = drawn[x], drawn[y]
+        measures = {
+            name: test_set.measure(
+                x, y, target, method_translator(name, source, target, chosen[x, y])
+            )
             for name in METHODS
         }
         for name, peer in peers.items():
-            compared = peer(source.anchors, target.anchors, on.rows[x], on.rows[y])
-            found[name] = on.compared(y, target, *compared)
-        return [{"source": x, "target": y, "method": name, **one} for name, one in found.items()]
+            queries, database = peer(
+                source.anchors, target.anchors, test_set.rows[x], test_set.rows[y]
+            )
+            measures[name] = test_set.measure_comparison(y, target, queries, database)
+        return [
+            {"source": x, "target": y, "method": name, **values}
+            for name, values in measures.items()
+        ]
 
-    for _ in side_by_side(prepare, fitted):
+    for _ in map_in_threads(prepare, drawn):
         pass
-    ordered = pairs(list(fitted))
-    # A peer is one program, which answers one question at a time.
-    yield from map(measured, ordered) if peers else side_by_side(measured, ordered)
+    pairs = ordered_pairs(list(drawn))
+    # A peer is one process, which handles one request at a time.
+    yield from map(measure, pairs) if peers else map_in_threads(measure, pairs)
