@@ -1,24 +1,28 @@
-"""What labelled samples taught about confidence: one calibration for each way to a head.
+"""Calibrations of confidence on labelled samples: one for each way from a space to a head.
 
-It belongs to versions: of the head, of both spaces, and to a bridge. Kept beside the head, it goes
-with the version of the head, and is not looked at once a space has another.
+A calibration belongs to a version of the head, versions of both spaces, and a bridge. It is stored
+beside the head, is deleted with the version of the head, and is not read once a space is replaced.
 """
 
+import logging
 import threading
 from typing import Any, Final
 
 from cachetools import LRUCache
 
-from stitchwork.errors import NotReadyError, RegistryUnavailableError
+from stitchwork.errors import IncompatibleFormatError, NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.redis.client import Check, Command, RedisClient
 from stitchwork.registry.repository import Repository
+from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import Head, Record, Space
+
+log = logging.getLogger(__name__)
 
 MAX_CALIBRATIONS: Final = 1024
 """Calibrations of one head; if there are more, some are dropped."""
-KNOWN: Final = 10_000
+MAX_CACHED: Final = 10_000
 
 
 class StoredCalibration(Record):
@@ -34,8 +38,8 @@ class Calibrations:
 
     Args:
         server: The registry server.
-        heads: The table of the heads that they belong to.
-        promise: Milliseconds a write may take to reach the append-only file; 0 does not ask.
+        heads: The repository of the heads.
+        aof_timeout_ms: Milliseconds to wait for the append-only file; 0 does not wait.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Calibrations:
         self._heads = heads
         self._aof_timeout_ms = aof_timeout_ms
         self._lock = threading.Lock()
-        self._known: LRUCache[tuple[str, str], Calibration | None] = LRUCache(KNOWN)
+        self._cached: LRUCache[tuple[str, str], Calibration | None] = LRUCache(MAX_CACHED)
 
     def get(
         self, source: Space, target: Space, head: Head, bridge: BridgeName
@@ -63,10 +67,9 @@ class Calibrations:
         self, source: Space, target: Space, head: Head, bridge: BridgeName, data: bytes | None
     ) -> Calibration | None:
         """The calibration of these versions, from what the server stores for them."""
-        stored = StoredCalibration.model_validate_json(data) if data else None
-        calibration = Calibration(stored.slope, stored.offset) if stored else None
+        calibration = _load(data, head.id) if data else None
         with self._lock:
-            self._known[head.id, _field(source, target, head, bridge)] = calibration
+            self._cached[head.id, _field(source, target, head, bridge)] = calibration
         return calibration
 
     def last_known(
@@ -74,7 +77,7 @@ class Calibrations:
     ) -> Calibration | None:
         """The calibration of these versions when it was last read here."""
         with self._lock:
-            return self._known.get((head.id, _field(source, target, head, bridge)))
+            return self._cached.get((head.id, _field(source, target, head, bridge)))
 
     def put(
         self,
@@ -82,24 +85,21 @@ class Calibrations:
         target: Space,
         head: Head,
         bridge: BridgeName,
-        fitted: Calibration,
+        calibration: Calibration,
         samples: int,
     ) -> None:
-        """Keep a calibration, in place of an earlier one of the same versions.
+        """Store a calibration, in place of an earlier one of the same versions.
 
         Raises:
             NotReadyError: If the head is no longer the one that was measured.
-            RegistryUnavailableError: If the registry is away, or would not promise the write.
+            RegistryUnavailableError: If the registry is unavailable, or did not confirm the write.
         """
         (entry,) = self._heads.read(head.id)
         field = _field(source, target, head, bridge)
-        stored = StoredCalibration(slope=fitted.slope, offset=fitted.offset, samples=samples)
-        command: Command = (
-            "HSET",
-            self._key(head),
-            field,
-            stored.model_dump_json().encode(),
+        stored = StoredCalibration(
+            slope=calibration.slope, offset=calibration.offset, samples=samples
         )
+        command: Command = ("HSET", self._key(head), field, dump_record(stored))
         commands = [*self._outdated(target, head, field), command]
         checks: list[Check] = [self._heads.unchanged(entry)]
         if entry.version != head.version or not self._server.commit(
@@ -110,7 +110,7 @@ class Calibrations:
             )
 
     def _outdated(self, target: Space, head: Head, field: str) -> list[Command]:
-        """Commands that drop calibrations of other versions, and some where there are too many.
+        """Commands that drop calibrations of other versions, and some if there are too many.
 
         The server keeps no order of them, so any may be dropped but the one that is replaced.
         """
@@ -125,6 +125,16 @@ class Calibrations:
 
     def _key(self, head: Head) -> str:
         return self._heads.key(head.id, "calibrations")
+
+
+def _load(data: bytes, head: str) -> Calibration | None:
+    """A stored calibration; None for one that cannot be read, as if there were none."""
+    try:
+        stored = load_record(StoredCalibration, data, f"a calibration of head {head}")
+    except IncompatibleFormatError as error:
+        log.error("calibration unreadable", extra={"head": head, "reason": error.message})
+        return None
+    return Calibration(stored.slope, stored.offset)
 
 
 def _field(source: Space, target: Space, head: Head, bridge: BridgeName) -> str:

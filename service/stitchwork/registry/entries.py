@@ -1,11 +1,11 @@
-"""What stands under an id, what is to stand there, and what a caller demands of it."""
+"""The state of one id in the registry, conditions on it, and changes to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from stitchwork.errors import VersionMismatchError
+from stitchwork.errors import IncompatibleFormatError, VersionMismatchError
 from stitchwork.redis.client import Check, Command
 from stitchwork.resources import AnchorSet, Arrays, Head, Registration, Space
 
@@ -13,7 +13,7 @@ R = TypeVar("R", AnchorSet, Space, Head)
 
 
 class Outcome(Enum):
-    """What a PUT did."""
+    """The effect of a PUT."""
 
     CREATED = "created"
     REPLACED = "replaced"
@@ -23,19 +23,32 @@ class Outcome(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the caller demands of the version that stands: If-Match and If-None-Match."""
+    """The version that the caller expects: If-Match and If-None-Match.
+
+    Attributes:
+        match: Versions of which one must be current; `*` stands for any.
+        absent: Whether nothing may be registered.
+    """
 
     match: frozenset[str] | None = None
     absent: bool = False
 
-    def check(self, name: str, current: str | None) -> None:
-        """Raise VersionMismatchError unless the current version (None: nothing stands) will do."""
-        if self.absent and current is not None:
-            raise VersionMismatchError(f"{name} exists already, at version {current}")
-        if self.match is not None and (current is None or not self.match & {current, "*"}):
-            stands = f"version {current} stands" if current else "nothing is registered"
+    def check(self, name: str, version: str | None) -> None:
+        """Raise unless the condition holds.
+
+        Args:
+            name: What it is, for the error.
+            version: The current version; None if nothing is registered.
+
+        Raises:
+            VersionMismatchError: If it does not hold.
+        """
+        if self.absent and version is not None:
+            raise VersionMismatchError(f"{name} exists already, at version {version}")
+        if self.match is not None and (version is None or not self.match & {version, "*"}):
+            current = f"version {version} stands" if version else "nothing is registered"
             expected = " or ".join(sorted(self.match)) or "none"
-            raise VersionMismatchError(f"{name}: version {expected} was expected, {stands}")
+            raise VersionMismatchError(f"{name}: version {expected} was expected, {current}")
 
 
 ANY: Final = Condition()
@@ -43,34 +56,54 @@ ANY: Final = Condition()
 
 @dataclass(frozen=True, slots=True)
 class Entry(Generic[R]):
-    """All that stands under one id: what serves, and what is being prepared."""
+    """The state of one id: the version that is ready, and the one that is being registered.
+
+    Attributes:
+        id: The id.
+        record: The version that is ready.
+        registration: The version that is pending, or whose registration failed.
+        dependents: How many resources depend on it.
+        stored: The bytes of both; empty if there is none.
+        error: Why one of them cannot be read.
+    """
 
     id: str
     record: R | None = None
     registration: Registration | None = None
     dependents: int = 0
     stored: tuple[bytes, bytes] = (b"", b"")
+    error: IncompatibleFormatError | None = None
 
     @property
     def version(self) -> str | None:
-        """The version that serves."""
+        """The version that is ready."""
         return self.record.version if self.record else None
 
     @property
     def tag(self) -> str | None:
-        """The version that serves or, before there is one, that is being prepared."""
+        """The version that is ready or, before there is one, that is being registered."""
         return self.version or (self.registration.version if self.registration else None)
 
     @property
     def parents(self) -> set[str]:
         """What it depends on, as `kind:id`."""
-        found = {part.parent for part in (self.record, self.registration) if part}
-        return {parent for parent in found if parent}
+        parents = {part.parent for part in (self.record, self.registration) if part}
+        return {parent for parent in parents if parent}
 
 
 @dataclass(frozen=True, slots=True)
 class Write(Generic[R]):
-    """What is to stand under an id, and what must still hold when it is written."""
+    """A change to one id.
+
+    Attributes:
+        outcome: The effect.
+        record: The version that is ready afterwards.
+        registration: The registration afterwards.
+        arrays: Arrays of the record, if they are new.
+        inputs: Inputs of the registration, if they are new.
+        checks: What must still hold when it is written.
+        commands: Further writes of the same commit.
+    """
 
     outcome: Outcome
     record: R | None = None
@@ -82,7 +115,14 @@ class Write(Generic[R]):
 
 
 class Page(NamedTuple, Generic[R]):
-    """Some entries in the order of their ids, and the cursor that continues after them."""
+    """A page of a list.
+
+    Attributes:
+        entries: The entries, in the order of their ids.
+        cursor: The cursor of the next page; None on the last one.
+        unreadable: Ids of entries that cannot be read, see `Entry.error`.
+    """
 
     entries: list[Entry[R]]
     cursor: str | None
+    unreadable: list[str]

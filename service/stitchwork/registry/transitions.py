@@ -1,79 +1,106 @@
-"""The rules between what stands and what is to stand, each free of effects."""
+"""The rules of changes from the current state of an id to the next; no function has effects."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from stitchwork.errors import NotReadyError, ResourceInUseError
+from stitchwork.errors import ConflictError, ErrorCode, NotReadyError, ResourceInUseError
 from stitchwork.redis.client import Check, Command
 from stitchwork.registry.entries import Entry, Outcome, Write
 from stitchwork.resources import Arrays, EncoderSpec, Registration, Space
 
 
-def serve(
-    stands: Entry[Any],
+def make_ready(
+    current: Entry[Any],
     record: Any,
     arrays: Arrays,
     parent: Check,
     commands: Sequence[Command] = (),
 ) -> Write[Any]:
-    """Let a record serve: the same version again changes nothing, another replaces it.
+    """Make a record ready: the same version again changes nothing, another replaces it.
 
     Args:
-        stands: What stands now.
-        record: What is to serve.
+        current: The current state.
+        record: The new record.
         arrays: Its arrays.
-        parent: Holds as long as what it depends on is unchanged.
-        commands: What is written with it.
+        parent: Holds as long as the resource that it depends on is unchanged.
+        commands: Further writes of the same commit.
     """
-    if stands.version == record.version:
-        return Write(Outcome.SAME, stands.record, checks=[parent])
-    outcome = Outcome.REPLACED if stands.record else Outcome.CREATED
+    if current.version == record.version:
+        return Write(Outcome.SAME, current.record, checks=[parent])
+    outcome = Outcome.REPLACED if current.record else Outcome.CREATED
     return Write(outcome, record, arrays=arrays, checks=[parent], commands=commands)
 
 
-def begin(
-    stands: Entry[Any],
+def begin_registration(
+    current: Entry[Any],
     registration: Registration,
     checks: Sequence[Check],
     inputs: Arrays | None = None,
 ) -> Write[Any]:
-    """Begin a draft beside what serves; one of the same version that is under way goes on."""
-    if stands.version == registration.version:
-        return Write(Outcome.SAME, stands.record, checks=checks)
-    begun = stands.registration
-    if begun and begun.version == registration.version and begun.status == "pending":
-        return Write(Outcome.ACCEPTED, stands.record, begun, checks=checks)
-    return Write(Outcome.ACCEPTED, stands.record, registration, inputs=inputs, checks=checks)
+    """Begin a registration beside the ready version; a pending one of this version goes on.
+
+    Args:
+        current: The current state.
+        registration: The new registration.
+        checks: What must still hold when it is written.
+        inputs: What a worker needs for it.
+    """
+    if current.version == registration.version:
+        return Write(Outcome.SAME, current.record, checks=checks)
+    pending = current.registration
+    if pending and pending.version == registration.version and pending.status == "pending":
+        return Write(Outcome.ACCEPTED, current.record, pending, checks=checks)
+    return Write(Outcome.ACCEPTED, current.record, registration, inputs=inputs, checks=checks)
 
 
-def still_current(stands: Entry[Any], registration: Registration | None) -> None:
-    """Refuse to complete a draft that is no longer the one being prepared.
+def check_current(current: Entry[Any], registration: Registration | None) -> None:
+    """Raise if a registration is no longer the current one.
+
+    Args:
+        current: The current state.
+        registration: The registration that is to be completed or failed; None if there is none.
 
     Raises:
-        NotReadyError: If it was declared anew, or removed.
+        NotReadyError: If it was replaced or removed.
     """
-    if registration and (
-        stands.registration is None or stands.registration.version != registration.version
-    ):
-        raise NotReadyError(
-            f"{registration.kind} {registration.id} was declared anew while it was prepared"
-        )
-
-
-def keep_heads(stands: Entry[Space], encoder: EncoderSpec | None, dim: int | None) -> None:
-    """Refuse to put another encoder or width under heads that live in the space.
-
-    Raises:
-        ResourceInUseError: If heads would break; `dim` None means that the width is not known yet.
-    """
-    if stands.record is None or not stands.dependents:
+    if registration is None:
         return
-    known = stands.record.encoder
-    if known and encoder and encoder.revision is None:
-        # Whoever names no revision means the one that was pinned, until another is.
-        encoder = encoder.model_copy(update={"revision": known.revision})
-    if (known and known != encoder) or dim not in (None, stands.record.dim):
+    if current.registration is None or current.registration.version != registration.version:
+        name = f"{registration.kind} {registration.id}"
+        raise NotReadyError(f"{name} was declared anew while it was prepared")
+
+
+def check_heads(current: Entry[Space], encoder: EncoderSpec | None, dim: int | None) -> None:
+    """Raise if another encoder or width would break heads that live in the space.
+
+    Args:
+        current: The current state of the space.
+        encoder: Its new encoder.
+        dim: Its new width, d; None if it is not known yet.
+
+    Raises:
+        ResourceInUseError: If heads would break.
+    """
+    if current.record is None or not current.dependents:
+        return
+    before = current.record.encoder
+    if before and encoder and encoder.revision is None:
+        # Without a revision, the pinned one is meant.
+        encoder = encoder.model_copy(update={"revision": before.revision})
+    if (before and before != encoder) or dim not in (None, current.record.dim):
         raise ResourceInUseError(
-            f"{stands.dependents} heads live in space {stands.id}: its encoder and its width "
-            f"({stands.record.dim}) cannot change, register another space"
+            f"{current.dependents} heads live in space {current.id}: its encoder and its width "
+            f"({current.record.dim}) cannot change, register another space"
         )
+
+
+def not_ready_error(registration: Registration) -> ConflictError:
+    """The error of a request for an id that has only a registration."""
+    name = f"{registration.kind} {registration.id}"
+    if registration.status == "failed":
+        return ConflictError(
+            f"the registration of {name} failed: {registration.reason}",
+            code=ErrorCode.REGISTRATION_FAILED,
+        )
+    progress = f"{registration.done} of {registration.total} inputs are embedded"
+    return NotReadyError(f"{name} is still being prepared: {progress}")

@@ -132,7 +132,7 @@ class RegistrationRunner:
             self._fail(registration, "the worker crashed or hung at every attempt")
 
     def _pending(self, job: Job) -> Registration | None:
-        return self._registry.registration(*job.registration) if job.registration else None
+        return self._registry.pending_registration(*job.registration) if job.registration else None
 
     def _fail(self, registration: Registration, reason: str) -> bool:
         """Store why a registration failed.
@@ -183,8 +183,8 @@ class RegistrationRunner:
             message = f"item {index}: {error.message}"
             raise type(error)(message, pointer=f"/items/{index}") from error
         advanced = registration.model_copy(update={"done": stop, "encoder": encoder})
-        table = self._registry.table(registration.kind)
-        if table.save_part(registration, advanced, {"rows": rows}):
+        repository = self._registry.repository(registration.kind)
+        if repository.save_part(registration, advanced, {"rows": rows}):
             streams.enqueue_registration(self._consumer.server, advanced)
 
     def _items(

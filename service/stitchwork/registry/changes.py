@@ -1,0 +1,66 @@
+"""The commands that change the state of one id, from the state before and the change."""
+
+from collections.abc import Callable
+from typing import Final
+
+from stitchwork.redis.client import PREFIX, Command
+from stitchwork.registry.entries import Entry, R, Write
+from stitchwork.registry.stored_records import dump_record
+from stitchwork.resources import Arrays
+
+REGISTRATIONS: Final = PREFIX + "drafts"
+REPLACED_SECONDS: Final = 3600
+"""How long a replaced version stays readable, and an upload waits for its commit: far longer than
+any request may take."""
+
+
+def changes(
+    kind: str, before: Entry[R], write: Write[R], now_ms: Callable[[], int]
+) -> list[Command]:
+    """The commands that make a change.
+
+    Args:
+        kind: Singular name, such as `space`.
+        before: The state before.
+        write: The change.
+        now_ms: Returns the milliseconds since the epoch by the server's clock.
+    """
+    id_, key, name = before.id, f"{PREFIX}{kind}:{before.id}", f"{kind}:{before.id}"
+    after: Entry[R] = Entry(id_, write.record, write.registration)
+    commands: list[Command] = [("ZADD", PREFIX + kind, 0, id_)]
+    for parent in before.parents - after.parents:
+        commands.append(("SREM", f"{PREFIX}{parent}:dependents", name))
+    for parent in after.parents:
+        commands.append(("SADD", f"{PREFIX}{parent}:dependents", name))
+    for field, part in (("record", write.record), ("draft", write.registration)):
+        if part is None:
+            commands.append(("HDEL", key, field))
+        else:
+            commands.append(("HSET", key, field, dump_record(part)))
+    if before.record and before.version != after.version:
+        commands.append(("EXPIRE", f"{key}:arrays:{before.version}", REPLACED_SECONDS))
+        commands.append(("DEL", f"{key}:calibrations"))
+    earlier, later = before.registration, write.registration
+    if earlier and (later is None or later.version != earlier.version):
+        commands.append(("DEL", f"{key}:parts:{earlier.version}"))
+        commands.append(("DEL", f"{key}:inputs:{earlier.version}"))
+    if later and later.status == "pending":
+        commands.append(("ZADD", REGISTRATIONS, now_ms(), name))
+    else:
+        commands.append(("ZREM", REGISTRATIONS, name))
+    return commands
+
+
+def uploads(key: str, write: Write[R]) -> dict[str, Arrays]:
+    """The arrays that a change stores, by their keys.
+
+    Args:
+        key: The key of the id.
+        write: The change.
+    """
+    result = {}
+    if write.record and write.arrays is not None:
+        result[f"{key}:arrays:{write.record.version}"] = write.arrays
+    if write.registration and write.inputs is not None:
+        result[f"{key}:inputs:{write.registration.version}"] = write.inputs
+    return result

@@ -1,0 +1,140 @@
+"""The rules for heads: declared with their weights, or to be fitted or extracted by a worker."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.geometry.classifier import Classifier
+from stitchwork.registry.declarations import classifier_of, head_record, layer_arrays
+from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
+from stitchwork.registry.repository import Repository
+from stitchwork.registry.transitions import begin_registration, check_current, make_ready
+from stitchwork.resources import Arrays, EncoderSpec, Head, Registration, Space, digest
+
+
+class HeadRegistry:
+    """Declares and completes heads.
+
+    Args:
+        spaces: The repository of spaces.
+        heads: The repository of heads.
+    """
+
+    def __init__(self, spaces: Repository[Space], heads: Repository[Head]) -> None:
+        self._spaces = spaces
+        self._heads = heads
+
+    def declare(
+        self,
+        id_: str,
+        space: str,
+        classifier: Classifier,
+        labels: Sequence[str],
+        condition: Condition = ANY,
+    ) -> tuple[Outcome, Entry[Head]]:
+        """Register a head by its weights.
+
+        Raises:
+            UnknownResourceError: If the space is not registered.
+            InvalidInputError: If widths or the number of labels do not fit.
+        """
+        arrays = layer_arrays(classifier)
+        declared = {"space": space, "labels": labels, "activation": classifier.activation}
+        version = digest(declared, arrays)
+        record = head_record(id_, space, classifier, labels, version, "weights")
+        return self._put(record, arrays, condition)
+
+    def begin(
+        self,
+        id_: str,
+        space: str,
+        declared: dict[str, Any],
+        *,
+        inputs: Arrays | None = None,
+        encoder: EncoderSpec | None = None,
+        total: int = 0,
+        condition: Condition = ANY,
+    ) -> tuple[Outcome, Entry[Head]]:
+        """Register a head that a worker fits, or extracts from a pretrained model.
+
+        Args:
+            id_: The head's id.
+            space: Id of its space.
+            declared: What the worker needs, as JSON; part of the version.
+            inputs: The data to fit on; part of the version.
+            encoder: Embeds those inputs, or holds the classifier.
+            total: How many inputs there are to embed.
+            condition: The version that the caller expects.
+
+        Raises:
+            UnknownResourceError: If the space is not registered.
+            NotReadyError: If the space has no ready version yet.
+        """
+        spec = encoder.model_dump() if encoder else None
+        registration = Registration(
+            kind="head",
+            id=id_,
+            version=digest({"space": space, "encoder": spec, **declared}, inputs),
+            encoder=encoder,
+            parent=f"space:{space}",
+            declared={"space": space, **declared},
+            total=total,
+        )
+
+        def decide(current: Entry[Head]) -> Write[Head]:
+            (parent,) = self._spaces.read(space)
+            self._spaces.ready_record(parent)
+            checks = [self._spaces.unchanged(parent)]
+            return begin_registration(current, registration, checks, inputs)
+
+        return self._heads.put(id_, decide, condition)
+
+    def complete(
+        self,
+        registration: Registration,
+        classifier: Classifier,
+        labels: Sequence[str],
+        train: tuple[int, float] | None = None,
+    ) -> tuple[Outcome, Entry[Head]]:
+        """Make a registration the ready version.
+
+        Args:
+            registration: The registration.
+            classifier: The head's layers.
+            labels: One label for each class.
+            train: Rows it was fitted on and accuracy on them, if it was fitted.
+
+        Raises:
+            NotReadyError: If the registration is no longer the current one.
+            InvalidInputError: If the classifier does not fit the space.
+        """
+        space, source = registration.declared["space"], registration.declared["source"]
+        record = head_record(
+            registration.id, space, classifier, labels, registration.version, source, train
+        )
+        return self._put(record, layer_arrays(classifier), ANY, registration)
+
+    def classifier(self, head: Head) -> Classifier:
+        """The head's layers, float32 numpy."""
+        return classifier_of(self._heads.arrays(head.id, head.version), head.activation)
+
+    def _put(
+        self,
+        record: Head,
+        arrays: Arrays,
+        condition: Condition,
+        registration: Registration | None = None,
+    ) -> tuple[Outcome, Entry[Head]]:
+        def decide(current: Entry[Head]) -> Write[Head]:
+            check_current(current, registration)
+            (parent,) = self._spaces.read(record.space)
+            space = self._spaces.ready_record(parent)
+            if space.dim != record.dim:
+                raise InvalidInputError(
+                    f"space {space.id} is {space.dim} wide, the head takes {record.dim}",
+                    pointer="/weight" if len(record.layers) == 2 else "/layers/0",
+                    code=ErrorCode.WRONG_WIDTH,
+                )
+            return make_ready(current, record, arrays, self._spaces.unchanged(parent))
+
+        return self._heads.put(record.id, decide, condition)

@@ -1,0 +1,61 @@
+"""Records as the registry stores them: JSON that begins with the version of its format."""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from stitchwork import __version__
+from stitchwork.errors import IncompatibleFormatError
+from stitchwork.resources import Record
+
+T = TypeVar("T", bound=Record)
+
+FORMAT: Final = 2
+"""The format of the records that are written. All formats up to it are read.
+
+It changes if a release before could not read a record, and `_upgrade` then reads the format before.
+"""
+FIRST_FORMAT: Final = 1
+"""The format of release 0.1.0, whose records do not name it."""
+
+
+def dump_record(record: Record) -> bytes:
+    """A record as JSON with the version of its format."""
+    return b'{"format":%d,%b' % (FORMAT, record.model_dump_json().encode()[1:])
+
+
+def load_record(model: type[T], data: bytes, name: str) -> T:
+    """The record that `dump_record`, of this release or an earlier one, wrote.
+
+    Args:
+        model: The record's class.
+        data: The stored bytes.
+        name: What it is, such as `space x`, for the error.
+
+    Raises:
+        IncompatibleFormatError: If a later release wrote it, or it is not such a record.
+    """
+    try:
+        fields = orjson.loads(data)
+        number = int(fields.pop("format", FIRST_FORMAT))
+        if number <= FORMAT:
+            return model.model_validate(_upgrade(fields, number))
+    except (ValidationError, ValueError, TypeError, AttributeError) as error:
+        raise IncompatibleFormatError(
+            f"the stored record of {name} cannot be read by release {__version__}: restore the "
+            "registry from a backup, or run the release that wrote it"
+        ) from error
+    raise IncompatibleFormatError(
+        f"the stored record of {name} has format {number} of a later release, release "
+        f"{__version__} reads formats up to {FORMAT}: run the later release"
+    )
+
+
+def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    """The fields of a record as the current format has them.
+
+    Format 1 differs from format 2 by not naming its format.
+    """
+    return fields
