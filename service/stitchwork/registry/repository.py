@@ -12,11 +12,12 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
     head:{id}:calibrations      hash: the calibrations of the ready version
     drafts                      sorted set of registrations, `kind:id`, by their last progress
 
-`draft` and `drafts` are the names of release 0.1.0."""
+`draft` and `drafts` are the names of release 0.1.0.
+"""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Generic, cast
+from typing import Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
@@ -184,8 +185,7 @@ class Repository(Generic[R]):
 
     def count(self) -> int:
         """The number of ids."""
-        with self._server.session() as client:
-            number: Any = client.zcard(PREFIX + self.kind)
+        (number,) = self._server.execute(("ZCARD", PREFIX + self.kind))
         return int(number)
 
     def arrays(self, id_: str, version: str) -> Arrays:
@@ -206,8 +206,7 @@ class Repository(Generic[R]):
 
     def dependents(self, id_: str) -> list[str]:
         """What depends on it, as `kind:id`, sorted."""
-        with self._server.session() as client:
-            members = cast(set[bytes], client.smembers(self.key(id_, "dependents")))
+        (members,) = self._server.execute(("SMEMBERS", self.key(id_, "dependents")))
         return sorted(raw.decode() for raw in members)
 
     def creation(self, record: R) -> list[Command]:
