@@ -33,13 +33,20 @@ class Batcher:
     Args:
         encoder: The encoder.
         metrics: Records the sizes, padding and splits of batches.
+        clock: Returns the time in seconds.
 
     Attributes:
         max_elements: Tokens, or values of pixels, that a batch may have, padding included.
     """
 
-    def __init__(self, encoder: Encoder, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        metrics: Metrics | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self._encoder = encoder
+        self._clock = clock
         self.max_elements = 1 << 30
         self._seconds_per_element = 0.0
         self._metrics = metrics or Metrics()
@@ -89,14 +96,14 @@ class Batcher:
         with inference_mode(self._encoder.device):
             while start < len(order):
                 indices = self._limit(inputs, order[start : start + max_items])
-                began = time.perf_counter()
+                began = self._clock()
                 part = self._forward(inputs, indices)
                 parts.append(part.float())
                 self._record([inputs[i].numel() for i in order[start : start + len(part)]])
                 # GPUs run asynchronously: only now is the time known.
                 synchronize(self._encoder.device)
                 elements = _padded_elements(inputs, indices[: len(part)])
-                self._record_seconds((time.perf_counter() - began) / elements)
+                self._record_seconds((self._clock() - began) / elements)
                 start += len(part)
                 progress()
         rows = torch.cat(parts)
@@ -118,10 +125,10 @@ class Batcher:
 
     def _cost(self, sample: PreparedInputs, size: int) -> float:
         """Seconds per input in a batch of this size."""
-        began = time.perf_counter()
+        began = self._clock()
         with inference_mode(self._encoder.device):
             self._encoder.forward(sample.inputs * size)
-        return (time.perf_counter() - began) / size
+        return (self._clock() - began) / size
 
     def _limit(self, inputs: Sequence[torch.Tensor], indices: Sequence[int]) -> Sequence[int]:
         """The longest prefix of these indices, sorted by size, that a batch may hold."""

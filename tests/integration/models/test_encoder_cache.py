@@ -1,108 +1,19 @@
-"""The cache of loaded encoders, and batches that fit the device."""
+"""The cache of loaded encoders."""
 
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from stitchwork.errors import InputTooLargeError, JobFailedError
-from stitchwork.models.batching import Batcher
-from stitchwork.models.encoder import PreparedInputs, resolve_device
+from stitchwork.errors import JobFailedError
+from stitchwork.models.encoder import resolve_device
 from stitchwork.models.encoder_cache import MIN_PATIENCE_SECONDS, EncoderCache
 from stitchwork.models.memory import device_memory_bytes
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
-from stitchwork.resources import ImageEncoder, Item, Modality, TextEncoder, encoder_key
-from stitchwork.telemetry import Metrics
+from stitchwork.resources import ImageEncoder, TextEncoder, encoder_key
 from tests.support.memory import resident
-from tests.support.metric_samples import sample_value
 
 pytestmark = pytest.mark.models
-
-EXCESSIVE_BYTES = 1 << 60
-"""More memory than any machine has: the allocator fails."""
-
-
-class LimitedEncoder:
-    """An encoder that runs out of memory on large batches and on negative inputs."""
-
-    dim = 1
-    modality: Modality = "text"
-    nbytes = 0
-    device = torch.device("cpu")
-
-    def __init__(self, max_rows: int) -> None:
-        self.max_rows = max_rows
-        self.batch_sizes: list[int] = []
-
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
-        raise NotImplementedError
-
-    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        if len(inputs) > self.max_rows or any(float(row[0]) < 0 for row in inputs):
-            torch.empty(EXCESSIVE_BYTES)
-        self.batch_sizes.append(len(inputs))
-        return torch.stack([row[:1] for row in inputs])
-
-
-def rows(*values: float) -> PreparedInputs:
-    return PreparedInputs([torch.tensor([value]) for value in values])
-
-
-def test_a_batch_that_runs_out_of_memory_is_split_and_later_ones_are_smaller() -> None:
-    encoder = LimitedEncoder(max_rows=3)
-    metrics = Metrics()
-    batcher = Batcher(encoder, metrics)
-    expected = torch.arange(20.0)[:, None]
-    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), expected)
-    assert sample_value(metrics, "batch_splits_total") == 3
-    assert max(encoder.batch_sizes) == 2
-    torch.testing.assert_close(batcher.embed(rows(*range(20)), 16), expected)
-    assert sample_value(metrics, "batch_splits_total") == 3, (
-        "a size that did not fit is not tried again"
-    )
-
-
-def test_an_input_that_does_not_fit_alone_is_named_by_the_error() -> None:
-    with pytest.raises(InputTooLargeError, match="does not fit the memory") as caught:
-        Batcher(LimitedEncoder(max_rows=8)).embed(rows(1, 2, -1, 4), 4)
-    assert (caught.value.pointer, caught.value.code) == ("/items/2", "out-of-memory")
-
-
-def test_tuning_finds_the_cheapest_batch_size() -> None:
-    class CacheLimitedEncoder(LimitedEncoder):
-        def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-            # Each batch has a fixed cost, and each input after the fourth costs ten times more.
-            threading.Event().wait(0.004 + 0.002 * len(inputs) + 0.02 * max(0, len(inputs) - 4))
-            return super().forward(inputs)
-
-    encoder = CacheLimitedEncoder(max_rows=100)
-    batcher = Batcher(encoder)
-    batcher.max_elements = batcher.tune(rows(1))
-    encoder.batch_sizes.clear()
-    batcher.embed(rows(*range(10)), 64)
-    assert encoder.batch_sizes == [4, 4, 2]
-
-
-def test_a_batch_is_limited_by_its_padded_size() -> None:
-    encoder = LimitedEncoder(max_rows=100)
-    batcher = Batcher(encoder)
-    batcher.max_elements = 12
-    lengths = [5, 1, 2, 1, 30, 3, 2, 6]
-    actual = batcher.embed(PreparedInputs([torch.full((n,), float(n)) for n in lengths]), 4)
-    torch.testing.assert_close(actual[:, 0], torch.tensor([float(n) for n in lengths]))
-    # In order of length: 1 1 2 2 | 3 5 | 6 | 30, at most four inputs and twelve tokens each.
-    assert encoder.batch_sizes == [4, 2, 1, 1]
-
-
-def test_other_errors_of_a_model_are_not_treated_as_out_of_memory() -> None:
-    class FailingEncoder(LimitedEncoder):
-        def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-            raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        Batcher(FailingEncoder(1)).embed(rows(1), 1)
 
 
 @pytest.fixture(scope="module")

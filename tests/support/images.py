@@ -1,0 +1,20 @@
+"""Image files for tests."""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def picture(width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
+    """An image of random pixels, the same each time."""
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def file(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
