@@ -61,8 +61,8 @@ def parse(data: bytes, limits: RequestLimits, *, strict: bool = False) -> Any:
     Args:
         data: A JSON document.
         limits: Bound on its depth.
-        strict: Refuse NaN, Infinity and lone surrogates here; otherwise validation
-            reports their place.
+        strict: Refuse NaN, Infinity and lone surrogates here; otherwise validation reports their
+            place.
 
     Raises:
         MalformedInputError: If it is not JSON, or an object has a duplicate key.

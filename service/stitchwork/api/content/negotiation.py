@@ -210,7 +210,7 @@ def base64_rows(rows: Floats) -> list[str]:
 def preferred_media_type(request: Request, offers: tuple[str, ...], default: str) -> str:
     """The offered media type that the `Accept` header prefers.
 
-    Of equal weights the first one counts. A wildcard stands for the default. If the header accepts
+    Of equal weights the first one counts. A wildcard selects the default. If the header accepts
     none of the offers, the result is the first offer.
     """
     acceptable: list[tuple[float, str]] = []

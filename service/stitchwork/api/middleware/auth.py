@@ -1,7 +1,7 @@
 """Authentication and authorization: the scopes that paths require, and the keys that have them.
 
 One table covers every method and path, whichever router serves them. Its last rule covers all the
-rest, so that a route without a rule of its own requires `admin`.
+rest, so that a route that no other rule covers requires `admin`.
 """
 
 import asyncio
@@ -187,7 +187,9 @@ class AuthMiddleware:
             if self._keys.open:
                 return None
             if token:
-                raise AuthenticationError("the key is unknown, removed or expired")
+                raise AuthenticationError(
+                    "expected a valid key, got one that is unknown, removed or expired"
+                )
             raise AuthenticationError(
                 "expected a key as `Authorization: Bearer KEY`, got none or another scheme"
             )

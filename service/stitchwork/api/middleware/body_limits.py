@@ -1,7 +1,7 @@
 """Limits on the size and the duration of request bodies, whichever route reads them.
 
 A compressed body is refused rather than decompressed: embeddings and images hardly shrink, and a
-body that expands to a thousand times its size would need limits of its own.
+body that expands to a thousand times its size would need further limits.
 """
 
 import asyncio
