@@ -9,6 +9,7 @@ import orjson
 from PIL import Image
 from safetensors.numpy import save
 
+from stitchwork.errors import InvalidInputError
 from stitchwork.queue.messages import Job, Reply
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, pack
 from stitchwork.resources import TextEncoder
@@ -32,7 +33,7 @@ def image_file(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 
 
 def seeds() -> dict[str, list[bytes]]:
-    """Good bytes for each target."""
+    """Valid bytes for each target."""
     rows = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
     head = {"0.weight": rows, "0.bias": rows[:, 0], "2.weight": rows[:, :2], "2.bias": rows[0, :2]}
     bodies: list[Any] = [
@@ -49,21 +50,13 @@ def seeds() -> dict[str, list[bytes]]:
     encoder = TextEncoder(model="m")
     exif = Image.Exif()
     exif[0x0112] = 6
-    head_bytes = len(MAGIC) + CHECKSUM_BYTES
+    checksum_end = len(MAGIC) + CHECKSUM_BYTES
     job = Job(id="1", reply_to="a", encoder=encoder).pack(["one", "two"])
     answered = Reply("1", rows, np.array([True, False]), np.array([True, True]), (0,)).pack()
-    refused = pack(
-        {},
-        {
-            "job": "1",
-            "error": {
-                "kind": "InvalidInputError",
-                "message": "m",
-                "pointer": "/items/0",
-                "code": "c",
-            },
-        },
-    )
+    refused = Reply("1", error=InvalidInputError("m", pointer="/items/0")).pack()
+    error = {"kind": "InvalidInputError", "message": "m", "pointer": "/items/0", "code": "c"}
+    of_first_format = pack({}, {"job": "1", "error": error})
+    replies = [answered, refused, of_first_format]
     return {
         "npy": [npy_file(rows), npy_file(np.asfortranarray(rows.astype(np.float64)))],
         "safetensors": [
@@ -86,8 +79,8 @@ def seeds() -> dict[str, list[bytes]]:
             image_file("WEBP"),
             image_file("WEBP", lossless=True),
         ],
-        "store": [pack({"a": rows, "b": rows > 0}, {"k": [1, None]})[head_bytes:], job],
-        "queue": [job[head_bytes:], answered[head_bytes:], refused[head_bytes:]],
+        "store": [pack({"a": rows, "b": rows > 0}, {"k": [1, None]})[checksum_end:], job],
+        "queue": [message[checksum_end:] for message in (job, *replies)],
     }
 
 

@@ -23,7 +23,7 @@ from stitchwork.api.schemas.inference_requests import (
 )
 from stitchwork.api.schemas.registration_requests import AnchorSetRequest, HeadRequest, SpaceRequest
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
-from stitchwork.errors import CorruptDataError, InvalidInputError
+from stitchwork.errors import CorruptDataError, IncompatibleFormatError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from tests.support.request_limits import LIMITS
@@ -159,7 +159,7 @@ def store_codec(data: bytes) -> None:
     for stored in (data, _with_checksum(data), _with_checksum(_with_header_length(data))):
         try:
             unpack(stored)
-        except CorruptDataError:
+        except (CorruptDataError, IncompatibleFormatError):
             continue
 
 
@@ -168,7 +168,7 @@ def queue_codec(data: bytes) -> None:
     for read in (unpack_job, unpack_reply):
         try:
             read(_with_checksum(_with_header_length(data)))
-        except CorruptDataError:
+        except (CorruptDataError, IncompatibleFormatError):
             continue
 
 
