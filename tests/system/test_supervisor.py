@@ -344,7 +344,7 @@ def test_child_that_cannot_start_is_named_and_nothing_is_left(
             assert embedded_servers.try_lock(lock)
 
 
-def test_service_that_never_gets_ready_is_given_up(plan: Plan) -> None:
+def test_service_that_never_gets_ready_raises(plan: Plan) -> None:
     idle = program("import signal; signal.pause()")
     with pytest.raises(UnavailableError, match="/health/ready is not healthy: 503"):
         start(replace(plan, worker_command=idle), ready_timeout=3.0)

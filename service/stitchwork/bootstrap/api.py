@@ -9,7 +9,7 @@ from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
-from stitchwork.bootstrap.shared import registry_on, servers, telemetry
+from stitchwork.bootstrap.shared import connect_servers, make_telemetry, open_registry
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.translator import ClassifierCache, Translator
@@ -19,23 +19,23 @@ from stitchwork.registry.api_keys import ApiKeyCache
 from stitchwork.settings import Settings
 
 
-def api_parts(settings: Settings) -> AppState:
-    """What the API is made of.
+def make_app_state(settings: Settings) -> AppState:
+    """The state of the API, connected to its servers.
 
     Raises:
         RegistryUnavailableError: If the registry server cannot be reached.
     """
-    registry_server, queue_server = servers(settings)
-    registry = registry_on(registry_server, settings)
-    seen = telemetry(settings, "api")
-    inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
+    registry_server, queue_server = connect_servers(settings)
+    registry = open_registry(registry_server, settings)
+    telemetry = make_telemetry(settings, "api")
+    inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
     producer = Producer(
         queue_server,
         max_jobs=settings.max_queue_jobs,
         max_bytes=settings.max_queue_bytes,
         max_wait_seconds=settings.max_queue_wait_seconds,
         worker_ttl_seconds=settings.worker_ttl_seconds,
-        metrics=seen.metrics,
+        metrics=telemetry.metrics,
     )
     return AppState(
         registry=registry,
@@ -43,11 +43,11 @@ def api_parts(settings: Settings) -> AppState:
         pipeline=Pipeline(
             registry=registry,
             translator=Translator(
-                registry, inverses, settings.map_cache_bytes, metrics=seen.metrics
+                registry, inverses, settings.map_cache_bytes, metrics=telemetry.metrics
             ),
-            classifiers=ClassifierCache(registry, metrics=seen.metrics),
+            classifiers=ClassifierCache(registry, metrics=telemetry.metrics),
             producer=producer,
-            telemetry=seen,
+            telemetry=telemetry,
             items_per_job=settings.items_per_job,
         ),
         producer=producer,
@@ -62,7 +62,7 @@ def api_parts(settings: Settings) -> AppState:
             stale_seconds=settings.stale_seconds,
             must=settings.must_have_keys,
         ),
-        rate_limiter=RateLimiter(queue_server, settings.rate_limits, seen.metrics),
+        rate_limiter=RateLimiter(queue_server, settings.rate_limits, telemetry.metrics),
         image_fetcher=ImageFetcher(
             () if settings.offline else settings.image_url_hosts,
             max_urls=settings.max_items,
@@ -72,7 +72,7 @@ def api_parts(settings: Settings) -> AppState:
         ),
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),
-        telemetry=seen,
+        telemetry=telemetry,
     )
 
 

@@ -1,4 +1,4 @@
-"""What API processes and workers have in common: servers, registry, telemetry, threads."""
+"""What API processes and workers share: servers, registry, telemetry, threads."""
 
 from stitchwork import __version__
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
@@ -8,8 +8,12 @@ from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics, Telemetry
 
 
-def servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
-    """The registry server and the queue server; the second is the first where only one is named."""
+def connect_servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
+    """The registry server and the queue server, which is the same unless `queue_url` is set.
+
+    Raises:
+        ValueError: If `redis_url` is unset.
+    """
     if settings.redis_url is None:
         raise ValueError("redis_url (STITCHWORK_REDIS_URL) must name the registry server")
     queue_url = settings.queue_url or settings.redis_url
@@ -24,28 +28,31 @@ def servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
     )
 
 
-def registry_on(server: RedisClient, settings: Settings) -> Registry:
-    """The registry; it promises durability only where the server can keep that promise.
+def open_registry(server: RedisClient, settings: Settings) -> Registry:
+    """The registry; it confirms writes to disk only if the server supports that.
 
     Raises:
-        RegistryUnavailableError: If the server is away, or replicas are to write and it cannot say
-        so.
+        RegistryUnavailableError: If the server is unavailable, or cannot confirm the writes of
+            replicas that `durable_replicas` requires.
     """
     durable = settings.durable and server.confirms_writes()
     if settings.durable_replicas and not durable:
         raise RegistryUnavailableError(
-            "durable_replicas (STITCHWORK_DURABLE_REPLICAS) needs a registry server that keeps an "
-            "append-only "
-            "file and knows WAITAOF: Valkey, or Redis from 7.2 on"
+            "durable_replicas (STITCHWORK_DURABLE_REPLICAS) needs a registry server with an "
+            "append-only file and WAITAOF: Valkey, or Redis 7.2 or later"
         )
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
 
 
-def telemetry(settings: Settings, process: str) -> Telemetry:
-    """How a process of this kind is seen.
+def make_telemetry(settings: Settings, process: str) -> Telemetry:
+    """The metrics and spans of a process.
+
+    Args:
+        settings: Its settings.
+        process: `api` or `worker`.
 
     Raises:
-        ValueError: If spans are to be sent and what sends them is not installed.
+        ValueError: If tracing is on and OpenTelemetry is not installed.
     """
     metrics = Metrics(__version__, settings.metrics_file)
     if not settings.tracing:
@@ -54,13 +61,13 @@ def telemetry(settings: Settings, process: str) -> Telemetry:
         from stitchwork.telemetry.tracing import Tracing
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"tracing (STITCHWORK_TRACING) needs {error.name}, which stitchwork[otel] installs"
+            f"tracing (STITCHWORK_TRACING) needs {error.name}: pip install 'stitchwork[otel]'"
         ) from error
     return Telemetry(metrics, Tracing(f"stitchwork-{process}", __version__))
 
 
 def limit_blas(settings: Settings) -> None:
-    """Cap the threads of one matrix product in this process, so that processes share the cores."""
+    """Limit the threads of one matrix product, so that processes share the cores."""
     if settings.blas_threads:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 

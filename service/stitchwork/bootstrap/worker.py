@@ -3,26 +3,143 @@
 import os
 import socket
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import start_http_server
 
-from stitchwork.bootstrap.shared import limit_blas, registry_on, servers, telemetry
+from stitchwork.bootstrap.shared import (
+    connect_servers,
+    limit_blas,
+    make_telemetry,
+    open_registry,
+)
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
-from stitchwork.queue.messages import REGISTRATION_STREAM
+from stitchwork.queue.messages import REGISTRATION_STREAM, Job
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
 
+if TYPE_CHECKING:
+    from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+    from stitchwork.worker.loop import Worker
+
 HUNG: Final = 70
-"""Exit code of a worker that a call never came back to."""
+"""Exit code of a worker whose call into a model or a fit did not return."""
+CPU_BATCH: Final = 32
+GPU_BATCH: Final = 64
 
 
-def show_metrics(settings: Settings, metrics: Metrics) -> None:
-    """Show a worker's metrics on a port of its own, if it has one, until the process ends.
+def make_worker(settings: Settings) -> "Worker":
+    """The worker, connected to its servers.
+
+    The modules that need torch are imported here: an API process has no torch.
+
+    Raises:
+        RegistryUnavailableError: If the registry server cannot be reached.
+        ValueError: If the port of its metrics is taken.
+    """
+    telemetry = make_telemetry(settings, "worker")
+    serve_metrics(settings, telemetry.metrics)
+    configure_hub(settings)
+
+    from stitchwork.queue.consumer import Consumer
+    from stitchwork.queue.worker_registry import Heartbeat
+    from stitchwork.worker.batch_runner import BatchRunner
+    from stitchwork.worker.encoder_check import EncoderChecker
+    from stitchwork.worker.loop import LOAD_SECONDS, Worker
+    from stitchwork.worker.placement import describe, patience
+    from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
+
+    registry_server, queue_server = connect_servers(settings)
+    registry = open_registry(registry_server, settings)
+    inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
+    encoders = make_encoder_cache(settings, telemetry.metrics)
+    on_cpu = encoders.device.type == "cpu"
+    items_per_batch = settings.items_per_batch or (CPU_BATCH if on_cpu else GPU_BATCH)
+    name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
+    translator = Translator(
+        registry, inverses, settings.map_cache_bytes, encoders.to_device, telemetry.metrics
+    )
+    checker = EncoderChecker(registry, encoders)
+    heartbeat = Heartbeat(
+        queue_server,
+        settings.worker_ttl_seconds,
+        lambda: describe(name, settings.worker_models, encoders, checker),
+    )
+    status = WorkerStatus(worker=name, serves=settings.worker_models)
+
+    def exit_hung() -> None:
+        """End the process, for a supervisor to restart: a call that hangs cannot be interrupted."""
+        heartbeat.deregister()
+        os._exit(HUNG)
+
+    def takes_registrations(stream: str, model: str) -> bool:
+        return stream == REGISTRATION_STREAM
+
+    def takes_inference(stream: str, model: str) -> bool:
+        return stream != REGISTRATION_STREAM and status.takes(model)
+
+    def handle_dead_letter(job: Job) -> None:
+        registrations.handle_dead_letter(job)
+
+    def load(spec: EncoderSpec) -> "LoadedEncoder":
+        """A loaded encoder; the lease of the current jobs is extended while it loads."""
+        consumer.leases.progress(LOAD_SECONDS)
+        loaded = encoders.get(spec)
+        consumer.leases.progress()
+        return loaded
+
+    registration_consumer = Consumer(
+        queue_server,
+        f"{name}-fits",
+        items_per_batch=1,
+        lease=settings.lease_seconds,
+        hang=FIT_SECONDS,
+        takes=takes_registrations,
+        on_dead_letter=handle_dead_letter,
+        on_hang=exit_hung,
+        telemetry=telemetry,
+    )
+    consumer = Consumer(
+        queue_server,
+        name,
+        # Two batches at once: enough to sort by length, while others queue up.
+        items_per_batch=2 * items_per_batch,
+        lease=settings.lease_seconds,
+        hang=settings.forward_timeout_seconds,
+        takes=takes_inference,
+        patience=partial(patience, encoders, heartbeat),
+        on_dead_letter=handle_dead_letter,
+        on_hang=exit_hung,
+        telemetry=telemetry,
+    )
+    registrations = RegistrationRunner(
+        registry,
+        registration_consumer,
+        translator,
+        encoders,
+        load,
+        items_per_batch=items_per_batch,
+        chunk_items=settings.items_per_job,
+    )
+    runner = BatchRunner(
+        consumer.leases,
+        load,
+        encoders,
+        checker,
+        translator,
+        ClassifierCache(registry, place=encoders.to_device, metrics=telemetry.metrics),
+        items_per_batch=items_per_batch,
+        telemetry=telemetry,
+    )
+    return Worker(consumer, heartbeat, registrations, runner, telemetry)
+
+
+def serve_metrics(settings: Settings, metrics: Metrics) -> None:
+    """Serve a worker's metrics on its port, if it has one, until the process ends.
 
     Raises:
         ValueError: If the port is taken.
@@ -36,35 +153,23 @@ def show_metrics(settings: Settings, metrics: Metrics) -> None:
         raise ValueError(f"worker_metrics_port {port}: {error.strerror}") from error
 
 
-def worker(settings: Settings) -> Any:
-    """A worker; what it needs is imported here, since only workers have torch.
-
-    Raises:
-        RegistryUnavailableError: If the registry server cannot be reached.
-    """
-    seen = telemetry(settings, "worker")
-    show_metrics(settings, seen.metrics)
+def configure_hub(settings: Settings) -> None:
+    """Set the environment of the model hub's libraries, which they read when they are imported."""
     if settings.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    # All read once, on import. Without them the hub's libraries ask for more than the files that we
-    # name: who runs them, and, of a model of pickles, somebody to convert it.
+    # Otherwise they send more than requests for files: telemetry and, for a model of pickles, a
+    # request to convert it.
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+
+
+def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
+    """The encoders on the worker's device, with the threads of BLAS and torch limited."""
     import torch
 
-    from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
-    from stitchwork.queue.consumer import Consumer
-    from stitchwork.queue.worker_registry import Heartbeat
-    from stitchwork.worker.batch_runner import BatchRunner
-    from stitchwork.worker.encoder_check import EncoderChecker
-    from stitchwork.worker.loop import LOAD_SECONDS, Worker
-    from stitchwork.worker.placement import describe, patience
-    from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
+    from stitchwork.models.encoder_cache import EncoderCache
 
-    registry_server, queue_server = servers(settings)
-    registry = registry_on(registry_server, settings)
-    inverses = InverseCache(queue_server, settings.fit_threads, seen.metrics)
-    catalog = EncoderCache(
+    encoders = EncoderCache(
         settings.device,
         settings.model_roots,
         settings.offline,
@@ -75,84 +180,9 @@ def worker(settings: Settings) -> Any:
         max_tokens=settings.max_text_tokens,
         compile_models=settings.compile_models,
         cuda_graphs=settings.cuda_graphs,
-        metrics=seen.metrics,
+        metrics=metrics,
     )
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
-    items_per_batch = settings.items_per_batch or (32 if catalog.device.type == "cpu" else 64)
-    name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
-    translator = Translator(
-        registry, inverses, settings.map_cache_bytes, catalog.to_device, seen.metrics
-    )
-    verifier = EncoderChecker(registry, catalog)
-    presence = Heartbeat(
-        queue_server,
-        settings.worker_ttl_seconds,
-        lambda: describe(name, settings.worker_models, catalog, verifier),
-    )
-    announced = WorkerStatus(worker=name, serves=settings.worker_models)
-
-    def end() -> None:
-        """A call that hangs cannot be interrupted; who watches this process starts another."""
-        presence.deregister()
-        os._exit(HUNG)
-
-    def for_fits(stream: str, model: str) -> bool:
-        return stream == REGISTRATION_STREAM
-
-    def for_models(stream: str, model: str) -> bool:
-        return stream != REGISTRATION_STREAM and announced.takes(model)
-
-    fits = Consumer(
-        queue_server,
-        f"{name}-fits",
-        items_per_batch=1,
-        lease=settings.lease_seconds,
-        hang=FIT_SECONDS,
-        takes=for_fits,
-        on_dead_letter=lambda job: upkeep.handle_dead_letter(job),
-        on_hang=end,
-        telemetry=seen,
-    )
-    consumer = Consumer(
-        queue_server,
-        name,
-        # Two batches at once: enough to sort by length, and others queue up meanwhile.
-        items_per_batch=2 * items_per_batch,
-        lease=settings.lease_seconds,
-        hang=settings.forward_timeout_seconds,
-        takes=for_models,
-        patience=partial(patience, catalog, presence),
-        on_dead_letter=lambda job: upkeep.handle_dead_letter(job),
-        on_hang=end,
-        telemetry=seen,
-    )
-
-    def load(spec: EncoderSpec) -> LoadedEncoder:
-        """A loaded encoder; the lease of the current jobs is extended while it loads."""
-        consumer.leases.progress(LOAD_SECONDS)
-        loaded = catalog.get(spec)
-        consumer.leases.progress()
-        return loaded
-
-    upkeep = RegistrationRunner(
-        registry,
-        fits,
-        translator,
-        catalog,
-        load,
-        items_per_batch=items_per_batch,
-        chunk_items=settings.items_per_job,
-    )
-    runner = BatchRunner(
-        consumer.leases,
-        load,
-        catalog,
-        verifier,
-        translator,
-        ClassifierCache(registry, place=catalog.to_device, metrics=seen.metrics),
-        items_per_batch=items_per_batch,
-        telemetry=seen,
-    )
-    return Worker(consumer, presence, upkeep, runner, seen)
+    return encoders

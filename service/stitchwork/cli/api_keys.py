@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from stitchwork.bootstrap.shared import registry_on
+from stitchwork.bootstrap.shared import open_registry
 from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SettingsCommand
@@ -103,7 +103,7 @@ def remove(settings: Settings, name: str, last: bool) -> None:
 
 
 def _repository(settings: Settings) -> ApiKeyRepository:
-    return registry_on(connect(settings)[0], settings).keys
+    return open_registry(connect(settings)[0], settings).keys
 
 
 def _scopes(names: tuple[str, ...]) -> list[Scope]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from stitchwork.bootstrap.shared import registry_on
+from stitchwork.bootstrap.shared import open_registry
 from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SERVER_SETTINGS, SettingsCommand
@@ -77,7 +77,7 @@ def show(settings: Settings, letter: str, inputs: bool) -> None:
 def requeue(settings: Settings, letter: str) -> None:
     """Run a job again, wait for it, and drop its letter if it succeeds."""
     registry_server, server = connect(settings)
-    registry = registry_on(registry_server, settings)
+    registry = open_registry(registry_server, settings)
     job, items = repository.read(server, letter)
     if job.registration:
         streams.enqueue_registration(server, registry.retry_registration(*job.registration))

@@ -1,6 +1,6 @@
 """The registry and queue servers of a command: those of the settings, or those of `serve`."""
 
-from stitchwork.bootstrap.shared import servers
+from stitchwork.bootstrap.shared import connect_servers
 from stitchwork.redis.client import RedisClient
 from stitchwork.settings import Settings
 
@@ -17,4 +17,4 @@ def connect(settings: Settings) -> tuple[RedisClient, RedisClient]:
         from stitchwork.supervisor.embedded_servers import embedded_urls
 
         settings = settings.model_copy(update=embedded_urls(settings.data_dir))
-    return servers(settings)
+    return connect_servers(settings)

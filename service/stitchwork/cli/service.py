@@ -61,11 +61,11 @@ def api(settings: Settings, fd: int | None) -> int:
     """Run one API process."""
     from stitchwork.api.middleware.auth import check_keys
     from stitchwork.api.server import serve_app
-    from stitchwork.bootstrap.api import api_parts
+    from stitchwork.bootstrap.api import make_app_state
     from stitchwork.bootstrap.shared import limit_blas
 
     limit_blas(settings)
-    state = api_parts(settings)
+    state = make_app_state(settings)
     try:
         check_keys(state.api_keys, settings.host)
     except AuthenticationError as error:
@@ -88,9 +88,9 @@ def api(settings: Settings, fd: int | None) -> int:
 @click.command(cls=SettingsCommand, settings=WORKER_SETTINGS)
 def worker(settings: Settings) -> None:
     """Run one worker."""
-    from stitchwork.bootstrap.worker import worker as build
+    from stitchwork.bootstrap.worker import make_worker
 
-    process = build(settings)
+    process = make_worker(settings)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: process.stop())
     process.run()

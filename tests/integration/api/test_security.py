@@ -19,7 +19,7 @@ from starlette.routing import Route
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.middleware.auth import ADMIN, INFER, READ, required_scopes
-from stitchwork.bootstrap.api import api_parts
+from stitchwork.bootstrap.api import make_app_state
 from stitchwork.errors import (
     ConflictError,
     InvalidInputError,
@@ -86,7 +86,7 @@ def parts(registry_server: RedisClient, queue_process: ServerProcess) -> Iterato
     """The state of an app whose registry has one key."""
     ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_process.url}
-    parts = api_parts(Settings.model_validate(urls))
+    parts = make_app_state(Settings.model_validate(urls))
     parts.api_keys.look()
     yield parts
     for part in (parts.executor, parts.comparison_executor, parts.inverses):

@@ -111,11 +111,11 @@ def client(registry_process: ServerProcess, queue_process: ServerProcess) -> Ite
         compile_models=False,
         device="cpu",
     )
-    worker = worker_bootstrap.worker(settings)
+    worker = worker_bootstrap.make_worker(settings)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:
-        state = api_bootstrap.api_parts(settings)
+        state = api_bootstrap.make_app_state(settings)
         check_keys(state.api_keys, settings.host)
         with TestClient(create_app(state)) as client:
             register(client)

@@ -125,7 +125,7 @@ def test_tracing_without_its_packages_fails_with_one_sentence() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert "stitchwork[otel] installs" in result.stderr
+    assert "pip install 'stitchwork[otel]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 
