@@ -8,18 +8,15 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from safetensors.numpy import load
 
 from stitchwork.client import ServiceError, Stitchwork
 from stitchwork.errors import InvalidInputError, UnknownResourceError
-from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.geometry.bridges import BRIDGES
-from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
-from stitchwork.geometry.maps import IdentityMap, Origin
 from stitchwork.resources import Floats
 from tests.conftest import Pair
+from tests.support.onnx_models import run_onnx
 
 README = Path(__file__).parents[3] / "README.md"
 assert_close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4)
@@ -36,13 +33,6 @@ def inputs(pair: Pair) -> Floats:
     mean = pair.x_anchors.astype(np.float64).mean(axis=0).astype(np.float32)
     away = pair.x[:1] - mean
     return np.concatenate([pair.x, mean[None], away * np.float32(1e30), mean + away * 1e-5])
-
-
-def run_onnx(data: bytes, rows: Floats) -> dict[str, Any]:
-    onnx.checker.check_model(onnx.load_from_string(data), full_check=True)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {"embeddings": rows}), strict=True))
 
 
 def properties(data: bytes) -> dict[str, str]:
@@ -92,21 +82,6 @@ def test_readme_code_applies_a_safetensors_file(
     rows = inputs(spaces)[:51]
     expected = client.translate(rows, *pair_of, bridge)
     assert_close(namespace["apply"](path, rows), expected)
-
-
-@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
-def test_exported_head_has_its_activation(activation: str) -> None:
-    rng = np.random.default_rng(0)
-    layers = [(rng.normal(size=(8, 6)), rng.normal(size=8)), (rng.normal(size=(3, 8)), np.zeros(3))]
-    head = Classifier(
-        tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
-    )
-    rows = rng.normal(size=(20, 6)).astype(np.float32)
-    outputs = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
-    np.testing.assert_allclose(outputs["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        outputs["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6
-    )
 
 
 def test_exported_map_and_head_classify_as_the_service_does(

@@ -1,0 +1,35 @@
+"""ONNX files of maps and heads without a service."""
+
+import numpy as np
+import onnx
+import pytest
+
+from stitchwork.export.onnx_export import map_to_onnx
+from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
+from stitchwork.geometry.maps import IdentityMap, Origin
+from tests.support.onnx_models import run_onnx
+
+
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_exported_head_has_its_activation(activation: str) -> None:
+    rng = np.random.default_rng(0)
+    layers = [(rng.normal(size=(8, 6)), rng.normal(size=8)), (rng.normal(size=(3, 8)), np.zeros(3))]
+    head = Classifier(
+        tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
+    )
+    rows = rng.normal(size=(20, 6)).astype(np.float32)
+    outputs = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
+    np.testing.assert_allclose(outputs["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        outputs["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_onnx_file_has_the_metadata_and_the_kind_of_map() -> None:
+    data = map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {"bridge": "none"})
+    properties = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+    assert properties == {
+        "format": "stitchwork-translation/2",
+        "kind": "identity",
+        "bridge": "none",
+    }
