@@ -13,7 +13,9 @@ def quality(similarity: float) -> CrossValidationScore:
 @pytest.mark.parametrize(
     ("similarity", "level"), [(0.95, "good"), (0.6, "good"), (0.59, "fair"), (0.29, "poor")]
 )
-def test_pair_verdict_follows_from_held_out_similarity(similarity: float, level: str) -> None:
+def test_pair_verdict_follows_from_cross_validated_similarity(
+    similarity: float, level: str
+) -> None:
     verdict = pair_verdict(quality(similarity), 0.5, 300, "exp")
     assert verdict.level == level
     assert f"{similarity:.2f}" in verdict.reason
