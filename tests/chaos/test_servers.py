@@ -1,5 +1,6 @@
 """The registry or queue server dies, hangs, loses or corrupts data, or runs out of memory."""
 
+import hashlib
 import pickle
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.redis.serialization import MAGIC, _checksum, unpack
+from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
 from tests.support.cluster import BoundedClient, Cluster, is_refusal, is_stale, rows_of
@@ -218,12 +219,13 @@ def test_damaged_cached_inverses_are_computed_again(cluster: Cluster, tmp_path: 
     """The checksum fails; the inverse is computed again with the same result, and counted."""
     pair, trace = make_pair(), tmp_path / "loaded"
     bomb = pickle.dumps(Bomb(trace))
+    checksum = hashlib.blake2b(bomb, digest_size=CHECKSUM_BYTES).digest()
     damages: dict[str, Callable[[bytes], bytes]] = {
         "flipped": lambda data: data[:-100] + bytes([data[-100] ^ 1]) + data[-99:],
         "cut": lambda data: data[: len(data) // 2],
         "empty": lambda data: b"",
         "pickle": lambda data: bomb,
-        "signed-pickle": lambda data: MAGIC + _checksum(bomb) + bomb,
+        "signed-pickle": lambda data: MAGIC + checksum + bomb,
     }
     first = cluster.api()
     keys, expected = {}, {}

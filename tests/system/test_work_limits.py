@@ -129,5 +129,8 @@ def test_jobs_that_would_wait_too_long_are_refused(limited: LimitedService) -> N
 def test_requests_over_the_rate_limit_are_refused(limited: LimitedService) -> None:
     responses = [limited.http.delete("/heads/none") for _ in range(3)]
     assert [response.status_code for response in responses][-1] == 429
-    assert "3 times in 86400 seconds (rate_limits)" in responses[-1].json()["detail"]
+    assert (
+        "at most 3 requests of clients without a key in 86400 seconds (rate_limits)"
+        in responses[-1].json()["detail"]
+    )
     assert limited.http.get("/info").json()["limits"]["rate_limits"] == {"admin": "3/day"}

@@ -54,6 +54,7 @@ class TransformersEncoder:
         max_tokens: int = MAX_TOKENS,
         compile_models: bool = True,
         cuda_graphs: bool = False,
+        max_compiled_length: int = MAX_COMPILED_LENGTH,
     ) -> None:
         self._spec = spec
         self.device = device
@@ -83,7 +84,7 @@ class TransformersEncoder:
         self.nbytes = parameter_bytes(model)
         pooled = _PoolingModel(model, spec).to(device)
         self.forward_pass: ForwardPass = pooled
-        if compile_models and device.type == "cpu" and self._limit <= MAX_COMPILED_LENGTH:
+        if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
             self.forward_pass = compile_forward(pooled, spec.model, self._samples())
         elif cuda_graphs and device.type == "cuda":
             self.forward_pass = CudaGraphPass(pooled, spec.model, self._limit)

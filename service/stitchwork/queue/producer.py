@@ -34,7 +34,6 @@ WAIT_SECONDS: Final = 1.0
 MAX_REPLIES: Final = 256
 """Replies that the reader fetches at once."""
 FULL_SECONDS: Final = 0.1
-"""How long a full queue counts as full, without another look, if none of its jobs is done."""
 DRAIN_POLL_SECONDS: Final = 0.05
 
 
@@ -51,6 +50,8 @@ class Producer:
         max_wait_seconds: Seconds that a job may have to wait in line.
         worker_ttl_seconds: Seconds without a heartbeat after which a worker counts as dead.
         metrics: Counts cancelled jobs.
+        full_seconds: How long a full queue counts as full, without another look, if none of its
+            jobs is done.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Producer:
         max_wait_seconds: float,
         worker_ttl_seconds: float,
         metrics: Metrics | None = None,
+        full_seconds: float = FULL_SECONDS,
     ) -> None:
         self.server = server
+        self._full_seconds = full_seconds
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._max_wait_seconds = max_wait_seconds
@@ -212,7 +215,7 @@ class Producer:
         except QueueFullError as error:
             if error.code != ErrorCode.QUEUE_BYTES_FULL:
                 # A smaller job might still fit.
-                self._full[job.stream] = (time.monotonic() + FULL_SECONDS, error)
+                self._full[job.stream] = (time.monotonic() + self._full_seconds, error)
             raise
 
     def _cancel(self, job: Job, admission: asyncio.Future[str]) -> None:

@@ -18,7 +18,6 @@ from stitchwork.resources import EncoderSpec, Record
 log = logging.getLogger(__name__)
 
 EXPIRED_MS: Final = 3_600_000
-"""Silence after which everything that a process left is removed."""
 IDLE_STREAM_MS: Final = 3_600_000
 REMOVAL_SECONDS: Final = 30
 
@@ -73,13 +72,20 @@ def count_accepting(workers: Sequence[WorkerStatus], encoder: EncoderSpec) -> in
     return sum(worker.takes(encoder.model) for worker in workers)
 
 
-def remove_expired(server: RedisClient) -> int:
+def remove_expired(
+    server: RedisClient, *, expired_ms: int = EXPIRED_MS, idle_stream_ms: int = IDLE_STREAM_MS
+) -> int:
     """Remove what dead processes and unused encoders left; one process at a time does it.
+
+    Args:
+        server: The queue server.
+        expired_ms: Silence after which everything that a process left is removed.
+        idle_stream_ms: Time without a job after which an empty stream is removed.
 
     Returns:
         How many processes, streams and consumers were removed.
     """
-    arguments = (REPLIES, EXPIRED_MS, IDLE_STREAM_MS)
+    arguments = (REPLIES, expired_ms, idle_stream_ms)
     with server.session() as client:
         if not client.set(f"{PREFIX}swept", b"", nx=True, ex=REMOVAL_SECONDS):
             return 0

@@ -14,6 +14,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import compile_forward, trace
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.models.timm_encoder import load_timm_model
+from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
 from tests.support.memory import MB, private
 
@@ -133,15 +134,12 @@ def test_openvino_does_not_report_its_use(weights: Path) -> None:
     assert not any(name.startswith("openvino_telemetry.") for name in sys.modules)
 
 
-def test_models_for_longer_texts_are_not_compiled(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("stitchwork.models.transformers_encoder.MAX_COMPILED_LENGTH", 100)
+def test_models_for_longer_texts_are_not_compiled(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    encoders = EncoderCache("cpu", [minilm_folder()], offline=True)
-    encoders.get(text())
+    cpu, folder = torch.device("cpu"), minilm_folder()
+    TransformersEncoder(text(), cpu, folder, max_compiled_length=100)
     assert not events(caplog)
-    encoders.get(text(max_length=100))
+    TransformersEncoder(text(max_length=100), cpu, folder, max_compiled_length=100)
     assert events(caplog) == ["model compiled"]
 
 

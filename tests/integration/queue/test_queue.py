@@ -26,7 +26,7 @@ from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.consumer import MAX_DELIVERIES, Consumer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.messages import FORMAT, Job, Reply, unpack_job, unpack_reply
-from stitchwork.queue.producer import Producer
+from stitchwork.queue.producer import FULL_SECONDS, Producer
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.serialization import pack
@@ -88,6 +88,7 @@ def producing(
     max_bytes: int = 1_000_000,
     max_wait_seconds: float = 10.0,
     metrics: Metrics | None = None,
+    full_seconds: float = FULL_SECONDS,
 ) -> Iterator[Producer]:
     producer = Producer(
         server,
@@ -96,6 +97,7 @@ def producing(
         max_wait_seconds=max_wait_seconds,
         worker_ttl_seconds=10,
         metrics=metrics,
+        full_seconds=full_seconds,
     )
     producer.start()
     yield producer
@@ -251,10 +253,9 @@ def test_a_full_queue_refuses_and_drops_nothing(
 
 
 def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
-    queue_server: RedisClient, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+    queue_server: RedisClient, consumer: Consumer
 ) -> None:
-    monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
-    with producing(queue_server, max_jobs=1) as producer:
+    with producing(queue_server, max_jobs=1, full_seconds=60.0) as producer:
 
         async def fill() -> None:
             tasks = [asyncio.ensure_future(producer.run(JOB, ["x"], 20.0)) for _ in range(2)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stitchwork.errors import QueueFullError
-from stitchwork.queue import streams, worker_registry
+from stitchwork.queue import streams
 from stitchwork.queue.messages import Job
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers, remove_expired
 from stitchwork.redis.client import RedisClient
@@ -101,11 +101,11 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
         assert hung.wait(30.0)
 
 
-def test_a_long_line_refuses_before_it_is_full(
-    queue_server: RedisClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("stitchwork.queue.producer.FULL_SECONDS", 60.0)
-    with present(queue_server), producing(queue_server, max_wait_seconds=0.05) as producer:
+def test_a_long_line_refuses_before_it_is_full(queue_server: RedisClient) -> None:
+    with (
+        present(queue_server),
+        producing(queue_server, max_wait_seconds=0.05, full_seconds=60.0) as producer,
+    ):
         admit(queue_server, JOB, ["first in line"])
         while streams.stream_backlogs(queue_server)[JOB.stream].waited_ms in range(51):
             pass
@@ -151,9 +151,7 @@ def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
         assert asyncio.run(drain())
 
 
-def test_what_the_dead_left_is_swept_away(
-    queue_server: RedisClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_dead_left_is_swept_away(queue_server: RedisClient) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
         (delivery,) = take(consumer)
@@ -164,9 +162,7 @@ def test_what_the_dead_left_is_swept_away(
     queue_server.redis.rpush(streams.replies_key("api"), b"unread")
     assert remove_expired(queue_server) == 1, "the API; the others may still come back"
     assert remove_expired(queue_server) == 0, "one process at a time"
-    monkeypatch.setattr(worker_registry, "IDLE_STREAM_MS", -1)
-    monkeypatch.setattr(worker_registry, "EXPIRED_MS", -1)
     queue_server.redis.delete("stitchwork:swept")
-    assert remove_expired(queue_server) == 2
+    assert remove_expired(queue_server, expired_ms=-1, idle_stream_ms=-1) == 2
     left: Any = queue_server.redis.keys("*")
     assert {key.decode() for key in left} <= {"stitchwork:swept", streams.BYTES}
