@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the service against what limits it, timed in turns within one run."""
+"""`python -m benchmarks`: the service and its baselines, timed in turns within one run."""
 
 import logging
 import sys
@@ -13,7 +13,7 @@ from stitchwork.cli.main import run as run_command
 @click.command()
 @click.argument("cases", nargs=-1, type=click.Choice(tuple(CASES)), metavar="[CASE]...")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
-@click.option("--report", type=click.Path(path_type=Path), help="JSON file for the figures.")
+@click.option("--report", type=click.Path(path_type=Path), help="JSON file for the results.")
 @click.option(
     "--peers",
     type=click.Path(path_type=Path),
@@ -22,13 +22,13 @@ from stitchwork.cli.main import run as run_command
 @click.option(
     "--laws",
     type=click.Path(path_type=Path),
-    help="Folder for plots of how figures grow with rows, widths, anchors, spaces, clients and "
-    "workers, in place of the cases.",
+    help="Folder for plots over rows, widths, anchors, spaces, clients and workers, which replace "
+    "the cases.",
 )
 def main(
     cases: tuple[str, ...], rounds: int, report: Path | None, peers: Path | None, laws: Path | None
 ) -> int:
-    """Time the service against what limits it. CASES are those named, or all."""
+    """Time the service and its baselines. Without CASE, all cases."""
     logging.getLogger().setLevel(logging.WARNING)
     return run(cases or tuple(CASES), rounds, report, peers, laws)
 

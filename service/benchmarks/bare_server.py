@@ -1,12 +1,12 @@
-"""What a service costs that does nothing but its work: partners of what `/translate` takes.
+"""A minimal server as the baseline of `/translate`.
 
-`python -m benchmarks.bare_server WIDTH` prints its port, then `ready`, and answers until it
-is killed:
+`python -m benchmarks.bare_server WIDTH` prints its port, then `ready`, and serves until it is
+killed:
 
-- `POST /product`: the rows that end the body, times a matrix, after the bytes that came before
-  them; uvicorn alone.
-- `POST /lists`: the same as lists of numbers through a pydantic model, as FastAPI does by default.
-- `GET /constant`: FastAPI with nothing to do.
+- `POST /product`: a header of any length, then float32 rows; the response has the same header and
+  the rows times a matrix; uvicorn alone.
+- `POST /lists`: the same with lists of numbers and a pydantic model, as FastAPI does by default.
+- `GET /constant`: a FastAPI route that returns a constant.
 """
 
 import socket
@@ -24,17 +24,17 @@ from stitchwork.api.server import KEEP_ALIVE_SECONDS
 SEED: Final = 0
 
 
-class Rows(BaseModel):
-    """What comes in and goes out."""
+class EmbeddingsBody(BaseModel):
+    """Request and response body of `/lists`."""
 
     embeddings: list[list[float]]
 
 
-class Bare:
-    """The app.
+class BareServer:
+    """The ASGI application.
 
     Args:
-        width: Of the rows, before and after.
+        width: Width of the rows of requests and responses.
     """
 
     def __init__(self, width: int) -> None:
@@ -44,13 +44,13 @@ class Bare:
         self._app.post("/lists")(self.lists)
         self._app.get("/constant")(self.constant)
 
-    def lists(self, asked: Rows) -> Rows:
-        """The product of lists."""
-        product = np.asarray(asked.embeddings, np.float32) @ self._matrix
-        return Rows(embeddings=product.tolist())
+    def lists(self, body: EmbeddingsBody) -> EmbeddingsBody:
+        """The product, from and to lists."""
+        product = np.asarray(body.embeddings, np.float32) @ self._matrix
+        return EmbeddingsBody(embeddings=product.tolist())
 
     async def constant(self) -> dict[str, str]:
-        """Always the same."""
+        """A constant."""
         return {"status": "ok"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,23 +61,23 @@ class Bare:
             await self._app(scope, receive, send)
 
     async def _product(self, receive: Receive, send: Send) -> None:
-        parts, more = [], True
-        while more:
+        parts, has_more = [], True
+        while has_more:
             message = await receive()
             parts.append(message["body"])
-            more = message.get("more_body", False)
+            has_more = message.get("more_body", False)
         body = b"".join(parts)
-        head = len(body) % (4 * self._width)
-        rows = np.frombuffer(body, np.float32, offset=head).reshape(-1, self._width)
+        header_bytes = len(body) % (4 * self._width)
+        rows = np.frombuffer(body, np.float32, offset=header_bytes).reshape(-1, self._width)
         product: Any = rows @ self._matrix
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body[:head], "more_body": True})
+        await send({"type": "http.response.body", "body": body[:header_bytes], "more_body": True})
         await send({"type": "http.response.body", "body": memoryview(product).cast("B")})
 
 
 def main(width: int) -> None:
-    """Serve."""
+    """Serve until killed."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)  # noqa: T201
     config: dict[str, Any] = {
@@ -86,8 +86,8 @@ def main(width: int) -> None:
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
     }
     print("ready", flush=True)  # noqa: T201
-    # As the service runs it, so that both have the same event loop.
-    uvicorn.Server(uvicorn.Config(Bare(width), **config)).run([listener])
+    # Run as the service runs it, so that both have the same event loop.
+    uvicorn.Server(uvicorn.Config(BareServer(width), **config)).run([listener])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Which cores a measurement's processes have: this one for a while, workers from their start on.
+"""CPU affinity of the processes of a benchmark.
 
-OpenVINO takes a thread back to the cores it had when its model was compiled.
+Workers are pinned from their start, because OpenVINO resets a thread to the cores that it had when
+its model was compiled.
 """
 
 import contextlib
@@ -10,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 
 @contextlib.contextmanager
-def held_to(cores: Sequence[int]) -> Iterator[None]:
-    """Hold this thread, and what it starts, to these cores for a while, if there are any."""
+def pinned_to(cores: Sequence[int]) -> Iterator[None]:
+    """Pin this thread, and processes it starts, to these cores within the context, if any."""
     if not cores:
         yield
         return
@@ -23,13 +24,13 @@ def held_to(cores: Sequence[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def worker_on(cores: Sequence[int]) -> tuple[str, ...]:
-    """The command of a worker: the first one has the first of these cores, the next one the next.
+def pinned_worker_command(cores: Sequence[int]) -> tuple[str, ...]:
+    """The command of a worker that is pinned to one of these cores by its index.
 
     Args:
-        cores: One or more; where there are more workers than cores they share them.
+        cores: One or more; workers beyond their number share them.
     """
-    return (sys.executable, "-m", __name__, *map(str, cores))
+    return (sys.executable, "-P", "-m", __name__, *map(str, cores))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What it costs to start the service, to fit a pair of spaces, and to have a model compiled."""
+"""Costs of starting the service, of fitting a pair of spaces, and of compiled models."""
 
 import os
 import statistics
@@ -10,7 +10,14 @@ from typing import Final
 
 import numpy as np
 
-from benchmarks.measure import THEIRS, Result, Round, asked, on_core, turns
+from benchmarks.measure import (
+    MEASURED_CORE,
+    BenchmarkContext,
+    BenchmarkResult,
+    measuring_process,
+    on_core,
+    time_in_turns,
+)
 from stitchwork.client import Floats
 from stitchwork.evaluation.image_datasets import digits
 from stitchwork.evaluation.peers import LATENTIS
@@ -26,94 +33,112 @@ from stitchwork.supervisor import Plan, start
 ANCHORS: Final = 2000
 WIDTH: Final = 1280
 LATENT: Final = 200
-FITTED: Final[tuple[BridgeName, ...]] = ("ridge", "exp")
-PART: Final = 0.5
-"""Of latentis' time that a bridge may take."""
+FITTED_BRIDGES: Final[tuple[BridgeName, ...]] = ("ridge", "exp")
+MAX_SHARE: Final = 0.5
+"""Maximum time of a bridge as a share of latentis' time."""
 SCRIPT: Final = Path(__file__).with_name("peers") / "with_latentis.py"
 TEXTS: Final = (1, 32)
 IMAGES: Final = (1, 16)
-MEBI: Final = 1024 * 1024
+MEBIBYTE: Final = 1024 * 1024
 
 
-def starting(ask: Round) -> list[Result]:
-    """Seconds until the service is ready on a new data directory, and what the API then holds."""
+def starting(context: BenchmarkContext) -> list[BenchmarkResult]:
+    """Seconds until the service is ready on a new data directory, and the API's memory then."""
     seconds: dict[int, list[float]] = {0: [], 1: []}
-    held: dict[str, list[float]] = {}
-    for _ in range(ask.rounds):
-        for workers, taken in seconds.items():
-            with TemporaryDirectory(prefix="stitchwork-bench-") as folder:
+    memory: dict[str, list[float]] = {}
+    for _ in range(context.rounds):
+        for workers, durations in seconds.items():
+            with TemporaryDirectory(prefix="stitchwork-benchmark-") as folder:
                 env = {"STITCHWORK_LOG_LEVEL": "error"}
                 plan = Plan(port=0, data_dir=Path(folder), workers=workers, env=env)
-                began = time.perf_counter()
-                with start(plan) as running:
-                    taken.append(time.perf_counter() - began)
-                    for name, pid in {**running.pids, "supervisor": running.pid}.items():
-                        held.setdefault(name, []).append(resident(pid) / MEBI)
-    facts = {
+                start_time = time.perf_counter()
+                with start(plan) as service:
+                    durations.append(time.perf_counter() - start_time)
+                    for name, pid in {**service.pids, "supervisor": service.pid}.items():
+                        memory.setdefault(name, []).append(resident_bytes(pid) / MEBIBYTE)
+    details = {
         "ready with a worker, s": round(statistics.median(seconds[1]), 2),
-        "resident, MiB": {name: round(statistics.median(found)) for name, found in held.items()},
+        "resident, MiB": {name: round(statistics.median(sizes)) for name, sizes in memory.items()},
     }
     return [
-        Result("start", "ready after serve, no worker", "s", seconds[0], [], 5.0, False, facts),
-        Result("start", "resident memory of the API", "MiB", held["api"], [], 150.0, False),
+        BenchmarkResult(
+            "start", "ready after serve, no worker", "s", seconds[0], [], 5.0, False, details
+        ),
+        BenchmarkResult(
+            "start", "resident memory of the API", "MiB", memory["api"], [], 150.0, False
+        ),
     ]
 
 
-def fitting(ask: Round) -> list[Result]:
-    """Frames, inverses and the fused map of two spaces, against latentis on the same anchors."""
-    python = ask.peer(LATENTIS)
+def fitting(context: BenchmarkContext) -> list[BenchmarkResult]:
+    """Frames, inverses and the map of two spaces, against latentis on the same anchors."""
+    python = context.peer(LATENTIS)
     if python is None:
         return []
-    x, y = anchors()
-    ours: dict[BridgeName, list[float]] = {bridge: [] for bridge in FITTED}
+    x, y = noisy_anchors()
+    ours: dict[BridgeName, list[float]] = {bridge: [] for bridge in FITTED_BRIDGES}
     partner: list[float] = []
-    with TemporaryDirectory(prefix="stitchwork-bench-") as folder:
+    with TemporaryDirectory(prefix="stitchwork-benchmark-") as folder:
         path = Path(folder) / "anchors.npz"
         np.savez(path, x=x, y=y)
-        with asked([str(python), str(SCRIPT), str(path)], THEIRS) as theirs, on_core(THEIRS):
+        with (
+            measuring_process([str(python), str(SCRIPT), str(path)], MEASURED_CORE) as fit_latentis,
+            on_core(MEASURED_CORE),
+        ):
             # The first round only warms up.
-            for i in range(ask.rounds + 1):
-                for bridge, taken in ours.items():
-                    spent = _fused(bridge, x, y)
-                    taken += [spent] if i else []
-                spent = theirs("")
-                partner += [spent] if i else []
-    facts = {"anchors": ANCHORS, "width": WIDTH, "threads": 1}
-    what = "latentis Procrustes"
+            for i in range(context.rounds + 1):
+                for bridge, durations in ours.items():
+                    seconds = _fit_seconds(bridge, x, y)
+                    durations += [seconds] if i else []
+                seconds = fit_latentis("")
+                partner += [seconds] if i else []
+    details = {"anchors": ANCHORS, "width": WIDTH, "threads": 1}
+    baseline = "latentis Procrustes"
     return [
-        Result(f"fit and fuse, {bridge}", what, "s", ours[bridge], partner, PART, False, facts)
-        for bridge in FITTED
+        BenchmarkResult(
+            f"fit and fuse, {bridge}",
+            baseline,
+            "s",
+            ours[bridge],
+            partner,
+            MAX_SHARE,
+            False,
+            details,
+        )
+        for bridge in FITTED_BRIDGES
     ]
 
 
-def compiling(ask: Round) -> list[Result]:
-    """A model's pass, compiled for the CPU, against torch's own on the same inputs."""
-    found = []
-    with TemporaryDirectory(prefix="stitchwork-bench-") as name, on_core(THEIRS):
-        weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(name))
+def compiling(context: BenchmarkContext) -> list[BenchmarkResult]:
+    """A model's forward pass, compiled for the CPU, against torch on the same inputs."""
+    results: list[BenchmarkResult] = []
+    with TemporaryDirectory(prefix="stitchwork-benchmark-") as folder, on_core(MEASURED_CORE):
+        weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(folder))
         image = ImageEncoder(kind="timm", model="tf_efficientnet_lite0", weights=str(weights))
         text = TextEncoder(model=str(minilm_folder()))
-        works: list[tuple[str, EncoderSpec, list[Item], tuple[int, ...]]] = [
+        workloads: list[tuple[str, EncoderSpec, list[Item], tuple[int, ...]]] = [
             ("texts", text, list(sentences(TEXTS[-1])), TEXTS),
             ("images", image, list(digits().train[: IMAGES[-1]]), IMAGES),
         ]
-        for what, spec, items, sizes in works:
-            roots = [Path(name), minilm_folder()]
-            both = [
+        for name, spec, items, sizes in workloads:
+            roots = [Path(folder), minilm_folder()]
+            encoders = [
                 EncoderCache("cpu", roots, offline=True, compile_models=compiled).get(spec)
                 for compiled in (True, False)
             ]
-            facts = {"loaded in s": [round(one.seconds, 2) for one in both]}
+            details = {"loaded in s": [round(encoder.seconds, 2) for encoder in encoders]}
             for size in sizes:
-                passes = [partial(_passed, one, items[:size]) for one in both]
-                compiled, plain = turns(passes, ask.rounds, 10)
-                case = f"compiled pass, {size} {what}"
-                found.append(Result(case, "torch", "ms", compiled, plain, 1.0, False, facts))
-    return found
+                passes = [partial(_forward, encoder, items[:size]) for encoder in encoders]
+                compiled, plain = time_in_turns(passes, context.rounds, 10)
+                case = f"compiled pass, {size} {name}"
+                results.append(
+                    BenchmarkResult(case, "torch", "ms", compiled, plain, 1.0, False, details)
+                )
+    return results
 
 
-def anchors() -> tuple[Floats, Floats]:
-    """Two spaces that see the same 2,000 inputs, with noise of their own."""
+def noisy_anchors() -> tuple[Floats, Floats]:
+    """Anchors of two spaces of the same 2,000 inputs, with independent noise."""
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(ANCHORS, LATENT))
     x, y = (
@@ -123,19 +148,19 @@ def anchors() -> tuple[Floats, Floats]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process holds, those it shares with others included."""
+def resident_bytes(pid: int) -> int:
+    """Resident memory of a process in bytes, including what it shares with others."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def _fused(bridge: BridgeName, x: Floats, y: Floats) -> float:
-    began = time.perf_counter()
+def _fit_seconds(bridge: BridgeName, x: Floats, y: Floats) -> float:
+    start_time = time.perf_counter()
     compose(bridge, FittedSpace(Frame.from_anchors(x)), FittedSpace(Frame.from_anchors(y)))
-    return time.perf_counter() - began
+    return time.perf_counter() - start_time
 
 
-def _passed(loaded: LoadedEncoder, items: list[Item]) -> None:
+def _forward(loaded: LoadedEncoder, items: list[Item]) -> None:
     encoder = loaded.encoder
     inputs = encoder.prepare(items).inputs
     with inference_mode(encoder.device):

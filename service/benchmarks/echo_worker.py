@@ -1,7 +1,7 @@
-"""A worker without a model: what is left is the way there and back.
+"""A worker without a model, which measures the round trip of the queue alone.
 
-`python -m benchmarks.echo_worker QUEUE_URL` answers each job with as many rows as it has
-inputs, until it is killed.
+`python -m benchmarks.echo_worker QUEUE_URL` replies to each job with one row for each input, until
+it is killed.
 """
 
 import sys
@@ -19,7 +19,7 @@ WIDTH = 384
 
 
 def main(queue_url: str) -> None:
-    """Answer whatever comes."""
+    """Reply to jobs until killed."""
     server, name = RedisClient(queue_url, 30.0, QueueUnavailableError), new_id()
     consumer = Consumer(server, name, items_per_batch=32)
     consumer.start()

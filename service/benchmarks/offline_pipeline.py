@@ -1,8 +1,8 @@
-"""The worker's own pipeline without the service: what `/stitch` is measured against.
+"""The worker's pipeline without the service, as the baseline of `/stitch`.
 
-`python -m benchmarks.offline_pipeline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads
-lines `BATCH SECONDS` and answers each with the inputs it classified per second, in batches of that
-size, and `one SECONDS` with the milliseconds that one input alone took, at the median.
+`python -m benchmarks.offline_pipeline REDIS_URL QUEUE_URL ROOTS ENCODER HEAD ITEMS` reads lines
+`BATCH SECONDS` and replies to each with inputs classified per second, in batches of that size, and
+to `one SECONDS` with the median milliseconds of one input alone.
 """
 
 import statistics
@@ -24,57 +24,57 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Item, unpack_items
 
 CALL_SECONDS: Final = 30.0
-SORTED: Final = 4
+SORTED_BATCHES: Final = 4
 
 
 def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, items: str) -> None:
-    """Load everything, then run whatever batch sizes standard input asks for."""
+    """Load everything, then run the batch sizes on standard input."""
     registry = Registry(
         RedisClient(redis_url, CALL_SECONDS, RegistryUnavailableError),
         durable=False,
         stale_seconds=0,
     )
     inverses = InverseCache(RedisClient(queue_url, CALL_SECONDS, QueueUnavailableError), 1)
-    (scoring,), _ = registry.heads.ready(head)
-    (source, target), _ = registry.spaces.ready(encoder, scoring.space)
+    (head_record,), _ = registry.heads.ready(head)
+    (source, target), _ = registry.spaces.ready(encoder, head_record.space)
     assert source.encoder is not None  # noqa: S101
-    catalog = EncoderCache("cpu", [Path(root) for root in roots.split(":")], offline=True)
-    found = catalog.get(source.encoder)
-    # Anew, so that it takes every batch size as it is told to.
-    batcher = Batcher(found.encoder)
-    place = catalog.to_device
-    through = Translator(registry, inverses, 1 << 30, place).pair_map(
+    encoders = EncoderCache("cpu", [Path(root) for root in roots.split(":")], offline=True)
+    encoder_model = encoders.get(source.encoder).encoder
+    # A new one, so that it uses every batch size as given.
+    batcher = Batcher(encoder_model)
+    to_device = encoders.to_device
+    pair_map = Translator(registry, inverses, 1 << 30, to_device).pair_map(
         source, target, DEFAULT_BRIDGE
     )
-    classifier = ClassifierCache(registry, place=place).get(scoring)
+    classifier = ClassifierCache(registry, place=to_device).get(head_record)
     arrays, _ = unpack(Path(items).read_bytes())
     inputs = unpack_items(arrays, source.encoder.modality)
 
     def classify(batch: list[Item], size: int) -> None:
-        rows = batcher.embed(found.encoder.prepare(batch), size)
-        probabilities(classifier.logits(through.apply(place(rows)).rows))
+        rows = batcher.embed(encoder_model.prepare(batch), size)
+        probabilities(classifier.logits(pair_map.apply(to_device(rows)).rows))
 
-    def one(seconds: float) -> float:
-        taken: list[float] = []
-        while sum(taken) < seconds:
-            began = time.perf_counter()
+    def classify_one(seconds: float) -> float:
+        durations: list[float] = []
+        while sum(durations) < seconds:
+            start = time.perf_counter()
             classify(inputs[:1], 1)
-            taken.append(time.perf_counter() - began)
-        return statistics.median(taken) * 1000
+            durations.append(time.perf_counter() - start)
+        return statistics.median(durations) * 1000
 
     print("ready", flush=True)  # noqa: T201
     for line in sys.stdin:
         size, seconds = line.split()
         if size == "one":
-            print(one(float(seconds)), flush=True)  # noqa: T201
+            print(classify_one(float(seconds)), flush=True)  # noqa: T201
             continue
-        done, at, began = 0, 0, time.perf_counter()
-        while (spent := time.perf_counter() - began) < float(seconds):
-            # A few batches together, so that inputs of like size can share one, as anyone would.
-            batch = [inputs[(at + i) % len(inputs)] for i in range(SORTED * int(size))]
-            classify(batch, int(size))
-            done, at = done + len(batch), at + len(batch)
-        print(done / spent, flush=True)  # noqa: T201
+        done, start = 0, time.perf_counter()
+        while (elapsed := time.perf_counter() - start) < float(seconds):
+            # Several batches together, so that inputs of similar size can share one.
+            count = SORTED_BATCHES * int(size)
+            classify([inputs[(done + i) % len(inputs)] for i in range(count)], int(size))
+            done += count
+        print(done / elapsed, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

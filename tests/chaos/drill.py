@@ -21,8 +21,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cores import held_to, worker_on
-from benchmarks.http_session import client
+from benchmarks.cores import pinned_to, pinned_worker_command
+from benchmarks.load import http_client
 from stitchwork.client import Stitchwork
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from tests.support.expected_results import ExpectedResults, expected_results
@@ -125,8 +125,8 @@ def run(drill: Drill) -> int:
         )
         if own:
             # Load, checks and APIs run on the other cores, so that workers are measured alone.
-            plan = replace(plan, worker_command=worker_on(own))
-        with held_to(rest), start(plan) as running:
+            plan = replace(plan, worker_command=pinned_worker_command(own))
+        with pinned_to(rest), start(plan) as running:
             with Stitchwork(running.url) as registering:
                 expected.register(registering)
             console.print(
@@ -155,7 +155,7 @@ async def _phases(
     outcome = Outcome()
     rng = random.Random(drill.seed)  # noqa: S311 reproducible, not secret
     pick = _picker(expected, rng)
-    async with client(running.url, DEADLINE) as http:
+    async with http_client(running.url, DEADLINE) as http:
         load = LoadGenerator(http, DEADLINE)
         # Every worker loads every encoder, and every API its maps, before the measurement.
         await load.closed(pick, drill.clients, max(5.0, drill.seconds / 20))
@@ -207,7 +207,7 @@ async def _kill(
 async def _await_restart(running: ServiceProcess, drill: Drill) -> None:
     """Wait until all processes run again, so that the next phase has all of them."""
     until = time.monotonic() + 60.0
-    async with client(running.url, 5.0) as http:
+    async with http_client(running.url, 5.0) as http:
         while time.monotonic() < until:
             up = len([name for name in running.pids if name.startswith(("worker", "api"))])
             async with http.get("/health/ready") as answer:

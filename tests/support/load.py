@@ -11,7 +11,7 @@ from uuid import uuid4
 import aiohttp
 import numpy as np
 
-from benchmarks.http_session import GRACE_SECONDS
+from benchmarks.load import GRACE_SECONDS
 
 RETRY_SECONDS: Final = 0.05
 REFUSALS: Final = (429, 503)

@@ -1,1 +1,1 @@
-"""The same work on other programs: scripts that interpreters run which have those, not ours."""
+"""The same work in other programs: scripts for interpreters that have them installed."""

@@ -1,8 +1,7 @@
-"""The same work through a task framework; run by an interpreter that has it, not by ours.
+"""Tasks without a model through Celery; run by an interpreter that has it installed.
 
-`PYTHON celery_peer.py worker URL` answers tasks until it is killed; `PYTHON celery_peer.py client
-URL` reads numbers from standard input and prints, for each, the tasks per second that 64 callers
-got done.
+`PYTHON with_celery.py worker URL` runs tasks until it is killed; `PYTHON with_celery.py client URL`
+reads counts from standard input and prints, for each, the tasks per second of 64 callers.
 """
 
 import base64
@@ -27,18 +26,18 @@ app.conf.update(
 
 @app.task(name="echo")
 def echo(texts: list[str]) -> str:
-    """As many rows as there are texts, as base64 of float32."""
+    """One row of zeros for each text, as base64 of float32."""
     return base64.b64encode(np.zeros((len(texts), WIDTH), np.float32).tobytes()).decode()
 
 
 def rate(count: int) -> float:
-    """Tasks per second."""
+    """Tasks per second of 64 callers."""
     with ThreadPoolExecutor(CALLERS) as pool:
-        began = time.perf_counter()
+        start = time.perf_counter()
         sizes = list(pool.map(lambda _: len(echo.delay(["a text"]).get(timeout=60)), range(count)))
-        spent = time.perf_counter() - began
+        elapsed = time.perf_counter() - start
     assert set(sizes) == {4 * WIDTH * 4 // 3}  # noqa: S101
-    return count / spent
+    return count / elapsed
 
 
 if __name__ == "__main__":

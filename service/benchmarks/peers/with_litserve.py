@@ -1,4 +1,4 @@
-"""`PYTHON with_litserve.py PORT MODEL STITCH`: `POST /stitch` on LitServe, one worker."""
+"""`PYTHON with_litserve.py PORT MODEL ARRAYS`: `POST /stitch` on LitServe, one worker."""
 
 import sys
 from typing import Any
@@ -8,22 +8,22 @@ from pipeline import BATCH, WAIT_SECONDS, Pipeline
 
 
 class Stitch(litserve.LitAPI):
-    """Batches form in the framework; see `Pipeline` for what is done with them."""
+    """The framework forms batches, and `Pipeline` predicts them."""
 
     def setup(self, device: str) -> None:
-        """Load what is served."""
+        """Load the pipeline."""
         self.pipeline = Pipeline(*sys.argv[2:4])
 
     def decode_request(self, request: list[str]) -> list[str]:
-        """A request is a JSON list of texts."""
+        """Return the request, a JSON list of texts."""
         return request
 
     def predict(self, requests: list[list[str]]) -> list[list[dict[str, Any]]]:
-        """A batch of requests."""
-        return self.pipeline.together(requests)
+        """Predictions of a batch of requests."""
+        return self.pipeline.predict_requests(requests)
 
     def encode_response(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """An answer is a JSON list of labels with scores."""
+        """Return the response, a JSON list of labels with scores."""
         return output
 
 
