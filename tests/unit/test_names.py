@@ -19,8 +19,6 @@ from tests.support import naming
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
         "service/benchmarks",
-        "service/stitchwork/api/kserve",
-        "service/stitchwork/api/openai",
         "service/stitchwork/bootstrap",
         "service/stitchwork/demo",
         "service/stitchwork/errors.py",
@@ -30,14 +28,11 @@ NOT_YET: Final[frozenset[str]] = frozenset(
         "tests/chaos/test_supervisor_death.py",
         "tests/integration/client",
         "tests/integration/evaluation",
-        "tests/integration/inference",
-        "tests/integration/protocols",
         "tests/integration/queue",
         "tests/integration/redis",
         "tests/integration/registry",
         "tests/system/test_supervisor.py",
         "tests/unit/evaluation",
-        "tests/unit/inference",
         "tests/unit/redis",
     }
 )

@@ -1,1 +1,1 @@
-"""The pipeline: resolve, embed, translate, classify; it knows no web and no torch."""
+"""The pipeline: resolve, embed, translate, classify; independent of HTTP and torch."""

@@ -1,4 +1,4 @@
-"""Rows of a head's space as probabilities of its classes."""
+"""Probabilities of a head's classes for embeddings of its space."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,17 +17,18 @@ def classify(
     telemetry: Telemetry,
     synchronize: Callable[[], None] | None = None,
 ) -> Any:
-    """Classify embeddings of a head's own space.
+    """Classify embeddings of the head's space.
 
     Args:
-        classifiers: Gives the head's layers, on the device of the rows.
+        classifiers: Classifiers of heads, on the device of the rows.
         head: The head.
-        rows: (n, d) float32; numpy, or torch on the device of the classifiers.
-        telemetry: Where the step is timed.
-        synchronize: Waits for the device, so that its work is timed; None on the CPU.
+        rows: (n, d) float32; a numpy array, or a torch tensor on the device of the classifiers.
+        telemetry: Times the step.
+        synchronize: Waits for the device to finish, so that the time includes its work; None on
+            the CPU.
 
     Returns:
-        (n, c) float32 probabilities in the array library of the input; rows sum to one.
+        (n, c) float32 probabilities in the array library of the rows; each row sums to one.
     """
     classifier = classifiers.get(head)
     with telemetry.step("classify"):

@@ -1,4 +1,4 @@
-"""Which inputs of a request lie outside what the anchors of their space cover."""
+"""Inputs of a request that lie outside what the anchors of their space cover."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +13,8 @@ class CoverageReport:
     """Inputs that the anchors do not cover.
 
     Attributes:
-        uncovered: Their indices.
-        warnings: One sentence if there are any, otherwise none.
+        uncovered: Indices of these inputs.
+        warnings: One sentence if there are any, otherwise empty.
     """
 
     uncovered: list[int]
@@ -22,13 +22,18 @@ class CoverageReport:
 
     @classmethod
     def of(cls, covered: Any, space: Space) -> "CoverageReport":
-        """From (n,) bool, False where the anchors of this space do not cover an input."""
-        rows = np.flatnonzero(~covered).tolist()
-        if not rows:
+        """Make a report.
+
+        Args:
+            covered: (n,) bool; False where the anchors do not cover an input.
+            space: The space of the inputs.
+        """
+        uncovered: list[int] = np.flatnonzero(~covered).tolist()
+        if not uncovered:
             return cls([], [])
         warning = (
-            f"{len(rows)} of {len(covered)} inputs lie outside what the anchors of space "
-            f"{space.id} cover (of its own anchors, 1 in 100 does): translations of them are not "
-            "to be trusted"
+            f"{len(uncovered)} of {len(covered)} inputs lie outside what the anchors of space "
+            f"{space.id} cover (as does 1 in 100 of the anchors themselves): their translations "
+            "are unreliable"
         )
-        return cls(rows, [warning])
+        return cls(uncovered, [warning])

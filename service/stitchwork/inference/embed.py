@@ -1,7 +1,8 @@
-"""Raw inputs through the queue to a worker, as one request however many jobs it takes."""
+"""Embed raw inputs on workers: one request, in one or more jobs."""
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from stitchwork.queue.messages import Job, Reply
 from stitchwork.queue.producer import Producer
 from stitchwork.resources import Item
 
-POINTER: str = "/items/"
+ITEMS_POINTER: Final = "/items/"
 
 
 async def embed(
@@ -24,23 +25,24 @@ async def embed(
     items_per_job: int,
     seconds: float,
 ) -> InferenceResult:
-    """Have workers embed raw inputs and, where the resolution says so, translate and classify them.
+    """Embed raw inputs on workers, which also translate and classify them.
 
     Args:
         producer: Sends jobs to workers.
-        resolution: What to do; its source has an encoder.
+        resolution: The versions to use; its source has an encoder. Without a target the inputs
+            are not translated, without a head not classified.
         items: n texts, or the bytes of n image files.
-        truncate: Cut texts that are too long; None leaves it to the encoder's own setting.
+        truncate: Cut texts that are too long; None takes the encoder's setting.
         items_per_job: Larger requests are split into jobs of this size.
-        seconds: Seconds after which the result is of no use.
+        seconds: Deadline of the result, in seconds from now.
 
     Returns:
         The result of all jobs, in the order of the items.
 
     Raises:
         InvalidInputError: If the source has no encoder, or a worker refuses an input; its pointer
-            counts in the whole request.
-        StitchworkError: Whatever `Producer.run` raises.
+            is the index in the whole request.
+        StitchworkError: What `Producer.run` raises.
     """
     job = job_of(resolution, truncate)
     starts = range(0, len(items), items_per_job)
@@ -51,7 +53,7 @@ async def embed(
     try:
         replies = await asyncio.gather(*tasks)
     except InvalidInputError as error:
-        raise _relocated(error, tasks, items_per_job) from error
+        raise _shift_pointer(error, tasks, items_per_job) from error
     finally:
         for task in tasks:
             task.cancel()
@@ -70,7 +72,7 @@ async def embed(
 
 
 def job_of(resolution: Resolution, truncate: bool | None = None) -> Job:
-    """The job that workers do for a resolution.
+    """The job of a resolution.
 
     Raises:
         InvalidInputError: If the source has no encoder.
@@ -82,18 +84,18 @@ def job_of(resolution: Resolution, truncate: bool | None = None) -> Job:
         truncate=truncate,
         source=resolution.source,
         target=resolution.target,
-        # Labels stay with the API: they may be many, and workers do not need them.
+        # Workers do not need the labels, which may be many.
         head=head and head.model_copy(update={"labels": ()}),
         bridge=resolution.bridge,
     )
 
 
-def _relocated(
+def _shift_pointer(
     error: InvalidInputError, tasks: Sequence[asyncio.Future[Reply]], size: int
 ) -> InvalidInputError:
-    """The error with its pointer counted in the whole request, not in its job."""
-    at = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
-    if error.pointer and error.pointer.startswith(POINTER):
-        index, _, rest = error.pointer[len(POINTER) :].partition("/")
-        error.pointer = f"{POINTER}{int(index) + at * size}" + (f"/{rest}" if rest else "")
+    """Change the index in an error's pointer from that in its job to that in the whole request."""
+    job = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
+    if error.pointer and error.pointer.startswith(ITEMS_POINTER):
+        index, _, rest = error.pointer[len(ITEMS_POINTER) :].partition("/")
+        error.pointer = f"{ITEMS_POINTER}{int(index) + job * size}" + (f"/{rest}" if rest else "")
     return error

@@ -1,8 +1,8 @@
-"""Inverses of spaces on the queue server: derived, cached, computed again when lost.
+"""Inverses of spaces, cached on the queue server and recomputed when missing.
 
-Each is computed from one space alone, so N spaces need N inverses. A missing or damaged one is
-computed once however many ask: callers of one process share the computation, processes share a
-lock.
+Each is computed from one space alone, so N spaces need N inverses. Concurrent requests for a
+missing or corrupt one compute it once: callers in one process share a future, and processes share
+a lock.
 """
 
 import logging
@@ -22,19 +22,19 @@ from stitchwork.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 CACHED_SECONDS: Final = 7 * 24 * 3600
-"""A lifetime makes cached inverses, and nothing else on the queue server, evictable."""
+"""Only keys with a lifetime can be evicted, and no other key on the queue server has one."""
 LOCK_SECONDS: Final = 120
-"""A lock whose holder died is free again after this. Only fits of the largest sets take longer;
-each process that asks then computes them itself."""
+"""Lifetime of the lock, in case its holder dies. Only computations on the largest anchor sets take
+longer; each process that needs the inverse then computes it itself."""
 
 
 class InverseCache:
-    """Inverses of spaces: cached, shared, recomputed when missing.
+    """Inverses of spaces, cached on a server.
 
     Args:
         server: The queue server.
-        threads: Inverses that this process computes at the same time.
-        metrics: Where hits, misses and failed checksums are counted.
+        threads: Number of inverses that this process computes at the same time.
+        metrics: Counts hits, misses and failed checksums.
     """
 
     def __init__(self, server: RedisClient, threads: int, metrics: Metrics | None = None) -> None:
@@ -46,15 +46,15 @@ class InverseCache:
         self._lookups = self._metrics.caches["inverse"]
 
     def get(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        """One inverse of a space, from the cache or computed.
+        """Get an inverse of a space, from the cache or computed.
 
         Args:
-            name: Which inverse.
+            name: Name of the inverse.
             space: The space.
-            frame: Gives the space's frame; called only if the inverse must be computed.
+            frame: Returns the space's frame; called only if the inverse must be computed.
 
         Returns:
-            What `bridges.inverse` returns.
+            What `bridges.compute_inverse` returns.
         """
         return self.start(name, space, frame).result()
 
@@ -67,12 +67,12 @@ class InverseCache:
                 return pending
             pending = self._pool.submit(self._find, key, name, space, frame)
             self._pending[key] = pending
-        # Outside the lock: if it is done already, the callback runs here and takes the lock.
+        # Not under the lock: if the future is done, the callback runs at once and takes the lock.
         pending.add_done_callback(lambda _: self._forget(key))
         return pending
 
     def close(self) -> None:
-        """Finish what is being computed and start nothing more."""
+        """Wait for running computations, and start no more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _forget(self, key: str) -> None:
@@ -86,7 +86,7 @@ class InverseCache:
         try:
             result = self._read(key)
             if result is None:
-                # Guarded as a whole, since waiting for the lock polls the server.
+                # One session for all, since waiting for the lock polls the server.
                 with (
                     self._server.session() as client,
                     client.lock(
@@ -101,7 +101,7 @@ class InverseCache:
                         result = self._compute(name, space, frame)
                         self._write(key, result)
         except QueueUnavailableError as error:
-            # The cache saves work; without it the inverse is still computed.
+            # The cache only saves work: without it the inverse is computed.
             log.warning("inverse cache unavailable", extra={"reason": error.message})
         return self._compute(name, space, frame) if result is None else result
 
@@ -117,7 +117,7 @@ class InverseCache:
                 return None
             result = Inverse(arrays["inverse"], arrays.get("at"))
         except (CorruptDataError, KeyError):
-            log.warning("cached inverse corrupt", extra={"effect": "it is computed again"})
+            log.warning("cached inverse corrupt", extra={"effect": "the inverse is recomputed"})
             self._metrics.corrupt_inverses.inc()
             with self._server.session() as client:
                 client.delete(key)

@@ -1,6 +1,6 @@
-"""The pipeline of one API process: resolve, embed, translate, classify, predict, each in one place.
+"""The pipeline of an API process: resolve, embed, translate, classify, predict.
 
-Every face of the API calls these; none has a copy. Workers call `stitch` on their device.
+All routes call it. Workers call `stitch`, which it shares, with arrays on their device.
 """
 
 from collections.abc import Sequence
@@ -20,15 +20,15 @@ from stitchwork.telemetry import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
-    """What inference needs in one API process.
+    """Inference in an API process.
 
     Attributes:
-        registry: Where records are.
+        registry: Records of spaces and heads.
         translator: Maps of pairs of spaces.
         classifiers: Classifiers of heads.
         producer: Sends jobs to workers.
-        telemetry: Where inputs, steps and confidence are counted.
-        items_per_job: Raw inputs in one job.
+        telemetry: Counts inputs and confidences, and times steps.
+        items_per_job: Maximum number of raw inputs in one job.
     """
 
     registry: Registry
@@ -46,7 +46,7 @@ class Pipeline:
         head: str | None = None,
         bridge: BridgeName = DEFAULT_BRIDGE,
     ) -> Resolution:
-        """The versions that a request uses; see `resolve.resolve`."""
+        """Resolve the versions that a request uses; see `resolve.resolve`."""
         return resolve.resolve(
             self.registry, source=source, target=target, head=head, bridge=bridge
         )
@@ -55,11 +55,12 @@ class Pipeline:
         """Translate and classify embeddings in this process.
 
         Args:
-            resolution: What to do; it has a target.
-            rows: (n, d) float32 embeddings of its source.
+            resolution: The versions to use; it has a target, and without a head rows are not
+                classified.
+            rows: (n, d_X) float32 embeddings of its source.
 
         Returns:
-            (n, d_Y) embeddings of the target, or (n, c) probabilities.
+            (n, d_Y) float32 embeddings of the target or, with a head, (n, c) float32 probabilities.
         """
         result = self.stitch_rows(resolution, rows)
         operation = "classify" if resolution.head else "translate"
@@ -67,7 +68,7 @@ class Pipeline:
         return result
 
     def stitch_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
-        """Like `infer_rows`, without counting inputs: for reports on the service's own work."""
+        """Like `infer_rows`, but inputs are not counted: for reports."""
         return stitch.stitch(
             self.translator, self.classifiers, resolution, rows, telemetry=self.telemetry
         )
@@ -80,13 +81,14 @@ class Pipeline:
         truncate: bool | None,
         seconds: float,
     ) -> InferenceResult:
-        """Embed raw inputs on a worker and, where the resolution says so, translate and classify.
+        """Embed raw inputs on workers, which also translate and classify them.
 
         Args:
-            resolution: What to do; its source has an encoder.
+            resolution: The versions to use; its source has an encoder. Without a target the
+                inputs are not translated, without a head not classified.
             items: Texts, or the bytes of image files.
-            truncate: Cut texts that are too long; None leaves it to the encoder's own setting.
-            seconds: Seconds after which the result is of no use.
+            truncate: Cut texts that are too long; None takes the encoder's setting.
+            seconds: Deadline of the result, in seconds from now.
         """
         result = await embed.embed(
             self.producer,
@@ -101,10 +103,10 @@ class Pipeline:
         return result
 
     def predict(self, result: InferenceResult, top: int) -> list[Prediction]:
-        """The predictions of a result whose resolution has a head.
+        """The predictions of a result.
 
         Args:
-            result: Probabilities.
+            result: Its resolution has a head, and its rows are probabilities.
             top: Number of classes in each prediction.
         """
         head = resolve.head_of(result.resolution)

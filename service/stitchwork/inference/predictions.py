@@ -1,4 +1,4 @@
-"""From probabilities to labels with scores and confidence."""
+"""Predictions from probabilities: labels, scores and confidence."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Floats
 
 
-# Without slots, which orjson renders five times more slowly.
+# Without slots: orjson serializes dataclasses with slots five times more slowly.
 @dataclass(frozen=True)
 class LabelScore:
     """A class and its probability.
@@ -34,9 +34,10 @@ class Prediction:
     Attributes:
         label: The label with the largest score.
         score: Its probability, in [0, 1].
-        top: The largest scores in descending order; equal scores keep the labels' order.
+        top: The classes with the largest scores, in descending order; equal scores are in the
+            order of the head's labels.
         confidence: In [0, 1]; 0 where the input has no direction in its space.
-        calibrated: Whether the confidence is calibrated on a labelled sample.
+        calibrated: Whether the confidence was calibrated on a labelled sample.
     """
 
     label: str
@@ -50,24 +51,24 @@ def predict(result: InferenceResult, labels: tuple[str, ...], top: int) -> list[
     """The predictions of a result.
 
     Args:
-        result: Its rows are (n, c) probabilities.
-        labels: c labels.
+        result: Its rows are (n, c) float32 probabilities.
+        labels: The c labels of the classes.
         top: Number of classes in each prediction.
 
     Returns:
-        One prediction for each input, with calibrated confidence where the resolution has a
+        One prediction for each input; confidence is calibrated if the resolution has a
         calibration.
     """
     calibration = result.resolution.calibration
     order = np.argsort(-result.rows, axis=1, kind="stable")[:, :top]
     scores = np.take_along_axis(result.rows, order, axis=1).tolist()
-    trust = confidence(result.rows, result.defined, calibration).tolist()
+    confidences = confidence(result.rows, result.defined, calibration).tolist()
     calibrated = calibration is not None
     predictions = []
     for row, (classes, values) in enumerate(zip(order.tolist(), scores, strict=True)):
         best = [LabelScore(labels[c], score) for c, score in zip(classes, values, strict=True)]
         first = best[0]
-        predictions.append(Prediction(first.label, first.score, best, trust[row], calibrated))
+        predictions.append(Prediction(first.label, first.score, best, confidences[row], calibrated))
     return predictions
 
 
@@ -77,12 +78,12 @@ def confidence(
     """The confidence of each prediction.
 
     Args:
-        probabilities: (n, c) softmax of the head's scores.
+        probabilities: (n, c) float32; rows sum to one.
         defined: (n,) bool; False where the input has no direction in its space.
-        calibration: The calibration of these scores; None takes the largest probability.
+        calibration: The calibration of these probabilities; None takes the largest of each row.
 
     Returns:
-        (n,) in [0, 1]; 0 where the input has no direction.
+        (n,) float, in [0, 1]; 0 where the input has no direction.
     """
     if calibration is None:
         return np.asarray(head_confidence(probabilities, defined))

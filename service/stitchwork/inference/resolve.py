@@ -1,4 +1,4 @@
-"""From ids to the versions that one request uses: source, target, head and calibration."""
+"""Resolve ids to the versions that a request uses: source, target, head and calibration."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,15 @@ from stitchwork.resources import EncoderSpec, Floats, Head, Space
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """The versions that one request uses; all of its results come from these.
+    """The versions that a request uses; its whole result is computed with them.
 
     Attributes:
         source: The space that inputs are in, or are embedded in.
-        target: The space they are translated into; a head's is its own. None: they are not.
-        head: The head that classifies them; None: they are not classified.
+        target: The space that they are translated into, which is the head's if there is one; None
+            if they are not translated.
+        head: The head that classifies them; None if they are not classified.
         bridge: The bridge from source to target.
-        calibration: The calibration of the head's scores for these versions, if there is one.
+        calibration: The calibration of the head for these versions and the bridge, if there is one.
         stale: Whether the registry was unavailable and these are the last known versions.
     """
 
@@ -32,12 +33,12 @@ class Resolution:
 
     @property
     def destination(self) -> Space:
-        """The space that embeddings end in."""
+        """The space of the resulting embeddings: the target or, without one, the source."""
         return self.target or self.source
 
     @property
     def records(self) -> dict[str, Space | Head]:
-        """What is used, by its role: `source`, `target` and `head`."""
+        """The spaces and the head by role: `source`, `target`, `head`."""
         roles = {"source": self.source, "target": self.target, "head": self.head}
         return {role: record for role, record in roles.items() if record}
 
@@ -50,23 +51,23 @@ def resolve(
     head: str | None = None,
     bridge: BridgeName = DEFAULT_BRIDGE,
 ) -> Resolution:
-    """Resolve ids to the versions that serve now, in one round trip to the registry.
+    """Resolve ids to their current versions, in one round trip to the registry.
 
     Args:
         registry: The registry.
-        source: Id of the space that inputs are in; None takes the head's own.
-        target: Id of the space to translate into; None takes the head's own, if there is a head.
-        head: Id of a head.
+        source: Id of the space of the inputs; None takes the head's.
+        target: Id of the space to translate into; None takes the head's, if there is a head.
+        head: Id of the head to classify with; None to not classify.
         bridge: The bridge from source to target.
 
     Returns:
-        The versions, which can be combined: both spaces on one anchor set, the head in the target.
+        Versions that fit together: both spaces are on one anchor set, the head is in the target.
 
     Raises:
         UnknownResourceError: If an id is not registered.
-        NotReadyError: If an id has no version that serves yet.
+        NotReadyError: If an id has no ready version yet.
         AnchorSetMismatchError: If the spaces do not share an anchor set.
-        InvalidInputError: If the head lives in another space than the target, or the bridge is
+        InvalidInputError: If the head is of another space than the target, or the bridge is
             `none` and the widths differ.
         RegistryUnavailableError: If the registry is unavailable and the last known versions are
             too old.
@@ -76,8 +77,8 @@ def resolve(
         check_pair(records.source, records.target, bridge)
     if records.head is not None and target is not None and records.head.space != target:
         raise InvalidInputError(
-            f"head {records.head.id} lives in space {records.head.space}, expected one of space "
-            f"{target}",
+            f"expected a head of space {target}, got head {records.head.id} of space "
+            f"{records.head.space}",
             pointer="/head",
         )
     return Resolution(
@@ -86,7 +87,7 @@ def resolve(
 
 
 def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
-    """Refuse a pair of spaces that no bridge may join.
+    """Check that spaces can be translated into each other.
 
     Raises:
         AnchorSetMismatchError: If the spaces do not share an anchor set.
@@ -110,11 +111,11 @@ def check_pair(source: Space, target: Space, bridge: BridgeName) -> None:
 
 
 def check_width(rows: Floats, space: Space, pointer: str = "/embeddings") -> None:
-    """Refuse embeddings that cannot be of a space.
+    """Check that embeddings have the width of a space.
 
     Args:
         rows: (n, d) float32.
-        space: The space.
+        space: The space that they are in.
         pointer: JSON pointer to the rows in the request.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Embeddings through the map and the head of a resolution: what the API and workers compute."""
+"""Translate and classify embeddings, in the API and on workers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,12 +20,12 @@ class InferenceResult:
     """The result of one request.
 
     Attributes:
-        resolution: The versions it comes from.
-        rows: (n, d) float32 embeddings or, where there is a head, (n, c) float32 probabilities.
+        resolution: The versions it was computed with.
+        rows: (n, d) float32 embeddings or, with a head, (n, c) float32 probabilities.
         defined: (n,) bool; False for inputs without a direction in their space.
         covered: (n,) bool; False for inputs outside what the source's anchors cover.
-        truncated: Indices of the inputs that were cut.
-        tokens: Number of tokens that the model processed; 0 where inputs are not texts.
+        truncated: Indices of texts that were cut.
+        tokens: Number of tokens that the model processed; 0 if the inputs are not texts.
     """
 
     resolution: Resolution
@@ -37,17 +37,17 @@ class InferenceResult:
 
     @property
     def undefined(self) -> list[int]:
-        """Indices of the rows that have no direction, and so equal the mean of their space."""
+        """Indices of inputs without a direction, which are at the mean of their space."""
         indices: list[int] = np.flatnonzero(~self.defined).tolist()
         return indices
 
     @property
     def coverage(self) -> CoverageReport:
-        """Which inputs the anchors do not cover, with a warning if there are any."""
+        """The inputs that the anchors do not cover, with a warning if there are any."""
         return CoverageReport.of(self.covered, self.resolution.source)
 
     def convert(self, function: Callable[[Any], Any]) -> "InferenceResult":
-        """The same result with a function applied to each of its arrays."""
+        """Apply a function to each array, such as a copy to another device."""
         return replace(
             self,
             rows=function(self.rows),
@@ -65,15 +65,17 @@ def stitch(
     telemetry: Telemetry,
     synchronize: Callable[[], None] | None = None,
 ) -> InferenceResult:
-    """Translate embeddings into the resolution's target and classify them by its head.
+    """Translate embeddings into the target of a resolution and classify them with its head.
 
     Args:
-        translator: Gives maps on the device of the rows.
-        classifiers: Gives classifiers on the device of the rows.
-        resolution: What to do; without a target rows are returned as they are.
-        rows: (n, d_X) float32; numpy, or torch on the device of maps and classifiers.
-        telemetry: Where the steps are timed.
-        synchronize: Waits for the device, so that its work is timed; None on the CPU.
+        translator: Maps of pairs of spaces, on the device of the rows.
+        classifiers: Classifiers of heads, on the device of the rows.
+        resolution: The versions to use; without a target rows are returned unchanged, without a
+            head they are not classified.
+        rows: (n, d_X) float32; a numpy array, or a torch tensor on the device of the maps.
+        telemetry: Times the steps.
+        synchronize: Waits for the device to finish, so that times include its work; None on the
+            CPU.
 
     Returns:
         Arrays in the library of the rows.
@@ -81,8 +83,8 @@ def stitch(
     source, target, head = resolution.source, resolution.target, resolution.head
     if target is None:
         xp = array_namespace(rows)
-        marks = xp.ones_like(rows[:, 0], dtype=xp.bool)
-        return InferenceResult(resolution, rows, marks, marks)
+        true = xp.ones_like(rows[:, 0], dtype=xp.bool)
+        return InferenceResult(resolution, rows, defined=true, covered=true)
     result, defined, covered = translate(
         translator,
         source,

@@ -1,4 +1,4 @@
-"""Rows of one space as rows of another."""
+"""Translate embeddings of one space into another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,16 +22,18 @@ def translate(
     """Translate embeddings.
 
     Args:
-        translator: Gives the map of a pair of spaces, on the device of the rows.
-        source: The space the rows are in.
-        target: The space to translate into; the source itself passes rows through.
+        translator: Maps of pairs of spaces, on the device of the rows.
+        source: The space that the rows are in.
+        target: The space to translate into; if it is the source, rows are returned unchanged.
         bridge: The bridge.
-        rows: (n, d_X) float32, need not be unit; numpy, or torch on the translator's device.
-        telemetry: Where the step is timed.
-        synchronize: Waits for the device, so that its work is timed; None on the CPU.
+        rows: (n, d_X) float32, need not be unit; a numpy array, or a torch tensor on the device of
+            the maps.
+        telemetry: Times the step.
+        synchronize: Waits for the device to finish, so that the time includes its work; None on
+            the CPU.
 
     Returns:
-        (n, d_Y) rows in the array library of the input.
+        (n, d_Y) float32 rows, in the array library of the input.
     """
     pair_map = translator.pair_map(source, target, bridge)
     with telemetry.step("translate"):

@@ -33,13 +33,13 @@ MapKey = tuple[str, str, BridgeName]
 
 
 class TranslatedRows(NamedTuple):
-    """Rows in the target space, and what is known of the inputs.
+    """Rows of the target space, with marks of inputs that translate badly.
 
     Attributes:
         rows: (n, d_Y) float32, finite.
         defined: (n,) bool; False where the input equals the mean of its space, which has no
             direction.
-        covered: (n,) bool; False where the input lies outside what the source's anchors cover.
+        covered: (n,) bool; False where the input is outside what the source's anchors cover.
     """
 
     rows: Any
@@ -49,11 +49,11 @@ class TranslatedRows(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairMap:
-    """What a pair of spaces is translated by.
+    """The map of an ordered pair of spaces, and the coverage of the source's anchors.
 
     Attributes:
-        map: Takes rows of the source to rows of the target.
-        coverage: What the source's anchors cover; None where rows do not pass through anchors.
+        map: Maps rows of the source to rows of the target.
+        coverage: Decides which rows the anchors cover; None if the map does not use anchors.
     """
 
     map: Map
@@ -61,32 +61,34 @@ class PairMap:
 
     @property
     def nbytes(self) -> int:
-        """Memory of its arrays, in bytes."""
+        """Size of its arrays, in bytes."""
         return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
 
     def convert_arrays(self, convert: Callable[[Any], Any]) -> "PairMap":
-        """The same with every array converted, such as onto a device."""
+        """Convert each array, such as to a tensor on a device."""
         return PairMap(
             self.map.convert_arrays(convert),
             self.coverage and self.coverage.convert_arrays(convert),
         )
 
     def apply(self, x: Any) -> TranslatedRows:
-        """Rows (n, d_X) of the source as rows (n, d_Y) of the target."""
+        """Translate (n, d_X) float32 rows into (n, d_Y) float32 rows."""
         rows, defined = self.map.apply(x)
         covered = self.coverage.covers(x) if self.coverage else defined | ~defined
         return TranslatedRows(rows, defined, covered)
 
 
 class Translator:
-    """Maps of this process: computed once however many ask, the least recently used dropped first.
+    """Maps of pairs of spaces, in a least recently used cache of this process.
+
+    Concurrent callers share one computation.
 
     Args:
-        registry: Where anchors come from.
-        inverses: Where inverses come from.
-        max_bytes: Memory of cached maps.
-        place: Puts an array where maps are applied, such as a worker's device.
-        metrics: Where cache hits and misses are counted.
+        registry: Source of anchors.
+        inverses: Source of inverses.
+        max_bytes: Maximum size of the cached maps.
+        place: Converts the arrays of a map, such as to tensors on a worker's device.
+        metrics: Counts cache hits and misses.
     """
 
     def __init__(
@@ -103,7 +105,7 @@ class Translator:
         self._inverses = inverses
         self._place = place
         self._lock = threading.Lock()
-        # A map that is larger than the cache replaces all others.
+        # A map larger than the cache is cached as well, alone: it replaces all others.
         self._cache: LRUCache[MapKey, PairMap] = LRUCache(
             max_bytes, getsizeof=lambda pair_map: min(pair_map.nbytes, max_bytes)
         )
@@ -113,12 +115,12 @@ class Translator:
         """The map from one space to another.
 
         Args:
-            source: The version that inputs are in.
-            target: The version that outputs are in.
+            source: The space of the inputs.
+            target: The space of the outputs; if it is the source, the map is the identity.
             bridge: The bridge.
 
         Returns:
-            It takes (n, d_source) rows to (n, d_target) rows; from a space to itself, to the same.
+            A map from (n, d_X) rows to (n, d_Y) rows.
 
         Raises:
             AnchorSetMismatchError: If the spaces do not share an anchor set.
@@ -142,13 +144,13 @@ class Translator:
         return pending.result()
 
     def prepare(self, space: Space) -> None:
-        """Start computing the inverses of a space that the default bridge required_inverses."""
+        """Start computing the inverses of a space that the default bridge needs."""
         for name in REQUIRED_INVERSES[DEFAULT_BRIDGE]:
             if name is not None:
                 self._inverses.start(name, space, lambda: self._registry.frame(space))
 
     def _settle(self, key: MapKey, pending: Future[PairMap], source: Space, target: Space) -> None:
-        # Whatever happens, those who wait for this future get a result or an error.
+        # Whatever happens, the callers that wait for this future get a result or an error.
         try:
             result = self._compute(source, target, key[2])
         except BaseException as error:  # noqa: BLE001 even an interrupt
@@ -181,13 +183,13 @@ class Translator:
 
 
 class ClassifierCache:
-    """Classifiers of heads in this process; the least recently used are dropped first.
+    """Classifiers of heads, in a least recently used cache of this process.
 
     Args:
-        registry: Where weights come from.
-        max_classifiers: Number of cached classifiers.
-        place: Puts an array where heads are applied, such as a worker's device.
-        metrics: Where cache hits and misses are counted.
+        registry: Source of weights.
+        max_classifiers: Maximum number of cached classifiers.
+        place: Converts the arrays of a classifier, such as to tensors on a worker's device.
+        metrics: Counts cache hits and misses.
     """
 
     def __init__(
@@ -204,7 +206,7 @@ class ClassifierCache:
         self._cache: LRUCache[tuple[str, str], Classifier] = LRUCache(max_classifiers)
 
     def get(self, head: Head) -> Classifier:
-        """The classifier of one version of a head."""
+        """Get the classifier of a version of a head."""
         key = (head.id, head.version)
         with self._lock:
             cached = self._cache.get(key)

@@ -121,7 +121,7 @@ def test_invalid_exports_return_errors(client: Stitchwork, spaces: Pair) -> None
     with pytest.raises(InvalidInputError, match="only an ONNX file") as error:
         client.export("x", "y", head="h")
     assert isinstance(error.value, ServiceError)
-    with pytest.raises(InvalidInputError, match="lives in space y"):
+    with pytest.raises(InvalidInputError, match="of space y"):
         client.export("y", "x", head="h", format="onnx")
     with pytest.raises(InvalidInputError, match="24 wide"):
         client.export("x", "y", "none")

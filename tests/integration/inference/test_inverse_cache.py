@@ -1,4 +1,4 @@
-"""Inverses and fused maps: computed once, cached, and never the reason that there is no answer."""
+"""Caches of inverses and maps: computed once, bounded, and dispensable."""
 
 import pickle
 import threading
@@ -34,27 +34,27 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def inverses(queue_server: RedisClient, metrics: Metrics) -> Iterator[InverseCache]:
-    found = InverseCache(queue_server, threads=2, metrics=metrics)
-    yield found
-    found.close()
+    cache = InverseCache(queue_server, threads=2, metrics=metrics)
+    yield cache
+    cache.close()
 
 
 @pytest.fixture
 def spaces(registry: Registry, pair: Pair) -> tuple[Space, Space]:
-    found = []
+    records = []
     for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
         _, entry = registry.declare_space(SpaceDeclaration(name, "S", anchors=anchors))
         assert entry.record is not None
-        found.append(entry.record)
-    return found[0], found[1]
+        records.append(entry.record)
+    return records[0], records[1]
 
 
-def translator(registry: Registry, inverses: InverseCache, most: int = 1 << 20) -> Translator:
-    return Translator(registry, inverses, most)
+def translator(registry: Registry, inverses: InverseCache, max_bytes: int = 1 << 20) -> Translator:
+    return Translator(registry, inverses, max_bytes)
 
 
 @pytest.mark.parametrize("bridge", ["ridge", "irp"])
-def test_however_many_ask_one_inverse_is_computed(
+def test_inverse_with_concurrent_callers_is_computed_once(
     registry: Registry,
     inverses: InverseCache,
     metrics: Metrics,
@@ -62,30 +62,30 @@ def test_however_many_ask_one_inverse_is_computed(
     spaces: tuple[Space, Space],
     bridge: BridgeName,
 ) -> None:
-    # Another process, as far as the cache can tell.
+    # A second cache shares only the server with the first, like that of another process.
     other = InverseCache(queue_server, threads=2, metrics=metrics)
 
-    def computed() -> float:
+    def computations() -> float:
         return sample_value(metrics, "cache_lookups_total", cache="inverse", result="miss")
 
-    together = threading.Barrier(40)
+    barrier = threading.Barrier(40)
 
-    def ask(i: int) -> PairMap:
-        mine = translator(registry, (inverses, other)[i % 2])
-        together.wait()
-        return mine.pair_map(*spaces, bridge)
+    def pair_map(i: int) -> PairMap:
+        maps = translator(registry, (inverses, other)[i % 2])
+        barrier.wait()
+        return maps.pair_map(*spaces, bridge)
 
     with ThreadPoolExecutor(40) as pool:
-        list(pool.map(ask, range(40)))
-    assert computed() == 1
+        list(pool.map(pair_map, range(40)))
+    assert computations() == 1
     queue_server.redis.flushall()
     translator(registry, inverses).pair_map(*spaces, bridge)
-    assert computed() == 2, "a lost cache is filled again"
+    assert computations() == 2, "an evicted inverse is recomputed"
     other.close()
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut", "pickle"])
-def test_damaged_bytes_are_noticed_and_computed_again(
+def test_cached_inverse_with_damaged_bytes_is_recomputed(
     registry: Registry,
     inverses: InverseCache,
     metrics: Metrics,
@@ -105,23 +105,23 @@ def test_damaged_bytes_are_noticed_and_computed_again(
         "pickle": pickle.dumps(np.eye(2)),
     }[damage]
     queue_server.redis.hset(key, "0", bad)
-    found = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
-    np.testing.assert_array_equal(found, expected)
+    rows = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
+    np.testing.assert_array_equal(rows, expected)
     assert sample_value(metrics, "corrupt_inverses_total") == 1
-    assert queue_server.redis.hget(key, "0") == good, "the damaged copy was replaced"
+    assert queue_server.redis.hget(key, "0") == good, "the damaged copy is replaced"
 
 
-def test_without_the_cache_there_is_still_an_answer(
+def test_map_without_the_cache_server_is_computed(
     registry: Registry, spaces: tuple[Space, Space], pair: Pair
 ) -> None:
-    nowhere = RedisClient("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
-    inverses = InverseCache(nowhere, threads=1)
+    unreachable = RedisClient("unix:///nowhere/at/all.sock", 0.5, QueueUnavailableError)
+    inverses = InverseCache(unreachable, threads=1)
     rows = translator(registry, inverses).pair_map(*spaces, "ridge").apply(pair.x).rows
     assert np.isfinite(rows).all()
     inverses.close()
 
 
-def test_only_cached_inverses_can_be_evicted(
+def test_keys_with_a_lifetime_are_cached_inverses_only(
     registry: Registry,
     inverses: InverseCache,
     queue_server: RedisClient,
@@ -134,18 +134,18 @@ def test_only_cached_inverses_can_be_evicted(
         assert (seconds > 0) == (b":inverse:" in key)
 
 
-def test_fused_maps_are_kept_within_bounds(
+def test_map_cache_when_full_drops_the_least_recently_used(
     registry: Registry, inverses: InverseCache, spaces: tuple[Space, Space]
 ) -> None:
-    kept = translator(registry, inverses)
-    assert kept.pair_map(*spaces, "ridge") is kept.pair_map(*spaces, "ridge")
-    small = translator(registry, inverses, most=1)
+    large = translator(registry, inverses)
+    assert large.pair_map(*spaces, "ridge") is large.pair_map(*spaces, "ridge")
+    small = translator(registry, inverses, max_bytes=1)
     first = small.pair_map(*spaces, "ridge")
     small.pair_map(*spaces, "irp")
-    assert small.pair_map(*spaces, "ridge") is not first, "the least recently used went"
+    assert small.pair_map(*spaces, "ridge") is not first
 
 
-def test_a_pool_that_is_through_at_once_holds_nobody_up(
+def test_inverse_that_is_done_when_submitted_does_not_deadlock(
     registry: Registry,
     inverses: InverseCache,
     spaces: tuple[Space, Space],
@@ -154,16 +154,16 @@ def test_a_pool_that_is_through_at_once_holds_nobody_up(
     def get() -> None:
         inverses.get("ridge", spaces[0], lambda: registry.frame(spaces[0]))
 
-    get()  # from now on it is read from the cache, in no time
+    get()  # From now on the inverse is read from the cache.
     submit = inverses._pool.submit
 
-    def through(*work: Any) -> Future[Any]:
+    def submit_and_wait(*work: Any) -> Future[Any]:
         future = submit(*work)
         wait([future])
         return future
 
-    monkeypatch.setattr(inverses._pool, "submit", through)
-    asking = threading.Thread(target=get, daemon=True)
-    asking.start()
-    asking.join(20)
-    assert not asking.is_alive()
+    monkeypatch.setattr(inverses._pool, "submit", submit_and_wait)
+    thread = threading.Thread(target=get, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive()

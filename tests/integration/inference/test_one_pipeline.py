@@ -1,4 +1,4 @@
-"""Every face uses the one pipeline: where a function of it is replaced, each face shows it."""
+"""All faces use one pipeline: each fails if one of its functions is replaced."""
 
 import threading
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ class Face(NamedTuple):
     Attributes:
         path: Of a POST.
         body: Its JSON.
-        steps: The functions of the pipeline that it passes.
+        steps: The functions of the pipeline that it calls.
     """
 
     path: str
@@ -139,7 +139,7 @@ def register(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("face", FACES)
-def test_face_with_the_pipeline_as_it_is_succeeds(client: TestClient, face: str) -> None:
+def test_face_with_the_original_pipeline_succeeds(client: TestClient, face: str) -> None:
     case = FACES[face]
     ok(client.post(case.path, json=case.body))
 

@@ -1,4 +1,4 @@
-"""Resolving ids: which versions a request uses, read in one round trip."""
+"""Resolving ids to versions: records, round trips and errors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,14 +56,14 @@ def test_resolve_of_two_spaces_has_no_head(registry: Registry) -> None:
     assert (resolution.head, resolution.calibration, resolution.stale) == (None, None, False)
 
 
-def test_resolve_of_a_head_ends_in_its_own_space(registry: Registry) -> None:
+def test_resolve_of_a_head_has_its_space_as_target(registry: Registry) -> None:
     resolution = resolve(registry, source="x", head="h")
     assert ids(resolution.source, resolution.target) == ["x", "y"]
     assert resolution.head is not None
     assert resolution.head.labels == ("a", "b")
 
 
-def test_resolve_of_a_head_alone_begins_in_its_own_space(registry: Registry) -> None:
+def test_resolve_of_a_head_alone_has_its_space_as_source(registry: Registry) -> None:
     resolution = resolve(registry, head="h")
     assert ids(resolution.source, resolution.target) == ["y", "y"]
 
@@ -88,7 +88,7 @@ def test_resolve_takes_one_round_trip(registry: Registry) -> None:
     first = reads()
     resolve(registry, source="x", head="h")
     last = reads()
-    # What reading the counter costs is counted too.
+    # Reading the counter is counted as well.
     assert (last - first) - (first - before) == 1
 
 
@@ -99,11 +99,11 @@ def test_resolve_takes_one_round_trip(registry: Registry) -> None:
         ({"source": "x", "head": "nobody"}, UnknownResourceError, "no head nobody"),
         ({"source": "x", "target": "z"}, AnchorSetMismatchError, "same anchor set"),
         ({"source": "z", "head": "h"}, AnchorSetMismatchError, "same anchor set"),
-        ({"source": "y", "target": "x", "head": "h"}, InvalidInputError, "lives in space y"),
+        ({"source": "y", "target": "x", "head": "h"}, InvalidInputError, "of space y"),
         ({"source": "x", "target": "y", "bridge": "none"}, InvalidInputError, "24 wide"),
     ],
 )
-def test_resolve_of_what_does_not_fit_names_it(
+def test_resolve_of_ids_that_do_not_fit_raises(
     registry: Registry, request_ids: dict[str, str], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

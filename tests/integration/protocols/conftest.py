@@ -1,4 +1,4 @@
-"""One service with a worker, and spaces of texts, images and plain vectors on it."""
+"""A service with a worker, and spaces of texts, images and vectors."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ class World(NamedTuple):
 
     Attributes:
         url: Where it listens.
-        http: Speaks to it as curl does.
+        http: A plain HTTP client for it.
         images: PNG files.
     """
 
@@ -36,7 +36,7 @@ class World(NamedTuple):
     images: list[bytes]
 
 
-def picture(seed: int) -> bytes:
+def block_image(seed: int) -> bytes:
     """A PNG file of coloured blocks."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
     buffer = io.BytesIO()
@@ -46,9 +46,12 @@ def picture(seed: int) -> bytes:
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
-    """Spaces `minilm` (texts), `turned` (its anchors, turned), `lite` (images), heads of both."""
-    images = [picture(seed) for seed in range(8)]
-    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(384, WIDTH)))[0]
+    """Spaces `minilm` of texts, `turned` of its rotated anchors and `lite` of images, with heads.
+
+    Head `topic` is of `turned`, head `shade` of `lite`.
+    """
+    images = [block_image(seed) for seed in range(8)]
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(384, WIDTH)))[0]
     with TemporaryDirectory() as folder:
         weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(folder))
         lite = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights)}
@@ -59,9 +62,9 @@ def world() -> Iterator[World]:
                 STITCHWORK_MAX_ITEMS="40",
                 STITCHWORK_ITEMS_PER_JOB="8",
                 STITCHWORK_MAX_BODY_BYTES="2000000",
-            ) as found,
-            Stitchwork(found.url) as client,
-            httpx.Client(base_url=found.url, timeout=60) as http,
+            ) as service,
+            Stitchwork(service.url) as client,
+            httpx.Client(base_url=service.url, timeout=60) as http,
         ):
             client.put_anchor_set("texts", "text", items=TEXTS)
             client.put_anchor_set("images", "image", items=images)
@@ -70,18 +73,17 @@ def world() -> Iterator[World]:
             client.put_space("lite", "images", encoder=lite | {"input_size": 32})
             client.wait("spaces", "minilm")
             rows = client.embed("minilm", TEXTS)
-            client.put_space("turned", "texts", anchors=(rows @ turn).astype(np.float32) * 3)
+            client.put_space("turned", "texts", anchors=(rows @ rotation).astype(np.float32) * 3)
             topics = [thing for thing in THINGS for _ in CLAIMS]
-            fit = {"embeddings": (rows @ turn * 3).tolist(), "labels": topics}
+            fit = {"embeddings": (rows @ rotation * 3).tolist(), "labels": topics}
             client.put_head("topic", "turned", fit=fit)
             client.wait("spaces", "lite")
             shades = np.random.default_rng(1).normal(size=(3, 1280)).tolist()
-            told = {"space": "lite", "weight": shades, "labels": ["dark", "mid", "bright"]}
-            assert http.put("/heads/shade", json=told).status_code == 201
+            head = {"space": "lite", "weight": shades, "labels": ["dark", "mid", "bright"]}
+            assert http.put("/heads/shade", json=head).status_code == 201
             client.wait("heads", "topic")
-            yield World(found.url, http, images)
+            yield World(service.url, http, images)
 
 
-def coded(image: bytes) -> str:
-    """An image file as JSON carries it."""
+def to_base64(image: bytes) -> str:
     return base64.b64encode(image).decode()

@@ -1,112 +1,128 @@
-"""OpenAI's embeddings API, spoken by OpenAI's own client to the real service."""
+"""OpenAI's embeddings API: OpenAI's client and raw HTTP against a running service."""
 
 import asyncio
 import base64
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import numpy as np
 import openai
 import pytest
 from numpy.typing import NDArray
+from openai.types import CreateEmbeddingResponse
 from transformers import AutoTokenizer
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from tests.integration.protocols.conftest import TEXTS, WIDTH, World, coded
+from tests.integration.protocols.conftest import TEXTS, WIDTH, World, to_base64
 
 pytestmark = pytest.mark.models
 
-ASKED = [*TEXTS[3:12], "a text that no anchor is like, and somewhat longer than the others are"]
+INPUTS = [*TEXTS[3:12], "a text that no anchor is like, and somewhat longer than the others are"]
 
 
 @pytest.fixture(scope="module")
 def client(world: World) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{world.url}/v1", api_key="unused", max_retries=0) as found:
-        yield found
+    with openai.OpenAI(base_url=f"{world.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
 
 
-def embedded(world: World, **told: Any) -> NDArray[np.float64]:
-    """The same texts by the service's own route."""
-    answer = world.http.post("/embed/minilm", json={"items": ASKED, **told})
-    return np.array(answer.json()["embeddings"])
+def embed(world: World, **fields: Any) -> NDArray[np.float64]:
+    """Embeddings of `INPUTS` by the service's own route."""
+    body = world.http.post("/embed/minilm", json={"items": INPUTS, **fields}).json()
+    return np.array(body["embeddings"])
 
 
-def rows(answer: Any) -> NDArray[np.float64]:
-    assert [told.index for told in answer.data] == list(range(len(answer.data)))
-    return np.array([told.embedding for told in answer.data])
+def rows(response: CreateEmbeddingResponse) -> NDArray[np.float64]:
+    assert [row.index for row in response.data] == list(range(len(response.data)))
+    return np.array([row.embedding for row in response.data])
 
 
 @pytest.mark.parametrize("encoding", ["default", "float", "base64"])
 @pytest.mark.parametrize(
-    ("model", "told", "width"),
+    ("model", "fields", "width"),
     [("minilm", {}, 384), ("minilm->turned", {"target": "turned"}, WIDTH)],
 )
-def test_embeddings_are_those_of_our_own_route(
-    world: World, client: openai.OpenAI, model: str, told: dict[str, str], width: int, encoding: str
+def test_embeddings_in_any_encoding_equal_those_of_the_embed_route(
+    world: World,
+    client: openai.OpenAI,
+    model: str,
+    fields: dict[str, str],
+    width: int,
+    encoding: str,
 ) -> None:
-    more: dict[str, Any] = {} if encoding == "default" else {"encoding_format": encoding}
-    answer = client.embeddings.create(model=model, input=ASKED, user="u", dimensions=width, **more)
+    options: dict[str, Any] = {} if encoding == "default" else {"encoding_format": encoding}
+    response = client.embeddings.create(
+        model=model, input=INPUTS, user="u", dimensions=width, **options
+    )
     if encoding == "base64":
-        coded_rows: list[Any] = [told.embedding for told in answer.data]
-        found = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in coded_rows])
+        encoded: list[Any] = [row.embedding for row in response.data]
+        embeddings = np.stack([np.frombuffer(base64.b64decode(row), "<f4") for row in encoded])
     else:
-        found = rows(answer)
-    np.testing.assert_allclose(found, embedded(world, **told), atol=1e-4)
-    assert (answer.model, answer.object, found.shape) == (model, "list", (len(ASKED), width))
+        embeddings = rows(response)
+    np.testing.assert_allclose(embeddings, embed(world, **fields), atol=1e-4)
+    assert (response.model, response.object) == (model, "list")
+    assert embeddings.shape == (len(INPUTS), width)
 
 
-def test_usage_is_what_the_tokenizer_counts(client: openai.OpenAI) -> None:
+def test_usage_of_texts_is_the_number_of_tokens(client: openai.OpenAI) -> None:
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    tokens = sum(len(ids) for ids in tokenizer(ASKED)["input_ids"])
-    usage = client.embeddings.create(model="minilm", input=ASKED).usage
+    tokens = sum(len(ids) for ids in tokenizer(INPUTS)["input_ids"])
+    usage = client.embeddings.create(model="minilm", input=INPUTS).usage
     assert (usage.prompt_tokens, usage.total_tokens) == (tokens, tokens)
-    cut = client.embeddings.create(
+
+
+def test_usage_of_a_truncated_text_is_the_limit_of_tokens(client: openai.OpenAI) -> None:
+    response = client.embeddings.create(
         model="minilm", input="word " * 600, extra_body={"truncate": True}
     )
-    assert cut.usage.prompt_tokens == 256
+    assert response.usage.prompt_tokens == 256
 
 
-def test_one_text_and_another_bridge(world: World, client: openai.OpenAI) -> None:
-    answer = client.embeddings.create(
-        model="minilm->turned", input=ASKED[0], extra_body={"bridge": "irp"}
+def test_embeddings_of_one_text_use_the_bridge_of_the_request(
+    world: World, client: openai.OpenAI
+) -> None:
+    response = client.embeddings.create(
+        model="minilm->turned", input=INPUTS[0], extra_body={"bridge": "irp"}
     )
-    expected = embedded(world, target="turned", bridge="irp")[:1]
-    np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
+    expected = embed(world, target="turned", bridge="irp")[:1]
+    np.testing.assert_allclose(rows(response), expected, atol=1e-5)
 
 
-def test_the_async_client(world: World) -> None:
-    async def ask() -> NDArray[np.float64]:
+def test_async_client_with_concurrent_requests_gets_each_result(world: World) -> None:
+    async def run() -> NDArray[np.float64]:
         async with openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key="unused") as client:
-            calls = [client.embeddings.create(model="minilm", input=text) for text in ASKED]
-            return np.concatenate([rows(answer) for answer in await asyncio.gather(*calls)])
+            calls = [client.embeddings.create(model="minilm", input=text) for text in INPUTS]
+            return np.concatenate([rows(response) for response in await asyncio.gather(*calls)])
 
-    np.testing.assert_allclose(asyncio.run(ask()), embedded(world), atol=1e-5)
-
-
-def test_images_as_base64(world: World, client: openai.OpenAI) -> None:
-    files = [coded(image) for image in world.images[:3]]
-    answer = client.embeddings.create(model="lite", input=files)
-    expected = world.http.post("/embed/lite", json={"items": files}).json()["embeddings"]
-    np.testing.assert_allclose(rows(answer), expected, atol=1e-5)
-    assert answer.usage.prompt_tokens == 0
+    np.testing.assert_allclose(asyncio.run(run()), embed(world), atol=1e-5)
 
 
-def test_models(client: openai.OpenAI) -> None:
-    found = [model.id for model in client.models.list()]
-    assert {"minilm", "minilm->turned", "lite"} <= set(found)
-    assert not {"turned", "turned->minilm", "minilm->lite"} & set(found), "no encoder, other set"
-    for name in found:
+def test_embeddings_of_images_in_base64_equal_those_of_the_embed_route(
+    world: World, client: openai.OpenAI
+) -> None:
+    images = [to_base64(image) for image in world.images[:3]]
+    response = client.embeddings.create(model="lite", input=images)
+    expected = world.http.post("/embed/lite", json={"items": images}).json()["embeddings"]
+    np.testing.assert_allclose(rows(response), expected, atol=1e-5)
+    assert response.usage.prompt_tokens == 0
+
+
+def test_models_are_spaces_with_an_encoder_and_their_pairs(client: openai.OpenAI) -> None:
+    names = [model.id for model in client.models.list()]
+    assert {"minilm", "minilm->turned", "lite"} <= set(names)
+    assert not {"turned", "turned->minilm", "minilm->lite"} & set(names), "no encoder, other set"
+    for name in names:
         assert client.models.retrieve(name).id == name
-    told = client.models.with_raw_response.retrieve("minilm->turned")
-    assert (told.parse().model_extra or {})["dimensions"] == WIDTH
-    assert told.headers["stitchwork-target"].startswith("turned@")
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("text-embedding-3-small")
+
+
+def test_model_of_a_pair_has_dimensions_and_version_of_the_target(client: openai.OpenAI) -> None:
+    response = client.models.with_raw_response.retrieve("minilm->turned")
+    assert (response.parse().model_extra or {})["dimensions"] == WIDTH
+    assert response.headers["stitchwork-target"].startswith("turned@")
 
 
 @pytest.mark.parametrize(
-    ("told", "code", "param", "said"),
+    ("fields", "code", "param", "message"),
     [
         ({"input": ""}, "invalid-input", "input[0]", "not empty"),
         ({"input": []}, "invalid-input", "input", "non-empty list"),
@@ -116,12 +132,12 @@ def test_models(client: openai.OpenAI) -> None:
         ({"input": ["a", "word " * 600]}, "context_length_exceeded", "input[1]", "256 tokens"),
         ({"input": [*"a" * 9, "x" * 10**6]}, "context_length_exceeded", "input[9]", "characters"),
         ({"input": ["a"] * 41}, "input-too-large", "input", "at most 40"),
-        ({"dimensions": 100}, "invalid-input", "dimensions", "gives 384 numbers"),
+        ({"dimensions": 100}, "invalid-input", "dimensions", "expected 384 dimensions"),
         (
             {"model": "minilm->turned", "dimensions": 384},
             "invalid-input",
             "dimensions",
-            "gives 256",
+            "expected 256 dimensions",
         ),
         ({"encoding_format": "hex"}, "invalid-input", "encoding_format", "base64"),
         ({"model": "a/b"}, "invalid-id", "model", "a/b"),
@@ -131,47 +147,56 @@ def test_models(client: openai.OpenAI) -> None:
         ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "unknown field"),
     ],
 )
-def test_bad_requests(
-    client: openai.OpenAI, told: dict[str, Any], code: str, param: str | None, said: str
+def test_embeddings_of_an_invalid_request_are_refused(
+    client: openai.OpenAI, fields: dict[str, Any], code: str, param: str | None, message: str
 ) -> None:
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.embeddings.create(**{"model": "minilm", "input": "a", **told})
-    error = refused.value
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.embeddings.create(**{"model": "minilm", "input": "a", **fields})
+    error = raised.value
     assert (error.type, error.code, error.param) == ("invalid_request_error", code, param)
-    assert said in error.message
+    assert message in error.message
     assert error.request_id
 
 
-def test_unknown_models_and_methods(world: World, client: openai.OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError) as refused:
+def test_embeddings_of_an_unknown_model_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
         client.embeddings.create(model="nobody", input="a")
-    assert (refused.value.code, refused.value.param) == ("model_not_found", "model")
-    for name in ("nobody", "turned", "minilm->lite"):
-        with pytest.raises(openai.NotFoundError) as unknown:
-            client.models.retrieve(name)
-        assert unknown.value.code == "model_not_found"
-    for answer in (world.http.get("/v1/embeddings"), world.http.post("/v1/completions")):
-        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
-        assert answer.headers["content-type"] == "application/json"
+    assert (raised.value.code, raised.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("name", ["nobody", "turned", "minilm->lite", "text-embedding-3-small"])
+def test_model_that_cannot_be_used_is_unknown(client: openai.OpenAI, name: str) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.models.retrieve(name)
+    assert raised.value.code == "model_not_found"
+
+
+def test_unknown_path_and_method_have_the_envelope_of_openai(world: World) -> None:
+    for response in (world.http.get("/v1/embeddings"), world.http.post("/v1/completions")):
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert response.headers["content-type"] == "application/json"
     assert world.http.get("/v1/embeddings").headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[1]", b'{"input": NaN}', b"[" * 100_000])
-def test_bytes_that_are_no_request(world: World, content: bytes) -> None:
-    answer = world.http.post("/v1/embeddings", content=content)
-    assert answer.status_code == 400
-    assert answer.json()["error"]["type"] == "invalid_request_error"
+def test_body_that_is_not_a_json_object_is_refused(world: World, content: bytes) -> None:
+    response = world.http.post("/v1/embeddings", content=content)
+    assert response.status_code == 400
+    assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_only_these_paths_have_their_envelope(world: World) -> None:
-    form = world.http.post("/v1/embeddings", data={"input": "a"})
-    assert (form.status_code, form.json()["error"]["code"]) == (400, "unsupported-format")
-    for path in ("/v1x", "/nowhere/v1", "/translate/v1"):
-        assert world.http.get(path).headers["content-type"] == "application/problem+json"
+def test_form_body_is_refused_in_the_envelope_of_openai(world: World) -> None:
+    response = world.http.post("/v1/embeddings", data={"input": "a"})
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "unsupported-format")
 
 
-def test_a_deadline_is_what_the_client_may_retry(world: World) -> None:
+@pytest.mark.parametrize("path", ["/v1x", "/nowhere/v1", "/translate/v1"])
+def test_path_that_only_resembles_openai_has_problem_json(world: World, path: str) -> None:
+    assert world.http.get(path).headers["content-type"] == "application/problem+json"
+
+
+def test_embeddings_after_the_timeout_are_a_server_error(world: World) -> None:
     headers = {"X-Request-Timeout": "0.000001"}
-    asked = {"model": "minilm", "input": "a"}
-    late: httpx.Response = world.http.post("/v1/embeddings", json=asked, headers=headers)
-    assert (late.status_code, late.json()["error"]["type"]) == (504, "server_error")
+    body = {"model": "minilm", "input": "a"}
+    response = world.http.post("/v1/embeddings", json=body, headers=headers)
+    assert (response.status_code, response.json()["error"]["type"]) == (504, "server_error")

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's bytes: what was written is read, and damage is always named."""
+"""Binary tensors of the Open Inference Protocol: round trips, and damaged requests."""
 
 import asyncio
 import json
@@ -43,29 +43,31 @@ HEADER_JSON = json.dumps(
 BODY = HEADER_JSON + ROWS.tobytes() + RAW_TEXTS
 
 
-def read(body: bytes, length: int) -> tensors.Inference:
+def read(body: bytes, length: int) -> tensors.TensorRequest:
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    headers = [(tensors.HEADER.lower().encode(), str(length).encode())]
+    headers = [(tensors.JSON_LENGTH_HEADER.lower().encode(), str(length).encode())]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    return asyncio.run(tensors.read(request, LIMITS))
+    return asyncio.run(tensors.read_request(request, LIMITS))
 
 
 def test_binary_tensors_get_their_bytes() -> None:
     first, second = read(BODY, len(HEADER_JSON)).tensors
-    np.testing.assert_array_equal(tensors.rows(first, LIMITS), ROWS)
-    assert tensors.items(second, LIMITS) == [text.encode() for text in TEXTS]
+    np.testing.assert_array_equal(tensors.read_rows(first, LIMITS), ROWS)
+    assert tensors.read_items(second, LIMITS) == [text.encode() for text in TEXTS]
 
 
 def test_binary_response_has_the_bytes_of_its_tensors() -> None:
     labels = np.array([["a", "ü"], ["", "long"]], object)
     outputs = {"embeddings": ROWS, "labels": labels}
-    formats = [("labels", True), ("embeddings", True), ("labels", False)]
-    response = tensors.respond(
-        read(BODY, len(HEADER_JSON)), {"model_name": "m"}, outputs, formats, {}
-    )
-    size = int(response.headers[tensors.HEADER])
+    specs = [
+        tensors.OutputSpec("labels", True),
+        tensors.OutputSpec("embeddings", True),
+        tensors.OutputSpec("labels", False),
+    ]
+    response = tensors.tensor_response({"id": "1"}, outputs, specs, {})
+    size = int(response.headers[tensors.JSON_LENGTH_HEADER])
     header, rest = orjson.loads(response.body[:size]), response.body[size:]
     sizes = [output["parameters"]["binary_data_size"] for output in header["outputs"][:2]]
     assert (header["id"], sum(sizes)) == ("1", len(rest))
@@ -90,9 +92,9 @@ def test_damaged_request_is_parsed_or_refused(damages: list[Damage], cut: int, l
     # Any other error would be a 500, and fails here.
     for data in (bytes(body), bytes(body[:cut])):
         with suppress(InvalidInputError):
-            inference = read(data, length)
-            inference.wanted(("embeddings",))
-            for tensor in inference.tensors:
-                for take in (tensors.rows, tensors.items):
+            request = read(data, length)
+            request.select_outputs(("embeddings",))
+            for tensor in request.tensors:
+                for parse in (tensors.read_rows, tensors.read_items):
                     with suppress(InvalidInputError):
-                        take(tensor, LIMITS)
+                        parse(tensor, LIMITS)

@@ -24,28 +24,28 @@ SPACE = Space(
 )
 
 
-def result(
+def inference_result(
     rows: list[list[float]], defined: list[bool], calibration: Calibration | None = None
 ) -> InferenceResult:
     resolution = Resolution(SPACE, SPACE, calibration=calibration)
-    marks = np.array(defined)
-    return InferenceResult(resolution, np.array(rows, np.float32), marks, np.ones_like(marks))
+    mask = np.array(defined)
+    return InferenceResult(resolution, np.array(rows, np.float32), mask, np.ones_like(mask))
 
 
 def test_predict_of_equal_scores_keeps_the_order_of_the_labels() -> None:
-    (prediction,) = predict(result([[0.25, 0.5, 0.25]], [True]), LABELS, 3)
+    (prediction,) = predict(inference_result([[0.25, 0.5, 0.25]], [True]), LABELS, 3)
     assert [best.label for best in prediction.top] == ["dog", "cat", "owl"]
     assert (prediction.label, prediction.score) == ("dog", 0.5)
 
 
-def test_predict_with_fewer_classes_than_asked_for_returns_all_classes() -> None:
-    (prediction,) = predict(result([[0.2, 0.3, 0.5]], [True]), LABELS, 10)
+def test_predict_with_fewer_classes_than_top_returns_all_classes() -> None:
+    (prediction,) = predict(inference_result([[0.2, 0.3, 0.5]], [True]), LABELS, 10)
     assert len(prediction.top) == 3
 
 
 def test_predict_of_an_input_without_direction_has_no_confidence() -> None:
     rows = [[0.1, 0.1, 0.8], [0.1, 0.1, 0.8]]
-    known, unknown = predict(result(rows, [True, False]), LABELS, 1)
+    known, unknown = predict(inference_result(rows, [True, False]), LABELS, 1)
     assert known.confidence == pytest.approx(0.8)
     assert unknown.confidence == 0.0
     assert not known.calibrated
@@ -53,7 +53,7 @@ def test_predict_of_an_input_without_direction_has_no_confidence() -> None:
 
 def test_predict_with_a_calibration_follows_it() -> None:
     calibration = Calibration(slope=0.5, offset=-1.0)
-    (prediction,) = predict(result([[0.1, 0.1, 0.8]], [True], calibration), LABELS, 1)
+    (prediction,) = predict(inference_result([[0.1, 0.1, 0.8]], [True], calibration), LABELS, 1)
     # The logistic function of half the log-odds of 0.8, minus one.
     odds = np.log(0.8 / 0.2)
     assert prediction.confidence == pytest.approx(1 / (1 + np.exp(-(0.5 * odds - 1.0))), rel=1e-5)
@@ -62,15 +62,15 @@ def test_predict_with_a_calibration_follows_it() -> None:
 
 def test_coverage_of_two_uncovered_inputs_names_them_in_one_warning() -> None:
     rows = np.zeros((3, 3), np.float32)
-    marks = np.array([True, False, False])
-    outcome = InferenceResult(Resolution(SPACE), rows, ~marks, marks)
-    assert outcome.coverage.uncovered == [1, 2]
-    (warning,) = outcome.coverage.warnings
+    covered = np.array([True, False, False])
+    result = InferenceResult(Resolution(SPACE), rows, ~covered, covered)
+    assert result.coverage.uncovered == [1, 2]
+    (warning,) = result.coverage.warnings
     assert warning.startswith("2 of 3 inputs lie outside what the anchors of space x cover")
-    assert outcome.undefined == [0]
+    assert result.undefined == [0]
 
 
 def test_coverage_of_covered_inputs_has_no_warning() -> None:
-    marks = np.ones(2, np.bool_)
-    outcome = InferenceResult(Resolution(SPACE), np.zeros((2, 3), np.float32), marks, marks)
-    assert (outcome.coverage.uncovered, outcome.coverage.warnings) == ([], [])
+    true = np.ones(2, np.bool_)
+    result = InferenceResult(Resolution(SPACE), np.zeros((2, 3), np.float32), true, true)
+    assert (result.coverage.uncovered, result.coverage.warnings) == ([], [])

@@ -1,4 +1,4 @@
-"""Models of the Open Inference Protocol: a verb of this service, and what it is applied to.
+"""Models of the Open Inference Protocol: an operation of this service on registered resources.
 
     embed:space                 raw inputs → embeddings
     embed:space:target          raw inputs → embeddings in another space
@@ -7,7 +7,7 @@
     classify:head               embeddings of the head's own space → predictions
     classify:space:head         embeddings of another space → predictions
 
-Ids have no colon, so that a name has one reading; and a colon may stand in a path as it is.
+Ids contain no colon, so each name is parsed in one way, and URL paths need no escaping.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution
 from stitchwork.resources import check_id, digest
 
-Verb = Literal["embed", "stitch", "translate", "classify"]
+Operation = Literal["embed", "stitch", "translate", "classify"]
 
 FORMS: Final[dict[tuple[str, int], str]] = {
     ("embed", 1): "embed:space",
@@ -41,23 +41,23 @@ class ModelName:
 
     Attributes:
         text: The name.
-        verb: What the model does.
-        ids: The resources it is applied to.
+        operation: What the model does.
+        ids: Ids of the resources that it uses.
     """
 
     text: str
-    verb: Verb
+    operation: Operation
     ids: tuple[str, ...]
 
     @property
     def takes_items(self) -> bool:
-        """Whether it takes raw inputs, which a worker embeds, rather than embeddings."""
-        return self.verb in ("embed", "stitch")
+        """Whether it takes raw inputs, which a worker embeds, instead of embeddings."""
+        return self.operation in ("embed", "stitch")
 
     @property
     def roles(self) -> dict[str, str]:
         """The ids by their role in a resolution."""
-        match self.verb, self.ids:
+        match self.operation, self.ids:
             case "embed", (source,):
                 return {"source": source}
             case "classify", (head,):
@@ -71,11 +71,11 @@ class ModelName:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model at the versions that serve now.
+    """A model at the current versions of its resources.
 
     Attributes:
         name: Its name.
-        resolution: The records it consists of.
+        resolution: The records that it uses.
     """
 
     name: ModelName
@@ -83,7 +83,7 @@ class Model:
 
     @property
     def version(self) -> str:
-        """A digest of the versions of all records."""
+        """A digest of the versions of all its records."""
         records = self.resolution.records
         return digest({role: record.version for role, record in records.items()})
 
@@ -94,17 +94,17 @@ class Model:
 
     @property
     def identity(self) -> dict[str, str]:
-        """How a response names it."""
+        """The fields of a response that identify it."""
         return {"model_name": self.name.text, "model_version": self.version}
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Its metadata as the protocol defines them; -1 is any number."""
+        """Its metadata as the protocol defines them; -1 is a dimension of any size."""
         resolution = self.resolution
         if self.name.takes_items:
-            inputs = _tensor(ITEMS, "BYTES", -1)
+            tensor = _tensor(ITEMS, "BYTES", -1)
         else:
-            inputs = _tensor(ROWS, "FP32", -1, resolution.source.dim)
+            tensor = _tensor(ROWS, "FP32", -1, resolution.source.dim)
         outputs = [_tensor(ROWS, "FP32", -1, resolution.destination.dim)]
         if resolution.head:
             outputs = [
@@ -116,7 +116,7 @@ class Model:
             "name": self.name.text,
             "versions": [self.version],
             "platform": PLATFORM,
-            "inputs": [inputs],
+            "inputs": [tensor],
             "outputs": outputs,
         }
 
@@ -126,14 +126,14 @@ def parse_name(text: str) -> ModelName:
 
     Raises:
         UnknownResourceError: If it has none of the forms.
-        InvalidInputError: If one of its ids cannot be one.
+        InvalidInputError: If one of its ids is not a valid id.
     """
-    verb, *ids = text.split(":")
-    if (verb, len(ids)) not in FORMS:
+    operation, *ids = text.split(":")
+    if (operation, len(ids)) not in FORMS:
         raise UnknownResourceError(
-            f"no model {text[:80]!r}: a name is one of {', '.join(FORMS.values())}"
+            f"no model {text[:80]!r}: expected a name of the form {', '.join(FORMS.values())}"
         )
-    return ModelName(text, verb, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
+    return ModelName(text, operation, tuple(check_id(id_) for id_ in ids))  # type: ignore[arg-type]
 
 
 def find_model(
@@ -142,18 +142,18 @@ def find_model(
     version: str | None = None,
     bridge: BridgeName = DEFAULT_BRIDGE,
 ) -> Model:
-    """The model of a name; blocks for one round trip to the registry.
+    """Find the model of a name; blocks for one round trip to the registry.
 
     Args:
         pipeline: Resolves ids.
-        name: Its name.
-        version: The version that must be current; None takes any.
+        name: The name.
+        version: The version that must be current; None accepts any.
         bridge: The bridge between its spaces.
 
     Raises:
-        UnknownResourceError: If a resource in its name is not registered, it takes raw inputs and
-            its space has no encoder, or another version is current.
-        NotReadyError: If a resource in its name is still pending.
+        UnknownResourceError: If a resource in the name is not registered, if the model takes raw
+            inputs and its space has no encoder, or if another version is current.
+        NotReadyError: If a resource in the name is pending.
         AnchorSetMismatchError: If its spaces do not share an anchor set.
     """
     resolution = pipeline.resolve(**name.roles, bridge=bridge)
@@ -164,7 +164,7 @@ def find_model(
     model = Model(name, resolution)
     if version not in (None, model.version):
         raise UnknownResourceError(
-            f"model {name.text} serves version {model.version}, got {version[:80]!r}"
+            f"the current version of model {name.text} is {model.version}, got {version[:80]!r}"
         )
     return model
 

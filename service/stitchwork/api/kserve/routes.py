@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (KServe's version 2) over what is registered."""
+"""Routes of the Open Inference Protocol (KServe's version 2)."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
 from stitchwork.api.kserve.schemas import InferenceRequest
-from stitchwork.api.kserve.tensors import Inference
+from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes import health
@@ -39,15 +39,15 @@ MICROSECONDS: Final = 1e6
 ModelPath = Annotated[
     str, Path(description=", ".join(f"`{form}`" for form in models.FORMS.values()))
 ]
-VersionPath = Annotated[str, Path(description="The one that its metadata names.")]
-INFER: Final = with_timeout(body(InferenceRequest, octets=True))
-STITCH: Final = "stitch:minilm:intent"
-VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
-ANSWER: Final = example(
-    "Outputs, in JSON or as bytes behind it.",
+VersionPath = Annotated[str, Path(description="The version in the model's metadata.")]
+INFER_OPERATION: Final = with_timeout(body(InferenceRequest, octets=True))
+EXAMPLE_NAME: Final = "stitch:minilm:intent"
+EXAMPLE_VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
+INFER_RESPONSES: Final = example(
+    "Output tensors, in the JSON or as bytes after it.",
     {
-        "model_name": STITCH,
-        "model_version": VERSION,
+        "model_name": EXAMPLE_NAME,
+        "model_version": EXAMPLE_VERSION,
         "outputs": [
             {"name": "labels", "datatype": "BYTES", "shape": [1, 2], "data": ["card", "refund"]},
             {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.93, 0.07]},
@@ -56,11 +56,11 @@ ANSWER: Final = example(
     },
     octets=True,
 )
-METADATA: Final = example(
-    "What it takes and gives; -1 is any number.",
+METADATA_RESPONSES: Final = example(
+    "Inputs and outputs; -1 is a dimension of any size.",
     {
-        "name": STITCH,
-        "versions": [VERSION],
+        "name": EXAMPLE_NAME,
+        "versions": [EXAMPLE_VERSION],
         "platform": models.PLATFORM,
         "inputs": [{"name": "items", "datatype": "BYTES", "shape": [-1]}],
         "outputs": [
@@ -70,22 +70,22 @@ METADATA: Final = example(
         ],
     },
 )
-READY: Final = example("It can be used.", {"name": STITCH, "ready": True})
+READY_RESPONSES: Final = example("The model is ready.", {"name": EXAMPLE_NAME, "ready": True})
 
-router.add_api_route("/health/live", health.live, summary="Is this process alive?", name="v2_live")
+router.add_api_route("/health/live", health.live, summary="Liveness", name="v2_live")
 router.add_api_route(
     "/health/ready",
     health.ready,
-    summary="Can requests be served?",
+    summary="Readiness",
     name="v2_ready",
     response_model=ReadyResponse,
     responses={503: {"description": "Something is missing", "model": ReadyResponse}},
 )
 
 
-@router.get("", summary="What this server is", name="v2_server")
+@router.get("", summary="Server metadata", name="v2_server")
 async def server(state: StateDep) -> Response:
-    """Its name, version, and the extensions of the protocol that it speaks."""
+    """Name and version of the server, and the extensions of the protocol that it supports."""
     return negotiation.json_response(
         {
             "name": models.PLATFORM,
@@ -95,66 +95,72 @@ async def server(state: StateDep) -> Response:
     )
 
 
-@router.get("/models/{model}", summary="Show one model", name="v2_model", responses=METADATA)
-async def show(model: ModelPath, state: StateDep) -> Response:
-    """What a model takes and gives, and its version."""
-    return await _show(state, model, None)
+@router.get(
+    "/models/{model}", summary="Model metadata", name="v2_model", responses=METADATA_RESPONSES
+)
+async def metadata(model: ModelPath, state: StateDep) -> Response:
+    """Inputs, outputs and version of a model."""
+    return await _metadata(state, model, None)
 
 
 @router.get(
     "/models/{model}/versions/{version}",
-    summary="Show one version",
+    summary="Model metadata of one version",
     name="v2_model_version",
-    responses=METADATA,
+    responses=METADATA_RESPONSES,
 )
-async def show_version(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
-    """The same, if that version is the one that serves."""
-    return await _show(state, model, version)
+async def version_metadata(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
+    """The same, if this version is the current one."""
+    return await _metadata(state, model, version)
 
 
 @router.get(
     "/models/{model}/ready",
-    summary="Can this model be used?",
+    summary="Model readiness",
     name="v2_model_ready",
-    responses=READY,
+    responses=READY_RESPONSES,
 )
 async def ready(model: ModelPath, state: StateDep) -> Response:
-    """200 if all it stands for is registered and ready, and a worker takes work for it."""
+    """200 if its resources are registered and ready, and a worker takes work for it."""
     return await _ready(state, model, None)
 
 
 @router.get(
     "/models/{model}/versions/{version}/ready",
-    summary="Can this version be used?",
+    summary="Readiness of one version",
     name="v2_model_version_ready",
-    responses=READY,
+    responses=READY_RESPONSES,
 )
-async def ready_version(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
-    """The same, if that version is the one that serves."""
+async def version_ready(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
+    """The same, if this version is the current one."""
     return await _ready(state, model, version)
 
 
 @router.post(
-    "/models/{model}/infer", summary="Infer", name="v2_infer", responses=ANSWER, openapi_extra=INFER
+    "/models/{model}/infer",
+    summary="Inference",
+    name="v2_infer",
+    responses=INFER_RESPONSES,
+    openapi_extra=INFER_OPERATION,
 )
 async def infer(model: ModelPath, request: Request) -> Response:
-    """Embed, translate, classify or stitch, by the model's name."""
+    """Embed, translate, classify or stitch, according to the model's name."""
     return await _infer(request, model, None)
 
 
 @router.post(
     "/models/{model}/versions/{version}/infer",
-    summary="Infer by one version",
+    summary="Inference with one version",
     name="v2_infer_version",
-    responses=ANSWER,
-    openapi_extra=INFER,
+    responses=INFER_RESPONSES,
+    openapi_extra=INFER_OPERATION,
 )
-async def infer_version(model: ModelPath, version: VersionPath, request: Request) -> Response:
-    """The same, if that version is the one that serves."""
+async def version_infer(model: ModelPath, version: VersionPath, request: Request) -> Response:
+    """The same, if this version is the current one."""
     return await _infer(request, model, version)
 
 
-async def _show(state: AppState, name: str, version: str | None) -> Response:
+async def _metadata(state: AppState, name: str, version: str | None) -> Response:
     model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
     return negotiation.json_response(model.metadata, headers=resolution_headers(model.resolution))
 
@@ -176,64 +182,65 @@ async def _infer(request: Request, text: str, version: str | None) -> Response:
         check_capacity(state, name.ids[0])
     else:
         state.executor.check_capacity()
-    inference = await tensors.read(request, state.limits)
-    parameters = inference.body.parameters
+    payload = await tensors.read_request(request, state.limits)
+    parameters = payload.body.parameters
     if parameters.timeout is not None:
         seconds = min(seconds, parameters.timeout / MICROSECONDS)
     find = partial(find_model, state.pipeline, name, version, parameters.bridge)
     if not name.takes_items:
-        return await state.executor.run(lambda: _infer_rows(state, find(), inference), seconds)
+        return await state.executor.run(lambda: _infer_rows(state, find(), payload), seconds)
     model = await asyncio.to_thread(find)
-    return await _infer_items(request, state, model, inference, seconds)
+    return await _infer_items(request, state, model, payload, seconds)
 
 
-def _infer_rows(state: AppState, model: Model, inference: Inference) -> Response:
-    tensor, outputs = inference.only(ROWS), inference.wanted(model.outputs)
-    rows = tensors.rows(tensor, state.limits)
+def _infer_rows(state: AppState, model: Model, payload: TensorRequest) -> Response:
+    tensor, outputs = payload.single_input(ROWS), payload.select_outputs(model.outputs)
+    rows = tensors.read_rows(tensor, state.limits)
     check_width(rows, model.resolution.source, f"{tensor.pointer}/shape")
     result = state.pipeline.infer_rows(model.resolution, rows)
-    return _response(state, model, inference, outputs, result)
+    return _response(state, model, payload, outputs, result)
 
 
 async def _infer_items(
-    request: Request, state: AppState, model: Model, inference: Inference, seconds: float
+    request: Request, state: AppState, model: Model, payload: TensorRequest, seconds: float
 ) -> Response:
-    tensor, outputs = inference.only(ITEMS), inference.wanted(model.outputs)
-    items = await asyncio.to_thread(tensors.items, tensor, state.limits)
+    tensor, outputs = payload.single_input(ITEMS), payload.select_outputs(model.outputs)
+    items = await asyncio.to_thread(tensors.read_items, tensor, state.limits)
     with replace_pointer("/items", f"{tensor.pointer}/data"):
-        work = infer_items(
+        inference = infer_items(
             state,
             model.resolution,
             items,
-            truncate=inference.body.parameters.truncate,
+            truncate=payload.body.parameters.truncate,
             seconds=seconds,
         )
-        result = await run_while_connected(request, work)
-    render = partial(_response, state, model, inference, outputs, result)
+        result = await run_while_connected(request, inference)
+    render = partial(_response, state, model, payload, outputs, result)
     return await state.executor.finish(render, result.rows.size)
 
 
 def _response(
     state: AppState,
     model: Model,
-    inference: Inference,
-    outputs: Sequence[tuple[str, bool]],
+    payload: TensorRequest,
+    outputs: Sequence[OutputSpec],
     result: InferenceResult,
 ) -> Response:
-    arrays = _arrays(state, inference, result)
-    return tensors.respond(inference, model.identity, arrays, outputs, result_headers(result))
+    fields = dict(model.identity)
+    if payload.body.id is not None:
+        fields["id"] = payload.body.id
+    arrays = _output_arrays(state, result, payload.body.parameters.top)
+    return tensors.tensor_response(fields, arrays, outputs, result_headers(result))
 
 
-def _arrays(
-    state: AppState, inference: Inference, result: InferenceResult
-) -> dict[str, NDArray[Any]]:
-    """The outputs by name: embeddings or, of probabilities, predictions."""
+def _output_arrays(state: AppState, result: InferenceResult, top: int) -> dict[str, NDArray[Any]]:
+    """The model's outputs by name: embeddings or, with a head, predictions."""
     if not result.resolution.head:
         return {ROWS: result.rows}
-    predictions = state.pipeline.predict(result, inference.body.parameters.top)
+    predictions = state.pipeline.predict(result, top)
     tops = [prediction.top for prediction in predictions]
     return {
-        "labels": np.array([[best.label for best in top] for top in tops], object),
-        "scores": np.array([[best.score for best in top] for top in tops], np.float32),
-        "confidence": np.array([one.confidence for one in predictions], np.float32),
+        "labels": np.array([[best.label for best in row] for row in tops], object),
+        "scores": np.array([[best.score for best in row] for row in tops], np.float32),
+        "confidence": np.array([prediction.confidence for prediction in predictions], np.float32),
     }

@@ -1,8 +1,8 @@
-"""The Open Inference Protocol's tensors ↔ arrays: in JSON, or as raw bytes behind it.
+"""Tensors of the Open Inference Protocol ↔ arrays: in JSON, or as raw bytes after it.
 
-A request with the binary extension is JSON of `Inference-Header-Content-Length` bytes, and then the
-bytes of each tensor that says `binary_data_size`, in their order; so is an answer. Numbers are
-little-endian, rows one after another; each string is its length in 4 bytes and then itself.
+A request with the binary extension is JSON of `Inference-Header-Content-Length` bytes, followed by
+the bytes of each tensor that has a `binary_data_size`, in order; so is a response. Numbers are
+little-endian and in row-major order; each string follows its length in 4 bytes.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -30,55 +30,75 @@ from stitchwork.errors import (
 )
 from stitchwork.resources import Floats
 
-HEADER: Final = "Inference-Header-Content-Length"
-FLOATS: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2"}
-LENGTH: Final = struct.Struct("<I")
+JSON_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
+FLOAT_DTYPES: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2"}
+STRING_LENGTH: Final = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One input.
+    """An input tensor.
 
     Attributes:
-        told: What the JSON says of it.
-        raw: Its bytes, if it came as bytes.
-        pointer: Where the JSON says it.
+        spec: Its description in the JSON, with its data unless they are binary.
+        raw: Its bytes, if they are binary.
+        pointer: JSON pointer to its description.
     """
 
-    told: RequestInput
+    spec: RequestInput
     raw: memoryview | None
     pointer: str
 
 
+class OutputSpec(NamedTuple):
+    """An output tensor of a response.
+
+    Attributes:
+        name: Its name.
+        binary: Whether it is sent as bytes after the JSON.
+    """
+
+    name: str
+    binary: bool
+
+
 @dataclass(frozen=True, slots=True)
-class Inference:
-    """One request."""
+class TensorRequest:
+    """An inference request.
+
+    Attributes:
+        body: Its JSON.
+        tensors: Its inputs.
+    """
 
     body: InferenceRequest
     tensors: tuple[Tensor, ...]
 
-    def only(self, name: str) -> Tensor:
-        """The one input there is to be.
+    def single_input(self, name: str) -> Tensor:
+        """The input of a model that has one.
 
         Raises:
             InvalidInputError: If there are others, or it has another name.
         """
-        names = [tensor.told.name for tensor in self.tensors]
+        names = [tensor.spec.name for tensor in self.tensors]
         if names != [name]:
             got = ", ".join(repr(name[:40]) for name in names[:8])
             raise InvalidInputError(f"expected one input, {name!r}, got {got}", pointer="/inputs")
         return self.tensors[0]
 
-    def wanted(self, names: Sequence[str]) -> list[tuple[str, bool]]:
-        """The outputs to send, and whether as bytes; all of them unless some are named.
+    def select_outputs(self, names: Sequence[str]) -> list[OutputSpec]:
+        """The outputs that the request names, or all of a model's if it names none.
+
+        Args:
+            names: The outputs of the model.
 
         Raises:
-            InvalidInputError: If there is no output of a name.
+            InvalidInputError: If the model has no output of a name.
         """
-        usual = self.body.parameters.binary_data_output
+        default = self.body.parameters.binary_data_output
         if not self.body.outputs:
-            return [(name, usual) for name in names]
-        found = []
+            return [OutputSpec(name, default) for name in names]
+        specs = []
         for i, output in enumerate(self.body.outputs):
             if output.name not in names:
                 raise InvalidInputError(
@@ -86,18 +106,18 @@ class Inference:
                     pointer=f"/outputs/{i}/name",
                 )
             binary = output.parameters.binary_data
-            found.append((output.name, usual if binary is None else binary))
-        return found
+            specs.append(OutputSpec(output.name, default if binary is None else binary))
+        return specs
 
 
-async def read(request: Request, limits: RequestLimits) -> Inference:
-    """A request, its JSON validated and each tensor's bytes found.
+async def read_request(request: Request, limits: RequestLimits) -> TensorRequest:
+    """Read a request: validate its JSON, and assign the bytes after it to tensors.
 
     Raises:
-        MalformedInputError: If it is no JSON, or there are more or fewer bytes than it says.
-        InputTooLargeError: If there are too many.
-        UnsupportedFormatError: If it says that it is anything else, or is compressed.
-        InvalidInputError: If what it says has no meaning; `pointer` says where.
+        MalformedInputError: If it is not JSON, or the number of bytes after it is wrong.
+        InputTooLargeError: If it holds more than `limits` allows.
+        UnsupportedFormatError: If its media type is another, or it is compressed.
+        InvalidInputError: If validation fails; `pointer` names the place.
     """
     media = negotiation.media_type(request)
     if media not in (negotiation.JSON, negotiation.OCTETS):
@@ -105,209 +125,207 @@ async def read(request: Request, limits: RequestLimits) -> Inference:
             f"expected a body of {negotiation.JSON} or {negotiation.OCTETS}, got {media[:80]}"
         )
     data = await request.body()
-    length = _json_length(request.headers.get(HEADER), len(data))
+    length = _json_length(request.headers.get(JSON_LENGTH_HEADER), len(data))
 
-    def decode() -> Inference:
+    def parse() -> TensorRequest:
         body = negotiation.parse_body(data[:length], InferenceRequest, limits)
-        return Inference(body, _located(body, memoryview(data)[length:]))
+        return TensorRequest(body, _split_tensors(body, memoryview(data)[length:]))
 
-    return await asyncio.to_thread(decode) if len(data) > negotiation.LARGE_BODY else decode()
+    return await asyncio.to_thread(parse) if len(data) > negotiation.LARGE_BODY else parse()
 
 
-def rows(tensor: Tensor, limits: RequestLimits) -> Floats:
-    """An input as embeddings, (n, d) float32, finite.
+def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
+    """Read an input as embeddings.
+
+    Returns:
+        (n, d) float32, finite.
 
     Raises:
-        InvalidInputError: If it is of another datatype or shape, or holds anything else.
-        InputTooLargeError: If there are more rows or columns than are taken.
+        InvalidInputError: If its datatype, shape or data are not those of embeddings.
+        InputTooLargeError: If it has more rows or columns than `limits` allows.
     """
-    told = tensor.told
-    if told.datatype not in FLOATS:
-        raise _datatype(tensor, ", ".join(FLOATS))
-    if len(told.shape) != 2:
-        raise _shape(tensor, "[n, d]")
-    n, d = told.shape
-    for got, most, what in (
-        (n, limits.max_rows, "rows (max_rows)"),
-        (d, limits.max_width, "numbers in a row (max_width)"),
-    ):
-        if got > most:
-            place = f"{tensor.pointer}/shape"
-            raise InputTooLargeError(f"expected at most {most} {what}, got {got}", pointer=place)
+    spec = tensor.spec
+    if spec.datatype not in FLOAT_DTYPES:
+        raise _wrong_datatype(tensor, ", ".join(FLOAT_DTYPES))
+    if len(spec.shape) != 2:
+        raise _wrong_shape(tensor, "[n, d]")
+    n, d = spec.shape
+    _check_count(tensor, n, limits.max_rows, "rows (max_rows)")
+    _check_count(tensor, d, limits.max_width, "numbers in a row (max_width)")
     if tensor.raw is not None:
-        dtype = np.dtype(FLOATS[told.datatype])
+        dtype = np.dtype(FLOAT_DTYPES[spec.datatype])
         if n * d * dtype.itemsize != len(tensor.raw):
             raise InvalidInputError(
-                f"expected {n * d * dtype.itemsize} bytes of {told.datatype} for shape "
-                f"{told.shape}, got {len(tensor.raw)}",
+                f"expected {n * d * dtype.itemsize} bytes of {spec.datatype} for shape "
+                f"{spec.shape}, got {len(tensor.raw)}",
                 pointer=tensor.pointer,
             )
-        given: Any = np.frombuffer(tensor.raw, dtype).reshape(n, d)
+        values: Any = np.frombuffer(tensor.raw, dtype).reshape(n, d)
     else:
-        given = told.data
+        values = spec.data
     with replace_pointer("", f"{tensor.pointer}/data"):
-        if isinstance(given, list) and given and not isinstance(given[0], list):
-            if len(given) != n * d:
+        if isinstance(values, list) and values and not isinstance(values[0], list):
+            if len(values) != n * d:
                 raise InvalidInputError(
-                    f"expected {n * d} numbers for shape {told.shape}, got {len(given)}"
+                    f"expected {n * d} numbers for shape {spec.shape}, got {len(values)}"
                 )
-            flat: Floats = validation.vector(given, max(1, n * d))
+            flat: Floats = validation.vector(values, max(1, n * d))
             return flat.reshape(n, d)
-        found = validation.vectors(
-            given, base64=False, max_rows=limits.max_rows, max_width=limits.max_width
+        rows = validation.vectors(
+            values, base64=False, max_rows=limits.max_rows, max_width=limits.max_width
         )
-        if found.shape != (n, d):
+        if rows.shape != (n, d):
             raise InvalidInputError(
-                f"expected numbers of shape {told.shape}, got {list(found.shape)}"
+                f"expected numbers of shape {spec.shape}, got {list(rows.shape)}"
             )
-        return found
+        return rows
 
 
-def items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
-    """An input as raw inputs: strings of JSON, or the bytes of texts or of image files.
+def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
+    """Read an input as raw inputs.
+
+    Returns:
+        n strings of JSON or, from a binary tensor, the bytes of n texts or image files.
 
     Raises:
-        InvalidInputError: If it is of another datatype or shape, or holds anything else.
-        InputTooLargeError: If there are more than are taken.
+        InvalidInputError: If its datatype, shape or data are not those of raw inputs.
+        InputTooLargeError: If it has more items than `limits` allows.
     """
-    told = tensor.told
-    if told.datatype != "BYTES":
-        raise _datatype(tensor, "BYTES")
-    n = math.prod(told.shape)
-    if not told.shape or told.shape[0] != n or len(told.shape) > 2 or not n:
-        raise _shape(tensor, "[n] or [n, 1], n at least 1")
-    if n > limits.max_items:
-        place = f"{tensor.pointer}/shape"
-        raise InputTooLargeError(
-            f"expected at most {limits.max_items} items (max_items), got {n}", pointer=place
-        )
+    spec = tensor.spec
+    if spec.datatype != "BYTES":
+        raise _wrong_datatype(tensor, "BYTES")
+    n = math.prod(spec.shape)
+    if not spec.shape or spec.shape[0] != n or len(spec.shape) > 2 or not n:
+        raise _wrong_shape(tensor, "[n] or [n, 1], n at least 1")
+    _check_count(tensor, n, limits.max_items, "items (max_items)")
     if tensor.raw is not None:
-        return list(_strings(tensor.raw, n, tensor.pointer))
-    given = [
-        row[0] if isinstance(row, list) and len(row) == len(told.shape) - 1 else row
-        for row in told.data or []
+        return list(_parse_strings(tensor.raw, n, tensor.pointer))
+    items = [
+        row[0] if isinstance(row, list) and len(row) == len(spec.shape) - 1 else row
+        for row in spec.data or []
     ]
-    if len(given) != n:
+    if len(items) != n:
         raise InvalidInputError(
-            f"expected {n} strings for shape {told.shape}, got {len(given)}",
+            f"expected {n} strings for shape {spec.shape}, got {len(items)}",
             pointer=f"{tensor.pointer}/data",
         )
-    for i, item in enumerate(given):
+    for i, item in enumerate(items):
         if not isinstance(item, str):
             raise InvalidInputError(
                 f"expected a string, got {validation.json_type(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",
             )
-    return given
+    return items
 
 
-def respond(
-    asked: Inference,
-    told: Mapping[str, str],
+def tensor_response(
+    fields: Mapping[str, str],
     outputs: Mapping[str, NDArray[Any]],
-    wanted: Sequence[tuple[str, bool]],
+    specs: Sequence[OutputSpec],
     headers: Mapping[str, str],
 ) -> Response:
-    """An answer.
+    """A response with output tensors.
 
     Args:
-        asked: What is answered; its `id` is sent back.
-        told: What is said of the model.
-        outputs: Each output by its name: floats, or objects that are strings.
-        wanted: Which of them, and whether as bytes.
+        fields: Fields of the response besides its outputs.
+        outputs: The model's outputs by name: floats, or objects that are strings.
+        specs: The outputs to send.
         headers: Further headers.
     """
-    shown, parts = [], []
-    for name, binary in wanted:
+    entries, parts = [], []
+    for name, binary in specs:
         array = outputs[name]
-        strings = array.dtype.hasobject
+        is_text = array.dtype.hasobject
         entry: dict[str, Any] = {
             "name": name,
-            "datatype": "BYTES" if strings else "FP32",
+            "datatype": "BYTES" if is_text else "FP32",
             "shape": list(array.shape),
         }
         if binary:
-            part = _string_bytes(array) if strings else np.ascontiguousarray(array, "<f4").tobytes()
+            part = _string_bytes(array) if is_text else np.ascontiguousarray(array, "<f4").tobytes()
             entry["parameters"] = {"binary_data_size": len(part)}
             parts.append(part)
         else:
-            entry["data"] = array.ravel().tolist() if strings else np.ravel(array)
-        shown.append(entry)
-    answer = {**told, "outputs": shown}
-    if asked.body.id is not None:
-        answer["id"] = asked.body.id
+            entry["data"] = array.ravel().tolist() if is_text else np.ravel(array)
+        entries.append(entry)
+    body = {**fields, "outputs": entries}
     if not parts:
-        return negotiation.json_response(answer, headers=headers)
-    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    more = {**headers, HEADER: str(len(head))}
-    return Response(b"".join([head, *parts]), 200, more, negotiation.OCTETS)
+        return negotiation.json_response(body, headers=headers)
+    data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
+    return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
 
 
-def _json_length(header: str | None, total: int) -> int:
+def _json_length(header: str | None, size: int) -> int:
+    """The length of the JSON in a body of `size` bytes."""
     if header is None:
-        return total
-    told = header.strip()
-    if not (told.isascii() and told.isdecimal() and len(told) < 20 and int(told) <= total):
+        return size
+    value = header.strip()
+    if not (value.isascii() and value.isdecimal() and len(value) < 20 and int(value) <= size):
         raise MalformedInputError(
-            f"{HEADER}: expected at most {total} bytes of JSON, got {told[:40]!r}"
+            f"{JSON_LENGTH_HEADER}: expected at most {size} bytes of JSON, got {value[:40]!r}"
         )
-    return int(told)
+    return int(value)
 
 
-def _located(body: InferenceRequest, rest: memoryview) -> tuple[Tensor, ...]:
-    """Each tensor with its part of the bytes behind the JSON; they must add up."""
-    found, start = [], 0
-    for i, told in enumerate(body.inputs):
-        size, pointer = told.parameters.binary_data_size, f"/inputs/{i}"
-        if (size is None) == (told.data is None):
+def _split_tensors(body: InferenceRequest, rest: memoryview) -> tuple[Tensor, ...]:
+    """Assign the bytes after the JSON to tensors; their sizes must add up to all of them."""
+    tensors, start = [], 0
+    for i, spec in enumerate(body.inputs):
+        size, pointer = spec.parameters.binary_data_size, f"/inputs/{i}"
+        if (size is None) == (spec.data is None):
             raise InvalidInputError(
                 "expected either data or, with the binary extension, binary_data_size",
                 pointer=pointer,
             )
         raw = None if size is None else rest[start : start + size]
         start += size or 0
-        found.append(Tensor(told, raw, pointer))
+        tensors.append(Tensor(spec, raw, pointer))
     if start != len(rest):
         raise MalformedInputError(
-            f"the inputs' binary_data_size adds up to {start} bytes, {len(rest)} stand behind the "
-            f"JSON; {HEADER} says how long that is"
+            f"expected {start} bytes after the JSON, the sum of the inputs' binary_data_size, got "
+            f"{len(rest)}; {JSON_LENGTH_HEADER} is the length of the JSON"
         )
-    return tuple(found)
+    return tuple(tensors)
 
 
-def _strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
-    """Strings that each stand behind their length in 4 bytes."""
-    found: list[bytes] = []
-    at = 0
-    while at < len(raw):
-        stop = at + LENGTH.size
-        if len(found) < count and stop <= len(raw):
-            stop += LENGTH.unpack_from(raw, at)[0]
-            if stop <= len(raw):
-                found.append(bytes(raw[at + LENGTH.size : stop]))
-                at = stop
-                continue
-        break
-    if len(found) != count or at != len(raw):
+def _parse_strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
+    """Parse strings that each follow their length in 4 bytes."""
+    strings, start, prefix = list[bytes](), 0, STRING_LENGTH.size
+    while len(strings) < count and start + prefix <= len(raw):
+        stop = start + prefix + STRING_LENGTH.unpack_from(raw, start)[0]
+        if stop > len(raw):
+            break
+        strings.append(bytes(raw[start + prefix : stop]))
+        start = stop
+    if len(strings) != count or start != len(raw):
         raise InvalidInputError(
-            f"expected {count} strings, each behind its length in 4 bytes, in {len(raw)} bytes; "
-            f"got {len(found)}, and {len(raw) - at} bytes that are none",
+            f"expected {count} strings in {len(raw)} bytes, each after its length in 4 bytes, got "
+            f"{len(strings)} and {len(raw) - start} further bytes",
             pointer=pointer,
         )
-    return found
+    return strings
 
 
 def _string_bytes(array: NDArray[Any]) -> bytes:
     texts = [text.encode() for text in array.ravel().tolist()]
-    return b"".join(part for text in texts for part in (LENGTH.pack(len(text)), text))
+    return b"".join(part for text in texts for part in (STRING_LENGTH.pack(len(text)), text))
 
 
-def _datatype(tensor: Tensor, expected: str) -> InvalidInputError:
-    name, got = tensor.told.name[:40], tensor.told.datatype
-    told = f"expected {name!r} as a tensor of {expected}, got {got!r}"
-    return InvalidInputError(told, pointer=f"{tensor.pointer}/datatype")
+def _check_count(tensor: Tensor, count: int, limit: int, name: str) -> None:
+    if count > limit:
+        raise InputTooLargeError(
+            f"expected at most {limit} {name}, got {count}", pointer=f"{tensor.pointer}/shape"
+        )
 
 
-def _shape(tensor: Tensor, expected: str) -> InvalidInputError:
-    told = f"expected {tensor.told.name[:40]!r} of shape {expected}, got {tensor.told.shape}"
-    return InvalidInputError(told, pointer=f"{tensor.pointer}/shape")
+def _wrong_datatype(tensor: Tensor, expected: str) -> InvalidInputError:
+    name, got = tensor.spec.name[:40], tensor.spec.datatype
+    message = f"expected {name!r} as a tensor of {expected}, got {got!r}"
+    return InvalidInputError(message, pointer=f"{tensor.pointer}/datatype")
+
+
+def _wrong_shape(tensor: Tensor, expected: str) -> InvalidInputError:
+    name, got = tensor.spec.name[:40], tensor.spec.shape
+    message = f"expected {name!r} of shape {expected}, got {got}"
+    return InvalidInputError(message, pointer=f"{tensor.pointer}/shape")

@@ -1,4 +1,4 @@
-"""OpenAI's embeddings API over the registered spaces."""
+"""Routes of OpenAI's embeddings API; its models are the registered spaces."""
 
 import asyncio
 from functools import partial
@@ -15,7 +15,7 @@ from stitchwork.api.dependencies import (
     request_timeout,
     run_while_connected,
 )
-from stitchwork.api.openai.schemas import EmbeddingsRequest
+from stitchwork.api.openai.schemas import EMBEDDINGS_EXAMPLE, MODEL_EXAMPLE, EmbeddingsRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.routes.provenance import resolution_headers, result_headers
@@ -29,38 +29,26 @@ router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
 
 ARROW: Final = "->"
 MAX_MODELS: Final = 1000
-"""Models in the list; others can be used all the same."""
+"""Models that are listed; others can be used as well."""
 
-_ONE: Final = ID_PATTERN.strip("^$")
-MODEL_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{_ONE}({ARROW}{_ONE})?$"}
+_ID: Final = ID_PATTERN.strip("^$")
+MODEL_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{_ID}({ARROW}{_ID})?$"}
 Model = Annotated[
     str, Path(description="`space` or `space->target`.", json_schema_extra=MODEL_SCHEMA)
 ]
-
-
-ONE: Final = {
-    "id": "minilm->mpnet",
-    "object": "model",
-    "created": 0,
-    "owned_by": "stitchwork",
-    "dimensions": 768,
-}
-USAGE: Final = {"prompt_tokens": 9, "total_tokens": 9}
-ROW: Final = {"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}
-ROWS: Final = {"object": "list", "data": [ROW], "model": "minilm->mpnet", "usage": USAGE}
 
 
 @router.post(
     "/embeddings",
     summary="Embed texts",
     name="openai_embeddings",
-    responses=example("Embeddings in the order of the inputs.", ROWS),
+    responses=example("Embeddings in the order of the inputs.", EMBEDDINGS_EXAMPLE),
     openapi_extra=with_timeout(body(EmbeddingsRequest)),
 )
 async def embeddings(request: Request) -> Response:
-    """Texts as embeddings of a space that has an encoder or, translated, of another.
+    """Embed texts in a space that has an encoder and, with `->target`, translate them.
 
-    Rows are as the encoder makes them, and need not be of length one.
+    Embeddings are those of the encoder, which need not have unit length.
     """
     state, seconds = app_state(request), request_timeout(request)
     payload = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
@@ -72,8 +60,8 @@ async def embeddings(request: Request) -> Response:
     width = resolution.destination.dim
     if payload.dimensions not in (None, width):
         raise InvalidInputError(
-            f"model {payload.model} gives {width} numbers and no other: expected dimensions "
-            f"{width} or none, got {payload.dimensions}",
+            f"expected {width} dimensions, as model {payload.model} has, or none, got "
+            f"{payload.dimensions}",
             pointer="/dimensions",
         )
     with replace_pointer("/items", "/input"):
@@ -98,10 +86,13 @@ def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
     "/models",
     summary="List models",
     name="openai_models",
-    responses=example("Models.", {"object": "list", "data": [ONE]}),
+    responses=example("Models.", {"object": "list", "data": [MODEL_EXAMPLE]}),
 )
 async def models(state: StateDep) -> Response:
-    """Every space with an encoder and every space it can be translated into, 1,000 at most."""
+    """Spaces with an encoder, and their pairs with the spaces on their anchor set.
+
+    At most 1,000 are listed.
+    """
     return negotiation.json_response(
         {"object": "list", "data": await asyncio.to_thread(_list_models, state)}
     )
@@ -109,18 +100,18 @@ async def models(state: StateDep) -> Response:
 
 @router.get(
     "/models/{model}",
-    summary="Show one model",
+    summary="Get a model",
     name="openai_model",
-    responses=example("The model.", ONE),
+    responses=example("The model.", MODEL_EXAMPLE),
 )
 async def model(model: Model, state: StateDep) -> Response:
-    """One model, and the width of its embeddings."""
+    """A model, with the number of dimensions of its embeddings."""
     source, target = _space_ids(model)
     try:
         resolution = await asyncio.to_thread(state.pipeline.resolve, source=source, target=target)
         encoder_of(resolution.source)
     except (InvalidInputError, AnchorSetMismatchError) as error:
-        # It is registered, but not among the models that can be used.
+        # The space is registered, but cannot be used as a model.
         raise UnknownResourceError(f"no model {model}: {error.message}") from error
     return negotiation.json_response(
         _model(model, resolution.destination), headers=resolution_headers(resolution)
@@ -134,7 +125,7 @@ def _space_ids(model: str) -> tuple[str, str | None]:
 
 
 def _model(name: str, space: Space) -> dict[str, Any]:
-    """A model as clients expect it; when a space was registered is not recorded, hence 0."""
+    """A model as OpenAI's clients expect it; `created` is 0, as it is not recorded for spaces."""
     return {
         "id": name,
         "object": "model",
@@ -147,15 +138,15 @@ def _model(name: str, space: Space) -> dict[str, Any]:
 def _list_models(state: AppState) -> list[dict[str, Any]]:
     page = state.pipeline.registry.spaces.page(MAX_MODELS)
     spaces = [entry.record for entry in page.entries if entry.record]
-    parallel: dict[tuple[str, str], list[Space]] = {}
+    by_anchor_set: dict[tuple[str, str], list[Space]] = {}
     for space in spaces:
-        parallel.setdefault((space.anchor_set, space.anchor_set_version), []).append(space)
+        by_anchor_set.setdefault((space.anchor_set, space.anchor_set_version), []).append(space)
     sources = [space for space in spaces if space.encoder]
     models = [_model(space.id, space) for space in sources]
     for source in sources:
         models += [
             _model(source.id + ARROW + target.id, target)
-            for target in parallel[source.anchor_set, source.anchor_set_version]
+            for target in by_anchor_set[source.anchor_set, source.anchor_set_version]
             if target.id != source.id
         ]
         if len(models) >= MAX_MODELS:

@@ -1,4 +1,4 @@
-"""Request bodies of OpenAI's embeddings API."""
+"""Request bodies of OpenAI's embeddings API, and examples of its responses."""
 
 from typing import Annotated, Any, ClassVar, Final
 
@@ -16,7 +16,29 @@ TEXTS_ONLY: Final = (
 )
 
 
-def _inputs(value: Any, info: ValidationInfo) -> list[str]:
+INPUT_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    ],
+    "description": "Texts or, for an image encoder, images in base64.",
+}
+MODEL_EXAMPLE: Final = {
+    "id": "minilm->mpnet",
+    "object": "model",
+    "created": 0,
+    "owned_by": "stitchwork",
+    "dimensions": 768,
+}
+EMBEDDINGS_EXAMPLE: Final = {
+    "object": "list",
+    "data": [{"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}],
+    "model": "minilm->mpnet",
+    "usage": {"prompt_tokens": 9, "total_tokens": 9},
+}
+
+
+def _parse_input(value: Any, info: ValidationInfo) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         got = "an empty list" if texts == [] else validation.json_type(texts)
@@ -31,20 +53,10 @@ def _inputs(value: Any, info: ValidationInfo) -> list[str]:
     return texts
 
 
-TEXTS: dict[str, Any] = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": "string"}},
-    ],
-    "description": "Texts, or the base64 of images where the encoder takes images.",
-}
-Inputs = Annotated[list[str], FieldParser(_inputs, TEXTS)]
-
-
 class EmbeddingsRequest(RequestModel):
     """A request of OpenAI's embeddings API, with the additional fields `bridge` and `truncate`."""
 
-    input: Inputs
+    input: Annotated[list[str], FieldParser(_parse_input, INPUT_SCHEMA)]
     model: str = Field(
         max_length=300,
         description="`space`, which must have an encoder, or `space->target` to translate.",

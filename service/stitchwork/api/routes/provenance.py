@@ -1,4 +1,4 @@
-"""What responses say about the versions that they come from."""
+"""Response headers that name the versions that a result was computed with."""
 
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
@@ -6,18 +6,23 @@ from stitchwork.resources import Head, Space
 
 
 def version_headers(stale: bool, **records: Space | Head) -> dict[str, str]:
-    """Headers that name the versions of a response, whatever the format of its body."""
+    """Headers with the versions of records by role; they suit bodies of any media type.
+
+    Args:
+        stale: Whether these are only the last known versions.
+        records: Spaces and heads by their role: `source`, `target`, `head`.
+    """
     headers = {f"Stitchwork-{role.title()}": f"{r.id}@{r.version}" for role, r in records.items()}
     return {**headers, "Stitchwork-Stale": "true"} if stale else headers
 
 
 def resolution_headers(resolution: Resolution) -> dict[str, str]:
-    """Headers that name the versions of a resolution."""
+    """Headers with the versions of a resolution."""
     return version_headers(resolution.stale, **resolution.records)
 
 
 def result_headers(result: InferenceResult) -> dict[str, str]:
-    """Headers of a result: its versions, and how many inputs are uncovered or truncated."""
+    """Headers of a result: versions, and numbers of uncovered and of truncated inputs."""
     headers = resolution_headers(result.resolution)
     uncovered = len(result.coverage.uncovered)
     if uncovered:

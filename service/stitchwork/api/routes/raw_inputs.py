@@ -1,14 +1,15 @@
-"""Raw inputs of a request: fetched, decoded, and sent through the pipeline to a worker."""
+"""Raw inputs of a request: fetched by URL, decoded, and passed to the pipeline."""
 
 from functools import partial
+from typing import Final
 
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 
-BYTES_PER_VALUE = 4
-"""Decoding a byte of base64 costs about a quarter of what a number of arithmetic does."""
+BYTES_PER_VALUE: Final = 4
+"""Bytes of base64 that are decoded in the time of arithmetic on one number, roughly."""
 
 
 def check_capacity(state: AppState, encoder: str) -> None:
@@ -16,10 +17,10 @@ def check_capacity(state: AppState, encoder: str) -> None:
 
     Args:
         state: The state of the API.
-        encoder: Id of the space whose encoder it needs.
+        encoder: Id of the space whose encoder the request needs.
 
     Raises:
-        QueueFullError: If the queue of this space's encoder was full a moment ago.
+        QueueFullError: If the queue of this encoder was full when last observed.
     """
     space = state.pipeline.registry.spaces.last(encoder)
     if space and space.encoder:
@@ -34,17 +35,18 @@ async def infer_items(
     truncate: bool | None,
     seconds: float,
 ) -> InferenceResult:
-    """Decode raw inputs, embed them on a worker and, where the resolution says so, go on.
+    """Decode raw inputs and embed them on a worker, which also translates and classifies them.
 
     Args:
         state: The state of the API.
-        resolution: What to do; its source has an encoder.
+        resolution: The versions to use; its source has an encoder. Without a target the inputs
+            are not translated, without a head not classified.
         items: Texts, images in base64 or by URL, or the bytes of files.
-        truncate: Cut texts that are too long; None leaves it to the encoder's own setting.
-        seconds: Seconds after which the result is of no use.
+        truncate: Cut texts that are too long; None takes the encoder's setting.
+        seconds: Deadline of the result, in seconds from now.
 
     Raises:
-        InvalidInputError: If the source has no encoder, or an item is not of its modality.
+        InvalidInputError: If the source has no encoder, or an item is of another modality.
         InputTooLargeError: If there are more than `max_items`.
     """
     modality = encoder_of(resolution.source).modality

@@ -1,4 +1,4 @@
-"""Embed and stitch raw inputs: one round trip of the queue to a worker that has the encoder."""
+"""Embed and stitch raw inputs, in one round trip to a worker that runs the encoder."""
 
 import asyncio
 from functools import partial
@@ -36,7 +36,7 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     openapi_extra=with_timeout(request_body(EmbedRequest)),
 )
 async def embed(encoder: PathId, request: Request) -> Response:
-    """Raw inputs as embeddings of a space that has an encoder or, with `target`, of another."""
+    """Embed raw inputs in a space that has an encoder and, with `target`, translate them."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
     payload = await negotiation.read_body(request, EmbedRequest, state.limits)
@@ -88,7 +88,7 @@ def _embed_response(request: Request, payload: EmbedRequest, result: InferenceRe
     openapi_extra=with_timeout(request_body(StitchRequest)),
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
-    """Raw inputs, embedded by one model and classified by a head that was made for another."""
+    """Embed raw inputs with one encoder and classify them with a head made for another."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
     payload = await negotiation.read_body(request, StitchRequest, state.limits)

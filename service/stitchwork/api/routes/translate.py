@@ -1,4 +1,4 @@
-"""Translate and classify embeddings, in this process."""
+"""Translate and classify embeddings, without a worker."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -24,7 +24,7 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     openapi_extra=with_timeout(request_body(TranslateRequest, binary="embeddings")),
 )
 async def translate(request: Request) -> Response:
-    """Embeddings of one space as the other space's encoder would have made them."""
+    """Translate embeddings of one space into another on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     body = await negotiation.receive_body(
@@ -63,7 +63,7 @@ def _translate(request: Request, state: AppState, payload: TranslateRequest) -> 
     openapi_extra=with_timeout(request_body(ClassifyRequest, binary="embeddings")),
 )
 async def classify(head: PathId, request: Request) -> Response:
-    """Embeddings of any space, classified by a head of a space on the same anchor set."""
+    """Classify embeddings with a head of any space on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
