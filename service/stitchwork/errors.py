@@ -99,9 +99,9 @@ class ErrorCode(StrEnum):
     BAD_REQUEST = "bad-request"
     HEADERS_TOO_LARGE = "headers-too-large"
     METHOD_NOT_ALLOWED = "method-not-allowed"
-    NOT_FOUND = "not-found"
     QUEUE_BYTES_FULL = "queue-bytes-full"
     TOO_MANY_CONNECTIONS = "too-many-connections"
+    UNKNOWN_PATH = "unknown-path"
 
     # Raised by the client alone
     CONNECTION_CUT = "connection-cut"

@@ -190,10 +190,10 @@ def check_id(value: str, pointer: str | None = None) -> str:
         `-`.
     """
     if not re.fullmatch(ID_PATTERN, value):
-        shown = value if len(value) <= 40 else value[:40] + "…"
+        excerpt = value if len(value) <= 40 else value[:40] + "…"
         raise InvalidInputError(
             "expected an id of 1 to 128 letters, digits, '.', '_' or '-' that starts with a letter "
-            f"or digit, got {shown!r}",
+            f"or digit, got {excerpt!r}",
             pointer=pointer,
             code=ErrorCode.INVALID_ID,
         )

@@ -22,7 +22,7 @@ from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
-from stitchwork.registry.api_keys import ApiKeyCache
+from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.entries import Condition
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import ID_PATTERN, check_id

@@ -156,6 +156,8 @@ def _rfc9457(problem: Problem) -> ErrorBody:
     return problem.status, body, PROBLEM
 
 
+HTTP_CODES: Final = {404: ErrorCode.UNKNOWN_PATH, 405: ErrorCode.METHOD_NOT_ALLOWED}
+"""Codes of the errors that the framework raises, by status."""
 OPENAI_CODES: Final[dict[str | int, str]] = {
     ErrorCode.UNKNOWN_RESOURCE: "model_not_found",
     ErrorCode.TOO_MANY_TOKENS: "context_length_exceeded",
@@ -278,7 +280,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+        code = HTTP_CODES.get(error.status_code, ErrorCode.BAD_REQUEST)
         record_code(request.scope, code)
         headers = dict(error.headers or {})
         if error.status_code == 405:

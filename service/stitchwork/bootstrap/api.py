@@ -15,7 +15,7 @@ from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
-from stitchwork.registry.api_keys import ApiKeyCache
+from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.settings import Settings
 
 
@@ -60,7 +60,7 @@ def make_app_state(settings: Settings) -> AppState:
             registry.keys,
             settings.key_file,
             stale_seconds=settings.stale_seconds,
-            must=settings.must_have_keys,
+            required=settings.must_have_keys,
         ),
         rate_limiter=RateLimiter(queue_server, settings.rate_limits, telemetry.metrics),
         image_fetcher=ImageFetcher(

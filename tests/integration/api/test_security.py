@@ -30,7 +30,8 @@ from stitchwork.errors import (
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry import api_keys as stored
-from stitchwork.registry.api_keys import ApiKeyCache, ApiKeyRepository
+from stitchwork.registry.api_key_cache import ApiKeyCache
+from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
@@ -87,7 +88,7 @@ def parts(registry_server: RedisClient, queue_process: ServerProcess) -> Iterato
     ApiKeyRepository(registry_server).add(stored.new("a", [READ])[1])
     urls = {"redis_url": registry_server.url, "queue_url": queue_process.url}
     parts = make_app_state(Settings.model_validate(urls))
-    parts.api_keys.look()
+    parts.api_keys.reload()
     yield parts
     for part in (parts.executor, parts.comparison_executor, parts.inverses):
         part.close()
@@ -434,7 +435,7 @@ def test_keys_of_a_file_are_known_without_the_registry(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(stored.line(record))
     away = ApiKeyRepository(RedisClient(f"unix://{tmp_path}/none", 0.2, RegistryUnavailableError))
-    cache = ApiKeyCache(away, file, stale_seconds=300, must=False)
+    cache = ApiKeyCache(away, file, stale_seconds=300, required=False)
     assert cache.find(key)
     # The registry may have this key.
     with pytest.raises(RegistryUnavailableError):

@@ -23,7 +23,7 @@ from stitchwork.errors import (
     StitchworkError,
 )
 from stitchwork.redis.rate_limiter import RateLimiter
-from stitchwork.registry.api_keys import ApiKeyCache
+from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.resources import ApiKey
 from stitchwork.resources import Scope as KeyScope
 
@@ -184,7 +184,7 @@ class AuthMiddleware:
             RegistryUnavailableError: If the keys could not be read yet.
         """
         if key is None:
-            if self._keys.open:
+            if self._keys.is_public:
                 return None
             if token:
                 raise AuthenticationError(
@@ -243,15 +243,15 @@ def check_keys(keys: ApiKeyCache, host: str) -> None:
         AuthenticationError: If this address requires a key and none is set.
     """
     try:
-        keys.look()
-        empty = keys.empty
+        keys.reload()
+        empty = keys.is_empty
     except RegistryUnavailableError as error:
         log.warning(
             "API keys unavailable",
             extra={"reason": error.message, "effect": "only keys of key_file are accepted"},
         )
         return
-    if empty and keys.must:
+    if empty and keys.required:
         raise AuthenticationError(
             f"expected an API key, because host {host} can be reached from other machines, got "
             "none; set one while the service listens on loopback (`stitchwork api-keys add`) or by "
