@@ -187,7 +187,7 @@ def example(description: str, value: Any, *, octets: bool = False) -> Responses:
 def _query_parameters(model: type[RequestModel], binary: str) -> list[dict[str, Any]]:
     """The scalar fields of a body as the query parameters that accompany a binary body."""
     schema = model.model_json_schema(ref_template=REF)
-    description = "{}, for a binary body; ignored if the body is JSON, which has this field itself."
+    note = "Only for a binary body; JSON has it as a field."
     # The schema is any string, because with a JSON body every value is accepted.
     return [
         {
@@ -195,7 +195,7 @@ def _query_parameters(model: type[RequestModel], binary: str) -> list[dict[str, 
             "in": "query",
             "required": False,
             "schema": {"type": "string"},
-            "description": description.format(field["type"].capitalize()),
+            "description": f"{field.get('description', field['title'] + '.')} {note}",
         }
         for name, field in schema["properties"].items()
         if name != binary and field.get("type") in ("string", "integer", "number", "boolean")

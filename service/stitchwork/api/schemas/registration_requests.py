@@ -132,7 +132,7 @@ class SpaceRequest(RequestModel):
 class NewSpaceRequest(SpaceRequest):
     """Registers a space, with its id in the body."""
 
-    id: Id
+    id: Id = Field(description="Id to register it by.")
 
 
 class LinearLayer(RequestModel):
@@ -266,4 +266,4 @@ class HeadRequest(RequestModel):
 class NewHeadRequest(HeadRequest):
     """Registers a head, with its id in the body."""
 
-    id: Id
+    id: Id = Field(description="Id to register it by.")
