@@ -1,1 +1,1 @@
-"""`stitchwork demo`."""
+"""The demo: real encoders stitched to each other's heads."""

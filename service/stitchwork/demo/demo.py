@@ -1,4 +1,4 @@
-"""`stitchwork demo`: three real image encoders, three heads, every pair of them, over HTTP."""
+"""`stitchwork demo`: three real image encoders and heads, stitched pairwise over HTTP."""
 
 import tempfile
 from collections.abc import Mapping
@@ -25,40 +25,40 @@ from stitchwork.supervisor import Plan, ServiceProcess, start
 ENCODERS: Final = ("lite0", "lite1", "lite2")
 BRIDGES: Final = ("none", "irp", "ridge", DEFAULT_BRIDGE)
 ANCHOR_SET: Final = "demo-images"
-SENT_RAW: Final = 20
-"""Held-out images per pair that go through `/stitch` as raw files, to check the whole path."""
-CHUNK: Final = 100
+RAW_IMAGES: Final = 20
+"""Held-out images of a pair that are sent to `/stitch` as raw files, to check the whole path."""
+CHUNK_SIZE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class DemoResult:
     """Accuracies over the held-out images.
 
     Attributes:
-        native: By encoder: its own head on its own embeddings.
-        stitched: By (encoder, head, bridge).
+        native: Accuracy of each encoder's head on the encoder's embeddings.
+        stitched: Accuracy by (encoder, head, bridge).
         rows: Number of held-out images.
-        raw_checked: Raw images that `/stitch` was asked about.
-        raw_agreed: Those on which it and `/classify` gave the same label.
+        raw_images: Number of raw images that were sent to `/stitch`.
+        raw_agreements: Number of these with the same label from `/classify`.
     """
 
     native: Mapping[str, float]
     stitched: Mapping[tuple[str, str, str], float]
     rows: int
-    raw_checked: int
-    raw_agreed: int
+    raw_images: int
+    raw_agreements: int
 
 
 def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> int:
-    """Start a service, stitch every encoder to every head, and show the table.
+    """Start a service, stitch every encoder to every head, and print the accuracies.
 
     Args:
         dataset: `digits` or `fashion-mnist`.
-        keep: Leave the service up until interrupted.
-        input_size: Side of the encoders' input in pixels; None takes the data set's own.
+        keep: Leave the service running until interrupted.
+        input_size: Side of the encoders' input in pixels; None takes the data set's.
 
     Returns:
-        0 if every raw image got the same label from `/stitch` as its embedding from `/classify`.
+        0 if every raw image has the same label from `/stitch` as its embedding from `/classify`.
     """
     console = Console()
     split = DATASETS[dataset]()
@@ -76,18 +76,20 @@ def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> 
             workers=1,
             env={"STITCHWORK_MODEL_ROOTS": str(models), "STITCHWORK_LOG_LEVEL": "warning"},
         )
-        with start(plan) as running, Stitchwork(running.url) as client:
-            console.print(f"Stitchwork serves at {running.url}, with its own servers and a worker.")
+        with start(plan) as process, Stitchwork(process.url) as client:
+            console.print(
+                f"Stitchwork listens on {process.url}, with its own servers and a worker."
+            )
             with progress(console) as bars:
                 result = _measure(client, split, weights, input_size or split.input_size, bars)
-            _show(console, split, result)
-            _farewell(console, running, split, folder, keep)
-    return 0 if result.raw_agreed == result.raw_checked else 1
+            _print_table(console, split, result)
+            _print_next_steps(console, process, split, folder, keep)
+    return 0 if result.raw_agreements == result.raw_images else 1
 
 
 def _measure(
     client: Stitchwork, split: Split, weights: Mapping[str, Path], input_size: int, bars: Progress
-) -> Result:
+) -> DemoResult:
     client.put_anchor_set(ANCHOR_SET, "image", items=split.train[: split.anchors])
     for name in ENCODERS:
         spec = {
@@ -112,60 +114,61 @@ def _measure(
     labels: dict[tuple[str, str], list[str]] = {}
     for source, head in pairs:
         for bridge in BRIDGES:
-            found = _labels(client, source, head, bridge, embedded)
-            stitched[source, head, bridge] = _accuracy(found, split)
+            predicted = _labels(client, source, head, bridge, embedded)
+            stitched[source, head, bridge] = _accuracy(predicted, split)
             if bridge == DEFAULT_BRIDGE:
-                labels[source, head] = found
+                labels[source, head] = predicted
             bars.advance(task)
-    task = bars.add_task("sending raw images to /stitch", total=len(pairs) * SENT_RAW)
+    task = bars.add_task("sending raw images to /stitch", total=len(pairs) * RAW_IMAGES)
     agreed = 0
     for source, head in pairs:
-        raw = client.stitch(source, head, split.test[:SENT_RAW])
+        raw = client.stitch(source, head, split.test[:RAW_IMAGES])
         agreed += sum(
-            told["label"] == label for told, label in zip(raw, labels[source, head], strict=False)
+            prediction["label"] == label
+            for prediction, label in zip(raw, labels[source, head], strict=False)
         )
-        bars.advance(task, SENT_RAW)
-    return Result(native, stitched, len(split.test), len(pairs) * SENT_RAW, agreed)
+        bars.advance(task, RAW_IMAGES)
+    return DemoResult(native, stitched, len(split.test), len(pairs) * RAW_IMAGES, agreed)
 
 
 def _labels(
     client: Stitchwork, source: str, head: str, bridge: str, embedded: Mapping[str, Floats]
 ) -> list[str]:
-    return [told["label"] for told in client.classify(head, embedded[source], source, bridge)]
+    return [one["label"] for one in client.classify(head, embedded[source], source, bridge)]
 
 
-def _accuracy(found: list[str], split: Split) -> float:
-    return float(np.mean([a == b for a, b in zip(found, split.test_labels, strict=True)]))
+def _accuracy(predicted: list[str], split: Split) -> float:
+    return float(np.mean([a == b for a, b in zip(predicted, split.test_labels, strict=True)]))
 
 
 def _embed(client: Stitchwork, name: str, items: list[bytes], bars: Progress) -> Floats:
     task = bars.add_task(f"{name}: embedding the held-out images", total=len(items))
     parts = []
-    for at in range(0, len(items), CHUNK):
-        parts.append(client.embed(name, items[at : at + CHUNK]))
+    for offset in range(0, len(items), CHUNK_SIZE):
+        parts.append(client.embed(name, items[offset : offset + CHUNK_SIZE]))
         bars.advance(task, len(parts[-1]))
     return np.concatenate(parts)
 
 
-def _await(client: Stitchwork, kind: Kind, told: str, total: int, bars: Progress) -> None:
-    """Wait for all encoders' spaces or heads, which one worker prepares side by side."""
-    tasks = {name: bars.add_task(f"{name}: {told}", total=total) for name in ENCODERS}
+def _await(client: Stitchwork, kind: Kind, label: str, total: int, bars: Progress) -> None:
+    """Wait for the spaces or heads of all encoders, which one worker prepares concurrently."""
+    tasks = {name: bars.add_task(f"{name}: {label}", total=total) for name in ENCODERS}
     for name in ENCODERS:
 
-        def show(done: int, _: int, name: str = name) -> None:
+        def report(done: int, _: int, name: str = name) -> None:
             bars.update(tasks[name], completed=done)
 
-        client.wait(kind, name, progress=show)
+        client.wait(kind, name, progress=report)
         bars.update(tasks[name], completed=total)
 
 
-def _show(console: Console, split: Split, result: Result) -> None:
+def _print_table(console: Console, split: Split, result: DemoResult) -> None:
     table = Table(
         title=f"{split.name}: accuracy on n = {result.rows} held-out images, "
         f"{split.anchors} anchors",
         caption="native: the head on its own encoder · absolute: no bridge · "
         f"ratio: {DEFAULT_BRIDGE} to native",
-        # Without lines between columns it fits a terminal of 80.
+        # Without lines between columns it fits 80 columns.
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
@@ -175,36 +178,36 @@ def _show(console: Console, split: Split, result: Result) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     pairs = list(permutations(ENCODERS, 2))
     for source, head in pairs:
-        found = [result.stitched[source, head, bridge] for bridge in BRIDGES]
-        table.add_row(f"{source} → {head}", *_cells(result.native[head], found, result.rows))
+        accuracies = [result.stitched[source, head, bridge] for bridge in BRIDGES]
+        table.add_row(f"{source} → {head}", *_cells(result.native[head], accuracies, result.rows))
     means = [float(np.mean([result.stitched[(*p, b)] for p in pairs])) for b in BRIDGES]
     native = float(np.mean([result.native[head] for _, head in pairs]))
     table.add_section()
     table.add_row("mean", *_cells(native, means, None), style="bold")
     console.print(table)
     console.print(
-        f"{result.raw_agreed} of {result.raw_checked} raw images got the same label from /stitch "
-        "as their embeddings from /classify."
+        f"{result.raw_agreements} of {result.raw_images} raw images have the same label "
+        "from /stitch as their embeddings from /classify."
     )
 
 
-def _cells(native: float, found: list[float], rows: int | None) -> list[str]:
-    """One line of the table; a mean over pairs gets no interval, since their inputs are shared."""
-    shown = [f"{value:.3f}" for value in (native, *found)]
+def _cells(native: float, accuracies: list[float], rows: int | None) -> list[str]:
+    """A line of the table; a mean over pairs has no interval, since their inputs are the same."""
+    cells = [f"{value:.3f}" for value in (native, *accuracies)]
     bounds = ""
     if rows is not None:
-        low, high = wilson_interval(round(found[-1] * rows), rows)
+        low, high = wilson_interval(round(accuracies[-1] * rows), rows)
         bounds = f"{low:.3f} to {high:.3f}"
-    return [*shown, bounds, f"{found[-1] / native:.3f}"]
+    return [*cells, bounds, f"{accuracies[-1] / native:.3f}"]
 
 
-def _farewell(
-    console: Console, running: ServiceProcess, split: Split, folder: str, keep: bool
+def _print_next_steps(
+    console: Console, process: ServiceProcess, split: Split, folder: str, keep: bool
 ) -> None:
     image = Path(folder) / "image.png"
     image.write_bytes(split.test[0])
-    url = running.url
-    console.print("\nWhat you would type next:\n", style="bold")
+    url = process.url
+    console.print("\nNext commands:\n", style="bold")
     for line in (
         f"curl -s {url}/spaces/lite0",
         f"curl -s {url}/stitch/lite0/lite2 -F items=@{image} -F top=3",
@@ -213,11 +216,11 @@ def _farewell(
     ):
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if not keep:
-        console.print("\n(The service stops now; `stitchwork demo --keep` leaves it up.)")
+        console.print("\n(The service stops now; `stitchwork demo --keep` leaves it running.)")
         return
-    console.print("\nThe service stays up until Ctrl-C.")
+    console.print("\nThe service runs until Ctrl-C.")
     try:
-        code = running.wait()
+        code = process.wait()
     except KeyboardInterrupt:
         return
     raise JobFailedError(f"the service ended by itself, with exit code {code}")
