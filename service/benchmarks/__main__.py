@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks import CASES, run
+from benchmarks.runner import CASES, run
 from stitchwork.cli.main import run as run_command
 
 

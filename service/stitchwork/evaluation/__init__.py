@@ -1,1 +1,1 @@
-"""Experiments over a running service: what is measured, and how it is shown."""
+"""The paper's experiments on the user's data and encoders: `stitchwork evaluate`."""

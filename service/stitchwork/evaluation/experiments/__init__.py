@@ -1,1 +1,1 @@
-"""The experiments: each takes a data set under study to a result that JSON can hold."""
+"""The experiments of an evaluation, each a function from a study to a JSON result."""

@@ -1,0 +1,106 @@
+"""Running benchmark cases: the table, the report, and the exit status."""
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import costs, queueing, stitching, translating
+from benchmarks.measure import LOAD_CORE, MEASURED_CORE, BenchmarkContext, BenchmarkResult
+from stitchwork.errors import StitchworkError
+from stitchwork.evaluation.peers import LATENTIS, SERVERS, peer_environment
+
+CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] = {
+    "map": translating.in_process,
+    "translate": translating.over_http,
+    "health": translating.health,
+    "spaces": translating.spaces,
+    "images": stitching.images,
+    "texts": stitching.texts,
+    "one": stitching.one_text,
+    "serving": stitching.other_servers,
+    "queue": queueing.queue,
+    "fit": costs.fitting,
+    "compile": costs.compiling,
+    "start": costs.starting,
+}
+
+
+def run(
+    cases: Sequence[str],
+    rounds: int,
+    report: Path | None,
+    peers: Path | None,
+    laws: Path | None,
+) -> int:
+    """Run cases, print their table, and write the report.
+
+    Args:
+        cases: Names in `CASES`.
+        rounds: Number of measured rounds; one more warms up.
+        report: JSON file of the results; None writes none.
+        peers: Folder of the environments of other programs, created there if necessary; None skips
+            other programs.
+        laws: Folder of plots of scaling laws, which replace the cases; None draws none.
+
+    Returns:
+        0 if every case was measured and every goal is met.
+    """
+    console = Console()
+    interpreters = {}
+    if peers:
+        interpreters = {name: peer_environment(name, peers) for name in (*SERVERS, LATENTIS)}
+    context = BenchmarkContext(rounds, interpreters, console.print)
+    os.sched_setaffinity(0, {LOAD_CORE})
+    if laws:
+        # Imported here because matplotlib is slow to import.
+        from benchmarks.laws import measure_laws
+
+        measure_laws(context, laws)
+        return 0
+    results: list[BenchmarkResult] = []
+    failed = False
+    for case in cases:
+        console.print(f"{case} …")
+        try:
+            results += CASES[case](context)
+        except StitchworkError as error:
+            # The other cases, which take long to measure, are reported all the same.
+            console.print(f"  {case} failed: {error.message}", style="bold red")
+            failed = True
+    table = Table(
+        title=f"{rounds} rounds in turns; the measured process has core {MEASURED_CORE} to itself"
+    )
+    for name in ("case", "baseline", "ours", "partner", "ratio", "goal"):
+        table.add_column(name, justify="right" if name not in ("case", "baseline") else "left")
+    for result in results:
+        table.add_row(*_cells(result), style=None if result.met else "bold red")
+    console.print(table)
+    for result in results:
+        console.print(
+            f"{result.case}: {json.dumps(result.details)}", highlight=False, soft_wrap=True
+        )
+    if report:
+        records = [
+            asdict(result) | {"figure": result.figure, "met": result.met} for result in results
+        ]
+        report.write_text(json.dumps(records, indent=2) + "\n")
+    return 1 if failed or not all(result.met for result in results) else 0
+
+
+def _cells(result: BenchmarkResult) -> list[str]:
+    sides = [
+        f"{statistics.median(side):.4g} {result.unit}" if side else ""
+        for side in (result.ours, result.partner)
+    ]
+    goal = f"{'≥' if result.higher_is_better else '≤'} {result.goal:g}"
+    if result.is_difference or not result.partner:
+        goal += f" {result.unit}"
+    figure = f"{result.figure:+.2f}" if result.is_difference else f"{result.figure:.3f}"
+    return [result.case, result.baseline, *sides, figure if result.partner else "", goal]
