@@ -1,13 +1,12 @@
-"""A batch of inference jobs on the device: embed together, then stitch by equal resolutions."""
+"""Runs a batch of inference jobs: embeds all together, then stitches jobs of equal versions."""
 
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from contextvars import copy_context
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,36 +25,41 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.models.memory import synchronize
+from stitchwork.queue.consumer import Answer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply
 from stitchwork.resources import EncoderSpec
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.worker.encoder_check import EncoderChecker
+from stitchwork.worker.prefetch import prefetch
 from stitchwork.worker.registration import OUTAGE_ERRORS
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 PreparedJob = tuple[Delivery, PreparedInputs]
-Answered = tuple[Delivery, Reply | None, float]
-"""A job, its reply (None for one that nobody waits for), and the seconds it took."""
-Answer = Callable[..., None]
-"""Takes any number of `Answered`."""
+
+
+class AnswerSender(Protocol):
+    """Answers jobs."""
+
+    def __call__(self, *answers: Answer) -> None:
+        """Send any number of answers in one round trip."""
 
 
 class BatchRunner:
     """Runs inference jobs of one encoder.
 
     Args:
-        leases: Keeps the jobs while they make progress.
-        load: Gives the loaded encoder of a spec.
-        encoders: The device, and what is on it.
-        checker: Refuses encoders that no longer give the rows that their space was registered with.
-        translator: Gives maps on the device.
-        classifiers: Gives classifiers on the device.
-        items_per_batch: Inputs that a model gets at once.
-        telemetry: Where steps are timed.
+        leases: Renewed as long as the work reports progress.
+        load: Returns the loaded encoder of a spec.
+        encoders: The device and the loaded encoders.
+        checker: Refuses an encoder that does not reproduce the anchors of its space.
+        translator: Maps of pairs of spaces, on the device.
+        classifiers: Classifiers of heads, on the device.
+        items_per_batch: Maximum number of inputs in one forward pass.
+        telemetry: Times the steps.
     """
 
     def __init__(
@@ -81,26 +85,26 @@ class BatchRunner:
         self._decoder = ThreadPoolExecutor(1, thread_name_prefix="decode")
 
     def close(self) -> None:
-        """Start nothing more."""
+        """Decode no more inputs."""
         self._decoder.shutdown(cancel_futures=True)
 
-    def run(self, batch: list[Delivery], answer: Answer) -> None:
+    def run(self, batch: list[Delivery], answer: AnswerSender) -> None:
         """Run a batch.
 
         Args:
             batch: Jobs of one encoder.
-            answer: Sends replies.
+            answer: Answers jobs.
 
         Raises:
-            StitchworkError: If what is left unanswered cannot be done.
+            StitchworkError: If the jobs that are not answered cannot be run.
         """
         spec = batch[0].job.encoder
         if spec is None:
-            raise JobFailedError("the job names no encoder")
+            raise JobFailedError("the job has no encoder")
         loaded = self._load(spec)
         start = time.perf_counter()
         with self._telemetry.span("model"):
-            checked = _each(batch, lambda delivery: self._check(delivery.job, loaded), answer)
+            checked = _map_jobs(batch, lambda delivery: self._check(delivery.job, loaded), answer)
             jobs, rows = self._embed_all(loaded, [delivery for delivery, _ in checked], answer)
         seconds_per_item = (time.perf_counter() - start) / max(1, len(rows))
         self._stitch_all(jobs, rows, seconds_per_item, answer)
@@ -116,9 +120,9 @@ class BatchRunner:
             self._checker.check(job.source, loaded)
 
     def _embed_all(
-        self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: Answer
+        self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: AnswerSender
     ) -> tuple[list[PreparedJob], torch.Tensor]:
-        """The jobs that could be embedded, and the embeddings of all their inputs, in order."""
+        """Embed all jobs; returns those that succeeded, and the embeddings of all their inputs."""
         jobs, parts = list[PreparedJob](), list[torch.Tensor]()
         for group in self._prepare(loaded, deliveries, answer):
             with self._telemetry.step("embed"):
@@ -132,9 +136,9 @@ class BatchRunner:
         jobs: list[PreparedJob],
         rows: torch.Tensor,
         seconds_per_item: float,
-        answer: Answer,
+        answer: AnswerSender,
     ) -> None:
-        """Stitch jobs of equal resolutions together, and answer them."""
+        """Stitch jobs of equal versions together, and answer them."""
         groups: dict[tuple[str | None, ...], list[int]] = {}
         for i, (delivery, _) in enumerate(jobs):
             groups.setdefault(_group_key(delivery.job), []).append(i)
@@ -143,15 +147,15 @@ class BatchRunner:
             job = jobs[members[0]][0].job
             selected = torch.cat([rows[slice(*spans[i])] for i in members])
             try:
-                with working_for_jobs([jobs[i][0] for i in members]):
+                with bind_jobs([jobs[i][0] for i in members]):
                     result = self._stitch(job, selected)
             except OUTAGE_ERRORS:
                 raise
             except StitchworkError as error:
-                answer(*((d, Reply(d.job.id, error=error), 0.0) for d, _ in _at(jobs, members)))
+                answer(*((d, Reply(d.job.id, error=error), 0.0) for d, _ in _select(jobs, members)))
                 continue
             offset, answers = 0, []
-            for delivery, prepared in _at(jobs, members):
+            for delivery, prepared in _select(jobs, members):
                 stop = offset + len(delivery.items)
                 reply = Reply(
                     delivery.job.id,
@@ -166,13 +170,14 @@ class BatchRunner:
             answer(*answers)
 
     def _stitch(self, job: Job, rows: torch.Tensor) -> InferenceResult:
-        """Embeddings through the job's map and head on the device; the result in numpy."""
+        """Translate and classify embeddings on the device; the result has numpy arrays."""
         if job.source is None:
-            raise JobFailedError("the job names no space")
+            raise JobFailedError("the job has no space")
         if rows.shape[1] != job.source.dim:
             raise ConflictError(
-                f"the encoder of space {job.source.id} gives {rows.shape[1]} numbers, its "
-                f"anchors have {job.source.dim}: they are not of this encoder",
+                f"expected embeddings of {job.source.dim} numbers, as the anchors of space "
+                f"{job.source.id} have, got {rows.shape[1]} from its encoder: the anchors are not "
+                "of this encoder",
                 code=ErrorCode.ENCODER_MISMATCH,
             )
         with torch.inference_mode():
@@ -187,13 +192,14 @@ class BatchRunner:
             return result.convert(_numpy)
 
     def _prepare(
-        self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: Answer
+        self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: AnswerSender
     ) -> Iterator[list[PreparedJob]]:
-        """Jobs with their inputs decoded, in groups that the model is best given together.
+        """Decode the inputs of jobs, and yield the jobs in groups to embed together.
 
-        Texts come in one group, so that those of like length share a forward pass. Images come as
-        soon as they fill one: decoding takes as long as a small model does, and the next images are
-        decoded during the pass. The step's time is the time spent waiting for them.
+        Texts are one group, so that texts of similar length share a forward pass. Images are
+        yielded as soon as they fill a forward pass: decoding takes as long as a small model does,
+        so later images are decoded during the pass. The time of the step is the time spent waiting
+        for decoded images.
         """
 
         def prepare(delivery: Delivery) -> PreparedInputs:
@@ -201,75 +207,47 @@ class BatchRunner:
 
         if loaded.encoder.modality == "text":
             with self._telemetry.step("preprocess"):
-                jobs = _each(deliveries, prepare, answer)
+                jobs = _map_jobs(deliveries, prepare, answer)
             yield jobs
             return
         for group, result in prefetch(self._decoder, deliveries, prepare, self._items_per_batch):
             with self._telemetry.step("preprocess"):
-                jobs = _each(group, result, answer)
+                jobs = _map_jobs(group, result, answer)
             yield jobs
 
     def _embed(
-        self, loaded: LoadedEncoder, jobs: list[PreparedJob], answer: Answer
+        self, loaded: LoadedEncoder, jobs: list[PreparedJob], answer: AnswerSender
     ) -> tuple[list[PreparedJob], torch.Tensor]:
-        """Embeddings of all jobs, except those that do not fit the device even alone."""
+        """Embed jobs together, except those with an input too large for the device, even alone."""
         while jobs:
             joined = PreparedInputs.concatenate([prepared for _, prepared in jobs])
             try:
                 rows = loaded.batcher.embed(joined, self._items_per_batch, self._leases.progress)
                 return jobs, rows
             except InputTooLargeError as error:
-                at = int((error.pointer or "/items/0").removeprefix("/items/"))
+                item = int((error.pointer or "/items/0").removeprefix("/items/"))
                 i, (start, _) = next(
-                    (i, span) for i, span in enumerate(_spans(jobs)) if at < span[1]
+                    (i, span) for i, span in enumerate(_spans(jobs)) if item < span[1]
                 )
                 delivery, _ = jobs.pop(i)
-                refusal = InputTooLargeError(
-                    error.message, pointer=f"/items/{at - start}", code=error.code
+                job_error = InputTooLargeError(
+                    error.message, pointer=f"/items/{item - start}", code=error.code
                 )
-                answer((delivery, Reply(delivery.job.id, error=refusal), 0.0))
+                answer((delivery, Reply(delivery.job.id, error=job_error), 0.0))
         return [], torch.empty(0)
 
 
-def prefetch(
-    pool: Executor, deliveries: Sequence[Delivery], work: Callable[[Delivery], T], inputs: int
-) -> Generator[tuple[list[Delivery], Callable[[Delivery], T]], None, None]:
-    """Work on all jobs in order, and yield groups while later ones are worked on.
-
-    Args:
-        pool: Where the work runs.
-        deliveries: The jobs.
-        work: What is done to each, in the context of the caller.
-        inputs: Minimum number of inputs of a group, except of the last.
-
-    Yields:
-        Groups of jobs, and a function that waits for the result of one, or raises what the work
-        raised. Work that nobody fetched is cancelled.
-    """
-    futures = {d.entry: pool.submit(copy_context().run, work, d) for d in deliveries}
-
-    def result(delivery: Delivery) -> T:
-        return futures[delivery.entry].result()
-
-    try:
-        for group in _groups(deliveries, inputs):
-            yield group, result
-    finally:
-        for future in futures.values():
-            future.cancel()
-
-
-def working_for_jobs(deliveries: list[Delivery]) -> AbstractContextManager[None]:
-    """The context of the requests that these jobs belong to."""
+def bind_jobs(deliveries: list[Delivery]) -> AbstractContextManager[None]:
+    """Bind logs and traces to the requests of these jobs."""
     return bind_callers(*(delivery.job.caller for delivery in deliveries))
 
 
-def _each(
-    batch: Sequence[Delivery], work: Callable[[Delivery], T], answer: Answer
+def _map_jobs(
+    deliveries: Sequence[Delivery], work: Callable[[Delivery], T], answer: AnswerSender
 ) -> list[tuple[Delivery, T]]:
-    """Each job with its result; a job whose work fails is answered with the error and left out."""
+    """Apply work to each job; if it fails, the job is answered with the error and left out."""
     results = []
-    for delivery in batch:
+    for delivery in deliveries:
         try:
             results.append((delivery, work(delivery)))
         except OUTAGE_ERRORS:
@@ -279,19 +257,7 @@ def _each(
     return results
 
 
-def _groups(deliveries: Sequence[Delivery], inputs: int) -> Iterator[list[Delivery]]:
-    """Jobs in order, in groups of at least this many inputs, except for the last."""
-    group = list[Delivery]()
-    for delivery in deliveries:
-        group.append(delivery)
-        if sum(len(one.items) for one in group) >= inputs:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _at(jobs: list[PreparedJob], indices: list[int]) -> list[PreparedJob]:
+def _select(jobs: list[PreparedJob], indices: list[int]) -> list[PreparedJob]:
     return [jobs[i] for i in indices]
 
 
@@ -300,13 +266,13 @@ def _numpy(array: Any) -> Any:
 
 
 def _spans(jobs: list[PreparedJob]) -> list[tuple[int, int]]:
-    """Where each job's inputs start and stop among those of all."""
+    """Start and stop of each job's inputs among the inputs of all."""
     ends = np.cumsum([0, *(len(prepared.inputs) for _, prepared in jobs)]).tolist()
     return list(pairwise(ends))
 
 
 def _group_key(job: Job) -> tuple[str | None, ...]:
-    """Jobs with equal keys share one map and one head."""
+    """Jobs with equal keys use the same versions and bridge."""
     return (
         job.source.version if job.source else None,
         job.target.version if job.target else None,

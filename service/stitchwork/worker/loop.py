@@ -1,4 +1,4 @@
-"""The loop of a worker: takes batches of jobs, runs them, and answers each exactly once."""
+"""The main loop of a worker: takes batches of jobs, runs them, and answers each exactly once."""
 
 import logging
 import threading
@@ -10,26 +10,26 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.consumer import Answer, Consumer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.worker_registry import Heartbeat
 from stitchwork.telemetry import Telemetry
-from stitchwork.worker.batch_runner import Answered, BatchRunner, working_for_jobs
+from stitchwork.worker.batch_runner import BatchRunner, bind_jobs
 from stitchwork.worker.registration import OUTAGE_ERRORS, RegistrationRunner
 
 log = logging.getLogger(__name__)
 
 LOAD_SECONDS: Final = 1800.0
-"""Loading a model may include a download; only after this does it count as hung."""
+"""Time allowed for loading a model, which may include a download, before it counts as hung."""
 RETRY_SECONDS: Final = 1.0
 
 
 class Worker:
-    """Runs jobs until it is stopped.
+    """Takes and runs jobs until it is stopped.
 
     Args:
-        consumer: Where jobs come from.
-        heartbeat: Announces that this worker lives.
+        consumer: Source of jobs.
+        heartbeat: Announces that this worker is alive.
         registrations: Advances pending registrations.
         runner: Runs batches of inference jobs.
         telemetry: Closed when the worker stops.
@@ -51,7 +51,7 @@ class Worker:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Work until `stop` is called; the current batch is finished first."""
+        """Run until `stop` is called, and then finish the current batch."""
         self._consumer.start()
         self._registrations.start()
         self._heartbeat.start()
@@ -65,7 +65,7 @@ class Worker:
                     self._stopping.wait(RETRY_SECONDS)
                     continue
                 if batch:
-                    with working_for_jobs(batch):
+                    with bind_jobs(batch):
                         self._work(batch)
         finally:
             self._heartbeat.stop()
@@ -80,17 +80,17 @@ class Worker:
         self._stopping.set()
 
     def _work(self, batch: list[Delivery]) -> None:
-        """Run a batch; every job in it is answered, whatever happens."""
+        """Run a batch, and answer every job in it, whatever happens."""
         unanswered = {delivery.entry: delivery for delivery in batch}
 
-        def answer(*answers: Answered) -> None:
+        def answer(*answers: Answer) -> None:
             for delivery, _, _ in answers:
                 unanswered.pop(delivery.entry, None)
             self._consumer.answer_all(answers)
 
         try:
             for delivery in [delivery for delivery in batch if delivery.job.registration]:
-                # A model may have to be loaded first, or a classifier taken out of one.
+                # A model may have to be loaded, or a classifier extracted from one.
                 self._consumer.leases.progress(LOAD_SECONDS)
                 self._registrations.advance(delivery.job, self._consumer.leases.progress)
                 answer((delivery, None, 0.0))
@@ -99,7 +99,7 @@ class Worker:
                 self._runner.run(inference, answer)
         except OUTAGE_ERRORS as error:
             log.warning("batch released", extra={"reason": error.message})
-            # Another worker would see the same registry outage: callers get the error and retry.
+            # Other workers see the same outage of the registry, so callers get the error at once.
             if isinstance(error, RegistryUnavailableError):
                 self._fail_all([d for d in unanswered.values() if not d.job.registration], error)
             self._release()
@@ -108,16 +108,16 @@ class Worker:
         except Exception as error:
             log.exception("batch failed")
             if len(unanswered) > 1:
-                # Run alone, so that one bad job does not fail the others.
+                # Each job runs alone, so that one that fails does not fail the others.
                 for delivery in list(unanswered.values()):
-                    with working_for_jobs([delivery]):
+                    with bind_jobs([delivery]):
                         self._work([delivery])
                 return
-            failure = JobFailedError(f"the worker failed at this job: {type(error).__name__}")
+            failure = JobFailedError(f"the worker failed to run this job: {type(error).__name__}")
             self._fail_all(list(unanswered.values()), failure)
 
     def _release(self) -> None:
-        """Give the batch back unanswered; it is delivered again."""
+        """Return the jobs that are not answered to the queue, which delivers them again."""
         try:
             self._consumer.leases.release()
         except UnavailableError as error:
@@ -126,7 +126,7 @@ class Worker:
 
     def _fail_all(self, deliveries: list[Delivery], error: StitchworkError) -> None:
         for delivery in deliveries:
-            with working_for_jobs([delivery]):
+            with bind_jobs([delivery]):
                 log.warning("job failed", extra={"code": error.code})
                 try:
                     self._consumer.fail(delivery, error)

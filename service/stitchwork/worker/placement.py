@@ -1,4 +1,4 @@
-"""What a worker announces of itself, and how long it leaves work to others."""
+"""The status that a worker announces, and when it takes work that another could do sooner."""
 
 from stitchwork.models.encoder_cache import MIN_PATIENCE_SECONDS, EncoderCache
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
@@ -11,10 +11,10 @@ def describe(
     """The status that a worker announces.
 
     Args:
-        name: Of the worker.
-        models: Patterns of the models it takes work for.
-        encoders: What it has loaded.
-        checker: Which spaces it refuses.
+        name: Name of the worker.
+        models: Patterns of the models that it takes work for.
+        encoders: Its device and loaded encoders.
+        checker: The spaces that it refuses.
     """
     return WorkerStatus(
         worker=name,
@@ -27,10 +27,17 @@ def describe(
 
 
 def patience(encoders: EncoderCache, heartbeat: Heartbeat, encoder: str) -> float:
-    """Seconds that work for an encoder waits before a worker without it takes it.
+    """Seconds that work for an encoder waits before this worker takes it.
 
-    Zero where it is loaded; a moment where another worker has it, which is likely to be quicker.
+    Zero if the encoder is loaded. If only another worker has loaded it, at least
+    `MIN_PATIENCE_SECONDS`, because that worker is likely to be quicker.
+
+    Args:
+        encoders: The encoders that this worker has loaded.
+        heartbeat: Knows what other workers have loaded.
+        encoder: Key of the encoder.
     """
-    own = encoders.patience(encoder)
-    elsewhere = encoder not in encoders.loaded() and heartbeat.is_loaded_elsewhere(encoder)
-    return max(own, MIN_PATIENCE_SECONDS) if elsewhere else own
+    seconds = encoders.patience(encoder)
+    if encoder not in encoders.loaded() and heartbeat.is_loaded_elsewhere(encoder):
+        return max(seconds, MIN_PATIENCE_SECONDS)
+    return seconds

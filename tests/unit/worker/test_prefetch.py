@@ -1,4 +1,4 @@
-"""Decoding of later jobs while earlier ones are on the device."""
+"""Work for later jobs while earlier ones are on the device."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from stitchwork.errors import InvalidInputError
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.messages import Job
-from stitchwork.worker.batch_runner import prefetch
+from stitchwork.worker.prefetch import prefetch
 
 SECONDS = 60.0
 
