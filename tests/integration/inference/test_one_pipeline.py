@@ -1,27 +1,13 @@
 """All faces use one pipeline: each fails if one of its functions is replaced."""
 
-import threading
-from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import pytest
-import redis
 from starlette.testclient import TestClient
 
-from stitchwork.api.app import create_app
-from stitchwork.api.middleware.auth import check_keys
-from stitchwork.bootstrap import api as api_bootstrap
-from stitchwork.bootstrap import worker as worker_bootstrap
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.settings import Settings
-from tests.support.servers import ServerProcess
-from tests.support.waiting import wait_until
+from tests.integration.inference.conftest import LABELS, WIDTH, ok
 
-TEXTS: Final = [f"{verb} the {noun}" for verb in ("open", "close", "find") for noun in "abcdefgh"]
-WIDTH: Final = 32
-LABELS: Final = ["left", "right"]
 REPLACED: Final = "this function was replaced"
 
 
@@ -90,52 +76,6 @@ FACES: Final = {
     ),
 }
 CASES: Final = [(face, step) for face, case in FACES.items() for step in sorted(case.steps)]
-
-
-def ok(response: Any) -> Any:
-    assert response.is_success, response.text
-    return response.json()
-
-
-@pytest.fixture(scope="module")
-def client(registry_process: ServerProcess, queue_process: ServerProcess) -> Iterator[TestClient]:
-    """An API and a worker in this process, with two spaces and a head."""
-    for process in (registry_process, queue_process):
-        with redis.Redis.from_url(process.url) as server:
-            server.flushall()
-    settings = Settings(
-        redis_url=registry_process.url,
-        queue_url=queue_process.url,
-        model_roots=(minilm_folder(),),
-        offline=True,
-        compile_models=False,
-        device="cpu",
-    )
-    worker = worker_bootstrap.make_worker(settings)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    try:
-        state = api_bootstrap.make_app_state(settings)
-        check_keys(state.api_keys, settings.host)
-        with TestClient(create_app(state)) as client:
-            register(client)
-            yield client
-    finally:
-        worker.stop()
-        thread.join()
-
-
-def register(client: TestClient) -> None:
-    ok(client.put("/anchor-sets/set", json={"modality": "text", "items": TEXTS}))
-    encoder = {"kind": "transformers", "model": str(minilm_folder())}
-    ok(client.put("/spaces/texts", json={"anchor_set": "set", "encoder": encoder}))
-    wait_until("it is ready", lambda: ok(client.get("/spaces/texts"))["status"] == "ready")
-    rows = np.array(ok(client.post("/embed/texts", json={"items": TEXTS}))["embeddings"])
-    other = rows @ np.random.default_rng(0).normal(size=(384, WIDTH))
-    ok(client.put("/spaces/other", json={"anchor_set": "set", "anchors": other.tolist()}))
-    weight = np.random.default_rng(1).normal(size=(2, WIDTH)).tolist()
-    head = {"space": "other", "labels": LABELS, "weight": weight, "bias": [0.0, 0.0]}
-    ok(client.put("/heads/head", json=head))
 
 
 @pytest.mark.parametrize("face", FACES)
