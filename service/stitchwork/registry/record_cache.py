@@ -33,6 +33,7 @@ class RecordCache(Generic[R]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._records: LRUCache[str, CachedRecord[R]] = LRUCache(MAX_CACHED)
+        self._unreadable: LRUCache[str, tuple[bytes, bytes]] = LRUCache(MAX_CACHED)
 
     def get(
         self, id_: str, *, stored: bytes | None = None, max_age: float | None = None
@@ -61,3 +62,10 @@ class RecordCache(Generic[R]):
         """Drop the record of an id."""
         with self._lock:
             self._records.pop(id_, None)
+
+    def is_new_failure(self, id_: str, stored: tuple[bytes, bytes]) -> bool:
+        """Whether these bytes could not be read for the first time, so that it is logged once."""
+        with self._lock:
+            is_new = self._unreadable.get(id_) != stored
+            self._unreadable[id_] = stored
+        return is_new

@@ -185,8 +185,7 @@ class Repository(Generic[R]):
 
     def count(self) -> int:
         """The number of ids."""
-        (number,) = self._server.execute(("ZCARD", PREFIX + self.kind))
-        return int(number)
+        return int(self._server.execute(("ZCARD", PREFIX + self.kind))[0])
 
     def arrays(self, id_: str, version: str) -> Arrays:
         """The arrays of one version.
@@ -330,8 +329,9 @@ class Repository(Generic[R]):
             if pending:
                 registration = load_record(Registration, pending, name)
         except IncompatibleFormatError as failure:
-            log.error("record unreadable", extra={"record": name, "reason": failure.message})
             error = failure
+            if self._cache.is_new_failure(id_, (data, pending)):
+                log.error("record unreadable", extra={"record": name, "reason": error.message})
         return Entry(id_, record, registration, dependents, (data, pending), error)
 
     def _unchanged_entry(self, entry: Entry[R]) -> list[Check]:

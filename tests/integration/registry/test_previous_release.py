@@ -9,10 +9,12 @@ from typing import Any, Final
 import httpx
 import numpy as np
 import pytest
+import redis
 from numpy.typing import NDArray
 
 from stitchwork import Stitchwork
 from stitchwork.errors import AuthenticationError
+from stitchwork.supervisor import ServiceProcess
 from tests.support.running_service import running
 
 DATA: Final = Path(__file__).parent / "data"
@@ -22,12 +24,17 @@ KEY: Final[str] = EXPECTED["key"]
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service without workers on a copy of what 0.1.0 stored."""
     folder = tmp_path_factory.mktemp("store") / "data"
     shutil.copytree(DATA / NAME, folder)
-    with running(workers=0, data_dir=folder) as service:
-        yield service.url
+    with running(workers=0, data_dir=folder) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def url(service: ServiceProcess) -> str:
+    return service.url
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +101,29 @@ def test_the_same_declaration_has_the_same_version_as_in_the_earlier_release(
     points = [f"p{i}" for i in range(40)]
     assert client.put_anchor_set("texts", "text", items=texts)["version"] == before["texts"]
     assert client.put_anchor_set("points", ids=points)["version"] == before["points"]
+
+
+def test_record_of_a_later_release_is_refused_and_everything_else_goes_on(
+    service: ServiceProcess, arrays: dict[str, NDArray[np.float32]]
+) -> None:
+    later = b'{"format":99,"id":"later"}'
+    with redis.Redis.from_url(service.redis_url or "") as registry:
+        registry.hset("stitchwork:space:later", "record", later)
+        registry.zadd("stitchwork:space", {"later": 0})
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=service.url, headers=headers) as http:
+        listed = http.get("/spaces").raise_for_status().json()
+        assert [item["id"] for item in listed["items"]] == [
+            item["id"] for item in EXPECTED["spaces"]
+        ]
+        assert listed["unreadable"] == ["later"]
+        assert "unreadable" not in http.get("/heads").json()
+        refusal = http.get("/spaces/later")
+        assert (refusal.status_code, refusal.json()["code"]) == (409, "incompatible-format")
+        assert "space later has format 99 of a later release" in refusal.json()["detail"]
+        body = {"source": "later", "target": "text-y", "embeddings": arrays["x"].tolist()}
+        assert http.post("/translate", json=body).status_code == 409
+        body["source"] = "text-x"
+        assert http.post("/translate", json=body).status_code == 200
+        for path in ("/metrics", "/health/live", "/info", "/workers", "/v1/models"):
+            assert http.get(path).status_code == 200, path

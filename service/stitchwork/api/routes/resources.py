@@ -124,7 +124,8 @@ def add_routes(
         after = _cursor(cursor)
         result = await asyncio.to_thread(repository(state).page, limit, after)
         items: Any = [resource_response(ready, entry) for entry in result.entries]
-        return negotiation.json_response(page(items=items, cursor=result.cursor))
+        optional: Any = {"unreadable": result.unreadable} if result.unreadable else {}
+        return negotiation.json_response(page(items=items, cursor=result.cursor, **optional))
 
     @router.get(
         f"/{plural}/{{id}}",

@@ -74,6 +74,9 @@ class AnchorSetPage(ResponseModel):
 
     items: list[AnchorSetResponse]
     cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
+    unreadable: list[str] = Field(
+        [], description="Ids of resources that another release stored; GET of one says why."
+    )
 
 
 class SpacePage(ResponseModel):
@@ -81,6 +84,9 @@ class SpacePage(ResponseModel):
 
     items: list[SpaceResponse | RegistrationResponse]
     cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
+    unreadable: list[str] = Field(
+        [], description="Ids of resources that another release stored; GET of one says why."
+    )
 
 
 class HeadPage(ResponseModel):
@@ -88,6 +94,9 @@ class HeadPage(ResponseModel):
 
     items: list[HeadResponse | RegistrationResponse]
     cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
+    unreadable: list[str] = Field(
+        [], description="Ids of resources that another release stored; GET of one says why."
+    )
 
 
 class TranslateResponse(EmbeddingsModel):

@@ -1,0 +1,131 @@
+"""Records of earlier releases are read; those of later releases are refused and set aside."""
+
+import orjson
+import pytest
+
+from stitchwork.errors import IncompatibleFormatError
+from stitchwork.geometry.calibration import Calibration
+from stitchwork.geometry.classifier import Classifier
+from stitchwork.redis.client import RedisClient
+from stitchwork.registry import api_keys
+from stitchwork.registry.api_key_cache import ApiKeyCache
+from stitchwork.registry.api_keys import ApiKeyRepository
+from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.registry import Registry
+from stitchwork.registry.stored_records import FORMAT, dump_record, load_record
+from stitchwork.resources import AnchorSet, Head, Scope, Space
+from tests.conftest import Pair
+
+LATER = b'{"format":%d,"shape":"unheard of"}' % (FORMAT + 1)
+MALFORMED = b'{"id":"x"'
+SET = AnchorSet(id="s", version="v", modality="vector", size=2)
+
+
+@pytest.fixture
+def registry(registry_server: RedisClient) -> Registry:
+    return Registry(registry_server, durable=False, stale_seconds=60)
+
+
+def declare(registry: Registry, pair: Pair, id_: str) -> Space:
+    anchors = pair.y_anchors if id_ == "y" else pair.x_anchors
+    _, entry = registry.declare_space(SpaceDeclaration(id_, "S", anchors=anchors))
+    assert entry.record is not None
+    return entry.record
+
+
+def overwrite(registry: Registry, key: str, data: bytes, field: str = "record") -> None:
+    registry.server.redis.hset(f"stitchwork:{key}", field, data)
+
+
+def test_record_is_stored_with_the_version_of_its_format() -> None:
+    stored = orjson.loads(dump_record(SET))
+    assert stored == {"format": FORMAT, **SET.model_dump(mode="json")}
+    assert load_record(AnchorSet, dump_record(SET), "anchor-set s") == SET
+
+
+def test_record_without_a_format_is_read_as_that_of_the_first_release() -> None:
+    assert load_record(AnchorSet, SET.model_dump_json().encode(), "anchor-set s") == SET
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (LATER, rf"space x has format {FORMAT + 1} of a later release, .*: run the later release"),
+        (MALFORMED, "space x cannot be read by release .*: restore the registry from a backup"),
+        (b"[]", "space x cannot be read"),
+        (b'{"format":"two"}', "space x cannot be read"),
+    ],
+)
+def test_unreadable_record_is_refused_by_its_id(
+    registry: Registry, pair: Pair, data: bytes, message: str
+) -> None:
+    declare(registry, pair, "x")
+    overwrite(registry, "space:x", data)
+    for use in (registry.spaces.get, registry.spaces.ready, registry.spaces.delete):
+        with pytest.raises(IncompatibleFormatError, match=message):
+            use("x")
+    with pytest.raises(IncompatibleFormatError, match=message):
+        declare(registry, pair, "x")
+    assert registry.server.redis.hget("stitchwork:space:x", "record") == data, "it is as it was"
+
+
+def test_unreadable_record_is_left_out_of_pages_and_named(registry: Registry, pair: Pair) -> None:
+    for id_ in ("a", "x", "y"):
+        declare(registry, pair, id_)
+    overwrite(registry, "space:x", LATER)
+    page = registry.spaces.page(10)
+    assert [entry.id for entry in page.entries] == ["a", "y"]
+    assert page.unreadable == ["x"]
+    declare(registry, pair, "z")  # compared with the spaces that can be read
+
+
+def test_unreadable_registration_leaves_the_ready_version_in_use(
+    registry: Registry, pair: Pair
+) -> None:
+    declare(registry, pair, "x")
+    overwrite(registry, "space:x", LATER, "draft")
+    registry.server.redis.zadd("stitchwork:drafts", {"space:x": 1})
+    (space,), stale = registry.spaces.ready("x")
+    assert (space.id, stale) == ("x", False)
+    assert registry.stalled_registrations(0.0) == []
+    assert registry.spaces.page(10).unreadable == ["x"]
+
+
+def test_unreadable_anchor_set_is_not_created_anew(registry: Registry, pair: Pair) -> None:
+    declare(registry, pair, "x")
+    overwrite(registry, "anchor-set:S", LATER)
+    with pytest.raises(IncompatibleFormatError, match="anchor-set S"):
+        declare(registry, pair, "y")
+    assert registry.server.redis.hget("stitchwork:anchor-set:S", "record") == LATER
+
+
+def test_unreadable_api_key_is_refused_and_others_are_accepted(registry: Registry) -> None:
+    known, record = api_keys.new("known", [Scope.READ])
+    registry.keys.add(record)
+    overwrite(registry, "keys", LATER, "other")
+    assert [key.name for key in registry.keys.list()] == ["known"]
+    cache = ApiKeyCache(registry.keys, stale_seconds=60, required=False)
+    cache.reload()
+    assert cache.find(known) == record
+
+
+def test_only_unreadable_api_keys_do_not_make_the_service_public(registry: Registry) -> None:
+    registry.keys.add(api_keys.new("one", [Scope.READ])[1])
+    overwrite(registry, "keys", LATER, "one")
+    cache = ApiKeyCache(ApiKeyRepository(registry.server), stale_seconds=60, required=False)
+    cache.reload()
+    assert not cache.is_empty
+    assert not cache.is_public
+
+
+def test_unreadable_calibration_counts_as_none(registry: Registry, pair: Pair) -> None:
+    x, y = declare(registry, pair, "x"), declare(registry, pair, "y")
+    classifier = Classifier(((pair.y_anchors[:2], pair.y_anchors[:2, 0]),))
+    _, entry = registry.declare_head("h", "y", classifier, ["a", "b"])
+    head = entry.record
+    assert isinstance(head, Head)
+    registry.calibrations.put(x, y, head, "ridge", Calibration(1.0, 0.0), 50)
+    assert registry.calibrations.get(x, y, head, "ridge") is not None
+    (field,) = registry.server.execute(("HKEYS", "stitchwork:head:h:calibrations"))[0]
+    overwrite(registry, "head:h:calibrations", LATER, field.decode())
+    assert registry.calibrations.get(x, y, head, "ridge") is None
