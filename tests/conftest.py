@@ -15,7 +15,7 @@ import pytest
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Floats
-from tests.support import allowed_skips, servers
+from tests.support import allowed_skips, machine, servers
 from tests.support.allowed_skips import SkipPolicy
 from tests.support.running_service import MAX_PIXELS, SharedService, running
 from tests.support.servers import (
@@ -130,7 +130,7 @@ def queue_process(server_binary: ServerBinary) -> Iterator[ServerProcess]:
 @pytest.fixture
 def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty registry server."""
-    server = RedisClient(registry_process.url, 5.0, RegistryUnavailableError)
+    server = RedisClient(registry_process.url, machine.deadline(5.0), RegistryUnavailableError)
     server.redis.flushall()
     yield server
     server.close()
@@ -139,7 +139,7 @@ def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
 @pytest.fixture
 def queue_server(queue_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty queue server."""
-    server = RedisClient(queue_process.url, 5.0, QueueUnavailableError)
+    server = RedisClient(queue_process.url, machine.deadline(5.0), QueueUnavailableError)
     server.redis.flushall()
     yield server
     server.close()

@@ -332,7 +332,9 @@ def _command(stage: Stage, *arguments: str) -> str:
     }
     command = [sys.executable, "-P", "-m", "stitchwork", *arguments]
     env = {**os.environ, **urls}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True, timeout=90)
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, check=True, timeout=machine.deadline(90)
+    )
     return done.stdout
 
 
@@ -438,7 +440,7 @@ def many_calls(url: str) -> httpx.Client:
     """A client for many threads, which keeps all its connections."""
     return httpx.Client(
         base_url=url,
-        timeout=2 * DEADLINE,
+        timeout=machine.deadline(2 * DEADLINE),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
     )
 

@@ -50,7 +50,7 @@ class SkipPolicy:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         self._rules = rules
-        self._violations: list[str] = []
+        self.violations: list[str] = []
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A module that is skipped as a whole."""
@@ -63,7 +63,7 @@ class SkipPolicy:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail an otherwise successful run."""
-        if self._violations and session.exitstatus in (
+        if self.violations and session.exitstatus in (
             pytest.ExitCode.OK,
             pytest.ExitCode.NO_TESTS_COLLECTED,
         ):
@@ -71,9 +71,9 @@ class SkipPolicy:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """List the violations."""
-        if self._violations:
+        if self.violations:
             terminalreporter.section(f"skips that {ALLOWED} does not name", red=True)
-            for violation in self._violations:
+            for violation in self.violations:
                 terminalreporter.write_line(violation)
 
     def _check(self, report: pytest.CollectReport | pytest.TestReport) -> None:
@@ -81,4 +81,4 @@ class SkipPolicy:
             return
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if not any(rule.allows(report.nodeid, reason) for rule in self._rules):
-            self._violations.append(f"{report.nodeid}: {reason}")
+            self.violations.append(f"{report.nodeid}: {reason}")

@@ -97,6 +97,7 @@ class Cluster:
             **foreign_environment(),
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
+            "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(machine.deadline(CALL_SECONDS)),
             "OMP_NUM_THREADS": "1",
             **checked_settings(env),
         }

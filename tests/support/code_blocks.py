@@ -14,6 +14,7 @@ import httpx
 import yaml
 from markdown_it import MarkdownIt
 
+from tests.support import machine
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ class Reader:
         """End the service that a block started."""
         if self._service is not None:
             self._service.terminate()
-            self._service.communicate(timeout=SECONDS)
+            self._service.communicate(timeout=machine.deadline(SECONDS))
             self._service = None
 
     def _serve(self, text: str) -> None:
@@ -153,7 +154,7 @@ class Reader:
             env=self._env | {"STITCHWORK_URL": self._url},
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=machine.deadline(SECONDS),
             check=False,
         )
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
@@ -169,7 +170,9 @@ class Reader:
         environment = (self._folder / ".environment").read_text()
         key = re.search(r'^declare -x STITCHWORK_KEY="(.*)"$', environment, re.M)
         headers = {"Authorization": f"Bearer {key[1]}"} if key else {}
-        with httpx.Client(base_url=self._url, headers=headers, timeout=30) as http:
+        with httpx.Client(
+            base_url=self._url, headers=headers, timeout=machine.deadline(30)
+        ) as http:
 
             def ready() -> bool:
                 pages = [

@@ -5,6 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
 from stitchwork.telemetry.metrics import PREFIX, Metrics
+from tests.support import machine
 
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -21,7 +22,7 @@ class Scrape:
     """All series of an address at one moment."""
 
     def __init__(self, url: str) -> None:
-        response = httpx.get(url, timeout=30)
+        response = httpx.get(url, timeout=machine.deadline(30))
         assert response.status_code == 200, response.text
         self.text = response.text
         self.families = {f.name: f for f in text_string_to_metric_families(response.text)}

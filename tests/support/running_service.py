@@ -10,6 +10,8 @@ from stitchwork.supervisor import READY_SECONDS, Plan, ServiceProcess, start
 from tests.support import machine
 from tests.support.cluster import checked_settings
 
+REQUEST_SECONDS: Final = 30.0
+"""The default of `request_timeout_seconds`, which a slow machine lengthens."""
 MAX_PIXELS: Final = 8_000 * 8_000 + 1
 """The shared service's `max_image_pixels`; all its other settings have their defaults."""
 
@@ -47,6 +49,7 @@ def running(
             "STITCHWORK_MODEL_ROOTS": ":".join(map(str, roots)),
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
+            "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(machine.deadline(REQUEST_SECONDS)),
             **checked_settings(env),
         }
         plan = Plan(port=0, data_dir=data_dir or Path(folder), workers=workers, env=settings)

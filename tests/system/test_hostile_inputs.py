@@ -20,6 +20,7 @@ from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.supervisor import ServiceProcess
 from tests.fuzz.seeds import seeds
 from tests.integration.api.test_refusals import check
+from tests.support import machine
 from tests.support.memory import MB, resident
 from tests.support.running_service import MAX_PIXELS, SharedService
 from tests.support.waiting import wait_until
@@ -43,7 +44,7 @@ def host(shared_service: SharedService) -> Iterator[Host]:
     folder.mkdir()
     image = {"kind": "timm", "model": NAME, "weights": str(shared_service.lite0), "input_size": 32}
     text = {"kind": "transformers", "model": str(minilm_folder())}
-    with httpx.Client(base_url=shared_service.running.url, timeout=120) as http:
+    with httpx.Client(base_url=shared_service.running.url, timeout=machine.deadline(120)) as http:
         for id_, spec, width in (("t", text, 384), ("i", image, 1280)):
             rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
             body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}

@@ -203,7 +203,7 @@ def answers(port: int) -> bool:
 def is_ready(url: str) -> bool:
     """Whether a service reports itself ready."""
     try:
-        return httpx.get(f"{url}/health/ready", timeout=30).is_success
+        return httpx.get(f"{url}/health/ready", timeout=machine.deadline(30)).is_success
     except httpx.TransportError:
         return False
 

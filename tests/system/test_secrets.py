@@ -4,6 +4,7 @@ import httpx
 import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
+from tests.support import machine
 from tests.support.running_service import running
 from tests.support.waiting import wait_until
 
@@ -25,7 +26,7 @@ def test_debug_logs_have_no_text_no_vector_no_label_and_no_key(
         running(roots=(minilm_folder(),), STITCHWORK_LOG_LEVEL="debug") as service,
         httpx.Client(
             base_url=service.url,
-            timeout=120,
+            timeout=machine.deadline(120),
             headers={"Authorization": f"Bearer {KEY}", "X-Api-Key": KEY},
         ) as http,
     ):

@@ -24,6 +24,7 @@ from stitchwork.errors import StitchworkError
 from stitchwork.geometry.diagnostics.space_metrics import mean_cosine
 from stitchwork.models.packaged_encoders import minilm_folder
 from tests.conftest import make_pair
+from tests.support import machine
 from tests.support.memory import MB, resident
 from tests.support.running_service import SharedService, running
 
@@ -157,7 +158,7 @@ def test_a_sample_of_raw_texts_is_judged_and_calibrates_both_ways_to_the_head(
 
 def test_texts_outside_the_anchors_are_named_by_every_route_alike(spaces: TextSpaces) -> None:
     texts = [*(TEXTS[i] for i in spaces.order[160:170]), "qx zzv 0x3f;; {}", "Ж ¤¤¤ 8#8#8"]
-    with httpx.Client(base_url=spaces.url, timeout=60) as http:
+    with httpx.Client(base_url=spaces.url, timeout=machine.deadline(60)) as http:
         embedded = http.post("/embed/minilm", json={"items": texts, "target": "use"}).json()
         rows = spaces.client.embed("minilm", texts).tolist()
         body = {"source": "minilm", "target": "use", "embeddings": rows}
@@ -192,7 +193,7 @@ def test_long_texts_are_refused_or_cut_on_request(spaces: TextSpaces) -> None:
     with pytest.raises(ServiceError, match="at most 256 tokens") as refused:
         spaces.client.embed("minilm", items)
     assert (refused.value.status, refused.value.pointer) == (422, "/items/1")
-    with httpx.Client(base_url=spaces.url, timeout=60) as http:
+    with httpx.Client(base_url=spaces.url, timeout=machine.deadline(60)) as http:
         for text in ("word " * 600, "x" * 60_000):
             body = {"items": ["short", text], "truncate": True}
             assert http.post("/embed/minilm", json=body).json()["truncated"] == [1]
@@ -201,7 +202,7 @@ def test_long_texts_are_refused_or_cut_on_request(spaces: TextSpaces) -> None:
 def test_a_bad_text_takes_no_other_request_along(spaces: TextSpaces) -> None:
     def call(i: int) -> int:
         text = "word " * 600 if i == 3 else TEXTS[i]
-        with httpx.Client(base_url=spaces.url, timeout=60) as http:
+        with httpx.Client(base_url=spaces.url, timeout=machine.deadline(60)) as http:
             return http.post("/stitch/minilm/topic", json={"items": [text]}).status_code
 
     with ThreadPoolExecutor(8) as pool:
@@ -242,7 +243,7 @@ def test_a_pretrained_classifier_labels_real_images(shared_service: SharedServic
     files = [noise(seed) for seed in range(12)]
     with (
         Stitchwork(shared_service.running.url) as client,
-        httpx.Client(base_url=shared_service.running.url, timeout=60) as http,
+        httpx.Client(base_url=shared_service.running.url, timeout=machine.deadline(60)) as http,
     ):
         client.put_anchor_set("noise", "image", items=files)
         client.put_space("lite0", "noise", encoder={**lite0, "input_size": 96})

@@ -15,6 +15,7 @@ from stitchwork.settings import Settings
 from stitchwork.supervisor import ServiceProcess
 from tests.integration.api.test_fetching import LIMITS as FETCHING
 from tests.integration.api.test_limits import SETTINGS as BOUNDED
+from tests.support import machine
 from tests.support.running_service import running
 from tests.support.waiting import wait_until
 
@@ -45,7 +46,7 @@ def limited() -> Iterator[LimitedService]:
     spec = {"kind": "transformers", "model": str(minilm_folder())}
     with (
         running(roots=(minilm_folder(),), **env) as service,
-        httpx.Client(base_url=service.url, timeout=60) as http,
+        httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,
     ):
         body = {"anchor_set": "T", "anchors": rows, "encoder": spec}
         assert http.put("/spaces/t", json=body).status_code == 201

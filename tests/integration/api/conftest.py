@@ -7,6 +7,7 @@ import pytest
 
 from stitchwork.supervisor import ServiceProcess
 from tests.conftest import Pair
+from tests.support import machine
 from tests.support.running_service import running
 
 
@@ -30,7 +31,7 @@ def pid(service: ServiceProcess) -> int:
 
 @pytest.fixture(scope="session")
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=machine.deadline(30)) as client:
         yield client
 
 

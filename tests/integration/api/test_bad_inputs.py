@@ -17,6 +17,7 @@ from safetensors.numpy import save
 
 from tests.conftest import Pair
 from tests.integration.api.test_refusals import GOOD, TO_Y, check
+from tests.support import machine
 from tests.support.memory import MB, resident
 
 MAX_BODY_BYTES = 2_000_000
@@ -102,7 +103,9 @@ def test_wrong_content_length_is_refused(http: httpx.Client, url: str) -> None:
 def raw(url: str, data: bytes) -> bytes:
     """What comes back for bytes that no client would send."""
     where = urlsplit(url)
-    with socket.create_connection((where.hostname or "", where.port or 0), timeout=20) as line:
+    with socket.create_connection(
+        (where.hostname or "", where.port or 0), timeout=machine.deadline(20)
+    ) as line:
         line.sendall(data)
         return line.recv(65_536)
 

@@ -12,6 +12,7 @@ from stitchwork.api.middleware.auth import ADMIN
 from stitchwork.registry import api_keys
 from tests.conftest import Pair
 from tests.integration.api.conftest import register
+from tests.support import machine
 from tests.support.running_service import running
 
 Service = tuple[str, str]
@@ -29,7 +30,9 @@ def service(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         workers=0, STITCHWORK_MAX_BODY_BYTES="2000000", STITCHWORK_KEY_FILE=str(file)
     ) as process:
         headers = {"Authorization": f"Bearer {key}"}
-        with httpx.Client(base_url=process.url, timeout=30, headers=headers) as http:
+        with httpx.Client(
+            base_url=process.url, timeout=machine.deadline(30), headers=headers
+        ) as http:
             register(http, pair)
         yield process.url, key
 

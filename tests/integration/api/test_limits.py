@@ -21,6 +21,7 @@ from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InputTooLargeError
 from stitchwork.settings import Settings
 from stitchwork.supervisor import ServiceProcess
+from tests.support import machine
 from tests.support.memory import MB, resident
 from tests.support.running_service import running
 from tests.support.waiting import wait_until
@@ -55,14 +56,16 @@ def bounded() -> Iterator[ServiceProcess]:
 
 @pytest.fixture
 def http(bounded: ServiceProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=bounded.url, timeout=30) as client:
+    with httpx.Client(base_url=bounded.url, timeout=machine.deadline(30)) as client:
         yield client
 
 
 def dial(service: ServiceProcess) -> socket.socket:
     address = urlsplit(service.url)
     assert address.hostname
-    return socket.create_connection((address.hostname, address.port or 80), timeout=30)
+    return socket.create_connection(
+        (address.hostname, address.port or 80), timeout=machine.deadline(30)
+    )
 
 
 def problem(connection: socket.socket) -> dict[str, Any]:
@@ -246,7 +249,7 @@ def test_content_length_above_the_limit_is_refused_before_the_body(bounded: Serv
 
 
 def test_endless_body_is_refused_without_using_memory(bounded: ServiceProcess) -> None:
-    http = httpx.Client(base_url=bounded.url, timeout=30)
+    http = httpx.Client(base_url=bounded.url, timeout=machine.deadline(30))
 
     def endless() -> Iterator[bytes]:
         for _ in range(1500):

@@ -36,6 +36,7 @@ from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
 from tests.conftest import Pair
+from tests.support import machine
 from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import sample_value
 from tests.support.servers import VALKEY_9, ServerProcess, server_binary
@@ -71,7 +72,9 @@ class KeyedService:
 
 def send(api: Process, method: str, path: str, key: str = "", **more: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.request(method, f"{api.url}{path}", headers=headers, timeout=30, **more)
+    return httpx.request(
+        method, f"{api.url}{path}", headers=headers, timeout=machine.deadline(30), **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +419,9 @@ def test_key_file_allows_a_public_address(tmp_path: Path) -> None:
 def test_serve_on_a_public_address_without_a_key_fails_at_once(tmp_path: Path) -> None:
     words = ("--host", "0.0.0.0", "--port", "0", "--workers", "0", "--data-dir", str(tmp_path))  # noqa: S104
     command = [sys.executable, "-P", "-m", "stitchwork", "serve", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=machine.deadline(60), check=False
+    )
     assert done.returncode == 1
     assert (
         "expected an API key, because host 0.0.0.0 can be reached from other machines"

