@@ -76,6 +76,8 @@ def test_rows_are_parsed_unchanged(
     np.testing.assert_array_equal(body.embeddings, rows)
 
 
+# Pillow warns of damaged EXIF data and leaves the image as it is.
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize("target", targets())
 @without_deadline
 @given(data=st.data())
