@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,22 +21,16 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.corpus_embeddings import embed_corpus
 from stitchwork.evaluation.corpus_sources import load_corpus
 from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
-from stitchwork.evaluation.experiments.confidence import confidence
+from stitchwork.evaluation.experiment_catalog import (
+    EXPERIMENT_NAMES,
+    EXPERIMENTS,
+    LAYERS,
+    ExperimentContext,
+)
 from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
-from stitchwork.evaluation.experiments.inversion import inversion
 from stitchwork.evaluation.experiments.layers import layers
 from stitchwork.evaluation.experiments.methods import PeerFunction
-from stitchwork.evaluation.experiments.misaligned import misaligned
-from stitchwork.evaluation.experiments.modalities import applies as crosses_modalities
-from stitchwork.evaluation.experiments.modalities import modalities
-from stitchwork.evaluation.experiments.norms import norms
-from stitchwork.evaluation.experiments.over_http import over_http
-from stitchwork.evaluation.experiments.prediction import prediction
-from stitchwork.evaluation.experiments.scale import scale
-from stitchwork.evaluation.experiments.sensitivity import sensitivity
-from stitchwork.evaluation.experiments.study import ProgressCallback, Record, Study
-from stitchwork.evaluation.experiments.translation import translation
-from stitchwork.evaluation.experiments.whitening import whitening
+from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.known_encoders import default_encoders, model_roots
 from stitchwork.evaluation.peers import PACKAGES, PeerProcess, peer_environment
 from stitchwork.evaluation.progress_bar import progress
@@ -51,8 +45,6 @@ from stitchwork.evaluation.result_cache import (
 from stitchwork.supervisor import Plan, start
 
 DEFAULT_DATA: Final = ("digits",)
-SWAP_SEEDS: Final = (100, 101, 102)
-"""Seeds of the anchors that are swapped."""
 EMBEDDINGS_FOLDER: Final = "embedded"
 """Folder of weights and embeddings, in the folder of results."""
 PEERS_FOLDER: Final = "peers"
@@ -111,88 +103,6 @@ class EvaluationOptions:
             for selected in self.only
             if selected in EXPERIMENTS
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ExperimentContext:
-    """What experiments have access to."""
-
-    client: Stitchwork
-    peers: Mapping[str, PeerFunction]
-    study: Study
-    results: Mapping[str, Record]
-    progress: ProgressCallback
-
-
-@dataclass(frozen=True, slots=True)
-class Experiment:
-    """One experiment on a data set.
-
-    Attributes:
-        run: Runs it.
-        title: What the progress bar shows.
-        needs_labels: Whether it needs labels.
-        requires: Experiments whose results it uses.
-        applies: Whether it applies to this data set.
-        opt_in: Whether it runs only where it is selected by name.
-    """
-
-    run: Callable[[ExperimentContext], Record]
-    title: str
-    needs_labels: bool = False
-    requires: tuple[str, ...] = ()
-    applies: Callable[[Study], bool] = lambda study: True
-    opt_in: bool = False
-
-
-EXPERIMENTS: Final[Mapping[str, Experiment]] = {
-    "norms": Experiment(lambda c: norms(c.study, progress=c.progress), "norms of rows"),
-    "inversion": Experiment(
-        lambda c: inversion(c.study, progress=c.progress), "intra- and inter-space inversion"
-    ),
-    "sensitivity": Experiment(
-        lambda c: sensitivity(c.study, progress=c.progress), "irp against δ and ω"
-    ),
-    "translation": Experiment(
-        lambda c: translation(c.study, peers=c.peers, progress=c.progress),
-        "stitching and retrieval",
-    ),
-    "modalities": Experiment(
-        lambda c: modalities(c.study, progress=c.progress),
-        "across modalities, with controls",
-        applies=crosses_modalities,
-    ),
-    "confidence": Experiment(
-        lambda c: confidence(c.study, progress=c.progress), "confidence", needs_labels=True
-    ),
-    "scale": Experiment(
-        lambda c: scale(c.study, progress=c.progress),
-        "networks under rescaled inputs",
-        needs_labels=True,
-    ),
-    "prediction": Experiment(
-        lambda c: prediction(c.results),
-        "predictors of accuracy",
-        needs_labels=True,
-        requires=("sensitivity", "translation"),
-    ),
-    "whitening": Experiment(
-        lambda c: whitening(c.study, progress=c.progress), "exp against b", opt_in=True
-    ),
-    "misaligned": Experiment(
-        lambda c: misaligned(c.study.embedded, SWAP_SEEDS),
-        "detection of swapped anchors",
-        opt_in=True,
-    ),
-    "service": Experiment(
-        lambda c: over_http(c.client, c.study, progress=c.progress),
-        "agreement over HTTP",
-        needs_labels=True,
-    ),
-}
-LAYERS: Final = "layers"
-"""The only experiment that needs no data set."""
-EXPERIMENT_NAMES: Final = (*EXPERIMENTS, LAYERS)
 
 
 def evaluate(options: EvaluationOptions) -> int:

@@ -13,7 +13,8 @@ from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
 from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.evaluation.corpus_embeddings import save_embeddings
-from stitchwork.evaluation.evaluate import EXPERIMENTS, LAYERS, EvaluationOptions, evaluate
+from stitchwork.evaluation.evaluate import EvaluationOptions, evaluate
+from stitchwork.evaluation.experiment_catalog import EXPERIMENTS, LAYERS
 from stitchwork.evaluation.experiments.over_http import over_http
 from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.markdown import table
