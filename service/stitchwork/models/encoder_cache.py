@@ -40,6 +40,13 @@ RETRY_SECONDS: Final = 15.0
 """An encoder that could not be loaded is not tried again for this long."""
 MAX_FAILURES: Final = 1024
 MIN_PATIENCE_SECONDS: Final = 1.0
+LOAD_ERRORS: Final = (
+    *(OSError, ValueError, RuntimeError, ImportError, MemoryError),
+    *(AttributeError, KeyError, TypeError, IndexError),
+)
+"""What the libraries raise at files that they cannot load."""
+MAX_REASON_CHARACTERS: Final = 300
+"""Characters of a library's reason in our error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,7 @@ class EncoderCache:
             from stitchwork.models.timm_encoder import image_classifier
 
             return image_classifier(spec, files)
-        except (OSError, ValueError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise _load_error(spec, error) from error
 
     def to_device(self, array: Any) -> Any:
@@ -211,7 +218,7 @@ class EncoderCache:
         except StitchworkError as error:
             self._record_failure(key, error)
             raise
-        except (OSError, ValueError, RuntimeError, ImportError, MemoryError) as error:
+        except LOAD_ERRORS as error:
             load_error = _load_error(spec, error)
             self._record_failure(key, load_error)
             raise load_error from error
@@ -291,9 +298,10 @@ def _sample(spec: EncoderSpec) -> Item:
 
 
 def _load_error(spec: EncoderSpec, error: Exception) -> JobFailedError:
-    return JobFailedError(
-        f"{spec.model} cannot be loaded: {type(error).__name__}", code=ErrorCode.LOAD_FAILED
-    )
+    """The error of a library as ours, with the first sentence of its reason."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = lines[0][:MAX_REASON_CHARACTERS] if lines else type(error).__name__
+    return JobFailedError(f"{spec.model} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED)
 
 
 _PIXEL_PNG: Final = bytes.fromhex(

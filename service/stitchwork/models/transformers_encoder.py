@@ -7,13 +7,19 @@ from typing import Any, Final
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
-from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.pretrained_weights import (
+    LOCAL_FILES_ONLY,
+    check_code,
+    load_base_model,
+    load_tokenizer,
+)
 from stitchwork.resources import Item, Modality, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
@@ -23,8 +29,6 @@ UNLIMITED_LENGTH: Final = 1_000_000
 """Tokenizers without a limit report a length above this."""
 MAX_COMPILED_LENGTH: Final = 512
 """Models for longer texts are not compiled, since that is verified at their full length."""
-
-LOCAL_FILES_ONLY: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 
 transformers.utils.logging.disable_progress_bar()
 # Its log records go through the logging configuration of the process.
@@ -58,9 +62,9 @@ class TransformersEncoder:
     ) -> None:
         self._spec = spec
         self.device = device
-        _check_code(spec, folder)
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **LOCAL_FILES_ONLY)
-        model = _load_model(folder).eval()
+        check_code(spec.model, folder)
+        self._tokenizer: Any = load_tokenizer(spec.model, folder)
+        model = load_base_model(spec.model, folder)
         config = model.config
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
@@ -160,21 +164,6 @@ class TransformersEncoder:
         )
 
 
-def _load_model(folder: Path) -> Any:
-    """Load a model with torch's attention, or with eager attention if it supports no other.
-
-    The implementation is always named, so that a config cannot request a kernel from the hub.
-    """
-    try:
-        return AutoModel.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="sdpa", **LOCAL_FILES_ONLY
-        )
-    except ValueError:
-        return AutoModel.from_pretrained(
-            folder, use_safetensors=True, attn_implementation="eager", **LOCAL_FILES_ONLY
-        )
-
-
 class _PoolingModel(torch.nn.Module):
     """Maps token ids and mask, each (n, t), to embeddings (n, dim) float32."""
 
@@ -229,7 +218,7 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
     Raises:
         InvalidInputError: If the classifier has an unsupported form, or expects another pooling.
     """
-    _check_code(spec, folder)
+    check_code(spec.model, folder)
     model: Any
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
         folder,
@@ -274,17 +263,6 @@ def _linear_layers(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, 
     if isinstance(dense, linear) and isinstance(out, linear):
         return [dense, out], "tanh"
     return None, ""
-
-
-def _check_code(spec: TextEncoder, folder: Path) -> None:
-    """Refuse a model that contains code, or that is an adapter for another model."""
-    config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
-    if getattr(config, "auto_map", None):
-        raise JobFailedError(f"{spec.model} contains code, which is never run")
-    if (folder / "adapter_config.json").exists():
-        raise JobFailedError(
-            f"{spec.model} is an adapter for another model, which is not supported"
-        )
 
 
 def _length_limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:

@@ -1,0 +1,171 @@
+"""Loading of transformers models: none of their weights may be missing, unexpected or resized."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+from stitchwork.errors import ErrorCode, JobFailedError
+
+LOCAL_FILES_ONLY: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
+ADAPTER_FILE: Final = "adapter_config.json"
+
+MAX_NAMES: Final = 8
+"""Maximum weights that an error names; the number of the others is added."""
+WRAPPER_PREFIXES: Final = {
+    "module.": "DataParallel",
+    "_orig_mod.": "torch.compile",
+    "model.": "another module",
+}
+HEAD_NAMES: Final = frozenset(
+    {
+        *("cls", "classifier", "pre_classifier", "score", "head", "heads", "lm_head", "qa_outputs"),
+        *("predictions", "discriminator_predictions", "generator_predictions"),
+        *("generator_lm_head", "vocab_transform", "vocab_layer_norm", "vocab_projector"),
+    }
+)
+"""Modules that transformers' heads consist of; a base model does not use their weights."""
+
+
+def load_tokenizer(name: str, folder: Path) -> Any:
+    """Load the tokenizer of a model.
+
+    Raises:
+        JobFailedError: If the folder has no tokenizer. transformers would make an empty one.
+    """
+    if not any(file for pattern in TOKENIZER_FILES for file in folder.glob(pattern)):
+        raise _load_failed(
+            f"{name} has no tokenizer: expected a file of {', '.join(TOKENIZER_FILES)}"
+        )
+    return AutoTokenizer.from_pretrained(folder, **LOCAL_FILES_ONLY)
+
+
+def check_code(name: str, folder: Path) -> None:
+    """Refuse a model that contains code, or that is an adapter for another model."""
+    if (folder / ADAPTER_FILE).exists():
+        raise JobFailedError(f"{name} is an adapter for another model, which is not supported")
+    config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
+    if getattr(config, "auto_map", None):
+        raise JobFailedError(f"{name} contains code, which is never run")
+
+
+def load_base_model(name: str, folder: Path) -> Any:
+    """Load a model without its head, or the encoder of an encoder-decoder model.
+
+    Args:
+        name: Name of the model in errors.
+        folder: The folder of its files.
+
+    Returns:
+        The model in evaluation mode, with torch's attention, or with eager attention if it
+        supports no other. The implementation is always named, so that a config cannot request a
+        kernel from the hub.
+
+    Raises:
+        JobFailedError: If weights are missing, unexpected or of another shape.
+    """
+    config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
+    text_class = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "")
+    encodes = text_class.endswith("EncoderModel")
+    auto_class: Any = AutoModelForTextEncoding if encodes else AutoModel
+    if not encodes and getattr(config, "is_encoder_decoder", False):
+        raise _load_failed(
+            f"{name} is an encoder-decoder model ({config.model_type}), whose encoder cannot be "
+            "used without its decoder"
+        )
+    try:
+        model, info = _load(auto_class, folder, "sdpa")
+    except ValueError:
+        model, info = _load(auto_class, folder, "eager")
+    check_weights(name, model, info, other_parts=("decoder",) if encodes else ())
+    return model.eval()
+
+
+def _load(auto_class: Any, folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
+    model, info = auto_class.from_pretrained(
+        folder,
+        use_safetensors=True,
+        attn_implementation=attention,
+        output_loading_info=True,
+        # Otherwise the error names no weights; `check_weights` refuses them.
+        ignore_mismatched_sizes=True,
+        **LOCAL_FILES_ONLY,
+    )
+    return model, info
+
+
+def check_weights(
+    name: str, model: Any, info: dict[str, Any], *, other_parts: Collection[str] = ()
+) -> None:
+    """Refuse a model with weights that its files lack, that it does not use, or that do not fit.
+
+    transformers would initialise missing weights at random, and ignore the others.
+
+    Args:
+        name: Name of the model in errors.
+        model: The model.
+        info: What transformers reports of loading it.
+        other_parts: Modules whose weights may be in the files without being used, besides the
+            heads of other tasks.
+
+    Raises:
+        JobFailedError: If there are such weights; all are named, up to a number. An unused pooler
+            may be missing.
+    """
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    mismatched = sorted(
+        f"{key} {tuple(stored)} instead of {tuple(own)}"
+        for key, stored, own in info["mismatched_keys"]
+    )
+    all_unexpected = sorted(info["unexpected_keys"])
+    unexpected = [key for key in all_unexpected if not _is_other_head(key, model, other_parts)]
+    problems = [
+        f"{verb}: {_list(keys)}"
+        for verb, keys in (
+            ("missing", missing),
+            ("unexpected", all_unexpected if missing else unexpected),
+            ("of another shape", mismatched),
+        )
+        if keys
+    ]
+    if not (missing or unexpected or mismatched):
+        return
+    message = f"the weights of {name} do not fit {type(model).__name__}; {'; '.join(problems)}"
+    prefix = _common_prefix(missing, all_unexpected)
+    if prefix:
+        saved = WRAPPER_PREFIXES.get(prefix)
+        origin = f", as those of a model that was saved inside of {saved}" if saved else ""
+        message += f". The names in the file begin with {prefix!r}{origin}: save it without"
+    raise _load_failed(message)
+
+
+def _is_other_head(key: str, model: Any, other_parts: Collection[str]) -> bool:
+    """Whether a weight that the model does not use belongs to the head of another task."""
+    root = key.split(".", 1)[0]
+    own = {name for name, _ in model.named_children()}
+    if root in own or root == model.base_model_prefix:
+        return False
+    architectures = getattr(model.config, "architectures", None) or ()
+    has_head = any(architecture != type(model).__name__ for architecture in architectures)
+    return has_head or root in HEAD_NAMES or root in other_parts
+
+
+def _common_prefix(missing: Sequence[str], unexpected: Collection[str]) -> str:
+    """The prefix with which every missing weight is among the unexpected ones; empty if none."""
+    if not missing:
+        return ""
+    prefixes = [key.removesuffix(missing[0]) for key in unexpected if key.endswith(missing[0])]
+    names = set(unexpected)
+    return next((p for p in prefixes if all(p + key in names for key in missing)), "")
+
+
+def _list(names: Sequence[str]) -> str:
+    others = len(names) - MAX_NAMES
+    return ", ".join(names[:MAX_NAMES]) + (f" and {others} others" if others > 0 else "")
+
+
+def _load_failed(message: str) -> JobFailedError:
+    return JobFailedError(message, code=ErrorCode.LOAD_FAILED)
