@@ -18,21 +18,10 @@ from tests.support import naming
 
 NOT_YET: Final[frozenset[str]] = frozenset(
     {
-        "service/benchmarks",
-        "service/stitchwork/bootstrap",
-        "service/stitchwork/demo",
-        "service/stitchwork/errors.py",
-        "service/stitchwork/evaluation",
         "service/stitchwork/registry",
-        "service/stitchwork/resources.py",
-        "tests/chaos/test_supervisor_death.py",
-        "tests/integration/client",
-        "tests/integration/evaluation",
         "tests/integration/queue",
         "tests/integration/redis",
         "tests/integration/registry",
-        "tests/system/test_supervisor.py",
-        "tests/unit/evaluation",
         "tests/unit/redis",
     }
 )
