@@ -40,17 +40,8 @@ async def embed(encoder: PathId, request: Request) -> Response:
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
     payload = await negotiation.read_body(request, EmbedRequest, state.limits)
-    resolve = partial(
-        state.pipeline.resolve,
-        source=check_id(encoder),
-        target=payload.target,
-        bridge=payload.bridge,
-    )
-    resolution = await asyncio.to_thread(resolve)
-    inference = infer_items(
-        state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
-    )
-    result = await run_while_connected(request, inference)
+    ids = {"source": check_id(encoder), "target": payload.target}
+    result = await _infer(request, state, payload, seconds, **ids)
     render = partial(_embed_response, request, payload, result)
     return await state.executor.finish(render, result.rows.size)
 
@@ -92,17 +83,8 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
     payload = await negotiation.read_body(request, StitchRequest, state.limits)
-    resolve = partial(
-        state.pipeline.resolve,
-        source=check_id(encoder),
-        head=check_id(head),
-        bridge=payload.bridge,
-    )
-    resolution = await asyncio.to_thread(resolve)
-    inference = infer_items(
-        state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
-    )
-    result = await run_while_connected(request, inference)
+    ids = {"source": check_id(encoder), "head": check_id(head)}
+    result = await _infer(request, state, payload, seconds, **ids)
     render = partial(_stitch_response, state, payload, result)
     return await state.executor.finish(render, result.rows.size)
 
@@ -119,3 +101,19 @@ def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceR
         warnings=result.coverage.warnings,
     )
     return negotiation.json_response(response, headers=result_headers(result))
+
+
+async def _infer(
+    request: Request,
+    state: AppState,
+    payload: EmbedRequest | StitchRequest,
+    seconds: float,
+    **ids: str | None,
+) -> InferenceResult:
+    """Resolve the ids, and run the items through the pipeline while the client is connected."""
+    resolve = partial(state.pipeline.resolve, **ids, bridge=payload.bridge)
+    resolution = await asyncio.to_thread(resolve)
+    inference = infer_items(
+        state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+    )
+    return await run_while_connected(request, inference)
