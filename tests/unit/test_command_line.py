@@ -54,6 +54,13 @@ def test_settings_follow_the_commands_options_in_its_help(
     assert "--max-rows" not in settings
 
 
+def test_arguments_are_not_listed_among_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    usage, _, options = capsys.readouterr().out.partition("Options:")
+    assert "[DATA]..." in usage
+    assert "[DATA]..." not in options
+
+
 def test_option_of_a_setting_has_its_type_default_and_description(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -84,7 +84,7 @@ def classify(
 @click.command(cls=ClientCommand)
 @click.argument("encoder", metavar="SPACE")
 @click.argument("path", metavar="OUT", type=FILE)
-@input_options("The inputs [default: texts from the standard input]")
+@input_options("The inputs")
 @click.option("--target", metavar="SPACE", help="Translate into this space.")
 @bridge_option
 def embed(
@@ -97,7 +97,10 @@ def embed(
     target: str | None,
     bridge: str | None,
 ) -> None:
-    """Embed texts or images into an .npy file, by a SPACE that has an encoder."""
+    """Embed texts or images into an .npy file, by a SPACE that has an encoder.
+
+    The default inputs are texts on the standard input.
+    """
     from stitchwork.cli.files import npy_sink, read_inputs
 
     inputs = read_inputs(texts, images, default="-") or []
@@ -109,7 +112,7 @@ def embed(
 @click.command(cls=ClientCommand)
 @click.argument("encoder", metavar="SPACE")
 @click.argument("head", metavar="HEAD")
-@input_options("The inputs [default: texts from the standard input]")
+@input_options("The inputs")
 @bridge_option
 @top_option
 def stitch(
@@ -122,7 +125,10 @@ def stitch(
     bridge: str | None,
     top: int,
 ) -> None:
-    """Classify texts or images, by the encoder of a SPACE and the HEAD of another."""
+    """Classify texts or images, by the encoder of a SPACE and the HEAD of another.
+
+    The default inputs are texts on the standard input.
+    """
     from stitchwork.cli.files import input_names, read_inputs
 
     inputs = read_inputs(texts, images, default="-") or []

@@ -112,7 +112,8 @@ class SettingsCommand(Command):
         own, settings = sections.values()
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
+            # Arguments are in the usage line and the text.
+            if record is not None and isinstance(parameter, click.Option):
                 (settings if isinstance(parameter, SettingOption) else own).append(record)
         for title, records in sections.items():
             if records:
