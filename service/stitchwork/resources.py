@@ -1,8 +1,8 @@
-"""What is registered: anchor sets, encoders, spaces and heads, as frozen records.
+"""Frozen records of the resources: anchor sets, encoders, spaces, heads, API keys.
 
-Records are plain data. Their arrays (items, anchors, weights) travel beside them as one dictionary,
-and a version is a digest of what was declared, so that equal declarations have equal versions on
-every machine.
+Records are plain data. Their arrays (items, anchors, weights) are passed beside them as one
+dictionary, and a version is a digest of the declaration, so that equal declarations have equal
+versions on every machine.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 class Record(BaseModel):
-    """A frozen record; unknown fields are refused."""
+    """A frozen record; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class TextEncoder(Record):
         -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
     )
     max_length: Annotated[int, Strict()] | None = Field(
-        None, ge=1, le=1_000_000, description="Most tokens of a text."
+        None, ge=1, le=1_000_000, description="Maximum number of tokens of a text."
     )
     normalize: Annotated[bool, Strict()] = Field(
         False, description="Scale embeddings to unit length."
@@ -57,7 +57,7 @@ class TextEncoder(Record):
 
     @property
     def modality(self) -> Modality:
-        """What the encoder takes."""
+        """The modality of its inputs."""
         return "text"
 
 
@@ -79,7 +79,7 @@ class ImageEncoder(Record):
 
     @property
     def modality(self) -> Modality:
-        """What the encoder takes."""
+        """The modality of its inputs."""
         return "image"
 
 
@@ -99,7 +99,7 @@ class AnchorSet(Record):
 
     @property
     def parent(self) -> str | None:
-        """What it cannot be without, as `kind:id`: nothing."""
+        """The resource that it depends on, as `kind:id`: none."""
         return None
 
 
@@ -113,7 +113,7 @@ class BridgeParameters(Record):
     landmarks: int = DEFAULT_LANDMARKS
 
     def checked(self) -> FactorParameters:
-        """The same as geometry takes them.
+        """The same as the parameters of geometry.
 
         Raises:
             InvalidInputError: If one is out of its range.
@@ -143,7 +143,7 @@ class Space(Record):
 
     @property
     def parent(self) -> str | None:
-        """What it cannot be without, as `kind:id`: its anchor set."""
+        """The resource that it depends on, as `kind:id`: its anchor set."""
         return f"anchor-set:{self.anchor_set}"
 
 
@@ -163,18 +163,18 @@ class Head(Record):
 
     @property
     def parent(self) -> str | None:
-        """What it cannot be without, as `kind:id`: its space."""
+        """The resource that it depends on, as `kind:id`: its space."""
         return f"space:{self.space}"
 
 
 class Registration(Record):
-    """A registration that a worker is still preparing; its progress survives everyone's death."""
+    """A version that a worker prepares; its progress is stored after each step."""
 
     kind: Literal["space", "head"]
     id: str
     version: str
     encoder: EncoderSpec | None = None
-    parent: str = Field(description="What it cannot be without, as `kind:id`.")
+    parent: str = Field(description="The resource that it depends on, as `kind:id`.")
     declared: dict[str, Any] = {}
     status: Literal["pending", "failed"] = "pending"
     done: int = 0
@@ -183,11 +183,11 @@ class Registration(Record):
 
 
 def check_id(value: str, pointer: str | None = None) -> str:
-    """An id that is safe to stand in a URL and in a key.
+    """An id that is safe in a URL and in a key.
 
     Raises:
-        InvalidInputError: If it is empty, too long, or has anything but letters, digits, `.`, `_`,
-        `-`.
+        InvalidInputError: If it is empty, too long, or has other characters than letters, digits,
+            `.`, `_` and `-`.
     """
     if not re.fullmatch(ID_PATTERN, value):
         excerpt = value if len(value) <= 40 else value[:40] + "…"
@@ -204,7 +204,7 @@ def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> s
     """The version of a declaration.
 
     Args:
-        declared: Anything JSON can hold; key order does not matter.
+        declared: Any JSON value; the order of keys does not matter.
         arrays: Named arrays; names, dtypes, shapes and bytes all count.
 
     Returns:
@@ -240,7 +240,7 @@ def pack_items(items: Sequence[Item]) -> Arrays:
 def unpack_items(
     arrays: Mapping[str, NDArray[Any]], modality: Modality, start: int = 0, stop: int | None = None
 ) -> list[Item]:
-    """Items `start` to `stop` of what `pack_items` packed."""
+    """Items `start` to `stop` of the result of `pack_items`."""
     ends = [0, *arrays["ends"].tolist()]
     blob = memoryview(np.ascontiguousarray(arrays["blob"]).data)
     last = len(ends) - 1 if stop is None else min(stop, len(ends) - 1)
@@ -249,7 +249,7 @@ def unpack_items(
 
 
 class Scope(StrEnum):
-    """What a key opens. None of the first two includes another; `admin` includes all."""
+    """The permission of an API key. `read` and `infer` are independent; `admin` includes both."""
 
     READ = "read"
     INFER = "infer"
@@ -257,7 +257,7 @@ class Scope(StrEnum):
 
 
 class ApiKey(Record):
-    """What is kept of one key."""
+    """The record of one API key; the key itself is stored nowhere."""
 
     name: str = Field(pattern=ID_PATTERN)
     digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the key.")
@@ -267,10 +267,10 @@ class ApiKey(Record):
     limit: str | None = Field(None, description="Its own rates, in place of those of the scopes.")
 
     def opens(self, scopes: Iterable[Scope]) -> bool:
-        """Whether one of these scopes is among its own."""
+        """Whether it has one of these scopes."""
         return Scope.ADMIN in self.scopes or not set(self.scopes).isdisjoint(scopes)
 
     @property
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Whether it has expired."""
         return self.expires is not None and self.expires <= datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""From what a caller declares to the record that is kept: checks, versions, measures."""
+"""From declarations to records: validation, versions, measures of anchors."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -28,21 +28,21 @@ SUSPICIOUS: Final = 0.1
 """An agreement below this means that anchors are shuffled or foreign."""
 ILL_CONDITIONED: Final = 1e6
 DEFAULTS: Final = BridgeParameters()
-SHOWN: Final = 10
-"""Offending names that an error lists before it only counts the rest."""
+MAX_LISTED: Final = 10
+"""Names that a message lists; it counts the rest."""
 Names: TypeAlias = tuple[str, ...] | range
 
 
 @dataclass(frozen=True, slots=True)
 class SpaceDeclaration:
-    """What a caller says of a space.
+    """The declaration of a space.
 
     Attributes:
         id: The space's id.
         anchor_set: Id of the set its anchors belong to.
-        encoder: What embeds inputs into the space, where the service is to do it.
+        encoder: Embeds inputs into the space, if the service is to do it.
         anchors: (k, d) float32 anchors, or None for the encoder to embed the set's items.
-        ids: The anchors' names, in the order of the rows, where the set has names.
+        ids: The anchors' names, in the order of the rows, if the set has names.
         parameters: The space's own parameters of the bridges.
     """
 
@@ -54,7 +54,7 @@ class SpaceDeclaration:
     parameters: BridgeParameters = DEFAULTS
 
     def version(self, anchor_set: AnchorSet) -> str:
-        """The digest of all that was declared; embedded anchors do not count, their origin does."""
+        """The digest of the declaration; of anchors to be embedded, only their origin counts."""
         declared = {
             "anchor_set": anchor_set.version,
             "encoder": self.encoder.model_dump() if self.encoder else None,
@@ -74,35 +74,37 @@ def anchor_set_record(
 
     Args:
         id_: The set's id.
-        modality: What its items are.
-        items: The packed items, if they were given.
-        ids: The anchors' names, if they have any.
-        size: Their number, if it was given.
+        modality: The modality of its items.
+        items: The packed items, if any.
+        ids: The anchors' names, if any.
+        size: Their number; None if items or ids give it.
 
     Raises:
-        InvalidInputError: If nothing says how many anchors there are, the numbers contradict each
-            other, there are fewer than two, or two ids are equal.
+        InvalidInputError: If the number of anchors is missing or contradictory, there are fewer
+            than two, or two ids are equal.
     """
-    counts = {
+    numbers = {
         "items": None if items is None else len(items["ends"]),
         "ids": None if ids is None else len(ids),
         "size": size,
     }
-    given = {name: count for name, count in counts.items() if count is not None}
-    if not given:
+    counts = {name: count for name, count in numbers.items() if count is not None}
+    if not counts:
         raise InvalidInputError("expected items, ids, or a size; got none", pointer="")
-    if len(set(given.values())) > 1:
-        told = ", ".join(f"{count} by {name}" for name, count in given.items())
-        raise InvalidInputError(f"the number of anchors is contradictory: {told}", pointer="/size")
-    (count,) = set(given.values())
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} by {name}" for name, count in counts.items())
+        message = f"the number of anchors is contradictory: {listed}"
+        raise InvalidInputError(message, pointer="/size")
+    (count,) = set(counts.values())
     if count < 2:
         raise InvalidInputError(
             f"an anchor set needs at least 2 anchors, got {count}", pointer="/size"
         )
     if ids is not None and len(set(ids)) < len(ids):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}
-        twice = next(i for i, name in enumerate(ids) if first[name] < i)
-        raise InvalidInputError(f"the id {ids[twice]!r} stands twice", pointer=f"/ids/{twice}")
+        duplicate = next(i for i, name in enumerate(ids) if first[name] < i)
+        message = f"the id {ids[duplicate]!r} occurs twice"
+        raise InvalidInputError(message, pointer=f"/ids/{duplicate}")
     declared = {"modality": modality, "size": count, "ids": ids}
     raw = [] if items is None else _raw(items)
     return AnchorSet(
@@ -112,7 +114,7 @@ def anchor_set_record(
         size=count,
         ids=ids,
         has_items=items is not None,
-        warnings=tuple(_repeated(_copies(raw), _names(ids, count), "items")),
+        warnings=tuple(_repetition_warnings(_copies(raw), _names(ids, count), "items")),
     )
 
 
@@ -125,11 +127,11 @@ def in_order(anchors: Floats, ids: tuple[str, ...] | None, anchor_set: AnchorSet
         anchor_set: The set, whose own ids give the order.
 
     Returns:
-        (k, d) the same rows; the caller's order has no effect where ids were given.
+        (k, d) the same rows; with ids, the order of the rows has no effect.
 
     Raises:
         AnchorSetMismatchError: If the number of rows is not the set's.
-        InvalidInputError: If ids are missing, unknown, doubled, or the set has none.
+        InvalidInputError: If ids are missing, unknown or duplicate, or the set has none.
     """
     if len(anchors) != anchor_set.size:
         raise AnchorSetMismatchError(
@@ -140,37 +142,37 @@ def in_order(anchors: Floats, ids: tuple[str, ...] | None, anchor_set: AnchorSet
         return anchors
     if anchor_set.ids is None:
         raise InvalidInputError(f"anchor set {anchor_set.id} has no ids, send none", pointer="/ids")
-    place = {name: i for i, name in enumerate(ids)}
-    missing = [name for name in anchor_set.ids if name not in place]
-    unknown = sorted(place.keys() - set(anchor_set.ids))
+    positions = {name: i for i, name in enumerate(ids)}
+    missing = [name for name in anchor_set.ids if name not in positions]
+    unknown = sorted(positions.keys() - set(anchor_set.ids))
     if missing or unknown or len(ids) != anchor_set.size:
         raise InvalidInputError(
             f"the ids are not those of anchor set {anchor_set.id}: missing {_some(missing)}; "
-            f"unknown {_some(unknown)}; {len(ids) - len(place)} doubled",
+            f"unknown {_some(unknown)}; {len(ids) - len(positions)} doubled",
             pointer="/ids",
         )
-    return anchors[[place[name] for name in anchor_set.ids]]
+    return anchors[[positions[name] for name in anchor_set.ids]]
 
 
 def space_record(
     declared: SpaceDeclaration,
     anchor_set: AnchorSet,
     anchors: Floats,
-    seen: Frame,
+    frame: Frame,
     agreement: float | None,
     version: str,
 ) -> Space:
-    """The record of a space, with what its anchors tell about it.
+    """The record of a space, with measures of its anchors.
 
     Args:
-        declared: What was declared.
-        anchor_set: The set it is on.
+        declared: The declaration.
+        anchor_set: The set of its anchors.
         anchors: (k, d) float32 anchors in the set's order.
-        seen: Their frame.
+        frame: Their frame.
         agreement: Best agreement with a space on the same set; None if it is the first.
-        version: The version it gets.
+        version: The version of the space.
     """
-    rank, condition = spectrum(seen)
+    rank, condition = spectrum(frame)
     length = norm_statistics(anchors)
     return Space(
         id=declared.id,
@@ -186,7 +188,7 @@ def space_record(
         norm_mean=length.mean,
         norm_std=length.std,
         agreement=agreement,
-        warnings=_warnings(anchors, seen, anchor_set.ids, rank, condition, agreement),
+        warnings=_warnings(anchors, frame, anchor_set.ids, rank, condition, agreement),
     )
 
 
@@ -247,65 +249,66 @@ def classifier_of(arrays: Arrays, activation: str) -> Classifier:
 
 def _warnings(
     anchors: Floats,
-    seen: Frame,
+    frame: Frame,
     ids: tuple[str, ...] | None,
     rank: int,
     condition: float,
     agreement: float | None,
 ) -> tuple[str, ...]:
     count, width = anchors.shape
-    found = []
+    warnings = []
     if agreement is not None and agreement < SUSPICIOUS:
-        found.append(
+        warnings.append(
             f"agreement with every other space on the set is near zero ({agreement:.2f}): "
             "the same number of anchors, but probably not the same anchors in the same order"
         )
-    found += _doubled(anchors, seen, _names(ids, count))
+    warnings += _duplicate_warnings(anchors, frame, _names(ids, count))
     if rank < min(count - 1, width):
-        found.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
+        warnings.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
     if condition > ILL_CONDITIONED:
-        found.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
-    return tuple(found)
+        warnings.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
+    return tuple(warnings)
 
 
-def _doubled(anchors: Floats, seen: Frame, names: Names) -> list[str]:
-    """What is said of anchors that repeat others, to the bit or all but."""
+def _duplicate_warnings(anchors: Floats, frame: Frame, names: Names) -> list[str]:
+    """Warnings about anchors that repeat others, exactly or almost."""
     # Minus zero becomes zero, so that equal rows have equal bytes.
-    exact = _copies(_short(row + np.float32(0)) for row in anchors)
-    known = {i for i, _ in exact}
-    groups = find_duplicates(replace(seen, unit_anchors=seen.unit_anchors[:MAX_COMPARED]))
+    exact = _copies(_row_digest(row + np.float32(0)) for row in anchors)
+    exact_copies = {i for i, _ in exact}
+    groups = find_duplicates(replace(frame, unit_anchors=frame.unit_anchors[:MAX_COMPARED]))
     close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
-    close = [pair for pair in close if pair[0] not in known]
-    found = _repeated(exact, names, "anchors")
+    close = [pair for pair in close if pair[0] not in exact_copies]
+    warnings = _repetition_warnings(exact, names, "anchors")
     if close:
         where = "" if len(anchors) <= MAX_COMPARED else f" of the first {MAX_COMPARED}"
-        told = f"{len(close)} anchors{where} all but repeat others and add no direction: "
-        found.append(told + _pairs(close, names))
-    return found
+        message = f"{len(close)} anchors{where} all but repeat others and add no direction: "
+        warnings.append(message + _pairs(close, names))
+    return warnings
 
 
-def _short(row: Floats) -> bytes:
-    """What stands for a row in a comparison: of many long ones no copies are held."""
+def _row_digest(row: Floats) -> bytes:
+    """A digest of a row, so that a comparison of many long rows holds no copies of them."""
     return hashlib.blake2b(row.data, digest_size=16).digest()
 
 
 def _copies(raw: Iterable[bytes]) -> list[tuple[int, int]]:
-    """What stands there twice, with where it stands first."""
+    """The index of each part that repeats an earlier one, with the index of the first."""
     first: dict[bytes, int] = {}
     return [(i, first[part]) for i, part in enumerate(raw) if first.setdefault(part, i) < i]
 
 
-def _repeated(copies: Sequence[tuple[int, int]], names: Names, what: str) -> list[str]:
+def _repetition_warnings(copies: Sequence[tuple[int, int]], names: Names, plural: str) -> list[str]:
     if not copies:
         return []
-    told = f"{len(copies)} {what} repeat others exactly; they shift the mean and add nothing: "
-    return [told + _pairs(copies, names)]
+    message = f"{len(copies)} {plural} repeat others exactly; they shift the mean and add nothing: "
+    return [message + _pairs(copies, names)]
 
 
-def _pairs(spare: Sequence[tuple[int, int]], names: Names) -> str:
-    told = ", ".join(f"{names[i]!r} as {names[first]!r}" for i, first in sorted(spare)[:SHOWN])
-    rest = f" and {len(spare) - SHOWN} more" if len(spare) > SHOWN else ""
-    return told + rest
+def _pairs(copies: Sequence[tuple[int, int]], names: Names) -> str:
+    first_copies = sorted(copies)[:MAX_LISTED]
+    listed = ", ".join(f"{names[i]!r} as {names[first]!r}" for i, first in first_copies)
+    rest = f" and {len(copies) - MAX_LISTED} more" if len(copies) > MAX_LISTED else ""
+    return listed + rest
 
 
 def _raw(items: Arrays) -> list[bytes]:
@@ -313,12 +316,12 @@ def _raw(items: Arrays) -> list[bytes]:
 
 
 def _names(ids: tuple[str, ...] | None, count: int) -> Names:
-    """How anchors are called: by their ids, or by their indices where there are none."""
+    """The names of anchors in messages: their ids, or their indices if they have none."""
     return range(count) if ids is None else ids
 
 
 def _some(names: Sequence[str]) -> str:
     if not names:
         return "none"
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(repr(name) for name in names[:SHOWN]) + rest
+    rest = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(repr(name) for name in names[:MAX_LISTED]) + rest

@@ -123,7 +123,7 @@ def test_duplicate_id_among_many_is_named(http: httpx.Client) -> None:
     response = http.put("/anchor-sets/W", json={"ids": [*names, names[-1]]})
     problem = response.json()
     assert (response.status_code, problem["pointer"]) == (422, "/ids/99999")
-    assert "'99998' stands twice" in problem["detail"]
+    assert "'99998' occurs twice" in problem["detail"]
 
 
 def test_shuffled_anchors_are_warned_of(http: httpx.Client) -> None:
