@@ -48,14 +48,14 @@ def lengths(delivery: Delivery) -> Reply:
 
 @pytest.fixture
 def consumer(queue_server: RedisClient) -> Iterator[Consumer]:
-    with consuming(queue_server) as found:
-        yield found
+    with consuming(queue_server) as result:
+        yield result
 
 
 @contextmanager
-def present(server: RedisClient, name: str = "someone", **said: Any) -> Iterator[Heartbeat]:
+def present(server: RedisClient, name: str = "someone", **status: Any) -> Iterator[Heartbeat]:
     """A worker that says that it lives."""
-    presence = Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name, **said))
+    presence = Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name, **status))
     presence.start()
     yield presence
     presence.stop()
@@ -77,8 +77,8 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def producer(queue_server: RedisClient, metrics: Metrics) -> Iterator[Producer]:
-    with producing(queue_server, metrics=metrics) as found:
-        yield found
+    with producing(queue_server, metrics=metrics) as result:
+        yield result
 
 
 @contextmanager
@@ -153,11 +153,11 @@ def join_cancellations() -> None:
 
 
 def queued_bytes(server: RedisClient) -> int:
-    found: Any = server.redis.get(streams.BYTES)
-    return int(found or 0)
+    result: Any = server.redis.get(streams.BYTES)
+    return int(result or 0)
 
 
-def test_a_job_and_a_reply_survive_the_wire() -> None:
+def test_job_and_reply_survive_packing() -> None:
     job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
     unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
@@ -167,14 +167,14 @@ def test_a_job_and_a_reply_survive_the_wire() -> None:
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     marks = np.array([True, False]), np.array([False, True])
     reply = Reply("7", np.eye(2, dtype=np.float32), *marks, (1,))
-    found = unpack_reply(reply.pack())
-    np.testing.assert_array_equal(found.rows, reply.rows)
-    np.testing.assert_array_equal(found.defined, reply.defined)
-    np.testing.assert_array_equal(found.covered, reply.covered)
-    assert found.truncated == (1,)
+    result = unpack_reply(reply.pack())
+    np.testing.assert_array_equal(result.rows, reply.rows)
+    np.testing.assert_array_equal(result.defined, reply.defined)
+    np.testing.assert_array_equal(result.covered, reply.covered)
+    assert result.truncated == (1,)
 
 
-def test_an_error_survives_the_wire_with_its_class() -> None:
+def test_error_in_a_reply_keeps_its_class() -> None:
     error = unpack_reply(
         Reply("7", error=UnsupportedFormatError("no", pointer="/items/3")).pack()
     ).error
@@ -187,19 +187,19 @@ async def _many(producer: Producer, count: int) -> list[Reply]:
     return list(await asyncio.gather(*jobs))
 
 
-def test_each_caller_gets_its_own_reply(
+def test_concurrent_callers_get_their_own_replies(
     producer: Producer, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with working(consumer) as sizes:
         replies = asyncio.run(_many(producer, 40))
-    found = [reply.rows for reply in replies]
-    assert [rows is not None and float(rows[0, 0]) for rows in found] == list(range(1, 41))
+    result = [reply.rows for reply in replies]
+    assert [rows is not None and float(rows[0, 0]) for rows in result] == list(range(1, 41))
     assert max(sizes) > 1, "what had queued up was taken as one batch"
     assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
     assert queued_bytes(queue_server) == 0
 
 
-def test_a_batch_holds_one_encoder_and_is_not_overfull(
+def test_batch_has_one_encoder_and_at_most_its_inputs(
     consumer: Consumer, queue_server: RedisClient
 ) -> None:
     for i in range(12):
@@ -212,7 +212,7 @@ def test_a_batch_holds_one_encoder_and_is_not_overfull(
     assert [d.job.id for d in batches[0]] == sorted((d.job.id for d in batches[0]), key=int)
 
 
-def test_an_error_reaches_the_caller(producer: Producer, consumer: Consumer) -> None:
+def test_error_of_a_worker_is_raised_to_the_caller(producer: Producer, consumer: Consumer) -> None:
     def refuse(delivery: Delivery) -> Reply:
         return Reply(delivery.job.id, error=InvalidInputError("not that one", pointer="/items/0"))
 
@@ -220,7 +220,7 @@ def test_an_error_reaches_the_caller(producer: Producer, consumer: Consumer) -> 
         asyncio.run(producer.run(JOB, ["x"], 20.0))
 
 
-def test_without_a_worker_the_refusal_is_immediate(
+def test_job_without_a_worker_is_refused_at_once(
     producer: Producer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(NoWorkerError, match="no live worker takes work for words"):
@@ -231,7 +231,7 @@ def test_without_a_worker_the_refusal_is_immediate(
 
 
 @pytest.mark.parametrize(("max_jobs", "max_bytes"), [(2, 1_000_000), (100, 2_500)])
-def test_a_full_queue_refuses_and_drops_nothing(
+def test_full_queue_refuses_new_jobs_and_drops_none(
     queue_server: RedisClient, consumer: Consumer, max_jobs: int, max_bytes: int
 ) -> None:
     with producing(queue_server, max_jobs, max_bytes) as producer:
@@ -243,16 +243,16 @@ def test_a_full_queue_refuses_and_drops_nothing(
             with working(consumer):
                 return list(await asyncio.gather(*tasks, return_exceptions=True))
 
-        found = asyncio.run(fill())
-    refused = [reply for reply in found if isinstance(reply, QueueFullError)]
-    answered = [reply for reply in found if isinstance(reply, Reply)]
+        result = asyncio.run(fill())
+    refused = [reply for reply in result if isinstance(reply, QueueFullError)]
+    answered = [reply for reply in result if isinstance(reply, Reply)]
     assert refused
     assert answered
     assert len(refused) + len(answered) == 6
     assert queued_bytes(queue_server) == 0
 
 
-def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
+def test_full_queue_counts_as_full_until_one_of_its_jobs_is_answered(
     queue_server: RedisClient, consumer: Consumer
 ) -> None:
     with producing(queue_server, max_jobs=1, full_seconds=60.0) as producer:
@@ -269,7 +269,7 @@ def test_a_queue_is_taken_to_be_full_until_one_of_its_jobs_is_answered(
         producer.check_room(TEXT)
 
 
-def test_a_deadline_is_kept_and_the_job_taken_back(
+def test_job_past_its_deadline_is_cancelled(
     producer: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(DeadlineExceededError):
@@ -280,7 +280,7 @@ def test_a_deadline_is_kept_and_the_job_taken_back(
     assert queued_bytes(queue_server) == 0
 
 
-def test_a_caller_who_leaves_takes_the_job_along(
+def test_job_of_a_cancelled_caller_is_cancelled(
     producer: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     async def leave() -> None:
@@ -296,26 +296,24 @@ def test_a_caller_who_leaves_takes_the_job_along(
     assert consumer.take() == []
 
 
-def test_expired_work_is_dropped_before_it_is_computed(
-    consumer: Consumer, queue_server: RedisClient
-) -> None:
+def test_expired_job_is_not_delivered(consumer: Consumer, queue_server: RedisClient) -> None:
     admit(queue_server, JOB, ["late"], timeout_ms=0)
     admit(queue_server, JOB, ["in time"])
     assert [delivery.items for delivery in take(consumer)] == [["in time"]]
 
 
-def test_only_the_holder_of_a_job_answers_it(queue_server: RedisClient) -> None:
+def test_job_is_answered_only_by_the_worker_that_has_it(queue_server: RedisClient) -> None:
     with consuming(queue_server, lease=0.3) as first, consuming(queue_server, lease=0.3) as second:
         first.leases.stop()  # it pauses, and does not hold on to its lease any more
         admit(queue_server, Job(id="7", encoder=TEXT), ["x"])
         (lost,) = take(first)
-        (found,) = take(second)
-        assert found.job.id == "7"
-        assert second.answer(found, lengths(found))
+        (result,) = take(second)
+        assert result.job.id == "7"
+        assert second.answer(result, lengths(result))
         assert not first.answer(lost, lengths(lost)), "woken up, it stays silent"
 
 
-def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisClient) -> None:
+def test_lease_is_renewed_while_the_batch_runs(queue_server: RedisClient) -> None:
     with consuming(queue_server, lease=0.9) as first, consuming(queue_server, lease=0.9) as second:
         admit(queue_server, JOB, ["x"])
         (jobs,) = take(first)
@@ -324,7 +322,7 @@ def test_a_lease_is_renewed_while_the_batch_is_in_hand(queue_server: RedisClient
         assert first.answer(jobs, lengths(jobs))
 
 
-def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
+def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_error(
     queue_server: RedisClient, producer: Producer
 ) -> None:
     async def poison() -> None:
@@ -359,7 +357,7 @@ def test_a_job_that_kills_its_workers_is_buried_and_its_caller_told(
     assert queued_bytes(queue_server) == 0
 
 
-def test_a_corrupt_job_is_buried_and_its_neighbours_served(
+def test_corrupt_job_is_dead_lettered_and_its_neighbours_are_served(
     queue_server: RedisClient, consumer: Consumer
 ) -> None:
     entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
@@ -372,7 +370,9 @@ def test_a_corrupt_job_is_buried_and_its_neighbours_served(
         dead_letters.read(queue_server, letter.id)
 
 
-def test_when_the_queue_goes_away_those_who_wait_are_told(server_binary: ServerBinary) -> None:
+def test_waiting_callers_get_an_error_when_the_queue_server_stops(
+    server_binary: ServerBinary,
+) -> None:
     with TemporaryDirectory(prefix="sw") as folder:
         valkey = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
         server = RedisClient(valkey.url, 1.0, QueueUnavailableError, failure_pause=0.0)

@@ -29,7 +29,7 @@ from tests.support import machine
 OTHER = Job(id="", encoder=TextEncoder(model="other"))
 
 
-def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: RedisClient) -> None:
+def test_worker_is_listed_with_its_status_until_it_deregisters(queue_server: RedisClient) -> None:
     with present(queue_server, "one", serves=("words",), refused={"a": "moved"}):
         with present(queue_server, "two", loaded=(JOB.stream,)) as two:
             assert {worker.worker for worker in live_workers(queue_server, 10.0)} == {"one", "two"}
@@ -42,13 +42,13 @@ def test_a_worker_tells_what_it_does_until_it_leaves(queue_server: RedisClient) 
     assert live_workers(queue_server, 10.0) == []
 
 
-def test_a_worker_of_another_release_is_not_counted(queue_server: RedisClient) -> None:
+def test_worker_with_an_unknown_status_is_not_counted(queue_server: RedisClient) -> None:
     with present(queue_server):
         queue_server.redis.hset(streams.ANNOUNCED, "someone", b'{"unheard": "of"}')
         assert live_workers(queue_server, 10.0) == []
 
 
-def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisClient) -> None:
+def test_stream_is_read_only_by_a_worker_that_serves_it(queue_server: RedisClient) -> None:
     def takes(stream: str, model: str) -> bool:
         return model == "other"
 
@@ -59,7 +59,7 @@ def test_a_stream_is_taken_only_by_a_worker_that_serves_it(queue_server: RedisCl
         assert [delivery.items for delivery in take(picky)] == [["y"]]
 
 
-def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisClient) -> None:
+def test_loaded_encoders_go_first_and_no_stream_starves(queue_server: RedisClient) -> None:
     patience = {JOB.stream: 0.0, OTHER.stream: 1.0}
     with consuming(queue_server, patience=lambda stream: patience[stream]) as consumer:
         admit(queue_server, OTHER, ["far"])
@@ -76,7 +76,7 @@ def test_what_is_at_hand_goes_first_and_nothing_starves(queue_server: RedisClien
         assert taken[-1] == "far", "work that does is done in the end, under any load"
 
 
-def test_what_hangs_is_let_go_of_at_once(queue_server: RedisClient) -> None:
+def test_hanging_job_is_released_at_once(queue_server: RedisClient) -> None:
     hung = threading.Event()
     with (
         consuming(queue_server, lease=8.0, hang=0.4, on_hang=hung.set) as stuck,
@@ -85,13 +85,13 @@ def test_what_hangs_is_let_go_of_at_once(queue_server: RedisClient) -> None:
         admit(queue_server, JOB, ["x"])
         (jobs,) = take(stuck)
         assert hung.wait(machine.deadline(30))
-        (found,) = take(other)
-        assert found.items == ["x"]
-        assert other.answer(found, lengths(found))
+        (result,) = take(other)
+        assert result.items == ["x"]
+        assert other.answer(result, lengths(result))
         assert not stuck.answer(jobs, lengths(jobs))
 
 
-def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
+def test_long_load_does_not_count_as_hanging(queue_server: RedisClient) -> None:
     hung = threading.Event()
     with consuming(queue_server, lease=0.4, hang=0.2, on_hang=hung.set) as loading:
         admit(queue_server, JOB, ["x"])
@@ -102,7 +102,7 @@ def test_a_long_load_is_not_taken_to_hang(queue_server: RedisClient) -> None:
         assert hung.wait(machine.deadline(30))
 
 
-def test_a_long_line_refuses_before_it_is_full(queue_server: RedisClient) -> None:
+def test_queue_with_a_long_wait_refuses_before_it_is_full(queue_server: RedisClient) -> None:
     with (
         present(queue_server),
         producing(queue_server, max_wait_seconds=0.05, full_seconds=60.0) as producer,
@@ -116,7 +116,7 @@ def test_a_long_line_refuses_before_it_is_full(queue_server: RedisClient) -> Non
             producer.check_room(TEXT)
 
 
-def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) -> None:
+def test_backlogs_count_waiting_and_running_jobs(queue_server: RedisClient) -> None:
     with consuming(queue_server) as consumer:
         assert streams.stream_backlogs(queue_server) == {}
         admit(queue_server, JOB, ["x"])
@@ -129,7 +129,7 @@ def test_the_survey_shows_what_waits_and_what_runs(queue_server: RedisClient) ->
         assert streams.stream_backlogs(queue_server)[JOB.stream].running == 0
 
 
-def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
+def test_drain_waits_for_earlier_jobs_and_not_for_later_ones(
     queue_server: RedisClient,
 ) -> None:
     with producing(queue_server) as producer, consuming(queue_server) as consumer:
@@ -152,7 +152,7 @@ def test_settling_waits_for_what_came_before_and_not_for_what_comes_after(
         assert asyncio.run(drain())
 
 
-def test_what_the_dead_left_is_swept_away(queue_server: RedisClient) -> None:
+def test_leftovers_of_dead_processes_are_removed(queue_server: RedisClient) -> None:
     with consuming(queue_server) as consumer:
         admit(queue_server, JOB, ["x"])
         (delivery,) = take(consumer)

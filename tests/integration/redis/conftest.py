@@ -56,14 +56,14 @@ class Node:
             self.process = self._binary.popen(*self._command, log=log.fileno())
         wait_until("it answers", lambda: self.process.poll() is not None or self._is_up(), PATIENCE)
         if self.process.returncode is not None:
-            said = self._log.read_text()
+            output = self._log.read_text()
             if self.tls and not self._binary.has_tls:
                 pytest.skip(f"{self._binary.name} is built without TLS")
-            raise AssertionError(said)
+            raise AssertionError(output)
 
     def _is_up(self) -> bool:
-        said = self._log.read_text()
-        return "eady to accept connections" in said or "Sentinel ID is" in said
+        output = self._log.read_text()
+        return "eady to accept connections" in output or "Sentinel ID is" in output
 
     def ask(self, *words: str) -> object:
         """The answer to one command, over a connection of its own."""
@@ -84,8 +84,8 @@ class Node:
         with redis.Redis(port=self.port, password=self._password) as client:
             client.set("settled", "yes")
             waits = ("WAITAOF", "0") if knows_waitaof(self) else ("WAIT",)
-            found = client.execute_command(*waits, "1", "10000")
-        assert found in ([0, 1], [1, 1], 1)
+            result = client.execute_command(*waits, "1", "10000")
+        assert result in ([0, 1], [1, 1], 1)
 
     def stop(self) -> None:
         self.process.kill()

@@ -24,16 +24,16 @@ ARRAYS = st.dictionaries(
 ROWS: Arrays = {"a": np.arange(3000, dtype=np.float32).reshape(300, 10), "b": np.arange(70)}
 
 
-def _same(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
-    assert found is not None
-    assert found.keys() == wanted.keys()
+def _same(result: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+    assert result is not None
+    assert result.keys() == wanted.keys()
     for name, array in wanted.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert result[name].dtype == array.dtype
+        np.testing.assert_array_equal(result[name], array)
 
 
 @given(ARRAYS, st.integers(1, 2000))
-def test_a_cut_holds_each_row_once_and_no_block_too_much(
+def test_split_has_each_row_once_and_no_oversized_block(
     arrays: dict[str, np.ndarray[Any, Any]], max_block_bytes: int
 ) -> None:
     cuts = chunked_arrays._split(arrays, max_block_bytes)
@@ -42,13 +42,13 @@ def test_a_cut_holds_each_row_once_and_no_block_too_much(
         assert rows, "an empty array has its place too"
         np.testing.assert_array_equal(np.concatenate(rows), np.arange(len(array)))
     for cut in cuts:
-        held = {name: arrays[name][rows] for name, rows in cut.items()}
-        alone = sum(len(part) for part in held.values()) <= 1
-        assert alone or sum(part.nbytes for part in held.values()) <= max_block_bytes
+        lengths = {name: arrays[name][rows] for name, rows in cut.items()}
+        alone = sum(len(part) for part in lengths.values()) <= 1
+        assert alone or sum(part.nbytes for part in lengths.values()) <= max_block_bytes
 
 
 @pytest.mark.parametrize("max_block_bytes", [100, 1000, 1 << 20])
-def test_what_is_written_comes_back(queue_server: RedisClient, max_block_bytes: int) -> None:
+def test_read_returns_equal_arrays(queue_server: RedisClient, max_block_bytes: int) -> None:
     check = chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=max_block_bytes)
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
     assert 0 < queue_server.redis.ttl("k") <= 60
@@ -57,7 +57,7 @@ def test_what_is_written_comes_back(queue_server: RedisClient, max_block_bytes: 
     assert largest < max_block_bytes + 1000
 
 
-def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
+def test_persistent_key_stays_persistent_when_written_again(
     queue_server: RedisClient,
 ) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
@@ -71,7 +71,7 @@ def test_what_lasts_is_never_given_an_end_by_another_who_writes_it(
     _same(chunked_arrays.read(queue_server, "k"), ROWS)
 
 
-def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: RedisClient) -> None:
+def test_partial_upload_reads_as_none_and_fails_its_check(queue_server: RedisClient) -> None:
     whole = chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     assert isinstance(whole, Check)
     queue_server.redis.hdel("k", "1")
@@ -82,9 +82,7 @@ def test_half_an_upload_is_nothing_and_no_commit_builds_on_it(queue_server: Redi
 
 @pytest.mark.parametrize("field", ["0", "4"])
 @pytest.mark.parametrize("damage", ["flipped", "cut", "another"])
-def test_each_block_has_a_checksum_of_its_own(
-    queue_server: RedisClient, field: str, damage: str
-) -> None:
+def test_damaged_block_raises(queue_server: RedisClient, field: str, damage: str) -> None:
     chunked_arrays.write(queue_server, "k", ROWS, 60, max_block_bytes=1000)
     chunked_arrays.write(queue_server, "other", {"c": np.arange(9000)}, 60, max_block_bytes=1000)
     good = queue_server.redis.hget("k", field)
@@ -99,7 +97,7 @@ def test_each_block_has_a_checksum_of_its_own(
         chunked_arrays.read(queue_server, "k")
 
 
-def test_two_who_write_the_same_at_once_leave_it_whole(queue_server: RedisClient) -> None:
+def test_concurrent_writers_of_equal_arrays_leave_them_complete(queue_server: RedisClient) -> None:
     together = threading.Barrier(2)
 
     def put() -> None:

@@ -45,7 +45,7 @@ def read(server: RedisClient) -> object:
         return client.get(KEY)
 
 
-def test_one_server_over_tcp_with_a_password(start: Start) -> None:
+def test_server_over_tcp_with_a_password_works(start: Start) -> None:
     node = start(*AOF, *LOCKED)
     server = reach(f"redis://:{SECRET}@127.0.0.1:{node.port}/0")
     promised = server.confirms_writes()
@@ -63,7 +63,7 @@ def test_one_server_over_tcp_with_a_password(start: Start) -> None:
     stranger.close()
 
 
-def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
+def test_tls_with_client_certificates_works(start: Start, certificates: Path) -> None:
     node = start(*AOF, tls=tls_flags(certificates))
     place = f"rediss://127.0.0.1:{node.port}/0"
     trusted = f"ssl_ca_certs={certificates}/ca.pem"
@@ -71,14 +71,14 @@ def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
     assert write(server, "v")
     assert read(server) == b"v"
     server.close()
-    for options, said in (
+    for options, output in (
         (f"ssl_ca_certs={certificates}/other.pem", "certificate that is not trusted"),
         ("", "certificate that is not trusted"),
         (trusted, "check the certificates|wants a client's certificate"),
         ("ssl_ca_certs=/nowhere.pem", "file cannot be read"),
     ):
         stranger = reach(f"{place}?{options}")
-        with pytest.raises(RegistryUnavailableError, match=said):
+        with pytest.raises(RegistryUnavailableError, match=output):
             stranger.ping()
         stranger.close()
     node.stop()
@@ -88,7 +88,7 @@ def test_tls_with_client_certificates(start: Start, certificates: Path) -> None:
     server.close()
 
 
-def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
+def test_tls_through_a_proxy_works(start: Start, certificates: Path) -> None:
     node = start(*AOF, *LOCKED)
     with behind_tls(node, certificates) as port:
         place = f"rediss://:{SECRET}@127.0.0.1:{port}/0?{of_client(certificates)}"
@@ -103,7 +103,7 @@ def test_tls_that_a_proxy_speaks(start: Start, certificates: Path) -> None:
 
 
 @pytest.mark.parametrize("sentinel", [False, True])
-def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentinel: bool) -> None:
+def test_demoted_master_is_left_for_the_new_one(start: Start, sentinel: bool) -> None:
     node, other = start(), start()
     url = f"redis://127.0.0.1:{node.port}"
     if sentinel:
@@ -120,7 +120,7 @@ def test_a_demoted_master_is_left_for_whoever_has_its_place(start: Start, sentin
     server.close()
 
 
-def test_replicas_have_a_promised_write_too(start: Start) -> None:
+def test_confirmed_write_is_on_replicas_too(start: Start) -> None:
     master = start(*AOF)
     server = reach(f"redis://127.0.0.1:{master.port}", replicas=1)
     settings = Settings(redis_url=server.url, durable_replicas=1)
@@ -153,8 +153,8 @@ class Watched(NamedTuple):
 
     def is_listed(self) -> bool:
         """Whether the sentinel knows of the replica, and knows it to be up."""
-        found = str(self.sentinel.ask("SENTINEL REPLICAS", "main"))
-        return "b'slave'" in found and "b'ok'" in found
+        result = str(self.sentinel.ask("SENTINEL REPLICAS", "main"))
+        return "b'slave'" in result and "b'ok'" in result
 
 
 def watch(master: Node, *more: str) -> str:
@@ -179,13 +179,13 @@ def watched(start: Start) -> Watched:
     # The first sentinel of the list is not there: the second one is asked.
     places = f"127.0.0.1:1,127.0.0.1:{sentinel.port}"
     url = f"sentinel://:{SECRET}@{places}/main?db=0&sentinel_password={SECRET}"
-    found = Watched(master, replica, sentinel, url)
-    wait_until("it is listed", found.is_listed, PATIENCE)
-    return found
+    result = Watched(master, replica, sentinel, url)
+    wait_until("it is listed", result.is_listed, PATIENCE)
+    return result
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> None:
+def test_lost_master_is_replaced_by_its_replica(watched: Watched, end: signal.Signals) -> None:
     server = reach(Settings(redis_url=watched.url).redis_url or "", timeout=0.5)
     blocking = server.blocking(0.5)
     aof_timeout_ms = 400 if server.confirms_writes() else 0
@@ -217,7 +217,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
     with blocking.session() as client:
         assert client.rpush(PREFIX + "list", "item") == 1
         assert client.blpop([PREFIX + "list"], timeout=0.4)
-    assert not any(SECRET in said for said in failures)
+    assert not any(SECRET in output for output in failures)
     # Closing ends the connections to the sentinel as well.
     blocking.close()
     server.close()
@@ -228,7 +228,7 @@ def test_a_lost_master_is_replaced(watched: Watched, end: signal.Signals) -> Non
     )
 
 
-def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
+def test_isolated_master_does_not_confirm_writes(watched: Watched) -> None:
     server = reach(watched.url, replicas=1)
     if not server.confirms_writes():
         server.close()
@@ -248,7 +248,7 @@ def test_a_master_that_lost_its_part_is_not_believed(watched: Watched) -> None:
     server.close()
 
 
-def test_a_late_reply_is_not_taken_for_the_next(watched: Watched) -> None:
+def test_late_reply_is_not_read_by_the_next_call(watched: Watched) -> None:
     server = reach(watched.url, timeout=0.2)
     assert write(server, "v")
     watched.master.process.send_signal(signal.SIGSTOP)
@@ -259,22 +259,22 @@ def test_a_late_reply_is_not_taken_for_the_next(watched: Watched) -> None:
     server.close()
 
 
-def test_sentinels_that_know_nothing(watched: Watched) -> None:
+def test_sentinels_without_a_master_are_reported(watched: Watched) -> None:
     place = f"127.0.0.1:{watched.sentinel.port}"
-    for url, said in (
+    for url, output in (
         (f"sentinel://:{SECRET}@{place}/other?sentinel_password={SECRET}", "has no master"),
         (f"sentinel://:{SECRET}@{place}/main?sentinel_password=x{SECRET}", "refused the user"),
         (f"sentinel://:x{SECRET}@{place}/main?sentinel_password={SECRET}", "refused the user"),
         (f"sentinel://:{SECRET}@127.0.0.1:1/main", "cannot be reached"),
     ):
         server = reach(url)
-        with pytest.raises(RegistryUnavailableError, match=said) as error:
+        with pytest.raises(RegistryUnavailableError, match=output) as error:
             server.ping()
         assert SECRET not in str(error.value)
         server.close()
 
 
-def test_sentinels_over_tls(start: Start, certificates: Path) -> None:
+def test_sentinels_over_tls_work(start: Start, certificates: Path) -> None:
     tls = tls_flags(certificates)
     master = start(*AOF, tls=tls)
     sentinel = start(tls=tls, conf=watch(master))

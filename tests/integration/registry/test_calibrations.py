@@ -36,24 +36,26 @@ def head(registry: Registry, seed: int = 0) -> Head:
     return entry.record
 
 
-def test_a_calibration_holds_for_its_versions_only(registry: Registry, pair: Pair) -> None:
+def test_calibration_applies_to_its_versions_only(registry: Registry, pair: Pair) -> None:
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
-    kept = registry.calibrations
-    assert kept.get(x, y, used, "ridge") is None
-    kept.put(x, y, used, "ridge", LEARNT, 50)
-    assert kept.get(x, y, used, "ridge") == LEARNT
-    assert kept.get(x, y, used, "irp") is None
-    assert kept.get(y, y, used, "ridge") is None
+    stored = registry.calibrations
+    assert stored.get(x, y, used, "ridge") is None
+    stored.put(x, y, used, "ridge", LEARNT, 50)
+    assert stored.get(x, y, used, "ridge") == LEARNT
+    assert stored.get(x, y, used, "irp") is None
+    assert stored.get(y, y, used, "ridge") is None
     moved = space(registry, "x", pair.x_anchors + np.float32(1))
-    assert kept.get(moved, y, used, "ridge") is None
+    assert stored.get(moved, y, used, "ridge") is None
     assert head(registry) == used
-    assert kept.get(x, y, used, "ridge") == LEARNT, "the same head again changes nothing"
+    assert stored.get(x, y, used, "ridge") == LEARNT, "the same head again changes nothing"
     other_process = Registry(registry.server, durable=False, stale_seconds=60)
     assert other_process.calibrations.get(x, y, used, "ridge") == LEARNT
 
 
-def test_a_new_head_drops_them_and_takes_none_of_the_old(registry: Registry, pair: Pair) -> None:
+def test_new_version_of_a_head_drops_calibrations_and_accepts_none_of_the_old(
+    registry: Registry, pair: Pair
+) -> None:
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     old = head(registry)
     registry.calibrations.put(x, y, old, "ridge", LEARNT, 50)
@@ -66,25 +68,25 @@ def test_a_new_head_drops_them_and_takes_none_of_the_old(registry: Registry, pai
     assert not registry.server.redis.keys("*calibrations*")
 
 
-def test_those_of_an_old_target_make_room(
+def test_calibrations_of_an_old_target_are_dropped_first(
     registry: Registry, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(calibrations, "MAX_CALIBRATIONS", 3)
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
-    kept = registry.calibrations
-    kept.put(x, y, used, "ridge", LEARNT, 50)
+    stored = registry.calibrations
+    stored.put(x, y, used, "ridge", LEARNT, 50)
     moved = space(registry, "y", pair.y_anchors + np.float32(1))
-    kept.put(x, moved, used, "ridge", LEARNT, 50)
+    stored.put(x, moved, used, "ridge", LEARNT, 50)
     key = registry.heads.key("h", "calibrations")
     assert registry.server.redis.hlen(key) == 1
     for bridge in ("exp", "irp", "none", "ridge"):
-        kept.put(x, moved, used, bridge, LEARNT, 50)
+        stored.put(x, moved, used, bridge, LEARNT, 50)
     assert registry.server.redis.hlen(key) == 3
-    assert kept.get(x, moved, used, "ridge") == LEARNT
+    assert stored.get(x, moved, used, "ridge") == LEARNT
 
 
-def test_while_the_registry_is_away_the_last_known_holds(
+def test_last_known_calibration_is_used_while_the_registry_is_unavailable(
     registry_process: ServerProcess, registry_server: RedisClient, pair: Pair
 ) -> None:
     impatient = RedisClient(registry_process.url, 0.2, RegistryUnavailableError)

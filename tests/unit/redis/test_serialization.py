@@ -26,17 +26,19 @@ ARRAYS = st.dictionaries(
 
 
 @given(ARRAYS, JSON)
-def test_what_is_packed_comes_back(arrays: dict[str, np.ndarray[Any, Any]], meta: Any) -> None:
-    found, told = unpack(pack(arrays, meta))
-    assert told == meta
-    assert found.keys() == arrays.keys()
+def test_unpack_of_packed_values_returns_equal_values(
+    arrays: dict[str, np.ndarray[Any, Any]], meta: Any
+) -> None:
+    unpacked, unpacked_meta = unpack(pack(arrays, meta))
+    assert unpacked_meta == meta
+    assert unpacked.keys() == arrays.keys()
     for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert unpacked[name].dtype == array.dtype
+        np.testing.assert_array_equal(unpacked[name], array)
 
 
 @given(st.data())
-def test_any_flipped_bit_is_noticed(data: st.DataObject) -> None:
+def test_unpack_of_a_flipped_bit_raises(data: st.DataObject) -> None:
     packed = bytearray(pack({"a": np.arange(6.0)}, {"b": 1}))
     at = data.draw(st.integers(0, len(packed) - 1))
     packed[at] ^= 1 << data.draw(st.integers(0, 7))
@@ -45,13 +47,13 @@ def test_any_flipped_bit_is_noticed(data: st.DataObject) -> None:
 
 
 @given(st.integers(0, 200))
-def test_cut_bytes_are_noticed(kept: int) -> None:
+def test_unpack_of_cut_bytes_raises(stored: int) -> None:
     packed = pack({"a": np.arange(60.0)})
     with pytest.raises(CorruptDataError):
-        unpack(packed[:kept])
+        unpack(packed[:stored])
 
 
 @pytest.mark.parametrize("foreign", [b"", b"junk", pickle.dumps([1, 2])])
-def test_foreign_bytes_are_refused(foreign: bytes) -> None:
+def test_unpack_of_foreign_bytes_raises(foreign: bytes) -> None:
     with pytest.raises(CorruptDataError):
         unpack(foreign)

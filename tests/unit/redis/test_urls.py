@@ -43,21 +43,21 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("url", TAKEN)
-def test_what_is_taken_is_shown_without_its_secrets(url: str) -> None:
+def test_valid_urls_are_displayed_without_secrets(url: str) -> None:
     validate_url(url)
-    shown = without_secrets(url)
-    assert shown == url.replace("secret", "***")
+    rendered = without_secrets(url)
+    assert rendered == url.replace("secret", "***")
 
 
 @pytest.mark.parametrize(("url", "said"), REFUSED)
-def test_what_is_refused_is_not_repeated(url: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as error:
+def test_errors_of_invalid_urls_do_not_repeat_them(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         validate_url(url)
     assert "word" not in str(error.value).replace("user:password", "").replace("password", "")
     assert error.value.__cause__ is None
 
 
-def test_sentinels_are_told_from_their_servers() -> None:
+def test_sentinel_url_has_separate_credentials_for_sentinels_and_servers() -> None:
     url = "sentinels://me:a%40b@One:1,two/my%20main?db=1&sentinel_password=c%26d&ssl_ca_certs=/x"
     assert parse_sentinel_url(url) == SentinelUrl(
         addresses=(("one", 1), ("two", 26379)),
