@@ -30,9 +30,11 @@ from tests.support.servers import (
 )
 
 ON_EVERY_SERVER: Final = (
+    "tests/integration/inference/",
     "tests/integration/queue/",
     "tests/integration/redis/",
     "tests/integration/registry/",
+    "tests/integration/worker/test_registration.py",
 )
 """Folders whose tests run on each of `SERVERS`; all but the drills run on Valkey alone."""
 

@@ -49,7 +49,7 @@ def test_valid_urls_are_displayed_without_secrets(url: str) -> None:
     assert rendered == url.replace("secret", "***")
 
 
-@pytest.mark.parametrize(("url", "said"), REFUSED)
+@pytest.mark.parametrize(("url", "message"), REFUSED)
 def test_errors_of_invalid_urls_do_not_repeat_them(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         validate_url(url)
