@@ -25,7 +25,7 @@ from tests.support.metric_samples import sample_value
 
 @pytest.fixture
 def registry(registry_server: RedisClient) -> Registry:
-    return Registry(registry_server, durable=True, stale_seconds=60)
+    return Registry(registry_server, durable=registry_server.confirms_writes(), stale_seconds=60)
 
 
 @pytest.fixture
