@@ -188,9 +188,13 @@ def put_space(
     "--weights",
     type=FILE,
     metavar="FILE",
-    help=".safetensors file of weight (c, d) and bias (c,), or of layers.",
+    help=".safetensors file of weight (c, d) and bias (c,), or of layers; one row for two labels.",
 )
-@click.option("--activation", metavar="TEXT", help="Activation between the layers [default: relu].")
+@click.option(
+    "--activation",
+    metavar="NAME",
+    help="Activation between the layers, such as relu or gelu; required for two or more.",
+)
 @click.option(
     "--embeddings", type=FILE, metavar="FILE", help=".npy file of rows to fit a linear head on."
 )

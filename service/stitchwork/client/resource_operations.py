@@ -98,9 +98,10 @@ class ResourceOperations:
             id_: The head's id.
             space: Id of its space.
             arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of an
-                MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`.
-            fields: `labels`, `activation`, `classifier`, or `fit` with `items` and `labels`; also
-                arrays whose names are Python identifiers.
+                MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`. Weights of
+                a single score (1, d) have two labels, the negative class first.
+            fields: `labels`, `activation` (required for two layers or more), `classifier`, or
+                `fit` with `items` and `labels`; also arrays whose names are Python identifiers.
         """
         named = {name: fields.pop(name) for name in [*fields] if _is_array(fields[name])}
         if "fit" in fields and "items" in fields["fit"]:

@@ -140,6 +140,30 @@ def logits(classifier: Classifier, x: Array) -> Array:
     return scores
 
 
+def expand_binary(classifier: Classifier) -> Classifier:
+    """A classifier of two classes from one with a single score.
+
+    Args:
+        classifier: Its only score z is the logit of the second class, as that of scikit-learn's
+            binary LogisticRegression or of a network trained with a sigmoid.
+
+    Returns:
+        The same layers, with logits (0, z), whose softmax is (1 - sigmoid(z), sigmoid(z)).
+
+    Raises:
+        InvalidInputError: If it has more than one score.
+    """
+    if classifier.n_classes != 1:
+        raise InvalidInputError(f"expected a single score, got {classifier.n_classes}")
+    *hidden, (weight, bias) = classifier.layers
+    xp = array_namespace(weight, bias)
+    expanded = (
+        xp.concat([xp.zeros_like(weight), weight], axis=0),
+        xp.concat([xp.zeros_like(bias), bias], axis=0),
+    )
+    return replace(classifier, layers=(*hidden, expanded))
+
+
 def probabilities(logits: Array) -> Array:
     """Softmax of logits.
 

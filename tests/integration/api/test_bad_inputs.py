@@ -231,7 +231,7 @@ def test_pickles_are_refused_unread(http: httpx.Client, spaces: Pair, tmp_path: 
 def test_tensors_that_make_no_head_are_refused(
     http: httpx.Client, spaces: Pair, weights: dict[str, Any]
 ) -> None:
-    data = save(weights, {"labels": '["a", "b"]'})
+    data = save(weights, {"labels": '["a", "b"]', "activation": "relu"})
     headers = {"Content-Type": "application/vnd.safetensors"}
     response = http.put("/heads/bad?space=y", content=data, headers=headers)
     check(response, 422)

@@ -250,8 +250,9 @@ def test_unknown_fields_bridges_and_resources_are_refused(http: httpx.Client, sp
 @pytest.mark.parametrize(
     ("body", "status", "detail"),
     [
-        ({"weight": [[1.0] * 5], "labels": ["a"]}, 422, "32 wide, the head takes 5"),
-        ({"weight": [[1.0] * 32], "labels": ["a", "b"]}, 422, "1 classes, got 2 labels"),
+        ({"weight": [[1.0] * 5], "labels": ["a", "b"]}, 422, "32 wide, the head takes 5"),
+        ({"weight": [[1.0] * 32] * 3, "labels": ["a", "b"]}, 422, "3 classes, got 2 labels"),
+        ({"weight": [[1.0] * 32], "labels": ["a"]}, 422, "two labels for a head with a single"),
         ({"weight": [[1.0] * 32] * 2, "labels": ["a", "a"]}, 422, "two labels are equal"),
         ({"weight": [[1.0] * 32] * 2}, 422, "labels"),
         ({"labels": ["a"]}, 422, "got none"),

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, logits, probabilities
+from stitchwork.geometry.classifier import (
+    ACTIVATIONS,
+    Classifier,
+    expand_binary,
+    logits,
+    probabilities,
+)
 from tests.support.latent_spaces import ArrayLibrary
 
 MODULES: dict[str, nn.Module] = {
@@ -180,3 +186,18 @@ def test_logits_have_the_dtype_of_the_weights(lib: ArrayLibrary) -> None:
         assert actual.dtype == np.float32
         np.testing.assert_array_equal(actual, np.full((2, 4), 6))
     assert tuple(logits(head, lib.from_numpy(np.ones((0, 6), np.float32))).shape) == (0, 4)
+
+
+@pytest.mark.parametrize("widths", [(6, 1), (6, 9, 1)])
+def test_expanded_binary_classifier_has_the_sigmoid_as_its_softmax(
+    lib: ArrayLibrary, widths: tuple[int, ...]
+) -> None:
+    head = classifier(network(widths, "relu"), "relu", lib)
+    x = lib.from_numpy(3 * np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32))
+    expanded = expand_binary(head)
+    expected = scipy.special.expit(lib.to_numpy(logits(head, x))[:, 0])
+    actual = lib.to_numpy(probabilities(logits(expanded, x)))
+    assert (expanded.width, expanded.n_classes) == (6, 2)
+    np.testing.assert_allclose(actual, np.stack([1 - expected, expected], axis=1), atol=1e-6)
+    with pytest.raises(InvalidInputError, match="single score, got 2"):
+        expand_binary(expanded)

@@ -23,7 +23,7 @@ from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, expand_binary
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.resources import (
     Arrays,
@@ -188,8 +188,14 @@ class HeadRequest(RequestModel):
     """Registers a head in a space: weights, a pretrained model's classifier, or data to fit on."""
 
     space: Id = Field(description="Id of the space that the head takes embeddings of.")
-    labels: Labels | None = Field(None, description="One label for each class, with weights.")
-    weight: Rows | None = Field(None, description="(c, d) of a linear head.")
+    labels: Labels | None = Field(
+        None, description="One label for each class, with weights; two for a single score."
+    )
+    weight: Rows | None = Field(
+        None,
+        description="(c, d) of a linear head; (1, d) with two labels for a binary one, whose score "
+        "is the logit of the second label.",
+    )
     bias: Row | None = Field(None, description="(c,) of a linear head; unset: zeros.")
     layers: (
         Annotated[
@@ -199,7 +205,11 @@ class HeadRequest(RequestModel):
         ]
         | None
     ) = None
-    activation: str = Field("relu", description="Activation between `layers`.")
+    activation: str | None = Field(
+        None,
+        description="Activation between `layers`, required for two or more: one of "
+        f"{', '.join(ACTIVATIONS)}.",
+    )
     classifier: EncoderSpec | Literal[True] | None = Field(
         None, description="Model to take the classifier from; true: the space's own encoder."
     )
@@ -250,7 +260,12 @@ class HeadRequest(RequestModel):
         return self
 
     def weights_classifier(self) -> Classifier | None:
-        """The weights as a classifier; None if the head is registered by other means."""
+        """The weights as a classifier; None if the head is registered by other means.
+
+        Raises:
+            InvalidInputError: If two or more layers have no activation, the shapes do not fit each
+                other, or a single score does not have two labels.
+        """
         layers = self.layers
         if self.weight is not None:
             layers = [LinearLayer.model_construct(weight=self.weight, bias=self.bias)]
@@ -260,7 +275,23 @@ class HeadRequest(RequestModel):
         for layer in layers:
             zeros = np.zeros(len(layer.weight), np.float32)
             pairs.append((layer.weight, zeros if layer.bias is None else layer.bias))
-        return Classifier(tuple(pairs), self.activation)
+        if self.activation is None and len(pairs) > 1:
+            raise InvalidInputError(
+                f"expected an activation for a head of {len(pairs)} layers, one of "
+                f"{', '.join(ACTIVATIONS)}; got none",
+                pointer="/activation",
+            )
+        # Between no layers it has no effect, but it is part of the version: it must not vary.
+        classifier = Classifier(tuple(pairs), self.activation or "relu")
+        if classifier.n_classes > 1:
+            return classifier
+        if len(self.labels or ()) != 2:
+            raise InvalidInputError(
+                "expected two labels for a head with a single score, the negative class first, "
+                f"got {len(self.labels or ())}",
+                pointer="/labels",
+            )
+        return expand_binary(classifier)
 
 
 class NewHeadRequest(HeadRequest):
