@@ -61,17 +61,44 @@ class TextEncoder(Record):
         return "text"
 
 
+Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
+Scales: TypeAlias = Annotated[
+    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)
+]
+
+
 class ImageEncoder(Record):
     """A timm model that embeds images by its pooled features."""
 
     kind: Literal["timm"] = "timm"
     model: str = Field(min_length=1, max_length=256, description="Name of the model in timm.")
     weights: str | None = Field(
-        None, max_length=1024, description="Local safetensors file; unset: timm's own from the hub."
+        None,
+        max_length=1024,
+        description="Local safetensors file, or the folder of it and of timm's config.json; unset: "
+        "timm's own from the hub.",
     )
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     input_size: Annotated[int, Strict()] | None = Field(
         None, ge=16, le=2048, description="Side of the input in pixels; unset: the model's own."
+    )
+    mean: Channels | None = Field(
+        None, description="Mean of each channel, of values from 0 to 1; unset: the model's own."
+    )
+    std: Scales | None = Field(
+        None, description="Standard deviation of each channel; unset: the model's own."
+    )
+    crop_pct: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="Side of the centre crop as a share of the resized image; unset: the model's.",
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = (
+        Field(None, description="How images are resized; unset: the model's own.")
+    )
+    in_chans: Literal[1, 3] | None = Field(
+        None, description="Channels: 1 for grey, 3 for RGB; unset: the model's own."
     )
     normalize: Annotated[bool, Strict()] = Field(
         False, description="Scale embeddings to unit length."

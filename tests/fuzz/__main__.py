@@ -22,7 +22,7 @@ with atheris.instrument_imports(
 ):
     if "image" in sys.argv:
         # It imports torch, which the other targets do not need.
-        import stitchwork.models.timm_encoder  # noqa: F401
+        import stitchwork.models.image_files  # noqa: F401
     from tests.fuzz.targets import TARGETS
 
 

@@ -133,7 +133,7 @@ def raw_body(data: bytes) -> None:
 def image(data: bytes) -> None:
     """An image file: the check of its header, and decoding."""
     from stitchwork.models.encoder import MAX_PIXELS
-    from stitchwork.models.timm_encoder import decode
+    from stitchwork.models.image_files import decode
 
     def check() -> None:
         decoded = decode(data, "/items/0")

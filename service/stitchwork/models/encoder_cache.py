@@ -146,7 +146,7 @@ class EncoderCache:
                 from stitchwork.models.transformers_encoder import text_classifier
 
                 return text_classifier(spec, files)
-            from stitchwork.models.timm_encoder import image_classifier
+            from stitchwork.models.timm_classifier import image_classifier
 
             return image_classifier(spec, files)
         except LOAD_ERRORS as error:

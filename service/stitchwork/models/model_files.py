@@ -21,7 +21,7 @@ class ModelFiles:
         self._hub = hub
 
     def path(self, spec: EncoderSpec) -> Path:
-        """The folder of a text model, or the weights file of an image model.
+        """The folder of a text model, or the weights of an image model: a file, or its folder.
 
         Raises:
             InvalidInputError: If the spec names a file outside the roots, or a model that is not
@@ -35,16 +35,20 @@ class ModelFiles:
         return folder if isinstance(spec, TextEncoder) else folder / "model.safetensors"
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
-        """The spec with its revision resolved to a commit; a local one is returned as it is.
+        """The spec with its revision resolved to a commit, and the preprocessing of images.
 
         Raises:
             InvalidInputError: If the spec is invalid, or names a model that is not allowed.
             JobFailedError: If the hub cannot be reached.
         """
-        if _local_path(spec) or is_pinned(spec.revision):
+        if not _local_path(spec) and not is_pinned(spec.revision):
+            folder = self._hub.folder(_hub_id(spec), spec.revision)
+            spec = spec.model_copy(update={"revision": folder.name})
+        if isinstance(spec, TextEncoder):
             return spec
-        folder = self._hub.folder(_hub_id(spec), spec.revision)
-        return spec.model_copy(update={"revision": folder.name})
+        from stitchwork.models.timm_config import resolve_preprocessing
+
+        return resolve_preprocessing(spec, self.path(spec))
 
     def _check_allowed(self, name: str) -> Path:
         """Refuse local files outside the roots, without revealing whether they exist."""
@@ -70,6 +74,6 @@ def _local_path(spec: EncoderSpec) -> str | None:
 def _hub_id(spec: EncoderSpec) -> str:
     if isinstance(spec, TextEncoder):
         return spec.model
-    from stitchwork.models.timm_encoder import timm_hub_id
+    from stitchwork.models.timm_config import timm_hub_id
 
     return timm_hub_id(spec)

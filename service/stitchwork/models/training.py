@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.timm_encoder import decode
+from stitchwork.models.image_files import decode
 
 BATCH: Final = 64
 LEARNING_RATE: Final = 3e-3

@@ -84,9 +84,10 @@ def check_heads(current: Entry[Space], encoder: EncoderSpec | None, dim: int | N
     if current.record is None or not current.dependents:
         return
     before = current.record.encoder
-    if before and encoder and encoder.revision is None:
-        # Without a revision, the pinned one is meant.
-        encoder = encoder.model_copy(update={"revision": before.revision})
+    if before and encoder and before.kind == encoder.kind:
+        # What is not set, such as the revision, is as the worker resolved it.
+        unset = [name for name, value in encoder.model_dump().items() if value is None]
+        encoder = encoder.model_copy(update={name: getattr(before, name) for name in unset})
     if (before and before != encoder) or dim not in (None, current.record.dim):
         raise ResourceInUseError(
             f"{current.dependents} heads live in space {current.id}: its encoder and its width "

@@ -13,7 +13,7 @@ from stitchwork.models.encoder import Encoder
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.openvino_backend import compile_forward, trace
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
-from stitchwork.models.timm_encoder import load_timm_model
+from stitchwork.models.timm_models import load_timm_model
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
 from tests.support.memory import MB, private

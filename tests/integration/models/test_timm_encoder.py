@@ -91,7 +91,9 @@ def test_weights_that_do_not_fit_or_are_not_allowed_are_refused(
     torch.save({"a": torch.ones(1)}, pickled)
     with pytest.raises(UnsupportedFormatError, match="pickles are not supported"):
         encoders.get(ImageEncoder(model=NAME, weights=str(pickled)))
-    with pytest.raises(InvalidInputError, match=r"do not fit .*lite1: blocks\.1\.2\..* is missing"):
+    with pytest.raises(
+        InvalidInputError, match=r"do not fit .*lite1: \d+ missing \(blocks\.1\.2\."
+    ):
         encoders.get(ImageEncoder(model="tf_efficientnet_lite1", weights=str(weights)))
     state = {**load_file(weights), "classifier.weight": torch.ones(7, 3)}
     save_torch(state, weights.with_name("narrow.safetensors"))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
 from stitchwork.models.encoder import MAX_PIXELS
-from stitchwork.models.timm_encoder import decode
+from stitchwork.models.image_files import decode
 from tests.support.images import file, picture
 
 
