@@ -4,10 +4,11 @@ All routes call it. Workers call `stitch`, which it shares, with arrays on their
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference import embed, predictions, resolve, stitch
+from stitchwork.inference.length_report import LengthReport
 from stitchwork.inference.predictions import Prediction
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
@@ -69,9 +70,11 @@ class Pipeline:
 
     def stitch_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
         """Like `infer_rows`, but inputs are not counted: for reports."""
-        return stitch.stitch(
+        result = stitch.stitch(
             self.translator, self.classifiers, resolution, rows, telemetry=self.telemetry
         )
+        report = LengthReport.of(rows, resolution.source)
+        return replace(result, mismatched=report.mismatched, length_warnings=report.warnings)
 
     async def infer_items(
         self,

@@ -25,6 +25,8 @@ class InferenceResult:
         defined: (n,) bool; False for inputs without a direction in their space.
         covered: (n,) bool; False for inputs outside what the source's anchors cover.
         truncated: Indices of texts that were cut.
+        mismatched: Number of embeddings whose lengths do not fit their space.
+        length_warnings: A sentence that names the lengths, if there are any such embeddings.
         tokens: Number of tokens that the model processed; 0 if the inputs are not texts.
     """
 
@@ -34,6 +36,8 @@ class InferenceResult:
     covered: Any
     truncated: tuple[int, ...] = ()
     tokens: int = 0
+    mismatched: int = 0
+    length_warnings: tuple[str, ...] = ()
 
     @property
     def undefined(self) -> list[int]:
@@ -45,6 +49,11 @@ class InferenceResult:
     def coverage(self) -> CoverageReport:
         """The inputs that the anchors do not cover, with a warning if there are any."""
         return CoverageReport.of(self.covered, self.resolution.source)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the caller should know of the inputs, one sentence each."""
+        return [*self.coverage.warnings, *self.length_warnings]
 
     def convert(self, function: Callable[[Any], Any]) -> "InferenceResult":
         """Apply a function to each array, such as a copy to another device."""

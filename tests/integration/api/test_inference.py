@@ -173,3 +173,31 @@ def test_inputs_outside_the_anchors_cover_are_named(http: httpx.Client) -> None:
         plain = http.post("/translate", json=body)
         assert (plain.json()["uncovered"], plain.json()["warnings"]) == ([], [])
         assert "stitchwork-uncovered" not in plain.headers
+
+
+def test_embeddings_whose_lengths_do_not_fit_their_space_are_warned_of(
+    http: httpx.Client, spaces: Pair
+) -> None:
+    rows = spaces.x / np.linalg.norm(spaces.x, axis=1, keepdims=True)
+    body = {"source": "x", "target": "y", "embeddings": rows.tolist()}
+    translated = http.post("/translate", json=body)
+    warning = translated.json()["warnings"][-1]
+    assert warning.startswith("50 of 50 embeddings have length 1, the anchors of space x ")
+    assert warning.endswith("were they normalised, such as by a vector store?")
+    assert translated.headers["stitchwork-mismatched-lengths"] == "50"
+    body = {"space": "x", "embeddings": rows.tolist()}
+    classified = http.post("/classify/h", json=body)
+    assert classified.json()["warnings"][-1] == warning
+    assert classified.headers["stitchwork-mismatched-lengths"] == "50"
+    body = {"space": "x", "embeddings": spaces.x.tolist()}
+    fitting = http.post("/classify/h", json=body)
+    assert not any("length" in sentence for sentence in fitting.json()["warnings"])
+    assert "stitchwork-mismatched-lengths" not in fitting.headers
+    # The reverse: the anchors are unit, the embeddings are not.
+    anchors = spaces.x_anchors / np.linalg.norm(spaces.x_anchors, axis=1, keepdims=True)
+    unit = {"anchor_set": "S", "anchors": anchors.tolist()}
+    assert http.put("/spaces/unit-x", json=unit).status_code == 201
+    body = {"source": "unit-x", "target": "y", "embeddings": spaces.x.tolist()}
+    reverse = http.post("/translate", json=body)
+    assert "the anchors were normalised, were the embeddings not?" in reverse.json()["warnings"][-1]
+    assert http.delete("/spaces/unit-x").status_code == 204

@@ -122,6 +122,18 @@ def test_embed_and_classify_models_equal_their_routes(
         assert best_labels(result) == expected
 
 
+def test_embeddings_of_a_wrong_length_are_counted_in_a_header(
+    world: World, rows: NDArray[np.float32]
+) -> None:
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for values, count in ((rows, None), (unit, str(len(rows)))):
+        spec = {"name": "embeddings", "datatype": "FP32", "shape": list(values.shape)}
+        body = {"inputs": [spec | {"data": values.tolist()}]}
+        response = world.http.post("/v2/models/translate:minilm:turned/infer", json=body)
+        assert response.status_code == 200, response.text
+        assert response.headers.get("stitchwork-mismatched-lengths") == count
+
+
 def test_async_client_with_concurrent_requests_gets_each_result(
     world: World, rows: NDArray[np.float32]
 ) -> None:

@@ -98,7 +98,7 @@ def evaluate(
         reason=verdict.reason,
         undefined=translated.undefined,
         uncovered=translated.coverage.uncovered,
-        warnings=translated.coverage.warnings,
+        warnings=translated.warnings,
         confidence=quality,
         **fields,
     )

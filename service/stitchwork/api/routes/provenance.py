@@ -22,11 +22,13 @@ def resolution_headers(resolution: Resolution) -> dict[str, str]:
 
 
 def result_headers(result: InferenceResult) -> dict[str, str]:
-    """Headers of a result: versions, and numbers of uncovered and of truncated inputs."""
+    """Headers of a result: versions, and numbers of inputs with a flaw of each kind."""
     headers = resolution_headers(result.resolution)
     uncovered = len(result.coverage.uncovered)
     if uncovered:
         headers["Stitchwork-Uncovered"] = str(uncovered)
+    if result.mismatched:
+        headers["Stitchwork-Mismatched-Lengths"] = str(result.mismatched)
     if result.truncated:
         headers["Stitchwork-Truncated"] = str(len(result.truncated))
     return headers

@@ -62,7 +62,7 @@ def _embed_response(request: Request, payload: EmbedRequest, result: InferenceRe
             bridge=payload.bridge,
             undefined=result.undefined,
             uncovered=result.coverage.uncovered,
-            warnings=result.coverage.warnings,
+            warnings=result.warnings,
         )
     return negotiation.rows_response(
         request,
@@ -98,7 +98,7 @@ def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceR
         bridge=payload.bridge,
         truncated=list(result.truncated),
         uncovered=result.coverage.uncovered,
-        warnings=result.coverage.warnings,
+        warnings=result.warnings,
     )
     return negotiation.json_response(response, headers=result_headers(result))
 

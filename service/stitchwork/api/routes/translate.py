@@ -46,7 +46,7 @@ def _translate(request: Request, state: AppState, payload: TranslateRequest) -> 
         bridge=payload.bridge,
         undefined=result.undefined,
         uncovered=result.coverage.uncovered,
-        warnings=result.coverage.warnings,
+        warnings=result.warnings,
     )
     return negotiation.rows_response(
         request,
@@ -81,6 +81,6 @@ def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Respon
         head=ResourceRef.of(head_of(resolution)),
         bridge=payload.bridge,
         uncovered=result.coverage.uncovered,
-        warnings=result.coverage.warnings,
+        warnings=result.warnings,
     )
     return negotiation.json_response(response, headers=result_headers(result))

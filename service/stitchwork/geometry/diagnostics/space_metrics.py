@@ -21,6 +21,9 @@ NEIGHBOURS: Final = 10
 MIN_DEVIATION: Final = 1e-6
 """Root mean square of the cosines' deviations below which they are float32 rounding error."""
 
+UNIT_TOLERANCE: Final = 1e-3
+"""Difference from length one that storage in float16 or bfloat16 arithmetic explains."""
+
 
 class Spectrum(NamedTuple):
     """Singular values of the unit anchors.
