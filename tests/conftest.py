@@ -174,13 +174,13 @@ def make_pair(
 
 @pytest.fixture(scope="session")
 def pair() -> Pair:
-    """The pair that most tests use."""
+    """The default pair."""
     return make_pair()
 
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two authorities, and a server's and a client's certificate by the first."""
+    """A folder with two certificate authorities, and certificates of a server and a client by one."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl is installed")
     folder = tmp_path_factory.mktemp("certificates")
@@ -191,14 +191,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     usage = ("-addext", "keyUsage=critical,keyCertSign")
     for ca in ("ca", "other"):
-        name = ("-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
-        openssl("req", "-x509", *key, *usage, "-days", "2", *name)
+        files = ("-subj", f"/CN={ca}", "-keyout", f"{ca}.key", "-out", f"{ca}.pem")
+        openssl("req", "-x509", *key, *usage, "-days", "2", *files)
     (folder / "names").write_text(
         "subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\n"
     )
-    for who in ("server", "client"):
-        openssl("req", *key, "-subj", f"/CN={who}", "-keyout", f"{who}.key", "-out", f"{who}.csr")
+    for name in ("server", "client"):
+        openssl(
+            "req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr"
+        )
         signer = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
-        names = ("-extfile", "names", "-out", f"{who}.pem")
-        openssl("x509", "-req", "-in", f"{who}.csr", *signer, *names)
+        names = ("-extfile", "names", "-out", f"{name}.pem")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signer, *names)
     return folder
