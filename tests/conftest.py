@@ -180,7 +180,7 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two certificate authorities, and certificates of a server and a client by one."""
+    """A folder with two authorities, and certificates of a server and a client by the first."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl is installed")
     folder = tmp_path_factory.mktemp("certificates")
