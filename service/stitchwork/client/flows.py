@@ -5,7 +5,7 @@ result of the method. A client performs flows: one waits, the other awaits.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce, update_wrapper, wraps
 from operator import or_
@@ -29,9 +29,13 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from stitchwork.client.service_errors import read_json
+
+Labels: TypeAlias = Sequence[str] | Sequence[int] | Sequence[bool] | NDArray[Any]
+"""Labels of one type, as a list, an array or a torch tensor."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -201,11 +205,25 @@ def send_arrays(
     """Send JSON or, if there are arrays, safetensors with the fields as metadata; read JSON."""
     if not arrays:
         return (yield from send_json(method, path, body=fields))
-    tensors = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
+    tensors = {name: float32_array(array) for name, array in arrays.items()}
     metadata = {key: orjson.dumps(value).decode() for key, value in fields.items()}
     headers = {"Content-Type": SAFETENSORS}
     response: httpx.Response = yield Request(method, path, {}, headers, save(tensors, metadata))
     return read_json(response)
+
+
+def float32_array(array: Any) -> NDArray[np.float32]:
+    """An array, or a torch tensor on any device, as contiguous float32."""
+    if hasattr(array, "detach"):
+        # In float32 first: numpy has no bfloat16.
+        array = array.detach().float().cpu().numpy()
+    return np.ascontiguousarray(array, np.float32)
+
+
+def label_list(labels: Labels) -> list[Any]:
+    """Labels of a list, an array or a torch tensor, each a string, an integer or a boolean."""
+    values = labels.tolist() if hasattr(labels, "tolist") else labels
+    return [value.item() if hasattr(value, "item") else value for value in values]
 
 
 def url_path(*parts: str) -> str:

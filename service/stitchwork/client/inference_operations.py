@@ -14,7 +14,9 @@ from stitchwork.client.batch_calls import (
 from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, json_items
 from stitchwork.client.flows import (
     Flow,
+    Labels,
     Operation,
+    label_list,
     send,
     send_arrays,
     send_json,
@@ -209,7 +211,7 @@ class InferenceOperations:
         self,
         encoder: str,
         head: str,
-        labels: Sequence[str],
+        labels: Labels,
         *,
         items: Items | None = None,
         embeddings: Floats | None = None,
@@ -230,7 +232,12 @@ class InferenceOperations:
             calibrate: Calibrate `confidence` by the sample from now on.
         """
         inputs = None if items is None else json_items(items)
-        fields = {"labels": list(labels), "items": inputs, "bridge": bridge, "calibrate": calibrate}
+        fields = {
+            "labels": label_list(labels),
+            "items": inputs,
+            "bridge": bridge,
+            "calibrate": calibrate,
+        }
         arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}
         path = url_path("compatibility", encoder, head)
         return (yield from send_arrays("POST", path, without_none(fields), without_none(arrays)))

@@ -12,6 +12,8 @@ from stitchwork.client.flows import (
     Flow,
     Operation,
     Pause,
+    float32_array,
+    label_list,
     send,
     send_arrays,
     send_json,
@@ -19,6 +21,7 @@ from stitchwork.client.flows import (
     without_none,
 )
 from stitchwork.client.progress import Progress, progress_callback
+from stitchwork.client.scikit_learn import head_weights
 from stitchwork.errors import ErrorCode, StitchworkError
 
 POLL_SECONDS: Final = 0.2
@@ -103,12 +106,45 @@ class ResourceOperations:
             fields: `labels`, `activation` (required for two layers or more), `classifier`, or
                 `fit` with `items` and `labels`; also arrays whose names are Python identifiers.
         """
+        if fields.get("labels") is not None:
+            fields["labels"] = label_list(fields["labels"])
         named = {name: fields.pop(name) for name in [*fields] if _is_array(fields[name])}
-        if "fit" in fields and "items" in fields["fit"]:
-            fields["fit"] = {**fields["fit"], "items": json_items(fields["fit"]["items"])}
+        if fields.get("fit"):
+            fields["fit"] = _fit_fields(fields["fit"])
         fields = {"space": space, **fields}
         path = url_path("heads", id_)
         return (yield from send_arrays("PUT", path, fields, {**named, **(arrays or {})}))
+
+    @Operation
+    def put_head_from_sklearn(
+        self, id_: str, space: str, estimator: Any, *, uncalibrated: bool = False
+    ) -> Flow[dict[str, Any]]:
+        """Register a head by a fitted scikit-learn classifier of the space's embeddings.
+
+        The head's probabilities equal the estimator's `predict_proba`. Its attributes are sent,
+        never a pickle.
+
+        Args:
+            id_: The head's id.
+            space: Id of its space.
+            estimator: A LogisticRegression, an MLPClassifier or, with `uncalibrated`, a LinearSVC
+                or RidgeClassifier; or a Pipeline that ends in one, of StandardScaler,
+                MinMaxScaler, MaxAbsScaler, PCA and TruncatedSVD. Its `classes_` are the labels.
+            uncalibrated: Take a classifier that has no probabilities: the head has its
+                predictions, but its scores are the softmax (for two classes the sigmoid) of
+                decision values and no probabilities.
+
+        Raises:
+            InvalidInputError: If the estimator is not fitted, or a head cannot compute it exactly.
+        """
+        weights = head_weights(estimator, uncalibrated=uncalibrated)
+        fields = {
+            "space": space,
+            "labels": label_list(weights.labels),
+            "activation": weights.activation,
+        }
+        path = url_path("heads", id_)
+        return (yield from send_arrays("PUT", path, without_none(fields), weights.arrays))
 
     @Operation
     def get(self, kind: Kind, id_: str) -> Flow[dict[str, Any]]:
@@ -175,5 +211,18 @@ class ResourceOperations:
                 yield Pause(POLL_SECONDS)
 
 
+def _fit_fields(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """The data to fit on as JSON."""
+    fields = dict(fit)
+    if "items" in fields:
+        fields["items"] = json_items(fields["items"])
+    if "labels" in fields:
+        fields["labels"] = label_list(fields["labels"])
+    if _is_array(fields.get("embeddings")):
+        fields["embeddings"] = float32_array(fields["embeddings"]).tolist()
+    return fields
+
+
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray)
+    """Whether it is a numpy array or a torch tensor."""
+    return isinstance(value, np.ndarray) or hasattr(value, "detach")

@@ -9,6 +9,8 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Strict,
+    StrictBool,
+    StrictInt,
     TypeAdapter,
     ValidationInfo,
 )
@@ -116,6 +118,18 @@ def _identifier(value: Any, info: ValidationInfo) -> str:
     return check_id(value)
 
 
+def _label_texts(value: Any) -> Any:
+    """Labels as strings: 3 becomes "3" and true "true"; a list of several types is refused."""
+    if not isinstance(value, list):
+        return value
+    types = set(map(type, value))
+    if len(types) > 1 and types <= {str, int, bool}:
+        raise ValueError("expected labels of one type: all strings, all integers or all booleans")
+    if types == {bool}:
+        return ["true" if label else "false" for label in value]
+    return list(map(str, value)) if types == {int} else value
+
+
 class TextParameter(str):
     """The text of a value in a query or a form, which may stand for a number or a boolean."""
 
@@ -149,8 +163,14 @@ Id = Annotated[str, FieldParser(_identifier, {"type": "string", "pattern": ID_PA
 Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
 Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]
 """Ids of anchors."""
-Labels = Annotated[list[Name], max_length("max_rows", "labels")]
-"""Labels of rows, or of a head's classes."""
+Labels = Annotated[
+    list[Name],
+    BeforeValidator(
+        _label_texts, json_schema_input_type=list[Name] | list[StrictInt] | list[StrictBool]
+    ),
+    max_length("max_rows", "labels"),
+]
+"""Labels of rows, or of a head's classes; integers and booleans become their JSON text."""
 Bridge = Annotated[BridgeName, Field(description="Bridge between the two spaces.")]
 Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each prediction.")]
 Truncate = Annotated[

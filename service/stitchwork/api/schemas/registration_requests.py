@@ -189,7 +189,9 @@ class HeadRequest(RequestModel):
 
     space: Id = Field(description="Id of the space that the head takes embeddings of.")
     labels: Labels | None = Field(
-        None, description="One label for each class, with weights; two for a single score."
+        None,
+        description="One label for each class, with weights; two for a single score. Integers and "
+        "booleans are stored as their JSON text.",
     )
     weight: Rows | None = Field(
         None,
