@@ -125,9 +125,10 @@ def test_bad_images_are_refused(host: Host) -> None:
         (file(picture(200, 200), "WEBP")[:500], 422, "truncated or corrupt"),
         (good[:60], 422, "truncated or corrupt"),
         (scans(5_000), 413, "scans"),
-        (file(picture(), "GIF"), 415, "JPEG, PNG, WEBP"),
-        (file(picture(), "BMP"), 415, "JPEG, PNG, WEBP"),
-        (file(picture(), "TIFF"), 415, "JPEG, PNG, WEBP"),
+        (file(picture(), "GIF")[:1200], 422, "truncated or corrupt"),
+        (file(picture(), "BMP")[:500], 422, "truncated or corrupt"),
+        (file(picture(), "TIFF")[:2000], 422, "truncated or corrupt"),
+        (file(picture(), "PPM"), 415, "JPEG, PNG, WEBP"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "JPEG, PNG, WEBP"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 500, 415, "JPEG, PNG, WEBP"),
         (b"", 415, "JPEG, PNG, WEBP"),
@@ -152,6 +153,11 @@ def test_unusual_images_are_served(host: Host) -> None:
         file(picture(), "WEBP", lossless=True, save_all=True, append_images=[picture(mode="L")]),
         file(picture(), "PNG", save_all=True, append_images=[picture(mode="L")]),
         scans(20),
+        file(picture(), "GIF"),
+        file(picture(), "BMP"),
+        file(picture(), "TIFF"),
+        file(picture(), "AVIF"),
+        file(picture(), "JPEG") + b"\xff\xda" * 200,
     ]
     response = host.http.post("/embed/i", json={"items": [encoded(one) for one in served]})
     assert response.status_code == 200, response.text

@@ -24,7 +24,7 @@ MAX_CONNECTIONS: Final = 8
 """Connections of one request at a time."""
 HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "User-Agent": "stitchwork",
-    "Accept": "image/jpeg, image/png, image/webp",
+    "Accept": "image/jpeg, image/png, image/webp, image/avif, image/heic, image/*;q=0.5",
     "Accept-Encoding": "identity",
 }
 NAT64: Final = ipaddress.ip_network("64:ff9b::/96")

@@ -14,7 +14,19 @@ from safetensors import SafetensorError, safe_open
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
 
-IMAGES: Final = (".jpeg", ".jpg", ".png", ".webp")
+IMAGES: Final = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".heic",
+    ".heif",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 class NpyRows:

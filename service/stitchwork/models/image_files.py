@@ -1,9 +1,11 @@
 """Decodes image files: formats, orientation, transparency and limits."""
 
 import io
+import re
+from importlib.util import find_spec
 from typing import Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from stitchwork.errors import (
     ErrorCode,
@@ -14,14 +16,31 @@ from stitchwork.errors import (
 from stitchwork.models.encoder import MAX_PIXELS
 from stitchwork.resources import Item
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP")
 JPEG_SIGNATURE: Final = b"\xff\xd8"
 MAX_SCANS: Final = 100
 """A progressive JPEG has about ten scans; each costs a pass over all pixels, however small."""
-SCAN: Final = b"\xff\xda"
-"""Marks the start of a scan; it cannot occur within the data of one."""
+MARKER: Final = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")
+"""A marker of a JPEG file that is not part of the data of a scan."""
+START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xd8", b"\xd9", b"\xda"
 MAX_ASPECT_RATIO: Final = 32
 """Images are scaled by their short side, so a long one takes far more memory than its file."""
+TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
+
+
+def _formats() -> tuple[str, ...]:
+    formats = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+    if features.check("avif"):
+        formats.append("AVIF")
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener(thumbnails=False)
+        formats.append("HEIF")
+    return tuple(formats)
+
+
+FORMATS: Final = _formats()
+"""Formats that are decoded: HEIF only with the package `pillow-heif`."""
 
 # `decode` checks the number of pixels itself; Pillow's limit may be lower than a configured one.
 Image.MAX_IMAGE_PIXELS = None
@@ -39,24 +58,24 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
         The image; transparent pixels are composited on white.
 
     Raises:
-        UnsupportedFormatError: If it is not a JPEG, PNG or WebP file.
+        UnsupportedFormatError: If it has none of the formats, or floating-point pixels.
         InputTooLargeError: If it has too many pixels or scans; it is then not decoded.
         InvalidInputError: If it is truncated, corrupt, or too elongated.
     """
     if isinstance(item, str):
         raise InvalidInputError("expected an image file", pointer=pointer)
-    if item.startswith(JPEG_SIGNATURE) and item.count(SCAN) > MAX_SCANS:
+    if item.startswith(JPEG_SIGNATURE) and count_scans(item) > MAX_SCANS:
         raise InputTooLargeError(
-            f"expected at most {MAX_SCANS} scans in a JPEG file, got {item.count(SCAN)}",
+            f"expected at most {MAX_SCANS} scans in a JPEG file, got more",
             pointer=pointer,
             code=ErrorCode.TOO_MANY_SCANS,
         )
     try:
         image: Image.Image = Image.open(io.BytesIO(item), formats=FORMATS)
-        if image.width * image.height > max_pixels:
+        width, height = _decoded_size(image)
+        if width * height > max_pixels:
             raise InputTooLargeError(
-                f"expected at most {max_pixels} pixels (max_image_pixels), got {image.width} x "
-                f"{image.height}",
+                f"expected at most {max_pixels} pixels (max_image_pixels), got {width} x {height}",
                 pointer=pointer,
                 code=ErrorCode.TOO_MANY_PIXELS,
             )
@@ -65,6 +84,10 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
                 f"expected an aspect ratio of at most {MAX_ASPECT_RATIO}, got {image.width} x "
                 f"{image.height}",
                 pointer=pointer,
+            )
+        if image.mode == "F":
+            raise UnsupportedFormatError(
+                "expected pixels of 8 or 16 bits, got floating-point numbers", pointer=pointer
             )
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -77,6 +100,34 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
             "the image file is truncated or corrupt", pointer=pointer
         ) from error
     return _rgb(image)
+
+
+def count_scans(data: bytes) -> int:
+    """The scans of the first image of a JPEG file, up to one more than `MAX_SCANS`.
+
+    What follows the end of the image, such as the video of a motion photo, is not decoded.
+
+    Args:
+        data: Content of the file.
+    """
+    position, scans = 0, 0
+    while scans <= MAX_SCANS and (match := MARKER.search(data, position)):
+        position = match.end()
+        if match[1] == END_OF_IMAGE:
+            break
+        if match[1] != START_OF_IMAGE:
+            scans += match[1] == START_OF_SCAN
+            position += int.from_bytes(data[position : position + 2])
+    return scans
+
+
+def _decoded_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height that decoding takes memory for: an image's own, or a TIFF file's tile."""
+    tags = getattr(image, "tag_v2", {})
+    return (
+        max(image.width, int(tags.get(TIFF_TILE_WIDTH, 0))),
+        max(image.height, int(tags.get(TIFF_TILE_LENGTH, 0))),
+    )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
 from stitchwork.models.encoder import MAX_PIXELS
-from stitchwork.models.image_files import decode
+from stitchwork.models.image_files import MAX_SCANS, count_scans, decode
 from tests.support.images import file, picture
 
 
@@ -25,6 +25,11 @@ from tests.support.images import file, picture
         file(picture(), "WEBP"),
         file(picture(1, 1)),
         file(picture(), "WEBP", save_all=True, append_images=[picture(mode="L")]),
+        file(picture(), "GIF", save_all=True, append_images=[picture(mode="L")]),
+        file(picture(), "BMP"),
+        file(picture(), "TIFF", compression="tiff_lzw"),
+        file(picture(mode="CMYK"), "TIFF"),
+        file(picture(), "AVIF"),
         file(Image.fromarray(np.full((8, 8), 40_000, np.uint16))),
     ],
 )
@@ -53,8 +58,12 @@ def test_exif_orientation_is_applied() -> None:
     [
         (b"", UnsupportedFormatError),
         (b"not an image", UnsupportedFormatError),
-        (file(picture(), "GIF"), UnsupportedFormatError),
-        (file(picture(), "TIFF"), UnsupportedFormatError),
+        (file(picture(), "PPM"), UnsupportedFormatError),
+        (file(Image.fromarray(np.zeros((8, 8), np.float32)), "TIFF"), UnsupportedFormatError),
+        (file(picture(), "GIF")[:1200], InvalidInputError),
+        (file(picture(), "TIFF")[:2000], InvalidInputError),
+        (file(picture(), "BMP")[:2000], InvalidInputError),
+        (file(picture(), "AVIF")[:300], UnsupportedFormatError),
         (file(picture(200, 200), "JPEG")[:2000], InvalidInputError),
         (file(picture(200, 200))[:2000], InvalidInputError),
         (file(Image.new("1", (10_000, 10_000))), InputTooLargeError),
@@ -80,6 +89,52 @@ def test_a_higher_pixel_limit_replaces_that_of_pillow() -> None:
         decode(png_with_header(14_000), "/items/0", 14_000**2)
     with pytest.raises(InputTooLargeError, match="195999999 pixels"):
         decode(png_with_header(14_000), "/items/0", 14_000**2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("GIF", 60), ("BMP", 0), ("TIFF", 0), ("AVIF", 40)]
+)
+def test_the_first_frame_of_a_file_is_decoded(kind: str, tolerance: int) -> None:
+    first, second = Image.new("RGB", (32, 32), (200, 30, 90)), Image.new("RGB", (32, 32))
+    more = {} if kind == "BMP" else {"save_all": True, "append_images": [second]}
+    pixels = np.asarray(decode(file(first, kind, **more), "/items/0"), np.int16)
+    assert np.abs(pixels - np.asarray(first)).max() <= tolerance
+
+
+def test_heic_files_are_decoded() -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    image = Image.new("RGB", (64, 48), (200, 30, 90))
+    pixels = np.asarray(decode(file(image, "HEIF"), "/items/0"), np.int16)
+    assert np.abs(pixels - np.asarray(image)).max() <= 8
+
+
+def test_what_follows_the_end_of_a_jpeg_is_not_counted() -> None:
+    photo = file(picture(), "JPEG", progressive=True)
+    assert 1 < count_scans(photo) < MAX_SCANS
+    video = b"ftypmp42" + b"\xff\xda" * (MAX_SCANS + 1)
+    assert count_scans(photo + video) == count_scans(photo)
+    assert decode(photo + video, "/items/0").size == picture().size
+
+
+def test_scans_after_a_thumbnail_are_counted() -> None:
+    """The end of a thumbnail within the metadata is not that of the image."""
+    photo = file(picture(), "JPEG", progressive=True)
+    thumbnail = file(picture(8, 8), "JPEG")
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    last = photo.rfind(b"\xff\xda")
+    many = photo[:2] + segment + photo[2:last] + photo[last:-2] * (MAX_SCANS + 1) + photo[-2:]
+    assert count_scans(photo[:2] + segment + photo[2:]) == count_scans(photo)
+    with pytest.raises(InputTooLargeError, match="scans"):
+        decode(many, "/items/0")
+
+
+def test_the_tile_of_a_tiff_file_is_bounded_like_an_image() -> None:
+    # Written under private numbers, since Pillow writes no tiles.
+    data = file(Image.new("RGB", (8, 8)), "TIFF", tiffinfo={65_000: 60_000, 65_001: 60_000})
+    for private, tag in ((65_000, 322), (65_001, 323)):
+        data = data.replace(private.to_bytes(2, "little"), tag.to_bytes(2, "little"))
+    with pytest.raises(InputTooLargeError, match="60000 x 60000"):
+        decode(data, "/items/0")
 
 
 def png_with_header(side: int) -> bytes:
