@@ -211,6 +211,10 @@ def head_record(
             f"the head scores {classifier.n_classes} classes, got {len(labels)} labels",
             pointer="/labels",
         )
+    if classifier.n_classes < 2:
+        raise InvalidInputError(
+            "expected at least two classes, got one, whose probability would always be 1"
+        )
     if len(set(labels)) < len(labels):
         raise InvalidInputError("two labels are equal", pointer="/labels")
     widths = [weight.shape[0] for weight, _ in classifier.layers]
@@ -279,6 +283,9 @@ def _duplicate_warnings(anchors: Floats, frame: Frame, names: Names) -> list[str
     close = [(i, group[0]) for kind in groups for group in kind for i in group[1:]]
     close = [pair for pair in close if pair[0] not in exact_copies]
     warnings = _repetition_warnings(exact, names, "anchors")
+    if 2 * len(exact) >= len(anchors):
+        distinct = len(anchors) - len(exact)
+        warnings.insert(0, f"only {distinct} of {len(anchors)} anchors are distinct")
     if close:
         where = "" if len(anchors) <= MAX_COMPARED else f" of the first {MAX_COMPARED}"
         message = f"{len(close)} anchors{where} all but repeat others and add no direction: "

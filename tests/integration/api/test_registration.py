@@ -176,6 +176,16 @@ def test_degenerate_anchors_are_refused_or_have_a_low_rank(
         assert np.isfinite(response.json()["condition_number"])
 
 
+def test_few_distinct_anchors_are_warned_of(http: httpx.Client) -> None:
+    two = np.random.default_rng(0).normal(size=(2, 5))
+    body = {"anchor_set": "F", "anchors": two[[0, 1, 1, 0, 1, 1, 0, 0]].tolist()}
+    response = http.put("/spaces/few-distinct", json=body)
+    assert response.status_code == 201
+    assert response.json()["warnings"][0] == "only 2 of 8 anchors are distinct"
+    http.delete("/spaces/few-distinct")
+    http.delete("/anchor-sets/F")
+
+
 def test_pages_list_all_spaces_in_order(http: httpx.Client, spaces: Pair) -> None:
     ids: list[str] = []
     cursor = None
