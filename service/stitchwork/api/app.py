@@ -20,7 +20,9 @@ from stitchwork.api.openai import routes as openai
 from stitchwork.api.routes import (
     anchor_sets,
     anchors,
+    classify,
     compatibility,
+    embed,
     export,
     heads,
     health,
@@ -70,7 +72,9 @@ def create_app(state: AppState) -> FastAPI:
     # Routes are matched in this order, so the most frequent ones come first.
     own_routes = (
         translate,
+        classify,
         stitch,
+        embed,
         anchor_sets,
         spaces,
         anchors,

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.routes.resources import resource_response
+from stitchwork.api.resource_routes import resource_response
 from stitchwork.api.schemas.responses import (
     ClassifyResponse,
     EmbedResponse,

@@ -16,7 +16,6 @@ from stitchwork.api.dependencies import (
     StateDep,
     app_state,
     request_timeout,
-    run_while_connected,
 )
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
@@ -24,9 +23,9 @@ from stitchwork.api.kserve.schemas import InferenceRequest
 from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
+from stitchwork.api.provenance import resolution_headers, result_headers
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.routes import health
-from stitchwork.api.routes.provenance import resolution_headers, result_headers
-from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
 from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
 from stitchwork.inference.resolve import check_width, encoder_of
@@ -207,14 +206,14 @@ async def _infer_items(
     tensor, outputs = payload.single_input(ITEMS), payload.select_outputs(model.outputs)
     items = await asyncio.to_thread(tensors.read_items, tensor, state.limits)
     with replace_pointer("/items", f"{tensor.pointer}/data"):
-        inference = infer_items(
+        result = await infer_while_connected(
+            request,
             state,
             model.resolution,
             items,
             truncate=payload.body.parameters.truncate,
             seconds=seconds,
         )
-        result = await run_while_connected(request, inference)
     render = partial(_response, state, model, payload, outputs, result)
     return await state.executor.finish(render, result.rows.size)
 

@@ -13,13 +13,12 @@ from stitchwork.api.dependencies import (
     StateDep,
     app_state,
     request_timeout,
-    run_while_connected,
 )
 from stitchwork.api.openai.schemas import EMBEDDINGS_EXAMPLE, MODEL_EXAMPLE, EmbeddingsRequest
 from stitchwork.api.openapi import body, example, with_timeout
 from stitchwork.api.problem_details import replace_pointer
-from stitchwork.api.routes.provenance import resolution_headers, result_headers
-from stitchwork.api.routes.raw_inputs import check_capacity, infer_items
+from stitchwork.api.provenance import resolution_headers, result_headers
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -65,10 +64,10 @@ async def embeddings(request: Request) -> Response:
             pointer="/dimensions",
         )
     with replace_pointer("/items", "/input"):
-        inference = infer_items(
-            state, resolution, list(payload.input), truncate=payload.truncate, seconds=seconds
+        items = list[str | bytes](payload.input)
+        result = await infer_while_connected(
+            request, state, resolution, items, truncate=payload.truncate, seconds=seconds
         )
-        result = await run_while_connected(request, inference)
     return await state.executor.finish(partial(_response, payload, result), result.rows.size)
 
 

@@ -5,11 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from stitchwork.api import openapi
+from stitchwork.api import openapi, resource_routes
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
-from stitchwork.api.routes import resources
 from stitchwork.api.schemas.registration_requests import AnchorSetRequest
 from stitchwork.api.schemas.responses import AnchorSetPage, AnchorSetResponse
 
@@ -37,9 +36,9 @@ async def put_anchor_set(
             condition=condition,
         )
     )
-    return resources.put_response(AnchorSetResponse, outcome, entry, f"/anchor-sets/{id_}")
+    return resource_routes.put_response(AnchorSetResponse, outcome, entry, f"/anchor-sets/{id_}")
 
 
-resources.add_routes(
+resource_routes.add_routes(
     router, "anchor-sets", "anchor set", ready=AnchorSetResponse, page=AnchorSetPage
 )

@@ -15,7 +15,7 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.openapi import body, with_timeout
-from stitchwork.api.routes.provenance import version_headers
+from stitchwork.api.provenance import version_headers
 from stitchwork.api.schemas.report_requests import NextAnchorsRequest
 from stitchwork.api.schemas.report_responses import AnchorReportResponse, NextAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName

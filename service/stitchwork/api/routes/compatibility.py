@@ -19,11 +19,11 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import body, with_timeout
+from stitchwork.api.provenance import result_headers, version_headers
+from stitchwork.api.raw_inputs import infer_items
 from stitchwork.api.reports import head_evaluation
 from stitchwork.api.reports.labelled_sample import LabelledSample, embed_sample, resolve_sample
 from stitchwork.api.reports.space_comparison import MAX_SPACES
-from stitchwork.api.routes.provenance import result_headers, version_headers
-from stitchwork.api.routes.raw_inputs import infer_items
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.api.schemas.report_responses import CompatibilityResponse, HeadEvaluationResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName

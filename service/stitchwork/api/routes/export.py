@@ -16,7 +16,7 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.provenance import resolution_headers
+from stitchwork.api.provenance import resolution_headers
 from stitchwork.errors import InvalidInputError
 from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.export.safetensors_export import map_to_safetensors

@@ -5,11 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from stitchwork.api import openapi
+from stitchwork.api import openapi, resource_routes
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
-from stitchwork.api.routes import resources
 from stitchwork.api.schemas.registration_requests import HeadRequest, NewHeadRequest, TrainingData
 from stitchwork.api.schemas.responses import HeadPage, HeadResponse, RegistrationResponse
 from stitchwork.errors import InvalidInputError
@@ -56,7 +55,7 @@ def _register(state: AppState, payload: HeadRequest, id_: str, condition: Condit
         outcome, entry = _begin(state, payload, id_, condition)
     if outcome is Outcome.ACCEPTED and entry.registration:
         state.producer.enqueue_registration(entry.registration)
-    return resources.put_response(HeadResponse, outcome, entry, f"/heads/{id_}")
+    return resource_routes.put_response(HeadResponse, outcome, entry, f"/heads/{id_}")
 
 
 def _begin(
@@ -98,4 +97,4 @@ def _fit(
     )
 
 
-resources.add_routes(router, "heads", "head", ready=HeadResponse, page=HeadPage)
+resource_routes.add_routes(router, "heads", "head", ready=HeadResponse, page=HeadPage)

@@ -5,11 +5,10 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from stitchwork.api import openapi
+from stitchwork.api import openapi, resource_routes
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
-from stitchwork.api.routes import resources
 from stitchwork.api.schemas.registration_requests import NewSpaceRequest, SpaceRequest
 from stitchwork.api.schemas.responses import RegistrationResponse, SpacePage, SpaceResponse
 from stitchwork.registry.entries import Condition, Outcome
@@ -52,9 +51,9 @@ async def _register(
             state.pipeline.translator.prepare(entry.record)
         if outcome is Outcome.ACCEPTED and entry.registration:
             state.producer.enqueue_registration(entry.registration)
-        return resources.put_response(SpaceResponse, outcome, entry, f"/spaces/{id_}")
+        return resource_routes.put_response(SpaceResponse, outcome, entry, f"/spaces/{id_}")
 
     return await asyncio.to_thread(register)
 
 
-resources.add_routes(router, "spaces", "space", ready=SpaceResponse, page=SpacePage)
+resource_routes.add_routes(router, "spaces", "space", ready=SpaceResponse, page=SpacePage)

@@ -1,18 +1,17 @@
-"""Translate and classify embeddings, without a worker."""
+"""Translate embeddings, without a worker."""
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
+from stitchwork.api.dependencies import AppState, DirectRoute, app_state, request_timeout
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.routes.provenance import result_headers
-from stitchwork.api.schemas.inference_requests import ClassifyRequest, TranslateRequest
-from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef, TranslateResponse
-from stitchwork.inference.resolve import check_width, head_of
-from stitchwork.resources import check_id
+from stitchwork.api.provenance import result_headers
+from stitchwork.api.schemas.inference_requests import TranslateRequest
+from stitchwork.api.schemas.responses import ResourceRef, TranslateResponse
+from stitchwork.inference.resolve import check_width
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -54,33 +53,3 @@ def _translate(request: Request, state: AppState, payload: TranslateRequest) -> 
         as_base64=payload.encoding_format == "base64",
         headers=result_headers(result),
     )
-
-
-@router.post(
-    "/classify/{head}",
-    summary="Classify embeddings",
-    response_model=ClassifyResponse,
-    openapi_extra=with_timeout(request_body(ClassifyRequest, binary="embeddings")),
-)
-async def classify(head: PathId, request: Request) -> Response:
-    """Classify embeddings with a head of any space on the same anchor set."""
-    state, seconds = app_state(request), request_timeout(request)
-    state.executor.check_capacity()
-    head_id = check_id(head)
-    body = await negotiation.receive_body(request, ClassifyRequest, state.limits, main="embeddings")
-    return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
-
-
-def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Response:
-    resolution = state.pipeline.resolve(source=payload.space, head=head_id, bridge=payload.bridge)
-    check_width(payload.embeddings, resolution.source)
-    result = state.pipeline.infer_rows(resolution, payload.embeddings)
-    response = ClassifyResponse(
-        predictions=state.pipeline.predict(result, payload.top),
-        space=ResourceRef.of(resolution.source),
-        head=ResourceRef.of(head_of(resolution)),
-        bridge=payload.bridge,
-        uncovered=result.coverage.uncovered,
-        warnings=result.warnings,
-    )
-    return negotiation.json_response(response, headers=result_headers(result))

@@ -3,7 +3,9 @@
 from functools import partial
 from typing import Final
 
-from stitchwork.api.dependencies import AppState
+from starlette.requests import Request
+
+from stitchwork.api.dependencies import AppState, run_while_connected
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -57,3 +59,29 @@ async def infer_items(
         return await state.pipeline.infer_items(
             resolution, decoded, truncate=truncate, seconds=seconds
         )
+
+
+async def infer_while_connected(
+    request: Request,
+    state: AppState,
+    resolution: Resolution,
+    items: list[str | bytes],
+    *,
+    truncate: bool | None,
+    seconds: float,
+) -> InferenceResult:
+    """Like `infer_items`, for a request whose body has been read.
+
+    Args:
+        request: The request; the inference is cancelled if its client disconnects.
+        state: The state of the API.
+        resolution: The versions to use.
+        items: Raw inputs.
+        truncate: Cut texts that are too long; None takes the encoder's setting.
+        seconds: Deadline of the result, in seconds from now.
+
+    Raises:
+        ClientDisconnectedError: If the client disconnects first.
+    """
+    inference = infer_items(state, resolution, items, truncate=truncate, seconds=seconds)
+    return await run_while_connected(request, inference)

@@ -1,0 +1,77 @@
+"""Embed raw inputs, in one round trip to a worker that runs the encoder."""
+
+import asyncio
+from functools import partial
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from stitchwork.api import openapi
+from stitchwork.api.content import negotiation
+from stitchwork.api.dependencies import (
+    DirectRoute,
+    PathId,
+    app_state,
+    request_timeout,
+)
+from stitchwork.api.openapi import body as request_body
+from stitchwork.api.openapi import with_timeout
+from stitchwork.api.provenance import result_headers
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
+from stitchwork.api.schemas.inference_requests import EmbedRequest
+from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
+from stitchwork.inference.stitch import InferenceResult
+from stitchwork.resources import check_id
+
+router = APIRouter(tags=["inference"], route_class=DirectRoute)
+
+
+@router.post(
+    "/embed/{encoder}",
+    summary="Embed raw inputs",
+    responses=openapi.rows(EmbedResponse),
+    openapi_extra=with_timeout(request_body(EmbedRequest)),
+)
+async def embed(encoder: PathId, request: Request) -> Response:
+    """Embed raw inputs in a space that has an encoder and, with `target`, translate them."""
+    state, seconds = app_state(request), request_timeout(request)
+    check_capacity(state, encoder)
+    payload = await negotiation.read_body(request, EmbedRequest, state.limits)
+    resolve = partial(
+        state.pipeline.resolve,
+        source=check_id(encoder),
+        target=payload.target,
+        bridge=payload.bridge,
+    )
+    resolution = await asyncio.to_thread(resolve)
+    result = await infer_while_connected(
+        request, state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+    )
+    render = partial(_embed_response, request, payload, result)
+    return await state.executor.finish(render, result.rows.size)
+
+
+def _embed_response(request: Request, payload: EmbedRequest, result: InferenceResult) -> Response:
+    resolution = result.resolution
+    response = EmbedResponse(
+        embeddings=result.rows,
+        encoder=ResourceRef.of(resolution.source),
+        truncated=list(result.truncated),
+    )
+    if resolution.target:
+        response = EmbedResponse(
+            embeddings=result.rows,
+            encoder=ResourceRef.of(resolution.source),
+            truncated=list(result.truncated),
+            target=ResourceRef.of(resolution.target),
+            bridge=payload.bridge,
+            undefined=result.undefined,
+            uncovered=result.coverage.uncovered,
+            warnings=result.warnings,
+        )
+    return negotiation.rows_response(
+        request,
+        response,
+        as_base64=payload.encoding_format == "base64",
+        headers=result_headers(result),
+    )
