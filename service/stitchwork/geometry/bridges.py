@@ -14,8 +14,10 @@ any two spaces on one anchor set can be composed into a `Map`.
 `required_inverses` names the inverse that each space needs. A `Map` need not be a single matrix.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from functools import partial
+from typing import Final, Literal, TypeAlias, assert_never, get_args
 
 from array_api_compat import array_namespace
 
@@ -23,7 +25,7 @@ from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry import Array
 from stitchwork.geometry.exp_factors import apply_exp_read, exp_inverse, kernel_sharpness
 from stitchwork.geometry.frame import Frame
-from stitchwork.geometry.inverses import Inverse
+from stitchwork.geometry.inverses import Inverse, InverseName
 from stitchwork.geometry.irp_factors import irp_inverse
 from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.linalg import RTOL
@@ -52,7 +54,6 @@ __all__ = [
 ]
 
 BridgeName: TypeAlias = Literal["exp", "ridge", "ridge-whitened", "irp", "irp-completed", "none"]
-InverseName: TypeAlias = Literal["exp", "ridge", "whitened", "irp"]
 BRIDGES: Final[tuple[BridgeName, ...]] = get_args(BridgeName)
 DEFAULT_BRIDGE: Final[BridgeName] = "exp"
 
@@ -162,13 +163,17 @@ def compute_inverse(name: InverseName, frame: Frame, parameters: FactorParameter
         frame: The space's frame.
         parameters: The space's parameters.
     """
-    if name == "exp":
-        return exp_inverse(frame, parameters.landmarks)
-    if name == "ridge":
-        return ridge_inverse(frame, parameters.shrinkage)
-    if name == "whitened":
-        return whitened_inverse(frame, parameters.shrinkage, parameters.whitening)
-    return irp_inverse(frame, parameters.delta, parameters.omega)
+    match name:
+        case "exp":
+            return exp_inverse(frame, parameters.landmarks)
+        case "ridge":
+            return ridge_inverse(frame, parameters.shrinkage)
+        case "whitened":
+            return whitened_inverse(frame, parameters.shrinkage, parameters.whitening)
+        case "irp":
+            return irp_inverse(frame, parameters.delta, parameters.omega)
+        case _:
+            assert_never(name)
 
 
 def compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map:
@@ -186,6 +191,7 @@ def compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map
     Raises:
         InvalidInputError: If there is no such bridge, if the spaces have different numbers of
             anchors, or if the bridge is `none` and their widths differ.
+        ValueError: If a space has another inverse than the one that its side needs.
     """
     x, y = source.frame, target.frame
     required_inverses(bridge)
@@ -203,30 +209,24 @@ def compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map
             f"expected spaces on one anchor set, got {x.count} anchors in the source and "
             f"{y.count} in the target"
         )
-    if bridge == "irp-completed":
-        return LinearMap.from_product(_completed(x, y, target.parameters.delta), x, y)
-    if bridge == "irp":
-        write = _inverse(target, "irp")
-        read = x.unit_anchors[write.anchor_indices, :].T
-        return LinearMap.from_product(read @ write.matrix, x, y)
-    inverse = _inverse(source, "exp" if bridge == "exp" else "ridge")
-
-    def apply_read(write: Array) -> Array:
-        if bridge == "exp":
-            return apply_exp_read(x, inverse, write)
-        return apply_ridge_read(x, inverse, write, source.parameters.shrinkage)
-
-    if bridge == "ridge":
-        product = apply_read(y.unit_anchors)
-    elif y.count < y.width:
-        product = apply_read(whitened_write(y, _inverse(target, "whitened")))
-    else:
-        # Whitened last, so that no further array is as large as the anchors.
-        product = apply_read(y.unit_anchors) @ _inverse(target, "whitened").matrix
-    if bridge == "exp":
-        landmarks = x.unit_anchors[inverse.anchor_indices, :]
-        return KernelMap.from_weights(landmarks, kernel_sharpness(x), product, x, y)
-    return LinearMap.from_product(product, x, y)
+    match bridge:
+        case "exp":
+            inverse = _inverse(source, "exp")
+            landmarks = x.unit_anchors[inverse.anchor_indices, :]
+            weights = _whitened_product(target, partial(apply_exp_read, x, inverse))
+            return KernelMap.from_weights(landmarks, kernel_sharpness(x), weights, x, y)
+        case "ridge":
+            return LinearMap.from_product(_ridge_read(source)(y.unit_anchors), x, y)
+        case "ridge-whitened":
+            return LinearMap.from_product(_whitened_product(target, _ridge_read(source)), x, y)
+        case "irp":
+            write = _inverse(target, "irp")
+            read = x.unit_anchors[write.anchor_indices, :].T
+            return LinearMap.from_product(read @ write.matrix, x, y)
+        case "irp-completed":
+            return LinearMap.from_product(_completed(x, y, target.parameters.delta), x, y)
+        case _:
+            assert_never(bridge)
 
 
 def identity_map(frame: Frame) -> Map:
@@ -235,9 +235,26 @@ def identity_map(frame: Frame) -> Map:
 
 
 def _inverse(space: FittedSpace, name: InverseName) -> Inverse:
-    if space.inverse is not None:
-        return space.inverse
-    return compute_inverse(name, space.frame, space.parameters)
+    if space.inverse is None:
+        return compute_inverse(name, space.frame, space.parameters)
+    if space.inverse.name != name:
+        raise ValueError(f"expected the inverse {name} of a space, got {space.inverse.name}")
+    return space.inverse
+
+
+def _ridge_read(source: FittedSpace) -> Callable[[Array], Array]:
+    """P_X as a function of what it is multiplied by."""
+    x, inverse = source.frame, _inverse(source, "ridge")
+    return lambda write: apply_ridge_read(x, inverse, write, source.parameters.shrinkage)
+
+
+def _whitened_product(target: FittedSpace, apply_read: Callable[[Array], Array]) -> Array:
+    """The read factor times W_Y."""
+    y, inverse = target.frame, _inverse(target, "whitened")
+    if y.count < y.width:
+        return apply_read(whitened_write(y, inverse))
+    # Whitened last, so that no further array is as large as the anchors.
+    return apply_read(y.unit_anchors) @ inverse.matrix
 
 
 def _completed(x: Frame, y: Frame, delta: float) -> Array:

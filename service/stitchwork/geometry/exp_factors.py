@@ -82,7 +82,7 @@ def exp_inverse(frame: Frame, max_landmarks: int) -> Inverse:
     eye = xp.eye(m, dtype=kernel.dtype, device=device(kernel))
     if m == _nonzero_count(frame):
         kernel += RIDGE * eye
-        return Inverse(cholesky(kernel), anchor_indices)
+        return Inverse("exp", cholesky(kernel), anchor_indices)
     lower = cholesky(kernel + JITTER * eye)
     normal = RIDGE * eye
     for _, rows in _kernel_blocks(frame, landmarks):
@@ -90,7 +90,7 @@ def exp_inverse(frame: Frame, max_landmarks: int) -> Inverse:
         # the squared kernel.
         features = solve_triangular(lower, rows.T)
         normal += features @ features.T
-    return Inverse(lower @ cholesky(normal), anchor_indices)
+    return Inverse("exp", lower @ cholesky(normal), anchor_indices)
 
 
 def apply_exp_read(frame: Frame, inverse: Inverse, write: Array) -> Array:

@@ -10,10 +10,12 @@ does not grow with the number of anchors, and products with the factor are compu
 """
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self, TypeAlias
 
 from stitchwork.geometry import Array
 from stitchwork.geometry.linalg import Convert
+
+InverseName: TypeAlias = Literal["exp", "ridge", "whitened", "irp"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,11 +23,13 @@ class Inverse:
     """The part of a bridge's factor that is worth caching for a space.
 
     Attributes:
+        name: Which factor.
         matrix: float64. L (m, m), lower triangular, of `exp`; L of `ridge` and E of `whitened`,
             (d, d) or (k, k), whichever is smaller; the nonzero rows of D, (m, d), of `irp`.
         anchor_indices: (m,) indices of the anchors that the rows belong to, for `exp` and `irp`.
     """
 
+    name: InverseName
     matrix: Array
     anchor_indices: Array | None = None
 

@@ -40,7 +40,7 @@ def irp_inverse(frame: Frame, delta: float, omega: int) -> Inverse:
     for subspace in subspaces:
         rows = index_array(np.searchsorted(used, subspace), total)
         total[rows, :] += _pseudo_inverse(frame.unit_anchors[index_array(subspace, total), :])
-    return Inverse(total / omega, anchor_indices)
+    return Inverse("irp", total / omega, anchor_indices)
 
 
 def _pseudo_inverse(rows: Array) -> Array:

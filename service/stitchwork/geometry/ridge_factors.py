@@ -58,10 +58,10 @@ def ridge_inverse(frame: Frame, shrinkage: float | None) -> Inverse:
     gram = _gram(frame)
     trace, rho = _trace_and_shrinkage(gram, k, d, shrinkage)
     if rho < RTOL:
-        return Inverse(_truncated_factor(frame, rho, trace))
+        return Inverse("ridge", _truncated_factor(frame, rho, trace))
     gram *= (1 - rho) * k
     gram += (rho * trace / d * k) * xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
-    return Inverse(cholesky(gram))
+    return Inverse("ridge", cholesky(gram))
 
 
 def apply_ridge_read(
@@ -114,7 +114,7 @@ def whitened_inverse(frame: Frame, shrinkage: float | None, power: float) -> Inv
     gram = _gram(frame)
     eye = xp.eye(gram.shape[0], dtype=gram.dtype, device=device(gram))
     if power == 0:
-        return Inverse(eye)
+        return Inverse("whitened", eye)
     trace, rho = _trace_and_shrinkage(gram, k, d, shrinkage)
     values, vectors = xp.linalg.eigh(gram)
     sizes = (1 - rho) * xp.clip(values, 0.0, None) + rho * trace / d
@@ -123,10 +123,10 @@ def whitened_inverse(frame: Frame, shrinkage: float | None, power: float) -> Inv
     gains = xp.where(significant, xp.where(significant, sizes, 1.0) ** -power, 0.0)
     whitening = (vectors * gains) @ vectors.T
     if k < d:
-        return Inverse(whitening)
+        return Inverse("whitened", whitening)
     # A dimension that is constant in the network stays so: heads may be sensitive to it.
     peaks = _peak_per_dimension(unit)
-    return Inverse(xp.where(peaks > RTOL * xp.max(peaks), whitening, eye))
+    return Inverse("whitened", xp.where(peaks > RTOL * xp.max(peaks), whitening, eye))
 
 
 def whitened_write(frame: Frame, inverse: Inverse) -> Array:

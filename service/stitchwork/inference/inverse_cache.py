@@ -84,7 +84,7 @@ class InverseCache:
     ) -> Inverse:
         result = None
         try:
-            result = self._read(key)
+            result = self._read(key, name)
             if result is None:
                 # One session for all, since waiting for the lock polls the server.
                 with (
@@ -96,7 +96,7 @@ class InverseCache:
                         sleep=0.05,
                     ),
                 ):
-                    result = self._read(key)
+                    result = self._read(key, name)
                     if result is None:
                         result = self._compute(name, space, frame)
                         self._write(key, result)
@@ -110,12 +110,12 @@ class InverseCache:
         self._lookups.miss.inc()
         return result
 
-    def _read(self, key: str) -> Inverse | None:
+    def _read(self, key: str, name: InverseName) -> Inverse | None:
         try:
             arrays = chunked_arrays.read(self._server, key)
             if arrays is None:
                 return None
-            result = Inverse(arrays["inverse"], arrays.get("at"))
+            result = Inverse(name, arrays["inverse"], arrays.get("at"))
         except (CorruptDataError, KeyError):
             log.warning("cached inverse corrupt", extra={"effect": "the inverse is recomputed"})
             self._metrics.corrupt_inverses.inc()

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.resources import EncoderSpec, Item, TextEncoder, encoder_key
+from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -142,13 +142,17 @@ class EncoderCache:
         """
         try:
             files = self._files.path(spec)
-            if isinstance(spec, TextEncoder):
-                from stitchwork.models.transformers_encoder import text_classifier
+            match spec:
+                case TextEncoder():
+                    from stitchwork.models.transformers_encoder import text_classifier
 
-                return text_classifier(spec, files)
-            from stitchwork.models.timm_classifier import image_classifier
+                    return text_classifier(spec, files)
+                case ImageEncoder():
+                    from stitchwork.models.timm_classifier import image_classifier
 
-            return image_classifier(spec, files)
+                    return image_classifier(spec, files)
+                case _:
+                    assert_never(spec)
         except LOAD_ERRORS as error:
             raise _load_error(spec, error) from error
 
@@ -268,33 +272,41 @@ class EncoderCache:
         # Where models take turns, compiling one each time would take longer than it saves, and
         # the memory that the compiler keeps for each would add up.
         compile_models = self._compile_models and encoder_key(spec) not in self._costs
-        if isinstance(spec, TextEncoder):
-            from stitchwork.models.transformers_encoder import TransformersEncoder
+        match spec:
+            case TextEncoder():
+                from stitchwork.models.transformers_encoder import TransformersEncoder
 
-            return TransformersEncoder(
-                spec,
-                self.device,
-                files,
-                self._max_tokens,
-                compile_models=compile_models,
-                cuda_graphs=self._cuda_graphs,
-            )
-        from stitchwork.models.timm_encoder import TimmEncoder
+                return TransformersEncoder(
+                    spec,
+                    self.device,
+                    files,
+                    self._max_tokens,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
+            case ImageEncoder():
+                from stitchwork.models.timm_encoder import TimmEncoder
 
-        return TimmEncoder(
-            spec,
-            self.device,
-            files,
-            self._max_pixels,
-            compile_models=compile_models,
-            cuda_graphs=self._cuda_graphs,
-        )
+                return TimmEncoder(
+                    spec,
+                    self.device,
+                    files,
+                    self._max_pixels,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
+            case _:
+                assert_never(spec)
 
 
 def _sample(spec: EncoderSpec) -> Item:
-    if isinstance(spec, TextEncoder):
-        return SAMPLE_TEXT
-    return _PIXEL_PNG
+    match spec:
+        case TextEncoder():
+            return SAMPLE_TEXT
+        case ImageEncoder():
+            return _PIXEL_PNG
+        case _:
+            assert_never(spec)
 
 
 def _load_error(spec: EncoderSpec, error: Exception) -> JobFailedError:

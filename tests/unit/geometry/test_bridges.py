@@ -13,11 +13,12 @@ from stitchwork.geometry.bridges import (
     FactorParameters,
     FittedSpace,
     compose,
+    compute_inverse,
     required_inverses,
 )
 from stitchwork.geometry.exp_factors import exp_inverse
 from stitchwork.geometry.frame import Frame, normalise, unit_rows
-from stitchwork.geometry.inverses import Inverse
+from stitchwork.geometry.inverses import Inverse, InverseName
 from stitchwork.geometry.irp_factors import irp_inverse
 from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.maps import LinearMap
@@ -254,3 +255,18 @@ def test_float32_steps_of_ridge_change_rows_by_less_than_their_rounding() -> Non
         normalise(rows @ part)[0] for part in (exactly, pair_map.matrix.astype(np.float64))
     )
     assert 0 < np.linalg.norm(expected - actual, axis=1).max() < 5e-7
+
+
+@pytest.mark.parametrize(
+    ("bridge", "needed", "inverse"),
+    [("exp", "exp", "ridge"), ("ridge", "ridge", "exp"), ("ridge-whitened", "ridge", "whitened")],
+)
+def test_inverse_of_another_name_is_refused(
+    bridge: BridgeName, needed: str, inverse: InverseName
+) -> None:
+    frame = Frame.from_anchors(np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32))
+    source = FittedSpace(frame, inverse=compute_inverse(inverse, frame, FactorParameters()))
+    with pytest.raises(
+        ValueError, match=f"expected the inverse {needed} of a space, got {inverse}"
+    ):
+        compose(bridge, source, FittedSpace(frame))
