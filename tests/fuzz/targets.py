@@ -88,7 +88,7 @@ def _check_rows(rows: Any) -> None:
 
 def npy_body(data: bytes) -> None:
     """An .npy body of `/translate`."""
-    body = read_body(TranslateRequest, data, negotiation.NPY, main="embeddings")
+    body = read_body(TranslateRequest, data, negotiation.NPY, array_field="embeddings")
     if body:
         _check_rows(body.embeddings)
 
@@ -96,10 +96,10 @@ def npy_body(data: bytes) -> None:
 def safetensors_body(data: bytes) -> None:
     """A safetensors body of `/translate` and of a head."""
     for sent in (data, _with_header_length(data)):
-        body = read_body(TranslateRequest, sent, negotiation.SAFETENSORS, main="embeddings")
+        body = read_body(TranslateRequest, sent, negotiation.SAFETENSORS, array_field="embeddings")
         if body:
             _check_rows(body.embeddings)
-        head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, main="weight")
+        head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, array_field="weight")
         if head:
             _run_or_refuse(head.weights_classifier)
 
@@ -109,7 +109,7 @@ def json_body(data: bytes) -> None:
     if not data:
         return
     model = BODIES[data[0] % len(BODIES)]
-    body = read_body(model, data[1:], negotiation.JSON, main="embeddings")
+    body = read_body(model, data[1:], negotiation.JSON, array_field="embeddings")
     if isinstance(body, TranslateRequest | ClassifyRequest):
         _check_rows(body.embeddings)
     elif isinstance(body, SpaceRequest):
@@ -125,7 +125,7 @@ def raw_body(data: bytes) -> None:
     if not data:
         return
     media = negotiation.NDJSON if data[0] % 2 else f"{negotiation.MULTIPART}; boundary=b"
-    body = read_body(AnchorSetRequest, data[1:], media)
+    body = read_body(AnchorSetRequest, data[1:], media, accepts_raw_inputs=True)
     if body:
         _run_or_refuse(lambda: body.decode_items(LIMITS.max_anchors))
 

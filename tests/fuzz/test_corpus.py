@@ -72,7 +72,7 @@ FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
 def test_rows_are_parsed_unchanged(
     media: str, serialize: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
 ) -> None:
-    body = read_body(TranslateRequest, serialize(rows), media, main="embeddings")
+    body = read_body(TranslateRequest, serialize(rows), media, array_field="embeddings")
     np.testing.assert_array_equal(body.embeddings, rows)
 
 
@@ -104,7 +104,7 @@ def test_incomplete_form_part_leaves_no_file_open() -> None:
 @given(rows=ROWS, cut=st.integers(1, 40))
 def test_truncated_binary_body_is_refused(media: str, rows: NDArray[np.float32], cut: int) -> None:
     whole = npy_file(rows) if media == negotiation.NPY else as_safetensors(rows)
-    assert read_body(TranslateRequest, whole[:-cut], media, main="embeddings") is None
+    assert read_body(TranslateRequest, whole[:-cut], media, array_field="embeddings") is None
 
 
 @without_deadline

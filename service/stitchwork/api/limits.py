@@ -1,6 +1,12 @@
 """Limits of one request and one connection."""
 
 from dataclasses import dataclass
+from typing import Final
+
+HEALTH_PATHS: Final = frozenset(
+    ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+)
+"""Health checks: served above the limit on connections, and logged at debug level only."""
 
 
 @dataclass(frozen=True, slots=True)

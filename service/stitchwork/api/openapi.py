@@ -126,14 +126,19 @@ _bodies: dict[str, type[RequestModel]] = {}
 
 
 def body(
-    model: type[RequestModel], *, binary: str | None = None, octets: bool = False
+    model: type[RequestModel],
+    *,
+    array_field: str | None = None,
+    accepts_raw_inputs: bool = False,
+    octets: bool = False,
 ) -> dict[str, Any]:
     """The OpenAPI description of a route's body.
 
     Args:
         model: Schema of the JSON.
-        binary: Name of the array in a safetensors or .npy body, whose other fields are query
-            parameters; None if the route takes only raw inputs.
+        array_field: Field of the array in a safetensors or .npy body, whose other fields are query
+            parameters; None if the route refuses them.
+        accepts_raw_inputs: Whether raw inputs may come as multipart or NDJSON.
         octets: Whether bytes may follow the JSON.
     """
     _bodies[model.__name__] = model
@@ -142,22 +147,22 @@ def body(
     }
     if model.example:
         content[negotiation.JSON]["example"] = model.example
-    if binary:
+    if array_field:
         description = (
-            f"`{binary}` as an array; the other fields as query parameters or, in safetensors, as "
-            "JSON in its metadata."
+            f"`{array_field}` as an array; the other fields as query parameters or, in "
+            "safetensors, as JSON in its metadata."
         )
         schema = {"type": "string", "format": "binary", "description": description}
         content |= {media: {"schema": schema} for media in negotiation.BINARY}
     if octets:
         content[negotiation.OCTETS] = _BINARY
-    if "items" in model.model_fields:
+    if accepts_raw_inputs:
         files = {"type": "array", "items": {"type": "string", "format": "binary"}}
         content[negotiation.NDJSON] = {"schema": {"type": "string"}}
         content[negotiation.MULTIPART] = {
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }
-    parameters = _query_parameters(model, binary) if binary else []
+    parameters = _query_parameters(model, array_field) if array_field else []
     return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
 
 
@@ -184,7 +189,7 @@ def example(description: str, value: Any, *, octets: bool = False) -> Responses:
     }
 
 
-def _query_parameters(model: type[RequestModel], binary: str) -> list[dict[str, Any]]:
+def _query_parameters(model: type[RequestModel], array_field: str) -> list[dict[str, Any]]:
     """The scalar fields of a body as the query parameters that accompany a binary body."""
     schema = model.model_json_schema(ref_template=REF)
     note = "Only for a binary body; JSON has it as a field."
@@ -198,7 +203,7 @@ def _query_parameters(model: type[RequestModel], binary: str) -> list[dict[str, 
             "description": f"{field.get('description', field['title'] + '.')} {note}",
         }
         for name, field in schema["properties"].items()
-        if name != binary and field.get("type") in ("string", "integer", "number", "boolean")
+        if name != array_field and field.get("type") in ("string", "integer", "number", "boolean")
     ]
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from stitchwork.api.limits import RequestLimits
+from stitchwork.api.limits import HEALTH_PATHS, RequestLimits
 from stitchwork.api.problem_details import problem_response
 from stitchwork.errors import ErrorCode
 from stitchwork.queue.streams import new_id
@@ -28,7 +28,6 @@ If the connection were closed at once, the client would not receive the response
 """
 SPARE_CONNECTIONS: Final = 64
 """Connections above the limit that still receive an error; further ones are aborted."""
-HEALTH_PATHS: Final = ("/health/live", "/health/ready")
 
 
 class LimitedProtocol(HttpToolsProtocol):

@@ -375,6 +375,7 @@ def test_connections_above_the_limit_get_health_checks_only(bounded: ServiceProc
             assert "24 connections (max_connections)" in error["detail"]
         with httpx.Client(base_url=bounded.url) as http:
             assert http.get("/health/live").status_code == 200
+            assert http.get("/v2/health/live").status_code == 200
     with httpx.Client(base_url=bounded.url) as http:
         wait_until("others are served", lambda: http.get("/info").status_code == 200)
 

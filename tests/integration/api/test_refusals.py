@@ -229,6 +229,13 @@ def test_unsupported_methods_media_types_and_headers_are_refused(
     assert patched.headers["allow"] == "DELETE, GET, HEAD, PUT"
     for media in ("text/plain", "multipart/form-data; boundary=x", "application/x-ndjson"):
         check(http.post("/translate", content=b"x", headers={"Content-Type": media}), 415)
+    for media in ("multipart/form-data; boundary=x", "application/x-ndjson"):
+        response = http.post("/v1/embeddings", content=b"x", headers={"Content-Type": media})
+        # Every bad request is a 400 to OpenAI's clients; the code is that of a 415.
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["code"] == "unsupported-format"
+        assert error["message"].startswith("expected a body of type application/json, got ")
     for wrong in ("abc", "-1", "0", "nan", "inf"):
         body = {**TO_Y, "embeddings": [GOOD]}
         response = http.post("/translate", json=body, headers={"X-Request-Timeout": wrong})
@@ -269,3 +276,13 @@ def test_invalid_head_is_refused_and_not_registered(
 ) -> None:
     check(http.put("/heads/bad", json={"space": "y", **body}), status, detail=detail)
     assert http.get("/heads/bad").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body", [{"classifier": True}, {"fit": {"items": ["a", "b"], "labels": ["x", "y"]}}]
+)
+def test_head_from_the_encoder_of_a_space_without_one_is_refused_by_its_code(
+    http: httpx.Client, spaces: Pair, body: dict[str, Any]
+) -> None:
+    problem = http.put("/heads/bad", json={"space": "y", **body}).json()
+    assert problem["code"] == "no-encoder"

@@ -128,7 +128,7 @@ def test_parse_object_with_too_many_values_is_refused_before_they_are_built(valu
     try:
         for rows in (None, "a"):
             with pytest.raises(InputTooLargeError, match=r"at most 1000 values \(max_json_values"):
-                parse_object(data, limits, rows=rows)
+                parse_object(data, limits, array_field=rows)
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -198,7 +198,7 @@ def test_parse_object_of_another_type_is_refused(data: bytes, got: str) -> None:
 
 def test_rows_are_parsed_into_an_array() -> None:
     data = b'{"source": "x", "top": 3, "rows": [[1, 2.5], [-3, 4e2]], "on": true}'
-    value = parse_object(data, LIMITS, rows="rows")
+    value = parse_object(data, LIMITS, array_field="rows")
     rows = value.pop("rows")
     assert isinstance(rows, np.ndarray)
     assert rows.dtype == np.float64
@@ -224,11 +224,11 @@ def test_rows_are_parsed_into_an_array() -> None:
     ],
 )
 def test_rows_that_no_array_can_hold_are_parsed_to_lists(text: str) -> None:
-    assert parse_object(text.encode(), LIMITS, rows="rows") == standard.loads(text)
+    assert parse_object(text.encode(), LIMITS, array_field="rows") == standard.loads(text)
 
 
 def test_rows_with_nan_are_parsed_to_lists() -> None:
-    ((number,),) = parse_object(b'{"rows": [[NaN]]}', LIMITS, rows="rows")["rows"]
+    ((number,),) = parse_object(b'{"rows": [[NaN]]}', LIMITS, array_field="rows")["rows"]
     assert math.isnan(number)
 
 
@@ -254,7 +254,7 @@ def test_rows_in_a_bad_document_are_refused_like_any_other(
     text: str, error: type[InvalidInputError], code: ErrorCode
 ) -> None:
     with pytest.raises(error) as raised:
-        parse_object(text.encode(), LIMITS, rows="rows")
+        parse_object(text.encode(), LIMITS, array_field="rows")
     assert raised.value.code == code
 
 
@@ -272,6 +272,6 @@ def test_rows_in_a_bad_document_are_refused_like_any_other(
     )
 )
 def test_rows_keep_every_bit(rows: list[list[float]]) -> None:
-    value = parse_object(f'{{"rows": {rows}}}'.encode(), LIMITS, rows="rows")
+    value = parse_object(f'{{"rows": {rows}}}'.encode(), LIMITS, array_field="rows")
     assert isinstance(value["rows"], np.ndarray)
     np.testing.assert_array_equal(value["rows"], rows)

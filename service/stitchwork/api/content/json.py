@@ -29,7 +29,9 @@ _MAX_KEY: Final = 80
 """Characters of a key that a message repeats."""
 
 
-def parse_object(data: bytes, limits: RequestLimits, *, rows: str | None = None) -> dict[str, Any]:
+def parse_object(
+    data: bytes, limits: RequestLimits, *, array_field: str | None = None
+) -> dict[str, Any]:
     """Parse the JSON object of a request.
 
     NaN and Infinity are parsed to floats, so that validation can name the place of each.
@@ -37,8 +39,8 @@ def parse_object(data: bytes, limits: RequestLimits, *, rows: str | None = None)
     Args:
         data: A JSON document.
         limits: Bounds on its depth and number of values.
-        rows: Field that may hold rows of numbers; it is then an (n, d) float64 array, if rows are
-            all that it holds and no other field holds a list or an object.
+        array_field: Field that may hold rows of numbers; it is then an (n, d) float64 array, if
+            rows are all that it holds and no other field holds a list or an object.
 
     Raises:
         MalformedInputError: If it is not JSON, or an object has a duplicate key.
@@ -47,7 +49,7 @@ def parse_object(data: bytes, limits: RequestLimits, *, rows: str | None = None)
     """
     check_value_count(data, limits)
     # What simdjson reads as rows has three levels, so its depth needs no check.
-    value = rows and _parse_rows(data, rows)
+    value = array_field and _parse_rows(data, array_field)
     if not value:
         value = parse(data, limits)
     if not isinstance(value, dict):

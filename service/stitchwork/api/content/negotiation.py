@@ -1,8 +1,8 @@
 """Media types of requests and responses: JSON, NDJSON, safetensors, .npy, multipart.
 
 A body of any media type becomes one dictionary that a schema validates: the fields of a JSON body,
-or the query parameters together with the arrays of a binary body. No other file maps media types
-to parsers.
+or the query parameters together with the arrays of a binary body. `kserve.tensors` parses the
+bodies of the Open Inference Protocol, which are JSON followed by bytes.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, assert_never
 
 import numpy as np
 import orjson
@@ -41,6 +41,14 @@ from stitchwork.resources import Floats
 
 M = TypeVar("M", bound=BaseModel)
 
+BodyType: TypeAlias = Literal[
+    "application/json",
+    "application/vnd.safetensors",
+    "application/x-npy",
+    "multipart/form-data",
+    "application/x-ndjson",
+]
+"""A media type of bodies that `read_body` parses."""
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
@@ -49,6 +57,7 @@ ONNX: Final = "application/x-onnx"
 MULTIPART: Final = "multipart/form-data"
 OCTETS: Final = "application/octet-stream"
 BINARY: Final = (SAFETENSORS, NPY)
+RAW_INPUTS: Final = (MULTIPART, NDJSON)
 
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
 LARGE_BODY: Final = 64 * 1024
@@ -73,35 +82,33 @@ async def receive_body(
     model: type[M],
     limits: RequestLimits,
     *,
-    main: str | None = None,
-    raw: bool = False,
+    array_field: str | None = None,
+    accepts_raw_inputs: bool = False,
 ) -> Body[M]:
     """Receive the body of a request, for callers that parse it on a thread of their choice.
 
     Arguments and errors are those of `read_body`.
     """
-    media = media_type(request)
-    inputs = (MULTIPART, NDJSON) if raw or not main else ()
-    supported = (JSON, *(BINARY if main else ()), *inputs)
-    if media not in supported:
-        raise UnsupportedFormatError(
-            f"expected a body of type {', '.join(supported)}, got {media[:80]}"
-        )
+    media = _supported_media_type(request, array_field, accepts_raw_inputs)
     # `middleware.body_limits` bounds its size and duration.
     data = await request.body()
     form = await multipart.parse(request.headers, data, limits) if media == MULTIPART else {}
 
     def parse() -> M:
-        if media == JSON:
-            payload = json.parse_object(data, limits, rows=main)
-        elif media == MULTIPART:
-            payload = {**_query(request), **form}
-        elif media == NDJSON:
-            payload = {**_query(request), **_ndjson(data, limits)}
-        elif media == SAFETENSORS:
-            payload = {**_query(request), **_safetensors(data, limits)}
-        else:
-            payload = {**_query(request), str(main): from_npy(data, str(main))}
+        match media:
+            case "application/json":
+                payload = json.parse_object(data, limits, array_field=array_field)
+            case "multipart/form-data":
+                payload = {**_query(request), **form}
+            case "application/x-ndjson":
+                payload = {**_query(request), **_ndjson(data, limits)}
+            case "application/vnd.safetensors":
+                payload = {**_query(request), **_safetensors(data, limits)}
+            case "application/x-npy":
+                name = str(array_field)
+                payload = {**_query(request), name: from_npy(data, name)}
+            case _:
+                assert_never(media)
         return _validate(model, payload, limits)
 
     return Body(len(data), parse)
@@ -112,8 +119,8 @@ async def read_body(
     model: type[M],
     limits: RequestLimits,
     *,
-    main: str | None = None,
-    raw: bool = False,
+    array_field: str | None = None,
+    accepts_raw_inputs: bool = False,
 ) -> M:
     """Receive, parse and validate the body of a request.
 
@@ -121,9 +128,9 @@ async def read_body(
         request: The request.
         model: Schema of the body.
         limits: Bounds on its content.
-        main: Field of the array in an .npy body; None accepts raw inputs (multipart, NDJSON)
-            instead of binary bodies.
-        raw: Accept raw inputs in addition to binary bodies.
+        array_field: Field of the array in a binary body (safetensors, .npy); None refuses binary
+            bodies.
+        accepts_raw_inputs: Whether raw inputs may come as multipart or NDJSON.
 
     Raises:
         MalformedInputError: If the bytes cannot be parsed.
@@ -131,7 +138,9 @@ async def read_body(
         UnsupportedFormatError: If the route does not accept the media type.
         InvalidInputError: If validation fails; `pointer` names the place.
     """
-    body = await receive_body(request, model, limits, main=main, raw=raw)
+    body = await receive_body(
+        request, model, limits, array_field=array_field, accepts_raw_inputs=accepts_raw_inputs
+    )
     return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
 
 
@@ -150,6 +159,21 @@ def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
 def media_type(request: Request) -> str:
     """The media type of a request's body without parameters; JSON if there is none."""
     return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
+
+
+def _supported_media_type(
+    request: Request, array_field: str | None, accepts_raw_inputs: bool
+) -> BodyType:
+    binary: tuple[BodyType, ...] = BINARY if array_field else ()
+    raw_inputs: tuple[BodyType, ...] = RAW_INPUTS if accepts_raw_inputs else ()
+    supported: tuple[BodyType, ...] = (JSON, *binary, *raw_inputs)
+    media = media_type(request)
+    for body_type in supported:
+        if media == body_type:
+            return body_type
+    raise UnsupportedFormatError(
+        f"expected a body of type {', '.join(supported)}, got {media[:80]}"
+    )
 
 
 def rows_response(

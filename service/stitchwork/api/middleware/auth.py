@@ -66,7 +66,6 @@ RULES: Final = (
     _rule("GET", r"/docs(/oauth2-redirect)?|/redoc|/openapi\.json", *PUBLIC),
     # Clients read these before they infer.
     _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?", READ, INFER),
-    _rule("POST", r"/v2/repository/index", READ, INFER),
     _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
     _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
     # An exported map reveals no more than enough translated rows do.

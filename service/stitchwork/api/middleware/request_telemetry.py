@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api import problem_details
+from stitchwork.api.limits import HEALTH_PATHS
 from stitchwork.errors import ErrorCode
 from stitchwork.queue.streams import new_id
 from stitchwork.telemetry import Caller, Telemetry, bind_callers
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("stitchwork.access")
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-HEALTH_PATHS: Final = ("/health/", "/v2/health/")
-"""Polled every second or so by supervisors and balancers, hence logged at debug level only."""
 
 
 class RequestTelemetryMiddleware:
@@ -97,5 +96,6 @@ class RequestTelemetryMiddleware:
         fields["duration_ms"] = round(seconds * 1000, 2)
         if code:
             fields["code"] = code
-        level = logging.DEBUG if scope["path"].startswith(HEALTH_PATHS) else logging.INFO
+        # Supervisors and load balancers poll these every second or so.
+        level = logging.DEBUG if scope["path"] in HEALTH_PATHS else logging.INFO
         log.log(level, "request completed", extra=fields)

@@ -19,13 +19,15 @@ router = APIRouter(tags=["anchor sets"])
     "/anchor-sets/{id}",
     summary="Declare an anchor set",
     responses=openapi.put(AnchorSetResponse),
-    openapi_extra=body(AnchorSetRequest),
+    openapi_extra=body(AnchorSetRequest, accepts_raw_inputs=True),
 )
 async def put_anchor_set(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Declare k ordered anchors. Sets are immutable: other content under the same id is 409."""
-    payload = await negotiation.read_body(request, AnchorSetRequest, state.limits)
+    payload = await negotiation.read_body(
+        request, AnchorSetRequest, state.limits, accepts_raw_inputs=True
+    )
     outcome, entry = await asyncio.to_thread(
         lambda: state.registry.declare_anchor_set(
             id_,

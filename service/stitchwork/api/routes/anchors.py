@@ -70,13 +70,13 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
     "/spaces/{id}/anchors/next",
     summary="Choose inputs to add as anchors",
     response_model=NextAnchorsResponse,
-    openapi_extra=with_timeout(body(NextAnchorsRequest, binary="embeddings")),
+    openapi_extra=with_timeout(body(NextAnchorsRequest, array_field="embeddings")),
 )
 async def next_anchors(id_: ResourceId, request: Request, state: StateDep) -> Response:
     """Rows of a pool that are farthest from all anchors and from each other, in order."""
     state.comparison_executor.check_capacity()
     payload = await negotiation.read_body(
-        request, NextAnchorsRequest, state.limits, main="embeddings"
+        request, NextAnchorsRequest, state.limits, array_field="embeddings"
     )
     return await state.comparison_executor.run(
         lambda: _next_anchors(state, id_, payload), request_timeout(request)

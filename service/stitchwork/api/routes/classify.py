@@ -20,14 +20,16 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/classify/{head}",
     summary="Classify embeddings",
     response_model=ClassifyResponse,
-    openapi_extra=with_timeout(request_body(ClassifyRequest, binary="embeddings")),
+    openapi_extra=with_timeout(request_body(ClassifyRequest, array_field="embeddings")),
 )
 async def classify(head: PathId, request: Request) -> Response:
     """Classify embeddings with a head of any space on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
-    body = await negotiation.receive_body(request, ClassifyRequest, state.limits, main="embeddings")
+    body = await negotiation.receive_body(
+        request, ClassifyRequest, state.limits, array_field="embeddings"
+    )
     return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
 
 

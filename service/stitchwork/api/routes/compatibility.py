@@ -75,7 +75,9 @@ def _compare(state: AppState, set_id: str, names: list[str] | None, bridge: Brid
     "/compatibility/{encoder}/{head}",
     summary="Evaluate a head on a labelled sample of an encoder",
     response_model=HeadEvaluationResponse,
-    openapi_extra=with_timeout(body(HeadEvaluationRequest, binary="embeddings")),
+    openapi_extra=with_timeout(
+        body(HeadEvaluationRequest, array_field="embeddings", accepts_raw_inputs=True)
+    ),
 )
 async def evaluate_head(
     encoder: PathId, head: PathId, request: Request, state: StateDep
@@ -87,7 +89,11 @@ async def evaluate_head(
     seconds = request_timeout(request)
     state.executor.check_capacity()
     payload = await negotiation.read_body(
-        request, HeadEvaluationRequest, state.limits, main="embeddings", raw=True
+        request,
+        HeadEvaluationRequest,
+        state.limits,
+        array_field="embeddings",
+        accepts_raw_inputs=True,
     )
     if payload.calibrate:
         # A calibration changes the confidence of predictions for all callers.

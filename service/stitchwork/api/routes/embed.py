@@ -30,13 +30,15 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/embed/{encoder}",
     summary="Embed raw inputs",
     responses=openapi.rows(EmbedResponse),
-    openapi_extra=with_timeout(request_body(EmbedRequest)),
+    openapi_extra=with_timeout(request_body(EmbedRequest, accepts_raw_inputs=True)),
 )
 async def embed(encoder: PathId, request: Request) -> Response:
     """Embed raw inputs in a space that has an encoder and, with `target`, translate them."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
-    payload = await negotiation.read_body(request, EmbedRequest, state.limits)
+    payload = await negotiation.read_body(
+        request, EmbedRequest, state.limits, accepts_raw_inputs=True
+    )
     resolve = partial(
         state.pipeline.resolve,
         source=check_id(encoder),

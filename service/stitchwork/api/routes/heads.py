@@ -11,7 +11,7 @@ from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, Stat
 from stitchwork.api.openapi import body
 from stitchwork.api.schemas.registration_requests import HeadRequest, NewHeadRequest, TrainingData
 from stitchwork.api.schemas.responses import HeadPage, HeadResponse, RegistrationResponse
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.inference.resolve import check_width
 from stitchwork.registry.entries import Condition, Entry, Outcome
 from stitchwork.resources import Head, Space
@@ -23,13 +23,13 @@ router = APIRouter(tags=["heads"])
     "/heads/{id}",
     summary="Register a head",
     responses=openapi.put(HeadResponse, pending=RegistrationResponse),
-    openapi_extra=body(HeadRequest, binary="weight"),
+    openapi_extra=body(HeadRequest, array_field="weight"),
 )
 async def put_head(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit it on (202)."""
-    payload = await negotiation.read_body(request, HeadRequest, state.limits, main="weight")
+    payload = await negotiation.read_body(request, HeadRequest, state.limits, array_field="weight")
     return await asyncio.to_thread(_register, state, payload, id_, condition)
 
 
@@ -37,11 +37,13 @@ async def put_head(
     "/heads",
     summary="Register a head by an id in the body",
     responses=openapi.put(HeadResponse, pending=RegistrationResponse),
-    openapi_extra=body(NewHeadRequest, binary="weight"),
+    openapi_extra=body(NewHeadRequest, array_field="weight"),
 )
 async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    payload = await negotiation.read_body(request, NewHeadRequest, state.limits, main="weight")
+    payload = await negotiation.read_body(
+        request, NewHeadRequest, state.limits, array_field="weight"
+    )
     return await asyncio.to_thread(_register, state, payload, payload.id, condition)
 
 
@@ -67,7 +69,10 @@ def _begin(
     encoder = space.encoder if payload.classifier is True else payload.classifier
     if encoder is None:
         raise InvalidInputError(
-            f"space {space.id} has no encoder, name the model", pointer="/classifier"
+            f"classifier: space {space.id} has no encoder to take it from; name a model instead "
+            "of true",
+            pointer="/classifier",
+            code=ErrorCode.NO_ENCODER,
         )
     return state.registry.begin_head(
         id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
@@ -80,7 +85,9 @@ def _fit(
     encoder = space.encoder if fit.items is not None else None
     if fit.items is not None and encoder is None:
         raise InvalidInputError(
-            f"space {space.id} has no encoder, send embeddings", pointer="/fit/items"
+            f"fit: space {space.id} has no encoder for items; send embeddings instead",
+            pointer="/fit/items",
+            code=ErrorCode.NO_ENCODER,
         )
     if fit.embeddings is not None:
         check_width(fit.embeddings, space, "/fit/embeddings")

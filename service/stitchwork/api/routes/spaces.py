@@ -20,13 +20,15 @@ router = APIRouter(tags=["spaces"])
     "/spaces/{id}",
     summary="Register a space",
     responses=openapi.put(SpaceResponse, pending=RegistrationResponse),
-    openapi_extra=body(SpaceRequest, binary="anchors"),
+    openapi_extra=body(SpaceRequest, array_field="anchors"),
 )
 async def put_space(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a space by its anchors, or by an encoder that embeds its set's items (202)."""
-    payload = await negotiation.read_body(request, SpaceRequest, state.limits, main="anchors")
+    payload = await negotiation.read_body(
+        request, SpaceRequest, state.limits, array_field="anchors"
+    )
     return await _register(state, payload, id_, condition)
 
 
@@ -34,11 +36,13 @@ async def put_space(
     "/spaces",
     summary="Register a space by an id in the body",
     responses=openapi.put(SpaceResponse, pending=RegistrationResponse),
-    openapi_extra=body(NewSpaceRequest, binary="anchors"),
+    openapi_extra=body(NewSpaceRequest, array_field="anchors"),
 )
 async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
-    payload = await negotiation.read_body(request, NewSpaceRequest, state.limits, main="anchors")
+    payload = await negotiation.read_body(
+        request, NewSpaceRequest, state.limits, array_field="anchors"
+    )
     return await _register(state, payload, payload.id, condition)
 
 

@@ -31,13 +31,15 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/stitch/{encoder}/{head}",
     summary="Classify raw inputs",
     response_model=StitchResponse,
-    openapi_extra=with_timeout(request_body(StitchRequest)),
+    openapi_extra=with_timeout(request_body(StitchRequest, accepts_raw_inputs=True)),
 )
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Embed raw inputs with one encoder and classify them with a head made for another."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
-    payload = await negotiation.read_body(request, StitchRequest, state.limits)
+    payload = await negotiation.read_body(
+        request, StitchRequest, state.limits, accepts_raw_inputs=True
+    )
     resolve = partial(
         state.pipeline.resolve, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )

@@ -20,14 +20,14 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
     "/translate",
     summary="Translate embeddings",
     responses=openapi.rows(TranslateResponse),
-    openapi_extra=with_timeout(request_body(TranslateRequest, binary="embeddings")),
+    openapi_extra=with_timeout(request_body(TranslateRequest, array_field="embeddings")),
 )
 async def translate(request: Request) -> Response:
     """Translate embeddings of one space into another on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     body = await negotiation.receive_body(
-        request, TranslateRequest, state.limits, main="embeddings"
+        request, TranslateRequest, state.limits, array_field="embeddings"
     )
     return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
 
