@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 from importlib.util import find_spec
 from typing import Final
 
@@ -39,6 +40,19 @@ def _formats() -> tuple[str, ...]:
     return tuple(formats)
 
 
+DECODER_ERRORS: Final = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What decoders raise for files that are truncated or corrupt."""
 FORMATS: Final = _formats()
 """Formats that are decoded: HEIF only with the package `pillow-heif`."""
 
@@ -95,7 +109,7 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
         raise UnsupportedFormatError(
             f"expected a file of {', '.join(FORMATS)}", pointer=pointer
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except DECODER_ERRORS as error:
         raise InvalidInputError(
             "the image file is truncated or corrupt", pointer=pointer
         ) from error
@@ -124,10 +138,9 @@ def count_scans(data: bytes) -> int:
 def _decoded_size(image: Image.Image) -> tuple[int, int]:
     """Width and height that decoding takes memory for: an image's own, or a TIFF file's tile."""
     tags = getattr(image, "tag_v2", {})
-    return (
-        max(image.width, int(tags.get(TIFF_TILE_WIDTH, 0))),
-        max(image.height, int(tags.get(TIFF_TILE_LENGTH, 0))),
-    )
+    tile = [tags.get(tag) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH)]
+    width, height = (side if isinstance(side, int) else 0 for side in tile)
+    return max(image.width, width), max(image.height, height)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
