@@ -163,6 +163,9 @@ class Space(Record):
     condition_number: float
     norm_mean: float
     norm_std: float
+    unit: bool = Field(
+        False, description="Whether translations into the space are scaled to unit length."
+    )
     agreement: float | None = Field(
         None, description="Best agreement of its anchors with those of a space on the same set."
     )

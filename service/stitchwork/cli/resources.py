@@ -145,6 +145,11 @@ def put_anchor_set(
     help="Side of the timm model's images [default: the model's own].",
 )
 @click.option("--encoder", metavar="JSON", help="All fields of an encoder.")
+@click.option(
+    "--unit/--no-unit",
+    default=None,
+    help="Scale translations into it to unit length [default: if all anchors have length one].",
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait until the set is embedded.")
 def put_space(
     client: "Stitchwork",
@@ -155,6 +160,7 @@ def put_space(
     texts: str | None,
     images: tuple[str, ...],
     ids: Path | None,
+    unit: bool | None,
     no_wait: bool,
     **encoder_options: Any,
 ) -> None:
@@ -173,7 +179,7 @@ def put_space(
         client.put_anchor_set(anchor_set, modality, items=inputs, ids=names)
     is_new = rows is not None and inputs is None and not _is_declared(client, anchor_set)
     record = client.put_space(
-        id_, anchor_set, anchors=rows, encoder=encoder, ids=None if encoder else names
+        id_, anchor_set, anchors=rows, encoder=encoder, ids=None if encoder else names, unit=unit
     )
     if is_new:
         note = f"stitchwork: anchor set {anchor_set} is new: no other space is on it yet"

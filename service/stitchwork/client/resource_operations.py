@@ -73,6 +73,7 @@ class ResourceOperations:
         anchors: Floats | None = None,
         encoder: dict[str, Any] | None = None,
         ids: Sequence[str] | None = None,
+        unit: bool | None = None,
         **parameters: Any,
     ) -> Flow[dict[str, Any]]:
         """Register a space by its anchors, or by an encoder that embeds the set's items.
@@ -83,9 +84,16 @@ class ResourceOperations:
             anchors: (k, d), in the order of the set.
             encoder: The encoder's fields, such as `kind` and `model`.
             ids: Names of the rows, where these are in another order than the set's.
+            unit: Scale translations into it to unit length; None: if all anchors have length one.
             parameters: Parameters of the bridges.
         """
-        fields = {"anchor_set": anchor_set, "encoder": encoder, "ids": ids, **parameters}
+        fields = {
+            "anchor_set": anchor_set,
+            "encoder": encoder,
+            "ids": ids,
+            "unit": unit,
+            **parameters,
+        }
         arrays = without_none({"anchors": anchors})
         return (
             yield from send_arrays("PUT", url_path("spaces", id_), without_none(fields), arrays)

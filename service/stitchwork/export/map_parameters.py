@@ -6,10 +6,13 @@ from stitchwork.errors import UnsupportedFormatError
 from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.linalg import RTOL
 from stitchwork.geometry.maps import MIN_RELATIVE_DISTANCE, IdentityMap, LinearMap, Map, Origin
+from stitchwork.geometry.unit_map import UnitMap
 from stitchwork.resources import Arrays
 
 FORMAT: Final = "stitchwork-translation/2"
 """Name and version of what files hold."""
+UNIT_FORMAT: Final = "stitchwork-translation/3"
+"""The same for maps to unit rows, which a program that reads version 2 would not scale."""
 
 
 class MapParameters(NamedTuple):
@@ -23,11 +26,20 @@ class MapParameters(NamedTuple):
         numbers: `min_distance`: a row closer to the mean has no direction. Except for `identity`
             also `scale` and `min_gain`: a row with a smaller norm after the map has no direction.
             For `kernel` also `sharpness`.
+        unit: Whether rows are divided by their norms at the end.
     """
 
     kind: str
     arrays: Arrays
     numbers: dict[str, float]
+    unit: bool = False
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What files say of them."""
+        if self.unit:
+            return {"format": UNIT_FORMAT, "kind": self.kind, "unit": "true"}
+        return {"format": FORMAT, "kind": self.kind}
 
 
 def map_parameters(exported: Map) -> MapParameters:
@@ -36,6 +48,8 @@ def map_parameters(exported: Map) -> MapParameters:
     Raises:
         UnsupportedFormatError: If files cannot hold a map of this kind.
     """
+    if isinstance(exported, UnitMap):
+        return map_parameters(exported.inner)._replace(unit=True)
     arrays: Arrays
     match exported:
         case LinearMap():

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from stitchwork.errors import UnsupportedFormatError
-from stitchwork.export.map_parameters import FORMAT, map_parameters
+from stitchwork.export.map_parameters import map_parameters
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.maps import Map
 
@@ -30,7 +30,7 @@ def map_to_onnx(
         ) from error
     return onnx_graph.build(
         map_parameters(exported),
-        {"format": FORMAT, **metadata},
+        metadata,
         exported.source_width,
         exported.target_width,
         classifier,

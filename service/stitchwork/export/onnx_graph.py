@@ -47,9 +47,10 @@ WRITE: Final = """
     row_defined = And (x_defined, y_defined)
     offset = Mul (y_unit, scale)
     defined_offset = Where (row_defined, offset, zero)
-    translated = Add (defined_offset, target_mean)
+    {y} = Add (defined_offset, target_mean)
     defined = Squeeze (row_defined, second)
 """
+UNIT: Final = "    translated = Identity (placed_unit)\n"
 IDENTITY: Final = """
     translated = Identity (embeddings)
     defined = Squeeze (x_defined, second)
@@ -104,7 +105,7 @@ def build(
 
     Args:
         parameters: What the map consists of.
-        properties: The model's properties beside `kind`.
+        properties: The model's properties beside those of the map.
         source_width: d_X.
         target_width: d_Y.
         classifier: A head to append.
@@ -112,7 +113,11 @@ def build(
     outputs = f"float[n, {target_width}] translated, bool[n] defined"
     steps = CENTRED + UNIT_ROWS.format(x="x", min_norm="min_distance")
     if parameters.kind in READ:
-        steps += READ[parameters.kind] + UNIT_ROWS.format(x="y", min_norm="min_gain") + WRITE
+        steps += READ[parameters.kind] + UNIT_ROWS.format(x="y", min_norm="min_gain")
+        if parameters.unit:
+            steps += WRITE.format(y="placed") + UNIT_ROWS.format(x="placed", min_norm="zero") + UNIT
+        else:
+            steps += WRITE.format(y="translated")
     else:
         steps += IDENTITY
     arrays = parameters.arrays
@@ -132,7 +137,7 @@ def build(
         for name, array in tensors.items()
         if name in used
     )
-    helper.set_model_props(model, {"kind": parameters.kind, **properties})
+    helper.set_model_props(model, {**parameters.metadata, **properties})
     data: bytes = model.SerializeToString()
     return data
 

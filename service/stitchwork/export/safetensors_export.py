@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from safetensors.numpy import save
 
-from stitchwork.export.map_parameters import FORMAT, map_parameters
+from stitchwork.export.map_parameters import map_parameters
 from stitchwork.geometry.maps import Map
 
 
@@ -20,5 +20,5 @@ def map_to_safetensors(exported: Map, metadata: Mapping[str, str]) -> bytes:
     texts = {name: str(value) for name, value in parameters.numbers.items()}
     return save(
         {name: np.ascontiguousarray(array) for name, array in parameters.arrays.items()},
-        {"format": FORMAT, "kind": parameters.kind, **texts, **metadata},
+        {**parameters.metadata, **texts, **metadata},
     )

@@ -36,6 +36,7 @@ from stitchwork.geometry.ridge_factors import (
     whitened_inverse,
     whitened_write,
 )
+from stitchwork.geometry.unit_map import UnitMap
 
 __all__ = [
     "BRIDGES",
@@ -135,11 +136,13 @@ class FittedSpace:
         frame: The space's frame.
         parameters: Its parameters.
         inverse: The inverse that `required_inverses` names for its side; None computes it.
+        unit: Whether rows that are translated into the space are scaled to unit length.
     """
 
     frame: Frame
     parameters: FactorParameters = FactorParameters()
     inverse: Inverse | None = None
+    unit: bool = False
 
 
 def required_inverses(bridge: BridgeName) -> tuple[InverseName | None, InverseName | None]:
@@ -185,14 +188,19 @@ def compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map
         target: The space of the output rows; its parameters govern how rows are written.
 
     Returns:
-        A map of (n, d_X) rows to (n, d_Y) rows. From a space to itself it need not be the
-        identity: use `identity_map` there.
+        A map of (n, d_X) rows to (n, d_Y) rows, which are unit rows if the target is unit, except
+        for `none`. From a space to itself it need not be the identity: use `identity_map` there.
 
     Raises:
         InvalidInputError: If there is no such bridge, if the spaces have different numbers of
             anchors, or if the bridge is `none` and their widths differ.
         ValueError: If a space has another inverse than the one that its side needs.
     """
+    composed = _compose(bridge, source, target)
+    return UnitMap(composed) if target.unit and bridge != "none" else composed
+
+
+def _compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Map:
     x, y = source.frame, target.frame
     required_inverses(bridge)
     if bridge == "none":

@@ -179,7 +179,7 @@ class Translator:
     def _side(self, space: Space, name: InverseName | None) -> FittedSpace:
         frame = self._registry.frame(space)
         inverse = None if name is None else self._inverses.get(name, space, lambda: frame)
-        return FittedSpace(frame, space.parameters.checked(), inverse)
+        return FittedSpace(frame, space.parameters.checked(), inverse, space.unit)
 
 
 class ClassifierCache:

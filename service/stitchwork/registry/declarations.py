@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.geometry.diagnostics.redundancy import MAX_COMPARED, find_duplicates
-from stitchwork.geometry.diagnostics.space_metrics import norm_statistics, spectrum
+from stitchwork.geometry.diagnostics.space_metrics import (
+    has_unit_rows,
+    norm_statistics,
+    spectrum,
+)
 from stitchwork.geometry.frame import Frame
 from stitchwork.resources import (
     AnchorSet,
@@ -44,6 +48,7 @@ class SpaceDeclaration:
         anchors: (k, d) float32 anchors, or None for the encoder to embed the set's items.
         ids: The anchors' names, in the order of the rows, if the set has names.
         parameters: The space's own parameters of the bridges.
+        unit: Whether translations into the space have unit length; None decides by its anchors.
     """
 
     id: str
@@ -52,14 +57,18 @@ class SpaceDeclaration:
     anchors: Floats | None = None
     ids: tuple[str, ...] | None = None
     parameters: BridgeParameters = DEFAULTS
+    unit: bool | None = None
 
     def version(self, anchor_set: AnchorSet) -> str:
         """The digest of the declaration; of anchors to be embedded, only their origin counts."""
-        declared = {
+        declared: dict[str, Any] = {
             "anchor_set": anchor_set.version,
             "encoder": self.encoder.model_dump() if self.encoder else None,
             "parameters": self.parameters.model_dump(),
         }
+        # Without it, versions are those of releases that knew no unit spaces.
+        if self.unit or (self.anchors is None and self.unit is not None):
+            declared["unit"] = self.unit
         return digest(declared, {} if self.anchors is None else {"anchors": self.anchors})
 
 
@@ -174,6 +183,13 @@ def space_record(
     """
     rank, condition = spectrum(frame)
     length = norm_statistics(anchors)
+    is_unit = has_unit_rows(anchors)
+    warnings = list(_warnings(anchors, frame, anchor_set.ids, rank, condition, agreement))
+    if declared.unit and not is_unit:
+        warnings.append(
+            f"translations have unit length, but the anchors have {length.mean:.3g} ± "
+            f"{length.std:.2g}: a head or index of such embeddings expects other lengths"
+        )
     return Space(
         id=declared.id,
         version=version,
@@ -187,8 +203,9 @@ def space_record(
         condition_number=condition,
         norm_mean=length.mean,
         norm_std=length.std,
+        unit=is_unit if declared.unit is None else declared.unit,
         agreement=agreement,
-        warnings=_warnings(anchors, frame, anchor_set.ids, rank, condition, agreement),
+        warnings=tuple(warnings),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
-from stitchwork.geometry.diagnostics.space_metrics import agreement
+from stitchwork.geometry.diagnostics.space_metrics import agreement, has_unit_rows
 from stitchwork.geometry.frame import Frame
 from stitchwork.registry.declarations import (
     SpaceDeclaration,
@@ -65,7 +65,8 @@ class SpaceRegistry:
         )
         anchors = in_order(declaration.anchors, declaration.ids, anchor_set)
         # The version must not depend on the order in which the rows were sent.
-        declaration = replace(declaration, anchors=anchors, ids=None)
+        unit = has_unit_rows(anchors) if declaration.unit is None else declaration.unit
+        declaration = replace(declaration, anchors=anchors, ids=None, unit=unit)
         record = self._measure(declaration, anchor_set, anchors, declaration.version(anchor_set))
         return self._put(record, anchors, condition, creates=anchor_set)
 
@@ -81,6 +82,7 @@ class SpaceRegistry:
             registration.declared["anchor_set"],
             registration.encoder,
             parameters=BridgeParameters.model_validate(registration.declared["parameters"]),
+            unit=registration.declared.get("unit"),
         )
         (anchor_set,), _ = self._anchor_sets.ready(declaration.anchor_set)
         anchors = np.concatenate([part["rows"] for part in self._spaces.parts(registration)])
@@ -116,6 +118,7 @@ class SpaceRegistry:
             declared={
                 "anchor_set": anchor_set.id,
                 "parameters": declaration.parameters.model_dump(),
+                "unit": declaration.unit,
             },
             total=anchor_set.size,
         )

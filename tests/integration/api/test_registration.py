@@ -186,6 +186,42 @@ def test_few_distinct_anchors_are_warned_of(http: httpx.Client) -> None:
     http.delete("/anchor-sets/F")
 
 
+@pytest.mark.parametrize(
+    ("length", "unit", "expected"),
+    [(1, None, True), (1, False, False), (3, None, False), (3, True, True)],
+)
+def test_translations_into_a_unit_space_have_unit_length(
+    http: httpx.Client, spaces: Pair, length: int, unit: bool | None, expected: bool
+) -> None:
+    anchors = spaces.y_anchors / np.linalg.norm(spaces.y_anchors, axis=1, keepdims=True) * length
+    body = {"anchor_set": "S", "anchors": anchors.tolist(), "unit": unit}
+    registered = http.put("/spaces/lengths", json=body)
+    assert registered.status_code == 201
+    assert registered.json()["unit"] is expected
+    conflicting = [text for text in registered.json()["warnings"] if "have unit length" in text]
+    assert len(conflicting) == (length == 3 and unit is True)
+    body = {"source": "x", "target": "lengths", "embeddings": spaces.x.tolist()}
+    rows = np.array(http.post("/translate", json=body).json()["embeddings"])
+    lengths = np.linalg.norm(rows, axis=1)
+    assert (np.abs(lengths - 1) < 1e-3).all() == expected
+    assert http.delete("/spaces/lengths").status_code == 204
+
+
+def test_unit_is_part_of_a_spaces_version(http: httpx.Client, spaces: Pair) -> None:
+    anchors = spaces.y_anchors / np.linalg.norm(spaces.y_anchors, axis=1, keepdims=True)
+
+    def put(**fields: Any) -> tuple[str, str]:
+        body = {"anchor_set": "S", "anchors": anchors.tolist(), **fields}
+        record = http.put("/spaces/unit", json=body).json()
+        return record["outcome"], record["version"]
+
+    _, first = put()
+    assert put(unit=True) == ("same", first)
+    outcome, second = put(unit=False)
+    assert (outcome, second == first) == ("replaced", False)
+    assert http.delete("/spaces/unit").status_code == 204
+
+
 def test_pages_list_all_spaces_in_order(http: httpx.Client, spaces: Pair) -> None:
     ids: list[str] = []
     cursor = None

@@ -97,6 +97,19 @@ def test_a_registration_is_embedded_in_chunks_and_completed(
     assert events(caplog) == ["registration completed"]
 
 
+@pytest.mark.parametrize(("unit", "expected"), [(None, True), (False, False)])
+def test_space_of_an_encoder_with_unit_rows_is_unit_unless_declared_otherwise(
+    registry: Registry, runners: Runners, unit: bool | None, expected: bool
+) -> None:
+    rows = embeddings(0) / np.linalg.norm(embeddings(0), axis=1, keepdims=True)
+    runner = runners(lambda spec: loaded(TableEncoder(rows)))
+    job = declare(registry, replace(DECLARED, unit=unit))
+    while registry.spaces.read("x")[0].record is None:
+        runner.advance(job)
+    (record,), _ = registry.spaces.ready("x")
+    assert record.unit is expected
+
+
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [

@@ -1,12 +1,18 @@
 """ONNX files of maps and heads without a service."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
 
 from stitchwork.export.onnx_export import map_to_onnx
+from stitchwork.export.safetensors_export import map_to_safetensors
+from stitchwork.geometry.bridges import BridgeName, FittedSpace, compose
 from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
+from stitchwork.geometry.frame import Frame
 from stitchwork.geometry.maps import IdentityMap, Origin
+from tests.support.latent_spaces import make_spaces
 from tests.support.onnx_models import run_onnx
 
 
@@ -33,3 +39,30 @@ def test_onnx_file_has_the_metadata_and_the_kind_of_map() -> None:
         "kind": "identity",
         "bridge": "none",
     }
+
+
+@pytest.mark.parametrize("bridge", ["exp", "ridge"])
+def test_exported_map_of_a_unit_space_has_unit_rows_and_a_format_of_its_own(
+    bridge: BridgeName,
+) -> None:
+    w = make_spaces(60, 16, 20)
+    source = FittedSpace(Frame.from_anchors(w.x_anchors))
+    unit = compose(bridge, source, FittedSpace(Frame.from_anchors(w.y_anchors), unit=True))
+    x = w.x.astype(np.float32)
+    x[3] = np.nan
+    data = map_to_onnx(unit, {"bridge": bridge})
+    rows, defined = unit.apply(x)
+    outputs = run_onnx(data, x)
+    np.testing.assert_allclose(outputs["translated"], rows, atol=1e-5)
+    np.testing.assert_array_equal(outputs["defined"], defined)
+    properties = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+    metadata = read_metadata(map_to_safetensors(unit, {"bridge": bridge}))
+    for texts in (properties, metadata):
+        assert (texts["format"], texts["unit"]) == ("stitchwork-translation/3", "true")
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a safetensors file."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata

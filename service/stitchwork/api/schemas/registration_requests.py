@@ -9,6 +9,7 @@ from pydantic import (
 )
 
 from stitchwork.api.schemas.fields import (
+    Bool,
     Float,
     Id,
     Int,
@@ -110,6 +111,11 @@ class SpaceRequest(RequestModel):
     encoder: EncoderSpec | None = Field(
         None, description="Model that embeds raw inputs and, without `anchors`, the set's items."
     )
+    unit: Bool | None = Field(
+        None,
+        description="Whether translations into the space are scaled to unit length; unset: if all "
+        "anchors have length one within 1e-3.",
+    )
     ridge: RidgeParameters = RidgeParameters()
     irp: IrpParameters = IrpParameters()
     exp: ExpParameters = ExpParameters()
@@ -125,7 +131,7 @@ class SpaceRequest(RequestModel):
         )
         parameters.checked()
         return SpaceDeclaration(
-            id_, self.anchor_set, self.encoder, self.anchors, self.ids, parameters
+            id_, self.anchor_set, self.encoder, self.anchors, self.ids, parameters, self.unit
         )
 
 

@@ -139,6 +139,14 @@ def norm_statistics(x: Array) -> NormStatistics:
     return NormStatistics(float(xp.mean(norms)), float(xp.std(norms)))
 
 
+def has_unit_rows(x: Array) -> bool:
+    """Whether all rows (n, d) have length one, within 1e-3."""
+    rows = finite_rows(x, "rows")
+    xp = array_namespace(rows)
+    norms = xp.sqrt(xp.vecdot(rows, rows))
+    return bool(xp.all(xp.abs(norms - 1) < UNIT_TOLERANCE))
+
+
 def neighbour_confidence(y: Array, target: Frame, neighbours: int = NEIGHBOURS) -> Array:
     """How close translated rows are to the target's anchors, without labels or a head.
 
