@@ -186,7 +186,9 @@ class Head(Record):
     dim: int
     labels: tuple[str, ...]
     layers: tuple[int, ...] = Field(description="Widths from the input to the scores.")
-    activation: str = "identity"
+    activation: str | tuple[str, ...] = Field(
+        "identity", description="Between all layers, or a list with one between each two."
+    )
     source: Literal["weights", "classifier", "fit"]
     train_rows: int | None = None
     train_accuracy: float | None = None

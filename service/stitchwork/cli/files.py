@@ -195,7 +195,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
     if "labels" in metadata:
         fields["labels"] = json.loads(metadata["labels"])
     if "activation" in metadata:
-        fields["activation"] = metadata["activation"].strip('"')
+        text = metadata["activation"]
+        fields["activation"] = json.loads(text) if text.startswith("[") else text.strip('"')
     return arrays, fields
 
 

@@ -199,7 +199,8 @@ def put_space(
 @click.option(
     "--activation",
     metavar="NAME",
-    help="Activation between the layers, such as relu or gelu; required for two or more.",
+    help="Activation between the layers, such as relu or gelu, or one between each two, such as "
+    "relu,tanh; required for two layers or more.",
 )
 @click.option(
     "--embeddings", type=FILE, metavar="FILE", help=".npy file of rows to fit a linear head on."
@@ -240,7 +241,9 @@ def put_head(
         fields["classifier"] = True
     elif weights:
         arrays, fields = read_tensors(weights)
-        fields |= {"activation": activation} if activation else {}
+        if activation:
+            each = activation.split(",")
+            fields["activation"] = each if len(each) > 1 else activation
         fields |= {"labels": names} if names is not None else {}
     elif names is None:
         raise InvalidInputError("expected --labels, one for each row or input")

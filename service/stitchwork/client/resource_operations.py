@@ -101,7 +101,7 @@ class ResourceOperations:
 
     @Operation
     def put_head(
-        self, /, id_: str, space: str, *, arrays: Mapping[str, Floats] | None = None, **fields: Any
+        self, /, id_: str, space: str, *, arrays: Mapping[str, Any] | None = None, **fields: Any
     ) -> Flow[dict[str, Any]]:
         """Register a head.
 
@@ -110,8 +110,10 @@ class ResourceOperations:
             space: Id of its space.
             arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of an
                 MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`. Weights of
-                a single score (1, d) have two labels, the negative class first.
-            fields: `labels`, `activation` (required for two layers or more), `classifier`, or
+                a single score (1, d) have two labels, the negative class first. Numpy arrays or
+                torch tensors.
+            fields: `labels`, `activation` (required for two layers or more; a list with one
+                between each two, if they differ), `classifier`, or
                 `fit` with `items` and `labels`; also arrays whose names are Python identifiers.
         """
         if fields.get("labels") is not None:

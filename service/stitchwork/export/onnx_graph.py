@@ -149,7 +149,7 @@ def _classifier_steps(classifier: Classifier) -> str:
         steps += f"    {y} = Gemm <transB = 1> ({x}, weight{i}, bias{i})\n"
         if i < last:
             x = f"{y}_active"
-            steps += ACTIVATIONS[classifier.activation].format(x=y, y=x)
+            steps += ACTIVATIONS[classifier.activations[i]].format(x=y, y=x)
     return steps + "    probabilities = Softmax <axis = 1> (logits)\n"
 
 

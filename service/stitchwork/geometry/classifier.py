@@ -13,6 +13,8 @@ from stitchwork.geometry.linalg import Convert, erf, suppress_warnings
 
 Layer: TypeAlias = tuple[Array, Array]
 """weight (out, in), bias (out,)."""
+Activation: TypeAlias = str | tuple[str, ...]
+"""One activation for all layers, or one between each two."""
 
 MAX_SIZE: Final = 2.0**40
 """About 1e12: rows whose scores overflowed are scaled down to this and scored again."""
@@ -60,34 +62,51 @@ ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A linear head, or an MLP with one activation between its layers.
+    """A linear head, or an MLP.
 
     Attributes:
         layers: From embedding to logits, each weight (out, in) and bias (out,).
-        activation: Name in `ACTIVATIONS`: `gelu` is x Φ(x), `gelu_tanh` its tanh approximation.
+        activation: Name in `ACTIVATIONS` of the activation between all layers, or one name for
+            each pair of neighbours: `gelu` is x Φ(x), `gelu_tanh` its tanh approximation.
 
     Raises:
         InvalidInputError: If there is no layer, a layer's input width is not the output width of
-            the one before, a number is not finite, or the activation is unknown.
+            the one before, a number is not finite, an activation is unknown, or there is not one
+            for each pair of layers.
     """
 
     layers: tuple[Layer, ...]
-    activation: str = "relu"
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise InvalidInputError(
-                f"expected an activation of {', '.join(ACTIVATIONS)}, got {self.activation[:40]!r}",
-                pointer="/activation",
-            )
+        names = (self.activation,) if isinstance(self.activation, str) else self.activation
+        for name in names:
+            if name not in ACTIVATIONS:
+                raise InvalidInputError(
+                    f"expected an activation of {', '.join(ACTIVATIONS)}, got {name[:40]!r}",
+                    pointer="/activation",
+                )
         if not self.layers:
             raise InvalidInputError("expected at least one layer, got none", pointer="/layers")
+        if names is self.activation and len(names) != len(self.layers) - 1:
+            raise InvalidInputError(
+                f"expected {len(self.layers) - 1} activations, one between each two of "
+                f"{len(self.layers)} layers, got {len(names)}",
+                pointer="/activation",
+            )
         width = None
         for i, (weight, bias) in enumerate(self.layers):
             mismatch = _layer_mismatch(weight, bias, width)
             if mismatch:
                 raise InvalidInputError(f"layer {i}: expected {mismatch}", pointer=f"/layers/{i}")
             width = weight.shape[0]
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """The activation between each two layers."""
+        if isinstance(self.activation, str):
+            return (self.activation,) * (len(self.layers) - 1)
+        return self.activation
 
     @property
     def width(self) -> int:
@@ -184,9 +203,9 @@ def probabilities(logits: Array) -> Array:
 
 
 def _forward(classifier: Classifier, x: Array) -> Array:
-    activate = ACTIVATIONS[classifier.activation]
-    for i, (weight, bias) in enumerate(classifier.layers):
-        x = (activate(x) if i else x) @ weight.T + bias
+    steps = [_identity, *(ACTIVATIONS[name] for name in classifier.activations)]
+    for activate, (weight, bias) in zip(steps, classifier.layers, strict=True):
+        x = activate(x) @ weight.T + bias
     return x
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import Activation, Classifier
 from stitchwork.geometry.diagnostics.redundancy import MAX_COMPARED, find_duplicates
 from stitchwork.geometry.diagnostics.space_metrics import (
     has_unit_rows,
@@ -258,7 +258,7 @@ def layer_arrays(classifier: Classifier) -> Arrays:
     return arrays
 
 
-def classifier_of(arrays: Arrays, activation: str) -> Classifier:
+def classifier_of(arrays: Arrays, activation: Activation) -> Classifier:
     """The inverse of `layer_arrays`."""
     return Classifier(
         tuple(

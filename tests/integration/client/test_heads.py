@@ -22,6 +22,7 @@ from stitchwork.client import Stitchwork
 from stitchwork.errors import InvalidInputError
 from tests.conftest import Pair
 from tests.integration.client.test_commands import Run, run
+from tests.support.onnx_models import run_onnx
 
 __all__ = ["run"]
 
@@ -282,3 +283,54 @@ def test_labels_of_any_kind_are_stored_as_their_json_text(
 def test_labels_of_several_types_are_refused(client: Stitchwork, labels: list[Any]) -> None:
     with pytest.raises(InvalidInputError, match=r"label|string"):
         client.put_head("any", "y", weight=np.ones((2, 32)), labels=labels)
+
+
+def test_activations_of_each_layer_equal_torch_by_every_route(
+    run: Run, url: str, client: Stitchwork, pair: Pair, tmp_path: Any
+) -> None:
+    torch.manual_seed(0)
+    parts = [torch.nn.Linear(32, 7), torch.nn.Linear(7, 6), torch.nn.Linear(6, 3)]
+    module = torch.nn.Sequential(parts[0], torch.nn.ReLU(), parts[1], torch.nn.SiLU(), parts[2])
+    state = module.state_dict()
+    rows = pair.y_anchors[:30]
+    labels = ["a", "b", "c"]
+    record = client.put_head("mlp", "y", arrays=state, labels=labels, activation=["relu", "silu"])
+    assert record["activation"] == ["relu", "silu"]
+    with torch.no_grad():
+        expected = module(torch.from_numpy(rows)).softmax(dim=1).numpy()
+    np.testing.assert_allclose(probabilities(client, "mlp", rows), expected, atol=1e-5)
+    # The same by the command line, from metadata and by an option.
+    file = tmp_path / "w.safetensors"
+    tensors = {name: tensor.numpy() for name, tensor in state.items()}
+    words = ["heads", "put", "mlp", "--space", "y", "--weights", file]
+    meta = {"labels": '["a", "b", "c"]'}
+    save_file(tensors, file, {**meta, "activation": '["relu", "silu"]'})
+    assert run(*words)["version"] == record["version"]
+    save_file(tensors, file, meta)
+    assert run(*words, "--activation", "relu,silu")["version"] == record["version"]
+    # One name and a list of it are the same head.
+    one = client.put_head("mlp", "y", arrays=state, labels=labels, activation="tanh")
+    both = client.put_head("mlp", "y", arrays=state, labels=labels, activation=["tanh", "tanh"])
+    assert (one["version"], both["activation"]) == (both["version"], "tanh")
+    with pytest.raises(InvalidInputError, match="expected 2 activations"):
+        client.put_head("mlp", "y", arrays=state, labels=labels, activation=["relu"])
+    client.delete("heads", "mlp")
+
+
+def test_exported_head_has_the_activation_of_each_layer(client: Stitchwork, pair: Pair) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "0.weight": rng.normal(size=(5, 32)),
+        "2.weight": rng.normal(size=(4, 5)),
+        "4.weight": rng.normal(size=(2, 4)),
+    }
+    names = ["tanh", "gelu"]
+    client.put_head("mlp", "y", arrays=arrays, labels=["a", "b"], activation=names)
+    rows = pair.x_anchors[:20]
+    data = client.export("x", "y", format="onnx", head="mlp")
+    predictions = client.classify("mlp", rows, "x", top=2)
+    scores = [{one["label"]: one["score"] for one in row["top"]} for row in predictions]
+    outputs = run_onnx(data, rows)["probabilities"]
+    expected = np.array([[row["a"], row["b"]] for row in scores])
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+    client.delete("heads", "mlp")

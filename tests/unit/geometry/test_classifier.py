@@ -15,6 +15,7 @@ from torch import nn
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import (
     ACTIVATIONS,
+    Activation,
     Classifier,
     expand_binary,
     logits,
@@ -147,6 +148,22 @@ def test_logits_of_any_row_and_weights_are_finite(lib: ArrayLibrary, activation:
         assert np.isfinite(lib.to_numpy(logits(head, lib.from_numpy(x)))).all()
 
 
+def test_logits_with_an_activation_for_each_layer_equal_torch(lib: ArrayLibrary) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 5), nn.Tanh(), nn.Linear(5, 4), nn.Linear(4, 3)
+    )
+    layers = [part for part in module if isinstance(part, nn.Linear)]
+    head = Classifier(
+        tuple((p.weight.detach().numpy(), p.bias.detach().numpy()) for p in layers),
+        ("gelu", "tanh", "identity"),
+    ).convert_arrays(lib.from_numpy)
+    x = 3 * np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    with torch.no_grad():
+        expected = module(torch.as_tensor(x)).numpy()
+    np.testing.assert_allclose(lib.to_numpy(logits(head, lib.from_numpy(x))), expected, atol=2e-6)
+
+
 W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
 
 
@@ -155,6 +172,9 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
     [
         ((), "relu", "at least one layer", "/layers"),
         (((W, B),), "swish", "relu, .* got 'swish'", "/activation"),
+        (((W, B),), ("relu",), "expected 0 activations, .* of 1 layers, got 1", "/activation"),
+        (((W, B), (W[:, :4], B)), ("relu", "swish"), "relu, .* got 'swish'", "/activation"),
+        (((W, B), (W[:, :4], B)), ("relu", "tanh"), "expected 1 activations", "/activation"),
         (((B, B),), "relu", r"layer 0: expected weight \(out, in\) .* got \(4,\) and", "/layers/0"),
         (((W, W),), "relu", r"layer 0: .* got \(4, 6\) and \(4, 6\)", "/layers/0"),
         (((W, B[:3]),), "relu", r"got \(4, 6\) and \(3,\)", "/layers/0"),
@@ -165,7 +185,7 @@ W, B = np.ones((4, 6), np.float32), np.zeros(4, np.float32)
     ],
 )
 def test_classifier_with_mismatched_layers_is_refused(
-    layers: tuple[Any, ...], activation: str, message: str, pointer: str
+    layers: tuple[Any, ...], activation: Activation, message: str, pointer: str
 ) -> None:
     with pytest.raises(InvalidInputError, match=message) as error:
         Classifier(layers, activation)

@@ -24,7 +24,12 @@ from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING
-from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, expand_binary
+from stitchwork.geometry.classifier import (
+    ACTIVATIONS,
+    Activation,
+    Classifier,
+    expand_binary,
+)
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.resources import (
     Arrays,
@@ -213,10 +218,10 @@ class HeadRequest(RequestModel):
         ]
         | None
     ) = None
-    activation: str | None = Field(
+    activation: str | list[str] | None = Field(
         None,
-        description="Activation between `layers`, required for two or more: one of "
-        f"{', '.join(ACTIVATIONS)}.",
+        description="Activation between `layers`, or a list with one between each two; required "
+        f"for two layers or more: {', '.join(ACTIVATIONS)}.",
     )
     classifier: EncoderSpec | Literal[True] | None = Field(
         None, description="Model to take the classifier from; true: the space's own encoder."
@@ -289,8 +294,7 @@ class HeadRequest(RequestModel):
                 f"{', '.join(ACTIVATIONS)}; got none",
                 pointer="/activation",
             )
-        # Between no layers it has no effect, but it is part of the version: it must not vary.
-        classifier = Classifier(tuple(pairs), self.activation or "relu")
+        classifier = Classifier(tuple(pairs), self._uniform_activation(len(pairs)))
         if classifier.n_classes > 1:
             return classifier
         if len(self.labels or ()) != 2:
@@ -300,6 +304,19 @@ class HeadRequest(RequestModel):
                 pointer="/labels",
             )
         return expand_binary(classifier)
+
+    def _uniform_activation(self, count: int) -> Activation:
+        """The activation of `count` layers, so that equal heads have equal versions.
+
+        A list of equal names becomes one name; without effect, between no layers, it is `relu`.
+        """
+        names = self.activation
+        if names is None or (not names and count == 1):
+            return "relu"
+        if isinstance(names, str):
+            return names
+        is_uniform = len(set(names)) == 1 and len(names) == count - 1
+        return names[0] if is_uniform else tuple(names)
 
 
 class NewHeadRequest(HeadRequest):
