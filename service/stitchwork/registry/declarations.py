@@ -3,12 +3,11 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
-from stitchwork.geometry.classifier import Activation, Classifier
 from stitchwork.geometry.diagnostics.redundancy import MAX_COMPARED, find_duplicates
 from stitchwork.geometry.diagnostics.space_metrics import (
     has_unit_rows,
@@ -22,7 +21,6 @@ from stitchwork.resources import (
     BridgeParameters,
     EncoderSpec,
     Floats,
-    Head,
     Modality,
     Space,
     digest,
@@ -206,65 +204,6 @@ def space_record(
         unit=is_unit if declared.unit is None else declared.unit,
         agreement=agreement,
         warnings=tuple(warnings),
-    )
-
-
-def head_record(
-    id_: str,
-    space: str,
-    classifier: Classifier,
-    labels: Sequence[str],
-    version: str,
-    source: Literal["weights", "classifier", "fit"],
-    train: tuple[int, float] | None = None,
-) -> Head:
-    """The record of a head.
-
-    Raises:
-        InvalidInputError: If there is not one label for each class, or two are equal.
-    """
-    if len(labels) != classifier.n_classes:
-        raise InvalidInputError(
-            f"the head scores {classifier.n_classes} classes, got {len(labels)} labels",
-            pointer="/labels",
-        )
-    if classifier.n_classes < 2:
-        raise InvalidInputError(
-            "expected at least two classes, got one, whose probability would always be 1"
-        )
-    if len(set(labels)) < len(labels):
-        raise InvalidInputError("two labels are equal", pointer="/labels")
-    widths = [weight.shape[0] for weight, _ in classifier.layers]
-    return Head(
-        id=id_,
-        version=version,
-        space=space,
-        dim=classifier.width,
-        labels=tuple(labels),
-        layers=(classifier.width, *widths),
-        activation=classifier.activation if len(widths) > 1 else "identity",
-        source=source,
-        train_rows=train[0] if train else None,
-        train_accuracy=train[1] if train else None,
-    )
-
-
-def layer_arrays(classifier: Classifier) -> Arrays:
-    """A classifier's layers under the names of a torch Sequential: `0.weight`, `0.bias`, `2.…`."""
-    arrays: Arrays = {}
-    for i, (weight, bias) in enumerate(classifier.layers):
-        arrays[f"{2 * i}.weight"] = np.asarray(weight, np.float32)
-        arrays[f"{2 * i}.bias"] = np.asarray(bias, np.float32)
-    return arrays
-
-
-def classifier_of(arrays: Arrays, activation: Activation) -> Classifier:
-    """The inverse of `layer_arrays`."""
-    return Classifier(
-        tuple(
-            (arrays[f"{2 * i}.weight"], arrays[f"{2 * i}.bias"]) for i in range(len(arrays) // 2)
-        ),
-        activation,
     )
 
 

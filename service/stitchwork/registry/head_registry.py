@@ -5,8 +5,8 @@ from typing import Any
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
-from stitchwork.registry.declarations import classifier_of, head_record, layer_arrays
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
+from stitchwork.registry.head_records import classifier_of, head_record, layer_arrays
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.transitions import begin_registration, check_current, make_ready
 from stitchwork.resources import Arrays, EncoderSpec, Head, Registration, Space, digest
