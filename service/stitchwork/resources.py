@@ -35,21 +35,49 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+PoolingMode: TypeAlias = Literal["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"]
+
+
 class TextEncoder(Record):
     """A transformers model that embeds texts."""
 
     kind: Literal["transformers"] = "transformers"
     model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
-    pooling: Literal["mean", "cls", "last"] = "mean"
+    pooling: PoolingMode | tuple[PoolingMode, ...] | None = Field(
+        None,
+        description="How tokens become one row, or several ways whose rows are concatenated; "
+        "unset: as the model's files say, else `mean`.",
+    )
     layer: Annotated[int, Strict()] = Field(
         -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
     )
     max_length: Annotated[int, Strict()] | None = Field(
-        None, ge=1, le=1_000_000, description="Maximum number of tokens of a text."
+        None,
+        ge=1,
+        le=1_000_000,
+        description="Maximum number of tokens; unset: the model's own.",
     )
-    normalize: Annotated[bool, Strict()] = Field(
-        False, description="Scale embeddings to unit length."
+    normalize: Annotated[bool, Strict()] | None = Field(
+        None,
+        description="Scale embeddings to unit length; unset: as the model's files say, else no.",
+    )
+    prompt: str | None = Field(
+        None,
+        max_length=10_000,
+        description="Text before each text; unset: that of `prompt_name`, else the model's "
+        "default prompt.",
+    )
+    prompt_name: str | None = Field(
+        None, max_length=256, description="Name of a prompt in the model's files."
+    )
+    lower_case: Annotated[bool, Strict()] | None = Field(
+        None, description="Convert texts to lower case; unset: as the model's files say, else no."
+    )
+    modules: tuple[str, ...] | None = Field(
+        None,
+        description="Modules between the pooling and the embedding. Unset: those of the model's "
+        "files; empty: none of them.",
     )
     truncate: Annotated[bool, Strict()] = Field(
         False, description="Cut longer texts instead of refusing them."
@@ -59,6 +87,12 @@ class TextEncoder(Record):
     def modality(self) -> Modality:
         """The modality of its inputs."""
         return "text"
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it leaves nothing for the model's files to decide."""
+        values = (self.pooling, self.normalize, self.lower_case, self.prompt, self.modules)
+        return None not in (*values, self.max_length)
 
 
 Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]

@@ -201,8 +201,21 @@ class EncoderCache:
             release_memory(self.device)
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
-        """The spec with its revision resolved to a commit; see `ModelFiles.pin`."""
-        return self._files.pin(spec)
+        """The spec with what is in force: a commit, and what the model's own files decide.
+
+        Raises:
+            InvalidInputError: If the spec does not fit the model, or names one that is not allowed.
+            JobFailedError: If the files cannot be read or followed.
+        """
+        pinned = self._files.pin(spec)
+        if not isinstance(pinned, TextEncoder) or pinned.is_resolved:
+            return pinned
+        from stitchwork.models.text_settings import pin_text_encoder
+
+        try:
+            return pin_text_encoder(pinned, self._files.path(pinned))
+        except LOAD_ERRORS as error:
+            raise _load_error(spec, error) from error
 
     def _used_bytes(self) -> int:
         return sum(loaded.encoder.nbytes for loaded in self._loaded.values())
@@ -274,8 +287,12 @@ class EncoderCache:
         compile_models = self._compile_models and encoder_key(spec) not in self._costs
         match spec:
             case TextEncoder():
+                from stitchwork.models.sentence_transformers_files import is_static
+                from stitchwork.models.static_encoder import StaticEncoder
                 from stitchwork.models.transformers_encoder import TransformersEncoder
 
+                if is_static(files):
+                    return StaticEncoder(spec, self.device, files, self._max_tokens)
                 return TransformersEncoder(
                     spec,
                     self.device,

@@ -13,6 +13,8 @@ from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 
 FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Files that are downloaded: never code or pickles, so that neither can be run."""
+IGNORED: Final = ("[!0-9]*/*", "*/*/*")
+"""Folders that are not downloaded: all but those of a model's modules, such as `1_Pooling`."""
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,7 +52,7 @@ class Hub:
                 model,
                 revision=revision,
                 allow_patterns=list(FILES),
-                ignore_patterns=["*/*"],
+                ignore_patterns=list(IGNORED),
                 local_files_only=self._offline,
             )
         except HFValidationError as error:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.models.transformers_encoder import pool
+from stitchwork.models.pooling import pool
 
 BATCH: Final = 32
 

@@ -1,6 +1,5 @@
 """Text encoders: transformers models."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,19 +13,24 @@ from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.pooling import build_modules, pool
 from stitchwork.models.pretrained_weights import (
     LOCAL_FILES_ONLY,
     check_code,
     load_base_model,
     load_tokenizer,
 )
-from stitchwork.resources import Item, Modality, TextEncoder
+from stitchwork.models.text_settings import (
+    length_limits,
+    lower_case_first,
+    pooling_modes,
+    prompt_tokens,
+    resolve_spec,
+)
+from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
 """Texts with more characters than this for each allowed token are refused before tokenising."""
-DEFAULT_LENGTH: Final = 512
-UNLIMITED_LENGTH: Final = 1_000_000
-"""Tokenizers without a limit report a length above this."""
 MAX_COMPILED_LENGTH: Final = 512
 """Models for longer texts are not compiled, since that is verified at their full length."""
 
@@ -60,11 +64,14 @@ class TransformersEncoder:
         cuda_graphs: bool = False,
         max_compiled_length: int = MAX_COMPILED_LENGTH,
     ) -> None:
+        spec, files = resolve_spec(spec, folder)
         self._spec = spec
         self.device = device
-        check_code(spec.model, folder)
-        self._tokenizer: Any = load_tokenizer(spec.model, folder)
-        model = load_base_model(spec.model, folder)
+        check_code(spec.model, files.model_folder)
+        self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
+        if spec.lower_case:
+            lower_case_first(self._tokenizer)
+        model = load_base_model(spec.model, files.model_folder)
         config = model.config
         layers = int(config.num_hidden_layers)
         if not -layers - 1 <= spec.layer <= layers:
@@ -72,8 +79,11 @@ class TransformersEncoder:
                 f"layer: expected 0 to {layers} for {spec.model}, or -1 to "
                 f"{-layers - 1} from the end, got {spec.layer}"
             )
-        model_limit, default_limit = _length_limits(folder, self._tokenizer, config)
-        min_tokens = self._tokenizer.num_special_tokens_to_add() + 1
+        model_limit, default_limit = length_limits(self._tokenizer, model, files.max_length)
+        self._prompt = spec.prompt or ""
+        prompt_length = prompt_tokens(self._tokenizer, self._prompt)
+        special_tokens = self._tokenizer.num_special_tokens_to_add()
+        min_tokens = max(special_tokens, prompt_length) + 1
         if spec.max_length is not None and not min_tokens <= spec.max_length <= model_limit:
             raise InvalidInputError(
                 f"max_length: expected {min_tokens} to {model_limit} tokens for {spec.model}, got "
@@ -81,12 +91,17 @@ class TransformersEncoder:
             )
         own_limit = spec.max_length or default_limit
         self._limit = min(own_limit, max_tokens)
+        self._max_characters = self._limit * CHARACTERS_PER_TOKEN
         self._expectation = f"expected at most {own_limit} tokens for {spec.model}"
         if own_limit > max_tokens:
             self._expectation = f"expected at most {max_tokens} tokens (max_text_tokens)"
-        self.dim = int(config.hidden_size)
-        self.nbytes = parameter_bytes(model)
-        pooled = _PoolingModel(model, spec).to(device)
+        modes = pooling_modes(spec.pooling or files.pooling)
+        modules, self.dim = build_modules(
+            spec.model, files.modules, int(config.hidden_size) * len(modes)
+        )
+        self.nbytes = parameter_bytes(model) + parameter_bytes(modules)
+        skipped = 0 if files.include_prompt else prompt_length
+        pooled = _PoolingModel(model, modules, spec, modes, skipped).to(device)
         self.forward_pass: ForwardPass = pooled
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
             self.forward_pass = compile_forward(pooled, spec.model, self._samples())
@@ -100,11 +115,11 @@ class TransformersEncoder:
             InvalidInputError: If a text is empty, or is too long and may not be truncated.
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
-        texts = [self._check(item, i, may_truncate) for i, item in enumerate(items)]
+        texts = [self._prompt + self._check(item, i, may_truncate) for i, item in enumerate(items)]
         token_ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=True, return_attention_mask=False, verbose=False
         )["input_ids"]
-        shortened = {i for i, item in enumerate(items) if len(texts[i]) < len(item)}
+        shortened = {i for i, item in enumerate(items) if len(item) > self._max_characters}
         too_long = [i for i, ids in enumerate(token_ids) if len(ids) > self._limit]
         if too_long and not may_truncate:
             i = too_long[0]
@@ -152,11 +167,10 @@ class TransformersEncoder:
         pointer = f"/items/{i}"
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=pointer)
-        max_characters = self._limit * CHARACTERS_PER_TOKEN
-        if len(item) <= max_characters:
+        if len(item) <= self._max_characters:
             return item
         if may_truncate:
-            return item[:max_characters]
+            return item[: self._max_characters]
         raise InvalidInputError(
             f"{self._expectation}, got a text of {len(item)} characters; set truncate to cut it",
             pointer=pointer,
@@ -167,42 +181,31 @@ class TransformersEncoder:
 class _PoolingModel(torch.nn.Module):
     """Maps token ids and mask, each (n, t), to embeddings (n, dim) float32."""
 
-    def __init__(self, model: Any, spec: TextEncoder) -> None:
+    def __init__(
+        self,
+        model: Any,
+        modules: torch.nn.Module,
+        spec: TextEncoder,
+        modes: Sequence[PoolingMode],
+        prompt_length: int,
+    ) -> None:
         super().__init__()
         self.model = model
-        self._spec = spec
+        self.after = modules
+        self._layer = spec.layer
+        self._modes = modes
+        self._prompt_length = prompt_length
+        self._normalize = bool(spec.normalize)
         self._is_last = spec.layer in (-1, int(model.config.num_hidden_layers))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         output = self.model(
             input_ids=ids, attention_mask=mask, output_hidden_states=not self._is_last
         )
-        spec = self._spec
-        hidden = output.last_hidden_state if self._is_last else output.hidden_states[spec.layer]
-        rows = pool(hidden.float(), mask, mask.sum(dim=1), spec.pooling)
-        return torch.nn.functional.normalize(rows, dim=1) if spec.normalize else rows
-
-
-def pool(
-    hidden: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor, pooling: str
-) -> torch.Tensor:
-    """Pool the hidden states of each text.
-
-    Args:
-        hidden: (n, t, d) hidden states, right-padded.
-        mask: (n, t), 1 at tokens, else 0.
-        lengths: (n,) numbers of tokens.
-        pooling: `mean` of the tokens, the first token (`cls`), or the `last` one.
-
-    Returns:
-        (n, d); padding does not affect it.
-    """
-    if pooling == "cls":
-        return hidden[:, 0]
-    if pooling == "last":
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
-    weights = mask[:, :, None].to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+        hidden = output.last_hidden_state if self._is_last else output.hidden_states[self._layer]
+        rows = pool(hidden.float(), mask, mask.sum(dim=1), self._modes, self._prompt_length)
+        rows = self.after(rows)
+        return torch.nn.functional.normalize(rows, dim=1) if self._normalize else rows
 
 
 def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[str]]:
@@ -218,6 +221,8 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
     Raises:
         InvalidInputError: If the classifier has an unsupported form, or expects another pooling.
     """
+    spec, files = resolve_spec(spec, folder)
+    folder = files.model_folder
     check_code(spec.model, folder)
     model: Any
     model, loaded = AutoModelForSequenceClassification.from_pretrained(
@@ -239,7 +244,7 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
             f"expected the classifier of {spec.model} to be one or two linear layers, got "
             f"{type(head).__name__}"
         )
-    if spec.pooling != "cls" or spec.normalize or spec.layer != -1:
+    if spec.pooling != "cls" or spec.normalize or spec.layer != -1 or spec.modules:
         raise InvalidInputError(
             f"the classifier of {spec.model} expects an encoder with pooling cls, layer -1 and "
             "normalize false"
@@ -263,17 +268,3 @@ def _linear_layers(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, 
     if isinstance(dense, linear) and isinstance(out, linear):
         return [dense, out], "tanh"
     return None, ""
-
-
-def _length_limits(folder: Path, tokenizer: Any, config: Any) -> tuple[int, int]:
-    """The maximum number of tokens of a model, and its default."""
-    limits = [int(tokenizer.model_max_length), getattr(config, "max_position_embeddings", None)]
-    maximum = min(
-        (limit for limit in limits if limit and limit < UNLIMITED_LENGTH), default=DEFAULT_LENGTH
-    )
-    settings = folder / "sentence_bert_config.json"
-    if settings.is_file():
-        return maximum, min(
-            maximum, json.loads(settings.read_text()).get("max_seq_length") or maximum
-        )
-    return maximum, maximum

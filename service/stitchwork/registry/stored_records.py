@@ -12,13 +12,16 @@ from stitchwork.resources import Record
 
 T = TypeVar("T", bound=Record)
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The format of the records that are written. All formats up to it are read.
 
 It changes if a release before could not read a record, and `_upgrade` then reads the format before.
 """
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose records do not name it."""
+
+MODULES_FORMAT: Final = 3
+"""The format in which text encoders have a prompt and modules."""
 
 
 def dump_record(record: Record) -> bytes:
@@ -56,6 +59,11 @@ def load_record(model: type[T], data: bytes, name: str) -> T:
 def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     """The fields of a record as the current format has them.
 
-    Format 1 differs from format 2 by not naming its format.
+    Format 1 differs from format 2 by not naming its format. Before format 3, text encoders ignored
+    the prompts and modules of their model's files, and their rows must stay comparable.
     """
+    encoder = fields.get("encoder")
+    if number < MODULES_FORMAT and encoder and encoder.get("kind") == "transformers":
+        ignored = {"prompt": "", "lower_case": False, "modules": []}
+        return {**fields, "encoder": {**ignored, **encoder}}
     return fields

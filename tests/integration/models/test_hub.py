@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.hub import Hub
+from stitchwork.models.hub import FILES, IGNORED, Hub
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import TextEncoder
 
@@ -48,7 +49,8 @@ def test_a_revision_is_pinned_to_its_commit(cache: Path) -> None:
     assert encoders.pin(pinned) == pinned, "a commit is not resolved again"
     assert encoders.pin(spec).revision == COMMITS[1]
     local = TextEncoder(model=str(minilm_folder()))
-    assert encoders.pin(local) == local
+    with_root = EncoderCache("cpu", [minilm_folder()], offline=True)
+    assert with_root.pin(local).revision is None
     assert encoders.get(pinned).encoder.dim == 384
 
 
@@ -66,3 +68,29 @@ def test_only_models_that_match_a_pattern_are_allowed(cache: Path) -> None:
     for name in ("a b/c", "x/../y", "a//b", "-/-"):
         with pytest.raises((InvalidInputError, JobFailedError)):
             hub.folder(name, None)
+
+
+def test_the_files_of_the_modules_are_downloaded_and_no_others() -> None:
+    wanted = [
+        "modules.json",
+        "config_sentence_transformers.json",
+        "model-00001-of-00002.safetensors",
+        "tokenizer.model",
+        "0_Transformer/model.safetensors",
+        "0_Transformer/vocab.txt",
+        "1_Pooling/config.json",
+        "2_Dense/config.json",
+        "2_Dense/model.safetensors",
+    ]
+    others = [
+        "modeling_code.py",
+        "pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "onnx/config.json",
+        "openvino/openvino_model.json",
+        "1_Pooling/nested/config.json",
+    ]
+    names = filter_repo_objects(
+        wanted + others, allow_patterns=list(FILES), ignore_patterns=list(IGNORED)
+    )
+    assert list(names) == wanted

@@ -15,7 +15,16 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Item, Modality, TextEncoder
 
 TEXTS = ("alpha", "beta", "gamma", "delta", "epsilon")
-SPEC = TextEncoder(model="/no/such/model")
+SPEC = TextEncoder(
+    model="/no/such/model",
+    pooling="mean",
+    normalize=False,
+    max_length=512,
+    prompt="",
+    lower_case=False,
+    modules=(),
+)
+"""An encoder that leaves nothing for its files to decide: none are read when it is pinned."""
 DIM = 3
 
 

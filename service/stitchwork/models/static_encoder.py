@@ -1,0 +1,113 @@
+"""Static text embeddings: the mean of one row for each token, without a transformer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from tokenizers import Tokenizer
+
+from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.models.encoder import MAX_TOKENS, PreparedInputs, parameter_bytes
+from stitchwork.models.pooling import build_modules, load_tensors
+from stitchwork.models.sentence_transformers_files import refusal
+from stitchwork.models.text_settings import resolve_spec
+from stitchwork.resources import Item, Modality, TextEncoder
+
+MAX_CHARACTERS_PER_TOKEN: Final = 200
+"""Texts with more characters than this for each allowed token are refused before tokenising."""
+
+
+class StaticEncoder:
+    """A `StaticEmbedding` of sentence-transformers, and the modules after it.
+
+    Args:
+        spec: The encoder.
+        device: The device it runs on.
+        folder: The folder of its files.
+        max_tokens: Maximum tokens of a text, unless the spec has its own.
+    """
+
+    modality: Modality = "text"
+
+    def __init__(
+        self, spec: TextEncoder, device: torch.device, folder: Path, max_tokens: int = MAX_TOKENS
+    ) -> None:
+        self._spec, files = resolve_spec(spec, folder)
+        self.device = device
+        file = files.model_folder / "tokenizer.json"
+        if not file.is_file():
+            raise refusal(spec.model, "it has no tokenizer: expected a file tokenizer.json")
+        self._tokenizer = Tokenizer.from_file(str(file))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        rows = self._rows(files.model_folder)
+        self._limit = min(spec.max_length or max_tokens, max_tokens)
+        modules, self.dim = build_modules(spec.model, files.modules, rows.shape[1])
+        self._embedding = torch.nn.EmbeddingBag.from_pretrained(rows, mode="mean").to(device)
+        self._modules = modules.to(device)
+        self.nbytes = parameter_bytes(self._embedding) + parameter_bytes(modules)
+
+    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+        """Tokenise texts.
+
+        Raises:
+            InvalidInputError: If a text is empty or has no known token, or is too long and may
+                not be truncated.
+        """
+        may_truncate = self._spec.truncate if truncate is None else truncate
+        texts = [self._check(item, i) for i, item in enumerate(items)]
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        inputs, truncated = [], []
+        for i, encoding in enumerate(encodings):
+            pointer = f"/items/{i}"
+            if not encoding.ids:
+                raise InvalidInputError("expected a text with a known token", pointer=pointer)
+            if len(encoding.ids) > self._limit:
+                if not may_truncate:
+                    raise InvalidInputError(
+                        f"expected at most {self._limit} tokens for {self._spec.model}, got "
+                        f"{len(encoding.ids)}; set truncate to cut the text",
+                        pointer=pointer,
+                        code=ErrorCode.TOO_MANY_TOKENS,
+                    )
+                truncated.append(i)
+            inputs.append(torch.tensor(encoding.ids[: self._limit]))
+        return PreparedInputs(inputs, tuple(truncated))
+
+    def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings (n, dim) float32 of token ids."""
+        starts = torch.tensor([0, *(len(ids) for ids in inputs[:-1])]).cumsum(0)
+        ids = torch.cat(list(inputs)).to(self.device)
+        rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
+        return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
+
+    def _check(self, item: Item, i: int) -> str:
+        if not isinstance(item, str) or not item.strip():
+            raise InvalidInputError("expected a text that is not empty", pointer=f"/items/{i}")
+        if len(item) > self._limit * MAX_CHARACTERS_PER_TOKEN:
+            raise InvalidInputError(
+                f"expected at most {self._limit} tokens for {self._spec.model}, got a text of "
+                f"{len(item)} characters",
+                pointer=f"/items/{i}",
+                code=ErrorCode.TOO_MANY_TOKENS,
+            )
+        text = (self._spec.prompt or "") + item
+        return text.lower() if self._spec.lower_case else text
+
+    def _rows(self, folder: Path) -> torch.Tensor:
+        """The row of each token id, (vocabulary, d) float32."""
+        tensors = load_tensors(self._spec.model, folder)
+        rows: torch.Tensor | None = tensors.get("embedding.weight")
+        if rows is not None:
+            return rows.float()
+        # The form of model2vec: rows, which of them each token has, and a weight for each token.
+        rows = tensors.get("embeddings")
+        if rows is None:
+            raise refusal(self._spec.model, "its weights lack embedding.weight")
+        if (mapping := tensors.get("mapping")) is not None:
+            rows = rows[mapping.long()]
+        rows = rows.float()
+        if (weights := tensors.get("weights")) is not None:
+            rows = rows * weights.float()[:, None]
+        return rows.contiguous()
