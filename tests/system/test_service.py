@@ -120,6 +120,12 @@ def test_two_text_spaces_translate_into_each_other(spaces: TextSpaces) -> None:
         assert mean_cosine(translated, expected) > mean_cosine(translated, shuffled) + 0.3
 
 
+def test_the_record_of_a_space_shows_how_its_encoder_embeds(spaces: TextSpaces) -> None:
+    encoder = httpx.get(f"{spaces.url}/spaces/minilm").raise_for_status().json()["encoder"]
+    resolved = {"pooling": "mean", "normalize": True, "max_length": 256, "modules": []}
+    assert encoder == encoder | resolved | {"prompt": "", "prompt_name": None, "lower_case": False}
+
+
 def test_a_head_takes_embeddings_that_come_from_elsewhere(spaces: TextSpaces) -> None:
     holdout = spaces.order[160:]
     predictions = spaces.client.classify("topic", spaces.use[holdout], "use")

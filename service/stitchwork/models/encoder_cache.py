@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from cachetools import TTLCache
 
-from stitchwork.errors import ErrorCode, JobFailedError, StitchworkError
+from stitchwork.errors import StitchworkError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import (
@@ -24,6 +24,7 @@ from stitchwork.models.encoder import (
     resolve_device,
 )
 from stitchwork.models.hub import Hub
+from stitchwork.models.load_errors import LOAD_ERRORS, convert_error
 from stitchwork.models.memory import (
     configure_allocator,
     device_memory_bytes,
@@ -40,13 +41,6 @@ RETRY_SECONDS: Final = 15.0
 """An encoder that could not be loaded is not tried again for this long."""
 MAX_FAILURES: Final = 1024
 MIN_PATIENCE_SECONDS: Final = 1.0
-LOAD_ERRORS: Final = (
-    *(OSError, ValueError, RuntimeError, ImportError, MemoryError),
-    *(AttributeError, KeyError, TypeError, IndexError),
-)
-"""What the libraries raise at files that they cannot load."""
-MAX_REASON_CHARACTERS: Final = 300
-"""Characters of a library's reason in our error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +138,7 @@ class EncoderCache:
             files = self._files.path(spec)
             match spec:
                 case TextEncoder():
-                    from stitchwork.models.transformers_encoder import text_classifier
+                    from stitchwork.models.text_classifier import text_classifier
 
                     return text_classifier(spec, files)
                 case ImageEncoder():
@@ -154,7 +148,7 @@ class EncoderCache:
                 case _:
                     assert_never(spec)
         except LOAD_ERRORS as error:
-            raise _load_error(spec, error) from error
+            raise convert_error(spec, error) from error
 
     def to_device(self, array: Any) -> Any:
         """An array as maps and heads are applied to it: a tensor on the device of the encoders.
@@ -215,7 +209,7 @@ class EncoderCache:
         try:
             return pin_text_encoder(pinned, self._files.path(pinned))
         except LOAD_ERRORS as error:
-            raise _load_error(spec, error) from error
+            raise convert_error(spec, error) from error
 
     def _used_bytes(self) -> int:
         return sum(loaded.encoder.nbytes for loaded in self._loaded.values())
@@ -236,7 +230,7 @@ class EncoderCache:
             self._record_failure(key, error)
             raise
         except LOAD_ERRORS as error:
-            load_error = _load_error(spec, error)
+            load_error = convert_error(spec, error)
             self._record_failure(key, load_error)
             raise load_error from error
         self._costs[key] = (loaded.encoder.nbytes, loaded.seconds)
@@ -324,13 +318,6 @@ def _sample(spec: EncoderSpec) -> Item:
             return _PIXEL_PNG
         case _:
             assert_never(spec)
-
-
-def _load_error(spec: EncoderSpec, error: Exception) -> JobFailedError:
-    """The error of a library as ours, with the first sentence of its reason."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = lines[0][:MAX_REASON_CHARACTERS] if lines else type(error).__name__
-    return JobFailedError(f"{spec.model} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED)
 
 
 _PIXEL_PNG: Final = bytes.fromhex(

@@ -4,8 +4,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from stitchwork.errors import ErrorCode, JobFailedError
 
@@ -44,12 +53,18 @@ def load_tokenizer(name: str, folder: Path) -> Any:
 
 
 def check_code(name: str, folder: Path) -> None:
-    """Refuse a model that contains code, or that is an adapter for another model."""
+    """Refuse a model that needs code from its files, or that is an adapter for another model.
+
+    Code is never run: where transformers has the architecture itself, its own class is used.
+    """
     if (folder / ADAPTER_FILE).exists():
         raise JobFailedError(f"{name} is an adapter for another model, which is not supported")
-    config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
-    if getattr(config, "auto_map", None):
-        raise JobFailedError(f"{name} contains code, which is never run")
+    fields = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
+    if "auto_map" in fields and fields.get("model_type") not in MODEL_MAPPING_NAMES:
+        raise JobFailedError(
+            f"{name} contains code, which is never run, and transformers has no "
+            f"{fields.get('model_type', 'such')} model"
+        )
 
 
 def load_base_model(name: str, folder: Path) -> Any:
@@ -98,7 +113,12 @@ def _load(auto_class: Any, folder: Path, attention: str) -> tuple[Any, dict[str,
 
 
 def check_weights(
-    name: str, model: Any, info: dict[str, Any], *, other_parts: Collection[str] = ()
+    name: str,
+    model: Any,
+    info: dict[str, Any],
+    *,
+    other_parts: Collection[str] = (),
+    unused_pooler: bool = True,
 ) -> None:
     """Refuse a model with weights that its files lack, that it does not use, or that do not fit.
 
@@ -110,12 +130,14 @@ def check_weights(
         info: What transformers reports of loading it.
         other_parts: Modules whose weights may be in the files without being used, besides the
             heads of other tasks.
+        unused_pooler: Whether its pooler is not used, and may be missing.
 
     Raises:
-        JobFailedError: If there are such weights; all are named, up to a number. An unused pooler
-            may be missing.
+        JobFailedError: If there are such weights; all are named, up to a number.
     """
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    missing = sorted(
+        key for key in info["missing_keys"] if not (unused_pooler and key.startswith("pooler."))
+    )
     mismatched = sorted(
         f"{key} {tuple(stored)} instead of {tuple(own)}"
         for key, stored, own in info["mismatched_keys"]

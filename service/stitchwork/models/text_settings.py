@@ -14,6 +14,7 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.models.pretrained_weights import LOCAL_FILES_ONLY, check_code, load_tokenizer
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
+    is_static,
     read_files,
     read_transformer,
 )
@@ -74,7 +75,7 @@ def resolve_spec(spec: TextEncoder, folder: Path) -> tuple[TextEncoder, Sentence
 
 def _transformer_alone(name: str, folder: Path) -> SentenceTransformersFiles:
     """The transformer of a folder, without the modules beside it."""
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() and not is_static(folder):
         return read_transformer(name, folder)
     return read_files(name, folder)
 
@@ -93,7 +94,7 @@ def pin_text_encoder(spec: TextEncoder, folder: Path) -> TextEncoder:
     tokenizer = load_tokenizer(spec.model, files.model_folder)
     config = AutoConfig.from_pretrained(files.model_folder, **LOCAL_FILES_ONLY)
     with torch.device("meta"):
-        model = AutoModel.from_config(config, trust_remote_code=False)
+        model = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
     _, default = length_limits(tokenizer, model, files.max_length)
     return resolved.model_copy(update={"max_length": default})
 

@@ -6,20 +6,18 @@ from typing import Any, Final
 
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification
 
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.pooling import build_modules, pool
 from stitchwork.models.pretrained_weights import (
-    LOCAL_FILES_ONLY,
     check_code,
     load_base_model,
     load_tokenizer,
 )
+from stitchwork.models.text_parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
@@ -91,6 +89,11 @@ class TransformersEncoder:
             )
         own_limit = spec.max_length or default_limit
         self._limit = min(own_limit, max_tokens)
+        if self._prompt and self._limit < max(special_tokens, prompt_length) + 2:
+            raise InvalidInputError(
+                f"prompt: expected fewer than {self._limit} tokens, the maximum length, got "
+                f"{prompt_length}; no token of a text would remain"
+            )
         self._max_characters = self._limit * CHARACTERS_PER_TOKEN
         self._expectation = f"expected at most {own_limit} tokens for {spec.model}"
         if own_limit > max_tokens:
@@ -101,8 +104,9 @@ class TransformersEncoder:
         )
         self.nbytes = parameter_bytes(model) + parameter_bytes(modules)
         skipped = 0 if files.include_prompt else prompt_length
-        pooled = _PoolingModel(model, modules, spec, modes, skipped).to(device)
-        self.forward_pass: ForwardPass = pooled
+        pooled = _PoolingModel(model, modules, spec, modes, skipped)
+        self._check_parity(pooled, modes, skipped)
+        self.forward_pass: ForwardPass = pooled.to(device)
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
             self.forward_pass = compile_forward(pooled, spec.model, self._samples())
         elif cuda_graphs and device.type == "cuda":
@@ -139,6 +143,32 @@ class TransformersEncoder:
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids; padding does not affect them."""
         return self.forward_pass(*(part.to(self.device) for part in self._padded(inputs)))
+
+    def tokenize(self, text: str) -> Any:
+        """All that the model's own tokenizer gives for one text, as a batch of one."""
+        return self._tokenizer(
+            self._prompt + text,
+            return_tensors="pt",
+            truncation=True,
+            max_length=self._limit,
+            verbose=False,
+        )
+
+    @torch.no_grad()
+    def _check_parity(
+        self, pooled: "_PoolingModel", modes: Sequence[PoolingMode], prompt_length: int
+    ) -> None:
+        """Compare rows with those of the library's model and tokenizer, a text at a time."""
+        inputs = self.prepare(SAMPLE_TEXTS, truncate=True).inputs
+        check_rows(
+            self._spec.model,
+            pooled(*self._padded(inputs)),
+            [self.tokenize(text) for text in SAMPLE_TEXTS],
+            lambda fields: pooled.hidden_states(**fields),
+            modes,
+            prompt_length,
+            pooled.embeddings,
+        )
 
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Padded ids and mask, each (n, t) int64."""
@@ -199,72 +229,19 @@ class _PoolingModel(torch.nn.Module):
         self._is_last = spec.layer in (-1, int(model.config.num_hidden_layers))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        output = self.model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=not self._is_last
+        hidden = self.hidden_states(input_ids=ids, attention_mask=mask).float()
+        lengths = mask.sum(dim=1)
+        return self.embeddings(pool(hidden, mask, lengths, self._modes, self._prompt_length))
+
+    def hidden_states(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """The hidden states (n, t, d) of the spec's layer."""
+        output = self.model(**inputs, output_hidden_states=not self._is_last)
+        hidden: torch.Tensor = (
+            output.last_hidden_state if self._is_last else output.hidden_states[self._layer]
         )
-        hidden = output.last_hidden_state if self._is_last else output.hidden_states[self._layer]
-        rows = pool(hidden.float(), mask, mask.sum(dim=1), self._modes, self._prompt_length)
+        return hidden
+
+    def embeddings(self, rows: torch.Tensor) -> torch.Tensor:
+        """Pooled rows (n, d) as embeddings (n, dim)."""
         rows = self.after(rows)
         return torch.nn.functional.normalize(rows, dim=1) if self._normalize else rows
-
-
-def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[str]]:
-    """The classifier of a pretrained model, for embeddings with the model's own pooling.
-
-    Args:
-        spec: The model; its pooling must be that of the classifier.
-        folder: The folder of its files.
-
-    Returns:
-        A classifier of the spec's embeddings, float32 numpy, and its labels.
-
-    Raises:
-        InvalidInputError: If the classifier has an unsupported form, or expects another pooling.
-    """
-    spec, files = resolve_spec(spec, folder)
-    folder = files.model_folder
-    check_code(spec.model, folder)
-    model: Any
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        use_safetensors=True,
-        output_loading_info=True,
-        # The model never runs; naming the attention keeps a config from requesting a hub kernel.
-        attn_implementation="eager",
-        **LOCAL_FILES_ONLY,
-    )
-    # Missing weights are initialised at random, and a random head must never be served.
-    if loaded["missing_keys"]:
-        raise InvalidInputError(f"{spec.model} has no trained classifier")
-    head = getattr(model, "classifier", None)
-    base = getattr(model, model.base_model_prefix)
-    layers, activation = _linear_layers(head, base)
-    if layers is None:
-        raise InvalidInputError(
-            f"expected the classifier of {spec.model} to be one or two linear layers, got "
-            f"{type(head).__name__}"
-        )
-    if spec.pooling != "cls" or spec.normalize or spec.layer != -1 or spec.modules:
-        raise InvalidInputError(
-            f"the classifier of {spec.model} expects an encoder with pooling cls, layer -1 and "
-            "normalize false"
-        )
-    names = model.config.id2label
-    arrays = tuple(
-        (layer.weight.detach().float().numpy(), layer.bias.detach().float().numpy())
-        for layer in layers
-    )
-    return Classifier(arrays, activation), [str(names[i]) for i in range(len(names))]
-
-
-def _linear_layers(head: Any, base: Any) -> tuple[list[torch.nn.Linear] | None, str]:
-    """The linear layers of a classifier and the activation between them; None if unsupported."""
-    linear = torch.nn.Linear
-    pooler = getattr(getattr(base, "pooler", None), "dense", None)
-    if isinstance(head, linear):
-        # BERT has a pooler before the classifier: a linear layer and tanh on the first token.
-        return ([pooler, head], "tanh") if isinstance(pooler, linear) else ([head], "identity")
-    dense, out = getattr(head, "dense", None), getattr(head, "out_proj", None)
-    if isinstance(dense, linear) and isinstance(out, linear):
-        return [dense, out], "tanh"
-    return None, ""

@@ -13,6 +13,8 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    CLIPConfig,
+    CLIPModel,
     T5Config,
     T5EncoderModel,
     T5ForConditionalGeneration,
@@ -147,3 +149,12 @@ def test_pickled_weights_are_refused_with_the_reason(folder: Path) -> None:
     message = error_of(folder)
     assert "model.safetensors" in message
     assert "OSError" not in message
+
+
+def test_a_model_of_another_kind_is_refused_with_the_reason(folder: Path) -> None:
+    config = CLIPConfig(
+        text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        vision_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )
+    CLIPModel(config).save_pretrained(folder)
+    assert "not a model of texts that its library can run ('CLIPConfig'" in error_of(folder)

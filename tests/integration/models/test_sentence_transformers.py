@@ -277,3 +277,10 @@ def test_a_missing_file_of_a_module_is_named(transformer: Path, tmp_path: Path, 
     save(tmp_path, [Transformer(str(transformer)), Pooling(WIDTH), Dense(WIDTH, 8)])
     (tmp_path / file).unlink()
     assert f"{file}" in refusal(tmp_path)
+
+
+def test_a_prompt_that_leaves_no_token_for_a_text_is_refused() -> None:
+    rows = embed(minilm_folder(), prompt="word " * 30, max_length=33, truncate=True)
+    assert rows.shape == (3, 384)
+    message = refusal(minilm_folder(), prompt="word " * 30, max_length=32)
+    assert "prompt: expected fewer than 32 tokens" in message

@@ -1,5 +1,6 @@
 """Text encoders: equality with plain transformers, limits, and refused models."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from transformers import (
     BertForSequenceClassification,
     MPNetConfig,
     MPNetModel,
+    RobertaConfig,
+    RobertaModel,
 )
 
 from stitchwork.errors import InvalidInputError, JobFailedError
@@ -19,6 +22,7 @@ from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.models.pooling import pool
+from stitchwork.models.text_parity import check_rows
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder
 
@@ -196,10 +200,9 @@ def test_code_and_pickles_of_models_are_not_run(tiny: Path) -> None:
     marker = tiny / "ran"
     (tiny / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
     config = (tiny / "config.json").read_text()
-    (tiny / "config.json").write_text(
-        config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
-    )
-    with pytest.raises(JobFailedError, match="contains code, which is never run"):
+    with_code = config.replace("{", '{"auto_map": {"AutoModel": "code.Model"},', 1)
+    (tiny / "config.json").write_text(with_code.replace('"bert"', '"my-bert"'))
+    with pytest.raises(JobFailedError, match="contains code, which is never run, and transf"):
         EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     (tiny / "config.json").write_text(config)
     weights = tiny / "model.safetensors"
@@ -207,6 +210,63 @@ def test_code_and_pickles_of_models_are_not_run(tiny: Path) -> None:
     with pytest.raises(JobFailedError, match="cannot be loaded"):
         EncoderCache("cpu", [tiny], offline=True).get(TextEncoder(model=str(tiny)))
     assert not marker.exists()
+
+
+def test_code_that_an_architecture_of_transformers_does_not_need_is_not_run(tiny: Path) -> None:
+    encoders = EncoderCache("cpu", [tiny], offline=True, compile_models=False)
+    spec = TextEncoder(model=str(tiny))
+    loaded = encoders.get(spec)
+    expected = loaded.batcher.embed(loaded.encoder.prepare(TEXTS), 8)
+    marker = tiny / "ran"
+    (tiny / "code.py").write_text(f"open({str(marker)!r}, 'w')\nclass Model: pass\n")
+    config = (tiny / "config.json").read_text()
+    code = {"AutoConfig": "code.Model", "AutoModel": "code.Model"}
+    (tiny / "config.json").write_text(json.dumps({**json.loads(config), "auto_map": code}))
+    loaded = EncoderCache("cpu", [tiny], offline=True, compile_models=False).get(spec)
+    rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS), 8)
+    torch.testing.assert_close(rows, expected)
+    assert not marker.exists()
+
+
+def test_the_longest_text_of_a_model_with_a_position_offset_is_embedded(tiny: Path) -> None:
+    torch.manual_seed(0)
+    model = RobertaModel(
+        RobertaConfig(
+            vocab_size=30522,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=514,
+            pad_token_id=1,
+        )
+    ).eval()
+    model.save_pretrained(tiny)
+    AutoTokenizer.from_pretrained(minilm_folder(), model_max_length=514).save_pretrained(tiny)
+    encoders = EncoderCache("cpu", [tiny], offline=True, compile_models=False)
+    spec = encoders.pin(TextEncoder(model=str(tiny), truncate=True))
+    assert isinstance(spec, TextEncoder)
+    assert spec.max_length == 512
+    loaded = encoders.get(spec)
+    prepared = loaded.encoder.prepare(["word " * 511])
+    assert prepared.truncated == (0,)
+    with torch.inference_mode():
+        expected = model(input_ids=prepared.inputs[0][None]).last_hidden_state.mean(dim=1)
+    rows = loaded.batcher.embed(prepared, 1)
+    torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="3 to 512 tokens"):
+        encoders.get(TextEncoder(model=str(tiny), max_length=513))
+
+
+def test_rows_that_differ_from_those_of_the_library_are_refused_with_the_difference() -> None:
+    hidden = torch.randn(1, 4, 8)
+
+    def check(row: torch.Tensor) -> None:
+        check_rows("m", row, [{}], lambda _: hidden, ("mean",), 0, lambda rows: rows)
+
+    check(hidden.mean(dim=1))
+    with pytest.raises(JobFailedError, match=r"m cannot be used .* differ by 1"):
+        check(2 * hidden.mean(dim=1))
 
 
 def test_only_allowed_folders_and_hub_models_are_loaded(
