@@ -182,6 +182,8 @@ class BridgeParameters(Record):
         return FactorParameters(**self.model_dump())
 
 
+# Spaces and heads are stored and also travel in a `Job`: a new field, here or in a record that they
+# hold, requires raising both `registry.stored_records.FORMAT` and `queue.messages.FORMAT`.
 class Space(Record):
     """The output geometry of one encoder on one anchor set."""
 

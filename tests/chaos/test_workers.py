@@ -28,6 +28,7 @@ from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import dead_letters
 from stitchwork.redis.client import RedisClient
 from stitchwork.supervisor import Plan, ServiceProcess, start
+from stitchwork.telemetry.metrics import DeadLetterReason
 from tests.support import cluster as clusters
 from tests.support import faulty_model, machine
 from tests.support.metric_samples import Scrape
@@ -259,7 +260,8 @@ def test_poison_input_is_dead_lettered_alone(stage: Stage) -> None:
     (stage.folder / faulty_model.SPARE).touch()
     assert "succeeded with 1 rows" in _command(stage, "dead-letters", "requeue", letter.id)
     assert json.loads(_command(stage, "dead-letters", "list", "--json")) == []
-    hopeless = dead_letters.add(server, job.stream, "0-1", job.pack([b"no image"]), letter.reason)
+    reason = DeadLetterReason(letter.reason)
+    hopeless = dead_letters.add(server, job.stream, "0-1", job.pack([b"no image"]), reason)
     server.close()
     with pytest.raises(subprocess.CalledProcessError) as again:
         _command(stage, "dead-letters", "requeue", hopeless)

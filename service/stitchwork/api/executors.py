@@ -32,7 +32,7 @@ class BoundedExecutor:
         self,
         max_tasks: int = MAX_TASKS,
         threads: int = COMPUTE_THREADS,
-        name: str = "translations",
+        name: str = "translations and classifications",
     ) -> None:
         self._max_tasks = max_tasks
         self._name = name
@@ -47,7 +47,10 @@ class BoundedExecutor:
             QueueFullError: If `max_tasks` tasks run or wait.
         """
         if self._tasks >= self._max_tasks:
-            raise QueueFullError(f"{self._max_tasks} {self._name} run or wait in this process")
+            raise QueueFullError(
+                f"expected fewer than {self._max_tasks} {self._name} at a time in this process; "
+                "try again later"
+            )
 
     async def run(self, function: Callable[[], T], seconds: float) -> T:
         """Run a blocking function in a thread, and wait at most `seconds` for its result.

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpcore
 
+from stitchwork.api.content.validation import check_count
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
@@ -97,11 +98,7 @@ class ImageFetcher:
         if not places:
             yield items
             return
-        if len(places) > self._max_urls:
-            raise InputTooLargeError(
-                f"expected at most {self._max_urls} items (max_items), got {len(places)}",
-                pointer="/items",
-            )
+        check_count(len(places), self._max_urls, "items", "max_items", "/items")
         sizes: list[int] = []
         try:
             urls = [self._check(str(items[i]), f"/items/{i}") for i in places]

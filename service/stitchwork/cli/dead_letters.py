@@ -10,7 +10,7 @@ from stitchwork.bootstrap.shared import open_registry
 from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SERVER_SETTINGS, SettingsCommand
-from stitchwork.errors import CorruptDataError
+from stitchwork.errors import CorruptDataError, IncompatibleFormatError, UnknownResourceError
 from stitchwork.queue import dead_letters as repository
 from stitchwork.queue import streams
 from stitchwork.queue.dead_letters import DeadLetter
@@ -34,12 +34,12 @@ def list_all(settings: Settings, json_: bool) -> None:
     """List the dead letters, the newest first."""
     _, server = connect(settings)
     letters = repository.list_all(server)
+    described = [(letter, facts) for letter in letters if (facts := _facts(server, letter))]
     if json_:
-        click.echo(as_json([_facts(server, letter) for letter in letters]))
+        click.echo(as_json([facts for _, facts in described]))
         return
     rows = []
-    for letter in letters:
-        facts = _facts(server, letter)
+    for letter, facts in described:
         size = f"{letter.size / 1000:.1f}"
         rows.append(
             (
@@ -115,14 +115,18 @@ async def _run(server: RedisClient, job: Job, items: list[Any], seconds: float) 
     return f"succeeded with {rows} rows, which are discarded: its caller was answered before"
 
 
-def _facts(server: RedisClient, letter: DeadLetter) -> dict[str, Any]:
+def _facts(server: RedisClient, letter: DeadLetter) -> dict[str, Any] | None:
+    """What is known of a letter; None if it has been dropped since it was listed."""
     milliseconds = int(letter.id.split("-")[0])
     when = datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
     facts: dict[str, Any] = {"letter": letter.id, "when": when, "reason": letter.reason}
     facts["bytes"] = letter.size
     try:
         job, items = repository.read(server, letter.id)
-    except CorruptDataError:
+    except UnknownResourceError:
+        return None
+    except (CorruptDataError, IncompatibleFormatError):
+        # Its reason says so.
         return facts
     facts |= {"model": job.encoder.model if job.encoder else None, "inputs": len(items)}
     if job.registration:

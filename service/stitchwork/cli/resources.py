@@ -131,7 +131,7 @@ def put_anchor_set(
 
 @spaces.command("put", cls=ClientCommand)
 @click.argument("id_", metavar="ID")
-@click.option("--set", "anchor_set", required=True, metavar="SET", help="Its anchor set.")
+@click.option("--anchor-set", required=True, metavar="SET", help="Its anchor set.")
 @click.option("--anchors", type=FILE, metavar="FILE", help=".npy file of (k, d) anchors.")
 @input_options("Declare the anchor set by these first")
 @click.option("--ids", type=FILE, metavar="FILE", help="Names of the rows, one on each line.")

@@ -1,6 +1,7 @@
 """The pipeline of an API process: resolve, embed, translate, classify, predict.
 
-All routes call it. Workers call `stitch`, which it shares, with arrays on their device.
+All inference routes call it. Its core, `stitch.stitch`, also runs on workers, on arrays of their
+device.
 """
 
 from collections.abc import Sequence

@@ -123,7 +123,8 @@ def check_width(rows: Floats, space: Space, pointer: str = "/embeddings") -> Non
     """
     if rows.shape[1] != space.dim:
         raise InvalidInputError(
-            f"space {space.id} is {space.dim} wide, got embeddings of {rows.shape[1]}",
+            f"expected embeddings of {space.dim} numbers, as space {space.id} has, got "
+            f"{rows.shape[1]}",
             pointer=pointer,
             code=ErrorCode.WRONG_WIDTH,
         )

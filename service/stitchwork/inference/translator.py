@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from array_api_compat import array_namespace
 from cachetools import LRUCache
 
 from stitchwork.geometry.bridges import (
@@ -74,7 +75,8 @@ class PairMap:
     def apply(self, x: Any) -> TranslatedRows:
         """Translate (n, d_X) float32 rows into (n, d_Y) float32 rows."""
         rows, defined = self.map.apply(x)
-        covered = self.coverage.covers(x) if self.coverage else defined | ~defined
+        xp = array_namespace(defined)
+        covered = self.coverage.covers(x) if self.coverage else xp.ones_like(defined)
         return TranslatedRows(rows, defined, covered)
 
 

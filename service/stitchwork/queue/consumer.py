@@ -24,6 +24,7 @@ from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
 from stitchwork.queue.turns import StreamTurns
 from stitchwork.redis.client import Command, RedisClient, script_command
 from stitchwork.telemetry import Telemetry, bind_callers
+from stitchwork.telemetry.metrics import DeadLetterReason
 
 log = logging.getLogger(__name__)
 
@@ -242,9 +243,9 @@ class Consumer:
             try:
                 return Delivery(name, entry, *unpack_job(data))
             except CorruptDataError as error:
-                self._dead_letter(name, entry, data, dead_letters.CORRUPT, error.message)
+                self._dead_letter(name, entry, data, DeadLetterReason.CORRUPT, error.message)
             except IncompatibleFormatError as error:
-                reason = dead_letters.INCOMPATIBLE_FORMAT
+                reason = DeadLetterReason.INCOMPATIBLE_FORMAT
                 self._dead_letter(name, entry, data, reason, error.message)
                 job, api = unpack_address(data) or ("", "")
                 failure = JobFailedError(error.message, code=error.code)
@@ -291,13 +292,13 @@ class Consumer:
             )
             for delivery in deliveries:
                 data = delivery.job.pack(delivery.items)
-                self._dead_letter(name, entry, data, dead_letters.DELIVERED_TOO_OFTEN)
+                self._dead_letter(name, entry, data, DeadLetterReason.DELIVERED_TOO_OFTEN)
                 self._on_dead_letter(delivery.job)
                 self.fail(delivery, failure)
         return []
 
     def _dead_letter(
-        self, name: str, entry: str, data: bytes, reason: str, detail: str = ""
+        self, name: str, entry: str, data: bytes, reason: DeadLetterReason, detail: str = ""
     ) -> None:
         log.error("job dead-lettered", extra={"entry": entry, "reason": reason, "detail": detail})
         dead_letters.add(self.server, name, entry, data, reason)

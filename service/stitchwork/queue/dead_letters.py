@@ -1,4 +1,7 @@
-"""Dead letters: jobs that no worker could finish, stored for the operators of the service."""
+"""Dead letters: jobs that no worker could finish, stored for the operators of the service.
+
+`Consumer` decides what comes here.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -9,12 +12,10 @@ from stitchwork.queue.messages import Job, unpack_job
 from stitchwork.queue.streams import DEAD
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Item
+from stitchwork.telemetry.metrics import DeadLetterReason
 
 MAX_DEAD_LETTERS: Final = 1000
 """Above this number the oldest ones are deleted."""
-CORRUPT: Final = "corrupt"
-INCOMPATIBLE_FORMAT: Final = "incompatible-format"
-DELIVERED_TOO_OFTEN: Final = "max-deliveries"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class DeadLetter:
     size: int
 
 
-def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: str) -> str:
+def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: DeadLetterReason) -> str:
     """Store a dead letter, in place of the oldest one if there are too many.
 
     Args:

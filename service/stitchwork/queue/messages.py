@@ -130,8 +130,8 @@ class Reply:
 def registration_job(registration: Registration) -> Job:
     """The job that is the next step of a registration.
 
-    It waits for the encoder only if the step needs one; a step that only computes then holds up no
-    caller who waits for an embedding.
+    It goes to the encoder's stream only if the step needs the encoder, so that other steps do not
+    delay embeddings.
     """
     name = (registration.kind, registration.id, registration.version)
     is_classifier = registration.declared.get("source") == "classifier"
@@ -159,7 +159,7 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
 
 
 def unpack_address(data: bytes) -> tuple[str, str] | None:
-    """The id of a job in any format and the API process that waits; None if none does.
+    """The id of a job in any format, and the API process to reply to; None if there is none.
 
     Raises:
         CorruptDataError: If the bytes fail their checksum.

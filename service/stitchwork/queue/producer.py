@@ -47,11 +47,11 @@ class Producer:
         server: The queue server.
         max_jobs: Jobs that may wait for one encoder.
         max_bytes: Size of all queued jobs.
-        max_wait_seconds: Seconds that a job may have to wait in line.
+        max_wait_seconds: Longest time in seconds that a job is expected to wait for a worker.
         worker_ttl_seconds: Seconds without a heartbeat after which a worker counts as dead.
         metrics: Counts cancelled jobs.
-        full_seconds: How long a full queue counts as full, without another look, if none of its
-            jobs is done.
+        full_seconds: Time in seconds for which a queue that was full counts as full without being
+            read again, unless one of its jobs is done.
     """
 
     def __init__(

@@ -42,9 +42,9 @@ class AdmissionLimits(NamedTuple):
     Attributes:
         jobs: Jobs in one stream; 0 turns all limits off.
         bytes: Size of the jobs in all streams.
-        wait_ms: Milliseconds that the first waiting job may have waited, and that the new job is
-            expected to wait.
-        workers: Workers that share the work.
+        wait_ms: Longest time in milliseconds, both of the oldest job's wait until now and of the
+            new job's expected wait.
+        workers: Number of workers that serve the stream, for the expected wait.
     """
 
     jobs: int

@@ -62,7 +62,11 @@ class StreamTurns:
         return [name for name in self._names if not self._patience(name)]
 
     def next(self, backlogs: Mapping[str, StreamBacklog]) -> str | None:
-        """The stream whose turn it is: jobs have waited long enough; it was read longest ago."""
+        """The stream to read next, or None.
+
+        Of the streams whose oldest job has waited for at least the stream's patience, it is the
+        least recently read.
+        """
         for name in list(self._names):
             waited_ms = backlogs[name].waited_ms if name in backlogs else None
             if waited_ms is not None and waited_ms >= self._patience(name) * 1000:

@@ -1,1 +1,1 @@
-"""What outlives a process: the registry, and the inverses derived from it."""
+"""The registry: records of anchor sets, spaces, heads and API keys, which outlive a process."""

@@ -1,6 +1,7 @@
 """From declarations to records: validation, versions, measures of anchors."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
@@ -153,10 +154,11 @@ def in_order(anchors: Floats, ids: tuple[str, ...] | None, anchor_set: AnchorSet
     missing = [name for name in anchor_set.ids if name not in positions]
     unknown = sorted(positions.keys() - set(anchor_set.ids))
     if missing or unknown or len(ids) != anchor_set.size:
+        duplicate = [name for name, count in Counter(ids).items() if count > 1]
+        problems = {"missing": missing, "unknown": unknown, "more than once": duplicate}
+        listed = "; ".join(f"{name} {_some(ids)}" for name, ids in problems.items() if ids)
         raise InvalidInputError(
-            f"the ids are not those of anchor set {anchor_set.id}: missing {_some(missing)}; "
-            f"unknown {_some(unknown)}; {len(ids) - len(positions)} doubled",
-            pointer="/ids",
+            f"expected the ids of anchor set {anchor_set.id}; {listed}", pointer="/ids"
         )
     return anchors[[positions[name] for name in anchor_set.ids]]
 
@@ -284,7 +286,5 @@ def _names(ids: tuple[str, ...] | None, count: int) -> Names:
 
 
 def _some(names: Sequence[str]) -> str:
-    if not names:
-        return "none"
     rest = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(repr(name) for name in names[:MAX_LISTED]) + rest

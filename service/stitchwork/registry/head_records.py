@@ -1,5 +1,6 @@
 """Records of heads, and their classifiers as the arrays that are stored beside them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -34,7 +35,10 @@ def head_record(
             "expected at least two classes, got one, whose probability would always be 1"
         )
     if len(set(labels)) < len(labels):
-        raise InvalidInputError("two labels are equal", pointer="/labels")
+        duplicate = next(label for label, count in Counter(labels).items() if count > 1)
+        raise InvalidInputError(
+            f"expected distinct labels, got {duplicate[:80]!r} twice", pointer="/labels"
+        )
     widths = [weight.shape[0] for weight, _ in classifier.layers]
     return Head(
         id=id_,

@@ -193,7 +193,7 @@ class Repository(Generic[R]):
         Raises:
             UnknownResourceError: If that version was never stored, or was replaced long ago.
         """
-        return self._fetch(self.key(id_, "arrays", version))
+        return self._fetch(id_, "arrays", version)
 
     def inputs(self, id_: str, version: str) -> Arrays:
         """The inputs of a registration.
@@ -201,7 +201,7 @@ class Repository(Generic[R]):
         Raises:
             UnknownResourceError: If it has none.
         """
-        return self._fetch(self.key(id_, "inputs", version))
+        return self._fetch(id_, "inputs", version)
 
     def dependents(self, id_: str) -> list[str]:
         """What depends on it, as `kind:id`, sorted."""
@@ -311,7 +311,7 @@ class Repository(Generic[R]):
                 values = cast(list[bytes | None], client.hmget(key, starts[at : at + PARTS]))
             for data in values:
                 if data is None:
-                    raise NotReadyError(f"{key} was deleted: it was declared anew, or is ready")
+                    raise NotReadyError(f"{self.kind} {registration.id} is ready, or declared anew")
                 yield unpack(data)[0]
 
     def _reads(self, ids: Sequence[str]) -> list[Command]:
@@ -341,9 +341,9 @@ class Repository(Generic[R]):
             Check(("SCARD", self.key(entry.id, "dependents")), entry.dependents),
         ]
 
-    def _fetch(self, key: str) -> Arrays:
-        if (arrays := chunked_arrays.read(self._server, key)) is None:
-            raise UnknownResourceError(f"nothing is stored under {key.removeprefix(PREFIX)}")
+    def _fetch(self, id_: str, name: str, version: str) -> Arrays:
+        if (arrays := chunked_arrays.read(self._server, self.key(id_, name, version))) is None:
+            raise UnknownResourceError(f"{self.kind} {id_} has no {name} of version {version}")
         return arrays
 
     def _unknown(self, id_: str) -> UnknownResourceError:

@@ -1,4 +1,6 @@
-"""The metrics of one process, in Prometheus's terms; they are defined here and nowhere else.
+"""The metrics of one process, in Prometheus's terms.
+
+`api.server_metrics` adds those that are read from the servers when they are scraped.
 
 Durations are in seconds and sizes in bytes, counters end in `_total`, and no label takes values
 that a client can make up. Each process exposes its own metrics. The processes of one `serve`
@@ -8,6 +10,7 @@ share an address, so they write theirs to files in one folder, and any of its AP
 import os
 import platform
 from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -29,7 +32,6 @@ PREFIX: Final = "stitchwork_"
 STEPS: Final = ("preprocess", "embed", "translate", "classify")
 OPERATIONS: Final = ("translate", "classify", "embed", "stitch")
 OUTCOMES: Final = ("done", "failed", "expired", "lost")
-DEAD_LETTER_REASONS: Final = ("corrupt", "incompatible-format", "max-deliveries")
 CACHES: Final = ("map", "inverse", "head")
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 UNMATCHED: Final = "unmatched"
@@ -43,6 +45,14 @@ SECONDS_BUCKETS: Final = (
 )
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 RATIO_BUCKETS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+class DeadLetterReason(StrEnum):
+    """Why a job was dead-lettered."""
+
+    CORRUPT = "corrupt"
+    INCOMPATIBLE_FORMAT = "incompatible-format"
+    DELIVERED_TOO_OFTEN = "max-deliveries"
 
 
 class CacheCounters(NamedTuple):
@@ -106,7 +116,7 @@ class Metrics:
         queue_wait_seconds: Seconds from a job's admission until a worker receives it.
         jobs: Processed jobs, by `OUTCOMES`.
         redelivered_jobs: Jobs taken over from a worker whose lease on them had expired.
-        dead_lettered_jobs: Dead-lettered jobs, by `DEAD_LETTER_REASONS`.
+        dead_lettered_jobs: Dead-lettered jobs, by `DeadLetterReason`.
         batch_jobs: Jobs in one batch.
         batch_inputs: Inputs in one forward pass.
         batch_fill_ratio: Share of a forward pass that is not padding.
@@ -198,7 +208,7 @@ class Metrics:
         )
         dead_lettered = self._counter("dead_lettered_jobs", "Dead-lettered jobs.", "reason")
         self.dead_lettered_jobs = {
-            reason: dead_lettered.labels(reason) for reason in DEAD_LETTER_REASONS
+            reason: dead_lettered.labels(reason) for reason in DeadLetterReason
         }
 
     def _define_model_metrics(self) -> None:

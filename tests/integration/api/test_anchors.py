@@ -136,7 +136,7 @@ def test_invalid_requests_return_errors(http: httpx.Client, swapped: Pair, space
     none = http.get("/spaces/ax/anchors", params={"target": "ay", "bridge": "none"})
     check(none, 422, detail="wide")
     path = "/spaces/ax/anchors/next"
-    check(http.post(path, json={"embeddings": [[1.0, 2.0]]}), 422, "/embeddings", "24 wide")
+    check(http.post(path, json={"embeddings": [[1.0, 2.0]]}), 422, "/embeddings", "24 numbers")
     check(http.post(path, json={"count": 0, "embeddings": [[0.5] * 24]}), 422, "/count")
     check(http.post(path, json={"count": 2}), 422, "/embeddings")
     check(http.post("/spaces/nobody/anchors/next", json={"embeddings": [[1.0]]}), 404)

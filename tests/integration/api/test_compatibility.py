@@ -283,11 +283,11 @@ def test_evaluation_takes_every_format(http: httpx.Client, labelled: Labelled) -
     [
         ({"embeddings": [[0.5] * 24] * 2, "labels": ["red", "pink"]}, "/labels/1", "'pink'"),
         ({"embeddings": [[0.5] * 24], "labels": ["red", "red"]}, None, "expected 1 labels"),
-        ({"embeddings": [[0.5] * 5], "labels": ["red"]}, "/embeddings", "24 wide"),
+        ({"embeddings": [[0.5] * 5], "labels": ["red"]}, "/embeddings", "24 numbers"),
         (
             {"embeddings": [[0.5] * 24], "native_embeddings": [[0.5] * 24], "labels": ["red"]},
             "/native_embeddings",
-            "32 wide",
+            "32 numbers",
         ),
         ({"labels": ["red"]}, None, "either embeddings or items"),
         ({"items": ["a"], "labels": ["red"]}, None, "has no encoder"),

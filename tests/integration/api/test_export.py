@@ -118,7 +118,7 @@ def test_exported_file_names_its_versions(
 def test_invalid_exports_return_errors(client: Stitchwork, spaces: Pair) -> None:
     with pytest.raises(UnknownResourceError, match="nothing-here"):
         client.export("x", "nothing-here")
-    with pytest.raises(InvalidInputError, match="only an ONNX file") as error:
+    with pytest.raises(InvalidInputError, match="expected format onnx") as error:
         client.export("x", "y", head="h")
     assert isinstance(error.value, ServiceError)
     with pytest.raises(InvalidInputError, match="of space y"):

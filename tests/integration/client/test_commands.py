@@ -49,10 +49,14 @@ def test_space_by_texts_and_anchors_with_a_head_is_registered_and_deleted(
 ) -> None:
     texts = write(tmp_path / "faq.txt", *(f"question {i}" for i in range(200)))
     anchors = save(tmp_path / "a.npy", pair.x_anchors.astype(np.float64))
-    put = run("spaces", "put", "mine", "--set", "faq", "--texts", texts, "--anchors", anchors)
+    put = run(
+        "spaces", "put", "mine", "--anchor-set", "faq", "--texts", texts, "--anchors", anchors
+    )
     assert (put["outcome"], put["size"], put["dim"]) == ("created", 200, 24)
     assert run("anchor-sets", "show", "faq")["modality"] == "text"
-    again = run("spaces", "put", "mine", "--set", "faq", "--texts", texts, "--anchors", anchors)
+    again = run(
+        "spaces", "put", "mine", "--anchor-set", "faq", "--texts", texts, "--anchors", anchors
+    )
     assert again["outcome"] == "same"
 
     labels = write(tmp_path / "labels.txt", "yes", "no")
@@ -84,9 +88,9 @@ def test_anchor_set_by_names_orders_the_rows(run: Run, tmp_path: Path, pair: Pai
     run("anchor-sets", "put", "named", "--ids", write(tmp_path / "ids.txt", *ids))
     backwards = write(tmp_path / "back.txt", *ids[::-1])
     rows = save(tmp_path / "back.npy", pair.x_anchors[::-1])
-    one = run("spaces", "put", "n1", "--set", "named", "--anchors", rows, "--ids", backwards)
+    one = run("spaces", "put", "n1", "--anchor-set", "named", "--anchors", rows, "--ids", backwards)
     rows = save(tmp_path / "there.npy", pair.x_anchors)
-    two = run("spaces", "put", "n2", "--set", "named", "--anchors", rows)
+    two = run("spaces", "put", "n2", "--anchor-set", "named", "--anchors", rows)
     assert two["agreement"] == pytest.approx(1.0)
     assert one["norm_mean"] == two["norm_mean"]
     run("spaces", "delete", "n1", "n2")
@@ -124,7 +128,7 @@ def test_put_space_on_an_unknown_set_warns_that_the_set_is_new(
 ) -> None:
     rows = save(tmp_path / "rows.npy", pair.x_anchors)
     for name, note in (("S", ""), ("new", "anchor set new is new"), ("new", "")):
-        words = ("spaces", "put", f"on-{name}", "--set", name, "--anchors", str(rows))
+        words = ("spaces", "put", f"on-{name}", "--anchor-set", name, "--anchors", str(rows))
         assert main([*words, "--url", url]) == 0
         errors = capsys.readouterr().err
         assert note in errors
@@ -193,12 +197,16 @@ def test_commands_without_json_print_tables(
         (["spaces", "delete", "y"], 1, "h"),
         (["translate", "missing.npy", "out.npy", "--source", "x", "--target", "y"], 1, "missing"),
         (["classify", "h", __file__, "--space", "x"], 1, "expected an .npy file"),
-        (["spaces", "put", "s", "--set", "S"], 1, "expected either --anchors"),
-        (["spaces", "put", "s", "--set", "S", "--encoder", "{"], 1, "--encoder: expected JSON"),
+        (["spaces", "put", "s", "--anchor-set", "S"], 1, "expected either --anchors"),
+        (
+            ["spaces", "put", "s", "--anchor-set", "S", "--encoder", "{"],
+            1,
+            "--encoder: expected JSON",
+        ),
         (["heads", "put", "s", "--space", "x"], 1, "expected one of --weights"),
         (["stitch", "x", "h", "--texts", "-", "--images", "."], 1, "got both"),
         (["stitch", "x", "h", "--images", "/nowhere-at-all"], 1, "nowhere-at-all"),
-        (["export", "x", "y", "--head", "h"], 1, "only an ONNX file"),
+        (["export", "x", "y", "--head", "h"], 1, "expected format onnx"),
         (["spaces", "list", "--url", "http://127.0.0.1:1"], 3, "cannot be reached"),
         (["spaces", "list", "--url", "nowhere"], 1, "expected a URL"),
     ],
@@ -225,7 +233,7 @@ def test_space_without_a_worker_is_accepted_and_stitch_is_refused(
 ) -> None:
     texts = write(tmp_path / "t.txt", "a", "b")
     assert main(["anchor-sets", "put", "T", "--texts", str(texts), "--url", url]) == 0
-    words = ["spaces", "put", "t", "--set", "T", "--text-model", "some/model", "--no-wait"]
+    words = ["spaces", "put", "t", "--anchor-set", "T", "--text-model", "some/model", "--no-wait"]
     assert main([*words, "--url", url, "--json"]) == 0
     out = capsys.readouterr().out
     assert '"outcome": "accepted"' in out

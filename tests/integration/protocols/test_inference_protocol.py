@@ -232,7 +232,7 @@ FLAT = [0.5] * 384
             "translate:minilm:turned",
             ROW_SPEC | {"data": FLAT[:3], "shape": [1, 3]},
             422,
-            "384 wide",
+            "384 numbers",
         ),
         ("translate:minilm:turned", ROW_SPEC | {"data": [], "shape": [0, 384]}, 422, "empty list"),
         ("translate:minilm:turned", ROW_SPEC | {"data": FLAT, "shape": [-1, 384]}, 422, "shape"),

@@ -47,14 +47,14 @@ def vectors(
         if not isinstance(value, list) or not value:
             got = "an empty list" if value == [] else json_type(value)
             raise InvalidInputError(f"expected a non-empty list of rows of numbers, got {got}")
-        _check_count(len(value), max_rows, "rows", settings[0])
+        check_count(len(value), max_rows, "rows", settings[0])
         if base64:
             value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
         rows = _stack(value)
     if 0 in rows.shape:
         raise InvalidInputError(f"expected rows of numbers, got shape {list(rows.shape)}")
-    _check_count(rows.shape[0], max_rows, "rows", settings[0])
-    _check_count(rows.shape[1], max_width, "numbers in a row", settings[1])
+    check_count(rows.shape[0], max_rows, "rows", settings[0])
+    check_count(rows.shape[1], max_width, "numbers in a row", settings[1])
     with np.errstate(over="ignore"):
         narrow: Floats = np.ascontiguousarray(rows, dtype=np.float32)
     finite = np.isfinite(narrow)
@@ -147,9 +147,25 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
-def _check_count(count: int, limit: int, name: str, setting: str) -> None:
+def check_count(
+    count: int, limit: int, name: str, setting: str, pointer: str | None = None
+) -> None:
+    """Check a number of values against the setting that limits it.
+
+    Args:
+        count: The number.
+        limit: The largest number.
+        name: What the values are called in the error.
+        setting: Name of the setting.
+        pointer: JSON pointer to the values in the request.
+
+    Raises:
+        InputTooLargeError: If there are more.
+    """
     if count > limit:
-        raise InputTooLargeError(f"expected at most {limit} {name} ({setting}), got {count}")
+        raise InputTooLargeError(
+            f"expected at most {limit} {name} ({setting}), got {count}", pointer=pointer
+        )
 
 
 def _decode_row(value: Any, pointer: str) -> Floats:

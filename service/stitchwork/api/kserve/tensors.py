@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation, validation
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.kserve.schemas import InferenceRequest, RequestInput
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.errors import (
-    InputTooLargeError,
     InvalidInputError,
     MalformedInputError,
     UnsupportedFormatError,
@@ -150,8 +150,8 @@ def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
     if len(spec.shape) != 2:
         raise _wrong_shape(tensor, "[n, d]")
     n, d = spec.shape
-    _check_count(tensor, n, limits.max_rows, "rows (max_rows)")
-    _check_count(tensor, d, limits.max_width, "numbers in a row (max_width)")
+    check_count(n, limits.max_rows, "rows", "max_rows", f"{tensor.pointer}/shape")
+    check_count(d, limits.max_width, "numbers in a row", "max_width", f"{tensor.pointer}/shape")
     if tensor.raw is not None:
         dtype = np.dtype(FLOAT_DTYPES[spec.datatype])
         if n * d * dtype.itemsize != len(tensor.raw):
@@ -197,7 +197,7 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
     n = math.prod(spec.shape)
     if not spec.shape or spec.shape[0] != n or len(spec.shape) > 2 or not n:
         raise _wrong_shape(tensor, "[n] or [n, 1], n at least 1")
-    _check_count(tensor, n, limits.max_items, "items (max_items)")
+    check_count(n, limits.max_items, "items", "max_items", f"{tensor.pointer}/shape")
     if tensor.raw is not None:
         return list(_parse_strings(tensor.raw, n, tensor.pointer))
     items = [
@@ -310,13 +310,6 @@ def _parse_strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
 def _string_bytes(array: NDArray[Any]) -> bytes:
     texts = [text.encode() for text in array.ravel().tolist()]
     return b"".join(part for text in texts for part in (STRING_LENGTH.pack(len(text)), text))
-
-
-def _check_count(tensor: Tensor, count: int, limit: int, name: str) -> None:
-    if count > limit:
-        raise InputTooLargeError(
-            f"expected at most {limit} {name}, got {count}", pointer=f"{tensor.pointer}/shape"
-        )
 
 
 def _wrong_datatype(tensor: Tensor, expected: str) -> InvalidInputError:

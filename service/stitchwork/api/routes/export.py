@@ -72,7 +72,10 @@ async def export(
             request, tuple(MEDIA_TYPES.values()), negotiation.SAFETENSORS
         )
     if head_id and media_type != negotiation.ONNX:
-        raise InvalidInputError("head: only an ONNX file can hold one", pointer="/head")
+        raise InvalidInputError(
+            "head: expected format onnx, which alone can hold a head, got safetensors",
+            pointer="/head",
+        )
     return await state.executor.run(
         lambda: _export(state, spaces, head_id, bridge, media_type), request_timeout(request)
     )

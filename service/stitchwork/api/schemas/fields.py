@@ -73,10 +73,11 @@ def max_length(limit: str, name: str) -> BeforeValidator:
 
     def check(value: Any, info: ValidationInfo) -> Any:
         size = getattr(limits_of(info), limit)
-        if isinstance(value, list) and len(value) > size:
-            raise field_error(
-                InputTooLargeError(f"expected at most {size} {name} ({limit}), got {len(value)}")
-            )
+        if isinstance(value, list):
+            try:
+                validation.check_count(len(value), size, name, limit)
+            except InputTooLargeError as error:
+                raise field_error(error) from error
         return value
 
     return BeforeValidator(check)

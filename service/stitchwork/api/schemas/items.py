@@ -1,7 +1,7 @@
 """Raw inputs: texts, and image files in base64 or as the parts of a multipart body."""
 
 from stitchwork.api.content import validation
-from stitchwork.errors import InputTooLargeError, InvalidInputError
+from stitchwork.errors import InvalidInputError
 from stitchwork.resources import (
     Item,
     Modality,
@@ -23,10 +23,7 @@ def decode_items(
         InputTooLargeError: If there are more than `max_items`.
         InvalidInputError: If one is not of that modality.
     """
-    if len(items) > max_items:
-        raise InputTooLargeError(
-            f"expected at most {max_items} items ({setting}), got {len(items)}", pointer="/items"
-        )
+    validation.check_count(len(items), max_items, "items", setting, "/items")
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
 
 

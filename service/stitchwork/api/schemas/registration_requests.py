@@ -8,6 +8,7 @@ from pydantic import (
     model_validator,
 )
 
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.schemas.fields import (
     Bool,
     Float,
@@ -22,7 +23,7 @@ from stitchwork.api.schemas.fields import (
 )
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
-from stitchwork.errors import InputTooLargeError, InvalidInputError
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING
 from stitchwork.geometry.classifier import (
     ACTIVATIONS,
@@ -63,11 +64,7 @@ class AnchorSetRequest(RequestModel):
             InputTooLargeError: If there are more than `max_anchors` anchors.
             InvalidInputError: If an item is not of the modality.
         """
-        if (self.size or 0) > max_anchors:
-            raise InputTooLargeError(
-                f"expected at most {max_anchors} anchors (max_anchors), got {self.size}",
-                pointer="/size",
-            )
+        check_count(self.size or 0, max_anchors, "anchors", "max_anchors", "/size")
         if self.items is None:
             return None
         if self.modality == "vector":

@@ -1,0 +1,73 @@
+"""The fields of what is stored or sent, together with the number of each format."""
+
+from typing import Final
+
+from stitchwork.queue import messages
+from stitchwork.registry import stored_records
+from stitchwork.resources import (
+    AnchorSet,
+    BridgeParameters,
+    Head,
+    ImageEncoder,
+    Record,
+    Registration,
+    Space,
+    TextEncoder,
+)
+
+STORED: Final[tuple[type[Record], ...]] = (
+    AnchorSet,
+    Space,
+    Head,
+    Registration,
+    BridgeParameters,
+    TextEncoder,
+    ImageEncoder,
+)
+SENT: Final[tuple[type[Record], ...]] = (
+    messages.Job,
+    Space,
+    Head,
+    BridgeParameters,
+    TextEncoder,
+    ImageEncoder,
+)
+STORED_FORMAT: Final = 3
+MESSAGE_FORMAT: Final = 2
+FIELDS: Final = {
+    "AnchorSet": "id version modality size ids has_items warnings",
+    "Space": (
+        "id version anchor_set anchor_set_version dim size encoder parameters rank "
+        "condition_number norm_mean norm_std unit agreement warnings"
+    ),
+    "Head": "id version space dim labels layers activation source train_rows train_accuracy",
+    "Registration": "kind id version encoder parent declared status done total reason",
+    "BridgeParameters": "shrinkage delta omega whitening landmarks",
+    "TextEncoder": (
+        "kind model revision pooling layer max_length normalize prompt prompt_name "
+        "lower_case modules truncate"
+    ),
+    "ImageEncoder": (
+        "kind model weights revision input_size mean std crop_pct interpolation in_chans normalize"
+    ),
+    "Job": (
+        "id reply_to encoder truncate source target head bridge registration request_id traceparent"
+    ),
+}
+"""Names of the fields of each record, in the order of their definition."""
+
+
+def test_record_with_other_fields_has_another_format_number() -> None:
+    for format_, expected, name, records in (
+        (stored_records.FORMAT, STORED_FORMAT, "registry.stored_records.FORMAT", STORED),
+        (messages.FORMAT, MESSAGE_FORMAT, "queue.messages.FORMAT", SENT),
+    ):
+        for record in records:
+            fields = " ".join(record.model_fields)
+            assert fields == FIELDS[record.__name__], (
+                f"the fields of {record.__name__} have changed, which older releases cannot read: "
+                f"raise {name} above that of the last release, then update FIELDS here"
+            )
+        assert format_ == expected, (
+            f"{name} is {format_}: update it here together with the fields that it stands for"
+        )
