@@ -2,11 +2,13 @@
 
 import ast
 import os
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import pytest
 
 import stitchwork
@@ -21,6 +23,8 @@ from stitchwork.cli.settings_options import (
     WORKER_SETTINGS,
     SettingOption,
 )
+from stitchwork.client import Stitchwork
+from stitchwork.errors import InvalidInputError
 from stitchwork.settings import Settings
 
 PACKAGE = Path(stitchwork.__file__).parent
@@ -170,7 +174,7 @@ def test_known_variable_is_not_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.setenv(name, "value")
     main([*words, *(["--url", "http://127.0.0.1:1"] if words[0] == "export" else [])])
     assert name not in capsys.readouterr().err
 
@@ -203,3 +207,72 @@ def test_table_aligns_columns_of_any_script() -> None:
     text = table(("input", "n"), [("日本", 1.23456), ("a\x1b[31m", [1, 2])], title="T")
     assert text.splitlines() == ["T", "input   n", "------  -----", "日本    1.235", "a�[31m  1, 2"]
     assert cell(list(range(12))).endswith("… (12)")
+
+
+@pytest.mark.parametrize("key", ["SECRETKEY\n", "clé", "SECRET KEY"])
+def test_key_of_other_characters_is_refused_without_being_printed(
+    key: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STITCHWORK_KEY", key)
+    assert main(["spaces", "list"]) == 2
+    message = capsys.readouterr().err
+    assert "STITCHWORK_KEY (or --key) is not an API key: expected letters, digits" in message
+    assert key.strip() not in message
+    with pytest.raises(InvalidInputError, match="is not an API key"):
+        Stitchwork()
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-1", "0", "1e400", "soon"])
+def test_timeout_that_is_no_positive_number_is_refused(
+    value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["spaces", "list", "--timeout", value]) == 2
+    assert "--timeout: expected seconds, more than 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1])
+def test_client_refuses_a_timeout_that_is_no_positive_number(value: float) -> None:
+    with pytest.raises(InvalidInputError, match="timeout: expected seconds, more than 0"):
+        Stitchwork(timeout=value)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["heads", "put", "../x", "--space", "x", "--classifier"],
+        ["spaces", "show", ""],
+        ["spaces", "show", "."],
+        ["spaces", "delete", "x", "../y"],
+        ["export", "x", "y/z"],
+        ["translate", "a.npy", "b.npy", "--source", "x", "--target", "?"],
+    ],
+)
+def test_id_is_checked_by_the_rule_of_the_service(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert "expected an id of 1 to 128 letters, digits" in capsys.readouterr().err
+
+
+def test_export_format_that_contradicts_the_name_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.onnx"
+    assert main(["export", "a", "b", "-o", str(path), "--format", "safetensors"]) == 2
+    assert "--format safetensors contradicts the name" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_output_file_in_a_missing_folder_is_refused_by_the_folders_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows, folder = tmp_path / "e.npy", tmp_path / "nope"
+    np.save(rows, np.ones((2, 3), np.float32))
+    words = ["translate", str(rows), str(folder / "o.npy"), "--source", "x", "--target", "y"]
+    assert main(words) == 1
+    assert capsys.readouterr().err == f"stitchwork: the folder {folder} does not exist\n"
+
+
+def test_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["settings"]) == 0

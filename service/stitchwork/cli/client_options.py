@@ -1,5 +1,6 @@
 """What the commands that call a running service have in common."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -8,14 +9,57 @@ import click
 from stitchwork.cli.environment import check_client_environment
 from stitchwork.cli.options import Command, WordsOption
 from stitchwork.cli.output import Output
+from stitchwork.errors import AuthenticationError, InvalidInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 TIMEOUT: Final = 60.0
+MAX_TIMEOUT: Final = 86_400.0
 EPILOG: Final = (
     "Exit codes: 0 success, 1 refused, 2 wrong command or option, 3 may succeed later (the service "
     "is unreachable, busy or too slow)."
 )
+
+
+def parse_timeout(text: str) -> float:
+    """A finite number of seconds, more than 0.
+
+    Raises:
+        UsageError: If it is not one.
+    """
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise click.UsageError(
+            f"--timeout: expected seconds, more than 0 and at most {MAX_TIMEOUT:g}, got {text}"
+        )
+    return seconds
+
+
+def parse_id(text: str) -> str:
+    """An id of an anchor set, a space or a head, by the service's own rule.
+
+    Raises:
+        BadParameter: If the service would refuse it.
+    """
+    # Imported here, since it takes longer than the rest of a command's help.
+    from stitchwork.resources import check_id
+
+    try:
+        return check_id(text)
+    except InvalidInputError as error:
+        raise click.BadParameter(error.message) from error
+
+
+class InvalidClientError(click.ClickException):
+    """A URL, key or timeout that the client refuses."""
+
+    exit_code = 2
+
+    def __init__(self, error: InvalidInputError) -> None:
+        super().__init__(f"stitchwork: {error.message}")
 
 
 class ClientCommand(Command):
@@ -36,7 +80,7 @@ class ClientCommand(Command):
             ),
             click.Option(
                 ["--timeout"],
-                type=float,
+                type=parse_timeout,
                 default=TIMEOUT,
                 metavar="SECONDS",
                 help=f"Timeout of one request [default: {TIMEOUT:g}].",
@@ -51,9 +95,18 @@ class ClientCommand(Command):
         check_client_environment()
         url, key, timeout = (ctx.params.pop(name) for name in ("url", "key", "timeout"))
         ctx.params["output"] = Output(as_json=ctx.params.pop("json"))
-        with Stitchwork(url, timeout, key=key) as client:
+        try:
+            client = Stitchwork(url, timeout, key=key)
+        except InvalidInputError as error:
+            raise InvalidClientError(error) from error
+        with client:
             ctx.params["client"] = client
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except AuthenticationError as error:
+                raise AuthenticationError(
+                    f"{error.message}: set STITCHWORK_KEY or --key"
+                ) from error
 
 
 def input_options(subject: str) -> Callable[[F], F]:

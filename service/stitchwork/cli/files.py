@@ -76,6 +76,7 @@ class NpySink:
     """
 
     def __init__(self, path: Path, count: int) -> None:
+        check_folder(path)
         self._path, self._count = path, count
         self._part = path.with_name(path.name + ".part")
         # A folder that cannot be written to is refused before the first request.
@@ -99,6 +100,16 @@ class NpySink:
             self._part.replace(self._path)
         else:
             self._part.unlink()
+
+
+def check_folder(path: Path) -> None:
+    """Check that the folder of a file exists.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
+    if not path.parent.is_dir():
+        raise InvalidInputError(f"the folder {path.parent} does not exist")
 
 
 @contextmanager

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from stitchwork.cli.client_options import ClientCommand, bridge_option, input_options, top_option
+from stitchwork.cli.client_options import (
+    ClientCommand,
+    bridge_option,
+    input_options,
+    parse_id,
+    top_option,
+)
 from stitchwork.cli.options import WordsOption
 from stitchwork.cli.output import Output, shorten
 
@@ -15,13 +21,18 @@ if TYPE_CHECKING:
     from stitchwork.client import FileFormat, Stitchwork
 
 FILE: Final = click.Path(path_type=Path)
+FORMATS: "Final[dict[str, FileFormat]]" = {".onnx": "onnx", ".safetensors": "safetensors"}
 
 
 @click.command(cls=ClientCommand)
 @click.argument("rows", metavar="IN", type=FILE)
 @click.argument("path", metavar="OUT", type=FILE)
-@click.option("--source", required=True, metavar="SPACE", help="The space of the embeddings.")
-@click.option("--target", required=True, metavar="SPACE", help="The space to translate into.")
+@click.option(
+    "--source", required=True, metavar="SPACE", type=parse_id, help="The space of the embeddings."
+)
+@click.option(
+    "--target", required=True, metavar="SPACE", type=parse_id, help="The space to translate into."
+)
 @bridge_option
 def translate(
     client: "Stitchwork",
@@ -58,9 +69,11 @@ def translate(
 
 
 @click.command(cls=ClientCommand)
-@click.argument("head", metavar="HEAD")
+@click.argument("head", metavar="HEAD", type=parse_id)
 @click.argument("rows", metavar="IN", type=FILE)
-@click.option("--space", required=True, metavar="SPACE", help="The space of the embeddings.")
+@click.option(
+    "--space", required=True, metavar="SPACE", type=parse_id, help="The space of the embeddings."
+)
 @bridge_option
 @top_option
 def classify(
@@ -82,10 +95,10 @@ def classify(
 
 
 @click.command(cls=ClientCommand)
-@click.argument("encoder", metavar="SPACE")
+@click.argument("encoder", metavar="SPACE", type=parse_id)
 @click.argument("path", metavar="OUT", type=FILE)
 @input_options("The inputs")
-@click.option("--target", metavar="SPACE", help="Translate into this space.")
+@click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
 @bridge_option
 def embed(
     client: "Stitchwork",
@@ -110,8 +123,8 @@ def embed(
 
 
 @click.command(cls=ClientCommand)
-@click.argument("encoder", metavar="SPACE")
-@click.argument("head", metavar="HEAD")
+@click.argument("encoder", metavar="SPACE", type=parse_id)
+@click.argument("head", metavar="HEAD", type=parse_id)
 @input_options("The inputs")
 @bridge_option
 @top_option
@@ -137,8 +150,10 @@ def stitch(
 
 
 @click.command(cls=ClientCommand)
-@click.argument("anchor_set", metavar="SET")
-@click.option("--spaces", cls=WordsOption, metavar="SPACE...", help="Only these spaces.")
+@click.argument("anchor_set", metavar="SET", type=parse_id)
+@click.option(
+    "--spaces", cls=WordsOption, metavar="SPACE...", type=parse_id, help="Only these spaces."
+)
 @bridge_option
 def compatibility(
     client: "Stitchwork",
@@ -155,8 +170,8 @@ def compatibility(
 
 
 @click.command(cls=ClientCommand)
-@click.argument("source", metavar="SOURCE")
-@click.argument("target", metavar="TARGET")
+@click.argument("source", metavar="SOURCE", type=parse_id)
+@click.argument("target", metavar="TARGET", type=parse_id)
 @click.option(
     "-o",
     "--out",
@@ -170,7 +185,9 @@ def compatibility(
     type=click.Choice(["safetensors", "onnx"]),
     help="Format of the file [default: by its name].",
 )
-@click.option("--head", metavar="HEAD", help="Append a head of the target space; ONNX only.")
+@click.option(
+    "--head", metavar="HEAD", type=parse_id, help="Append a head of the target space; ONNX only."
+)
 @bridge_option
 def export(
     client: "Stitchwork",
@@ -183,8 +200,14 @@ def export(
     bridge: str | None,
 ) -> None:
     """Save the translation from SOURCE to TARGET as a file that needs no service."""
-    if file_format is None:
-        file_format = "onnx" if out and out.suffix == ".onnx" else "safetensors"
+    by_name: FileFormat | None = FORMATS.get(out.suffix) if out else None
+    if file_format and by_name and file_format != by_name:
+        raise click.UsageError(f"--format {file_format} contradicts the name {out}")
+    file_format = file_format or by_name or "safetensors"
+    if out:
+        from stitchwork.cli.files import check_folder
+
+        check_folder(out)
     data = client.export(source, target, bridge, head=head, format=file_format)
     path = out or Path(f"{source}-to-{target}.{file_format}")
     path.write_bytes(data)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn, TextIO
 
 import click
 from click.shell_completion import CompletionItem
@@ -128,7 +128,7 @@ class LazyGroup(click.Group):
         """Run the command; a reader of its output that ends early, such as `head`, is no error."""
         try:
             code = super().invoke(ctx)
-            sys.stdout.flush()
+            _flush()
         except BrokenPipeError:
             # What is still buffered would fail again when the interpreter ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -178,7 +178,7 @@ def console() -> NoReturn:
     code = main()
     if code == INTERRUPTED:
         # The interpreter would first wait for the requests in other threads.
-        sys.stdout.flush()
+        _flush()
         os._exit(code)
     sys.exit(code)
 
@@ -211,6 +211,13 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
     except (StitchworkError, OSError, ValueError) as error:
         return _fail(error, REFUSED)
     return code or 0
+
+
+def _flush() -> None:
+    # The interpreter has no such object if it was started with standard output closed.
+    stdout: TextIO | None = sys.stdout
+    if stdout is not None:
+        stdout.flush()
 
 
 def _fail(error: Exception, code: int) -> int:

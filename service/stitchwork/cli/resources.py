@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from stitchwork.cli.client_options import ClientCommand, input_options
+from stitchwork.cli.client_options import ClientCommand, input_options, parse_id
 from stitchwork.cli.output import Output
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 
@@ -89,12 +89,12 @@ def _add_common(group: click.Group, kind: "Kind", noun: str) -> None:
         output.show(records, [name for name, _ in columns], rows)
 
     @group.command("show", cls=ClientCommand, help=f"Show one {noun}.")
-    @click.argument("id_", metavar="ID")
+    @click.argument("id_", metavar="ID", type=parse_id)
     def show(client: "Stitchwork", output: Output, id_: str) -> None:
         output.record(client.get(kind, id_))
 
     @group.command("delete", cls=ClientCommand, help=f"Delete {noun}s.")
-    @click.argument("ids", metavar="ID...", nargs=-1, required=True)
+    @click.argument("ids", metavar="ID...", type=parse_id, nargs=-1, required=True)
     def delete(client: "Stitchwork", output: Output, ids: tuple[str, ...]) -> None:
         for id_ in ids:
             client.delete(kind, id_)
@@ -107,7 +107,7 @@ _add_common(heads, "heads", "head")
 
 
 @anchor_sets.command("put", cls=ClientCommand)
-@click.argument("id_", metavar="ID")
+@click.argument("id_", metavar="ID", type=parse_id)
 @input_options("The anchors")
 @click.option("--ids", type=FILE, metavar="FILE", help="Names of the anchors, one on each line.")
 @click.option("--size", type=int, metavar="COUNT", help="Only the number of anchors.")
@@ -130,8 +130,8 @@ def put_anchor_set(
 
 
 @spaces.command("put", cls=ClientCommand)
-@click.argument("id_", metavar="ID")
-@click.option("--anchor-set", required=True, metavar="SET", help="Its anchor set.")
+@click.argument("id_", metavar="ID", type=parse_id)
+@click.option("--anchor-set", required=True, metavar="SET", type=parse_id, help="Its anchor set.")
 @click.option("--anchors", type=FILE, metavar="FILE", help=".npy file of (k, d) anchors.")
 @input_options("Declare the anchor set by these first")
 @click.option("--ids", type=FILE, metavar="FILE", help="Names of the rows, one on each line.")
@@ -188,8 +188,10 @@ def put_space(
 
 
 @heads.command("put", cls=ClientCommand)
-@click.argument("id_", metavar="ID")
-@click.option("--space", required=True, metavar="SPACE", help="The space that it lives in.")
+@click.argument("id_", metavar="ID", type=parse_id)
+@click.option(
+    "--space", required=True, metavar="SPACE", type=parse_id, help="The space that it lives in."
+)
 @click.option(
     "--weights",
     type=FILE,

@@ -5,7 +5,7 @@ once, in `resource_operations` and `inference_operations`.
 """
 
 from stitchwork.client.batch_calls import TranslationResult
-from stitchwork.client.chunks import Floats, json_items
+from stitchwork.client.chunks import Floats, Rows, Sink, json_items
 from stitchwork.client.clients import AsyncStitchwork, Stitchwork
 from stitchwork.client.flows import SAFETENSORS
 from stitchwork.client.inference_operations import FileFormat
@@ -20,7 +20,9 @@ __all__ = [
     "Floats",
     "Kind",
     "Progress",
+    "Rows",
     "ServiceError",
+    "Sink",
     "Stitchwork",
     "TranslationResult",
     "json_items",

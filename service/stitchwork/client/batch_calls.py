@@ -168,6 +168,7 @@ def _receive_rows(
     out: Any,
     progress: Progress | bool,
 ) -> Flow[TranslationResult]:
+    _check_dtype(out)
     undefined: list[NDArray[np.int64]] = []
     uncovered: list[NDArray[np.int64]] = []
 
@@ -191,6 +192,14 @@ def _receive_rows(
     return TranslationResult(
         out, np.sort(np.concatenate(undefined)), np.sort(np.concatenate(uncovered))
     )
+
+
+def _check_dtype(out: Any) -> None:
+    dtype = getattr(out, "dtype", None)
+    if isinstance(dtype, np.dtype) and dtype.kind != "f":
+        raise InvalidInputError(
+            f"out: expected an array of float32 (or float16 or float64), got {dtype}"
+        )
 
 
 def _receive_predictions(

@@ -26,7 +26,10 @@ SMALL_BYTES: Final = 256 * 1024
 
 
 class Rows(Protocol):
-    """Rows that are read by slices: an array, a memory-mapped file, a data set."""
+    """Rows that are read by slices, never all at once.
+
+    A numpy array, a `np.memmap`, an h5py or zarr data set, or any object with these two members.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

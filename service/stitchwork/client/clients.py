@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -35,8 +36,10 @@ T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8765"
 TIMEOUT: Final = 60.0
 RETRIES: Final = 5
+MAX_TIMEOUT: Final = 86_400.0
 IN_FLIGHT: Final = 3
 """One part is sent, one is computed, and one is received."""
+_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=8)
 
 
@@ -53,7 +56,7 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
         in_flight: Parts of a large call that may be in progress at the same time.
 
     Raises:
-        InvalidInputError: If the URL is invalid.
+        InvalidInputError: If the URL, the key or the timeout is invalid.
     """
 
     def __init__(
@@ -69,6 +72,15 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
         base_url = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
         self.url = f"{base_url.scheme}://{base_url.netloc.decode()}"
         key = key or os.environ.get("STITCHWORK_KEY")
+        if key and not _KEY.fullmatch(key):
+            # The message does not repeat the key, which is a secret.
+            raise InvalidInputError(
+                "STITCHWORK_KEY (or --key) is not an API key: expected letters, digits, - and _"
+            )
+        if not 0 < timeout <= MAX_TIMEOUT:
+            raise InvalidInputError(
+                f"timeout: expected seconds, more than 0 and at most {MAX_TIMEOUT:g}, got {timeout}"
+            )
         self._timeout = timeout
         self._retries = retries
         self._options: dict[str, Any] = {

@@ -57,11 +57,11 @@ class InferenceOperations:
         read by slices, is never in memory as a whole.
 
         Args:
-            embeddings: (n, d_source), any floats.
+            embeddings: (n, d_source), any floats: an array or `stitchwork.client.Rows`.
             source: Id of the space of the embeddings.
             target: Id of the space to translate into.
             bridge: Default: the service's.
-            out: (n, d_target) to write to, such as a `np.memmap`; default: a new array.
+            out: (n, d_target) floats to write to, such as a `np.memmap`; default: a new array.
             progress: Called with the rows done and all rows; True draws a bar.
 
         Returns:
@@ -138,7 +138,7 @@ class InferenceOperations:
             items: The raw inputs: texts, or image files as bytes.
             target: Id of the space to translate into.
             bridge: Default: the service's.
-            out: (n, d) to write to, such as a `np.memmap`; default: a new array.
+            out: (n, d) floats to write to, such as a `np.memmap`; default: a new array.
             progress: Called with the inputs done and all inputs; True draws a bar.
 
         Returns:

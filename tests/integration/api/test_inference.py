@@ -116,6 +116,13 @@ def test_row_at_the_mean_is_undefined_and_has_no_confidence(
     rows = [spaces.x_anchors.astype(np.float64).mean(0).tolist(), spaces.x[0].tolist()]
     result = http.post("/translate", json={"source": "x", "target": "y", "embeddings": rows}).json()
     assert result["undefined"] == [0]
+    binary = http.post(
+        "/translate",
+        params={"source": "x", "target": "y"},
+        content=npy_bytes(np.array(rows)),
+        headers={"Content-Type": NPY, "Accept": NPY},
+    )
+    assert binary.headers["stitchwork-undefined"] == "1"
     np.testing.assert_allclose(result["embeddings"][0], spaces.y_anchors.mean(0), rtol=1e-4)
     predictions = http.post("/classify/h", json={"space": "x", "embeddings": rows}).json()[
         "predictions"

@@ -208,7 +208,7 @@ def test_commands_without_json_print_tables(
         (["stitch", "x", "h", "--images", "/nowhere-at-all"], 1, "nowhere-at-all"),
         (["export", "x", "y", "--head", "h"], 1, "expected format onnx"),
         (["spaces", "list", "--url", "http://127.0.0.1:1"], 3, "cannot be reached"),
-        (["spaces", "list", "--url", "nowhere"], 1, "expected a URL"),
+        (["spaces", "list", "--url", "nowhere"], 2, "expected a URL"),
     ],
 )
 def test_refusal_prints_a_sentence_and_returns_its_exit_code(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from stitchwork.client import AsyncStitchwork, Floats, Stitchwork
 from stitchwork.client.chunks import ServiceLimits, item_parts, json_item
@@ -109,6 +110,16 @@ def test_out_of_another_shape_is_not_written_to(client: Stitchwork, rows: Floats
     with pytest.raises(
         InvalidInputError, match=r"out: expected shape \(1501, 32\), got \(1501, 1\)"
     ):
+        client.translate(rows, "x", "y", out=out)
+    assert not out.any()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, object])
+def test_out_of_a_dtype_without_floats_is_not_written_to(
+    client: Stitchwork, rows: Floats, dtype: type
+) -> None:
+    out: NDArray[Any] = np.zeros((len(rows), 32), dtype)
+    with pytest.raises(InvalidInputError, match=f"out: .*float32.*, got {out.dtype}"):
         client.translate(rows, "x", "y", out=out)
     assert not out.any()
 
