@@ -32,6 +32,8 @@ PATH: Final = Path(__file__).parents[2] / "docs" / "operations" / "timm-architec
 MAX_PARAMETERS: Final = 150_000_000
 """Larger models are not computed, only their widths."""
 MIN_COSINE: Final = 0.9999
+MAX_DIFFERENCE: Final = 1e-4
+"""Of a logit, as a share of the largest one."""
 PROCESSES: Final = 2
 EQUAL, WIDTH, REFUSED, DIFFERENT = "equal (computed)", "width only", "refused", "different"
 IMAGES: Final = 2
@@ -105,7 +107,7 @@ def _compute(row: Row) -> Row:
             rows = encoder.forward(list(pixels))
             model.reset_classifier(0)
             expected = model(pixels)
-        row = row._replace(classifier=_compare_classifier(spec, folder, rows, logits))
+        row = row._replace(classifier=_compare_classifier(spec, folder, expected, logits))
     cosine = float(torch.nn.functional.cosine_similarity(rows, expected).min())
     if rows.shape != expected.shape or not cosine >= MIN_COSINE or encoder.dim != row.width:
         return row._replace(outcome=DIFFERENT, detail=f"cosine {cosine:.5f}, width {encoder.dim}")
@@ -121,7 +123,11 @@ def _compare_classifier(
         return f"{REFUSED}: {error.message}"
     computed = torch.from_numpy(classifier.logits(rows.numpy()))
     difference = float((computed - logits).abs().max() / logits.abs().max())
-    return EQUAL if difference <= 2e-3 else f"{DIFFERENT}: by {difference:.3g} of the largest logit"
+    return (
+        EQUAL
+        if difference <= MAX_DIFFERENCE
+        else f"{DIFFERENT}: by {difference:.3g} of the largest logit"
+    )
 
 
 def sweep(names: Sequence[str]) -> list[Row]:
