@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -283,6 +284,44 @@ def test_second_service_on_a_data_directory_is_refused(plan: Plan) -> None:
         assert httpx.get(f"{process.url}/health/ready").status_code == 200
 
 
+def test_copy_of_a_data_directory_leaves_the_live_service_alone(plan: Plan, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with start(plan) as process:
+        copy.mkdir()
+        shutil.copy(plan.data_dir / "lock", copy / "lock")
+        with pytest.raises(UnavailableError) as error:
+            start(replace(plan, data_dir=copy))
+        assert str(copy) in str(error.value)
+        assert str(plan.data_dir) in str(error.value)
+        with pytest.raises(UnavailableError, match="no `stitchwork serve` runs on"):
+            embedded_servers.embedded_urls(copy)
+        assert httpx.get(f"{process.url}/health/ready").status_code == 200
+        with client_of(process.redis_url) as registry:
+            assert registry.ping()
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00garbage", b"nonsense", b"/etc"])
+def test_lock_file_of_other_content_is_named(
+    plan: Plan, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan.data_dir.mkdir()
+    (plan.data_dir / "lock").write_bytes(content)
+    with pytest.raises(UnavailableError, match="lock: expected the path of a runtime directory"):
+        start(plan)
+    assert main(["status", "--data-dir", str(plan.data_dir)]) == 1
+    assert "lock: expected the path of a runtime directory" in capsys.readouterr().err
+
+
+def test_folder_of_another_origin_is_not_cleaned(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "stitchwork-abcdefgh"
+    folder.mkdir()
+    (folder / "metrics.db").write_text("another program's")
+    plan.data_dir.mkdir()
+    (plan.data_dir / "lock").write_text(str(folder))
+    with start(replace(plan, workers=0)):
+        assert (folder / "metrics.db").exists()
+
+
 def test_external_servers_are_used_and_none_is_embedded(plan: Plan) -> None:
     with start(plan) as owner:
         external = replace(
@@ -328,7 +367,7 @@ def supervisors() -> list[int]:
         ),
         (lambda plan: replace(plan, api_command=("/no/such",)), "No such file"),
         (damage, r"registry .* exited with 1; (.|\n)*Invalid AOF manifest"),
-        (misplace, "File exists|Not a directory"),
+        (misplace, "is not a folder"),
     ],
 )
 def test_child_that_cannot_start_is_named_and_nothing_is_left(

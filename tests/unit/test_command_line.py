@@ -276,3 +276,13 @@ def test_output_file_in_a_missing_folder_is_refused_by_the_folders_name(
 def test_closed_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["settings"]) == 0
+
+
+def test_server_that_cannot_be_reached_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STITCHWORK_REDIS_URL", "redis://user:SECRET@127.0.0.1:1")
+    assert main(["status"]) == 1
+    message = capsys.readouterr().err
+    assert "redis://user:***@127.0.0.1:1: Connection refused" in message
+    assert "SECRET" not in message

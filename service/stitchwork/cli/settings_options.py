@@ -14,7 +14,13 @@ from pydantic.fields import FieldInfo
 
 from stitchwork.cli.environment import check_service_environment
 from stitchwork.cli.options import Command
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import (
+    QueueUnavailableError,
+    RegistryUnavailableError,
+    StitchworkError,
+    UnavailableError,
+)
+from stitchwork.redis.urls import without_secrets
 from stitchwork.settings import Settings
 from stitchwork.telemetry import logs
 
@@ -100,6 +106,8 @@ class SettingsCommand(Command):
         ctx.params["settings"] = settings
         try:
             return super().invoke(ctx)
+        except (RegistryUnavailableError, QueueUnavailableError) as error:
+            raise RefusedError(error, _address(settings, error)) from error
         except StitchworkError as error:
             raise RefusedError(error) from error
 
@@ -126,8 +134,22 @@ class RefusedError(click.ClickException):
 
     exit_code = 1
 
-    def __init__(self, error: StitchworkError) -> None:
-        super().__init__(f"stitchwork: {error}")
+    def __init__(self, error: StitchworkError, address: str = "") -> None:
+        super().__init__(f"stitchwork: {error}{address}")
+
+
+def _address(settings: Settings, error: UnavailableError) -> str:
+    """The URL of the server that an error is about, and the system's reason, in brackets."""
+    url = settings.redis_url
+    if isinstance(error, QueueUnavailableError):
+        url = settings.queue_url or url
+    if url is None:
+        return ""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__cause__ or cause.__context__
+    reason = f": {cause.strerror}" if isinstance(cause, OSError) else ""
+    return f" ({without_secrets(url)}{reason})"
 
 
 class InvalidSettingError(click.ClickException):

@@ -2,7 +2,9 @@
 
 import fcntl
 import os
+import re
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,9 @@ from stitchwork.errors import UnavailableError
 
 REGISTRY: Final = "registry"
 QUEUE: Final = "queue"
+OWNER: Final = "data-dir"
+"""The link from a runtime directory to the data directory of its servers."""
+_RUNTIME_NAME: Final = re.compile(r"stitchwork-[A-Za-z0-9_]{8}")
 
 # Linux takes socket paths of 107 bytes, macOS of 103.
 MAX_SOCKET_PATH: Final = 99
@@ -105,8 +110,15 @@ def tail(path: Path) -> str:
 
 
 def open_lock(data_dir: Path) -> IO[str]:
-    """The lock file of a data directory, not locked yet; creates the directory if needed."""
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The lock file of a data directory, not locked yet; creates the directory if needed.
+
+    Raises:
+        UnavailableError: If the path is not a folder.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UnavailableError(f"data_dir: {data_dir} is not a folder") from error
     return (data_dir / "lock").open("a+")
 
 
@@ -128,10 +140,22 @@ def runtime_dir(lock: IO[str]) -> Iterator[Path]:
     """A private folder with a short path for sockets and metrics files, removed at the end.
 
     The lock file holds its path, so that the next start removes it if this one is killed.
+
+    Raises:
+        UnavailableError: If the lock file holds anything else, or the folder of a live service,
+            as in a copy of its data directory.
     """
-    lock.seek(0)
-    remove_runtime_dir(lock.read())
+    data_dir = Path(lock.name).parent
+    previous = _recorded_dir(data_dir)
+    if previous and _is_removable(previous):
+        if any(state(socket_in(previous, name)) != "down" for name in (REGISTRY, QUEUE)):
+            raise UnavailableError(
+                f"{data_dir / 'lock'} names {previous}, where servers of another data directory "
+                f"({_owner(previous) or 'unknown'}) run; if {data_dir} is a copy, remove that file"
+            )
+        remove_runtime_dir(str(previous))
     folder = _make_runtime_dir()
+    (folder / OWNER).symlink_to(data_dir.resolve())
     lock.truncate(0)
     lock.write(str(folder))
     lock.flush()
@@ -148,15 +172,60 @@ def embedded_urls(data_dir: Path) -> dict[str, str]:
     Raises:
         UnavailableError: If none run there.
     """
-    lock = data_dir / "lock"
-    folder = Path(lock.read_text()) if lock.exists() else Path()
+    folder = _recorded_dir(data_dir) or Path()
     registry, queue = (socket_in(folder, name) for name in (REGISTRY, QUEUE))
-    if not folder.is_absolute() or state(registry) != "up":
+    owner = _owner(folder)
+    is_copy = owner is not None and owner.exists() and not owner.samefile(data_dir)
+    if not folder.is_absolute() or is_copy or state(registry) != "up":
         raise UnavailableError(
             f"no `stitchwork serve` runs on {data_dir}; start it, or set redis_url "
             "(STITCHWORK_REDIS_URL) to the registry server"
         )
     return {"redis_url": socket_url(registry), "queue_url": socket_url(queue)}
+
+
+def _recorded_dir(data_dir: Path) -> Path | None:
+    """The runtime directory in the lock file of a data directory; None for none.
+
+    Raises:
+        UnavailableError: If the file holds anything else.
+    """
+    lock = data_dir / "lock"
+    content = lock.read_bytes() if lock.exists() else b""
+    if not content:
+        return None
+    folder = Path(os.fsdecode(content))
+    is_runtime_dir = folder.is_absolute() and _RUNTIME_NAME.fullmatch(folder.name)
+    if b"\0" in content or not is_runtime_dir:
+        raise UnavailableError(
+            f"{lock}: expected the path of a runtime directory of `stitchwork serve`, got other "
+            "content; remove the file if no service uses this data directory"
+        )
+    return folder
+
+
+def _owner(folder: Path) -> Path | None:
+    """The data directory whose servers a runtime directory belongs to; None if unknown."""
+    try:
+        return (folder / OWNER).readlink()
+    except OSError:
+        return None
+
+
+def _is_removable(folder: Path) -> bool:
+    """Whether a folder was made by `runtime_dir`, for this user."""
+    parents = {"/tmp", os.environ.get("XDG_RUNTIME_DIR", "")}  # noqa: S108
+    try:
+        status = folder.lstat()
+    except OSError:
+        return False
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid()
+    names = (OWNER, f"{REGISTRY}.sock", f"{QUEUE}.sock")
+    return (
+        is_own
+        and str(folder.parent) in parents
+        and any(map(os.path.lexists, (folder / n for n in names)))
+    )
 
 
 @contextmanager
@@ -192,4 +261,6 @@ def remove_runtime_dir(folder: str) -> None:
             socket_in(Path(folder), name).unlink(missing_ok=True)
         for metrics in Path(folder).glob("*.db") if folder else ():
             metrics.unlink(missing_ok=True)
+        if folder:
+            (Path(folder) / OWNER).unlink(missing_ok=True)
         os.rmdir(folder)
