@@ -286,3 +286,22 @@ def test_server_that_cannot_be_reached_is_named_without_its_password(
     message = capsys.readouterr().err
     assert "redis://user:***@127.0.0.1:1: Connection refused" in message
     assert "SECRET" not in message
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--rate-limits", "foo=1/minute", "expected 'read', 'infer' or 'admin', got 'foo'"),
+        ("--rate-limits", "infer=zz", "expected rates such as 100/minute;5000/day, got 'zz'"),
+        ("--device", "zz", "expected auto, cpu, cuda, cuda:N or mps, got 'zz'"),
+        ("--port", "x", "expected a whole number, got 'x'"),
+        ("--port", "99999", "expected at most 65535, got '99999'"),
+    ],
+)
+def test_wrong_setting_is_refused_with_what_was_expected_and_what_came(
+    option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["settings", option, value]) == 2
+    name = option.removeprefix("--").replace("-", "_")
+    expected = f"stitchwork: {name} ({option} or STITCHWORK_{name.upper()}): {message}\n"
+    assert capsys.readouterr().err == expected

@@ -76,6 +76,19 @@ REGISTRY_SETTINGS: Final = SERVER_SETTINGS | {"durable", "durable_replicas", "st
 
 _WORDS: Final = {"seconds": "SECONDS", "bytes": "BYTES", "url": "URL", "port": "PORT"}
 
+_EXPECTED: Final = {
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "bool_parsing": "true or false",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "at most {le}",
+    "enum": "{expected}",
+    "literal_error": "{expected}",
+}
+"""What a setting expects, by the type of pydantic's error."""
+
 
 class SettingOption(click.Option):
     """An option that stands for a setting."""
@@ -178,11 +191,28 @@ def load(options: dict[str, Any]) -> Settings:
 
 
 def _sentence(fault: Any) -> str:
-    name = ".".join(str(part) for part in fault["loc"])
+    """What a setting expected and what came, under its option and its variable."""
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    message = _expectation(name, fault)
     if name not in _ALL:
-        return f"stitchwork: {name or 'settings'}: {fault['msg']}"
+        return f"stitchwork: {name or 'settings'}: {message}"
     variable = f"STITCHWORK_{name.upper()}"
-    return f"stitchwork: {name} (--{_kebab(name)} or {variable}): {fault['msg']}"
+    return f"stitchwork: {name} (--{_kebab(name)} or {variable}): {message}"
+
+
+def _expectation(name: str, fault: Any) -> str:
+    context = fault.get("ctx", {})
+    if fault["type"] == "value_error":
+        # Written by the model itself, which does not repeat a URL: it may hold a password.
+        return str(context["error"])
+    if name == "device":
+        expected = "auto, cpu, cuda, cuda:N or mps"
+    else:
+        expected = _EXPECTED.get(fault["type"], "").format(**context)
+    if not expected:
+        return str(fault["msg"])
+    value = "" if name in ("redis_url", "queue_url") else f", got {str(fault['input'])[:80]!r}"
+    return f"expected {expected}{value}"
 
 
 def _option(name: str, field: FieldInfo) -> SettingOption:
