@@ -31,8 +31,8 @@ import sys
 from stitchwork.cli.main import main
 
 assert main(sys.argv[1:]) == 0
-from tests.support.memory import most_resident
-print(most_resident())
+from tests.support.memory import peak_resident
+print(peak_resident())
 """
 THROUGH_CLIENT = """
 import sys, numpy as np
