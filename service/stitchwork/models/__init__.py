@@ -1,1 +1,1 @@
-"""Pretrained models. Only this package and `worker` import torch."""
+"""Pretrained models: only this package, `worker` and its composition root import torch."""
