@@ -5,6 +5,7 @@ import pytest
 from tests.support.timm_sweep import (
     DIFFERENT,
     EQUAL,
+    PATH,
     REFUSED,
     WIDTH,
     architectures,
@@ -30,6 +31,10 @@ def test_the_smallest_of_a_family_is_computed_and_the_others_are_measured() -> N
     assert "as of 2000-01-01" in text
     assert "| equal (computed) | 2 |" in text
     assert "Silently different: 0." in text
+
+
+def test_the_documented_table_has_no_silent_difference() -> None:
+    assert "Silently different: 0." in PATH.read_text()
 
 
 @pytest.mark.slow
