@@ -6,7 +6,6 @@ versions on every machine.
 """
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,16 +16,14 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING, FactorParameters
+from stitchwork.ids import ID_PATTERN
 
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Modality: TypeAlias = Literal["text", "image", "vector"]
 Item: TypeAlias = str | bytes
 """One raw input: a text, or the bytes of an image file."""
-
-ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 class Record(BaseModel):
@@ -248,24 +245,6 @@ class Registration(Record):
     done: int = 0
     total: int = 0
     reason: str | None = None
-
-
-def check_id(value: str, pointer: str | None = None) -> str:
-    """An id that is safe in a URL and in a key.
-
-    Raises:
-        InvalidInputError: If it is empty, too long, or has other characters than letters, digits,
-            `.`, `_` and `-`.
-    """
-    if not re.fullmatch(ID_PATTERN, value):
-        excerpt = value if len(value) <= 40 else value[:40] + "…"
-        raise InvalidInputError(
-            "expected an id of 1 to 128 letters, digits, '.', '_' or '-' that starts with a letter "
-            f"or digit, got {excerpt!r}",
-            pointer=pointer,
-            code=ErrorCode.INVALID_ID,
-        )
-    return value
 
 
 def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> str:

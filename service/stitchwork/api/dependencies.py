@@ -18,6 +18,7 @@ from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
+from stitchwork.ids import ID_PATTERN, check_id
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.queue.producer import Producer
@@ -25,7 +26,6 @@ from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.entries import Condition
 from stitchwork.registry.registry import Registry
-from stitchwork.resources import ID_PATTERN, check_id
 from stitchwork.telemetry import Telemetry
 
 T = TypeVar("T")

@@ -28,9 +28,10 @@ from stitchwork.api.schemas.responses import (
     SpacePage,
 )
 from stitchwork.errors import InvalidInputError
+from stitchwork.ids import check_id
 from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.repository import Repository
-from stitchwork.resources import Registration, check_id
+from stitchwork.resources import Registration
 
 STATUS: Final = {
     Outcome.CREATED: 201,

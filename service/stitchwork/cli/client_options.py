@@ -45,7 +45,7 @@ def parse_id(text: str) -> str:
         BadParameter: If the service would refuse it.
     """
     # Imported here, since it takes longer than the rest of a command's help.
-    from stitchwork.resources import check_id
+    from stitchwork.ids import check_id
 
     try:
         return check_id(text)

@@ -23,9 +23,10 @@ from stitchwork.errors import (
     InvalidInputError,
     UnknownResourceError,
 )
+from stitchwork.ids import check_id
 from stitchwork.redis.client import PREFIX, Check, Command, RedisClient
 from stitchwork.registry.stored_records import dump_record, load_record
-from stitchwork.resources import ApiKey, Scope, check_id
+from stitchwork.resources import ApiKey, Scope
 
 log = logging.getLogger(__name__)
 

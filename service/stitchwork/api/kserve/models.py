@@ -15,9 +15,10 @@ from typing import Any, Final, Literal
 
 from stitchwork.errors import UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.ids import check_id
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution
-from stitchwork.resources import check_id, digest
+from stitchwork.resources import digest
 
 Operation = Literal["embed", "stitch", "translate", "classify"]
 

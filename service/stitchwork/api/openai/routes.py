@@ -20,9 +20,10 @@ from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
+from stitchwork.ids import ID_PATTERN, check_id
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import ID_PATTERN, Space, check_id
+from stitchwork.resources import Space
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
 

@@ -19,8 +19,8 @@ from stitchwork.api.provenance import version_headers
 from stitchwork.api.schemas.report_requests import NextAnchorsRequest
 from stitchwork.api.schemas.report_responses import AnchorReportResponse, NextAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.ids import check_id
 from stitchwork.inference.resolve import check_pair, check_width
-from stitchwork.resources import check_id
 
 router = APIRouter(tags=["anchors"])
 

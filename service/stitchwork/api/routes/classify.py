@@ -10,8 +10,8 @@ from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import result_headers
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef
+from stitchwork.ids import check_id
 from stitchwork.inference.resolve import check_width, head_of
-from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 

@@ -27,8 +27,9 @@ from stitchwork.api.reports.space_comparison import MAX_SPACES
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.api.schemas.report_responses import CompatibilityResponse, HeadEvaluationResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.ids import ID_PATTERN, check_id
 from stitchwork.inference.resolve import Resolution
-from stitchwork.resources import ID_PATTERN, Floats, Space, check_id
+from stitchwork.resources import Floats, Space
 
 router = APIRouter(tags=["compatibility"])
 

@@ -20,8 +20,8 @@ from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.schemas.inference_requests import EmbedRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
+from stitchwork.ids import check_id
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 

@@ -21,7 +21,7 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.export.safetensors_export import map_to_safetensors
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.resources import check_id
+from stitchwork.ids import check_id
 
 router = APIRouter(tags=["inference"])
 

@@ -20,9 +20,9 @@ from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
+from stitchwork.ids import check_id
 from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import check_id
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 

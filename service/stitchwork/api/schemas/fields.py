@@ -21,7 +21,8 @@ from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.resources import ID_PATTERN, Floats, check_id
+from stitchwork.ids import ID_PATTERN, check_id
+from stitchwork.resources import Floats
 
 ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 """One embedding in JSON."""
