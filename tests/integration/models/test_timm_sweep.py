@@ -1,4 +1,4 @@
-"""The sweep over timm's architectures: a few of them here, all in the slow test."""
+"""The sweep over timm's architectures: a few of them here, all with `-m sweep`."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_the_documented_table_has_no_silent_difference() -> None:
     assert "Silently different: 0." in PATH.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.timeout(1800)
 def test_no_architecture_is_silently_different() -> None:
     rows = sweep(architectures())
