@@ -77,6 +77,11 @@ def lookup(
         RegistryUnavailableError: If the registry is unavailable and the last known records are too
             old.
     """
+    if head is None and source is not None:
+        # Without a head every id is known, and plain reads cost the server less than a script.
+        ids = (source,) if target is None else (source, target)
+        spaces, stale = registry.spaces.ready(*ids)
+        return LookupResult(spaces[0], spaces[1] if target else None, None, None, stale)
     arguments = (source or "", target or "", head or "", bridge)
     try:
         reply = registry.server.run_script(LOOKUP, [], PREFIX, *arguments)
