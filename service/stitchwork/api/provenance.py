@@ -24,8 +24,9 @@ def resolution_headers(resolution: Resolution) -> dict[str, str]:
 def result_headers(result: InferenceResult) -> dict[str, str]:
     """Headers of a result: versions, and numbers of inputs with a flaw of each kind."""
     headers = resolution_headers(result.resolution)
-    if result.undefined:
-        headers["Stitchwork-Undefined"] = str(len(result.undefined))
+    undefined = len(result.undefined)
+    if undefined:
+        headers["Stitchwork-Undefined"] = str(undefined)
     uncovered = len(result.coverage.uncovered)
     if uncovered:
         headers["Stitchwork-Uncovered"] = str(uncovered)

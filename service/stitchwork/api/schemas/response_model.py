@@ -44,7 +44,7 @@ def json_fields(model: BaseModel) -> Mapping[str, Any]:
 
     Pydantic's own serialization walks every value, which large responses cannot afford.
     """
-    fields = dict(model)
-    if isinstance(model, ResponseModel):
+    fields = vars(model)
+    if isinstance(model, ResponseModel) and len(fields) > len(model.model_fields_set):
         return {name: value for name, value in fields.items() if name in model.model_fields_set}
     return fields
