@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.telemetry import Telemetry
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class InferenceResult:
     """The result of one request.
+
+    Without slots, since its reports are computed once, when they are first read.
 
     Attributes:
         resolution: The versions it was computed with.
@@ -39,13 +42,13 @@ class InferenceResult:
     mismatched: int = 0
     length_warnings: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def undefined(self) -> list[int]:
         """Indices of inputs without a direction, which are at the mean of their space."""
         indices: list[int] = np.flatnonzero(~self.defined).tolist()
         return indices
 
-    @property
+    @cached_property
     def coverage(self) -> CoverageReport:
         """The inputs that the anchors do not cover, with a warning if there are any."""
         return CoverageReport.of(self.covered, self.resolution.source)

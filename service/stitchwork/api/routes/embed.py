@@ -55,12 +55,13 @@ async def embed(encoder: PathId, request: Request) -> Response:
 
 def _embed_response(request: Request, payload: EmbedRequest, result: InferenceResult) -> Response:
     resolution = result.resolution
-    response = EmbedResponse(
-        embeddings=result.rows,
-        encoder=ResourceRef.of(resolution.source),
-        truncated=list(result.truncated),
-    )
-    if resolution.target:
+    if resolution.target is None:
+        response = EmbedResponse(
+            embeddings=result.rows,
+            encoder=ResourceRef.of(resolution.source),
+            truncated=list(result.truncated),
+        )
+    else:
         response = EmbedResponse(
             embeddings=result.rows,
             encoder=ResourceRef.of(resolution.source),
