@@ -112,8 +112,3 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> Correlation:
     z = math.atanh(min(max(r, -1 + 1e-12), 1 - 1e-12))
     half = Z95 / math.sqrt(n - 3)
     return Correlation(r, math.tanh(z - half), math.tanh(z + half), n)
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and population standard deviation."""
-    return float(np.mean(values)), float(np.std(values))
