@@ -9,139 +9,51 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import Field
 
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING, FactorParameters
 from stitchwork.ids import ID_PATTERN
+from stitchwork.resources.encoder_specs import (
+    EncoderSpec,
+    ImageEncoder,
+    Modality,
+    PoolingMode,
+    TextEncoder,
+)
+from stitchwork.resources.record import Record
+
+__all__ = [
+    "AnchorSet",
+    "ApiKey",
+    "Arrays",
+    "BridgeParameters",
+    "EncoderSpec",
+    "Floats",
+    "Head",
+    "ImageEncoder",
+    "Item",
+    "Modality",
+    "PoolingMode",
+    "Record",
+    "Registration",
+    "Scope",
+    "Space",
+    "TextEncoder",
+    "digest",
+    "encoder_key",
+    "pack_items",
+    "unpack_items",
+]
 
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
-Modality: TypeAlias = Literal["text", "image", "vector"]
 Item: TypeAlias = str | bytes
 """One raw input: a text, or the bytes of an image file."""
-
-
-class Record(BaseModel):
-    """A frozen record; unknown fields are an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-PoolingMode: TypeAlias = Literal["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"]
-
-
-class TextEncoder(Record):
-    """A transformers model that embeds texts."""
-
-    kind: Literal["transformers"] = "transformers"
-    model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
-    revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
-    pooling: PoolingMode | tuple[PoolingMode, ...] | None = Field(
-        None,
-        description="How tokens become one row, or several ways whose rows are concatenated; "
-        "unset: as the model's files say, else `mean`.",
-    )
-    layer: Annotated[int, Strict()] = Field(
-        -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
-    )
-    max_length: Annotated[int, Strict()] | None = Field(
-        None,
-        ge=1,
-        le=1_000_000,
-        description="Maximum number of tokens; unset: the model's own.",
-    )
-    normalize: Annotated[bool, Strict()] | None = Field(
-        None,
-        description="Scale embeddings to unit length; unset: as the model's files say, else no.",
-    )
-    prompt: str | None = Field(
-        None,
-        max_length=10_000,
-        description="Text before each text; unset: that of `prompt_name`, else the model's "
-        "default prompt.",
-    )
-    prompt_name: str | None = Field(
-        None, max_length=256, description="Name of a prompt in the model's files."
-    )
-    lower_case: Annotated[bool, Strict()] | None = Field(
-        None, description="Convert texts to lower case; unset: as the model's files say, else no."
-    )
-    modules: tuple[str, ...] | None = Field(
-        None,
-        description="Modules between the pooling and the embedding. Unset: those of the model's "
-        "files; empty: none of them.",
-    )
-    truncate: Annotated[bool, Strict()] = Field(
-        False, description="Cut longer texts instead of refusing them."
-    )
-
-    @property
-    def modality(self) -> Modality:
-        """The modality of its inputs."""
-        return "text"
-
-    @property
-    def is_resolved(self) -> bool:
-        """Whether it leaves nothing for the model's files to decide."""
-        values = (self.pooling, self.normalize, self.lower_case, self.prompt, self.modules)
-        return None not in (*values, self.max_length)
-
-
-Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
-Scales: TypeAlias = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1, max_length=3)
-]
-
-
-class ImageEncoder(Record):
-    """A timm model that embeds images by its pooled features."""
-
-    kind: Literal["timm"] = "timm"
-    model: str = Field(min_length=1, max_length=256, description="Name of the model in timm.")
-    weights: str | None = Field(
-        None,
-        max_length=1024,
-        description="Local safetensors file, or the folder of it and of timm's config.json; unset: "
-        "timm's own from the hub.",
-    )
-    revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
-    input_size: Annotated[int, Strict()] | None = Field(
-        None, ge=16, le=2048, description="Side of the input in pixels; unset: the model's own."
-    )
-    mean: Channels | None = Field(
-        None, description="Mean of each channel, of values from 0 to 1; unset: the model's own."
-    )
-    std: Scales | None = Field(
-        None, description="Standard deviation of each channel; unset: the model's own."
-    )
-    crop_pct: float | None = Field(
-        None,
-        gt=0,
-        le=2,
-        description="Side of the centre crop as a share of the resized image; unset: the model's.",
-    )
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] | None = (
-        Field(None, description="How images are resized; unset: the model's own.")
-    )
-    in_chans: Literal[1, 3] | None = Field(
-        None, description="Channels: 1 for grey, 3 for RGB; unset: the model's own."
-    )
-    normalize: Annotated[bool, Strict()] = Field(
-        False, description="Scale embeddings to unit length."
-    )
-
-    @property
-    def modality(self) -> Modality:
-        """The modality of its inputs."""
-        return "image"
-
-
-EncoderSpec: TypeAlias = Annotated[TextEncoder | ImageEncoder, Field(discriminator="kind")]
 
 
 class AnchorSet(Record):
@@ -240,7 +152,7 @@ class Registration(Record):
     version: str
     encoder: EncoderSpec | None = None
     parent: str = Field(description="The resource that it depends on, as `kind:id`.")
-    declared: dict[str, Any] = {}
+    declared: dict[str, Any] = Field(default_factory=dict)
     status: Literal["pending", "failed"] = "pending"
     done: int = 0
     total: int = 0
