@@ -159,13 +159,13 @@ def _activation(name: str, files: ModuleFiles) -> torch.nn.Module:
 
 
 def load_tensors(name: str, folder: Path) -> dict[str, Any]:
-    """The tensors of a module's safetensors file."""
+    """The tensors of a module's safetensors file, in private memory."""
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise refusal(
             name, f"{folder.name}/{WEIGHTS_FILE} is missing; weights in pickles are never read"
         )
-    return load_file(file)
+    return load_file(file, backend="pread")
 
 
 def _load_weights(name: str, folder: Path, module: torch.nn.Module) -> None:

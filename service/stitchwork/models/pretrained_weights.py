@@ -19,6 +19,9 @@ from transformers.models.auto.modeling_auto import (
 from stitchwork.errors import ErrorCode, JobFailedError
 
 LOCAL_FILES_ONLY: Final[dict[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
+PRIVATE_WEIGHTS: Final[dict[str, Any]] = {"use_safetensors": True, "disable_mmap": True}
+"""Weights are copied into memory: a mapped file would change them, or end the process, when it is
+written to."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
 ADAPTER_FILE: Final = "adapter_config.json"
 
@@ -102,11 +105,11 @@ def load_base_model(name: str, folder: Path) -> Any:
 def _load(auto_class: Any, folder: Path, attention: str) -> tuple[Any, dict[str, Any]]:
     model, info = auto_class.from_pretrained(
         folder,
-        use_safetensors=True,
         attn_implementation=attention,
         output_loading_info=True,
         # Otherwise the error names no weights; `check_weights` refuses them.
         ignore_mismatched_sizes=True,
+        **PRIVATE_WEIGHTS,
         **LOCAL_FILES_ONLY,
     )
     return model, info

@@ -12,7 +12,12 @@ from transformers.activations import ACT2FN
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.encoder import inference_mode
-from stitchwork.models.pretrained_weights import LOCAL_FILES_ONLY, check_code, check_weights
+from stitchwork.models.pretrained_weights import (
+    LOCAL_FILES_ONLY,
+    PRIVATE_WEIGHTS,
+    check_code,
+    check_weights,
+)
 from stitchwork.models.text_parity import SAMPLE_TEXTS
 from stitchwork.models.text_settings import resolve_spec
 from stitchwork.models.transformers_encoder import TransformersEncoder
@@ -65,11 +70,11 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
 def _load(name: str, folder: Path) -> Any:
     model, info = AutoModelForSequenceClassification.from_pretrained(
         folder,
-        use_safetensors=True,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         # Naming the attention keeps a config from requesting a kernel from the hub.
         attn_implementation="eager",
+        **PRIVATE_WEIGHTS,
         **LOCAL_FILES_ONLY,
     )
     own = {part for part, _ in model.named_children()} - {model.base_model_prefix}

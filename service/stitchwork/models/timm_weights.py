@@ -61,13 +61,14 @@ def find_weights(path: Path) -> Path:
 
 
 def read_weights(path: Path, model: str) -> State:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, in private memory.
 
     Raises:
         InvalidInputError: If the file does not exist or is not valid.
     """
     try:
-        return load_file(path)
+        # A mapped file would change the weights, or end the process, when it is written to.
+        return load_file(path, backend="pread")
     except FileNotFoundError as error:
         raise InvalidInputError(
             f"the weights file {path.name} of {model} does not exist"
