@@ -84,6 +84,7 @@ class ErrorCode(StrEnum):
     TOO_MANY_PIXELS = "too-many-pixels"
     TOO_MANY_SCANS = "too-many-scans"
     TOO_MANY_TOKENS = "too-many-tokens"
+    UNKNOWN_PROMPT = "unknown-prompt"
     URL_NOT_ALLOWED = "url-not-allowed"
     URL_UNAVAILABLE = "url-unavailable"
 

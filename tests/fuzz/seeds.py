@@ -52,7 +52,8 @@ def seeds() -> dict[str, list[bytes]]:
     exif[0x0112] = 6
     checksum_end = len(MAGIC) + CHECKSUM_BYTES
     job = Job(id="1", reply_to="a", encoder=encoder).pack(["one", "two"])
-    answered = Reply("1", rows, np.array([True, False]), np.array([True, True]), (0,)).pack()
+    marks = np.array([True, False]), np.array([True, True])
+    answered = Reply("1", rows, *marks, np.ones(len(rows)), (0,)).pack()
     refused = Reply("1", error=InvalidInputError("m", pointer="/items/0")).pack()
     error = {"kind": "InvalidInputError", "message": "m", "pointer": "/items/0", "code": "c"}
     of_first_format = pack({}, {"job": "1", "error": error})

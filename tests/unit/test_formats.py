@@ -32,8 +32,8 @@ SENT: Final[tuple[type[Record], ...]] = (
     TextEncoder,
     ImageEncoder,
 )
-STORED_FORMAT: Final = 3
-MESSAGE_FORMAT: Final = 2
+STORED_FORMAT: Final = 4
+MESSAGE_FORMAT: Final = 3
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
@@ -45,13 +45,14 @@ FIELDS: Final = {
     "BridgeParameters": "shrinkage delta omega whitening landmarks",
     "TextEncoder": (
         "kind model revision pooling layer max_length normalize prompt prompt_name "
-        "lower_case modules truncate"
+        "prompts lower_case modules truncate"
     ),
     "ImageEncoder": (
         "kind model weights revision input_size mean std crop_pct interpolation in_chans normalize"
     ),
     "Job": (
-        "id reply_to encoder truncate source target head bridge registration request_id traceparent"
+        "id reply_to encoder truncate input_type source target head bridge registration "
+        "request_id traceparent"
     ),
 }
 """Names of the fields of each record, in the order of their definition."""

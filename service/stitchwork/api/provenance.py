@@ -1,5 +1,7 @@
 """Response headers that name the versions that a result was computed with."""
 
+from urllib.parse import quote
+
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Head, Space
@@ -21,8 +23,13 @@ def resolution_headers(resolution: Resolution) -> dict[str, str]:
     return version_headers(resolution.stale, **resolution.records)
 
 
+def prompt_field(input_type: str | None, result: InferenceResult) -> dict[str, str | None]:
+    """The field of a response that names the prompt, if the request has an input type."""
+    return {} if input_type is None else {"prompt_name": result.prompt_name}
+
+
 def result_headers(result: InferenceResult) -> dict[str, str]:
-    """Headers of a result: versions, and numbers of inputs with a flaw of each kind."""
+    """Headers of a result: versions, numbers of inputs with each flaw, and a selected prompt."""
     headers = resolution_headers(result.resolution)
     undefined = len(result.undefined)
     if undefined:
@@ -30,8 +37,10 @@ def result_headers(result: InferenceResult) -> dict[str, str]:
     uncovered = len(result.coverage.uncovered)
     if uncovered:
         headers["Stitchwork-Uncovered"] = str(uncovered)
-    if result.mismatched:
-        headers["Stitchwork-Mismatched-Lengths"] = str(result.mismatched)
+    if result.lengths.mismatched:
+        headers["Stitchwork-Mismatched-Lengths"] = str(result.lengths.mismatched)
     if result.truncated:
         headers["Stitchwork-Truncated"] = str(len(result.truncated))
+    if result.prompt_name is not None:
+        headers["Stitchwork-Prompt"] = quote(result.prompt_name)
     return headers

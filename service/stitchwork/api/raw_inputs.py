@@ -35,6 +35,7 @@ async def infer_items(
     items: list[str | bytes],
     *,
     truncate: bool | None,
+    input_type: str | None = None,
     seconds: float,
 ) -> InferenceResult:
     """Decode raw inputs and embed them on a worker, which also translates and classifies them.
@@ -45,6 +46,7 @@ async def infer_items(
             are not translated, without a head not classified.
         items: Texts, images in base64 or by URL, or the bytes of files.
         truncate: Cut texts that are too long; None takes the encoder's setting.
+        input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
         seconds: Deadline of the result, in seconds from now.
 
     Raises:
@@ -57,7 +59,7 @@ async def infer_items(
         decode = partial(decode_items, values, modality, state.limits.max_items)
         decoded = await state.executor.finish(decode, size)
         return await state.pipeline.infer_items(
-            resolution, decoded, truncate=truncate, seconds=seconds
+            resolution, decoded, truncate=truncate, input_type=input_type, seconds=seconds
         )
 
 
@@ -68,6 +70,7 @@ async def infer_while_connected(
     items: list[str | bytes],
     *,
     truncate: bool | None,
+    input_type: str | None = None,
     seconds: float,
 ) -> InferenceResult:
     """Like `infer_items`, for a request whose body has been read.
@@ -78,10 +81,13 @@ async def infer_while_connected(
         resolution: The versions to use.
         items: Raw inputs.
         truncate: Cut texts that are too long; None takes the encoder's setting.
+        input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
         seconds: Deadline of the result, in seconds from now.
 
     Raises:
         ClientDisconnectedError: If the client disconnects first.
     """
-    inference = infer_items(state, resolution, items, truncate=truncate, seconds=seconds)
+    inference = infer_items(
+        state, resolution, items, truncate=truncate, input_type=input_type, seconds=seconds
+    )
     return await run_while_connected(request, inference)

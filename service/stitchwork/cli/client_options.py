@@ -136,6 +136,12 @@ def input_options(subject: str) -> Callable[[F], F]:
 bridge_option = click.option(
     "--bridge", metavar="TEXT", help="Bridge to use [default: the service's]."
 )
+input_type_option = click.option(
+    "--input-type",
+    metavar="TEXT",
+    help="Prompt of the encoder's model: its name, or query, document and the like [default: that "
+    "of the anchors].",
+)
 top_option = click.option(
     "--top",
     type=int,

@@ -10,6 +10,7 @@ from stitchwork.cli.client_options import (
     ClientCommand,
     bridge_option,
     input_options,
+    input_type_option,
     parse_id,
     top_option,
 )
@@ -99,6 +100,7 @@ def classify(
 @click.argument("path", metavar="OUT", type=FILE)
 @input_options("The inputs")
 @click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
+@input_type_option
 @bridge_option
 def embed(
     client: "Stitchwork",
@@ -108,6 +110,7 @@ def embed(
     texts: str | None,
     images: tuple[str, ...],
     target: str | None,
+    input_type: str | None,
     bridge: str | None,
 ) -> None:
     """Embed texts or images into an .npy file, by a SPACE that has an encoder.
@@ -118,7 +121,15 @@ def embed(
 
     inputs = read_inputs(texts, images, default="-") or []
     with npy_sink(path, len(inputs)) as sink:
-        client.embed(encoder, inputs, target, bridge, out=sink, progress=output.has_progress)
+        client.embed(
+            encoder,
+            inputs,
+            target,
+            bridge,
+            input_type=input_type,
+            out=sink,
+            progress=output.has_progress,
+        )
     output.record({"output": str(path), "rows": len(inputs), "width": sink.width})
 
 
@@ -126,6 +137,7 @@ def embed(
 @click.argument("encoder", metavar="SPACE", type=parse_id)
 @click.argument("head", metavar="HEAD", type=parse_id)
 @input_options("The inputs")
+@input_type_option
 @bridge_option
 @top_option
 def stitch(
@@ -135,6 +147,7 @@ def stitch(
     head: str,
     texts: str | None,
     images: tuple[str, ...],
+    input_type: str | None,
     bridge: str | None,
     top: int,
 ) -> None:
@@ -145,7 +158,15 @@ def stitch(
     from stitchwork.cli.files import input_names, read_inputs
 
     inputs = read_inputs(texts, images, default="-") or []
-    predictions = client.stitch(encoder, head, inputs, bridge, top, progress=output.has_progress)
+    predictions = client.stitch(
+        encoder,
+        head,
+        inputs,
+        bridge,
+        top,
+        input_type=input_type,
+        progress=output.has_progress,
+    )
     _show_predictions(output, predictions, input_names(inputs), top)
 
 

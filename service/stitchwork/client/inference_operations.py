@@ -126,6 +126,7 @@ class InferenceOperations:
         target: str | None = None,
         bridge: str | None = None,
         *,
+        input_type: str | None = None,
         out: Any = None,
         progress: Progress | bool = False,
     ) -> Flow[Floats]:
@@ -138,13 +139,15 @@ class InferenceOperations:
             items: The raw inputs: texts, or image files as bytes.
             target: Id of the space to translate into.
             bridge: Default: the service's.
+            input_type: Selects a prompt of the encoder's model by its name or purpose, such as
+                `query` or `document`; default: the prompt of the anchors.
             out: (n, d) floats to write to, such as a `np.memmap`; default: a new array.
             progress: Called with the inputs done and all inputs; True draws a bar.
 
         Returns:
             (n, d) float32, or `out`.
         """
-        fields = {"target": target, "bridge": bridge}
+        fields = {"target": target, "bridge": bridge, "input_type": input_type}
         path = url_path("embed", encoder)
         result = yield from items_to_rows(self, path, fields, items, out, progress)
         rows: Floats = result.rows
@@ -159,6 +162,7 @@ class InferenceOperations:
         bridge: str | None = None,
         top: int = 1,
         *,
+        input_type: str | None = None,
         progress: Progress | bool = False,
     ) -> Flow[Predictions]:
         """Classify raw inputs with the encoder of one space and the head of another.
@@ -169,12 +173,13 @@ class InferenceOperations:
             items: The raw inputs: texts, or image files as bytes.
             bridge: Default: the service's.
             top: Number of classes in each prediction.
+            input_type: Selects a prompt of the encoder's model, as in `embed`.
             progress: Called with the inputs done and all inputs; True draws a bar.
 
         Returns:
             A prediction for each input, as from `classify`.
         """
-        fields = {"bridge": bridge, "top": top}
+        fields = {"bridge": bridge, "top": top, "input_type": input_type}
         path = url_path("stitch", encoder, head)
         return (yield from items_to_predictions(self, path, fields, items, progress))
 
@@ -217,6 +222,7 @@ class InferenceOperations:
         embeddings: Floats | None = None,
         native_embeddings: Floats | None = None,
         bridge: str | None = None,
+        input_type: str | None = None,
         calibrate: bool = False,
     ) -> Flow[dict[str, Any]]:
         """Report the accuracies of a head on a labelled sample of another space, and a verdict.
@@ -229,6 +235,7 @@ class InferenceOperations:
             embeddings: (n, d) of the encoder's space.
             native_embeddings: (n, d) of the same inputs in the head's own space.
             bridge: Default: the service's.
+            input_type: Selects a prompt of the encoders' models, as in `embed`; with items only.
             calibrate: Calibrate `confidence` by the sample from now on.
         """
         inputs = None if items is None else json_items(items)
@@ -236,6 +243,7 @@ class InferenceOperations:
             "labels": label_list(labels),
             "items": inputs,
             "bridge": bridge,
+            "input_type": input_type,
             "calibrate": calibrate,
         }
         arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}

@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 
 from stitchwork.errors import InvalidInputError
+from stitchwork.inference.length_report import LengthReport
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.messages import Job, Reply
@@ -22,6 +23,7 @@ async def embed(
     items: Sequence[Item],
     *,
     truncate: bool | None,
+    input_type: str | None,
     items_per_job: int,
     seconds: float,
 ) -> InferenceResult:
@@ -33,6 +35,7 @@ async def embed(
             are not translated, without a head not classified.
         items: n texts, or the bytes of n image files.
         truncate: Cut texts that are too long; None takes the encoder's setting.
+        input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
         items_per_job: Larger requests are split into jobs of this size.
         seconds: Deadline of the result, in seconds from now.
 
@@ -44,7 +47,7 @@ async def embed(
             is the index in the whole request.
         StitchworkError: What `Producer.run` raises.
     """
-    job = job_of(resolution, truncate)
+    job = job_of(resolution, truncate, input_type)
     starts = range(0, len(items), items_per_job)
     tasks = [
         asyncio.ensure_future(producer.run(job, items[start : start + items_per_job], seconds))
@@ -57,21 +60,29 @@ async def embed(
     finally:
         for task in tasks:
             task.cancel()
+    first = replies[0]
     if len(replies) == 1:
-        reply = replies[0]
-        arrays = reply.rows, reply.defined, reply.covered
-        return InferenceResult(resolution, *arrays, reply.truncated, reply.tokens)
+        rows, defined, covered, lengths = first.rows, first.defined, first.covered, first.lengths
+    else:
+        rows, defined, covered, lengths = (
+            np.concatenate([getattr(reply, name) for reply in replies])
+            for name in ("rows", "defined", "covered", "lengths")
+        )
     return InferenceResult(
         resolution,
-        np.concatenate([reply.rows for reply in replies]),
-        np.concatenate([reply.defined for reply in replies]),
-        np.concatenate([reply.covered for reply in replies]),
+        rows,
+        defined,
+        covered,
         tuple(start + i for start, r in zip(starts, replies, strict=True) for i in r.truncated),
         sum(reply.tokens for reply in replies),
+        LengthReport.of(lengths, resolution.source, by_encoder=True),
+        first.prompt_name,
     )
 
 
-def job_of(resolution: Resolution, truncate: bool | None = None) -> Job:
+def job_of(
+    resolution: Resolution, truncate: bool | None = None, input_type: str | None = None
+) -> Job:
     """The job of a resolution.
 
     Raises:
@@ -82,6 +93,7 @@ def job_of(resolution: Resolution, truncate: bool | None = None) -> Job:
         id="",
         encoder=encoder_of(resolution.source),
         truncate=truncate,
+        input_type=input_type,
         source=resolution.source,
         target=resolution.target,
         # Workers do not need the labels, which may be many.

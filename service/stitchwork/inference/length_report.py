@@ -1,9 +1,10 @@
 """Embeddings of a request whose lengths do not fit the anchors of their space."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stitchwork.geometry.diagnostics.space_metrics import UNIT_TOLERANCE
 from stitchwork.resources import Floats, Space
@@ -21,6 +22,20 @@ MIN_UNIT_ROWS: Final = 3
 """Number of embeddings, all of length one, that is no coincidence in any space."""
 
 
+CAUSES: Final = (
+    "were they normalised, such as by a vector store?",
+    "the anchors were normalised, were the embeddings not?",
+    "do they come from the encoder of this space, scaled alike?",
+)
+"""Of normalised embeddings, of normalised anchors, and of all others."""
+ENCODER_CAUSES: Final = (
+    "the encoder normalises, the anchors were registered otherwise; register both alike",
+    "the anchors were normalised, the encoder does not normalise; register it with normalize",
+    "the anchors were not computed by this encoder, or were scaled",
+)
+"""The same, where the encoder of the space computed the embeddings."""
+
+
 @dataclass(frozen=True, slots=True)
 class LengthReport:
     """Embeddings that were scaled differently from the anchors of their space.
@@ -34,37 +49,45 @@ class LengthReport:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, rows: Floats, space: Space) -> "LengthReport":
+    def of(cls, lengths: NDArray[Any], space: Space, *, by_encoder: bool = False) -> "LengthReport":
         """Make a report.
 
         Args:
-            rows: (n, d) finite float32 embeddings.
+            lengths: (n,) finite norms of embeddings.
             space: The space they are said to be of.
+            by_encoder: Whether the space's encoder computed them; otherwise they were sent.
         """
-        with np.errstate(over="ignore"):
-            lengths = np.sqrt(np.vecdot(rows, rows))
-        if not np.isfinite(lengths).all():
-            lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
         mean, std = space.norm_mean, space.norm_std
         fits = np.abs(lengths - mean) <= max(MAX_RELATIVE_DIFFERENCE * mean, MAX_DEVIATIONS * std)
         is_unit = bool((np.abs(lengths - 1) < UNIT_TOLERANCE).all())
-        unlikely = len(rows) >= MIN_UNIT_ROWS or abs(mean - 1) > MIN_UNIT_DEVIATIONS * std
-        normalised = is_unit and unlikely and abs(mean - 1) + std > 2 * UNIT_TOLERANCE
+        has_unit_anchors = abs(mean - 1) + std <= 2 * UNIT_TOLERANCE
+        unlikely = len(lengths) >= MIN_UNIT_ROWS or abs(mean - 1) > MIN_UNIT_DEVIATIONS * std
+        normalised = is_unit and unlikely and not has_unit_anchors
         if normalised:
             fits &= False
         if fits.all():
             return cls()
         mismatched = lengths[~fits]
-        count = f"{len(mismatched)} of {len(rows)} embeddings have"
+        origin = " of its encoder" if by_encoder else ""
+        count = f"{len(mismatched)} of {len(lengths)} embeddings{origin} have"
         anchors = f"the anchors of space {space.id} {_interval(mean, std)}"
-        if normalised:
-            question = "were they normalised, such as by a vector store?"
-        elif abs(mean - 1) + std < 2 * UNIT_TOLERANCE:
-            question = "the anchors were normalised, were the embeddings not?"
-        else:
-            question = "do they come from the encoder of this space, scaled alike?"
+        causes = ENCODER_CAUSES if by_encoder else CAUSES
+        cause = causes[0 if normalised else 1 if has_unit_anchors else 2]
         length = _interval(float(np.mean(mismatched)), float(np.std(mismatched)))
-        return cls(len(mismatched), (f"{count} length {length}, {anchors}: {question}",))
+        return cls(len(mismatched), (f"{count} length {length}, {anchors}: {cause}",))
+
+
+FITTING: Final = LengthReport()
+"""The report of embeddings whose lengths fit, or are not known."""
+
+
+def row_lengths(rows: Floats) -> NDArray[Any]:
+    """(n,) norms of finite rows (n, d) float32; finite, since float32 may overflow."""
+    with np.errstate(over="ignore"):
+        lengths: NDArray[Any] = np.sqrt(np.vecdot(rows, rows))
+    if not np.isfinite(lengths).all():
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    return lengths
 
 
 def _interval(mean: float, std: float) -> str:

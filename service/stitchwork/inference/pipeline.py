@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference import embed, predictions, resolve, stitch
-from stitchwork.inference.length_report import LengthReport
+from stitchwork.inference.length_report import LengthReport, row_lengths
 from stitchwork.inference.predictions import Prediction
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
@@ -69,13 +69,21 @@ class Pipeline:
         self.telemetry.metrics.record_inputs(operation, result.covered)
         return result
 
-    def stitch_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
-        """Like `infer_rows`, but inputs are not counted: for reports."""
+    def stitch_rows(
+        self, resolution: Resolution, rows: Floats, *, by_encoder: bool = False
+    ) -> InferenceResult:
+        """Like `infer_rows`, but inputs are not counted: for reports.
+
+        Args:
+            resolution: The versions to use.
+            rows: (n, d_X) float32 embeddings of its source.
+            by_encoder: Whether the source's encoder computed the rows.
+        """
         result = stitch.stitch(
             self.translator, self.classifiers, resolution, rows, telemetry=self.telemetry
         )
-        report = LengthReport.of(rows, resolution.source)
-        return replace(result, mismatched=report.mismatched, length_warnings=report.warnings)
+        lengths = LengthReport.of(row_lengths(rows), resolution.source, by_encoder=by_encoder)
+        return replace(result, lengths=lengths)
 
     async def infer_items(
         self,
@@ -83,6 +91,7 @@ class Pipeline:
         items: Sequence[Item],
         *,
         truncate: bool | None,
+        input_type: str | None = None,
         seconds: float,
     ) -> InferenceResult:
         """Embed raw inputs on workers, which also translate and classify them.
@@ -92,6 +101,7 @@ class Pipeline:
                 inputs are not translated, without a head not classified.
             items: Texts, or the bytes of image files.
             truncate: Cut texts that are too long; None takes the encoder's setting.
+            input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
             seconds: Deadline of the result, in seconds from now.
         """
         result = await embed.embed(
@@ -99,6 +109,7 @@ class Pipeline:
             resolution,
             items,
             truncate=truncate,
+            input_type=input_type,
             items_per_job=self.items_per_job,
             seconds=seconds,
         )

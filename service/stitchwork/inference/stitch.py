@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 
 from stitchwork.inference.classify import classify
 from stitchwork.inference.coverage_report import CoverageReport
+from stitchwork.inference.length_report import FITTING, LengthReport
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.translate import translate
 from stitchwork.inference.translator import ClassifierCache, Translator
@@ -28,9 +29,9 @@ class InferenceResult:
         defined: (n,) bool; False for inputs without a direction in their space.
         covered: (n,) bool; False for inputs outside what the source's anchors cover.
         truncated: Indices of texts that were cut.
-        mismatched: Number of embeddings whose lengths do not fit their space.
-        length_warnings: A sentence that names the lengths, if there are any such embeddings.
         tokens: Number of tokens that the model processed; 0 if the inputs are not texts.
+        lengths: The embeddings whose lengths do not fit their space.
+        prompt_name: Name of the model's prompt that an input type selected.
     """
 
     resolution: Resolution
@@ -39,8 +40,8 @@ class InferenceResult:
     covered: Any
     truncated: tuple[int, ...] = ()
     tokens: int = 0
-    mismatched: int = 0
-    length_warnings: tuple[str, ...] = ()
+    lengths: LengthReport = FITTING
+    prompt_name: str | None = None
 
     @cached_property
     def undefined(self) -> list[int]:
@@ -56,7 +57,7 @@ class InferenceResult:
     @property
     def warnings(self) -> list[str]:
         """What the caller should know of the inputs, one sentence each."""
-        return [*self.coverage.warnings, *self.length_warnings]
+        return [*self.coverage.warnings, *self.lengths.warnings]
 
     def convert(self, function: Callable[[Any], Any]) -> "InferenceResult":
         """Apply a function to each array, such as a copy to another device."""

@@ -24,10 +24,12 @@ class PreparedInputs:
     Attributes:
         inputs: One tensor for each item: token ids (t,) or pixels (3, h, w).
         truncated: Indices of the items that were truncated.
+        prompt_name: Name of the prompt that an input type selected.
     """
 
     inputs: list[torch.Tensor]
     truncated: tuple[int, ...] = ()
+    prompt_name: str | None = None
 
     @property
     def tokens(self) -> int:
@@ -48,15 +50,23 @@ class Encoder(Protocol):
     nbytes: int
     device: torch.device
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         """Tokenise texts, or decode and transform images, on the CPU.
 
         Args:
             items: Texts, or image files.
             truncate: Whether texts that are too long are truncated; None leaves it to the spec.
+            input_type: Selects a prompt of the model; None takes the prompt of the spec.
 
         Raises:
             InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` names it.
+                Also if no prompt fits the input type.
         """
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

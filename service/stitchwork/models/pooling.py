@@ -23,22 +23,20 @@ def pool(
     mask: torch.Tensor,
     lengths: torch.Tensor,
     pooling: PoolingMode | Sequence[PoolingMode],
-    prompt_length: int = 0,
 ) -> torch.Tensor:
     """Pool the hidden states of each text.
 
     Args:
         hidden: (n, t, d) hidden states, right-padded.
-        mask: (n, t), 1 at tokens, else 0.
+        mask: (n, t), 1 at tokens that are pooled, 2 at first tokens that are left out, else 0.
         lengths: (n,) numbers of tokens.
         pooling: A mode, or several whose results are concatenated.
-        prompt_length: Number of first tokens that are left out.
 
     Returns:
         (n, d) for each mode; padding does not affect it.
     """
     modes = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-    pooled = [_pool(hidden, mask, lengths, mode, prompt_length) for mode in modes]
+    pooled = [_pool(hidden, mask, lengths, mode) for mode in modes]
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=1)
 
 
@@ -47,14 +45,12 @@ def _pool(
     mask: torch.Tensor,
     lengths: torch.Tensor,
     mode: PoolingMode,
-    prompt_length: int,
 ) -> torch.Tensor:
-    if mode == "cls":
-        return hidden[:, prompt_length]
-    if mode == "last":
-        return hidden[torch.arange(hidden.shape[0], device=hidden.device), lengths - 1]
+    if mode in ("cls", "last"):
+        position = (mask == 2).sum(dim=1) if mode == "cls" else lengths - 1
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), position]
     positions = torch.arange(hidden.shape[1], device=hidden.device)[None, :, None]
-    weights = mask[:, :, None].to(hidden.dtype) * (positions >= prompt_length)
+    weights = (mask == 1)[:, :, None].to(hidden.dtype)
     if mode == "max":
         return hidden.masked_fill(weights == 0, float("-inf")).max(dim=1).values
     if mode == "weightedmean":

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.encoder import MAX_TOKENS, PreparedInputs, parameter_bytes
 from stitchwork.models.pooling import build_modules, load_tensors
+from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.models.text_settings import resolve_spec
 from stitchwork.resources import Item, Modality, TextEncoder
@@ -48,15 +49,24 @@ class StaticEncoder:
         self._modules = modules.to(device)
         self.nbytes = parameter_bytes(self._embedding) + parameter_bytes(modules)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         """Tokenise texts.
 
         Raises:
             InvalidInputError: If a text is empty or has no known token, or is too long and may
-                not be truncated.
+                not be truncated; or if no prompt fits the input type.
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
-        texts = [self._check(item, i) for i, item in enumerate(items)]
+        prompt = Prompt(None, self._spec.prompt or "")
+        if input_type is not None:
+            prompt = select_prompt(self._spec.model, self._spec.prompts or {}, input_type)
+        texts = [self._check(item, i, prompt.text) for i, item in enumerate(items)]
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         inputs, truncated = [], []
         for i, encoding in enumerate(encodings):
@@ -73,7 +83,7 @@ class StaticEncoder:
                     )
                 truncated.append(i)
             inputs.append(torch.tensor(encoding.ids[: self._limit]))
-        return PreparedInputs(inputs, tuple(truncated))
+        return PreparedInputs(inputs, tuple(truncated), prompt.name)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids."""
@@ -82,7 +92,7 @@ class StaticEncoder:
         rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
 
-    def _check(self, item: Item, i: int) -> str:
+    def _check(self, item: Item, i: int, prompt: str) -> str:
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=f"/items/{i}")
         if len(item) > self._limit * MAX_CHARACTERS_PER_TOKEN:
@@ -92,7 +102,7 @@ class StaticEncoder:
                 pointer=f"/items/{i}",
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
-        text = (self._spec.prompt or "") + item
+        text = prompt + item
         return text.lower() if self._spec.lower_case else text
 
     def _rows(self, folder: Path) -> torch.Tensor:

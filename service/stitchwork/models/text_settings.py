@@ -59,14 +59,16 @@ def resolve_spec(spec: TextEncoder, folder: Path) -> tuple[TextEncoder, Sentence
         raise InvalidInputError(
             f"{spec.model} is a static embedding, which has no layers and only pooling mean"
         )
+    prompts = {**files.prompts, **(spec.prompts or {})}
     resolved = spec.model_copy(
         update={
             "pooling": pooling[0] if len(pooling) == 1 else pooling,
             "normalize": files.normalize if spec.normalize is None else spec.normalize,
             "lower_case": files.lower_case if spec.lower_case is None else spec.lower_case,
-            "prompt": _prompt(spec, files.prompts, files.default_prompt_name),
+            "prompt": _prompt(spec, prompts, files.default_prompt_name),
             "prompt_name": spec.prompt_name
             or (files.default_prompt_name if spec.prompt is None else None),
+            "prompts": prompts,
             "modules": tuple(module.name for module in files.modules),
         }
     )
@@ -157,8 +159,8 @@ def _prompt(spec: TextEncoder, prompts: Mapping[str, str], default: str | None) 
     named = prompts.get(spec.prompt_name)
     if named is None:
         raise InvalidInputError(
-            f"prompt_name: expected one of {', '.join(prompts) or 'none'}, which {spec.model} "
-            f"names, got {spec.prompt_name!r}"
+            f"prompt_name: expected one of {', '.join(prompts) or 'none'}, the prompts of "
+            f"{spec.model}, got {spec.prompt_name!r}"
         )
     if spec.prompt not in (None, named):
         raise InvalidInputError(

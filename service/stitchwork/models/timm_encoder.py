@@ -13,6 +13,7 @@ from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_byte
 from stitchwork.models.image_files import decode
 from stitchwork.models.memory import release_memory
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.prompts import select_prompt
 from stitchwork.models.timm_config import RGB, data_config, read_config
 from stitchwork.models.timm_features import compute_features, remove_classifier, sample_pixels
 from stitchwork.models.timm_models import load_timm_model
@@ -57,6 +58,7 @@ class TimmEncoder:
         model.eval()
         self.dim = compute_features(spec, model, sample_pixels(1, data["input_size"])).shape[1]
         self.forward_pass: ForwardPass = model.to(device, memory_format=torch.channels_last)
+        self._model = spec.model
         self.nbytes = parameter_bytes(model)
         if compile_models and device.type == "cpu":
             white = self._transform(Image.new(self._mode, (1, 1), "white"))
@@ -65,14 +67,23 @@ class TimmEncoder:
         elif cuda_graphs and device.type == "cuda":
             self.forward_pass = CudaGraphPass(model, spec.model)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         """Decode images and apply the transform of the model.
 
         Raises:
             UnsupportedFormatError: If an item is not a JPEG, PNG or WebP file.
             InputTooLargeError: If an image has too many pixels or scans.
-            InvalidInputError: If a file is truncated or corrupt, or an image is too elongated.
+            InvalidInputError: If a file is truncated or corrupt, or an image is too elongated, or
+                the input type is another than `image`.
         """
+        if input_type not in (None, "image"):
+            select_prompt(self._model, {}, input_type)
         tensors, largest = [], 0
         # One at a time, since decoded images are far larger than the inputs of the model.
         for i, item in enumerate(items):

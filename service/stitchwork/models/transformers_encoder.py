@@ -17,6 +17,7 @@ from stitchwork.models.pretrained_weights import (
     load_base_model,
     load_tokenizer,
 )
+from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.text_settings import (
     length_limits,
@@ -29,6 +30,8 @@ from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder
 
 CHARACTERS_PER_TOKEN: Final = 200
 """Texts with more characters than this for each allowed token are refused before tokenising."""
+UNPOOLED: Final = 1 << 32
+"""Added to the ids of a prompt's tokens if these are not pooled."""
 MAX_COMPILED_LENGTH: Final = 512
 """Models for longer texts are not compiled, since that is verified at their full length."""
 
@@ -79,7 +82,9 @@ class TransformersEncoder:
             )
         model_limit, default_limit = length_limits(self._tokenizer, model, files.max_length)
         self._prompt = spec.prompt or ""
-        prompt_length = prompt_tokens(self._tokenizer, self._prompt)
+        self._pools_prompt = files.include_prompt
+        self._prompt_tokens: dict[str, int] = {}
+        prompt_length = self._prompt_length(self._prompt)
         special_tokens = self._tokenizer.num_special_tokens_to_add()
         min_tokens = max(special_tokens, prompt_length) + 1
         if spec.max_length is not None and not min_tokens <= spec.max_length <= model_limit:
@@ -103,23 +108,30 @@ class TransformersEncoder:
             spec.model, files.modules, int(config.hidden_size) * len(modes)
         )
         self.nbytes = parameter_bytes(model) + parameter_bytes(modules)
-        skipped = 0 if files.include_prompt else prompt_length
-        pooled = _PoolingModel(model, modules, spec, modes, skipped)
-        self._check_parity(pooled, modes, skipped)
+        pooled = _PoolingModel(model, modules, spec, modes)
+        self._check_parity(pooled, modes, 0 if self._pools_prompt else prompt_length)
         self.forward_pass: ForwardPass = pooled.to(device)
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
             self.forward_pass = compile_forward(pooled, spec.model, self._samples())
         elif cuda_graphs and device.type == "cuda":
             self.forward_pass = CudaGraphPass(pooled, spec.model, self._limit)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         """Tokenise texts.
 
         Raises:
-            InvalidInputError: If a text is empty, or is too long and may not be truncated.
+            InvalidInputError: If a text is empty, or is too long and may not be truncated; or if
+                no prompt fits the input type, or that prompt leaves no token for a text.
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
-        texts = [self._prompt + self._check(item, i, may_truncate) for i, item in enumerate(items)]
+        prompt = self._select_prompt(input_type)
+        texts = [prompt.text + self._check(item, i, may_truncate) for i, item in enumerate(items)]
         token_ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=True, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -136,9 +148,11 @@ class TransformersEncoder:
             token_ids[i] = self._tokenizer(
                 texts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
-        return PreparedInputs(
-            [torch.tensor(ids) for ids in token_ids], tuple(sorted(shortened.union(too_long)))
-        )
+        inputs = [torch.tensor(ids) for ids in token_ids]
+        if prompt.text and not self._pools_prompt:
+            for ids in inputs:
+                ids[: self._prompt_length(prompt.text)] += UNPOOLED
+        return PreparedInputs(inputs, tuple(sorted(shortened.union(too_long))), prompt.name)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids; padding does not affect them."""
@@ -170,13 +184,36 @@ class TransformersEncoder:
             pooled.embeddings,
         )
 
+    def _select_prompt(self, input_type: str | None) -> Prompt:
+        """The prompt of an input type; without one, that of the spec."""
+        if input_type is None:
+            return Prompt(None, self._prompt)
+        prompt = select_prompt(self._spec.model, self._spec.prompts or {}, input_type)
+        length = self._prompt_length(prompt.text)
+        if length + 1 >= self._limit:
+            raise InvalidInputError(
+                f"the prompt {prompt.name!r} of {self._spec.model} has {length} tokens: no token "
+                f"of a text would remain of {self._limit}, the maximum length",
+                pointer="/input_type",
+            )
+        return prompt
+
+    def _prompt_length(self, prompt: str) -> int:
+        """The number of tokens of a prompt, special tokens before it included."""
+        if prompt not in self._prompt_tokens:
+            self._prompt_tokens[prompt] = prompt_tokens(self._tokenizer, prompt)
+        return self._prompt_tokens[prompt]
+
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Padded ids and mask, each (n, t) int64."""
+        """Padded ids and mask, each (n, t) int64; the mask is that of `pool`."""
         lengths = torch.tensor([len(ids) for ids in inputs])
         pad = self._tokenizer.pad_token_id or 0
         ids = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=pad)
-        mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-        return ids, mask.long()
+        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        if self._pools_prompt:
+            return ids, mask
+        unpooled = (ids >= UNPOOLED).long()
+        return ids - UNPOOLED * unpooled, mask + unpooled
 
     def _samples(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Batches of several sizes, up to the longest allowed text."""
@@ -217,21 +254,19 @@ class _PoolingModel(torch.nn.Module):
         modules: torch.nn.Module,
         spec: TextEncoder,
         modes: Sequence[PoolingMode],
-        prompt_length: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.after = modules
         self._layer = spec.layer
         self._modes = modes
-        self._prompt_length = prompt_length
         self._normalize = bool(spec.normalize)
         self._is_last = spec.layer in (-1, int(model.config.num_hidden_layers))
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        hidden = self.hidden_states(input_ids=ids, attention_mask=mask).float()
-        lengths = mask.sum(dim=1)
-        return self.embeddings(pool(hidden, mask, lengths, self._modes, self._prompt_length))
+        tokens = (mask > 0).long()
+        hidden = self.hidden_states(input_ids=ids, attention_mask=tokens).float()
+        return self.embeddings(pool(hidden, mask, tokens.sum(dim=1), self._modes))
 
     def hidden_states(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The hidden states (n, t, d) of the spec's layer."""

@@ -31,7 +31,7 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """The version of the format of messages. It changes whenever a field of a message does."""
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""
@@ -49,6 +49,7 @@ class Job(Record):
         reply_to: The API process that waits; None for registrations, which nobody waits for.
         encoder: Embeds the inputs.
         truncate: Cut texts that are too long; None leaves it to the encoder's own setting.
+        input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
         source: The space of the embeddings.
         target: The space they are translated into, if any.
         head: The head that classifies them, if any; its labels stay with the API.
@@ -62,6 +63,7 @@ class Job(Record):
     reply_to: str | None = None
     encoder: EncoderSpec | None = None
     truncate: bool | None = None
+    input_type: str | None = None
     source: Space | None = None
     target: Space | None = None
     head: Head | None = None
@@ -94,8 +96,10 @@ class Reply:
         rows: (n, d) float32 embeddings, or (n, c) float32 probabilities if the job names a head.
         defined: (n,) bool, False for inputs that have no direction in their space.
         covered: (n,) bool, False for inputs outside of what the source's anchors cover.
+        lengths: (n,) float32, norms of the embeddings of the source.
         truncated: Indices of the inputs that were cut.
         tokens: How many tokens the model got; 0 if inputs are not texts.
+        prompt_name: Name of the prompt that the job's input type selected.
         error: Why there are no rows.
     """
 
@@ -103,8 +107,10 @@ class Reply:
     rows: Floats | None = None
     defined: Any = None
     covered: Any = None
+    lengths: Any = None
     truncated: tuple[int, ...] = ()
     tokens: int = 0
+    prompt_name: str | None = None
     error: StitchworkError | None = field(default=None, compare=False)
 
     def pack(self) -> bytes:
@@ -123,8 +129,10 @@ class Reply:
             "rows": np.ascontiguousarray(self.rows, np.float32),
             "defined": np.ascontiguousarray(self.defined, np.bool_),
             "covered": np.ascontiguousarray(self.covered, np.bool_),
+            "lengths": np.ascontiguousarray(self.lengths, np.float32),
         }
-        return pack(arrays, {**meta, "truncated": self.truncated, "tokens": self.tokens})
+        meta |= {"truncated": self.truncated, "tokens": self.tokens}
+        return pack(arrays, {**meta, "prompt_name": self.prompt_name})
 
 
 def registration_job(registration: Registration) -> Job:
@@ -190,8 +198,10 @@ def unpack_reply(data: bytes) -> Reply:
             arrays["rows"],
             arrays["defined"],
             arrays["covered"],
+            arrays["lengths"],
             tuple(meta["truncated"]),
             meta["tokens"],
+            meta["prompt_name"],
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptDataError("the bytes have a valid checksum but are not a reply") from error

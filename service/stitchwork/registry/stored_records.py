@@ -12,7 +12,7 @@ from stitchwork.resources import Record
 
 T = TypeVar("T", bound=Record)
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The format of the records that are written. All formats up to it are read.
 
 It changes if a release before could not read a record, and `_upgrade` then reads the format before.

@@ -41,7 +41,13 @@ class TextEncoder(Record):
         "default prompt.",
     )
     prompt_name: str | None = Field(
-        None, max_length=256, description="Name of a prompt in the model's files."
+        None, max_length=256, description="Name of a prompt of `prompts` or of the model's files."
+    )
+    prompts: dict[str, str] | None = Field(
+        None,
+        max_length=100,
+        description="Prompts by name, which `input_type` of a request selects. They add to those "
+        "of the model's files, and replace those of the same name.",
     )
     lower_case: Annotated[bool, Strict()] | None = Field(
         None, description="Convert texts to lower case; unset: as the model's files say, else no."
@@ -64,7 +70,7 @@ class TextEncoder(Record):
     def is_resolved(self) -> bool:
         """Whether it leaves nothing for the model's files to decide."""
         values = (self.pooling, self.normalize, self.lower_case, self.prompt, self.modules)
-        return None not in (*values, self.max_length)
+        return None not in (*values, self.max_length, self.prompts)
 
 
 Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]

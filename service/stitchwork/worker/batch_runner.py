@@ -154,6 +154,7 @@ class BatchRunner:
             except StitchworkError as error:
                 answer(*((d, Reply(d.job.id, error=error), 0.0) for d, _ in _select(jobs, members)))
                 continue
+            lengths = _numpy(torch.linalg.vector_norm(selected.double(), dim=1))
             offset, answers = 0, []
             for delivery, prepared in _select(jobs, members):
                 stop = offset + len(delivery.items)
@@ -162,8 +163,10 @@ class BatchRunner:
                     result.rows[offset:stop],
                     result.defined[offset:stop],
                     result.covered[offset:stop],
+                    lengths[offset:stop],
                     prepared.truncated,
                     prepared.tokens,
+                    prepared.prompt_name,
                 )
                 answers.append((delivery, reply, seconds_per_item * len(delivery.items)))
                 offset = stop
@@ -203,7 +206,10 @@ class BatchRunner:
         """
 
         def prepare(delivery: Delivery) -> PreparedInputs:
-            return loaded.encoder.prepare(delivery.items, truncate=delivery.job.truncate)
+            job = delivery.job
+            return loaded.encoder.prepare(
+                delivery.items, truncate=job.truncate, input_type=job.input_type
+            )
 
         if loaded.encoder.modality == "text":
             with self._telemetry.step("preprocess"):

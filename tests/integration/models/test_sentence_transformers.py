@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from stitchwork.errors import InvalidInputError, JobFailedError
+from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Floats, TextEncoder
@@ -98,6 +99,80 @@ def test_pooling_modes_and_prompts_equal_those_of_the_library(
     assert_equal(embed(tmp_path), model.encode(TEXTS))
     assert_equal(embed(tmp_path, prompt_name="passage"), model.encode(TEXTS, prompt_name="passage"))
     assert_equal(embed(tmp_path, prompt="Say: "), model.encode(TEXTS, prompt="Say: "))
+
+
+@pytest.mark.parametrize("mode", [*MODES, ("cls", "mean")])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_input_types_of_one_batch_equal_the_named_prompts_of_the_library(
+    transformer: Path, tmp_path: Path, mode: Any, include_prompt: bool
+) -> None:
+    prompts = {"query": "Find the answer to: ", "passage": "Text: ", "STS": "", "my own": "x y z "}
+    model = save(
+        tmp_path,
+        [Transformer(str(transformer)), Pooling(WIDTH, mode, include_prompt=include_prompt)],
+        prompts=prompts,
+        default_prompt_name="STS",
+    )
+    encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
+    loaded = encoders.get(encoders.pin(TextEncoder(model=str(tmp_path))))
+    input_types = {
+        None: "STS",
+        "search_query": "query",
+        "retrieval.passage": "passage",
+        "document": "passage",
+        "text-matching": "STS",
+        "my own": "my own",
+    }
+    parts = [loaded.encoder.prepare(TEXTS, input_type=name) for name in input_types]
+    rows = loaded.batcher.embed(PreparedInputs.concatenate(parts), 8).numpy()
+    expected = [model.encode(TEXTS, prompt_name=name) for name in input_types.values()]
+    assert_equal(rows, np.concatenate(expected))
+    assert [part.prompt_name for part in parts] == [None, *list(input_types.values())[1:]]
+
+
+def test_prompts_of_the_request_add_to_those_of_the_model(
+    transformer: Path, tmp_path: Path
+) -> None:
+    modules = [Transformer(str(transformer)), Pooling(WIDTH)]
+    model = save(tmp_path, modules, prompts={"query": "q: ", "passage": "p: "})
+    encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
+    spec = encoders.pin(TextEncoder(model=str(tmp_path), prompts={"query": "Find: ", "code": "c "}))
+    assert isinstance(spec, TextEncoder)
+    assert spec.prompts == {"query": "Find: ", "document": "", "passage": "p: ", "code": "c "}
+    assert encoders.pin(spec) == spec
+    loaded = encoders.get(spec)
+    for name, prompt in (("query", "Find: "), ("passage", "p: "), ("code", "c ")):
+        rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS, input_type=name), 8).numpy()
+        assert_equal(rows, model.encode(TEXTS, prompt=prompt))
+    with pytest.raises(InvalidInputError, match="clustering") as raised:
+        loaded.encoder.prepare(TEXTS, input_type="clustering")
+    assert "document, passage, query, code" in raised.value.message
+    assert raised.value.pointer == "/input_type"
+
+
+def test_a_selected_prompt_that_leaves_no_token_for_a_text_is_refused(
+    transformer: Path, tmp_path: Path
+) -> None:
+    modules = [Transformer(str(transformer), max_seq_length=16), Pooling(WIDTH)]
+    save(tmp_path, modules, prompts={"query": "word " * 30})
+    encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
+    loaded = encoders.get(encoders.pin(TextEncoder(model=str(tmp_path))))
+    assert loaded.encoder.prepare(["a b"]).inputs
+    with pytest.raises(InvalidInputError, match="no token of a text would remain of 16"):
+        loaded.encoder.prepare(["a b"], input_type="query")
+
+
+def test_a_static_embedding_with_an_input_type_equals_that_of_the_library(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    static = StaticEmbedding(tokenizer, embedding_dim=24)
+    model = save(tmp_path, [static], prompts={"query": "find this "})
+    encoders = EncoderCache("cpu", [tmp_path], offline=True)
+    loaded = encoders.get(encoders.pin(TextEncoder(model=str(tmp_path))))
+    prepared = loaded.encoder.prepare(TEXTS, input_type="search_query")
+    assert prepared.prompt_name == "query"
+    rows = loaded.batcher.embed(prepared, 8).numpy()
+    assert_equal(rows, model.encode(TEXTS, prompt_name="query"))
 
 
 def test_the_modules_after_the_pooling_equal_those_of_the_library(
@@ -206,6 +281,7 @@ def test_the_pinned_spec_names_what_is_in_force() -> None:
         "normalize": True,
         "max_length": 256,
         "prompt": "",
+        "prompts": {},
         "lower_case": False,
         "modules": (),
     }

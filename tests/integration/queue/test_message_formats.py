@@ -54,7 +54,7 @@ def test_job_of_another_format_is_dead_lettered_and_its_caller_gets_an_error(
 
 def test_reply_of_another_format_is_an_error_for_its_job() -> None:
     rows = np.ones((1, 2), np.float32)
-    arrays, meta = unpack(Reply("7", rows, *np.ones((2, 1), bool)).pack())
+    arrays, meta = unpack(Reply("7", rows, *np.ones((3, 1))).pack())
     reply = unpack_reply(pack(arrays, {**meta, "format": FORMAT + 1}))
     assert (reply.job, reply.rows) == ("7", None)
     assert isinstance(reply.error, JobFailedError)

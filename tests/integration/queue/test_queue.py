@@ -43,7 +43,7 @@ JOB = Job(id="", encoder=TEXT)
 def lengths(delivery: Delivery) -> Reply:
     """What a worker would answer, if the embedding of a text were its length."""
     rows = np.array([[len(item)] for item in delivery.items], np.float32)
-    return Reply(delivery.job.id, rows, *np.ones((2, len(rows)), bool))
+    return Reply(delivery.job.id, rows, *np.ones((3, len(rows))))
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def queued_bytes(server: RedisClient) -> int:
 
 
 def test_job_and_reply_survive_packing() -> None:
-    job = Job(id="7", reply_to="api", encoder=TEXT, bridge="irp")
+    job = Job(id="7", reply_to="api", encoder=TEXT, input_type="query", bridge="irp")
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
     unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
     meta = {"format": FORMAT, **unnamed}
@@ -166,12 +166,14 @@ def test_job_and_reply_survive_packing() -> None:
     picture = Job(id="8", encoder=IMAGE)
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     marks = np.array([True, False]), np.array([False, True])
-    reply = Reply("7", np.eye(2, dtype=np.float32), *marks, (1,))
+    norms = np.array([1.0, 2.0], np.float32)
+    reply = Reply("7", np.eye(2, dtype=np.float32), *marks, norms, (1,), 3, "query")
     result = unpack_reply(reply.pack())
     np.testing.assert_array_equal(result.rows, reply.rows)
     np.testing.assert_array_equal(result.defined, reply.defined)
     np.testing.assert_array_equal(result.covered, reply.covered)
-    assert result.truncated == (1,)
+    np.testing.assert_array_equal(result.lengths, norms)
+    assert (result.truncated, result.tokens, result.prompt_name) == ((1,), 3, "query")
 
 
 def test_error_in_a_reply_keeps_its_class() -> None:

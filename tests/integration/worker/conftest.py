@@ -21,6 +21,7 @@ SPEC = TextEncoder(
     normalize=False,
     max_length=512,
     prompt="",
+    prompts={},
     lower_case=False,
     modules=(),
 )
@@ -46,7 +47,13 @@ class TableEncoder:
         self.dim = rows.shape[1]
         self.embedded = 0
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         for i, item in enumerate(items):
             if item not in self._table:
                 raise InvalidInputError("unknown text", pointer=f"/items/{i}")

@@ -63,7 +63,8 @@ def body(response: Response) -> bytes:
 
 
 def embed_response() -> EmbedResponse:
-    return EmbedResponse(embeddings=ROWS, encoder=ResourceRef(id="x", version="v1"), truncated=[1])
+    encoder = ResourceRef(id="x", version="v1")
+    return EmbedResponse(embeddings=ROWS, encoder=encoder, truncated=[1], warnings=[])
 
 
 def test_fields_that_are_not_set_are_left_out() -> None:
@@ -71,6 +72,7 @@ def test_fields_that_are_not_set_are_left_out() -> None:
         "embeddings": ROWS.tolist(),
         "encoder": {"id": "x", "version": "v1"},
         "truncated": [1],
+        "warnings": [],
     }
 
 
@@ -123,7 +125,8 @@ def test_safetensors_response_has_the_other_fields_as_metadata() -> None:
     np.testing.assert_array_equal(load(data)["embeddings"], ROWS)
     header = orjson.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata = {name: orjson.loads(value) for name, value in header["__metadata__"].items()}
-    assert metadata == {"encoder": {"id": "x", "version": "v1"}, "truncated": [1]}
+    encoder = {"id": "x", "version": "v1"}
+    assert metadata == {"encoder": encoder, "truncated": [1], "warnings": []}
 
 
 def test_ready_resource_has_all_fields_of_its_record() -> None:

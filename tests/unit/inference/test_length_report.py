@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stitchwork.inference.length_report import LengthReport
+from stitchwork.inference.length_report import LengthReport, row_lengths
 from tests.unit.inference.test_predictions import SPACE
 
 
@@ -17,7 +17,7 @@ def rows_of(lengths: NDArray[np.float64] | list[float]) -> NDArray[np.float32]:
 
 def report(lengths: NDArray[np.float64] | list[float], mean: float, std: float) -> LengthReport:
     space = SPACE.model_copy(update={"norm_mean": mean, "norm_std": std})
-    return LengthReport.of(rows_of(lengths), space)
+    return LengthReport.of(row_lengths(rows_of(lengths)), space)
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,24 @@ def test_lengths_that_fit_are_not_warned_of(lengths: list[float], mean: float, s
 
 def test_lengths_that_overflow_are_warned_of_without_a_numpy_warning() -> None:
     rows = np.full((2, 4), 3e38, np.float32)
-    (warning,) = LengthReport.of(rows, SPACE).warnings
+    (warning,) = LengthReport.of(row_lengths(rows), SPACE).warnings
     assert warning.startswith("2 of 2 embeddings have length 6e+38, the anchors of space x 1:")
+
+
+@pytest.mark.parametrize(
+    ("lengths", "mean", "std", "cause"),
+    [
+        ([1.0] * 5, 9.8, 0.4, "the encoder normalises, the anchors were registered otherwise"),
+        ([9.4, 9.8], 1.0, 0.0, "the anchors were normalised, the encoder does not normalise"),
+        ([255.0], 10.0, 2.0, "the anchors were not computed by this encoder, or were scaled"),
+    ],
+)
+def test_lengths_that_an_encoder_gives_are_warned_of_with_their_own_cause(
+    lengths: list[float], mean: float, std: float, cause: str
+) -> None:
+    space = SPACE.model_copy(update={"norm_mean": mean, "norm_std": std})
+    result = LengthReport.of(np.array(lengths), space, by_encoder=True)
+    assert result.mismatched == len(lengths)
+    (warning,) = result.warnings
+    assert warning.startswith(f"{len(lengths)} of {len(lengths)} embeddings of its encoder have")
+    assert cause in warning

@@ -28,7 +28,13 @@ class LimitedEncoder:
         self.max_rows = max_rows
         self.batch_sizes: list[int] = []
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         raise NotImplementedError
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -212,6 +212,7 @@ async def _infer_items(
             model.resolution,
             items,
             truncate=payload.body.parameters.truncate,
+            input_type=payload.body.parameters.input_type,
             seconds=seconds,
         )
     render = partial(_response, state, model, payload, outputs, result)

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field
 
-from stitchwork.api.schemas.fields import Name
+from stitchwork.api.schemas.fields import InputType, Name
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
@@ -57,6 +57,7 @@ class InferenceParameters(RequestModel):
     )
     bridge: BridgeName = DEFAULT_BRIDGE
     truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    input_type: InputType = None
     top: int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
     timeout: int | None = Field(
         None, ge=1, le=(1 << 64) - 1, description="Deadline in microseconds from now."

@@ -64,10 +64,17 @@ async def embeddings(request: Request) -> Response:
             f"{payload.dimensions}",
             pointer="/dimensions",
         )
-    with replace_pointer("/items", "/input"):
+    input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
+    with replace_pointer("/items", "/input"), input_type:
         items = list[str | bytes](payload.input)
         result = await infer_while_connected(
-            request, state, resolution, items, truncate=payload.truncate, seconds=seconds
+            request,
+            state,
+            resolution,
+            items,
+            truncate=payload.truncate,
+            input_type=payload.input_type or payload.task,
+            seconds=seconds,
         )
     return await state.executor.finish(partial(_response, payload, result), result.rows.size)
 

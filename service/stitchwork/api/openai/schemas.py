@@ -1,11 +1,11 @@
 """Request bodies of OpenAI's embeddings API, and examples of its responses."""
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import Field, ValidationInfo
+from pydantic import Field, ValidationInfo, model_validator
 
 from stitchwork.api.content import validation
-from stitchwork.api.schemas.fields import FieldParser
+from stitchwork.api.schemas.fields import FieldParser, InputType
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -54,7 +54,7 @@ def _parse_input(value: Any, info: ValidationInfo) -> list[str]:
 
 
 class EmbeddingsRequest(RequestModel):
-    """A request of OpenAI's embeddings API, with the additional fields `bridge` and `truncate`."""
+    """A request of OpenAI's embeddings API, with some fields that this API does not have."""
 
     input: Annotated[list[str], FieldParser(_parse_input, INPUT_SCHEMA)]
     model: str = Field(
@@ -64,6 +64,10 @@ class EmbeddingsRequest(RequestModel):
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(None, ge=1, description="Must be the width of the space.")
     user: str | None = Field(None, description="Ignored.")
+    input_type: InputType = None
+    task: InputType = Field(
+        None, description="The same as `input_type`, as clients of Jina's models name it."
+    )
     bridge: BridgeName = Field(
         DEFAULT_BRIDGE, description="Bridge to the target; not in OpenAI's API."
     )
@@ -74,3 +78,9 @@ class EmbeddingsRequest(RequestModel):
         "model": "minilm->mpnet",
         "input": ["how do I reset my card?"],
     }
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if None not in (self.input_type, self.task) and self.input_type != self.task:
+            raise ValueError("expected either input_type or task, got both")
+        return self

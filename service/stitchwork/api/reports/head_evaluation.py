@@ -68,6 +68,9 @@ def evaluate(
         else f"space {source.id} is {source.dim} wide, the head takes {target.dim}"
     )
     native = native_rows if isinstance(native_rows, str) else scores(native_rows, target)
+    native_warnings = () if isinstance(native, str) else native.lengths.warnings
+    if target.version == source.version:
+        native_warnings = ()
     native_correct = None if isinstance(native, str) else _proportion(native, classes)
     mode_count = Counter(classes.tolist()).most_common(1)[0][1]
     chance = max(mode_count / len(classes), 1 / len(head.labels))
@@ -98,7 +101,7 @@ def evaluate(
         reason=verdict.reason,
         undefined=translated.undefined,
         uncovered=translated.coverage.uncovered,
-        warnings=translated.warnings,
+        warnings=[*translated.warnings, *native_warnings],
         confidence=quality,
         **fields,
     )

@@ -116,6 +116,7 @@ async def _embed(
         Resolution(space),
         payload.items or [],
         truncate=payload.truncate,
+        input_type=payload.input_type,
         seconds=seconds,
     )
     rows: Floats = result.rows
@@ -123,7 +124,8 @@ async def _embed(
 
 
 def _evaluate(state: AppState, payload: HeadEvaluationRequest, sample: LabelledSample) -> Response:
-    result = state.pipeline.stitch_rows(sample.resolution, sample.rows)
+    by_encoder = payload.items is not None
+    result = state.pipeline.stitch_rows(sample.resolution, sample.rows, by_encoder=by_encoder)
     report = head_evaluation.evaluate(
         state.pipeline, sample, result, with_calibration=payload.calibrate
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -16,7 +17,7 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.provenance import result_headers
+from stitchwork.api.provenance import prompt_field, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.schemas.inference_requests import EmbedRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
@@ -47,7 +48,13 @@ async def embed(encoder: PathId, request: Request) -> Response:
     )
     resolution = await asyncio.to_thread(resolve)
     result = await infer_while_connected(
-        request, state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+        request,
+        state,
+        resolution,
+        payload.items,
+        truncate=payload.truncate,
+        input_type=payload.input_type,
+        seconds=seconds,
     )
     render = partial(_embed_response, request, payload, result)
     return await state.executor.finish(render, result.rows.size)
@@ -55,23 +62,21 @@ async def embed(encoder: PathId, request: Request) -> Response:
 
 def _embed_response(request: Request, payload: EmbedRequest, result: InferenceResult) -> Response:
     resolution = result.resolution
-    if resolution.target is None:
-        response = EmbedResponse(
-            embeddings=result.rows,
-            encoder=ResourceRef.of(resolution.source),
-            truncated=list(result.truncated),
-        )
-    else:
-        response = EmbedResponse(
-            embeddings=result.rows,
-            encoder=ResourceRef.of(resolution.source),
-            truncated=list(result.truncated),
-            target=ResourceRef.of(resolution.target),
-            bridge=payload.bridge,
-            undefined=result.undefined,
-            uncovered=result.coverage.uncovered,
-            warnings=result.warnings,
-        )
+    fields: dict[str, Any] = prompt_field(payload.input_type, result)
+    if resolution.target is not None:
+        fields |= {
+            "target": ResourceRef.of(resolution.target),
+            "bridge": payload.bridge,
+            "undefined": result.undefined,
+            "uncovered": result.coverage.uncovered,
+        }
+    response = EmbedResponse(
+        embeddings=result.rows,
+        encoder=ResourceRef.of(resolution.source),
+        truncated=list(result.truncated),
+        warnings=result.warnings,
+        **fields,
+    )
     return negotiation.rows_response(
         request,
         response,

@@ -16,7 +16,7 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.provenance import result_headers
+from stitchwork.api.provenance import prompt_field, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
@@ -45,7 +45,13 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     )
     resolution = await asyncio.to_thread(resolve)
     result = await infer_while_connected(
-        request, state, resolution, payload.items, truncate=payload.truncate, seconds=seconds
+        request,
+        state,
+        resolution,
+        payload.items,
+        truncate=payload.truncate,
+        input_type=payload.input_type,
+        seconds=seconds,
     )
     render = partial(_stitch_response, state, payload, result)
     return await state.executor.finish(render, result.rows.size)
@@ -61,5 +67,6 @@ def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceR
         truncated=list(result.truncated),
         uncovered=result.coverage.uncovered,
         warnings=result.warnings,
+        **prompt_field(payload.input_type, result),
     )
     return negotiation.json_response(response, headers=result_headers(result))

@@ -179,3 +179,13 @@ Truncate = Annotated[
     Bool | None,
     Field(description="Cut texts that are too long; unset: as the encoder is registered."),
 ]
+InputType = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=256,
+        description="Selects a prompt of the encoder's model: its name, or `query`, `document` "
+        "and other words for the same purpose; unset: the prompt of the anchors. The prompts are "
+        "in the space's record.",
+    ),
+]

@@ -7,6 +7,7 @@ from pydantic import Field
 from stitchwork.api.schemas.fields import (
     Bridge,
     Id,
+    InputType,
     Items,
     Rows,
     Top,
@@ -59,6 +60,7 @@ class EmbedRequest(ItemsMixin):
     bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     truncate: Truncate = None
+    input_type: InputType = None
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
 
 
@@ -67,5 +69,6 @@ class StitchRequest(ItemsMixin):
 
     bridge: Bridge = DEFAULT_BRIDGE
     truncate: Truncate = None
+    input_type: InputType = None
     top: Top = 5
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

@@ -14,6 +14,7 @@ from stitchwork.api.problem_details import field_error
 from stitchwork.api.schemas.fields import (
     Bool,
     Bridge,
+    InputType,
     Int,
     Items,
     Labels,
@@ -64,6 +65,7 @@ class HeadEvaluationRequest(RequestModel):
         None, description="(n, d) float32 of the same inputs in the head's own space."
     )
     truncate: Truncate = None
+    input_type: InputType = None
     calibrate: Bool = Field(
         False, description="Calibrate the confidence of further predictions on it."
     )
@@ -77,6 +79,8 @@ class HeadEvaluationRequest(RequestModel):
     def _one_of(self) -> Self:
         if (self.items is None) == (self.embeddings is None):
             raise ValueError("expected either embeddings or items")
+        if self.items is None and self.input_type is not None:
+            raise ValueError("expected items with input_type, got embeddings")
         for name in ("items", "embeddings", "native_embeddings"):
             rows = getattr(self, name)
             if rows is not None and len(rows) != len(self.labels):

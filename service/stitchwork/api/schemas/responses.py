@@ -115,10 +115,16 @@ class TranslateResponse(EmbeddingsModel):
 
 
 class EmbedResponse(EmbeddingsModel):
-    """Embeddings of raw inputs; the fields after `truncated` are present with a target."""
+    """Embeddings of raw inputs; the fields from `target` are present with a target."""
 
     encoder: ResourceRef
     truncated: list[int] = Field(description="Indices of texts that were cut.")
+    warnings: list[str]
+    prompt_name: str | None = Field(
+        None,
+        description="Prompt that `input_type` selected, if that was sent; null: the model embeds "
+        "such inputs without a prompt.",
+    )
     target: ResourceRef | None = None
     bridge: BridgeName | None = None
     undefined: list[int] | None = Field(
@@ -127,7 +133,6 @@ class EmbedResponse(EmbeddingsModel):
     uncovered: list[int] | None = Field(
         None, description="Indices of inputs outside what the source's anchors cover."
     )
-    warnings: list[str] | None = None
 
 
 class _PredictionsModel(ResponseModel):
@@ -151,6 +156,11 @@ class StitchResponse(_PredictionsModel):
 
     encoder: ResourceRef
     truncated: list[int] = Field(description="Indices of texts that were cut.")
+    prompt_name: str | None = Field(
+        None,
+        description="Prompt that `input_type` selected, if that was sent; null: the model embeds "
+        "such inputs without a prompt.",
+    )
 
 
 class LiveResponse(ResponseModel):
