@@ -28,6 +28,11 @@ def random_model(name: str, **options: Any) -> Any:
 def save_random(name: str, folder: Path, **options: Any) -> Any:
     """Write the weights of a random model to `model.safetensors`, and return the model."""
     model = random_model(name, **options)
+    save(model, folder)
+    return model
+
+
+def save(model: Any, folder: Path) -> None:
+    """Write the weights of a model to `model.safetensors`."""
     state = {key: tensor.contiguous().clone() for key, tensor in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
-    return model

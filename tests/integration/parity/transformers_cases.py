@@ -1,0 +1,82 @@
+"""Plain folders of transformers: architectures, and their classifiers."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from stitchwork.resources import Floats
+from tests.integration.parity.cases import TEXTS, Case, HeadReference, Reference, spread_logits
+from tests.support.text_models import BERT, VOCABULARY, save_text_model
+
+LABELS: Final = {0: "no", 1: "yes", 2: "maybe"}
+SIZES: Final[dict[str, Any]] = {"vocab_size": len(VOCABULARY), "pad_token_id": 0}
+DISTILBERT: Final = {**SIZES, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "bert": ("Bert", BERT),
+    "roberta": ("Roberta", BERT),
+    "camembert": ("Camembert", BERT),
+    "xlm-roberta": ("XLMRoberta", BERT),
+    "distilbert": ("DistilBert", DISTILBERT),
+    "electra": ("Electra", {**BERT, "embedding_size": 16}),
+    "albert": ("Albert", {**BERT, "embedding_size": 16}),
+    "deberta": ("Deberta", BERT),
+    "deberta-v2": ("DebertaV2", BERT),
+    "mpnet": ("MPNet", BERT),
+    "modernbert": ("ModernBert", {**BERT, "cls_token_id": 2, "sep_token_id": 3}),
+}
+"""The prefix of the classes of an architecture, and the fields of its config."""
+CLASSIFIER_ARCHITECTURES: Final = (
+    *("bert", "roberta", "camembert", "distilbert", "electra", "albert", "deberta", "deberta-v2"),
+)
+
+
+def passes(folder: Path, model: Any) -> list[Any]:
+    """The library's output for each text alone."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return [model(**tokenizer(text, return_tensors="pt")) for text in TEXTS]
+
+
+def mean_rows(outputs: list[Any]) -> Floats:
+    """The mean (n, d) of the last hidden states of each text."""
+    rows: Floats = torch.cat([out.last_hidden_state.mean(dim=1) for out in outputs]).numpy()
+    return rows
+
+
+def base_model(name: str, folder: Path) -> Reference:
+    """A model without a head; its rows are means."""
+    prefix, fields = ARCHITECTURES[name]
+    config = getattr(transformers, f"{prefix}Config")(**fields)
+    model = save_text_model(folder, getattr(transformers, f"{prefix}Model"), config)
+    record = {"pooling": "mean", "normalize": False, "prompt": "", "modules": []}
+    return Reference(mean_rows(passes(folder, model)), record=record)
+
+
+def classifier(name: str, folder: Path) -> Reference:
+    """A model with a classifier, whose rows are those of the first token."""
+    prefix, fields = ARCHITECTURES[name]
+    config = getattr(transformers, f"{prefix}Config")(**fields, id2label=LABELS)
+    model_class = getattr(transformers, f"{prefix}ForSequenceClassification")
+    model = save_text_model(folder, model_class, config)
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    last = next(layer for layer in layers if layer.out_features == len(LABELS))
+    spread_logits(last, lambda: passes(folder, model))
+    model.save_pretrained(folder)
+    logits = torch.cat([output.logits for output in passes(folder, model)])
+    base = getattr(model, model.base_model_prefix)
+    rows = torch.cat([output.last_hidden_state[:, 0] for output in passes(folder, base)])
+    labels = [LABELS[i] for i in logits.argmax(dim=1).tolist()]
+    probabilities = np.asarray(logits.softmax(dim=1))
+    head = HeadReference(labels, probabilities, list(LABELS.values()))
+    return Reference(rows.numpy(), {"pooling": "cls"}, head=head)
+
+
+CLASSIFIERS: Final = tuple(
+    Case(f"{name}-classifier", partial(classifier, name)) for name in CLASSIFIER_ARCHITECTURES
+)
+CASES: Final = tuple(Case(name, partial(base_model, name)) for name in ARCHITECTURES)
