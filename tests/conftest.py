@@ -14,6 +14,7 @@ import pytest
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
+from stitchwork.registry.change_log import ChangeLog
 from stitchwork.resources import Floats
 from tests.support import allowed_skips, machine, servers
 from tests.support.allowed_skips import SkipPolicy
@@ -134,6 +135,7 @@ def registry_server(registry_process: ServerProcess) -> Iterator[RedisClient]:
     """An empty registry server."""
     server = RedisClient(registry_process.url, machine.deadline(5.0), RegistryUnavailableError)
     server.redis.flushall()
+    ChangeLog(server).settle()
     yield server
     server.close()
 

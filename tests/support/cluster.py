@@ -15,9 +15,11 @@ import httpx
 import numpy as np
 import redis
 
+from stitchwork.registry.change_log import STATE
 from stitchwork.resources import Floats
 from stitchwork.settings import Settings
 from stitchwork.supervisor.service_process import listen
+from stitchwork.supervisor.supervisor import settle
 from tests.support import machine
 from tests.support.servers import (
     QUEUE_FLAGS,
@@ -104,6 +106,8 @@ class Cluster:
         self.registry = self._server("registry", REGISTRY_FLAGS)
         self.queue = self._server("queue", QUEUE_FLAGS)
         self.records = self._client(self.registry)
+        # The supervisor does so for a new registry, on which no process can have a lease.
+        settle(self.registry.url)
         self.jobs = self._client(self.queue)
         self._count = 0
 
@@ -139,9 +143,9 @@ class Cluster:
         return started
 
     def contents(self) -> dict[bytes, Any]:
-        """The registry's keys, each with a dump of its value."""
+        """The registry's keys, each with a dump of its value, without those of the leases."""
         keys: Any = self.records.keys("*")
-        return {key: self.records.dump(key) for key in keys}
+        return {key: self.records.dump(key) for key in keys if not key.startswith(STATE.encode())}
 
     def inverses(self) -> set[bytes]:
         """The keys of the cached inverses, without those of their locks."""

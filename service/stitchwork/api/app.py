@@ -53,7 +53,9 @@ def create_app(state: AppState) -> FastAPI:
         asyncio.get_running_loop().set_default_executor(pool)
         state.producer.start()
         state.api_keys.start()
+        state.registry.lease_keeper.start()
         yield
+        state.registry.lease_keeper.stop()
         state.api_keys.stop()
         state.producer.stop()
         state.executor.close()

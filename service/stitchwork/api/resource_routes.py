@@ -124,6 +124,7 @@ def add_routes(
         """In the order of their ids."""
         after = _cursor(cursor)
         result = await asyncio.to_thread(repository(state).page, limit, after)
+        await asyncio.to_thread(state.registry.changes.acknowledge)
         items: Any = [resource_response(ready, entry) for entry in result.entries]
         optional: Any = {"unreadable": result.unreadable} if result.unreadable else {}
         return negotiation.json_response(page(items=items, cursor=result.cursor, **optional))
@@ -145,6 +146,8 @@ def add_routes(
     ) -> Response:
         """The ready version, and the registration that is to replace it."""
         entry = await asyncio.to_thread(repository(state).get, id_)
+        # A worker may have made it ready just now: from this response on, all processes use it.
+        await asyncio.to_thread(state.registry.changes.acknowledge)
         headers = etag(entry)
         if headers["ETag"] in (if_none_match or ""):
             return Response(status_code=304, headers=headers)

@@ -48,10 +48,18 @@ class Pipeline:
         head: str | None = None,
         bridge: BridgeName = DEFAULT_BRIDGE,
     ) -> Resolution:
-        """Resolve the versions that a request uses; see `resolve.resolve`."""
-        return resolve.resolve(
-            self.registry, source=source, target=target, head=head, bridge=bridge
-        )
+        """Resolve the versions that a request uses; see `resolve.resolve`.
+
+        In memory if that is possible, else by a call to the registry, which blocks.
+        """
+        ids = {"source": source, "target": target, "head": head}
+        lookups = self.telemetry.metrics.caches["record"]
+        resolution = resolve.resolve_in_memory(self.registry, **ids, bridge=bridge)
+        if resolution is not None:
+            lookups.hit.inc()
+            return resolution
+        lookups.miss.inc()
+        return resolve.resolve(self.registry, **ids, bridge=bridge)
 
     def infer_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
         """Translate and classify embeddings in this process.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from stitchwork.errors import AnchorSetMismatchError, ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.registry.lookup import lookup
+from stitchwork.registry.lookup import LookupResult, lookup, lookup_in_memory
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import EncoderSpec, Floats, Head, Space
 
@@ -73,6 +73,27 @@ def resolve(
             too old.
     """
     records = lookup(registry, source=source, target=target, head=head, bridge=bridge)
+    return _checked(records, target, bridge)
+
+
+def resolve_in_memory(
+    registry: Registry,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    head: str | None = None,
+    bridge: BridgeName = DEFAULT_BRIDGE,
+) -> Resolution | None:
+    """Like `resolve`, without a call to the registry.
+
+    Returns:
+        None if it takes a call, since this process has no lease, or has not used a record yet.
+    """
+    records = lookup_in_memory(registry, source=source, target=target, head=head, bridge=bridge)
+    return None if records is None else _checked(records, target, bridge)
+
+
+def _checked(records: LookupResult, target: str | None, bridge: BridgeName) -> Resolution:
     if records.target is not None:
         check_pair(records.source, records.target, bridge)
     if records.head is not None and target is not None and records.head.space != target:

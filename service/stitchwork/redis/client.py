@@ -16,10 +16,7 @@ from stitchwork.redis.connections import connect, describe_failure, describe_ref
 
 PREFIX: Final = "stitchwork:"
 
-# ARGV: the number of checks; for each its words and the expected reply; the number of commands;
-# for each its words. Words are preceded by their number.
-COMMIT: Final = """
-local at = 0
+APPLY: Final = """
 local function take() at = at + 1; return ARGV[at] end
 local function command()
   local words = {}
@@ -28,11 +25,16 @@ local function command()
 end
 for _ = 1, tonumber(take()) do
   local words, expected = command(), take()
-  if tostring(redis.call(unpack(words)) or '') ~= expected then return 0 end
+  if tostring(redis.call(unpack(words)) or '') ~= expected then return false end
 end
 for _ = 1, tonumber(take()) do redis.call(unpack(command())) end
-return 1
 """
+"""The part of a script that runs commands, or returns nil if a check no longer holds.
+
+`at` is the place in ARGV before its words: the number of checks; for each its words and the
+expected reply; the number of commands; for each its words. Words are preceded by their number.
+"""
+COMMIT: Final = f"local at = 0 {APPLY} return 1"
 
 Word = str | bytes | int | float
 Command = Sequence[Word]
@@ -123,24 +125,8 @@ class RedisClient:
         Raises:
             UnavailableError: If the server is unavailable, or did not confirm the write in time.
         """
-        words: list[Word] = [len(checks)]
-        for check in checks:
-            words += [len(check.command), *check.command, check.expected]
-        words.append(len(commands))
-        for command in commands:
-            words += [len(command), *command]
-        keys = [str(command[1]) for command in [*(c.command for c in checks), *commands]]
-        with self.session() as client:
-            # In one packet and so on one connection: WAITAOF covers the writes of its own.
-            pipe = client.pipeline(transaction=False)
-            _execute(pipe, *script_command(COMMIT, keys, *words))
-            if aof_timeout_ms:
-                _execute(pipe, "WAITAOF", 1, self.replicas, aof_timeout_ms)
-            done, *confirmed = pipe.execute()
-        if confirmed:
-            local, copies = map(int, confirmed[0])
-            self._check_confirmed(local, copies)
-        return bool(done)
+        keys, words = commit_arguments(checks, commands)
+        return bool(self.run_script(COMMIT, keys, *words, aof_timeout_ms=aof_timeout_ms))
 
     def confirms_writes(self) -> bool:
         """Whether the server keeps an append-only file and confirms that a write is in it."""
@@ -180,13 +166,28 @@ class RedisClient:
                 client.connection_pool.release(connection)
             return replies
 
-    def run_script(self, script: str, keys: Sequence[str], *arguments: Word) -> Any:
+    def run_script(
+        self, script: str, keys: Sequence[str], *arguments: Word, aof_timeout_ms: int = 0
+    ) -> Any:
         """The reply of a script; if the connection breaks, it is sent again.
 
+        Args:
+            script: The script.
+            keys: The keys that it uses.
+            arguments: Its other arguments.
+            aof_timeout_ms: Milliseconds to wait until the append-only files of the server and of
+                its replicas have its writes; 0 does not wait.
+
         Raises:
-            UnavailableError: If the server is unavailable, or refuses it.
+            UnavailableError: If the server is unavailable, refuses it, or did not confirm its
+                writes in time.
         """
-        (reply,) = self.execute(script_command(script, keys, *arguments))
+        # In one packet and so on one connection: WAITAOF covers the writes of its own.
+        wait = [("WAITAOF", 1, self.replicas, aof_timeout_ms)] if aof_timeout_ms else []
+        reply, *confirmed = self.execute(script_command(script, keys, *arguments), *wait)
+        if confirmed:
+            local, copies = map(int, confirmed[0])
+            self._check_confirmed(local, copies)
         return reply
 
     def now_ms(self) -> int:
@@ -237,6 +238,19 @@ class RedisClient:
     @property
     def _name(self) -> str:
         return self._error_class.__name__.removesuffix("UnavailableError").lower() + " server"
+
+
+def commit_arguments(
+    checks: Sequence[Check], commands: Sequence[Command]
+) -> tuple[list[str], list[Word]]:
+    """The keys of checks and commands, and their words as `APPLY` takes them."""
+    words: list[Word] = [len(checks)]
+    for check in checks:
+        words += [len(check.command), *check.command, check.expected]
+    words.append(len(commands))
+    for command in commands:
+        words += [len(command), *command]
+    return [str(command[1]) for command in [*(c.command for c in checks), *commands]], words
 
 
 def script_command(script: str, keys: Sequence[str], *arguments: Word) -> Command:

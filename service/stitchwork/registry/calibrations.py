@@ -6,14 +6,17 @@ beside the head, is deleted with the version of the head, and is not read once a
 
 import logging
 import threading
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from cachetools import LRUCache
 
 from stitchwork.errors import IncompatibleFormatError, NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.redis.client import Check, Command, RedisClient
+from stitchwork.redis.client import Check, Command
+from stitchwork.registry.change_log import ChangeLog, Position
+from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import Head, Record, Space
@@ -24,6 +27,9 @@ MAX_CALIBRATIONS: Final = 1024
 """Calibrations of one head; if there are more, some are dropped."""
 MAX_CACHED: Final = 10_000
 
+Versions: TypeAlias = tuple[str, str, str, BridgeName]
+"""Versions of the head, the target and the source, and the bridge."""
+
 
 class StoredCalibration(Record):
     """One calibration as it is stored."""
@@ -33,23 +39,32 @@ class StoredCalibration(Record):
     samples: int
 
 
+class CurrentCalibration(NamedTuple):
+    """What is known to be stored for the versions of a request; None if nothing is."""
+
+    calibration: Calibration | None
+
+
 class Calibrations:
     """Calibrations of heads on the registry server.
 
     Args:
-        server: The registry server.
+        changes: The log of the registry's changes.
         heads: The repository of the heads.
-        aof_timeout_ms: Milliseconds to wait for the append-only file; 0 does not wait.
+        lease: The lease under which they may be used without a read.
     """
 
-    def __init__(
-        self, server: RedisClient, heads: Repository[Head], *, aof_timeout_ms: int
-    ) -> None:
-        self._server = server
+    def __init__(self, changes: ChangeLog, heads: Repository[Head], lease: ReadLease) -> None:
+        self._changes = changes
+        self._server = changes.server
         self._heads = heads
-        self._aof_timeout_ms = aof_timeout_ms
+        self._lease = lease
         self._lock = threading.Lock()
         self._cached: LRUCache[tuple[str, str], Calibration | None] = LRUCache(MAX_CACHED)
+        # By head, since a change of a head or of its calibrations names the head.
+        self._current: dict[str, dict[Versions, CurrentCalibration]] = {}
+        self._size = 0
+        lease.attach(heads.kind, self)
 
     def get(
         self, source: Space, target: Space, head: Head, bridge: BridgeName
@@ -63,14 +78,48 @@ class Calibrations:
             return self.last_known(source, target, head, bridge)
         return self.parse(source, target, head, bridge, data)
 
+    def current(
+        self, source: Space, target: Space, head: Head, bridge: BridgeName
+    ) -> CurrentCalibration | None:
+        """What is stored for these versions, if the lease is valid and it was read under it."""
+        versions = (head.version, target.version, source.version, bridge)
+        return self._current.get(head.id, {}).get(versions)
+
     def parse(
-        self, source: Space, target: Space, head: Head, bridge: BridgeName, data: bytes | None
+        self,
+        source: Space,
+        target: Space,
+        head: Head,
+        bridge: BridgeName,
+        data: bytes | None,
+        position: Position | None = None,
     ) -> Calibration | None:
-        """The calibration of these versions, from what the server stores for them."""
+        """The calibration of these versions, from what the server stores for them.
+
+        Args:
+            source: The space of the inputs.
+            target: The head's space.
+            head: The head.
+            bridge: The bridge.
+            data: What is stored; None for nothing.
+            position: The end of the log of changes when it was read; None if that is not known.
+        """
         calibration = _load(data, head.id) if data else None
         with self._lock:
             self._cached[head.id, _field(source, target, head, bridge)] = calibration
+        with self._lease.lock:
+            if position is not None and self._lease.covers(position):
+                if self._size >= MAX_CACHED:
+                    self._current, self._size = {}, 0
+                versions = (head.version, target.version, source.version, bridge)
+                self._current.setdefault(head.id, {})[versions] = CurrentCalibration(calibration)
+                self._size += 1
         return calibration
+
+    def outdate(self, ids: Iterable[str] | None, verified: float) -> None:
+        """Use the calibrations of these heads, or of all, without a read no more."""
+        for head in list(self._current) if ids is None else ids:
+            self._size -= len(self._current.pop(head, ()))
 
     def last_known(
         self, source: Space, target: Space, head: Head, bridge: BridgeName
@@ -102,9 +151,8 @@ class Calibrations:
         command: Command = ("HSET", self._key(head), field, dump_record(stored))
         commands = [*self._outdated(target, head, field), command]
         checks: list[Check] = [self._heads.unchanged(entry)]
-        if entry.version != head.version or not self._server.commit(
-            checks, commands, aof_timeout_ms=self._aof_timeout_ms
-        ):
+        changed = [self._heads.change(head.id)]
+        if entry.version != head.version or not self._changes.commit(checks, commands, changed):
             raise NotReadyError(
                 f"head {head.id} was declared anew while its confidence was calibrated"
             )

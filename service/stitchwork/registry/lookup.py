@@ -1,4 +1,4 @@
-"""The records that one request uses, read together in one round trip."""
+"""The records that one request uses: from memory, or read together in one round trip."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,11 +7,14 @@ from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.redis.client import PREFIX
+from stitchwork.registry.change_log import EPOCH, Position
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
 
-LOOKUP: Final = """
-local prefix, source, target, head, bridge = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+LOOKUP: Final = (
+    EPOCH
+    + """
+local prefix, source, target, head, bridge = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local function fields(kind, id)
     return redis.call('HMGET', prefix .. kind .. ':' .. id, 'record', 'draft')
 end
@@ -38,8 +41,9 @@ if h and s and t and h[1] and s[1] and t[1] then
     calibration = redis.call(
         'HGET', prefix .. 'head:' .. head .. ':calibrations', versions .. ':' .. bridge)
 end
-return {h, source, s, target, t, calibration}
+return {epoch, sequence, h, source, s, target, t, calibration}
 """
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,29 +81,67 @@ def lookup(
         RegistryUnavailableError: If the registry is unavailable and the last known records are too
             old.
     """
-    if head is None and source is not None:
-        # Without a head every id is known, and plain reads cost the server less than a script.
-        ids = (source,) if target is None else (source, target)
-        spaces, stale = registry.spaces.ready(*ids)
-        return LookupResult(spaces[0], spaces[1] if target else None, None, None, stale)
     arguments = (source or "", target or "", head or "", bridge)
     try:
-        reply = registry.server.run_script(LOOKUP, [], PREFIX, *arguments)
+        position, reply = registry.changes.read(LOOKUP, PREFIX, *arguments)
     except RegistryUnavailableError:
         return _last_known(registry, source, target, head, bridge)
-    return _parsed(registry, reply, head, bridge)
+    return _parsed(registry, position, reply, head, bridge)
+
+
+def lookup_in_memory(
+    registry: Registry,
+    *,
+    source: str | None,
+    target: str | None,
+    head: str | None,
+    bridge: BridgeName,
+) -> LookupResult | None:
+    """Like `lookup`, without a call; None if the lease has run out, or a record is not in memory.
+
+    What it returns was current when it was called.
+    """
+    if not registry.lease.is_valid:
+        return None
+    head_record = source_record = target_record = None
+    if head is not None:
+        head_record = registry.heads.current(head)
+        if head_record is None:
+            return None
+        source, target = source or head_record.space, target or head_record.space
+    if source is not None:
+        source_record = registry.spaces.current(source)
+    if source_record is None:
+        return None
+    if target is not None:
+        target_record = registry.spaces.current(target)
+        if target_record is None:
+            return None
+    if head_record is None or target_record is None:
+        return LookupResult(source_record, target_record, None, None, stale=False)
+    known = registry.calibrations.current(source_record, target_record, head_record, bridge)
+    if known is None:
+        return None
+    return LookupResult(source_record, target_record, head_record, known.calibration, stale=False)
 
 
 def _parsed(
-    registry: Registry, reply: list[Any], head_id: str | None, bridge: BridgeName
+    registry: Registry,
+    position: Position,
+    reply: list[Any],
+    head_id: str | None,
+    bridge: BridgeName,
 ) -> LookupResult:
     stored_head, source_id, stored_source, target_id, stored_target, stored_calibration = reply
-    head = registry.heads.parse(head_id, stored_head) if head_id else None
-    source = registry.spaces.parse(source_id.decode(), stored_source)
-    target = registry.spaces.parse(target_id.decode(), stored_target) if target_id else None
+    spaces = registry.spaces
+    head = registry.heads.parse(head_id, stored_head, position) if head_id else None
+    source = spaces.parse(source_id.decode(), stored_source, position)
+    target = spaces.parse(target_id.decode(), stored_target, position) if target_id else None
     calibration = None
     if head is not None and target is not None:
-        calibration = registry.calibrations.parse(source, target, head, bridge, stored_calibration)
+        calibration = registry.calibrations.parse(
+            source, target, head, bridge, stored_calibration, position
+        )
     return LookupResult(source, target, head, calibration, stale=False)
 
 

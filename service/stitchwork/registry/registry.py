@@ -14,10 +14,12 @@ from stitchwork.geometry.frame import Frame
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.registry.calibrations import Calibrations
+from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.changes import REGISTRATIONS
 from stitchwork.registry.declarations import SpaceDeclaration, anchor_set_record
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.head_registry import HeadRegistry
+from stitchwork.registry.read_lease import LeaseKeeper, ReadLease
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.space_registry import SpaceRegistry
 from stitchwork.registry.transitions import check_current
@@ -46,21 +48,26 @@ class Registry:
         server: The registry server.
         durable: Acknowledge a write only once the server's append-only file has it.
         stale_seconds: How long the last known records serve while the server is unavailable.
+
+    Attributes:
+        changes: The log of changes, by which writes are acknowledged.
+        lease: The lease under which records in memory are used without a read.
+        lease_keeper: Renews the lease once it is started; only an API process does.
     """
 
     def __init__(self, server: RedisClient, *, durable: bool, stale_seconds: float) -> None:
         # Shorter than a call may take: a server that reports in time that its file lags is up.
         milliseconds = int(server.timeout * 1000 * AOF_TIMEOUT_RATIO) if durable else 0
-        options: dict[str, Any] = {
-            "aof_timeout_ms": milliseconds,
-            "stale_seconds": stale_seconds,
-        }
         self.server = server
         self.durable = durable
-        self.anchor_sets = Repository(server, "anchor-set", AnchorSet, **options)
-        self.spaces = Repository(server, "space", Space, **options)
-        self.heads = Repository(server, "head", Head, **options)
-        self.calibrations = Calibrations(server, self.heads, aof_timeout_ms=milliseconds)
+        self.changes = changes = ChangeLog(server, aof_timeout_ms=milliseconds)
+        self.lease = lease = ReadLease()
+        self.lease_keeper = LeaseKeeper(changes, lease)
+        stale: Any = {"stale_seconds": stale_seconds}
+        self.anchor_sets = Repository(changes, "anchor-set", AnchorSet, lease, **stale)
+        self.spaces = Repository(changes, "space", Space, lease, **stale)
+        self.heads = Repository(changes, "head", Head, lease, **stale)
+        self.calibrations = Calibrations(changes, self.heads, lease)
         self.keys = ApiKeyRepository(server, aof_timeout_ms=milliseconds)
         self._space_registry = SpaceRegistry(self.anchor_sets, self.spaces)
         self._head_registry = HeadRegistry(self.spaces, self.heads)

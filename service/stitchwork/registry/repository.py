@@ -16,22 +16,22 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
     IncompatibleFormatError,
-    NotReadyError,
     RegistryUnavailableError,
     ResourceInUseError,
     UnknownResourceError,
 )
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Check, Command, RedisClient
-from stitchwork.redis.serialization import pack, unpack
-from stitchwork.registry.changes import REGISTRATIONS, REPLACED_SECONDS, changes, uploads
+from stitchwork.redis.client import PREFIX, Check, Command
+from stitchwork.registry.change_log import ChangeLog, Position
+from stitchwork.registry.changes import REPLACED_SECONDS, changes, uploads
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Page, R, Write
+from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.record_cache import RecordCache
 from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.registry.transitions import not_ready_error
@@ -40,45 +40,51 @@ from stitchwork.resources import Arrays, Registration
 log = logging.getLogger(__name__)
 
 ATTEMPTS: Final = 20
-PARTS: Final = 64
-"""Parts of a registration that are read at once."""
 
 
 class Repository(Generic[R]):
-    """The records of one kind.
+    """The records of one kind; `registration_parts` has the embeddings of a registration.
 
     Args:
-        server: The registry server.
+        changes: The log of the registry's changes.
         kind: Singular name, `anchor-set`, `space` or `head`.
         model: The record's class.
-        aof_timeout_ms: Milliseconds to wait for the append-only file; 0 does not wait.
+        lease: The lease under which records may be used without a read.
         stale_seconds: How long the last known records serve while the server is unavailable.
     """
 
     def __init__(
         self,
-        server: RedisClient,
+        changes: ChangeLog,
         kind: str,
         model: type[R],
+        lease: ReadLease,
         *,
-        aof_timeout_ms: int,
         stale_seconds: float,
     ) -> None:
         self.kind = kind
-        self._server = server
+        self._changes = changes
+        self.server = changes.server
         self._model: type[R] = model
-        self._aof_timeout_ms = aof_timeout_ms
         self._stale_seconds = stale_seconds
-        self._cache: RecordCache[R] = RecordCache()
+        self._cache: RecordCache[R] = RecordCache(kind, lease)
 
     def key(self, *parts: str) -> str:
         """The key of an id, or of something stored beside it."""
         return PREFIX + ":".join((self.kind, *parts))
 
+    def change(self, id_: str) -> str:
+        """The name of a change of an id in the log."""
+        return f"{self.kind}:{id_}"
+
+    def current(self, id_: str) -> R | None:
+        """The ready version in memory, if the lease is valid and it was read under it."""
+        return self._cache.current(id_)
+
     def read(self, *ids: str) -> list[Entry[R]]:
         """The entries of these ids, in one round trip; an unknown id gives an empty entry."""
         counts = (("SCARD", self.key(id_, "dependents")) for id_ in ids)
-        replies = self._server.execute(*self._reads(ids), *counts)
+        replies = self.server.execute(*self._reads(ids), *counts)
         stored, dependents = replies[: len(ids)], replies[len(ids) :]
         return list(map(self._entry, ids, stored, dependents))
 
@@ -116,23 +122,32 @@ class Repository(Generic[R]):
                 are too old.
         """
         try:
-            replies = self._server.execute(*self._reads(ids))
+            replies = self.server.execute(*self._reads(ids))
         except RegistryUnavailableError:
             return [self.last_known(id_) for id_ in ids], True
         return [self.parse(id_, stored) for id_, stored in zip(ids, replies, strict=True)], False
 
-    def parse(self, id_: str, stored: list[bytes | None]) -> R:
+    def parse(self, id_: str, stored: list[bytes | None], position: Position | None = None) -> R:
         """The ready version, from what the server stores under its id.
+
+        Args:
+            id_: The id.
+            stored: The record and the registration.
+            position: The end of the log of changes when they were read; None if that is not known.
 
         Raises:
             UnknownResourceError: If nothing is registered under it.
             NotReadyError: If it has no ready version yet.
             IncompatibleFormatError: If it cannot be read.
         """
-        return self.ready_record(self._entry(id_, stored, 0))
+        return self.ready_record(self._entry(id_, stored, 0), position)
 
-    def ready_record(self, entry: Entry[R]) -> R:
+    def ready_record(self, entry: Entry[R], position: Position | None = None) -> R:
         """The ready version of an entry that was just read.
+
+        Args:
+            entry: The entry.
+            position: The end of the log of changes when it was read; None if that is not known.
 
         Raises:
             UnknownResourceError: If nothing is registered under its id.
@@ -147,7 +162,7 @@ class Repository(Generic[R]):
             if registration is None:
                 raise self._unknown(entry.id)
             raise not_ready_error(registration)
-        self._cache.put(entry.id, record, entry.stored[0])
+        self._cache.put(entry.id, record, entry.stored[0], position)
         return record
 
     def last(self, id_: str) -> R | None:
@@ -174,7 +189,7 @@ class Repository(Generic[R]):
         Entries that cannot be read are left out, listed beside them and logged.
         """
         start = f"({cursor}" if cursor else "-"
-        with self._server.session() as client:
+        with self.server.session() as client:
             reply = client.zrangebylex(PREFIX + self.kind, start, "+", start=0, num=limit + 1)
         ids = [raw.decode() for raw in cast(list[bytes], reply)]
         entries = self.read(*ids[:limit]) if ids else []
@@ -185,7 +200,7 @@ class Repository(Generic[R]):
 
     def count(self) -> int:
         """The number of ids."""
-        return int(self._server.execute(("ZCARD", PREFIX + self.kind))[0])
+        return int(self.server.execute(("ZCARD", PREFIX + self.kind))[0])
 
     def arrays(self, id_: str, version: str) -> Arrays:
         """The arrays of one version.
@@ -205,7 +220,7 @@ class Repository(Generic[R]):
 
     def dependents(self, id_: str) -> list[str]:
         """What depends on it, as `kind:id`, sorted."""
-        (members,) = self._server.execute(("SMEMBERS", self.key(id_, "dependents")))
+        (members,) = self.server.execute(("SMEMBERS", self.key(id_, "dependents")))
         return sorted(raw.decode() for raw in members)
 
     def creation(self, record: R) -> list[Command]:
@@ -231,7 +246,7 @@ class Repository(Generic[R]):
             condition: The version that the caller expects.
 
         Returns:
-            The effect, and the state after it. Once this returns no reader sees the old version
+            The effect, and the state after it. Once this returns no process uses the old version
             and, where the server confirms it, no loss of power brings it back.
         """
         for _ in range(ATTEMPTS):
@@ -239,14 +254,16 @@ class Repository(Generic[R]):
             condition.check(f"{self.kind} {id_}", before.tag)
             write: Write[R] = decide(before)
             checks = [*self._unchanged_entry(before), *write.checks]
-            commands = [*write.commands, *changes(self.kind, before, write, self._server.now_ms)]
+            commands = [*write.commands, *changes(self.kind, before, write, self.server.now_ms)]
             for key, arrays in uploads(self.key(id_), write).items():
-                checks.append(chunked_arrays.write(self._server, key, arrays, REPLACED_SECONDS))
+                checks.append(chunked_arrays.write(self.server, key, arrays, REPLACED_SECONDS))
                 commands.append(("PERSIST", key))
+            after = dump_record(write.record) if write.record else b""
+            changed = [self.change(id_)] if after != before.stored[0] else []
             # A write that changes nothing is still written, so that it is as durable.
-            if self._server.commit(checks, commands, aof_timeout_ms=self._aof_timeout_ms):
-                after = Entry(id_, write.record, write.registration, before.dependents)
-                return write.outcome, after
+            if self._changes.commit(checks, commands, changed):
+                dependents = before.dependents
+                return write.outcome, Entry(id_, write.record, write.registration, dependents)
         raise ConflictError(f"{self.kind} {id_} kept changing while it was written; try again")
 
     def delete(self, id_: str, condition: Condition = ANY) -> None:
@@ -267,52 +284,15 @@ class Repository(Generic[R]):
                 )
             removal: Write[R] = Write(Outcome.SAME)
             commands: list[Command] = [
-                *changes(self.kind, before, removal, self._server.now_ms),
+                *changes(self.kind, before, removal, self.server.now_ms),
                 ("DEL", self.key(id_)),
                 ("ZREM", PREFIX + self.kind, id_),
             ]
             checks = self._unchanged_entry(before)
-            if self._server.commit(checks, commands, aof_timeout_ms=self._aof_timeout_ms):
+            if self._changes.commit(checks, commands, [self.change(id_)]):
                 self._cache.remove(id_)
                 return
         raise ConflictError(f"{self.kind} {id_} kept changing while it was deleted; try again")
-
-    def save_part(self, registration: Registration, advanced: Registration, arrays: Arrays) -> bool:
-        """Store one part of the work of a registration, and the registration after it.
-
-        Returns:
-            False, with nothing stored, if the registration was replaced or has advanced.
-        """
-        (entry,) = self.read(registration.id)
-        if entry.registration != registration:
-            return False
-        parts = self.key(registration.id, "parts", registration.version)
-        return self._server.commit(
-            [Check(("HGET", self.key(registration.id), "draft"), entry.stored[1])],
-            [
-                ("HSET", parts, registration.done, pack(arrays)),
-                ("HSET", self.key(registration.id), "draft", dump_record(advanced)),
-                ("ZADD", REGISTRATIONS, self._server.now_ms(), f"{self.kind}:{registration.id}"),
-            ],
-        )
-
-    def parts(self, registration: Registration) -> Iterator[Arrays]:
-        """All parts of a registration that `save_part` stored, in the order of their starts.
-
-        Raises:
-            NotReadyError: If they are deleted meanwhile, since the registration was replaced or
-                completed.
-        """
-        key = self.key(registration.id, "parts", registration.version)
-        with self._server.session() as client:
-            starts = sorted(cast(list[bytes], client.hkeys(key)), key=int)
-        for at in range(0, len(starts), PARTS):
-            with self._server.session() as client:
-                values = cast(list[bytes | None], client.hmget(key, starts[at : at + PARTS]))
-            for data in values:
-                if data is None:
-                    raise NotReadyError(f"{self.kind} {registration.id} is ready, or declared anew")
-                yield unpack(data)[0]
 
     def _reads(self, ids: Sequence[str]) -> list[Command]:
         return [("HMGET", self.key(id_), "record", "draft") for id_ in ids]
@@ -342,7 +322,7 @@ class Repository(Generic[R]):
         ]
 
     def _fetch(self, id_: str, name: str, version: str) -> Arrays:
-        if (arrays := chunked_arrays.read(self._server, self.key(id_, name, version))) is None:
+        if (arrays := chunked_arrays.read(self.server, self.key(id_, name, version))) is None:
             raise UnknownResourceError(f"{self.kind} {id_} has no {name} of version {version}")
         return arrays
 

@@ -15,6 +15,7 @@ from stitchwork.registry.declarations import (
     space_record,
 )
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
+from stitchwork.registry.registration_parts import read_parts
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.transitions import (
     begin_registration,
@@ -85,7 +86,7 @@ class SpaceRegistry:
             unit=registration.declared.get("unit"),
         )
         (anchor_set,), _ = self._anchor_sets.ready(declaration.anchor_set)
-        anchors = np.concatenate([part["rows"] for part in self._spaces.parts(registration)])
+        anchors = np.concatenate([part["rows"] for part in read_parts(self._spaces, registration)])
         # The encoder is pinned by now, and the version is that of the declaration.
         record = self._measure(declaration, anchor_set, anchors, registration.version)
         return self._put(record, anchors, ANY, registration)

@@ -111,6 +111,7 @@ class Supervisor:
         self._report("locked", runtime=str(runtime))
         stack.callback(self._shut_down)
         sockets = []
+        is_new = not (plan.data_dir / embedded_servers.REGISTRY).exists()
         for name in (embedded_servers.REGISTRY, embedded_servers.QUEUE):
             home = plan.data_dir / name
             home.mkdir(mode=0o700, exist_ok=True)
@@ -125,6 +126,8 @@ class Supervisor:
             if not self._until(partial(self._answers, path), LOADING_SECONDS):
                 raise UnavailableError(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
         redis_url, queue_url = map(embedded_servers.socket_url, sockets)
+        if is_new:
+            settle(redis_url)
         return runtime, redis_url, queue_url
 
     def _answers(self, path: Path) -> bool:
@@ -240,6 +243,19 @@ class Supervisor:
         # The launcher is gone, or has not read for a long time; neither may block the supervisor.
         with contextlib.suppress(BrokenPipeError, BlockingIOError):
             os.write(self._events, line.encode())
+
+
+def settle(registry_url: str) -> None:
+    """Let the first registrations of a new registry not wait for processes of earlier ones."""
+    # Imported here, since the supervisor of an existing registry needs no client.
+    from stitchwork.redis.client import RedisClient
+    from stitchwork.registry.change_log import ChangeLog
+
+    server = RedisClient(registry_url, SERVER_SECONDS, UnavailableError)
+    try:
+        ChangeLog(server).settle()
+    finally:
+        server.close()
 
 
 def _metrics_file(folder: Path, name: str) -> dict[str, str]:

@@ -27,6 +27,7 @@ from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
+from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
 
@@ -184,7 +185,7 @@ class RegistrationRunner:
             raise type(error)(message, pointer=f"/items/{index}") from error
         advanced = registration.model_copy(update={"done": stop, "encoder": encoder})
         repository = self._registry.repository(registration.kind)
-        if repository.save_part(registration, advanced, {"rows": rows}):
+        if save_part(repository, registration, advanced, {"rows": rows}):
             streams.enqueue_registration(self._consumer.server, advanced)
 
     def _items(
@@ -222,7 +223,7 @@ class RegistrationRunner:
         from stitchwork.models.head_fitting import fit_linear
 
         inputs = self._registry.heads.inputs(registration.id, registration.version)
-        parts = [part["rows"] for part in self._registry.heads.parts(registration)]
+        parts = [part["rows"] for part in read_parts(self._registry.heads, registration)]
         rows = np.concatenate(parts) if parts else inputs["embeddings"]
         labels = registration.declared["labels"]
         fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])

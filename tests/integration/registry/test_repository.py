@@ -15,7 +15,10 @@ from stitchwork.errors import (
     VersionMismatchError,
 )
 from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.entries import Condition, Entry, Outcome, Write
+from stitchwork.registry.read_lease import ReadLease
+from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import AnchorSet, Head, Registration
 from tests.support.servers import REGISTRY_FLAGS, ServerBinary, ServerProcess
@@ -37,12 +40,17 @@ def replacement(head: Head) -> Callable[[Entry[Head]], Write[Head]]:
     return decide
 
 
+def repository(
+    server: RedisClient, *, aof_timeout_ms: int, stale_seconds: float
+) -> Repository[Head]:
+    changes = ChangeLog(server, aof_timeout_ms=aof_timeout_ms)
+    return Repository(changes, "head", Head, ReadLease(), stale_seconds=stale_seconds)
+
+
 @pytest.fixture
 def heads(registry_server: RedisClient, server_binary: ServerBinary) -> Repository[Head]:
     aof_timeout_ms = aof_timeout_on(server_binary)
-    return Repository(
-        registry_server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=60
-    )
+    return repository(registry_server, aof_timeout_ms=aof_timeout_ms, stale_seconds=60)
 
 
 def aof_timeout_on(server_binary: ServerBinary) -> int:
@@ -123,8 +131,8 @@ def test_pages_list_all_ids_in_order(heads: Repository[Head]) -> None:
 
 
 def test_delete_of_a_parent_with_dependents_raises(registry_server: RedisClient) -> None:
-    sets = Repository(registry_server, "space", AnchorSet, aof_timeout_ms=0, stale_seconds=0)
-    heads = Repository(registry_server, "head", Head, aof_timeout_ms=0, stale_seconds=0)
+    sets = Repository(ChangeLog(registry_server), "space", AnchorSet, ReadLease(), stale_seconds=0)
+    heads = repository(registry_server, aof_timeout_ms=0, stale_seconds=0)
     parent = AnchorSet(id="s", version="v", modality="vector", size=2)
     sets.put("s", lambda _: Write(Outcome.CREATED, parent))
     heads.put("h", replacement(make_head()))
@@ -154,7 +162,7 @@ def test_write_waits_for_the_append_only_file_on_its_own_connection(
 
 def test_unconfirmed_write_raises(queue_server: RedisClient) -> None:
     # This server keeps no append-only file, so it cannot promise one.
-    heads = Repository(queue_server, "head", Head, aof_timeout_ms=100, stale_seconds=0)
+    heads = repository(queue_server, aof_timeout_ms=100, stale_seconds=0)
     with pytest.raises(QueueUnavailableError, match=r"WAITAOF|append-only file"):
         heads.put("h", replacement(make_head()))
     assert not queue_server.confirms_writes()
@@ -173,15 +181,15 @@ def test_registration_advances_once_beside_the_ready_version(heads: Repository[H
     heads.put("h", lambda current: Write(Outcome.ACCEPTED, current.record, registration))
     rows = {"rows": np.zeros((2, 3), np.float32)}
     half = registration.model_copy(update={"done": 2})
-    assert heads.save_part(registration, half, rows)
-    assert not heads.save_part(registration, half, rows), "someone else got further"
+    assert save_part(heads, registration, half, rows)
+    assert not save_part(heads, registration, half, rows), "someone else got further"
     entry = heads.get("h")
     assert entry.version == "v1"
     assert entry.registration is not None
     assert entry.registration.done == 2
     whole = half.model_copy(update={"done": 4})
-    assert heads.save_part(entry.registration, whole, {"rows": np.ones((2, 3), np.float32)})
-    result = np.concatenate([part["rows"] for part in heads.parts(registration)])
+    assert save_part(heads, entry.registration, whole, {"rows": np.ones((2, 3), np.float32)})
+    result = np.concatenate([part["rows"] for part in read_parts(heads, registration)])
     np.testing.assert_array_equal(result[:, 0], [0, 0, 1, 1])
 
 
@@ -199,8 +207,8 @@ def test_last_known_records_serve_while_the_registry_is_unavailable(
         valkey = ServerProcess(Path(folder), REGISTRY_FLAGS, server_binary)
         server = RedisClient(valkey.url, 1.0, RegistryUnavailableError, failure_pause=0.0)
         aof_timeout_ms = aof_timeout_on(server_binary)
-        heads = Repository(server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=60)
-        hasty = Repository(server, "head", Head, aof_timeout_ms=aof_timeout_ms, stale_seconds=0)
+        heads = repository(server, aof_timeout_ms=aof_timeout_ms, stale_seconds=60)
+        hasty = repository(server, aof_timeout_ms=aof_timeout_ms, stale_seconds=0)
         heads.put("h", replacement(make_head()))
         for table in (heads, hasty):
             table.ready("h")
