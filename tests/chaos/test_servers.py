@@ -5,6 +5,7 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def test_registry_outage_serves_stale_and_recovers(cluster: Cluster, pair: Pair)
         assert not is_stale(fresh)
 
         cluster.registry.stop(kill=True)
+        # Nobody can change a version while the lease lasts, so the responses are not stale yet.
+        wait_until("the lease has run out", lambda: is_stale(client.translate(pair.x, "x", "y")))
         stale = client.translate(pair.x, "x", "y")
         assert is_stale(stale)
         np.testing.assert_array_equal(rows_of(stale), rows_of(fresh))
@@ -134,6 +137,9 @@ def test_silent_server_leaves_every_call_bounded(text_service: TextService, whic
     with ThreadPoolExecutor(32) as pool, BoundedClient(text_service.api.url, CALL_BOUND) as client:
         server.pause()
         try:
+            if silent:
+                lapsed = partial(client.translate, rows, "m", "n")
+                wait_until("the lease has run out", lambda: is_stale(lapsed()))
             # The client's own time limit bounds each; what takes longer fails here.
             for name, status, future in [call for i in range(3) for call in calls(client, i)]:
                 response = future.result()
