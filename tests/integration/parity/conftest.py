@@ -1,10 +1,10 @@
-"""One service with one worker, on which every case is registered before the first is compared."""
+"""One service with one worker, which runs all cases side by side before they are compared."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -23,88 +23,83 @@ from tests.support import machine
 from tests.support.running_service import running
 from tests.support.waiting import result_of, wait_until
 
-SAVE_SECONDS = 60.0
-REGISTRATION_SECONDS = 120.0
+SECONDS = 180.0
+"""Far more than all cases take together on an idle machine."""
+CONCURRENT_CASES = 8
+
+
+class Outcome(NamedTuple):
+    """What a library and the service compute of the items of a case.
+
+    Attributes:
+        reference: What the library computes.
+        record: The record of the space.
+        rows: (n, d) the embeddings of the service.
+        head: The record of the head, if the case has one.
+        predictions: The predictions of the service, if the case has a head.
+    """
+
+    reference: Reference
+    record: Mapping[str, Any]
+    rows: Floats
+    head: Mapping[str, Any]
+    predictions: Sequence[Mapping[str, Any]]
 
 
 class ParityService:
-    """A service that embeds and classifies the items of cases.
+    """Runs cases on a service.
 
     Args:
         http: A client of the service.
         folder: The folder of the models; each case has its own folder in it.
-        references: What the libraries compute, by case.
     """
 
-    def __init__(
-        self, http: httpx.Client, folder: Path, references: Mapping[str, "Future[Reference]"]
-    ) -> None:
+    def __init__(self, http: httpx.Client, folder: Path) -> None:
         self._http = http
         self._folder = folder
-        self._references = references
-        self._registrations: dict[str, httpx.Response] = {}
+        for modality, anchors in (("text", TEXT_ANCHORS), ("image", IMAGE_ANCHORS)):
+            body = {"modality": modality, "items": as_json(anchors)}
+            self._send("PUT", f"/anchor-sets/{modality}-anchors", body)
 
-    def register(self, case: Case) -> None:
-        """Register the space of a case once its library has saved it; a worker then embeds it."""
-        reference = self._references[case.id]
-        if reference.exception(machine.deadline(SAVE_SECONDS)) is not None:
-            return
-        files = {"weights" if case.kind == "timm" else "model": str(self._folder / case.id)}
-        encoder = {"kind": case.kind, **files, **reference.result().encoder}
-        body = {"anchor_set": f"{case.modality}-anchors", "encoder": encoder}
-        self._registrations[case.id] = self._http.put(f"/spaces/{case.id}", json=body)
+    def run(self, case: Case, saved: "Future[Reference]") -> Outcome:
+        """Register the space and the head of a case, and send its items to them.
 
-    def reference(self, case: Case) -> Reference:
-        """What the library of a case computes.
-
-        Raises:
-            Exception: What the library raised.
+        Args:
+            case: The case.
+            saved: What its library computes, once it has saved the model.
         """
-        return result_of(self._references[case.id])
+        reference = result_of(saved, SECONDS)
+        files = {"weights" if case.kind == "timm" else "model": str(self._folder / case.id)}
+        encoder = {"kind": case.kind, **files, **reference.encoder}
+        body = {"anchor_set": f"{case.modality}-anchors", "encoder": encoder}
+        record = self._register(f"/spaces/{case.id}", body)
+        items = as_json(reference.items or (IMAGES if case.modality == "image" else TEXTS))
+        rows = self._send("POST", f"/embed/{case.id}", {"items": items})["embeddings"]
+        head, predictions = {}, []
+        if reference.head is not None:
+            body = {"space": case.id, **reference.head.body}
+            head = self._register(f"/heads/{case.id}", body)
+            inputs = {"items": items, "top": len(reference.head.classes)}
+            predictions = self._send("POST", f"/stitch/{case.id}/{case.id}", inputs)["predictions"]
+        return Outcome(reference, record, np.array(rows, np.float32), head, predictions)
 
-    def record(self, case: Case) -> dict[str, Any]:
-        """The record of the space of a case, once it is ready."""
-        response = self._registrations[case.id]
-        assert response.is_success, response.text
-        return self._ready(f"/spaces/{case.id}")
-
-    def embed(self, case: Case) -> Floats:
-        """The embeddings of the items of a case."""
-        body = {"items": self._items(case)}
-        response = self._http.post(f"/embed/{case.id}", json=body)
-        assert response.is_success, response.text
-        return np.array(response.json()["embeddings"], np.float32)
-
-    def head(self, case: Case, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The record of the head of a case, registered in its space."""
-        response = self._http.put(f"/heads/{case.id}", json={"space": case.id, **body})
-        assert response.is_success, response.text
-        return self._ready(f"/heads/{case.id}")
-
-    def predictions(self, case: Case, top: int) -> list[dict[str, Any]]:
-        """The predictions of the head of a case for its items."""
-        body = {"items": self._items(case), "top": top}
-        response = self._http.post(f"/stitch/{case.id}/{case.id}", json=body)
-        assert response.is_success, response.text
-        predictions: list[dict[str, Any]] = response.json()["predictions"]
-        return predictions
-
-    def _items(self, case: Case) -> list[str]:
-        default = IMAGES if case.modality == "image" else TEXTS
-        return as_json(self.reference(case).items or default)
-
-    def _ready(self, path: str) -> dict[str, Any]:
+    def _register(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The record of a resource, once no worker prepares it any more."""
-        record: dict[str, Any] = {}
+        record = self._send("PUT", path, body)
 
         def prepared() -> bool:
-            record.clear()
-            record.update(self._http.get(path).json())
-            return record.get("status") != "pending"
+            record.update(self._send("GET", path))
+            return str(record["status"]) != "pending"
 
-        wait_until(f"{path} is registered", prepared, REGISTRATION_SECONDS)
-        assert record["status"] == "ready", record.get("reason")
+        wait_until(f"{path} is registered", prepared, SECONDS)
+        assert record["status"] == "ready", record["reason"]
         return record
+
+    def _send(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+        response = self._http.request(method, path, json=body)
+        assert response.is_success, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
 
 
 def as_json(items: Sequence[str | bytes]) -> list[str]:
@@ -113,28 +108,28 @@ def as_json(items: Sequence[str | bytes]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def parity(
+def outcomes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[ParityService]:
-    """A service on which the selected cases are registered."""
+) -> Iterator[Mapping[str, "Future[Outcome]"]]:
+    """The outcome of each case that is selected, by its id."""
     folder = tmp_path_factory.mktemp("parity")
     cases = _selected_cases(request)
-    # Libraries compute in one thread, as their random numbers have one state, while the service
-    # starts.
-    with ThreadPoolExecutor(1) as pool:
-        references = {case.id: pool.submit(_save, case, folder / case.id) for case in cases}
+    with ThreadPoolExecutor(1) as libraries, ThreadPoolExecutor(CONCURRENT_CASES) as clients:
+        # The libraries save models while the service starts; in one thread, since random numbers
+        # have one state.
+        saved = {case.id: libraries.submit(_save, case, folder / case.id) for case in cases}
         with (
             running(roots=(folder,), STITCHWORK_COMPILE_MODELS="false") as service,
             httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,
         ):
-            for modality, anchors in (("text", TEXT_ANCHORS), ("image", IMAGE_ANCHORS)):
-                body = {"modality": modality, "items": as_json(anchors)}
-                response = http.put(f"/anchor-sets/{modality}-anchors", json=body)
-                assert response.is_success, response.text
-            service_of_cases = ParityService(http, folder, references)
-            for case in cases:
-                service_of_cases.register(case)
-            yield service_of_cases
+            parity = ParityService(http, folder)
+            yield {case.id: clients.submit(parity.run, case, saved[case.id]) for case in cases}
+
+
+@pytest.fixture
+def outcome(case: Case, outcomes: Mapping[str, "Future[Outcome]"]) -> Outcome:
+    """The outcome of a case."""
+    return result_of(outcomes[case.id], SECONDS)
 
 
 def _selected_cases(request: pytest.FixtureRequest) -> list[Case]:

@@ -9,7 +9,7 @@ from tests.integration.parity import (
     transformers_cases,
 )
 from tests.integration.parity.cases import Case
-from tests.integration.parity.conftest import ParityService
+from tests.integration.parity.conftest import Outcome
 
 pytestmark = pytest.mark.models
 
@@ -22,34 +22,34 @@ MAX_PROBABILITY_DIFFERENCE = 1e-4
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_rows_over_http_equal_those_of_the_library(case: Case, parity: ParityService) -> None:
-    reference = parity.reference(case)
-    expected = reference.rows
-    differences = np.linalg.norm(expected[:1] - expected[1:], axis=1)
-    assert differences.min() > 10 * MAX_DIFFERENCE * np.linalg.norm(expected[0])
-    record = parity.record(case)
-    in_force = {name: record["encoder"][name] for name in reference.record}
-    assert in_force == reference.record
-    rows = parity.embed(case)
-    assert rows.shape == expected.shape
-    assert record["dim"] == expected.shape[1]
+def test_rows_over_http_equal_those_of_the_library(case: Case, outcome: Outcome) -> None:
+    rows, expected = outcome.rows, outcome.reference.rows
     norms = np.linalg.norm(expected, axis=1)
+    spread = np.linalg.norm(expected[:1] - expected[1:], axis=1)
+    assert spread.min() > 10 * MAX_DIFFERENCE * norms[0], "rows that are all alike show nothing"
+    assert rows.shape == expected.shape
     cosines = (rows * expected).sum(axis=1) / (np.linalg.norm(rows, axis=1) * norms)
     assert cosines.min() >= MIN_COSINE
     assert (np.linalg.norm(rows - expected, axis=1) / norms).max() <= MAX_DIFFERENCE
 
 
+@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
+def test_the_record_shows_what_is_in_force(case: Case, outcome: Outcome) -> None:
+    encoder, expected = outcome.record["encoder"], outcome.reference.record
+    assert {name: encoder[name] for name in expected} == expected
+    assert outcome.record["dim"] == outcome.reference.rows.shape[1]
+
+
 @pytest.mark.parametrize("case", CLASSIFIERS, ids=[case.id for case in CLASSIFIERS])
-def test_predictions_over_http_equal_those_of_the_library(
-    case: Case, parity: ParityService
-) -> None:
-    parity.record(case)
-    head = parity.reference(case).head
-    assert head is not None
-    assert len({tuple(row) for row in head.probabilities.round(3)}) == len(head.probabilities)
-    assert parity.head(case, head.body)["labels"] == head.classes
-    predictions = parity.predictions(case, len(head.classes))
-    assert [prediction["label"] for prediction in predictions] == head.labels
-    scores = [{entry["label"]: entry["score"] for entry in p["top"]} for p in predictions]
-    rows = np.array([[score[label] for label in head.classes] for score in scores])
-    np.testing.assert_allclose(rows, head.probabilities, rtol=0, atol=MAX_PROBABILITY_DIFFERENCE)
+def test_predictions_over_http_equal_those_of_the_library(case: Case, outcome: Outcome) -> None:
+    expected = outcome.reference.head
+    assert expected is not None
+    differing = {tuple(row) for row in expected.probabilities.round(3)}
+    assert len(differing) == len(expected.probabilities), "scores that are all alike show nothing"
+    assert outcome.head["labels"] == expected.classes
+    assert [prediction["label"] for prediction in outcome.predictions] == expected.labels
+    scores = [{top["label"]: top["score"] for top in p["top"]} for p in outcome.predictions]
+    rows = np.array([[score[label] for label in expected.classes] for score in scores])
+    np.testing.assert_allclose(
+        rows, expected.probabilities, rtol=0, atol=MAX_PROBABILITY_DIFFERENCE
+    )
