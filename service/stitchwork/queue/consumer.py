@@ -22,7 +22,8 @@ from stitchwork.queue.deliveries import Delivery, StreamEntry, stream_entry
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
 from stitchwork.queue.turns import StreamTurns
-from stitchwork.redis.client import Command, RedisClient, script_command
+from stitchwork.redis.client import RedisClient
+from stitchwork.redis.commands import Command, script_command
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.telemetry.metrics import DeadLetterReason
 

@@ -8,11 +8,18 @@ from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
-from stitchwork.redis.connections import connect, describe_failure, describe_refusal
+from stitchwork.redis.commands import (
+    Command,
+    Word,
+    pack_command,
+    script_command,
+    with_script_text,
+)
+from stitchwork.redis.connections import connect, server_name, unavailable_error
 
 PREFIX: Final = "stitchwork:"
 
@@ -35,9 +42,6 @@ for _ = 1, tonumber(take()) do redis.call(unpack(command())) end
 expected reply; the number of commands; for each its words. Words are preceded by their number.
 """
 COMMIT: Final = f"local at = 0 {APPLY} return 1"
-
-Word = str | bytes | int | float
-Command = Sequence[Word]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +85,8 @@ class RedisClient:
         self.url = url
         self.timeout = timeout
         self.replicas = replicas
-        self._error_class = error_class
-        self._failure_pause = failure_pause
+        self.error_class = error_class
+        self.failure_pause = failure_pause
         self._down_until = 0.0
 
     @contextmanager
@@ -94,19 +98,15 @@ class RedisClient:
                 a command; the message has the server's own words.
         """
         if time.monotonic() < self._down_until:
-            raise self._error_class(f"{self._name} did not answer a moment ago")
+            raise self.error_class(f"{self._name} did not answer a moment ago")
         try:
             yield self.redis
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            self._down_until = time.monotonic() + self._failure_pause
-            message = f"{self._name} {describe_failure(error, self.url)}"
-            raise self._error_class(message) from error
-        except ReadOnlyError as error:
-            self._disconnect_idle()
-            raise self._error_class(f"{self._name} has become a read-only replica") from error
         except RedisError as error:
-            message = f"{self._name} refused a command: {describe_refusal(error)}"
-            raise self._error_class(message) from error
+            if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
+                self._down_until = time.monotonic() + self.failure_pause
+            elif isinstance(error, ReadOnlyError):
+                self._disconnect_idle()
+            raise unavailable_error(error, self.error_class, self.url) from error
 
     def commit(
         self, checks: Sequence[Check], commands: Sequence[Command], *, aof_timeout_ms: int = 0
@@ -150,20 +150,34 @@ class RedisClient:
         with self.session() as client:
             connection: Any = client.connection_pool.get_connection()
 
-            def exchange() -> list[Any]:
-                connection.send_packed_command(connection.pack_commands(commands))
-                return [connection.read_response() for _ in commands]
+            def exchange(batch: Sequence[Command]) -> list[Any]:
+                def send_and_receive() -> list[Any]:
+                    connection.send_packed_command([pack_command(command) for command in batch])
+                    return [_read_reply(connection) for _ in batch]
+
+                result: list[Any] = connection.retry.call_with_retry(
+                    send_and_receive, lambda _: connection.disconnect()
+                )
+                return result
 
             try:
-                replies: list[Any] = connection.retry.call_with_retry(
-                    exchange, lambda _: connection.disconnect()
-                )
+                replies = exchange(commands)
+                missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+                if missing:
+                    # With all that follow: WAITAOF is about the writes before it.
+                    rest = list(commands[missing[0] :])
+                    for i in missing:
+                        rest[i - missing[0]] = with_script_text(commands[i])
+                    replies[missing[0] :] = exchange(rest)
             except BaseException:
                 # An unread reply would be taken for the reply to another call.
                 connection.disconnect()
                 raise
             finally:
                 client.connection_pool.release(connection)
+            for reply in replies:
+                if isinstance(reply, RedisError):
+                    raise reply
             return replies
 
     def run_script(
@@ -210,8 +224,8 @@ class RedisClient:
         return RedisClient(
             self.url,
             self.timeout,
-            self._error_class,
-            failure_pause=self._failure_pause,
+            self.error_class,
+            failure_pause=self.failure_pause,
             replicas=self.replicas,
             block_seconds=seconds,
         )
@@ -222,10 +236,10 @@ class RedisClient:
 
     def _check_confirmed(self, local: int, copies: int) -> None:
         if local < 1:
-            raise self._error_class(f"{self._name} did not write to its append-only file in time")
+            raise self.error_class(f"{self._name} did not write to its append-only file in time")
         if copies < self.replicas:
             self._disconnect_idle()
-            raise self._error_class(
+            raise self.error_class(
                 f"{copies} of {self.replicas} replicas of the {self._name} wrote to their "
                 "append-only files in time; it is stored, and may be lost with the master"
             )
@@ -237,7 +251,7 @@ class RedisClient:
 
     @property
     def _name(self) -> str:
-        return self._error_class.__name__.removesuffix("UnavailableError").lower() + " server"
+        return server_name(self.error_class)
 
 
 def commit_arguments(
@@ -253,9 +267,14 @@ def commit_arguments(
     return [str(command[1]) for command in [*(c.command for c in checks), *commands]], words
 
 
-def script_command(script: str, keys: Sequence[str], *arguments: Word) -> Command:
-    """The command that runs a script."""
-    return ("EVAL", script, len(keys), *keys, *arguments)
+def _read_reply(connection: Any) -> Any:
+    """The next reply; a refusal is returned, so that those after it can be read."""
+    try:
+        return connection.read_response()
+    except RedisConnectionError:
+        raise
+    except ResponseError as refusal:
+        return refusal
 
 
 def _execute(client: Any, *words: Word) -> Any:

@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 from redis.sentinel import (
     MasterNotFoundError,
@@ -19,7 +20,9 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
+from stitchwork.errors import UnavailableError
 from stitchwork.redis import urls
+from stitchwork.redis.urls import SentinelUrl
 
 _CLOSED: Final = (
     *(ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError),
@@ -43,29 +46,57 @@ def connect(url: str, timeout: float, *, block_seconds: float = 0.0) -> redis.Re
     sentinels = urls.parse_sentinel_url(url)
     if sentinels is None:
         return redis.Redis.from_url(url, **_limits(timeout, block_seconds))
-    options: dict[str, Any] = parse_url(sentinels.server_url)  # type: ignore[no-untyped-call]
-    for unused in ("host", "port", "connection_class"):
-        options.pop(unused, None)
-    tls = {name: value for name, value in options.items() if name.startswith("ssl_")}
-    is_tls = urls.is_tls(url)
-    manager = _SentinelManager(  # type: ignore[no-untyped-call]
-        sentinels.addresses,
-        sentinel_kwargs={
-            **tls,
-            "ssl": is_tls,
-            **_limits(timeout / len(sentinels.addresses), 0.0),
-            "username": sentinels.sentinel_username,
-            "password": sentinels.sentinel_password,
-        },
-    )
+    options = _server_options(sentinels)
     pool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
         sentinels.service,
-        manager,
-        connection_class=_TlsConnection if is_tls else _PlainConnection,
+        _sentinel_manager(sentinels, timeout),
+        connection_class=_TlsConnection if urls.is_tls(url) else _PlainConnection,
         **options,
         **_limits(timeout, block_seconds),
     )
     return _SentinelClient.from_pool(pool)
+
+
+def find_master(sentinels: SentinelUrl, timeout: float) -> tuple[str, int]:
+    """Host and port of the master that sentinels name.
+
+    Args:
+        sentinels: The sentinels.
+        timeout: Seconds that all of them together may take.
+
+    Raises:
+        MasterNotFoundError: If a sentinel answered, and none knows a master that is up.
+        RedisError: The failure of one of them, if no sentinel answered.
+    """
+    manager = _sentinel_manager(sentinels, timeout)
+    try:
+        return manager.discover_master(sentinels.service)
+    finally:
+        for sentinel in manager.sentinels:
+            sentinel.close()
+
+
+def unavailable_error(
+    error: RedisError, error_class: type[UnavailableError], url: str
+) -> UnavailableError:
+    """Our error for one of redis-py's, with the server's own words and without secrets.
+
+    Args:
+        error: The failure to connect or to get a reply, or the server's refusal.
+        error_class: The error of this server.
+        url: The server's URL.
+    """
+    name = server_name(error_class)
+    if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
+        return error_class(f"{name} {describe_failure(error, url)}")
+    if isinstance(error, ReadOnlyError):
+        return error_class(f"{name} has become a read-only replica")
+    return error_class(f"{name} refused a command: {describe_refusal(error)}")
+
+
+def server_name(error_class: type[UnavailableError]) -> str:
+    """What a server is called in messages, by the error that says that it is unavailable."""
+    return error_class.__name__.removesuffix("UnavailableError").lower() + " server"
 
 
 def describe_failure(error: RedisError, url: str) -> str:
@@ -138,6 +169,28 @@ class _SentinelManager(Sentinel):
         if failure is not None and not answered:
             raise failure
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
+
+
+def _server_options(sentinels: SentinelUrl) -> dict[str, Any]:
+    """The options of connections to the servers behind sentinels."""
+    options: dict[str, Any] = parse_url(sentinels.server_url)  # type: ignore[no-untyped-call]
+    for unused in ("host", "port", "connection_class"):
+        options.pop(unused, None)
+    return options
+
+
+def _sentinel_manager(sentinels: SentinelUrl, timeout: float) -> _SentinelManager:
+    options = _server_options(sentinels)
+    return _SentinelManager(  # type: ignore[no-untyped-call]
+        sentinels.addresses,
+        sentinel_kwargs={
+            **{name: value for name, value in options.items() if name.startswith("ssl_")},
+            "ssl": urls.is_tls(sentinels.server_url),
+            **_limits(timeout / len(sentinels.addresses), 0.0),
+            "username": sentinels.sentinel_username,
+            "password": sentinels.sentinel_password,
+        },
+    )
 
 
 class _StrictConnection:

@@ -1,11 +1,14 @@
-"""The one binary format: named arrays and a JSON value as bytes, and back.
+"""The binary formats: named arrays and a JSON value, or a few frames of bytes, and back.
 
-safetensors for the arrays, with a checksum in front. Everything that is stored or queued goes
-through this module, so nothing is ever unpickled and a flipped bit is detected.
+safetensors for the arrays, which are stored; frames for messages, which must cost little. Both have
+a checksum in front. Everything that is stored or queued goes through this module, so nothing is
+ever unpickled and a flipped bit is detected.
 """
 
 import hashlib
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +22,8 @@ from stitchwork.resources import Arrays
 
 MAGIC: Final = b"SW1\n"
 """The format and its version, since release 0.1.0."""
+FRAMES_MAGIC: Final = b"SWF1"
+"""The format of frames and its version."""
 CHECKSUM_BYTES: Final = 16
 DTYPES: Final = {
     "F64": np.float64,
@@ -72,6 +77,40 @@ def unpack(data: bytes) -> tuple[Arrays, Any]:
         raise CorruptDataError(
             "stored bytes have a valid checksum but were not written by this package"
         ) from error
+
+
+def pack_frames(frames: Sequence[bytes]) -> bytes:
+    """Frames as bytes with a checksum, from which `unpack_frames` returns equal frames."""
+    lengths = struct.pack(f"<I{len(frames)}Q", len(frames), *map(len, frames))
+    body = b"".join((lengths, *frames))
+    return b"".join((FRAMES_MAGIC, _checksum(body), body))
+
+
+def unpack_frames(data: bytes) -> list[bytes]:
+    """The frames of `pack_frames`.
+
+    Raises:
+        CorruptDataError: If the bytes are cut, altered, of another format, or were never written
+            by `pack_frames`.
+    """
+    start = len(FRAMES_MAGIC) + CHECKSUM_BYTES
+    body = data[start:]
+    if not is_frames(data) or data[len(FRAMES_MAGIC) : start] != _checksum(body):
+        raise CorruptDataError(f"{len(data)} bytes of frames fail their checksum")
+    try:
+        (count,) = struct.unpack_from("<I", body)
+        lengths = struct.unpack_from(f"<{count}Q", body, 4)
+    except struct.error as error:
+        raise CorruptDataError("the frames have no valid table of their lengths") from error
+    ends = list(accumulate(lengths, initial=4 + 8 * count))
+    if ends[-1] != len(body):
+        raise CorruptDataError(f"expected frames of {ends[-1]} bytes, got {len(body)}")
+    return [body[begin:end] for begin, end in pairwise(ends)]
+
+
+def is_frames(data: bytes) -> bool:
+    """Whether bytes begin as those of `pack_frames` do."""
+    return data.startswith(FRAMES_MAGIC)
 
 
 def _deserialize(body: bytes) -> tuple[Arrays, Any]:

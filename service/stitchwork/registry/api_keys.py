@@ -24,7 +24,8 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.ids import check_id
-from stitchwork.redis.client import PREFIX, Check, Command, RedisClient
+from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.redis.commands import Command
 from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import ApiKey, Scope
 

@@ -14,7 +14,8 @@ from cachetools import LRUCache
 from stitchwork.errors import IncompatibleFormatError, NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.redis.client import Check, Command
+from stitchwork.redis.client import Check
+from stitchwork.redis.commands import Command
 from stitchwork.registry.change_log import ChangeLog, Position
 from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.repository import Repository

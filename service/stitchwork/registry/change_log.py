@@ -59,15 +59,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import RegistryUnavailableError
-from stitchwork.redis.client import (
-    APPLY,
-    PREFIX,
-    Check,
-    Command,
-    RedisClient,
-    Word,
-    commit_arguments,
-)
+from stitchwork.redis.client import APPLY, PREFIX, Check, RedisClient, commit_arguments
+from stitchwork.redis.commands import Command, Word
 from stitchwork.redis.subscription import Subscription
 
 LEASE_SECONDS: Final = 2.0

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-from stitchwork.redis.client import PREFIX, Command
+from stitchwork.redis.client import PREFIX
+from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, R, Write
 from stitchwork.registry.stored_records import dump_record
 from stitchwork.resources import Arrays

@@ -6,7 +6,8 @@ from enum import Enum
 from typing import Final, Generic, NamedTuple, TypeVar
 
 from stitchwork.errors import IncompatibleFormatError, VersionMismatchError
-from stitchwork.redis.client import Check, Command
+from stitchwork.redis.client import Check
+from stitchwork.redis.commands import Command
 from stitchwork.resources import AnchorSet, Arrays, Head, Registration, Space
 
 R = TypeVar("R", AnchorSet, Space, Head)

@@ -27,7 +27,8 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Check, Command
+from stitchwork.redis.client import PREFIX, Check
+from stitchwork.redis.commands import Command
 from stitchwork.registry.change_log import ChangeLog, Position
 from stitchwork.registry.changes import REPLACED_SECONDS, changes, uploads
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Page, R, Write

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from stitchwork.errors import ConflictError, ErrorCode, NotReadyError, ResourceInUseError
-from stitchwork.redis.client import Check, Command
+from stitchwork.redis.client import Check
+from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, Outcome, Write
 from stitchwork.resources import Arrays, EncoderSpec, Registration, Space
 

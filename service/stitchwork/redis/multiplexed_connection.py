@@ -1,0 +1,182 @@
+"""One connection that many callers share: requests go out together, replies come in their order."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, cast
+
+import hiredis
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    DefaultParser,
+    SSLConnection,
+    parse_url,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from stitchwork.redis import connections, urls
+from stitchwork.redis.commands import Command
+
+_INCOMPLETE: Final = object()
+
+
+class Call:
+    """Commands of one caller, and the future of their replies.
+
+    Attributes:
+        commands: The commands.
+        future: Gets the replies, in the order of the commands.
+        deadline: When it fails, by the event loop's clock.
+        returns_errors: Whether errors are returned among the replies instead of raised.
+        replies: The replies that have come.
+        missing: Number of replies that have not.
+        is_resent: Whether it was sent a second time after a connection broke.
+    """
+
+    __slots__ = (
+        *("commands", "future", "deadline", "returns_errors"),
+        *("replies", "missing", "is_resent"),
+    )
+
+    def __init__(
+        self,
+        commands: Sequence[Command],
+        future: "asyncio.Future[list[Any]]",
+        deadline: float,
+        returns_errors: bool,
+    ) -> None:
+        self.commands = commands
+        self.future = future
+        self.deadline = deadline
+        self.returns_errors = returns_errors
+        self.replies: list[Any] = [None] * len(commands)
+        self.missing = len(commands)
+        self.is_resent = False
+
+
+Request = tuple[Call, int, bytes]
+"""A call, the index of one of its commands, and that command as bytes."""
+
+
+class MultiplexedConnection(asyncio.Protocol):
+    """Writes requests and matches replies to them.
+
+    Args:
+        on_reply: Called with each request and its reply, which may be an exception.
+        on_push: Called with each message that is not a reply.
+        on_close: Called once, with this connection, when it is closed by whichever side.
+    """
+
+    def __init__(
+        self,
+        on_reply: Callable[[Request, Any], None],
+        on_push: Callable[[list[Any]], None],
+        on_close: "Callable[[MultiplexedConnection, BaseException | None], None]",
+    ) -> None:
+        self.unanswered: deque[Request] = deque()
+        self._on_reply = on_reply
+        self._on_push = on_push
+        self._on_close = on_close
+        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._reader = hiredis.Reader(
+            protocolError=RedisConnectionError,
+            replyError=DefaultParser.parse_error,
+            notEnoughData=_INCOMPLETE,
+        )
+
+    async def open(self, url: str, seconds: float) -> None:
+        """Connect and authenticate, as redis-py does, and then take over the transport.
+
+        Args:
+            url: Any URL that `urls.validate_url` accepts.
+            seconds: Seconds that it may take.
+
+        Raises:
+            RedisError: If the server cannot be reached, or refuses.
+            TimeoutError: If it takes longer.
+        """
+        connection = await asyncio.wait_for(_connect(url, seconds), seconds)
+        # A writer that is deleted closes its transport.
+        self._writer = take_writer(connection)
+        self._transport = self._writer.transport
+        self._transport.set_protocol(self)
+
+    def send(self, requests: Iterable[Request]) -> None:
+        """Write requests in one packet."""
+        requests = list(requests)
+        self.unanswered.extend(requests)
+        self.write(b"".join([data for _, _, data in requests]))
+
+    def write(self, data: bytes) -> None:
+        """Write bytes that are not answered by a reply."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it at once; requests without a reply stay in `unanswered`."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Match the replies that have come to their requests."""
+        self._reader.feed(data)
+        while True:
+            try:
+                reply = self._reader.gets()
+            except RedisConnectionError as error:
+                self._lose(error)
+                return
+            if reply is _INCOMPLETE:
+                return
+            if type(reply) is hiredis.PushNotification:
+                self._on_push(cast(list[Any], reply))
+            elif self.unanswered:
+                self._on_reply(self.unanswered.popleft(), reply)
+            else:
+                # Such as the reason why a server closes the connection.
+                self._lose(reply if isinstance(reply, Exception) else None)
+                return
+
+    def connection_lost(self, error: BaseException | None) -> None:
+        """Report the end of the connection."""
+        self._lose(error)
+
+    def _lose(self, error: BaseException | None) -> None:
+        if self._transport is not None:
+            transport, self._transport = self._transport, None
+            transport.abort()
+            self._on_close(self, error)
+
+
+def take_writer(connection: AbstractConnection) -> asyncio.StreamWriter:
+    """Take the stream out of a connection of redis-py, which no longer uses or closes it.
+
+    redis-py has no public attribute for it.
+    """
+    writer = connection._writer
+    if writer is None:
+        raise ValueError("expected an open connection")
+    connection._reader = connection._writer = None
+    return writer
+
+
+async def _connect(url: str, seconds: float) -> AbstractConnection:
+    sentinels = urls.parse_sentinel_url(url)
+    if sentinels is None:
+        options: dict[str, Any] = dict(parse_url(url))
+    else:
+        options = dict(parse_url(sentinels.server_url))
+        options.pop("connection_class", None)
+        # Sentinels are asked by the blocking client, in a thread: it happens once a connection.
+        host, port = await asyncio.to_thread(connections.find_master, sentinels, seconds)
+        options |= {"host": host, "port": port}
+        if urls.is_tls(url):
+            options["connection_class"] = SSLConnection
+    connection_class = options.pop("connection_class", Connection)
+    connection: AbstractConnection = connection_class(
+        **options, protocol=3, socket_timeout=seconds, socket_connect_timeout=seconds
+    )
+    await connection.connect()  # type: ignore[no-untyped-call]
+    return connection
