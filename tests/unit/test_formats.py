@@ -13,6 +13,7 @@ from stitchwork.resources import (
     Registration,
     Space,
     TextEncoder,
+    VisionEncoder,
 )
 
 STORED: Final[tuple[type[Record], ...]] = (
@@ -23,6 +24,7 @@ STORED: Final[tuple[type[Record], ...]] = (
     BridgeParameters,
     TextEncoder,
     ImageEncoder,
+    VisionEncoder,
 )
 SENT: Final[tuple[type[Record], ...]] = (
     messages.Job,
@@ -31,6 +33,7 @@ SENT: Final[tuple[type[Record], ...]] = (
     BridgeParameters,
     TextEncoder,
     ImageEncoder,
+    VisionEncoder,
 )
 STORED_FORMAT: Final = 4
 MESSAGE_FORMAT: Final = 3
@@ -44,11 +47,14 @@ FIELDS: Final = {
     "Registration": "kind id version encoder parent declared status done total reason",
     "BridgeParameters": "shrinkage delta omega whitening landmarks",
     "TextEncoder": (
-        "kind model revision pooling layer max_length normalize prompt prompt_name "
-        "prompts lower_case modules truncate"
+        "kind model revision normalize modules dimensions matryoshka pooling layer max_length "
+        "prompt prompt_name prompts lower_case truncate"
     ),
     "ImageEncoder": (
         "kind model weights revision input_size mean std crop_pct interpolation in_chans normalize"
+    ),
+    "VisionEncoder": (
+        "kind model revision normalize modules dimensions matryoshka pooling input_size mean std"
     ),
     "Job": (
         "id reply_to encoder truncate input_type source target head bridge registration "

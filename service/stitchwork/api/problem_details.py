@@ -28,7 +28,8 @@ from stitchwork.errors import ClientDisconnectedError, ErrorCode, InvalidInputEr
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
-_NOT_IN_POINTERS: Final = ("body", "query", "header", "path", "transformers", "timm")
+ENCODER_KINDS: Final = ("transformers", "timm", "transformers-vision")
+_NOT_IN_POINTERS: Final = ("body", "query", "header", "path", *ENCODER_KINDS)
 """Parts of pydantic's locations that name no value of a request: its source, and union tags."""
 
 STATUS: Final[dict[type[StitchworkError], int]] = {

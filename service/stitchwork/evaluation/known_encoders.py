@@ -34,7 +34,11 @@ MODALITIES: Final[dict[str, Modality]] = {
     **dict.fromkeys((*LITE, *SMALL), "image"),
     **dict.fromkeys((MINILM, USE), "text"),
 }
-MODALITY_OF_KIND: Final[dict[str, Modality]] = {"timm": "image", "transformers": "text"}
+MODALITY_OF_KIND: Final[dict[str, Modality]] = {
+    "timm": "image",
+    "transformers": "text",
+    "transformers-vision": "image",
+}
 
 
 @dataclass(frozen=True, slots=True)

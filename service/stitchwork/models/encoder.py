@@ -15,6 +15,11 @@ MAX_TOKENS: Final = 8_192
 """Default limit of the tokens of a text, for models that accept more."""
 SAMPLE_TEXT: Final = "The train to the coast was late again, and nobody could say why."
 """A text for warming up text encoders."""
+SAMPLE_IMAGE: Final = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ff"
+    "ff3f0005fe02fe0def46b80000000049454e44ae426082"
+)
+"""A PNG file of one white pixel, for warming up image encoders."""
 
 
 @dataclass(frozen=True, slots=True)

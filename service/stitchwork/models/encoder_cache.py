@@ -19,6 +19,7 @@ from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import (
     MAX_PIXELS,
     MAX_TOKENS,
+    SAMPLE_IMAGE,
     SAMPLE_TEXT,
     Encoder,
     resolve_device,
@@ -32,7 +33,14 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, encoder_key
+from stitchwork.resources import (
+    EncoderSpec,
+    ImageEncoder,
+    Item,
+    TextEncoder,
+    VisionEncoder,
+    encoder_key,
+)
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -145,6 +153,10 @@ class EncoderCache:
                     from stitchwork.models.timm_classifier import image_classifier
 
                     return image_classifier(spec, files)
+                case VisionEncoder():
+                    from stitchwork.models.vision_classifier import vision_classifier
+
+                    return vision_classifier(spec, files)
                 case _:
                     assert_never(spec)
         except LOAD_ERRORS as error:
@@ -202,12 +214,17 @@ class EncoderCache:
             JobFailedError: If the files cannot be read or followed.
         """
         pinned = self._files.pin(spec)
-        if not isinstance(pinned, TextEncoder) or pinned.is_resolved:
+        if isinstance(pinned, ImageEncoder) or pinned.is_resolved:
             return pinned
-        from stitchwork.models.text_settings import pin_text_encoder
-
         try:
-            return pin_text_encoder(pinned, self._files.path(pinned))
+            files = self._files.path(pinned)
+            if isinstance(pinned, VisionEncoder):
+                from stitchwork.models.transformers_vision_encoder import pin_vision_encoder
+
+                return pin_vision_encoder(pinned, files)
+            from stitchwork.models.text_settings import pin_text_encoder
+
+            return pin_text_encoder(pinned, files)
         except LOAD_ERRORS as error:
             raise convert_error(spec, error) from error
 
@@ -306,6 +323,19 @@ class EncoderCache:
                     compile_models=compile_models,
                     cuda_graphs=self._cuda_graphs,
                 )
+            case VisionEncoder():
+                from stitchwork.models.transformers_vision_encoder import (
+                    TransformersVisionEncoder,
+                )
+
+                return TransformersVisionEncoder(
+                    spec,
+                    self.device,
+                    files,
+                    self._max_pixels,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
             case _:
                 assert_never(spec)
 
@@ -314,14 +344,7 @@ def _sample(spec: EncoderSpec) -> Item:
     match spec:
         case TextEncoder():
             return SAMPLE_TEXT
-        case ImageEncoder():
-            return _PIXEL_PNG
+        case ImageEncoder() | VisionEncoder():
+            return SAMPLE_IMAGE
         case _:
             assert_never(spec)
-
-
-_PIXEL_PNG: Final = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8ff"
-    "ff3f0005fe02fe0def46b80000000049454e44ae426082"
-)
-"""A PNG file of one white pixel, for warming up image encoders."""

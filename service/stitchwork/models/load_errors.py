@@ -17,9 +17,10 @@ MAX_REASON_CHARACTERS: Final = 300
 
 
 def convert_error(spec: EncoderSpec, error: Exception) -> JobFailedError:
-    """The error of a library as ours, with the first sentence of its reason."""
+    """The error of a library as ours, with the first sentence of its reason and its notes."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0][:MAX_REASON_CHARACTERS] if lines else type(error).__name__
     if isinstance(error, UNFIT_ERRORS):
         reason = f"it is not a model of {spec.modality}s that its library can run ({reason})"
+    reason += "".join(getattr(error, "__notes__", ()))
     return JobFailedError(f"{spec.model} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.hub import Hub, is_pinned
-from stitchwork.resources import EncoderSpec, ImageEncoder, TextEncoder
+from stitchwork.resources import EncoderSpec, ImageEncoder
 
 
 class ModelFiles:
@@ -21,7 +21,7 @@ class ModelFiles:
         self._hub = hub
 
     def path(self, spec: EncoderSpec) -> Path:
-        """The folder of a text model, or the weights of an image model: a file, or its folder.
+        """The folder of a transformers model, or the weights of a timm model: a file or a folder.
 
         Raises:
             InvalidInputError: If the spec names a file outside the roots, or a model that is not
@@ -32,7 +32,7 @@ class ModelFiles:
         if name is not None:
             return self._check_allowed(name)
         folder = self._hub.folder(_hub_id(spec), spec.revision)
-        return folder if isinstance(spec, TextEncoder) else folder / "model.safetensors"
+        return folder / "model.safetensors" if isinstance(spec, ImageEncoder) else folder
 
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The spec with its revision resolved to a commit, and the preprocessing of images.
@@ -44,7 +44,7 @@ class ModelFiles:
         if not _local_path(spec) and not is_pinned(spec.revision):
             folder = self._hub.folder(_hub_id(spec), spec.revision)
             spec = spec.model_copy(update={"revision": folder.name})
-        if isinstance(spec, TextEncoder):
+        if not isinstance(spec, ImageEncoder):
             return spec
         from stitchwork.models.timm_config import resolve_preprocessing
 
@@ -72,7 +72,7 @@ def _local_path(spec: EncoderSpec) -> str | None:
 
 
 def _hub_id(spec: EncoderSpec) -> str:
-    if isinstance(spec, TextEncoder):
+    if not isinstance(spec, ImageEncoder):
         return spec.model
     from stitchwork.models.timm_config import timm_hub_id
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from stitchwork.models.sentence_transformers_files import ModuleFiles, refusal
-from stitchwork.resources import PoolingMode
+from stitchwork.resources import TokenPooling
 
 ACTIVATIONS: Final = (
     *("ELU", "GELU", "Hardtanh", "Identity", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SELU", "SiLU"),
@@ -22,7 +22,7 @@ def pool(
     hidden: torch.Tensor,
     mask: torch.Tensor,
     lengths: torch.Tensor,
-    pooling: PoolingMode | Sequence[PoolingMode],
+    pooling: TokenPooling | Sequence[TokenPooling],
 ) -> torch.Tensor:
     """Pool the hidden states of each text.
 
@@ -44,7 +44,7 @@ def _pool(
     hidden: torch.Tensor,
     mask: torch.Tensor,
     lengths: torch.Tensor,
-    mode: PoolingMode,
+    mode: TokenPooling,
 ) -> torch.Tensor:
     if mode in ("cls", "last"):
         position = (mask == 2).sum(dim=1) if mode == "cls" else lengths - 1

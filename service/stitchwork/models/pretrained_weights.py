@@ -4,17 +4,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForTextEncoding,
-    AutoTokenizer,
-    PreTrainedConfig,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
-    MODEL_MAPPING_NAMES,
-)
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
 from stitchwork.errors import ErrorCode, JobFailedError
 
@@ -23,7 +16,6 @@ PRIVATE_WEIGHTS: Final[dict[str, Any]] = {"use_safetensors": True, "disable_mmap
 """Weights are copied into memory: a mapped file would change them, or end the process, when it is
 written to."""
 TOKENIZER_FILES: Final = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
-ADAPTER_FILE: Final = "adapter_config.json"
 
 MAX_NAMES: Final = 8
 """Maximum weights that an error names; the number of the others is added."""
@@ -55,21 +47,6 @@ def load_tokenizer(name: str, folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder, **LOCAL_FILES_ONLY)
 
 
-def check_code(name: str, folder: Path) -> None:
-    """Refuse a model that needs code from its files, or that is an adapter for another model.
-
-    Code is never run: where transformers has the architecture itself, its own class is used.
-    """
-    if (folder / ADAPTER_FILE).exists():
-        raise JobFailedError(f"{name} is an adapter for another model, which is not supported")
-    fields = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
-    if "auto_map" in fields and fields.get("model_type") not in MODEL_MAPPING_NAMES:
-        raise JobFailedError(
-            f"{name} contains code, which is never run, and transformers has no "
-            f"{fields.get('model_type', 'such')} model"
-        )
-
-
 def load_base_model(name: str, folder: Path) -> Any:
     """Load a model without its head, or the encoder of an encoder-decoder model.
 
@@ -78,27 +55,58 @@ def load_base_model(name: str, folder: Path) -> Any:
         folder: The folder of its files.
 
     Returns:
-        The model in evaluation mode, with torch's attention, or with eager attention if it
-        supports no other. The implementation is always named, so that a config cannot request a
-        kernel from the hub.
+        The model in evaluation mode.
 
     Raises:
         JobFailedError: If weights are missing, unexpected or of another shape.
     """
     config = AutoConfig.from_pretrained(folder, **LOCAL_FILES_ONLY)
-    text_class = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "")
-    encodes = text_class.endswith("EncoderModel")
-    auto_class: Any = AutoModelForTextEncoding if encodes else AutoModel
-    if not encodes and getattr(config, "is_encoder_decoder", False):
-        raise _load_failed(
-            f"{name} is an encoder-decoder model ({config.model_type}), whose encoder cannot be "
-            "used without its decoder"
-        )
+    encoder_class = _encoder_class(config)
+    if encoder_class is not None:
+        return load_weights(name, encoder_class, folder, other_parts=("decoder",))
+    model = load_weights(name, AutoModel, folder)
+    return model.get_encoder() if getattr(config, "is_encoder_decoder", False) else model
+
+
+def _encoder_class(config: Any) -> Any:
+    """The class of a model's encoder, if transformers can load it without the decoder."""
+    own = str((getattr(config, "architectures", None) or [""])[0])
+    name = MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.get(config.model_type, "")
+    if not name.endswith("EncoderModel"):
+        name = own if own.endswith("EncoderModel") else ""
+    return getattr(transformers, name, None) if name else None
+
+
+def load_weights(
+    name: str,
+    model_class: Any,
+    folder: Path,
+    *,
+    other_parts: Collection[str] = (),
+    unused_pooler: bool = True,
+) -> Any:
+    """Load a model, none of whose weights may be missing, unexpected or resized.
+
+    Args:
+        name: Name of the model in errors.
+        model_class: The class that loads it.
+        folder: The folder of its files.
+        other_parts: As for `check_weights`.
+        unused_pooler: As for `check_weights`.
+
+    Returns:
+        The model in evaluation mode, its weights float32, with torch's attention, or with eager
+        attention if it supports no other. The implementation is always named, so that a config
+        cannot request a kernel from the hub.
+
+    Raises:
+        JobFailedError: If the weights do not fit.
+    """
     try:
-        model, info = _load(auto_class, folder, "sdpa")
+        model, info = _load(model_class, folder, "sdpa")
     except ValueError:
-        model, info = _load(auto_class, folder, "eager")
-    check_weights(name, model, info, other_parts=("decoder",) if encodes else ())
+        model, info = _load(model_class, folder, "eager")
+    check_weights(name, model, info, other_parts=other_parts, unused_pooler=unused_pooler)
     return model.eval()
 
 
@@ -106,6 +114,8 @@ def _load(auto_class: Any, folder: Path, attention: str) -> tuple[Any, dict[str,
     model, info = auto_class.from_pretrained(
         folder,
         attn_implementation=attention,
+        # Weights in half precision are computed with in full: rows must not depend on the batch.
+        dtype=torch.float32,
         output_loading_info=True,
         # Otherwise the error names no weights; `check_weights` refuses them.
         ignore_mismatched_sizes=True,

@@ -10,12 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from stitchwork.errors import ErrorCode, JobFailedError
-from stitchwork.resources import PoolingMode
+from stitchwork.resources import Modality, PoolingMode
 
 MODULES_FILE: Final = "modules.json"
 PACKAGE: Final = "sentence_transformers."
+TRANSFORMERS: Final = ("Transformer", "CLIPModel")
+"""Modules that hold a transformers model."""
 SUPPORTED_MODULES: Final = (
-    *("Transformer", "StaticEmbedding", "Pooling"),
+    *(*TRANSFORMERS, "StaticEmbedding", "Pooling"),
     *("Dense", "LayerNorm", "Normalize", "Dropout"),
 )
 EMBEDDING: Final = "sentence_embedding"
@@ -27,6 +29,11 @@ POOLING_MODES: Final[Mapping[str, PoolingMode]] = {
     "weightedmean": "weightedmean",
     "lasttoken": "last",
 }
+PROJECTION_METHODS: Final[Mapping[str, tuple[str, str]]] = {
+    "text": ("get_text_features", "pooler_output"),
+    "image": ("get_image_features", "pooler_output"),
+}
+"""The method of a model that projects an input to its embedding, and the field of its output."""
 MODE_FLAGS: Final = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -64,7 +71,7 @@ class SentenceTransformersFiles:
     Attributes:
         model_folder: The folder of the transformer, or of a static embedding.
         static: Whether the model is a static embedding: a mean of one row for each token.
-        pooling: Pooling modes, whose results are concatenated.
+        pooling: Pooling modes, whose results are concatenated; empty if the files name none.
         include_prompt: Whether the tokens of a prompt are pooled.
         modules: What follows the pooling, without a final `Normalize`.
         normalize: Whether embeddings are scaled to unit length at the end.
@@ -76,7 +83,7 @@ class SentenceTransformersFiles:
 
     model_folder: Path
     static: bool = False
-    pooling: tuple[PoolingMode, ...] = ("mean",)
+    pooling: tuple[PoolingMode, ...] = ()
     include_prompt: bool = True
     modules: tuple[ModuleFiles, ...] = ()
     normalize: bool = False
@@ -86,18 +93,19 @@ class SentenceTransformersFiles:
     default_prompt_name: str | None = None
 
 
-def read_files(name: str, folder: Path) -> SentenceTransformersFiles:
-    """Read how a model embeds texts.
+def read_files(name: str, folder: Path, modality: Modality = "text") -> SentenceTransformersFiles:
+    """Read how a model embeds inputs of a modality.
 
     Args:
         name: Name of the model in errors.
         folder: The folder of its files; without `modules.json`, that of a plain transformers model.
+        modality: The modality of the inputs.
 
     Raises:
         JobFailedError: If a file cannot be read, or requires what is not supported.
     """
     try:
-        return _read(name, folder)
+        return _read(name, folder, modality)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise refusal(name, f"its sentence-transformers files cannot be read: {error}") from error
 
@@ -109,16 +117,19 @@ def is_static(folder: Path) -> bool:
     return bool(entries) and str(entries[0]["type"]).endswith(".StaticEmbedding")
 
 
-def read_transformer(name: str, folder: Path) -> SentenceTransformersFiles:
+def read_transformer(
+    name: str, folder: Path, modality: Modality = "text"
+) -> SentenceTransformersFiles:
     """Read the options of a transformer whose folder has no other modules.
 
     Raises:
         JobFailedError: If an option is not supported.
     """
-    max_length, lower_case = _transformer_options(name, folder)
+    max_length, lower_case, projects = _transformer_options(name, folder, modality)
     prompts, default_prompt_name = _prompts(name, folder)
     return SentenceTransformersFiles(
         folder,
+        pooling=("projection",) if projects else (),
         max_length=max_length,
         lower_case=lower_case,
         prompts=prompts,
@@ -131,21 +142,23 @@ def refusal(name: str, reason: str) -> JobFailedError:
     return JobFailedError(f"{name} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED)
 
 
-def _read(name: str, folder: Path) -> SentenceTransformersFiles:
+def _read(name: str, folder: Path, modality: Modality) -> SentenceTransformersFiles:
     if not (folder / MODULES_FILE).is_file():
-        return read_transformer(name, folder)
+        return read_transformer(name, folder, modality)
     entries = json.loads((folder / MODULES_FILE).read_text(encoding="utf-8"))
     modules = [_module(name, folder, entry) for entry in entries]
     names = [module.name for module in modules]
-    if not modules or names[0] not in ("Transformer", "StaticEmbedding"):
+    if not modules or names[0] not in (*TRANSFORMERS, "StaticEmbedding"):
         raise refusal(
             name,
-            "expected its first module to be Transformer or StaticEmbedding, got "
+            "expected its first module to be Transformer, CLIPModel or StaticEmbedding, got "
             f"{names[0] if names else 'none'}",
         )
     first, *others = modules
     prompts, default_prompt_name = _prompts(name, folder)
     if first.name == "StaticEmbedding":
+        if modality != "text":
+            raise refusal(name, f"its module StaticEmbedding embeds no {modality}s")
         after, normalize = _after_pooling(name, others)
         return SentenceTransformersFiles(
             first.folder,
@@ -155,15 +168,17 @@ def _read(name: str, folder: Path) -> SentenceTransformersFiles:
             prompts=prompts,
             default_prompt_name=default_prompt_name,
         )
-    if not others or others[0].name != "Pooling":
+    max_length, lower_case, projects = _transformer_options(name, first.folder, modality)
+    projects = projects or first.name == "CLIPModel"
+    if not projects and (not others or others[0].name != "Pooling"):
         got = others[0].name if others else "none"
         raise refusal(name, f"expected Pooling after its module Transformer, got {got}")
-    after, normalize = _after_pooling(name, others[1:])
-    max_length, lower_case = _transformer_options(name, first.folder)
+    options = {} if projects else others.pop(0).config
+    after, normalize = _after_pooling(name, others)
     return SentenceTransformersFiles(
         first.folder,
-        pooling=_pooling(name, others[0].config),
-        include_prompt=bool(others[0].config.get("include_prompt", True)),
+        pooling=("projection",) if projects else _pooling(name, options),
+        include_prompt=bool(options.get("include_prompt", True)),
         modules=after,
         normalize=normalize,
         max_length=max_length,
@@ -183,7 +198,7 @@ def _module(name: str, folder: Path, entry: Mapping[str, str]) -> ModuleFiles:
     if class_name not in SUPPORTED_MODULES:
         raise refusal(name, f"its module {class_name} is not supported")
     file = folder / path / "config.json"
-    known = class_name in ("Transformer", "StaticEmbedding", "Normalize", "Dropout")
+    known = class_name in (*TRANSFORMERS, "StaticEmbedding", "Normalize", "Dropout")
     # Normalize had no options before release 5, and a transformer's config is not the module's.
     if known and (class_name != "Normalize" or not path.parts or not file.is_file()):
         return ModuleFiles(class_name, folder / path, {})
@@ -223,30 +238,43 @@ def _pooling(name: str, config: Mapping[str, Any]) -> tuple[PoolingMode, ...]:
     return tuple(POOLING_MODES[mode] for mode in modes)
 
 
-def _transformer_options(name: str, folder: Path) -> tuple[int | None, bool]:
-    """The maximum length, and whether texts are converted to lower case."""
+def _transformer_options(
+    name: str, folder: Path, modality: Modality
+) -> tuple[int | None, bool, bool]:
+    """The options of a transformer.
+
+    Returns:
+        The maximum length, whether texts are converted to lower case, and whether the model itself
+        projects an input of the modality to its embedding.
+    """
     file = next((folder / f for f in TRANSFORMER_FILES if (folder / f).is_file()), None)
     if file is None:
-        return None, False
+        return None, False, False
     options = json.loads(file.read_text(encoding="utf-8"))
     max_length = options.pop("max_seq_length", None)
     lower_case = bool(options.pop("do_lower_case", False))
     task = options.pop("transformer_task", "feature-extraction")
     output = options.pop("module_output_name", "token_embeddings")
     inputs = options.pop("modality_config", None) or {}
-    text = inputs.get("text", {"method": "forward", "method_output_name": "last_hidden_state"})
-    for option, value, expected in (
-        ("transformer_task", task, "feature-extraction"),
-        ("module_output_name", output, "token_embeddings"),
-        ("method", text.get("method"), "forward"),
-        ("method_output_name", text.get("method_output_name"), "last_hidden_state"),
+    if inputs and modality not in inputs:
+        raise refusal(name, f"{file.name} names no {modality}s among its inputs")
+    projects = output == EMBEDDING
+    forward = ("forward", "last_hidden_state")
+    method, field_name = PROJECTION_METHODS[modality] if projects else forward
+    own = inputs.get(modality, {"method": method, "method_output_name": field_name})
+    for option, value, values in (
+        ("transformer_task", task, ("feature-extraction",)),
+        ("module_output_name", output, ("token_embeddings", EMBEDDING)),
+        ("method", own.get("method"), (method,)),
+        # Releases of transformers before 5 return the rows themselves.
+        ("method_output_name", own.get("method_output_name"), (field_name, None)[: 1 + projects]),
     ):
-        if value != expected:
+        if value not in values:
             raise refusal(name, f"{option} {value!r} of {file.name} is not supported")
     others = [option for option, value in options.items() if value not in (None, {}, [], False)]
     if others:
         raise refusal(name, f"{', '.join(others)} of {file.name} is not supported")
-    return max_length, lower_case
+    return max_length, lower_case, projects
 
 
 def _prompts(name: str, folder: Path) -> tuple[dict[str, str], str | None]:

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.encoder import MAX_TOKENS, PreparedInputs, parameter_bytes
+from stitchwork.models.matryoshka import cut_and_normalize, output_width
 from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.sentence_transformers_files import refusal
@@ -44,7 +45,8 @@ class StaticEncoder:
         self._tokenizer.no_truncation()
         rows = self._rows(files.model_folder)
         self._limit = min(spec.max_length or max_tokens, max_tokens)
-        modules, self.dim = build_modules(spec.model, files.modules, rows.shape[1])
+        modules, width = build_modules(spec.model, files.modules, rows.shape[1])
+        self.dim = output_width(self._spec, width)
         self._embedding = torch.nn.EmbeddingBag.from_pretrained(rows, mode="mean").to(device)
         self._modules = modules.to(device)
         self.nbytes = parameter_bytes(self._embedding) + parameter_bytes(modules)
@@ -90,7 +92,7 @@ class StaticEncoder:
         starts = torch.tensor([0, *(len(ids) for ids in inputs[:-1])]).cumsum(0)
         ids = torch.cat(list(inputs)).to(self.device)
         rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
-        return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows
+        return cut_and_normalize(self._spec, rows)
 
     def _check(self, item: Item, i: int, prompt: str) -> str:
         if not isinstance(item, str) or not item.strip():

@@ -12,10 +12,10 @@ from transformers.activations import ACT2FN
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.encoder import inference_mode
+from stitchwork.models.folder_checks import check_folder
 from stitchwork.models.pretrained_weights import (
     LOCAL_FILES_ONLY,
     PRIVATE_WEIGHTS,
-    check_code,
     check_weights,
 )
 from stitchwork.models.text_parity import SAMPLE_TEXTS
@@ -53,7 +53,7 @@ def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[s
         JobFailedError: If its logits differ from those of the whole model.
     """
     resolved, files = resolve_spec(spec, folder)
-    check_code(spec.model, files.model_folder)
+    check_folder(spec.model, files.model_folder)
     model = _load(spec.model, files.model_folder)
     layers, activation = _layers(spec.model, model)
     if resolved.pooling != "cls" or resolved.normalize or spec.layer != -1 or resolved.modules:

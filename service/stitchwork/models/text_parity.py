@@ -1,8 +1,8 @@
-"""Comparison of a composed text encoder with the full pass of its own library's model."""
+"""Comparison of a composed encoder with the full pass of its own library's model."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import torch
 
@@ -19,38 +19,39 @@ MAX_DIFFERENCE: Final = 1e-3
 """Largest difference of a row, relative to its norm; rounding causes 1e-6."""
 
 
-def check_rows(
-    name: str,
-    rows: torch.Tensor,
-    inputs: Sequence[Mapping[str, Any]],
-    hidden_states: Callable[[Mapping[str, Any]], torch.Tensor],
-    modes: Sequence[PoolingMode],
-    prompt_length: int,
-    after: Callable[[torch.Tensor], torch.Tensor],
-) -> None:
-    """Refuse an encoder whose rows differ from those of single texts with plain formulas.
+def reference_rows(
+    states: Sequence[torch.Tensor], modes: Sequence[PoolingMode], prompt_length: int
+) -> torch.Tensor:
+    """Pool the hidden states of texts, each alone, by plain formulas.
+
+    Args:
+        states: The hidden states (t, d) of each text.
+        modes: The pooling modes.
+        prompt_length: Number of first tokens that are left out.
+
+    Returns:
+        (n, d) for each mode.
+    """
+    rows = [torch.cat([_pool(hidden, mode, prompt_length) for mode in modes]) for hidden in states]
+    return torch.stack(rows)
+
+
+def check_rows(name: str, rows: torch.Tensor, expected: torch.Tensor) -> None:
+    """Refuse an encoder whose rows differ from those of its library.
 
     Args:
         name: Name of the model in errors.
-        rows: (n, dim) what the encoder gives for n texts as one padded batch.
-        inputs: What the model's own tokenizer gives for each text alone.
-        hidden_states: The model's hidden states (1, t, d) of such an input.
-        modes: The pooling modes.
-        prompt_length: Number of first tokens that are left out.
-        after: Maps pooled rows (n, ...) to embeddings (n, dim).
+        rows: (n, dim) what the encoder gives for n inputs as one batch.
+        expected: (n, dim) what the library gives for each input alone.
 
     Raises:
         JobFailedError: If they differ, with the difference.
     """
-    pooled = [
-        torch.cat([_pool(hidden_states(fields)[0].float(), mode, prompt_length) for mode in modes])
-        for fields in inputs
-    ]
-    difference = max_relative_difference(after(torch.stack(pooled)), rows)
+    difference = max_relative_difference(expected, rows)
     if not difference <= MAX_DIFFERENCE:
         raise JobFailedError(
             f"{name} cannot be used as an encoder: its embeddings in a batch differ by "
-            f"{difference:.2g} from those that transformers computes of single texts",
+            f"{difference:.2g} from those that transformers computes of single inputs",
             code=ErrorCode.LOAD_FAILED,
         )
 

@@ -8,16 +8,20 @@ from typing import Any, Final
 import torch
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.pretrained_weights import LOCAL_FILES_ONLY, check_code, load_tokenizer
+from stitchwork.models.folder_checks import check_folder
+from stitchwork.models.matryoshka import resolve_dimensions
+from stitchwork.models.pretrained_weights import load_tokenizer
+from stitchwork.models.projections import has_projection, read_config
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     is_static,
     read_files,
     read_transformer,
 )
+from stitchwork.models.text_loading import check_projection
 from stitchwork.resources import PoolingMode, TextEncoder
 
 DEFAULT_LENGTH: Final = 512
@@ -54,7 +58,7 @@ def resolve_spec(spec: TextEncoder, folder: Path) -> tuple[TextEncoder, Sentence
             f"modules: expected {list(names)}, as the files of {spec.model} say, or none, got "
             f"{list(spec.modules or ())}"
         )
-    pooling = files.pooling if spec.pooling is None else pooling_modes(spec.pooling)
+    pooling = _pooling(spec, files)
     if files.static and (pooling != ("mean",) or spec.layer != -1):
         raise InvalidInputError(
             f"{spec.model} is a static embedding, which has no layers and only pooling mean"
@@ -72,7 +76,21 @@ def resolve_spec(spec: TextEncoder, folder: Path) -> tuple[TextEncoder, Sentence
             "modules": tuple(module.name for module in files.modules),
         }
     )
-    return resolved, files
+    return resolve_dimensions(resolved, folder, files.model_folder), files
+
+
+def _pooling(spec: TextEncoder, files: SentenceTransformersFiles) -> tuple[PoolingMode, ...]:
+    """The pooling modes in force."""
+    if spec.pooling is not None:
+        return pooling_modes(spec.pooling)
+    if files.pooling:
+        return files.pooling
+    if files.static or not (files.model_folder / "config.json").is_file():
+        return ("mean",)
+    check_folder(spec.model, files.model_folder)
+    config = read_config(files.model_folder)
+    check_projection(spec.model, config)
+    return ("projection",) if has_projection(config, "text") else ("mean",)
 
 
 def _transformer_alone(name: str, folder: Path) -> SentenceTransformersFiles:
@@ -92,9 +110,9 @@ def pin_text_encoder(spec: TextEncoder, folder: Path) -> TextEncoder:
     resolved, files = resolve_spec(spec, folder)
     if files.static or resolved.max_length is not None:
         return resolved
-    check_code(spec.model, files.model_folder)
+    check_folder(spec.model, files.model_folder)
     tokenizer = load_tokenizer(spec.model, files.model_folder)
-    config = AutoConfig.from_pretrained(files.model_folder, **LOCAL_FILES_ONLY)
+    config = read_config(files.model_folder)
     with torch.device("meta"):
         model = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
     _, default = length_limits(tokenizer, model, files.max_length)
@@ -121,7 +139,7 @@ def length_limits(tokenizer: Any, model: Any, own: int | None) -> tuple[int, int
 
 def _position_limit(model: Any) -> int | None:
     """The number of tokens that a model has positions for; None if it has no limit."""
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
     for name, module in model.named_modules():
@@ -132,11 +150,18 @@ def _position_limit(model: Any) -> int | None:
     return limit
 
 
-def lower_case_first(tokenizer: Any) -> None:
-    """Let a tokenizer convert texts to lower case before everything else, as its library does."""
-    backend = tokenizer.backend_tokenizer
+def lower_case_first(tokenizer: Any) -> bool:
+    """Let a tokenizer convert texts to lower case before everything else, as its library does.
+
+    Returns:
+        False if it is one that cannot, as it is not backed by the tokenizers library.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return False
     normalizer = backend.normalizer
     backend.normalizer = Normalizers([Lowercase(), *([normalizer] if normalizer else [])])
+    return True
 
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> int:

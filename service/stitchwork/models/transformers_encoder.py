@@ -10,15 +10,14 @@ import transformers
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
+from stitchwork.models.matryoshka import output_width
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
-from stitchwork.models.pooling import build_modules, pool
-from stitchwork.models.pretrained_weights import (
-    check_code,
-    load_base_model,
-    load_tokenizer,
-)
+from stitchwork.models.pooling import build_modules
+from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
-from stitchwork.models.text_parity import SAMPLE_TEXTS, check_rows
+from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
+from stitchwork.models.text_models import TextModel
+from stitchwork.models.text_parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
@@ -68,18 +67,10 @@ class TransformersEncoder:
         spec, files = resolve_spec(spec, folder)
         self._spec = spec
         self.device = device
-        check_code(spec.model, files.model_folder)
         self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
-        if spec.lower_case:
-            lower_case_first(self._tokenizer)
-        model = load_base_model(spec.model, files.model_folder)
-        config = model.config
-        layers = int(config.num_hidden_layers)
-        if not -layers - 1 <= spec.layer <= layers:
-            raise InvalidInputError(
-                f"layer: expected 0 to {layers} for {spec.model}, or -1 to "
-                f"{-layers - 1} from the end, got {spec.layer}"
-            )
+        self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
+        modes = pooling_modes(spec.pooling or "mean")
+        model = load_text_model(spec, files.model_folder, modes)
         model_limit, default_limit = length_limits(self._tokenizer, model, files.max_length)
         self._prompt = spec.prompt or ""
         self._pools_prompt = files.include_prompt
@@ -94,6 +85,7 @@ class TransformersEncoder:
             )
         own_limit = spec.max_length or default_limit
         self._limit = min(own_limit, max_tokens)
+        self._padded_length = own_limit if needs_full_length(model.config, modes) else 0
         if self._prompt and self._limit < max(special_tokens, prompt_length) + 2:
             raise InvalidInputError(
                 f"prompt: expected fewer than {self._limit} tokens, the maximum length, got "
@@ -103,12 +95,12 @@ class TransformersEncoder:
         self._expectation = f"expected at most {own_limit} tokens for {spec.model}"
         if own_limit > max_tokens:
             self._expectation = f"expected at most {max_tokens} tokens (max_text_tokens)"
-        modes = pooling_modes(spec.pooling or files.pooling)
-        modules, self.dim = build_modules(
-            spec.model, files.modules, int(config.hidden_size) * len(modes)
-        )
+        takes_mask = "attention_mask" in self._tokenizer.model_input_names
+        width = pooled_width(model, spec, modes, self.tokenize(SAMPLE_TEXT))
+        modules, width = build_modules(spec.model, files.modules, width)
+        self.dim = output_width(spec, width)
         self.nbytes = parameter_bytes(model) + parameter_bytes(modules)
-        pooled = _PoolingModel(model, modules, spec, modes)
+        pooled = TextModel(model, modules, spec, modes, takes_mask)
         self._check_parity(pooled, modes, 0 if self._pools_prompt else prompt_length)
         self.forward_pass: ForwardPass = pooled.to(device)
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
@@ -131,7 +123,10 @@ class TransformersEncoder:
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
         prompt = self._select_prompt(input_type)
-        texts = [prompt.text + self._check(item, i, may_truncate) for i, item in enumerate(items)]
+        texts = [
+            self._cased(prompt.text + self._check(item, i, may_truncate))
+            for i, item in enumerate(items)
+        ]
         token_ids: list[list[int]] = self._tokenizer(
             texts, add_special_tokens=True, return_attention_mask=False, verbose=False
         )["input_ids"]
@@ -161,28 +156,32 @@ class TransformersEncoder:
     def tokenize(self, text: str) -> Any:
         """All that the model's own tokenizer gives for one text, as a batch of one."""
         return self._tokenizer(
-            self._prompt + text,
+            self._cased(self._prompt + text),
             return_tensors="pt",
             truncation=True,
-            max_length=self._limit,
+            max_length=self._padded_length or self._limit,
+            padding="max_length" if self._padded_length else False,
             verbose=False,
         )
 
     @torch.no_grad()
     def _check_parity(
-        self, pooled: "_PoolingModel", modes: Sequence[PoolingMode], prompt_length: int
+        self, pooled: TextModel, modes: Sequence[PoolingMode], prompt_length: int
     ) -> None:
         """Compare rows with those of the library's model and tokenizer, a text at a time."""
         inputs = self.prepare(SAMPLE_TEXTS, truncate=True).inputs
-        check_rows(
-            self._spec.model,
-            pooled(*self._padded(inputs)),
-            [self.tokenize(text) for text in SAMPLE_TEXTS],
-            lambda fields: pooled.hidden_states(**fields),
-            modes,
-            prompt_length,
-            pooled.embeddings,
-        )
+        rows = pooled(*self._padded(inputs))
+        fields = [self.tokenize(text) for text in SAMPLE_TEXTS]
+        if "projection" in modes:
+            expected = torch.cat([pooled.projections(**text) for text in fields])
+        else:
+            states = [pooled.hidden_states(**text)[0].float() for text in fields]
+            expected = reference_rows(states, modes, prompt_length)
+        check_rows(self._spec.model, rows, pooled.embeddings(expected))
+
+    def _cased(self, text: str) -> str:
+        """The text in lower case, where the tokenizer itself cannot convert it."""
+        return text.lower() if self._lower_case else text
 
     def _select_prompt(self, input_type: str | None) -> Prompt:
         """The prompt of an input type; without one, that of the spec."""
@@ -205,11 +204,19 @@ class TransformersEncoder:
         return self._prompt_tokens[prompt]
 
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Padded ids and mask, each (n, t) int64; the mask is that of `pool`."""
-        lengths = torch.tensor([len(ids) for ids in inputs])
+        """Padded ids and mask, each (n, t) int64; the mask is that of `pool`.
+
+        Ids are padded on the right, where no model with a mask attends to them; or, for models
+        that pool the last position whatever it is, to the full length on the tokenizer's side.
+        """
         pad = self._tokenizer.pad_token_id or 0
-        ids = torch.nn.utils.rnn.pad_sequence(list(inputs), batch_first=True, padding_value=pad)
-        mask = (torch.arange(ids.shape[1])[None, :] < lengths[:, None]).long()
+        side = self._tokenizer.padding_side if self._padded_length else "right"
+        length = self._padded_length or max(len(ids) for ids in inputs)
+        ids = torch.full((len(inputs), length), pad)
+        mask = torch.zeros((len(inputs), length), dtype=torch.int64)
+        for i, row in enumerate(inputs):
+            place = slice(length - len(row), None) if side == "left" else slice(len(row))
+            ids[i, place], mask[i, place] = row, 1
         if self._pools_prompt:
             return ids, mask
         unpooled = (ids >= UNPOOLED).long()
@@ -243,40 +250,3 @@ class TransformersEncoder:
             pointer=pointer,
             code=ErrorCode.TOO_MANY_TOKENS,
         )
-
-
-class _PoolingModel(torch.nn.Module):
-    """Maps token ids and mask, each (n, t), to embeddings (n, dim) float32."""
-
-    def __init__(
-        self,
-        model: Any,
-        modules: torch.nn.Module,
-        spec: TextEncoder,
-        modes: Sequence[PoolingMode],
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.after = modules
-        self._layer = spec.layer
-        self._modes = modes
-        self._normalize = bool(spec.normalize)
-        self._is_last = spec.layer in (-1, int(model.config.num_hidden_layers))
-
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        tokens = (mask > 0).long()
-        hidden = self.hidden_states(input_ids=ids, attention_mask=tokens).float()
-        return self.embeddings(pool(hidden, mask, tokens.sum(dim=1), self._modes))
-
-    def hidden_states(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """The hidden states (n, t, d) of the spec's layer."""
-        output = self.model(**inputs, output_hidden_states=not self._is_last)
-        hidden: torch.Tensor = (
-            output.last_hidden_state if self._is_last else output.hidden_states[self._layer]
-        )
-        return hidden
-
-    def embeddings(self, rows: torch.Tensor) -> torch.Tensor:
-        """Pooled rows (n, d) as embeddings (n, dim)."""
-        rows = self.after(rows)
-        return torch.nn.functional.normalize(rows, dim=1) if self._normalize else rows

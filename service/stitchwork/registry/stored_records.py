@@ -22,6 +22,8 @@ FIRST_FORMAT: Final = 1
 
 MODULES_FORMAT: Final = 3
 """The format in which text encoders have a prompt and modules."""
+MATRYOSHKA_FORMAT: Final = 4
+"""The format in which text encoders may cut their embeddings."""
 
 
 def dump_record(record: Record) -> bytes:
@@ -60,10 +62,13 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     """The fields of a record as the current format has them.
 
     Format 1 differs from format 2 by not naming its format. Before format 3, text encoders ignored
-    the prompts and modules of their model's files, and their rows must stay comparable.
+    the prompts and modules of their model's files, and their rows must stay comparable. Before
+    format 4, no encoder cut its embeddings.
     """
     encoder = fields.get("encoder")
-    if number < MODULES_FORMAT and encoder and encoder.get("kind") == "transformers":
-        ignored = {"prompt": "", "lower_case": False, "modules": []}
-        return {**fields, "encoder": {**ignored, **encoder}}
-    return fields
+    if number >= MATRYOSHKA_FORMAT or not encoder or encoder.get("kind") != "transformers":
+        return fields
+    ignored: dict[str, Any] = {"matryoshka": False}
+    if number < MODULES_FORMAT:
+        ignored |= {"prompt": "", "lower_case": False, "modules": []}
+    return {**fields, "encoder": {**ignored, **encoder}}

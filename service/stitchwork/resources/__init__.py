@@ -24,6 +24,10 @@ from stitchwork.resources.encoder_specs import (
     Modality,
     PoolingMode,
     TextEncoder,
+    TokenPooling,
+    TransformersSpec,
+    VisionEncoder,
+    VisionPooling,
 )
 from stitchwork.resources.record import Record
 
@@ -44,6 +48,10 @@ __all__ = [
     "Scope",
     "Space",
     "TextEncoder",
+    "TokenPooling",
+    "TransformersSpec",
+    "VisionEncoder",
+    "VisionPooling",
     "digest",
     "encoder_key",
     "pack_items",

@@ -7,19 +7,55 @@ from pydantic import Field, Strict
 from stitchwork.resources.record import Record
 
 Modality: TypeAlias = Literal["text", "image", "vector"]
-PoolingMode: TypeAlias = Literal["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"]
+
+TokenPooling: TypeAlias = Literal["mean", "cls", "last", "max", "mean_sqrt_len", "weightedmean"]
+PoolingMode: TypeAlias = Literal[TokenPooling, "projection"]
+VisionPooling: TypeAlias = Literal[TokenPooling, "projection", "pooler", "classifier"]
+Width: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
 
 
-class TextEncoder(Record):
-    """A transformers model that embeds texts."""
+class TransformersSpec(Record):
+    """The fields that encoders of texts and of images by transformers have in common."""
 
-    kind: Literal["transformers"] = "transformers"
+    kind: str
     model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
-    pooling: PoolingMode | tuple[PoolingMode, ...] | None = Field(
+    normalize: Annotated[bool, Strict()] | None = Field(
         None,
-        description="How tokens become one row, or several ways whose rows are concatenated; "
-        "unset: as the model's files say, else `mean`.",
+        description="Scale embeddings to unit length; unset: as the model's files say, else no.",
+    )
+    modules: tuple[str, ...] | None = Field(
+        None,
+        description="Modules between the pooling and the embedding. Unset: those of the model's "
+        "files; empty: none of them.",
+    )
+    dimensions: Width | None = Field(
+        None,
+        description="Number of dimensions that embeddings are cut to, for models that are made for "
+        "it (Matryoshka); unset: as the model's files say, else all.",
+    )
+    matryoshka: Annotated[bool, Strict()] | tuple[Width, ...] | None = Field(
+        None,
+        description="Whether embeddings may be cut, or the numbers of dimensions that they may be "
+        "cut to; unset: as the model's files say, else no.",
+    )
+
+    def can_cut_to(self, dimensions: int) -> bool:
+        """Whether the model is made for embeddings that are cut to so many dimensions."""
+        if isinstance(self.matryoshka, tuple):
+            return dimensions in self.matryoshka
+        return bool(self.matryoshka)
+
+
+class TextEncoder(TransformersSpec):
+    """A transformers model that embeds texts, or the text tower of one for texts and images."""
+
+    kind: Literal["transformers"] = "transformers"
+    pooling: PoolingMode | tuple[TokenPooling, ...] | None = Field(
+        None,
+        description="How tokens become one row, or several modes whose rows are concatenated; "
+        "`projection` is the embedding of a text tower such as CLIP's. Unset: as the model's files "
+        "say, else `mean`.",
     )
     layer: Annotated[int, Strict()] = Field(
         -1, description="Hidden layer to pool; -1 is the last, 0 the embeddings."
@@ -29,10 +65,6 @@ class TextEncoder(Record):
         ge=1,
         le=1_000_000,
         description="Maximum number of tokens; unset: the model's own.",
-    )
-    normalize: Annotated[bool, Strict()] | None = Field(
-        None,
-        description="Scale embeddings to unit length; unset: as the model's files say, else no.",
     )
     prompt: str | None = Field(
         None,
@@ -52,11 +84,6 @@ class TextEncoder(Record):
     lower_case: Annotated[bool, Strict()] | None = Field(
         None, description="Convert texts to lower case; unset: as the model's files say, else no."
     )
-    modules: tuple[str, ...] | None = Field(
-        None,
-        description="Modules between the pooling and the embedding. Unset: those of the model's "
-        "files; empty: none of them.",
-    )
     truncate: Annotated[bool, Strict()] = Field(
         False, description="Cut longer texts instead of refusing them."
     )
@@ -70,7 +97,7 @@ class TextEncoder(Record):
     def is_resolved(self) -> bool:
         """Whether it leaves nothing for the model's files to decide."""
         values = (self.pooling, self.normalize, self.lower_case, self.prompt, self.modules)
-        return None not in (*values, self.max_length, self.prompts)
+        return None not in (*values, self.max_length, self.prompts, self.matryoshka)
 
 
 Channels: TypeAlias = Annotated[tuple[float, ...], Field(min_length=1, max_length=3)]
@@ -122,4 +149,42 @@ class ImageEncoder(Record):
         return "image"
 
 
-EncoderSpec: TypeAlias = Annotated[TextEncoder | ImageEncoder, Field(discriminator="kind")]
+class VisionEncoder(TransformersSpec):
+    """A transformers model that embeds images, or the image tower of one for texts and images."""
+
+    kind: Literal["transformers-vision"] = "transformers-vision"
+    pooling: VisionPooling | tuple[TokenPooling, ...] | None = Field(
+        None,
+        description="How an image becomes one row: `projection` is the embedding of an image tower "
+        "such as CLIP's, `pooler` the model's pooler output, `classifier` the input of its "
+        "classifier; the others pool the last hidden states, as for texts. Unset: as the model's "
+        "files say, else the first of these that the model has, else `cls` or `mean`.",
+    )
+    input_size: Annotated[int, Strict()] | None = Field(
+        None,
+        ge=16,
+        le=2048,
+        description="Side of the input in pixels; unset: that of the model's image processor.",
+    )
+    mean: Channels | None = Field(
+        None, description="Mean of each channel, of values from 0 to 1; unset: the model's own."
+    )
+    std: Scales | None = Field(
+        None, description="Standard deviation of each channel; unset: the model's own."
+    )
+
+    @property
+    def modality(self) -> Modality:
+        """The modality of its inputs."""
+        return "image"
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether it leaves nothing for the model's files to decide."""
+        values = (self.pooling, self.normalize, self.modules, self.matryoshka)
+        return None not in (*values, self.mean, self.std)
+
+
+EncoderSpec: TypeAlias = Annotated[
+    TextEncoder | ImageEncoder | VisionEncoder, Field(discriminator="kind")
+]

@@ -1,0 +1,71 @@
+"""The classifiers of pretrained transformers models of images, as heads of their embeddings."""
+
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
+from stitchwork.geometry.classifier import Classifier
+from stitchwork.models.folder_checks import check_folder
+from stitchwork.models.projections import read_config
+from stitchwork.models.transformers_vision_encoder import (
+    TransformersVisionEncoder,
+    sample_images,
+)
+from stitchwork.models.vision_models import load_classifier, replace_classifier
+from stitchwork.models.vision_preprocessing import VisionPreprocessor
+from stitchwork.resources import VisionEncoder
+
+MAX_DIFFERENCE: Final = 1e-4
+"""Largest difference of a logit, relative to the largest one or 1; rounding causes 1e-6."""
+
+
+@torch.no_grad()
+def vision_classifier(spec: VisionEncoder, folder: Path) -> tuple[Classifier, list[str]]:
+    """The classifier of a pretrained model of images, for embeddings with pooling classifier.
+
+    Args:
+        spec: The model.
+        folder: The folder of its files.
+
+    Returns:
+        A linear classifier of the spec's embeddings, float32 numpy, and its labels.
+
+    Raises:
+        InvalidInputError: If the model has no classifier of one linear layer, the embeddings are
+            not its inputs, or it does not choose one of several labels.
+        JobFailedError: If its logits differ from those of the whole model.
+    """
+    encoder = TransformersVisionEncoder(spec, torch.device("cpu"), folder, compile_models=False)
+    resolved = encoder.spec
+    if resolved.pooling != "classifier" or resolved.normalize or resolved.modules:
+        raise InvalidInputError(
+            f"the classifier of {spec.model} expects an encoder with pooling classifier, normalize "
+            "false and no modules"
+        )
+    check_folder(spec.model, folder)
+    model = load_classifier(spec.model, folder, read_config(folder))
+    kind = getattr(model.config, "problem_type", None)
+    if model.config.num_labels < 2 or kind in ("regression", "multi_label_classification"):
+        raise InvalidInputError(
+            f"expected the classifier of {spec.model} to choose one of several labels, got "
+            f"{kind or 'one number'}"
+        )
+    preprocessor = VisionPreprocessor(spec, folder)
+    inputs = [preprocessor.prepare(image) for image in sample_images()]
+    logits = model(**preprocessor.batch(inputs), **encoder.options).logits.float()
+    layer = replace_classifier(spec.model, model)
+    weight = layer.weight.float().numpy()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias
+    classifier = Classifier(((weight, bias.float().numpy()),), "identity")
+    actual = torch.from_numpy(classifier.logits(encoder.forward(inputs).numpy()))
+    difference = float((actual - logits).abs().max()) / max(1.0, float(logits.abs().max()))
+    if not difference <= MAX_DIFFERENCE:
+        raise JobFailedError(
+            f"the classifier of {spec.model} ({type(model).__name__}) cannot be separated from its "
+            f"model: logits of its embeddings differ by {difference:.2g} from the model's own",
+            code=ErrorCode.LOAD_FAILED,
+        )
+    names = model.config.id2label
+    return classifier, [str(names[i]) for i in range(len(names))]
