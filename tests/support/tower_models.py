@@ -21,11 +21,11 @@ from transformers import (
     Siglip2Config,
     Siglip2ImageProcessor,
     Siglip2Model,
+    Siglip2Tokenizer,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
     SiglipTokenizer,
-    T5Tokenizer,
 )
 
 CORPUS: Final = (
@@ -97,7 +97,11 @@ def save_clip(folder: Path, **processor: Any) -> CLIPModel:
     end = tokenizer.eos_token_id
     text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
     ids = {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
-    config = CLIPConfig(text_config={**text, **ids}, vision_config=dict(VISION), projection_dim=24)
+    config = CLIPConfig(
+        text_config={**text, **ids, "projection_dim": 24},
+        vision_config={**VISION, "projection_dim": 24},
+        projection_dim=24,
+    )
     model = randomize(CLIPModel(config))
     model.save_pretrained(folder)
     size = {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}
@@ -137,6 +141,15 @@ def save_siglip2(folder: Path, tokenizer: Any, *, max_length: int = 48) -> Sigli
     return model
 
 
-def t5_tokenizer(folder: Path) -> T5Tokenizer:
-    """A T5 tokenizer of a sentencepiece model in a folder."""
-    return T5Tokenizer.from_pretrained(sentence_pieces(folder).parent, extra_ids=0)
+def siglip2_tokenizer(padding_side: str) -> Siglip2Tokenizer:
+    """A SigLIP2 tokenizer of single characters, which pads on a side."""
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    tokens = [*specials, "▁", *string.ascii_lowercase, *string.digits, *string.punctuation]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return Siglip2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
+        padding_side=padding_side,
+        model_max_length=48,
+        model_input_names=["input_ids"],
+    )

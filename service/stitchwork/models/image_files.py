@@ -3,9 +3,11 @@
 import io
 import re
 import struct
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Final
 
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from stitchwork.errors import (
@@ -15,6 +17,7 @@ from stitchwork.errors import (
     UnsupportedFormatError,
 )
 from stitchwork.models.encoder import MAX_PIXELS
+from stitchwork.models.memory import release_memory
 from stitchwork.resources import Item
 
 JPEG_SIGNATURE: Final = b"\xff\xd8"
@@ -25,6 +28,8 @@ MARKER: Final = re.compile(rb"\xff+([\x02-\xcf\xd8-\xfe])")
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN = b"\xd8", b"\xd9", b"\xda"
 MAX_ASPECT_RATIO: Final = 32
 """Images are scaled by their short side, so a long one takes far more memory than its file."""
+LARGE_PIXELS: Final = 16_000_000
+"""After an image with more pixels than this, freed memory is returned to the system."""
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 
 
@@ -114,6 +119,37 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
             "the image file is truncated or corrupt", pointer=pointer
         ) from error
     return _rgb(image)
+
+
+def prepare_images(
+    items: Sequence[Item],
+    transform: Callable[[Image.Image], torch.Tensor],
+    max_pixels: int,
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Decode and transform image files, one at a time.
+
+    Decoded images are far larger than the inputs of a model, and the memory of large ones is
+    returned to the system at the end.
+
+    Args:
+        items: Contents of the files.
+        transform: Maps an RGB image to the input of a model.
+        max_pixels: Maximum pixels of an image.
+        device: The device whose memory is released.
+
+    Raises:
+        StitchworkError: As `decode`; the pointer `/items/{i}` names the item.
+    """
+    tensors, largest = [], 0
+    for i, item in enumerate(items):
+        image = decode(item, f"/items/{i}", max_pixels)
+        largest = max(largest, image.width * image.height)
+        tensors.append(transform(image))
+        del image
+    if largest > LARGE_PIXELS:
+        release_memory(device)
+    return tensors
 
 
 def count_scans(data: bytes) -> int:

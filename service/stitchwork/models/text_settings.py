@@ -113,34 +113,45 @@ def pin_text_encoder(spec: TextEncoder, folder: Path) -> TextEncoder:
     check_folder(spec.model, files.model_folder)
     tokenizer = load_tokenizer(spec.model, files.model_folder)
     config = read_config(files.model_folder)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
-    _, default = length_limits(tokenizer, model, files.max_length)
+    if resolved.pooling == "projection":
+        positions = _position_limit(config)
+    else:
+        with torch.device("meta"):
+            model = AutoModel.from_config(
+                config, attn_implementation="eager", trust_remote_code=False
+            )
+        positions = position_limit(model)
+    _, default = length_limits(tokenizer, positions, files.max_length)
     return resolved.model_copy(update={"max_length": default})
 
 
-def length_limits(tokenizer: Any, model: Any, own: int | None) -> tuple[int, int]:
+def length_limits(tokenizer: Any, positions: int | None, own: int | None) -> tuple[int, int]:
     """The maximum number of tokens of a model, and its default.
 
     Args:
         tokenizer: Its tokenizer.
-        model: The model.
+        positions: Number of tokens that the model has positions for; None if it has no limit.
         own: The maximum length that its sentence-transformers files name.
     """
-    limits = [int(tokenizer.model_max_length), _position_limit(model)]
+    limits = [int(tokenizer.model_max_length), positions]
     usable = [limit for limit in limits if limit and 0 < limit < UNLIMITED_LENGTH]
     maximum = min(usable, default=own or DEFAULT_LENGTH)
-    positions = _position_limit(model)
     if own and own > maximum:
         # The tokenizer's limit gives way to that of the sentence-transformers files.
         maximum = min(own, positions or own)
     return maximum, min(maximum, own or maximum)
 
 
-def _position_limit(model: Any) -> int | None:
+def _position_limit(config: Any) -> int | None:
+    """The number of positions that a config names; None if it names no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
+def position_limit(model: Any) -> int | None:
     """The number of tokens that a model has positions for; None if it has no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
+    limit = _position_limit(model.config)
+    if limit is None:
         return None
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)

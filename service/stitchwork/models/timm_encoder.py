@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from PIL import Image
@@ -10,8 +10,7 @@ from timm.data import create_transform
 
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
-from stitchwork.models.image_files import decode
-from stitchwork.models.memory import release_memory
+from stitchwork.models.image_files import prepare_images
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.prompts import select_prompt
 from stitchwork.models.timm_config import RGB, data_config, read_config
@@ -19,9 +18,6 @@ from stitchwork.models.timm_features import compute_features, remove_classifier,
 from stitchwork.models.timm_models import load_timm_model
 from stitchwork.models.timm_weights import find_weights
 from stitchwork.resources import ImageEncoder, Item, Modality
-
-LARGE_PIXELS: Final = 16_000_000
-"""After an image with more pixels than this, freed memory is returned to the system."""
 
 
 class TimmEncoder:
@@ -84,16 +80,13 @@ class TimmEncoder:
         """
         if input_type not in (None, "image"):
             select_prompt(self._model, {}, input_type)
-        tensors, largest = [], 0
-        # One at a time, since decoded images are far larger than the inputs of the model.
-        for i, item in enumerate(items):
-            image = decode(item, f"/items/{i}", self._max_pixels)
-            largest = max(largest, image.width * image.height)
-            tensors.append(self._transform(image.convert(self._mode)))
-            del image
-        if largest > LARGE_PIXELS:
-            release_memory(self.device)
-        return PreparedInputs(tensors)
+        return PreparedInputs(
+            prepare_images(items, self._transformed, self._max_pixels, self.device)
+        )
+
+    def _transformed(self, image: Image.Image) -> torch.Tensor:
+        tensor: torch.Tensor = self._transform(image.convert(self._mode))
+        return tensor
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""

@@ -22,6 +22,7 @@ from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
     pooling_modes,
+    position_limit,
     prompt_tokens,
     resolve_spec,
 )
@@ -71,7 +72,9 @@ class TransformersEncoder:
         self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
         modes = pooling_modes(spec.pooling or "mean")
         model = load_text_model(spec, files.model_folder, modes)
-        model_limit, default_limit = length_limits(self._tokenizer, model, files.max_length)
+        model_limit, default_limit = length_limits(
+            self._tokenizer, position_limit(model), files.max_length
+        )
         self._prompt = spec.prompt or ""
         self._pools_prompt = files.include_prompt
         self._prompt_tokens: dict[str, int] = {}

@@ -12,17 +12,17 @@ from PIL import Image
 from stitchwork.errors import InvalidInputError
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
-from stitchwork.models.image_files import decode
+from stitchwork.models.image_files import prepare_images
 from stitchwork.models.matryoshka import output_width, resolve_dimensions
-from stitchwork.models.memory import is_out_of_memory, release_memory
+from stitchwork.models.memory import is_out_of_memory
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.pooling import build_modules
+from stitchwork.models.prompts import select_prompt
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     read_files,
 )
 from stitchwork.models.text_parity import check_rows
-from stitchwork.models.timm_encoder import LARGE_PIXELS
 from stitchwork.models.vision_models import VisionModel, load_vision_model
 from stitchwork.models.vision_preprocessing import VisionPreprocessor
 from stitchwork.resources import Item, Modality, VisionEncoder
@@ -65,9 +65,9 @@ class TransformersVisionEncoder:
         self._preprocessor = VisionPreprocessor(spec, files.model_folder)
         images = sample_images()
         fields = self._preprocessor.batch([self._preprocessor.prepare(images[0])])
-        spec, model = load_vision_model(spec, files.model_folder, fields)
-        self.spec = self._resolved(spec)
         resizes = not self._preprocessor.has_own_size
+        spec, model = load_vision_model(spec, files.model_folder, fields, resizes)
+        self.spec = self._resolved(spec)
         plain = VisionModel(model, torch.nn.Identity(), self.spec, False, resizes)
         with torch.no_grad():
             width = _width(self.spec, plain, fields, self._preprocessor.side)
@@ -90,24 +90,26 @@ class TransformersVisionEncoder:
         elif cuda_graphs and device.type == "cuda" and is_traceable:
             self.forward_pass = CudaGraphPass(pooled, spec.model)
 
-    def prepare(self, items: Sequence[Item], *, truncate: bool | None = None) -> PreparedInputs:
+    def prepare(
+        self,
+        items: Sequence[Item],
+        *,
+        truncate: bool | None = None,
+        input_type: str | None = None,
+    ) -> PreparedInputs:
         """Decode images and apply the image processor of the model.
 
         Raises:
             UnsupportedFormatError: If an item is not an image file of a supported format.
             InputTooLargeError: If an image has too many pixels or scans.
-            InvalidInputError: If a file is truncated or corrupt, or an image is too elongated.
+            InvalidInputError: If a file is truncated or corrupt, or an image is too elongated, or
+                the input type is another than `image`.
         """
-        tensors, largest = [], 0
-        # One at a time, since decoded images are far larger than the inputs of the model.
-        for i, item in enumerate(items):
-            image = decode(item, f"/items/{i}", self._max_pixels)
-            largest = max(largest, image.width * image.height)
-            tensors.append(self._preprocessor.prepare(image))
-            del image
-        if largest > LARGE_PIXELS:
-            release_memory(self.device)
-        return PreparedInputs(tensors)
+        if input_type not in (None, self.modality):
+            select_prompt(self.spec.model, {}, input_type)
+        return PreparedInputs(
+            prepare_images(items, self._preprocessor.prepare, self._max_pixels, self.device)
+        )
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of prepared images."""

@@ -64,7 +64,7 @@ class VisionModel(torch.nn.Module):
         self._token_modes = token_modes(self._modes)
         self._has_patches = has_patches
         method = getattr(model, FEATURES["image"], None) if "projection" in self._modes else None
-        self.options = resizing_options(method or model.forward) if resizes else {}
+        self.options = resizing_options(method or model.forward, resizes)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Embeddings (n, dim) of prepared images, stacked."""
@@ -92,9 +92,9 @@ class VisionModel(torch.nn.Module):
         return cut_and_normalize(self._spec, self.after(rows))
 
 
-def resizing_options(function: Any) -> dict[str, Any]:
+def resizing_options(function: Any, resizes: bool) -> dict[str, Any]:
     """The arguments that let a model take another input size than its files say."""
-    return {RESIZING: True} if accepts(function, RESIZING) else {}
+    return {RESIZING: True} if resizes and accepts(function, RESIZING) else {}
 
 
 def vision_modes(
@@ -112,7 +112,7 @@ def token_modes(modes: Sequence[VisionPooling]) -> tuple[TokenPooling, ...]:
 
 
 def load_vision_model(
-    spec: VisionEncoder, folder: Path, fields: Mapping[str, torch.Tensor]
+    spec: VisionEncoder, folder: Path, fields: Mapping[str, torch.Tensor], resizes: bool
 ) -> tuple[VisionEncoder, Any]:
     """The model whose output is pooled, and the spec with the pooling in force.
 
@@ -124,6 +124,7 @@ def load_vision_model(
         spec: The encoder.
         folder: The folder of the transformer.
         fields: Inputs of the model.
+        resizes: Whether they have another side than the model's files say.
 
     Returns:
         The completed spec, and the model in evaluation mode: of two towers only that of images, and
@@ -144,9 +145,10 @@ def load_vision_model(
         elif spec.pooling == "projection":
             model = load_weights(spec.model, tower_class(spec.model, config, "image"), folder)
             with torch.no_grad():
-                remove_unused(model, "image", **fields)
+                method = getattr(model, FEATURES["image"], model.forward)
+                remove_unused(model, "image", **fields, **resizing_options(method, resizes))
         else:
-            spec, model = _load_base_model(spec, folder, config, fields)
+            spec, model = _load_base_model(spec, folder, config, fields, resizes)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         note_release(error, folder)
         raise
@@ -161,7 +163,11 @@ def _own_pooling(config: Any) -> VisionPooling | None:
 
 
 def _load_base_model(
-    spec: VisionEncoder, folder: Path, config: Any, fields: Mapping[str, torch.Tensor]
+    spec: VisionEncoder,
+    folder: Path,
+    config: Any,
+    fields: Mapping[str, torch.Tensor],
+    resizes: bool,
 ) -> tuple[VisionEncoder, Any]:
     """A model without its head, and the spec with its pooling."""
     model = load_weights(spec.model, AutoModel, folder, unused_pooler=spec.pooling != "pooler")
@@ -175,7 +181,8 @@ def _load_base_model(
     if spec.pooling not in (None, "pooler"):
         return spec, model
     with torch.no_grad():
-        pooled = getattr(model(**fields), "pooler_output", None) is not None
+        output = model(**fields, **resizing_options(model.forward, resizes))
+    pooled = getattr(output, "pooler_output", None) is not None
     if spec.pooling == "pooler":
         if not pooled:
             raise InvalidInputError(f"pooling: {spec.model} ({config.model_type}) has no pooler")
