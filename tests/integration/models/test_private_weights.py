@@ -1,5 +1,6 @@
 """Loaded weights are in private memory: no later change of their file reaches them."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def rows(loaded: LoadedEncoder) -> Floats:
 
 def mapped_files(folder: Path) -> list[str]:
     """Files of a folder that are mapped into this process."""
+    gc.collect()  # The library that saved a model may have mapped it.
     lines = Path("/proc/self/maps").read_text().splitlines()
     return [line for line in lines if str(folder) in line]
 

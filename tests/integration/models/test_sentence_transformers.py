@@ -284,6 +284,7 @@ def test_the_pinned_spec_names_what_is_in_force() -> None:
         "prompts": {},
         "lower_case": False,
         "modules": (),
+        "matryoshka": False,
     }
 
 
