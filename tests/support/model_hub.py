@@ -1,4 +1,4 @@
-"""A local HTTP server that speaks the paths of the model hub, for the hub's own library."""
+"""A local HTTP server with the paths of the model hub, for the hub's own library."""
 
 import hashlib
 import json
@@ -23,27 +23,27 @@ class Repository:
     Attributes:
         folder: Its files.
         gated: The status of its files, 401 or 403, if only some users may read them.
-        broken: Name of a file whose connection ends halfway, at every attempt.
-        unavailable: Name of a file that is answered with 503.
+        broken: Name of a file whose connection always ends after half of it.
     """
 
     folder: Path
     gated: int | None = None
     broken: str | None = None
-    unavailable: str | None = None
 
 
 @dataclass
 class ModelHub:
-    """A hub and what it was asked for.
+    """A hub, and what was downloaded from it.
 
     Attributes:
         url: Its endpoint, as `HF_ENDPOINT` names it.
+        is_down: Whether it answers everything with 503.
         repositories: The models by id.
         downloads: The id and the path of each file that was downloaded.
     """
 
     url: str
+    is_down: bool = False
     repositories: dict[str, Repository] = field(default_factory=dict)
     downloads: list[tuple[str, str]] = field(default_factory=list)
 
@@ -88,6 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = path.removeprefix("api/models/").split("/")
         name, rest = "/".join(parts[:2]), parts[2:]
         repository = self._hub.repositories.get(name)
+        if self._hub.is_down:
+            self._refuse(503, None, "Service unavailable")
+            return
         if repository is None:
             # As the hub answers requests without a token: it may be private.
             self._refuse(401, "RepoNotFound", "Invalid username or password.")
@@ -106,8 +109,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _resolve(self, name: str, repository: Repository, path: str) -> None:
         if repository.gated:
             self._refuse(repository.gated, "GatedRepo", f"Access to model {name} is restricted.")
-        elif path == repository.unavailable:
-            self._refuse(503, None, "Service unavailable")
         elif path not in _paths(repository):
             self._refuse(404, "EntryNotFound", "Entry not found")
         else:
@@ -133,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         if path == repository.broken:
-            self.wfile.write(content[start : start + (len(content) - start) // 2])
+            # Half of it the first time, and nothing more at any later attempt.
+            self.wfile.write(content[start : len(content) // 2])
             self.close_connection = True
             return
         self.wfile.write(content[start:])

@@ -4,10 +4,17 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 
@@ -16,6 +23,11 @@ FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 IGNORED: Final = ("[!0-9]*/*", "*/*/*")
 """Folders that are not downloaded: all but those of a model's modules, such as `1_Pooling`."""
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+WEIGHTS: Final = ".safetensors"
+OTHER_WEIGHTS: Final = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+"""Ends of the names of weights that are not read: pickles, and formats of other libraries."""
+TRANSPORT_ERRORS: Final[tuple[Any, ...]] = (OSError, *HfHubHTTPError.__bases__)
+"""What the hub's library raises, the errors of its HTTP client among them."""
 
 
 class Hub:
@@ -48,28 +60,68 @@ class Hub:
                 code=ErrorCode.MODEL_NOT_ALLOWED,
             )
         try:
-            folder = snapshot_download(
-                model,
-                revision=revision,
-                allow_patterns=list(FILES),
-                ignore_patterns=list(IGNORED),
-                local_files_only=self._offline,
+            folder = Path(
+                snapshot_download(
+                    model,
+                    revision=revision,
+                    allow_patterns=list(FILES),
+                    ignore_patterns=list(IGNORED),
+                    local_files_only=self._offline,
+                )
             )
+            if not any(folder.rglob(f"*{WEIGHTS}")):
+                raise self._no_weights(model, folder)
         except HFValidationError as error:
             raise InvalidInputError(
                 f"{model} is neither a local folder nor the id of a hub model"
             ) from error
-        except OSError as error:
-            reason = (
-                "this worker is offline and has no copy of it"
-                if self._offline
-                else f"the download failed ({type(error).__name__})"
-            )
+        except TRANSPORT_ERRORS as error:
             suffix = f" at {revision}" if revision else ""
-            raise JobFailedError(
-                f"{model}{suffix} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED
-            ) from error
-        return Path(folder)
+            raise _load_failed(f"{model}{suffix}", self._reason(error, revision)) from error
+        return folder
+
+    def _no_weights(self, model: str, folder: Path) -> JobFailedError:
+        """The error of a model without safetensors."""
+        names = [] if self._offline else list_repo_files(model, revision=folder.name)
+        others = [name for name in names if name.endswith(OTHER_WEIGHTS)]
+        listed = f", it has {', '.join(others)}" if others else ""
+        return _load_failed(
+            model,
+            f"expected weights in {WEIGHTS} files{listed}. Pickles are never read, since they can "
+            "run code: name a revision with safetensors, or convert them where you trust them",
+        )
+
+    def _reason(self, error: Exception, revision: str | None) -> str:
+        """Why a model cannot be downloaded."""
+        if self._offline:
+            return "this worker is offline and has no copy of it"
+        if isinstance(error, GatedRepoError):
+            return (
+                "its publisher restricts access to it (gated): accept its conditions on the hub, "
+                "and set HF_TOKEN on the workers to the token of an account that has access"
+            )
+        if isinstance(error, RepositoryNotFoundError):
+            return (
+                "the hub has no such model, or it is private: for a private one, set HF_TOKEN on "
+                "the workers to the token of an account that has access"
+            )
+        if isinstance(error, RevisionNotFoundError):
+            return f"the hub has no revision {revision} of it"
+        if isinstance(error, LocalEntryNotFoundError):
+            cause = error.__cause__ or error
+            return f"the hub cannot be reached ({_describe(cause)}), and the cache has no copy"
+        return f"the download failed ({_describe(error)})"
+
+
+def _describe(error: BaseException) -> str:
+    """The status with which the hub refused, else the name of the error."""
+    if isinstance(error, HfHubHTTPError):
+        return f"status {error.response.status_code}"
+    return type(error).__name__
+
+
+def _load_failed(name: str, reason: str) -> JobFailedError:
+    return JobFailedError(f"{name} cannot be loaded: {reason}", code=ErrorCode.LOAD_FAILED)
 
 
 def is_pinned(revision: str | None) -> bool:
