@@ -37,5 +37,11 @@ def test_hub_model_is_pinned_to_the_commit_of_its_first_load(
             assert client.send("PUT", "/heads/h", head).status_code == 201
             move(tmp_path / "hub", COMMITS[1])
             again = client.send("PUT", "/spaces/s", body)
-            assert (again.status_code, again.json()["version"]) == (200, record["version"])
+            assert (again.status_code, again.json()["version"]) == (202, record["version"])
+
+            def compared() -> bool:
+                return "pending" not in client.send("GET", "/spaces/s").json()
+
+            wait_until("a worker has compared the files", compared, 120)
+            assert client.send("GET", "/spaces/s").json() == record
             assert client.send("POST", "/stitch/s/h", {"items": ["a text"]}).status_code == 200

@@ -40,11 +40,14 @@ MESSAGE_FORMAT: Final = 3
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
-        "id version anchor_set anchor_set_version dim size encoder parameters rank "
-        "condition_number norm_mean norm_std unit agreement warnings"
+        "id version anchor_set anchor_set_version dim size encoder files_digest "
+        "declaration parameters rank condition_number norm_mean norm_std unit agreement warnings"
     ),
-    "Head": "id version space dim labels layers activation source train_rows train_accuracy",
-    "Registration": "kind id version encoder parent declared status done total reason",
+    "Head": (
+        "id version space dim labels layers activation source files_digest declaration "
+        "train_rows train_accuracy"
+    ),
+    "Registration": "kind id version encoder parent declared status done total files_digest reason",
     "BridgeParameters": "shrinkage delta omega whitening landmarks",
     "TextEncoder": (
         "kind model revision normalize modules dimensions matryoshka pooling layer max_length "

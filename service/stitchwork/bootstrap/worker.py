@@ -63,7 +63,7 @@ def make_worker(settings: Settings) -> "Worker":
     translator = Translator(
         registry, inverses, settings.map_cache_bytes, encoders.to_device, telemetry.metrics
     )
-    checker = EncoderChecker(registry, encoders)
+    checker = EncoderChecker(registry)
     heartbeat = Heartbeat(
         queue_server,
         settings.worker_ttl_seconds,
@@ -121,6 +121,7 @@ def make_worker(settings: Settings) -> "Worker":
         registration_consumer,
         translator,
         encoders,
+        checker,
         load,
         items_per_batch=items_per_batch,
         chunk_items=settings.items_per_job,

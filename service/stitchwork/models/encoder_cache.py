@@ -1,4 +1,8 @@
-"""Loads encoders on demand, each once, and only from allowed sources; evicts them by memory."""
+"""Loads encoders on demand, each once, and only from allowed sources; evicts them by memory.
+
+Before a loaded encoder is used, the state of its files is compared with that at the time when they
+were read. An encoder whose files hold something else is loaded anew.
+"""
 
 import logging
 import threading
@@ -7,23 +11,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 import numpy as np
 import torch
 from cachetools import TTLCache
 
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import ErrorCode, JobFailedError, StitchworkError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.batching import Batcher
-from stitchwork.models.encoder import (
-    MAX_PIXELS,
-    MAX_TOKENS,
-    SAMPLE_IMAGE,
-    SAMPLE_TEXT,
-    Encoder,
-    resolve_device,
-)
+from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, Encoder, resolve_device
+from stitchwork.models.encoder_loader import EncoderLoader, extract_classifier, sample_inputs
+from stitchwork.models.file_snapshots import FileSnapshot
+from stitchwork.models.file_tracker import FileTracker
 from stitchwork.models.hub import Hub
 from stitchwork.models.load_errors import LOAD_ERRORS, convert_error
 from stitchwork.models.memory import (
@@ -33,25 +33,18 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.resources import (
-    EncoderSpec,
-    ImageEncoder,
-    Item,
-    TextEncoder,
-    VisionEncoder,
-    encoder_key,
-)
+from stitchwork.resources import EncoderSpec, ImageEncoder, VisionEncoder, encoder_key
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS: Final = 15.0
-"""An encoder that could not be loaded is not tried again for this long."""
+"""An encoder that could not be loaded is not tried again for this long, unless its files change."""
 MAX_FAILURES: Final = 1024
 MIN_PATIENCE_SECONDS: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LoadedEncoder:
     """An encoder in memory.
 
@@ -59,11 +52,43 @@ class LoadedEncoder:
         encoder: The encoder.
         batcher: Runs it in batches.
         seconds: Time that loading took.
+        files_digest: Digest of the files that it was loaded from.
+        changes: How these files differ from the first ones that this worker loaded it from.
     """
 
     encoder: Encoder
     batcher: Batcher
     seconds: float
+    files_digest: str = ""
+    changes: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractedClassifier:
+    """The classifier of a pretrained model.
+
+    Attributes:
+        classifier: Its layers.
+        labels: One label for each class.
+        files_digest: Digest of the files that it was read from.
+    """
+
+    classifier: Classifier
+    labels: list[str]
+    files_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why an encoder could not be loaded.
+
+    Attributes:
+        error: The error.
+        snapshot: The files that could not be loaded; None if they cannot be read.
+    """
+
+    error: StitchworkError
+    snapshot: FileSnapshot | None
 
 
 class EncoderCache:
@@ -99,68 +124,67 @@ class EncoderCache:
         metrics: Metrics | None = None,
     ) -> None:
         self._metrics = metrics or Metrics()
-        self._max_pixels = max_pixels
-        self._max_tokens = max_tokens
-        self._compile_models = compile_models
-        self._cuda_graphs = cuda_graphs
         self.device = resolve_device(device, worker_index)
         if self.device.type == "cpu":
             configure_allocator()
+        self._loader = EncoderLoader(
+            self.device,
+            max_pixels=max_pixels,
+            max_tokens=max_tokens,
+            compile_models=compile_models,
+            cuda_graphs=cuda_graphs,
+        )
         self._files = ModelFiles(roots, Hub(hub_models, offline=offline))
+        self._tracker = FileTracker(self._files)
         self._max_bytes = memory_bytes or device_memory_bytes(self.device) // 2
         self._loading = threading.Lock()
         # Released while an encoder is loading, so that others can read what is loaded.
         self._guard = threading.Lock()
         self._loaded: OrderedDict[str, LoadedEncoder] = OrderedDict()
-        self._failures: TTLCache[str, StitchworkError] = TTLCache(MAX_FAILURES, RETRY_SECONDS)
+        self._failures: TTLCache[str, LoadFailure] = TTLCache(MAX_FAILURES, RETRY_SECONDS)
         self._costs: dict[str, tuple[int, float]] = {}
         self._tuned: dict[str, int] = {}
 
     def get(self, spec: EncoderSpec) -> LoadedEncoder:
-        """The encoder of a spec, loaded and warmed up if it is not yet.
+        """The encoder of a spec, loaded and warmed up if it is not yet, or its files have changed.
 
         Raises:
             InvalidInputError: If the spec is invalid, or names files outside the allowed folders.
-            JobFailedError: If the model cannot be loaded; it is not tried again for a while.
+            JobFailedError: If the model cannot be loaded; it is not tried again for a while,
+                unless its files change.
         """
         key = encoder_key(spec)
         with self._loading:
             with self._guard:
-                loaded = self._loaded.get(key)
-                if loaded is not None:
-                    self._loaded.move_to_end(key)
+                loaded, failure = self._loaded.get(key), self._failures.get(key)
+            if loaded is not None:
+                if self._tracker.is_unchanged(spec):
+                    with self._guard:
+                        self._loaded.move_to_end(key)
                     return loaded
-                error = self._failures.get(key)
-            if error is not None:
-                raise error
+                # They may be of another size, and are compiled as if never loaded before.
+                self._costs.pop(key, None)
+                self._tuned.pop(key, None)
+                self.evict(key)
+            elif failure is not None and self._fails_again(spec, failure):
+                raise failure.error
             return self._load_into_memory(key, spec)
 
-    def classifier(self, spec: EncoderSpec) -> tuple[Classifier, list[str]]:
-        """The classifier of a pretrained model, and its labels.
+    def classifier(self, spec: EncoderSpec) -> ExtractedClassifier:
+        """The classifier of a pretrained model.
 
         Raises:
             InvalidInputError: If the model has no classifier that can be extracted.
             JobFailedError: If the model cannot be loaded.
         """
         try:
-            files = self._files.path(spec)
-            match spec:
-                case TextEncoder():
-                    from stitchwork.models.text_classifier import text_classifier
-
-                    return text_classifier(spec, files)
-                case ImageEncoder():
-                    from stitchwork.models.timm_classifier import image_classifier
-
-                    return image_classifier(spec, files)
-                case VisionEncoder():
-                    from stitchwork.models.vision_classifier import vision_classifier
-
-                    return vision_classifier(spec, files)
-                case _:
-                    assert_never(spec)
+            with self._loading:
+                (classifier, labels), snapshot = self._tracker.read(
+                    spec, lambda: extract_classifier(spec, self._files.path(spec))
+                )
         except LOAD_ERRORS as error:
             raise convert_error(spec, error) from error
+        return ExtractedClassifier(classifier, labels, snapshot.digest)
 
     def to_device(self, array: Any) -> Any:
         """An array as maps and heads are applied to it: a tensor on the device of the encoders.
@@ -231,29 +255,34 @@ class EncoderCache:
     def _used_bytes(self) -> int:
         return sum(loaded.encoder.nbytes for loaded in self._loaded.values())
 
+    def _fails_again(self, spec: EncoderSpec, failure: LoadFailure) -> bool:
+        """Whether the files are those that could not be loaded a while ago."""
+        if failure.snapshot is None:
+            return True
+        later = self._tracker.snapshot(spec, failure.snapshot)
+        return later is not None and later.digest == failure.snapshot.digest
+
     def _load_into_memory(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
         """Load an encoder, evicting others as needed, or remember that it cannot be loaded."""
         needed, _ = self._costs.get(key, (0, 0.0))
         self._evict_for(needed)
         try:
             try:
-                loaded = self._load(spec)
+                loaded = self._load(key, spec)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._evict_for(self._max_bytes)
-                loaded = self._load(spec)
+                loaded = self._load(key, spec)
         except StitchworkError as error:
-            self._record_failure(key, error)
-            raise
+            raise self._record_failure(key, spec, error) from error
         except LOAD_ERRORS as error:
-            load_error = convert_error(spec, error)
-            self._record_failure(key, load_error)
-            raise load_error from error
+            raise self._record_failure(key, spec, convert_error(spec, error)) from error
         self._costs[key] = (loaded.encoder.nbytes, loaded.seconds)
         self._evict_for(loaded.encoder.nbytes)
         with self._guard:
             self._loaded[key] = loaded
+            self._failures.pop(key, None)
         self._metrics.model_loads.inc()
         self._update_gauges()
         return loaded
@@ -262,9 +291,22 @@ class EncoderCache:
         self._metrics.loaded_models.set(len(self.loaded()))
         self._metrics.loaded_model_bytes.set(self.nbytes())
 
-    def _record_failure(self, key: str, error: StitchworkError) -> None:
+    def _record_failure(
+        self, key: str, spec: EncoderSpec, error: StitchworkError
+    ) -> StitchworkError:
+        """Remember why an encoder cannot be loaded; the error names what changed in its files."""
+        snapshot = self._tracker.snapshot(spec)
+        changes = self._tracker.changes(spec, snapshot)
+        if changes:
+            error = JobFailedError(
+                f"the files of {spec.model} changed since this worker loaded them ({changes}), and "
+                f"{error.message}; restore them, or write valid ones and register the spaces of "
+                "this encoder again",
+                code=ErrorCode.LOAD_FAILED,
+            )
         with self._guard:
-            self._failures[key] = error
+            self._failures[key] = LoadFailure(error, snapshot)
+        return error
 
     def _evict_for(self, needed: int) -> None:
         """Evict the least recently used encoders until so many bytes are free."""
@@ -275,76 +317,21 @@ class EncoderCache:
                 oldest = next(iter(self._loaded))
             self.evict(oldest)
 
-    def _load(self, spec: EncoderSpec) -> LoadedEncoder:
+    def _load(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
         began = time.perf_counter()
-        encoder = self._create(spec)
+        # Where models take turns, compiling one each time would take longer than it saves, and
+        # the memory that the compiler keeps for each would add up.
+        may_compile = key not in self._costs
+        encoder, snapshot = self._tracker.read(
+            spec, lambda: self._loader.load(spec, self._files.path(spec), may_compile=may_compile)
+        )
         batcher = Batcher(encoder, self._metrics)
-        sample = encoder.prepare([_sample(spec)], truncate=True)
+        sample = sample_inputs(spec, encoder)
         batcher.embed(sample, 1)
         if self.device.type == "cpu":
-            key = encoder_key(spec)
             batcher.max_elements = self._tuned.get(key) or batcher.tune(sample)
             self._tuned[key] = batcher.max_elements
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
-        return LoadedEncoder(encoder, batcher, seconds)
-
-    def _create(self, spec: EncoderSpec) -> Encoder:
-        # Each of these libraries takes seconds to import and a hundred megabytes of memory: a
-        # worker is ready without them, and one that serves only texts never loads that of images.
-        files = self._files.path(spec)
-        # Where models take turns, compiling one each time would take longer than it saves, and
-        # the memory that the compiler keeps for each would add up.
-        compile_models = self._compile_models and encoder_key(spec) not in self._costs
-        match spec:
-            case TextEncoder():
-                from stitchwork.models.sentence_transformers_files import is_static
-                from stitchwork.models.static_encoder import StaticEncoder
-                from stitchwork.models.transformers_encoder import TransformersEncoder
-
-                if is_static(files):
-                    return StaticEncoder(spec, self.device, files, self._max_tokens)
-                return TransformersEncoder(
-                    spec,
-                    self.device,
-                    files,
-                    self._max_tokens,
-                    compile_models=compile_models,
-                    cuda_graphs=self._cuda_graphs,
-                )
-            case ImageEncoder():
-                from stitchwork.models.timm_encoder import TimmEncoder
-
-                return TimmEncoder(
-                    spec,
-                    self.device,
-                    files,
-                    self._max_pixels,
-                    compile_models=compile_models,
-                    cuda_graphs=self._cuda_graphs,
-                )
-            case VisionEncoder():
-                from stitchwork.models.transformers_vision_encoder import (
-                    TransformersVisionEncoder,
-                )
-
-                return TransformersVisionEncoder(
-                    spec,
-                    self.device,
-                    files,
-                    self._max_pixels,
-                    compile_models=compile_models,
-                    cuda_graphs=self._cuda_graphs,
-                )
-            case _:
-                assert_never(spec)
-
-
-def _sample(spec: EncoderSpec) -> Item:
-    match spec:
-        case TextEncoder():
-            return SAMPLE_TEXT
-        case ImageEncoder() | VisionEncoder():
-            return SAMPLE_IMAGE
-        case _:
-            assert_never(spec)
+        changes = self._tracker.changes(spec, snapshot)
+        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes)

@@ -1,11 +1,21 @@
 """The files of a model: in an allowed local folder, or in the cache of the hub's library."""
 
+import json
 from collections.abc import Sequence
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Final
 
-from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError, StitchworkError
+from stitchwork.models.file_snapshots import FileList, FileSnapshot, take_snapshot
 from stitchwork.models.hub import Hub, is_pinned
 from stitchwork.resources import EncoderSpec, ImageEncoder
+
+TRANSFORMERS_FILES: Final = (
+    *("*.safetensors", "*.json", "*.txt", "*.model"),
+    *("*.tiktoken", "*.spm", "*.vocab", "*.bpe", "*.codes"),
+)
+"""Files of a transformers model that are read: weights, configurations, and parts of tokenizers."""
 
 
 class ModelFiles:
@@ -34,6 +44,33 @@ class ModelFiles:
         folder = self._hub.folder(_hub_id(spec), spec.revision)
         return folder / "model.safetensors" if isinstance(spec, ImageEncoder) else folder
 
+    def snapshot(self, spec: EncoderSpec, previous: FileSnapshot | None = None) -> FileSnapshot:
+        """The content of the files that a spec names.
+
+        Args:
+            spec: The encoder.
+            previous: An earlier snapshot; only files that have changed since are read, and nothing
+                is downloaded.
+
+        Raises:
+            InvalidInputError: As `path`.
+            JobFailedError: As `path`, or if the files change whenever they are read.
+            OSError: If a file cannot be read.
+        """
+        name = _local_path(spec)
+        if name is not None:
+            # Not resolved, so that a link that leads elsewhere is followed anew.
+            root = Path(name).expanduser()
+        else:
+            root = previous.listed.root if previous else self.path(spec)
+
+        def list_files() -> FileList:
+            if name is not None:
+                self._check_allowed(name)
+            return _timm_files(root) if isinstance(spec, ImageEncoder) else _folder_files(root)
+
+        return take_snapshot(list_files, spec.model, previous)
+
     def pin(self, spec: EncoderSpec) -> EncoderSpec:
         """The spec with its revision resolved to a commit, and the preprocessing of images.
 
@@ -60,6 +97,47 @@ class ModelFiles:
                 code=ErrorCode.PATH_NOT_ALLOWED,
             )
         return path
+
+
+def _folder_files(root: Path) -> FileList:
+    """The files of a transformers model's folder and of the folders of its modules."""
+    folders = [root, *_module_folders(root)]
+    files = {
+        path.relative_to(root).as_posix(): path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if any(fnmatchcase(path.name, pattern) for pattern in TRANSFORMERS_FILES) and path.is_file()
+    }
+    return FileList(root, files, tuple(folders))
+
+
+def _module_folders(root: Path) -> list[Path]:
+    """The folders that a sentence-transformers folder names for its modules."""
+    try:
+        entries = json.loads((root / "modules.json").read_bytes())
+        paths = {PurePosixPath(entry["path"]) for entry in entries}
+    except (OSError, ValueError, TypeError, KeyError):
+        return []  # There is none, or the loader says what is wrong with it.
+    inner = sorted(p for p in paths if p.parts and not p.is_absolute() and ".." not in p.parts)
+    return [root / path for path in inner]
+
+
+def _timm_files(root: Path) -> FileList:
+    """The weights of a timm model and the config.json beside them."""
+    from stitchwork.models.timm_config import CONFIG_FILE
+    from stitchwork.models.timm_weights import find_weights
+
+    watched = [root]
+    try:
+        weights = find_weights(root)
+    except StitchworkError:
+        return FileList(root, {}, tuple(watched))  # The loader says what is wrong with it.
+    config = weights.parent / CONFIG_FILE
+    files = {path.name: path for path in (weights, config) if path.is_file()}
+    if config.name not in files:
+        watched.append(config)
+    return FileList(root, files, tuple(watched))
 
 
 def _local_path(spec: EncoderSpec) -> str | None:

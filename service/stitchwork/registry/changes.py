@@ -45,6 +45,8 @@ def changes(
     if earlier and (later is None or later.version != earlier.version):
         commands.append(("DEL", f"{key}:parts:{earlier.version}"))
         commands.append(("DEL", f"{key}:inputs:{earlier.version}"))
+    elif earlier and later and later.done < earlier.done:
+        commands.append(("DEL", f"{key}:parts:{earlier.version}"))
     if later and later.status == "pending":
         commands.append(("ZADD", REGISTRATIONS, now_ms(), name))
     else:

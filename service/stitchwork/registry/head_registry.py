@@ -9,7 +9,15 @@ from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.head_records import classifier_of, head_record, layer_arrays
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.transitions import begin_registration, check_current, make_ready
-from stitchwork.resources import Arrays, EncoderSpec, Head, Registration, Space, digest
+from stitchwork.resources import (
+    Arrays,
+    EncoderSpec,
+    Head,
+    Registration,
+    Space,
+    digest,
+    files_version,
+)
 
 
 class HeadRegistry:
@@ -85,7 +93,10 @@ class HeadRegistry:
             (parent,) = self._spaces.read(space)
             self._spaces.ready_record(parent)
             checks = [self._spaces.unchanged(parent)]
-            return begin_registration(current, registration, checks, inputs)
+            reads_files = declared["source"] == "classifier"
+            return begin_registration(
+                current, registration, checks, inputs, reads_files=reads_files
+            )
 
         return self._heads.put(id_, decide, condition)
 
@@ -95,6 +106,7 @@ class HeadRegistry:
         classifier: Classifier,
         labels: Sequence[str],
         train: tuple[int, float] | None = None,
+        files_digest: str | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         """Make a registration the ready version.
 
@@ -103,15 +115,18 @@ class HeadRegistry:
             classifier: The head's layers.
             labels: One label for each class.
             train: Rows it was fitted on and accuracy on them, if it was fitted.
+            files_digest: Digest of the files that it was read from, if it was.
 
         Raises:
             NotReadyError: If the registration is no longer the current one.
             InvalidInputError: If the classifier does not fit the space.
         """
         space, source = registration.declared["space"], registration.declared["source"]
-        record = head_record(
-            registration.id, space, classifier, labels, registration.version, source, train
-        )
+        version = files_version(registration.version, files_digest)
+        record = head_record(registration.id, space, classifier, labels, version, source, train)
+        if files_digest:
+            update = {"files_digest": files_digest, "declaration": registration.version}
+            record = record.model_copy(update=update)
         return self._put(record, layer_arrays(classifier), ANY, registration)
 
     def classifier(self, head: Head) -> Classifier:

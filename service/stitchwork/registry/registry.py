@@ -115,6 +115,10 @@ class Registry:
         """Make the registration of a space ready, see `SpaceRegistry.complete`."""
         return self._space_registry.complete(registration)
 
+    def bind_files(self, space: Space, files_digest: str) -> str:
+        """Record the files of a space's encoder, see `SpaceRegistry.bind_files`."""
+        return self._space_registry.bind_files(space, files_digest)
+
     def declare_head(
         self,
         id_: str,
@@ -154,9 +158,10 @@ class Registry:
         classifier: Classifier,
         labels: Sequence[str],
         train: tuple[int, float] | None = None,
+        files_digest: str | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         """Make the registration of a head ready, see `HeadRegistry.complete`."""
-        return self._head_registry.complete(registration, classifier, labels, train)
+        return self._head_registry.complete(registration, classifier, labels, train, files_digest)
 
     def repository(self, kind: str) -> Repository[Any]:
         """The repository of registrations of this kind, `space` or `head`."""
@@ -180,6 +185,19 @@ class Registry:
         def decide(current: Entry[Any]) -> Write[Any]:
             check_current(current, registration)
             return Write(Outcome.SAME, current.record, failed)
+
+        self.repository(registration.kind).put(registration.id, decide)
+
+    def confirm(self, registration: Registration) -> None:
+        """End a registration whose declaration and files are those of the ready version.
+
+        Raises:
+            NotReadyError: If the registration is no longer the current one.
+        """
+
+        def decide(current: Entry[Any]) -> Write[Any]:
+            check_current(current, registration)
+            return Write(Outcome.SAME, current.record)
 
         self.repository(registration.kind).put(registration.id, decide)
 

@@ -5,8 +5,12 @@ from typing import Final
 
 import numpy as np
 
-from stitchwork.errors import AnchorSetMismatchError, InvalidInputError
-from stitchwork.geometry.diagnostics.space_metrics import agreement, has_unit_rows
+from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, NotReadyError
+from stitchwork.geometry.diagnostics.space_metrics import (
+    agreement,
+    has_unit_rows,
+    row_distance,
+)
 from stitchwork.geometry.frame import Frame
 from stitchwork.registry.declarations import (
     SpaceDeclaration,
@@ -18,12 +22,23 @@ from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.registration_parts import read_parts
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.transitions import (
+    MAX_HEAD_DISTANCE,
     begin_registration,
     check_current,
+    check_distance,
     check_heads,
+    is_declared,
     make_ready,
 )
-from stitchwork.resources import AnchorSet, BridgeParameters, Floats, Registration, Space
+from stitchwork.resources import (
+    AnchorSet,
+    BridgeParameters,
+    Floats,
+    Registration,
+    Space,
+    digest,
+    files_version,
+)
 
 MAX_COMPARED: Final = 8
 """Spaces of the same set whose anchors are compared with those of a new space."""
@@ -87,9 +102,46 @@ class SpaceRegistry:
         )
         (anchor_set,), _ = self._anchor_sets.ready(declaration.anchor_set)
         anchors = np.concatenate([part["rows"] for part in read_parts(self._spaces, registration)])
-        # The encoder is pinned by now, and the version is that of the declaration.
-        record = self._measure(declaration, anchor_set, anchors, registration.version)
-        return self._put(record, anchors, ANY, registration)
+        files_digest = registration.files_digest
+        # The encoder is pinned by now; the registration's version is the declaration's digest.
+        version = files_version(registration.version, files_digest)
+        if self._embeds_elsewhere(version, anchor_set, anchors):
+            # As with another version of a library. Equal versions have equal anchors.
+            version = digest({"version": version}, {"anchors": anchors})
+        record = self._measure(declaration, anchor_set, anchors, version)
+        update = {"files_digest": files_digest, "declaration": registration.version}
+        return self._put(record.model_copy(update=update), anchors, ANY, registration)
+
+    def bind_files(self, space: Space, files_digest: str) -> str:
+        """Record the files of an encoder that was verified to reproduce a space.
+
+        Args:
+            space: The space. The version of one whose anchors were sent does not depend on files.
+            files_digest: The files' digest.
+
+        Returns:
+            The digest of the files that the space now has: of other ones, if another worker was
+            first.
+        """
+
+        def bound(entry: Entry[Space]) -> str | None:
+            record = entry.record
+            if record is None or record.version != space.version:
+                return files_digest  # It was replaced, and only jobs in progress use it.
+            return record.files_digest
+
+        def decide(entry: Entry[Space]) -> Write[Space]:
+            record = entry.record
+            if record is None:
+                raise NotReadyError(f"space {space.id} was deleted while its encoder was verified")
+            if bound(entry) is None:
+                record = record.model_copy(update={"files_digest": files_digest})
+            return Write(Outcome.SAME, record, entry.registration)
+
+        current = bound(self._spaces.readable(space.id))
+        if current is None:
+            current = bound(self._spaces.put(space.id, decide)[1])
+        return current or files_digest
 
     def frame(self, space: Space) -> Frame:
         """The space's own mean, scale and unit anchors."""
@@ -110,7 +162,7 @@ class SpaceRegistry:
                 f"encoder {encoder.model} embeds {encoder.modality} items, anchor set "
                 f"{anchor_set.id} holds {content}; send the anchors, or declare a set with items"
             )
-        registration = Registration(
+        declared = Registration(
             kind="space",
             id=declaration.id,
             version=declaration.version(anchor_set),
@@ -127,7 +179,13 @@ class SpaceRegistry:
         def decide(current: Entry[Space]) -> Write[Space]:
             check_heads(current, encoder, None)
             checks = [self._anchor_sets.unchanged(set_entry)]
-            return begin_registration(current, registration, checks)
+            registration = declared
+            if current.record and current.record.encoder and is_declared(current, declared):
+                # A model of a hub stays at the commit that it was first loaded at.
+                revision = encoder.revision or current.record.encoder.revision
+                pinned = encoder.model_copy(update={"revision": revision})
+                registration = declared.model_copy(update={"encoder": pinned})
+            return begin_registration(current, registration, checks, reads_files=True)
 
         return self._spaces.put(declaration.id, decide, condition)
 
@@ -142,6 +200,8 @@ class SpaceRegistry:
         def decide(current: Entry[Space]) -> Write[Space]:
             check_current(current, registration)
             check_heads(current, record.encoder, record.dim)
+            if registration is not None:
+                self._check_distance(current, record, anchors)
             set_entry = self._anchor_sets.readable(record.anchor_set)
             check = self._anchor_sets.unchanged(set_entry)
             if set_entry.record is None and creates:
@@ -151,9 +211,43 @@ class SpaceRegistry:
                 raise AnchorSetMismatchError(
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"
                 )
+            if current.record and current.version == record.version and record.encoder:
+                # Its encoder is verified anew: it may have other files by now.
+                unbound = current.record.model_copy(update={"files_digest": None})
+                return Write(Outcome.SAME, unbound, checks=[check])
             return make_ready(current, record, {"anchors": anchors}, check)
 
         return self._spaces.put(record.id, decide, condition)
+
+    def _embeds_elsewhere(self, version: str, anchor_set: AnchorSet, anchors: Floats) -> bool:
+        """Whether a space of the same declaration and files has other anchors."""
+        names = self._anchor_sets.dependents(anchor_set.id)
+        ids = [name.split(":", 1)[1] for name in names if name.startswith("space:")]
+        return any(
+            self._distance(entry.record, anchors) > MAX_HEAD_DISTANCE
+            for entry in (self._spaces.read(*ids) if ids else [])
+            if entry.record
+            and entry.record.anchor_set_version == anchor_set.version
+            and version
+            == files_version(
+                entry.record.declaration or entry.record.version, entry.record.files_digest
+            )
+        )
+
+    def _check_distance(self, current: Entry[Space], record: Space, anchors: Floats) -> None:
+        before = current.record
+        if before is None or not current.dependents:
+            return
+        # Anchors of other sets cannot be compared.
+        if before.anchor_set_version == record.anchor_set_version:
+            check_distance(current, self._distance(before, anchors))
+
+    def _distance(self, space: Space, anchors: Floats) -> float:
+        """The distance of other anchors of the same set to those of a space."""
+        stored = self._spaces.arrays(space.id, space.version)["anchors"]
+        if stored.shape != anchors.shape:
+            return float("inf")
+        return row_distance(anchors, stored, Frame.from_anchors(stored).scale)
 
     def _measure(
         self, declaration: SpaceDeclaration, anchor_set: AnchorSet, anchors: Floats, version: str

@@ -21,9 +21,9 @@ FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose records do not name it."""
 
 MODULES_FORMAT: Final = 3
-"""The format in which text encoders have a prompt and modules."""
+"""The first format in which text encoders have a prompt and modules."""
 MATRYOSHKA_FORMAT: Final = 4
-"""The format in which text encoders may cut their embeddings."""
+"""The first format in which text encoders may cut their embeddings."""
 
 
 def dump_record(record: Record) -> bytes:
@@ -63,7 +63,8 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
 
     Format 1 differs from format 2 by not naming its format. Before format 3, text encoders ignored
     the prompts and modules of their model's files, and their rows must stay comparable. Before
-    format 4, no encoder cut its embeddings.
+    format 4, no encoder cut its embeddings, and versions were digests of declarations alone, as
+    those of records without files are.
     """
     encoder = fields.get("encoder")
     if number >= MATRYOSHKA_FORMAT or not encoder or encoder.get("kind") != "transformers":

@@ -1,13 +1,20 @@
 """The rules of changes from the current state of an id to the next; no function has effects."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from stitchwork.errors import ConflictError, ErrorCode, NotReadyError, ResourceInUseError
 from stitchwork.redis.client import Check
 from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, Outcome, Write
 from stitchwork.resources import Arrays, EncoderSpec, Registration, Space
+
+MAX_HEAD_DISTANCE: Final = 0.05
+"""Distance of new anchors up to which heads stay valid: that of another device or precision."""
+ADVICE_WITH_HEADS: Final = (
+    "register this encoder as another space on the same anchor set, from which the heads are "
+    "reached by translation, or delete the heads and then register the space again"
+)
 
 
 def make_ready(
@@ -37,6 +44,8 @@ def begin_registration(
     registration: Registration,
     checks: Sequence[Check],
     inputs: Arrays | None = None,
+    *,
+    reads_files: bool = False,
 ) -> Write[Any]:
     """Begin a registration beside the ready version; a pending one of this version goes on.
 
@@ -45,13 +54,21 @@ def begin_registration(
         registration: The new registration.
         checks: What must still hold when it is written.
         inputs: What a worker needs for it.
+        reads_files: Whether the version also depends on files. A worker then compares them with
+            those of the ready version.
     """
-    if current.version == registration.version:
+    if is_declared(current, registration) and not reads_files:
         return Write(Outcome.SAME, current.record, checks=checks)
     pending = current.registration
     if pending and pending.version == registration.version and pending.status == "pending":
         return Write(Outcome.ACCEPTED, current.record, pending, checks=checks)
     return Write(Outcome.ACCEPTED, current.record, registration, inputs=inputs, checks=checks)
+
+
+def is_declared(current: Entry[Any], registration: Registration) -> bool:
+    """Whether the ready version was declared as a registration is."""
+    record = current.record
+    return record is not None and registration.version == (record.declaration or record.version)
 
 
 def check_current(current: Entry[Any], registration: Registration | None) -> None:
@@ -92,7 +109,26 @@ def check_heads(current: Entry[Space], encoder: EncoderSpec | None, dim: int | N
     if (before and before != encoder) or dim not in (None, current.record.dim):
         raise ResourceInUseError(
             f"{current.dependents} heads live in space {current.id}: its encoder and its width "
-            f"({current.record.dim}) cannot change, register another space"
+            f"({current.record.dim}) cannot change; {ADVICE_WITH_HEADS}"
+        )
+
+
+def check_distance(current: Entry[Space], distance: float) -> None:
+    """Raise if the heads that live in a space would get embeddings that they were not made for.
+
+    Args:
+        current: The current state of the space.
+        distance: Root mean square distance of its new anchors to the current ones, in units of its
+            scale.
+
+    Raises:
+        ResourceInUseError: If it has heads, and its anchors move.
+    """
+    if current.dependents and not distance <= MAX_HEAD_DISTANCE:
+        raise ResourceInUseError(
+            f"{current.dependents} heads live in space {current.id}, and its encoder embeds the "
+            f"anchors elsewhere now: expected a distance of at most {MAX_HEAD_DISTANCE} of the "
+            f"space's scale, got {distance:.2g}; {ADVICE_WITH_HEADS}"
         )
 
 

@@ -1,15 +1,15 @@
 """Frozen records of the resources: anchor sets, encoders, spaces, heads, API keys.
 
 Records are plain data. Their arrays (items, anchors, weights) are passed beside them as one
-dictionary, and a version is a digest of the declaration, so that equal declarations have equal
-versions on every machine.
+dictionary, and a version is a digest of the declaration and of the model's files that it names, so
+that equal declarations of equal files have equal versions on every machine.
 """
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import orjson
@@ -54,6 +54,7 @@ __all__ = [
     "VisionPooling",
     "digest",
     "encoder_key",
+    "files_version",
     "pack_items",
     "unpack_items",
 ]
@@ -62,6 +63,9 @@ Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Item: TypeAlias = str | bytes
 """One raw input: a text, or the bytes of an image file."""
+DECLARATION: Final = (
+    "Digest of the declaration, where the version is a digest of it and of a model's files."
+)
 
 
 class AnchorSet(Record):
@@ -111,6 +115,12 @@ class Space(Record):
     dim: int
     size: int = Field(description="Number of anchors, k.")
     encoder: EncoderSpec | None = None
+    files_digest: str | None = Field(
+        None,
+        description="Digest of the encoder's files: weights, configuration, tokenizer. Null until "
+        "a worker has read them.",
+    )
+    declaration: str | None = Field(None, description=DECLARATION)
     parameters: BridgeParameters = BridgeParameters()
     rank: int
     condition_number: float
@@ -143,6 +153,10 @@ class Head(Record):
         "identity", description="Between all layers, or a list with one between each two."
     )
     source: Literal["weights", "classifier", "fit"]
+    files_digest: str | None = Field(
+        None, description="Digest of the model's files that the classifier was read from."
+    )
+    declaration: str | None = Field(None, description=DECLARATION)
     train_rows: int | None = None
     train_accuracy: float | None = None
 
@@ -164,6 +178,9 @@ class Registration(Record):
     status: Literal["pending", "failed"] = "pending"
     done: int = 0
     total: int = 0
+    files_digest: str | None = Field(
+        None, description="Digest of the files of the encoder that embedded its inputs so far."
+    )
     reason: str | None = None
 
 
@@ -183,6 +200,18 @@ def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> s
         state.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         state.update(array.view(np.uint8).data if array.size else b"")
     return state.hexdigest()[:32]
+
+
+def files_version(declaration: str, files_digest: str | None) -> str:
+    """The version of a declaration together with the files of the model that it names.
+
+    Args:
+        declaration: Digest of the declaration.
+        files_digest: Digest of the files; None if it needs none.
+    """
+    if not files_digest:
+        return declaration
+    return digest({"declaration": declaration, "files": files_digest})
 
 
 def encoder_key(encoder: EncoderSpec) -> str:

@@ -15,6 +15,8 @@ import numpy as np
 from cachetools import LRUCache
 
 from stitchwork.errors import (
+    ConflictError,
+    ErrorCode,
     JobFailedError,
     NotReadyError,
     QueueUnavailableError,
@@ -29,7 +31,9 @@ from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.transitions import is_declared
 from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
+from stitchwork.worker.encoder_check import EncoderChecker
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,7 @@ class RegistrationRunner:
         consumer: Takes the jobs that need no encoder; `start` runs it in a thread.
         translator: Computes the inverses of a completed space.
         encoders: Resolves revisions, and extracts classifiers from pretrained models.
+        checker: Compares encoders with the spaces that they were registered for.
         load: Returns the loaded encoder of a spec.
         items_per_batch: Maximum inputs in one forward pass.
         chunk_items: Inputs that one step embeds.
@@ -63,6 +68,7 @@ class RegistrationRunner:
         consumer: Consumer,
         translator: Translator,
         encoders: EncoderCache,
+        checker: EncoderChecker,
         load: Callable[[EncoderSpec], LoadedEncoder],
         *,
         items_per_batch: int,
@@ -72,6 +78,7 @@ class RegistrationRunner:
         self._consumer = consumer
         self._translator = translator
         self._encoders = encoders
+        self._checker = checker
         self._load = load
         self._items_per_batch = items_per_batch
         self._chunk_items = chunk_items
@@ -109,7 +116,10 @@ class RegistrationRunner:
         if registration is None:
             return
         try:
-            if registration.done < registration.total:
+            if self._is_ready(registration):
+                self._registry.confirm(registration)
+                log.info("registration completed", extra={"registration": _name(registration)})
+            elif registration.done < registration.total:
                 self._embed_chunk(registration, progress)
             else:
                 self._complete(registration)
@@ -167,6 +177,23 @@ class RegistrationRunner:
         for registration in self._registry.stalled_registrations(STALLED_SECONDS):
             streams.enqueue_registration(self._consumer.server, registration)
 
+    def _is_ready(self, registration: Registration) -> bool:
+        """Whether a space is declared again, and its encoder is still that of the ready version."""
+        if registration.kind != "space" or registration.done:
+            return False
+        entry = self._registry.spaces.readable(registration.id)
+        space = entry.record
+        if space is None or space.encoder is None or not is_declared(entry, registration):
+            return False
+        try:
+            loaded = self._load(space.encoder)
+        except OUTAGE_ERRORS:
+            raise
+        except StitchworkError:
+            # New files may not fit what was in force with the earlier ones, but the declaration.
+            return False
+        return self._checker.reproduces(space, loaded)
+
     def _embed_chunk(self, registration: Registration, progress: Callable[[], None]) -> None:
         if registration.encoder is None:
             raise JobFailedError("the registration has inputs to embed but names no encoder")
@@ -175,6 +202,7 @@ class RegistrationRunner:
         stop = min(registration.total, registration.done + self._chunk_items)
         items = self._items(registration, encoder, registration.done, stop)
         loaded = self._load(encoder)
+        self._check_files(registration, loaded)
         try:
             prepared = loaded.encoder.prepare(items)
             rows = loaded.batcher.embed(prepared, self._items_per_batch, progress).cpu().numpy()
@@ -183,10 +211,30 @@ class RegistrationRunner:
             index = registration.done + (int(position) if position.isdecimal() else 0)
             message = f"item {index}: {error.message}"
             raise type(error)(message, pointer=f"/items/{index}") from error
-        advanced = registration.model_copy(update={"done": stop, "encoder": encoder})
+        files_digest = loaded.files_digest or None
+        update = {"done": stop, "encoder": encoder, "files_digest": files_digest}
+        advanced = registration.model_copy(update=update)
         repository = self._registry.repository(registration.kind)
         if save_part(repository, registration, advanced, {"rows": rows}):
             streams.enqueue_registration(self._consumer.server, advanced)
+
+    def _check_files(self, registration: Registration, loaded: LoadedEncoder) -> None:
+        """Refuse to mix embeddings of different files in one space, or of a head and its space.
+
+        Raises:
+            ConflictError: If the files are others than those of the chunks before, or the encoder
+                is not that of the head's space.
+        """
+        before = registration.files_digest
+        if registration.done and before and before != loaded.files_digest:
+            raise ConflictError(
+                f"the files of its encoder changed while its inputs were embedded: expected "
+                f"digest {before}, got {loaded.files_digest}; register it again",
+                code=ErrorCode.ENCODER_MISMATCH,
+            )
+        if registration.kind == "head":
+            (space,), _ = self._registry.spaces.ready(registration.declared["space"])
+            self._checker.check(space, loaded)
 
     def _items(
         self, registration: Registration, encoder: EncoderSpec, start: int, stop: int
@@ -212,11 +260,29 @@ class RegistrationRunner:
         elif registration.declared["source"] == "classifier":
             if registration.encoder is None:
                 raise JobFailedError("the registration names no model to extract a classifier from")
-            classifier, labels = self._encoders.classifier(registration.encoder)
-            self._registry.complete_head(registration, classifier, labels)
+            self._complete_classifier(registration, registration.encoder)
         else:
             self._fit_head(registration)
         log.info("registration completed", extra={"registration": _name(registration)})
+
+    def _complete_classifier(self, registration: Registration, encoder: EncoderSpec) -> None:
+        extracted = self._encoders.classifier(encoder)
+        (space,), _ = self._registry.spaces.ready(registration.declared["space"])
+        if encoder == space.encoder:
+            loaded = self._load(encoder)
+            self._checker.check(space, loaded)
+            if loaded.files_digest != extracted.files_digest:
+                raise ConflictError(
+                    f"the files of {encoder.model} changed while its classifier was read; register "
+                    "it again",
+                    code=ErrorCode.ENCODER_MISMATCH,
+                )
+        self._registry.complete_head(
+            registration,
+            extracted.classifier,
+            extracted.labels,
+            files_digest=extracted.files_digest,
+        )
 
     def _fit_head(self, registration: Registration) -> None:
         # Imports scikit-learn, which most workers never need.

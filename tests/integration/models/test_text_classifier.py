@@ -102,13 +102,16 @@ def test_a_classifier_scores_embeddings_as_the_whole_model_does(tmp_path: Path, 
     model = save(tmp_path, name)
     encoders = cache(tmp_path)
     spec = TextEncoder(model=str(tmp_path), pooling="cls")
-    classifier, labels = encoders.classifier(spec)
+    extracted = encoders.classifier(spec)
     loaded = encoders.get(spec)
     rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS), 8).numpy()
     expected = plain_logits(tmp_path, model).numpy()
-    assert labels == list(LABELS.values())
-    np.testing.assert_allclose(classifier.logits(rows), expected, rtol=1e-4, atol=1e-4)
-    assert classifier.logits(rows).argmax(axis=1).tolist() == expected.argmax(axis=1).tolist()
+    assert extracted.labels == list(LABELS.values())
+    np.testing.assert_allclose(extracted.classifier.logits(rows), expected, rtol=1e-4, atol=1e-4)
+    assert (
+        extracted.classifier.logits(rows).argmax(axis=1).tolist()
+        == expected.argmax(axis=1).tolist()
+    )
 
 
 def test_a_head_with_a_normalisation_is_refused_by_name(tmp_path: Path) -> None:
@@ -146,7 +149,7 @@ def test_logits_that_differ_from_those_of_the_model_are_refused_with_the_differe
 ) -> None:
     model = save(tmp_path, "electra")
     spec = TextEncoder(model=str(tmp_path), pooling="cls")
-    classifier, _ = cache(tmp_path).classifier(spec)
-    check_logits(spec, tmp_path, model, classifier)
+    extracted = cache(tmp_path).classifier(spec)
+    check_logits(spec, tmp_path, model, extracted.classifier)
     with pytest.raises(JobFailedError, match=r"logits of its embeddings differ by \d"):
-        check_logits(spec, tmp_path, model, replace(classifier, activation="tanh"))
+        check_logits(spec, tmp_path, model, replace(extracted.classifier, activation="tanh"))

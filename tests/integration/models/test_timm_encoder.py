@@ -49,10 +49,10 @@ def test_embeddings_and_classifier_equal_those_of_plain_timm(
         features = plain.forward_head(plain.forward_features(pixels), pre_logits=True)
         logits = plain(pixels)
     torch.testing.assert_close(rows, features, rtol=1e-3, atol=1e-4)
-    classifier, labels = encoders.classifier(spec)
-    scores = torch.from_numpy(classifier.logits(rows.numpy()))
+    extracted = encoders.classifier(spec)
+    scores = torch.from_numpy(extracted.classifier.logits(rows.numpy()))
     torch.testing.assert_close(scores, logits, rtol=1e-3, atol=1e-3)
-    assert len(set(labels)) == 1000
+    assert len(set(extracted.labels)) == 1000
 
 
 @pytest.mark.models
@@ -76,8 +76,11 @@ def test_a_finetuned_model_has_the_classes_of_its_weights(
         original.forward(original.prepare(images).inputs),
     )
     if classes:
-        classifier, labels = encoders.classifier(own)
-        assert (classifier.layers[0][0].shape[0], labels) == (7, list("0123456"))
+        extracted = encoders.classifier(own)
+        assert (extracted.classifier.layers[0][0].shape[0], extracted.labels) == (
+            7,
+            list("0123456"),
+        )
     else:
         with pytest.raises(InvalidInputError, match="not one linear layer"):
             encoders.classifier(own)

@@ -64,8 +64,8 @@ class TableEncoder:
         return self._rows[torch.cat(list(inputs))]
 
 
-def loaded(encoder: TableEncoder) -> LoadedEncoder:
-    return LoadedEncoder(encoder, Batcher(encoder), 0.0)
+def loaded(encoder: TableEncoder, files_digest: str = "", changes: str = "") -> LoadedEncoder:
+    return LoadedEncoder(encoder, Batcher(encoder), 0.0, files_digest, changes)
 
 
 @pytest.fixture

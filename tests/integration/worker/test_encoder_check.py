@@ -1,17 +1,17 @@
 """The encoder check: encoders that differ from the registered anchors are refused."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 
 from stitchwork.errors import ConflictError, ErrorCode, InputTooLargeError
-from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import BridgeParameters, Floats, Space
 from stitchwork.worker.encoder_check import (
     CHECKED_ANCHORS,
-    RECHECK_SECONDS,
     TOLERANCE,
     EncoderChecker,
 )
@@ -27,16 +27,6 @@ from tests.integration.worker.conftest import (
 ROWS = embeddings(0)
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
 class OutOfMemoryEncoder(TableEncoder):
     """An encoder that runs out of memory."""
 
@@ -45,13 +35,8 @@ class OutOfMemoryEncoder(TableEncoder):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def checker(registry: Registry, encoders: EncoderCache, clock: Clock) -> EncoderChecker:
-    return EncoderChecker(registry, encoders, clock)
+def checker(registry: Registry) -> EncoderChecker:
+    return EncoderChecker(registry)
 
 
 @pytest.fixture
@@ -121,21 +106,31 @@ def test_running_out_of_memory_is_not_a_mismatch(checker: EncoderChecker, space:
     assert checker.refused() == {}
 
 
-def test_a_refused_encoder_is_checked_again_after_a_while(
-    checker: EncoderChecker, space: Space, clock: Clock
+def test_a_refused_encoder_is_not_compared_again_until_it_is_loaded_anew(
+    checker: EncoderChecker, space: Space
 ) -> None:
     wrong = TableEncoder(embeddings(1))
+    refused = loaded(wrong)
     with pytest.raises(ConflictError) as first:
-        checker.check(space, loaded(wrong))
-    repaired = TableEncoder(ROWS)
+        checker.check(space, refused)
     with pytest.raises(ConflictError) as second:
-        checker.check(space, loaded(repaired))
+        checker.check(space, refused)
     assert second.value is first.value
-    assert repaired.embedded == 0
-    clock.seconds = RECHECK_SECONDS
+    assert wrong.embedded == CHECKED_ANCHORS
+    repaired = TableEncoder(ROWS)
     checker.check(space, loaded(repaired))
     assert repaired.embedded == CHECKED_ANCHORS
     assert checker.refused() == {}
+
+
+def test_the_result_of_a_check_does_not_keep_an_encoder_in_memory(
+    checker: EncoderChecker, space: Space
+) -> None:
+    checked = loaded(TableEncoder(ROWS))
+    reference = weakref.ref(checked)
+    checker.check(space, checked)
+    del checked
+    assert reference() is None
 
 
 def test_a_reloaded_encoder_is_checked_again(checker: EncoderChecker, space: Space) -> None:
@@ -151,3 +146,90 @@ def test_a_space_without_items_passes_unchecked(
     encoder = TableEncoder(embeddings(1))
     checker.check(register(registry, "vectors", ROWS), loaded(encoder))
     assert encoder.embedded == 0
+
+
+def test_the_first_files_that_reproduce_sent_anchors_are_bound_to_the_space(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    assert space.files_digest is None
+    encoder = TableEncoder(ROWS)
+    first = loaded(encoder, "a")
+    checker.check(space, first)
+    (bound,), _ = registry.spaces.ready("x")
+    assert (bound.files_digest, bound.version) == ("a", space.version)
+    checker.check(bound, first)
+    checker.check(space, first)
+    assert encoder.embedded == CHECKED_ANCHORS, "it is compared once"
+    with pytest.raises(ConflictError, match="expected files of digest a, got b"):
+        EncoderChecker(registry).check(space, loaded(TableEncoder(ROWS), "b"))
+
+
+def test_files_that_do_not_reproduce_the_anchors_are_not_bound(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    with pytest.raises(ConflictError, match="registered rows"):
+        checker.check(space, loaded(TableEncoder(embeddings(1)), "b"))
+    (record,), _ = registry.spaces.ready("x")
+    assert record.files_digest is None
+    checker.check(space, loaded(TableEncoder(ROWS), "a"))
+
+
+def test_other_files_are_refused_though_their_rows_are_equal(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    checker.check(space, loaded(TableEncoder(ROWS), "a"))
+    (bound,), _ = registry.spaces.ready("x")
+    encoder = TableEncoder(ROWS)
+    with pytest.raises(ConflictError) as raised:
+        checker.check(bound, loaded(encoder, "b", "model.safetensors was changed"))
+    assert raised.value.code == ErrorCode.ENCODER_MISMATCH
+    assert "expected files of digest a, got b" in raised.value.message
+    assert "model.safetensors was changed" in raised.value.message
+    assert encoder.embedded == 0
+
+
+def test_equal_files_with_other_rows_are_refused_and_libraries_are_named_as_the_cause(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    checker.check(space, loaded(TableEncoder(ROWS), "a"))
+    (bound,), _ = registry.spaces.ready("x")
+    with pytest.raises(ConflictError, match="run the library versions") as raised:
+        checker.check(bound, loaded(TableEncoder(embeddings(1)), "a"))
+    assert "registered rows, got" in raised.value.message
+
+
+def test_files_of_a_space_without_items_are_bound_and_others_refused(
+    registry: Registry, checker: EncoderChecker
+) -> None:
+    registry.declare_anchor_set("vectors", "text", size=len(TEXTS))
+    space = register(registry, "vectors", ROWS)
+    checker.check(space, loaded(TableEncoder(embeddings(1)), "a"))
+    with pytest.raises(ConflictError, match="expected files of digest a, got b"):
+        EncoderChecker(registry).check(space, loaded(TableEncoder(embeddings(1)), "b"))
+
+
+def test_sending_the_same_anchors_again_lets_the_files_be_bound_anew(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    checker.check(space, loaded(TableEncoder(ROWS), "a"))
+    other = loaded(TableEncoder(ROWS), "b")
+    (bound,), _ = registry.spaces.ready("x")
+    with pytest.raises(ConflictError, match="register the space again"):
+        checker.check(bound, other)
+    assert checker.refused().keys() == {"x"}
+    again = register(registry, "S", ROWS)
+    assert (again.version, again.files_digest) == (space.version, None)
+    checker.check(again, other)
+    (record,), _ = registry.spaces.ready("x")
+    assert record.files_digest == "b"
+    assert checker.refused() == {}
+
+
+def test_a_space_that_was_deleted_is_no_longer_listed_as_refused(
+    registry: Registry, checker: EncoderChecker, space: Space
+) -> None:
+    with pytest.raises(ConflictError):
+        checker.check(space, loaded(TableEncoder(embeddings(1))))
+    assert checker.refused().keys() == {"x"}
+    registry.spaces.delete("x")
+    assert checker.refused() == {}

@@ -20,6 +20,7 @@ from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import BridgeParameters, EncoderSpec, Registration, Space
 from stitchwork.worker import registration
+from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.registration import RegistrationRunner
 from tests.integration.worker.conftest import SPEC, TEXTS, TableEncoder, embeddings, loaded
 
@@ -48,6 +49,7 @@ def runners(
             Consumer(queue_server, "registrations-test", items_per_batch=1),
             Translator(registry, inverses, 1 << 20),
             encoders,
+            EncoderChecker(registry),
             load,
             items_per_batch=1,
             chunk_items=CHUNK_ITEMS,

@@ -147,6 +147,22 @@ def has_unit_rows(x: Array) -> bool:
     return bool(xp.all(xp.abs(norms - 1) < UNIT_TOLERANCE))
 
 
+def row_distance(x: Array, expected: Array, scale: float) -> float:
+    """The root mean square distance of rows to expected ones.
+
+    Args:
+        x: (n, d) rows.
+        expected: (n, d) the rows that they should be.
+        scale: The unit of the result, such as the characteristic scale of their space.
+
+    Raises:
+        InvalidInputError: If a row is not finite.
+    """
+    difference = finite_rows(x, "rows") - finite_rows(expected, "expected rows")
+    xp = array_namespace(difference)
+    return float(xp.sqrt(xp.mean(xp.vecdot(difference, difference)))) / scale
+
+
 def neighbour_confidence(y: Array, target: Frame, neighbours: int = NEIGHBOURS) -> Array:
     """How close translated rows are to the target's anchors, without labels or a head.
 

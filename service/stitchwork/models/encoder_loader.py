@@ -1,0 +1,132 @@
+"""Makes encoders, and extracts classifiers, from the files of their models."""
+
+from pathlib import Path
+from typing import assert_never
+
+import torch
+
+from stitchwork.geometry.classifier import Classifier
+from stitchwork.models.encoder import SAMPLE_IMAGE, SAMPLE_TEXT, Encoder, PreparedInputs
+from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, VisionEncoder
+
+
+class EncoderLoader:
+    """Makes encoders with the options of one worker.
+
+    Each of the libraries takes seconds to import and a hundred megabytes of memory: a worker is
+    ready without them, and one that serves only texts never loads that of images.
+
+    Args:
+        device: The device that they run on.
+        max_pixels: Maximum pixels of an image.
+        max_tokens: Maximum tokens of a text, for models that accept more.
+        compile_models: Whether models are compiled, on a CPU.
+        cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        max_pixels: int,
+        max_tokens: int,
+        compile_models: bool,
+        cuda_graphs: bool,
+    ) -> None:
+        self._device = device
+        self._max_pixels = max_pixels
+        self._max_tokens = max_tokens
+        self._compile_models = compile_models
+        self._cuda_graphs = cuda_graphs
+
+    def load(self, spec: EncoderSpec, files: Path, *, may_compile: bool) -> Encoder:
+        """The encoder of a spec.
+
+        Args:
+            spec: The encoder.
+            files: The folder of a transformers model, or the weights of a timm model.
+            may_compile: Whether it may be compiled.
+        """
+        compile_models = self._compile_models and may_compile
+        match spec:
+            case TextEncoder():
+                from stitchwork.models.sentence_transformers_files import is_static
+                from stitchwork.models.static_encoder import StaticEncoder
+                from stitchwork.models.transformers_encoder import TransformersEncoder
+
+                if is_static(files):
+                    return StaticEncoder(spec, self._device, files, self._max_tokens)
+                return TransformersEncoder(
+                    spec,
+                    self._device,
+                    files,
+                    self._max_tokens,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
+            case ImageEncoder():
+                from stitchwork.models.timm_encoder import TimmEncoder
+
+                return TimmEncoder(
+                    spec,
+                    self._device,
+                    files,
+                    self._max_pixels,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
+            case VisionEncoder():
+                from stitchwork.models.transformers_vision_encoder import (
+                    TransformersVisionEncoder,
+                )
+
+                return TransformersVisionEncoder(
+                    spec,
+                    self._device,
+                    files,
+                    self._max_pixels,
+                    compile_models=compile_models,
+                    cuda_graphs=self._cuda_graphs,
+                )
+            case _:
+                assert_never(spec)
+
+
+def extract_classifier(spec: EncoderSpec, files: Path) -> tuple[Classifier, list[str]]:
+    """The classifier of a pretrained model, and its labels.
+
+    Args:
+        spec: The model.
+        files: The folder of a transformers model, or the weights of a timm model.
+
+    Raises:
+        InvalidInputError: If the model has no classifier that can be extracted.
+    """
+    match spec:
+        case TextEncoder():
+            from stitchwork.models.text_classifier import text_classifier
+
+            return text_classifier(spec, files)
+        case ImageEncoder():
+            from stitchwork.models.timm_classifier import image_classifier
+
+            return image_classifier(spec, files)
+        case VisionEncoder():
+            from stitchwork.models.vision_classifier import vision_classifier
+
+            return vision_classifier(spec, files)
+        case _:
+            assert_never(spec)
+
+
+def sample_inputs(spec: EncoderSpec, encoder: Encoder) -> PreparedInputs:
+    """An input for warming up an encoder."""
+    item: Item
+    match spec:
+        case TextEncoder():
+            item = SAMPLE_TEXT
+        case ImageEncoder() | VisionEncoder():
+            item = SAMPLE_IMAGE
+        case _:
+            assert_never(spec)
+    return encoder.prepare([item], truncate=True)
