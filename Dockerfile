@@ -14,9 +14,9 @@ COPY pyproject.toml README.md LICENSE ./
 COPY service service
 RUN pip install ".[api,onnx]"
 USER stitchwork
-# Inside a container the address must be open, with or without keys; what is published outside is
-# compose's to say.
-ENV STITCHWORK_HOST=0.0.0.0 STITCHWORK_ALLOW_PUBLIC=true
+# Inside a container the address must be open, so every request needs a key: that of
+# STITCHWORK_ADMIN_KEY, of a key file, or of `stitchwork api-keys add`.
+ENV STITCHWORK_HOST=0.0.0.0 STITCHWORK_REQUIRE_KEYS=true
 EXPOSE 8765
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8765/health/live', timeout=2)"]
@@ -33,7 +33,7 @@ USER stitchwork
 ENV HF_HOME=/cache STITCHWORK_MODEL_ROOTS=/models
 VOLUME ["/models", "/cache"]
 # A worker takes no requests; on this port it shows its metrics.
-ENV STITCHWORK_WORKER_METRICS_PORT=9464 STITCHWORK_HOST=0.0.0.0 STITCHWORK_ALLOW_PUBLIC=true
+ENV STITCHWORK_WORKER_METRICS_PORT=9464 STITCHWORK_HOST=0.0.0.0
 EXPOSE 9464
 # That it lives, and is not stuck, it tells the queue server.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=120s \

@@ -4,7 +4,7 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from stitchwork.errors import InvalidInputError
@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Bytes = Annotated[int, Field(ge=1024)]
 
 MEBI = 1024 * 1024
+MIN_KEY_CHARS = 32
 _LIMITS = (
     "request_timeout_seconds",
     "header_timeout_seconds",
@@ -40,8 +41,13 @@ class Settings(BaseSettings):
     port: int = Field(
         8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
     )
-    allow_public: bool = Field(
-        False, description="Listen on a non-loopback address without API keys."
+    require_keys: bool | None = Field(
+        None,
+        description="Refuse requests without an API key, also while none exists; unset: if `host` "
+        "is not a loopback address.",
+    )
+    admin_key: SecretStr | None = Field(
+        None, description="A key of scope admin, 32 characters or more, in addition to all others."
     )
     data_dir: Path = Field(
         Path("stitchwork-data"), description="Folder of the embedded registry of `serve`."
@@ -271,10 +277,24 @@ class Settings(BaseSettings):
             )
         return self
 
+    @field_validator("admin_key")
+    @classmethod
+    def _check_admin_key(cls, value: SecretStr | None) -> SecretStr | None:
+        secret = value.get_secret_value() if value else ""
+        if not secret:
+            # Compose passes an empty text on for a variable that is not set.
+            return None
+        if len(secret) < MIN_KEY_CHARS or not secret.isascii() or not secret.isprintable():
+            raise ValueError(
+                f"expected {MIN_KEY_CHARS} printable ASCII characters or more, got {len(secret)}"
+                " or others"
+            )
+        return value
+
     @property
-    def must_have_keys(self) -> bool:
-        """Whether the address is public, and `allow_public` does not allow that without keys."""
-        return not (self.allow_public or _is_loopback(self.host))
+    def keys_required(self) -> bool:
+        """Whether a request needs a key even if none exists."""
+        return not _is_loopback(self.host) if self.require_keys is None else self.require_keys
 
     def limits(self) -> dict[str, Any]:
         """The limits of a request, as JSON values by the names of their settings."""

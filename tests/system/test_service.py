@@ -220,7 +220,6 @@ def test_a_bad_text_takes_no_other_request_along(spaces: TextSpaces) -> None:
     ("spec", "reason"),
     [
         ({"kind": "transformers", "model": "/etc"}, "model_roots"),
-        ({"kind": "transformers", "model": "some/where"}, "hub_models"),
         ({"kind": "transformers", "max_length": 1000}, "max_length"),
         ({"kind": "transformers", "layer": 40}, "layer: expected 0 to 6"),
     ],

@@ -83,7 +83,9 @@ def test_option_of_a_setting_has_its_type_default_and_description(
 
 
 def test_every_setting_is_an_option_of_a_process() -> None:
-    assert set(Settings.model_fields) == API_SETTINGS | WORKER_SETTINGS | SERVE_SETTINGS
+    secret = {"admin_key"}
+    assert set(Settings.model_fields) == API_SETTINGS | WORKER_SETTINGS | SERVE_SETTINGS | secret
+    assert not secret & (API_SETTINGS | WORKER_SETTINGS | SERVE_SETTINGS), "ps shows options"
 
 
 @pytest.mark.parametrize(("module", "names"), [("api", API_SETTINGS), ("worker", WORKER_SETTINGS)])
@@ -98,8 +100,8 @@ def test_settings_that_a_process_reads_are_its_options(module: str, names: set[s
     }
     if module == "api":
         reads |= {field.name for field in fields(RequestLimits)} | Settings().limits().keys()
-    assert reads & Settings.model_fields.keys() <= names
-    unread = names - reads - {"host", "port", "log_level", "drain_seconds", "allow_public"}
+    assert reads & Settings.model_fields.keys() - {"admin_key"} <= names
+    unread = names - reads - {"host", "port", "log_level", "drain_seconds", "require_keys"}
     assert unread == set()
 
 
@@ -291,7 +293,11 @@ def test_server_that_cannot_be_reached_is_named_without_its_password(
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--rate-limits", "foo=1/minute", "expected 'read', 'infer' or 'admin', got 'foo'"),
+        (
+            "--rate-limits",
+            "foo=1/minute",
+            "expected 'read', 'infer', 'export' or 'admin', got 'foo'",
+        ),
         ("--rate-limits", "infer=zz", "expected rates such as 100/minute;5000/day, got 'zz'"),
         ("--device", "zz", "expected auto, cpu, cuda, cuda:N or mps, got 'zz'"),
         ("--port", "x", "expected a whole number, got 'x'"),

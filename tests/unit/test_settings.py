@@ -50,7 +50,7 @@ def test_number_is_a_limit_or_listed_as_none() -> None:
     ("values", "message"),
     [
         ({"rate_limits": "infer=often"}, "100/minute"),
-        ({"rate_limits": "write=1/minute"}, "'read', 'infer' or 'admin'"),
+        ({"rate_limits": "write=1/minute"}, "'read', 'infer', 'export' or 'admin'"),
         ({"redis_url": "http://x"}, "redis://"),
         ({"redis_url": "sentinel://one,two"}, "service name"),
         ({"queue_url": "sentinels:///main", "redis_url": "redis://x"}, "host is missing"),
@@ -67,11 +67,24 @@ def test_wrong_value_is_refused(values: dict[str, object], message: str) -> None
         Settings.model_validate(values)
 
 
-def test_public_address_needs_keys_or_consent() -> None:
-    assert Settings(host="0.0.0.0").must_have_keys  # noqa: S104
-    assert not Settings(host="0.0.0.0", allow_public=True).must_have_keys  # noqa: S104
-    assert not Settings(host="::1").must_have_keys
-    assert not Settings(host="localhost").must_have_keys
+def test_keys_are_required_on_public_addresses_unless_a_setting_decides() -> None:
+    assert Settings(host="0.0.0.0").keys_required  # noqa: S104
+    assert not Settings(host="0.0.0.0", require_keys=False).keys_required  # noqa: S104
+    assert not Settings(host="::1").keys_required
+    assert not Settings(host="localhost").keys_required
+    assert Settings(host="localhost", require_keys=True).keys_required
+
+
+def test_admin_key_is_long_and_not_printed() -> None:
+    key = "k" * 32
+    settings = Settings.model_validate({"admin_key": key})
+    assert key not in str(settings.redacted())
+    assert key not in repr(settings)
+    assert Settings.model_validate({"admin_key": ""}).admin_key is None
+    for wrong in ("k" * 31, "k" * 31 + "\n", "ü" * 32):
+        with pytest.raises(ValidationError, match="expected 32 printable ASCII") as error:
+            Settings.model_validate({"admin_key": wrong})
+        assert wrong not in str(error.value)
 
 
 def test_rate_limits_are_parsed_by_scope() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
@@ -16,6 +16,7 @@ from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
+from stitchwork.background import PeriodicTask
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
@@ -40,6 +41,7 @@ class AppState:
         limits: Limits of one request.
         service_limits: Limits of the whole service by the names of their settings, as
             `/info` lists them.
+        hub_models: Patterns of the models that may be loaded from a hub.
         executor: Runs array arithmetic.
         comparison_executor: Runs comparisons of spaces and reports on anchors.
         draining: Set once this process is about to exit.
@@ -58,6 +60,7 @@ class AppState:
     api_keys: ApiKeyCache
     rate_limiter: RateLimiter
     image_fetcher: ImageFetcher
+    hub_models: Sequence[str] = ()
     metrics_public: bool = False
     executor: BoundedExecutor = field(default_factory=BoundedExecutor)
     comparison_executor: BoundedExecutor = field(
@@ -65,6 +68,11 @@ class AppState:
     )
     draining: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
+
+    @property
+    def background_tasks(self) -> Sequence[PeriodicTask]:
+        """The tasks that this process depends on, which readiness shows."""
+        return (self.api_keys.task,)
 
 
 class DirectRoute(APIRoute):

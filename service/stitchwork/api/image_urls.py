@@ -28,16 +28,35 @@ HEADERS: Final[dict[bytes | str, bytes | str]] = {
     "Accept": "image/jpeg, image/png, image/webp, image/avif, image/heic, image/*;q=0.5",
     "Accept-Encoding": "identity",
 }
-NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that stand for IPv4 addresses, private ones included."""
+NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # Addresses that stand for an IPv4 address, private ones included.
+            "::/96",
+            "::ffff:0:0/96",
+            "::ffff:0:0:0/96",
+            "64:ff9b::/96",
+            "64:ff9b:1::/48",
+            "2001::/32",
+            "2002::/16",
+            # Addresses of a site, of protocols, and of documentation, which not every release of
+            # Python knows.
+            "fec0::/10",
+            "3fff::/20",
+            "5f00::/16",
+            "192.0.0.0/24",
+            "192.88.99.0/24",
+        ),
+    )
+)
+"""Networks that are refused in addition to those that Python's `is_global` excludes."""
 
 
 def is_public(address: str) -> bool:
     """Whether an IP address is public and does not stand for an IPv4 address."""
     ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address) and (
-        ip.ipv4_mapped or ip.sixtofour or ip.teredo or ip in NAT64
-    ):
+    if any(ip in network for network in NOT_PUBLIC if network.version == ip.version):
         return False
     return ip.is_global and not ip.is_multicast
 
@@ -138,7 +157,9 @@ class ImageFetcher:
                 code=ErrorCode.URL_NOT_ALLOWED,
             )
         try:
-            host = urlsplit(url).netloc.lower() if HTTPS_URL.fullmatch(url) else ""
+            parts = urlsplit(url if HTTPS_URL.fullmatch(url) else "")
+            # A port that is no port number raises the same error.
+            host = parts.netloc.lower() if parts.port != 0 else ""
         except ValueError:
             host = ""
         if (
@@ -186,6 +207,8 @@ class ImageFetcher:
         except TimeoutError as error:
             limit = f"{self._timeout_seconds:g} seconds (image_url_timeout_seconds)"
             raise _unavailable(f"an image within {limit}, got a timeout", pointer) from error
+        except UnicodeError as error:
+            raise _unavailable("a host name that can be looked up", pointer) from error
         except _PrivateAddressError as error:
             raise _unavailable("a host with public addresses only", pointer) from error
         except (*_NETWORK_ERRORS, OSError) as error:

@@ -9,9 +9,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from stitchwork.api import access
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import TIMEOUT_PARAMETER
-from stitchwork.api.middleware import auth
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.errors import UNSERVED_CODES, ErrorCode
 
@@ -172,21 +172,9 @@ def with_timeout(operation: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {**operation, "parameters": [TIMEOUT_PARAMETER, *operation.get("parameters", ())]}
 
 
-def example(description: str, value: Any, *, octets: bool = False) -> Responses:
-    """The successful response of a route.
-
-    Args:
-        description: A sentence about it.
-        value: An example, as JSON.
-        octets: Whether bytes may follow the JSON.
-    """
-    content: dict[str, Any] = {negotiation.JSON: {"example": value}}
-    return {
-        200: {
-            "description": description,
-            "content": content | ({negotiation.OCTETS: _BINARY} if octets else {}),
-        }
-    }
+def with_octets(model: type[BaseModel]) -> Responses:
+    """The successful response of a route whose JSON may be followed by bytes."""
+    return {200: {"model": model, "content": {negotiation.OCTETS: _BINARY}}}
 
 
 def _query_parameters(model: type[RequestModel], array_field: str) -> list[dict[str, Any]]:
@@ -254,10 +242,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas |= {name: schema for _, name, schema in (_PROBLEM_JSON, *ERRORS.values())}
     for schema in schemas.values():
         _describe_properties(schema)
-    document["components"]["securitySchemes"] = {"key": auth.SCHEME}
+    document["components"]["securitySchemes"] = {"key": access.SCHEME}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            scopes = auth.required_scopes(method.upper(), path)
+            scopes = access.required_scopes(method.upper(), path)
             operation["security"] = [{"key": [scope]} for scope in scopes]
             _describe_success(operation, schemas)
             _add_errors(path, operation, requires_key=bool(scopes))

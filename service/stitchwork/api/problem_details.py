@@ -6,7 +6,7 @@ Paths of another service's protocol respond in the format that its clients expec
 import logging
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,22 +15,18 @@ from typing import Any, Final
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
-from pydantic_core import PydanticCustomError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stitchwork import errors
+from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import ClientDisconnectedError, ErrorCode, InvalidInputError, StitchworkError
 
 log = logging.getLogger(__name__)
 
 PROBLEM: Final = "application/problem+json"
-ENCODER_KINDS: Final = ("transformers", "timm", "transformers-vision")
-_NOT_IN_POINTERS: Final = ("body", "query", "header", "path", *ENCODER_KINDS)
-"""Parts of pydantic's locations that name no value of a request: its source, and union tags."""
 
 STATUS: Final[dict[type[StitchworkError], int]] = {
     errors.MalformedInputError: 400,
@@ -68,45 +64,6 @@ def error_statuses() -> list[tuple[int, str]]:
         for error_class in classes
         if error_class not in internal
     ]
-
-
-def from_validation(
-    error: ValidationError | RequestValidationError, fields: Iterable[str] = ()
-) -> InvalidInputError:
-    """The first error of a validation as a `StitchworkError`.
-
-    If a field raised a `StitchworkError` (see `field_error`), its class, code and pointer are kept.
-
-    Args:
-        error: The validation's errors.
-        fields: Fields of the model, for the message about an unknown field.
-    """
-    first = error.errors()[0]
-    context = first.get("ctx", {})
-    place = [str(part) for part in first["loc"] if part not in _NOT_IN_POINTERS]
-    pointer = "".join("/" + part.replace("~", "~0").replace("/", "~1") for part in place)
-    others = len(error.errors()) - 1
-    suffix = f" (and {others} more)" if others else ""
-    message = first["msg"].removeprefix("Value error, ") + suffix
-    if first["type"] == "extra_forbidden" and len(place) == 1 and fields:
-        message = f"unknown field{suffix}, expected some of {', '.join(fields)}"
-    if isinstance(context.get("error_class"), type):
-        error_class: type[InvalidInputError] = context["error_class"]
-        return error_class(message, pointer=pointer + context["pointer"], code=context["code"])
-    if place:
-        message = f"{'.'.join(place)}: {message}"
-    return InvalidInputError(message, pointer=pointer)
-
-
-def field_error(error: InvalidInputError) -> PydanticCustomError:
-    """A `StitchworkError` as an error that pydantic collects under the place of its field."""
-    context = {
-        "error_class": type(error),
-        "pointer": error.pointer or "",
-        "code": error.code,
-        "message": error.message,
-    }
-    return PydanticCustomError("refused", "{message}", context)
 
 
 @contextmanager

@@ -31,7 +31,13 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.ids import check_id
 from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.repository import Repository
-from stitchwork.resources import Registration
+from stitchwork.resources import (
+    EncoderSpec,
+    Registration,
+    TransformersSpec,
+    check_hub_model,
+    is_local_path,
+)
 
 STATUS: Final = {
     Outcome.CREATED: 201,
@@ -61,7 +67,10 @@ def resource_response(
         return RegistrationResponse.model_construct(id=entry.id, **fields, **optional)
     if registration:
         optional["pending"] = registration
-    return model.model_construct(**dict(entry.record), status="ready", **optional)
+    fields = dict(entry.record)
+    if entry.notes:
+        fields["warnings"] = (*entry.record.warnings, *entry.notes)
+    return model.model_construct(**fields, status="ready", **optional)
 
 
 def _registration_status(registration: Registration) -> RegistrationStatus:
@@ -86,6 +95,24 @@ def put_response(
         headers["Location"] = path
     response = resource_response(model, entry, outcome)
     return negotiation.json_response(response, STATUS[outcome], headers)
+
+
+def check_model_allowed(state: AppState, encoder: EncoderSpec | None, pointer: str) -> None:
+    """Refuse a model at once that every worker with the same settings would refuse to load.
+
+    Which hub model an image encoder needs, and whether a local file may be read, only the workers
+    know.
+
+    Args:
+        state: The state of the API.
+        encoder: The encoder of a request, if it has one.
+        pointer: JSON pointer to it.
+
+    Raises:
+        InvalidInputError: If `hub_models` does not allow it.
+    """
+    if isinstance(encoder, TransformersSpec) and not is_local_path(encoder.model):
+        check_hub_model(encoder.model, state.hub_models, f"{pointer}/model")
 
 
 def add_routes(

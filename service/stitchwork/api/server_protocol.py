@@ -3,13 +3,18 @@
 Limited are the bytes of a request's headers, the time until they are complete, the time in which
 the rest of a refused body is read, the rate at which a client reads its response, and the number of
 connections. Bodies that a route waits for are limited in `middleware.body_limits`.
+
+Trailers are dropped, requests to upgrade the protocol are served without upgrading, and a request
+without exactly one host is refused.
 """
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
+import httptools
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,11 +49,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_headers = True
         self._progressed = False
         self._unparsed_bytes = 0
+        self._active_at = self.loop.time()
         limit = self.limits.max_connections
-        if len(self.connections) > limit + SPARE_CONNECTIONS:
+        number = len(self.connections)
+        if number > limit:
+            self._close_idle()
+            number = sum(1 for other in self.connections if not other.transport.is_closing())
+        if number > limit + SPARE_CONNECTIONS:
             transport.abort()
             return
-        if len(self.connections) > limit:
+        if number > limit:
             detail = f"expected at most {limit} connections (max_connections), got more"
             self.app = _health_only(self.app, 503, ErrorCode.TOO_MANY_CONNECTIONS, detail)
         self._start_header_timer()
@@ -64,7 +74,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._message_complete and self._read_timer is None:
             self._start_header_timer()
         self._progressed = False
-        super().data_received(data)
+        self._active_at = self.loop.time()
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         if self.transport.is_closing():
             return
         # Headers or chunk extensions without an end: the parser has reported nothing about them.
@@ -79,16 +94,26 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._message_complete, self._in_headers = False, True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header of a request, or a trailer after its body, which is dropped."""
+        if self._in_headers:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         """The headers of a request are complete; start to serve it."""
         self._in_headers, self._progressed = False, True
-        self._cancel_read_timer()
-        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size <= self.limits.max_header_bytes:
-            super().on_headers_complete()
+        if self.parser.should_upgrade():
+            # The parser stops here; `_feed` begins anew without these headers.
             return
+        self._cancel_read_timer()
         app = self.app
-        self.app = _error_app(431, ErrorCode.HEADERS_TOO_LARGE, self._headers_too_large)
+        size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if size > self.limits.max_header_bytes:
+            self.app = _error_app(431, ErrorCode.HEADERS_TOO_LARGE, self._headers_too_large)
+        elif hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
+            detail = f"expected one Host header, got {hosts or 'none'}"
+            self.app = _error_app(400, ErrorCode.BAD_REQUEST, detail)
         super().on_headers_complete()
         self.app = app
 
@@ -99,6 +124,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The whole request has arrived."""
+        if self.parser.should_upgrade():
+            return
         self._message_complete, self._progressed = True, True
         self._cancel_read_timer()
         super().on_message_complete()
@@ -106,6 +133,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The response is sent; a client that still sends its body has `LINGER_SECONDS` left."""
         super().on_response_complete()
+        self._active_at = self.loop.time()
         is_last = self.cycle is not None and self.cycle.response_complete
         sending = not (self._message_complete or self._in_headers)
         if is_last and sending and not self.transport.is_closing():
@@ -123,6 +151,48 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_timer.cancel()
             self._write_timer = None
         super().resume_writing()
+
+    def _feed(self, data: bytes) -> None:
+        """Parse bytes; a request to upgrade the protocol is parsed again without its upgrade.
+
+        Raises:
+            HttpParserError: If they are not HTTP.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            rest = data[upgrade.args[0] :]
+            if self.parser.get_method() == b"CONNECT":
+                detail = "expected another method than CONNECT: this is no proxy"
+                self._refuse(405, ErrorCode.METHOD_NOT_ALLOWED, detail)
+                return
+            lines = [
+                b"%s %s HTTP/%s"
+                % (self.parser.get_method(), self.url, self.parser.get_http_version().encode()),
+                *(b"%s: %s" % pair for pair in _without_upgrade(self.headers)),
+            ]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"\r\n".join([*lines, b"", rest]))
+
+    def _close_idle(self) -> None:
+        """Close the connection that has been idle longest, those without a key first."""
+        idle = [
+            other
+            for other in self.connections
+            if isinstance(other, LimitedProtocol)
+            and other is not self
+            and not other.transport.is_closing()
+            and not is_responding(other)
+        ]
+        if idle:
+            oldest = min(idle, key=lambda other: (other.has_key, other._active_at))
+            log.info("connection closed", extra={"code": ErrorCode.TOO_MANY_CONNECTIONS})
+            oldest.transport.close()
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the last request of this connection had a valid API key."""
+        return self.cycle is not None and self.cycle.scope["state"].get("key") is not None
 
     def _start_header_timer(self) -> None:
         self._read_timer = self.loop.call_later(
@@ -182,6 +252,18 @@ def is_responding(protocol: HttpToolsProtocol) -> bool:
     Reads the undocumented `cycle` of uvicorn's protocol, which is None before the first request.
     """
     return protocol.cycle is not None and not protocol.cycle.response_complete
+
+
+def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+    """The headers of a request without those that ask for another protocol."""
+    for name, value in headers:
+        if name == b"connection":
+            tokens = [token.strip() for token in value.split(b",")]
+            other = [t for t in tokens if t.lower() not in (b"upgrade", b"http2-settings")]
+            if other:
+                yield name, b", ".join(other)
+        elif name not in (b"upgrade", b"http2-settings"):
+            yield name, value
 
 
 def limited_protocol(limits: RequestLimits) -> type[LimitedProtocol]:

@@ -1,5 +1,6 @@
 """Composition root of an API process."""
 
+import logging
 from dataclasses import fields
 
 from stitchwork import __version__
@@ -10,6 +11,7 @@ from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.bootstrap.shared import connect_servers, make_telemetry, open_registry
+from stitchwork.errors import RegistryUnavailableError
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.translator import ClassifierCache, Translator
@@ -17,6 +19,8 @@ from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def make_app_state(settings: Settings) -> AppState:
@@ -59,8 +63,9 @@ def make_app_state(settings: Settings) -> AppState:
         api_keys=ApiKeyCache(
             registry.keys,
             settings.key_file,
+            admin_key=settings.admin_key.get_secret_value() if settings.admin_key else None,
             stale_seconds=settings.stale_seconds,
-            required=settings.must_have_keys,
+            required=settings.keys_required,
         ),
         rate_limiter=RateLimiter(queue_server, settings.rate_limits, telemetry.metrics),
         image_fetcher=ImageFetcher(
@@ -70,10 +75,40 @@ def make_app_state(settings: Settings) -> AppState:
             max_inflight_bytes=settings.max_inflight_body_bytes,
             timeout_seconds=settings.image_url_timeout_seconds,
         ),
+        hub_models=settings.hub_models,
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),
         telemetry=telemetry,
     )
+
+
+def check_keys(keys: ApiKeyCache, host: str) -> None:
+    """Read the keys before the service listens, and warn if there are none.
+
+    Args:
+        keys: The API keys.
+        host: Address that the service will listen on.
+    """
+    try:
+        keys.reload()
+        if not keys.is_empty:
+            return
+    except RegistryUnavailableError as error:
+        extra = {"reason": error.message, "effect": "only keys of the settings are accepted"}
+        log.warning("API keys unavailable", extra=extra)
+        return
+    hint = (
+        "`stitchwork api-keys add NAME --scope admin` creates a key; admin_key "
+        "(STITCHWORK_ADMIN_KEY) sets one"
+    )
+    extra = {"host": host, "hint": hint}
+    if keys.required:
+        extra["effect"] = "every request that needs a key is refused"
+        log.warning("no API key exists", extra=extra)
+    else:
+        extra["reason"] = "no API key exists"
+        extra["effect"] = "any client may read, change and delete everything"
+        log.warning("authentication disabled", extra=extra)
 
 
 def _request_limits(settings: Settings) -> RequestLimits:

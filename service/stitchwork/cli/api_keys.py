@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from stitchwork.bootstrap.shared import open_registry
+from stitchwork.cli.options import Group
 from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SettingsCommand
@@ -22,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_DAYS: Final = 36_500
 
 
-@click.group()
+@click.group(cls=Group)
 def api_keys() -> None:
     """Add, list, remove or declare API keys."""
 

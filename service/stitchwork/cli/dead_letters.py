@@ -7,6 +7,7 @@ from typing import Any, Final
 import click
 
 from stitchwork.bootstrap.shared import open_registry
+from stitchwork.cli.options import Group
 from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SERVER_SETTINGS, SettingsCommand
@@ -23,7 +24,7 @@ MAX_PREVIEW: Final = 200
 """Bytes or characters of an input that `show --inputs` prints."""
 
 
-@click.group()
+@click.group(cls=Group)
 def dead_letters() -> None:
     """List, show, requeue or drop jobs that were given up."""
 

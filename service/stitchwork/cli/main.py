@@ -84,6 +84,12 @@ SERVICE_COMMANDS: Final = {
     "api-keys": LazyCommand(
         "api_keys:api_keys", "Add, list, remove or declare API keys.", SERVERS, "api"
     ),
+    "backup": LazyCommand(
+        "backup:backup", "Write the registry to a file, with checksums.", SERVERS, "api"
+    ),
+    "restore": LazyCommand(
+        "backup:restore", "Restore the registry from a file of backup.", SERVERS, "api"
+    ),
     "settings": LazyCommand(
         "service:settings", "Show every setting as this machine reads it.", SERVERS, "api"
     ),

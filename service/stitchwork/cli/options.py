@@ -1,8 +1,23 @@
-"""Options that take several words, as `--images a.png b.png`, which click does not have."""
+"""What click lacks: options of several words, as `--images a.png b.png`, and whole summaries."""
 
 from typing import Any
 
 import click
+
+
+class Group(click.Group):
+    """Commands whose summaries are shown whole, where click cuts them to the width of a line."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first sentence of each command's help."""
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                paragraph = (command.help or "").split("\n\n")[0]
+                rows.append((name, " ".join(paragraph.split())))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 class WordsOption(click.Option):

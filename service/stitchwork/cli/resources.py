@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from stitchwork.cli.client_options import ClientCommand, input_options, parse_id
+from stitchwork.cli.options import Group
 from stitchwork.cli.output import Output
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 
@@ -63,17 +64,17 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
 }
 
 
-@click.group()
+@click.group(cls=Group)
 def anchor_sets() -> None:
     """List, show, declare or delete anchor sets."""
 
 
-@click.group()
+@click.group(cls=Group)
 def spaces() -> None:
     """List, show, register or delete spaces."""
 
 
-@click.group()
+@click.group(cls=Group)
 def heads() -> None:
     """List, show, register or delete heads."""
 

@@ -10,16 +10,13 @@ import click
 from stitchwork.cli.extras import require
 from stitchwork.cli.output import as_json
 from stitchwork.cli.settings_options import (
+    ALL_SETTINGS,
     API_SETTINGS,
     SERVE_SETTINGS,
     WORKER_SETTINGS,
     SettingsCommand,
 )
-from stitchwork.errors import AuthenticationError
 from stitchwork.settings import Settings
-
-WRONG_SETTING = 2
-"""Exit code at which the supervisor does not start a child again."""
 
 
 @click.command(cls=SettingsCommand, settings=SERVE_SETTINGS)
@@ -59,18 +56,13 @@ def _progress() -> Iterator[Callable[[str | None], None]]:
 @click.option("--fd", type=int, metavar="NUMBER", help="Listening socket to take over.")
 def api(settings: Settings, fd: int | None) -> int:
     """Run one API process."""
-    from stitchwork.api.middleware.auth import check_keys
     from stitchwork.api.server import serve_app
-    from stitchwork.bootstrap.api import make_app_state
+    from stitchwork.bootstrap.api import check_keys, make_app_state
     from stitchwork.bootstrap.shared import limit_blas
 
     limit_blas(settings)
     state = make_app_state(settings)
-    try:
-        check_keys(state.api_keys, settings.host)
-    except AuthenticationError as error:
-        click.echo(f"stitchwork: {error}", err=True)
-        return WRONG_SETTING
+    check_keys(state.api_keys, settings.host)
     try:
         return serve_app(
             state,
@@ -96,7 +88,7 @@ def worker(settings: Settings) -> None:
     process.run()
 
 
-@click.command(cls=SettingsCommand, settings=Settings.model_fields)
+@click.command(cls=SettingsCommand, settings=ALL_SETTINGS)
 def settings(settings: Settings) -> None:
     """Show every setting as this machine reads it, without the passwords in URLs."""
     click.echo(as_json(settings.redacted()))

@@ -20,11 +20,14 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
+from stitchwork.expectations import describe, expected
 from stitchwork.redis.urls import without_secrets
 from stitchwork.settings import Settings
 from stitchwork.telemetry import logs
 
 _ALL: Final = frozenset(Settings.model_fields)
+_SECRET: Final = frozenset({"admin_key"})
+"""Settings that are environment variables only: every user of a machine sees command lines."""
 _SHARED: Final = frozenset(
     {
         "redis_url",
@@ -62,12 +65,14 @@ WORKER_SETTINGS: Final = _SHARED | {
     "max_text_tokens",
 }
 _SERVE_ALONE: Final = frozenset({"data_dir", "apis", "workers", "embedded_queue_bytes"})
-API_SETTINGS: Final = _ALL - _SERVE_ALONE - (WORKER_SETTINGS - _SHARED) | {
+API_SETTINGS: Final = _ALL - _SECRET - _SERVE_ALONE - (WORKER_SETTINGS - _SHARED) | {
+    "hub_models",
     "max_image_pixels",
     "max_text_tokens",
 }
-SERVE_SETTINGS: Final = _ALL - {"worker_index", "metrics_file"}
+SERVE_SETTINGS: Final = _ALL - _SECRET - {"worker_index", "metrics_file"}
 """All but what `serve` sets for each of its children."""
+ALL_SETTINGS: Final = _ALL - _SECRET
 SERVER_SETTINGS: Final = frozenset(
     {"redis_url", "queue_url", "data_dir", "redis_timeout_seconds", "log_level"}
 )
@@ -75,19 +80,6 @@ SERVER_SETTINGS: Final = frozenset(
 REGISTRY_SETTINGS: Final = SERVER_SETTINGS | {"durable", "durable_replicas", "stale_seconds"}
 
 _WORDS: Final = {"seconds": "SECONDS", "bytes": "BYTES", "url": "URL", "port": "PORT"}
-
-_EXPECTED: Final = {
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_parsing": "a number",
-    "bool_parsing": "true or false",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "{ge} or more",
-    "less_than_equal": "at most {le}",
-    "enum": "{expected}",
-    "literal_error": "{expected}",
-}
-"""What a setting expects, by the type of pydantic's error."""
 
 
 class SettingOption(click.Option):
@@ -197,6 +189,8 @@ def _sentence(fault: Any) -> str:
     if name not in _ALL:
         return f"stitchwork: {name or 'settings'}: {message}"
     variable = f"STITCHWORK_{name.upper()}"
+    if name in _SECRET:
+        return f"stitchwork: {variable}: {message}"
     return f"stitchwork: {name} (--{_kebab(name)} or {variable}): {message}"
 
 
@@ -205,21 +199,18 @@ def _expectation(name: str, fault: Any) -> str:
     if fault["type"] == "value_error":
         # Written by the model itself, which does not repeat a URL: it may hold a password.
         return str(context["error"])
-    if name == "device":
-        expected = "auto, cpu, cuda, cuda:N or mps"
-    else:
-        expected = _EXPECTED.get(fault["type"], "").format(**context)
-    if not expected:
+    wanted = "auto, cpu, cuda, cuda:N or mps" if name == "device" else expected(fault)
+    if not wanted:
         return str(fault["msg"])
-    value = "" if name in ("redis_url", "queue_url") else f", got {str(fault['input'])[:80]!r}"
-    return f"expected {expected}{value}"
+    value = "" if name in ("redis_url", "queue_url") else f", got {describe(fault['input'])}"
+    return f"expected {wanted}{value}"
 
 
 def _option(name: str, field: FieldInfo) -> SettingOption:
     kebab = _kebab(name)
     default = _default(field.default)
     text = f"{field.description}{f' [default: {default}]' if default else ''}"
-    if field.annotation is bool:
+    if field.annotation in (bool, bool | None):
         return SettingOption([f"--{kebab}/--no-{kebab}"], default=None, help=text)
     return SettingOption([f"--{kebab}"], default=None, metavar=_type_word(name, field), help=text)
 

@@ -31,7 +31,7 @@ from stitchwork.evaluation.experiments.experiment_settings import ExperimentSett
 from stitchwork.evaluation.experiments.layers import layers
 from stitchwork.evaluation.experiments.methods import PeerFunction
 from stitchwork.evaluation.experiments.study import Record, Study
-from stitchwork.evaluation.known_encoders import default_encoders, model_roots
+from stitchwork.evaluation.known_encoders import check_encoder, default_encoders, model_roots
 from stitchwork.evaluation.peers import PACKAGES, PeerProcess, peer_environment
 from stitchwork.evaluation.progress_bar import progress
 from stitchwork.evaluation.report import render_report
@@ -80,6 +80,8 @@ class EvaluationOptions:
     peers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 1:
+            raise InvalidInputError(f"expected --max-rows of 1 or more, got {self.max_rows}")
         unknown = set(self.only) - {*EXPERIMENT_NAMES}
         if unknown:
             raise InvalidInputError(
@@ -120,6 +122,12 @@ def evaluate(options: EvaluationOptions) -> int:
     # Imported first, so that a missing matplotlib is reported before the experiments run.
     from stitchwork.evaluation.plots import plots
 
+    # A service takes seconds to start, and a mistyped name is known before.
+    seed = options.settings.seed
+    corpora = [load_corpus(source, max_rows=options.max_rows, seed=seed) for source in options.data]
+    for corpus in corpora:
+        for encoder in () if options.url else options.encoders:
+            check_encoder(corpus, encoder)
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     results: Record = {"conditions": _conditions(options), "data": {}}
@@ -132,8 +140,7 @@ def evaluate(options: EvaluationOptions) -> int:
         for name in options.peers:
             python = peer_environment(name, options.out / PEERS_FOLDER)
             peers[name] = stack.enter_context(PeerProcess(name, python)).relate
-        for source in options.data:
-            corpus = load_corpus(source, max_rows=options.max_rows, seed=options.settings.seed)
+        for corpus in corpora:
             encoders = options.encoders or (() if corpus.rows else default_encoders(corpus))
             folder = options.out / EMBEDDINGS_FOLDER
             embedded = embed_corpus(client, corpus, encoders, folder, bars)

@@ -101,9 +101,48 @@ def embedding_tasks(
         UnknownResourceError: If there is no such encoder.
         InvalidInputError: If the corpus has no view for the encoder.
     """
+    name, view_name, spec_json = _parse_encoder(encoder)
+    spec = _parse_spec(encoder, spec_json) if spec_json else _registered_spec(client, name)
+    views = _views(corpus, encoder, name, view_name, spec)
+    modality = next(iter(views.values())).modality
+    is_only = sum(view.modality == modality for view in corpus.views.values()) == 1
+    for key, view in views.items():
+        space = name if is_only else f"{name}/{key}"
+        if spec is None:
+            yield _known_encoder_task(name, space, corpus, view, folder, bars)
+        else:
+            registered = None if spec_json else name
+            yield EmbeddingTask(space, view, registered, spec, str(spec["model"]), _key(view, spec))
+
+
+def check_encoder(corpus: Corpus, encoder: str) -> None:
+    """Check an encoder for a service that has no spaces yet.
+
+    Raises:
+        UnknownResourceError: If it is not known by name.
+        InvalidInputError: If it is malformed, or the corpus has no view for it.
+    """
+    name, view_name, spec_json = _parse_encoder(encoder)
+    if not spec_json and name not in MODALITIES:
+        raise UnknownResourceError(
+            f"expected one of {', '.join(MODALITIES)} or, with --url, a space of the service, got "
+            f"{name}"
+        )
+    spec = _parse_spec(encoder, spec_json) if spec_json else None
+    _views(corpus, encoder, name, view_name, spec)
+
+
+def _parse_encoder(encoder: str) -> tuple[str, str, str]:
+    """The name, the view and the spec of `NAME[/VIEW]` or `NAME={…}`; what is missing is empty."""
     name, _, view_name = (encoder, "", "") if "=" in encoder else encoder.partition("/")
     name, _, spec_json = name.partition("=")
-    spec = _parse_spec(encoder, spec_json) if spec_json else _registered_spec(client, name)
+    return name, view_name, spec_json
+
+
+def _views(
+    corpus: Corpus, encoder: str, name: str, view_name: str, spec: dict[str, Any] | None
+) -> dict[str, View]:
+    """The views of a corpus that an encoder embeds."""
     modality = MODALITY_OF_KIND.get(str(spec.get("kind"))) if spec else MODALITIES.get(name)
     if modality is None:
         raise InvalidInputError(f"{encoder}: expected a kind of {', '.join(MODALITY_OF_KIND)}")
@@ -115,13 +154,7 @@ def embedding_tasks(
         raise InvalidInputError(
             f"{encoder} needs {needed} inputs; {corpus.name} has {available or 'none'}"
         )
-    for key, view in chosen.items():
-        space = name if len(views) == 1 else f"{name}/{key}"
-        if spec is None:
-            yield _known_encoder_task(name, space, corpus, view, folder, bars)
-        else:
-            registered = None if spec_json else name
-            yield EmbeddingTask(space, view, registered, spec, str(spec["model"]), _key(view, spec))
+    return chosen
 
 
 def _registered_spec(client: Stitchwork, name: str) -> dict[str, Any] | None:

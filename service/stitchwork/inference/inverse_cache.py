@@ -35,11 +35,18 @@ class InverseCache:
         server: The queue server.
         threads: Number of inverses that this process computes at the same time.
         metrics: Counts hits, misses and failed checksums.
+        pool: Computes the inverses; None for one of `threads` threads.
     """
 
-    def __init__(self, server: RedisClient, threads: int, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        server: RedisClient,
+        threads: int,
+        metrics: Metrics | None = None,
+        pool: ThreadPoolExecutor | None = None,
+    ) -> None:
         self._server = server
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fit")
+        self._pool = pool or ThreadPoolExecutor(threads, thread_name_prefix="fit")
         self._pending: dict[str, Future[Inverse]] = {}
         self._lock = threading.Lock()
         self._metrics = metrics or Metrics()

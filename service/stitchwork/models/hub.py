@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +16,7 @@ from huggingface_hub.errors import (
 )
 
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
+from stitchwork.resources import check_hub_model
 
 FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Files that are downloaded: never code or pickles, so that neither can be run."""
@@ -53,12 +53,7 @@ class Hub:
             InvalidInputError: If no pattern allows the model, or its id is malformed.
             JobFailedError: If the model is not in the cache and cannot be downloaded.
         """
-        if not any(fnmatchcase(model, pattern) for pattern in self._patterns):
-            allowed = ", ".join(self._patterns) or "none"
-            raise InvalidInputError(
-                f"hub model {model} is not allowed; hub_models allows: {allowed}",
-                code=ErrorCode.MODEL_NOT_ALLOWED,
-            )
+        check_hub_model(model, self._patterns)
         try:
             folder = Path(
                 snapshot_download(

@@ -9,7 +9,7 @@ from typing import Final
 from stitchwork.errors import ErrorCode, InvalidInputError, StitchworkError
 from stitchwork.models.file_snapshots import FileList, FileSnapshot, take_snapshot
 from stitchwork.models.hub import Hub, is_pinned
-from stitchwork.resources import EncoderSpec, ImageEncoder
+from stitchwork.resources import EncoderSpec, ImageEncoder, is_local_path
 
 TRANSFORMERS_FILES: Final = (
     *("*.safetensors", "*.json", "*.txt", "*.model"),
@@ -145,8 +145,7 @@ def _local_path(spec: EncoderSpec) -> str | None:
     if isinstance(spec, ImageEncoder):
         return spec.weights
     model = spec.model
-    is_path = model.startswith(("/", ".", "~")) or "\\" in model or ".." in model
-    return model if is_path or Path(model).exists() or model.count("/") > 1 else None
+    return model if is_local_path(model) else None
 
 
 def _hub_id(spec: EncoderSpec) -> str:

@@ -22,7 +22,11 @@ MAX_DIFFERENCE: Final = 1e-4
 
 @torch.no_grad()
 def compile_forward(
-    module: torch.nn.Module, name: str, samples: Sequence[Sequence[torch.Tensor]]
+    module: torch.nn.Module,
+    name: str,
+    samples: Sequence[Sequence[torch.Tensor]],
+    *,
+    package: str = "openvino",
 ) -> ForwardPass:
     """Compile the forward pass of a model; the model itself if that fails or changes its results.
 
@@ -32,8 +36,9 @@ def compile_forward(
         samples: Inputs. The first is traced; the others differ from it in the number of rows and
             in length, up to the longest that is allowed, and show whether tracing took a size
             for a constant.
+        package: Name of the compiler's package; without it the model itself runs.
     """
-    if find_spec("openvino") is None:
+    if find_spec(package) is None:
         return module
     began = time.perf_counter()
     try:

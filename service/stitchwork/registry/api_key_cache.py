@@ -8,14 +8,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from stitchwork.errors import InvalidInputError, RegistryUnavailableError
-from stitchwork.registry.api_keys import ApiKeyRepository, digest, read_file
+from stitchwork.background import PeriodicTask
+from stitchwork.errors import RegistryUnavailableError
+from stitchwork.registry.api_keys import ApiKeyRepository, admin_record, digest, read_file
 from stitchwork.resources import ApiKey
 
 log = logging.getLogger(__name__)
 
 REFRESH_SECONDS: Final = 1.0
 """How often a process checks for changes; for an unknown key, it checks at once."""
+LOOKUP_SECONDS: Final = 0.1
+"""Minimum time between checks for unknown keys, so that guessing keys cannot load the registry."""
 
 
 class ApiKeyCache:
@@ -23,13 +26,16 @@ class ApiKeyCache:
 
     While the registry is unavailable, the last known keys stay valid for a limited time; a process
     that never read the registry lets nobody in, since there may be keys. Once there was a key, the
-    loss of all keys does not make the API public.
+    loss of all keys does not make the API public. Keys that a file no longer declares, or that
+    cannot be read in it any more, are not valid.
 
     Args:
         keys: The keys in the registry.
         file: A file with more keys.
+        admin_key: One more key, of scope admin.
         stale_seconds: How long the last known keys stay valid; at least five seconds.
         required: Whether a key is required even if none is set.
+        lookup_seconds: Minimum time between two checks for unknown keys.
 
     Raises:
         InvalidInputError: If the file cannot be read.
@@ -40,11 +46,14 @@ class ApiKeyCache:
         keys: ApiKeyRepository,
         file: Path | None = None,
         *,
+        admin_key: str | None = None,
         stale_seconds: float,
         required: bool,
+        lookup_seconds: float = LOOKUP_SECONDS,
     ) -> None:
         self.keys = keys
         self.required = required
+        self.lookup_seconds = lookup_seconds
         self._has_had_keys = False
         self._file = file
         # Between two checks nothing is stale yet.
@@ -55,18 +64,20 @@ class ApiKeyCache:
         self._stored: dict[str, ApiKey] = {}
         self._unreadable = 0
         self._file_stamp = _stamp(file)
-        self._declared = by_digest(read_file(file) if file else [])
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="keys", daemon=True)
+        self._of_settings = [admin_record(admin_key)] if admin_key else []
+        declared, errors = read_file(file) if file else ([], [])
+        if errors:
+            raise errors[0]
+        self._declared = by_digest([*self._of_settings, *declared])
+        self.task = PeriodicTask("keys", self.refresh, REFRESH_SECONDS)
 
     def start(self) -> None:
         """Begin to check for changes."""
-        self._thread.start()
+        self.task.start()
 
     def stop(self) -> None:
         """Check no more."""
-        self._stopping.set()
-        self._thread.join()
+        self.task.stop()
 
     @property
     def is_public(self) -> bool:
@@ -104,13 +115,9 @@ class ApiKeyCache:
 
         Raises:
             RegistryUnavailableError: If the registry is unavailable.
-            InvalidInputError: If the file cannot be read; its previous keys stay valid.
         """
         with self._reloading:
-            stamp = _stamp(self._file)
-            if self._file and stamp != self._file_stamp:
-                self._file_stamp = stamp
-                self._declared = by_digest(read_file(self._file))
+            self._reload_file()
             version = self.keys.version()
             if version != self._version:
                 # In this order: a new version means that there are keys to read.
@@ -126,9 +133,18 @@ class ApiKeyCache:
             self.reload()
         except RegistryUnavailableError as error:
             log.debug("API keys unavailable", extra={"reason": error.message})
-        except InvalidInputError as error:
-            extra = {"reason": error.message, "effect": "the previous keys stay valid"}
+
+    def _reload_file(self) -> None:
+        """Read the file if it has changed; a key that it does not declare now is not valid."""
+        stamp = _stamp(self._file)
+        if self._file is None or stamp == self._file_stamp:
+            return
+        keys, errors = read_file(self._file)
+        for error in errors:
+            extra = {"reason": error.message, "effect": "no key of it is accepted"}
             log.error("API keys unreadable", extra=extra)
+        self._declared = by_digest([*self._of_settings, *keys])
+        self._file_stamp = stamp
 
     def _current(self) -> dict[str, ApiKey]:
         """The keys in the registry, unless they were never read, or too long ago."""
@@ -137,10 +153,6 @@ class ApiKeyCache:
                 "keys cannot be checked while the registry server is unavailable"
             )
         return self._stored
-
-    def _run(self) -> None:
-        while not self._stopping.wait(REFRESH_SECONDS):
-            self.refresh()
 
 
 def by_digest(keys: Iterable[ApiKey]) -> dict[str, ApiKey]:

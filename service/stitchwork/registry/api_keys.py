@@ -65,26 +65,30 @@ def new(
     return key, record
 
 
+def admin_record(key: str) -> ApiKey:
+    """The record of a key of scope admin that the settings name."""
+    return ApiKey(name="admin-key", digest=digest(key), scopes=(Scope.ADMIN,))
+
+
 def line(key: ApiKey) -> str:
     """A key as one line of a key file."""
     parts = [key.name, ",".join(key.scopes), key.digest]
     return " ".join([*parts, key.expires.isoformat()] if key.expires else parts)
 
 
-def read_file(path: Path) -> list[ApiKey]:
+def read_file(path: Path) -> tuple[list[ApiKey], list[InvalidInputError]]:
     """The keys of a file: a name, scopes, a SHA-256 and optionally an expiry on each line.
 
-    Raises:
-        InvalidInputError: If it cannot be read, or a line is malformed; the error does not repeat
-            the line.
+    Returns:
+        The keys, and an error for a file that cannot be read, or for each malformed line, which it
+        does not repeat.
     """
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeError) as error:
-        raise InvalidInputError(
-            f"key_file: {path} cannot be read: {type(error).__name__}"
-        ) from error
-    keys = []
+        message = f"key_file: {path} cannot be read: {type(error).__name__}"
+        return [], [InvalidInputError(message)]
+    keys, errors = list[ApiKey](), list[InvalidInputError]()
     for number, text in enumerate(lines, 1):
         words = text.split("#")[0].split()
         if not words:
@@ -96,12 +100,13 @@ def read_file(path: Path) -> list[ApiKey]:
                 raise ValueError
             listed = tuple(map(Scope, scopes.split(",")))
             keys.append(ApiKey(name=name, scopes=listed, digest=hashed, expires=expires))
-        except (ValueError, ValidationError) as error:
-            raise InvalidInputError(
+        except (ValueError, ValidationError):
+            message = (
                 f"key_file: {path}, line {number}: expected NAME SCOPE[,SCOPE] SHA256 [EXPIRY with "
                 "its zone], as `stitchwork api-keys declare` prints it"
-            ) from error
-    return keys
+            )
+            errors.append(InvalidInputError(message))
+    return keys, errors
 
 
 KeyList: TypeAlias = list[ApiKey]
@@ -134,11 +139,12 @@ class ApiKeyRepository:
         with self._server.session() as client:
             records: Any = client.hgetall(KEYS)
         keys = []
-        for name, data in sorted(records.items()):
+        for raw_name, data in sorted(records.items()):
+            name = raw_name.decode(errors="backslashreplace")
             try:
-                keys.append(load_record(ApiKey, data, f"API key {name.decode()}"))
+                keys.append(load_record(ApiKey, data, f"API key {name}"))
             except IncompatibleFormatError as error:
-                extra = {"key": name.decode(), "reason": error.message}
+                extra = {"key": name, "reason": error.message}
                 log.error("API key unreadable", extra=extra)
         return keys, len(records) - len(keys)
 

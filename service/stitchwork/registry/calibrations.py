@@ -25,7 +25,6 @@ from stitchwork.resources import Head, Record, Space
 log = logging.getLogger(__name__)
 
 MAX_CALIBRATIONS: Final = 1024
-"""Calibrations of one head; if there are more, some are dropped."""
 MAX_CACHED: Final = 10_000
 
 Versions: TypeAlias = tuple[str, str, str, BridgeName]
@@ -53,13 +52,22 @@ class Calibrations:
         changes: The log of the registry's changes.
         heads: The repository of the heads.
         lease: The lease under which they may be used without a read.
+        max_per_head: Calibrations of one head; if there are more, some are dropped.
     """
 
-    def __init__(self, changes: ChangeLog, heads: Repository[Head], lease: ReadLease) -> None:
+    def __init__(
+        self,
+        changes: ChangeLog,
+        heads: Repository[Head],
+        lease: ReadLease,
+        *,
+        max_per_head: int = MAX_CALIBRATIONS,
+    ) -> None:
         self._changes = changes
         self._server = changes.server
         self._heads = heads
         self._lease = lease
+        self._max_per_head = max_per_head
         self._lock = threading.Lock()
         self._cached: LRUCache[tuple[str, str], Calibration | None] = LRUCache(MAX_CACHED)
         # By head, since a change of a head or of its calibrations names the head.
@@ -169,7 +177,7 @@ class Calibrations:
         names = [name.decode() for name in fields]
         living = [name for name in names if name.startswith(current) and name != field]
         outdated = [name for name in names if not name.startswith(current)]
-        outdated += living[: max(0, len(living) - MAX_CALIBRATIONS + 1)]
+        outdated += living[: max(0, len(living) - self._max_per_head + 1)]
         return [("HDEL", key, name) for name in outdated]
 
     def _key(self, head: Head) -> str:

@@ -198,7 +198,7 @@ class ChangeLog:
 
     def __init__(self, server: RedisClient, *, aof_timeout_ms: int = 0) -> None:
         self.server = server
-        self._aof_timeout_ms = aof_timeout_ms
+        self.aof_timeout_ms = aof_timeout_ms
 
     def commit(
         self, checks: Sequence[Check], commands: Sequence[Command], changed: Sequence[str] = ()
@@ -219,7 +219,7 @@ class ChangeLog:
         """
         keys, words = commit_arguments(checks, commands)
         arguments = (*words, MAX_CHANGES, *changed)
-        reply = self._run(COMMIT, *arguments, keys=keys, aof_timeout_ms=self._aof_timeout_ms)
+        reply = self._run(COMMIT, *arguments, keys=keys, aof_timeout_ms=self.aof_timeout_ms)
         if reply is None:
             return False
         self._wait(Position(reply[0].decode(), int(reply[1])))

@@ -77,6 +77,8 @@ def anchor_set_record(
     items: Arrays | None,
     ids: tuple[str, ...] | None,
     size: int | None,
+    *,
+    size_field: str = "size",
 ) -> AnchorSet:
     """The record of an anchor set.
 
@@ -86,6 +88,7 @@ def anchor_set_record(
         items: The packed items, if any.
         ids: The anchors' names, if any.
         size: Their number; None if items or ids give it.
+        size_field: Field of the request that the number comes from.
 
     Raises:
         InvalidInputError: If the number of anchors is missing or contradictory, there are fewer
@@ -94,7 +97,7 @@ def anchor_set_record(
     numbers = {
         "items": None if items is None else len(items["ends"]),
         "ids": None if ids is None else len(ids),
-        "size": size,
+        size_field: size,
     }
     counts = {name: count for name, count in numbers.items() if count is not None}
     if not counts:
@@ -102,11 +105,11 @@ def anchor_set_record(
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{count} by {name}" for name, count in counts.items())
         message = f"the number of anchors is contradictory: {listed}"
-        raise InvalidInputError(message, pointer="/size")
+        raise InvalidInputError(message, pointer=f"/{list(counts)[-1]}")
     (count,) = set(counts.values())
     if count < 2:
         raise InvalidInputError(
-            f"an anchor set needs at least 2 anchors, got {count}", pointer="/size"
+            f"an anchor set needs at least 2 anchors, got {count}", pointer=f"/{next(iter(counts))}"
         )
     if ids is not None and len(set(ids)) < len(ids):
         first = {name: i for i, name in reversed(list(enumerate(ids)))}

@@ -66,6 +66,7 @@ class Entry(Generic[R]):
         dependents: How many resources depend on it.
         stored: The bytes of both; empty if there is none.
         error: Why one of them cannot be read.
+        notes: What the change that led to this state did beside it.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Entry(Generic[R]):
     dependents: int = 0
     stored: tuple[bytes, bytes] = (b"", b"")
     error: IncompatibleFormatError | None = None
+    notes: Sequence[str] = ()
 
     @property
     def version(self) -> str | None:
@@ -104,6 +106,7 @@ class Write(Generic[R]):
         inputs: Inputs of the registration, if they are new.
         checks: What must still hold when it is written.
         commands: Further writes of the same commit.
+        notes: What those commands do, in sentences.
     """
 
     outcome: Outcome
@@ -113,6 +116,11 @@ class Write(Generic[R]):
     inputs: Arrays | None = None
     checks: Sequence[Check] = ()
     commands: Sequence[Command] = ()
+    notes: Sequence[str] = ()
+
+    def entry_after(self, before: Entry[R]) -> Entry[R]:
+        """The state after this change."""
+        return Entry(before.id, self.record, self.registration, before.dependents, notes=self.notes)
 
 
 class Page(NamedTuple, Generic[R]):

@@ -263,8 +263,7 @@ class Repository(Generic[R]):
             changed = [self.change(id_)] if after != before.stored[0] else []
             # A write that changes nothing is still written, so that it is as durable.
             if self._changes.commit(checks, commands, changed):
-                dependents = before.dependents
-                return write.outcome, Entry(id_, write.record, write.registration, dependents)
+                return write.outcome, write.entry_after(before)
         raise ConflictError(f"{self.kind} {id_} kept changing while it was written; try again")
 
     def delete(self, id_: str, condition: Condition = ANY) -> None:

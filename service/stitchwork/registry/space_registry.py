@@ -78,6 +78,7 @@ class SpaceRegistry:
             None,
             declaration.ids,
             len(declaration.anchors),
+            size_field="anchors",
         )
         anchors = in_order(declaration.anchors, declaration.ids, anchor_set)
         # The version must not depend on the order in which the rows were sent.
@@ -206,7 +207,12 @@ class SpaceRegistry:
             check = self._anchor_sets.unchanged(set_entry)
             if set_entry.record is None and creates:
                 creation = self._anchor_sets.creation(creates)
-                return make_ready(current, record, {"anchors": anchors}, check, creation)
+                write = make_ready(current, record, {"anchors": anchors}, check, creation)
+                note = (
+                    f"anchor set {creates.id} was not declared; it was created with the "
+                    f"{creates.size} anchors of this space"
+                )
+                return replace(write, notes=(note,))
             if set_entry.version != record.anchor_set_version:
                 raise AnchorSetMismatchError(
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"

@@ -28,6 +28,8 @@ from stitchwork.resources.encoder_specs import (
     TransformersSpec,
     VisionEncoder,
     VisionPooling,
+    check_hub_model,
+    is_local_path,
 )
 from stitchwork.resources.record import Record
 
@@ -52,9 +54,11 @@ __all__ = [
     "TransformersSpec",
     "VisionEncoder",
     "VisionPooling",
+    "check_hub_model",
     "digest",
     "encoder_key",
     "files_version",
+    "is_local_path",
     "pack_items",
     "unpack_items",
 ]
@@ -245,10 +249,11 @@ def unpack_items(
 
 
 class Scope(StrEnum):
-    """The permission of an API key. `read` and `infer` are independent; `admin` includes both."""
+    """The permission of an API key. They are independent, but for `admin`, which includes all."""
 
     READ = "read"
     INFER = "infer"
+    EXPORT = "export"
     ADMIN = "admin"
 
 

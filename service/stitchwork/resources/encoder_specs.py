@@ -1,9 +1,12 @@
 """Frozen records of the encoders: which model embeds inputs, and how."""
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, Strict
 
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.resources.record import Record
 
 Modality: TypeAlias = Literal["text", "image", "vector"]
@@ -18,7 +21,9 @@ class TransformersSpec(Record):
     """The fields that encoders of texts and of images by transformers have in common."""
 
     kind: str
-    model: str = Field(min_length=1, max_length=1024, description="Hub id or local folder.")
+    model: str = Field(
+        min_length=1, max_length=1024, description="Hub id, or absolute path of a local folder."
+    )
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     normalize: Annotated[bool, Strict()] | None = Field(
         None,
@@ -188,3 +193,24 @@ class VisionEncoder(TransformersSpec):
 EncoderSpec: TypeAlias = Annotated[
     TextEncoder | ImageEncoder | VisionEncoder, Field(discriminator="kind")
 ]
+
+
+def is_local_path(model: str) -> bool:
+    """Whether a text model's name has the form of a path, and not of an id of the hub."""
+    is_path = model.startswith(("/", ".", "~")) or "\\" in model or ".." in model
+    return is_path or model.count("/") > 1
+
+
+def check_hub_model(model: str, patterns: Sequence[str], pointer: str | None = None) -> None:
+    """Refuse a model of the hub that no pattern of `hub_models` allows.
+
+    Raises:
+        InvalidInputError: If it is not allowed.
+    """
+    if not any(fnmatchcase(model, pattern) for pattern in patterns):
+        raise InvalidInputError(
+            f"hub model {model} is not allowed; hub_models allows: "
+            f"{', '.join(patterns) or 'none'}. A local folder is named by its absolute path",
+            pointer=pointer,
+            code=ErrorCode.MODEL_NOT_ALLOWED,
+        )

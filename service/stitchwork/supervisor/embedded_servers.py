@@ -76,6 +76,19 @@ def socket_url(path: Path) -> str:
     return f"unix://{quote(str(path))}"
 
 
+def send_command(path: Path, *words: str) -> bytes:
+    """The start of the reply of the server on a socket to a command; empty if there is none."""
+    parts = [f"${len(word)}\r\n{word}\r\n" for word in words]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(PING_SECONDS)
+        try:
+            connection.connect(str(path))
+            connection.sendall(f"*{len(words)}\r\n{''.join(parts)}".encode())
+            return connection.recv(64)
+        except OSError:
+            return b""
+
+
 def state(path: Path) -> Literal["up", "loading", "down"]:
     """The state of the server on a socket, by one PING; it is loading while it reads its file."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -88,12 +88,17 @@ class Plan:
 
 
 def _as_text(value: object) -> str:
+    # Imported here for the same reason: only the launcher, which has settings, calls this.
+    from pydantic import SecretStr
+
     match value:
         case str() | bool() | int() | float() | Path():
             return str(value)
         case tuple():
             separator = ":" if all(isinstance(part, Path) for part in value) else ","
             return separator.join(str(part) for part in value)
+        case SecretStr():
+            return value.get_secret_value()
         case dict():
             return ",".join(f"{key}={part}" for key, part in value.items())
     raise TypeError(f"no environment variable can hold a {type(value).__name__}")

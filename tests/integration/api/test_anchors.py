@@ -69,7 +69,8 @@ def test_duplicates_are_named_at_registration_and_in_the_report(http: httpx.Clie
     rows[9] = rows[4] + 0.02 * rng.normal(size=20)
     ids = [f"n{i}" for i in range(30)]
     body = {"anchor_set": "AD", "anchors": rows.tolist(), "ids": ids}
-    exact, near = http.put("/spaces/ad", json=body).json()["warnings"]
+    exact, near, created = http.put("/spaces/ad", json=body).json()["warnings"]
+    assert "anchor set AD was not declared" in created
     assert exact.startswith("1 anchors repeat others exactly")
     assert exact.endswith(": 'n7' as 'n3'")
     assert near == "1 anchors all but repeat others and add no direction: 'n9' as 'n4'"

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from stitchwork.api.middleware.auth import ADMIN
+from stitchwork.api.access import ADMIN
 from stitchwork.registry import api_keys
 from tests.conftest import Pair
 from tests.integration.api.conftest import register

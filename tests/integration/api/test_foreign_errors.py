@@ -70,7 +70,7 @@ def test_errors_of_other_paths_are_problem_json(path: str) -> None:
 def test_clients_of_other_protocols_report_a_service_without_a_worker(
     url: str, http: httpx.Client, pair: Pair
 ) -> None:
-    encoder = {"kind": "transformers", "model": "nobody/has-it"}
+    encoder = {"kind": "transformers", "model": "sentence-transformers/nobody-has-it"}
     registered = {"anchor_set": "foreign", "anchors": pair.x_anchors.tolist(), "encoder": encoder}
     assert http.put("/spaces/given", json=registered).status_code == 201
     items = {"modality": "text", "items": ["a", "b", "c"]}

@@ -364,10 +364,25 @@ def test_bodies_of_all_requests_together_are_bounded(bounded: ServiceProcess) ->
         wait_until("room", lambda: http.post("/translate", content=full).status_code == 400)
 
 
+def test_idle_connections_above_the_limit_are_replaced(bounded: ServiceProcess) -> None:
+    with ExitStack() as stack:
+        idle = [stack.enter_context(closing(dial(bounded))) for _ in range(60)]
+        with httpx.Client(base_url=bounded.url) as http:
+            for _ in range(3):
+                assert http.get("/info").status_code == 200
+            idle += [stack.enter_context(closing(dial(bounded))) for _ in range(60)]
+            assert http.get("/info").status_code == 200
+        assert idle[0].recv(1) == b"", "the oldest went first"
+
+
 def test_connections_above_the_limit_get_health_checks_only(bounded: ServiceProcess) -> None:
     with ExitStack() as stack:
-        for _ in range(30):
-            stack.enter_context(closing(dial(bounded)))
+        for _ in range(24):
+            busy = stack.enter_context(closing(dial(bounded)))
+            busy.sendall(
+                b"POST /translate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 9\r\n\r\n{"
+            )
         with closing(dial(bounded)) as extra:
             extra.sendall(b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
             error = problem(extra)

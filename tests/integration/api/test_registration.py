@@ -238,7 +238,10 @@ def test_pages_list_all_spaces_in_order(http: httpx.Client, spaces: Pair) -> Non
 
 def test_pending_space_waits_for_a_worker_and_can_be_deleted(http: httpx.Client) -> None:
     http.put("/anchor-sets/D", json={"modality": "text", "items": ["one", "two", "three"]})
-    body = {"anchor_set": "D", "encoder": {"kind": "transformers", "model": "some/model"}}
+    body = {
+        "anchor_set": "D",
+        "encoder": {"kind": "transformers", "model": "sentence-transformers/some-model"},
+    }
     accepted = http.put("/spaces/d", json=body)
     assert accepted.status_code == 202
     assert accepted.json()["progress"] == {"done": 0, "total": 3}

@@ -2,10 +2,9 @@
 
 import asyncio
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
 
+from stitchwork.api.access import ADMIN, EXPORT, INFER, READ, required_scopes
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.middleware.auth import ADMIN, INFER, READ, required_scopes
 from stitchwork.bootstrap.api import make_app_state
 from stitchwork.errors import (
     ConflictError,
@@ -47,7 +46,7 @@ OPEN = {
     *("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"),
 }
 SAMPLE = {"labels": ["a"], "embeddings": [[1.0]]}
-SCOPES = (READ, INFER, ADMIN)
+SCOPES = (READ, INFER, EXPORT, ADMIN)
 
 
 class KeyedService:
@@ -75,6 +74,10 @@ def send(api: Process, method: str, path: str, key: str = "", **more: Any) -> ht
     return httpx.request(
         method, f"{api.url}{path}", headers=headers, timeout=machine.deadline(30), **more
     )
+
+
+def is_refused(api: Process, key: str) -> bool:
+    return send(api, "GET", "/spaces", key).status_code == 401
 
 
 @pytest.fixture(scope="module")
@@ -127,16 +130,16 @@ def test_routes_without_a_key_are_refused_except_the_public_ones(app: FastAPI) -
 
 
 def test_new_key_is_accepted_at_once_and_unknown_keys_are_rarely_looked_up(
-    parts: AppState, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+    parts: AppState, registry_server: RedisClient
 ) -> None:
-    keys, lookups = parts.api_keys.keys, list[bytes]()
-    version = keys.version
+    keys = ApiKeyCache(parts.api_keys.keys, stale_seconds=60, required=False, lookup_seconds=60)
+    keys.reload()
+    app = create_app(replace(parts, api_keys=keys))
 
-    def counted_version() -> bytes:
-        lookups.append(version())
-        return lookups[-1]
-
-    monkeypatch.setattr(keys, "version", counted_version)
+    def lookups() -> int:
+        """How often the server was asked for the version of the keys; nothing else is read."""
+        stats: Any = registry_server.redis.info("commandstats")
+        return int(stats.get("cmdstat_get", {"calls": 0})["calls"])
 
     async def ask(*tokens: str) -> list[int]:
         transport = httpx.ASGITransport(app)
@@ -146,14 +149,12 @@ def test_new_key_is_accepted_at_once_and_unknown_keys_are_rarely_looked_up(
             return [response.status_code for response in await asyncio.gather(*requests)]
 
     key, record = stored.new("new", [READ])
-    keys.add(record)
+    keys.keys.add(record)
+    registry_server.redis.config_resetstat()
     assert asyncio.run(ask(*[key] * 8)) == [200] * 8, "nothing else refreshes the keys here"
-    assert len(lookups) == 1
-    monkeypatch.setattr("stitchwork.api.middleware.auth.REFRESH_INTERVAL_SECONDS", 60.0)
-    lookups.clear()
-    wait_until("the pause is over", lambda: asyncio.run(ask("wrong")) == [401] and lookups)
+    assert lookups() == 1
     assert asyncio.run(ask(*(f"wrong-{i}" for i in range(50)))) == [401] * 50
-    assert len(lookups) == 1
+    assert lookups() == 1, "within a minute of the last one there is no other"
     assert asyncio.run(ask(key)) == [200]
 
 
@@ -178,7 +179,7 @@ def every_route(part: Any) -> list[Route]:
         ("DELETE", "/heads/x", (ADMIN,)),
         ("POST", "/spaces", (ADMIN,)),
         ("POST", "/spaces/x/anchors/next", (READ,)),
-        ("GET", "/spaces/x/translations/y", (INFER,)),
+        ("GET", "/spaces/x/translations/y", (EXPORT,)),
         ("POST", "/translate", (INFER,)),
         ("POST", "/translate/", (ADMIN,)),
         ("POST", "/translate\n", (ADMIN,)),
@@ -391,9 +392,10 @@ def test_invalid_line_of_a_key_file_is_reported_without_its_content(
 ) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n\n{line}\n")
-    with pytest.raises(InvalidInputError, match="line 3: expected NAME SCOPE") as error:
-        stored.read_file(file)
-    assert line.split()[-1] not in str(error.value)
+    keys, (error,) = stored.read_file(file)
+    assert keys == []
+    assert "line 3: expected NAME SCOPE" in error.message
+    assert line.split()[-1] not in str(error)
 
 
 def test_key_file_allows_a_public_address(tmp_path: Path) -> None:
@@ -416,18 +418,76 @@ def test_key_file_allows_a_public_address(tmp_path: Path) -> None:
         assert send(api, "GET", "/spaces").status_code == 401
 
 
-def test_serve_on_a_public_address_without_a_key_fails_at_once(tmp_path: Path) -> None:
-    words = ("--host", "0.0.0.0", "--port", "0", "--workers", "0", "--data-dir", str(tmp_path))  # noqa: S104
-    command = [sys.executable, "-P", "-m", "stitchwork", "serve", *words]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=machine.deadline(60), check=False
-    )
-    assert done.returncode == 1
-    assert (
-        "expected an API key, because host 0.0.0.0 can be reached from other machines"
-        in done.stderr
-    )
-    assert "Traceback" not in done.stderr
+def test_public_address_refuses_requests_until_there_is_a_key(tmp_path: Path) -> None:
+    admin = "k" * 32
+    with Cluster(server_binary(VALKEY_9)) as stage:
+        for env in ({"STITCHWORK_HOST": "0.0.0.0"}, {"STITCHWORK_REQUIRE_KEYS": "true"}):  # noqa: S104
+            api = stage.api(**env)
+            assert "no API key exists" in api.log()
+            assert send(api, "GET", "/spaces").status_code == 401
+            assert send(api, "PUT", "/anchor-sets/s", json={"size": 9}).status_code == 401
+            assert send(api, "GET", "/health/live").status_code == 200
+            key, record = stored.new("first", [ADMIN])
+            with closing(RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)) as server:
+                ApiKeyRepository(server).add(record)
+                assert send(api, "GET", "/spaces", key).status_code == 200, "at once"
+                server.redis.flushall()
+            wait_until("it is lost", partial(is_refused, api, key))
+        api = stage.api(STITCHWORK_REQUIRE_KEYS="true", STITCHWORK_ADMIN_KEY=admin)
+        assert "no API key exists" not in api.log()
+        assert admin not in api.log()
+        assert send(api, "PUT", "/anchor-sets/s", admin, json={"size": 9}).status_code == 201
+        assert send(api, "GET", "/spaces").status_code == 401
+
+
+def test_restart_after_the_registry_was_lost_does_not_open_the_service(tmp_path: Path) -> None:
+    with Cluster(server_binary(VALKEY_9)) as stage:
+        key, record = stored.new("first", [ADMIN])
+        with closing(RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)) as server:
+            ApiKeyRepository(server).add(record)
+            api = stage.api(STITCHWORK_REQUIRE_KEYS="true")
+            assert send(api, "GET", "/spaces", key).status_code == 200
+            server.redis.flushall()
+        for process in (api, stage.api(STITCHWORK_REQUIRE_KEYS="true")):
+            wait_until("closed", partial(is_refused, process, key))
+            assert send(process, "GET", "/spaces").status_code == 401
+
+
+def test_revoked_key_of_a_damaged_key_file_is_not_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    (good, first), (revoked, second) = stored.new("good", [READ]), stored.new("revoked", [READ])
+    lines = [stored.line(first), stored.line(second)]
+    file.write_text("\n".join(lines))
+    with Cluster(server_binary(VALKEY_9)) as stage:
+        api = stage.api(STITCHWORK_KEY_FILE=str(file))
+        assert send(api, "GET", "/spaces", revoked).status_code == 200
+        file.write_text(f"{lines[0]}\nhalf a line")
+        wait_until("revoked", lambda: send(api, "GET", "/spaces", revoked).status_code == 401)
+        assert send(api, "GET", "/spaces", good).status_code == 200, "other lines go on"
+        assert "line 2: expected NAME SCOPE" in api.log()
+        file.unlink()
+        wait_until("no file", lambda: send(api, "GET", "/spaces", good).status_code == 401)
+        assert send(api, "GET", "/spaces").status_code == 401
+
+
+def test_readiness_without_a_key_says_only_yes_or_no(guarded: KeyedService) -> None:
+    for path in ("/health/ready", "/v2/health/ready"):
+        for key in ("", "sw_unknown"):
+            response = guarded.send("GET", path, key)
+            assert (response.status_code, response.json()) == (503, {"ready": False})
+        for scope in SCOPES:
+            body = guarded.send("GET", path, guarded.keys[scope]).json()
+            assert body["registry"] is True
+            assert body["workers"] == 0
+
+
+def test_export_needs_a_scope_that_infer_does_not_include(guarded: KeyedService) -> None:
+    path = "/spaces/x/translations/y"
+    statuses = {
+        scope: guarded.send("GET", path, guarded.keys[scope]).status_code for scope in SCOPES
+    }
+    assert statuses == {READ: 403, INFER: 403, EXPORT: 404, ADMIN: 404}
+    assert guarded.send("GET", "/spaces", guarded.keys[EXPORT]).status_code == 403
 
 
 def test_loopback_without_keys_is_open(http: httpx.Client, spaces: Pair) -> None:

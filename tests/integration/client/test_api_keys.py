@@ -90,6 +90,7 @@ def test_declare_prints_a_line_of_a_key_file(
     output = capsys.readouterr()
     file = tmp_path / "keys"
     file.write_text(output.out)
-    (key,) = records.read_file(file)
+    (key,), errors = records.read_file(file)
+    assert not errors
     assert key.digest == records.digest(output.err.strip())
     assert (key.name, key.scopes, key.expired) == ("me", (Scope.READ, Scope.INFER), False)

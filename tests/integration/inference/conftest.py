@@ -11,7 +11,6 @@ import redis
 from starlette.testclient import TestClient
 
 from stitchwork.api.app import create_app
-from stitchwork.api.middleware.auth import check_keys
 from stitchwork.bootstrap import api as api_bootstrap
 from stitchwork.bootstrap import worker as worker_bootstrap
 from stitchwork.models.packaged_encoders import minilm_folder
@@ -82,7 +81,7 @@ def client(
     try:
         state = api_bootstrap.make_app_state(settings)
         state = replace(state, pipeline=replace(state.pipeline, telemetry=Telemetry(metrics)))
-        check_keys(state.api_keys, settings.host)
+        api_bootstrap.check_keys(state.api_keys, settings.host)
         with TestClient(create_app(state)) as client:
             register(client)
             yield client

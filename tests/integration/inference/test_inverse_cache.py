@@ -147,23 +147,21 @@ def test_map_cache_when_full_drops_the_least_recently_used(
 
 
 def test_inverse_that_is_done_when_submitted_does_not_deadlock(
-    registry: Registry,
-    inverses: InverseCache,
-    spaces: tuple[Space, Space],
-    monkeypatch: pytest.MonkeyPatch,
+    registry: Registry, queue_server: RedisClient, spaces: tuple[Space, Space]
 ) -> None:
+    class ImmediatePool(ThreadPoolExecutor):
+        """A pool whose work is done when it is submitted."""
+
+        def submit(self, *work: Any, **options: Any) -> Future[Any]:
+            future = super().submit(*work, **options)
+            wait([future])
+            return future
+
+    inverses = InverseCache(queue_server, 1, pool=ImmediatePool(1))
+
     def get() -> None:
         inverses.get("ridge", spaces[0], lambda: registry.frame(spaces[0]))
 
-    get()  # From now on the inverse is read from the cache.
-    submit = inverses._pool.submit
-
-    def submit_and_wait(*work: Any) -> Future[Any]:
-        future = submit(*work)
-        wait([future])
-        return future
-
-    monkeypatch.setattr(inverses._pool, "submit", submit_and_wait)
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
     thread.join(machine.deadline(20))

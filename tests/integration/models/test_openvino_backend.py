@@ -122,10 +122,11 @@ def test_trace_converts_a_module_and_leaves_loggers_enabled() -> None:
     assert logging.root.manager.disable == logging.NOTSET
 
 
-def test_torch_is_used_if_openvino_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "find_spec", lambda _: None)
+def test_torch_is_used_if_the_compiler_is_not_installed() -> None:
     module = torch.nn.Linear(4, 2)
-    assert compile_forward(module, "m", [(torch.rand(2, 4),)]) is module
+    samples = [(torch.rand(2, 4),)]
+    assert compile_forward(module, "m", samples, package="no_such_compiler") is module
+    assert compile_forward(module, "m", samples) is not module
 
 
 def test_openvino_does_not_report_its_use(weights: Path) -> None:

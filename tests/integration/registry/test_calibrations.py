@@ -7,7 +7,7 @@ from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.redis.client import RedisClient
-from stitchwork.registry import calibrations
+from stitchwork.registry.calibrations import Calibrations
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Head, Space
@@ -68,13 +68,10 @@ def test_new_version_of_a_head_drops_calibrations_and_accepts_none_of_the_old(
     assert not registry.server.redis.keys("*calibrations*")
 
 
-def test_calibrations_of_an_old_target_are_dropped_first(
-    registry: Registry, pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(calibrations, "MAX_CALIBRATIONS", 3)
+def test_calibrations_of_an_old_target_are_dropped_first(registry: Registry, pair: Pair) -> None:
     x, y = space(registry, "x", pair.x_anchors), space(registry, "y", pair.y_anchors)
     used = head(registry)
-    stored = registry.calibrations
+    stored = Calibrations(registry.changes, registry.heads, registry.lease, max_per_head=3)
     stored.put(x, y, used, "ridge", LEARNT, 50)
     moved = space(registry, "y", pair.y_anchors + np.float32(1))
     stored.put(x, moved, used, "ridge", LEARNT, 50)

@@ -28,9 +28,9 @@ from stitchwork.api.content.arrays import (
     to_safetensors,
 )
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import from_validation
 from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
+from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import (
     ErrorCode,
     InvalidInputError,
@@ -161,13 +161,29 @@ def media_type(request: Request) -> str:
     return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
 
 
+def body_media_type(request: Request) -> str:
+    """The media type of a body that is to be parsed.
+
+    Raises:
+        UnsupportedFormatError: If its text is not in UTF-8.
+    """
+    for parameter in request.headers.get("content-type", "").split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        charset = value.strip().strip('"').lower()
+        if name.strip().lower() == "charset" and charset not in ("utf-8", "utf8"):
+            raise UnsupportedFormatError(
+                f"expected a body in UTF-8, got charset {charset[:40]!r} in content-type"
+            )
+    return media_type(request)
+
+
 def _supported_media_type(
     request: Request, array_field: str | None, accepts_raw_inputs: bool
 ) -> BodyType:
     binary: tuple[BodyType, ...] = BINARY if array_field else ()
     raw_inputs: tuple[BodyType, ...] = RAW_INPUTS if accepts_raw_inputs else ()
     supported: tuple[BodyType, ...] = (JSON, *binary, *raw_inputs)
-    media = media_type(request)
+    media = body_media_type(request)
     for body_type in supported:
         if media == body_type:
             return body_type
@@ -264,7 +280,7 @@ def _validate(model: type[M], payload: Any, limits: RequestLimits) -> M:
     try:
         return model.model_validate(payload, context=limits)
     except ValidationError as error:
-        raise from_validation(error, model.model_fields) from error
+        raise from_validation(error, model.model_fields, payload) from error
 
 
 def _ndjson(data: bytes, limits: RequestLimits) -> dict[str, Any]:

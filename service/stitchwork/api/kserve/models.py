@@ -11,8 +11,9 @@ Ids contain no colon, so each name is parsed in one way, and URL paths need no e
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from stitchwork.api.kserve.schemas import ModelMetadata, TensorMetadata
 from stitchwork.errors import UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.ids import check_id
@@ -99,8 +100,8 @@ class Model:
         return {"model_name": self.name.text, "model_version": self.version}
 
     @property
-    def metadata(self) -> dict[str, Any]:
-        """Its metadata as the protocol defines them; -1 is a dimension of any size."""
+    def metadata(self) -> ModelMetadata:
+        """Its metadata as the protocol defines them."""
         resolution = self.resolution
         if self.name.takes_items:
             tensor = _tensor(ITEMS, "BYTES", -1)
@@ -113,13 +114,13 @@ class Model:
                 _tensor("scores", "FP32", -1, -1),
                 _tensor("confidence", "FP32", -1),
             ]
-        return {
-            "name": self.name.text,
-            "versions": [self.version],
-            "platform": PLATFORM,
-            "inputs": [tensor],
-            "outputs": outputs,
-        }
+        return ModelMetadata(
+            name=self.name.text,
+            versions=[self.version],
+            platform=PLATFORM,
+            inputs=[tensor],
+            outputs=outputs,
+        )
 
 
 def parse_name(text: str) -> ModelName:
@@ -170,5 +171,5 @@ def find_model(
     return model
 
 
-def _tensor(name: str, datatype: str, *shape: int) -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": list(shape)}
+def _tensor(name: str, datatype: Literal["BYTES", "FP32"], *shape: int) -> TensorMetadata:
+    return TensorMetadata(name=name, datatype=datatype, shape=list(shape))

@@ -19,9 +19,15 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
-from stitchwork.api.kserve.schemas import InferenceRequest
+from stitchwork.api.kserve.schemas import (
+    InferenceRequest,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReadyResponse,
+    ServerMetadata,
+)
 from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
-from stitchwork.api.openapi import body, example, with_timeout
+from stitchwork.api.openapi import body, with_octets, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
@@ -40,36 +46,7 @@ ModelPath = Annotated[
 ]
 VersionPath = Annotated[str, Path(description="The version in the model's metadata.")]
 INFER_OPERATION: Final = with_timeout(body(InferenceRequest, octets=True))
-EXAMPLE_NAME: Final = "stitch:minilm:intent"
-EXAMPLE_VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
-INFER_RESPONSES: Final = example(
-    "Output tensors, in the JSON or as bytes after it.",
-    {
-        "model_name": EXAMPLE_NAME,
-        "model_version": EXAMPLE_VERSION,
-        "outputs": [
-            {"name": "labels", "datatype": "BYTES", "shape": [1, 2], "data": ["card", "refund"]},
-            {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.93, 0.07]},
-            {"name": "confidence", "datatype": "FP32", "shape": [1], "data": [0.93]},
-        ],
-    },
-    octets=True,
-)
-METADATA_RESPONSES: Final = example(
-    "Inputs and outputs; -1 is a dimension of any size.",
-    {
-        "name": EXAMPLE_NAME,
-        "versions": [EXAMPLE_VERSION],
-        "platform": models.PLATFORM,
-        "inputs": [{"name": "items", "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [
-            {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
-            {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
-            {"name": "confidence", "datatype": "FP32", "shape": [-1]},
-        ],
-    },
-)
-READY_RESPONSES: Final = example("The model is ready.", {"name": EXAMPLE_NAME, "ready": True})
+INFER_RESPONSES: Final = with_octets(InferenceResponse)
 
 router.add_api_route("/health/live", health.live, summary="Liveness", name="v2_live")
 router.add_api_route(
@@ -82,20 +59,18 @@ router.add_api_route(
 )
 
 
-@router.get("", summary="Server metadata", name="v2_server")
+@router.get("", summary="Server metadata", name="v2_server", response_model=ServerMetadata)
 async def server(state: StateDep) -> Response:
     """Name and version of the server, and the extensions of the protocol that it supports."""
     return negotiation.json_response(
-        {
-            "name": models.PLATFORM,
-            "version": state.version,
-            "extensions": ["binary_tensor_data"],
-        }
+        ServerMetadata(
+            name=models.PLATFORM, version=state.version, extensions=["binary_tensor_data"]
+        )
     )
 
 
 @router.get(
-    "/models/{model}", summary="Model metadata", name="v2_model", responses=METADATA_RESPONSES
+    "/models/{model}", summary="Model metadata", name="v2_model", response_model=ModelMetadata
 )
 async def metadata(model: ModelPath, state: StateDep) -> Response:
     """Inputs, outputs and version of a model."""
@@ -106,7 +81,7 @@ async def metadata(model: ModelPath, state: StateDep) -> Response:
     "/models/{model}/versions/{version}",
     summary="Model metadata of one version",
     name="v2_model_version",
-    responses=METADATA_RESPONSES,
+    response_model=ModelMetadata,
 )
 async def version_metadata(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
     """The same, if this version is the current one."""
@@ -117,7 +92,7 @@ async def version_metadata(model: ModelPath, version: VersionPath, state: StateD
     "/models/{model}/ready",
     summary="Model readiness",
     name="v2_model_ready",
-    responses=READY_RESPONSES,
+    response_model=ModelReadyResponse,
 )
 async def ready(model: ModelPath, state: StateDep) -> Response:
     """200 if its resources are registered and ready, and a worker takes work for it."""
@@ -128,7 +103,7 @@ async def ready(model: ModelPath, state: StateDep) -> Response:
     "/models/{model}/versions/{version}/ready",
     summary="Readiness of one version",
     name="v2_model_version_ready",
-    responses=READY_RESPONSES,
+    response_model=ModelReadyResponse,
 )
 async def version_ready(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
     """The same, if this version is the current one."""
@@ -171,7 +146,7 @@ async def _ready(state: AppState, name: str, version: str | None) -> Response:
         workers = await asyncio.to_thread(state.producer.workers)
         if not worker_registry.count_accepting(workers, encoder):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
-    return negotiation.json_response({"name": name, "ready": True})
+    return negotiation.json_response(ModelReadyResponse(name=name, ready=True))
 
 
 async def _infer(request: Request, text: str, version: str | None) -> Response:
@@ -226,9 +201,8 @@ def _response(
     outputs: Sequence[OutputSpec],
     result: InferenceResult,
 ) -> Response:
-    fields = dict(model.identity)
-    if payload.body.id is not None:
-        fields["id"] = payload.body.id
+    id_ = payload.body.id
+    fields = model.identity | ({} if id_ is None else {"id": id_})
     arrays = _output_arrays(state, result, payload.body.parameters.top)
     return tensors.tensor_response(fields, arrays, outputs, result_headers(result))
 

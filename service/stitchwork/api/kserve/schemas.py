@@ -1,11 +1,12 @@
-"""Request bodies of the Open Inference Protocol."""
+"""Bodies of the Open Inference Protocol."""
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 
 from stitchwork.api.schemas.fields import InputType, Name
 from stitchwork.api.schemas.request_model import RequestModel
+from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 Dimension = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
@@ -56,11 +57,13 @@ class InferenceParameters(RequestModel):
         False, strict=True, description="Send all outputs as bytes after the JSON."
     )
     bridge: BridgeName = DEFAULT_BRIDGE
-    truncate: bool | None = Field(None, description="Cut texts that are too long.")
+    truncate: bool | None = Field(None, strict=True, description="Cut texts that are too long.")
     input_type: InputType = None
-    top: int = Field(5, ge=1, le=1000, description="Number of classes in each prediction.")
+    top: int = Field(
+        5, ge=1, le=1000, strict=True, description="Number of classes in each prediction."
+    )
     timeout: int | None = Field(
-        None, ge=1, le=(1 << 64) - 1, description="Deadline in microseconds from now."
+        None, ge=1, le=(1 << 64) - 1, strict=True, description="Deadline in microseconds from now."
     )
 
 
@@ -82,3 +85,106 @@ class InferenceRequest(RequestModel):
         ],
         "parameters": {"top": 3},
     }
+
+
+EXAMPLE_MODEL: Final = "stitch:minilm:intent"
+EXAMPLE_VERSION: Final = "e1e0f4b6a4b6cbbd2d0a3c0e1f3a5b77"
+
+
+class ServerMetadata(ResponseModel):
+    """Name and version of the server, and the extensions of the protocol that it supports."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(ResponseModel):
+    """An input or output of a model; -1 is a dimension of any size."""
+
+    name: str
+    datatype: Literal["BYTES", "FP32"]
+    shape: list[int]
+
+
+class ModelMetadata(ResponseModel):
+    """Inputs, outputs and current version of a model."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "name": EXAMPLE_MODEL,
+                "versions": [EXAMPLE_VERSION],
+                "platform": "stitchwork",
+                "inputs": [{"name": "items", "datatype": "BYTES", "shape": [-1]}],
+                "outputs": [
+                    {"name": "labels", "datatype": "BYTES", "shape": [-1, -1]},
+                    {"name": "scores", "datatype": "FP32", "shape": [-1, -1]},
+                    {"name": "confidence", "datatype": "FP32", "shape": [-1]},
+                ],
+            }
+        }
+    )
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class ModelReadyResponse(ResponseModel):
+    """The model is ready."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"name": EXAMPLE_MODEL, "ready": True}})
+    name: str
+    ready: Literal[True]
+
+
+class ResponseOutputParameters(ResponseModel):
+    """Parameters of an output tensor that is sent as bytes."""
+
+    binary_data_size: int = Field(description="Size of the tensor after the JSON.")
+
+
+Values = Annotated[
+    Any,
+    WithJsonSchema({"type": "array", "items": {"anyOf": [{"type": "number"}, {"type": "string"}]}}),
+]
+"""Numbers or strings. Not validated: they are many, and our own."""
+
+
+class ResponseOutput(ResponseModel):
+    """An output tensor, in row-major order."""
+
+    name: str
+    datatype: Literal["BYTES", "FP32"]
+    shape: list[int]
+    data: Values = Field(None, description="Its values, unless they are sent as bytes.")
+    parameters: ResponseOutputParameters | None = None
+
+
+class InferenceResponse(ResponseModel):
+    """Output tensors, in the JSON or as bytes after it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "model_name": EXAMPLE_MODEL,
+                "model_version": EXAMPLE_VERSION,
+                "outputs": [
+                    {
+                        "name": "labels",
+                        "datatype": "BYTES",
+                        "shape": [1, 2],
+                        "data": ["card", "refund"],
+                    },
+                    {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.93, 0.07]},
+                    {"name": "confidence", "datatype": "FP32", "shape": [1], "data": [0.93]},
+                ],
+            }
+        }
+    )
+    model_name: str
+    model_version: str
+    id: str | None = Field(None, description="That of the request, if it has one.")
+    outputs: list[ResponseOutput]

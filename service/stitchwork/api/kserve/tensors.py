@@ -10,17 +10,22 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation, validation
 from stitchwork.api.content.validation import check_count
-from stitchwork.api.kserve.schemas import InferenceRequest, RequestInput
+from stitchwork.api.kserve.schemas import (
+    InferenceRequest,
+    InferenceResponse,
+    RequestInput,
+    ResponseOutput,
+    ResponseOutputParameters,
+)
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.errors import (
@@ -119,7 +124,7 @@ async def read_request(request: Request, limits: RequestLimits) -> TensorRequest
         UnsupportedFormatError: If its media type is another, or it is compressed.
         InvalidInputError: If validation fails; `pointer` names the place.
     """
-    media = negotiation.media_type(request)
+    media = negotiation.body_media_type(request)
     if media not in (negotiation.JSON, negotiation.OCTETS):
         raise UnsupportedFormatError(
             f"expected a body of {negotiation.JSON} or {negotiation.OCTETS}, got {media[:80]}"
@@ -236,22 +241,21 @@ def tensor_response(
     for name, binary in specs:
         array = outputs[name]
         is_text = array.dtype.hasobject
-        entry: dict[str, Any] = {
-            "name": name,
-            "datatype": "BYTES" if is_text else "FP32",
-            "shape": list(array.shape),
-        }
+        content: dict[str, Any]
         if binary:
             part = _string_bytes(array) if is_text else np.ascontiguousarray(array, "<f4").tobytes()
-            entry["parameters"] = {"binary_data_size": len(part)}
+            content = {"parameters": ResponseOutputParameters(binary_data_size=len(part))}
             parts.append(part)
         else:
-            entry["data"] = array.ravel().tolist() if is_text else np.ravel(array)
-        entries.append(entry)
-    body = {**fields, "outputs": entries}
+            content = {"data": array.ravel().tolist() if is_text else np.ravel(array)}
+        datatype: Literal["BYTES", "FP32"] = "BYTES" if is_text else "FP32"
+        shape = list(array.shape)
+        entries.append(ResponseOutput(name=name, datatype=datatype, shape=shape, **content))
+    content = {**fields, "outputs": entries}
+    body = InferenceResponse.model_construct(None, **content)
     if not parts:
         return negotiation.json_response(body, headers=headers)
-    data = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    data = negotiation.to_json(body)
     headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
     return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
 

@@ -1,93 +1,24 @@
-"""Authentication and authorization: the scopes that paths require, and the keys that have them.
-
-One table covers every method and path, whichever router serves them. Its last rule covers all the
-rest, so that a route that no other rule covers requires `admin`.
-"""
+"""Authentication and authorization of requests, by the table of `stitchwork.api.access`."""
 
 import asyncio
-import logging
-import re
 import time
 from collections.abc import Iterable
-from typing import Final, NamedTuple
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from stitchwork.api.access import bearer_token, required_scopes
 from stitchwork.api.problem_details import send_error
 from stitchwork.errors import (
     AuthenticationError,
     InsufficientScopeError,
     RateLimitError,
-    RegistryUnavailableError,
     StitchworkError,
 )
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.resources import ApiKey
 from stitchwork.resources import Scope as KeyScope
-
-log = logging.getLogger(__name__)
-
-READ: Final = KeyScope.READ
-INFER: Final = KeyScope.INFER
-ADMIN: Final = KeyScope.ADMIN
-REFRESH_INTERVAL_SECONDS: Final = 0.1
-"""Minimum time between refreshes caused by unknown keys, so that guessing keys cannot load the
-registry."""
-PUBLIC: Final[tuple[KeyScope, ...]] = ()
-"""No key is required."""
-SCHEME: Final = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
-    "is registered, `infer` uses it, `admin` does everything.",
-}
-
-
-class Rule(NamedTuple):
-    """The scopes that requests of some methods and paths require; any one of them is enough.
-
-    `methods` is None for all methods.
-    """
-
-    methods: frozenset[str] | None
-    path: re.Pattern[str]
-    scopes: tuple[KeyScope, ...]
-
-
-def _rule(methods: str, path: str, *scopes: KeyScope) -> Rule:
-    return Rule(frozenset(methods.split()) or None, re.compile(path, re.DOTALL), scopes)
-
-
-RULES: Final = (
-    _rule("GET", r"(/v2)?/health/(live|ready)", *PUBLIC),
-    # The same for every installation of this release; nothing here tells what is registered.
-    _rule("GET", r"/docs(/oauth2-redirect)?|/redoc|/openapi\.json", *PUBLIC),
-    # Clients read these before they infer.
-    _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?", READ, INFER),
-    _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
-    _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
-    # An exported map reveals no more than enough translated rows do.
-    _rule("GET", r"/spaces/[^/]+/translations/[^/]+", INFER),
-    _rule("POST", r"/spaces/[^/]+/anchors/next", READ),
-    _rule("GET", r".*", READ),
-    _rule("", r".*", ADMIN),
-)
-
-
-def required_scopes(
-    method: str, path: str, *, metrics_public: bool = False
-) -> tuple[KeyScope, ...]:
-    """The scopes of which a request needs one; empty if it needs no key."""
-    if metrics_public and path == "/metrics":
-        return PUBLIC
-    method = "GET" if method == "HEAD" else method
-    return next(
-        rule.scopes
-        for rule in RULES
-        if (rule.methods is None or method in rule.methods) and rule.path.fullmatch(path)
-    )
 
 
 def require_scope(request: HTTPConnection, scope: KeyScope) -> None:
@@ -132,7 +63,7 @@ class AuthMiddleware:
         if not scopes:
             await self._app(scope, receive, send)
             return
-        token = _bearer_token(scope)
+        token = bearer_token(scope)
         headers: dict[str, str] = {}
         try:
             key = self._authorize(await self._find(token), token, scopes)
@@ -156,7 +87,7 @@ class AuthMiddleware:
         return key
 
     async def _refresh_keys(self) -> bool:
-        """Read the keys again; False within `REFRESH_INTERVAL_SECONDS` of the last time.
+        """Read the keys again; False within `ApiKeyCache.lookup_seconds` of the last time.
 
         Concurrent requests share one refresh.
         """
@@ -170,7 +101,7 @@ class AuthMiddleware:
         return True
 
     def _end_refresh(self, _: object) -> None:
-        self._refresh, self._next_refresh = None, time.monotonic() + REFRESH_INTERVAL_SECONDS
+        self._refresh, self._next_refresh = None, time.monotonic() + self._keys.lookup_seconds
 
     def _authorize(
         self, key: ApiKey | None, token: str, scopes: tuple[KeyScope, ...]
@@ -229,51 +160,6 @@ def _with_headers(send: Send, headers: dict[str, str]) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-def check_keys(keys: ApiKeyCache, host: str) -> None:
-    """Read the keys before the service listens; warn if there are none.
-
-    Args:
-        keys: The API keys.
-        host: Address that the service will listen on.
-
-    Raises:
-        AuthenticationError: If this address requires a key and none is set.
-    """
-    try:
-        keys.reload()
-        empty = keys.is_empty
-    except RegistryUnavailableError as error:
-        log.warning(
-            "API keys unavailable",
-            extra={"reason": error.message, "effect": "only keys of key_file are accepted"},
-        )
-        return
-    if empty and keys.required:
-        raise AuthenticationError(
-            f"expected an API key, because host {host} can be reached from other machines, got "
-            "none; set one while the service listens on loopback (`stitchwork api-keys add`) or by "
-            "key_file (STITCHWORK_KEY_FILE), or serve without keys by allow_public "
-            "(STITCHWORK_ALLOW_PUBLIC=true)"
-        )
-    if empty:
-        log.warning(
-            "authentication disabled",
-            extra={
-                "host": host,
-                "reason": "no API key exists",
-                "effect": "any client may read, change and delete everything",
-                "hint": "`stitchwork api-keys add NAME --scope admin` creates a key",
-            },
-        )
-
-
-def _bearer_token(scope: Scope) -> str:
-    """The token of the request's Authorization header; empty if there is none."""
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
-    scheme, _, token = (values[0] if len(values) == 1 else b"").decode("latin-1").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def _insufficient_scope(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:

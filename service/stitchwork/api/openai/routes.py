@@ -14,8 +14,15 @@ from stitchwork.api.dependencies import (
     app_state,
     request_timeout,
 )
-from stitchwork.api.openai.schemas import EMBEDDINGS_EXAMPLE, MODEL_EXAMPLE, EmbeddingsRequest
-from stitchwork.api.openapi import body, example, with_timeout
+from stitchwork.api.openai.schemas import (
+    EmbeddingObject,
+    EmbeddingsRequest,
+    EmbeddingsResponse,
+    ModelListResponse,
+    ModelObject,
+    Usage,
+)
+from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
@@ -42,7 +49,7 @@ Model = Annotated[
     "/embeddings",
     summary="Embed texts",
     name="openai_embeddings",
-    responses=example("Embeddings in the order of the inputs.", EMBEDDINGS_EXAMPLE),
+    response_model=EmbeddingsResponse,
     openapi_extra=with_timeout(body(EmbeddingsRequest)),
 )
 async def embeddings(request: Request) -> Response:
@@ -83,9 +90,15 @@ def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
     rows: Any = result.rows
     if payload.encoding_format == "base64":
         rows = negotiation.base64_rows(rows)
-    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
-    usage = {"prompt_tokens": result.tokens, "total_tokens": result.tokens}
-    response = {"object": "list", "data": data, "model": payload.model, "usage": usage}
+    # Rows are many, and our own: they are not validated.
+    data = [
+        EmbeddingObject.model_construct(object="embedding", index=i, embedding=row)
+        for i, row in enumerate(rows)
+    ]
+    usage = Usage(prompt_tokens=result.tokens, total_tokens=result.tokens)
+    response = EmbeddingsResponse.model_construct(
+        object="list", data=data, model=payload.model, usage=usage
+    )
     return negotiation.json_response(response, headers=result_headers(result))
 
 
@@ -93,23 +106,22 @@ def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
     "/models",
     summary="List models",
     name="openai_models",
-    responses=example("Models.", {"object": "list", "data": [MODEL_EXAMPLE]}),
+    response_model=ModelListResponse,
 )
 async def models(state: StateDep) -> Response:
     """Spaces with an encoder, and their pairs with the spaces on their anchor set.
 
     At most 1,000 are listed.
     """
-    return negotiation.json_response(
-        {"object": "list", "data": await asyncio.to_thread(_list_models, state)}
-    )
+    data = await asyncio.to_thread(_list_models, state)
+    return negotiation.json_response(ModelListResponse(object="list", data=data))
 
 
 @router.get(
     "/models/{model}",
     summary="Get a model",
     name="openai_model",
-    responses=example("The model.", MODEL_EXAMPLE),
+    response_model=ModelObject,
 )
 async def model(model: Model, state: StateDep) -> Response:
     """A model, with the number of dimensions of its embeddings."""
@@ -131,18 +143,13 @@ def _space_ids(model: str) -> tuple[str, str | None]:
     return check_id(source, "/model"), check_id(target, "/model") if arrow else None
 
 
-def _model(name: str, space: Space) -> dict[str, Any]:
-    """A model as OpenAI's clients expect it; `created` is 0, as it is not recorded for spaces."""
-    return {
-        "id": name,
-        "object": "model",
-        "created": 0,
-        "owned_by": "stitchwork",
-        "dimensions": space.dim,
-    }
+def _model(name: str, space: Space) -> ModelObject:
+    return ModelObject(
+        id=name, object="model", created=0, owned_by="stitchwork", dimensions=space.dim
+    )
 
 
-def _list_models(state: AppState) -> list[dict[str, Any]]:
+def _list_models(state: AppState) -> list[ModelObject]:
     page = state.pipeline.registry.spaces.page(MAX_MODELS)
     spaces = [entry.record for entry in page.entries if entry.record]
     by_anchor_set: dict[tuple[str, str], list[Space]] = {}

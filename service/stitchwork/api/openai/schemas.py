@@ -1,12 +1,13 @@
-"""Request bodies of OpenAI's embeddings API, and examples of its responses."""
+"""Bodies of OpenAI's embeddings API."""
 
-from typing import Annotated, Any, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import Field, ValidationInfo, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from stitchwork.api.content import validation
 from stitchwork.api.schemas.fields import FieldParser, InputType
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
+from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
@@ -22,19 +23,6 @@ INPUT_SCHEMA: Final[dict[str, Any]] = {
         {"type": "array", "minItems": 1, "items": {"type": "string"}},
     ],
     "description": "Texts or, for an image encoder, images in base64.",
-}
-MODEL_EXAMPLE: Final = {
-    "id": "minilm->mpnet",
-    "object": "model",
-    "created": 0,
-    "owned_by": "stitchwork",
-    "dimensions": 768,
-}
-EMBEDDINGS_EXAMPLE: Final = {
-    "object": "list",
-    "data": [{"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}],
-    "model": "minilm->mpnet",
-    "usage": {"prompt_tokens": 9, "total_tokens": 9},
 }
 
 
@@ -62,7 +50,9 @@ class EmbeddingsRequest(RequestModel):
         description="`space`, which must have an encoder, or `space->target` to translate.",
     )
     encoding_format: EncodingFormat = "float"
-    dimensions: int | None = Field(None, ge=1, description="Must be the width of the space.")
+    dimensions: int | None = Field(
+        None, ge=1, strict=True, description="Must be the width of the space."
+    )
     user: str | None = Field(None, description="Ignored.")
     input_type: InputType = None
     task: InputType = Field(
@@ -72,7 +62,7 @@ class EmbeddingsRequest(RequestModel):
         DEFAULT_BRIDGE, description="Bridge to the target; not in OpenAI's API."
     )
     truncate: bool | None = Field(
-        None, description="Cut texts that are too long; not in OpenAI's API."
+        None, strict=True, description="Cut texts that are too long; not in OpenAI's API."
     )
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm->mpnet",
@@ -84,3 +74,81 @@ class EmbeddingsRequest(RequestModel):
         if None not in (self.input_type, self.task) and self.input_type != self.task:
             raise ValueError("expected either input_type or task, got both")
         return self
+
+
+Embedding = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "number"}},
+                {"type": "string", "contentEncoding": "base64"},
+            ]
+        }
+    ),
+]
+"""(d,) float32, or its base64 as text. Not validated: rows are many, and our own."""
+
+
+class EmbeddingObject(ResponseModel):
+    """The embedding of one input."""
+
+    object: Literal["embedding"]
+    index: int
+    embedding: Embedding = Field(
+        description="With `encoding_format: base64`, the base64 of little-endian float32."
+    )
+
+
+class Usage(ResponseModel):
+    """Tokens that the encoder read."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsResponse(ResponseModel):
+    """Embeddings in the order of the inputs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "object": "list",
+                "data": [{"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}],
+                "model": "minilm->mpnet",
+                "usage": {"prompt_tokens": 9, "total_tokens": 9},
+            }
+        }
+    )
+    object: Literal["list"]
+    data: list[EmbeddingObject]
+    model: str
+    usage: Usage
+
+
+class ModelObject(ResponseModel):
+    """A model as OpenAI's clients expect it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "minilm->mpnet",
+                "object": "model",
+                "created": 0,
+                "owned_by": "stitchwork",
+                "dimensions": 768,
+            }
+        }
+    )
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="Always 0: the time is not recorded for spaces.")
+    owned_by: Literal["stitchwork"]
+    dimensions: int = Field(description="Width of its embeddings; not in OpenAI's API.")
+
+
+class ModelListResponse(ResponseModel):
+    """A list of models."""
+
+    object: Literal["list"]
+    data: list[ModelObject]

@@ -7,6 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from stitchwork.api.access import ADMIN
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
@@ -98,7 +99,7 @@ async def evaluate_head(
     )
     if payload.calibrate:
         # A calibration changes the confidence of predictions for all callers.
-        auth.require_scope(request, auth.ADMIN)
+        auth.require_scope(request, ADMIN)
     resolution, classes = await asyncio.to_thread(
         resolve_sample, state.pipeline, check_id(encoder), check_id(head), payload
     )

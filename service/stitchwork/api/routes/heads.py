@@ -67,6 +67,8 @@ def _begin(
     if payload.fit is not None:
         return _fit(state, payload.fit, space, id_, condition)
     encoder = space.encoder if payload.classifier is True else payload.classifier
+    if encoder is not space.encoder:
+        resource_routes.check_model_allowed(state, encoder, "/classifier")
     if encoder is None:
         raise InvalidInputError(
             f"classifier: space {space.id} has no encoder to take it from; name a model instead "

@@ -2,9 +2,10 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from stitchwork.api import access
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, StateDep
 from stitchwork.api.schemas.responses import (
@@ -14,7 +15,7 @@ from stitchwork.api.schemas.responses import (
     ReadyResponse,
     WorkersResponse,
 )
-from stitchwork.errors import UnavailableError
+from stitchwork.errors import RegistryUnavailableError, UnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
 from stitchwork.queue.streams import stream_backlogs
 
@@ -33,14 +34,17 @@ async def live() -> Response:
     response_model=ReadyResponse,
     responses={503: {"description": "Something is missing", "model": ReadyResponse}},
 )
-async def ready(state: StateDep) -> Response:
-    """200 if both servers respond and a worker is alive; otherwise 503 with what is missing.
+async def ready(request: Request, state: StateDep) -> Response:
+    """200 if both servers respond, a worker is alive and no background task stalls, otherwise 503.
 
+    What is missing is told to callers with a valid key, or to all where no key is required.
     Refused encoders and long queues do not make it 503: they concern the whole service, and
     taking this process out of a load balancer would not help.
     """
     response = await asyncio.to_thread(_readiness, state)
     headers = {} if response.ready else {"Retry-After": "2"}
+    if not _may_know(state, access.bearer_token(request.scope)):
+        response = ReadyResponse(ready=response.ready)
     return negotiation.json_response(response, 200 if response.ready else 503, headers)
 
 
@@ -75,8 +79,17 @@ async def info(state: StateDep) -> Response:
     )
 
 
+def _may_know(state: AppState, token: str) -> bool:
+    """Whether a caller may know more than yes or no: with any valid key, or if none is required."""
+    try:
+        return state.api_keys.is_public or state.api_keys.find(token) is not None
+    except RegistryUnavailableError:
+        return False
+
+
 def _readiness(state: AppState) -> ReadyResponse:
     draining = state.draining.is_set()
+    stalled = [task.name for task in state.background_tasks if task.is_stalled]
     try:
         registry = state.registry.server.ping()
     except UnavailableError:
@@ -85,14 +98,20 @@ def _readiness(state: AppState) -> ReadyResponse:
         live_workers = state.producer.workers()
     except UnavailableError:
         return ReadyResponse(
-            ready=False, registry=registry, queue=False, workers=0, draining=draining
+            ready=False,
+            registry=registry,
+            queue=False,
+            workers=0,
+            draining=draining,
+            stalled=stalled,
         )
     return ReadyResponse(
-        ready=registry and bool(live_workers) and not draining,
+        ready=registry and bool(live_workers) and not draining and not stalled,
         registry=registry,
         queue=True,
         workers=len(live_workers),
         draining=draining,
+        stalled=stalled,
         refused={
             space: reason for worker in live_workers for space, reason in worker.refused.items()
         },

@@ -49,6 +49,8 @@ async def post_space(request: Request, state: StateDep, condition: ConditionDep)
 async def _register(
     state: AppState, payload: SpaceRequest, id_: str, condition: Condition
 ) -> Response:
+    resource_routes.check_model_allowed(state, payload.encoder, "/encoder")
+
     def register() -> Response:
         outcome, entry = state.registry.declare_space(payload.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:

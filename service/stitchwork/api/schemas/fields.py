@@ -12,13 +12,14 @@ from pydantic import (
     StrictBool,
     StrictInt,
     TypeAdapter,
+    ValidationError,
     ValidationInfo,
 )
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from stitchwork.api.content import validation
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import field_error
+from stitchwork.api.validation_errors import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
@@ -143,7 +144,13 @@ def _parse_text_as(type_: Any) -> BeforeValidator:
     adapter: TypeAdapter[Any] = TypeAdapter(type_)
 
     def parse(value: Any) -> Any:
-        return adapter.validate_strings(value) if isinstance(value, TextParameter) else value
+        if not isinstance(value, TextParameter):
+            return value
+        try:
+            return adapter.validate_strings(value)
+        except ValidationError as error:
+            fault: Any = error.errors()[0]
+            raise PydanticKnownError(fault["type"], fault.get("ctx")) from error
 
     return BeforeValidator(parse)
 

@@ -10,7 +10,6 @@ from pydantic import (
 )
 
 from stitchwork.api.content import json
-from stitchwork.api.problem_details import field_error
 from stitchwork.api.schemas.fields import (
     Bool,
     Bridge,
@@ -23,6 +22,7 @@ from stitchwork.api.schemas.fields import (
     limits_of,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
+from stitchwork.api.validation_errors import field_error
 from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 

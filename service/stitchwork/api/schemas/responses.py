@@ -170,13 +170,16 @@ class LiveResponse(ResponseModel):
 
 
 class ReadyResponse(ResponseModel):
-    """Whether this process can serve, and what is missing."""
+    """Whether this process can serve and, for callers with a key, what is missing."""
 
     ready: bool
-    registry: bool
-    queue: bool
-    workers: int
-    draining: bool
+    registry: bool = Field(False, description="Whether the registry server responds.")
+    queue: bool = Field(False, description="Whether the queue server responds.")
+    workers: int = Field(0, description="Number of live workers.")
+    draining: bool = Field(False, description="Whether this process is about to end.")
+    stalled: list[str] = Field(
+        [], description="Background tasks of this process that make no progress."
+    )
     refused: dict[str, str] = Field(
         {}, description="Spaces whose encoder a worker cannot run, and why."
     )

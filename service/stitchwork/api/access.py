@@ -1,0 +1,78 @@
+"""Access: the scopes that methods and paths require, as one table.
+
+It covers every method and path, whichever router serves them. Its last rule covers all the rest, so
+that a route that no other rule covers requires `admin`.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from starlette.types import Scope
+
+from stitchwork.resources import Scope as KeyScope
+
+READ: Final = KeyScope.READ
+INFER: Final = KeyScope.INFER
+EXPORT: Final = KeyScope.EXPORT
+ADMIN: Final = KeyScope.ADMIN
+PUBLIC: Final[tuple[KeyScope, ...]] = ()
+"""No key is required."""
+SCHEME: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
+    "is registered, `infer` uses it, `export` takes translations and heads away as files, `admin` "
+    "does everything.",
+}
+
+
+class Rule(NamedTuple):
+    """The scopes that requests of some methods and paths require; any one of them is enough.
+
+    `methods` is None for all methods.
+    """
+
+    methods: frozenset[str] | None
+    path: re.Pattern[str]
+    scopes: tuple[KeyScope, ...]
+
+
+def _rule(methods: str, path: str, *scopes: KeyScope) -> Rule:
+    return Rule(frozenset(methods.split()) or None, re.compile(path, re.DOTALL), scopes)
+
+
+RULES: Final = (
+    _rule("GET", r"(/v2)?/health/(live|ready)", *PUBLIC),
+    # The same for every installation of this release; nothing here tells what is registered.
+    _rule("GET", r"/docs(/oauth2-redirect)?|/redoc|/openapi\.json", *PUBLIC),
+    # Clients read these before they infer.
+    _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?", READ, INFER),
+    _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
+    _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
+    # The file holds landmarks, which are anchors, and the head's weights.
+    _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
+    _rule("POST", r"/spaces/[^/]+/anchors/next", READ),
+    _rule("GET", r".*", READ),
+    _rule("", r".*", ADMIN),
+)
+
+
+def required_scopes(
+    method: str, path: str, *, metrics_public: bool = False
+) -> tuple[KeyScope, ...]:
+    """The scopes of which a request needs one; empty if it needs no key."""
+    if metrics_public and path == "/metrics":
+        return PUBLIC
+    method = "GET" if method == "HEAD" else method
+    return next(
+        rule.scopes
+        for rule in RULES
+        if (rule.methods is None or method in rule.methods) and rule.path.fullmatch(path)
+    )
+
+
+def bearer_token(scope: Scope) -> str:
+    """The token of a request's Authorization header; empty if there is none."""
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    scheme, _, token = (values[0] if len(values) == 1 else b"").decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""

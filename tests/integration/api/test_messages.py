@@ -1,0 +1,165 @@
+"""Refusals of bodies say what was expected, what came and where, in the service's own words."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Pair
+from tests.integration.api.test_refusals import GOOD, TO_Y, check
+
+TEXT = {"kind": "transformers", "model": "sentence-transformers/all-MiniLM-L6-v2"}
+TENSOR = {"name": "embeddings", "shape": [1, 24], "datatype": "FP32", "data": [GOOD]}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pointer", "detail"),
+    [
+        ({"kind": "gpt"}, "/kind", "encoder.kind: expected 'transformers', 'timm', got 'gpt'"),
+        ({"model": "m"}, "/kind", "encoder.kind: expected a value, got none"),
+        ("minilm", "", "encoder: expected an object, got 'minilm'"),
+        ({"kind": "transformers"}, "/model", "encoder.model: expected a value, got none"),
+        ({**TEXT, "pooling": 3}, "/pooling", "got 3"),
+        ({**TEXT, "pooling": ["mean", "sum"]}, "/pooling/1", "got 'sum'"),
+        ({**TEXT, "modules": "pool"}, "/modules", "expected a list, got 'pool'"),
+        ({**TEXT, "max_length": 0}, "/max_length", "expected 1 or more, got 0"),
+        ({**TEXT, "max_length": "9"}, "/max_length", "expected a whole number, got '9'"),
+        ({**TEXT, "colour": 1}, "/colour", "encoder.colour: unknown field"),
+    ],
+)
+def test_encoder_of_another_form_is_refused_in_words(
+    http: httpx.Client, encoder: Any, pointer: str, detail: str
+) -> None:
+    response = http.put("/spaces/words", json={"anchor_set": "S", "encoder": encoder})
+    check(response, 422, f"/encoder{pointer}", detail)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer", "detail"),
+    [
+        ({"activation": 5}, "/activation", "expected a string or a list, got 5"),
+        ({"activation": [5]}, "/activation/0", "expected a string, got 5"),
+        ({"classifier": "x"}, "/classifier", "expected an object or true, got 'x'"),
+        ({"classifier": {"kind": "timm"}}, "/classifier/model", "expected a value, got none"),
+        ({"labels": "ab"}, "/labels", "expected a list, got 'ab'"),
+        ({"labels": ["a", None]}, "/labels/1", "expected a string, got null"),
+        ({"layers": [3]}, "/layers/0", "expected an object, got 3"),
+        ({"fit": {"labels": ["a"]}}, "/fit/labels", "expected at least 2 values, got a value"),
+    ],
+)
+def test_head_of_another_form_is_refused_in_words(
+    http: httpx.Client, fields: dict[str, Any], pointer: str, detail: str
+) -> None:
+    check(http.put("/heads/words", json={"space": "y", **fields}), 422, pointer, detail)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        ({"inputs": {}}, "/inputs", "expected a list, got an empty object"),
+        ({"inputs": []}, "/inputs", "expected at least 1 values, got none"),
+        ({"inputs": [{**TENSOR, "data": "abc"}]}, "/inputs/0/data", "expected a list, got 'abc'"),
+        ({"inputs": [{**TENSOR, "shape": ["1"]}]}, "/inputs/0/shape/0", "a whole number, got '1'"),
+        ({"inputs": [{**TENSOR, "name": 4}]}, "/inputs/0/name", "expected a string, got 4"),
+        ({"inputs": [TENSOR], "parameters": {"top": "3"}}, "/parameters/top", "got '3'"),
+        ({"inputs": [TENSOR], "parameters": {"timeout": "9"}}, "/parameters/timeout", "got '9'"),
+        (
+            {"inputs": [TENSOR], "parameters": {"truncate": "yes"}},
+            "/parameters/truncate",
+            "true or false, got 'yes'",
+        ),
+    ],
+)
+def test_inference_request_of_another_form_is_refused_in_words(
+    http: httpx.Client, spaces: Pair, body: dict[str, Any], pointer: str, detail: str
+) -> None:
+    response = http.post("/v2/models/translate:x:y/infer", json=body)
+    assert response.status_code == 422
+    error = response.json()["error"]
+    assert detail in error
+    assert f"(at {pointer})" in error
+    assert "Input should" not in error
+
+
+def test_numbers_of_openai_requests_are_not_taken_as_strings(http: httpx.Client) -> None:
+    for field, value in (("dimensions", "24"), ("truncate", "yes"), ("truncate", 1)):
+        body = {"model": "x", "input": "a", field: value}
+        response = http.post("/v1/embeddings", json=body)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == field
+        assert f"got {value!r}" in response.json()["error"]["message"]
+
+
+def test_query_parameters_are_refused_in_words(http: httpx.Client, spaces: Pair) -> None:
+    check(http.get("/spaces", params={"limit": "ten"}), 422, "/limit", "a whole number, got 'ten'")
+    check(http.get("/spaces", params={"limit": "0"}), 422, "/limit", "expected 1 or more, got '0'")
+    npy = {"Content-Type": "application/x-npy"}
+    response = http.post("/classify/h?space=x&top=ten", content=b"", headers=npy)
+    check(response, 400)
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "utf-16", '"ISO-8859-1"', "cp1252"])
+def test_body_in_another_charset_is_refused(http: httpx.Client, spaces: Pair, charset: str) -> None:
+    body = json.dumps({**TO_Y, "embeddings": [GOOD]}).encode()
+    headers = {"Content-Type": f"application/json; charset={charset}"}
+    check(http.post("/translate", content=body, headers=headers), 415, detail="UTF-8")
+    content = json.dumps({"inputs": [TENSOR]}).encode()
+    path = "/v2/models/translate:x:y/infer"
+    assert http.post(path, content=content, headers=headers).status_code == 415
+    for accepted in ("utf-8", "UTF-8", '"utf-8"'):
+        headers = {"Content-Type": f"application/json; charset={accepted}"}
+        assert http.post("/translate", content=body, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer"),
+    [
+        ("/anchor-sets/one", {"modality": "text", "items": "a text"}, "/items"),
+        ("/anchor-sets/one", {"ids": ["a"]}, "/ids"),
+        ("/anchor-sets/one", {"items": ["a", "b"], "modality": "text", "ids": ["a"]}, "/ids"),
+        ("/anchor-sets/one", {"ids": ["a", "b"], "size": 3}, "/size"),
+        ("/spaces/one", {"anchor_set": "one", "anchors": [GOOD]}, "/anchors"),
+        ("/spaces/one", {"anchor_set": "one", "anchors": [GOOD] * 2, "ids": ["a"]}, "/anchors"),
+    ],
+)
+def test_wrong_number_of_anchors_is_refused_at_its_field(
+    http: httpx.Client, path: str, body: dict[str, Any], pointer: str
+) -> None:
+    check(http.put(path, json=body), 422, pointer)
+
+
+def test_space_on_an_undeclared_set_says_that_it_created_the_set(
+    http: httpx.Client, pair: Pair
+) -> None:
+    body = {"anchor_set": "mistyped", "anchors": pair.x_anchors.tolist()}
+    created = http.put("/spaces/creator", json=body)
+    assert created.status_code == 201
+    (warning,) = created.json()["warnings"]
+    assert "anchor set mistyped was not declared" in warning
+    assert http.get("/anchor-sets/mistyped").json()["size"] == len(pair.x_anchors)
+    assert http.put("/spaces/creator", json=body).json()["warnings"] == []
+    second = http.put("/spaces/second", json={**body, "anchors": pair.x_anchors.tolist()})
+    assert not any("not declared" in warning for warning in second.json()["warnings"])
+    for path in ("/spaces/creator", "/spaces/second", "/anchor-sets/mistyped"):
+        assert http.delete(path).status_code == 204
+
+
+def test_hub_model_that_is_not_allowed_is_refused_at_once(
+    http: httpx.Client, spaces: Pair, pair: Pair
+) -> None:
+    texts = {"modality": "text", "items": ["a", "b", "c"]}
+    assert http.put("/anchor-sets/words", json=texts).status_code == 201
+    encoder = {"kind": "transformers", "model": "somebody/anything"}
+    for body in (
+        {"anchor_set": "words", "encoder": encoder},
+        {"anchor_set": "S", "encoder": encoder, "anchors": pair.x_anchors.tolist()},
+    ):
+        response = http.put("/spaces/foreign", json=body)
+        check(response, 422, "/encoder/model", "hub_models allows: timm/*, sentence-transformers/*")
+        assert response.json()["code"] == "model-not-allowed"
+    response = http.put("/heads/foreign", json={"space": "y", "classifier": encoder})
+    check(response, 422, "/classifier/model", "hub_models")
+    for path in ("/spaces/foreign", "/heads/foreign"):
+        assert http.get(path).status_code == 404
+    assert http.delete("/anchor-sets/words").status_code == 204
