@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from stitchwork.errors import ConflictError
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Command, RedisClient, Word
+from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.commands import Command, Word
 from stitchwork.registry import change_log
 from stitchwork.registry.api_keys import KEYS, VERSION
 from stitchwork.registry.backup_files import (

@@ -16,7 +16,11 @@ TENSOR = {"name": "embeddings", "shape": [1, 24], "datatype": "FP32", "data": [G
 @pytest.mark.parametrize(
     ("encoder", "pointer", "detail"),
     [
-        ({"kind": "gpt"}, "/kind", "encoder.kind: expected 'transformers', 'timm', got 'gpt'"),
+        (
+            {"kind": "gpt"},
+            "/kind",
+            "encoder.kind: expected 'transformers', 'timm', 'transformers-vision', got 'gpt'",
+        ),
         ({"model": "m"}, "/kind", "encoder.kind: expected a value, got none"),
         ("minilm", "", "encoder: expected an object, got 'minilm'"),
         ({"kind": "transformers"}, "/model", "encoder.model: expected a value, got none"),
