@@ -1,6 +1,8 @@
 """Refuses folders that transformers cannot load as they are, each with its cause."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,6 +43,8 @@ def check_folder(name: str, folder: Path) -> None:
     gguf = sorted(file.name for file in folder.glob("*.gguf"))
     if gguf and not (folder / CONFIG_FILE).is_file():
         raise refusal(name, f"{gguf[0]} is in the GGUF format, expected safetensors files")
+    if not (folder / CONFIG_FILE).is_file():
+        raise refusal(name, f"expected a folder with a file {CONFIG_FILE}")
     config = PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0]
     _check_architecture(name, config)
     quantization = config.get("quantization_config")
@@ -72,11 +76,11 @@ def _check_architecture(name: str, config: dict[str, Any]) -> None:
         raise refusal(
             name,
             f"transformers {transformers.__version__} has no architecture {model_type!r}"
-            + newer_release(config),
+            + _newer_release(config),
         )
 
 
-def newer_release(config: dict[str, Any]) -> str:
+def _newer_release(config: dict[str, Any]) -> str:
     """A clause that names the later release of transformers that saved a model; empty if none."""
     saved = str(config.get("transformers_version") or "")
     try:
@@ -91,11 +95,15 @@ def newer_release(config: dict[str, Any]) -> str:
     )
 
 
-def note_release(error: Exception, folder: Path) -> None:
-    """Add to a library's error that a later release of it saved the model, if one did."""
-    note = newer_release(_read_json(folder / CONFIG_FILE))
-    if note:
-        error.add_note(note)
+@contextmanager
+def release_noted(folder: Path) -> Generator[None, None, None]:
+    """A context whose errors of the library say if a later release of it saved the model."""
+    try:
+        yield
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if note := _newer_release(_read_json(folder / CONFIG_FILE)):
+            error.add_note(note)
+        raise
 
 
 def _check_weights_format(name: str, folder: Path) -> None:

@@ -37,25 +37,6 @@ def resolve_dimensions(spec: Spec, folder: Path, model_folder: Path) -> Spec:
     return spec.model_copy(update={"matryoshka": matryoshka, "dimensions": dimensions})
 
 
-def check_dimensions(spec: TransformersSpec, dimensions: int) -> None:
-    """Refuse a number of dimensions that a model is not made for.
-
-    Raises:
-        InvalidInputError: If the model is not made to be cut to it.
-    """
-    if spec.can_cut_to(dimensions):
-        return
-    if isinstance(spec.matryoshka, tuple):
-        raise InvalidInputError(
-            f"dimensions: expected one of {', '.join(map(str, spec.matryoshka))}, which "
-            f"{spec.model} is made for, got {dimensions}"
-        )
-    raise InvalidInputError(
-        f"dimensions: nothing says that embeddings of {spec.model} may be cut to {dimensions} "
-        "dimensions; register the encoder with matryoshka true if they may"
-    )
-
-
 def output_width(spec: TransformersSpec, width: int) -> int:
     """The width of embeddings, of which the model gives `width` dimensions.
 
@@ -70,7 +51,7 @@ def output_width(spec: TransformersSpec, width: int) -> int:
             f"dimensions: expected at most {width}, the width of {spec.model}, got "
             f"{spec.dimensions}"
         )
-    check_dimensions(spec, spec.dimensions)
+    spec.check_dimensions(spec.dimensions)
     return spec.dimensions
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import torch
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.folder_checks import check_folder, note_release
+from stitchwork.models.folder_checks import check_folder, release_noted
 from stitchwork.models.pretrained_weights import load_base_model, load_weights
 from stitchwork.models.projections import (
     BARE_TOWERS,
@@ -43,15 +43,12 @@ def load_text_model(spec: TextEncoder, folder: Path, modes: Sequence[PoolingMode
         JobFailedError: If the folder cannot be loaded as it is, or its weights do not fit.
     """
     check_folder(spec.model, folder)
-    try:
+    with release_noted(folder):
         config = read_config(folder)
         if "projection" in modes:
             return _load_tower(spec, folder, config)
         _check_input(spec.model, config)
         model = load_base_model(spec.model, folder)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        note_release(error, folder)
-        raise
     disable_cache(model.config)
     return model
 

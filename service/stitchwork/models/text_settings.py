@@ -11,7 +11,7 @@ from tokenizers.normalizers import Sequence as Normalizers
 from transformers import AutoModel
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.folder_checks import check_folder
+from stitchwork.models.folder_checks import check_folder, release_noted
 from stitchwork.models.matryoshka import resolve_dimensions
 from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.projections import has_projection, read_config
@@ -116,7 +116,7 @@ def pin_text_encoder(spec: TextEncoder, folder: Path) -> TextEncoder:
     if resolved.pooling == "projection":
         positions = _position_limit(config)
     else:
-        with torch.device("meta"):
+        with release_noted(files.model_folder), torch.device("meta"):
             model = AutoModel.from_config(
                 config, attn_implementation="eager", trust_remote_code=False
             )

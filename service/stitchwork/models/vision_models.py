@@ -11,7 +11,7 @@ from torch.nn import Linear
 from transformers import AutoModel
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.folder_checks import check_folder, note_release
+from stitchwork.models.folder_checks import check_folder, release_noted
 from stitchwork.models.matryoshka import cut_and_normalize
 from stitchwork.models.pooling import pool
 from stitchwork.models.pretrained_weights import load_weights
@@ -135,7 +135,7 @@ def load_vision_model(
         JobFailedError: If the folder cannot be loaded as it is, or its weights do not fit.
     """
     check_folder(spec.model, folder)
-    try:
+    with release_noted(folder):
         config = read_config(folder)
         if spec.pooling is None:
             spec = spec.model_copy(update={"pooling": _own_pooling(config)})
@@ -149,9 +149,6 @@ def load_vision_model(
                 remove_unused(model, "image", **fields, **resizing_options(method, resizes))
         else:
             spec, model = _load_base_model(spec, folder, config, fields, resizes)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        note_release(error, folder)
-        raise
     return spec, model
 
 

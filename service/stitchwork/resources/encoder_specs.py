@@ -45,11 +45,25 @@ class TransformersSpec(Record):
         "cut to; unset: as the model's files say, else no.",
     )
 
-    def can_cut_to(self, dimensions: int) -> bool:
-        """Whether the model is made for embeddings that are cut to so many dimensions."""
+    def check_dimensions(self, dimensions: int) -> None:
+        """Refuse a number of dimensions that embeddings of the model may not be cut to.
+
+        Raises:
+            InvalidInputError: If the model is not made for it, as far as the declaration says.
+        """
         if isinstance(self.matryoshka, tuple):
-            return dimensions in self.matryoshka
-        return bool(self.matryoshka)
+            if dimensions not in self.matryoshka:
+                raise InvalidInputError(
+                    f"dimensions: expected one of {', '.join(map(str, self.matryoshka))}, which "
+                    f"{self.model} is made for, got {dimensions}",
+                    pointer="/dimensions",
+                )
+        elif not self.matryoshka:
+            raise InvalidInputError(
+                f"dimensions: nothing says that embeddings of {self.model} may be cut to "
+                f"{dimensions} dimensions; register its encoder with matryoshka true if they may",
+                pointer="/dimensions",
+            )
 
 
 class TextEncoder(TransformersSpec):

@@ -10,10 +10,12 @@ import openai
 import pytest
 from numpy.typing import NDArray
 from openai.types import CreateEmbeddingResponse
+from sentence_transformers import SentenceTransformer
 from transformers import AutoTokenizer
 
 from stitchwork.models.packaged_encoders import minilm_folder
 from tests.integration.protocols.conftest import TEXTS, WIDTH, World, to_base64
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.models
 
@@ -121,6 +123,41 @@ def test_model_of_a_pair_has_dimensions_and_version_of_the_target(client: openai
     assert response.headers["stitchwork-target"].startswith("turned@")
 
 
+@pytest.fixture(scope="module")
+def shortened(world: World) -> Iterator[str]:
+    """A space whose encoder is made to be cut to 64 and 128 dimensions."""
+    encoder = {"kind": "transformers", "model": str(minilm_folder()), "matryoshka": [64, 128]}
+    body = {"anchor_set": "texts", "encoder": encoder}
+    assert world.http.put("/spaces/shortened", json=body).is_success
+    wait_until("the space is ready", lambda: state(world, "shortened") == "ready", 60)
+    yield "shortened"
+    world.http.delete("/spaces/shortened")
+
+
+def state(world: World, space: str) -> str:
+    status: str = world.http.get(f"/spaces/{space}").json()["status"]
+    return status
+
+
+def test_embeddings_are_cut_to_dimensions_that_the_encoder_is_made_for(
+    world: World, client: openai.OpenAI, shortened: str
+) -> None:
+    model = SentenceTransformer(str(minilm_folder()), device="cpu", truncate_dim=64)
+    response = client.embeddings.create(model=shortened, input=INPUTS, dimensions=64)
+    expected = model.encode(INPUTS, normalize_embeddings=True)
+    np.testing.assert_allclose(rows(response), expected, atol=1e-5)
+    response = client.embeddings.create(model=f"minilm->{shortened}", input=INPUTS, dimensions=128)
+    translated = embed(world, target=shortened)[:, :128]
+    translated /= np.linalg.norm(translated, axis=1, keepdims=True)
+    np.testing.assert_allclose(rows(response), translated, atol=1e-5)
+    whole = client.embeddings.create(model=shortened, input=INPUTS, dimensions=384)
+    np.testing.assert_allclose(rows(whole), embed(world), atol=1e-5)
+    with pytest.raises(openai.BadRequestError, match="expected one of 64, 128"):
+        client.embeddings.create(model=shortened, input=INPUTS, dimensions=65)
+    with pytest.raises(openai.BadRequestError, match="expected at most 384 dimensions"):
+        client.embeddings.create(model=shortened, input=INPUTS, dimensions=512)
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "param", "message"),
     [
@@ -132,7 +169,7 @@ def test_model_of_a_pair_has_dimensions_and_version_of_the_target(client: openai
         ({"input": ["a", "word " * 600]}, "context_length_exceeded", "input[1]", "256 tokens"),
         ({"input": [*"a" * 9, "x" * 10**6]}, "context_length_exceeded", "input[9]", "characters"),
         ({"input": ["a"] * 41}, "input-too-large", "input", "at most 40"),
-        ({"dimensions": 100}, "invalid-input", "dimensions", "expected 384 dimensions"),
+        ({"dimensions": 100}, "invalid-input", "dimensions", "may be cut to 100"),
         (
             {"model": "minilm->turned", "dimensions": 384},
             "invalid-input",

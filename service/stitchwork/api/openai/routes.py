@@ -28,6 +28,7 @@ from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.ids import ID_PATTERN, check_id
+from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Space
@@ -64,13 +65,7 @@ async def embeddings(request: Request) -> Response:
     resolve = partial(state.pipeline.resolve, source=source, target=target, bridge=payload.bridge)
     resolution = await asyncio.to_thread(resolve)
     encoder_of(resolution.source)
-    width = resolution.destination.dim
-    if payload.dimensions not in (None, width):
-        raise InvalidInputError(
-            f"expected {width} dimensions, as model {payload.model} has, or none, got "
-            f"{payload.dimensions}",
-            pointer="/dimensions",
-        )
+    check_dimensions(resolution.destination, payload.dimensions)
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
     with replace_pointer("/items", "/input"), input_type:
         items = list[str | bytes](payload.input)
@@ -83,6 +78,7 @@ async def embeddings(request: Request) -> Response:
             input_type=payload.input_type or payload.task,
             seconds=seconds,
         )
+    result = cut_dimensions(result, payload.dimensions)
     return await state.executor.finish(partial(_response, payload, result), result.rows.size)
 
 

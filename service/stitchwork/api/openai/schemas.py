@@ -51,7 +51,11 @@ class EmbeddingsRequest(RequestModel):
     )
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(
-        None, ge=1, strict=True, description="Must be the width of the space."
+        None,
+        ge=1,
+        strict=True,
+        description="Number of dimensions that embeddings are cut to, if the space's encoder is "
+        "made for it (`matryoshka`); else their width.",
     )
     user: str | None = Field(None, description="Ignored.")
     input_type: InputType = None
