@@ -144,7 +144,7 @@ def test_classifiers_of_images_equal_the_library(
     expected = torch.cat([result.logits for result in outputs(tmp_path, model)])
     encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
     extracted = encoders.classifier(VisionEncoder(model=str(tmp_path)))
-    classifier, labels = extracted[:2]
+    classifier, labels = extracted.classifier, extracted.labels
     assert list(labels) == ["cat", "dog", "fox"]
     assert pooling(tmp_path) == "classifier"
     assert_equal(classifier.logits(embed(tmp_path)), expected)
