@@ -236,6 +236,9 @@ class RedisClient:
 
     def _check_confirmed(self, local: int, copies: int) -> None:
         if local < 1:
+            # A server that cannot write, as on a full disk, tells the next write why.
+            with self.session() as client:
+                client.delete(PREFIX + "unconfirmed")
             raise self.error_class(f"{self._name} did not write to its append-only file in time")
         if copies < self.replicas:
             self._disconnect_idle()

@@ -65,7 +65,7 @@ def options(name: str, home: Path, path: Path, max_queue_bytes: int) -> tuple[st
         *("--daemonize", "no", "--dir", str(home), "--save", ""),
     )
     if name == REGISTRY:
-        durable = ("--appendonly", "yes", "--appendfsync", "always")
+        durable = ("--appendonly", "yes", "--appendfsync", "always", "--aof-load-truncated", "no")
         return (*shared, *durable, "--maxmemory-policy", "noeviction")
     bounded = ("--maxmemory", str(max_queue_bytes), "--maxmemory-policy", "volatile-lru")
     return (*shared, "--appendonly", "no", *bounded)
@@ -160,13 +160,14 @@ def runtime_dir(lock: IO[str]) -> Iterator[Path]:
     """
     data_dir = Path(lock.name).parent
     previous = _recorded_dir(data_dir)
-    if previous and _is_removable(previous):
+    if previous:
         if any(state(socket_in(previous, name)) != "down" for name in (REGISTRY, QUEUE)):
             raise UnavailableError(
                 f"{data_dir / 'lock'} names {previous}, where servers of another data directory "
                 f"({_owner(previous) or 'unknown'}) run; if {data_dir} is a copy, remove that file"
             )
-        remove_runtime_dir(str(previous))
+        if _is_removable(previous, data_dir):
+            remove_runtime_dir(str(previous))
     folder = _make_runtime_dir()
     (folder / OWNER).symlink_to(data_dir.resolve())
     lock.truncate(0)
@@ -225,8 +226,14 @@ def _owner(folder: Path) -> Path | None:
         return None
 
 
-def _is_removable(folder: Path) -> bool:
-    """Whether a folder was made by `runtime_dir`, for this user."""
+def _is_removable(folder: Path, data_dir: Path) -> bool:
+    """Whether a folder was made by `runtime_dir`, for this user and data directory.
+
+    A folder whose data directory is gone, since that was moved, is removable too.
+    """
+    owner = _owner(folder)
+    if owner is not None and owner.exists() and not owner.samefile(data_dir):
+        return False
     parents = {"/tmp", os.environ.get("XDG_RUNTIME_DIR", "")}  # noqa: S108
     try:
         status = folder.lstat()

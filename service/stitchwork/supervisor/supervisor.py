@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from stitchwork.errors import UnavailableError
-from stitchwork.supervisor import embedded_servers
+from stitchwork.supervisor import append_only_file, disk_guard, embedded_servers
 from stitchwork.supervisor.child import Child
 from stitchwork.supervisor.control_pipe import ControlPipe
+from stitchwork.supervisor.disk_guard import DiskGuard
 from stitchwork.supervisor.plan import KILL_SECONDS, SERVER_SECONDS, Plan, describe_exit
 
 LOADING_SECONDS: Final = 600.0
@@ -48,6 +49,7 @@ class Supervisor:
         self._events = events
         self._listener = listener
         self._children: list[Child] = []
+        self._disk_guard: DiskGuard | None = None
         self._ready = self._stopping = self._in_hurry = self._killed = False
 
     def run(self) -> int:
@@ -63,6 +65,8 @@ class Supervisor:
                 while not self._stopping:
                     self._wait(self._next_start())
                     self._start_due()
+                    if self._disk_guard is not None:
+                        self._disk_guard.check()
         except _StopRequestedError:
             pass
         except (OSError, UnavailableError) as error:
@@ -125,6 +129,7 @@ class Supervisor:
         for path in sockets:
             if not self._until(partial(self._answers, path), LOADING_SECONDS):
                 raise UnavailableError(f"{path.stem} did not answer in {LOADING_SECONDS:g} s")
+        self._disk_guard = DiskGuard(plan.data_dir, sockets[0], _log)
         redis_url, queue_url = map(embedded_servers.socket_url, sockets)
         if is_new:
             settle(redis_url)
@@ -142,7 +147,10 @@ class Supervisor:
 
     def _next_start(self) -> float | None:
         times = [child.restart_at for child in self._children if child.restart_at is not None]
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        pauses = [max(0.0, min(times) - time.monotonic())] if times else []
+        if self._disk_guard is not None:
+            pauses.append(disk_guard.INTERVAL_SECONDS)
+        return min(pauses, default=None)
 
     def _start_due(self) -> None:
         for child in self._children:
@@ -189,6 +197,8 @@ class Supervisor:
         output = "its output is on standard error"
         if child.log is not None:
             output = embedded_servers.tail(child.log)
+            if append_only_file.REFUSAL in output and self._repair(child):
+                return
         reason = f"{ending}; {output}"
         pause = self._schedule(child)
         is_final = process.returncode == WRONG_SETTING or child.failures >= child.attempts
@@ -196,6 +206,16 @@ class Supervisor:
             raise UnavailableError(reason)
         _log(f"{ending}; starts again in {pause:.1f} s")
         self._report("died", child=child.name, pid=process.pid, reason=reason, pause=pause)
+
+    def _repair(self, child: Child) -> bool:
+        """Start the registry again without the incomplete end of its file, if it has one."""
+        assert child.log is not None  # noqa: S101
+        loss = append_only_file.repair(child.log.parent)
+        if loss is None:
+            return False
+        _log(loss)
+        self._report("started", child=child.name, pid=child.start())
+        return True
 
     def _schedule(self, child: Child) -> float:
         """Schedule the next start of a child that died; returns the seconds until then."""
