@@ -127,7 +127,7 @@ def save_siglip(folder: Path, *, max_length: int = 48) -> SiglipModel:
     return model
 
 
-def save_siglip2(folder: Path, tokenizer: Any, *, max_length: int = 48) -> Siglip2Model:
+def save_siglip2(folder: Path, tokenizer: Any, *, max_length: int = 80) -> Siglip2Model:
     """Write a SigLIP2 that keeps the aspect ratio of images (NaFlex), and return it."""
     text = {**SMALL, "vocab_size": len(tokenizer), "max_position_embeddings": max_length}
     vision: Mapping[str, Any] = {**SMALL, "patch_size": 8, "num_patches": 16}
@@ -150,6 +150,6 @@ def siglip2_tokenizer(padding_side: str) -> Siglip2Tokenizer:
         vocab=vocabulary,
         merges=[],
         padding_side=padding_side,
-        model_max_length=48,
+        model_max_length=80,
         model_input_names=["input_ids"],
     )

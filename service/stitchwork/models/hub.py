@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.resources import check_hub_model
 
-FILES: Final = ("*.json", "*.txt", "*.model", "*.safetensors")
+FILES: Final = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors")
 """Files that are downloaded: never code or pickles, so that neither can be run."""
 IGNORED: Final = ("[!0-9]*/*", "*/*/*")
 """Folders that are not downloaded: all but those of a model's modules, such as `1_Pooling`."""

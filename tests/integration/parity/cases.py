@@ -93,12 +93,12 @@ class Case:
 
     id: str
     save: Callable[[Path], Reference]
-    kind: Literal["transformers", "timm"] = "transformers"
+    kind: Literal["transformers", "timm", "transformers-vision"] = "transformers"
 
     @property
     def modality(self) -> Literal["text", "image"]:
         """The modality of its items."""
-        return "image" if self.kind == "timm" else "text"
+        return "text" if self.kind == "transformers" else "image"
 
 
 @torch.inference_mode()

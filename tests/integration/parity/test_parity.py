@@ -6,6 +6,7 @@ import pytest
 from tests.integration.parity import (
     sentence_transformers_cases,
     timm_cases,
+    tower_cases,
     transformers_cases,
 )
 from tests.integration.parity.cases import Case
@@ -13,8 +14,17 @@ from tests.integration.parity.conftest import Outcome
 
 pytestmark = pytest.mark.models
 
-CASES = (*sentence_transformers_cases.CASES, *transformers_cases.CASES, *timm_cases.CASES)
-CLASSIFIERS = (*transformers_cases.CLASSIFIERS, *timm_cases.CLASSIFIERS)
+CASES = (
+    *sentence_transformers_cases.CASES,
+    *transformers_cases.CASES,
+    *timm_cases.CASES,
+    *tower_cases.CASES,
+)
+CLASSIFIERS = (
+    *transformers_cases.CLASSIFIERS,
+    *timm_cases.CLASSIFIERS,
+    *tower_cases.CLASSIFIERS,
+)
 MIN_COSINE = 0.9999
 MAX_DIFFERENCE = 1e-3
 """Of a row, relative to its norm."""
