@@ -9,7 +9,7 @@ import sys
 import numpy as np
 
 from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.consumer import Answer, Consumer
 from stitchwork.queue.messages import Reply
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
@@ -25,10 +25,13 @@ def main(queue_url: str) -> None:
     consumer.start()
     Heartbeat(server, 10.0, lambda: WorkerStatus(worker=name)).start()
     while True:
+        answers: list[Answer] = []
         for delivery in consumer.take():
             count = len(delivery.items)
-            rows = np.zeros((count, WIDTH), np.float32)
-            consumer.answer(delivery, Reply(delivery.job.id, rows, *np.ones((2, count), bool)))
+            rows, marks = np.zeros((count, WIDTH), np.float32), np.ones(count, bool)
+            answers.append((delivery, Reply(delivery.job.id, rows, marks, marks, rows[:, 0]), 0.0))
+        if answers:
+            consumer.answer_all(answers)
 
 
 if __name__ == "__main__":

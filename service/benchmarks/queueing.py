@@ -70,7 +70,7 @@ async def _job_rate(url: str, count: int) -> float:
     producer = Producer(
         server, max_jobs=1 << 20, max_bytes=1 << 30, max_wait_seconds=30.0, worker_ttl_seconds=10.0
     )
-    producer.start()
+    await producer.start()
     job, numbers = Job(id="", encoder=TextEncoder(model="none")), iter(range(count))
     while not producer.workers():  # noqa: ASYNC110 the state of another process
         await asyncio.sleep(0.05)
@@ -82,6 +82,6 @@ async def _job_rate(url: str, count: int) -> float:
     start_time = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(CLIENTS)))
     elapsed = time.perf_counter() - start_time
-    await asyncio.to_thread(producer.stop)
+    await producer.stop()
     server.close()
     return count / elapsed

@@ -239,10 +239,26 @@ class VersionMismatchError(ConflictError):
 
 
 class QueueFullError(StitchworkError):
-    """No room for more work at the moment."""
+    """No room for more work at the moment.
+
+    Attributes:
+        max_items: The largest number of items that a request may have at the moment; None if that
+            is not known.
+    """
 
     code = ErrorCode.QUEUE_FULL
     retry_after = 1.0
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        pointer: str | None = None,
+        code: ErrorCode | None = None,
+        max_items: int | None = None,
+    ) -> None:
+        super().__init__(message, pointer=pointer, code=code)
+        self.max_items = max_items
 
 
 class RateLimitError(StitchworkError):

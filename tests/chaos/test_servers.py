@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from stitchwork.queue.keys import SHARD
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
 from tests.conftest import Pair, make_pair
@@ -311,8 +312,8 @@ def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextServ
 
 def _accepted(cluster: Cluster) -> int:
     """Jobs on the queue server."""
-    streams: Any = cluster.jobs.hkeys("stitchwork:jobs")
-    return sum(int(str(cluster.jobs.xlen(b"stitchwork:jobs:" + name))) for name in streams)
+    streams: Any = cluster.jobs.keys(SHARD.stream("*"))
+    return sum(int(str(cluster.jobs.xlen(name))) for name in streams)
 
 
 def _out_of_memory(cluster: Cluster) -> int:

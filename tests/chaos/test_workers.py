@@ -26,6 +26,7 @@ from PIL import Image
 from stitchwork.client import Floats, ServiceError, Stitchwork
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.queue import dead_letters
+from stitchwork.queue.keys import SHARD
 from stitchwork.redis.client import RedisClient
 from stitchwork.supervisor import Plan, ServiceProcess, start
 from stitchwork.telemetry.metrics import DeadLetterReason
@@ -358,7 +359,7 @@ def _replies(stage: Stage) -> int:
     """Replies on the queue server that no API has read."""
     server = RedisClient(stage.running.queue_url or "", 5.0, QueueUnavailableError)
     try:
-        keys = list(server.redis.scan_iter("stitchwork:replies:*"))
+        keys = list(server.redis.scan_iter(SHARD.replies("*")))
         return sum(int(str(server.redis.llen(key))) for key in keys)
     finally:
         server.close()

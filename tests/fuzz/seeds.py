@@ -80,7 +80,7 @@ def seeds() -> dict[str, list[bytes]]:
             image_file("WEBP"),
             image_file("WEBP", lossless=True),
         ],
-        "store": [pack({"a": rows, "b": rows > 0}, {"k": [1, None]})[checksum_end:], job],
+        "store": [pack({"a": rows, "b": rows > 0}, {"k": [1, None]})[checksum_end:]],
         "queue": [message[checksum_end:] for message in (job, *replies)],
     }
 

@@ -25,7 +25,7 @@ from stitchwork.api.schemas.registration_requests import AnchorSetRequest, HeadR
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, IncompatibleFormatError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
-from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
+from stitchwork.redis.serialization import CHECKSUM_BYTES, FRAMES_MAGIC, MAGIC, unpack
 from tests.support.request_limits import LIMITS
 
 BODIES: Final[tuple[type[BaseModel], ...]] = (
@@ -154,6 +154,10 @@ def _with_checksum(data: bytes) -> bytes:
     return MAGIC + hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest() + data
 
 
+def _with_frames_checksum(data: bytes) -> bytes:
+    return FRAMES_MAGIC + hashlib.blake2b(data, digest_size=CHECKSUM_BYTES).digest() + data
+
+
 def store_codec(data: bytes) -> None:
     """Stored bytes, unchanged and with a valid checksum."""
     for stored in (data, _with_checksum(data), _with_checksum(_with_header_length(data))):
@@ -164,12 +168,13 @@ def store_codec(data: bytes) -> None:
 
 
 def queue_codec(data: bytes) -> None:
-    """A job and a reply, with a valid checksum."""
-    for read in (unpack_job, unpack_reply):
-        try:
-            read(_with_checksum(_with_header_length(data)))
-        except (CorruptDataError, IncompatibleFormatError):
-            continue
+    """A job and a reply, of this format and of earlier ones, with a valid checksum."""
+    for message in (_with_frames_checksum(data), _with_checksum(_with_header_length(data))):
+        for read in (unpack_job, unpack_reply):
+            try:
+                read(message)
+            except (CorruptDataError, IncompatibleFormatError):
+                continue
 
 
 def _run_or_refuse(work: Callable[[], Any]) -> None:

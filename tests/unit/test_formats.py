@@ -36,7 +36,7 @@ SENT: Final[tuple[type[Record], ...]] = (
     VisionEncoder,
 )
 STORED_FORMAT: Final = 4
-MESSAGE_FORMAT: Final = 3
+MESSAGE_FORMAT: Final = 4
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (

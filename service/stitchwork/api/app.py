@@ -51,13 +51,13 @@ def create_app(state: AppState) -> FastAPI:
         # checks queue behind slow requests.
         pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="request")
         asyncio.get_running_loop().set_default_executor(pool)
-        state.producer.start()
+        await state.producer.start()
         state.api_keys.start()
         state.registry.lease_keeper.start()
         yield
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
-        state.producer.stop()
+        await state.producer.stop()
         state.executor.close()
         state.comparison_executor.close()
         state.inverses.close()

@@ -76,11 +76,11 @@ def make_worker(settings: Settings) -> "Worker":
         heartbeat.deregister()
         os._exit(HUNG)
 
-    def takes_registrations(stream: str, model: str) -> bool:
-        return stream == REGISTRATION_STREAM
+    def takes_registrations(encoder: str, model: str) -> bool:
+        return encoder == REGISTRATION_STREAM
 
-    def takes_inference(stream: str, model: str) -> bool:
-        return stream != REGISTRATION_STREAM and status.takes(model)
+    def takes_inference(encoder: str, model: str) -> bool:
+        return encoder != REGISTRATION_STREAM and status.takes(model)
 
     def handle_dead_letter(job: Job) -> None:
         registrations.handle_dead_letter(job)

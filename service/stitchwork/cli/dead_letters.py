@@ -107,11 +107,11 @@ async def _run(server: RedisClient, job: Job, items: list[Any], seconds: float) 
         max_wait_seconds=seconds,
         worker_ttl_seconds=seconds,
     )
-    producer.start()
+    await producer.start()
     try:
         reply = await producer.run(job, items, seconds)
     finally:
-        await asyncio.to_thread(producer.stop)
+        await producer.stop()
     rows = 0 if reply.rows is None else len(reply.rows)
     return f"succeeded with {rows} rows, which are discarded: its caller was answered before"
 

@@ -1,24 +1,24 @@
 """Embed raw inputs on workers: one request, in one or more jobs."""
 
-import asyncio
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from cachetools import LRUCache
 
-from stitchwork.errors import InvalidInputError
 from stitchwork.inference.length_report import LengthReport
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
 from stitchwork.resources import Item
 
-ITEMS_POINTER: Final = "/items/"
+MAX_JOBS: Final = 1024
 
 
 async def embed(
     producer: Producer,
+    jobs: "JobCache",
     resolution: Resolution,
     items: Sequence[Item],
     *,
@@ -31,6 +31,7 @@ async def embed(
 
     Args:
         producer: Sends jobs to workers.
+        jobs: The jobs of resolutions.
         resolution: The versions to use; its source has an encoder. Without a target the inputs
             are not translated, without a head not classified.
         items: n texts, or the bytes of n image files.
@@ -45,21 +46,12 @@ async def embed(
     Raises:
         InvalidInputError: If the source has no encoder, or a worker refuses an input; its pointer
             is the index in the whole request.
-        StitchworkError: What `Producer.run` raises.
+        StitchworkError: What `Producer.run_all` raises.
     """
-    job = job_of(resolution, truncate, input_type)
+    job = jobs.get(resolution, truncate, input_type)
     starts = range(0, len(items), items_per_job)
-    tasks = [
-        asyncio.ensure_future(producer.run(job, items[start : start + items_per_job], seconds))
-        for start in starts
-    ]
-    try:
-        replies = await asyncio.gather(*tasks)
-    except InvalidInputError as error:
-        raise _shift_pointer(error, tasks, items_per_job) from error
-    finally:
-        for task in tasks:
-            task.cancel()
+    parts = [items[start : start + items_per_job] for start in starts]
+    replies = await producer.run_all(job, parts, seconds)
     first = replies[0]
     if len(replies) == 1:
         rows, defined, covered, lengths = first.rows, first.defined, first.covered, first.lengths
@@ -78,6 +70,30 @@ async def embed(
         LengthReport.of(lengths, resolution.source, by_encoder=True),
         first.prompt_name,
     )
+
+
+class JobCache:
+    """The jobs of resolutions; what requests of the same versions share is packed once."""
+
+    def __init__(self) -> None:
+        self._jobs: LRUCache[tuple[Any, ...], tuple[Resolution, Job]] = LRUCache(MAX_JOBS)
+
+    def get(
+        self, resolution: Resolution, truncate: bool | None = None, input_type: str | None = None
+    ) -> Job:
+        """The job of a resolution.
+
+        Raises:
+            InvalidInputError: If the source has no encoder.
+        """
+        records = (resolution.source, resolution.target, resolution.head)
+        versions = tuple(record and (record.id, record.version) for record in records)
+        key = (*versions, resolution.bridge, truncate, input_type)
+        known, job = self._jobs.get(key, (None, None))
+        if job is None or known is None or not _has_same_records(known, resolution):
+            job = job_of(resolution, truncate, input_type)
+            self._jobs[key] = (resolution, job)
+        return job
 
 
 def job_of(
@@ -102,12 +118,6 @@ def job_of(
     )
 
 
-def _shift_pointer(
-    error: InvalidInputError, tasks: Sequence[asyncio.Future[Reply]], size: int
-) -> InvalidInputError:
-    """Change the index in an error's pointer from that in its job to that in the whole request."""
-    job = next((i for i, task in enumerate(tasks) if task.done() and task.exception() is error), 0)
-    if error.pointer and error.pointer.startswith(ITEMS_POINTER):
-        index, _, rest = error.pointer[len(ITEMS_POINTER) :].partition("/")
-        error.pointer = f"{ITEMS_POINTER}{int(index) + job * size}" + (f"/{rest}" if rest else "")
-    return error
+def _has_same_records(a: Resolution, b: Resolution) -> bool:
+    # What a record has beside its version, such as its anchor set's, may change without it.
+    return a.source is b.source and a.target is b.target and a.head is b.head

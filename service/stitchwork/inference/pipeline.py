@@ -5,10 +5,11 @@ device.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference import embed, predictions, resolve, stitch
+from stitchwork.inference.embed import JobCache
 from stitchwork.inference.length_report import LengthReport, row_lengths
 from stitchwork.inference.predictions import Prediction
 from stitchwork.inference.resolve import Resolution
@@ -31,6 +32,7 @@ class Pipeline:
         producer: Sends jobs to workers.
         telemetry: Counts inputs and confidences, and times steps.
         items_per_job: Maximum number of raw inputs in one job.
+        jobs: The jobs of resolutions.
     """
 
     registry: Registry
@@ -39,6 +41,7 @@ class Pipeline:
     producer: Producer
     telemetry: Telemetry
     items_per_job: int
+    jobs: JobCache = field(default_factory=JobCache)
 
     def resolve(
         self,
@@ -114,6 +117,7 @@ class Pipeline:
         """
         result = await embed.embed(
             self.producer,
+            self.jobs,
             resolution,
             items,
             truncate=truncate,

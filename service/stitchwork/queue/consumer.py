@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 from redis.exceptions import ResponseError
 
@@ -14,14 +14,17 @@ from stitchwork.errors import (
     DeadlineExceededError,
     IncompatibleFormatError,
     JobFailedError,
+    QueueUnavailableError,
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue import dead_letters, scripts, streams
-from stitchwork.queue.deliveries import Delivery, StreamEntry, stream_entry
+from stitchwork.queue import dead_letters, scripts
+from stitchwork.queue.deliveries import Delivery, StreamEntry, parse_entry
+from stitchwork.queue.keys import GROUP, SHARD, encoder_of_stream
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
-from stitchwork.queue.turns import StreamTurns
+from stitchwork.queue.streams import EncoderStreams
+from stitchwork.queue.turns import EncoderTurns
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import Command, script_command
 from stitchwork.telemetry import Telemetry, bind_callers
@@ -29,8 +32,10 @@ from stitchwork.telemetry.metrics import DeadLetterReason
 
 log = logging.getLogger(__name__)
 
-FIRST_JOBS: Final = 8
-"""Jobs to read before their inputs are counted, so that large ones do not fill one batch."""
+MAX_TAKE_BYTES: Final = 64 << 20
+"""Size of the jobs of one batch, exceeded by one job at most."""
+QUANTUM: Final = 8
+"""Inputs by which the classes of callers take turns in one encoder."""
 BLOCK_MS: Final = 500
 """How long an idle worker waits before it looks for new streams."""
 MAX_DELIVERIES: Final = 3
@@ -54,9 +59,9 @@ class Consumer:
         items_per_batch: Inputs of a full batch.
         lease: Seconds after which a job whose lease is not renewed goes to another worker.
         hang: Seconds without progress after which this worker releases its jobs.
-        takes: Whether this worker takes jobs of a stream, given its name and its model's.
-        patience: Seconds that jobs of a stream wait before this worker takes them: none if its
-            encoder is loaded, longer if another would have to be unloaded for it.
+        takes: Whether this worker takes jobs of an encoder, given its key and its model's name.
+        patience: Seconds that jobs of an encoder wait before this worker takes them: none if it
+            is loaded, longer if another would have to be unloaded for it.
         on_dead_letter: Called with each job that was delivered too often.
         on_hang: Called once the work hangs and its jobs are released.
         telemetry: Records jobs, and how long they waited.
@@ -70,8 +75,8 @@ class Consumer:
         items_per_batch: int,
         lease: float = 10.0,
         hang: float = 20.0,
-        takes: Callable[[str, str], bool] = lambda stream, model: True,
-        patience: Callable[[str], float] = lambda stream: 0.0,
+        takes: Callable[[str, str], bool] = lambda encoder, model: True,
+        patience: Callable[[str], float] = lambda encoder: 0.0,
         on_dead_letter: Callable[[Job], None] = lambda _: None,
         on_hang: Callable[[], None] = lambda: None,
         telemetry: Telemetry | None = None,
@@ -85,8 +90,9 @@ class Consumer:
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
         self._on_dead_letter = on_dead_letter
-        self._turns = StreamTurns(server, takes, patience)
-        self._batches: deque[tuple[str, list[StreamEntry]]] = deque()
+        self._turns = EncoderTurns(server, takes, patience)
+        self._arrived: deque[tuple[EncoderStreams, list[StreamEntry]]] = deque()
+        self._clock_ms = 0.0
         self._reclaimed = 0.0
         self._stopping = threading.Event()
 
@@ -112,9 +118,9 @@ class Consumer:
         self._blocking.close()
 
     def take(self) -> list[Delivery]:
-        """The next batch: jobs of one encoder, in the order in which they came.
+        """The next batch: jobs of one encoder, those of each class of callers in their order.
 
-        Streams take turns, those whose encoder is loaded first; none waits for ever.
+        Encoders take turns, those that are loaded first; none waits for ever.
 
         Returns:
             Jobs whose deadline has not passed; empty if nothing came for half a second. A job
@@ -126,25 +132,22 @@ class Consumer:
         redelivered = self._reclaim()
         if redelivered:
             return redelivered
-        if self._batches:
-            return self._fill(*self._batches.popleft())
+        if self._arrived:
+            return self._fill(*self._arrived.popleft())
         self._turns.refresh()
         if not self._turns:
             self._stopping.wait(BLOCK_MS / 1000)
             return []
+        waiting = self._read_waiting(list(self._turns))
+        if waiting:
+            return self._unpack(waiting)
         immediate = self._turns.immediate()
-        if len(self._turns) > 1 or not immediate:
-            name = self._turns.next(streams.stream_backlogs(self.server))
-            entries = self._read(self.server, [name], FIRST_JOBS).get(name) if name else None
-            if name and entries:
-                return self._fill(name, entries)
         if not immediate:
             self._stopping.wait(BLOCK_MS / 1000 / 5)
             return []
-        # Entries of further streams that arrive with the first wait for the next turns.
-        arrived = self._read(self._blocking, immediate, FIRST_JOBS, BLOCK_MS)
-        self._batches.extend(arrived.items())
-        return self._fill(*self._batches.popleft()) if self._batches else []
+        # Entries of further encoders that arrive with the first wait for the next turns.
+        self._arrived.extend(self._read_arriving(immediate))
+        return self._fill(*self._arrived.popleft()) if self._arrived else []
 
     def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
         """Answer a job, unless another worker has it meanwhile.
@@ -164,17 +167,17 @@ class Consumer:
         """Answer several jobs in one round trip, each as `answer` does."""
         for delivery, _, _ in answers:
             self.leases.discard((delivery.stream, delivery.entry))
+        groups: dict[tuple[str, str], list[int]] = {}
+        for i, (delivery, _, _) in enumerate(answers):
+            groups.setdefault((delivery.stream, delivery.job.reply_to or ""), []).append(i)
         commands = [
-            _answer_command(
-                delivery.stream,
-                delivery.entry,
-                delivery.job.reply_to or "",
-                reply.pack() if reply else b"",
-                seconds * 1000,
-            )
-            for delivery, reply, seconds in answers
+            _answer_command(*group, [answers[i] for i in members])
+            for group, members in groups.items()
         ]
-        results = [bool(sent) for sent in self.server.execute(*commands)]
+        results = [False] * len(answers)
+        for members, replies in zip(groups.values(), self.server.execute(*commands), strict=True):
+            for i, sent in zip(members, replies, strict=True):
+                results[i] = bool(sent)
         for (_, reply, _), sent in zip(answers, results, strict=True):
             self._metrics.jobs[_outcome(reply) if sent else "lost"].inc()
         return results
@@ -184,76 +187,66 @@ class Consumer:
         reply = Reply(delivery.job.id, error=error) if delivery.job.reply_to else None
         return self.answer(delivery, reply)
 
-    def _fill(self, name: str, entries: list[StreamEntry]) -> list[Delivery]:
-        """Entries that were read, and what else waits in their stream, up to a full batch."""
-        batch: list[Delivery] = []
-        free = self._items_per_batch
-        while entries:
-            free -= sum(max(1, int((fields or {}).get(b"items", 0))) for _, fields in entries)
-            deliveries, entries = self._fetch(name, entries, free)
-            batch += deliveries
-        return batch
+    def _fill(self, encoder: EncoderStreams, entries: list[StreamEntry]) -> list[Delivery]:
+        """Entries that arrived, and what else waits for their encoder, up to a full batch."""
+        return self._unpack([*entries, *self._read_waiting([encoder], entries)])
 
-    def _fetch(
-        self, name: str, entries: list[StreamEntry], more: int = 0
-    ) -> tuple[list[Delivery], list[StreamEntry]]:
-        """The jobs of entries that were just delivered, without those past their deadline.
-
-        Returns:
-            They and, read in the same round trip, up to `more` entries that came after them.
-        """
-        ids = [entry.decode() for entry, _ in entries]
-        for entry in ids:
-            self.leases.add((name, entry))
-        key = streams.stream_key(name)
-        commands: list[Command] = [
-            ("MGET", *(streams.job_key(name, entry) for entry in ids)),
-            ("TIME",),
-        ]
-        if more > 0:
-            group = ("GROUP", streams.GROUP, self.name)
-            commands.append(("XREADGROUP", *group, "COUNT", more, "STREAMS", key, ">"))
-        try:
-            jobs, (seconds, micros), *rest = self.server.execute(*commands)
-        except UnavailableError:
-            # Nobody works on them here: they go to other workers when their leases expire.
-            for entry in ids:
-                self.leases.discard((name, entry))
-            raise
-        now_ms = int(seconds) * 1000 + int(micros) // 1000
+    def _unpack(self, entries: list[StreamEntry]) -> list[Delivery]:
+        """The jobs of entries that were just delivered, without those past their deadline."""
+        for entry in entries:
+            self.leases.add((entry.stream, entry.id))
+        payloads = self._read_payloads(entries)
+        now_ms = self._clock_ms + time.monotonic() * 1000
         deliveries = []
-        for entry, (_, fields), data in zip(ids, entries, jobs, strict=True):
-            delivery = self._parse(name, entry, data if fields else None)
-            if delivery is None or fields is None:
+        for entry in entries:
+            delivery = self._parse(entry, payloads.get(entry.payload, entry.data))
+            if delivery is None:
                 continue
             if not delivery.job.registration:
-                waited_ms = max(0, now_ms - int(entry.split("-")[0]))
+                waited_ms = max(0.0, now_ms - int(entry.id.partition("-")[0]))
                 self._telemetry.record_queue_wait(delivery.job.caller, waited_ms / 1000)
-            if int(fields[b"deadline"]) <= now_ms:
+            if entry.deadline_ms <= now_ms:
                 self.fail(delivery, DeadlineExceededError(EXPIRED))
             else:
                 deliveries.append(delivery)
-        # The reply has one stream, if any.
-        after = rest[0][0][1] if rest and rest[0] else []
-        return deliveries, [stream_entry(*raw) for raw in after]
+        return deliveries
 
-    def _parse(self, name: str, entry: str, data: bytes | None) -> Delivery | None:
+    def _read_payloads(self, entries: Sequence[StreamEntry]) -> dict[str, bytes | None]:
+        """The jobs that are not in their entries, by the names of their payloads."""
+        names = [entry.payload for entry in entries if entry.payload]
+        if not names:
+            return {}
+        try:
+            (replies,) = self.server.execute(("MGET", *map(SHARD.payload, names)))
+        except UnavailableError:
+            # Nobody works on them here: they go to other workers when their leases expire.
+            for entry in entries:
+                self.leases.discard((entry.stream, entry.id))
+            raise
+        return dict(zip(names, replies, strict=True))
+
+    def _parse(self, entry: StreamEntry, data: bytes | None) -> Delivery | None:
         """A delivery; None for a job that cannot be read, which is deleted."""
         job, api, reply = "", "", b""
         if data is not None:
             try:
-                return Delivery(name, entry, *unpack_job(data))
+                unpacked = unpack_job(data)
+                return Delivery(
+                    *(entry.stream, entry.id, *unpacked),
+                    *(entry.size, entry.cost, entry.payload),
+                )
             except CorruptDataError as error:
-                self._dead_letter(name, entry, data, DeadLetterReason.CORRUPT, error.message)
+                self._dead_letter(entry, data, DeadLetterReason.CORRUPT, error.message)
             except IncompatibleFormatError as error:
                 reason = DeadLetterReason.INCOMPATIBLE_FORMAT
-                self._dead_letter(name, entry, data, reason, error.message)
+                self._dead_letter(entry, data, reason, error.message)
                 job, api = unpack_address(data) or ("", "")
                 failure = JobFailedError(error.message, code=error.code)
                 reply = Reply(job, error=failure).pack()
         # Without data, it was deleted while it was pending, for example by a caller who gave up.
-        self.leases.discard((name, entry))
-        self.server.execute(_answer_command(name, entry, api, reply, 0))
+        self.leases.discard((entry.stream, entry.id))
+        unread = (entry.id, reply, entry.size, entry.cost, entry.payload, 0.0)
+        self.server.execute(_answer_words(entry.stream, api, [unread]))
         return None
 
     def _reclaim(self) -> list[Delivery]:
@@ -261,74 +254,143 @@ class Consumer:
         if time.monotonic() - self._reclaimed < self._lease / 4:
             return []
         self._turns.refresh()
-        for name in self._turns:
-            deliveries = self._claim(name)
-            if deliveries:
-                return deliveries
+        for encoder in self._turns:
+            for name in encoder.names:
+                deliveries = self._claim(name)
+                if deliveries:
+                    return deliveries
         self._reclaimed = time.monotonic()
         return []
 
     def _claim(self, name: str) -> list[Delivery]:
-        key, idle_ms = streams.stream_key(name), int(self._lease * 1000)
-        with self.server.session() as client:
-            try:
-                reply: Any = client.xautoclaim(key, streams.GROUP, self.name, idle_ms, count=1)
-            except ResponseError as error:
-                self._remove_stream(name, error)
-                return []
-            entries = reply[1]
-            if not entries:
-                return []
-            entry = entries[0][0].decode()
-            pending: Any = client.xpending_range(key, streams.GROUP, entry, entry, 1)
-        count = int(pending[0]["times_delivered"]) if pending else 1
-        deliveries, _ = self._fetch(name, entries)
+        """The first job of a stream whose lease expired, unless it is dead-lettered."""
+        key, idle_ms = SHARD.stream(name), int(self._lease * 1000)
+        claim = ("XAUTOCLAIM", key, GROUP, self.name, idle_ms, "0-0", "COUNT", 1)
+        try:
+            (seconds, micros), (_, entries, *_) = self.server.execute(("TIME",), claim)
+        except QueueUnavailableError as error:
+            self._clear_turns(error)
+            return []
+        if not entries:
+            return []
+        self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
+        entry = parse_entry(name, *entries[0])
+        ((*_, count),) = self.server.execute(("XPENDING", key, GROUP, entry.id, entry.id, 1))[
+            0
+        ] or ((1,),)
+        deliveries = self._unpack([entry])
         self._metrics.redelivered_jobs.inc()
         with bind_callers(*(delivery.job.caller for delivery in deliveries)):
             if count <= MAX_DELIVERIES:
-                log.warning("job redelivered", extra={"entry": entry, "deliveries": count})
+                log.warning("job redelivered", extra={"entry": entry.id, "deliveries": count})
                 return deliveries
             failure = JobFailedError(
                 f"{MAX_DELIVERIES} workers failed at this job; it was given up"
             )
             for delivery in deliveries:
                 data = delivery.job.pack(delivery.items)
-                self._dead_letter(name, entry, data, DeadLetterReason.DELIVERED_TOO_OFTEN)
+                self._dead_letter(entry, data, DeadLetterReason.DELIVERED_TOO_OFTEN)
                 self._on_dead_letter(delivery.job)
                 self.fail(delivery, failure)
         return []
 
     def _dead_letter(
-        self, name: str, entry: str, data: bytes, reason: DeadLetterReason, detail: str = ""
+        self, entry: StreamEntry, data: bytes, reason: DeadLetterReason, detail: str = ""
     ) -> None:
-        log.error("job dead-lettered", extra={"entry": entry, "reason": reason, "detail": detail})
-        dead_letters.add(self.server, name, entry, data, reason)
+        extra = {"entry": entry.id, "reason": reason, "detail": detail}
+        log.error("job dead-lettered", extra=extra)
+        dead_letters.add(self.server, entry.stream, entry.id, data, reason)
         self._metrics.dead_lettered_jobs[reason].inc()
 
-    def _read(
-        self, server: RedisClient, names: list[str], count: int, block: int | None = None
-    ) -> dict[str, list[StreamEntry]]:
-        positions: dict[Any, Any] = {streams.stream_key(name): ">" for name in names}
-        group = (streams.GROUP, self.name)
-        with server.session() as client:
-            try:
-                reply: Any = client.xreadgroup(*group, positions, count=count, block=block)
-            except ResponseError as error:
-                for name in names:
-                    self._remove_stream(name, error)
-                return {}
-        return {key.decode()[len(streams.JOBS) + 1 :]: entries for key, entries in reply or []}
+    def _read_waiting(
+        self, encoders: Sequence[EncoderStreams], taken: Sequence[StreamEntry] = ()
+    ) -> list[StreamEntry]:
+        """Entries that wait for the first encoder that has any, up to a full batch with others."""
+        free = self._items_per_batch - sum(max(1, entry.items) for entry in taken)
+        room = MAX_TAKE_BYTES - sum(entry.size for entry in taken)
+        if free <= 0 or room <= 0:
+            return []
+        keys: list[str] = []
+        names: list[str] = []
+        words: list[str | int] = [self.name, free, room, QUANTUM]
+        for encoder in encoders:
+            keys += (SHARD.credits(encoder.encoder), *map(SHARD.stream, encoder.names))
+            names += ("", *encoder.names)
+            words += (len(encoder.names), 0 if taken else self._turns.patience_ms(encoder))
+        now_ms, number, entries = self.server.run_script(scripts.TAKE, keys, *words)
+        self._set_clock(now_ms)
+        if number:
+            self._turns.end_turn(encoders[number - 1])
+        return [parse_entry(names[stream - 1], id_, fields) for stream, id_, fields in entries]
 
-    def _remove_stream(self, name: str, error: ResponseError) -> None:
-        """Stop reading a stream that no longer exists, as after a restart of the queue server."""
-        if not str(error).startswith("NOGROUP"):
+    def _read_arriving(
+        self, encoders: Sequence[EncoderStreams]
+    ) -> list[tuple[EncoderStreams, list[StreamEntry]]]:
+        """Wait until entries arrive for some of these encoders."""
+        by_key = {
+            SHARD.stream(name).encode(): (encoder, name)
+            for encoder in encoders
+            for name in encoder.names
+        }
+        group = ("GROUP", GROUP, self.name, "COUNT", 1, "BLOCK", BLOCK_MS)
+        positions = (">",) * len(by_key)
+        try:
+            (reply,) = self._blocking.execute(
+                ("XREADGROUP", *group, "STREAMS", *by_key, *positions)
+            )
+        except QueueUnavailableError as error:
+            self._clear_turns(error)
+            return []
+        arrived: dict[EncoderStreams, list[StreamEntry]] = {}
+        for key, entries in reply or ():
+            encoder, name = by_key[key]
+            arrived.setdefault(encoder, []).extend(parse_entry(name, *raw) for raw in entries)
+        return list(arrived.items())
+
+    def _set_clock(self, now_ms: int) -> None:
+        """Take the server's time, from which later times are computed by this machine's clock."""
+        self._clock_ms = now_ms - time.monotonic() * 1000
+
+    def _clear_turns(self, error: QueueUnavailableError) -> None:
+        """List the streams again if one no longer exists, as after a restart of the server."""
+        refusal = error.__cause__
+        if not isinstance(refusal, ResponseError) or not str(refusal).startswith("NOGROUP"):
             raise error
-        self._turns.remove(name)
+        self._turns.clear()
+        self._stopping.wait(BLOCK_MS / 1000 / 5)
 
 
-def _answer_command(stream: str, entry: str, api: str, reply: bytes, work_ms: float) -> Command:
-    keys = (streams.stream_key(stream), streams.BYTES, streams.replies_key(api), streams.APIS)
-    return script_command(scripts.ANSWER, keys, entry, reply, api, API_EXPIRED_MS, work_ms)
+_AnswerWords = tuple[str, bytes, int, int, str, float]
+"""Entry, reply, size, cost, name of its payload, and milliseconds of work of one job."""
+
+
+def _answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
+    """The command that answers jobs of one stream to one API process."""
+    rows: list[_AnswerWords] = [
+        (
+            delivery.entry,
+            reply.pack() if reply else b"",
+            *(delivery.size, delivery.cost, delivery.payload),
+            seconds * 1000,
+        )
+        for delivery, reply, seconds in answers
+    ]
+    return _answer_words(stream, api, rows)
+
+
+def _answer_words(stream: str, api: str, rows: Sequence[_AnswerWords]) -> Command:
+    pace = SHARD.pace(encoder_of_stream(stream))
+    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis, pace]
+    words: list[str | bytes | int | float] = [api, API_EXPIRED_MS]
+    payloads = 0
+    for entry, reply, size, cost, payload, work_ms in rows:
+        number = 0
+        if payload:
+            keys.append(SHARD.payload(payload))
+            payloads += 1
+            number = payloads
+        words += (entry, reply, size, cost, work_ms, number)
+    return script_command(scripts.ANSWER, keys, *words)
 
 
 def _outcome(reply: Reply | None) -> str:

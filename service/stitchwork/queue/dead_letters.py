@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from stitchwork.errors import UnknownResourceError
-from stitchwork.queue import scripts
+from stitchwork.queue import upkeep_scripts
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, unpack_job
-from stitchwork.queue.streams import DEAD
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Item
 from stitchwork.telemetry.metrics import DeadLetterReason
@@ -49,14 +49,14 @@ def add(server: RedisClient, stream: str, entry: str, data: bytes, reason: DeadL
         The dead letter's id.
     """
     arguments = (stream, entry, reason, data, MAX_DEAD_LETTERS)
-    id_ = server.run_script(scripts.DEAD_LETTER, (DEAD,), *arguments)
+    id_ = server.run_script(upkeep_scripts.DEAD_LETTER, SHARD.dead, *arguments)
     return str(id_.decode())
 
 
 def list_all(server: RedisClient) -> list[DeadLetter]:
     """All dead letters, the newest first."""
     with server.session() as client:
-        entries: Any = client.xrevrange(DEAD)
+        entries: Any = client.xrevrange(SHARD.dead[0])
     return [
         DeadLetter(
             id_.decode(),
@@ -71,7 +71,7 @@ def list_all(server: RedisClient) -> list[DeadLetter]:
 def count(server: RedisClient) -> int:
     """The number of dead letters."""
     with server.session() as client:
-        number: Any = client.xlen(DEAD)
+        number: Any = client.xlen(SHARD.dead[0])
     return int(number)
 
 
@@ -84,7 +84,7 @@ def read(server: RedisClient, id_: str) -> tuple[Job, list[Item]]:
         IncompatibleFormatError: If another release wrote it.
     """
     with server.session() as client:
-        data = cast(bytes | None, client.get(f"{DEAD}:{id_}"))
+        data = cast(bytes | None, client.hget(SHARD.dead[1], id_))
     if data is None:
         raise UnknownResourceError(f"no dead letter {id_}")
     return unpack_job(data)
@@ -96,5 +96,5 @@ def delete(server: RedisClient, id_: str) -> None:
     Raises:
         UnknownResourceError: If there is no such dead letter.
     """
-    if not server.run_script(scripts.DELETE_DEAD_LETTER, (DEAD,), id_):
+    if not server.run_script(upkeep_scripts.DELETE_DEAD_LETTER, SHARD.dead, id_):
         raise UnknownResourceError(f"no dead letter {id_}")

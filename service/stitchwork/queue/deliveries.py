@@ -1,12 +1,36 @@
-"""Jobs that the queue has delivered to a worker."""
+"""Entries of the streams, and the jobs that the queue has delivered to a worker."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stitchwork.queue.messages import Job
 from stitchwork.resources import Item
 
-StreamEntry = tuple[bytes, dict[bytes, bytes] | None]
-"""Id and fields of an entry; no fields if it was deleted while it was pending."""
+
+class StreamEntry(NamedTuple):
+    """An entry of a stream.
+
+    Attributes:
+        stream: Name of the stream.
+        id: Its id there.
+        deadline_ms: Deadline of its job, by the server's clock.
+        items: Number of inputs.
+        cost: Cost of the inputs.
+        size: Size of the job in bytes.
+        data: The packed job; None if it is elsewhere, or the entry was deleted while it was
+            pending.
+        payload: Name of the job's payload; empty if it has none.
+    """
+
+    stream: str
+    id: str
+    deadline_ms: int = 0
+    items: int = 0
+    cost: int = 0
+    size: int = 0
+    data: bytes | None = None
+    payload: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +42,37 @@ class Delivery:
         entry: Its entry there.
         job: The job.
         items: Its inputs.
+        size: Size of the job in bytes.
+        cost: Cost of the inputs.
+        payload: Name of its payload; empty if it has none.
     """
 
     stream: str
     entry: str
     job: Job
     items: list[Item]
+    size: int = 0
+    cost: int = 0
+    payload: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all other deliveries."""
+        return self.stream, self.entry
 
 
-def stream_entry(entry: bytes, fields: list[bytes] | None) -> StreamEntry:
-    """An entry of a stream as it is in the reply of a command that redis-py does not parse."""
-    return entry, None if fields is None else dict(zip(fields[::2], fields[1::2], strict=True))
+def parse_entry(stream: str, id_: bytes, fields: Sequence[bytes] | None) -> StreamEntry:
+    """An entry as it is in a reply; it has no fields if it was deleted while it was pending."""
+    if not fields:
+        return StreamEntry(stream, id_.decode())
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    return StreamEntry(
+        stream,
+        id_.decode(),
+        int(values[b"d"]),
+        int(values[b"n"]),
+        int(values[b"c"]),
+        int(values[b"s"]),
+        values.get(b"m"),
+        values.get(b"k", b"").decode(),
+    )

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from stitchwork.errors import UnavailableError
-from stitchwork.queue import scripts, streams
+from stitchwork.queue import scripts
+from stitchwork.queue.keys import SHARD
 from stitchwork.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
@@ -110,5 +111,5 @@ class Leases:
         for name, entry in entries:
             by_stream.setdefault(name, []).append(entry)
         for name, ids in by_stream.items():
-            keys = (streams.stream_key(name),)
+            keys = (SHARD.stream(name),)
             self._server.run_script(scripts.RENEW, keys, self._name, idle_ms, *ids)

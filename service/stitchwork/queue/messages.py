@@ -1,10 +1,16 @@
-"""The messages between the API and the workers: jobs and replies, and their bytes."""
+"""The messages between the API and the workers: jobs and replies, and their bytes.
 
-from collections.abc import Sequence
+A message is a few frames with a checksum. The first is a JSON object with the number of the format;
+a job's second frame has what many jobs share, so that it is written and read once for all of them.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
+import orjson
 
 from stitchwork import errors
 from stitchwork.errors import (
@@ -15,9 +21,8 @@ from stitchwork.errors import (
     StitchworkError,
 )
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.redis.serialization import pack, unpack
+from stitchwork.redis.serialization import is_frames, pack_frames, unpack, unpack_frames
 from stitchwork.resources import (
-    Arrays,
     EncoderSpec,
     Floats,
     Head,
@@ -26,17 +31,18 @@ from stitchwork.resources import (
     Registration,
     Space,
     encoder_key,
-    pack_items,
-    unpack_items,
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """The version of the format of messages. It changes whenever a field of a message does."""
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""
 REGISTRATION_STREAM: Final = "registration"
 """The stream of registration steps that need no encoder."""
+MAX_SHARED_PARTS: Final = 1024
+_OWN_FIELDS: Final = ("id", "reply_to", "request_id", "traceparent")
+"""The fields of a job that differ between jobs of equal versions."""
 
 
 class Job(Record):
@@ -72,7 +78,7 @@ class Job(Record):
     request_id: str | None = None
     traceparent: str | None = None
 
-    @property
+    @cached_property
     def stream(self) -> str:
         """The stream it waits in: that of its encoder, whatever spaces the encoder appears in."""
         return REGISTRATION_STREAM if self.encoder is None else encoder_key(self.encoder)
@@ -82,9 +88,15 @@ class Job(Record):
         """The request that it is part of."""
         return Caller(self.request_id, self.traceparent)
 
+    @cached_property
+    def shared_part(self) -> bytes:
+        """The fields that it shares with other jobs, as JSON."""
+        return orjson.dumps(self.model_dump(mode="json", exclude=set(_OWN_FIELDS)))
+
     def pack(self, items: Sequence[Item] = ()) -> bytes:
         """The job and its inputs as bytes."""
-        return pack(pack_items(items), {"format": FORMAT, **self.model_dump(mode="json")})
+        own = self.id, self.reply_to, self.request_id, self.traceparent
+        return pack_job(self, items, *own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,24 +127,30 @@ class Reply:
 
     def pack(self) -> bytes:
         """The reply as bytes."""
-        meta: dict[str, Any] = {"format": FORMAT, "job": self.job}
+        header: dict[str, Any] = {"format": FORMAT, "job": self.job}
         if self.error is not None:
             error = self.error
-            meta["error"] = {
+            header["error"] = {
                 "kind": type(error).__name__,
                 "message": error.message,
                 "pointer": error.pointer,
                 "code": error.code,
             }
-            return pack({}, meta)
-        arrays: Arrays = {
-            "rows": np.ascontiguousarray(self.rows, np.float32),
-            "defined": np.ascontiguousarray(self.defined, np.bool_),
-            "covered": np.ascontiguousarray(self.covered, np.bool_),
-            "lengths": np.ascontiguousarray(self.lengths, np.float32),
-        }
-        meta |= {"truncated": self.truncated, "tokens": self.tokens}
-        return pack(arrays, {**meta, "prompt_name": self.prompt_name})
+            return pack_frames((orjson.dumps(header),))
+        rows = np.ascontiguousarray(self.rows, np.float32)
+        header["shape"] = rows.shape
+        header["tokens"] = self.tokens
+        if self.truncated:
+            header["truncated"] = self.truncated
+        if self.prompt_name is not None:
+            header["prompt_name"] = self.prompt_name
+        arrays = (
+            rows,
+            np.ascontiguousarray(self.defined, np.bool_),
+            np.ascontiguousarray(self.covered, np.bool_),
+            np.ascontiguousarray(self.lengths, np.float32),
+        )
+        return pack_frames((orjson.dumps(header), *(array.tobytes() for array in arrays)))
 
 
 def registration_job(registration: Registration) -> Job:
@@ -148,6 +166,31 @@ def registration_job(registration: Registration) -> Job:
     return Job(id=":".join(name), encoder=encoder, registration=name)
 
 
+def pack_job(
+    job: Job,
+    items: Sequence[Item],
+    id_: str,
+    reply_to: str | None = None,
+    request_id: str | None = None,
+    traceparent: str | None = None,
+) -> bytes:
+    """A job and its inputs as bytes, with other values of the fields that jobs do not share.
+
+    Args:
+        job: The job.
+        items: Its inputs.
+        id_: Its id.
+        reply_to: The API process that waits.
+        request_id: The request that it is part of.
+        traceparent: The span that it is part of.
+    """
+    header = {"format": FORMAT, "id": id_, "reply_to": reply_to, "request_id": request_id}
+    if traceparent is not None:
+        header["traceparent"] = traceparent
+    parts = [item.encode() if isinstance(item, str) else item for item in items]
+    return pack_frames((orjson.dumps(header), job.shared_part, *parts))
+
+
 def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
     """The job and the inputs of `Job.pack`.
 
@@ -155,14 +198,20 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
         CorruptDataError: If the bytes fail their checksum, or are not a job.
         IncompatibleFormatError: If another release wrote them.
     """
-    arrays, meta = unpack(data)
+    header, frames = _open(data)
     try:
-        number = _format_of(meta)
+        number = _format_of(header)
         if number != FORMAT:
             raise IncompatibleFormatError(_mismatch("job", number))
-        job = Job.model_validate({name: meta[name] for name in meta if name != "format"})
-        return job, unpack_items(arrays, job.encoder.modality if job.encoder else "vector")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        shared = _parse_shared_part(frames[0])
+        own = {name: header.get(name) for name in _OWN_FIELDS}
+        if not (isinstance(own["id"], str) and _are_texts(own.values())):
+            raise ValueError("expected texts")
+        job = shared.model_copy(update=own)
+        if job.encoder is not None and job.encoder.modality == "text":
+            return job, [part.decode() for part in frames[1:]]
+        return job, list(frames[1:])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CorruptDataError("the bytes have a valid checksum but are not a job") from error
 
 
@@ -172,10 +221,10 @@ def unpack_address(data: bytes) -> tuple[str, str] | None:
     Raises:
         CorruptDataError: If the bytes fail their checksum.
     """
-    _, meta = unpack(data)
-    if not isinstance(meta, dict):
+    header, _ = _open(data)
+    if not isinstance(header, dict):
         return None
-    job, api = meta.get("id"), meta.get("reply_to")
+    job, api = header.get("id"), header.get("reply_to")
     return (job, api) if isinstance(job, str) and isinstance(api, str) else None
 
 
@@ -185,26 +234,52 @@ def unpack_reply(data: bytes) -> Reply:
     Raises:
         CorruptDataError: If the bytes fail their checksum, or are not a reply.
     """
-    arrays, meta = unpack(data)
+    header, frames = _open(data)
     try:
-        job, number = str(meta["job"]), _format_of(meta)
+        job, number = str(header["job"]), _format_of(header)
         if number != FORMAT:
             message, code = _mismatch("reply", number), ErrorCode.INCOMPATIBLE_FORMAT
             return Reply(job, error=JobFailedError(message, code=code))
-        if meta.get("error") is not None:
-            return Reply(job, error=_unpack_error(meta["error"]))
+        if header.get("error") is not None:
+            return Reply(job, error=_unpack_error(header["error"]))
+        rows, defined, covered, lengths = frames
+        count, width = header["shape"]
         return Reply(
             job,
-            arrays["rows"],
-            arrays["defined"],
-            arrays["covered"],
-            arrays["lengths"],
-            tuple(meta["truncated"]),
-            meta["tokens"],
-            meta["prompt_name"],
+            np.frombuffer(rows, np.float32).reshape(count, width),
+            np.frombuffer(defined, np.bool_).reshape(count),
+            np.frombuffer(covered, np.bool_).reshape(count),
+            np.frombuffer(lengths, np.float32).reshape(count),
+            tuple(header.get("truncated", ())),
+            header["tokens"],
+            header.get("prompt_name"),
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CorruptDataError("the bytes have a valid checksum but are not a reply") from error
+
+
+def _open(data: bytes) -> tuple[Any, list[bytes]]:
+    """The header of a message of any format, and its other frames; those of format 2 have none.
+
+    Raises:
+        CorruptDataError: If the bytes fail their checksum, or have no header.
+    """
+    if not is_frames(data):
+        return unpack(data)[1], []
+    header, *frames = unpack_frames(data) or [b""]
+    try:
+        return orjson.loads(header), frames
+    except orjson.JSONDecodeError as error:
+        raise CorruptDataError("the header of a message is not JSON") from error
+
+
+@lru_cache(MAX_SHARED_PARTS)
+def _parse_shared_part(part: bytes) -> Job:
+    return Job.model_validate({"id": "", **orjson.loads(part)})
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(value is None or isinstance(value, str) for value in values)
 
 
 def _unpack_error(meta: dict[str, Any]) -> StitchworkError:
@@ -215,8 +290,8 @@ def _unpack_error(meta: dict[str, Any]) -> StitchworkError:
     return kind(meta["message"], pointer=meta["pointer"], code=code)
 
 
-def _format_of(meta: dict[str, Any]) -> int:
-    return int(meta.get("format", FIRST_FORMAT))
+def _format_of(header: dict[str, Any]) -> int:
+    return int(header.get("format", FIRST_FORMAT))
 
 
 def _mismatch(kind: str, number: int) -> str:

@@ -1,47 +1,116 @@
-"""The API's side of the queue: admission, replies, deadlines, cancellation."""
+"""The API's side of the queue: admission, replies, deadlines, cancellation.
+
+Everything happens on the event loop. What its callers ask for in one turn goes to the server in one
+packet, and one call that blocks there brings all replies.
+"""
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from functools import partial
+from itertools import count
 from typing import Any, Final
 
 from stitchwork.errors import (
     CorruptDataError,
     DeadlineExceededError,
     ErrorCode,
+    InvalidInputError,
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue import streams, worker_registry
-from stitchwork.queue.messages import Job, Reply, unpack_reply
-from stitchwork.queue.streams import AdmissionLimits
+from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
+from stitchwork.queue.admission import (
+    AdmissionLimits,
+    Part,
+    Parts,
+    admit_arguments,
+    cancel_arguments,
+    cost_of,
+    create_arguments,
+    entries_of,
+)
+from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
+from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
+from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import RedisClient
+from stitchwork.redis.commands import script_command
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 from stitchwork.telemetry import Metrics
 from stitchwork.telemetry.request_context import CALLERS
 
 log = logging.getLogger(__name__)
 
-WAIT_SECONDS: Final = 1.0
-"""How long the reader blocks; also how often this process sends its heartbeat."""
+HEARTBEAT_SECONDS: Final = 1.0
+READ_SECONDS: Final = 5.0
+"""How long one call waits for replies at the server."""
+RETRY_SECONDS: Final = 1.0
 MAX_REPLIES: Final = 256
-"""Replies that the reader fetches at once."""
+"""Replies that are fetched at once."""
 FULL_SECONDS: Final = 0.1
 DRAIN_POLL_SECONDS: Final = 0.05
+MAX_CREATIONS: Final = 3
+ITEMS_POINTER: Final = "/items/"
+
+
+class PendingRequest:
+    """A request whose jobs are to be admitted, or are in the queue.
+
+    Attributes:
+        parts: Its jobs, and their deadline.
+        stream: The stream that they go to.
+        model: The model of the stream's encoder.
+        future: Gets the replies in the order of the jobs.
+        entries: Ids of the entries of its jobs, once they are admitted.
+        replies: The replies that have come.
+        missing: Number of jobs without a reply.
+    """
+
+    __slots__ = ("entries", "future", "missing", "model", "parts", "replies", "stream")
+
+    def __init__(self, parts: Parts, stream: str, model: str) -> None:
+        self.parts = parts
+        self.stream = stream
+        self.model = model
+        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        self.entries: list[str] = []
+        self.replies: list[Reply | None] = [None] * len(parts.parts)
+        self.missing = len(parts.parts)
+
+    def fail(self, error: StitchworkError) -> None:
+        """End the wait for its replies with an error."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def receive(self, index: int, reply: Reply) -> None:
+        """Take the reply to one of its jobs."""
+        if self.replies[index] is None:
+            self.replies[index] = reply
+            self.missing -= 1
+        if self.future.done():
+            return
+        if reply.error is not None:
+            self.future.set_exception(_PartError(index, reply.error))
+        elif not self.missing:
+            self.future.set_result([part for part in self.replies if part is not None])
+
+    def unanswered(self) -> list[tuple[str, str]]:
+        """Entries and payloads of the jobs without a reply."""
+        rows = zip(self.entries, self.parts.parts, self.replies, strict=False)
+        return [(entry, part.payload) for entry, part, reply in rows if reply is None]
 
 
 class Producer:
     """Adds jobs to their streams and delivers each reply to the caller that awaits it.
 
-    One thread reads this process's reply list. Every caller gets an answer: the reply, the
-    deadline, or the error that the queue is unavailable.
+    Every caller gets an answer: the reply, the deadline, or the error that the queue is
+    unavailable.
 
     Args:
         server: The queue server.
@@ -49,6 +118,7 @@ class Producer:
         max_bytes: Size of all queued jobs.
         max_wait_seconds: Longest time in seconds that a job is expected to wait for a worker.
         worker_ttl_seconds: Seconds without a heartbeat after which a worker counts as dead.
+        caller_classes: Number of classes of callers, which share each encoder fairly.
         metrics: Counts cancelled jobs.
         full_seconds: Time in seconds for which a queue that was full counts as full without being
             read again, unless one of its jobs is done.
@@ -62,6 +132,7 @@ class Producer:
         max_bytes: int,
         max_wait_seconds: float,
         worker_ttl_seconds: float,
+        caller_classes: int = 1,
         metrics: Metrics | None = None,
         full_seconds: float = FULL_SECONDS,
     ) -> None:
@@ -69,116 +140,129 @@ class Producer:
         self._full_seconds = full_seconds
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
-        self._max_wait_seconds = max_wait_seconds
+        self._max_wait_ms = int(max_wait_seconds * 1000)
         self._worker_ttl = worker_ttl_seconds
+        self._caller_classes = caller_classes
+        self._metrics = metrics or Metrics()
         self._workers: list[WorkerStatus] = []
         self._full: dict[str, tuple[float, QueueFullError]] = {}
         self._name = streams.new_id()
-        self._waiting: dict[str, Future[Reply]] = {}
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._reader = threading.Thread(target=self._read, name="replies", daemon=True)
-        self._metrics = metrics or Metrics()
+        self._numbers = count()
+        self._client = AsyncRedisClient.of(server)
+        self._blocking = self._client.blocking(READ_SECONDS)
+        self._waiting: dict[str, tuple[PendingRequest, int]] = {}
+        self._unadmitted: list[PendingRequest] = []
+        self._tasks: set[asyncio.Future[Any]] = set()
 
-    def start(self) -> None:
-        """Begin to read replies."""
-        self._reader.start()
+    async def start(self) -> None:
+        """Begin to read replies and to send heartbeats."""
+        self._tasks |= {asyncio.ensure_future(task) for task in (self._read(), self._beat())}
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Stop reading; callers that still wait get an error."""
-        self._stopping.set()
-        self._reader.join()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self._fail_all(QueueUnavailableError("the service is shutting down"))
         try:
-            with self.server.session() as client:
-                client.zrem(streams.APIS, self._name)
-                client.delete(streams.replies_key(self._name))
+            await self._client.execute(
+                ("ZREM", SHARD.apis, self._name), ("DEL", SHARD.replies(self._name))
+            )
         except QueueUnavailableError as error:
             _warn(error, "the entries of this process are removed when they expire")
+        await self._blocking.close()
+        await self._client.close()
 
-    async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
-        """Have a worker do a job, and wait for its reply.
+    async def run(
+        self, job: Job, items: Sequence[Item], seconds: float, caller_class: int = 0
+    ) -> Reply:
+        """Have a worker do a job, and wait for its reply; see `run_all`."""
+        (reply,) = await self.run_all(job, (items,), seconds, caller_class)
+        return reply
+
+    async def run_all(
+        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float, caller_class: int = 0
+    ) -> list[Reply]:
+        """Have workers do a request of one or more jobs, and wait for all replies.
+
+        All jobs are admitted, or none. If one fails, or the caller leaves, the others are taken
+        out of the queue.
 
         Args:
-            job: The job; its id and its reply address are set here.
-            items: The inputs.
+            job: What all jobs do; their ids and reply address are set here.
+            parts: The inputs of each job.
             seconds: Seconds until the deadline.
+            caller_class: The class of the caller.
 
         Returns:
-            A reply without an error.
+            Replies without an error, in the order of the jobs.
 
         Raises:
-            QueueFullError: If the queue is full.
+            QueueFullError: If the queue is full, or the deadline too short for the inputs.
             NoWorkerError: If no live worker takes work for its encoder.
             QueueUnavailableError: If the queue server is, or becomes, unavailable.
-            DeadlineExceededError: If the reply does not come in time.
-            StitchworkError: The error that the worker answered.
+            DeadlineExceededError: If a reply does not come in time.
+            StitchworkError: The error that a worker answered; the pointer of an
+                `InvalidInputError` counts from the request's first input.
         """
         if job.encoder:
             await self._check_workers(job.encoder)
-        fields: dict[str, str | None] = {"id": streams.new_id(), "reply_to": self._name}
-        for caller in CALLERS.get():
-            fields |= {"request_id": caller.request_id, "traceparent": caller.traceparent}
-        job = job.model_copy(update=fields)
-        future: Future[Reply] = Future()
-        with self._lock:
-            self._waiting[job.id] = future
-        admission = asyncio.ensure_future(asyncio.to_thread(self._admit, job, items, seconds))
+        request = self._make_request(job, parts, seconds, caller_class % self._caller_classes)
+        for index, part in enumerate(request.parts.parts):
+            self._waiting[part.id] = (request, index)
+        loop = asyncio.get_running_loop()
+        if not self._unadmitted:
+            loop.call_soon(self._admit)
+        self._unadmitted.append(request)
+        timer = loop.call_later(seconds, _expire, request, seconds)
         try:
-            # Shielded: if the caller leaves now, the entry must still be known to be cancelled.
-            await asyncio.shield(admission)
-            reply = await asyncio.wait_for(asyncio.wrap_future(future), seconds)
-        except TimeoutError as error:
-            raise DeadlineExceededError(
-                f"no worker answered within {seconds:g} seconds (request_timeout_seconds, or less "
-                "if the request says so)"
-            ) from error
+            replies = await request.future
+        except _PartError as failure:
+            raise _shift_pointer(failure, parts) from failure
+        except UnavailableError:
+            # Nothing can be cancelled.
+            request.entries.clear()
+            raise
         finally:
-            with self._lock:
-                self._waiting.pop(job.id, None)
-            if future.cancelled() or not future.done():
-                admission.add_done_callback(lambda done: self._cancel(job, done))
+            timer.cancel()
+            for part in request.parts.parts:
+                self._waiting.pop(part.id, None)
+            self._cancel(request)
         # Its place in the queue is free.
-        self._full.pop(job.stream, None)
-        if reply.error is not None:
-            raise reply.error
-        return reply
+        self._full.pop(request.stream, None)
+        return replies
 
     def enqueue_registration(self, registration: Registration) -> None:
-        """Enqueue the next step of a registration, which a worker otherwise resumes later."""
+        """Enqueue the next step of a registration, which a worker otherwise resumes later.
+
+        Blocks for two short calls to the server.
+        """
         try:
             streams.enqueue_registration(self.server, registration)
         except QueueUnavailableError as error:
             _warn(error, "a worker resumes the registration later")
 
-    def check_room(self, encoder: EncoderSpec) -> None:
+    def check_room(self, encoder: EncoderSpec, caller_class: int = 0) -> None:
         """Raise, before the inputs of a job are read, if the queue was full a moment ago.
 
         Raises:
             QueueFullError: If the queue of the encoder was full.
         """
-        until, error = self._full.get(encoder_key(encoder), (0.0, None))
-        if error is not None and time.monotonic() < until:
-            raise QueueFullError(error.message)
-
-    async def _check_workers(self, encoder: EncoderSpec) -> None:
-        self.check_room(encoder)
-        if worker_registry.count_accepting(self._workers, encoder):
+        if not self._full:
             return
-        # The list is up to a second old; nobody is refused on that alone.
-        workers = await asyncio.to_thread(self.workers)
-        if not worker_registry.count_accepting(workers, encoder):
-            number = f" ({len(workers)} live)" if workers else ""
-            raise NoWorkerError(f"no live worker takes work for {encoder.model}{number}")
+        name = stream_name(encoder_key(encoder), caller_class % self._caller_classes)
+        until, error = self._full.get(name, (0.0, None))
+        if error is not None and time.monotonic() < until:
+            raise QueueFullError(error.message, max_items=error.max_items)
 
     def workers(self) -> list[WorkerStatus]:
-        """The status of every live worker.
+        """The status of every live worker, by a blocking call.
 
         Raises:
             QueueUnavailableError: If the queue server is unavailable.
         """
-        self._workers = worker_registry.live_workers(self.server, self._worker_ttl, self._name)
-        return self._workers
+        return worker_registry.live_workers(self.server, self._worker_ttl)
 
     async def drain(self, seconds: float) -> bool:
         """Wait until every job that was admitted before this call is answered or cancelled.
@@ -187,7 +271,7 @@ class Producer:
             False if it was not within these seconds.
         """
         try:
-            before = await asyncio.to_thread(self.server.now_ms)
+            before = await self._client.now_ms()
             async with asyncio.timeout(seconds):
                 while await self._has_unanswered(before):  # noqa: ASYNC110 state of others
                     await asyncio.sleep(DRAIN_POLL_SECONDS)
@@ -197,72 +281,162 @@ class Producer:
             _warn(error, "the shutdown does not wait for jobs")
         return True
 
-    async def _has_unanswered(self, before_ms: int) -> bool:
-        return await asyncio.to_thread(streams.has_unanswered, self.server, before_ms)
-
-    def _admit(self, job: Job, items: Sequence[Item], seconds: float) -> str:
-        limits = AdmissionLimits(
-            self._max_jobs,
-            self._max_bytes,
-            int(self._max_wait_seconds * 1000),
-            worker_registry.count_accepting(self._workers, job.encoder) if job.encoder else 1,
-        )
-        data, timeout_ms = job.pack(items), int(seconds * 1000)
-        try:
-            return streams.admit(
-                self.server, job, data, len(items), timeout_ms=timeout_ms, limits=limits
-            )
-        except QueueFullError as error:
-            if error.code != ErrorCode.QUEUE_BYTES_FULL:
-                # A smaller job might still fit.
-                self._full[job.stream] = (time.monotonic() + self._full_seconds, error)
-            raise
-
-    def _cancel(self, job: Job, admission: asyncio.Future[str]) -> None:
-        """Cancel a job that nobody waits for any more, unless a worker has it already."""
-        if admission.cancelled() or admission.exception() is not None:
+    async def _check_workers(self, encoder: EncoderSpec) -> None:
+        self.check_room(encoder)
+        if worker_registry.count_accepting(self._workers, encoder.model):
             return
-        entry = admission.result()
+        # The list is up to a second old; nobody is refused on that alone.
+        await self._refresh_workers()
+        if not worker_registry.count_accepting(self._workers, encoder.model):
+            live = len(self._workers)
+            number = f" ({live} live)" if live else ""
+            raise NoWorkerError(f"no live worker takes work for {encoder.model}{number}")
 
-        def cancel() -> None:
+    async def _refresh_workers(self) -> None:
+        """Send the heartbeat of this process, and list the workers."""
+        keys, arguments = worker_registry.live_workers_arguments(self._worker_ttl, self._name)
+        reply = await self._client.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments)
+        self._workers = worker_registry.parse_statuses(reply)
+
+    def _make_request(
+        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float, caller_class: int
+    ) -> PendingRequest:
+        request_id = traceparent = None
+        for caller in CALLERS.get():
+            request_id, traceparent = caller.request_id, caller.traceparent
+        packed = []
+        for items in parts:
+            id_ = f"{self._name}{next(self._numbers):x}"
+            data = pack_job(job, items, id_, self._name, request_id, traceparent)
+            packed.append(Part(id_, data, len(items), cost_of(items)))
+        model = job.encoder.model if job.encoder else ""
+        name = stream_name(job.stream, caller_class)
+        return PendingRequest(Parts(packed, int(seconds * 1000)), name, model)
+
+    def _limits(self, model: str) -> AdmissionLimits:
+        workers = worker_registry.count_accepting(self._workers, model)
+        return AdmissionLimits(self._max_jobs, self._max_bytes, self._max_wait_ms, workers)
+
+    def _admit(self) -> None:
+        """Send the requests of this turn, with one script for each stream."""
+        requests, self._unadmitted = self._unadmitted, []
+        by_stream: dict[str, list[PendingRequest]] = {}
+        for request in requests:
+            # A caller that left within this turn admits nothing.
+            if not request.future.done():
+                by_stream.setdefault(request.stream, []).append(request)
+        for members in by_stream.values():
+            self._send(members, MAX_CREATIONS)
+
+    def _send(
+        self, requests: list[PendingRequest], creations: int, *, create: bool = False
+    ) -> None:
+        """Send requests of one stream.
+
+        Args:
+            requests: The requests.
+            creations: How many times the streams may be created, if they do not exist.
+            create: Whether to create them now.
+        """
+        first = requests[0]
+        limits = self._limits(first.model)
+        commands = []
+        if create:
+            keys, arguments = create_arguments(
+                encoder_of_stream(first.stream), first.model, self._caller_classes
+            )
+            commands.append(script_command(scripts.CREATE_STREAMS, keys, *arguments))
+        parts = [request.parts for request in requests]
+        keys, arguments = admit_arguments(first.stream, parts, api=self._name, limits=limits)
+        commands.append(script_command(scripts.ADMIT, keys, *arguments))
+        reply = self._client.send(*commands)
+        reply.add_done_callback(partial(self._settle, requests, limits, creations))
+
+    def _settle(
+        self,
+        requests: list[PendingRequest],
+        limits: AdmissionLimits,
+        creations: int,
+        reply: "asyncio.Future[list[Any]]",
+    ) -> None:
+        """Take what the server decided on requests of one stream."""
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            for request in requests:
+                request.fail(_unavailable(error))
+            return
+        results = reply.result()[-1]
+        missing: list[PendingRequest] = []
+        for request, result in zip(requests, results, strict=True):
             try:
-                cancelled = streams.cancel(self.server, job, entry)
-            except QueueUnavailableError as error:
-                _warn(error, "the cancelled job may run until its deadline")
-                return
-            self._metrics.cancelled_jobs.inc(cancelled)
+                entries = entries_of(result, limits)
+            except QueueFullError as full:
+                self._refuse(request, full)
+                continue
+            if entries is not None:
+                request.entries = entries
+                if request.future.done():
+                    self._cancel(request)
+            elif creations:
+                missing.append(request)
+            else:
+                request.fail(QueueUnavailableError("the queue server does not keep new streams"))
+        if missing:
+            self._send(missing, creations - 1, create=True)
 
-        threading.Thread(target=cancel, name="cancel", daemon=True).start()
+    def _refuse(self, request: PendingRequest, error: QueueFullError) -> None:
+        if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
+            # A smaller request would not fit either.
+            self._full[request.stream] = (time.monotonic() + self._full_seconds, error)
+        request.fail(error)
 
-    def _read(self) -> None:
-        blocking = self.server.blocking(WAIT_SECONDS)
-        key, beat_at = streams.replies_key(self._name), float("-inf")
-        while not self._stopping.is_set():
-            if time.monotonic() - beat_at >= WAIT_SECONDS:
-                beat_at = time.monotonic()
-                self._beat()
+    def _cancel(self, request: PendingRequest) -> None:
+        """Take the jobs of a request that nobody waits for any more out of the queue."""
+        entries = request.unanswered()
+        if not entries:
+            # It is not admitted yet, or never will be.
+            return
+        keys, arguments = cancel_arguments(request.stream, entries)
+        reply = self._client.send(script_command(scripts.CANCEL, keys, *arguments))
+        self._tasks.add(reply)
+        reply.add_done_callback(self._count_cancelled)
+
+    def _count_cancelled(self, reply: "asyncio.Future[list[Any]]") -> None:
+        self._tasks.discard(reply)
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            _warn(_unavailable(error), "the cancelled jobs may run until their deadline")
+            return
+        self._metrics.cancelled_jobs.inc(sum(result > 0 for result in reply.result()[0]))
+
+    async def _read(self) -> None:
+        """Deliver replies."""
+        command = ("BLMPOP", READ_SECONDS, 1, SHARD.replies(self._name), "LEFT")
+        while True:
             try:
-                with blocking.session() as client:
-                    # A batch is answered at once: all replies that have come are fetched together.
-                    popped: Any = client.blmpop(
-                        WAIT_SECONDS, 1, key, direction="LEFT", count=MAX_REPLIES
-                    )
+                # A batch is answered at once: all replies that have come are fetched together.
+                (popped,) = await self._blocking.send((*command, "COUNT", MAX_REPLIES))
             except UnavailableError as error:
                 self._fail_all(QueueUnavailableError(f"the job was lost: {error.message}"))
                 _warn(error, "waiting callers get an error")
-                self._stopping.wait(WAIT_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             for data in popped[1] if popped else ():
                 self._deliver(data)
-        blocking.close()
 
-    def _beat(self) -> None:
-        """Send the heartbeat and list the workers; a server that refuses may still take jobs."""
-        try:
-            self.workers()
-            worker_registry.remove_expired(self.server)
-        except QueueUnavailableError as error:
-            _warn(error, "no heartbeat was sent")
+    async def _beat(self) -> None:
+        """Send heartbeats and list the workers; a server that refuses may still take jobs."""
+        while True:
+            try:
+                await self._refresh_workers()
+                await remove_expired(self._client)
+            except QueueUnavailableError as error:
+                _warn(error, "no heartbeat was sent")
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _deliver(self, data: bytes) -> None:
         try:
@@ -271,17 +445,62 @@ class Producer:
             # Its job is unknown; the caller's answer is the deadline.
             log.error("reply corrupt", extra={"reason": error.message})
             return
-        with self._lock:
-            future = self._waiting.pop(reply.job, None)
-        if future is not None and future.set_running_or_notify_cancel():
-            future.set_result(reply)
+        request, index = self._waiting.pop(reply.job, (None, 0))
+        if request is not None:
+            request.receive(index, reply)
 
     def _fail_all(self, error: StitchworkError) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
-            if future.set_running_or_notify_cancel():
-                future.set_exception(error)
+        waiting, self._waiting = self._waiting, {}
+        for request, _ in waiting.values():
+            request.fail(error)
+
+    async def _has_unanswered(self, before_ms: int) -> bool:
+        (reply,) = await self._client.execute(("HGETALL", SHARD.encoders))
+        commands = [
+            script_command(scripts.HAS_UNANSWERED, (SHARD.stream(name),), before_ms)
+            for encoder in streams.parse_encoders(reply)
+            for name in encoder.names
+        ]
+        return any(await self._client.execute(*commands)) if commands else False
+
+
+class _PartError(Exception):
+    """The error of one job of a request.
+
+    Attributes:
+        index: Index of the job.
+        error: What its worker answered.
+    """
+
+    def __init__(self, index: int, error: StitchworkError) -> None:
+        super().__init__(error.message)
+        self.index = index
+        self.error = error
+
+
+def _expire(request: PendingRequest, seconds: float) -> None:
+    request.fail(
+        DeadlineExceededError(
+            f"no worker answered within {seconds:g} seconds (request_timeout_seconds, or less if "
+            "the request says so)"
+        )
+    )
+
+
+def _shift_pointer(failure: _PartError, parts: Sequence[Sequence[Item]]) -> StitchworkError:
+    """The error of a job, with the index in its pointer counted in the whole request."""
+    error = failure.error
+    if isinstance(error, InvalidInputError) and (error.pointer or "").startswith(ITEMS_POINTER):
+        index, slash, rest = str(error.pointer)[len(ITEMS_POINTER) :].partition("/")
+        offset = sum(len(items) for items in parts[: failure.index])
+        error.pointer = f"{ITEMS_POINTER}{int(index) + offset}{slash}{rest}"
+    return error
+
+
+def _unavailable(error: BaseException) -> UnavailableError:
+    if isinstance(error, UnavailableError):
+        return QueueUnavailableError(error.message)
+    raise error
 
 
 def _warn(error: UnavailableError, effect: str) -> None:

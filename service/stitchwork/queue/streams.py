@@ -1,63 +1,46 @@
-"""The queue server's keys, and the operations on streams that the API and the workers share.
-
-jobs                    hash of the streams that exist: name → the model of its encoder
-jobs:{name}             stream of the jobs of one encoder, with the consumer group `workers`; an
-                        entry has size, inputs and deadline alone, so that reading it stays cheap
-jobs:{name}:{entry}     the job and its inputs
-jobs:{name}:pace        hash: inputs in the stream, and milliseconds that one takes
-bytes                   bytes of all queued jobs
-replies:{api}           list of the replies to one API process; no lifetime, since under
-                        `volatile-lru` a key with a lifetime may be evicted
-apis, workers           sorted sets of live processes by the server's time, in milliseconds
-announced               hash of the status of each worker
-enqueued:{job}:{step}   a registration step was enqueued a moment ago
-dead, dead:{id}         stream of dead letters, and their jobs
-"""
+"""Operations on the streams of jobs by blocking calls, which the API and the workers share."""
 
 import uuid
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue import scripts
+from stitchwork.queue.admission import (
+    UNLIMITED,
+    AdmissionLimits,
+    Part,
+    Parts,
+    admit_arguments,
+    cancel_arguments,
+    create_arguments,
+    entries_of,
+)
+from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, registration_job
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.client import RedisClient
+from stitchwork.redis.commands import script_command
 from stitchwork.resources import Registration
 
-GROUP: Final = "workers"
-JOBS: Final = PREFIX + "jobs"
-BYTES: Final = PREFIX + "bytes"
-REPLIES: Final = PREFIX + "replies"
-APIS: Final = PREFIX + "apis"
-WORKERS: Final = PREFIX + "workers"
-ANNOUNCED: Final = PREFIX + "announced"
-ENQUEUED: Final = PREFIX + "enqueued"
-DEAD: Final = PREFIX + "dead"
 ENQUEUED_SECONDS: Final = 5
 REGISTRATION_TIMEOUT_MS: Final = 24 * 3600 * 1000
 
 
-class AdmissionLimits(NamedTuple):
-    """How many jobs may wait.
+class EncoderStreams(NamedTuple):
+    """The streams of one encoder.
 
     Attributes:
-        jobs: Jobs in one stream; 0 turns all limits off.
-        bytes: Size of the jobs in all streams.
-        wait_ms: Longest time in milliseconds, both of the oldest job's wait until now and of the
-            new job's expected wait.
-        workers: Number of workers that serve the stream, for the expected wait.
+        encoder: Key of the encoder.
+        model: Name of its model; empty for registrations that need none.
+        names: The streams, one for each class of callers.
     """
 
-    jobs: int
-    bytes: int
-    wait_ms: int
-    workers: int
-
-
-UNLIMITED: Final = AdmissionLimits(0, 0, 0, 1)
+    encoder: str
+    model: str
+    names: tuple[str, ...]
 
 
 class StreamBacklog(NamedTuple):
-    """The jobs in one stream.
+    """The jobs of one encoder.
 
     Attributes:
         model: Name of the encoder's model; empty for registrations that need none.
@@ -70,21 +53,6 @@ class StreamBacklog(NamedTuple):
     jobs: int
     running: int
     waited_ms: int | None
-
-
-def stream_key(name: str) -> str:
-    """The key of a stream."""
-    return f"{JOBS}:{name}"
-
-
-def job_key(name: str, entry: str) -> str:
-    """The key of the job behind an entry of a stream."""
-    return f"{JOBS}:{name}:{entry}"
-
-
-def replies_key(api: str) -> str:
-    """The key of an API process's replies."""
-    return f"{REPLIES}:{api}"
 
 
 def new_id() -> str:
@@ -107,7 +75,7 @@ def admit(
         server: The queue server.
         job: The job.
         data: The packed job.
-        items: How many inputs it has.
+        items: How many inputs it has, each of which costs one unit.
         timeout_ms: Milliseconds, by the server's clock, until its deadline.
         limits: How many jobs may wait.
 
@@ -118,64 +86,72 @@ def admit(
         QueueFullError: If a limit is reached.
         QueueUnavailableError: If the server is unavailable.
     """
-    keys = (stream_key(job.stream), JOBS, BYTES, APIS)
+    request = Parts((Part(job.id, data, items, items),), timeout_ms)
+    name = stream_name(job.stream)
+    keys, arguments = admit_arguments(name, (request,), api=job.reply_to or "", limits=limits)
     model = job.encoder.model if job.encoder else ""
-    arguments: tuple[Any, ...] = (
-        *(data, items, job.stream, model),
-        *limits,
-        *(timeout_ms, job.reply_to or ""),
-    )
-    result = str(server.run_script(scripts.ADMIT, keys, *arguments).decode())
-    match result:
-        case "max-jobs":
-            raise QueueFullError(
-                f"{limits.jobs} jobs (max_queue_jobs) wait for this encoder already"
-            )
-        case "max-bytes":
-            raise QueueFullError(
-                f"queued jobs hold close to {limits.bytes} bytes (max_queue_bytes)",
-                code=ErrorCode.QUEUE_BYTES_FULL,
-            )
-        case "max-age":
-            raise QueueFullError(
-                "the first job in line for this encoder has waited longer than "
-                f"{limits.wait_ms} ms (max_queue_wait_seconds)"
-            )
-        case "max-wait":
-            raise QueueFullError(
-                "the jobs that wait for this encoder will take longer than "
-                f"{limits.wait_ms} ms (max_queue_wait_seconds)"
-            )
-    return result
+    created_keys, created = create_arguments(job.stream, model, 1)
+    create = script_command(scripts.CREATE_STREAMS, created_keys, *created)
+    while True:
+        (result,) = server.run_script(scripts.ADMIT, keys, *arguments)
+        entries = entries_of(result, limits)
+        if entries is not None:
+            return entries[0]
+        server.execute(create)
 
 
 def cancel(server: RedisClient, job: Job, entry: str) -> bool:
-    """Remove a job from its stream; False if a worker has it, or had it, already.
+    """Remove a job from its stream; False if it has been answered already.
 
     Raises:
         QueueUnavailableError: If the server is unavailable.
     """
-    return bool(server.run_script(scripts.CANCEL, (stream_key(job.stream), BYTES), entry))
+    keys, arguments = cancel_arguments(stream_name(job.stream), ((entry, ""),))
+    (result,) = server.run_script(scripts.CANCEL, keys, *arguments)
+    return bool(result)
+
+
+def parse_encoders(reply: Any) -> Iterator[EncoderStreams]:
+    """The streams that exist, from the reply of HGETALL of the encoders.
+
+    It is a list by the second version of the protocol, and a dictionary by the third.
+    """
+    pairs = dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else reply
+    for name, value in pairs.items():
+        encoder = name.decode()
+        classes, _, model = value.decode().partition(":")
+        names = tuple(stream_name(encoder, number) for number in range(int(classes)))
+        yield EncoderStreams(encoder, model, names)
+
+
+def all_streams(server: RedisClient) -> list[EncoderStreams]:
+    """The streams of each encoder."""
+    (reply,) = server.execute(("HGETALL", SHARD.encoders))
+    return list(parse_encoders(reply))
 
 
 def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
-    """The backlog of every stream that is not empty, by its name."""
-    return {
-        name.decode(): StreamBacklog(model.decode(), jobs, running, None if age < 0 else age)
-        for name, model, jobs, running, age in server.run_script(scripts.BACKLOGS, (JOBS,))
-    }
+    """The backlog of every encoder that has one, by its key."""
+    encoders = all_streams(server)
+    names = [name for streams in encoders for name in streams.names]
+    replies = iter(
+        server.execute(*(script_command(scripts.BACKLOG, (SHARD.stream(name),)) for name in names))
+    )
+    backlogs = {}
+    for streams in encoders:
+        counts = [next(replies) for _ in streams.names]
+        jobs, running = sum(count[0] for count in counts), sum(count[1] for count in counts)
+        waited = [count[2] for count in counts if count[2] >= 0]
+        if jobs:
+            longest = max(waited, default=None)
+            backlogs[streams.encoder] = StreamBacklog(streams.model, jobs, running, longest)
+    return backlogs
 
 
 def queued_bytes(server: RedisClient) -> int:
     """Size of all queued jobs, in bytes."""
-    with server.session() as client:
-        size: Any = client.get(BYTES)
+    (size,) = server.execute(("GET", SHARD.bytes))
     return int(size or 0)
-
-
-def has_unanswered(server: RedisClient, before_ms: int) -> bool:
-    """Whether a job that was admitted by this time, on the server's clock, is not answered yet."""
-    return bool(server.run_script(scripts.HAS_UNANSWERED, (JOBS,), before_ms))
 
 
 def enqueue_registration(server: RedisClient, registration: Registration) -> None:
@@ -186,8 +162,7 @@ def enqueue_registration(server: RedisClient, registration: Registration) -> Non
             later all the same.
     """
     job = registration_job(registration)
-    with server.session() as client:
-        key = f"{ENQUEUED}:{job.id}:{registration.done}"
-        is_first = client.set(key, b"", nx=True, ex=ENQUEUED_SECONDS)
+    key = SHARD.enqueued(job.id, registration.done)
+    (is_first,) = server.execute(("SET", key, b"", "NX", "EX", ENQUEUED_SECONDS))
     if is_first:
         admit(server, job, job.pack(), 0, timeout_ms=REGISTRATION_TIMEOUT_MS)

@@ -1,24 +1,24 @@
-"""The streams that a worker reads, and the order in which it reads them."""
+"""The encoders whose streams a worker reads, and the order in which it reads them."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Final
 
 from stitchwork.queue import streams
-from stitchwork.queue.streams import StreamBacklog
+from stitchwork.queue.streams import EncoderStreams
 from stitchwork.redis.client import RedisClient
 
 REFRESH_SECONDS: Final = 0.5
 
 
-class StreamTurns:
-    """The streams that a worker reads, the one it read longest ago first.
+class EncoderTurns:
+    """The encoders whose streams a worker reads, the one it read longest ago first.
 
     Args:
         server: The queue server.
-        takes: Whether the worker takes jobs of a stream, given its name and its model's.
-        patience: Seconds that jobs of a stream wait before the worker takes them.
+        takes: Whether the worker takes jobs of an encoder, given its key and its model's name.
+        patience: Seconds that jobs of an encoder wait before the worker takes them.
     """
 
     def __init__(
@@ -30,47 +30,42 @@ class StreamTurns:
         self._server = server
         self._takes = takes
         self._patience = patience
-        self._names: deque[str] = deque()
+        self._encoders: deque[EncoderStreams] = deque()
         self._refreshed = 0.0
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(list(self._names))
+    def __iter__(self) -> Iterator[EncoderStreams]:
+        return iter(list(self._encoders))
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._encoders)
 
     def refresh(self) -> None:
-        """Update the list of streams, at most every `REFRESH_SECONDS`."""
-        if self._names and time.monotonic() - self._refreshed < REFRESH_SECONDS:
+        """Update the list of encoders, at most every `REFRESH_SECONDS`."""
+        if self._encoders and time.monotonic() - self._refreshed < REFRESH_SECONDS:
             return
-        with self._server.session() as client:
-            reply: Any = client.hgetall(streams.JOBS)
+        current = {
+            encoder.encoder: encoder
+            for encoder in streams.all_streams(self._server)
+            if self._takes(encoder.encoder, encoder.model)
+        }
         self._refreshed = time.monotonic()
-        models = {name.decode(): model.decode() for name, model in reply.items()}
-        names = {name for name, model in models.items() if self._takes(name, model)}
-        self._names.extend(sorted(names.difference(self._names)))
-        for name in set(self._names).difference(names):
-            self._names.remove(name)
+        kept = [current.pop(old.encoder) for old in self._encoders if old.encoder in current]
+        self._encoders = deque([*kept, *(current[name] for name in sorted(current))])
 
-    def remove(self, name: str) -> None:
-        """Stop reading a stream until it is listed again."""
-        if name in self._names:
-            self._names.remove(name)
+    def clear(self) -> None:
+        """Read nothing until the streams are listed again."""
+        self._encoders.clear()
 
-    def immediate(self) -> list[str]:
-        """The streams whose jobs do not wait."""
-        return [name for name in self._names if not self._patience(name)]
+    def end_turn(self, encoder: EncoderStreams) -> None:
+        """Put an encoder that was read behind all others."""
+        if encoder in self._encoders:
+            self._encoders.remove(encoder)
+            self._encoders.append(encoder)
 
-    def next(self, backlogs: Mapping[str, StreamBacklog]) -> str | None:
-        """The stream to read next, or None.
+    def immediate(self) -> list[EncoderStreams]:
+        """The encoders whose jobs do not wait."""
+        return [encoder for encoder in self._encoders if not self._patience(encoder.encoder)]
 
-        Of the streams whose oldest job has waited for at least the stream's patience, it is the
-        least recently read.
-        """
-        for name in list(self._names):
-            waited_ms = backlogs[name].waited_ms if name in backlogs else None
-            if waited_ms is not None and waited_ms >= self._patience(name) * 1000:
-                self._names.remove(name)
-                self._names.append(name)
-                return name
-        return None
+    def patience_ms(self, encoder: EncoderStreams) -> int:
+        """Milliseconds that jobs of an encoder wait before the worker takes them."""
+        return int(self._patience(encoder.encoder) * 1000)

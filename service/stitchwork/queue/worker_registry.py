@@ -1,25 +1,22 @@
-"""Live processes: the heartbeats of workers and APIs, and the removal of what dead ones left."""
+"""Live workers: their heartbeats, and the statuses that they publish."""
 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any
 
 from pydantic import ValidationError
 
 from stitchwork.errors import UnavailableError
-from stitchwork.queue import scripts
+from stitchwork.queue import upkeep_scripts
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import FORMAT
-from stitchwork.queue.streams import ANNOUNCED, APIS, JOBS, REPLIES, WORKERS
-from stitchwork.redis.client import PREFIX, RedisClient
-from stitchwork.resources import EncoderSpec, Record
+from stitchwork.redis.client import RedisClient
+from stitchwork.redis.commands import script_command
+from stitchwork.resources import Record
 
 log = logging.getLogger(__name__)
-
-EXPIRED_MS: Final = 3_600_000
-IDLE_STREAM_MS: Final = 3_600_000
-REMOVAL_SECONDS: Final = 30
 
 
 class WorkerStatus(Record):
@@ -48,17 +45,31 @@ class WorkerStatus(Record):
         return not model or any(fnmatchcase(model, pattern) for pattern in self.serves)
 
 
-def live_workers(server: RedisClient, seconds: float, api: str = "") -> list[WorkerStatus]:
+def live_workers(server: RedisClient, seconds: float) -> list[WorkerStatus]:
     """The workers with a heartbeat in the last seconds, by the server's clock.
 
     Args:
         server: The queue server.
         seconds: Seconds without a heartbeat after which a worker counts as dead.
-        api: The API process that calls, whose heartbeat this is.
     """
+    keys, arguments = live_workers_arguments(seconds)
+    return parse_statuses(server.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments))
+
+
+def live_workers_arguments(seconds: float, api: str = "") -> tuple[Sequence[str], tuple[Any, ...]]:
+    """Keys and arguments of `LIVE_WORKERS`.
+
+    Args:
+        seconds: Seconds without a heartbeat after which a worker counts as dead.
+        api: The API process whose heartbeat this is, if it is one.
+    """
+    return (SHARD.workers, SHARD.announced, SHARD.apis), (int(seconds * 1000), api)
+
+
+def parse_statuses(reply: Sequence[bytes | None]) -> list[WorkerStatus]:
+    """The statuses in the reply of `LIVE_WORKERS`; those of other releases are left out."""
     workers = []
-    keys = (WORKERS, ANNOUNCED, APIS)
-    for data in server.run_script(scripts.LIVE_WORKERS, keys, int(seconds * 1000), api):
+    for data in reply:
         status = _parse_status(data)
         if status is None:
             log.warning("worker ignored", extra={"reason": "it belongs to another version"})
@@ -67,30 +78,9 @@ def live_workers(server: RedisClient, seconds: float, api: str = "") -> list[Wor
     return workers
 
 
-def count_accepting(workers: Sequence[WorkerStatus], encoder: EncoderSpec) -> int:
-    """How many of the workers take work for this encoder."""
-    return sum(worker.takes(encoder.model) for worker in workers)
-
-
-def remove_expired(
-    server: RedisClient, *, expired_ms: int = EXPIRED_MS, idle_stream_ms: int = IDLE_STREAM_MS
-) -> int:
-    """Remove what dead processes and unused encoders left; one process at a time does it.
-
-    Args:
-        server: The queue server.
-        expired_ms: Silence after which everything that a process left is removed.
-        idle_stream_ms: Time without a job after which an empty stream is removed.
-
-    Returns:
-        How many processes, streams and consumers were removed.
-    """
-    arguments = (REPLIES, expired_ms, idle_stream_ms)
-    with server.session() as client:
-        if not client.set(f"{PREFIX}swept", b"", nx=True, ex=REMOVAL_SECONDS):
-            return 0
-    keys = (WORKERS, ANNOUNCED, APIS, JOBS)
-    return int(server.run_script(scripts.REMOVE_EXPIRED, keys, *arguments))
+def count_accepting(workers: Sequence[WorkerStatus], model: str) -> int:
+    """How many of the workers take work for this model."""
+    return sum(worker.takes(model) for worker in workers)
 
 
 class Heartbeat:
@@ -131,9 +121,7 @@ class Heartbeat:
         """Remove the worker from the live ones."""
         name = self._describe().worker
         try:
-            with self._server.session() as client:
-                client.zrem(WORKERS, name)
-                client.hdel(ANNOUNCED, name)
+            self._server.execute(("ZREM", SHARD.workers, name), ("HDEL", SHARD.announced, name))
         except UnavailableError as error:
             log.warning(
                 "server unavailable",
@@ -150,12 +138,14 @@ class Heartbeat:
 
     def _beat(self) -> None:
         status = self._describe()
-        keys = (WORKERS, ANNOUNCED)
+        keys, arguments = live_workers_arguments(self._ttl)
+        own = (SHARD.workers, SHARD.announced), status.worker, status.model_dump_json()
         try:
-            self._server.run_script(
-                scripts.HEARTBEAT, keys, status.worker, status.model_dump_json()
+            _, reply = self._server.execute(
+                script_command(upkeep_scripts.HEARTBEAT, *own),
+                script_command(upkeep_scripts.LIVE_WORKERS, keys, *arguments),
             )
-            workers = live_workers(self._server, self._ttl)
+            workers = parse_statuses(reply)
             others = [other for other in workers if other.worker != status.worker]
             self._loaded_elsewhere = frozenset(key for other in others for key in other.loaded)
         except UnavailableError as error:

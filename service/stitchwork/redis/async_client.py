@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import (
     Command,
     Word,
@@ -74,6 +75,13 @@ class AsyncRedisClient:
         self._watchdog: asyncio.TimerHandle | None = None
         self._down_until = float("-inf")
         self._closed = False
+
+    @classmethod
+    def of(cls, client: RedisClient) -> "AsyncRedisClient":
+        """A client of the same server, with the same limits."""
+        return cls(
+            client.url, client.timeout, client.error_class, failure_pause=client.failure_pause
+        )
 
     def send(self, *commands: Command, returns_errors: bool = False) -> "asyncio.Future[list[Any]]":
         """Send commands with all others of this turn of the event loop.

@@ -81,11 +81,11 @@ class Worker:
 
     def _work(self, batch: list[Delivery]) -> None:
         """Run a batch, and answer every job in it, whatever happens."""
-        unanswered = {delivery.entry: delivery for delivery in batch}
+        unanswered = {delivery.key: delivery for delivery in batch}
 
         def answer(*answers: Answer) -> None:
             for delivery, _, _ in answers:
-                unanswered.pop(delivery.entry, None)
+                unanswered.pop(delivery.key, None)
             self._consumer.answer_all(answers)
 
         try:

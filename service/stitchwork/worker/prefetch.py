@@ -25,10 +25,10 @@ def prefetch(
         A group of jobs, and a function that waits for the result of one of them, or raises what
         its work raised. Work whose group was not yielded is cancelled.
     """
-    futures = {d.entry: pool.submit(copy_context().run, work, d) for d in deliveries}
+    futures = {d.key: pool.submit(copy_context().run, work, d) for d in deliveries}
 
     def result(delivery: Delivery) -> T:
-        return futures[delivery.entry].result()
+        return futures[delivery.key].result()
 
     try:
         for group in _groups(deliveries, min_inputs):

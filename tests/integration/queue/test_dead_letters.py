@@ -8,8 +8,8 @@ import pytest
 
 from stitchwork.cli.main import main
 from stitchwork.queue import dead_letters
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import FORMAT, Job
-from stitchwork.queue.streams import DEAD
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.serialization import pack
 from stitchwork.resources import TextEncoder, pack_items
@@ -68,5 +68,5 @@ def test_letter_dropped_after_it_was_listed_is_left_out(
         add(queue_server, JOB.pack([text]), DeadLetterReason.DELIVERED_TOO_OFTEN) for text in "ab"
     )
     # What `list` finds if the letter is dropped between its two reads.
-    queue_server.redis.delete(f"{DEAD}:{dropped}")
+    queue_server.redis.hdel(SHARD.dead[1], dropped)
     assert [letter["letter"] for letter in list_letters()] == [other]

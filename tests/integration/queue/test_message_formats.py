@@ -4,36 +4,42 @@ import json
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 
 from stitchwork.errors import ErrorCode, IncompatibleFormatError, JobFailedError
 from stitchwork.queue import dead_letters, streams
 from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import FORMAT, Job, Reply, unpack_address, unpack_job, unpack_reply
 from stitchwork.queue.worker_registry import WorkerStatus, live_workers
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.serialization import pack, unpack
+from stitchwork.redis.serialization import pack, pack_frames, unpack_frames
 from stitchwork.resources import Registration, TextEncoder, pack_items
 from stitchwork.telemetry import Telemetry
 from tests.support.metric_samples import sample_value
 
 JOB = Job(id="7", reply_to="api", encoder=TextEncoder(model="words"))
+FRAMES_FORMAT = 4
+"""The first format whose messages are frames."""
 SENTENCE = "run the same release of the API and of the workers"
 
 
 def packed(job: Job, number: int | None) -> bytes:
     """The job in another format; None stands for release 0.1.0, which names none."""
     meta: dict[str, Any] = {**job.model_dump(mode="json"), "draft": None}
-    return pack(pack_items(["x"]), meta if number is None else {"format": number, **meta})
+    if number is None or number < FRAMES_FORMAT:
+        return pack(pack_items(["x"]), meta if number is None else {"format": number, **meta})
+    return pack_frames([orjson.dumps({"format": number, **meta}), b"of that release"])
 
 
-@pytest.mark.parametrize("number", [None, FORMAT + 1])
+@pytest.mark.parametrize("number", [None, 2, FORMAT + 1])
 def test_job_of_another_format_is_dead_lettered_and_its_caller_gets_an_error(
     queue_server: RedisClient, number: int | None
 ) -> None:
     telemetry = Telemetry()
     consumer = Consumer(queue_server, "w", items_per_batch=8, telemetry=telemetry)
-    queue_server.redis.zadd(streams.APIS, {"api": queue_server.now_ms()})
+    queue_server.redis.zadd(SHARD.apis, {"api": queue_server.now_ms()})
     streams.admit(queue_server, JOB, packed(JOB, number), 1, timeout_ms=20_000)
     current = Job(id="8", encoder=JOB.encoder)
     streams.admit(queue_server, current, current.pack(["y"]), 1, timeout_ms=20_000)
@@ -42,7 +48,7 @@ def test_job_of_another_format_is_dead_lettered_and_its_caller_gets_an_error(
     assert letter.reason == "incompatible-format"
     with pytest.raises(IncompatibleFormatError, match=SENTENCE):
         dead_letters.read(queue_server, letter.id)
-    data: Any = queue_server.redis.lpop(streams.replies_key("api"))
+    data: Any = queue_server.redis.lpop(SHARD.replies("api"))
     reply = unpack_reply(data)
     assert reply.job == "7"
     assert isinstance(reply.error, JobFailedError)
@@ -54,17 +60,20 @@ def test_job_of_another_format_is_dead_lettered_and_its_caller_gets_an_error(
 
 def test_reply_of_another_format_is_an_error_for_its_job() -> None:
     rows = np.ones((1, 2), np.float32)
-    arrays, meta = unpack(Reply("7", rows, *np.ones((3, 1))).pack())
-    reply = unpack_reply(pack(arrays, {**meta, "format": FORMAT + 1}))
+    header, *frames = unpack_frames(Reply("7", rows, *np.ones((3, 1))).pack())
+    other = orjson.dumps({**orjson.loads(header), "format": FORMAT + 1})
+    reply = unpack_reply(pack_frames([other, *frames]))
     assert (reply.job, reply.rows) == ("7", None)
     assert isinstance(reply.error, JobFailedError)
     assert SENTENCE in reply.error.message
-    first_release = {name: meta[name] for name in meta if name != "format"}
-    assert isinstance(unpack_reply(pack(arrays, first_release)).error, JobFailedError)
+    for meta in ({"job": "7"}, {"job": "7", "format": 2}):
+        earlier = unpack_reply(pack({"rows": rows}, meta))
+        assert isinstance(earlier.error, JobFailedError)
+        assert (earlier.job, earlier.rows) == ("7", None)
 
 
 def test_message_names_its_format_and_survives_packing() -> None:
-    assert unpack(JOB.pack(["x"]))[1]["format"] == FORMAT
+    assert orjson.loads(unpack_frames(JOB.pack(["x"]))[0])["format"] == FORMAT
     assert unpack_job(JOB.pack(["x"])) == (JOB, ["x"])
     assert unpack_address(packed(JOB, FORMAT + 1)) == ("7", "api")
     assert unpack_address(pack({}, ["not", "a", "job"])) is None
@@ -77,8 +86,8 @@ def test_worker_of_another_format_is_not_counted(
     status = WorkerStatus(worker="w").model_dump(mode="json", exclude={"message_format"})
     if message_format is not None:
         status["message_format"] = message_format
-    queue_server.redis.hset(streams.ANNOUNCED, "w", json.dumps(status))
-    queue_server.redis.zadd(streams.WORKERS, {"w": queue_server.now_ms()})
+    queue_server.redis.hset(SHARD.announced, "w", json.dumps(status))
+    queue_server.redis.zadd(SHARD.workers, {"w": queue_server.now_ms()})
     assert live_workers(queue_server, 10.0) == []
 
 
@@ -95,7 +104,7 @@ def test_registration_step_without_inputs_is_answered_once_and_leaves_nothing(
     assert not consumer.answer(delivery, None)
     assert streams.stream_backlogs(queue_server) == {}
     assert streams.queued_bytes(queue_server) == 0
-    assert queue_server.redis.hget(streams.stream_key("registration") + ":pace", "items") == b"0"
+    assert queue_server.redis.hget(SHARD.pace("registration"), "cost") == b"0"
 
 
 def test_job_without_inputs_is_cancelled(queue_server: RedisClient) -> None:

@@ -2,11 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,21 +23,36 @@ from stitchwork.errors import (
     UnsupportedFormatError,
 )
 from stitchwork.queue import dead_letters, streams
+from stitchwork.queue.admission import MAX_INLINE_BYTES
 from stitchwork.queue.consumer import MAX_DELIVERIES, Consumer
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.messages import FORMAT, Job, Reply, unpack_job, unpack_reply
+from stitchwork.queue.keys import SHARD, stream_name
+from stitchwork.queue.messages import Job, Reply, pack_job, unpack_job, unpack_reply
 from stitchwork.queue.producer import FULL_SECONDS, Producer
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.serialization import pack
-from stitchwork.resources import ImageEncoder, TextEncoder, pack_items
+from stitchwork.resources import ImageEncoder, TextEncoder
 from stitchwork.telemetry import Metrics
+from tests.support import machine
 from tests.support.metric_samples import sample_value
 from tests.support.servers import QUEUE_FLAGS, ServerBinary, ServerProcess
 
+T = TypeVar("T")
 TEXT = TextEncoder(model="words")
 IMAGE = ImageEncoder(model="pictures")
 JOB = Job(id="", encoder=TEXT)
+
+
+class DrivenProducer(Producer):
+    """A producer whose event loop runs only while a test waits for something."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.runner = asyncio.Runner()
+        super().__init__(*arguments, **options)
+
+    def drive(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run the loop until a coroutine has ended; its result."""
+        return self.runner.run(coroutine)
 
 
 def lengths(delivery: Delivery) -> Reply:
@@ -76,7 +91,7 @@ def metrics() -> Metrics:
 
 
 @pytest.fixture
-def producer(queue_server: RedisClient, metrics: Metrics) -> Iterator[Producer]:
+def producer(queue_server: RedisClient, metrics: Metrics) -> Iterator[DrivenProducer]:
     with producing(queue_server, metrics=metrics) as result:
         yield result
 
@@ -89,8 +104,8 @@ def producing(
     max_wait_seconds: float = 10.0,
     metrics: Metrics | None = None,
     full_seconds: float = FULL_SECONDS,
-) -> Iterator[Producer]:
-    producer = Producer(
+) -> Iterator[DrivenProducer]:
+    producer = DrivenProducer(
         server,
         max_jobs=max_jobs,
         max_bytes=max_bytes,
@@ -99,9 +114,10 @@ def producing(
         metrics=metrics,
         full_seconds=full_seconds,
     )
-    producer.start()
-    yield producer
-    producer.stop()
+    with producer.runner:
+        producer.drive(producer.start())
+        yield producer
+        producer.drive(producer.stop())
 
 
 @contextmanager
@@ -141,28 +157,30 @@ def admit(server: RedisClient, job: Job, items: list[str], timeout_ms: int = 60_
 
 async def arrival(server: RedisClient) -> None:
     """Wait until a job stands in its stream."""
-    stream = streams.stream_key(JOB.stream)
+    stream = SHARD.stream(stream_name(JOB.stream))
     await asyncio.to_thread(server.redis.xread, {stream: "0"}, count=1, block=5_000)
 
 
-def join_cancellations() -> None:
+async def settle_cancellations(server: RedisClient) -> None:
     """Wait until every job that was abandoned is taken back."""
-    for thread in threading.enumerate():
-        if thread.name == "cancel":
-            thread.join()
+    async with asyncio.timeout(machine.deadline(10)):
+        while await asyncio.to_thread(queued_bytes, server):  # noqa: ASYNC110 state of the server
+            await asyncio.sleep(0.01)
 
 
 def queued_bytes(server: RedisClient) -> int:
-    result: Any = server.redis.get(streams.BYTES)
+    result: Any = server.redis.get(SHARD.bytes)
     return int(result or 0)
 
 
 def test_job_and_reply_survive_packing() -> None:
     job = Job(id="7", reply_to="api", encoder=TEXT, input_type="query", bridge="irp")
     assert unpack_job(job.pack(["a", "é"])) == (job, ["a", "é"])
-    unnamed = job.model_dump(mode="json", exclude={"request_id", "traceparent"})
-    meta = {"format": FORMAT, **unnamed}
-    assert unpack_job(pack(pack_items(["a"]), meta)) == (job, ["a"])
+    named = job.model_copy(update={"request_id": "r", "traceparent": "t"})
+    assert unpack_job(named.pack(["a"])) == (named, ["a"])
+    assert pack_job(JOB, ["a"], "7", "api", "r", "t") == JOB.model_copy(
+        update={"id": "7", "reply_to": "api", "request_id": "r", "traceparent": "t"}
+    ).pack(["a"])
     picture = Job(id="8", encoder=IMAGE)
     assert unpack_job(picture.pack([b"\0\xff", b""])) == (picture, [b"\0\xff", b""])
     marks = np.array([True, False]), np.array([False, True])
@@ -184,20 +202,20 @@ def test_error_in_a_reply_keeps_its_class() -> None:
     assert (error.message, error.pointer, error.code) == ("no", "/items/3", "unsupported-format")
 
 
-async def _many(producer: Producer, count: int) -> list[Reply]:
+async def _many(producer: DrivenProducer, count: int) -> list[Reply]:
     jobs = [producer.run(JOB, ["x" * (i + 1)], 20.0) for i in range(count)]
     return list(await asyncio.gather(*jobs))
 
 
 def test_concurrent_callers_get_their_own_replies(
-    producer: Producer, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with working(consumer) as sizes:
-        replies = asyncio.run(_many(producer, 40))
+        replies = producer.drive(_many(producer, 40))
     result = [reply.rows for reply in replies]
     assert [rows is not None and float(rows[0, 0]) for rows in result] == list(range(1, 41))
     assert max(sizes) > 1, "what had queued up was taken as one batch"
-    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert queue_server.redis.xlen(SHARD.stream(stream_name(JOB.stream))) == 0
     assert queued_bytes(queue_server) == 0
 
 
@@ -214,22 +232,24 @@ def test_batch_has_one_encoder_and_at_most_its_inputs(
     assert [d.job.id for d in batches[0]] == sorted((d.job.id for d in batches[0]), key=int)
 
 
-def test_error_of_a_worker_is_raised_to_the_caller(producer: Producer, consumer: Consumer) -> None:
+def test_error_of_a_worker_is_raised_to_the_caller(
+    producer: DrivenProducer, consumer: Consumer
+) -> None:
     def refuse(delivery: Delivery) -> Reply:
         return Reply(delivery.job.id, error=InvalidInputError("not that one", pointer="/items/0"))
 
     with working(consumer, refuse), pytest.raises(InvalidInputError, match="not that one"):
-        asyncio.run(producer.run(JOB, ["x"], 20.0))
+        producer.drive(producer.run(JOB, ["x"], 20.0))
 
 
 def test_job_without_a_worker_is_refused_at_once(
-    producer: Producer, queue_server: RedisClient
+    producer: DrivenProducer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(NoWorkerError, match="no live worker takes work for words"):
-        asyncio.run(producer.run(JOB, ["x"], 20.0))
+        producer.drive(producer.run(JOB, ["x"], 20.0))
     picky = present(queue_server, serves=("pictures", "word?-*"))
     with picky, pytest.raises(NoWorkerError, match=r"words \(1 live\)"):
-        asyncio.run(producer.run(JOB, ["x"], 20.0))
+        producer.drive(producer.run(JOB, ["x"], 20.0))
 
 
 @pytest.mark.parametrize(("max_jobs", "max_bytes"), [(2, 1_000_000), (100, 2_500)])
@@ -245,7 +265,7 @@ def test_full_queue_refuses_new_jobs_and_drops_none(
             with working(consumer):
                 return list(await asyncio.gather(*tasks, return_exceptions=True))
 
-        result = asyncio.run(fill())
+        result = producer.drive(fill())
     refused = [reply for reply in result if isinstance(reply, QueueFullError)]
     answered = [reply for reply in result if isinstance(reply, Reply)]
     assert refused
@@ -267,33 +287,32 @@ def test_full_queue_counts_as_full_until_one_of_its_jobs_is_answered(
             with working(consumer):
                 await asyncio.wait(tasks)
 
-        asyncio.run(fill())
+        producer.drive(fill())
         producer.check_room(TEXT)
 
 
 def test_job_past_its_deadline_is_cancelled(
-    producer: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     with pytest.raises(DeadlineExceededError):
-        asyncio.run(producer.run(JOB, ["x"], 0.2))
-    join_cancellations()
+        producer.drive(producer.run(JOB, ["x"], 0.2))
+    producer.drive(settle_cancellations(queue_server))
     assert sample_value(metrics, "cancelled_jobs_total") == 1
-    assert queue_server.redis.xlen(streams.stream_key(JOB.stream)) == 0
+    assert queue_server.redis.xlen(SHARD.stream(stream_name(JOB.stream))) == 0
     assert queued_bytes(queue_server) == 0
 
 
 def test_job_of_a_cancelled_caller_is_cancelled(
-    producer: Producer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
+    producer: DrivenProducer, metrics: Metrics, consumer: Consumer, queue_server: RedisClient
 ) -> None:
     async def leave() -> None:
         task = asyncio.ensure_future(producer.run(JOB, ["x"], 20.0))
         await arrival(queue_server)
         task.cancel()
-        # Its admission may still be under way, and must not be cut off by the loop's end.
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        await asyncio.wait([task])
 
-    asyncio.run(leave())
-    join_cancellations()
+    producer.drive(leave())
+    producer.drive(settle_cancellations(queue_server))
     assert sample_value(metrics, "cancelled_jobs_total") == 1
     assert consumer.take() == []
 
@@ -325,7 +344,7 @@ def test_lease_is_renewed_while_the_batch_runs(queue_server: RedisClient) -> Non
 
 
 def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_error(
-    queue_server: RedisClient, producer: Producer
+    queue_server: RedisClient, producer: DrivenProducer
 ) -> None:
     async def poison() -> None:
         await producer.run(JOB, ["poison"], 20.0)
@@ -334,7 +353,7 @@ def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_erro
 
     def call() -> None:
         try:
-            asyncio.run(poison())
+            producer.drive(poison())
         except JobFailedError as error:
             failure.append(error)
 
@@ -362,14 +381,18 @@ def test_job_that_kills_its_workers_is_dead_lettered_and_its_caller_gets_an_erro
 def test_corrupt_job_is_dead_lettered_and_its_neighbours_are_served(
     queue_server: RedisClient, consumer: Consumer
 ) -> None:
-    entry, bad = admit(queue_server, JOB, ["good"]), admit(queue_server, JOB, ["bad"])
-    queue_server.redis.set(streams.job_key(JOB.stream, bad), b"not a job")
+    entry = admit(queue_server, JOB, ["good"])
+    streams.admit(queue_server, JOB, b"not a job", 1, timeout_ms=60_000)
+    large = Job(id="large", encoder=TEXT)
+    admit(queue_server, large, ["x" * (MAX_INLINE_BYTES + 1)])
+    queue_server.redis.set(SHARD.payload("large"), b"not a job")
     batch = take(consumer)
     assert [delivery.entry for delivery in batch] == [entry]
-    (letter,) = dead_letters.list_all(queue_server)
+    (letter, _) = dead_letters.list_all(queue_server)
     assert letter.reason == "corrupt"
     with pytest.raises(CorruptDataError):
         dead_letters.read(queue_server, letter.id)
+    assert not queue_server.redis.exists(SHARD.payload("large"))
 
 
 def test_waiting_callers_get_an_error_when_the_queue_server_stops(
@@ -387,9 +410,9 @@ def test_waiting_callers_get_an_error_when_the_queue_server_stops(
                 await task
 
             with pytest.raises(QueueUnavailableError):
-                asyncio.run(wait())
+                producer.drive(wait())
             valkey.start()
             with consuming(server) as consumer, working(consumer):
-                assert asyncio.run(producer.run(JOB, ["four"], 20.0)).rows == [[4.0]]
+                assert producer.drive(producer.run(JOB, ["four"], 20.0)).rows == [[4.0]]
         server.close()
         valkey.stop()

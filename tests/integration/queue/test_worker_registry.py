@@ -9,8 +9,11 @@ import pytest
 
 from stitchwork.errors import QueueFullError
 from stitchwork.queue import streams
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job
-from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers, remove_expired
+from stitchwork.queue.upkeep import remove_expired
+from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers
+from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Registration, TextEncoder
 from tests.integration.queue.test_queue import (
@@ -44,7 +47,7 @@ def test_worker_is_listed_with_its_status_until_it_deregisters(queue_server: Red
 
 def test_worker_with_an_unknown_status_is_not_counted(queue_server: RedisClient) -> None:
     with present(queue_server):
-        queue_server.redis.hset(streams.ANNOUNCED, "someone", b'{"unheard": "of"}')
+        queue_server.redis.hset(SHARD.announced, "someone", b'{"unheard": "of"}')
         assert live_workers(queue_server, 10.0) == []
 
 
@@ -111,7 +114,7 @@ def test_queue_with_a_long_wait_refuses_before_it_is_full(queue_server: RedisCli
         while streams.stream_backlogs(queue_server)[JOB.stream].waited_ms in range(51):
             pass
         with pytest.raises(QueueFullError, match="has waited longer than 50 ms"):
-            asyncio.run(producer.run(JOB, ["x"], 20.0))
+            producer.drive(producer.run(JOB, ["x"], 20.0))
         with pytest.raises(QueueFullError):
             producer.check_room(TEXT)
 
@@ -137,11 +140,11 @@ def test_drain_waits_for_earlier_jobs_and_not_for_later_ones(
             kind="space", id="s", version="1", encoder=TEXT, parent="p", total=3
         )
         streams.enqueue_registration(queue_server, registration)
-        assert asyncio.run(producer.drain(5.0)), "nobody waits for a draft's next step"
+        assert producer.drive(producer.drain(5.0)), "nobody waits for a draft's next step"
         (nudged,) = take(consumer)
         consumer.answer(nudged, None)
         admit(queue_server, JOB, ["before"])
-        assert not asyncio.run(producer.drain(0.2))
+        assert not producer.drive(producer.drain(0.2))
 
         async def drain() -> bool:
             waits = asyncio.ensure_future(producer.drain(20.0))
@@ -149,7 +152,18 @@ def test_drain_waits_for_earlier_jobs_and_not_for_later_ones(
             with working(consumer):
                 return await waits
 
-        assert asyncio.run(drain())
+        assert producer.drive(drain())
+
+
+def remove(server: RedisClient, **options: int) -> int:
+    async def main() -> int:
+        client = AsyncRedisClient.of(server)
+        try:
+            return await remove_expired(client, **options)
+        finally:
+            await client.close()
+
+    return asyncio.run(main())
 
 
 def test_leftovers_of_dead_processes_are_removed(queue_server: RedisClient) -> None:
@@ -159,11 +173,11 @@ def test_leftovers_of_dead_processes_are_removed(queue_server: RedisClient) -> N
         consumer.answer(delivery, lengths(delivery))
     silent = WorkerStatus(worker="gone")
     Heartbeat(queue_server, 10.0, lambda: silent)._beat()
-    queue_server.redis.zadd(streams.APIS, {"api": 1})
-    queue_server.redis.rpush(streams.replies_key("api"), b"unread")
-    assert remove_expired(queue_server) == 1, "the API; the others may still come back"
-    assert remove_expired(queue_server) == 0, "one process at a time"
-    queue_server.redis.delete("stitchwork:swept")
-    assert remove_expired(queue_server, expired_ms=-1, idle_stream_ms=-1) == 2
+    queue_server.redis.zadd(SHARD.apis, {"api": 1})
+    queue_server.redis.rpush(SHARD.replies("api"), b"unread")
+    assert remove(queue_server) == 1, "the API; the others may still come back"
+    assert remove(queue_server) == 0, "one process at a time"
+    queue_server.redis.delete(SHARD.swept)
+    assert remove(queue_server, expired_ms=-1, idle_stream_ms=-1) == 2
     left: Any = queue_server.redis.keys("*")
-    assert {key.decode() for key in left} <= {"stitchwork:swept", streams.BYTES}
+    assert {key.decode() for key in left} <= {SHARD.swept, SHARD.bytes}

@@ -155,7 +155,7 @@ def test_write_waits_for_the_append_only_file_on_its_own_connection(
             if command["command"].startswith("WAITAOF"):
                 break
     assert commands[-1]["command"] == "WAITAOF 1 0 1000"
-    written = next(c for c in commands if c["command"].startswith("EVAL "))
+    written = next(c for c in commands if c["command"].startswith("EVAL"))
     sender = ("client_address", "client_port", "client_type")
     assert [written[key] for key in sender] == [commands[-1][key] for key in sender]
 

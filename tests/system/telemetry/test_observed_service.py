@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.keys import SHARD
 from stitchwork.redis.client import RedisClient
 from stitchwork.telemetry.metrics import STEPS
 from tests.support.waiting import wait_until
@@ -224,10 +224,12 @@ def test_load_changes_the_metrics_of_queue_and_worker(service: ObservedService) 
 
 def test_a_dead_lettered_job_is_counted(service: ObservedService) -> None:
     service.worker.pause()
-    lost = service.pool.submit(service.stitch, "corrupt bytes", **{"X-Request-Timeout": "5"})
+    lost = service.pool.submit(
+        service.stitch, "corrupt bytes " * 4_000, **{"X-Request-Timeout": "5"}
+    )
 
     def jobs() -> list[bytes]:
-        keys: Any = service.cluster.jobs.keys(f"{streams.JOBS}:*:*-*")
+        keys: Any = service.cluster.jobs.keys(SHARD.payload("*"))
         return list(keys)
 
     wait_until("the job waits", jobs)

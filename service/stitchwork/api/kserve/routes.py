@@ -144,7 +144,7 @@ async def _ready(state: AppState, name: str, version: str | None) -> Response:
     if model.name.takes_items:
         encoder = encoder_of(model.resolution.source)
         workers = await asyncio.to_thread(state.producer.workers)
-        if not worker_registry.count_accepting(workers, encoder):
+        if not worker_registry.count_accepting(workers, encoder.model):
             raise NoWorkerError(f"no live worker takes work for {encoder.model}")
     return negotiation.json_response(ModelReadyResponse(name=name, ready=True))
 

@@ -1,0 +1,163 @@
+"""Admission of requests to the streams, each as a whole or not at all, and cancellation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from stitchwork.errors import ErrorCode, QueueFullError
+from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
+from stitchwork.resources import Item
+
+MAX_INLINE_BYTES: Final = 32 * 1024
+"""Size of a job above which its entry in the stream has the name of a key in its place."""
+CHARS_PER_TOKEN: Final = 4
+COST_OF_TEXT: Final = 8
+COST_OF_IMAGE: Final = 64
+BYTES_PER_UNIT: Final = 16 * 1024
+"""Bytes of an image file that take as long to decode as one unit of cost."""
+LIMIT_CODES: Final[Mapping[str, ErrorCode]] = {"max-bytes": ErrorCode.QUEUE_BYTES_FULL}
+Words = tuple[Any, ...]
+
+
+class AdmissionLimits(NamedTuple):
+    """How much may wait.
+
+    Attributes:
+        jobs: Jobs of one encoder; 0 turns all limits off.
+        bytes: Size of the jobs of all encoders.
+        wait_ms: Longest wait in milliseconds, both that is expected of a new job, and that the
+            first job in line has waited longer than was expected of it.
+        workers: Number of workers that serve the encoder, for the expected wait.
+    """
+
+    jobs: int
+    bytes: int
+    wait_ms: int
+    workers: int
+
+
+UNLIMITED: Final = AdmissionLimits(0, 0, 0, 1)
+
+
+class Part(NamedTuple):
+    """A job of a request.
+
+    Attributes:
+        id: Its id.
+        data: The packed job.
+        items: How many inputs it has.
+        cost: What its inputs cost, see `cost_of`.
+    """
+
+    id: str
+    data: bytes
+    items: int
+    cost: int
+
+    @property
+    def payload(self) -> str:
+        """The name of its payload; empty if its entry has the job itself."""
+        return self.id if len(self.data) > MAX_INLINE_BYTES else ""
+
+
+class Parts(NamedTuple):
+    """The jobs of one request, and the milliseconds until its deadline."""
+
+    parts: Sequence[Part]
+    timeout_ms: int
+
+
+def cost_of(items: Sequence[Item]) -> int:
+    """About how much work inputs are, in units of one token.
+
+    A text costs as many units as it has tokens, and a few more. An image costs the same whatever
+    its size, since models resize it, and more the longer it takes to decode.
+    """
+    cost = 0
+    for item in items:
+        if isinstance(item, str):
+            cost += COST_OF_TEXT + len(item) // CHARS_PER_TOKEN
+        else:
+            cost += COST_OF_IMAGE + len(item) // BYTES_PER_UNIT
+    return cost
+
+
+def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[str], Words]:
+    """Keys and arguments of `CREATE_STREAMS`."""
+    streams = [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
+    return (SHARD.encoders, *streams), (encoder, model, classes)
+
+
+def admit_arguments(
+    stream: str, requests: Sequence[Parts], *, api: str, limits: AdmissionLimits
+) -> tuple[Sequence[str], Words]:
+    """Keys and arguments of `ADMIT`.
+
+    Args:
+        stream: Name of the stream.
+        requests: The requests.
+        api: The API process to reply to; empty if nobody waits.
+        limits: How much may wait.
+    """
+    pace = SHARD.pace(encoder_of_stream(stream))
+    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.apis, pace]
+    words: list[Any] = [api, *limits, len(requests)]
+    for parts, timeout_ms in requests:
+        items, cost = sum(part.items for part in parts), sum(part.cost for part in parts)
+        words += (timeout_ms, items, cost, len(parts))
+        for part in parts:
+            payload = part.payload
+            if payload:
+                keys.append(SHARD.payload(payload))
+            words += (part.data, part.items, part.cost, payload)
+    return keys, tuple(words)
+
+
+def cancel_arguments(
+    stream: str, entries: Sequence[tuple[str, str]]
+) -> tuple[Sequence[str], Words]:
+    """Keys and arguments of `CANCEL`.
+
+    Args:
+        stream: Name of the stream.
+        entries: Ids of entries, and the names of their payloads if they have any.
+    """
+    payloads = [SHARD.payload(payload) for _, payload in entries if payload]
+    keys = (SHARD.stream(stream), SHARD.bytes, SHARD.pace(encoder_of_stream(stream)), *payloads)
+    return keys, tuple(entry for entry, _ in entries)
+
+
+def entries_of(result: Sequence[Any], limits: AdmissionLimits) -> list[str] | None:
+    """The entries of an admitted request, from its part of the reply of `ADMIT`.
+
+    Returns:
+        The ids of the entries of its jobs; None if the stream does not exist.
+
+    Raises:
+        QueueFullError: If a limit is reached, or its work takes longer than its deadline.
+    """
+    outcome, *values = result
+    match outcome:
+        case b"ok":
+            return [entry.decode() for entry in values]
+        case b"no-stream":
+            return None
+        case _:
+            raise _refusal(outcome.decode(), int(values[0]), int(values[1]), limits)
+
+
+def _refusal(limit: str, max_items: int, wait_ms: int, limits: AdmissionLimits) -> QueueFullError:
+    messages = {
+        "max-jobs": f"{limits.jobs} jobs (max_queue_jobs) wait for this encoder already",
+        "max-bytes": f"queued jobs hold close to {limits.bytes} bytes (max_queue_bytes)",
+        "max-age": "the first job in line for this encoder has waited longer than "
+        f"{limits.wait_ms} ms (max_queue_wait_seconds)",
+        "max-wait": "the jobs that wait for this encoder will take longer than "
+        f"{limits.wait_ms} ms (max_queue_wait_seconds)",
+        "too-long": f"the inputs take longer than the deadline allows: at most {max_items} of them "
+        "fit at the moment",
+    }
+    error = QueueFullError(messages[limit], code=LIMIT_CODES.get(limit), max_items=max_items)
+    if wait_ms:
+        error.retry_after = math.ceil(wait_ms / 1000)
+    return error
