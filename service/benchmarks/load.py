@@ -156,3 +156,33 @@ async def _closed_loop_rate(
     async with http_client(url, DEADLINE) as session:
         await asyncio.gather(*(send_requests(session) for _ in range(clients)))
     return done / seconds
+
+
+def fixed_count(
+    url: str, path: str, bodies: Sequence[bytes], clients: int, headers: Mapping[str, str]
+) -> tuple[float, list[float]]:
+    """Send each body once, by so many clients that each wait for their response.
+
+    Returns:
+        The seconds that all took, and the duration of each request in seconds.
+    """
+    return asyncio.run(_fixed_count(url, path, bodies, clients, headers))
+
+
+async def _fixed_count(
+    url: str, path: str, bodies: Sequence[bytes], clients: int, headers: Mapping[str, str]
+) -> tuple[float, list[float]]:
+    remaining, durations = iter(bodies), list[float]()
+
+    async def send_requests(session: aiohttp.ClientSession) -> None:
+        for body in remaining:
+            start = time.perf_counter()
+            async with session.post(path, data=body, headers=headers) as response:
+                await response.read()
+                response.raise_for_status()
+            durations.append(time.perf_counter() - start)
+
+    async with http_client(url, DEADLINE) as session:
+        start = time.perf_counter()
+        await asyncio.gather(*(send_requests(session) for _ in range(clients)))
+        return time.perf_counter() - start, durations

@@ -11,12 +11,13 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import costs, queueing, stitching, translating
+from benchmarks import costs, null_model, queueing, stitching, translating
 from benchmarks.measure import LOAD_CORE, MEASURED_CORE, BenchmarkContext, BenchmarkResult
 from stitchwork.errors import StitchworkError
 from stitchwork.evaluation.peers import LATENTIS, SERVERS, peer_environment
 
 CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] = {
+    "null": null_model.null_model,
     "map": translating.in_process,
     "translate": translating.over_http,
     "health": translating.health,
