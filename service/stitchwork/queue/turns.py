@@ -49,8 +49,8 @@ class EncoderTurns:
             if self._takes(encoder.encoder, encoder.model)
         }
         self._refreshed = time.monotonic()
-        kept = [current.pop(old.encoder) for old in self._encoders if old.encoder in current]
-        self._encoders = deque([*kept, *(current[name] for name in sorted(current))])
+        known = [current.pop(old.encoder) for old in self._encoders if old.encoder in current]
+        self._encoders = deque([*known, *(current[name] for name in sorted(current))])
 
     def clear(self) -> None:
         """Read nothing until the streams are listed again."""
