@@ -9,7 +9,8 @@ import sys
 import numpy as np
 
 from stitchwork.errors import QueueUnavailableError
-from stitchwork.queue.consumer import Answer, Consumer
+from stitchwork.queue.answers import Answer
+from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Reply
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from redis.exceptions import ResponseError
-
 from stitchwork.errors import (
     CorruptDataError,
     DeadlineExceededError,
@@ -18,36 +16,26 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue import dead_letters, scripts
+from stitchwork.queue import dead_letters
+from stitchwork.queue.answers import Answer, answer_command, answer_words
 from stitchwork.queue.deliveries import Delivery, StreamEntry, parse_entry
-from stitchwork.queue.keys import GROUP, SHARD, encoder_of_stream
+from stitchwork.queue.keys import GROUP, SHARD
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
+from stitchwork.queue.stream_reader import BLOCK_MS, StreamReader
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.queue.turns import EncoderTurns
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.commands import Command, script_command
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.telemetry.metrics import DeadLetterReason
 
 log = logging.getLogger(__name__)
 
-MAX_TAKE_BYTES: Final = 64 << 20
-"""Size of the jobs of one batch, exceeded by one job at most."""
-QUANTUM: Final = 8
-"""Inputs by which the classes of callers take turns in one encoder."""
-BLOCK_MS: Final = 500
-"""How long an idle worker waits before it looks for new streams."""
 MAX_DELIVERIES: Final = 3
-API_EXPIRED_MS: Final = 60_000
-"""Silence after which an API process gets no more replies."""
 
 EXPIRED: Final = (
     "the job waited until its deadline (request_timeout_seconds, or less if the request says so)"
 )
-
-Answer = tuple[Delivery, Reply | None, float]
-"""A job, its reply if anyone waits, and the seconds that it took."""
 
 
 class Consumer:
@@ -84,17 +72,16 @@ class Consumer:
         self.name = name
         self.server = server
         self.leases = Leases(server, name, lease=lease, hang=hang, on_hang=on_hang)
-        self._blocking = server.blocking(BLOCK_MS / 1000)
-        self._items_per_batch = items_per_batch
         self._lease = lease
+        self._stopping = threading.Event()
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
         self._on_dead_letter = on_dead_letter
-        self._turns = EncoderTurns(server, takes, patience)
+        self._reader = StreamReader(
+            server, name, EncoderTurns(server, takes, patience), items_per_batch, self._stopping
+        )
         self._arrived: deque[tuple[EncoderStreams, list[StreamEntry]]] = deque()
-        self._clock_ms = 0.0
         self._reclaimed = 0.0
-        self._stopping = threading.Event()
 
     def start(self) -> None:
         """Begin to renew leases."""
@@ -115,7 +102,7 @@ class Consumer:
                     "effect": "unanswered jobs are redelivered when their leases expire",
                 },
             )
-        self._blocking.close()
+        self._reader.close()
 
     def take(self) -> list[Delivery]:
         """The next batch: jobs of one encoder, those of each class of callers in their order.
@@ -134,19 +121,22 @@ class Consumer:
             return redelivered
         if self._arrived:
             return self._fill(*self._arrived.popleft())
-        self._turns.refresh()
-        if not self._turns:
+        self._reader.turns.refresh()
+        if not self._reader.turns:
             self._stopping.wait(BLOCK_MS / 1000)
             return []
-        waiting = self._read_waiting(list(self._turns))
+        waiting = self._reader.read_waiting()
         if waiting:
             return self._unpack(waiting)
-        immediate = self._turns.immediate()
+        immediate = self._reader.turns.immediate()
         if not immediate:
             self._stopping.wait(BLOCK_MS / 1000 / 5)
             return []
         # Entries of further encoders that arrive with the first wait for the next turns.
-        self._arrived.extend(self._read_arriving(immediate))
+        self._arrived.extend(self._reader.read_arriving(immediate))
+        for _, entries in self._arrived:
+            for entry in entries:
+                self.leases.add((entry.stream, entry.id))
         return self._fill(*self._arrived.popleft()) if self._arrived else []
 
     def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
@@ -171,7 +161,7 @@ class Consumer:
         for i, (delivery, _, _) in enumerate(answers):
             groups.setdefault((delivery.stream, delivery.job.reply_to or ""), []).append(i)
         commands = [
-            _answer_command(*group, [answers[i] for i in members])
+            answer_command(*group, [answers[i] for i in members])
             for group, members in groups.items()
         ]
         results = [False] * len(answers)
@@ -189,14 +179,14 @@ class Consumer:
 
     def _fill(self, encoder: EncoderStreams, entries: list[StreamEntry]) -> list[Delivery]:
         """Entries that arrived, and what else waits for their encoder, up to a full batch."""
-        return self._unpack([*entries, *self._read_waiting([encoder], entries)])
+        return self._unpack([*entries, *self._reader.read_more(encoder, entries)])
 
     def _unpack(self, entries: list[StreamEntry]) -> list[Delivery]:
         """The jobs of entries that were just delivered, without those past their deadline."""
         for entry in entries:
             self.leases.add((entry.stream, entry.id))
         payloads = self._read_payloads(entries)
-        now_ms = self._clock_ms + time.monotonic() * 1000
+        now_ms = self._reader.now_ms()
         deliveries = []
         for entry in entries:
             delivery = self._parse(entry, payloads.get(entry.payload, entry.data))
@@ -246,15 +236,15 @@ class Consumer:
         # Without data, it was deleted while it was pending, for example by a caller who gave up.
         self.leases.discard((entry.stream, entry.id))
         unread = (entry.id, reply, entry.size, entry.cost, entry.payload, 0.0)
-        self.server.execute(_answer_words(entry.stream, api, [unread]))
+        self.server.execute(answer_words(entry.stream, api, [unread]))
         return None
 
     def _reclaim(self) -> list[Delivery]:
         """A job whose lease expired, alone; one that was delivered too often is dead-lettered."""
         if time.monotonic() - self._reclaimed < self._lease / 4:
             return []
-        self._turns.refresh()
-        for encoder in self._turns:
+        self._reader.turns.refresh()
+        for encoder in self._reader.turns:
             for name in encoder.names:
                 deliveries = self._claim(name)
                 if deliveries:
@@ -269,11 +259,11 @@ class Consumer:
         try:
             (seconds, micros), (_, entries, *_) = self.server.execute(("TIME",), claim)
         except QueueUnavailableError as error:
-            self._clear_turns(error)
+            self._reader.clear_turns(error)
             return []
         if not entries:
             return []
-        self._set_clock(int(seconds) * 1000 + int(micros) // 1000)
+        self._reader.set_clock(int(seconds) * 1000 + int(micros) // 1000)
         entry = parse_entry(name, *entries[0])
         ((*_, count),) = self.server.execute(("XPENDING", key, GROUP, entry.id, entry.id, 1))[
             0
@@ -301,96 +291,6 @@ class Consumer:
         log.error("job dead-lettered", extra=extra)
         dead_letters.add(self.server, entry.stream, entry.id, data, reason)
         self._metrics.dead_lettered_jobs[reason].inc()
-
-    def _read_waiting(
-        self, encoders: Sequence[EncoderStreams], taken: Sequence[StreamEntry] = ()
-    ) -> list[StreamEntry]:
-        """Entries that wait for the first encoder that has any, up to a full batch with others."""
-        free = self._items_per_batch - sum(max(1, entry.items) for entry in taken)
-        room = MAX_TAKE_BYTES - sum(entry.size for entry in taken)
-        if free <= 0 or room <= 0:
-            return []
-        keys: list[str] = []
-        names: list[str] = []
-        words: list[str | int] = [self.name, free, room, QUANTUM]
-        for encoder in encoders:
-            keys += (SHARD.credits(encoder.encoder), *map(SHARD.stream, encoder.names))
-            names += ("", *encoder.names)
-            words += (len(encoder.names), 0 if taken else self._turns.patience_ms(encoder))
-        now_ms, number, entries = self.server.run_script(scripts.TAKE, keys, *words)
-        self._set_clock(now_ms)
-        if number:
-            self._turns.end_turn(encoders[number - 1])
-        return [parse_entry(names[stream - 1], id_, fields) for stream, id_, fields in entries]
-
-    def _read_arriving(
-        self, encoders: Sequence[EncoderStreams]
-    ) -> list[tuple[EncoderStreams, list[StreamEntry]]]:
-        """Wait until entries arrive for some of these encoders."""
-        by_key = {
-            SHARD.stream(name).encode(): (encoder, name)
-            for encoder in encoders
-            for name in encoder.names
-        }
-        group = ("GROUP", GROUP, self.name, "COUNT", 1, "BLOCK", BLOCK_MS)
-        positions = (">",) * len(by_key)
-        try:
-            (reply,) = self._blocking.execute(
-                ("XREADGROUP", *group, "STREAMS", *by_key, *positions)
-            )
-        except QueueUnavailableError as error:
-            self._clear_turns(error)
-            return []
-        arrived: dict[EncoderStreams, list[StreamEntry]] = {}
-        for key, entries in reply or ():
-            encoder, name = by_key[key]
-            arrived.setdefault(encoder, []).extend(parse_entry(name, *raw) for raw in entries)
-        return list(arrived.items())
-
-    def _set_clock(self, now_ms: int) -> None:
-        """Take the server's time, from which later times are computed by this machine's clock."""
-        self._clock_ms = now_ms - time.monotonic() * 1000
-
-    def _clear_turns(self, error: QueueUnavailableError) -> None:
-        """List the streams again if one no longer exists, as after a restart of the server."""
-        refusal = error.__cause__
-        if not isinstance(refusal, ResponseError) or not str(refusal).startswith("NOGROUP"):
-            raise error
-        self._turns.clear()
-        self._stopping.wait(BLOCK_MS / 1000 / 5)
-
-
-_AnswerWords = tuple[str, bytes, int, int, str, float]
-"""Entry, reply, size, cost, name of its payload, and milliseconds of work of one job."""
-
-
-def _answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
-    """The command that answers jobs of one stream to one API process."""
-    rows: list[_AnswerWords] = [
-        (
-            delivery.entry,
-            reply.pack() if reply else b"",
-            *(delivery.size, delivery.cost, delivery.payload),
-            seconds * 1000,
-        )
-        for delivery, reply, seconds in answers
-    ]
-    return _answer_words(stream, api, rows)
-
-
-def _answer_words(stream: str, api: str, rows: Sequence[_AnswerWords]) -> Command:
-    pace = SHARD.pace(encoder_of_stream(stream))
-    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis, pace]
-    words: list[str | bytes | int | float] = [api, API_EXPIRED_MS]
-    payloads = 0
-    for entry, reply, size, cost, payload, work_ms in rows:
-        number = 0
-        if payload:
-            keys.append(SHARD.payload(payload))
-            payloads += 1
-            number = payloads
-        words += (entry, reply, size, cost, work_ms, number)
-    return script_command(scripts.ANSWER, keys, *words)
 
 
 def _outcome(reply: Reply | None) -> str:

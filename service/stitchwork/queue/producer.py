@@ -8,15 +8,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from itertools import count
 from typing import Any, Final
 
 from stitchwork.errors import (
     CorruptDataError,
-    DeadlineExceededError,
     ErrorCode,
-    InvalidInputError,
     NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
@@ -24,18 +21,11 @@ from stitchwork.errors import (
     UnavailableError,
 )
 from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
-from stitchwork.queue.admission import (
-    AdmissionLimits,
-    Part,
-    Parts,
-    admit_arguments,
-    cancel_arguments,
-    cost_of,
-    create_arguments,
-    entries_of,
-)
-from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
+from stitchwork.queue.admission import AdmissionLimits, Part, Parts, cost_of
+from stitchwork.queue.admitter import Admitter
+from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
+from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
@@ -55,55 +45,6 @@ MAX_REPLIES: Final = 256
 """Replies that are fetched at once."""
 FULL_SECONDS: Final = 0.1
 DRAIN_POLL_SECONDS: Final = 0.05
-MAX_CREATIONS: Final = 3
-ITEMS_POINTER: Final = "/items/"
-
-
-class PendingRequest:
-    """A request whose jobs are to be admitted, or are in the queue.
-
-    Attributes:
-        parts: Its jobs, and their deadline.
-        stream: The stream that they go to.
-        model: The model of the stream's encoder.
-        future: Gets the replies in the order of the jobs.
-        entries: Ids of the entries of its jobs, once they are admitted.
-        replies: The replies that have come.
-        missing: Number of jobs without a reply.
-    """
-
-    __slots__ = ("entries", "future", "missing", "model", "parts", "replies", "stream")
-
-    def __init__(self, parts: Parts, stream: str, model: str) -> None:
-        self.parts = parts
-        self.stream = stream
-        self.model = model
-        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-        self.entries: list[str] = []
-        self.replies: list[Reply | None] = [None] * len(parts.parts)
-        self.missing = len(parts.parts)
-
-    def fail(self, error: StitchworkError) -> None:
-        """End the wait for its replies with an error."""
-        if not self.future.done():
-            self.future.set_exception(error)
-
-    def receive(self, index: int, reply: Reply) -> None:
-        """Take the reply to one of its jobs."""
-        if self.replies[index] is None:
-            self.replies[index] = reply
-            self.missing -= 1
-        if self.future.done():
-            return
-        if reply.error is not None:
-            self.future.set_exception(_PartError(index, reply.error))
-        elif not self.missing:
-            self.future.set_result([part for part in self.replies if part is not None])
-
-    def unanswered(self) -> list[tuple[str, str]]:
-        """Entries and payloads of the jobs without a reply."""
-        rows = zip(self.entries, self.parts.parts, self.replies, strict=False)
-        return [(entry, part.payload) for entry, part, reply in rows if reply is None]
 
 
 class Producer:
@@ -143,7 +84,6 @@ class Producer:
         self._max_wait_ms = int(max_wait_seconds * 1000)
         self._worker_ttl = worker_ttl_seconds
         self._caller_classes = caller_classes
-        self._metrics = metrics or Metrics()
         self._workers: list[WorkerStatus] = []
         self._full: dict[str, tuple[float, QueueFullError]] = {}
         self._name = streams.new_id()
@@ -151,12 +91,19 @@ class Producer:
         self._client = AsyncRedisClient.of(server)
         self._blocking = self._client.blocking(READ_SECONDS)
         self._waiting: dict[str, tuple[PendingRequest, int]] = {}
-        self._unadmitted: list[PendingRequest] = []
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._admitter = Admitter(
+            self._client,
+            self._name,
+            caller_classes,
+            limits=self._limits,
+            on_full=self._record_full,
+            metrics=metrics or Metrics(),
+        )
+        self._tasks: list[asyncio.Future[Any]] = []
 
     async def start(self) -> None:
         """Begin to read replies and to send heartbeats."""
-        self._tasks |= {asyncio.ensure_future(task) for task in (self._read(), self._beat())}
+        self._tasks = [asyncio.ensure_future(task) for task in (self._read(), self._beat())]
 
     async def stop(self) -> None:
         """Stop reading; callers that still wait get an error."""
@@ -165,6 +112,7 @@ class Producer:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._fail_all(QueueUnavailableError("the service is shutting down"))
+        await self._admitter.settle()
         try:
             await self._client.execute(
                 ("ZREM", SHARD.apis, self._name), ("DEL", SHARD.replies(self._name))
@@ -211,15 +159,13 @@ class Producer:
         request = self._make_request(job, parts, seconds, caller_class % self._caller_classes)
         for index, part in enumerate(request.parts.parts):
             self._waiting[part.id] = (request, index)
+        self._admitter.admit(request)
         loop = asyncio.get_running_loop()
-        if not self._unadmitted:
-            loop.call_soon(self._admit)
-        self._unadmitted.append(request)
-        timer = loop.call_later(seconds, _expire, request, seconds)
+        timer = loop.call_later(seconds, request.expire, seconds)
         try:
             replies = await request.future
-        except _PartError as failure:
-            raise _shift_pointer(failure, parts) from failure
+        except PartError as failure:
+            raise shift_pointer(failure, parts) from failure
         except UnavailableError:
             # Nothing can be cancelled.
             request.entries.clear()
@@ -228,7 +174,7 @@ class Producer:
             timer.cancel()
             for part in request.parts.parts:
                 self._waiting.pop(part.id, None)
-            self._cancel(request)
+            self._admitter.cancel(request)
         # Its place in the queue is free.
         self._full.pop(request.stream, None)
         return replies
@@ -317,101 +263,10 @@ class Producer:
         workers = worker_registry.count_accepting(self._workers, model)
         return AdmissionLimits(self._max_jobs, self._max_bytes, self._max_wait_ms, workers)
 
-    def _admit(self) -> None:
-        """Send the requests of this turn, with one script for each stream."""
-        requests, self._unadmitted = self._unadmitted, []
-        by_stream: dict[str, list[PendingRequest]] = {}
-        for request in requests:
-            # A caller that left within this turn admits nothing.
-            if not request.future.done():
-                by_stream.setdefault(request.stream, []).append(request)
-        for members in by_stream.values():
-            self._send(members, MAX_CREATIONS)
-
-    def _send(
-        self, requests: list[PendingRequest], creations: int, *, create: bool = False
-    ) -> None:
-        """Send requests of one stream.
-
-        Args:
-            requests: The requests.
-            creations: How many times the streams may be created, if they do not exist.
-            create: Whether to create them now.
-        """
-        first = requests[0]
-        limits = self._limits(first.model)
-        commands = []
-        if create:
-            keys, arguments = create_arguments(
-                encoder_of_stream(first.stream), first.model, self._caller_classes
-            )
-            commands.append(script_command(scripts.CREATE_STREAMS, keys, *arguments))
-        parts = [request.parts for request in requests]
-        keys, arguments = admit_arguments(first.stream, parts, api=self._name, limits=limits)
-        commands.append(script_command(scripts.ADMIT, keys, *arguments))
-        reply = self._client.send(*commands)
-        reply.add_done_callback(partial(self._settle, requests, limits, creations))
-
-    def _settle(
-        self,
-        requests: list[PendingRequest],
-        limits: AdmissionLimits,
-        creations: int,
-        reply: "asyncio.Future[list[Any]]",
-    ) -> None:
-        """Take what the server decided on requests of one stream."""
-        if reply.cancelled():
-            return
-        error = reply.exception()
-        if error is not None:
-            for request in requests:
-                request.fail(_unavailable(error))
-            return
-        results = reply.result()[-1]
-        missing: list[PendingRequest] = []
-        for request, result in zip(requests, results, strict=True):
-            try:
-                entries = entries_of(result, limits)
-            except QueueFullError as full:
-                self._refuse(request, full)
-                continue
-            if entries is not None:
-                request.entries = entries
-                if request.future.done():
-                    self._cancel(request)
-            elif creations:
-                missing.append(request)
-            else:
-                request.fail(QueueUnavailableError("the queue server does not keep new streams"))
-        if missing:
-            self._send(missing, creations - 1, create=True)
-
-    def _refuse(self, request: PendingRequest, error: QueueFullError) -> None:
+    def _record_full(self, request: PendingRequest, error: QueueFullError) -> None:
         if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
             # A smaller request would not fit either.
             self._full[request.stream] = (time.monotonic() + self._full_seconds, error)
-        request.fail(error)
-
-    def _cancel(self, request: PendingRequest) -> None:
-        """Take the jobs of a request that nobody waits for any more out of the queue."""
-        entries = request.unanswered()
-        if not entries:
-            # It is not admitted yet, or never will be.
-            return
-        keys, arguments = cancel_arguments(request.stream, entries)
-        reply = self._client.send(script_command(scripts.CANCEL, keys, *arguments))
-        self._tasks.add(reply)
-        reply.add_done_callback(self._count_cancelled)
-
-    def _count_cancelled(self, reply: "asyncio.Future[list[Any]]") -> None:
-        self._tasks.discard(reply)
-        if reply.cancelled():
-            return
-        error = reply.exception()
-        if error is not None:
-            _warn(_unavailable(error), "the cancelled jobs may run until their deadline")
-            return
-        self._metrics.cancelled_jobs.inc(sum(result > 0 for result in reply.result()[0]))
 
     async def _read(self) -> None:
         """Deliver replies."""
@@ -462,45 +317,6 @@ class Producer:
             for name in encoder.names
         ]
         return any(await self._client.execute(*commands)) if commands else False
-
-
-class _PartError(Exception):
-    """The error of one job of a request.
-
-    Attributes:
-        index: Index of the job.
-        error: What its worker answered.
-    """
-
-    def __init__(self, index: int, error: StitchworkError) -> None:
-        super().__init__(error.message)
-        self.index = index
-        self.error = error
-
-
-def _expire(request: PendingRequest, seconds: float) -> None:
-    request.fail(
-        DeadlineExceededError(
-            f"no worker answered within {seconds:g} seconds (request_timeout_seconds, or less if "
-            "the request says so)"
-        )
-    )
-
-
-def _shift_pointer(failure: _PartError, parts: Sequence[Sequence[Item]]) -> StitchworkError:
-    """The error of a job, with the index in its pointer counted in the whole request."""
-    error = failure.error
-    if isinstance(error, InvalidInputError) and (error.pointer or "").startswith(ITEMS_POINTER):
-        index, slash, rest = str(error.pointer)[len(ITEMS_POINTER) :].partition("/")
-        offset = sum(len(items) for items in parts[: failure.index])
-        error.pointer = f"{ITEMS_POINTER}{int(index) + offset}{slash}{rest}"
-    return error
-
-
-def _unavailable(error: BaseException) -> UnavailableError:
-    if isinstance(error, UnavailableError):
-        return QueueUnavailableError(error.message)
-    raise error
 
 
 def _warn(error: UnavailableError, effect: str) -> None:

@@ -25,7 +25,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.models.memory import synchronize
-from stitchwork.queue.consumer import Answer
+from stitchwork.queue.answers import Answer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply

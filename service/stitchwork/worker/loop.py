@@ -10,7 +10,8 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue.consumer import Answer, Consumer
+from stitchwork.queue.answers import Answer
+from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.worker_registry import Heartbeat
 from stitchwork.telemetry import Telemetry

@@ -1,0 +1,171 @@
+"""Sends requests to the streams, those of one turn of the event loop together, and cancels them."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from stitchwork.errors import QueueFullError, QueueUnavailableError, UnavailableError
+from stitchwork.queue import scripts
+from stitchwork.queue.admission import (
+    AdmissionLimits,
+    admit_arguments,
+    cancel_arguments,
+    create_arguments,
+    entries_of,
+)
+from stitchwork.queue.keys import encoder_of_stream
+from stitchwork.queue.pending_requests import PendingRequest
+from stitchwork.redis.async_client import AsyncRedisClient
+from stitchwork.redis.commands import script_command
+from stitchwork.telemetry import Metrics
+
+log = logging.getLogger(__name__)
+
+MAX_CREATIONS: Final = 3
+
+
+class Admitter:
+    """Admits and cancels the requests of one API process.
+
+    Args:
+        client: A client of the queue server.
+        api: The API process to reply to.
+        caller_classes: Number of classes of callers.
+        limits: Returns how much may wait for a model.
+        on_full: Called with each request that is refused, and why.
+        metrics: Counts cancelled jobs.
+    """
+
+    def __init__(
+        self,
+        client: AsyncRedisClient,
+        api: str,
+        caller_classes: int,
+        *,
+        limits: Callable[[str], AdmissionLimits],
+        on_full: Callable[[PendingRequest, QueueFullError], None],
+        metrics: Metrics,
+    ) -> None:
+        self._client = client
+        self._api = api
+        self._caller_classes = caller_classes
+        self._limits = limits
+        self._on_full = on_full
+        self._metrics = metrics
+        self._unadmitted: list[PendingRequest] = []
+        self._cancellations: set[asyncio.Future[list[Any]]] = set()
+
+    def admit(self, request: PendingRequest) -> None:
+        """Send a request with all others of this turn of the event loop."""
+        if not self._unadmitted:
+            asyncio.get_running_loop().call_soon(self._admit)
+        self._unadmitted.append(request)
+
+    def cancel(self, request: PendingRequest) -> None:
+        """Take the jobs of a request that nobody waits for any more out of the queue."""
+        entries = request.unanswered()
+        if not entries:
+            # It is not admitted yet, or never will be.
+            return
+        keys, arguments = cancel_arguments(request.stream, entries)
+        reply = self._client.send(script_command(scripts.CANCEL, keys, *arguments))
+        self._cancellations.add(reply)
+        reply.add_done_callback(self._count_cancelled)
+
+    async def settle(self) -> None:
+        """Wait until the cancellations that were sent are done."""
+        if self._cancellations:
+            await asyncio.wait(self._cancellations)
+
+    def _admit(self) -> None:
+        """Send the requests of this turn, with one script for each stream."""
+        requests, self._unadmitted = self._unadmitted, []
+        by_stream: dict[str, list[PendingRequest]] = {}
+        for request in requests:
+            # A caller that left within this turn admits nothing.
+            if not request.future.done():
+                by_stream.setdefault(request.stream, []).append(request)
+        for members in by_stream.values():
+            self._send(members, MAX_CREATIONS)
+
+    def _send(
+        self, requests: list[PendingRequest], creations: int, *, create: bool = False
+    ) -> None:
+        """Send requests of one stream.
+
+        Args:
+            requests: The requests.
+            creations: How many times the streams may be created, if they do not exist.
+            create: Whether to create them now.
+        """
+        first = requests[0]
+        limits = self._limits(first.model)
+        commands = []
+        if create:
+            keys, arguments = create_arguments(
+                encoder_of_stream(first.stream), first.model, self._caller_classes
+            )
+            commands.append(script_command(scripts.CREATE_STREAMS, keys, *arguments))
+        parts = [request.parts for request in requests]
+        keys, arguments = admit_arguments(first.stream, parts, api=self._api, limits=limits)
+        commands.append(script_command(scripts.ADMIT, keys, *arguments))
+        reply = self._client.send(*commands)
+        reply.add_done_callback(partial(self._settle, requests, limits, creations))
+
+    def _settle(
+        self,
+        requests: list[PendingRequest],
+        limits: AdmissionLimits,
+        creations: int,
+        reply: "asyncio.Future[list[Any]]",
+    ) -> None:
+        """Take what the server decided on requests of one stream."""
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            for request in requests:
+                request.fail(_unavailable(error))
+            return
+        results = reply.result()[-1]
+        missing: list[PendingRequest] = []
+        for request, result in zip(requests, results, strict=True):
+            try:
+                entries = entries_of(result, limits)
+            except QueueFullError as full:
+                self._on_full(request, full)
+                request.fail(full)
+                continue
+            if entries is not None:
+                request.entries = entries
+                if request.future.done():
+                    self.cancel(request)
+            elif creations:
+                missing.append(request)
+            else:
+                request.fail(QueueUnavailableError("the queue server does not keep new streams"))
+        if missing:
+            self._send(missing, creations - 1, create=True)
+
+    def _count_cancelled(self, reply: "asyncio.Future[list[Any]]") -> None:
+        self._cancellations.discard(reply)
+        if reply.cancelled():
+            return
+        error = reply.exception()
+        if error is not None:
+            _warn(_unavailable(error), "the cancelled jobs may run until their deadline")
+            return
+        self._metrics.cancelled_jobs.inc(sum(result > 0 for result in reply.result()[0]))
+
+
+def _unavailable(error: BaseException) -> UnavailableError:
+    if isinstance(error, UnavailableError):
+        return QueueUnavailableError(error.message)
+    raise error
+
+
+def _warn(error: UnavailableError, effect: str) -> None:
+    extra = {"server": "queue", "reason": error.message, "effect": effect}
+    log.warning("server unavailable", extra=extra)

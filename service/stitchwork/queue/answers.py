@@ -1,0 +1,48 @@
+"""The commands by which a worker answers jobs."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from stitchwork.queue import scripts
+from stitchwork.queue.deliveries import Delivery
+from stitchwork.queue.keys import SHARD, encoder_of_stream
+from stitchwork.queue.messages import Reply
+from stitchwork.redis.commands import Command, script_command
+
+API_EXPIRED_MS: Final = 60_000
+"""Silence after which an API process gets no more replies."""
+
+Answer = tuple[Delivery, Reply | None, float]
+"""A job, its reply if anyone waits, and the seconds that it took."""
+AnswerWords = tuple[str, bytes, int, int, str, float]
+"""Entry, reply, size, cost, name of its payload, and milliseconds of work of one job."""
+
+
+def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
+    """The command that answers jobs of one stream to one API process."""
+    rows: list[AnswerWords] = [
+        (
+            delivery.entry,
+            reply.pack() if reply else b"",
+            *(delivery.size, delivery.cost, delivery.payload),
+            seconds * 1000,
+        )
+        for delivery, reply, seconds in answers
+    ]
+    return answer_words(stream, api, rows)
+
+
+def answer_words(stream: str, api: str, rows: Sequence[AnswerWords]) -> Command:
+    """The same of jobs whose replies are packed."""
+    pace = SHARD.pace(encoder_of_stream(stream))
+    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis, pace]
+    words: list[str | bytes | int | float] = [api, API_EXPIRED_MS]
+    payloads = 0
+    for entry, reply, size, cost, payload, work_ms in rows:
+        number = 0
+        if payload:
+            keys.append(SHARD.payload(payload))
+            payloads += 1
+            number = payloads
+        words += (entry, reply, size, cost, work_ms, number)
+    return script_command(scripts.ANSWER, keys, *words)
