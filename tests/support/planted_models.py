@@ -1,11 +1,12 @@
 """Small models with random weights, saved by their own libraries, and changes to their files."""
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 import torch
-from safetensors.torch import load, save
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -16,8 +17,20 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
-from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.models.encoder_cache import LoadedEncoder
+from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
+from stitchwork.resources import (
+    EncoderSpec,
+    Floats,
+    ImageEncoder,
+    Item,
+    TextEncoder,
+    VisionEncoder,
+)
+from tests.support.images import file as image_file
+from tests.support.images import picture
 from tests.support.timm_models import save_random
+from tests.support.tower_models import save_clip
 
 WIDTH: Final = 32
 TIMM_MODEL: Final = "test_vit"
@@ -84,25 +97,85 @@ def save_timm_model(folder: Path) -> Path:
     return folder
 
 
-TEXT_MODELS: Final[Mapping[str, Callable[[Path], Path]]] = {
-    "transformer": save_transformer,
-    "sharded": save_sharded_transformer,
-    "sentence-transformers": save_sentence_transformer,
-    "static": save_static_embedding,
+def save_towers(folder: Path) -> Path:
+    """Save a small CLIP."""
+    save_clip(folder)
+    return folder
+
+
+def save_packaged_timm_model(folder: Path) -> Path:
+    """Write the weights of a model that a Python package has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_efficientnet_lite("tf_efficientnet_lite0", folder).rename(folder / WEIGHTS)
+    return folder
+
+
+def text_encoder(folder: Path) -> EncoderSpec:
+    """The encoder of a folder with a text model."""
+    return TextEncoder(model=str(folder))
+
+
+class PlantedModel(NamedTuple):
+    """A kind of model.
+
+    Attributes:
+        save: Saves a model of this kind to a folder, which is then returned.
+        encoder: The encoder of that folder.
+    """
+
+    save: Callable[[Path], Path]
+    encoder: Callable[[Path], EncoderSpec]
+
+
+PLANTED_MODELS: Final[Mapping[str, PlantedModel]] = {
+    "transformer": PlantedModel(save_transformer, text_encoder),
+    "sharded": PlantedModel(save_sharded_transformer, text_encoder),
+    "sentence-transformers": PlantedModel(save_sentence_transformer, text_encoder),
+    "static": PlantedModel(save_static_embedding, text_encoder),
+    "text-tower": PlantedModel(save_towers, text_encoder),
+    "image-tower": PlantedModel(save_towers, lambda folder: VisionEncoder(model=str(folder))),
+    "timm-folder": PlantedModel(
+        save_timm_model, lambda folder: ImageEncoder(model=TIMM_MODEL, weights=str(folder))
+    ),
+    "timm-file": PlantedModel(
+        save_timm_model,
+        lambda folder: ImageEncoder(model=TIMM_MODEL, weights=str(folder / WEIGHTS)),
+    ),
+    "packaged": PlantedModel(
+        save_packaged_timm_model,
+        lambda folder: ImageEncoder(
+            model="tf_efficientnet_lite0", weights=str(folder / WEIGHTS), input_size=32
+        ),
+    ),
 }
 
 
-def other_weights(file: Path, factor: float = -1.5) -> bytes:
-    """The content of a safetensors file with other weights, of the same size."""
-    content = file.read_bytes()
-    generator = torch.Generator().manual_seed(1)
+def embed_samples(loaded: LoadedEncoder) -> Floats:
+    """The rows of a few texts or images."""
+    items: list[Item] = ["A b", "a much longer text than the others"]
+    if loaded.encoder.modality == "image":
+        items = [image_file(picture()), image_file(picture(9, 9))]
+    rows: Floats = loaded.batcher.embed(loaded.encoder.prepare(items), 8).numpy()
+    return rows
 
-    def change(tensor: torch.Tensor) -> torch.Tensor:
-        if not tensor.is_floating_point() or tensor.ndim < 2:
-            return tensor.clone()
-        return tensor + factor * tensor.std() * torch.randn(tensor.shape, generator=generator)
 
-    return save({name: change(part) for name, part in load(content).items()}, {"format": "pt"})
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model, in order."""
+    return sorted(folder.rglob("*.safetensors"))
+
+
+def other_weights(file: Path) -> bytes:
+    """The content of a safetensors file with other weights, and everything else as it was."""
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    rng = np.random.default_rng(0)
+    for name, tensor in json.loads(content[8:start]).items():
+        if name == "__metadata__" or tensor["dtype"] != "F32" or len(tensor["shape"]) < 2:
+            continue
+        first, stop = (start + offset for offset in tensor["data_offsets"])
+        values = np.frombuffer(memoryview(content)[first:stop], np.float32)
+        values += values.std() * rng.normal(size=values.shape).astype(np.float32)
+    return bytes(content)
 
 
 def overwrite(file: Path, content: bytes) -> None:

@@ -158,7 +158,7 @@ class EncoderCache:
             with self._guard:
                 loaded, failure = self._loaded.get(key), self._failures.get(key)
             if loaded is not None:
-                if self._tracker.is_unchanged(spec):
+                if self._tracker.is_unchanged(spec, loaded.files_digest):
                     with self._guard:
                         self._loaded.move_to_end(key)
                     return loaded

@@ -68,17 +68,14 @@ class FileSnapshot:
         listed: The files.
         watched: States of the paths that were watched; None where nothing was.
         digests: Contents by the names of the files.
+        digest: 32 hexadecimal digits, equal on every machine for files of equal names and
+            contents.
     """
 
     listed: FileList
     watched: tuple[FileStat | None, ...]
     digests: Mapping[str, FileDigest]
-
-    @property
-    def digest(self) -> str:
-        """32 hexadecimal digits, equal on every machine for files of equal names and contents."""
-        lines = [f"{name}\0{self.digests[name].sha256}\n" for name in sorted(self.digests)]
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
+    digest: str
 
     def is_current(self) -> bool:
         """Whether the files certainly hold the same; costs one `stat` for each."""
@@ -133,11 +130,16 @@ def take_snapshot(
             digests[file] = known[file] = digest
         else:
             if watched == tuple(map(file_stat, listed.watched)):
-                return FileSnapshot(listed, watched, digests)
+                return FileSnapshot(listed, watched, digests, _digest(digests))
     raise JobFailedError(
         f"the files of {name} change while they are read: wait until they are written",
         code=ErrorCode.LOAD_FAILED,
     )
+
+
+def _digest(digests: Mapping[str, FileDigest]) -> str:
+    lines = [f"{name}\0{digests[name].sha256}\n" for name in sorted(digests)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
 def file_stat(path: Path) -> FileStat | None:

@@ -67,17 +67,17 @@ class FileTracker:
             code=ErrorCode.LOAD_FAILED,
         )
 
-    def is_unchanged(self, spec: EncoderSpec) -> bool:
-        """Whether a model's files hold what was last read of them."""
+    def is_unchanged(self, spec: EncoderSpec, digest: str) -> bool:
+        """Whether a model's files have this digest."""
         key = encoder_key(spec)
         last = self._last.get(key)
-        if last is not None and last.is_current():
+        if last is not None and last.digest == digest and last.is_current():
             return True
-        later = self.snapshot(spec, last)
-        if last is not None and later is not None and later.digest == last.digest:
+        later = self.snapshot(spec)
+        if later is not None and later.digest == digest:
             self._last[key] = later
             return True
-        changes = last.changes(later) if last and later else "they cannot be read"
+        changes = (self.changes(spec, later) or "restored") if later else "they cannot be read"
         log.warning("model files changed", extra={"model": spec.model, "changes": changes})
         return False
 
@@ -91,6 +91,6 @@ class FileTracker:
             return None  # The attempt to load them says why.
 
     def changes(self, spec: EncoderSpec, snapshot: FileSnapshot | None) -> str:
-        """How files differ from the first that were read of this model; empty if they do not."""
+        """How files differ from the first that were loaded of a model; empty if they do not."""
         first = self._first.get(encoder_key(spec))
         return first.changes(snapshot) if first is not None and snapshot is not None else ""

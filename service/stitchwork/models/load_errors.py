@@ -2,13 +2,15 @@
 
 from typing import Final
 
+from safetensors import SafetensorError
+
 from stitchwork.errors import ErrorCode, JobFailedError
 from stitchwork.resources import EncoderSpec
 
 UNFIT_ERRORS: Final = (AttributeError, KeyError, TypeError, IndexError)
 """What the libraries raise at a model of another kind than expected; their texts say little."""
 LOAD_ERRORS: Final = (
-    *(OSError, ValueError, RuntimeError, ImportError, MemoryError),
+    *(OSError, ValueError, RuntimeError, ImportError, MemoryError, SafetensorError),
     *UNFIT_ERRORS,
 )
 """What the libraries raise at files that they cannot load."""

@@ -13,7 +13,7 @@ from stitchwork.resources import EncoderSpec, ImageEncoder, is_local_path
 
 TRANSFORMERS_FILES: Final = (
     *("*.safetensors", "*.json", "*.txt", "*.model"),
-    *("*.tiktoken", "*.spm", "*.vocab", "*.bpe", "*.codes"),
+    *("*.tiktoken", "*.tokenizer", "*.spm", "*.vocab", "*.bpe", "*.codes"),
 )
 """Files of a transformers model that are read: weights, configurations, and parts of tokenizers."""
 

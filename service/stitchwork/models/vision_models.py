@@ -195,7 +195,7 @@ def _load_base_model(
 def _stores_pooler(folder: Path) -> bool:
     """Whether the weights of a folder include those of a pooler."""
     for file in folder.glob("*.safetensors"):
-        with safe_open(file, framework="pt") as weights:
+        with safe_open(file, framework="pt", backend="pread") as weights:
             if any("pooler." in name for name in weights.keys()):  # noqa: SIM118 it is no mapping
                 return True
     return False
