@@ -13,7 +13,6 @@ from typing import Final
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.batching import Batcher
@@ -52,7 +51,7 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
 
     def classify(batch: list[Item], size: int) -> None:
         rows = batcher.embed(encoder_model.prepare(batch), size)
-        probabilities(classifier.logits(pair_map.apply(to_device(rows)).rows))
+        classifier.scores(pair_map.apply(to_device(rows)).rows)
 
     def classify_one(seconds: float) -> float:
         durations: list[float] = []

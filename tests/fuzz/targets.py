@@ -16,12 +16,13 @@ from starlette.requests import Request
 
 from stitchwork.api import problem_details
 from stitchwork.api.content import negotiation
+from stitchwork.api.schemas.head_declarations import HeadRequest
 from stitchwork.api.schemas.inference_requests import (
     ClassifyRequest,
     StitchRequest,
     TranslateRequest,
 )
-from stitchwork.api.schemas.registration_requests import AnchorSetRequest, HeadRequest, SpaceRequest
+from stitchwork.api.schemas.registration_requests import AnchorSetRequest, SpaceRequest
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, IncompatibleFormatError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
@@ -101,7 +102,7 @@ def safetensors_body(data: bytes) -> None:
             _check_rows(body.embeddings)
         head = read_body(HeadRequest, sent, negotiation.SAFETENSORS, array_field="weight")
         if head:
-            _run_or_refuse(head.weights_classifier)
+            _run_or_refuse(head.definition)
 
 
 def json_body(data: bytes) -> None:
@@ -115,7 +116,7 @@ def json_body(data: bytes) -> None:
     elif isinstance(body, SpaceRequest):
         _check_rows(body.anchors)
     elif isinstance(body, HeadRequest):
-        _run_or_refuse(body.weights_classifier)
+        _run_or_refuse(body.definition)
     elif isinstance(body, AnchorSetRequest):
         _run_or_refuse(lambda: body.decode_items(LIMITS.max_anchors))
 

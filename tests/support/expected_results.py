@@ -17,7 +17,7 @@ from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.head_fitting import fit_linear
 from stitchwork.models.packaged_encoders import write_efficientnet_lite
-from stitchwork.resources import ImageEncoder
+from stitchwork.resources import ImageEncoder, Label
 from tests.support.load import LoadRequest
 
 ENCODERS: Final = ("lite0", "lite1")
@@ -47,7 +47,7 @@ class ExpectedResults:
     specs: Mapping[str, ImageEncoder]
     items: list[bytes]
     classifier: Classifier
-    labels: list[str]
+    labels: list[Label]
     requests: Mapping[str, list[LoadRequest]]
 
     def register(self, client: Stitchwork) -> None:
@@ -57,8 +57,8 @@ class ExpectedResults:
             client.put_space(name, ANCHOR_SET, encoder=spec.model_dump())
         for name in self.specs:
             client.wait("spaces", name)
-        ((weight, bias),) = self.classifier.layers
-        arrays = {"weight": np.asarray(weight), "bias": np.asarray(bias)}
+        (layer,) = self.classifier.layers
+        arrays = {name: np.asarray(array) for name, array in layer.arrays.items()}
         client.put_head("digit", "lite1", arrays=arrays, labels=self.labels)
 
 

@@ -118,7 +118,7 @@ def _compare_classifier(
     spec: ImageEncoder, folder: Path, rows: torch.Tensor, logits: torch.Tensor
 ) -> str:
     try:
-        classifier, _ = image_classifier(spec, folder)
+        classifier = image_classifier(spec, folder).define({}).classifier
     except StitchworkError as error:
         return f"{REFUSED}: {error.message}"
     computed = torch.from_numpy(classifier.logits(rows.numpy()))

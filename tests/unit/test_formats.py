@@ -5,10 +5,15 @@ from typing import Final
 from stitchwork.queue import messages
 from stitchwork.registry import stored_records
 from stitchwork.resources import (
+    ActivationLayer,
     AnchorSet,
     BridgeParameters,
     Head,
     ImageEncoder,
+    LeakyReluLayer,
+    LinearLayer,
+    NormalizeLayer,
+    NormLayer,
     Record,
     Registration,
     Space,
@@ -20,6 +25,11 @@ STORED: Final[tuple[type[Record], ...]] = (
     AnchorSet,
     Space,
     Head,
+    ActivationLayer,
+    LeakyReluLayer,
+    LinearLayer,
+    NormalizeLayer,
+    NormLayer,
     Registration,
     BridgeParameters,
     TextEncoder,
@@ -30,12 +40,17 @@ SENT: Final[tuple[type[Record], ...]] = (
     messages.Job,
     Space,
     Head,
+    ActivationLayer,
+    LeakyReluLayer,
+    LinearLayer,
+    NormalizeLayer,
+    NormLayer,
     BridgeParameters,
     TextEncoder,
     ImageEncoder,
     VisionEncoder,
 )
-STORED_FORMAT: Final = 4
+STORED_FORMAT: Final = 5
 MESSAGE_FORMAT: Final = 4
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
@@ -44,9 +59,14 @@ FIELDS: Final = {
         "declaration parameters rank condition_number norm_mean norm_std unit agreement warnings"
     ),
     "Head": (
-        "id version space dim labels layers activation source files_digest declaration "
-        "train_rows train_accuracy"
+        "id version space dim labels layers problem_type thresholds temperature source "
+        "files_digest declaration train_rows train_accuracy"
     ),
+    "LinearLayer": "kind inputs outputs",
+    "NormLayer": "kind eps",
+    "NormalizeLayer": "kind norm",
+    "LeakyReluLayer": "kind negative_slope",
+    "ActivationLayer": "kind",
     "Registration": "kind id version encoder parent declared status done total files_digest reason",
     "BridgeParameters": "shrinkage delta omega whitening landmarks",
     "TextEncoder": (

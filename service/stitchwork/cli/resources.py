@@ -25,6 +25,12 @@ def _field(name: str) -> Column:
     return name.replace("_", " "), lambda record: record.get(name)
 
 
+def _layer_text(layer: Record) -> str:
+    if layer["kind"] == "linear":
+        return f"{layer['inputs']} → {layer['outputs']}"
+    return str(layer["kind"])
+
+
 _VERSION: Final[Column] = ("version", lambda record: record["version"][:8])
 _STATUS: Final[Column] = (
     "status",
@@ -56,7 +62,7 @@ COLUMNS: Final[dict[str, tuple[Column, ...]]] = {
         _STATUS,
         _field("space"),
         ("classes", lambda record: len(record["labels"]) if "labels" in record else None),
-        ("layers", lambda record: " → ".join(map(str, record.get("layers", ())))),
+        ("layers", lambda record: ", ".join(map(_layer_text, record.get("layers", ())))),
         _field("source"),
         _field("train_accuracy"),
         _VERSION,

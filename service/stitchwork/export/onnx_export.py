@@ -17,7 +17,7 @@ def map_to_onnx(
         exported: The map.
         metadata: Further properties of the model, such as the versions of the spaces.
         classifier: A head of the target space, which adds outputs `logits` and `probabilities`
-            (n, c).
+            (n, c) or, of a regression, `values` (n, c).
 
     Raises:
         UnsupportedFormatError: If the package onnx is not installed.

@@ -7,6 +7,7 @@ import numpy as np
 from onnx import helper, numpy_helper, parser
 
 from stitchwork.export.map_parameters import MapParameters
+from stitchwork.export.onnx_head import HEAD_CONSTANTS, head_graph
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.resources import Arrays
 
@@ -55,43 +56,7 @@ IDENTITY: Final = """
     translated = Identity (embeddings)
     defined = Squeeze (x_defined, second)
 """
-ACTIVATIONS: Final = {
-    "identity": "    {y} = Identity ({x})\n",
-    "relu": "    {y} = Relu ({x})\n",
-    "tanh": "    {y} = Tanh ({x})\n",
-    "silu": "    {x}_s = Sigmoid ({x})\n    {y} = Mul ({x}, {x}_s)\n",
-    "gelu": """
-    {x}_z = Mul ({x}, root_half)
-    {x}_e = Erf ({x}_z)
-    {x}_f = Add ({x}_e, one)
-    {x}_g = Mul ({x}_f, half)
-    {y} = Mul ({x}, {x}_g)
-""",
-    "gelu_tanh": """
-    {x}_n = Clip ({x}, minus_ten, ten)
-    {x}_q = Mul ({x}_n, {x}_n)
-    {x}_k = Mul ({x}_q, {x}_n)
-    {x}_c = Mul ({x}_k, cubic)
-    {x}_a = Add ({x}_n, {x}_c)
-    {x}_r = Mul ({x}_a, root_two_pi)
-    {x}_t = Tanh ({x}_r)
-    {x}_f = Add ({x}_t, one)
-    {x}_g = Mul ({x}_f, half)
-    {y} = Mul ({x}, {x}_g)
-""",
-}
-CONSTANTS: Final = {
-    "zero": 0.0,
-    "one": 1.0,
-    "half": 0.5,
-    "ten": 10.0,
-    "minus_ten": -10.0,
-    "largest": float(np.finfo(np.float32).max),
-    "root_half": 0.5**0.5,
-    "root_two_pi": (2 / np.pi) ** 0.5,
-    "cubic": 0.044715,
-}
-SCORES: Final = ("logits", "probabilities")
+CONSTANTS: Final = {"zero": 0.0, "one": 1.0, "largest": float(np.finfo(np.float32).max)}
 
 
 def build(
@@ -122,12 +87,13 @@ def build(
         steps += IDENTITY
     arrays = parameters.arrays
     if classifier:
-        outputs += "".join(f", float[n, {classifier.n_classes}] {name}" for name in SCORES)
-        steps += _classifier_steps(classifier)
-        arrays = {**arrays, **_weights(classifier)}
+        head = head_graph(classifier)
+        outputs += "".join(f", float[n, {classifier.n_outputs}] {name}" for name in head.outputs)
+        steps += head.steps
+        arrays = {**arrays, **head.arrays}
     signature = f"stitch (float[n, {source_width}] embeddings) => ({outputs})"
     model = parser.parse_model(f"{HEADER}\n{signature} {{{steps}}}")
-    numbers = CONSTANTS | parameters.numbers
+    numbers = CONSTANTS | HEAD_CONSTANTS | parameters.numbers
     tensors: Arrays = {name: np.full((), value, np.float32) for name, value in numbers.items()}
     tensors |= {"second": np.ones(1, np.int64), **arrays}
     used = {name for node in model.graph.node for name in node.input}
@@ -140,21 +106,3 @@ def build(
     helper.set_model_props(model, {**parameters.metadata, **properties})
     data: bytes = model.SerializeToString()
     return data
-
-
-def _classifier_steps(classifier: Classifier) -> str:
-    steps, x, last = "", "translated", len(classifier.layers) - 1
-    for i in range(last + 1):
-        y = "logits" if i == last else f"h{i}"
-        steps += f"    {y} = Gemm <transB = 1> ({x}, weight{i}, bias{i})\n"
-        if i < last:
-            x = f"{y}_active"
-            steps += ACTIVATIONS[classifier.activations[i]].format(x=y, y=x)
-    return steps + "    probabilities = Softmax <axis = 1> (logits)\n"
-
-
-def _weights(classifier: Classifier) -> Arrays:
-    arrays: Arrays = {}
-    for i, (weight, bias) in enumerate(classifier.layers):
-        arrays |= {f"weight{i}": weight, f"bias{i}": bias}
-    return arrays

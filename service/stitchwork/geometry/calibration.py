@@ -84,12 +84,30 @@ def log_odds(probabilities: NDArray[Any]) -> Floats:
     return np.clip(odds, -MAX_LOG_ODDS, MAX_LOG_ODDS)
 
 
+def joint_log_odds(probabilities: NDArray[Any], decisions: NDArray[np.bool_]) -> Floats:
+    """Log-odds that every decision about independent labels is correct.
+
+    Args:
+        probabilities: (n, c) probability of each label.
+        decisions: (n, c) whether each label was predicted.
+
+    Returns:
+        (n,) log(q / (1 − q)), within ±40, of the product q over a row's labels of the probability
+        of what was decided.
+    """
+    p = np.asarray(probabilities, np.float64)
+    tiny = math.exp(-MAX_LOG_ODDS)
+    log_q = np.log(np.maximum(np.where(decisions, p, 1 - p), tiny)).sum(axis=1)
+    odds: Floats = log_q - np.log(np.maximum(-np.expm1(log_q), tiny))
+    return np.clip(odds, -MAX_LOG_ODDS, MAX_LOG_ODDS)
+
+
 def fit_calibration(odds: NDArray[Any], correct: NDArray[np.bool_]) -> Calibration:
     """The calibration of a labelled sample.
 
     Args:
-        odds: (n,) log-odds of the best class.
-        correct: (n,) whether the best class was the right one.
+        odds: (n,) log-odds of each prediction, such as those of the best class.
+        correct: (n,) whether each prediction was correct.
 
     Returns:
         The most probable slope and offset under weak priors about the head's own softmax, which

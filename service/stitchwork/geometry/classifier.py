@@ -1,130 +1,139 @@
-"""Classifiers: linear heads and MLPs, from embeddings to logits to probabilities."""
+"""Classifiers: the layers of a head, from embeddings to logits, and what logits mean."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import pi, sqrt
-from typing import Final, Self, TypeAlias
+from math import isfinite
+from typing import Final, Literal, Self, TypeAlias
 
 from array_api_compat import array_namespace
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
-from stitchwork.geometry.linalg import Convert, erf, suppress_warnings
+from stitchwork.geometry.head_layers import ACTIVATIONS, Layer, layer_mismatch, sigmoid
+from stitchwork.geometry.linalg import Convert, suppress_warnings
 
-Layer: TypeAlias = tuple[Array, Array]
-"""weight (out, in), bias (out,)."""
-Activation: TypeAlias = str | tuple[str, ...]
-"""One activation for all layers, or one between each two."""
+ProblemType: TypeAlias = Literal[
+    "single_label_classification", "multi_label_classification", "regression"
+]
+"""What a head predicts, in the words of transformers' configs."""
 
+SINGLE_LABEL: Final[ProblemType] = "single_label_classification"
+MULTI_LABEL: Final[ProblemType] = "multi_label_classification"
+REGRESSION: Final[ProblemType] = "regression"
 MAX_SIZE: Final = 2.0**40
-"""About 1e12: rows whose scores overflowed are scaled down to this and scored again."""
-
-
-def _identity(x: Array) -> Array:
-    return x
-
-
-def _relu(x: Array) -> Array:
-    return array_namespace(x).where(x > 0, x, 0.0)
-
-
-def _tanh(x: Array) -> Array:
-    return array_namespace(x).tanh(x)
-
-
-def _silu(x: Array) -> Array:
-    # The logistic function in terms of tanh, which saturates where exp would overflow.
-    return x * (0.5 + 0.5 * array_namespace(x).tanh(0.5 * x))
-
-
-def _gelu(x: Array) -> Array:
-    """The exact GELU, x Φ(x), as torch.nn.GELU()."""
-    return x * (0.5 + 0.5 * erf(x / sqrt(2)))
-
-
-def _gelu_tanh(x: Array) -> Array:
-    """The tanh approximation of GELU, as torch.nn.GELU(approximate="tanh")."""
-    xp = array_namespace(x)
-    # Outside ±10 tanh is ±1 in any dtype, and the cube could overflow.
-    clipped = xp.clip(x, -10.0, 10.0)
-    return x * (0.5 + 0.5 * xp.tanh(sqrt(2 / pi) * (clipped + 0.044715 * clipped**3)))
-
-
-ACTIVATIONS: Final[dict[str, Callable[[Array], Array]]] = {
-    "identity": _identity,
-    "relu": _relu,
-    "tanh": _tanh,
-    "silu": _silu,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-}
+"""About 1e12: rows whose logits overflowed are scaled down to this and computed again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A linear head, or an MLP.
+    """The layers of a head.
 
     Attributes:
-        layers: From embedding to logits, each weight (out, in) and bias (out,).
-        activation: Name in `ACTIVATIONS` of the activation between all layers, or one name for
-            each pair of neighbours: `gelu` is x Φ(x), `gelu_tanh` its tanh approximation.
+        layers: From embedding to logits; at least one is linear.
+        problem_type: One label (softmax of the logits), any number of labels (the sigmoid of each
+            logit) or a regression (the logits are values).
+        temperature: Logits are divided by it before the softmax or the sigmoid.
 
     Raises:
-        InvalidInputError: If there is no layer, a layer's input width is not the output width of
-            the one before, a number is not finite, an activation is unknown, or there is not one
-            for each pair of layers.
+        InvalidInputError: If no layer is linear, a layer is invalid or takes another width than
+            the one before gives, or the temperature is not positive, or is not 1 for a regression.
     """
 
     layers: tuple[Layer, ...]
-    activation: Activation = "relu"
+    problem_type: ProblemType = SINGLE_LABEL
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        names = (self.activation,) if isinstance(self.activation, str) else self.activation
-        for name in names:
-            if name not in ACTIVATIONS:
-                raise InvalidInputError(
-                    f"expected an activation of {', '.join(ACTIVATIONS)}, got {name[:40]!r}",
-                    pointer="/activation",
-                )
-        if not self.layers:
-            raise InvalidInputError("expected at least one layer, got none", pointer="/layers")
-        if names is self.activation and len(names) != len(self.layers) - 1:
-            raise InvalidInputError(
-                f"expected {len(self.layers) - 1} activations, one between each two of "
-                f"{len(self.layers)} layers, got {len(names)}",
-                pointer="/activation",
-            )
         width = None
-        for i, (weight, bias) in enumerate(self.layers):
-            mismatch = _layer_mismatch(weight, bias, width)
+        for i, layer in enumerate(self.layers):
+            mismatch = layer_mismatch(layer, width)
             if mismatch:
                 raise InvalidInputError(f"layer {i}: expected {mismatch}", pointer=f"/layers/{i}")
-            width = weight.shape[0]
-
-    @property
-    def activations(self) -> tuple[str, ...]:
-        """The activation between each two layers."""
-        if isinstance(self.activation, str):
-            return (self.activation,) * (len(self.layers) - 1)
-        return self.activation
+            width = layer.outputs or width
+        if all(layer.kind != "linear" for layer in self.layers):
+            raise InvalidInputError(
+                "expected at least one linear layer, got none", pointer="/layers"
+            )
+        if not (isfinite(self.temperature) and self.temperature > 0):
+            raise InvalidInputError(
+                f"expected a temperature above 0, got {self.temperature:g}", pointer="/temperature"
+            )
+        if self.problem_type == REGRESSION and self.temperature != 1:
+            raise InvalidInputError(
+                "expected no temperature for a regression, whose values are no probabilities",
+                pointer="/temperature",
+            )
 
     @property
     def width(self) -> int:
         """Width of its input embeddings, d."""
-        return int(self.layers[0][0].shape[1])
+        return next(layer.inputs for layer in self.layers if layer.inputs)
 
     @property
-    def n_classes(self) -> int:
-        """Number of classes, c."""
-        return int(self.layers[-1][0].shape[0])
+    def n_outputs(self) -> int:
+        """Number of logits, c."""
+        return next(layer.outputs for layer in reversed(self.layers) if layer.outputs)
 
     def convert_arrays(self, convert: Convert) -> Self:
         """A copy with every array converted, such as moved to a device."""
-        return replace(self, layers=tuple((convert(w), convert(b)) for w, b in self.layers))
+        return replace(self, layers=tuple(layer.convert_arrays(convert) for layer in self.layers))
 
     def logits(self, x: Array) -> Array:
         """Logits of embeddings; see the function `logits`."""
         return logits(self, x)
+
+    def scores(self, x: Array) -> Array:
+        """Probabilities or values of embeddings; see the function `scores`."""
+        return scores(self, x)
+
+
+def mlp(
+    layers: Sequence[tuple[Array, Array]], activation: str | Sequence[str] = "relu"
+) -> Classifier:
+    """A classifier of linear layers with activations between them.
+
+    Args:
+        layers: Each weight (out, in) and bias (out,).
+        activation: See `add_activations`.
+
+    Raises:
+        InvalidInputError: If the activations or the layers do not fit.
+    """
+    parts = [Layer("linear", {"weight": weight, "bias": bias}) for weight, bias in layers]
+    return Classifier(add_activations(parts, activation))
+
+
+def add_activations(layers: Sequence[Layer], activation: str | Sequence[str]) -> tuple[Layer, ...]:
+    """Layers with an activation between each two.
+
+    Args:
+        layers: The layers.
+        activation: Name in `ACTIVATIONS` of all activations, or one name for each pair of
+            neighbours.
+
+    Raises:
+        InvalidInputError: If an activation is unknown, or there is not one for each pair.
+    """
+    count = max(0, len(layers) - 1)
+    names = [activation] if isinstance(activation, str) else activation
+    for name in names:
+        if name not in ACTIVATIONS:
+            raise InvalidInputError(
+                f"expected an activation of {', '.join(ACTIVATIONS)}, got {name[:40]!r}",
+                pointer="/activation",
+            )
+    if isinstance(activation, str):
+        names = [activation] * count
+    if len(names) != count:
+        raise InvalidInputError(
+            f"expected {count} activations, one between each two of {len(layers)} layers, got "
+            f"{len(names)}",
+            pointer="/activation",
+        )
+    result = [*layers[:1]]
+    for name, layer in zip(names, layers[1:], strict=True):
+        result += [Layer(name), layer]
+    return tuple(result)
 
 
 def logits(classifier: Classifier, x: Array) -> Array:
@@ -141,22 +150,41 @@ def logits(classifier: Classifier, x: Array) -> Array:
     Raises:
         InvalidInputError: If the rows do not have the head's width.
     """
-    if x.ndim != 2 or x.shape[1] != classifier.width:
-        raise InvalidInputError(
-            f"expected rows of shape (n, {classifier.width}), got {tuple(x.shape)}"
-        )
-    weight, _ = classifier.layers[0]
-    xp = array_namespace(x, weight)
+    x = _rows(classifier, x)
+    xp = array_namespace(x)
     with suppress_warnings():
-        x = xp.astype(x, weight.dtype, copy=False)
-        scores = _forward(classifier, x)
-        overflowed = ~xp.all(xp.isfinite(scores), axis=1)
+        result = _forward(classifier, x)
+        overflowed = ~xp.all(xp.isfinite(result), axis=1)
         if bool(xp.any(overflowed)):
             rows = x[overflowed, :]
             peak = xp.max(xp.abs(rows), axis=1, keepdims=True)
             rescaled = _forward(classifier, rows / peak * xp.clip(peak, None, MAX_SIZE))
-            scores[overflowed, :] = xp.where(xp.isfinite(rescaled), rescaled, 0.0)
-    return scores
+            result[overflowed, :] = xp.where(xp.isfinite(rescaled), rescaled, 0.0)
+    return result
+
+
+def scores(classifier: Classifier, x: Array) -> Array:
+    """What a head predicts for embeddings.
+
+    Args:
+        classifier: The head.
+        x: (n, d) rows of the head's space.
+
+    Returns:
+        (n, c) in the dtype of the weights, always finite: probabilities of one label, in rows that
+        sum to 1; probabilities of each label; or the values of a regression, where a value that
+        overflows is the largest finite number.
+
+    Raises:
+        InvalidInputError: If the rows do not have the head's width.
+    """
+    if classifier.problem_type == REGRESSION:
+        with suppress_warnings():
+            return _finite(_forward(classifier, _rows(classifier, x)))
+    scaled = logits(classifier, x)
+    if classifier.temperature != 1:
+        scaled = scaled / classifier.temperature
+    return sigmoid(scaled) if classifier.problem_type == MULTI_LABEL else probabilities(scaled)
 
 
 def expand_binary(classifier: Classifier) -> Classifier:
@@ -172,15 +200,22 @@ def expand_binary(classifier: Classifier) -> Classifier:
     Raises:
         InvalidInputError: If it has more than one score.
     """
-    if classifier.n_classes != 1:
-        raise InvalidInputError(f"expected a single score, got {classifier.n_classes}")
-    *hidden, (weight, bias) = classifier.layers
+    if classifier.n_outputs != 1:
+        raise InvalidInputError(f"expected a single score, got {classifier.n_outputs}")
+    *hidden, last = classifier.layers
+    if last.kind != "linear":
+        weight = next(layer.arrays["weight"] for layer in hidden if layer.kind == "linear")
+        xp = array_namespace(weight)
+        one = xp.ones_like(weight[:1, :1])
+        hidden = [*classifier.layers]
+        last = Layer("linear", {"weight": one, "bias": one[:, 0] * 0})
+    weight, bias = last.arrays["weight"], last.arrays["bias"]
     xp = array_namespace(weight, bias)
-    expanded = (
-        xp.concat([xp.zeros_like(weight), weight], axis=0),
-        xp.concat([xp.zeros_like(bias), bias], axis=0),
-    )
-    return replace(classifier, layers=(*hidden, expanded))
+    arrays = {
+        "weight": xp.concat([xp.zeros_like(weight), weight], axis=0),
+        "bias": xp.concat([xp.zeros_like(bias), bias], axis=0),
+    }
+    return replace(classifier, layers=(*hidden, replace(last, arrays=arrays)))
 
 
 def probabilities(logits: Array) -> Array:
@@ -194,29 +229,36 @@ def probabilities(logits: Array) -> Array:
         largest finite number, NaN as 0. Adding a number to a row's logits leaves it unchanged.
     """
     xp = array_namespace(logits)
-    limit = float(xp.finfo(logits.dtype).max)
-    finite = xp.clip(xp.where(xp.isnan(logits), 0.0, logits), -limit, limit)
     # Halved, because the difference of two finite logits may overflow.
-    half = 0.5 * finite
+    half = 0.5 * _finite(logits)
     exponentials = xp.exp(half - xp.max(half, axis=1, keepdims=True)) ** 2
     return exponentials / xp.sum(exponentials, axis=1, keepdims=True)
 
 
+def _finite(x: Array) -> Array:
+    """An infinite number as the largest finite one, NaN as 0."""
+    xp = array_namespace(x)
+    limit = float(xp.finfo(x.dtype).max)
+    return xp.clip(xp.where(xp.isnan(x), 0.0, x), -limit, limit)
+
+
+def _rows(classifier: Classifier, x: Array) -> Array:
+    """Rows in the dtype of the weights.
+
+    Raises:
+        InvalidInputError: If they do not have the head's width.
+    """
+    if x.ndim != 2 or x.shape[1] != classifier.width:
+        raise InvalidInputError(
+            f"expected rows of shape (n, {classifier.width}), got {tuple(x.shape)}"
+        )
+    weight = next(layer.arrays["weight"] for layer in classifier.layers if layer.arrays)
+    xp = array_namespace(x, weight)
+    with suppress_warnings():
+        return xp.astype(x, weight.dtype, copy=False)
+
+
 def _forward(classifier: Classifier, x: Array) -> Array:
-    steps = [_identity, *(ACTIVATIONS[name] for name in classifier.activations)]
-    for activate, (weight, bias) in zip(steps, classifier.layers, strict=True):
-        x = activate(x) @ weight.T + bias
+    for layer in classifier.layers:
+        x = layer.compute(x)
     return x
-
-
-def _layer_mismatch(weight: Array, bias: Array, width: int | None) -> str | None:
-    """What was expected of a layer and what came, as error messages say it; None if valid."""
-    xp = array_namespace(weight, bias)
-    shapes = f"{tuple(weight.shape)} and {tuple(bias.shape)}"
-    if weight.ndim != 2 or bias.ndim != 1 or bias.shape[0] != weight.shape[0] or 0 in weight.shape:
-        return f"weight (out, in) and bias (out,), got {shapes}"
-    if width not in (None, weight.shape[1]):
-        return f"{width} inputs, the outputs of the layer before, got {weight.shape[1]}"
-    if not bool(xp.all(xp.isfinite(weight))) or not bool(xp.all(xp.isfinite(bias))):
-        return "finite weights, got NaN or infinity"
-    return None

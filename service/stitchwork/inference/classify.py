@@ -1,9 +1,8 @@
-"""Probabilities of a head's classes for embeddings of its space."""
+"""Scores of a head for embeddings of its space."""
 
 from collections.abc import Callable
 from typing import Any
 
-from stitchwork.geometry.classifier import probabilities
 from stitchwork.inference.translator import ClassifierCache
 from stitchwork.resources import Head
 from stitchwork.telemetry import Telemetry
@@ -28,11 +27,11 @@ def classify(
             the CPU.
 
     Returns:
-        (n, c) float32 probabilities in the array library of the rows; each row sums to one.
+        (n, c) float32 in the array library of the rows: probabilities or, of a regression, values.
     """
     classifier = classifiers.get(head)
     with telemetry.step("classify"):
-        result = probabilities(classifier.logits(rows))
+        result = classifier.scores(rows)
         if synchronize:
             synchronize()
     return result

@@ -11,7 +11,7 @@ from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference import embed, predictions, resolve, stitch
 from stitchwork.inference.embed import JobCache
 from stitchwork.inference.length_report import LengthReport, row_lengths
-from stitchwork.inference.predictions import Prediction
+from stitchwork.inference.predictions import HeadPredictions, RegressionPrediction
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.inference.translator import ClassifierCache, Translator
@@ -73,7 +73,7 @@ class Pipeline:
             rows: (n, d_X) float32 embeddings of its source.
 
         Returns:
-            (n, d_Y) float32 embeddings of the target or, with a head, (n, c) float32 probabilities.
+            (n, d_Y) float32 embeddings of the target or, with a head, (n, c) float32 scores.
         """
         result = self.stitch_rows(resolution, rows)
         operation = "classify" if resolution.head else "translate"
@@ -129,14 +129,16 @@ class Pipeline:
         self.telemetry.metrics.record_inputs(operation, result.covered)
         return result
 
-    def predict(self, result: InferenceResult, top: int) -> list[Prediction]:
+    def predict(self, result: InferenceResult, top: int) -> HeadPredictions:
         """The predictions of a result.
 
         Args:
-            result: Its resolution has a head, and its rows are probabilities.
-            top: Number of classes in each prediction.
+            result: Its resolution has a head, and its rows are scores of it.
+            top: Number of labels in each prediction.
         """
         head = resolve.head_of(result.resolution)
-        rows = predictions.predict(result, head.labels, top)
-        self.telemetry.metrics.record_confidences(head.id, [row.confidence for row in rows])
+        rows = predictions.predict(result, top)
+        confidences = [row.confidence for row in rows if not isinstance(row, RegressionPrediction)]
+        if confidences:
+            self.telemetry.metrics.record_confidences(head.id, confidences)
         return rows

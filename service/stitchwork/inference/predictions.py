@@ -1,90 +1,196 @@
-"""Predictions from probabilities: labels, scores and confidence."""
+"""Predictions from the scores of a head: labels, scores and confidence, or values."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stitchwork.geometry.calibration import Calibration, log_odds
-from stitchwork.geometry.diagnostics.space_metrics import head_confidence
+from stitchwork.geometry.calibration import Calibration, joint_log_odds, log_odds
+from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
+from stitchwork.geometry.diagnostics.space_metrics import head_confidence, joint_confidence
+from stitchwork.inference.resolve import Resolution, head_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import Floats
+from stitchwork.resources import Floats, Head, Label
+
+Confidence: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 # Without slots: orjson serializes dataclasses with slots five times more slowly.
 @dataclass(frozen=True)
 class LabelScore:
-    """A class and its probability.
+    """A label and its probability.
 
     Attributes:
-        label: The label.
+        label: The label, as it was sent.
         score: Its probability, in [0, 1].
     """
 
-    label: str
+    label: Label
     score: float
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one input.
+    """The prediction of a head that chooses one label.
 
     Attributes:
         label: The label with the largest score.
         score: Its probability, in [0, 1].
-        top: The classes with the largest scores, in descending order; equal scores are in the
+        top: The labels with the largest scores, in descending order; equal scores are in the
             order of the head's labels.
         confidence: In [0, 1]; 0 where the input has no direction in its space.
-        calibrated: Whether the confidence was calibrated on a labelled sample.
+        calibrated: Whether the confidence was calibrated: on a labelled sample or, for embeddings
+            of the head's own space, by the temperature that came with the head.
     """
 
-    label: str
+    label: Label
     score: float
     top: list[LabelScore]
-    confidence: Annotated[float, Field(ge=0, le=1)]
+    confidence: Confidence
     calibrated: bool
 
 
-def predict(result: InferenceResult, labels: tuple[str, ...], top: int) -> list[Prediction]:
+@dataclass(frozen=True)
+class MultiLabelPrediction:
+    """The prediction of a head that chooses any number of labels.
+
+    Attributes:
+        labels: The labels whose scores reach their thresholds, in descending order of the scores.
+        top: The labels with the largest scores, whether predicted or not, in descending order.
+        confidence: The probability, in [0, 1], that each label is decided correctly, if labels are
+            independent; 0 where the input has no direction in its space.
+        calibrated: Whether the confidence was calibrated: on a labelled sample or, for embeddings
+            of the head's own space, by the temperature that came with the head.
+    """
+
+    labels: list[LabelScore]
+    top: list[LabelScore]
+    confidence: Confidence
+    calibrated: bool
+
+
+@dataclass(frozen=True)
+class LabelValue:
+    """A value of a regression.
+
+    Attributes:
+        label: Its name.
+        value: The value.
+    """
+
+    label: Label
+    value: float
+
+
+@dataclass(frozen=True)
+class RegressionPrediction:
+    """The prediction of a regression, which has no confidence.
+
+    Attributes:
+        values: The values, in the order of the head's labels.
+    """
+
+    values: list[LabelValue]
+
+
+HeadPredictions: TypeAlias = (
+    list[Prediction] | list[MultiLabelPrediction] | list[RegressionPrediction]
+)
+"""One prediction for each input, all of the kind of their head."""
+
+
+def predict(result: InferenceResult, top: int) -> HeadPredictions:
     """The predictions of a result.
 
     Args:
-        result: Its rows are (n, c) float32 probabilities.
-        labels: The c labels of the classes.
-        top: Number of classes in each prediction.
+        result: Its resolution has a head, and its rows are (n, c) float32 scores of it.
+        top: Number of labels in `top` of each prediction.
 
     Returns:
         One prediction for each input; confidence is calibrated if the resolution has a
         calibration.
     """
-    calibration = result.resolution.calibration
-    order = np.argsort(-result.rows, axis=1, kind="stable")[:, :top]
+    head = head_of(result.resolution)
+    if head.problem_type == REGRESSION:
+        return [
+            RegressionPrediction(
+                [LabelValue(label, v) for label, v in zip(head.labels, row, strict=True)]
+            )
+            for row in result.rows.tolist()
+        ]
+    order = np.argsort(-result.rows, axis=1, kind="stable")
+    calibrated = is_calibrated(result.resolution)
+    confidences = confidence(result).tolist()
+    if head.problem_type == MULTI_LABEL:
+        predicted = decisions(result.rows, head)
+        return [
+            MultiLabelPrediction(
+                _label_scores(head, [i for i in row if predicted[n, i]], result.rows[n]),
+                _label_scores(head, row[:top], result.rows[n]),
+                confidences[n],
+                calibrated,
+            )
+            for n, row in enumerate(order.tolist())
+        ]
+    order = order[:, :top]
     scores = np.take_along_axis(result.rows, order, axis=1).tolist()
-    confidences = confidence(result.rows, result.defined, calibration).tolist()
-    calibrated = calibration is not None
     predictions = []
     for row, (classes, values) in enumerate(zip(order.tolist(), scores, strict=True)):
-        best = [LabelScore(labels[c], score) for c, score in zip(classes, values, strict=True)]
+        best = [LabelScore(head.labels[c], v) for c, v in zip(classes, values, strict=True)]
         first = best[0]
         predictions.append(Prediction(first.label, first.score, best, confidences[row], calibrated))
     return predictions
 
 
-def confidence(
-    probabilities: Floats, defined: NDArray[np.bool_], calibration: Calibration | None
-) -> NDArray[Any]:
-    """The confidence of each prediction.
+def decisions(scores: Floats, head: Head) -> NDArray[np.bool_]:
+    """Which labels a multi-label head predicts: (n, c) bool for (n, c) float32 scores."""
+    # In float32, so that a score which equals its threshold there reaches it.
+    reached: NDArray[np.bool_] = scores >= np.asarray(head.thresholds, np.float32)
+    return reached
+
+
+def is_calibrated(resolution: Resolution) -> bool:
+    """Whether confidences are calibrated, on a labelled sample or by the head's temperature.
+
+    The temperature was measured on embeddings of the head's own space; through a bridge it still
+    divides the logits, but what it promises is not known to hold.
+    """
+    head = head_of(resolution)
+    is_own_space = resolution.source.version == resolution.destination.version
+    return resolution.calibration is not None or (head.temperature is not None and is_own_space)
+
+
+def confidence(result: InferenceResult) -> NDArray[Any]:
+    """The confidence of each prediction of a head that is no regression.
 
     Args:
-        probabilities: (n, c) float32; rows sum to one.
-        defined: (n,) bool; False where the input has no direction in its space.
-        calibration: The calibration of these probabilities; None takes the largest of each row.
+        result: Its resolution has a head, whose scores its rows are.
 
     Returns:
-        (n,) float, in [0, 1]; 0 where the input has no direction.
+        (n,) float, in [0, 1]; 0 where the input has no direction. Calibrated if the resolution
+        has a calibration; else the largest probability or, of a multi-label head, the product of
+        those of its decisions.
     """
-    if calibration is None:
-        return np.asarray(head_confidence(probabilities, defined))
-    return np.where(defined, calibration(log_odds(probabilities)), 0.0)
+    calibration: Calibration | None = result.resolution.calibration
+    if calibration is not None:
+        return np.where(result.defined, calibration(decision_log_odds(result)), 0.0)
+    head = head_of(result.resolution)
+    if head.problem_type == MULTI_LABEL:
+        predicted = decisions(result.rows, head)
+        return np.asarray(joint_confidence(result.rows, predicted, result.defined))
+    return np.asarray(head_confidence(result.rows, result.defined))
+
+
+def decision_log_odds(result: InferenceResult) -> NDArray[np.float64]:
+    """(n,) log-odds that each prediction is correct, as the head's scores have them."""
+    head = head_of(result.resolution)
+    if head.problem_type == MULTI_LABEL:
+        return joint_log_odds(result.rows, decisions(result.rows, head))
+    return log_odds(result.rows)
+
+
+def _label_scores(head: Head, order: Sequence[int], scores: Floats) -> list[LabelScore]:
+    return [LabelScore(head.labels[i], float(scores[i])) for i in order]

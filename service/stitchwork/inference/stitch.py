@@ -25,7 +25,7 @@ class InferenceResult:
 
     Attributes:
         resolution: The versions it was computed with.
-        rows: (n, d) float32 embeddings or, with a head, (n, c) float32 probabilities.
+        rows: (n, d) float32 embeddings or, with a head, (n, c) float32 scores of it.
         defined: (n,) bool; False for inputs without a direction in their space.
         covered: (n,) bool; False for inputs outside what the source's anchors cover.
         truncated: Indices of texts that were cut.

@@ -18,7 +18,6 @@ import torch
 from cachetools import TTLCache
 
 from stitchwork.errors import ErrorCode, JobFailedError, StitchworkError
-from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, Encoder, resolve_device
 from stitchwork.models.encoder_loader import EncoderLoader, extract_classifier, sample_inputs
@@ -33,6 +32,7 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
+from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.resources import EncoderSpec, ImageEncoder, VisionEncoder, encoder_key
 from stitchwork.telemetry import Metrics
 
@@ -68,13 +68,11 @@ class ExtractedClassifier:
     """The classifier of a pretrained model.
 
     Attributes:
-        classifier: Its layers.
-        labels: One label for each class.
+        head: The classifier.
         files_digest: Digest of the files that it was read from.
     """
 
-    classifier: Classifier
-    labels: list[str]
+    head: PretrainedHead
     files_digest: str
 
 
@@ -179,12 +177,12 @@ class EncoderCache:
         """
         try:
             with self._loading:
-                (classifier, labels), snapshot = self._tracker.read(
+                head, snapshot = self._tracker.read(
                     spec, lambda: extract_classifier(spec, self._files.path(spec))
                 )
         except LOAD_ERRORS as error:
             raise convert_error(spec, error) from error
-        return ExtractedClassifier(classifier, labels, snapshot.digest)
+        return ExtractedClassifier(head, snapshot.digest)
 
     def to_device(self, array: Any) -> Any:
         """An array as maps and heads are applied to it: a tensor on the device of the encoders.

@@ -5,8 +5,8 @@ from typing import assert_never
 
 import torch
 
-from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.encoder import SAMPLE_IMAGE, SAMPLE_TEXT, Encoder, PreparedInputs
+from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, VisionEncoder
 
 
@@ -92,8 +92,8 @@ class EncoderLoader:
                 assert_never(spec)
 
 
-def extract_classifier(spec: EncoderSpec, files: Path) -> tuple[Classifier, list[str]]:
-    """The classifier of a pretrained model, and its labels.
+def extract_classifier(spec: EncoderSpec, files: Path) -> PretrainedHead:
+    """The classifier of a pretrained model.
 
     Args:
         spec: The model.

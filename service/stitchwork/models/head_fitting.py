@@ -10,8 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.classifier import Classifier
-from stitchwork.resources import Floats
+from stitchwork.geometry.classifier import Classifier, mlp
+from stitchwork.resources import Floats, Label
 
 MAX_ITERATIONS: Final = 2000
 INVERSE_STRENGTHS: Final = (0.001, 0.01, 0.1, 1.0)
@@ -35,16 +35,16 @@ class LinearFit(NamedTuple):
     """
 
     classifier: Classifier
-    labels: list[str]
+    labels: list[Label]
     train_accuracy: float
 
 
-def fit_linear(embeddings: Floats, labels: Sequence[str]) -> LinearFit:
+def fit_linear(embeddings: Floats, labels: Sequence[Label]) -> LinearFit:
     """Fit a multinomial logistic regression; a fifth of the rows selects its regularisation.
 
     Args:
         embeddings: (n, d) float32, of any scale.
-        labels: n labels.
+        labels: n labels of one type.
 
     Returns:
         A head of the unscaled embeddings: the standardisation that it was fitted with is folded
@@ -54,7 +54,7 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> LinearFit:
         InvalidInputError: If there are fewer than two classes, or the numbers of labels and rows
             differ.
     """
-    names = sorted(set(labels))
+    names: list[Label] = sorted(set(labels))
     if len(labels) != len(embeddings):
         raise InvalidInputError(
             f"expected one label for each of {len(embeddings)} embeddings, got {len(labels)}"
@@ -79,7 +79,7 @@ def fit_linear(embeddings: Floats, labels: Sequence[str]) -> LinearFit:
         # For two classes scikit-learn has one row: the score of the second relative to the first.
         weight, bias = np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     layer = (weight.astype(np.float32), bias.astype(np.float32))
-    return LinearFit(Classifier((layer,), "identity"), names, accuracy)
+    return LinearFit(mlp((layer,)), names, accuracy)
 
 
 def standardization(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

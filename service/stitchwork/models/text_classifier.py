@@ -5,66 +5,69 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch.nn import Linear
 from transformers import AutoModelForSequenceClassification
-from transformers.activations import ACT2FN
 
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.head_layers import Layer
+from stitchwork.models.classifier_configs import classifier_head
 from stitchwork.models.encoder import inference_mode
 from stitchwork.models.folder_checks import check_folder
+from stitchwork.models.head_tracing import Traced, UnknownOperationError, trace_head
+from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.models.pretrained_weights import (
     LOCAL_FILES_ONLY,
     PRIVATE_WEIGHTS,
     check_weights,
 )
 from stitchwork.models.text_parity import SAMPLE_TEXTS
-from stitchwork.models.text_settings import resolve_spec
+from stitchwork.models.text_settings import pooling_modes, resolve_spec
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder
 
-MAX_DIFFERENCE: Final = 1e-4
-"""Largest difference of a logit, relative to the largest one or 1; rounding causes 1e-6."""
-ACTIVATION_NAMES: Final = {
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "GELUActivation": "gelu",
-    "NewGELUActivation": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "SiLU": "silu",
-    "SiLUActivation": "silu",
-}
-"""Names of our activations by the class of torch's or transformers' module."""
+MAX_DIFFERENCES: Final = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
+"""Largest difference of a logit, relative to the largest one or 1, by the dtype of the model;
+rounding causes 1e-6 in float32."""
 
 
-def text_classifier(spec: TextEncoder, folder: Path) -> tuple[Classifier, list[str]]:
-    """The classifier of a pretrained model, for embeddings with the model's own pooling.
+def text_classifier(spec: TextEncoder, folder: Path) -> PretrainedHead:
+    """The classifier of a pretrained model, for embeddings with the classifier's pooling.
 
     Args:
         spec: The model; its pooling must be that of the classifier.
         folder: The folder of its files.
 
     Returns:
-        A classifier of the spec's embeddings, float32 numpy, and its labels.
+        The layers from the spec's embeddings to the logits, and what the model's config says of
+        them.
 
     Raises:
-        InvalidInputError: If the classifier has an unsupported form, or expects another pooling.
+        InvalidInputError: If the model has no classifier, the classifier has an unsupported form,
+            or it expects another pooling.
         JobFailedError: If its logits differ from those of the whole model.
     """
     resolved, files = resolve_spec(spec, folder)
     check_folder(spec.model, files.model_folder)
     model = _load(spec.model, files.model_folder)
-    layers, activation = _layers(spec.model, model)
-    if resolved.pooling != "cls" or resolved.normalize or spec.layer != -1 or resolved.modules:
+    if getattr(model.config, "is_encoder_decoder", False):
         raise InvalidInputError(
-            f"the classifier of {spec.model} expects an encoder with pooling cls, layer -1, "
-            "normalize false and no modules"
+            f"{spec.model} is an encoder-decoder model ({model.config.model_type}), whose "
+            "classifier takes what its decoder gives: it cannot be a head of the encoder"
         )
-    classifier = Classifier(tuple(_arrays(layer) for layer in layers), activation)
-    names = model.config.id2label
-    check_logits(spec, folder, model, classifier)
-    return classifier, [str(names[i]) for i in range(len(names))]
+    encoder = TransformersEncoder(spec, torch.device("cpu"), folder, compile_models=False)
+    traced = _trace(spec.model, model, encoder)
+    if (
+        pooling_modes(resolved.pooling or "mean") != (traced.pooling,)
+        or resolved.normalize
+        or spec.layer != -1
+        or resolved.modules
+    ):
+        raise InvalidInputError(
+            f"the classifier of {spec.model} expects an encoder with pooling {traced.pooling}, "
+            "layer -1, normalize false and no modules"
+        )
+    check_logits(spec.model, encoder, model, traced.layers)
+    return classifier_head(spec.model, traced.layers, model.config, files.model_folder)
 
 
 def _load(name: str, folder: Path) -> Any:
@@ -82,90 +85,49 @@ def _load(name: str, folder: Path) -> Any:
     if any(key.split(".", 1)[0] in own for key in info["missing_keys"]):
         raise InvalidInputError(f"{name} has no trained classifier")
     check_weights(name, model, info, unused_pooler=False)
-    kind = getattr(model.config, "problem_type", None)
-    if model.config.num_labels < 2 or kind in ("regression", "multi_label_classification"):
-        form = kind or "one number"
-        raise InvalidInputError(
-            f"expected the classifier of {name} to choose one of several labels, got {form}"
-        )
     return model.eval()
 
 
-def _layers(name: str, model: Any) -> tuple[list[Linear], str]:
-    """The linear layers of a classifier, and the activation between them."""
-    head: Any = getattr(model, "classifier", None)
-    base = getattr(model, model.base_model_prefix)
-    if hasattr(model, "head") and not isinstance(model.head, Linear):
-        # ModernBERT has a normalisation between its layers.
-        raise _unsupported(name, type(model.head).__name__)
-    if isinstance(getattr(head, "out_proj", None), Linear):
-        # RoBERTa's head calls tanh as a function; the others have a module for it.
-        activation = getattr(head, "activation", None) or torch.nn.Tanh()
-        return [head.dense, head.out_proj], _activation_name(name, activation)
-    if not isinstance(head, Linear):
-        raise _unsupported(name, type(head).__name__ if head is not None else type(model).__name__)
-    if isinstance(getattr(model, "pre_classifier", None), Linear):
-        return [model.pre_classifier, head], "relu"
-    pooler = getattr(model, "pooler", None)
-    if pooler is not None:
-        hidden_act = getattr(model.config, "pooler_hidden_act", None)
-        if not isinstance(getattr(pooler, "dense", None), Linear) or hidden_act is None:
-            raise _unsupported(name, type(pooler).__name__)
-        return [pooler.dense, head], _activation_name(name, ACT2FN[hidden_act])
-    pooler = getattr(base, "pooler", None)
-    if pooler is None:
-        return [head], "identity"
-    if isinstance(pooler, Linear):
-        return [pooler, head], _activation_name(name, base.pooler_activation)
-    if not isinstance(getattr(pooler, "dense", None), Linear):
-        raise _unsupported(name, type(pooler).__name__)
-    return [pooler.dense, head], _activation_name(name, pooler.activation)
+def _trace(name: str, model: Any, encoder: TransformersEncoder) -> Traced:
+    """The layers of a model's classifier.
+
+    Raises:
+        InvalidInputError: If it does something that no layer of a head computes.
+    """
+    try:
+        return trace_head(model, encoder.tokenize(SAMPLE_TEXTS[0]))
+    except UnknownOperationError as error:
+        raise InvalidInputError(
+            f"expected the classifier of {name} to consist of layers that a head computes, on "
+            f"pooled hidden states; {type(model).__name__} has {error.operation}"
+        ) from error
 
 
-def _activation_name(name: str, activation: Any) -> str:
-    class_name = type(activation).__name__
-    if class_name not in ACTIVATION_NAMES:
-        raise _unsupported(name, f"the activation {class_name}")
-    return ACTIVATION_NAMES[class_name]
-
-
-def _unsupported(name: str, form: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"expected the classifier of {name} to be one or two linear layers, got {form}"
-    )
-
-
-def _arrays(layer: Linear) -> tuple[Any, Any]:
-    weight = layer.weight.detach().float().numpy()
-    bias = layer.bias.detach().float().numpy() if layer.bias is not None else None
-    return weight, np.zeros(len(weight), np.float32) if bias is None else bias
-
-
-def check_logits(spec: TextEncoder, folder: Path, model: Any, classifier: Classifier) -> None:
-    """Compare the classifier of embeddings with the whole model, on a few texts.
+def check_logits(
+    name: str, encoder: TransformersEncoder, model: Any, layers: tuple[Layer, ...]
+) -> None:
+    """Compare the layers on embeddings with the whole model, on a few texts.
 
     Args:
-        spec: The encoder of the embeddings.
-        folder: The folder of its files.
+        name: Name of the model in errors.
+        encoder: The encoder of the embeddings.
         model: The model with its classifier.
-        classifier: The classifier that was taken from it.
+        layers: The layers that were taken from it.
 
     Raises:
         JobFailedError: If their logits differ.
     """
-    cpu = torch.device("cpu")
-    encoder = TransformersEncoder(spec, cpu, folder, compile_models=False)
-    with inference_mode(cpu):
+    with inference_mode(encoder.device):
         rows = encoder.forward(encoder.prepare(SAMPLE_TEXTS, truncate=True).inputs)
-        actual = classifier.logits(rows.numpy())
+        actual = Classifier(layers).logits(rows.numpy())
         expected = np.concatenate(
             [model(**encoder.tokenize(text)).logits.float().numpy() for text in SAMPLE_TEXTS]
         )
     scale = max(1.0, float(np.abs(expected).max()))
     difference = float(np.abs(actual - expected).max()) / scale
-    if not difference <= MAX_DIFFERENCE:
+    if not difference <= MAX_DIFFERENCES.get(model.dtype, 0.0):
         raise JobFailedError(
-            f"the classifier of {spec.model} ({type(model).__name__}) cannot be separated from its "
+            f"the classifier of {name} ({type(model).__name__}) cannot be separated from its "
             f"model: logits of its embeddings differ by {difference:.2g} from the model's own",
             code=ErrorCode.LOAD_FAILED,
         )

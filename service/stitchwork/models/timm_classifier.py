@@ -8,7 +8,10 @@ import torch
 from timm.data import ImageNetInfo
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import SINGLE_LABEL
+from stitchwork.geometry.head_layers import Layer
+from stitchwork.models.affine_heads import NotAffineError, affine_head
+from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.models.timm_config import data_config, read_config
 from stitchwork.models.timm_features import (
     compute_features,
@@ -22,78 +25,56 @@ from stitchwork.resources import ImageEncoder
 IMAGENET_CLASSES: Final = 1000
 SAMPLES: Final = 3
 """Inputs on which a classifier is compared with the whole model."""
-TOLERANCE: Final = 1e-3
-"""Largest difference of a logit, as a share of the largest logit."""
 
 
-def image_classifier(spec: ImageEncoder, weights: Path) -> tuple[Classifier, list[str]]:
+def image_classifier(spec: ImageEncoder, weights: Path) -> PretrainedHead:
     """The classifier of a pretrained timm model, for its pooled features.
 
     Returns:
-        A linear classifier, float32 numpy, and its labels: those of the model's config.json, else
-        the names of ImageNet's classes if it has as many, else the indices of the classes.
+        A linear layer, float32 numpy, and its labels: those of the model's config.json, else the
+        names of ImageNet's classes if it has as many, else the indices of the classes.
 
     Raises:
-        InvalidInputError: If the model has no linear classifier, or its logits are not those of
-            the classifier on its features.
+        InvalidInputError: If the model has no classifier, or its logits are not an affine function
+            of its features.
     """
     file = find_weights(weights)
     config = read_config(spec, file)
     model = load_timm_model(spec, file).eval()
-    layer = model.get_classifier() if hasattr(model, "get_classifier") else None
-    weight, bias = _linear_layer(spec, layer)
+    candidates = _candidates(spec, model)
     pixels = sample_pixels(SAMPLES, data_config(spec, config)["input_size"])
     with torch.inference_mode():
         logits = model(pixels)
     remove_classifier(spec, model)
     rows = compute_features(spec, model, pixels)
-    if weight.shape[1] != rows.shape[1]:
-        raise InvalidInputError(
-            f"the classifier of {spec.model} takes {weight.shape[1]} features, its encoder has "
-            f"{rows.shape[1]}"
-        )
-    _check_equal(spec, rows @ weight.T + bias, logits)
-    return Classifier(((weight.numpy(), bias.numpy()),), "identity"), _labels(
-        spec, config.labels, len(weight)
-    )
+    errors = []
+    for candidate in candidates:
+        try:
+            weight, bias = affine_head(candidate, rows, logits)
+        except NotAffineError as error:
+            errors.append(error)
+        else:
+            layer = Layer("linear", {"weight": weight, "bias": bias})
+            return PretrainedHead(
+                spec.model, (layer,), tuple(_labels(spec, config.labels, len(weight))), SINGLE_LABEL
+            )
+    raise InvalidInputError(f"the classifier of {spec.model} cannot be a head: {errors[0]}")
 
 
-def _linear_layer(spec: ImageEncoder, layer: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weight (c, d) and bias (c,) of a linear layer, or of a convolution of one pixel.
-
-    Raises:
-        InvalidInputError: If it is neither.
-    """
-    if isinstance(layer, torch.nn.Linear):
-        weight = layer.weight
-    elif isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1:
-        weight = layer.weight.flatten(1)
-    else:
-        raise InvalidInputError(
-            f"the classifier of {spec.model} is not one linear layer, got {type(layer).__name__}"
-        )
-    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias
-    return weight.detach().float(), bias.detach().float()
-
-
-def _check_equal(spec: ImageEncoder, computed: torch.Tensor, logits: torch.Tensor) -> None:
-    """Refuse a classifier that is only a part of the model's own.
+def _candidates(spec: ImageEncoder, model: Any) -> list[Any]:
+    """What may be the classifier of a model: what timm calls it, then what holds it.
 
     Raises:
-        InvalidInputError: If the logits differ.
+        InvalidInputError: If the model has none.
     """
-    if computed.shape != logits.shape:
+    named = model.get_classifier() if hasattr(model, "get_classifier") else None
+    if named is None or isinstance(named, torch.nn.Identity):
         raise InvalidInputError(
-            f"{spec.model} has logits of shape {tuple(logits.shape)}, its linear layer "
-            f"{tuple(computed.shape)}: it does more than the layer, and cannot be a head"
+            f"{spec.model} has no classifier: its weights are those of an encoder"
         )
-    difference, scale = float((computed - logits).abs().max()), float(logits.abs().max())
-    if not difference <= TOLERANCE * scale:
-        raise InvalidInputError(
-            f"the linear layer of {spec.model} gives logits that differ from the model's by up to "
-            f"{difference:.3g} of {scale:.3g}: its classifier is more than the layer, and cannot "
-            "be a head"
-        )
+    # Some models name the last layer alone, or a head that pools what is pooled already.
+    others = [getattr(named, "fc", None), getattr(model, "head", None)]
+    return [named, *(other for other in others if isinstance(other, torch.nn.Module))]
 
 
 def _labels(spec: ImageEncoder, names: Any, count: int) -> list[str]:

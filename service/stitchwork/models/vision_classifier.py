@@ -7,7 +7,10 @@ import torch
 
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.head_layers import Layer
+from stitchwork.models.classifier_configs import classifier_head
 from stitchwork.models.folder_checks import check_folder
+from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.models.projections import read_config
 from stitchwork.models.transformers_vision_encoder import (
     TransformersVisionEncoder,
@@ -22,7 +25,7 @@ MAX_DIFFERENCE: Final = 1e-4
 
 
 @torch.no_grad()
-def vision_classifier(spec: VisionEncoder, folder: Path) -> tuple[Classifier, list[str]]:
+def vision_classifier(spec: VisionEncoder, folder: Path) -> PretrainedHead:
     """The classifier of a pretrained model of images, for embeddings with pooling classifier.
 
     Args:
@@ -30,11 +33,12 @@ def vision_classifier(spec: VisionEncoder, folder: Path) -> tuple[Classifier, li
         folder: The folder of its files.
 
     Returns:
-        A linear classifier of the spec's embeddings, float32 numpy, and its labels.
+        A linear layer from the spec's embeddings to the logits, and what the model's config says
+        of them.
 
     Raises:
-        InvalidInputError: If the model has no classifier of one linear layer, the embeddings are
-            not its inputs, or it does not choose one of several labels.
+        InvalidInputError: If the model has no classifier of one linear layer, or the embeddings
+            are not its inputs.
         JobFailedError: If its logits differ from those of the whole model.
     """
     encoder = TransformersVisionEncoder(spec, torch.device("cpu"), folder, compile_models=False)
@@ -46,20 +50,14 @@ def vision_classifier(spec: VisionEncoder, folder: Path) -> tuple[Classifier, li
         )
     check_folder(spec.model, folder)
     model = load_classifier(spec.model, folder, read_config(folder))
-    kind = getattr(model.config, "problem_type", None)
-    if model.config.num_labels < 2 or kind in ("regression", "multi_label_classification"):
-        raise InvalidInputError(
-            f"expected the classifier of {spec.model} to choose one of several labels, got "
-            f"{kind or 'one number'}"
-        )
     preprocessor = VisionPreprocessor(spec, folder)
     inputs = [preprocessor.prepare(image) for image in sample_images()]
     logits = model(**preprocessor.batch(inputs), **encoder.options).logits.float()
     layer = replace_classifier(spec.model, model)
     weight = layer.weight.float().numpy()
     bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias
-    classifier = Classifier(((weight, bias.float().numpy()),), "identity")
-    actual = torch.from_numpy(classifier.logits(encoder.forward(inputs).numpy()))
+    layers = (Layer("linear", {"weight": weight, "bias": bias.float().numpy()}),)
+    actual = torch.from_numpy(Classifier(layers).logits(encoder.forward(inputs).numpy()))
     difference = float((actual - logits).abs().max()) / max(1.0, float(logits.abs().max()))
     if not difference <= MAX_DIFFERENCE:
         raise JobFailedError(
@@ -67,5 +65,4 @@ def vision_classifier(spec: VisionEncoder, folder: Path) -> tuple[Classifier, li
             f"model: logits of its embeddings differ by {difference:.2g} from the model's own",
             code=ErrorCode.LOAD_FAILED,
         )
-    names = model.config.id2label
-    return classifier, [str(names[i]) for i in range(len(names))]
+    return classifier_head(spec.model, layers, model.config, folder)

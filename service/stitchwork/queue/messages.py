@@ -105,7 +105,7 @@ class Reply:
 
     Attributes:
         job: Id of the job.
-        rows: (n, d) float32 embeddings, or (n, c) float32 probabilities if the job names a head.
+        rows: (n, d) float32 embeddings, or (n, c) float32 scores if the job names a head.
         defined: (n,) bool, False for inputs that have no direction in their space.
         covered: (n,) bool, False for inputs outside of what the source's anchors cover.
         lengths: (n,) float32, norms of the embeddings of the source.

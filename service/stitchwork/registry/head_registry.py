@@ -1,12 +1,17 @@
 """The rules for heads: declared with their weights, or to be fitted or extracted by a worker."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
-from stitchwork.registry.head_records import classifier_of, head_record, layer_arrays
+from stitchwork.registry.head_records import (
+    HeadDefinition,
+    classifier_of,
+    declared_fields,
+    head_record,
+    layer_arrays,
+)
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.transitions import begin_registration, check_current, make_ready
 from stitchwork.resources import (
@@ -36,20 +41,18 @@ class HeadRegistry:
         self,
         id_: str,
         space: str,
-        classifier: Classifier,
-        labels: Sequence[str],
+        head: HeadDefinition,
         condition: Condition = ANY,
     ) -> tuple[Outcome, Entry[Head]]:
         """Register a head by its weights.
 
         Raises:
             UnknownResourceError: If the space is not registered.
-            InvalidInputError: If widths or the number of labels do not fit.
+            InvalidInputError: If the head takes another width than the space has.
         """
-        arrays = layer_arrays(classifier)
-        declared = {"space": space, "labels": labels, "activation": classifier.activation}
-        version = digest(declared, arrays)
-        record = head_record(id_, space, classifier, labels, version, "weights")
+        arrays = layer_arrays(head.classifier)
+        version = digest({"space": space, **declared_fields(head)}, arrays)
+        record = head_record(id_, space, head, version, "weights")
         return self._put(record, arrays, condition)
 
     def begin(
@@ -103,8 +106,7 @@ class HeadRegistry:
     def complete(
         self,
         registration: Registration,
-        classifier: Classifier,
-        labels: Sequence[str],
+        head: HeadDefinition,
         train: tuple[int, float] | None = None,
         files_digest: str | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
@@ -112,26 +114,25 @@ class HeadRegistry:
 
         Args:
             registration: The registration.
-            classifier: The head's layers.
-            labels: One label for each class.
+            head: The head.
             train: Rows it was fitted on and accuracy on them, if it was fitted.
             files_digest: Digest of the files that it was read from, if it was.
 
         Raises:
             NotReadyError: If the registration is no longer the current one.
-            InvalidInputError: If the classifier does not fit the space.
+            InvalidInputError: If the head takes another width than the space has.
         """
         space, source = registration.declared["space"], registration.declared["source"]
         version = files_version(registration.version, files_digest)
-        record = head_record(registration.id, space, classifier, labels, version, source, train)
+        record = head_record(registration.id, space, head, version, source, train)
         if files_digest:
             update = {"files_digest": files_digest, "declaration": registration.version}
             record = record.model_copy(update=update)
-        return self._put(record, layer_arrays(classifier), ANY, registration)
+        return self._put(record, layer_arrays(head.classifier), ANY, registration)
 
     def classifier(self, head: Head) -> Classifier:
         """The head's layers, float32 numpy."""
-        return classifier_of(self._heads.arrays(head.id, head.version), head.activation)
+        return classifier_of(self._heads.arrays(head.id, head.version), head)
 
     def _put(
         self,
@@ -147,7 +148,7 @@ class HeadRegistry:
             if space.dim != record.dim:
                 raise InvalidInputError(
                     f"space {space.id} is {space.dim} wide, the head takes {record.dim}",
-                    pointer="/weight" if len(record.layers) == 2 else "/layers/0",
+                    pointer="/weight" if len(record.layers) == 1 else "/layers/0",
                     code=ErrorCode.WRONG_WIDTH,
                 )
             return make_ready(current, record, arrays, self._spaces.unchanged(parent))

@@ -18,6 +18,7 @@ from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.changes import REGISTRATIONS
 from stitchwork.registry.declarations import SpaceDeclaration, anchor_set_record
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
+from stitchwork.registry.head_records import HeadDefinition
 from stitchwork.registry.head_registry import HeadRegistry
 from stitchwork.registry.read_lease import LeaseKeeper, ReadLease
 from stitchwork.registry.repository import Repository
@@ -123,12 +124,11 @@ class Registry:
         self,
         id_: str,
         space: str,
-        classifier: Classifier,
-        labels: Sequence[str],
+        head: HeadDefinition,
         condition: Condition = ANY,
     ) -> tuple[Outcome, Entry[Head]]:
         """Register a head by its weights, see `HeadRegistry.declare`."""
-        return self._head_registry.declare(id_, space, classifier, labels, condition)
+        return self._head_registry.declare(id_, space, head, condition)
 
     def begin_head(
         self,
@@ -155,13 +155,12 @@ class Registry:
     def complete_head(
         self,
         registration: Registration,
-        classifier: Classifier,
-        labels: Sequence[str],
+        head: HeadDefinition,
         train: tuple[int, float] | None = None,
         files_digest: str | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         """Make the registration of a head ready, see `HeadRegistry.complete`."""
-        return self._head_registry.complete(registration, classifier, labels, train, files_digest)
+        return self._head_registry.complete(registration, head, train, files_digest)
 
     def repository(self, kind: str) -> Repository[Any]:
         """The repository of registrations of this kind, `space` or `head`."""

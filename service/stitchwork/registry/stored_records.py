@@ -1,6 +1,7 @@
 """Records as the registry stores them: JSON that begins with the version of its format."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -12,7 +13,7 @@ from stitchwork.resources import Record
 
 T = TypeVar("T", bound=Record)
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The format of the records that are written. All formats up to it are read.
 
 It changes if a release before could not read a record, and `_upgrade` then reads the format before.
@@ -24,6 +25,8 @@ MODULES_FORMAT: Final = 3
 """The first format in which text encoders have a prompt and modules."""
 MATRYOSHKA_FORMAT: Final = 4
 """The first format in which text encoders may cut their embeddings."""
+LAYERS_FORMAT: Final = 5
+"""The first format in which heads have a list of layers."""
 
 
 def dump_record(record: Record) -> bytes:
@@ -64,12 +67,29 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     Format 1 differs from format 2 by not naming its format. Before format 3, text encoders ignored
     the prompts and modules of their model's files, and their rows must stay comparable. Before
     format 4, no encoder cut its embeddings, and versions were digests of declarations alone, as
-    those of records without files are.
+    those of records without files are. Before format 5, heads had the widths between their linear
+    layers, and activations apart.
     """
     encoder = fields.get("encoder")
-    if number >= MATRYOSHKA_FORMAT or not encoder or encoder.get("kind") != "transformers":
-        return fields
-    ignored: dict[str, Any] = {"matryoshka": False}
-    if number < MODULES_FORMAT:
-        ignored |= {"prompt": "", "lower_case": False, "modules": []}
-    return {**fields, "encoder": {**ignored, **encoder}}
+    if number < MATRYOSHKA_FORMAT and encoder and encoder.get("kind") == "transformers":
+        ignored: dict[str, Any] = {"matryoshka": False}
+        if number < MODULES_FORMAT:
+            ignored |= {"prompt": "", "lower_case": False, "modules": []}
+        fields = {**fields, "encoder": {**ignored, **encoder}}
+    if number < LAYERS_FORMAT and "layers" in fields:
+        layers = _layers(fields["layers"], fields.get("activation"))
+        fields = {name: value for name, value in fields.items() if name != "activation"}
+        fields["layers"] = layers
+    return fields
+
+
+def _layers(widths: Sequence[int], activation: str | Sequence[str] | None) -> list[dict[str, Any]]:
+    """The layers of a head of an earlier format, from its widths and its activations."""
+    count = len(widths) - 2
+    one = activation if isinstance(activation, str) else "identity"
+    names = list(activation) if activation and not isinstance(activation, str) else [one] * count
+    layers: list[dict[str, Any]] = []
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        layers += [{"kind": names[i - 1]}] if i else []
+        layers.append({"kind": "linear", "inputs": inputs, "outputs": outputs})
+    return layers

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import orjson
@@ -31,9 +31,21 @@ from stitchwork.resources.encoder_specs import (
     check_hub_model,
     is_local_path,
 )
-from stitchwork.resources.record import Record
+from stitchwork.resources.heads import (
+    ActivationLayer,
+    Head,
+    HeadLayer,
+    Label,
+    LeakyReluLayer,
+    LinearLayer,
+    NormalizeLayer,
+    NormLayer,
+    label_text,
+)
+from stitchwork.resources.record import DECLARATION, Record
 
 __all__ = [
+    "ActivationLayer",
     "AnchorSet",
     "ApiKey",
     "Arrays",
@@ -41,9 +53,15 @@ __all__ = [
     "EncoderSpec",
     "Floats",
     "Head",
+    "HeadLayer",
     "ImageEncoder",
     "Item",
+    "Label",
+    "LeakyReluLayer",
+    "LinearLayer",
     "Modality",
+    "NormLayer",
+    "NormalizeLayer",
     "PoolingMode",
     "Record",
     "Registration",
@@ -59,6 +77,7 @@ __all__ = [
     "encoder_key",
     "files_version",
     "is_local_path",
+    "label_text",
     "pack_items",
     "unpack_items",
 ]
@@ -67,9 +86,6 @@ Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Item: TypeAlias = str | bytes
 """One raw input: a text, or the bytes of an image file."""
-DECLARATION: Final = (
-    "Digest of the declaration, where the version is a digest of it and of a model's files."
-)
 
 
 class AnchorSet(Record):
@@ -142,32 +158,6 @@ class Space(Record):
     def parent(self) -> str | None:
         """The resource that it depends on, as `kind:id`: its anchor set."""
         return f"anchor-set:{self.anchor_set}"
-
-
-class Head(Record):
-    """A frozen classifier that lives in one space."""
-
-    id: str
-    version: str
-    space: str
-    dim: int
-    labels: tuple[str, ...]
-    layers: tuple[int, ...] = Field(description="Widths from the input to the scores.")
-    activation: str | tuple[str, ...] = Field(
-        "identity", description="Between all layers, or a list with one between each two."
-    )
-    source: Literal["weights", "classifier", "fit"]
-    files_digest: str | None = Field(
-        None, description="Digest of the model's files that the classifier was read from."
-    )
-    declaration: str | None = Field(None, description=DECLARATION)
-    train_rows: int | None = None
-    train_accuracy: float | None = None
-
-    @property
-    def parent(self) -> str | None:
-        """The resource that it depends on, as `kind:id`: its space."""
-        return f"space:{self.space}"
 
 
 class Registration(Record):

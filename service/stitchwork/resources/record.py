@@ -1,6 +1,12 @@
 """The base of all records."""
 
+from typing import Final
+
 from pydantic import BaseModel, ConfigDict
+
+DECLARATION: Final = (
+    "Digest of the declaration, where the version is a digest of it and of a model's files."
+)
 
 
 class Record(BaseModel):

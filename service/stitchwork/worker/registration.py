@@ -29,6 +29,7 @@ from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.transitions import is_declared
@@ -277,12 +278,8 @@ class RegistrationRunner:
                     "it again",
                     code=ErrorCode.ENCODER_MISMATCH,
                 )
-        self._registry.complete_head(
-            registration,
-            extracted.classifier,
-            extracted.labels,
-            files_digest=extracted.files_digest,
-        )
+        head = extracted.head.define(registration.declared)
+        self._registry.complete_head(registration, head, files_digest=extracted.files_digest)
 
     def _fit_head(self, registration: Registration) -> None:
         # Imports scikit-learn, which most workers never need.
@@ -293,8 +290,9 @@ class RegistrationRunner:
         rows = np.concatenate(parts) if parts else inputs["embeddings"]
         labels = registration.declared["labels"]
         fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
+        head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
-        self._registry.complete_head(registration, fit.classifier, fit.labels, train)
+        self._registry.complete_head(registration, head, train)
 
 
 def _name(registration: Registration) -> str:

@@ -292,7 +292,7 @@ def test_evaluation_takes_every_format(http: httpx.Client, labelled: Labelled) -
         ({"labels": ["red"]}, None, "either embeddings or items"),
         ({"items": ["a"], "labels": ["red"]}, None, "has no encoder"),
         ({"embeddings": [[0.5] * 24], "labels": "red"}, "/labels", "JSON list"),
-        ({"embeddings": [[0.5] * 24], "labels": []}, "/labels", "at least 1"),
+        ({"embeddings": [[0.5] * 24], "labels": []}, "/labels", "at least one"),
         (
             {"embeddings": [[0.5] * 24] * 3, "labels": ["red"] * 3, "calibrate": True},
             "/labels",

@@ -79,7 +79,8 @@ def test_head_by_weights_reads_labels_and_activation_from_the_metadata(
     meta = {"labels": '["yes", "no"]', "activation": "gelu"}
     save_file(layers, tmp_path / "w.safetensors", meta)
     put = run("heads", "put", "mlp", "--space", "y", "--weights", tmp_path / "w.safetensors")
-    assert (put["labels"], put["activation"]) == (["yes", "no"], "gelu")
+    kinds = [layer["kind"] for layer in put["layers"]]
+    assert (put["labels"], kinds) == (["yes", "no"], ["linear", "gelu", "linear"])
     run("heads", "delete", "mlp")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import scipy.special
 import torch
@@ -54,7 +55,8 @@ def test_binary_head_equals_predict_proba_of_scikit_learn(client: Stitchwork, pa
     labels = model.classes_.tolist()
     weights = {"weight": model.coef_, "bias": model.intercept_}
     record = client.put_head("binary", "y", arrays=weights, labels=labels)
-    assert (record["labels"], record["layers"]) == (labels, [32, 2])
+    layers = [{"kind": "linear", "inputs": 32, "outputs": 2}]
+    assert (record["labels"], record["layers"]) == (labels, layers)
     expected = model.predict_proba(rows)
     np.testing.assert_allclose(probabilities(client, "binary", rows), expected, atol=1e-6)
     client.delete("heads", "binary")
@@ -110,7 +112,7 @@ def test_single_score_without_two_labels_is_refused(client: Stitchwork, labels: 
 def test_layers_without_an_activation_are_refused_with_the_choices(
     url: str, client: Stitchwork
 ) -> None:
-    choices = "2 layers, one of identity, relu, tanh, silu, gelu, gelu_tanh"
+    choices = "2 layers, one of identity, relu, tanh, sigmoid, log_sigmoid, silu, gelu, gelu_tanh"
     with pytest.raises(InvalidInputError, match=choices) as error:
         client.put_head("mlp", "y", arrays=HIDDEN, labels=["a", "b"])
     assert error.value.pointer == "/activation"
@@ -135,8 +137,9 @@ def test_layers_without_an_activation_are_refused_by_the_command_line(
     save_file(HIDDEN, file, {"labels": '["a", "b"]'})
     words = ["heads", "put", "mlp", "--space", "y", "--weights", file]
     assert main(words) != 0
-    assert "expected an activation for a head of 2 layers" in capsys.readouterr().err
-    assert run(*words, "--activation", "silu")["activation"] == "silu"
+    assert "expected an activation between layers 0 and 1 of 2 layers" in capsys.readouterr().err
+    kinds = [layer["kind"] for layer in run(*words, "--activation", "silu")["layers"]]
+    assert kinds == ["linear", "silu", "linear"]
     run("heads", "delete", "mlp")
 
 
@@ -179,7 +182,7 @@ def test_head_from_scikit_learn_equals_its_predict_proba(
 ) -> None:
     estimator.fit(pair.y_anchors, classes(pair, count, int))
     record = client.put_head_from_sklearn("sk", "y", estimator)
-    assert record["labels"] == [str(label) for label in estimator.classes_]
+    assert record["labels"] == estimator.classes_.tolist()
     rows = pair.y_anchors[:50]
     actual = probabilities(client, "sk", rows)
     np.testing.assert_allclose(actual, estimator.predict_proba(rows), atol=1e-5)
@@ -248,35 +251,53 @@ def test_estimator_that_is_not_fitted_is_refused(client: Stitchwork) -> None:
         client.put_head_from_sklearn("sk", "y", logistic())
 
 
-@pytest.mark.parametrize(
-    ("labels", "stored"),
-    [
-        ([3, 10], ["3", "10"]),
-        (np.array([3, 10]), ["3", "10"]),
-        ([np.int64(3), np.int64(10)], ["3", "10"]),
-        (torch.tensor([3, 10]), ["3", "10"]),
-        ([False, True], ["false", "true"]),
-        (np.array([False, True]), ["false", "true"]),
-        (np.array(["no", "yes"]), ["no", "yes"]),
-        (np.array(["no", "yes"], object), ["no", "yes"]),
-    ],
-    ids=str,
-)
-def test_labels_of_any_kind_are_stored_as_their_json_text(
-    client: Stitchwork, pair: Pair, labels: Any, stored: list[str]
+LABELS = [
+    ([3, 10], [3, 10]),
+    ([0, 1], [0, 1]),
+    (np.array([3, 10]), [3, 10]),
+    ([np.int64(3), np.int64(10)], [3, 10]),
+    (torch.tensor([3, 10]), [3, 10]),
+    ([-(2**63), 2**63 - 1], [-(2**63), 2**63 - 1]),
+    ([False, True], [False, True]),
+    (np.array([False, True]), [False, True]),
+    (torch.tensor([False, True]), [False, True]),
+    (np.array(["no", "yes"]), ["no", "yes"]),
+    (np.array(["no", "yes"], object), ["no", "yes"]),
+    (["3", "true"], ["3", "true"]),
+]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two lists are equal, with equal types: 1 is not True."""
+    return bool(a == b) and list(map(type, a)) == list(map(type, b))
+
+
+@pytest.mark.parametrize(("labels", "sent"), LABELS, ids=str)
+def test_labels_of_any_kind_come_back_as_they_were_sent(
+    client: Stitchwork, pair: Pair, labels: Any, sent: list[Any]
 ) -> None:
     weight = torch.tensor(pair.y_anchors[:2], dtype=torch.bfloat16, requires_grad=True)
     record = client.put_head("any", "y", weight=weight, labels=labels)
-    assert record["labels"] == stored
+    assert same(record["labels"], sent)
     rows = pair.y_anchors[:20]
-    best = [stored[i] for i in np.argmax(rows @ weight.detach().float().numpy().T, axis=1)]
-    assert [one["label"] for one in client.classify("any", rows, "y")] == best
-    truth = [
-        label for name in best for label, text in zip(labels, stored, strict=True) if name == text
-    ]
-    report = client.evaluate_head("y", "any", truth, embeddings=rows)
-    assert report["translated"]["accuracy"] == 1.0
+    best = [sent[i] for i in np.argmax(rows @ weight.detach().float().numpy().T, axis=1)]
+    predictions = client.classify("any", rows, "y", top=2)
+    assert same([one["label"] for one in predictions], best)
+    assert same(sorted(one["label"] for one in predictions[0]["top"]), sorted(sent))
+    # The truth may be of the labels' type, or their text, as files have it.
+    texts = [orjson.dumps(label).decode().strip('"') for label in best]
+    for truth in (best, np.array(best), texts):
+        report = client.evaluate_head("y", "any", truth, embeddings=rows)
+        assert report["translated"]["accuracy"] == 1.0
     client.delete("heads", "any")
+
+
+def test_integers_of_more_than_64_bits_are_refused_as_labels(url: str) -> None:
+    body = b'{"space": "y", "weight": [[1], [2]], "labels": [1, 9223372036854775808]}'
+    response = httpx.put(f"{url}/heads/any", content=body)
+    assert response.status_code == 422
+    assert response.json()["pointer"] == "/labels/1"
+    assert "at most 64 bits" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("labels", [["a", 1], [1, True], [1.5, 2.5], [None, "a"]])
@@ -295,7 +316,8 @@ def test_activations_of_each_layer_equal_torch_by_every_route(
     rows = pair.y_anchors[:30]
     labels = ["a", "b", "c"]
     record = client.put_head("mlp", "y", arrays=state, labels=labels, activation=["relu", "silu"])
-    assert record["activation"] == ["relu", "silu"]
+    kinds = [layer["kind"] for layer in record["layers"]]
+    assert kinds == ["linear", "relu", "linear", "silu", "linear"]
     with torch.no_grad():
         expected = module(torch.from_numpy(rows)).softmax(dim=1).numpy()
     np.testing.assert_allclose(probabilities(client, "mlp", rows), expected, atol=1e-5)
@@ -311,7 +333,7 @@ def test_activations_of_each_layer_equal_torch_by_every_route(
     # One name and a list of it are the same head.
     one = client.put_head("mlp", "y", arrays=state, labels=labels, activation="tanh")
     both = client.put_head("mlp", "y", arrays=state, labels=labels, activation=["tanh", "tanh"])
-    assert (one["version"], both["activation"]) == (both["version"], "tanh")
+    assert one["version"] == both["version"]
     with pytest.raises(InvalidInputError, match="expected 2 activations"):
         client.put_head("mlp", "y", arrays=state, labels=labels, activation=["relu"])
     client.delete("heads", "mlp")

@@ -14,10 +14,11 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import mlp
 from stitchwork.inference.resolve import resolve
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from tests.conftest import Pair
@@ -35,7 +36,8 @@ def fill(registry: Registry, pair: Pair) -> None:
     ):
         registry.declare_space(SpaceDeclaration(name, anchor_set, anchors=anchors))
     weight = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
-    registry.declare_head("h", "y", Classifier(((weight, np.zeros(2, np.float32)),)), ["a", "b"])
+    head = define_head(mlp(((weight, np.zeros(2, np.float32)),)), ["a", "b"])
+    registry.declare_head("h", "y", head)
 
 
 @pytest.fixture

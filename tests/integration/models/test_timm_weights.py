@@ -130,7 +130,7 @@ def test_the_config_of_a_folder_is_followed(tmp_path: Path) -> None:
         expected = timm_rows(timm.create_model(f"local-dir:{tmp_path}", pretrained=True))
         torch.testing.assert_close(rows_of(spec, weights), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(timm_rows(model, **data), expected, rtol=1e-4, atol=1e-5)
-        assert image_classifier(spec, weights)[1] == ["ant", "bee (1)", "cat", "bee (3)"]
+        assert image_classifier(spec, weights).labels == ("ant", "bee (1)", "cat", "bee (3)")
         resolved = resolve_preprocessing(spec, weights).model_dump()
         assert resolved == resolved | {**data, "input_size": 96, "in_chans": 3}
 

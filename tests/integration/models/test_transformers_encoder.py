@@ -157,19 +157,16 @@ def tiny(tmp_path: Path) -> Path:
 def test_an_extracted_classifier_scores_as_the_model_does(tiny: Path) -> None:
     encoders = EncoderCache("cpu", [tiny], offline=True)
     spec = TextEncoder(model=str(tiny), pooling="cls")
-    extracted = encoders.classifier(spec)
+    head = encoders.classifier(spec).head.define({})
     loaded = encoders.get(spec)
     rows = loaded.batcher.embed(loaded.encoder.prepare(TEXTS[:3]), 8).numpy()
     model = BertForSequenceClassification.from_pretrained(tiny).eval()
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     with torch.inference_mode():
         logits = [model(**tokenizer(t, return_tensors="pt")).logits[0] for t in TEXTS[:3]]
-    assert extracted.labels == ["no", "yes", "maybe"]
+    assert head.labels == ("no", "yes", "maybe")
     torch.testing.assert_close(
-        torch.from_numpy(extracted.classifier.logits(rows)),
-        torch.stack(logits),
-        rtol=1e-4,
-        atol=1e-5,
+        torch.from_numpy(head.classifier.logits(rows)), torch.stack(logits), rtol=1e-4, atol=1e-5
     )
     with pytest.raises(InvalidInputError, match="pooling cls"):
         encoders.classifier(TextEncoder(model=str(tiny), pooling="mean"))

@@ -143,11 +143,10 @@ def test_classifiers_of_images_equal_the_library(
     model = save(tmp_path, build(name, **fields, **LABELS))
     expected = torch.cat([result.logits for result in outputs(tmp_path, model)])
     encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
-    extracted = encoders.classifier(VisionEncoder(model=str(tmp_path)))
-    classifier, labels = extracted.classifier, extracted.labels
-    assert list(labels) == ["cat", "dog", "fox"]
+    head = encoders.classifier(VisionEncoder(model=str(tmp_path))).head.define({})
+    assert head.labels == ("cat", "dog", "fox")
     assert pooling(tmp_path) == "classifier"
-    assert_equal(classifier.logits(embed(tmp_path)), expected)
+    assert_equal(head.classifier.logits(embed(tmp_path)), expected)
 
 
 def test_a_model_whose_pooler_was_not_saved_has_its_class_token(tmp_path: Path) -> None:

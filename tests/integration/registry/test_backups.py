@@ -17,12 +17,13 @@ from stitchwork.errors import (
     IncompatibleFormatError,
     RegistryUnavailableError,
 )
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import mlp
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
 from stitchwork.registry.backup_files import MANIFEST
 from stitchwork.registry.backups import BLOCKS, RECORDS, restore_backup, write_backup
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Scope, TextEncoder
@@ -56,7 +57,8 @@ def other(other_process: ServerProcess) -> Iterator[Registry]:
 
 def head(registry: Registry, id_: str = "h", seed: int = 0) -> None:
     weight = np.random.default_rng(seed).normal(size=(2, 32)).astype(np.float32)
-    registry.declare_head(id_, "y", Classifier(((weight, np.zeros(2, np.float32)),)), ["a", "ü"])
+    definition = define_head(mlp(((weight, np.zeros(2, np.float32)),)), ["a", "ü"])
+    registry.declare_head(id_, "y", definition)
 
 
 def fill(registry: Registry, pair: Pair) -> None:
@@ -252,7 +254,7 @@ def test_backup_during_changes_is_consistent(
                     assert anchor_set.version == entry.record.anchor_set_version
                     assert f"space:{entry.id}" in other.anchor_sets.dependents(anchor_set.id)
             (restored,), _ = other.heads.ready("h")
-            assert other.classifier(restored).n_classes == 2
+            assert other.classifier(restored).n_outputs == 2
     finally:
         stop.set()
         thread.join()

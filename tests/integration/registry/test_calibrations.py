@@ -5,10 +5,11 @@ import pytest
 
 from stitchwork.errors import NotReadyError, RegistryUnavailableError
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import mlp
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.calibrations import Calibrations
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Head, Space
 from tests.conftest import Pair
@@ -30,8 +31,8 @@ def space(registry: Registry, name: str, anchors: Floats) -> Space:
 
 def head(registry: Registry, seed: int = 0) -> Head:
     weight = np.random.default_rng(seed).normal(size=(2, 32)).astype(np.float32)
-    layers = ((weight, np.zeros(2, np.float32)),)
-    _, entry = registry.declare_head("h", "y", Classifier(layers), ["a", "b"])
+    definition = define_head(mlp(((weight, np.zeros(2, np.float32)),)), ["a", "b"])
+    _, entry = registry.declare_head("h", "y", definition)
     assert entry.record is not None
     return entry.record
 

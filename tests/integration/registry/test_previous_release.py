@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +50,15 @@ def arrays() -> dict[str, NDArray[np.float32]]:
         return {name: stored[name] for name in stored.files}
 
 
+def layers(head: dict[str, Any]) -> list[dict[str, Any]]:
+    """The layers of a head as records have them now, of the widths that they had."""
+    parts: list[dict[str, Any]] = []
+    for inputs, outputs in pairwise(head["layers"]):
+        parts += [{"kind": head["activation"]}] if parts else []
+        parts.append({"kind": "linear", "inputs": inputs, "outputs": outputs})
+    return parts
+
+
 @pytest.mark.parametrize("kind", ["anchor-sets", "spaces", "heads"])
 def test_lists_of_an_earlier_store_hold_every_record_as_it_was(url: str, kind: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -61,6 +71,9 @@ def test_lists_of_an_earlier_store_hold_every_record_as_it_was(url: str, kind: s
             encoder = item["encoder"] | ignored | expected["encoder"]
             assert item["encoder"] == encoder
             expected = expected | {"encoder": encoder}
+        if kind == "heads" and "layers" in expected:
+            expected = expected | {"layers": layers(expected)}
+            expected.pop("activation")
         assert item == item | expected
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import mlp
 from stitchwork.inference.resolve import resolve, resolve_in_memory
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import change_log
@@ -26,6 +26,7 @@ from stitchwork.registry.change_log import (
     boot_time,
 )
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.registry import Registry
 from tests.support import machine
@@ -45,8 +46,8 @@ def put_space(registry: Registry, id_: str, seed: int) -> str:
 
 def put_head(registry: Registry, seed: int) -> str:
     weight = np.random.default_rng(seed).normal(size=(2, WIDTH)).astype(np.float32)
-    classifier = Classifier(((weight, np.zeros(2, np.float32)),))
-    _, entry = registry.declare_head("h", "y", classifier, ["a", "b"])
+    definition = define_head(mlp(((weight, np.zeros(2, np.float32)),)), ["a", "b"])
+    _, entry = registry.declare_head("h", "y", definition)
     assert entry.version is not None
     return entry.version
 

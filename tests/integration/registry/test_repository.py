@@ -20,13 +20,19 @@ from stitchwork.registry.entries import Condition, Entry, Outcome, Write
 from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.repository import Repository
-from stitchwork.resources import AnchorSet, Head, Registration
+from stitchwork.resources import AnchorSet, Head, LinearLayer, Registration
 from tests.support.servers import REGISTRY_FLAGS, ServerBinary, ServerProcess
 
 
 def make_head(id_: str = "h", version: str = "v1", space: str = "s") -> Head:
     return Head(
-        id=id_, version=version, space=space, dim=2, labels=("a", "b"), layers=(2, 2), source="fit"
+        id=id_,
+        version=version,
+        space=space,
+        dim=2,
+        labels=("a", "b"),
+        layers=(LinearLayer(inputs=2, outputs=2),),
+        source="fit",
     )
 
 

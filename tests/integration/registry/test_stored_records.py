@@ -5,15 +5,16 @@ import pytest
 
 from stitchwork.errors import IncompatibleFormatError
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.geometry.classifier import Classifier
+from stitchwork.geometry.classifier import mlp
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.api_keys import ApiKeyRepository
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.stored_records import FORMAT, dump_record, load_record
-from stitchwork.resources import AnchorSet, Head, Scope, Space
+from stitchwork.resources import AnchorSet, Head, LinearLayer, Scope, Space
 from tests.conftest import Pair
 
 LATER = b'{"format":%d,"shape":"unheard of"}' % (FORMAT + 1)
@@ -120,8 +121,8 @@ def test_only_unreadable_api_keys_do_not_make_the_service_public(registry: Regis
 
 def test_unreadable_calibration_counts_as_none(registry: Registry, pair: Pair) -> None:
     x, y = declare(registry, pair, "x"), declare(registry, pair, "y")
-    classifier = Classifier(((pair.y_anchors[:2], pair.y_anchors[:2, 0]),))
-    _, entry = registry.declare_head("h", "y", classifier, ["a", "b"])
+    definition = define_head(mlp(((pair.y_anchors[:2], pair.y_anchors[:2, 0]),)), ["a", "b"])
+    _, entry = registry.declare_head("h", "y", definition)
     head = entry.record
     assert isinstance(head, Head)
     registry.calibrations.put(x, y, head, "ridge", Calibration(1.0, 0.0), 50)
@@ -129,3 +130,41 @@ def test_unreadable_calibration_counts_as_none(registry: Registry, pair: Pair) -
     (field,) = registry.server.execute(("HKEYS", "stitchwork:head:h:calibrations"))[0]
     overwrite(registry, "head:h:calibrations", LATER, field.decode())
     assert registry.calibrations.get(x, y, head, "ridge") is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "kinds"),
+    [
+        ({"layers": [32, 2], "activation": "identity"}, ["linear"]),
+        ({"layers": [32, 8, 2], "activation": "gelu"}, ["linear", "gelu", "linear"]),
+        ({"layers": [32, 8, 2]}, ["linear", "identity", "linear"]),
+        (
+            {"layers": [32, 8, 4, 2], "activation": ["relu", "silu"]},
+            ["linear", "relu", "linear", "silu", "linear"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("number", [None, 2, 3])
+def test_head_of_an_earlier_format_has_a_list_of_layers(
+    stored: dict[str, object], kinds: list[str], number: int | None
+) -> None:
+    fields = {"id": "h", "version": "v", "space": "y", "dim": 32, "source": "weights"}
+    fields |= {"labels": ["a", "3"], "train_rows": None, "train_accuracy": None}
+    fields |= {} if number is None else {"format": number}
+    head = load_record(Head, orjson.dumps({**fields, **stored}), "head h")
+    assert [layer.kind for layer in head.layers] == kinds
+    linear = [layer for layer in head.layers if isinstance(layer, LinearLayer)]
+    widths = [linear[0].inputs, *(layer.outputs for layer in linear)]
+    assert widths == stored["layers"]
+    assert (head.labels, head.problem_type) == (("a", "3"), "single_label_classification")
+    assert load_record(Head, dump_record(head), "head h") == head
+
+
+def test_head_is_stored_with_the_types_of_its_labels() -> None:
+    fields = {"id": "h", "version": "v", "space": "y", "dim": 2, "source": "weights"}
+    layers = (LinearLayer(inputs=2, outputs=2),)
+    for labels in ((1, 0), (True, False), ("1", "true")):
+        head = Head.model_validate({**fields, "labels": labels, "layers": layers})
+        read = load_record(Head, dump_record(head), "head h")
+        assert list(map(type, read.labels)) == list(map(type, labels))
+        assert read == head

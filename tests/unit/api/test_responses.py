@@ -24,7 +24,7 @@ from stitchwork.api.schemas.responses import (
 )
 from stitchwork.inference.predictions import LabelScore, Prediction
 from stitchwork.registry.entries import Entry, Outcome
-from stitchwork.resources import Head, Registration, Space, TextEncoder
+from stitchwork.resources import Head, LinearLayer, Registration, Space, TextEncoder
 
 ROWS = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
 SPACE = Space(
@@ -90,15 +90,16 @@ def test_fields_that_are_set_to_none_are_null() -> None:
 
 def test_predictions_are_rendered_as_objects() -> None:
     top = [LabelScore("a", 0.75), LabelScore("b", 0.25)]
+    prediction = Prediction("a", 0.75, top, 0.5, False)
     response = ClassifyResponse(
-        predictions=[Prediction("a", 0.75, top, 0.5, False)],
+        predictions=[prediction],
         space=ResourceRef(id="x", version="v1"),
         head=ResourceRef(id="h", version="w1"),
         bridge="exp",
         uncovered=[],
         warnings=[],
     )
-    assert response.predictions[0].top is top, "large lists are neither copied nor validated"
+    assert response.predictions[0] is prediction, "large lists are neither copied nor validated"
     assert render(response)["predictions"] == [
         {
             "label": "a",
@@ -165,7 +166,13 @@ def test_value_without_json_is_an_error() -> None:
 def test_head_response_keeps_many_labels() -> None:
     labels = tuple(f"class {i}" for i in range(1000))
     head = Head(
-        id="h", version="w1", space="x", dim=2, labels=labels, layers=(2, 1000), source="weights"
+        id="h",
+        version="w1",
+        space="x",
+        dim=2,
+        labels=labels,
+        layers=(LinearLayer(inputs=2, outputs=1000),),
+        source="weights",
     )
     response: Any = resource_response(HeadResponse, Entry("h", head))
     assert response.labels is head.labels, "records are not validated again"

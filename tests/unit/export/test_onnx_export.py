@@ -9,8 +9,9 @@ import pytest
 from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.export.safetensors_export import map_to_safetensors
 from stitchwork.geometry.bridges import BridgeName, FittedSpace, compose
-from stitchwork.geometry.classifier import ACTIVATIONS, Classifier, probabilities
+from stitchwork.geometry.classifier import mlp
 from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.head_layers import ACTIVATIONS
 from stitchwork.geometry.maps import IdentityMap, Origin
 from tests.support.latent_spaces import make_spaces
 from tests.support.onnx_models import run_onnx
@@ -20,15 +21,11 @@ from tests.support.onnx_models import run_onnx
 def test_exported_head_has_its_activation(activation: str) -> None:
     rng = np.random.default_rng(0)
     layers = [(rng.normal(size=(8, 6)), rng.normal(size=8)), (rng.normal(size=(3, 8)), np.zeros(3))]
-    head = Classifier(
-        tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers), activation
-    )
+    head = mlp([(w.astype(np.float32), b.astype(np.float32)) for w, b in layers], activation)
     rows = rng.normal(size=(20, 6)).astype(np.float32)
     outputs = run_onnx(map_to_onnx(IdentityMap(Origin.from_mean(np.zeros(6))), {}, head), rows)
     np.testing.assert_allclose(outputs["logits"], head.logits(rows), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        outputs["probabilities"], probabilities(head.logits(rows)), rtol=1e-4, atol=1e-6
-    )
+    np.testing.assert_allclose(outputs["probabilities"], head.scores(rows), rtol=1e-4, atol=1e-6)
 
 
 def test_onnx_file_has_the_metadata_and_the_kind_of_map() -> None:

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.inference.predictions import predict
+from stitchwork.inference.predictions import Prediction, predict
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import Space
+from stitchwork.resources import Head, LinearLayer, Space
 
-LABELS = ("cat", "dog", "owl")
 SPACE = Space(
     id="x",
     version="v",
@@ -24,28 +23,48 @@ SPACE = Space(
 )
 
 
+HEAD = Head(
+    id="h",
+    version="w",
+    space="x",
+    dim=3,
+    labels=("cat", "dog", "owl"),
+    layers=(LinearLayer(inputs=3, outputs=3),),
+    source="weights",
+)
+
+
 def inference_result(
-    rows: list[list[float]], defined: list[bool], calibration: Calibration | None = None
+    rows: list[list[float]],
+    defined: list[bool],
+    calibration: Calibration | None = None,
+    head: Head = HEAD,
 ) -> InferenceResult:
-    resolution = Resolution(SPACE, SPACE, calibration=calibration)
+    resolution = Resolution(SPACE, SPACE, head, calibration=calibration)
     mask = np.array(defined)
     return InferenceResult(resolution, np.array(rows, np.float32), mask, np.ones_like(mask))
 
 
+def predictions_of(result: InferenceResult, top: int) -> list[Prediction]:
+    predictions = predict(result, top)
+    assert all(isinstance(prediction, Prediction) for prediction in predictions)
+    return predictions  # type: ignore[return-value]
+
+
 def test_predict_of_equal_scores_keeps_the_order_of_the_labels() -> None:
-    (prediction,) = predict(inference_result([[0.25, 0.5, 0.25]], [True]), LABELS, 3)
+    (prediction,) = predictions_of(inference_result([[0.25, 0.5, 0.25]], [True]), 3)
     assert [best.label for best in prediction.top] == ["dog", "cat", "owl"]
     assert (prediction.label, prediction.score) == ("dog", 0.5)
 
 
 def test_predict_with_fewer_classes_than_top_returns_all_classes() -> None:
-    (prediction,) = predict(inference_result([[0.2, 0.3, 0.5]], [True]), LABELS, 10)
+    (prediction,) = predictions_of(inference_result([[0.2, 0.3, 0.5]], [True]), 10)
     assert len(prediction.top) == 3
 
 
 def test_predict_of_an_input_without_direction_has_no_confidence() -> None:
     rows = [[0.1, 0.1, 0.8], [0.1, 0.1, 0.8]]
-    known, unknown = predict(inference_result(rows, [True, False]), LABELS, 1)
+    known, unknown = predictions_of(inference_result(rows, [True, False]), 1)
     assert known.confidence == pytest.approx(0.8)
     assert unknown.confidence == 0.0
     assert not known.calibrated
@@ -53,7 +72,7 @@ def test_predict_of_an_input_without_direction_has_no_confidence() -> None:
 
 def test_predict_with_a_calibration_follows_it() -> None:
     calibration = Calibration(slope=0.5, offset=-1.0)
-    (prediction,) = predict(inference_result([[0.1, 0.1, 0.8]], [True], calibration), LABELS, 1)
+    (prediction,) = predictions_of(inference_result([[0.1, 0.1, 0.8]], [True], calibration), 1)
     # The logistic function of half the log-odds of 0.8, minus one.
     odds = np.log(0.8 / 0.2)
     assert prediction.confidence == pytest.approx(1 / (1 + np.exp(-(0.5 * odds - 1.0))), rel=1e-5)

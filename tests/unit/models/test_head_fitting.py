@@ -23,7 +23,7 @@ def test_a_fitted_head_scores_unscaled_embeddings(classes: int) -> None:
     predicted = [fit.labels[i] for i in np.asarray(scores).argmax(1)]
     assert np.mean([a == b for a, b in zip(predicted, labels, strict=True)]) > 0.97
     assert fit.train_accuracy > 0.97
-    assert fit.classifier.n_classes == classes
+    assert fit.classifier.n_outputs == classes
 
 
 def test_labels_keep_trailing_nuls_and_spaces() -> None:

@@ -13,9 +13,10 @@ Ids contain no colon, so each name is parsed in one way, and URL paths need no e
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from stitchwork.api.kserve.schemas import ModelMetadata, TensorMetadata
+from stitchwork.api.kserve.schemas import Datatype, ModelMetadata, TensorMetadata
 from stitchwork.errors import UnknownResourceError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION, SINGLE_LABEL, ProblemType
 from stitchwork.ids import check_id
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution
@@ -34,7 +35,23 @@ FORMS: Final[dict[tuple[str, int], str]] = {
 PLATFORM: Final = "stitchwork"
 ROWS: Final = "embeddings"
 ITEMS: Final = "items"
-PREDICTIONS: Final = ("labels", "scores", "confidence")
+OutputTensor = tuple[str, Datatype, tuple[int, ...]]
+"""Name, datatype and shape of an output."""
+PREDICTIONS: Final[dict[ProblemType, tuple[OutputTensor, ...]]] = {
+    SINGLE_LABEL: (
+        ("labels", "BYTES", (-1, -1)),
+        ("scores", "FP32", (-1, -1)),
+        ("confidence", "FP32", (-1,)),
+    ),
+    MULTI_LABEL: (
+        ("labels", "BYTES", (-1, -1)),
+        ("scores", "FP32", (-1, -1)),
+        ("predicted", "BOOL", (-1, -1)),
+        ("confidence", "FP32", (-1,)),
+    ),
+    REGRESSION: (("labels", "BYTES", (-1, -1)), ("values", "FP32", (-1, -1))),
+}
+"""The outputs of a head; integers and booleans among the labels are their JSON text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +109,8 @@ class Model:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of its outputs."""
-        return PREDICTIONS if self.resolution.head else (ROWS,)
+        head = self.resolution.head
+        return tuple(name for name, _, _ in PREDICTIONS[head.problem_type]) if head else (ROWS,)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -110,9 +128,8 @@ class Model:
         outputs = [_tensor(ROWS, "FP32", -1, resolution.destination.dim)]
         if resolution.head:
             outputs = [
-                _tensor("labels", "BYTES", -1, -1),
-                _tensor("scores", "FP32", -1, -1),
-                _tensor("confidence", "FP32", -1),
+                _tensor(name, datatype, *shape)
+                for name, datatype, shape in PREDICTIONS[resolution.head.problem_type]
             ]
         return ModelMetadata(
             name=self.name.text,
@@ -171,5 +188,5 @@ def find_model(
     return model
 
 
-def _tensor(name: str, datatype: Literal["BYTES", "FP32"], *shape: int) -> TensorMetadata:
+def _tensor(name: str, datatype: Datatype, *shape: int) -> TensorMetadata:
     return TensorMetadata(name=name, datatype=datatype, shape=list(shape))

@@ -3,11 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-import numpy as np
 from fastapi import APIRouter, Path, Request
-from numpy.typing import NDArray
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
@@ -19,6 +17,7 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.kserve import models, tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
+from stitchwork.api.kserve.outputs import output_arrays
 from stitchwork.api.kserve.schemas import (
     InferenceRequest,
     InferenceResponse,
@@ -203,18 +202,5 @@ def _response(
 ) -> Response:
     id_ = payload.body.id
     fields = model.identity | ({} if id_ is None else {"id": id_})
-    arrays = _output_arrays(state, result, payload.body.parameters.top)
+    arrays = output_arrays(state.pipeline, result, payload.body.parameters.top)
     return tensors.tensor_response(fields, arrays, outputs, result_headers(result))
-
-
-def _output_arrays(state: AppState, result: InferenceResult, top: int) -> dict[str, NDArray[Any]]:
-    """The model's outputs by name: embeddings or, with a head, predictions."""
-    if not result.resolution.head:
-        return {ROWS: result.rows}
-    predictions = state.pipeline.predict(result, top)
-    tops = [prediction.top for prediction in predictions]
-    return {
-        "labels": np.array([[best.label for best in row] for row in tops], object),
-        "scores": np.array([[best.score for best in row] for row in tops], np.float32),
-        "confidence": np.array([prediction.confidence for prediction in predictions], np.float32),
-    }

@@ -99,11 +99,15 @@ class ServerMetadata(ResponseModel):
     extensions: list[str]
 
 
+Datatype = Literal["BYTES", "FP32", "BOOL"]
+"""The protocol's names of the types of tensors that are sent."""
+
+
 class TensorMetadata(ResponseModel):
     """An input or output of a model; -1 is a dimension of any size."""
 
     name: str
-    datatype: Literal["BYTES", "FP32"]
+    datatype: Datatype
     shape: list[int]
 
 
@@ -157,7 +161,7 @@ class ResponseOutput(ResponseModel):
     """An output tensor, in row-major order."""
 
     name: str
-    datatype: Literal["BYTES", "FP32"]
+    datatype: Datatype
     shape: list[int]
     data: Values = Field(None, description="Its values, unless they are sent as bytes.")
     parameters: ResponseOutputParameters | None = None

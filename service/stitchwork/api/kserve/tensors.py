@@ -10,7 +10,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation, validation
 from stitchwork.api.content.validation import check_count
 from stitchwork.api.kserve.schemas import (
+    Datatype,
     InferenceRequest,
     InferenceResponse,
     RequestInput,
@@ -233,23 +234,21 @@ def tensor_response(
 
     Args:
         fields: Fields of the response besides its outputs.
-        outputs: The model's outputs by name: floats, or objects that are strings.
+        outputs: The model's outputs by name: floats, booleans, or objects that are strings.
         specs: The outputs to send.
         headers: Further headers.
     """
     entries, parts = [], []
     for name, binary in specs:
         array = outputs[name]
-        is_text = array.dtype.hasobject
+        datatype, shape = _datatype(array), list(array.shape)
         content: dict[str, Any]
         if binary:
-            part = _string_bytes(array) if is_text else np.ascontiguousarray(array, "<f4").tobytes()
+            part = _binary_data(array, datatype)
             content = {"parameters": ResponseOutputParameters(binary_data_size=len(part))}
             parts.append(part)
         else:
-            content = {"data": array.ravel().tolist() if is_text else np.ravel(array)}
-        datatype: Literal["BYTES", "FP32"] = "BYTES" if is_text else "FP32"
-        shape = list(array.shape)
+            content = {"data": np.ravel(array) if datatype == "FP32" else array.ravel().tolist()}
         entries.append(ResponseOutput(name=name, datatype=datatype, shape=shape, **content))
     content = {**fields, "outputs": entries}
     body = InferenceResponse.model_construct(None, **content)
@@ -258,6 +257,17 @@ def tensor_response(
     data = negotiation.to_json(body)
     headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
     return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
+
+
+def _datatype(array: NDArray[Any]) -> Datatype:
+    """The protocol's name of an output's datatype."""
+    return "BYTES" if array.dtype.hasobject else "BOOL" if array.dtype == np.bool_ else "FP32"
+
+
+def _binary_data(array: NDArray[Any], datatype: Datatype) -> bytes:
+    if datatype == "BYTES":
+        return _string_bytes(array)
+    return np.ascontiguousarray(array, "?" if datatype == "BOOL" else "<f4").tobytes()
 
 
 def _json_length(header: str | None, size: int) -> int:

@@ -6,8 +6,18 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from stitchwork.api.reports.labelled_sample import LabelledSample
-from stitchwork.api.reports.verdicts import Proportion, sample_verdict
+from stitchwork.api.reports.labelled_sample import LabelledSample, Targets
+from stitchwork.api.reports.regression_evaluation import (
+    check_variance,
+    regression_quality,
+    variance_explained,
+)
+from stitchwork.api.reports.verdicts import (
+    Proportion,
+    Verdict,
+    regression_verdict,
+    sample_verdict,
+)
 from stitchwork.api.schemas.report_responses import (
     Accuracy,
     CalibrationResponse,
@@ -23,11 +33,16 @@ from stitchwork.geometry.calibration import (
     auroc,
     expected_calibration_error,
     fit_calibration,
-    log_odds,
     reliability_bins,
 )
+from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
 from stitchwork.inference.pipeline import Pipeline
-from stitchwork.inference.predictions import confidence
+from stitchwork.inference.predictions import (
+    confidence,
+    decision_log_odds,
+    decisions,
+    is_calibrated,
+)
 from stitchwork.inference.resolve import Resolution, head_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Floats, Space
@@ -49,14 +64,15 @@ def evaluate(
     Args:
         pipeline: Computes the scores to compare with, and stores the calibration.
         sample: The sample.
-        translated: Probabilities of its rows through the bridge.
+        translated: Scores of its rows through the bridge.
         with_calibration: Fit and store a calibration on the sample, for the confidence of
             further predictions.
 
     Raises:
-        InvalidInputError: If there are fewer than `MIN_LABELS` labels to calibrate on.
+        InvalidInputError: If there are fewer than `MIN_LABELS` labels to calibrate on, or the head
+            is a regression and is to be calibrated, or all true values are equal.
     """
-    resolution, classes, rows, native_rows = sample
+    resolution, targets, rows, native_rows = sample
     source, target, head = resolution.source, resolution.destination, head_of(resolution)
 
     def scores(rows: Floats, space: Space) -> InferenceResult:
@@ -71,45 +87,80 @@ def evaluate(
     native_warnings = () if isinstance(native, str) else native.lengths.warnings
     if target.version == source.version:
         native_warnings = ()
-    native_correct = None if isinstance(native, str) else _proportion(native, classes)
-    mode_count = Counter(classes.tolist()).most_common(1)[0][1]
-    chance = max(mode_count / len(classes), 1 / len(head.labels))
-    verdict = sample_verdict(
-        _proportion(translated, classes), native_correct, chance, resolution.bridge
-    )
-    fields: dict[str, Any] = {}
-    if with_calibration:
-        calibration, quality = calibrate(translated, classes)
-        pipeline.registry.calibrations.put(
-            source, target, head, resolution.bridge, calibration, len(classes)
-        )
-        fields["calibration"] = CalibrationResponse(
-            slope=calibration.slope, offset=calibration.offset
-        )
+    results = {"absolute": absolute, "native": native}
+    if head.problem_type == REGRESSION:
+        if with_calibration:
+            raise InvalidInputError(
+                "expected no calibrate for a regression, whose values have no confidence",
+                pointer="/calibrate",
+            )
+        fields, verdict = _evaluate_regression(translated, results, targets)
     else:
-        quality = confidence_quality(translated, classes, resolution.calibration)
+        fields, verdict = _evaluate_classes(translated, results, targets)
+        if with_calibration:
+            calibration, fields["confidence"] = calibrate(translated, targets)
+            pipeline.registry.calibrations.put(
+                source, target, head, resolution.bridge, calibration, len(targets)
+            )
+            fields["calibration"] = CalibrationResponse(
+                slope=calibration.slope, offset=calibration.offset
+            )
+        else:
+            fields["confidence"] = confidence_quality(translated, targets)
     return HeadEvaluationResponse(
         encoder=ResourceRef.of(source),
         head=ResourceRef.of(head),
         bridge=resolution.bridge,
-        samples=len(classes),
-        chance=chance,
-        absolute=_accuracy(absolute, classes),
-        translated=_accuracy(translated, classes),
-        native=_accuracy(native, classes),
+        samples=len(targets),
         verdict=verdict.level,
         reason=verdict.reason,
         undefined=translated.undefined,
         uncovered=translated.coverage.uncovered,
         warnings=[*translated.warnings, *native_warnings],
-        confidence=quality,
         **fields,
     )
 
 
-def calibrate(
-    scores: InferenceResult, classes: NDArray[np.int64]
-) -> tuple[Calibration, ConfidenceQuality]:
+def _evaluate_classes(
+    translated: InferenceResult, others: dict[str, InferenceResult | str], targets: Targets
+) -> tuple[dict[str, Any], Verdict]:
+    """Accuracies through the bridge and of `absolute` and `native` scores, and a verdict."""
+    rows = targets.reshape(len(targets), -1).tolist()
+    chance = Counter(map(tuple, rows)).most_common(1)[0][1] / len(targets)
+    head, native = head_of(translated.resolution), others["native"]
+    if head.problem_type != MULTI_LABEL:
+        chance = max(chance, 1 / len(head.labels))
+    verdict = sample_verdict(
+        _proportion(translated, targets),
+        None if isinstance(native, str) else _proportion(native, targets),
+        chance,
+        translated.resolution.bridge,
+    )
+    results = {"translated": translated, **others}
+    accuracies = {name: _accuracy(result, targets) for name, result in results.items()}
+    return {"chance": chance, **accuracies}, verdict
+
+
+def _evaluate_regression(
+    translated: InferenceResult, others: dict[str, InferenceResult | str], targets: Targets
+) -> tuple[dict[str, Any], Verdict]:
+    """Explained variances through the bridge and of `absolute` and `native`, and a verdict."""
+    check_variance(targets)
+    quality = variance_explained(translated.rows, targets)
+    qualities = {
+        name: result if isinstance(result, str) else variance_explained(result.rows, targets)
+        for name, result in others.items()
+    }
+    native = qualities["native"]
+    verdict = regression_verdict(
+        quality, None if isinstance(native, str) else native, translated.resolution.bridge
+    )
+    all_qualities = {"translated": quality, **qualities}
+    responses = {name: regression_quality(result) for name, result in all_qualities.items()}
+    return {"chance": 0.0, **responses}, verdict
+
+
+def calibrate(scores: InferenceResult, targets: Targets) -> tuple[Calibration, ConfidenceQuality]:
     """Fit a calibration, and cross-validate it.
 
     Returns:
@@ -119,13 +170,13 @@ def calibrate(
     Raises:
         InvalidInputError: If there are fewer than `MIN_LABELS` labels.
     """
-    if len(classes) < MIN_LABELS:
+    if len(targets) < MIN_LABELS:
         raise InvalidInputError(
-            f"expected at least {MIN_LABELS} labelled inputs to calibrate on, got {len(classes)}",
+            f"expected at least {MIN_LABELS} labelled inputs to calibrate on, got {len(targets)}",
             pointer="/labels",
             code=ErrorCode.TOO_FEW_LABELS,
         )
-    odds, correct = log_odds(scores.rows), _correct(scores, classes)
+    odds, correct = decision_log_odds(scores), _correct(scores, targets)
     # Each fold has every fifth input in the order of the scores, so that all folds are alike.
     folds = np.empty(len(odds), np.int64)
     folds[np.argsort(odds, kind="stable")] = np.arange(len(odds)) % FOLDS
@@ -137,12 +188,10 @@ def calibrate(
     return fit_calibration(odds, correct), _quality(confidences, correct, calibrated=True)
 
 
-def confidence_quality(
-    scores: InferenceResult, classes: NDArray[np.int64], calibration: Calibration | None
-) -> ConfidenceQuality:
+def confidence_quality(scores: InferenceResult, targets: Targets) -> ConfidenceQuality:
     """How well confidence separates correct from wrong (AUROC), and how calibrated it is (ECE)."""
-    confidences = confidence(scores.rows, scores.defined, calibration)
-    return _quality(confidences, _correct(scores, classes), calibrated=calibration is not None)
+    correct, calibrated = _correct(scores, targets), is_calibrated(scores.resolution)
+    return _quality(confidence(scores), correct, calibrated=calibrated)
 
 
 def _quality(
@@ -166,17 +215,25 @@ def _bin(bar: ReliabilityBin) -> ReliabilityBinResponse:
     )
 
 
-def _correct(scores: InferenceResult, classes: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _correct(scores: InferenceResult, targets: Targets) -> NDArray[np.bool_]:
     """Which predictions are correct; of equal scores the first class is the prediction."""
-    return np.asarray(scores.rows.argmax(axis=1) == classes)
+    head = head_of(scores.resolution)
+    if head.problem_type == MULTI_LABEL:
+        return np.asarray((decisions(scores.rows, head) == targets).all(axis=1))
+    return np.asarray(scores.rows.argmax(axis=1) == targets)
 
 
-def _proportion(scores: InferenceResult, classes: NDArray[np.int64]) -> Proportion:
-    return Proportion(int(_correct(scores, classes).sum()), len(classes))
+def _proportion(scores: InferenceResult, targets: Targets) -> Proportion:
+    return Proportion(int(_correct(scores, targets).sum()), len(targets))
 
 
-def _accuracy(scores: InferenceResult | str, classes: NDArray[np.int64]) -> Accuracy:
+def _accuracy(scores: InferenceResult | str, targets: Targets) -> Accuracy:
     if isinstance(scores, str):
         return Accuracy(accuracy=None, interval=None, reason=scores)
-    proportion = _proportion(scores, classes)
-    return Accuracy(accuracy=proportion.value, interval=proportion.interval)
+    proportion, head = _proportion(scores, targets), head_of(scores.resolution)
+    f1: dict[str, float] = {}
+    if head.problem_type == MULTI_LABEL:
+        predicted = decisions(scores.rows, head)
+        total = int(predicted.sum() + targets.sum())
+        f1["f1"] = 2 * int((predicted & targets).sum()) / total if total else 1.0
+    return Accuracy(accuracy=proportion.value, interval=proportion.interval, **f1)

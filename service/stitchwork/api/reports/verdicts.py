@@ -46,6 +46,22 @@ class Proportion(NamedTuple):
         return wilson_interval(self.successes, self.trials)
 
 
+class VarianceExplained(NamedTuple):
+    """How well values are predicted.
+
+    Attributes:
+        r2: Share of the variance that is explained, at most 1.
+        interval: Its 95% confidence interval.
+        mae: Mean absolute error.
+        samples: Number of inputs.
+    """
+
+    r2: float
+    interval: tuple[float, float]
+    mae: float
+    samples: int
+
+
 class Verdict(NamedTuple):
     """A level and its reason.
 
@@ -123,6 +139,35 @@ def sample_verdict(
             "poor", f"{reason}, which is itself not significantly above chance ({chance:.3f})"
         )
     level = _level(ratio, GOOD_RATIO, FAIR_RATIO)
+    if level == "good" and high - low > MAX_INTERVAL:
+        return Verdict("fair", f"{reason}, but the sample is too small to be sure")
+    return Verdict(level, reason)
+
+
+def regression_verdict(
+    translated: VarianceExplained, native: VarianceExplained | None, bridge: BridgeName
+) -> Verdict:
+    """The verdict on a regression for another encoder, from a labelled sample.
+
+    Args:
+        translated: Quality through the bridge.
+        native: Quality on embeddings of the head's own encoder; None if unknown.
+        bridge: The bridge.
+    """
+    low, high = translated.interval
+    evidence = (
+        f"r2 {translated.r2:.3f} on {translated.samples} inputs through {bridge} "
+        f"(95%: {low:.3f} to {high:.3f})"
+    )
+    if low <= 0:
+        return Verdict("poor", f"{evidence}: not significantly better than the mean")
+    if native is None:
+        reason = f"{evidence}; the head's native r2 is unknown"
+        return Verdict(_level(translated.r2, GOOD_GAIN, FAIR_GAIN), reason)
+    reason = f"{evidence}, the head's native r2 is {native.r2:.3f}"
+    if native.interval[0] <= 0:
+        return Verdict("poor", f"{reason}, which is itself not significantly above 0")
+    level = _level(translated.r2 / native.r2, GOOD_RATIO, FAIR_RATIO)
     if level == "good" and high - low > MAX_INTERVAL:
         return Verdict("fair", f"{reason}, but the sample is too small to be sure")
     return Verdict(level, reason)

@@ -11,7 +11,7 @@ from stitchwork.api.provenance import result_headers
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef
 from stitchwork.ids import check_id
-from stitchwork.inference.resolve import check_width, head_of
+from stitchwork.inference.resolve import check_width
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -37,12 +37,6 @@ def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Respon
     resolution = state.pipeline.resolve(source=payload.space, head=head_id, bridge=payload.bridge)
     check_width(payload.embeddings, resolution.source)
     result = state.pipeline.infer_rows(resolution, payload.embeddings)
-    response = ClassifyResponse(
-        predictions=state.pipeline.predict(result, payload.top),
-        space=ResourceRef.of(resolution.source),
-        head=ResourceRef.of(head_of(resolution)),
-        bridge=payload.bridge,
-        uncovered=result.coverage.uncovered,
-        warnings=result.warnings,
-    )
+    predictions = state.pipeline.predict(result, payload.top)
+    response = ClassifyResponse.of(result, predictions, space=ResourceRef.of(resolution.source))
     return negotiation.json_response(response, headers=result_headers(result))

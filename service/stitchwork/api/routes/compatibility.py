@@ -86,6 +86,8 @@ async def evaluate_head(
 ) -> Response:
     """Accuracy through the bridge, without a bridge, and of the head's own encoder.
 
+    Of a regression, the explained variance is in its place.
+
     With `calibrate` the sample also calibrates the confidence of further predictions.
     """
     seconds = request_timeout(request)
@@ -100,11 +102,11 @@ async def evaluate_head(
     if payload.calibrate:
         # A calibration changes the confidence of predictions for all callers.
         auth.require_scope(request, ADMIN)
-    resolution, classes = await asyncio.to_thread(
+    resolution, targets = await asyncio.to_thread(
         resolve_sample, state.pipeline, check_id(encoder), check_id(head), payload
     )
     embed = partial(_embed, state, payload, seconds)
-    embedding = embed_sample(resolution, classes, payload, embed)
+    embedding = embed_sample(resolution, targets, payload, embed)
     sample = await run_while_connected(request, embedding)
     return await state.executor.run(partial(_evaluate, state, payload, sample), seconds)
 

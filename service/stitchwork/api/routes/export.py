@@ -22,6 +22,7 @@ from stitchwork.export.onnx_export import map_to_onnx
 from stitchwork.export.safetensors_export import map_to_safetensors
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.ids import check_id
+from stitchwork.resources import Head
 
 router = APIRouter(tags=["inference"])
 
@@ -60,7 +61,8 @@ async def export(
     """The map from one space to another, with both means, the scale and the versions in metadata.
 
     Safetensors, or ONNX with input `embeddings` and outputs `translated` and `defined`; with a
-    head also `logits` and `probabilities`, its labels in the model's properties.
+    head also `logits` and `probabilities` or, of a regression, `values`; its labels, problem type
+    and thresholds are in the model's properties.
     """
     state.executor.check_capacity()
     spaces = check_id(source), check_id(target)
@@ -99,7 +101,7 @@ def _export(
     classifier = None
     if head:
         classifier = state.pipeline.classifiers.get(head)
-        metadata["labels"] = orjson.dumps(head.labels).decode()
+        metadata |= _head_metadata(head)
     if media_type == negotiation.ONNX:
         data, extension = map_to_onnx(exported, metadata, classifier), "onnx"
     else:
@@ -108,3 +110,14 @@ def _export(
     headers = resolution_headers(resolution)
     headers["Content-Disposition"] = f'attachment; filename="{name}"'
     return Response(data, 200, headers, media_type)
+
+
+def _head_metadata(head: Head) -> dict[str, str]:
+    """What a program needs to read a head's scores, as properties of a model."""
+    metadata = {
+        "labels": orjson.dumps(head.labels).decode(),
+        "problem_type": head.problem_type,
+    }
+    if head.thresholds is not None:
+        metadata["thresholds"] = orjson.dumps(head.thresholds).decode()
+    return metadata

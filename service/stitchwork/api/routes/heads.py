@@ -1,4 +1,4 @@
-"""Heads: frozen classifiers, each in one space."""
+"""Heads: frozen classifiers and regressions, each in one space."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from stitchwork.api import openapi, resource_routes
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, ConditionDep, ResourceId, StateDep
 from stitchwork.api.openapi import body
-from stitchwork.api.schemas.registration_requests import HeadRequest, NewHeadRequest, TrainingData
+from stitchwork.api.schemas.head_declarations import HeadRequest, NewHeadRequest, TrainingData
 from stitchwork.api.schemas.responses import HeadPage, HeadResponse, RegistrationResponse
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.inference.resolve import check_width
@@ -48,11 +48,9 @@ async def post_head(request: Request, state: StateDep, condition: ConditionDep) 
 
 
 def _register(state: AppState, payload: HeadRequest, id_: str, condition: Condition) -> Response:
-    classifier = payload.weights_classifier()
-    if classifier is not None:
-        outcome, entry = state.registry.declare_head(
-            id_, payload.space, classifier, payload.labels or [], condition
-        )
+    head = payload.definition()
+    if head is not None:
+        outcome, entry = state.registry.declare_head(id_, payload.space, head, condition)
     else:
         outcome, entry = _begin(state, payload, id_, condition)
     if outcome is Outcome.ACCEPTED and entry.registration:
@@ -77,7 +75,11 @@ def _begin(
             code=ErrorCode.NO_ENCODER,
         )
     return state.registry.begin_head(
-        id_, space.id, {"source": "classifier"}, encoder=encoder, condition=condition
+        id_,
+        space.id,
+        {"source": "classifier", **payload.overrides},
+        encoder=encoder,
+        condition=condition,
     )
 
 

@@ -21,7 +21,6 @@ from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
 from stitchwork.ids import check_id
-from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
@@ -58,15 +57,11 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
 
 
 def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceResult) -> Response:
-    resolution = result.resolution
-    response = StitchResponse(
-        predictions=state.pipeline.predict(result, payload.top),
-        encoder=ResourceRef.of(resolution.source),
-        head=ResourceRef.of(head_of(resolution)),
-        bridge=payload.bridge,
+    response = StitchResponse.of(
+        result,
+        state.pipeline.predict(result, payload.top),
+        encoder=ResourceRef.of(result.resolution.source),
         truncated=list(result.truncated),
-        uncovered=result.coverage.uncovered,
-        warnings=result.warnings,
         **prompt_field(payload.input_type, result),
     )
     return negotiation.json_response(response, headers=result_headers(result))

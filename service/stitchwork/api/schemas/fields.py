@@ -1,16 +1,15 @@
 """Types of the fields of request bodies that need more than pydantic: arrays, raw inputs, ids."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import numpy as np
 from pydantic import (
     BeforeValidator,
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Strict,
-    StrictBool,
-    StrictInt,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -23,8 +22,10 @@ from stitchwork.api.validation_errors import field_error
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
-from stitchwork.resources import Floats
+from stitchwork.resources import Floats, Label
 
+MAX_NAME: Final = 1024
+"""Characters of a label, or of the id of an anchor."""
 ROW_SCHEMA: dict[str, Any] = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 """One embedding in JSON."""
 
@@ -121,16 +122,78 @@ def _identifier(value: Any, info: ValidationInfo) -> str:
     return check_id(value)
 
 
-def _label_texts(value: Any) -> Any:
-    """Labels as strings: 3 becomes "3" and true "true"; a list of several types is refused."""
-    if not isinstance(value, list):
-        return value
-    types = set(map(type, value))
+def _labels(value: Any, info: ValidationInfo) -> list[Label]:
+    """Labels of one type; their number is limited before they are checked."""
+    labels = _bounded_list(value, info, "a list of labels")
+    types = set(map(type, labels))
     if len(types) > 1 and types <= {str, int, bool}:
-        raise ValueError("expected labels of one type: all strings, all integers or all booleans")
-    if types == {bool}:
-        return ["true" if label else "false" for label in value]
-    return list(map(str, value)) if types == {int} else value
+        raise InvalidInputError(
+            "expected labels of one type: all strings, all integers or all booleans"
+        )
+    for i, label in enumerate(labels):
+        _check_label(label, f"/{i}")
+    return labels
+
+
+def _check_label(label: Any, pointer: str) -> None:
+    if type(label) is bool or (type(label) is int and -(2**63) <= label < 2**63):
+        return
+    if type(label) is int:
+        raise InvalidInputError("expected integers of at most 64 bits", pointer=pointer)
+    if type(label) is not str:
+        got = validation.json_type(label)
+        raise InvalidInputError(
+            f"expected a label: a string, an integer or a boolean, got {got}", pointer=pointer
+        )
+    if not 1 <= len(label) <= MAX_NAME or "\0" in label or not _is_unicode(label):
+        raise InvalidInputError(
+            f"expected a label of 1 to {MAX_NAME} characters without NUL", pointer=pointer
+        )
+
+
+def _targets(value: Any, info: ValidationInfo) -> list[Any]:
+    """True labels, lists of true labels, or numbers of inputs."""
+    targets = _bounded_list(value, info, "a list with the labels of each input")
+    if all(type(target) is list for target in targets):
+        for i, labels in enumerate(targets):
+            for j, label in enumerate(labels):
+                if type(label) is not float:
+                    _check_label(label, f"/{i}/{j}")
+        return targets
+    if any(type(target) is float for target in targets):
+        for i, target in enumerate(targets):
+            if type(target) not in (float, int):
+                got = validation.json_type(target)
+                raise InvalidInputError(f"expected a number, got {got}", pointer=f"/{i}")
+        return targets
+    return _labels(targets, info)
+
+
+def _bounded_list(value: Any, info: ValidationInfo, expected: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidInputError(f"expected {expected}, got {validation.json_type(value)}")
+    validation.check_count(len(value), limits_of(info).max_rows, "labels", "max_rows")
+    if not value:
+        raise InvalidInputError(f"expected {expected}, at least one, got none")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _weights(value: Any, info: ValidationInfo) -> Floats:
+    """The weight of a layer: a matrix or a vector."""
+    is_vector = value.ndim == 1 if isinstance(value, np.ndarray) else _is_numbers(value)
+    return _row(value, info) if is_vector else _rows(value, info)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and not isinstance(value[0], list | str)
 
 
 class TextParameter(str):
@@ -169,17 +232,33 @@ Rows = Annotated[Any, FieldParser(_rows, ROWS_SCHEMA)]
 Row = Annotated[Any, FieldParser(_row, ROW_SCHEMA)]
 Items = Annotated[list[str | bytes], FieldParser(_items, ITEMS_SCHEMA)]
 Id = Annotated[str, FieldParser(_identifier, {"type": "string", "pattern": ID_PATTERN})]
-Name = Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^\x00]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00]*$")]
 Names = Annotated[tuple[Name, ...], max_length("max_anchors", "ids")]
 """Ids of anchors."""
-Labels = Annotated[
-    list[Name],
-    BeforeValidator(
-        _label_texts, json_schema_input_type=list[Name] | list[StrictInt] | list[StrictBool]
-    ),
-    max_length("max_rows", "labels"),
-]
-"""Labels of rows, or of a head's classes; integers and booleans become their JSON text."""
+LABEL_ITEM_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "boolean"}]
+}
+LABEL_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": MAX_NAME}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "boolean"}},
+    ]
+}
+TARGETS_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        *LABEL_SCHEMA["anyOf"],
+        {"type": "array", "items": {"type": "number"}},
+        {"type": "array", "items": {"type": "array", "items": LABEL_ITEM_SCHEMA}},
+        {"type": "array", "items": ROW_SCHEMA},
+    ]
+}
+Labels = Annotated[list[Label], FieldParser(_labels, LABEL_SCHEMA)]
+"""Labels of rows, or of a head's classes: all strings, all integers or all booleans."""
+Targets = Annotated[list[Any], FieldParser(_targets, TARGETS_SCHEMA)]
+"""What is true of each input: a label, a list of labels, a number or a list of numbers."""
+Weights = Annotated[Any, FieldParser(_weights, {"anyOf": [ROWS_SCHEMA, ROW_SCHEMA]})]
+"""The weight of a layer of a head: a matrix or, of a normalisation, a vector."""
 Bridge = Annotated[BridgeName, Field(description="Bridge between the two spaces.")]
 Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each prediction.")]
 Truncate = Annotated[

@@ -16,8 +16,8 @@ from stitchwork.api.schemas.fields import (
     InputType,
     Int,
     Items,
-    Labels,
     Rows,
+    Targets,
     Truncate,
     limits_of,
 )
@@ -54,7 +54,10 @@ class NextAnchorsRequest(RequestModel):
 class HeadEvaluationRequest(RequestModel):
     """A labelled sample to evaluate a head on: raw inputs, or their embeddings."""
 
-    labels: Annotated[Labels, BeforeValidator(_parse_list), Field(min_length=1)]
+    labels: Annotated[Targets, BeforeValidator(_parse_list)] = Field(
+        description="What is true of each input: a label; the list of its labels, for a "
+        "multi-label head; a number or one for each value, for a regression.",
+    )
     bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
     items: Items | None = Field(None, description="Texts, or image files in base64.")

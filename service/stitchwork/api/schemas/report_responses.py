@@ -55,10 +55,28 @@ class CompatibilityResponse(ResponseModel):
 
 
 class Accuracy(ResponseModel):
-    """The share of correct predictions, or the reason why it is unknown."""
+    """The share of correct predictions, or the reason why it is unknown.
+
+    A prediction of a multi-label head is correct if all of its labels are.
+    """
 
     accuracy: float | None
     interval: tuple[float, float] | None = Field(description="95% confidence interval.")
+    f1: float | None = Field(
+        None, description="Of a multi-label head: F1 of all its decisions together (micro)."
+    )
+    reason: str | None = None
+
+
+class RegressionQuality(ResponseModel):
+    """How well values are predicted, or the reason why it is unknown."""
+
+    r2: float | None = Field(
+        description="Share of the variance that is explained, over all values together; 0 is "
+        "predicting the mean of each."
+    )
+    interval: tuple[float, float] | None = Field(description="95% confidence interval of r2.")
+    mae: float | None = Field(description="Mean absolute error.")
     reason: str | None = None
 
 
@@ -95,10 +113,15 @@ class HeadEvaluationResponse(ResponseModel):
     head: ResourceRef
     bridge: BridgeName
     samples: int
-    chance: float = Field(description="Accuracy of always predicting the most frequent class.")
-    absolute: Accuracy = Field(description="Without a bridge.")
-    translated: Accuracy = Field(description="Through the bridge.")
-    native: Accuracy = Field(description="On embeddings of the head's own encoder.")
+    chance: float = Field(
+        description="Accuracy of always predicting the most frequent class or set of labels; r2 of "
+        "always predicting the mean."
+    )
+    absolute: Accuracy | RegressionQuality = Field(description="Without a bridge.")
+    translated: Accuracy | RegressionQuality = Field(description="Through the bridge.")
+    native: Accuracy | RegressionQuality = Field(
+        description="On embeddings of the head's own encoder."
+    )
     verdict: VerdictLevel
     reason: str
     undefined: list[int] = Field(
@@ -108,7 +131,9 @@ class HeadEvaluationResponse(ResponseModel):
         description="Indices of inputs outside what the source's anchors cover."
     )
     warnings: list[str]
-    confidence: ConfidenceQuality
+    confidence: ConfidenceQuality | None = Field(
+        None, description="Absent for a regression, which has no confidence."
+    )
     calibration: CalibrationResponse | None = Field(
         None, description="Present if the request has `calibrate`."
     )

@@ -1,12 +1,15 @@
 """Response bodies of resources, inference and operation: what routes return is documented."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field
 
 from stitchwork.api.schemas.response_model import EmbeddingsModel, ResponseModel
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.inference.predictions import Prediction
+from stitchwork.geometry.classifier import REGRESSION
+from stitchwork.inference.predictions import HeadPredictions
+from stitchwork.inference.resolve import head_of
+from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.registry.entries import Outcome
 from stitchwork.resources import AnchorSet, Head, Space
@@ -136,13 +139,37 @@ class EmbedResponse(EmbeddingsModel):
 
 
 class _PredictionsModel(ResponseModel):
-    predictions: list[Prediction]
+    predictions: HeadPredictions = Field(
+        union_mode="left_to_right",
+        description="One for each input: a label, the labels of a multi-label head, or the values "
+        "of a regression.",
+    )
     head: ResourceRef
     bridge: BridgeName
     uncovered: list[int] = Field(
         description="Indices of inputs outside what the source's anchors cover."
     )
+    undefined: list[int] | None = Field(
+        None,
+        description="Present for a regression, which has no confidence: indices of inputs at the "
+        "mean of the source, whose values are those of the mean of the head's space.",
+    )
     warnings: list[str]
+
+    @classmethod
+    def of(cls, result: InferenceResult, predictions: HeadPredictions, **fields: Any) -> Self:
+        """The response with a result of a head, and further fields."""
+        head = head_of(result.resolution)
+        if head.problem_type == REGRESSION:
+            fields["undefined"] = result.undefined
+        return cls(
+            predictions=predictions,
+            head=ResourceRef.of(head),
+            bridge=result.resolution.bridge,
+            uncovered=result.coverage.uncovered,
+            warnings=result.warnings,
+            **fields,
+        )
 
 
 class ClassifyResponse(_PredictionsModel):

@@ -89,8 +89,8 @@ def _registered(client: Stitchwork, id_: str, space: DrawnSpace, head: ProbeHead
     """A space and its head, registered under one id within the context."""
     client.put_space(id_, PREFIX, anchors=space.anchors)
     try:
-        ((weight, bias),) = head.classifier.layers
-        arrays = {"weight": np.asarray(weight), "bias": np.asarray(bias)}
+        (layer,) = head.classifier.layers
+        arrays = {name: np.asarray(array) for name, array in layer.arrays.items()}
         client.put_head(id_, id_, arrays=arrays, labels=[str(label) for label in head.classes])
         try:
             yield

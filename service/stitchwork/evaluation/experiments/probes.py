@@ -12,7 +12,7 @@ from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
 from stitchwork.evaluation.experiments.measures import Labels
-from stitchwork.geometry.classifier import Classifier, probabilities
+from stitchwork.geometry.classifier import Classifier, mlp
 from stitchwork.models.head_fitting import fit_linear, standardization
 
 HIDDEN: Final = 128
@@ -40,7 +40,7 @@ class ProbeHead:
 
     def probabilities(self, rows: Floats) -> Floats:
         """(n, c) softmax of the logits."""
-        return np.asarray(probabilities(self.classifier.logits(rows)), np.float32)
+        return np.asarray(self.classifier.scores(rows), np.float32)
 
     def accuracy(self, rows: Floats, labels: Labels) -> float:
         """Share of rows whose prediction is their label."""
@@ -111,7 +111,7 @@ def _fit_mlp(rows: Floats, labels: Labels, seed: int) -> ProbeHead:
         # For two classes scikit-learn has one output: the logit of the second over the first.
         layers[-1] = (np.vstack([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2)
     arrays = tuple((w.astype(np.float32), b.astype(np.float32)) for w, b in layers)
-    return ProbeHead(Classifier(arrays, "relu"), np.asarray(model.classes_, np.int64))
+    return ProbeHead(mlp(arrays, "relu"), np.asarray(model.classes_, np.int64))
 
 
 def _weights(model: object) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:

@@ -201,6 +201,23 @@ def head_confidence(probabilities: Array, defined: Array) -> Array:
     return xp.where(defined, xp.max(probabilities, axis=1), 0.0)
 
 
+def joint_confidence(probabilities: Array, decisions: Array, defined: Array) -> Array:
+    """The confidence of a head that decides about each label by itself.
+
+    Args:
+        probabilities: (n, c) probability of each label.
+        decisions: (n, c) bool, whether each label was predicted.
+        defined: (n,) bool, False for a row without a direction.
+
+    Returns:
+        (n,) in [0, 1], the product over labels of the probability of what was decided; 0 where
+        the row is not defined.
+    """
+    xp = array_namespace(probabilities, decisions, defined)
+    right = xp.where(decisions, probabilities, 1 - probabilities)
+    return xp.where(defined, xp.prod(right, axis=1), 0.0)
+
+
 def _deviations(unit: Array) -> Array:
     """Cosines between at most 1,024 anchors, about their mean; zero on the diagonal."""
     xp = array_namespace(unit)
