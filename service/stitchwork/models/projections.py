@@ -69,11 +69,9 @@ def tower_class(name: str, config: Any, modality: Modality) -> type[Any]:
             f"{modality} tower with a projection"
         )
     own = architecture(config)
-    if own in POOLED_TOWERS or own.endswith(PROJECTED_TOWERS[modality]):
-        loaded: type[Any] = getattr(transformers, own)
-        return loaded
-    two_towers: type[Any] = transformers.AutoModel
-    return two_towers
+    is_alone = own in POOLED_TOWERS or own.endswith(PROJECTED_TOWERS[modality])
+    loaded: type[Any] = getattr(transformers, own) if is_alone else base_class(config)
+    return loaded
 
 
 def project(model: Any, modality: Modality, **inputs: Any) -> torch.Tensor:

@@ -14,7 +14,7 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.models.folder_checks import check_folder, release_noted
 from stitchwork.models.matryoshka import resolve_dimensions
 from stitchwork.models.pretrained_weights import load_tokenizer
-from stitchwork.models.projections import has_projection, read_config
+from stitchwork.models.projections import has_projection, read_config, tower_class
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     is_static,
@@ -113,15 +113,14 @@ def pin_text_encoder(spec: TextEncoder, folder: Path) -> TextEncoder:
     check_folder(spec.model, files.model_folder)
     tokenizer = load_tokenizer(spec.model, files.model_folder)
     config = read_config(files.model_folder)
-    if resolved.pooling == "projection":
-        positions = _position_limit(config)
-    else:
-        with release_noted(files.model_folder), torch.device("meta"):
+    with release_noted(files.model_folder), torch.device("meta"):
+        if resolved.pooling == "projection":
+            model = tower_class(spec.model, config, "text")(config)
+        else:
             model = AutoModel.from_config(
                 config, attn_implementation="eager", trust_remote_code=False
             )
-        positions = position_limit(model)
-    _, default = length_limits(tokenizer, positions, files.max_length)
+    _, default = length_limits(tokenizer, position_limit(model), files.max_length)
     return resolved.model_copy(update={"max_length": default})
 
 
@@ -142,16 +141,10 @@ def length_limits(tokenizer: Any, positions: int | None, own: int | None) -> tup
     return maximum, min(maximum, own or maximum)
 
 
-def _position_limit(config: Any) -> int | None:
-    """The number of positions that a config names; None if it names no limit."""
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
 def position_limit(model: Any) -> int | None:
     """The number of tokens that a model has positions for; None if it has no limit."""
-    limit = _position_limit(model.config)
-    if limit is None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
         return None
     for name, module in model.named_modules():
         padding = getattr(module, "padding_idx", None)
