@@ -56,7 +56,8 @@ FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
         "id version anchor_set anchor_set_version dim size encoder files_digest "
-        "declaration parameters rank condition_number norm_mean norm_std unit agreement warnings"
+        "declaration parameters rank condition_number norm_mean norm_std unit agreement checks "
+        "warnings"
     ),
     "Head": (
         "id version space dim labels layers problem_type thresholds temperature source "

@@ -53,10 +53,12 @@ def create_app(state: AppState) -> FastAPI:
         asyncio.get_running_loop().set_default_executor(pool)
         await state.producer.start()
         state.api_keys.start()
+        state.space_checks.start()
         state.registry.lease_keeper.start()
         yield
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
+        state.space_checks.stop()
         await state.producer.stop()
         state.executor.close()
         state.comparison_executor.close()

@@ -27,6 +27,7 @@ from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.entries import Condition
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.telemetry import Telemetry
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ class AppState:
         hub_models: Patterns of the models that may be loaded from a hub.
         executor: Runs array arithmetic.
         comparison_executor: Runs comparisons of spaces and reports on anchors.
+        space_checks: Compares new spaces with the others on their sets.
         draining: Set once this process is about to exit.
     """
 
@@ -60,6 +62,7 @@ class AppState:
     api_keys: ApiKeyCache
     rate_limiter: RateLimiter
     image_fetcher: ImageFetcher
+    space_checks: SpaceCheckThread
     hub_models: Sequence[str] = ()
     metrics_public: bool = False
     executor: BoundedExecutor = field(default_factory=BoundedExecutor)

@@ -18,6 +18,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
+from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def make_app_state(settings: Settings) -> AppState:
             max_inflight_bytes=settings.max_inflight_body_bytes,
             timeout_seconds=settings.image_url_timeout_seconds,
         ),
+        space_checks=SpaceCheckThread(registry.space_checks),
         hub_models=settings.hub_models,
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),

@@ -18,6 +18,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import REGISTRATION_STREAM, Job
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.registry.space_checks import POLL_SECONDS, SpaceCheckThread
 from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
@@ -120,6 +121,7 @@ def make_worker(settings: Settings) -> "Worker":
         registry,
         registration_consumer,
         translator,
+        SpaceCheckThread(registry.space_checks, poll_seconds=POLL_SECONDS),
         encoders,
         checker,
         load,

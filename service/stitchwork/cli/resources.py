@@ -157,7 +157,11 @@ def put_anchor_set(
     default=None,
     help="Scale translations into it to unit length [default: if all anchors have length one].",
 )
-@click.option("--no-wait", is_flag=True, help="Do not wait until the set is embedded.")
+@click.option(
+    "--no-wait",
+    is_flag=True,
+    help="Do not wait until the set is embedded and compared with other spaces' anchors.",
+)
 def put_space(
     client: "Stitchwork",
     output: Output,
@@ -275,9 +279,10 @@ def _is_declared(client: "Stitchwork", anchor_set: str) -> bool:
 def _show_ready(
     client: "Stitchwork", output: Output, kind: "Kind", record: Record, *, wait: bool
 ) -> None:
-    """Print a record, once it is ready unless it need not be."""
+    """Print a record, once it is ready, and a space checked, unless it need not be."""
     is_pending = record.get("pending", record)["status"] == "pending"
-    if is_pending and wait:
+    is_unchecked = kind == "spaces" and record.get("checks", ()) is None
+    if (is_pending or is_unchecked) and wait:
         outcome = {"outcome": record["outcome"]}
         record = client.wait(kind, record["id"], progress=output.has_progress) | outcome
     output.record(record)

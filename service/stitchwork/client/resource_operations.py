@@ -25,6 +25,7 @@ from stitchwork.client.scikit_learn import head_weights
 from stitchwork.errors import ErrorCode, StitchworkError
 
 POLL_SECONDS: Final = 0.2
+CHECK_SECONDS: Final = 30.0
 PAGE_SIZE: Final = 1000
 
 Kind: TypeAlias = Literal["anchor-sets", "spaces", "heads"]
@@ -188,7 +189,10 @@ class ResourceOperations:
         timeout: float = 600.0,
         progress: Progress | bool = False,
     ) -> Flow[dict[str, Any]]:
-        """Wait until the last registration under an id is ready.
+        """Wait until the last registration under an id is ready and, of a space, checked.
+
+        A space is usable before its anchors are compared with those of the other spaces on its
+        set, so that the comparison is waited for at most 30 seconds.
 
         Args:
             kind: The kind of resource.
@@ -199,14 +203,20 @@ class ResourceOperations:
         Raises:
             StitchworkError: If the registration failed, or takes longer.
         """
-        deadline = time.monotonic() + timeout
+        deadline, checked_by = time.monotonic() + timeout, 0.0
         with ExitStack() as stack:
             report: Progress | None = None
             while True:
                 record = yield from send_json("GET", url_path(kind, id_))
                 pending = record.get("pending", record)
                 if pending["status"] == "ready":
-                    return record
+                    checked_by = checked_by or time.monotonic() + CHECK_SECONDS
+                    # Older services have none.
+                    is_checked = kind != "spaces" or record.get("checks", ()) is not None
+                    if is_checked or time.monotonic() > min(checked_by, deadline):
+                        return record
+                    yield Pause(POLL_SECONDS)
+                    continue
                 if pending["status"] == "failed":
                     raise StitchworkError(
                         f"{kind} {id_}: {pending['reason']}", code=ErrorCode.REGISTRATION_FAILED

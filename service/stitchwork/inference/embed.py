@@ -11,7 +11,7 @@ from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
-from stitchwork.resources import Item
+from stitchwork.resources import Item, Space
 
 MAX_JOBS: Final = 1024
 
@@ -110,8 +110,8 @@ def job_of(
         encoder=encoder_of(resolution.source),
         truncate=truncate,
         input_type=input_type,
-        source=resolution.source,
-        target=resolution.target,
+        source=_without_checks(resolution.source),
+        target=resolution.target and _without_checks(resolution.target),
         # Workers do not need the labels, which may be many.
         head=head and head.model_copy(update={"labels": ()}),
         bridge=resolution.bridge,
@@ -121,3 +121,8 @@ def job_of(
 def _has_same_records(a: Resolution, b: Resolution) -> bool:
     # What a record has beside its version, such as its anchor set's, may change without it.
     return a.source is b.source and a.target is b.target and a.head is b.head
+
+
+def _without_checks(space: Space) -> Space:
+    """A space as workers need it."""
+    return space.model_copy(update={"checks": (), "warnings": ()})

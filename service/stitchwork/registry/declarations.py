@@ -29,6 +29,7 @@ from stitchwork.resources import (
 
 SUSPICIOUS: Final = 0.1
 """An agreement below this means that anchors are shuffled or foreign."""
+DISAGREEMENT: Final = "agreement with every other space on the set is near zero"
 ILL_CONDITIONED: Final = 1e6
 DEFAULTS: Final = BridgeParameters()
 MAX_LISTED: Final = 10
@@ -224,8 +225,8 @@ def _warnings(
     warnings = []
     if agreement is not None and agreement < SUSPICIOUS:
         warnings.append(
-            f"agreement with every other space on the set is near zero ({agreement:.2f}): "
-            "the same number of anchors, but probably not the same anchors in the same order"
+            f"{DISAGREEMENT} ({agreement:.2f}): the same number of anchors, but probably not the "
+            "same anchors in the same order"
         )
     warnings += _duplicate_warnings(anchors, frame, _names(ids, count))
     if rank < min(count - 1, width):

@@ -22,6 +22,7 @@ from stitchwork.registry.head_records import HeadDefinition
 from stitchwork.registry.head_registry import HeadRegistry
 from stitchwork.registry.read_lease import LeaseKeeper, ReadLease
 from stitchwork.registry.repository import Repository
+from stitchwork.registry.space_checks import SpaceChecks
 from stitchwork.registry.space_registry import SpaceRegistry
 from stitchwork.registry.transitions import check_current
 from stitchwork.resources import (
@@ -71,6 +72,7 @@ class Registry:
         self.calibrations = Calibrations(changes, self.heads, lease)
         self.keys = ApiKeyRepository(server, aof_timeout_ms=milliseconds)
         self._space_registry = SpaceRegistry(self.anchor_sets, self.spaces)
+        self.space_checks = SpaceChecks(server, self.anchor_sets, self.spaces)
         self._head_registry = HeadRegistry(self.spaces, self.heads)
 
     def declare_anchor_set(

@@ -21,6 +21,7 @@ from stitchwork.registry.declarations import (
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.registration_parts import read_parts
 from stitchwork.registry.repository import Repository
+from stitchwork.registry.space_checks import due
 from stitchwork.registry.transitions import (
     MAX_HEAD_DISTANCE,
     begin_registration,
@@ -207,7 +208,8 @@ class SpaceRegistry:
             check = self._anchor_sets.unchanged(set_entry)
             if set_entry.record is None and creates:
                 creation = self._anchor_sets.creation(creates)
-                write = make_ready(current, record, {"anchors": anchors}, check, creation)
+                commands = [*creation, due(record.id)]
+                write = make_ready(current, record, {"anchors": anchors}, check, commands)
                 note = (
                     f"anchor set {creates.id} was not declared; it was created with the "
                     f"{creates.size} anchors of this space"
@@ -221,7 +223,7 @@ class SpaceRegistry:
                 # Its encoder is verified anew: it may have other files by now.
                 unbound = current.record.model_copy(update={"files_digest": None})
                 return Write(Outcome.SAME, unbound, checks=[check])
-            return make_ready(current, record, {"anchors": anchors}, check)
+            return make_ready(current, record, {"anchors": anchors}, check, [due(record.id)])
 
         return self._spaces.put(record.id, decide, condition)
 

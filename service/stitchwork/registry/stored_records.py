@@ -27,6 +27,8 @@ MATRYOSHKA_FORMAT: Final = 4
 """The first format in which text encoders may cut their embeddings."""
 LAYERS_FORMAT: Final = 5
 """The first format in which heads have a list of layers."""
+CHECKS_FORMAT: Final = 5
+"""The first format in which spaces have checks."""
 
 
 def dump_record(record: Record) -> bytes:
@@ -68,8 +70,11 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     the prompts and modules of their model's files, and their rows must stay comparable. Before
     format 4, no encoder cut its embeddings, and versions were digests of declarations alone, as
     those of records without files are. Before format 5, heads had the widths between their linear
-    layers, and activations apart.
+    layers, and activations apart, and spaces were not checked: none of
+    their checks is due.
     """
+    if number < CHECKS_FORMAT and "condition_number" in fields:
+        fields = {**fields, "checks": []}
     encoder = fields.get("encoder")
     if number < MATRYOSHKA_FORMAT and encoder and encoder.get("kind") == "transformers":
         ignored: dict[str, Any] = {"matryoshka": False}

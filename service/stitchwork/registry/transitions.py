@@ -7,7 +7,7 @@ from stitchwork.errors import ConflictError, ErrorCode, NotReadyError, ResourceI
 from stitchwork.redis.client import Check
 from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, Outcome, Write
-from stitchwork.resources import Arrays, EncoderSpec, Registration, Space
+from stitchwork.resources import Arrays, EncoderSpec, Registration, Space, TextEncoder
 
 MAX_HEAD_DISTANCE: Final = 0.05
 """Distance of new anchors up to which heads stay valid: that of another device or precision."""
@@ -105,7 +105,9 @@ def check_heads(current: Entry[Space], encoder: EncoderSpec | None, dim: int | N
     if before and encoder and before.kind == encoder.kind:
         # What is not set, such as the revision, is as the worker resolved it.
         unset = [name for name, value in encoder.model_dump().items() if value is None]
-        encoder = encoder.model_copy(update={name: getattr(before, name) for name in unset})
+        # Anchors do not depend on the prompts that requests may select.
+        names = [*unset, "prompts"] if isinstance(before, TextEncoder) else unset
+        encoder = encoder.model_copy(update={name: getattr(before, name) for name in names})
     if (before and before != encoder) or dim not in (None, current.record.dim):
         raise ResourceInUseError(
             f"{current.dependents} heads live in space {current.id}: its encoder and its width "

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING, FactorParameters
 from stitchwork.ids import ID_PATTERN
+from stitchwork.resources.checks import ShiftedRows, SpaceCheck
 from stitchwork.resources.encoder_specs import (
     EncoderSpec,
     ImageEncoder,
@@ -66,7 +67,9 @@ __all__ = [
     "Record",
     "Registration",
     "Scope",
+    "ShiftedRows",
     "Space",
+    "SpaceCheck",
     "TextEncoder",
     "TokenPooling",
     "TransformersSpec",
@@ -151,6 +154,11 @@ class Space(Record):
     )
     agreement: float | None = Field(
         None, description="Best agreement of its anchors with those of a space on the same set."
+    )
+    checks: tuple[SpaceCheck, ...] | None = Field(
+        None,
+        description="Comparisons of its anchors with those of other spaces on the set; null until "
+        "they are made, in the background.",
     )
     warnings: tuple[str, ...] = ()
 

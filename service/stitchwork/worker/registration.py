@@ -32,6 +32,7 @@ from stitchwork.queue.messages import Job
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.registry.transitions import is_declared
 from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
 from stitchwork.worker.encoder_check import EncoderChecker
@@ -56,6 +57,7 @@ class RegistrationRunner:
         registry: Stores the registrations and their results.
         consumer: Takes the jobs that need no encoder; `start` runs it in a thread.
         translator: Computes the inverses of a completed space.
+        space_checks: Compares a completed space with the others on its set.
         encoders: Resolves revisions, and extracts classifiers from pretrained models.
         checker: Compares encoders with the spaces that they were registered for.
         load: Returns the loaded encoder of a spec.
@@ -68,6 +70,7 @@ class RegistrationRunner:
         registry: Registry,
         consumer: Consumer,
         translator: Translator,
+        space_checks: SpaceCheckThread,
         encoders: EncoderCache,
         checker: EncoderChecker,
         load: Callable[[EncoderSpec], LoadedEncoder],
@@ -78,6 +81,7 @@ class RegistrationRunner:
         self._registry = registry
         self._consumer = consumer
         self._translator = translator
+        self._space_checks = space_checks
         self._encoders = encoders
         self._checker = checker
         self._load = load
@@ -92,10 +96,12 @@ class RegistrationRunner:
         """Start to take jobs that need no encoder."""
         self._consumer.start()
         self._thread.start()
+        self._space_checks.start()
 
     def stop(self) -> None:
         """Take no more jobs; a fit that does not end in time is left to another worker."""
         self._stopping.set()
+        self._space_checks.stop()
         self._thread.join(STOP_SECONDS)
         self._consumer.stop()
 
@@ -258,6 +264,7 @@ class RegistrationRunner:
             _, entry = self._registry.complete_space(registration)
             if entry.record:
                 self._translator.prepare(entry.record)
+                self._space_checks.wake()
         elif registration.declared["source"] == "classifier":
             if registration.encoder is None:
                 raise JobFailedError("the registration names no model to extract a classifier from")

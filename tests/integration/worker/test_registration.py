@@ -18,6 +18,7 @@ from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.resources import BridgeParameters, EncoderSpec, Registration, Space
 from stitchwork.worker import registration
 from stitchwork.worker.encoder_check import EncoderChecker
@@ -48,6 +49,7 @@ def runners(
             own_registry,
             Consumer(queue_server, "registrations-test", items_per_batch=1),
             Translator(registry, inverses, 1 << 20),
+            SpaceCheckThread(registry.space_checks),
             encoders,
             EncoderChecker(registry),
             load,

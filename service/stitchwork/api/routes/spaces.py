@@ -55,6 +55,7 @@ async def _register(
         outcome, entry = state.registry.declare_space(payload.declaration(id_), condition)
         if entry.record and outcome is not Outcome.SAME:
             state.pipeline.translator.prepare(entry.record)
+            state.space_checks.wake()
         if outcome is Outcome.ACCEPTED and entry.registration:
             state.producer.enqueue_registration(entry.registration)
         return resource_routes.put_response(SpaceResponse, outcome, entry, f"/spaces/{id_}")

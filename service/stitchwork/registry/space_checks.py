@@ -1,0 +1,209 @@
+"""Compares the anchors of a new space with those of the others on its set, in the background.
+
+The comparison takes seconds for each pair of spaces, so a registration does not wait for it. That
+it is due is stored with the space, in one commit; whichever process takes it first computes it, and
+stores the result in the records of both spaces.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Container, Sequence
+from typing import Final
+
+from stitchwork.errors import NotReadyError, UnavailableError
+from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.redis.commands import Command
+from stitchwork.registry.anchor_comparison import compare_anchors, describe, with_checks
+from stitchwork.registry.entries import Entry, Outcome, Write
+from stitchwork.registry.repository import Repository
+from stitchwork.resources import AnchorSet, Floats, Space, SpaceCheck
+
+log = logging.getLogger(__name__)
+
+DUE: Final = PREFIX + "checks"
+"""Sorted set of the ids of spaces to check, by the time from which a process may take them."""
+LEASE_SECONDS: Final = 600.0
+"""Time after which the check of a process that does not end is taken by another."""
+MAX_COMPARED: Final = 8
+"""Other spaces that a new one is compared with."""
+POLL_SECONDS: Final = 10.0
+"""How often workers look for checks that another process made due and did not make."""
+RETRY_SECONDS: Final = 5.0
+NICENESS: Final = 10
+"""Priority of the thread: that of a background process, since requests are waiting meanwhile."""
+
+
+def due(id_: str) -> Command:
+    """The command that makes a check of a space due, as part of the commit that registers it."""
+    return ("ZADD", DUE, 0, id_)
+
+
+class SpaceChecks:
+    """Checks spaces whose check is due.
+
+    Args:
+        server: The registry server.
+        anchor_sets: The repository of anchor sets.
+        spaces: The repository of spaces.
+    """
+
+    def __init__(
+        self,
+        server: RedisClient,
+        anchor_sets: Repository[AnchorSet],
+        spaces: Repository[Space],
+    ) -> None:
+        self._server = server
+        self._anchor_sets = anchor_sets
+        self._spaces = spaces
+
+    def run(self) -> int:
+        """Check all spaces whose check is due and that no other process has taken.
+
+        Returns:
+            The number of spaces that were checked.
+
+        Raises:
+            RegistryUnavailableError: If the registry is unavailable.
+        """
+        count = 0
+        while (id_ := self._take()) is not None:
+            self._check(id_)
+            count += 1
+        return count
+
+    def _take(self) -> str | None:
+        """Take one space that is due."""
+        now = self._server.now_ms()
+        with self._server.session() as client:
+            entries: list[tuple[bytes, float]] = client.zrangebyscore(  # type: ignore[assignment]
+                DUE, "-inf", now, start=0, num=MAX_COMPARED, withscores=True
+            )
+        for name, score in entries:
+            check = Check(("ZSCORE", DUE, name), f"{score:.0f}")
+            command: Command = ("ZADD", DUE, now + int(LEASE_SECONDS * 1000), name)
+            if self._server.commit([check], [command]):
+                return name.decode()
+        return None
+
+    def _check(self, id_: str) -> None:
+        space = self._spaces.readable(id_).record
+        if space is None:
+            self._server.execute(("ZREM", DUE, id_))
+            return
+        (anchor_set,) = self._anchor_sets.read(space.anchor_set)
+        names = anchor_set.record.ids if anchor_set.record else None
+        dependents = self._anchor_sets.dependents(space.anchor_set)
+        present = [name.split(":", 1)[1] for name in dependents]
+        anchors, checks = self._anchors(space), []
+        try:
+            for other in self._others(space, present):
+                comparison = compare_anchors(anchors, self._anchors(other))
+                checks.append(describe(comparison, other, names))
+                self._store(other, (describe(comparison.reverse(), space, names),), present)
+            self._store(space, tuple(checks), present, completes=True)
+        except NotReadyError:
+            # It was registered anew, and its check is due again, or deleted.
+            log.info("space check superseded", extra={"space": id_})
+            return
+        doubtful = [check.space for check in checks if check.warning]
+        log.info("space checked", extra={"space": id_, "compared": len(checks), "doubt": doubtful})
+
+    def _others(self, space: Space, present: Sequence[str]) -> list[Space]:
+        others = [id_ for id_ in present if id_ != space.id]
+        entries = self._spaces.read(*others[:MAX_COMPARED]) if others else []
+        return [
+            entry.record
+            for entry in entries
+            if entry.record and entry.record.anchor_set_version == space.anchor_set_version
+        ]
+
+    def _anchors(self, space: Space) -> Floats:
+        anchors: Floats = self._spaces.arrays(space.id, space.version)["anchors"]
+        return anchors
+
+    def _store(
+        self,
+        space: Space,
+        checks: tuple[SpaceCheck, ...],
+        present: Container[str],
+        *,
+        completes: bool = False,
+    ) -> None:
+        """Store comparisons in the record of a space.
+
+        Args:
+            space: The space.
+            checks: The comparisons. They replace those with the same spaces.
+            present: Ids of the spaces on the set.
+            completes: Whether these are all comparisons that its own check makes. Otherwise the
+                check of another space made them, and a space that is no longer the same is left
+                unchanged.
+
+        Raises:
+            NotReadyError: If `completes`, and the space is no longer the same.
+        """
+
+        def decide(current: Entry[Space]) -> Write[Space]:
+            record = current.record
+            if record is None or record.version != space.version:
+                raise NotReadyError(f"space {space.id} was declared anew or deleted")
+            commands: list[Command] = [("ZREM", DUE, space.id)] if completes else []
+            updated = with_checks(record, checks, present)
+            return Write(Outcome.SAME, updated, current.registration, commands=commands)
+
+        try:
+            self._spaces.put(space.id, decide)
+        except NotReadyError:
+            if completes:
+                raise
+
+
+class SpaceCheckThread:
+    """Runs checks that are due, in a thread of low priority.
+
+    Args:
+        checks: The checks.
+        poll_seconds: Time after which it looks for checks that another process made due and did
+            not make, such as one that was killed; None looks only when `wake` is called.
+    """
+
+    def __init__(self, checks: SpaceChecks, poll_seconds: float | None = None) -> None:
+        self._checks = checks
+        self._poll_seconds = poll_seconds
+        self._due = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="space-checks", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """A check is due."""
+        self._due.set()
+
+    def stop(self) -> None:
+        """Take no further checks. One in progress is taken again by another process, later."""
+        self._stopping = True
+        self._due.set()
+
+    def _run(self) -> None:
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        seconds = self._poll_seconds
+        while not self._stopping:
+            self._due.wait(seconds)
+            self._due.clear()
+            if self._stopping:
+                return
+            try:
+                self._checks.run()
+                seconds = self._poll_seconds
+            except UnavailableError as error:
+                log.warning("server unavailable", extra={"reason": error.message})
+                seconds = RETRY_SECONDS
+            except Exception:
+                log.exception("space check failed")
