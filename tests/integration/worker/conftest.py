@@ -22,6 +22,7 @@ SPEC = TextEncoder(
     max_length=512,
     prompt="",
     prompts={},
+    matryoshka=False,
     lower_case=False,
     modules=(),
 )
