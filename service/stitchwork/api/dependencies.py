@@ -27,6 +27,7 @@ from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.entries import Condition
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.server_report import ServerReporter
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.telemetry import Telemetry
 
@@ -59,6 +60,7 @@ class AppState:
     comparisons: SpaceComparisons
     anchor_reports: AnchorReports
     server_metrics: ServerMetricsCollector
+    server_reporter: ServerReporter
     api_keys: ApiKeyCache
     rate_limiter: RateLimiter
     image_fetcher: ImageFetcher

@@ -18,6 +18,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.producer import Producer
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
+from stitchwork.registry.server_report import ServerReporter
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.settings import Settings
 
@@ -80,6 +81,7 @@ def make_app_state(settings: Settings) -> AppState:
         hub_models=settings.hub_models,
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),
+        server_reporter=ServerReporter(registry, queue_server),
         telemetry=telemetry,
     )
 

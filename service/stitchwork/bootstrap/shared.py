@@ -1,11 +1,16 @@
 """What API processes and workers share: servers, registry, telemetry, threads."""
 
+import logging
+
 from stitchwork import __version__
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.server_report import ServerReporter
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics, Telemetry
+
+log = logging.getLogger(__name__)
 
 
 def connect_servers(settings: Settings) -> tuple[RedisClient, RedisClient]:
@@ -42,6 +47,12 @@ def open_registry(server: RedisClient, settings: Settings) -> Registry:
             "append-only file and WAITAOF: Valkey, or Redis 7.2 or later"
         )
     return Registry(server, durable=durable, stale_seconds=settings.stale_seconds)
+
+
+def check_servers(registry: Registry, queue: RedisClient) -> None:
+    """Warn about settings of the servers that lose or expose data."""
+    for warning in ServerReporter(registry, queue).report().warnings:
+        log.warning("server misconfigured", extra={"reason": warning})
 
 
 def make_telemetry(settings: Settings, process: str) -> Telemetry:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from prometheus_client import start_http_server
 
 from stitchwork.bootstrap.shared import (
+    check_servers,
     connect_servers,
     limit_blas,
     make_telemetry,
@@ -56,6 +57,7 @@ def make_worker(settings: Settings) -> "Worker":
 
     registry_server, queue_server = connect_servers(settings)
     registry = open_registry(registry_server, settings)
+    check_servers(registry, queue_server)
     inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
     encoders = make_encoder_cache(settings, telemetry.metrics)
     on_cpu = encoders.device.type == "cpu"

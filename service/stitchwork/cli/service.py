@@ -58,11 +58,12 @@ def api(settings: Settings, fd: int | None) -> int:
     """Run one API process."""
     from stitchwork.api.server import serve_app
     from stitchwork.bootstrap.api import check_keys, make_app_state
-    from stitchwork.bootstrap.shared import limit_blas
+    from stitchwork.bootstrap.shared import check_servers, limit_blas
 
     limit_blas(settings)
     state = make_app_state(settings)
     check_keys(state.api_keys, settings.host)
+    check_servers(state.registry, state.producer.server)
     try:
         return serve_app(
             state,

@@ -138,11 +138,16 @@ class RedisClient:
                 return False
             return has_aof
 
-    def execute(self, *commands: Command) -> list[Any]:
+    def execute(self, *commands: Command, allow_wrong_type: bool = False) -> list[Any]:
         """The replies to several commands in one round trip, as the parser returns them.
 
         Costs half of what a pipeline of redis-py does, which counts on the path of every request.
         If the connection breaks, the commands are sent again, so none may do harm twice.
+
+        Args:
+            commands: The commands.
+            allow_wrong_type: Return the error of a command whose key holds another type in place
+                of its reply, instead of raising it.
 
         Raises:
             UnavailableError: If the server is unavailable, or refuses one of them.
@@ -176,7 +181,8 @@ class RedisClient:
             finally:
                 client.connection_pool.release(connection)
             for reply in replies:
-                if isinstance(reply, RedisError):
+                is_allowed = allow_wrong_type and str(reply).startswith("WRONGTYPE")
+                if isinstance(reply, RedisError) and not is_allowed:
                     raise reply
             return replies
 

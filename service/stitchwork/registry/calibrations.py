@@ -171,11 +171,10 @@ class Calibrations:
 
         The server keeps no order of them, so any may be dropped but the one that is replaced.
         """
-        key, current = self._key(head), f"{head.version}:{target.version}:"
+        key, current = self._key(head), f"{head.version}:{target.version}:".encode()
         with self._server.session() as client:
-            fields: Any = client.hkeys(key)
-        names = [name.decode() for name in fields]
-        living = [name for name in names if name.startswith(current) and name != field]
+            names: Any = client.hkeys(key)
+        living = [name for name in names if name.startswith(current) and name != field.encode()]
         outdated = [name for name in names if not name.startswith(current)]
         outdated += living[: max(0, len(living) - self._max_per_head + 1)]
         return [("HDEL", key, name) for name in outdated]

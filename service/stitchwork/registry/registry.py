@@ -232,8 +232,9 @@ class Registry:
             )
         entries = []
         for raw in names:
-            kind, id_ = raw.decode().split(":", 1)
-            entries += self.repository(kind).read(id_)
+            kind, _, id_ = raw.decode(errors="backslashreplace").partition(":")
+            if kind in ("space", "head"):
+                entries += self.repository(kind).read(id_)
         registrations = [entry.registration for entry in entries if entry.registration]
         return [entry for entry in registrations if entry.status == "pending"]
 

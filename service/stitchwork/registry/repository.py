@@ -17,7 +17,7 @@ Keys, all under `stitchwork:`, for a kind such as `space`:
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, cast
+from typing import Any, Final, Generic, cast
 
 from stitchwork.errors import (
     ConflictError,
@@ -26,6 +26,7 @@ from stitchwork.errors import (
     ResourceInUseError,
     UnknownResourceError,
 )
+from stitchwork.ids import is_id
 from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import PREFIX, Check
 from stitchwork.redis.commands import Command
@@ -85,7 +86,7 @@ class Repository(Generic[R]):
     def read(self, *ids: str) -> list[Entry[R]]:
         """The entries of these ids, in one round trip; an unknown id gives an empty entry."""
         counts = (("SCARD", self.key(id_, "dependents")) for id_ in ids)
-        replies = self.server.execute(*self._reads(ids), *counts)
+        replies = self.server.execute(*self._reads(ids), *counts, allow_wrong_type=True)
         stored, dependents = replies[: len(ids)], replies[len(ids) :]
         return list(map(self._entry, ids, stored, dependents))
 
@@ -192,10 +193,11 @@ class Repository(Generic[R]):
         start = f"({cursor}" if cursor else "-"
         with self.server.session() as client:
             reply = client.zrangebylex(PREFIX + self.kind, start, "+", start=0, num=limit + 1)
-        ids = [raw.decode() for raw in cast(list[bytes], reply)]
+        # An id that is not valid is read as one that is not, and named as unreadable.
+        ids = [raw.decode(errors="backslashreplace") for raw in cast(list[bytes], reply)]
         entries = self.read(*ids[:limit]) if ids else []
         next_cursor = ids[limit - 1] if len(ids) > limit else None
-        unreadable = [entry.id for entry in entries if entry.error]
+        unreadable = [entry.id for entry in entries if entry.error or not is_id(entry.id)]
         present = [entry for entry in entries if not entry.error and entry.tag]
         return Page(present, next_cursor, unreadable)
 
@@ -297,11 +299,17 @@ class Repository(Generic[R]):
     def _reads(self, ids: Sequence[str]) -> list[Command]:
         return [("HMGET", self.key(id_), "record", "draft") for id_ in ids]
 
-    def _entry(self, id_: str, stored: list[bytes | None], dependents: int) -> Entry[R]:
-        data, pending = (field or b"" for field in stored)
+    def _entry(self, id_: str, stored: Any, dependents: Any) -> Entry[R]:
+        """The entry of an id, from the replies of the server, which may be errors."""
         name = f"{self.kind} {id_}"
         record = registration = error = None
+        refusal = next((part for part in (stored, dependents) if isinstance(part, Exception)), None)
+        if refusal:
+            stored, dependents = (str(refusal).encode(), None), 0
+        data, pending = (field or b"" for field in stored)
         try:
+            if refusal:
+                raise IncompatibleFormatError(f"what is stored of {name} cannot be read: {refusal}")
             # Parsed again only if the bytes have changed.
             record = self._cache.get(id_, stored=data)
             if data and record is None:

@@ -66,6 +66,7 @@ async def info(state: StateDep) -> Response:
         negotiation.MULTIPART,
         negotiation.NDJSON,
     ]
+    report = await asyncio.to_thread(state.server_reporter.report)
     return negotiation.json_response(
         InfoResponse(
             name="stitchwork",
@@ -74,7 +75,8 @@ async def info(state: StateDep) -> Response:
             default_bridge=DEFAULT_BRIDGE,
             media_types=media_types,
             limits=dict(state.service_limits),
-            durability=await asyncio.to_thread(_durability, state),
+            durability=report.durability,
+            warnings=report.warnings,
         )
     )
 
@@ -137,11 +139,3 @@ def _workers(state: AppState) -> WorkersResponse:
         waiting=sum(queue.waiting for queue in queues),
         oldest_seconds=max((queue.oldest_seconds for queue in queues), default=0.0),
     )
-
-
-def _durability(state: AppState) -> str:
-    if not state.registry.durable:
-        return "none: registrations are acknowledged before they are on disk"
-    replicas = state.registry.server.replicas
-    also = f", and those of {replicas} of its replicas" if replicas else ""
-    return f"aof: a registration is acknowledged once the registry's append-only file has it{also}"

@@ -244,3 +244,6 @@ class InfoResponse(ResponseModel):
         description="Limits by the names of their settings."
     )
     durability: str = Field(description="What a 201 of a registration guarantees.")
+    warnings: list[str] = Field(
+        description="Settings of the registry and queue servers that lose or expose data."
+    )

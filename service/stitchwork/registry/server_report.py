@@ -1,0 +1,111 @@
+"""What the registry and queue servers are set up for: durability, eviction, and what they store."""
+
+import time
+from typing import Any, Final, NamedTuple
+
+from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
+from stitchwork.redis.client import RedisClient
+from stitchwork.registry.registry import Registry
+
+REFRESH_SECONDS: Final = 10.0
+"""Time for which the servers are not read again."""
+
+
+class ServerReport(NamedTuple):
+    """The setup of the servers.
+
+    Attributes:
+        durability: What a 201 of a registration guarantees.
+        warnings: Settings of the servers that lose or expose data.
+    """
+
+    durability: str
+    warnings: list[str]
+
+
+class ServerReporter:
+    """Reports the setup of the servers, which can change while they run.
+
+    Args:
+        registry: The registry.
+        queue: The queue server.
+    """
+
+    def __init__(self, registry: Registry, queue: RedisClient) -> None:
+        self._registry = registry
+        self._queue = queue
+        self._report = ServerReport("", [])
+        self._next_refresh = float("-inf")
+
+    def report(self) -> ServerReport:
+        """The report of the last few seconds; servers that do not answer are left out of it."""
+        if time.monotonic() >= self._next_refresh:
+            self._report = self._read()
+            self._next_refresh = time.monotonic() + REFRESH_SECONDS
+        return self._report
+
+    def _read(self) -> ServerReport:
+        server = self._registry.server
+        try:
+            registry = _info(server)
+        except RegistryUnavailableError:
+            return ServerReport("unknown: the registry is unavailable", [])
+        warnings = []
+        policy = registry["maxmemory_policy"]
+        if policy != "noeviction":
+            warnings.append(
+                f"the registry server may evict what is registered (maxmemory-policy {policy}); "
+                "expected noeviction"
+            )
+        try:
+            queue = _info(self._queue)
+        except QueueUnavailableError:
+            queue = {}
+        is_one = queue.get("run_id") == registry["run_id"]
+        if is_one:
+            warnings.append(
+                "the registry server is also the queue server; set queue_url "
+                "(STITCHWORK_QUEUE_URL) to a server of its own, which is memory only"
+            )
+        elif str(queue.get("maxmemory_policy", "")).startswith("allkeys"):
+            warnings.append(
+                f"the queue server may evict jobs (maxmemory-policy {queue['maxmemory_policy']}); "
+                "expected noeviction or volatile-lru"
+            )
+        if queue.get("aof_enabled"):
+            warnings.append(
+                "raw inputs and embeddings of requests are in the append-only file of the queue "
+                "server"
+            )
+        return ServerReport(self._durability(registry), warnings)
+
+    def _durability(self, registry: dict[str, Any]) -> str:
+        if self._registry.durable:
+            replicas = self._registry.server.replicas
+            also = f", and those of {replicas} of its replicas" if replicas else ""
+            return (
+                "aof: a registration is acknowledged once the registry's append-only file has it"
+                + also
+            )
+        if registry["aof_enabled"] and _syncs_always(self._registry.server):
+            return (
+                "aof: the registry server writes each change to its append-only file before it "
+                "answers (appendfsync always)"
+            )
+        return "none: registrations are acknowledged before they are on disk"
+
+
+def _info(server: RedisClient) -> dict[str, Any]:
+    with server.session() as client:
+        sections: Any = [client.info(name) for name in ("server", "memory", "persistence")]
+    return {name: value for section in sections for name, value in section.items()}
+
+
+def _syncs_always(server: RedisClient) -> bool:
+    try:
+        with server.session() as client:
+            values: Any = client.config_get("appendfsync")
+    except RegistryUnavailableError:
+        # Managed servers refuse the command, and promise nothing.
+        return False
+    return bool(values.get(b"appendfsync", values.get("appendfsync")) in (b"always", "always"))
