@@ -1,8 +1,12 @@
 """The package's dependencies, and the rights of its containers."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,3 +49,38 @@ def test_compose_publishes_on_loopback_only() -> None:
     for service in COMPOSE["services"].values():
         for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:")
+
+
+LOOKED_UP = {"name": "click", "version": "8.3.0", "vulns": []}
+SKIPPED = {"name": "numpy", "skip_reason": "Dependency not found on PyPI and could not be audited"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "code", "message"),
+    [
+        ([LOOKED_UP, SKIPPED], 0, "1 packages were looked up, 1 could not be (numpy)"),
+        ([SKIPPED] * 51, 1, "0 packages were looked up, 51 could not be"),
+        ([], 1, "0 packages were looked up"),
+        (None, 1, "0 packages were looked up"),
+    ],
+)
+def test_audit_of_nothing_fails(
+    tmp_path: Path, packages: list[dict[str, Any]] | None, code: int, message: str
+) -> None:
+    result = tmp_path / "audit.json"
+    if packages is not None:
+        result.write_text(json.dumps({"dependencies": packages, "fixes": []}))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci/audited"), str(result)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, message in done.stdout) == (code, True), done
+    assert ("FAILED" in done.stderr) == bool(code)
+
+
+@pytest.mark.parametrize("requirement", requirements())
+def test_no_dependency_has_an_upper_bound_without_a_test(requirement: str) -> None:
+    """None needs one so far: private attributes of libraries are pinned by tests."""
+    assert not re.search(r"[<~]|==", requirement)

@@ -72,10 +72,6 @@ def test_planted_keys_leave_other_keys_valid(service: ServiceProcess) -> None:
         server.set(api_keys.VERSION, "1")
     headers = {"Authorization": f"Bearer {key}"}
 
-    def status(**options: dict[str, str]) -> int:
-        return httpx.get(
-            f"{service.url}/spaces", timeout=machine.deadline(30), **options
-        ).status_code
-
-    wait_until("keys are required", lambda: status() == 401)
-    assert status(headers=headers) == 200
+    with httpx.Client(base_url=service.url, timeout=machine.deadline(30)) as http:
+        wait_until("keys are required", lambda: http.get("/spaces").status_code == 401)
+        assert http.get("/spaces", headers=headers).status_code == 200
