@@ -61,15 +61,14 @@ def randomize(model: PreTrainedModel) -> Any:
 
 def sentence_pieces(folder: Path, name: str = "spiece.model", **options: Any) -> Path:
     """Write a small sentencepiece model, with the ids of special tokens that T5 has."""
-    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, **options}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    options = {"vocab_size": 120, "hard_vocab_limit": False, **ids, **options}
     buffer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS * 4),
         model_writer=buffer,
-        vocab_size=120,
-        hard_vocab_limit=False,
         minloglevel=2,
-        **ids,
+        **options,
     )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name

@@ -176,6 +176,35 @@ def test_a_tokenizer_that_is_a_sentencepiece_model_alone_is_read(tmp_path: Path)
     assert_equal(embed(tmp_path), torch.stack(expected))
 
 
+SMALL_BART = {**BART, "vocab_size": 400, "bos_token_id": 1, "eos_token_id": 2}
+TOKENIZERS: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("XLMRobertaTokenizer", "sentencepiece.bpe.model", "XLMRobertaModel", {"pad_token_id": 1}),
+    ("DebertaV2Tokenizer", "spm.model", "DebertaV2Model", {}),
+    ("LlamaTokenizer", "tokenizer.model", "LlamaModel", DECODER),
+    ("XLNetTokenizer", "spiece.model", "XLNetModel", {"d_model": 32, "n_layer": 2, "n_head": 2}),
+    ("MBartTokenizer", "sentencepiece.bpe.model", "MBartModel", SMALL_BART),
+]
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "file", "name", "fields"), TOKENIZERS, ids=[case[0] for case in TOKENIZERS]
+)
+def test_sentencepiece_models_of_other_tokenizers_equal_the_library(
+    tmp_path: Path, tokenizer: str, file: str, name: str, fields: dict[str, Any]
+) -> None:
+    ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
+    is_bpe = tokenizer == "LlamaTokenizer"
+    options = {"model_type": "bpe", "byte_fallback": True, "vocab_size": 380} if is_bpe else {}
+    sentence_pieces(tmp_path, file, **ids, **options)
+    config = {"tokenizer_class": tokenizer, "model_max_length": 64}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    model = build(name, **{**SMALL, **fields, "vocab_size": 400})
+    model.save_pretrained(tmp_path)
+    base = model.get_encoder() if model.config.is_encoder_decoder else model
+    expected = [states(tmp_path, base, text).mean(dim=0) for text in TEXTS]
+    assert_equal(embed(tmp_path), torch.stack(expected))
+
+
 def test_a_folder_of_sentence_t5_equals_its_library(tmp_path: Path) -> None:
     torch.manual_seed(0)
     transformer = Transformer(str(save_t5(tmp_path / "t5")))
@@ -200,6 +229,9 @@ def test_a_decoder_with_an_instruction_and_its_last_token_equals_its_library(
     assert_equal(embed(folder), model.encode(TEXTS))
     assert_equal(embed(folder, prompt_name="query"), model.encode(TEXTS, prompt_name="query"))
     assert_equal(embed(folder, prompt="Say: "), model.encode(TEXTS, prompt="Say: "))
+    # A text that is cut still ends with the token that is pooled.
+    model.max_seq_length = 6
+    assert_equal(embed(folder, max_length=6, truncate=True), model.encode(TEXTS))
 
 
 def test_weights_in_half_precision_are_computed_with_in_full(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from transformers import AutoImageProcessor, BitImageProcessor, ViTImageProcessor
 
 from stitchwork.errors import StitchworkError
@@ -182,6 +184,18 @@ def test_images_of_another_side_equal_the_library(tmp_path: Path, name: str) -> 
             for p in PICTURES
         ]
     assert_equal(embed(tmp_path, input_size=64), torch.cat(pooled))
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", ("cls", "max")])
+def test_a_folder_of_sentence_transformers_for_images_equals_its_library(
+    tmp_path: Path, mode: Any
+) -> None:
+    save(tmp_path / "vit", build("ViTModel", **VISION))
+    modules = [Transformer(str(tmp_path / "vit")), Pooling(32, mode), Normalize()]
+    model = SentenceTransformer(modules=modules, device="cpu", truncate_dim=24).eval()
+    model.save(str(tmp_path / "st"))
+    expected = model.encode(PICTURES, normalize_embeddings=True)
+    assert_equal(embed(tmp_path / "st"), expected)
 
 
 def test_an_image_processor_that_crops_is_followed(tmp_path: Path) -> None:
