@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.encoder import MAX_TOKENS, PreparedInputs, parameter_bytes
 from stitchwork.models.matryoshka import cut_and_normalize, output_width
+from stitchwork.models.parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.sentence_transformers_files import refusal
@@ -28,12 +29,18 @@ class StaticEncoder:
         device: The device it runs on.
         folder: The folder of its files.
         max_tokens: Maximum tokens of a text, unless the spec has its own.
+        prove: Whether its embeddings are compared with plain means, and refused if they differ.
     """
 
     modality: Modality = "text"
 
     def __init__(
-        self, spec: TextEncoder, device: torch.device, folder: Path, max_tokens: int = MAX_TOKENS
+        self,
+        spec: TextEncoder,
+        device: torch.device,
+        folder: Path,
+        max_tokens: int = MAX_TOKENS,
+        prove: bool = True,
     ) -> None:
         self._spec, files = resolve_spec(spec, folder)
         self.device = device
@@ -50,6 +57,8 @@ class StaticEncoder:
         self._embedding = torch.nn.EmbeddingBag.from_pretrained(rows, mode="mean").to(device)
         self._modules = modules.to(device)
         self.nbytes = parameter_bytes(self._embedding) + parameter_bytes(modules)
+        if prove:
+            self._check_parity()
 
     def prepare(
         self,
@@ -94,6 +103,14 @@ class StaticEncoder:
         rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
         return cut_and_normalize(self._spec, rows)
 
+    @torch.no_grad()
+    def _check_parity(self) -> None:
+        """Compare a batch with the means of single texts."""
+        inputs = self.prepare(SAMPLE_TEXTS, truncate=True).inputs
+        means = [self._embedding.weight[ids.to(self.device)].mean(dim=0) for ids in inputs]
+        expected = cut_and_normalize(self._spec, self._modules(torch.stack(means)))
+        check_rows(self._spec.model, "sentence-transformers", self.forward(inputs), expected)
+
     def _check(self, item: Item, i: int, prompt: str) -> str:
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=f"/items/{i}")
@@ -116,7 +133,10 @@ class StaticEncoder:
         # The form of model2vec: rows, which of them each token has, and a weight for each token.
         rows = tensors.get("embeddings")
         if rows is None:
-            raise refusal(self._spec.model, "its weights lack embedding.weight")
+            listed = ", ".join(sorted(tensors)) or "none"
+            raise refusal(
+                self._spec.model, f"expected the weights embedding.weight or embeddings, got {listed}"
+            )
         if (mapping := tensors.get("mapping")) is not None:
             rows = rows[mapping.long()]
         rows = rows.float()

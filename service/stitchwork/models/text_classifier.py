@@ -20,7 +20,7 @@ from stitchwork.models.pretrained_weights import (
     PRIVATE_WEIGHTS,
     check_weights,
 )
-from stitchwork.models.text_parity import SAMPLE_TEXTS
+from stitchwork.models.parity import SAMPLE_TEXTS
 from stitchwork.models.text_settings import pooling_modes, resolve_spec
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder

@@ -17,7 +17,7 @@ from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
 from stitchwork.models.text_models import TextModel
-from stitchwork.models.text_parity import SAMPLE_TEXTS, check_rows, reference_rows
+from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
@@ -51,6 +51,7 @@ class TransformersEncoder:
         max_tokens: Maximum tokens of a text, for models that accept more.
         compile_models: Whether its forward pass is compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
+        prove: Whether its embeddings are compared with the library's, and refused if they differ.
     """
 
     modality: Modality = "text"
@@ -64,6 +65,7 @@ class TransformersEncoder:
         compile_models: bool = True,
         cuda_graphs: bool = False,
         max_compiled_length: int = MAX_COMPILED_LENGTH,
+        prove: bool = True,
     ) -> None:
         spec, files = resolve_spec(spec, folder)
         self._spec = spec
@@ -104,7 +106,8 @@ class TransformersEncoder:
         self.dim = output_width(spec, width)
         self.nbytes = parameter_bytes(model) + parameter_bytes(modules)
         pooled = TextModel(model, modules, spec, modes, takes_mask)
-        self._check_parity(pooled, modes, 0 if self._pools_prompt else prompt_length)
+        if prove:
+            self._check_parity(pooled, modes, 0 if self._pools_prompt else prompt_length)
         self.forward_pass: ForwardPass = pooled.to(device)
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
             self.forward_pass = compile_forward(pooled, spec.model, self._samples())
@@ -180,7 +183,7 @@ class TransformersEncoder:
         else:
             states = [pooled.hidden_states(**text)[0].float() for text in fields]
             expected = reference_rows(states, modes, prompt_length)
-        check_rows(self._spec.model, rows, pooled.embeddings(expected))
+        check_rows(self._spec.model, "transformers", rows, pooled.embeddings(expected))
 
     def _cased(self, text: str) -> str:
         """The text in lower case, where the tokenizer itself cannot convert it."""

@@ -22,7 +22,7 @@ from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     read_files,
 )
-from stitchwork.models.text_parity import check_rows
+from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.vision_models import VisionModel, load_vision_model
 from stitchwork.models.vision_preprocessing import VisionPreprocessor
 from stitchwork.resources import Item, Modality, VisionEncoder
@@ -42,6 +42,7 @@ class TransformersVisionEncoder:
         max_pixels: Maximum pixels of an image.
         compile_models: Whether its forward pass is compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
+        prove: Whether its embeddings are compared with the library's, and refused if they differ.
 
     Attributes:
         spec: The encoder, completed by the model's files.
@@ -58,6 +59,7 @@ class TransformersVisionEncoder:
         max_pixels: int = MAX_PIXELS,
         compile_models: bool = True,
         cuda_graphs: bool = False,
+        prove: bool = True,
     ) -> None:
         self._max_pixels = max_pixels
         self.device = device
@@ -77,10 +79,8 @@ class TransformersVisionEncoder:
         self.options = pooled.options
         self.nbytes = parameter_bytes(pooled)
         prepared = [self._preprocessor.prepare(image) for image in images]
-        with torch.no_grad():
-            rows = pooled(torch.stack(prepared))
-            single = [pooled.rows(**self._preprocessor.batch([image])) for image in prepared]
-            check_rows(spec.model, rows, pooled.embeddings(torch.cat(single)))
+        if prove:
+            self._check_parity(pooled, prepared)
         self.forward_pass: ForwardPass = pooled.to(device)
         # The sizes of an image's patches decide what is computed, which tracing would keep.
         is_traceable = not self._preprocessor.has_patches
@@ -115,6 +115,18 @@ class TransformersVisionEncoder:
         """Embeddings (n, dim) float32 of prepared images."""
         return self.forward_pass(torch.stack(list(inputs)).to(self.device)).float()
 
+    @torch.no_grad()
+    def _check_parity(self, pooled: VisionModel, prepared: Sequence[torch.Tensor]) -> None:
+        """Compare rows with those of the library's model, an image at a time."""
+        fields = [self._preprocessor.batch([image]) for image in prepared]
+        if pooled.token_modes:
+            states = [pooled.hidden_states(**image)[0] for image in fields]
+            expected = reference_rows(states, pooled.token_modes, 0)
+        else:
+            expected = torch.cat([pooled.rows(**image) for image in fields])
+        rows = pooled(torch.stack(list(prepared)))
+        check_rows(self.spec.model, "transformers", rows, pooled.embeddings(expected))
+
     def _resolved(self, spec: VisionEncoder) -> VisionEncoder:
         """The spec with the preprocessing in force."""
         return spec.model_copy(
@@ -133,7 +145,8 @@ def pin_vision_encoder(spec: VisionEncoder, folder: Path) -> VisionEncoder:
         InvalidInputError: If the declaration does not fit the model.
         JobFailedError: If the files cannot be followed.
     """
-    return TransformersVisionEncoder(spec, torch.device("cpu"), folder, compile_models=False).spec
+    device = torch.device("cpu")
+    return TransformersVisionEncoder(spec, device, folder, compile_models=False, prove=False).spec
 
 
 def sample_images() -> list[Image.Image]:

@@ -61,7 +61,7 @@ class VisionModel(torch.nn.Module):
         self.after = modules
         self._spec = spec
         self._modes = vision_modes(spec.pooling)
-        self._token_modes = token_modes(self._modes)
+        self.token_modes = token_modes(self._modes)
         self._has_patches = has_patches
         method = getattr(model, FEATURES["image"], None) if "projection" in self._modes else None
         self.options = resizing_options(method or model.forward, resizes)
@@ -76,20 +76,28 @@ class VisionModel(torch.nn.Module):
         if "projection" in self._modes:
             return project(self.model, "image", **fields, **self.options).float()
         output = self.model(**fields, **self.options)
-        if not self._token_modes:
+        if not self.token_modes:
             # The classifier itself was removed.
             is_classifier = "classifier" in self._modes
             rows: torch.Tensor = output.logits if is_classifier else output.pooler_output
             return rows.flatten(1).float()
-        hidden: torch.Tensor = output.last_hidden_state.float()
-        if hidden.ndim == 4:
-            hidden = hidden.flatten(2).transpose(1, 2)
+        hidden = as_tokens(output)
         mask = torch.ones(hidden.shape[:2], dtype=torch.int64, device=hidden.device)
-        return pool(hidden, mask, mask.sum(dim=1), self._token_modes)
+        return pool(hidden, mask, mask.sum(dim=1), self.token_modes)
+
+    def hidden_states(self, **fields: torch.Tensor) -> torch.Tensor:
+        """The last hidden states (n, t, d) of the inputs of the model."""
+        return as_tokens(self.model(**fields, **self.options))
 
     def embeddings(self, rows: torch.Tensor) -> torch.Tensor:
         """Pooled rows (n, d) as embeddings (n, dim)."""
         return cut_and_normalize(self._spec, self.after(rows))
+
+
+def as_tokens(output: Any) -> torch.Tensor:
+    """The last hidden states (n, t, d) of a model's output, which may be maps (n, d, h, w)."""
+    hidden: torch.Tensor = output.last_hidden_state.float()
+    return hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden
 
 
 def resizing_options(function: Any, resizes: bool) -> dict[str, Any]:

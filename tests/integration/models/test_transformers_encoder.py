@@ -22,7 +22,7 @@ from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.models.pooling import pool
-from stitchwork.models.text_parity import check_rows, reference_rows
+from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder
 

@@ -1,4 +1,8 @@
-"""Comparison of a composed encoder with the full pass of its own library's model."""
+"""Comparison of an encoder with the full pass of its own library's model, on a few inputs.
+
+An encoder is compared when it is loaded from files for which no space is ready yet: when a space is
+registered, and when its files have changed. The comparison shares the weights of the encoder.
+"""
 
 import math
 from collections.abc import Sequence
@@ -36,24 +40,31 @@ def reference_rows(
     return torch.stack(rows)
 
 
-def check_rows(name: str, rows: torch.Tensor, expected: torch.Tensor) -> None:
+def check_rows(name: str, library: str, rows: torch.Tensor, expected: torch.Tensor) -> None:
     """Refuse an encoder whose rows differ from those of its library.
 
     Args:
         name: Name of the model in errors.
+        library: Name of the library in errors.
         rows: (n, dim) what the encoder gives for n inputs as one batch.
         expected: (n, dim) what the library gives for each input alone.
 
     Raises:
         JobFailedError: If they differ, with the difference.
     """
-    difference = max_relative_difference(expected, rows)
-    if not difference <= MAX_DIFFERENCE:
-        raise JobFailedError(
-            f"{name} cannot be used as an encoder: its embeddings in a batch differ by "
-            f"{difference:.2g} from those that transformers computes of single inputs",
-            code=ErrorCode.LOAD_FAILED,
+    if rows.shape != expected.shape:
+        found = f"have {rows.shape[1]} numbers, those of {library} {expected.shape[1]}"
+    else:
+        difference = max_relative_difference(expected, rows)
+        if difference <= MAX_DIFFERENCE:
+            return
+        found = (
+            f"in a batch differ by {difference:.2g} from those that {library} computes of single "
+            "inputs"
         )
+    raise JobFailedError(
+        f"{name} cannot be used as an encoder: its embeddings {found}", code=ErrorCode.LOAD_FAILED
+    )
 
 
 def _pool(hidden: torch.Tensor, mode: PoolingMode, start: int) -> torch.Tensor:
