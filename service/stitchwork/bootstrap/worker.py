@@ -88,10 +88,10 @@ def make_worker(settings: Settings) -> "Worker":
     def handle_dead_letter(job: Job) -> None:
         registrations.handle_dead_letter(job)
 
-    def load(spec: EncoderSpec) -> "LoadedEncoder":
+    def load(spec: EncoderSpec, *, prove: bool = False) -> "LoadedEncoder":
         """A loaded encoder; the lease of the current jobs is extended while it loads."""
         consumer.leases.progress(LOAD_SECONDS)
-        loaded = encoders.get(spec)
+        loaded = encoders.get(spec, prove=prove)
         consumer.leases.progress()
         return loaded
 

@@ -54,6 +54,7 @@ class LoadedEncoder:
         seconds: Time that loading took.
         files_digest: Digest of the files that it was loaded from.
         changes: How these files differ from the first ones that this worker loaded it from.
+        is_proven: Whether it was compared with its own library when it was loaded.
     """
 
     encoder: Encoder
@@ -61,6 +62,7 @@ class LoadedEncoder:
     seconds: float
     files_digest: str = ""
     changes: str = ""
+    is_proven: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +145,36 @@ class EncoderCache:
         self._costs: dict[str, tuple[int, float]] = {}
         self._tuned: dict[str, int] = {}
 
-    def get(self, spec: EncoderSpec) -> LoadedEncoder:
+    def get(self, spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
         """The encoder of a spec, loaded and warmed up if it is not yet, or its files have changed.
+
+        Args:
+            spec: The encoder.
+            prove: Whether it must have been compared with its own library; one that was loaded
+                without is loaded anew. Once a space of its files is ready, it is not needed.
 
         Raises:
             InvalidInputError: If the spec is invalid, or names files outside the allowed folders.
-            JobFailedError: If the model cannot be loaded; it is not tried again for a while,
-                unless its files change.
+            JobFailedError: If the model cannot be loaded, or differs from its own library; it is
+                not tried again for a while, unless its files change.
         """
         key = encoder_key(spec)
         with self._loading:
             with self._guard:
                 loaded, failure = self._loaded.get(key), self._failures.get(key)
             if loaded is not None:
-                if self._tracker.is_unchanged(spec, loaded.files_digest):
+                is_unchanged = self._tracker.is_unchanged(spec, loaded.files_digest)
+                if is_unchanged and (loaded.is_proven or not prove):
                     with self._guard:
                         self._loaded.move_to_end(key)
                     return loaded
-                # They may be of another size, and are compiled as if never loaded before.
+                # It may be of another size, and is compiled as if never loaded before.
                 self._costs.pop(key, None)
                 self._tuned.pop(key, None)
                 self.evict(key)
             elif failure is not None and self._fails_again(spec, failure):
                 raise failure.error
-            return self._load_into_memory(key, spec)
+            return self._load_into_memory(key, spec, prove)
 
     def classifier(self, spec: EncoderSpec) -> ExtractedClassifier:
         """The classifier of a pretrained model.
@@ -260,18 +268,18 @@ class EncoderCache:
         later = self._tracker.snapshot(spec, failure.snapshot)
         return later is not None and later.digest == failure.snapshot.digest
 
-    def _load_into_memory(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
+    def _load_into_memory(self, key: str, spec: EncoderSpec, prove: bool) -> LoadedEncoder:
         """Load an encoder, evicting others as needed, or remember that it cannot be loaded."""
         needed, _ = self._costs.get(key, (0, 0.0))
         self._evict_for(needed)
         try:
             try:
-                loaded = self._load(key, spec)
+                loaded = self._load(key, spec, prove)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 self._evict_for(self._max_bytes)
-                loaded = self._load(key, spec)
+                loaded = self._load(key, spec, prove)
         except StitchworkError as error:
             raise self._record_failure(key, spec, error) from error
         except LOAD_ERRORS as error:
@@ -315,14 +323,17 @@ class EncoderCache:
                 oldest = next(iter(self._loaded))
             self.evict(oldest)
 
-    def _load(self, key: str, spec: EncoderSpec) -> LoadedEncoder:
+    def _load(self, key: str, spec: EncoderSpec, prove: bool) -> LoadedEncoder:
         began = time.perf_counter()
         # Where models take turns, compiling one each time would take longer than it saves, and
         # the memory that the compiler keeps for each would add up.
         may_compile = key not in self._costs
-        encoder, snapshot = self._tracker.read(
-            spec, lambda: self._loader.load(spec, self._files.path(spec), may_compile=may_compile)
-        )
+
+        def load() -> Encoder:
+            files = self._files.path(spec)
+            return self._loader.load(spec, files, may_compile=may_compile, prove=prove)
+
+        encoder, snapshot = self._tracker.read(spec, load)
         batcher = Batcher(encoder, self._metrics)
         sample = sample_inputs(spec, encoder)
         batcher.embed(sample, 1)
@@ -332,4 +343,4 @@ class EncoderCache:
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         changes = self._tracker.changes(spec, snapshot)
-        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes)
+        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes, prove)

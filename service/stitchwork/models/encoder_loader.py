@@ -39,13 +39,18 @@ class EncoderLoader:
         self._compile_models = compile_models
         self._cuda_graphs = cuda_graphs
 
-    def load(self, spec: EncoderSpec, files: Path, *, may_compile: bool) -> Encoder:
+    def load(self, spec: EncoderSpec, files: Path, *, may_compile: bool, prove: bool) -> Encoder:
         """The encoder of a spec.
 
         Args:
             spec: The encoder.
             files: The folder of a transformers model, or the weights of a timm model.
             may_compile: Whether it may be compiled.
+            prove: Whether it is compared with its own library.
+
+        Raises:
+            InvalidInputError: If the spec does not fit the model.
+            JobFailedError: If the model cannot be loaded, or differs from its own library.
         """
         compile_models = self._compile_models and may_compile
         match spec:
@@ -55,7 +60,7 @@ class EncoderLoader:
                 from stitchwork.models.transformers_encoder import TransformersEncoder
 
                 if is_static(files):
-                    return StaticEncoder(spec, self._device, files, self._max_tokens)
+                    return StaticEncoder(spec, self._device, files, self._max_tokens, prove)
                 return TransformersEncoder(
                     spec,
                     self._device,
@@ -63,6 +68,7 @@ class EncoderLoader:
                     self._max_tokens,
                     compile_models=compile_models,
                     cuda_graphs=self._cuda_graphs,
+                    prove=prove,
                 )
             case ImageEncoder():
                 from stitchwork.models.timm_encoder import TimmEncoder
@@ -74,6 +80,7 @@ class EncoderLoader:
                     self._max_pixels,
                     compile_models=compile_models,
                     cuda_graphs=self._cuda_graphs,
+                    prove=prove,
                 )
             case VisionEncoder():
                 from stitchwork.models.transformers_vision_encoder import (
@@ -87,6 +94,7 @@ class EncoderLoader:
                     self._max_pixels,
                     compile_models=compile_models,
                     cuda_graphs=self._cuda_graphs,
+                    prove=prove,
                 )
             case _:
                 assert_never(spec)

@@ -135,7 +135,8 @@ class StaticEncoder:
         if rows is None:
             listed = ", ".join(sorted(tensors)) or "none"
             raise refusal(
-                self._spec.model, f"expected the weights embedding.weight or embeddings, got {listed}"
+                self._spec.model,
+                f"expected the weights embedding.weight or embeddings, got {listed}",
             )
         if (mapping := tensors.get("mapping")) is not None:
             rows = rows[mapping.long()]

@@ -14,13 +14,13 @@ from stitchwork.models.classifier_configs import classifier_head
 from stitchwork.models.encoder import inference_mode
 from stitchwork.models.folder_checks import check_folder
 from stitchwork.models.head_tracing import Traced, UnknownOperationError, trace_head
+from stitchwork.models.parity import SAMPLE_TEXTS
 from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.models.pretrained_weights import (
     LOCAL_FILES_ONLY,
     PRIVATE_WEIGHTS,
     check_weights,
 )
-from stitchwork.models.parity import SAMPLE_TEXTS
 from stitchwork.models.text_settings import pooling_modes, resolve_spec
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder
@@ -54,7 +54,15 @@ def text_classifier(spec: TextEncoder, folder: Path) -> PretrainedHead:
             f"{spec.model} is an encoder-decoder model ({model.config.model_type}), whose "
             "classifier takes what its decoder gives: it cannot be a head of the encoder"
         )
-    encoder = TransformersEncoder(spec, torch.device("cpu"), folder, compile_models=False)
+    encoder = TransformersEncoder(
+        spec,
+        torch.device("cpu"),
+        folder,
+        compile_models=False,
+        # The logits are compared instead, with the same weights.
+        prove=False,
+        model=getattr(model, model.base_model_prefix, None),
+    )
     traced = _trace(spec.model, model, encoder)
     if (
         pooling_modes(resolved.pooling or "mean") != (traced.pooling,)

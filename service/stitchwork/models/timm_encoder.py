@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from PIL import Image
@@ -12,12 +12,21 @@ from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.parity import check_rows
 from stitchwork.models.prompts import select_prompt
 from stitchwork.models.timm_config import RGB, data_config, read_config
-from stitchwork.models.timm_features import compute_features, remove_classifier, sample_pixels
+from stitchwork.models.timm_features import (
+    compute_features,
+    library_features,
+    remove_classifier,
+    sample_pixels,
+)
 from stitchwork.models.timm_models import load_timm_model
 from stitchwork.models.timm_weights import find_weights
 from stitchwork.resources import ImageEncoder, Item, Modality
+
+SAMPLES: Final = 2
+"""Inputs on which an encoder is compared with timm."""
 
 
 class TimmEncoder:
@@ -30,6 +39,7 @@ class TimmEncoder:
         max_pixels: Maximum pixels of an image.
         compile_models: Whether its forward pass is compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
+        prove: Whether its embeddings are compared with timm's, and refused if they differ.
     """
 
     modality: Modality = "image"
@@ -42,17 +52,22 @@ class TimmEncoder:
         max_pixels: int = MAX_PIXELS,
         compile_models: bool = True,
         cuda_graphs: bool = False,
+        prove: bool = True,
     ) -> None:
         self._spec = spec
         self._max_pixels = max_pixels
         self.device = device
-        model = load_timm_model(spec, weights)
-        remove_classifier(spec, model)
+        model = load_timm_model(spec, weights).eval()
         data = data_config(spec, read_config(spec, find_weights(weights)))
         self._mode = "RGB" if data["input_size"][0] == RGB else "L"
         self._transform: Any = create_transform(**data, is_training=False)
-        model.eval()
-        self.dim = compute_features(spec, model, sample_pixels(1, data["input_size"])).shape[1]
+        pixels = sample_pixels(SAMPLES if prove else 1, data["input_size"])
+        expected = library_features(spec, model, pixels) if prove else None
+        remove_classifier(spec, model)
+        rows = compute_features(spec, model, pixels)
+        if expected is not None:
+            check_rows(spec.model, "timm", rows, expected)
+        self.dim = rows.shape[1]
         self.forward_pass: ForwardPass = model.to(device, memory_format=torch.channels_last)
         self._model = spec.model
         self.nbytes = parameter_bytes(model)

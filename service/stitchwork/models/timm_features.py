@@ -1,5 +1,6 @@
 """Pooled features of timm models, and their width."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import torch
@@ -57,6 +58,28 @@ def remove_classifier(spec: ImageEncoder, model: Any) -> None:
     model.reset_classifier(0)
 
 
+def library_features(spec: ImageEncoder, model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """What timm itself calls the features of a model, of each image alone.
+
+    Args:
+        spec: The encoder.
+        model: The model with its classifier.
+        pixels: (n, channels, height, width).
+
+    Returns:
+        (n, d), if the model pools its features.
+
+    Raises:
+        InvalidInputError: If the model fails.
+    """
+
+    def features(image: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = model.forward_head(model.forward_features(image), pre_logits=True)
+        return rows
+
+    return torch.cat([_run(spec, features, image[None]) for image in pixels])
+
+
 def compute_features(spec: ImageEncoder, model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Pooled features (n, d) of a model without classifier, on the model's device.
 
@@ -64,16 +87,7 @@ def compute_features(spec: ImageEncoder, model: Any, pixels: torch.Tensor) -> to
         InvalidInputError: If the model fails, or returns other than one row of the announced
             width for each image.
     """
-    try:
-        with torch.inference_mode():
-            rows = model(pixels)
-    except LIBRARY_ERRORS as error:
-        if is_out_of_memory(error):
-            raise
-        size = " x ".join(str(side) for side in pixels.shape[1:])
-        raise InvalidInputError(
-            f"{spec.model} cannot embed images of {size}: {reason(error)}"
-        ) from error
+    rows = _run(spec, model, pixels)
     if not isinstance(rows, torch.Tensor) or rows.ndim != 2:
         shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise InvalidInputError(
@@ -89,3 +103,16 @@ def compute_features(spec: ImageEncoder, model: Any, pixels: torch.Tensor) -> to
             f"{rows.shape[1]}"
         )
     return rows
+
+
+def _run(spec: ImageEncoder, function: Callable[[torch.Tensor], Any], pixels: torch.Tensor) -> Any:
+    try:
+        with torch.inference_mode():
+            return function(pixels)
+    except LIBRARY_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        size = " x ".join(str(side) for side in pixels.shape[1:])
+        raise InvalidInputError(
+            f"{spec.model} cannot embed images of {size}: {reason(error)}"
+        ) from error

@@ -12,12 +12,12 @@ from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
 from stitchwork.models.matryoshka import output_width
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
 from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
 from stitchwork.models.text_models import TextModel
-from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
@@ -51,7 +51,9 @@ class TransformersEncoder:
         max_tokens: Maximum tokens of a text, for models that accept more.
         compile_models: Whether its forward pass is compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
+        max_compiled_length: Models for longer texts are not compiled.
         prove: Whether its embeddings are compared with the library's, and refused if they differ.
+        model: The transformer, if it is loaded already.
     """
 
     modality: Modality = "text"
@@ -66,6 +68,7 @@ class TransformersEncoder:
         cuda_graphs: bool = False,
         max_compiled_length: int = MAX_COMPILED_LENGTH,
         prove: bool = True,
+        model: Any = None,
     ) -> None:
         spec, files = resolve_spec(spec, folder)
         self._spec = spec
@@ -73,7 +76,7 @@ class TransformersEncoder:
         self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
         self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
         modes = pooling_modes(spec.pooling or "mean")
-        model = load_text_model(spec, files.model_folder, modes)
+        model = model or load_text_model(spec, files.model_folder, modes)
         model_limit, default_limit = length_limits(
             self._tokenizer, position_limit(model), files.max_length
         )

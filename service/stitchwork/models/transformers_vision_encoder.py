@@ -16,13 +16,13 @@ from stitchwork.models.image_files import prepare_images
 from stitchwork.models.matryoshka import output_width, resolve_dimensions
 from stitchwork.models.memory import is_out_of_memory
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
 from stitchwork.models.prompts import select_prompt
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     read_files,
 )
-from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.vision_models import VisionModel, load_vision_model
 from stitchwork.models.vision_preprocessing import VisionPreprocessor
 from stitchwork.resources import Item, Modality, VisionEncoder

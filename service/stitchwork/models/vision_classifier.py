@@ -41,7 +41,8 @@ def vision_classifier(spec: VisionEncoder, folder: Path) -> PretrainedHead:
             are not its inputs.
         JobFailedError: If its logits differ from those of the whole model.
     """
-    encoder = TransformersVisionEncoder(spec, torch.device("cpu"), folder, compile_models=False)
+    cpu = torch.device("cpu")
+    encoder = TransformersVisionEncoder(spec, cpu, folder, compile_models=False, prove=False)
     resolved = encoder.spec
     if resolved.pooling != "classifier" or resolved.normalize or resolved.modules:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -50,6 +50,13 @@ CACHED_INPUTS: Final = 2
 """Registrations whose inputs are cached between chunks."""
 
 
+class EncoderLoading(Protocol):
+    """Loads encoders."""
+
+    def __call__(self, spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
+        """The loaded encoder of a spec, compared with its own library if `prove` says so."""
+
+
 class RegistrationRunner:
     """Advances pending registrations step by step.
 
@@ -73,7 +80,7 @@ class RegistrationRunner:
         space_checks: SpaceCheckThread,
         encoders: EncoderCache,
         checker: EncoderChecker,
-        load: Callable[[EncoderSpec], LoadedEncoder],
+        load: EncoderLoading,
         *,
         items_per_batch: int,
         chunk_items: int,
@@ -208,7 +215,9 @@ class RegistrationRunner:
         encoder = self._encoders.pin(registration.encoder)
         stop = min(registration.total, registration.done + self._chunk_items)
         items = self._items(registration, encoder, registration.done, stop)
-        loaded = self._load(encoder)
+        # The chunks after the first one are of the same files, and a head's are those of its space.
+        is_new = registration.kind == "space" and not registration.done
+        loaded = self._load(encoder, prove=is_new)
         self._check_files(registration, loaded)
         try:
             prepared = loaded.encoder.prepare(items)

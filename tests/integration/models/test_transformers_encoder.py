@@ -21,8 +21,8 @@ from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.models.pooling import pool
 from stitchwork.models.parity import check_rows, reference_rows
+from stitchwork.models.pooling import pool
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import TextEncoder
 
@@ -261,9 +261,9 @@ def test_the_longest_text_of_a_model_with_a_position_offset_is_embedded(tiny: Pa
 def test_rows_that_differ_from_those_of_the_library_are_refused_with_the_difference() -> None:
     hidden = torch.randn(4, 8)
     expected = reference_rows([hidden], ("mean",), 0)
-    check_rows("m", hidden.mean(dim=0)[None], expected)
+    check_rows("m", "transformers", hidden.mean(dim=0)[None], expected)
     with pytest.raises(JobFailedError, match=r"m cannot be used .* differ by 1"):
-        check_rows("m", 2 * hidden.mean(dim=0)[None], expected)
+        check_rows("m", "transformers", 2 * hidden.mean(dim=0)[None], expected)
 
 
 def test_only_allowed_folders_and_hub_models_are_loaded(

@@ -25,6 +25,7 @@ SPEC = TextEncoder(
     matryoshka=False,
     lower_case=False,
     modules=(),
+    matryoshka=False,
 )
 """An encoder that leaves nothing for its files to decide: none are read when it is pinned."""
 DIM = 3

@@ -1,7 +1,7 @@
 """Registrations in a worker: completed in chunks, failed with a reason, or superseded silently."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
 
@@ -22,19 +22,32 @@ from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.resources import BridgeParameters, EncoderSpec, Registration, Space
 from stitchwork.worker import registration
 from stitchwork.worker.encoder_check import EncoderChecker
-from stitchwork.worker.registration import RegistrationRunner
+from stitchwork.worker.registration import EncoderLoading, RegistrationRunner
 from tests.integration.worker.conftest import SPEC, TEXTS, TableEncoder, embeddings, loaded
 
 DECLARED = SpaceDeclaration("x", "S", SPEC, None, None, BridgeParameters())
 NEWER = replace(DECLARED, parameters=BridgeParameters(omega=4))
 CHUNK_ITEMS = 2
-Load = Callable[[EncoderSpec], LoadedEncoder]
+
+
+class Loader:
+    """Loads one encoder, and records whether it had to be compared with its library."""
+
+    def __init__(self, encoder: TableEncoder) -> None:
+        self._encoder = encoder
+        self.proofs: list[bool] = []
+
+    def __call__(self, spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
+        self.proofs.append(prove)
+        return loaded(self._encoder)
 
 
 class Runners(Protocol):
     """Makes a runner that gets its encoders from a function."""
 
-    def __call__(self, load: Load, own_registry: Registry = ...) -> RegistrationRunner: ...
+    def __call__(
+        self, load: EncoderLoading, own_registry: Registry = ...
+    ) -> RegistrationRunner: ...
 
 
 @pytest.fixture
@@ -44,7 +57,7 @@ def runners(
     """Makes a runner that gets its encoders from a function."""
     inverses = InverseCache(queue_server, 1)
 
-    def make(load: Load, own_registry: Registry = registry) -> RegistrationRunner:
+    def make(load: EncoderLoading, own_registry: Registry = registry) -> RegistrationRunner:
         return RegistrationRunner(
             own_registry,
             Consumer(queue_server, "registrations-test", items_per_batch=1),
@@ -84,7 +97,7 @@ def test_a_registration_is_embedded_in_chunks_and_completed(
 ) -> None:
     caplog.set_level(logging.INFO)
     rows = embeddings(0)
-    runner = runners(lambda spec: loaded(TableEncoder(rows)))
+    runner = runners(Loader(TableEncoder(rows)))
     job = declare(registry)
     done = []
     for _ in range(3):
@@ -101,12 +114,22 @@ def test_a_registration_is_embedded_in_chunks_and_completed(
     assert events(caplog) == ["registration completed"]
 
 
+def test_an_encoder_is_compared_with_its_library_before_the_first_chunk_of_a_space(
+    registry: Registry, runners: Runners
+) -> None:
+    loader = Loader(TableEncoder(embeddings(0)))
+    runner, job = runners(loader), declare(registry)
+    while registry.spaces.read("x")[0].record is None:
+        runner.advance(job)
+    assert loader.proofs == [True, False, False]
+
+
 @pytest.mark.parametrize(("unit", "expected"), [(None, True), (False, False)])
 def test_space_of_an_encoder_with_unit_rows_is_unit_unless_declared_otherwise(
     registry: Registry, runners: Runners, unit: bool | None, expected: bool
 ) -> None:
     rows = embeddings(0) / np.linalg.norm(embeddings(0), axis=1, keepdims=True)
-    runner = runners(lambda spec: loaded(TableEncoder(rows)))
+    runner = runners(Loader(TableEncoder(rows)))
     job = declare(registry, replace(DECLARED, unit=unit))
     while registry.spaces.read("x")[0].record is None:
         runner.advance(job)
@@ -124,7 +147,7 @@ def test_space_of_an_encoder_with_unit_rows_is_unit_unless_declared_otherwise(
 def test_a_failed_registration_has_its_reason(
     registry: Registry, runners: Runners, failure: Exception, reason: str
 ) -> None:
-    def load(spec: EncoderSpec) -> LoadedEncoder:
+    def load(spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
         raise failure
 
     runners(load).advance(declare(registry))
@@ -134,7 +157,7 @@ def test_a_failed_registration_has_its_reason(
 def test_a_failed_item_is_named_by_its_index_in_the_whole_set(
     registry: Registry, runners: Runners, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = runners(lambda spec: loaded(TableEncoder(embeddings(0), TEXTS[:3])))
+    runner = runners(Loader(TableEncoder(embeddings(0), TEXTS[:3])))
     job = declare(registry)
     runner.advance(job)
     assert current(registry).status == "pending"
@@ -145,7 +168,7 @@ def test_a_failed_item_is_named_by_its_index_in_the_whole_set(
 
 
 def test_a_dead_lettered_registration_has_failed(registry: Registry, runners: Runners) -> None:
-    runner = runners(lambda spec: loaded(TableEncoder(embeddings(0))))
+    runner = runners(Loader(TableEncoder(embeddings(0))))
     job = declare(registry)
     runner.handle_dead_letter(Job(id="", encoder=SPEC))
     assert current(registry).status == "pending", "other jobs do not concern it"
@@ -155,7 +178,7 @@ def test_a_dead_lettered_registration_has_failed(registry: Registry, runners: Ru
 
 
 def test_an_outage_leaves_a_registration_pending(registry: Registry, runners: Runners) -> None:
-    def load(spec: EncoderSpec) -> LoadedEncoder:
+    def load(spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
         raise QueueUnavailableError("no answer")
 
     runner, job = runners(load), declare(registry)
@@ -173,7 +196,7 @@ def test_a_registration_superseded_while_it_embeds_changes_nothing(
     job = declare(registry)
     old = current(registry).version
 
-    def load(spec: EncoderSpec) -> LoadedEncoder:
+    def load(spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
         registry.declare_space(NEWER)
         if failure:
             raise failure
@@ -202,7 +225,7 @@ def test_a_registration_superseded_before_completion_changes_nothing(
     job = declare(registry)
     old = current(registry).version
     racing = RacingRegistry(registry_server, durable=False, stale_seconds=0.0)
-    runner = runners(lambda spec: loaded(TableEncoder(embeddings(0))), racing)
+    runner = runners(Loader(TableEncoder(embeddings(0))), racing)
     for _ in range(4):
         runner.advance(job)
     (entry,) = registry.spaces.read("x")
@@ -218,5 +241,5 @@ def test_a_job_of_an_older_registration_is_ignored(
     encoder = TableEncoder(embeddings(0))
     older = declare(registry)
     declare(registry, NEWER)
-    runners(lambda spec: loaded(encoder)).advance(older)
+    runners(Loader(encoder)).advance(older)
     assert (current(registry).done, encoder.embedded, events(caplog)) == (0, 0, [])
