@@ -53,17 +53,17 @@ def check_rows(name: str, library: str, rows: torch.Tensor, expected: torch.Tens
         JobFailedError: If they differ, with the difference.
     """
     if rows.shape != expected.shape:
-        found = f"have {rows.shape[1]} numbers, those of {library} {expected.shape[1]}"
+        detail = f"have {rows.shape[1]} numbers, those of {library} {expected.shape[1]}"
     else:
         difference = max_relative_difference(expected, rows)
         if difference <= MAX_DIFFERENCE:
             return
-        found = (
+        detail = (
             f"in a batch differ by {difference:.2g} from those that {library} computes of single "
             "inputs"
         )
     raise JobFailedError(
-        f"{name} cannot be used as an encoder: its embeddings {found}", code=ErrorCode.LOAD_FAILED
+        f"{name} cannot be used as an encoder: its embeddings {detail}", code=ErrorCode.LOAD_FAILED
     )
 
 

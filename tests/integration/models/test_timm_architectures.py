@@ -155,5 +155,5 @@ def test_a_model_that_does_not_pool_is_refused_with_its_shape(tmp_path: Path) ->
     config = {"architecture": "test_resnet", "model_args": {"global_pool": ""}}
     (tmp_path / "config.json").write_text(json.dumps({**config, "pretrained_cfg": {}}))
     spec = ImageEncoder(model="test_resnet", weights=str(tmp_path))
-    with pytest.raises(InvalidInputError, match=r"got \(1, 96, 7, 7\): it does not pool"):
+    with pytest.raises(InvalidInputError, match=r"got \(2, 96, 7, 7\): it does not pool"):
         TimmEncoder(spec, CPU, tmp_path, compile_models=False)
