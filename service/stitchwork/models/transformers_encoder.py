@@ -76,7 +76,8 @@ class TransformersEncoder:
         self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
         self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
         modes = pooling_modes(spec.pooling or "mean")
-        model = model or load_text_model(spec, files.model_folder, modes)
+        if model is None:
+            model = load_text_model(spec, files.model_folder, modes)
         model_limit, default_limit = length_limits(
             self._tokenizer, position_limit(model), files.max_length
         )

@@ -25,7 +25,6 @@ SPEC = TextEncoder(
     matryoshka=False,
     lower_case=False,
     modules=(),
-    matryoshka=False,
 )
 """An encoder that leaves nothing for its files to decide: none are read when it is pinned."""
 DIM = 3
