@@ -1,6 +1,6 @@
 """The protocol between workers and models: inputs are prepared on the CPU, embedded on a device."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
@@ -45,6 +45,16 @@ class PreparedInputs:
     def concatenate(cls, parts: Sequence[Self]) -> "PreparedInputs":
         """The inputs of several jobs, in order."""
         return PreparedInputs([tensor for part in parts for tensor in part.inputs])
+
+    def split(self, sizes: Iterable[int]) -> "list[PreparedInputs]":
+        """The inputs of several jobs of so many items each, in order."""
+        parts, start = list[PreparedInputs](), 0
+        for size in sizes:
+            stop = start + size
+            truncated = tuple(i - start for i in self.truncated if start <= i < stop)
+            parts.append(PreparedInputs(self.inputs[start:stop], truncated, self.prompt_name))
+            start = stop
+        return parts
 
 
 class Encoder(Protocol):

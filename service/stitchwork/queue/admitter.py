@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -24,6 +24,9 @@ from stitchwork.telemetry import Metrics
 log = logging.getLogger(__name__)
 
 MAX_CREATIONS: Final = 3
+MAX_SCRIPT_BYTES: Final = 256 * 1024
+"""Size of the jobs that one script admits, if they are of several requests. A script that has begun
+to write goes on when the server runs out of memory."""
 
 
 class Admitter:
@@ -88,7 +91,8 @@ class Admitter:
             if not request.future.done():
                 by_stream.setdefault(request.stream, []).append(request)
         for members in by_stream.values():
-            self._send(members, MAX_CREATIONS)
+            for batch in _batches(members):
+                self._send(batch, MAX_CREATIONS)
 
     def _send(
         self, requests: list[PendingRequest], creations: int, *, create: bool = False
@@ -158,6 +162,20 @@ class Admitter:
             _warn(_unavailable(error), "the cancelled jobs may run until their deadline")
             return
         self._metrics.cancelled_jobs.inc(sum(result > 0 for result in reply.result()[0]))
+
+
+def _batches(requests: list[PendingRequest]) -> Iterator[list[PendingRequest]]:
+    """Requests in order, in batches for one script each."""
+    batch, size = list[PendingRequest](), 0
+    for request in requests:
+        added = sum(len(part.data) for part in request.parts.parts)
+        if batch and size + added > MAX_SCRIPT_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(request)
+        size += added
+    if batch:
+        yield batch
 
 
 def _unavailable(error: BaseException) -> UnavailableError:
