@@ -123,7 +123,7 @@ class Settings(BaseSettings):
 
     max_body_bytes: Bytes = Field(256 * MEBI, description="Maximum size of a request body.")
     max_rows: Count = Field(65_536, description="Maximum number of embeddings in a request.")
-    max_items: Count = Field(1_024, description="Maximum number of raw inputs in a request.")
+    max_items: Count = Field(2_048, description="Maximum number of raw inputs in a request.")
     max_anchors: Count = Field(100_000, description="Maximum number of anchors in a set.")
     max_width: Count = Field(16_384, description="Maximum width of an embedding.")
 

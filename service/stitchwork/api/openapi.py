@@ -30,6 +30,11 @@ PROBLEM: Final = {
             "examples": [code for code in ErrorCode if code not in UNSERVED_CODES],
         },
         "pointer": {"type": "string", "description": "JSON pointer to the offending value."},
+        "max_items": {
+            "type": "integer",
+            "description": "With code `queue-full` or `queue-bytes-full`: the largest number of "
+            "items that a request like this may have at the moment; 0: none, try again later.",
+        },
         "request_id": {"type": "string"},
     },
 }

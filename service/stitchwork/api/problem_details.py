@@ -94,6 +94,7 @@ class Problem:
     detail: str
     request_id: str
     pointer: str | None = None
+    max_items: int | None = None
 
 
 ErrorBody = tuple[int, dict[str, Any], str]
@@ -111,6 +112,8 @@ def _rfc9457(problem: Problem) -> ErrorBody:
     }
     if problem.pointer is not None:
         body["pointer"] = problem.pointer
+    if problem.max_items is not None:
+        body["max_items"] = problem.max_items
     return problem.status, body, PROBLEM
 
 
@@ -171,11 +174,12 @@ def problem_response(
     *,
     path: str = "",
     pointer: str | None = None,
+    max_items: int | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A response with one error, in the format of this path."""
     to_body = FORMATS.get(path[:3], _rfc9457) if path[3:4] in ("", "/") else _rfc9457
-    status, body, media = to_body(Problem(status, code, detail, request_id, pointer))
+    status, body, media = to_body(Problem(status, code, detail, request_id, pointer, max_items))
     return Response(orjson.dumps(body), status, headers, media)
 
 
@@ -200,6 +204,7 @@ def error_response(
         request_id,
         path=path,
         pointer=error.pointer,
+        max_items=error.max_items if isinstance(error, errors.QueueFullError) else None,
         headers=all_headers,
     )
 

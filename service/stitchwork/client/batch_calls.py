@@ -32,7 +32,7 @@ from stitchwork.client.flows import (
 )
 from stitchwork.client.progress import Progress, progress_callback
 from stitchwork.client.service_errors import ServiceError, read_json
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import DeadlineExceededError, InvalidInputError
 
 Predictions: TypeAlias = list[dict[str, Any]]
 
@@ -124,30 +124,42 @@ def _limits(client: Client) -> Flow[ServiceLimits]:
 
 def _send_rows(
     client: Client, path: str, query: Mapping[str, Any], value: Any, accept: str
-) -> Flow[tuple[Iterator[Flow[_Part]], int]]:
+) -> Flow[tuple[Iterator[Flow[list[_Part]]], int]]:
     rows = as_rows(value)
     limits = None if rows_are_small(rows) else (yield from _limits(client))
     headers = {"Content-Type": SAFETENSORS, "Accept": accept}
 
-    def send(part: slice) -> Flow[_Part]:
+    def send(part: slice) -> Flow[list[_Part]]:
         body = save({"embeddings": np.ascontiguousarray(rows[part], np.float32)})
         is_part = limits is not None
         request = Request("POST", path, query_texts(query), headers, body, is_part=is_part)
-        return (yield from _send_part(request, part.start, part.stop - part.start))
+        return [(yield from _send_part(request, part.start, part.stop - part.start))]
 
     return (send(part) for part in row_parts(rows, limits)), rows.shape[0]
 
 
 def _send_items(
     client: Client, path: str, fields: Mapping[str, Any], items: Sequence[Item], accept: str
-) -> Flow[Iterator[Flow[_Part]]]:
+) -> Flow[Iterator[Flow[list[_Part]]]]:
     limits = None if items_are_small(items) else (yield from _limits(client))
     headers = {"Content-Type": JSON, "Accept": accept}
 
-    def send(start: int, part: list[str]) -> Flow[_Part]:
-        body = orjson.dumps(without_none({"items": part, **fields}))
-        request = Request("POST", path, {}, headers, body, is_part=limits is not None)
-        return (yield from _send_part(request, start, len(part)))
+    def send(start: int, part: list[str]) -> Flow[list[_Part]]:
+        """Send a part, in smaller ones if the service would not compute it in time."""
+        responses, done, size = list[_Part](), 0, len(part)
+        while done < len(part) or not responses:
+            body = orjson.dumps(without_none({"items": part[done : done + size], **fields}))
+            request = Request("POST", path, {}, headers, body, is_part=limits is not None)
+            try:
+                responses.append((yield from _send_part(request, start + done, size)))
+            except (ServiceError, DeadlineExceededError) as error:
+                size = _smaller_size(error, size)
+                if not size:
+                    raise
+                continue
+            done += size
+            size = len(part) - done
+        return responses
 
     return (send(start, part) for start, part in item_parts(items, limits))
 
@@ -161,9 +173,17 @@ def _send_part(request: Request, start: int, count: int) -> Flow[_Part]:
     return _Part(start, count, response)
 
 
+def _smaller_size(error: Exception, size: int) -> int:
+    """How many of so many items to send instead; 0 if fewer would get the same error."""
+    if isinstance(error, DeadlineExceededError):
+        return size // 2
+    max_items = error.max_items if isinstance(error, ServiceError) else None
+    return max_items if max_items and max_items < size else 0
+
+
 def _receive_rows(
     client: Client,
-    parts: Iterator[Flow[_Part]],
+    parts: Iterator[Flow[list[_Part]]],
     total: int,
     out: Any,
     progress: Progress | bool,
@@ -203,7 +223,7 @@ def _check_dtype(out: Any) -> None:
 
 
 def _receive_predictions(
-    client: Client, parts: Iterator[Flow[_Part]], total: int, progress: Progress | bool
+    client: Client, parts: Iterator[Flow[list[_Part]]], total: int, progress: Progress | bool
 ) -> Flow[Predictions]:
     predictions: dict[int, Predictions] = {}
 
@@ -216,7 +236,7 @@ def _receive_predictions(
 
 def _receive(
     client: Client,
-    parts: Iterator[Flow[_Part]],
+    parts: Iterator[Flow[list[_Part]]],
     total: int,
     on_part: Callable[[_Part], None],
     progress: Progress | bool,
@@ -225,13 +245,16 @@ def _receive(
     versions, done = VersionCheck(), 0
     with progress_callback(progress, f"{total:,}", total) as report:
 
-        def on_result(part: _Part) -> None:
+        def on_result(responses: list[_Part]) -> None:
             nonlocal done
-            versions.check(part.response.headers)
-            on_part(part)
-            done += part.size
+            for part in responses:
+                versions.check(part.response.headers)
+                on_part(part)
+                done += part.size
             report(done, total)
 
+        # One alone at first: from its work the service knows how many it can do in time.
+        on_result((yield from next(parts)))
         yield Parallel(parts, client.in_flight, on_result)
 
 

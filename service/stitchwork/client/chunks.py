@@ -18,6 +18,8 @@ MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a part: several at once must not fill the memory of either side."""
 MAX_ITEMS: Final = 256
 """Raw inputs of a part: several at once must take much less than a request's timeout."""
+FIRST_ITEMS: Final = 32
+"""Raw inputs of the first part."""
 OVERHEAD: Final = 64 * 1024
 """Bytes of a body beside its rows or items, at most."""
 SMALL_COUNT: Final = 64
@@ -95,7 +97,8 @@ def item_parts(
         text = json_item(item)
         # A character takes up to six bytes in JSON; base64 has only ASCII ones.
         length = len(text) if isinstance(item, bytes) else 3 * len(text) + 3
-        if part and (len(part) >= max_count or size + length > max_bytes):
+        limit = min(max_count, FIRST_ITEMS) if limits and not start else max_count
+        if part and (len(part) >= limit or size + length > max_bytes):
             yield start, part
             start, part, size = i, [], 0
         part.append(text)

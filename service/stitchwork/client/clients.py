@@ -101,9 +101,11 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
         # Without the request and its body: tenacity's objects live until garbage collection.
         repeatable = request.repeatable
         attempts = stop_after_attempt(1 + self._retries)
+        # A part may have to wait for all others that are in progress.
+        patience = stop_after_delay(self.in_flight * self._timeout)
         return {
             "retry": retry_if_exception(lambda error: is_transient(error, repeatable=repeatable)),
-            "stop": attempts & stop_after_delay(self._timeout) if request.is_part else attempts,
+            "stop": attempts & patience if request.is_part else attempts,
             "wait": _retry_wait,
             "reraise": True,
         }

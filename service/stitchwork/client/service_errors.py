@@ -48,6 +48,8 @@ class ServiceError(StitchworkError):
         code: The stable name of the condition; `unknown` for a code of another release.
         reported_code: The code as the service wrote it.
         request_id: The id of the request in the service's log.
+        max_items: The largest number of items that the service would take at the moment; None if
+            it did not say.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class ServiceError(StitchworkError):
         self.status = status
         self.retry_after = retry_after
         self.request_id = problem.get("request_id")
+        max_items = problem.get("max_items")
+        self.max_items = max_items if isinstance(max_items, int) else None
 
 
 def raise_for_error(response: httpx.Response) -> httpx.Response:
@@ -133,6 +137,9 @@ def is_transient(error: BaseException, *, repeatable: bool) -> bool:
     """
     if isinstance(error, ServiceError):
         # A 503 may be the answer to a write that was made, but not confirmed.
+        if error.max_items:
+            # A smaller request is taken at once.
+            return False
         is_refusal = error.status == 429 or (error.status == 503 and repeatable)
         is_soon = (error.retry_after or 0) <= MAX_RETRY_AFTER
         return is_refusal and is_soon and error.code not in PERMANENT

@@ -6,11 +6,13 @@ from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
-from stitchwork.resources import Item
+from stitchwork.resources import EncoderSpec, Item, TextEncoder
 
 MAX_INLINE_BYTES: Final = 32 * 1024
 """Size of a job above which its entry in the stream has the name of a key in its place."""
 CHARS_PER_TOKEN: Final = 4
+MAX_TOKENS: Final = 512
+"""Tokens that a model takes whose spec does not say so."""
 COST_OF_TEXT: Final = 8
 COST_OF_IMAGE: Final = 64
 BYTES_PER_UNIT: Final = 16 * 1024
@@ -67,16 +69,18 @@ class Parts(NamedTuple):
     timeout_ms: int
 
 
-def cost_of(items: Sequence[Item]) -> int:
+def cost_of(items: Sequence[Item], encoder: EncoderSpec | None) -> int:
     """About how much work inputs are, in units of one token.
 
-    A text costs as many units as it has tokens, and a few more. An image costs the same whatever
-    its size, since models resize it, and more the longer it takes to decode.
+    A text costs as many units as it has tokens of those that the model takes, and a few more. An
+    image costs the same whatever its size, since models resize it, and more the longer it takes to
+    decode.
     """
+    max_tokens = (encoder.max_length if isinstance(encoder, TextEncoder) else None) or MAX_TOKENS
     cost = 0
     for item in items:
         if isinstance(item, str):
-            cost += COST_OF_TEXT + len(item) // CHARS_PER_TOKEN
+            cost += COST_OF_TEXT + min(max_tokens, len(item) // CHARS_PER_TOKEN)
         else:
             cost += COST_OF_IMAGE + len(item) // BYTES_PER_UNIT
     return cost

@@ -254,7 +254,7 @@ class Producer:
         for items in parts:
             id_ = f"{self._name}{next(self._numbers):x}"
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
-            packed.append(Part(id_, data, len(items), cost_of(items)))
+            packed.append(Part(id_, data, len(items), cost_of(items, job.encoder)))
         model = job.encoder.model if job.encoder else ""
         name = stream_name(job.stream, caller_class)
         return PendingRequest(Parts(packed, int(seconds * 1000)), name, model)

@@ -104,6 +104,7 @@ def producing(
     max_wait_seconds: float = 10.0,
     metrics: Metrics | None = None,
     full_seconds: float = FULL_SECONDS,
+    caller_classes: int = 1,
 ) -> Iterator[DrivenProducer]:
     producer = DrivenProducer(
         server,
@@ -113,6 +114,7 @@ def producing(
         worker_ttl_seconds=10,
         metrics=metrics,
         full_seconds=full_seconds,
+        caller_classes=caller_classes,
     )
     with producer.runner:
         producer.drive(producer.start())
