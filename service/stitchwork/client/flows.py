@@ -36,6 +36,8 @@ from stitchwork.client.service_errors import read_json
 
 Labels: TypeAlias = Sequence[str] | Sequence[int] | Sequence[bool] | NDArray[Any]
 """Labels of one type, as a list, an array or a torch tensor."""
+Targets: TypeAlias = Labels | Sequence[Sequence[Any]] | Sequence[float]
+"""What is true of each row: a label, its labels, a number or its numbers."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -220,10 +222,20 @@ def float32_array(array: Any) -> NDArray[np.float32]:
     return np.ascontiguousarray(array, np.float32)
 
 
-def label_list(labels: Labels) -> list[Any]:
-    """Labels of a list, an array or a torch tensor, each a string, an integer or a boolean."""
+def label_list(labels: Any) -> list[Any]:
+    """Labels of a list, an array or a torch tensor as values of JSON, which keep their types.
+
+    Those of several labels, or of several values, of each row are lists in the list.
+    """
     values = labels.tolist() if hasattr(labels, "tolist") else labels
-    return [value.item() if hasattr(value, "item") else value for value in values]
+    return [_plain_label(value) for value in values]
+
+
+def _plain_label(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        # A number of an array, or a row of it.
+        return value.tolist()
+    return label_list(value) if isinstance(value, list | tuple | set) else value
 
 
 def url_path(*parts: str) -> str:

@@ -14,8 +14,8 @@ from stitchwork.client.batch_calls import (
 from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, json_items
 from stitchwork.client.flows import (
     Flow,
-    Labels,
     Operation,
+    Targets,
     label_list,
     send,
     send_arrays,
@@ -112,7 +112,8 @@ class InferenceOperations:
             progress: Called with the rows done and all rows; True draws a bar.
 
         Returns:
-            A prediction for each row, with `label`, `score`, `confidence` and `top`.
+            A prediction for each row, with `label`, `score`, `confidence` and `top`; of a
+            multi-label head with `labels`, `confidence` and `top`; of a regression with `values`.
         """
         query = {"space": space, "bridge": bridge, "top": top}
         path = url_path("classify", head)
@@ -216,7 +217,7 @@ class InferenceOperations:
         self,
         encoder: str,
         head: str,
-        labels: Labels,
+        labels: Targets,
         *,
         items: Items | None = None,
         embeddings: Floats | None = None,
@@ -230,7 +231,8 @@ class InferenceOperations:
         Args:
             encoder: Id of the space of the inputs.
             head: Id of the head.
-            labels: A label for each input.
+            labels: A label for each input; for a multi-label head the list of its labels; for a
+                regression a number or a list of them.
             items: The raw inputs, or
             embeddings: (n, d) of the encoder's space.
             native_embeddings: (n, d) of the same inputs in the head's own space.

@@ -10,6 +10,7 @@ import numpy as np
 from stitchwork.client.chunks import Floats, json_items
 from stitchwork.client.flows import (
     Flow,
+    Labels,
     Operation,
     Pause,
     float32_array,
@@ -20,8 +21,10 @@ from stitchwork.client.flows import (
     url_path,
     without_none,
 )
+from stitchwork.client.head_weights import split_layers
 from stitchwork.client.progress import Progress, progress_callback
-from stitchwork.client.scikit_learn import head_weights
+from stitchwork.client.scikit_learn import estimator_weights
+from stitchwork.client.torch_modules import module_weights
 from stitchwork.errors import ErrorCode, StitchworkError
 
 POLL_SECONDS: Final = 0.2
@@ -29,6 +32,7 @@ CHECK_SECONDS: Final = 30.0
 PAGE_SIZE: Final = 1000
 
 Kind: TypeAlias = Literal["anchor-sets", "spaces", "heads"]
+Thresholds: TypeAlias = float | Sequence[float]
 Items: TypeAlias = Sequence[str] | Sequence[bytes]
 
 
@@ -109,53 +113,97 @@ class ResourceOperations:
         Args:
             id_: The head's id.
             space: Id of its space.
-            arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of an
-                MLP, or `embeddings` (n, d) to fit a linear head on, each with `labels`. Weights of
-                a single score (1, d) have two labels, the negative class first. Numpy arrays or
-                torch tensors.
-            fields: `labels`, `activation` (required for two layers or more; a list with one
-                between each two, if they differ), `classifier`, or
-                `fit` with `items` and `labels`; also arrays whose names are Python identifiers.
+            arrays: `weight` (c, d) and `bias` (c,), or `0.weight`, `0.bias`, `2.weight`, … of
+                several layers, or `embeddings` (n, d) to fit a linear head on, each with `labels`.
+                Weights of a single score (1, d) have two labels, the negative class first. Numpy
+                arrays or torch tensors.
+            fields: `labels`: strings, integers or booleans, which predictions have as they are
+                here; `layers`: the kind of each layer, or a dictionary of its kind, arrays and
+                options; `activation` between linear layers, or a list with one between each two;
+                `problem_type`, `thresholds` and `temperature`; `classifier`, or `fit` with `items`
+                and `labels`; also arrays whose names are Python identifiers.
         """
         if fields.get("labels") is not None:
             fields["labels"] = label_list(fields["labels"])
         named = {name: fields.pop(name) for name in [*fields] if _is_array(fields[name])}
         if fields.get("fit"):
             fields["fit"] = _fit_fields(fields["fit"])
-        fields = {"space": space, **fields}
-        path = url_path("heads", id_)
-        return (yield from send_arrays("PUT", path, fields, {**named, **(arrays or {})}))
+        if fields.get("layers"):
+            head = split_layers(fields["layers"])
+            fields, named = {**fields, **head.fields}, {**named, **head.arrays}
+        return (yield from _send_head(id_, space, fields, {**named, **(arrays or {})}))
 
     @Operation
     def put_head_from_sklearn(
-        self, id_: str, space: str, estimator: Any, *, uncalibrated: bool = False
+        self,
+        id_: str,
+        space: str,
+        estimator: Any,
+        *,
+        labels: Labels | None = None,
+        uncalibrated: bool = False,
+        thresholds: Thresholds | None = None,
+        temperature: float | None = None,
     ) -> Flow[dict[str, Any]]:
-        """Register a head by a fitted scikit-learn classifier of the space's embeddings.
+        """Register a head by a fitted scikit-learn estimator of the space's embeddings.
 
-        The head's probabilities equal the estimator's `predict_proba`. Its attributes are sent,
-        never a pickle.
+        The head's probabilities equal the estimator's `predict_proba`, its values `predict`. Its
+        attributes are sent, never a pickle.
 
         Args:
             id_: The head's id.
             space: Id of its space.
-            estimator: A LogisticRegression, an MLPClassifier or, with `uncalibrated`, a LinearSVC
-                or RidgeClassifier; or a Pipeline that ends in one, of StandardScaler,
-                MinMaxScaler, MaxAbsScaler, PCA and TruncatedSVD. Its `classes_` are the labels.
+            estimator: LogisticRegression, LinearDiscriminantAnalysis, SGDClassifier, MLPClassifier
+                or, with `uncalibrated`, LinearSVC, RidgeClassifier or Perceptron; these in a
+                OneVsRestClassifier or a MultiOutputClassifier; a linear regressor or MLPRegressor;
+                or a Pipeline that ends in one, of scalers, Normalizer, PCA and TruncatedSVD.
+            labels: Names of the outputs; default: `classes_`.
             uncalibrated: Take a classifier that has no probabilities: the head has its
-                predictions, but its scores are the softmax (for two classes the sigmoid) of
-                decision values and no probabilities.
+                predictions, but its scores are the softmax (for two classes and for several
+                labels the sigmoid) of decision values and no probabilities.
+            thresholds: Of several labels: the score from which each is predicted; default: 0.5.
+            temperature: Of a calibration: logits are divided by it.
 
         Raises:
             InvalidInputError: If the estimator is not fitted, or a head cannot compute it exactly.
         """
-        weights = head_weights(estimator, uncalibrated=uncalibrated)
-        fields = {
-            "space": space,
-            "labels": label_list(weights.labels),
-            "activation": weights.activation,
-        }
-        path = url_path("heads", id_)
-        return (yield from send_arrays("PUT", path, without_none(fields), weights.arrays))
+        head = estimator_weights(estimator, labels, uncalibrated=uncalibrated)
+        own = _calibration_fields(thresholds, temperature)
+        return (yield from _send_head(id_, space, {**head.fields, **own}, head.arrays))
+
+    @Operation
+    def put_head_from_torch(
+        self,
+        id_: str,
+        space: str,
+        module: Any,
+        *,
+        labels: Labels | None = None,
+        problem_type: str | None = None,
+        thresholds: Thresholds | None = None,
+        temperature: float | None = None,
+    ) -> Flow[dict[str, Any]]:
+        """Register a head by a torch module of the space's embeddings, in evaluation.
+
+        Its attributes are sent, never a pickle.
+
+        Args:
+            id_: The head's id.
+            space: Id of its space.
+            module: A Linear, or a Sequential of Linear, LayerNorm, BatchNorm1d, Dropout and
+                activations. A last Softmax or Sigmoid is left out: the head applies its own.
+            labels: One label for each output; two for a single score.
+            problem_type: `single_label_classification` (default), `multi_label_classification` or
+                `regression`.
+            thresholds: Of several labels: the score from which each is predicted; default: 0.5.
+            temperature: Of a calibration: logits are divided by it.
+
+        Raises:
+            InvalidInputError: If a head cannot compute a module exactly.
+        """
+        head = module_weights(module, labels, problem_type)
+        own = _calibration_fields(thresholds, temperature)
+        return (yield from _send_head(id_, space, {**head.fields, **own}, head.arrays))
 
     @Operation
     def get(self, kind: Kind, id_: str) -> Flow[dict[str, Any]]:
@@ -229,6 +277,19 @@ class ResourceOperations:
                 if time.monotonic() > deadline:
                     raise StitchworkError(f"{kind} {id_} is not ready after {timeout:g} seconds")
                 yield Pause(POLL_SECONDS)
+
+
+def _calibration_fields(thresholds: Thresholds | None, temperature: float | None) -> dict[str, Any]:
+    if thresholds is not None and not isinstance(thresholds, float | int):
+        thresholds = [float(threshold) for threshold in thresholds]
+    return without_none({"thresholds": thresholds, "temperature": temperature})
+
+
+def _send_head(
+    id_: str, space: str, fields: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> Flow[dict[str, Any]]:
+    path = url_path("heads", id_)
+    return (yield from send_arrays("PUT", path, {"space": space, **fields}, arrays))
 
 
 def _fit_fields(fit: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,3 +22,10 @@ def url(pair: Pair) -> Iterator[str]:
             arrays = {"weight": pair.y_anchors[:2] - pair.y_anchors.mean(axis=0)}
             client.put_head("h", "y", arrays=arrays, labels=["a", "[b]"])
         yield service.url
+
+
+@pytest.fixture
+def client(url: str) -> Iterator[Stitchwork]:
+    """A client of the service."""
+    with Stitchwork(url) as client:
+        yield client

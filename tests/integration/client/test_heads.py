@@ -1,6 +1,5 @@
 """Heads as their makers have them: probabilities equal those of the maker's own library."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,13 +10,7 @@ import scipy.special
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save, save_file
-from sklearn.decomposition import PCA, TruncatedSVD
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
-from sklearn.model_selection import GridSearchCV
-from sklearn.neural_network import MLPClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, Normalizer, StandardScaler
-from sklearn.svm import SVC, LinearSVC
+from sklearn.linear_model import LogisticRegression
 
 from stitchwork.client import Stitchwork
 from stitchwork.errors import InvalidInputError
@@ -28,12 +21,6 @@ from tests.support.onnx_models import run_onnx
 __all__ = ["run"]
 
 HIDDEN = {"0.weight": np.ones((3, 32), np.float32), "2.weight": np.ones((2, 3), np.float32)}
-
-
-@pytest.fixture
-def client(url: str) -> Iterator[Stitchwork]:
-    with Stitchwork(url) as client:
-        yield client
 
 
 def probabilities(client: Stitchwork, head: str, rows: NDArray[Any]) -> NDArray[Any]:
@@ -141,114 +128,6 @@ def test_layers_without_an_activation_are_refused_by_the_command_line(
     kinds = [layer["kind"] for layer in run(*words, "--activation", "silu")["layers"]]
     assert kinds == ["linear", "silu", "linear"]
     run("heads", "delete", "mlp")
-
-
-def classes(pair: Pair, count: int, kind: type) -> NDArray[Any]:
-    """A class of each anchor of y that a linear head can learn."""
-    scores = pair.y_anchors @ pair.y_anchors[:count].T
-    indices: NDArray[Any] = np.argmax(scores - np.median(scores, axis=0), axis=1)
-    return indices.astype(kind)
-
-
-def logistic() -> LogisticRegression:
-    return LogisticRegression(C=0.01, max_iter=2000)
-
-
-def network(activation: str, *hidden: int) -> MLPClassifier:
-    return MLPClassifier(hidden, activation=activation, max_iter=60, random_state=0)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        logistic(),
-        LogisticRegression(C=0.01, fit_intercept=False, max_iter=2000),
-        make_pipeline(StandardScaler(), logistic()),
-        make_pipeline(StandardScaler(with_mean=False), logistic()),
-        make_pipeline(StandardScaler(with_std=False), "passthrough", logistic()),
-        make_pipeline(MinMaxScaler(), TruncatedSVD(12, random_state=0), logistic()),
-        make_pipeline(StandardScaler(), PCA(10, whiten=True), MaxAbsScaler(), logistic()),
-        make_pipeline(make_pipeline(PCA(10)), logistic()),
-        GridSearchCV(make_pipeline(PCA(), logistic()), {"pca__n_components": [4, 8]}, cv=2),
-        *(network(name, 9) for name in ("identity", "logistic", "tanh", "relu")),
-        make_pipeline(StandardScaler(), network("logistic", 8, 7, 6)),
-    ],
-    ids=lambda estimator: str(estimator).split("(")[0],
-)
-def test_head_from_scikit_learn_equals_its_predict_proba(
-    client: Stitchwork, pair: Pair, estimator: Any, count: int
-) -> None:
-    estimator.fit(pair.y_anchors, classes(pair, count, int))
-    record = client.put_head_from_sklearn("sk", "y", estimator)
-    assert record["labels"] == estimator.classes_.tolist()
-    rows = pair.y_anchors[:50]
-    actual = probabilities(client, "sk", rows)
-    np.testing.assert_allclose(actual, estimator.predict_proba(rows), atol=1e-5)
-    client.delete("heads", "sk")
-
-
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize(
-    "estimator", [LinearSVC(), RidgeClassifier(), LinearSVC(fit_intercept=False)]
-)
-def test_head_from_decision_values_without_the_flag_is_refused(
-    client: Stitchwork, pair: Pair, estimator: Any, count: int
-) -> None:
-    model = make_pipeline(StandardScaler(), estimator).fit(
-        pair.y_anchors, classes(pair, count, str)
-    )
-    with pytest.raises(InvalidInputError, match="has no probabilities; pass uncalibrated=True"):
-        client.put_head_from_sklearn("sk", "y", model)
-    client.put_head_from_sklearn("sk", "y", model, uncalibrated=True)
-    rows = pair.y_anchors[:50]
-    values = model.decision_function(rows)
-    scores = np.stack([np.zeros(50), values], axis=1) if values.ndim == 1 else values
-    actual = probabilities(client, "sk", rows)
-    np.testing.assert_allclose(actual, scipy.special.softmax(scores, axis=1), atol=1e-5)
-    predicted = [one["label"] for one in client.classify("sk", rows, "y")]
-    assert predicted == model.predict(rows).tolist()
-    client.delete("heads", "sk")
-
-
-class LogisticRegressionOfAnother:
-    """Another library's class, which may compute anything."""
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize(
-    ("estimator", "message"),
-    [
-        (make_pipeline(Normalizer(), logistic()), "Normalizer cannot be part of a head: it scales"),
-        (make_pipeline(MinMaxScaler(clip=True), logistic()), "MinMaxScaler with clip=True"),
-        (SVC(), "expected one of LogisticRegression, .* got SVC"),
-        (make_pipeline(StandardScaler(), SVC()), "got SVC"),
-        (LogisticRegressionOfAnother(), "expected an estimator of scikit-learn, got tests"),
-    ],
-)
-def test_estimator_that_a_head_cannot_compute_is_refused_by_name(
-    client: Stitchwork, pair: Pair, estimator: Any, message: str
-) -> None:
-    if hasattr(estimator, "fit"):
-        estimator.fit(pair.y_anchors, classes(pair, 2, int))
-    with pytest.raises(InvalidInputError, match=message):
-        client.put_head_from_sklearn("sk", "y", estimator)
-
-
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("model", [network("relu", 4), RidgeClassifier()])
-def test_estimator_of_several_labels_for_each_row_is_refused(
-    client: Stitchwork, pair: Pair, model: Any
-) -> None:
-    model.fit(pair.y_anchors, pair.y_anchors[:, :3] > 0)
-    with pytest.raises(InvalidInputError, match="expected one label for each row"):
-        client.put_head_from_sklearn("sk", "y", model, uncalibrated=True)
-
-
-def test_estimator_that_is_not_fitted_is_refused(client: Stitchwork) -> None:
-    with pytest.raises(InvalidInputError, match=r"expected a fitted estimator: .*classes_"):
-        client.put_head_from_sklearn("sk", "y", logistic())
 
 
 LABELS = [
