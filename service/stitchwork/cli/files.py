@@ -29,6 +29,17 @@ IMAGES: Final = (
 )
 
 
+HEAD_FIELDS: Final = (
+    "labels",
+    "layers",
+    "activation",
+    "problem_type",
+    "thresholds",
+    "temperature",
+)
+"""Fields of a head that the metadata of a safetensors file may have."""
+
+
 class NpyRows:
     """An .npy file of rows that is read a part at a time, so that it is never in memory.
 
@@ -191,7 +202,7 @@ def read_rows(path: Path) -> Floats:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
-    """The tensors of a safetensors file, and the labels and activation in its metadata.
+    """The tensors of a safetensors file, and the fields of a head in its metadata.
 
     Raises:
         InvalidInputError: If it is not a safetensors file.
@@ -202,13 +213,39 @@ def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
             metadata = file.metadata() or {}
     except SafetensorError as error:
         raise InvalidInputError(f"{path}: expected a safetensors file: {error}") from error
-    fields: dict[str, Any] = {}
-    if "labels" in metadata:
-        fields["labels"] = json.loads(metadata["labels"])
-    if "activation" in metadata:
-        text = metadata["activation"]
-        fields["activation"] = json.loads(text) if text.startswith("[") else text.strip('"')
+    fields = {name: _json_or_text(metadata[name]) for name in HEAD_FIELDS if name in metadata}
     return arrays, fields
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def read_labels(path: Path) -> list[Any]:
+    """Labels from a file: an .npy array or a .json list, which keep their types, or lines.
+
+    Raises:
+        InvalidInputError: If the file is not of its format.
+    """
+    if path.suffix == ".json":
+        try:
+            labels = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise InvalidInputError(f"{path}: expected a JSON list: {error}") from error
+        if not isinstance(labels, list):
+            raise InvalidInputError(f"{path}: expected a JSON list")
+        return labels
+    if path.suffix != ".npy":
+        return list(read_lines(path))
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InvalidInputError(f"{path}: expected an .npy file of labels: {error}") from error
+    values: list[Any] = array.tolist()
+    return values
 
 
 def input_names(inputs: Sequence[str] | Files) -> list[str]:

@@ -1,5 +1,6 @@
 """`stitchwork translate|classify|embed|stitch|compatibility|export`."""
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -241,10 +242,28 @@ def _show_predictions(
     records = [
         {"input": name, **prediction} for name, prediction in zip(names, predictions, strict=True)
     ]
-    columns, rows = ["input", "label", "score", "confidence"], []
-    for record in records:
-        row = [shorten(record["input"]), record["label"], record["score"], record["confidence"]]
-        if top > 1:
-            row.append({other["label"]: other["score"] for other in record["top"][1:]})
-        rows.append(row)
-    output.show(records, [*columns, "others"] if top > 1 else columns, rows)
+    rows = [[shorten(record["input"]), *_cells(record, top).values()] for record in records]
+    columns = ["input", *(_cells(records[0], top) if records else ())]
+    output.show(records, columns, rows)
+
+
+def _cells(prediction: dict[str, Any], top: int) -> dict[str, Any]:
+    """A prediction as cells of a table by their columns."""
+    if "values" in prediction:
+        values = {_label_text(part["label"]): part["value"] for part in prediction["values"]}
+        return {"values": values}
+    if "labels" in prediction:
+        cells = {"labels": _scores(prediction["labels"]), "confidence": prediction["confidence"]}
+        return cells | ({"top": _scores(prediction["top"])} if top > 1 else {})
+    cells = {"label": _label_text(prediction["label"])}
+    cells |= {name: prediction[name] for name in ("score", "confidence")}
+    return cells | ({"others": _scores(prediction["top"][1:])} if top > 1 else {})
+
+
+def _scores(entries: list[dict[str, Any]]) -> dict[str, float]:
+    return {_label_text(entry["label"]): entry["score"] for entry in entries}
+
+
+def _label_text(label: Any) -> str:
+    """A label in a table; integers and booleans as their JSON."""
+    return label if isinstance(label, str) else json.dumps(label)

@@ -220,9 +220,24 @@ def put_space(
 )
 @input_options("Fit a linear head on these")
 @click.option(
-    "--labels", type=FILE, metavar="FILE", help="Labels of the classes, or of the rows or inputs."
+    "--labels",
+    type=FILE,
+    metavar="FILE",
+    help="Labels of the classes, or of the rows or inputs: lines, or a .json list or an .npy array "
+    "of strings, integers or booleans.",
 )
 @click.option("--classifier", is_flag=True, help="Take the classifier of the space's own model.")
+@click.option(
+    "--problem-type",
+    type=click.Choice(["single_label_classification", "multi_label_classification", "regression"]),
+    help="What the scores mean [default: one label, or as the model's config says].",
+)
+@click.option(
+    "--thresholds",
+    metavar="NUMBER[,NUMBER...]",
+    help="Scores from which labels are predicted, for all or for each [default: 0.5].",
+)
+@click.option("--temperature", type=float, help="Temperature of a calibration of the head.")
 @click.option("--no-wait", is_flag=True, help="Do not wait until it is fitted.")
 def put_head(
     client: "Stitchwork",
@@ -236,13 +251,16 @@ def put_head(
     images: tuple[str, ...],
     labels: Path | None,
     classifier: bool,
+    problem_type: str | None,
+    thresholds: str | None,
+    temperature: float | None,
     no_wait: bool,
 ) -> None:
     """Register a head by its weights, its space's own model, or the data to fit it on."""
-    from stitchwork.cli.files import read_inputs, read_lines, read_rows, read_tensors
+    from stitchwork.cli.files import read_inputs, read_labels, read_rows, read_tensors
 
     inputs = read_inputs(texts, images)
-    names = read_lines(labels) if labels else None
+    names = read_labels(labels) if labels else None
     sources = [weights, embeddings, inputs, classifier or None]
     if sum(source is not None for source in sources) != 1:
         raise InvalidInputError(
@@ -251,7 +269,7 @@ def put_head(
     fields: Record = {}
     arrays: dict[str, Floats] | None = None
     if classifier:
-        fields["classifier"] = True
+        fields = {"classifier": True} | ({} if names is None else {"labels": names})
     elif weights:
         arrays, fields = read_tensors(weights)
         if activation:
@@ -264,8 +282,26 @@ def put_head(
         fields["fit"] = {"items": inputs, "labels": names}
     elif embeddings:
         arrays, fields = {"embeddings": read_rows(embeddings)}, {"labels": names}
+    own = {
+        "problem_type": problem_type,
+        "thresholds": _thresholds(thresholds),
+        "temperature": temperature,
+    }
+    fields |= {name: value for name, value in own.items() if value is not None}
     record = client.put_head(id_, space, arrays=arrays, **fields)
     _show_ready(client, output, "heads", record, wait=not no_wait)
+
+
+def _thresholds(text: str | None) -> float | list[float] | None:
+    if text is None:
+        return None
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise InvalidInputError(
+            f"--thresholds: expected numbers separated by commas, got {text[:80]!r}"
+        ) from error
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def _is_declared(client: "Stitchwork", anchor_set: str) -> bool:

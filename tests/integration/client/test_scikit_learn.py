@@ -77,9 +77,7 @@ def network(activation: str, *hidden: int) -> MLPClassifier:
         make_pipeline(PCA(10), Normalizer("max"), StandardScaler(), logistic()),
         LinearDiscriminantAnalysis(),
         LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
-        make_pipeline(
-            StandardScaler(), SGDClassifier(loss="log_loss", alpha=0.01, random_state=0)
-        ),
+        make_pipeline(StandardScaler(), SGDClassifier(loss="log_loss", alpha=0.01, random_state=0)),
         OneVsRestClassifier(logistic()),
         OneVsRestClassifier(make_pipeline(StandardScaler(), logistic())),
         *(network(name, 9) for name in ("identity", "logistic", "tanh", "relu")),
@@ -141,7 +139,10 @@ class LogisticRegressionOfAnother:
 @pytest.mark.parametrize(
     ("estimator", "message"),
     [
-        (make_pipeline(QuantileTransformer(n_quantiles=10), logistic()), "QuantileTransformer cannot be part"),
+        (
+            make_pipeline(QuantileTransformer(n_quantiles=10), logistic()),
+            "QuantileTransformer cannot be part",
+        ),
         (CalibratedClassifierCV(logistic()), "got CalibratedClassifierCV"),
         (SGDClassifier(loss="modified_huber"), "got modified_huber"),
         (VotingClassifier([("a", logistic())]), "got VotingClassifier"),
@@ -164,7 +165,10 @@ def test_estimator_that_a_head_cannot_compute_is_refused_by_name(
 
 def indicators(pair: Pair) -> NDArray[np.int64]:
     """Three labels of each anchor of y, of which any number applies."""
-    return (pair.y_anchors[:, :3] > pair.y_anchors[:, :3].mean(axis=0)).astype(np.int64)
+    indices: NDArray[np.int64] = (
+        pair.y_anchors[:, :3] > pair.y_anchors[:, :3].mean(axis=0)
+    ).astype(np.int64)
+    return indices
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
