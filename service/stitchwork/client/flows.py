@@ -34,7 +34,15 @@ from safetensors.numpy import save
 
 from stitchwork.client.service_errors import read_json
 
-Labels: TypeAlias = Sequence[str] | Sequence[int] | Sequence[bool] | NDArray[Any]
+
+class LabelArray(Protocol):
+    """An array of labels, such as numpy's or a torch tensor."""
+
+    def tolist(self) -> Any:
+        """The labels as a list."""
+
+
+Labels: TypeAlias = Sequence[str] | Sequence[int] | Sequence[bool] | LabelArray
 """Labels of one type, as a list, an array or a torch tensor."""
 Targets: TypeAlias = Labels | Sequence[Sequence[Any]] | Sequence[float]
 """What is true of each row: a label, its labels, a number or its numbers."""

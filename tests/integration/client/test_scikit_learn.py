@@ -165,10 +165,8 @@ def test_estimator_that_a_head_cannot_compute_is_refused_by_name(
 
 def indicators(pair: Pair) -> NDArray[np.int64]:
     """Three labels of each anchor of y, of which any number applies."""
-    indices: NDArray[np.int64] = (
-        pair.y_anchors[:, :3] > pair.y_anchors[:, :3].mean(axis=0)
-    ).astype(np.int64)
-    return indices
+    columns = pair.y_anchors[:, :3]
+    return np.asarray(columns > columns.mean(axis=0), np.int64)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
