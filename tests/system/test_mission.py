@@ -39,6 +39,7 @@ pytestmark = pytest.mark.models
 
 ENCODERS = {"lite0": "tf_efficientnet_lite0", "lite1": "tf_efficientnet_lite1"}
 ANCHORS, SAMPLES, INPUT_SIZE = 64, 12, 64
+ADMIN_KEY = "an-admin-key-of-32-characters-or-more"
 LABELS = [str(digit) for digit in range(10)]
 TOLERANCE = 2e-3
 """Of the largest expected value: a worker computes in float32, and may compile its models."""
@@ -67,10 +68,11 @@ class Expected(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """A service under test: where it answers, and its queue server."""
+    """A service under test: where it answers, its queue server, and the headers of a request."""
 
     url: str
     queue: redis.Redis
+    headers: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def served(expected: Expected) -> Iterator[Deployment]:
     with running(roots=roots) as service:
         assert service.queue_url
         with redis.Redis.from_url(service.queue_url) as queue:
-            yield Deployment(service.url, queue)
+            yield Deployment(service.url, queue, {})
 
 
 @contextmanager
@@ -137,6 +139,7 @@ def composed(expected: Expected) -> Iterator[Deployment]:
             f"redis://127.0.0.1:{ports['registry']}/0",
         ),
         "STITCHWORK_QUEUE_URL": ("redis://queue:6379/0", f"redis://127.0.0.1:{ports['queue']}/0"),
+        "STITCHWORK_ADMIN_KEY": ("${STITCHWORK_ADMIN_KEY:-}", ADMIN_KEY),
         "STITCHWORK_HOST": ("0.0.0.0", "127.0.0.1"),  # noqa: S104 the image's, which is replaced
         "STITCHWORK_MODEL_ROOTS": ("/models", str(expected.weights["lite0"].parent)),
         "STITCHWORK_WORKER_METRICS_PORT": ("9464", "0"),
@@ -174,7 +177,8 @@ def composed(expected: Expected) -> Iterator[Deployment]:
             [program(name), *arguments], env=environment, check=True, timeout=machine.deadline(60)
         )
         with redis.Redis(port=ports["queue"]) as queue:
-            yield Deployment(url, queue)
+            assert httpx.get(f"{url}/spaces").status_code == 401, "a composition needs a key"
+            yield Deployment(url, queue, {"Authorization": f"Bearer {ADMIN_KEY}"})
 
 
 def program(name: str) -> str:
@@ -222,8 +226,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.mark.parametrize("deploy", [served, composed], ids=["serve", "compose"])
 def test_any_encoder_feeds_any_head_over_plain_http(expected: Expected, deploy: Any) -> None:
     with (
-        deploy(expected) as (url, queue),
-        httpx.Client(base_url=url, timeout=machine.deadline(120)) as http,
+        deploy(expected) as (url, queue, headers),
+        httpx.Client(base_url=url, timeout=machine.deadline(120), headers=headers) as http,
     ):
         versions = register(http, expected)
 

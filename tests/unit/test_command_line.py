@@ -311,3 +311,12 @@ def test_wrong_setting_is_refused_with_what_was_expected_and_what_came(
     name = option.removeprefix("--").replace("-", "_")
     expected = f"stitchwork: {name} ({option} or STITCHWORK_{name.upper()}): {message}\n"
     assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("group", ["spaces", "heads", "anchor-sets", "api-keys", "dead-letters"])
+def test_summaries_of_subcommands_are_whole(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], [group]):
+        assert main([*words, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "..." not in text.partition("Commands")[2]
+        assert "…" not in text

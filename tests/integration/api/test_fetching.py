@@ -217,12 +217,22 @@ def test_image_url_that_is_not_allowed_is_refused_unfetched(certificates: Path) 
             "https://x.example.com:8443/image",
             "https:///image",
             "https://[::1/image",
+            f"https://{address}:port/image",
+            f"https://{address}:99999/image",
             "file:///etc/passwd",
             "data:image/png;base64,aGk=",
         ):
             with pytest.raises(InvalidInputError) as error:
                 fetched(fetcher, url)
             assert error.value.code == "url-not-allowed", url
+
+
+@pytest.mark.parametrize("host", [f"{'a' * 64}.example.com", "a..example.com", "-.example.com"])
+def test_host_that_cannot_be_encoded_is_refused(certificates: Path, host: str) -> None:
+    fetcher = trusting(certificates, ["*.example.com"])
+    with pytest.raises(InvalidInputError, match="the image cannot be fetched") as error:
+        fetched(fetcher, f"https://{host}/image")
+    assert (error.value.code, error.value.pointer) == ("url-unavailable", "/items/0")
 
 
 @pytest.mark.parametrize(
@@ -248,6 +258,19 @@ def test_image_url_that_is_not_allowed_is_refused_unfetched(certificates: Path) 
         ("64:ff9b::a00:1", False),
         ("2002:a00:1::", False),
         ("2001:0:a00:1::", False),
+        ("64:ff9b:1::a00:1", False),
+        ("64:ff9b:1:ffff::1", False),
+        ("fec0::1", False),
+        ("feff:ffff::1", False),
+        ("::5db8:d822", False),
+        ("::a00:1", False),
+        ("::ffff:0:a00:1", False),
+        ("192.0.0.1", False),
+        ("192.0.0.9", False),
+        ("192.88.99.1", False),
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+        ("2a00:1450:4001::1", True),
     ],
 )
 def test_is_public_of_address(address: str, expected: bool) -> None:

@@ -235,3 +235,25 @@ def test_means_are_over_pairs_and_verdicts_over_draws() -> None:
 
 def test_vertical_bar_in_a_cell_is_escaped() -> None:
     assert table(["a"], [["x|y"], [None]]) == "| a |\n| --- |\n| x\\|y |\n| n/a |"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--encoders", "no-such-encoder"], "no-such-encoder"),
+        (["--encoders", "minilm"], "minilm needs text inputs"),
+        (["no-such-data"], "no-such-data"),
+        (["--only", "no-such-experiment"], "no-such-experiment"),
+        (["--max-rows", "0"], "--max-rows of 1 or more"),
+        (["--draws", "0"], "at least 1 draw"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_a_service_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["evaluate", *words, "--out", str(out)]) == 1
+    output = capsys.readouterr()
+    assert message in output.err
+    assert "Stitchwork serves" not in output.out
+    assert not out.exists()
