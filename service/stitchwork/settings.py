@@ -152,6 +152,7 @@ class Settings(BaseSettings):
         10.0, description="Time of silence after which a worker counts as gone."
     )
     map_cache_bytes: Bytes = Field(512 * MEBI, description="Memory of a process for cached maps.")
+    head_cache_bytes: Bytes = Field(128 * MEBI, description="Memory of a process for cached heads.")
     fit_threads: Count = Field(
         1, description="Number of inverses that a process computes at the same time."
     )

@@ -22,6 +22,7 @@ NO_LIMITS = {
     "durable_replicas": "a guarantee",
     "model_memory_bytes": "models evict each other",
     "map_cache_bytes": "maps evict each other",
+    "head_cache_bytes": "heads evict each other",
     "embedded_queue_bytes": "`max_queue_bytes` applies first",
     "drain_seconds": "requests are accepted in that time",
     "stale_seconds": "the registry is unavailable",

@@ -51,7 +51,9 @@ def make_app_state(settings: Settings) -> AppState:
             translator=Translator(
                 registry, inverses, settings.map_cache_bytes, metrics=telemetry.metrics
             ),
-            classifiers=ClassifierCache(registry, metrics=telemetry.metrics),
+            classifiers=ClassifierCache(
+                registry, settings.head_cache_bytes, metrics=telemetry.metrics
+            ),
             producer=producer,
             telemetry=telemetry,
             items_per_job=settings.items_per_job,

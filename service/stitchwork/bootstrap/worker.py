@@ -136,7 +136,7 @@ def make_worker(settings: Settings) -> "Worker":
         encoders,
         checker,
         translator,
-        ClassifierCache(registry, place=encoders.to_device, metrics=telemetry.metrics),
+        ClassifierCache(registry, settings.head_cache_bytes, encoders.to_device, telemetry.metrics),
         items_per_batch=items_per_batch,
         telemetry=telemetry,
     )

@@ -39,6 +39,7 @@ _SHARED: Final = frozenset(
         "worker_ttl_seconds",
         "items_per_job",
         "map_cache_bytes",
+        "head_cache_bytes",
         "fit_threads",
         "blas_threads",
         "offline",

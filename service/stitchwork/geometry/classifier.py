@@ -74,6 +74,11 @@ class Classifier:
         """Number of logits, c."""
         return next(layer.outputs for layer in reversed(self.layers) if layer.outputs)
 
+    @property
+    def nbytes(self) -> int:
+        """Size of its arrays, in bytes."""
+        return sum(int(array.nbytes) for layer in self.layers for array in layer.arrays.values())
+
     def convert_arrays(self, convert: Convert) -> Self:
         """A copy with every array converted, such as moved to a device."""
         return replace(self, layers=tuple(layer.convert_arrays(convert) for layer in self.layers))

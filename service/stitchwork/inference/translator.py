@@ -28,7 +28,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
 from stitchwork.telemetry import Metrics
 
-MAX_CLASSIFIERS: Final = 256
+CLASSIFIER_BYTES: Final = 128 * 1024 * 1024
 
 MapKey = tuple[str, str, BridgeName]
 
@@ -189,7 +189,7 @@ class ClassifierCache:
 
     Args:
         registry: Source of weights.
-        max_classifiers: Maximum number of cached classifiers.
+        max_bytes: Maximum size of the cached classifiers.
         place: Converts the arrays of a classifier, such as to tensors on a worker's device.
         metrics: Counts cache hits and misses.
     """
@@ -197,7 +197,7 @@ class ClassifierCache:
     def __init__(
         self,
         registry: Registry,
-        max_classifiers: int = MAX_CLASSIFIERS,
+        max_bytes: int = CLASSIFIER_BYTES,
         place: Callable[[Any], Any] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
@@ -205,7 +205,9 @@ class ClassifierCache:
         self._registry = registry
         self._place = place
         self._lock = threading.Lock()
-        self._cache: LRUCache[tuple[str, str], Classifier] = LRUCache(max_classifiers)
+        self._cache: LRUCache[tuple[str, str], Classifier] = LRUCache(
+            max_bytes, getsizeof=lambda classifier: min(classifier.nbytes, max_bytes)
+        )
 
     def get(self, head: Head) -> Classifier:
         """Get the classifier of a version of a head."""

@@ -111,12 +111,12 @@ def test_request_needs_one_host(url: str, hosts: bytes, version: bytes, status: 
 @pytest.fixture(scope="module")
 def keyed() -> Iterator[ServiceProcess]:
     """A service with few connections that requires keys."""
-    env = {
-        "STITCHWORK_MAX_CONNECTIONS": str(MAX_CONNECTIONS),
-        "STITCHWORK_REQUIRE_KEYS": "true",
-        "STITCHWORK_ADMIN_KEY": ADMIN_KEY,
-    }
-    with running(workers=0, **env) as process:
+    with running(
+        workers=0,
+        STITCHWORK_MAX_CONNECTIONS=str(MAX_CONNECTIONS),
+        STITCHWORK_REQUIRE_KEYS="true",
+        STITCHWORK_ADMIN_KEY=ADMIN_KEY,
+    ) as process:
         yield process
 
 

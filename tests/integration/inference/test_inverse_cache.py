@@ -11,10 +11,12 @@ import pytest
 
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.geometry.bridges import BridgeName
+from stitchwork.geometry.classifier import mlp
 from stitchwork.inference.inverse_cache import InverseCache
-from stitchwork.inference.translator import PairMap, Translator
+from stitchwork.inference.translator import ClassifierCache, PairMap, Translator
 from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
@@ -166,3 +168,28 @@ def test_inverse_that_is_done_when_submitted_does_not_deadlock(
     thread.start()
     thread.join(machine.deadline(20))
     assert not thread.is_alive()
+
+
+def test_head_cache_is_bounded_by_bytes(registry: Registry, spaces: tuple[Space, Space]) -> None:
+    rng = np.random.default_rng(0)
+    width = spaces[1].dim
+    heads = []
+    for i in range(4):
+        weight = rng.normal(size=(100, width)).astype(np.float32)
+        classifier = mlp([(weight, np.zeros(100, np.float32))])
+        labels = [str(label) for label in range(100)]
+        definition = define_head(classifier, labels)
+        _, entry = registry.declare_head(f"h{i}", spaces[1].id, definition)
+        assert entry.record
+        heads.append(entry.record)
+    size = 100 * (width + 1) * 4
+    two = ClassifierCache(registry, 2 * size)
+    first = two.get(heads[0])
+    assert first.nbytes == size
+    assert two.get(heads[1]) is not None
+    assert two.get(heads[0]) is first
+    two.get(heads[2])
+    two.get(heads[3])
+    assert two.get(heads[0]) is not first, "two others are cached"
+    none = ClassifierCache(registry, 1024)
+    assert none.get(heads[0]).nbytes == size, "a head that is larger than the cache is served"
