@@ -60,6 +60,12 @@ def check_folder(name: str, folder: Path) -> None:
 
 def _check_architecture(name: str, config: dict[str, Any]) -> None:
     model_type = config.get("model_type")
+    if model_type == "timm_wrapper":
+        raise refusal(
+            name,
+            "it is a model of timm inside of transformers: save its timm_model with timm's "
+            "save_for_hf, and use an encoder of kind timm",
+        )
     if model_type is None and "architecture" in config:
         raise refusal(
             name, f"it is a model of timm ({config['architecture']}): use an encoder of kind timm"

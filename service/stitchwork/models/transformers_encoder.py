@@ -210,7 +210,7 @@ class TransformersEncoder:
     def _prompt_length(self, prompt: str) -> int:
         """The number of tokens of a prompt, special tokens before it included."""
         if prompt not in self._prompt_tokens:
-            self._prompt_tokens[prompt] = prompt_tokens(self._tokenizer, prompt)
+            self._prompt_tokens[prompt] = prompt_tokens(self._tokenizer, self._cased(prompt))
         return self._prompt_tokens[prompt]
 
     def _padded(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from PIL import Image
 from stitchwork.errors import InvalidInputError
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
+from stitchwork.models.folder_checks import check_folder
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.matryoshka import output_width, resolve_dimensions
 from stitchwork.models.memory import is_out_of_memory
@@ -64,6 +65,7 @@ class TransformersVisionEncoder:
         self._max_pixels = max_pixels
         self.device = device
         spec, files = _complete(spec, folder)
+        check_folder(spec.model, files.model_folder)
         self._preprocessor = VisionPreprocessor(spec, files.model_folder)
         images = sample_images()
         fields = self._preprocessor.batch([self._preprocessor.prepare(images[0])])

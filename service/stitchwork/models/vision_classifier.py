@@ -44,10 +44,11 @@ def vision_classifier(spec: VisionEncoder, folder: Path) -> PretrainedHead:
     cpu = torch.device("cpu")
     encoder = TransformersVisionEncoder(spec, cpu, folder, compile_models=False, prove=False)
     resolved = encoder.spec
-    if resolved.pooling != "classifier" or resolved.normalize or resolved.modules:
+    changes = resolved.normalize or resolved.modules or resolved.dimensions
+    if resolved.pooling != "classifier" or changes:
         raise InvalidInputError(
             f"the classifier of {spec.model} expects an encoder with pooling classifier, normalize "
-            "false and no modules"
+            "false, all dimensions and no modules"
         )
     check_folder(spec.model, folder)
     model = load_classifier(spec.model, folder, read_config(folder))

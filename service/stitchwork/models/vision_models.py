@@ -11,7 +11,7 @@ from torch.nn import Linear
 from transformers import AutoModel
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.models.folder_checks import check_folder, release_noted
+from stitchwork.models.folder_checks import release_noted
 from stitchwork.models.matryoshka import cut_and_normalize
 from stitchwork.models.pooling import pool
 from stitchwork.models.pretrained_weights import load_weights
@@ -142,7 +142,6 @@ def load_vision_model(
         InvalidInputError: If the pooling is not one of the model's.
         JobFailedError: If the folder cannot be loaded as it is, or its weights do not fit.
     """
-    check_folder(spec.model, folder)
     with release_noted(folder):
         config = read_config(folder)
         if spec.pooling is None:

@@ -1,7 +1,7 @@
 """Preprocessing of images as the image processor of a transformers model does it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.resources import VisionEncoder
 
 PROCESSOR_FILES: Final = ("preprocessor_config.json", "processor_config.json")
+CHANNELS: Final = 3
 PIXELS: Final = "pixel_values"
 PATCHES: Final = (PIXELS, "pixel_attention_mask", "spatial_shapes")
 """What a processor gives that keeps the aspect ratio and cuts an image into patches (NaFlex)."""
@@ -30,6 +31,8 @@ class VisionPreprocessor:
         folder: The folder of the model's files.
 
     Attributes:
+        mean: The mean of each channel that is subtracted.
+        std: The standard deviation of each channel that is divided by.
         shape: The shape of a prepared image.
         has_own_size: Whether the side of the input is that of the model's files.
         has_patches: Whether images are prepared as patches.
@@ -47,11 +50,8 @@ class VisionPreprocessor:
         self._name = spec.model
         self._processor: Any = AutoImageProcessor.from_pretrained(folder, **LOCAL_FILES_ONLY)
         self._options: dict[str, Any] = {}
-        normalizes = bool(getattr(self._processor, "do_normalize", False))
-        self.mean = _channels(getattr(self._processor, "image_mean", None) if normalizes else 0.0)
-        self.std = _channels(getattr(self._processor, "image_std", None) if normalizes else 1.0)
-        self._override_statistics(spec)
-        self.has_patches = False
+        self.mean, self.std = self._statistics(spec)
+        self.has_patches = set(self._fields(Image.new("RGB", SHAPES[0]))) == set(PATCHES)
         self.shape = self._shape()
         own = self.side
         self.has_own_size = spec.input_size in (None, own)
@@ -76,10 +76,9 @@ class VisionPreprocessor:
         Patches have three more columns: whether the patch is one of the image, and the number of
         patches that the image has along its height and its width.
         """
-        fields = self._processor(images=image, return_tensors="pt", **self._options)
-        if tuple(sorted(fields)) == tuple(sorted(PATCHES)):
+        fields = self._fields(image)
+        if self.has_patches:
             patches, mask, sides = (fields[name][0] for name in PATCHES)
-            self.has_patches = True
             columns = (patches, mask[:, None], sides.expand(len(patches), 2))
             return torch.cat([part.float() for part in columns], dim=1)
         # A mask of an unpadded image has no effect.
@@ -95,24 +94,26 @@ class VisionPreprocessor:
         stacked = torch.stack(list(inputs))
         return split_patches(stacked) if self.has_patches else {PIXELS: stacked}
 
-    def _override_statistics(self, spec: VisionEncoder) -> None:
-        for name, own, requested in (("mean", self.mean, spec.mean), ("std", self.std, spec.std)):
-            if requested is None or requested == own:
-                continue
-            if len(requested) not in (1, len(own)) and len(own) > 1:
-                raise InvalidInputError(
-                    f"{name}: expected 1 or {len(own)} numbers for {spec.model}, got "
-                    f"{len(requested)}"
-                )
-            values = requested * 3 if len(requested) == 1 else requested
-            setattr(self, name, values)
-        if (self.mean, self.std) != (spec.mean, spec.std) and spec.mean is spec.std is None:
-            return
-        self._options |= {
-            "do_normalize": True,
-            "image_mean": list(self.mean * 3 if len(self.mean) == 1 else self.mean),
-            "image_std": list(self.std * 3 if len(self.std) == 1 else self.std),
-        }
+    def _fields(self, image: Image.Image) -> Mapping[str, torch.Tensor]:
+        """What the image processor gives for one image, as a batch of one."""
+        fields: Mapping[str, torch.Tensor] = self._processor(
+            images=image, return_tensors="pt", **self._options
+        )
+        return fields
+
+    def _statistics(self, spec: VisionEncoder) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The mean and the standard deviation of each channel that are in force."""
+        normalizes = bool(getattr(self._processor, "do_normalize", False))
+        own = (
+            _per_channel("mean", self._processor.image_mean if normalizes else 0.0),
+            _per_channel("std", self._processor.image_std if normalizes else 1.0),
+        )
+        mean = own[0] if spec.mean is None else _per_channel("mean", spec.mean)
+        std = own[1] if spec.std is None else _per_channel("std", spec.std)
+        if (mean, std) != own:
+            statistics = {"image_mean": list(mean), "image_std": list(std)}
+            self._options |= {"do_normalize": True, **statistics}
+        return mean, std
 
     def _resize(self, spec: VisionEncoder, own: int | None) -> None:
         """Scale the sizes of the processor to another side of the input."""
@@ -156,5 +157,13 @@ def split_patches(stacked: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _channels(values: Any) -> tuple[float, ...]:
-    return tuple(map(float, values)) if isinstance(values, (list, tuple)) else (float(values or 0),)
+def _per_channel(name: str, values: Any) -> tuple[float, ...]:
+    """One number for each of three channels.
+
+    Raises:
+        InvalidInputError: If there are neither one nor three numbers.
+    """
+    numbers = tuple(map(float, values)) if isinstance(values, (list, tuple)) else (float(values),)
+    if len(numbers) not in (1, CHANNELS):
+        raise InvalidInputError(f"{name}: expected 1 or {CHANNELS} numbers, got {len(numbers)}")
+    return numbers * CHANNELS if len(numbers) == 1 else numbers

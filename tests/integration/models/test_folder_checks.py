@@ -150,3 +150,6 @@ def test_a_model_of_texts_is_refused_for_images(folder: Path) -> None:
     spec = VisionEncoder(model=str(folder))
     with pytest.raises(StitchworkError, match=r"no image processor: expected a file preproc"):
         EncoderCache("cpu", [folder], offline=True).pin(spec)
+    as_pickle(folder)
+    with pytest.raises(StitchworkError, match=r"got only pytorch_model\.bin"):
+        EncoderCache("cpu", [folder], offline=True).pin(spec)

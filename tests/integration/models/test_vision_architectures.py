@@ -207,7 +207,7 @@ def test_an_image_processor_that_crops_is_followed(tmp_path: Path) -> None:
     assert_equal(embed(tmp_path), expected)
     spec = EncoderCache("cpu", [tmp_path], offline=True).pin(VisionEncoder(model=str(tmp_path)))
     assert isinstance(spec, VisionEncoder)
-    assert (spec.mean, spec.std) == ((0.0,), (1.0,))
+    assert (spec.mean, spec.std) == ((0.0,) * 3, (1.0,) * 3)
     assert_equal(embed(tmp_path, mean=(0.0,), std=(1.0,)), expected)
 
 
@@ -217,12 +217,18 @@ def test_an_image_processor_that_gives_several_sizes_is_refused(tmp_path: Path) 
     assert "its image processor gives images of several sizes" in refusal(tmp_path)
 
 
+def test_a_model_of_timm_inside_of_transformers_is_refused_with_its_cause(tmp_path: Path) -> None:
+    config = transformers.TimmWrapperConfig(architecture="resnet10t")
+    transformers.TimmWrapperModel(config).save_pretrained(tmp_path)
+    assert "use an encoder of kind timm" in refusal(tmp_path)
+
+
 def test_what_is_no_model_of_images_is_refused(tmp_path: Path) -> None:
     save(tmp_path, build("BertModel", **SMALL, vocab_size=100))
     assert "it is not a model of images: its input is input_ids" in refusal(tmp_path)
 
 
-def test_a_classifier_of_more_than_one_layer_or_of_several_labels_at_once_is_refused(
+def test_a_classifier_that_does_not_read_the_embeddings_is_refused(
     tmp_path: Path,
 ) -> None:
     save(tmp_path, build("DeiTForImageClassificationWithTeacher", **VISION))
@@ -232,9 +238,10 @@ def test_a_classifier_of_more_than_one_layer_or_of_several_labels_at_once_is_ref
     encoders = EncoderCache("cpu", [tmp_path], offline=True)
     with pytest.raises(StitchworkError, match="expects an encoder with pooling classifier"):
         encoders.classifier(spec)
-    save(tmp_path, build("ViTForImageClassification", **VISION, num_labels=1))
-    with pytest.raises(StitchworkError, match="choose one of several labels, got one number"):
-        EncoderCache("cpu", [tmp_path], offline=True).classifier(spec)
+    save(tmp_path, build("ViTForImageClassification", **VISION))
+    cut = spec.model_copy(update={"matryoshka": True, "dimensions": 8})
+    with pytest.raises(StitchworkError, match="normalize false, all dimensions and no modules"):
+        EncoderCache("cpu", [tmp_path], offline=True).classifier(cut)
 
 
 def test_a_text_encoder_of_a_model_of_images_is_refused_with_the_kind(tmp_path: Path) -> None:
