@@ -18,7 +18,11 @@ from huggingface_hub.errors import (
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
 from stitchwork.resources import check_hub_model
 
-FILES: Final = ("*.json", "*.txt", "*.model", "*.spm", "*.safetensors")
+FILES: Final = (
+    *("*.json", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.safetensors"),
+    # The model card names the dimensions that embeddings may be cut to.
+    "README.md",
+)
 """Files that are downloaded: never code or pickles, so that neither can be run."""
 IGNORED: Final = ("[!0-9]*/*", "*/*/*")
 """Folders that are not downloaded: all but those of a model's modules, such as `1_Pooling`."""

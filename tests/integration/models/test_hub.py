@@ -72,6 +72,7 @@ def test_only_models_that_match_a_pattern_are_allowed(cache: Path) -> None:
 
 def test_the_files_of_the_modules_are_downloaded_and_no_others() -> None:
     wanted = [
+        "README.md",
         "modules.json",
         "config_sentence_transformers.json",
         "model-00001-of-00002.safetensors",

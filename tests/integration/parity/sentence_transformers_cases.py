@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
@@ -21,7 +22,8 @@ from sentence_transformers.sentence_transformer.modules import (
 from transformers import BertConfig, BertModel
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from tests.integration.parity.cases import TEXTS, Case, Reference
+from stitchwork.resources import Floats
+from tests.integration.parity.cases import TEXTS, Case, HeadReference, Reference
 from tests.support.text_models import BERT, save_text_model, save_tokenizer, word_pieces
 
 WIDTH: Final = BERT["hidden_size"]
@@ -33,6 +35,7 @@ ACTIVATIONS: Final = (
     *("ELU", "GELU", "Hardtanh", "Identity", "LeakyReLU", "Mish", "ReLU", "ReLU6", "SELU", "SiLU"),
     *("Sigmoid", "Softplus", "Softsign", "Tanh"),
 )
+LABELS: Final = ["question", "answer", "neither"]
 PROMPTS: Final = {"query": "Find: ", "passage": "Say which: "}
 
 
@@ -62,7 +65,22 @@ def reference(
     """
     model = SentenceTransformer(str(folder), device="cpu")
     rows = model.encode(list(texts), **encode)
-    return Reference(rows, encoder or {}, tuple(texts), record or {})
+    return Reference(rows, encoder or {}, tuple(texts), record or {}, head_of(rows))
+
+
+def head_of(rows: Floats) -> HeadReference:
+    """A linear head as it was trained on a library's rows, and its predictions for them."""
+    centred = rows - rows.mean(axis=0)
+    weight = np.random.default_rng(0).normal(size=(len(LABELS), rows.shape[1]))
+    weight /= (centred @ weight.T).std()
+    logits = torch.from_numpy(centred @ weight.T)
+    body = {
+        "weight": weight.tolist(),
+        "bias": (-rows.mean(axis=0) @ weight.T).tolist(),
+        "labels": LABELS,
+    }
+    labels = [LABELS[i] for i in logits.argmax(dim=1).tolist()]
+    return HeadReference(labels, np.asarray(logits.softmax(dim=1)), LABELS, body)
 
 
 def pooling(mode: Any, folder: Path) -> Reference:

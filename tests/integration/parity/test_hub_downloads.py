@@ -20,6 +20,7 @@ from tests.integration.parity.sentence_transformers_cases import (
     save,
 )
 from tests.integration.parity.timm_cases import library_reference, save_calibrated
+from tests.integration.parity.tower_cases import TOWERS, image_tower, text_tower
 from tests.integration.parity.transformers_cases import base_model
 from tests.support import machine
 from tests.support.model_hub import COMMIT, ModelHub, Repository, running_hub
@@ -55,7 +56,7 @@ class HubService(NamedTuple):
     def register(self, space: str, **encoder: Any) -> dict[str, Any]:
         """The record of a space of an encoder, once it is ready or failed."""
         encoder = {"kind": "transformers", **encoder}
-        modality = "image" if encoder["kind"] == "timm" else "text"
+        modality = "text" if encoder["kind"] == "transformers" else "image"
         body = {"anchor_set": modality, "encoder": encoder}
         response = self.http.put(f"/spaces/{space}", json=body)
         assert response.is_success, response.text
@@ -75,7 +76,7 @@ class HubService(NamedTuple):
 
     def assert_equal(self, space: str, expected: Reference) -> None:
         """Compare the embeddings of a space with those of its library."""
-        items = IMAGES if space.startswith("image") else TEXTS
+        items = expected.items or (IMAGES if space.startswith("image") else TEXTS)
         response = self.http.post(f"/embed/{space}", json={"items": as_json(items)})
         assert response.is_success, response.text
         rows = np.array(response.json()["embeddings"])
@@ -156,6 +157,20 @@ def test_a_plain_transformers_repository_equals_its_library(service: HubService)
     service.assert_equal("plain", expected)
 
 
+@pytest.mark.parametrize("tower", ["text", "image"])
+def test_each_tower_of_a_repository_of_two_towers_equals_its_library(
+    service: HubService, tower: str
+) -> None:
+    kinds = {"text": "transformers", "image": "transformers-vision"}
+    make = {"text": text_tower, "image": image_tower}[tower]
+    expected = service.publish(f"maker/{tower}-tower", partial(make, TOWERS["clip"]))
+    record = service.register(
+        f"{tower}-tower", kind=kinds[tower], model=f"maker/{tower}-tower", **expected.encoder
+    )
+    assert (record["status"], record["encoder"]["pooling"]) == ("ready", "projection")
+    service.assert_equal(f"{tower}-tower", expected)
+
+
 def test_pretrained_weights_of_timm_are_downloaded_from_their_repository(
     service: HubService,
 ) -> None:
@@ -209,7 +224,10 @@ def test_a_download_that_breaks_off_is_named_and_succeeds_later(service: HubServ
 
 def test_a_model_that_no_pattern_allows_is_not_requested(service: HubService) -> None:
     service.publish("other/model", bert)
-    assert "hub_models allows: maker/*, timm/*" in service.failure("other", model="other/model")
+    encoder = {"kind": "transformers", "model": "other/model"}
+    response = service.http.put("/spaces/other", json={"anchor_set": "text", "encoder": encoder})
+    assert response.status_code == 422
+    assert "hub_models allows: maker/*, timm/*" in response.json()["detail"]
     assert service.downloads("other/model") == set()
 
 

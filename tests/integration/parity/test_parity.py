@@ -21,6 +21,7 @@ CASES = (
     *tower_cases.CASES,
 )
 CLASSIFIERS = (
+    *sentence_transformers_cases.CASES,
     *transformers_cases.CLASSIFIERS,
     *timm_cases.CLASSIFIERS,
     *tower_cases.CLASSIFIERS,
