@@ -28,6 +28,8 @@ from tests.integration.worker.conftest import SPEC, TEXTS, TableEncoder, embeddi
 DECLARED = SpaceDeclaration("x", "S", SPEC, None, None, BridgeParameters())
 NEWER = replace(DECLARED, parameters=BridgeParameters(omega=4))
 CHUNK_ITEMS = 2
+STEPS = 4
+"""Steps of a registration of five texts: three chunks, and its completion."""
 
 
 class Loader:
@@ -119,7 +121,7 @@ def test_an_encoder_is_compared_with_its_library_before_the_first_chunk_of_a_spa
 ) -> None:
     loader = Loader(TableEncoder(embeddings(0)))
     runner, job = runners(loader), declare(registry)
-    while registry.spaces.read("x")[0].record is None:
+    for _ in range(STEPS):
         runner.advance(job)
     assert loader.proofs == [True, False, False]
 
@@ -131,7 +133,7 @@ def test_space_of_an_encoder_with_unit_rows_is_unit_unless_declared_otherwise(
     rows = embeddings(0) / np.linalg.norm(embeddings(0), axis=1, keepdims=True)
     runner = runners(Loader(TableEncoder(rows)))
     job = declare(registry, replace(DECLARED, unit=unit))
-    while registry.spaces.read("x")[0].record is None:
+    for _ in range(STEPS):
         runner.advance(job)
     (record,), _ = registry.spaces.ready("x")
     assert record.unit is expected
