@@ -44,6 +44,7 @@ START = 120.0
 ANCHORS = 80
 EMBED, ROUTE = "/embed/pixels", "/embed/{encoder}"
 QUEUE_JOBS, ENOUGH = 24, 60
+SLOW_IMAGES, SLOW_TIMEOUT = 320, 3.0
 
 
 def picture(seed: int) -> bytes:
@@ -309,6 +310,21 @@ def test_encoder_that_no_longer_yields_its_space_is_refused(stage: Stage) -> Non
 
     wait_until("readiness lists it", is_listed)
     stage.client.delete("spaces", "drifts")
+
+
+def test_large_call_to_a_slow_encoder_arrives_whole(stage: Stage) -> None:
+    """It takes several times the timeout of a request, and the service is told to take no more."""
+    stage.settled()
+    items = [solid(faulty_model.SLOW)] * SLOW_IMAGES
+    start = time.monotonic()
+    with Stitchwork(stage.running.url, timeout=machine.deadline(SLOW_TIMEOUT)) as client:
+        rows = client.embed("pixels", items)
+    seconds = time.monotonic() - start
+    assert rows.shape == (SLOW_IMAGES, 48)
+    assert np.allclose(rows, rows[0])
+    of_the_models = SLOW_IMAGES * faulty_model.SLOW_SECONDS / 2
+    assert of_the_models > 2 * SLOW_TIMEOUT
+    assert seconds < machine.deadline(1.5 * of_the_models)
 
 
 def test_job_of_a_closed_connection_never_reaches_the_model(stage: Stage) -> None:

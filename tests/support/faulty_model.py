@@ -35,7 +35,8 @@ CROWDED: Final[Colour] = (255, 255, 0)
 WAITS: Final[Colour] = (0, 255, 255)
 """Signals that it is being computed, and waits for `CONTINUE`."""
 SLOW: Final[Colour] = (255, 0, 255)
-"""Takes a twentieth of a second."""
+"""Takes `SLOW_SECONDS`."""
+SLOW_SECONDS: Final = 0.05
 HUGE: Final = 1 << 60
 """Numbers that fit no machine's memory."""
 TIMEOUT: Final = 60.0
@@ -65,9 +66,16 @@ class FaultyModel(torch.nn.Module):
             torch.empty(HUGE)
         if WAITS in colours:
             _wait()
-        time.sleep(0.05 * colours.count(SLOW))
-        pooled = torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
-        return pooled.flatten(1) * self.scale
+        time.sleep(SLOW_SECONDS * colours.count(SLOW))
+        return self.forward_head(self.forward_features(pixels))
+
+    def forward_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(n, 3, 4, 4) of (n, 3, h, w), without any fault."""
+        return torch.nn.functional.adaptive_avg_pool2d(pixels, 4)
+
+    def forward_head(self, features: torch.Tensor, pre_logits: bool = True) -> torch.Tensor:
+        """(n, 48) of (n, 3, 4, 4)."""
+        return features.flatten(1) * self.scale
 
 
 def _colour(image: torch.Tensor) -> Colour | None:
