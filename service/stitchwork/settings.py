@@ -142,6 +142,13 @@ class Settings(BaseSettings):
     max_queue_wait_seconds: Seconds = Field(
         10.0, description="Maximum wait of the first job in line at which another is accepted."
     )
+    caller_classes: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Number of classes of callers, by API key or else by address, which share each "
+        "encoder equally; 1: first come, first served.",
+    )
     lease_seconds: Seconds = Field(
         10.0, description="Time after which the jobs of a silent worker are redelivered."
     )

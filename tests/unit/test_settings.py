@@ -30,6 +30,7 @@ NO_LIMITS = {
     "worker_ttl_seconds": "a worker is gone",
     "lease_seconds": "its jobs are redelivered",
     "forward_timeout_seconds": "its jobs are redelivered",
+    "caller_classes": "classes share each encoder",
     "items_per_job": "larger requests are split",
     "items_per_batch": "larger batches are split",
     "fit_threads": "fits wait for each other",

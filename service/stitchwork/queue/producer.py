@@ -23,6 +23,7 @@ from stitchwork.errors import (
 from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
 from stitchwork.queue.admission import AdmissionLimits, Part, Parts, cost_of
 from stitchwork.queue.admitter import Admitter
+from stitchwork.queue.caller_classes import current_class
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
@@ -122,15 +123,13 @@ class Producer:
         await self._blocking.close()
         await self._client.close()
 
-    async def run(
-        self, job: Job, items: Sequence[Item], seconds: float, caller_class: int = 0
-    ) -> Reply:
+    async def run(self, job: Job, items: Sequence[Item], seconds: float) -> Reply:
         """Have a worker do a job, and wait for its reply; see `run_all`."""
-        (reply,) = await self.run_all(job, (items,), seconds, caller_class)
+        (reply,) = await self.run_all(job, (items,), seconds)
         return reply
 
     async def run_all(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float, caller_class: int = 0
+        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
     ) -> list[Reply]:
         """Have workers do a request of one or more jobs, and wait for all replies.
 
@@ -141,7 +140,6 @@ class Producer:
             job: What all jobs do; their ids and reply address are set here.
             parts: The inputs of each job.
             seconds: Seconds until the deadline.
-            caller_class: The class of the caller.
 
         Returns:
             Replies without an error, in the order of the jobs.
@@ -156,7 +154,7 @@ class Producer:
         """
         if job.encoder:
             await self._check_workers(job.encoder)
-        request = self._make_request(job, parts, seconds, caller_class % self._caller_classes)
+        request = self._make_request(job, parts, seconds)
         for index, part in enumerate(request.parts.parts):
             self._waiting[part.id] = (request, index)
         self._admitter.admit(request)
@@ -189,7 +187,7 @@ class Producer:
         except QueueUnavailableError as error:
             _warn(error, "a worker resumes the registration later")
 
-    def check_room(self, encoder: EncoderSpec, caller_class: int = 0) -> None:
+    def check_room(self, encoder: EncoderSpec) -> None:
         """Raise, before the inputs of a job are read, if the queue was full a moment ago.
 
         Raises:
@@ -197,7 +195,7 @@ class Producer:
         """
         if not self._full:
             return
-        name = stream_name(encoder_key(encoder), caller_class % self._caller_classes)
+        name = stream_name(encoder_key(encoder), current_class(self._caller_classes))
         until, error = self._full.get(name, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise QueueFullError(error.message, max_items=error.max_items)
@@ -245,7 +243,7 @@ class Producer:
         self._workers = worker_registry.parse_statuses(reply)
 
     def _make_request(
-        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float, caller_class: int
+        self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
     ) -> PendingRequest:
         request_id = traceparent = None
         for caller in CALLERS.get():
@@ -256,7 +254,7 @@ class Producer:
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
             packed.append(Part(id_, data, len(items), cost_of(items, job.encoder)))
         model = job.encoder.model if job.encoder else ""
-        name = stream_name(job.stream, caller_class)
+        name = stream_name(job.stream, current_class(self._caller_classes))
         return PendingRequest(Parts(packed, int(seconds * 1000)), name, model)
 
     def _limits(self, model: str) -> AdmissionLimits:

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +14,7 @@ import pytest
 from stitchwork.errors import InvalidInputError, QueueFullError, QueueUnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.admission import MAX_INLINE_BYTES
+from stitchwork.queue.caller_classes import CALLER, current_class
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply
@@ -148,17 +150,26 @@ def test_batch_of_large_jobs_is_bounded_by_inputs(queue_server: RedisClient) -> 
         assert [len(delivery.items) for delivery in take(consumer)] == [5, 1]
 
 
+def class_of(name: str) -> int:
+    CALLER.set(name)
+    return current_class(4)
+
+
 def test_caller_classes_share_an_encoder(queue_server: RedisClient) -> None:
+    assert len({copy_context().run(class_of, name) for name in ("attacker", "honest")}) == 2
     with (
         producing(queue_server, caller_classes=4) as producer,
         consuming(queue_server) as consumer,
     ):
 
+        def call(text: str, caller: str) -> "asyncio.Future[Reply]":
+            CALLER.set(caller)
+            return asyncio.ensure_future(producer.run(JOB, [text], 20.0))
+
         async def run() -> list[list[str]]:
-            flood = [producer.run(JOB, ["flood"], 20.0, 1) for _ in range(40)]
-            tasks = [asyncio.ensure_future(call) for call in flood]
+            tasks = [call("flood", "attacker") for _ in range(40)]
             await asyncio.sleep(0.1)
-            tasks += [asyncio.ensure_future(producer.run(JOB, ["one"], 20.0, 6)) for _ in range(3)]
+            tasks += [call("one", "honest") for _ in range(3)]
             batches = []
             while not all(task.done() for task in tasks):
                 batch = await asyncio.to_thread(consumer.take)
@@ -189,7 +200,7 @@ def test_scripts_use_keys_of_one_slot(server_binary: ServerBinary) -> None:
         with producing(server, caller_classes=3) as producer, consuming(server) as consumer:
             with working(consumer):
                 parts = [["a"], [large], ["b", large]]
-                replies = producer.drive(producer.run_all(JOB, parts, 20.0, 2))
+                replies = producer.drive(producer.run_all(JOB, parts, 20.0))
             assert [reply.rows is not None for reply in replies] == [True] * 3
             assert streams.stream_backlogs(server) == {}
             assert producer.drive(producer.drain(5.0))

@@ -15,6 +15,7 @@ from stitchwork.errors import (
     RateLimitError,
     StitchworkError,
 )
+from stitchwork.queue.caller_classes import CALLER
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.resources import ApiKey
@@ -68,6 +69,7 @@ class AuthMiddleware:
         try:
             key = self._authorize(await self._find(token), token, scopes)
             scope["state"]["key"] = key
+            CALLER.set(key.name if key else str((scope.get("client") or ("",))[0]))
             if self._rate_limiter.limits(key, scopes[0]):
                 await self._check_rate(key, scopes[0], headers)
         except StitchworkError as error:
