@@ -86,6 +86,20 @@ def test_tuning_finds_the_cheapest_batch_size() -> None:
     assert encoder.batch_sizes == [4, 4, 2]
 
 
+def test_tuning_is_not_stopped_by_one_size_that_was_disturbed() -> None:
+    seconds = 0.0
+
+    class DisturbedEncoder(LimitedEncoder):
+        def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            # Another process takes the core while batches of two are measured.
+            nonlocal seconds
+            seconds += 0.004 + 0.0001 * len(inputs) + (0.1 if len(inputs) == 2 else 0.0)
+            return super().forward(inputs)
+
+    batcher = Batcher(DisturbedEncoder(max_rows=100), clock=lambda: seconds)
+    assert batcher.tune(rows(1)) == 32
+
+
 def test_a_batch_of_a_slow_encoder_is_limited_by_its_duration() -> None:
     seconds = 0.0
 
