@@ -3,12 +3,14 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import pytest
 
 from stitchwork.errors import JobFailedError, QueueUnavailableError
+from stitchwork.geometry.classifier import mlp
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import Translator
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
@@ -17,11 +19,20 @@ from stitchwork.queue.messages import Job
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.entries import Entry, Outcome
+from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.space_checks import SpaceCheckThread
-from stitchwork.resources import BridgeParameters, EncoderSpec, Registration, Space
+from stitchwork.resources import (
+    Arrays,
+    BridgeParameters,
+    EncoderSpec,
+    Floats,
+    Registration,
+    Space,
+    pack_items,
+)
 from stitchwork.worker import registration
-from stitchwork.worker.encoder_check import EncoderChecker
+from stitchwork.worker.encoder_check import CHECKED_ANCHORS, EncoderChecker
 from stitchwork.worker.registration import EncoderLoading, RegistrationRunner
 from tests.integration.worker.conftest import SPEC, TEXTS, TableEncoder, embeddings, loaded
 
@@ -48,7 +59,7 @@ class Runners(Protocol):
     """Makes a runner that gets its encoders from a function."""
 
     def __call__(
-        self, load: EncoderLoading, own_registry: Registry = ...
+        self, load: EncoderLoading, own_registry: Registry = ..., chunk_items: int = ...
     ) -> RegistrationRunner: ...
 
 
@@ -59,7 +70,9 @@ def runners(
     """Makes a runner that gets its encoders from a function."""
     inverses = InverseCache(queue_server, 1)
 
-    def make(load: EncoderLoading, own_registry: Registry = registry) -> RegistrationRunner:
+    def make(
+        load: EncoderLoading, own_registry: Registry = registry, chunk_items: int = CHUNK_ITEMS
+    ) -> RegistrationRunner:
         return RegistrationRunner(
             own_registry,
             Consumer(queue_server, "registrations-test", items_per_batch=1),
@@ -69,7 +82,7 @@ def runners(
             EncoderChecker(registry),
             load,
             items_per_batch=1,
-            chunk_items=CHUNK_ITEMS,
+            chunk_items=chunk_items,
         )
 
     yield make
@@ -245,3 +258,212 @@ def test_a_job_of_an_older_registration_is_ignored(
     declare(registry, NEWER)
     runners(Loader(encoder)).advance(older)
     assert (current(registry).done, encoder.embedded, events(caplog)) == (0, 0, [])
+
+
+def load_table(
+    rows: Floats, files_digest: str, spec: EncoderSpec, *, prove: bool = False
+) -> LoadedEncoder:
+    return loaded(TableEncoder(rows), files_digest)
+
+
+def put(registry: Registry, declaration: SpaceDeclaration = DECLARED) -> Outcome:
+    """Register a space; returns the effect."""
+    outcome, _ = registry.declare_space(declaration)
+    return outcome
+
+
+def complete(registry: Registry, runner: RegistrationRunner) -> None:
+    """Run all steps of the current registration."""
+    version = current(registry).version
+    job = Job(id="", encoder=SPEC, registration=("space", "x", version))
+    for _ in range(len(TEXTS)):
+        runner.advance(job)
+
+
+def ready(registry: Registry) -> Space:
+    (record,), _ = registry.spaces.ready("x")
+    return record
+
+
+def put_head(registry: Registry) -> None:
+    weight = np.eye(2, embeddings(0).shape[1], dtype=np.float32)
+    definition = define_head(mlp(((weight, np.zeros(2, np.float32)),)), ["a", "b"])
+    registry.declare_head("h", "x", definition)
+
+
+def anchors_of(registry: Registry, space: Space) -> Floats:
+    return registry.spaces.arrays(space.id, space.version)["anchors"]
+
+
+def test_the_version_is_of_the_declaration_until_the_files_are_read_and_then_of_both(
+    registry: Registry, runners: Runners
+) -> None:
+    versions = []
+    for digest in ("a", "b", "a"):
+        runner = runners(partial(load_table, embeddings(0), digest))
+        assert put(registry) is Outcome.ACCEPTED
+        declared = current(registry).version
+        complete(registry, runner)
+        record = ready(registry)
+        assert (record.declaration, record.files_digest) == (declared, digest)
+        assert record.version != declared
+        versions.append(record.version)
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_space_declared_again_with_the_same_files_stays_as_it_is(
+    registry: Registry, runners: Runners
+) -> None:
+    table = TableEncoder(embeddings(0))
+    encoder = loaded(table, "a")
+    runner = runners(lambda spec, prove=False: encoder)
+    put(registry)
+    complete(registry, runner)
+    before, embedded = ready(registry), table.embedded
+    assert put(registry) is Outcome.ACCEPTED
+    assert ready(registry) == before, "the ready version serves meanwhile"
+    runner.advance(Job(id="", encoder=SPEC, registration=("space", "x", current(registry).version)))
+    (entry,) = registry.spaces.read("x")
+    assert (entry.record, entry.registration) == (before, None)
+    assert table.embedded == embedded + CHECKED_ANCHORS
+
+
+def test_a_space_declared_again_gets_other_rows_though_its_files_are_the_same(
+    registry: Registry, runners: Runners
+) -> None:
+    """As with another version of a library."""
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")))
+    first = ready(registry)
+    for seed in (1, 0):
+        put(registry)
+        complete(registry, runners(partial(load_table, embeddings(seed), "a")))
+        record = ready(registry)
+        np.testing.assert_allclose(anchors_of(registry, record), embeddings(seed), rtol=1e-6)
+        assert (record.declaration, record.files_digest) == (first.declaration, "a")
+        assert record.version != first.version, "equal versions have equal anchors"
+
+
+def test_another_space_of_equal_files_with_other_rows_has_another_version(
+    registry: Registry, runners: Runners
+) -> None:
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")))
+    registry.declare_space(replace(DECLARED, id="y"))
+    (pending,) = registry.spaces.read("y")
+    assert pending.registration is not None
+    job = Job(id="", encoder=SPEC, registration=("space", "y", pending.registration.version))
+    runner = runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(1)), "a"))
+    for _ in range(len(TEXTS)):
+        runner.advance(job)
+    (other,), _ = registry.spaces.ready("y")
+    assert other.declaration == ready(registry).declaration
+    assert other.version != ready(registry).version
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.01, 1.0])
+def test_heads_stay_with_new_files_only_if_the_anchors_do(
+    registry: Registry, runners: Runners, distance: float
+) -> None:
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")))
+    before = ready(registry)
+    put_head(registry)
+    rows = embeddings(0) + np.float32(distance) * embeddings(1)
+    assert put(registry) is Outcome.ACCEPTED
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(rows), "b")))
+    (entry,) = registry.spaces.read("x")
+    if distance < 0.1:
+        assert entry.record is not None
+        assert (entry.record.files_digest, entry.registration) == ("b", None)
+        return
+    assert entry.record == before
+    assert entry.registration is not None
+    assert entry.registration.reason is not None
+    assert "1 heads live in space x" in entry.registration.reason
+    # What the reason advises: another space, or no heads.
+    registry.declare_space(replace(DECLARED, id="y"))
+    registry.heads.delete("h")
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(rows), "b")))
+    np.testing.assert_allclose(anchors_of(registry, ready(registry)), rows, rtol=1e-6)
+
+
+def test_files_that_change_between_two_chunks_fail_the_registration_which_can_be_declared_again(
+    registry: Registry, runners: Runners
+) -> None:
+    job = declare(registry)
+    runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")).advance(job)
+    changed = runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(1)), "b"))
+    changed.advance(job)
+    assert current(registry).status == "failed"
+    assert "expected digest a, got b; register it again" in (current(registry).reason or "")
+    assert put(registry) is Outcome.ACCEPTED
+    complete(registry, changed)
+    np.testing.assert_allclose(anchors_of(registry, ready(registry)), embeddings(1), rtol=1e-6)
+
+
+def test_chunks_of_a_failed_attempt_are_not_mixed_with_those_of_the_next(
+    registry: Registry, runners: Runners
+) -> None:
+    job = declare(registry)
+    first = runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0), TEXTS[:4]), "a"))
+    for _ in range(3):
+        first.advance(job)
+    assert current(registry).status == "failed"
+    put(registry)
+    complete(
+        registry,
+        runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(1)), "b"), chunk_items=5),
+    )
+    np.testing.assert_allclose(anchors_of(registry, ready(registry)), embeddings(1), rtol=1e-6)
+
+
+def test_an_encoder_that_no_longer_loads_as_before_is_declared_anew(
+    registry: Registry, runners: Runners
+) -> None:
+    """What was in force with the earlier files may not fit the new ones."""
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")))
+    fails = [True]
+
+    def load(spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
+        if fails.pop():
+            fails.append(False)
+            raise JobFailedError("modules: expected others")
+        fails.append(False)
+        return loaded(TableEncoder(embeddings(1)), "b")
+
+    put(registry)
+    complete(registry, runners(load))
+    assert ready(registry).files_digest == "b"
+
+
+def test_a_head_is_not_fitted_on_embeddings_of_other_files_than_those_of_its_space(
+    registry: Registry, runners: Runners
+) -> None:
+    put(registry)
+    complete(registry, runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a")))
+    inputs = {**pack_items(TEXTS), "classes": np.array([0, 1, 0, 1, 0])}
+    declared = {"source": "fit", "labels": ["a", "b"]}
+    registry.begin_head("h", "x", declared, inputs=inputs, encoder=SPEC, total=len(TEXTS))
+    (entry,) = registry.heads.read("h")
+    assert entry.registration is not None
+    job = Job(id="", encoder=SPEC, registration=("head", "h", entry.registration.version))
+    runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "b")).advance(job)
+    (entry,) = registry.heads.read("h")
+    assert entry.registration is not None
+    assert "expected files of digest a, got b" in (entry.registration.reason or "")
+    assert put_again(registry, inputs, declared) is Outcome.ACCEPTED
+    right = runners(lambda spec, prove=False: loaded(TableEncoder(embeddings(0)), "a"))
+    for _ in range(4):
+        right.advance(job)
+    (head,), _ = registry.heads.ready("h")
+    assert head.train_rows == len(TEXTS)
+
+
+def put_again(registry: Registry, inputs: Arrays, declared: dict[str, Any]) -> Outcome:
+    outcome, _ = registry.begin_head(
+        "h", "x", declared, inputs=inputs, encoder=SPEC, total=len(TEXTS)
+    )
+    return outcome
