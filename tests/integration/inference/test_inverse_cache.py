@@ -12,7 +12,8 @@ import pytest
 from stitchwork.errors import QueueUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.classifier import mlp
-from stitchwork.inference.inverse_cache import InverseCache
+from stitchwork.geometry.frame import Frame
+from stitchwork.inference.inverse_cache import LOCK_SECONDS, InverseCache
 from stitchwork.inference.translator import ClassifierCache, PairMap, Translator
 from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
@@ -168,6 +169,51 @@ def test_inverse_that_is_done_when_submitted_does_not_deadlock(
     thread.start()
     thread.join(machine.deadline(20))
     assert not thread.is_alive()
+
+
+def test_lock_of_a_dead_process_delays_only_its_own_inverse(
+    registry: Registry, queue_server: RedisClient, spaces: tuple[Space, Space]
+) -> None:
+    first, second = spaces
+    inverses = InverseCache(queue_server, threads=1)
+    lock = f"{PREFIX}inverse:ridge:{first.version}:lock"
+    queue_server.redis.set(lock, b"of a dead process", px=int(1000 * LOCK_SECONDS))
+    blocked = inverses.start("ridge", first, lambda: registry.frame(first))
+    inverses.get("ridge", second, lambda: registry.frame(second))
+    assert queue_server.redis.exists(lock), "it is the other's still"
+    assert not blocked.done()
+    assert blocked.result(machine.deadline(2 * LOCK_SECONDS)).matrix.size
+    inverses.close()
+
+
+def test_lock_is_renewed_while_an_inverse_is_computed(
+    registry: Registry, queue_server: RedisClient, spaces: tuple[Space, Space]
+) -> None:
+    space, computing, release = spaces[0], threading.Event(), threading.Event()
+    counted = [Metrics(), Metrics()]
+    one, other = (InverseCache(queue_server, 1, each, lock_seconds=0.4) for each in counted)
+
+    def slow_frame() -> Frame:
+        computing.set()
+        assert release.wait(machine.deadline(20))
+        return registry.frame(space)
+
+    first = one.start("ridge", space, slow_frame)
+    assert computing.wait(machine.deadline(20))
+    second = other.start("ridge", space, lambda: registry.frame(space))
+    with pytest.raises(TimeoutError):
+        second.result(1.5)
+    release.set()
+    assert np.array_equal(
+        second.result(machine.deadline(20)).matrix, first.result(machine.deadline(20)).matrix
+    )
+    misses = [
+        sample_value(each, "cache_lookups_total", cache="inverse", result="miss")
+        for each in counted
+    ]
+    assert misses == [1, 0]
+    for cache in (one, other):
+        cache.close()
 
 
 def test_head_cache_is_bounded_by_bytes(registry: Registry, spaces: tuple[Space, Space]) -> None:
