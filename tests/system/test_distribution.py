@@ -94,6 +94,22 @@ def test_bare_install_calls_a_service(bare: Path, url: str, pair: Pair, tmp_path
     assert output(bare / "python", "-P", "-c", code, cwd=tmp_path).strip() == "True"
 
 
+def test_bare_install_names_the_extra_of_parquet_files(
+    bare: Path, url: str, pair: Pair, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "in.npy", pair.x)
+    command = [bare / "stitchwork", "translate", "in.npy", "out.parquet", "--url", url]
+    process = subprocess.run(
+        [*map(str, command), "--source", "x", "--target", "y"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 1
+    assert "Parquet files need pyarrow: pip install 'stitchwork[parquet]'" in process.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["in.npy"]
+
+
 def test_bare_install_prints_tables(bare: Path, url: str) -> None:
     lines = output(bare / "stitchwork", "spaces", "list", "--url", url).splitlines()
     assert lines[0].split()[:2] == ["id", "status"]

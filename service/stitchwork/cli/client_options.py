@@ -136,6 +136,21 @@ def input_options(subject: str) -> Callable[[F], F]:
 bridge_option = click.option(
     "--bridge", metavar="TEXT", help="Bridge to use [default: the service's]."
 )
+
+
+def row_options(function: F) -> F:
+    """The options of a file of embeddings."""
+    scale = click.option(
+        "--scale", type=float, metavar="NUMBER", help="What int8 embeddings are multiplied by."
+    )
+    column = click.option(
+        "--column",
+        metavar="NAME",
+        help="Column of a Parquet file [default: its only one of vectors].",
+    )
+    return scale(column(function))
+
+
 input_type_option = click.option(
     "--input-type",
     metavar="TEXT",

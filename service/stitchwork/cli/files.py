@@ -1,14 +1,12 @@
-"""Reads and writes the files of commands: lines, image files, and .npy files of any size."""
+"""Reads the files of commands: lines, image files, and the weights of heads."""
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, overload
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from safetensors import SafetensorError, safe_open
 
 from stitchwork.client import Floats
@@ -40,79 +38,6 @@ HEAD_FIELDS: Final = (
 """Fields of a head that the metadata of a safetensors file may have."""
 
 
-class NpyRows:
-    """An .npy file of rows that is read a part at a time, so that it is never in memory.
-
-    Attributes:
-        shape: (n, d).
-
-    Raises:
-        InvalidInputError: If it is not an .npy file of rows of floats.
-    """
-
-    def __init__(self, path: Path) -> None:
-        try:
-            # Maps the file to read its header, and checks its length.
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InvalidInputError(f"{path}: expected an .npy file of numbers: {error}") from error
-        if not isinstance(mapped, np.memmap) or mapped.ndim != 2 or mapped.dtype.kind != "f":
-            content = f"{mapped.dtype} of {mapped.shape}" if hasattr(mapped, "dtype") else "an .npz"
-            raise InvalidInputError(f"{path}: expected rows (n, d) of floats, got {content}")
-        self.shape: tuple[int, int] = mapped.shape
-        # In column-major order, a row is gathered from all over the file.
-        self._columns = None if mapped.flags.c_contiguous else mapped
-        self._path, self._dtype, self._offset = path, mapped.dtype, mapped.offset
-
-    def __getitem__(self, part: slice, /) -> Any:
-        """Some of the rows, read from the file: the pages of a map would stay in memory."""
-        if self._columns is not None:
-            return np.array(self._columns[part], order="C")
-        start, stop, _ = part.indices(self.shape[0])
-        width = self.shape[1]
-        offset = self._offset + start * width * self._dtype.itemsize
-        rows = np.fromfile(self._path, self._dtype, (stop - start) * width, offset=offset)
-        return rows.reshape(-1, width)
-
-
-class NpySink:
-    """An .npy file of float32 rows that is written a part at a time, in any order.
-
-    The file has a temporary name until `close`. Its header is numpy's own; the rows are written to
-    the file, since the pages of a map would stay in memory.
-
-    Args:
-        path: The file to write.
-        count: Its number of rows.
-    """
-
-    def __init__(self, path: Path, count: int) -> None:
-        check_folder(path)
-        self._path, self._count = path, count
-        self._part = path.with_name(path.name + ".part")
-        # A folder that cannot be written to is refused before the first request.
-        self._file = self._part.open("wb+")
-        self._offset = 0
-        self.width = 0
-
-    def __setitem__(self, part: slice, rows: Floats, /) -> None:
-        """Write some of the rows; the first ones determine the width of all."""
-        if not self._offset:
-            self.width = rows.shape[1]
-            shape = (self._count, self.width)
-            self._offset = open_memmap(self._part, "w+", np.dtype("<f4"), shape).offset
-        self._file.seek(self._offset + part.start * self.width * 4)
-        self._file.write(np.ascontiguousarray(rows, "<f4").data)
-
-    def close(self, *, complete: bool) -> None:
-        """Rename the file to its final name, or remove it."""
-        self._file.close()
-        if complete:
-            self._part.replace(self._path)
-        else:
-            self._part.unlink()
-
-
 def check_folder(path: Path) -> None:
     """Check that the folder of a file exists.
 
@@ -121,18 +46,6 @@ def check_folder(path: Path) -> None:
     """
     if not path.parent.is_dir():
         raise InvalidInputError(f"the folder {path.parent} does not exist")
-
-
-@contextmanager
-def npy_sink(path: Path, count: int) -> Iterator[NpySink]:
-    """A file that exists in full if all went well, and not at all otherwise."""
-    sink = NpySink(path, count)
-    complete = False
-    try:
-        yield sink
-        complete = True
-    finally:
-        sink.close(complete=complete)
 
 
 class Files(Sequence[bytes]):
@@ -189,16 +102,6 @@ def read_inputs(
         return Files(_image_paths([Path(path) for path in images]))
     source = texts or default
     return None if source is None else read_lines(source)
-
-
-def read_rows(path: Path) -> Floats:
-    """All rows of an .npy file, as float32.
-
-    Raises:
-        InvalidInputError: If it is not an .npy file of rows of floats.
-    """
-    rows: Floats = np.asarray(NpyRows(path)[:], np.float32)
-    return rows
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:

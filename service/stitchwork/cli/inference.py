@@ -13,6 +13,7 @@ from stitchwork.cli.client_options import (
     input_options,
     input_type_option,
     parse_id,
+    row_options,
     top_option,
 )
 from stitchwork.cli.options import WordsOption
@@ -35,6 +36,7 @@ FORMATS: "Final[dict[str, FileFormat]]" = {".onnx": "onnx", ".safetensors": "saf
 @click.option(
     "--target", required=True, metavar="SPACE", type=parse_id, help="The space to translate into."
 )
+@row_options
 @bridge_option
 def translate(
     client: "Stitchwork",
@@ -43,15 +45,22 @@ def translate(
     path: Path,
     source: str,
     target: str,
+    scale: float | None,
+    column: str | None,
     bridge: str | None,
 ) -> None:
-    """Translate an .npy file of (n, d) embeddings into another; neither is in memory as a whole."""
-    from stitchwork.cli.files import NpyRows, npy_sink
+    """Translate a file of (n, d) embeddings into another; neither is in memory as a whole.
 
-    embeddings = NpyRows(rows)
+    Both may be .npy, .npz, .safetensors or .parquet files, the second as its name says.
+    """
+    from stitchwork.client.row_files import open_rows
+    from stitchwork.client.row_sinks import check_output, open_sink
+
+    check_output(path)
+    embeddings = open_rows(rows, scale, column)
     count, width = embeddings.shape
     start = time.perf_counter()
-    with npy_sink(path, count) as sink:
+    with open_sink(path, count, embeddings) as sink:
         result = client.translation(
             embeddings, source, target, bridge, out=sink, progress=output.has_progress
         )
@@ -76,6 +85,7 @@ def translate(
 @click.option(
     "--space", required=True, metavar="SPACE", type=parse_id, help="The space of the embeddings."
 )
+@row_options
 @bridge_option
 @top_option
 def classify(
@@ -84,14 +94,17 @@ def classify(
     head: str,
     rows: Path,
     space: str,
+    scale: float | None,
+    column: str | None,
     bridge: str | None,
     top: int,
 ) -> None:
-    """Classify an .npy file of (n, d) embeddings."""
-    from stitchwork.cli.files import NpyRows
+    """Classify an .npy, .npz, .safetensors or .parquet file of (n, d) embeddings."""
+    from stitchwork.client.row_files import open_rows
 
+    embeddings = open_rows(rows, scale, column)
     predictions = client.classify(
-        head, NpyRows(rows), space, bridge, top, progress=output.has_progress
+        head, embeddings, space, bridge, top, progress=output.has_progress
     )
     _show_predictions(output, predictions, [str(i) for i in range(len(predictions))], top)
 
@@ -114,14 +127,16 @@ def embed(
     input_type: str | None,
     bridge: str | None,
 ) -> None:
-    """Embed texts or images into an .npy file, by a SPACE that has an encoder.
+    """Embed texts or images into a file, by a SPACE that has an encoder.
 
-    The default inputs are texts on the standard input.
+    The file is an .npy, .npz, .safetensors or .parquet file, as its name says. The default inputs
+    are texts on the standard input.
     """
-    from stitchwork.cli.files import npy_sink, read_inputs
+    from stitchwork.cli.files import read_inputs
+    from stitchwork.client.row_sinks import open_sink
 
     inputs = read_inputs(texts, images, default="-") or []
-    with npy_sink(path, len(inputs)) as sink:
+    with open_sink(path, len(inputs)) as sink:
         client.embed(
             encoder,
             inputs,

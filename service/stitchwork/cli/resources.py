@@ -1,6 +1,5 @@
 """`stitchwork anchor-sets|spaces|heads list|show|put|delete`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from stitchwork.cli.client_options import ClientCommand, input_options, parse_id
+from stitchwork.cli.encoder_fields import encoder_fields
 from stitchwork.cli.options import Group
 from stitchwork.cli.output import Output
 from stitchwork.errors import InvalidInputError, UnknownResourceError
@@ -139,7 +139,12 @@ def put_anchor_set(
 @spaces.command("put", cls=ClientCommand)
 @click.argument("id_", metavar="ID", type=parse_id)
 @click.option("--anchor-set", required=True, metavar="SET", type=parse_id, help="Its anchor set.")
-@click.option("--anchors", type=FILE, metavar="FILE", help=".npy file of (k, d) anchors.")
+@click.option(
+    "--anchors",
+    type=FILE,
+    metavar="FILE",
+    help="File of (k, d) anchors; with a model, those that it gives.",
+)
 @input_options("Declare the anchor set by these first")
 @click.option("--ids", type=FILE, metavar="FILE", help="Names of the rows, one on each line.")
 @click.option("--text-model", metavar="MODEL", help="Embed the set with a transformers model.")
@@ -176,13 +181,15 @@ def put_space(
     **encoder_options: Any,
 ) -> None:
     """Register a space by its anchors or its encoder and, with inputs, its anchor set first."""
-    from stitchwork.cli.files import Files, read_inputs, read_lines, read_rows
+    from stitchwork.cli.files import Files, read_inputs, read_lines
+    from stitchwork.client.chunks import all_rows
 
-    rows, encoder = (None if anchors is None else read_rows(anchors)), _encoder(**encoder_options)
-    if (rows is None) == (encoder is None):
-        raise InvalidInputError(
-            "expected either --anchors, or a model to embed the anchor set with"
-        )
+    rows, encoder = (
+        (None if anchors is None else all_rows(anchors)),
+        encoder_fields(**encoder_options),
+    )
+    if rows is None and encoder is None:
+        raise InvalidInputError("expected --anchors, or a model to embed the anchor set with")
     names = read_lines(ids) if ids else None
     inputs = read_inputs(texts, images)
     if inputs is not None:
@@ -190,7 +197,12 @@ def put_space(
         client.put_anchor_set(anchor_set, modality, items=inputs, ids=names)
     is_new = rows is not None and inputs is None and not _is_declared(client, anchor_set)
     record = client.put_space(
-        id_, anchor_set, anchors=rows, encoder=encoder, ids=None if encoder else names, unit=unit
+        id_,
+        anchor_set,
+        anchors=rows,
+        encoder=encoder,
+        ids=None if rows is None else names,
+        unit=unit,
     )
     if is_new:
         note = f"stitchwork: anchor set {anchor_set} is new: no other space is on it yet"
@@ -216,7 +228,7 @@ def put_space(
     "relu,tanh; required for two layers or more.",
 )
 @click.option(
-    "--embeddings", type=FILE, metavar="FILE", help=".npy file of rows to fit a linear head on."
+    "--embeddings", type=FILE, metavar="FILE", help="File of rows to fit a linear head on."
 )
 @input_options("Fit a linear head on these")
 @click.option(
@@ -257,7 +269,8 @@ def put_head(
     no_wait: bool,
 ) -> None:
     """Register a head by its weights, its space's own model, or the data to fit it on."""
-    from stitchwork.cli.files import read_inputs, read_labels, read_rows, read_tensors
+    from stitchwork.cli.files import read_inputs, read_labels, read_tensors
+    from stitchwork.client.chunks import all_rows
 
     inputs = read_inputs(texts, images)
     names = read_labels(labels) if labels else None
@@ -281,7 +294,7 @@ def put_head(
     elif inputs is not None:
         fields["fit"] = {"items": inputs, "labels": names}
     elif embeddings:
-        arrays, fields = {"embeddings": read_rows(embeddings)}, {"labels": names}
+        arrays, fields = {"embeddings": all_rows(embeddings)}, {"labels": names}
     own = {
         "problem_type": problem_type,
         "thresholds": _thresholds(thresholds),
@@ -322,27 +335,3 @@ def _show_ready(
         outcome = {"outcome": record["outcome"]}
         record = client.wait(kind, record["id"], progress=output.has_progress) | outcome
     output.record(record)
-
-
-def _encoder(
-    text_model: str | None,
-    image_model: str | None,
-    weights: str | None,
-    input_size: int | None,
-    encoder: str | None,
-) -> Record | None:
-    if sum(option is not None for option in (text_model, image_model, encoder)) > 1:
-        raise InvalidInputError("expected one of --text-model, --image-model and --encoder")
-    if encoder:
-        try:
-            fields: Record = json.loads(encoder)
-        except json.JSONDecodeError as error:
-            raise InvalidInputError(f"--encoder: expected JSON: {error}") from error
-        return fields
-    if text_model:
-        return {"kind": "transformers", "model": text_model}
-    if image_model:
-        own = {"weights": weights, "input_size": input_size}
-        named = {name: value for name, value in own.items() if value is not None}
-        return {"kind": "timm", "model": image_model, **named}
-    return None

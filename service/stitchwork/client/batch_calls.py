@@ -1,6 +1,9 @@
 """Calls that may be too large for one request: sent in parts, several at a time."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import httpx
@@ -11,6 +14,7 @@ from safetensors.numpy import load, save
 
 from stitchwork.client.chunks import (
     Item,
+    Rows,
     ServiceLimits,
     VersionCheck,
     as_rows,
@@ -20,6 +24,7 @@ from stitchwork.client.chunks import (
     rows_are_small,
     shift_pointer,
 )
+from stitchwork.client.float_rows import float32_rows
 from stitchwork.client.flows import (
     JSON,
     SAFETENSORS,
@@ -31,6 +36,7 @@ from stitchwork.client.flows import (
     without_none,
 )
 from stitchwork.client.progress import Progress, progress_callback
+from stitchwork.client.row_sinks import open_sink
 from stitchwork.client.service_errors import ServiceError, read_json
 from stitchwork.errors import DeadlineExceededError, InvalidInputError
 
@@ -73,21 +79,30 @@ def rows_to_rows(
     client: Client,
     path: str,
     query: Mapping[str, Any],
-    rows: Any,
+    value: Any,
+    scale: Any,
     out: Any,
     progress: Progress | bool,
 ) -> Flow[TranslationResult]:
     """Send embeddings, and receive rows."""
-    parts, total = yield from _send_rows(client, path, query, rows, SAFETENSORS)
-    return (yield from _receive_rows(client, parts, total, out, progress))
+    rows = as_rows(value, scale)
+    with _open_output(out, rows.shape[0], rows) as sink:
+        parts = yield from _send_rows(client, path, query, rows, SAFETENSORS)
+        return (yield from _receive_rows(client, parts, rows.shape[0], sink, progress))
 
 
 def rows_to_predictions(
-    client: Client, path: str, query: Mapping[str, Any], rows: Any, progress: Progress | bool
+    client: Client,
+    path: str,
+    query: Mapping[str, Any],
+    value: Any,
+    scale: Any,
+    progress: Progress | bool,
 ) -> Flow[Predictions]:
     """Send embeddings, and receive predictions."""
-    parts, total = yield from _send_rows(client, path, query, rows, JSON)
-    return (yield from _receive_predictions(client, parts, total, progress))
+    rows = as_rows(value, scale)
+    parts = yield from _send_rows(client, path, query, rows, JSON)
+    return (yield from _receive_predictions(client, parts, rows.shape[0], progress))
 
 
 def items_to_rows(
@@ -99,8 +114,9 @@ def items_to_rows(
     progress: Progress | bool,
 ) -> Flow[TranslationResult]:
     """Send raw inputs, and receive rows."""
-    parts = yield from _send_items(client, path, fields, items, SAFETENSORS)
-    return (yield from _receive_rows(client, parts, len(items), out, progress))
+    with _open_output(out, len(items)) as sink:
+        parts = yield from _send_items(client, path, fields, items, SAFETENSORS)
+        return (yield from _receive_rows(client, parts, len(items), sink, progress))
 
 
 def items_to_predictions(
@@ -123,19 +139,18 @@ def _limits(client: Client) -> Flow[ServiceLimits]:
 
 
 def _send_rows(
-    client: Client, path: str, query: Mapping[str, Any], value: Any, accept: str
-) -> Flow[tuple[Iterator[Flow[list[_Part]]], int]]:
-    rows = as_rows(value)
+    client: Client, path: str, query: Mapping[str, Any], rows: Rows, accept: str
+) -> Flow[Iterator[Flow[list[_Part]]]]:
     limits = None if rows_are_small(rows) else (yield from _limits(client))
     headers = {"Content-Type": SAFETENSORS, "Accept": accept}
 
     def send(part: slice) -> Flow[list[_Part]]:
-        body = save({"embeddings": np.ascontiguousarray(rows[part], np.float32)})
+        body = save({"embeddings": float32_rows(rows[part], part.start)})
         is_part = limits is not None
         request = Request("POST", path, query_texts(query), headers, body, is_part=is_part)
         return [(yield from _send_part(request, part.start, part.stop - part.start))]
 
-    return (send(part) for part in row_parts(rows, limits)), rows.shape[0]
+    return (send(part) for part in row_parts(rows, limits))
 
 
 def _send_items(
@@ -212,6 +227,13 @@ def _receive_rows(
     return TranslationResult(
         out, np.sort(np.concatenate(undefined)), np.sort(np.concatenate(uncovered))
     )
+
+
+def _open_output(out: Any, count: int, source: Any = None) -> AbstractContextManager[Any]:
+    """The destination of rows: a file by its path, or what was passed."""
+    if isinstance(out, str | os.PathLike):
+        return open_sink(Path(os.fspath(out)), count, source)
+    return nullcontext(out)
 
 
 def _check_dtype(out: Any) -> None:

@@ -1,12 +1,21 @@
 """Splits large calls into parts that the service accepts."""
 
 import base64
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchwork.client.float_rows import (
+    ScaledRows,
+    check_type,
+    float32_rows,
+    from_list,
+    parse_scale,
+)
+from stitchwork.client.row_files import open_rows
 from stitchwork.client.service_errors import ServiceError
 from stitchwork.errors import InvalidInputError, VersionMismatchError
 
@@ -62,16 +71,32 @@ class ServiceLimits(NamedTuple):
         return cls(int(limits["max_rows"]), int(limits["max_items"]), int(limits["max_body_bytes"]))
 
 
-def as_rows(value: Any) -> Rows:
-    """Rows (n, d); lists of numbers become an array.
+def as_rows(value: Any, scale: Any = None) -> Rows:
+    """Rows (n, d) of floats.
+
+    Args:
+        value: Rows, lists of numbers, or a file: its path.
+        scale: What int8 rows are multiplied by: a number, or one for each column or row.
 
     Raises:
-        InvalidInputError: If the shape is another.
+        InvalidInputError: If the shape or the type is another.
     """
-    rows: Rows = value if hasattr(value, "shape") else np.asarray(value, np.float32)
+    if isinstance(value, str | os.PathLike):
+        opened: Rows = open_rows(os.fspath(value), scale)
+        return opened
+    rows: Rows = value if hasattr(value, "shape") else from_list(value)
     if len(rows.shape) != 2:
         raise InvalidInputError(f"expected rows of shape (n, d), got {tuple(rows.shape)}")
+    if scale is not None:
+        dtype = getattr(rows, "dtype", "rows of unknown type")
+        return ScaledRows(rows, parse_scale(scale, tuple(rows.shape), dtype))
+    check_type(rows)
     return rows
+
+
+def all_rows(value: Any, scale: Any = None) -> Floats:
+    """Rows (n, d) float32 in memory; arguments and errors are those of `as_rows`."""
+    return float32_rows(as_rows(value, scale)[:])
 
 
 def row_parts(rows: Rows, limits: ServiceLimits | None) -> Iterator[slice]:

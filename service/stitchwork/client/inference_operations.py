@@ -1,7 +1,10 @@
 """The client's methods that compute: translations, predictions, reports and exports."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
 
 from stitchwork.client.batch_calls import (
     Predictions,
@@ -11,7 +14,7 @@ from stitchwork.client.batch_calls import (
     rows_to_predictions,
     rows_to_rows,
 )
-from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, json_items
+from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, all_rows, json_items
 from stitchwork.client.flows import (
     Flow,
     Operation,
@@ -27,6 +30,8 @@ from stitchwork.client.progress import Progress
 from stitchwork.client.resource_operations import Items
 
 FileFormat: TypeAlias = Literal["safetensors", "onnx"]
+RowSource: TypeAlias = Floats | Rows | str | Path
+Scale: TypeAlias = float | Sequence[float] | NDArray[Any]
 
 
 class InferenceOperations:
@@ -43,11 +48,12 @@ class InferenceOperations:
     @Operation
     def translate(
         self,
-        embeddings: Floats | Rows,
+        embeddings: RowSource,
         source: str,
         target: str,
         bridge: str | None = None,
         *,
+        scale: Scale | None = None,
         out: Any = None,
         progress: Progress | bool = False,
     ) -> Flow[Floats]:
@@ -57,58 +63,71 @@ class InferenceOperations:
         read by slices, is never in memory as a whole.
 
         Args:
-            embeddings: (n, d_source), any floats: an array or `stitchwork.client.Rows`.
+            embeddings: (n, d_source), any floats: an array, a torch tensor, `Rows`, or the path of
+                an .npy, .npz, safetensors or Parquet file. Also int8, with a scale.
             source: Id of the space of the embeddings.
             target: Id of the space to translate into.
             bridge: Default: the service's.
-            out: (n, d_target) floats to write to, such as a `np.memmap`; default: a new array.
+            scale: What int8 embeddings are multiplied by: a number, or one for each column (d,) or
+                row (n, 1); default: that of the file.
+            out: (n, d_target) floats to write to, such as a `np.memmap`, or the path of a file,
+                whose name decides the format; default: a new array.
             progress: Called with the rows done and all rows; True draws a bar.
 
         Returns:
-            (n, d_target) float32, or `out`.
+            (n, d_target) float32, or `out`; for a path, what was written.
 
         Raises:
+            InvalidInputError: If the embeddings are of another type, or a number does not fit
+                float32.
             VersionMismatchError: If a space was replaced during the call.
         """
         query = {"source": source, "target": target, "bridge": bridge}
-        result = yield from rows_to_rows(self, "/translate", query, embeddings, out, progress)
+        result = yield from rows_to_rows(
+            self, "/translate", query, embeddings, scale, out, progress
+        )
         rows: Floats = result.rows
         return rows
 
     @Operation
     def translation(
         self,
-        embeddings: Floats | Rows,
+        embeddings: RowSource,
         source: str,
         target: str,
         bridge: str | None = None,
         *,
-        out: Sink | None = None,
+        scale: Scale | None = None,
+        out: Sink | str | Path | None = None,
         progress: Progress | bool = False,
     ) -> Flow[TranslationResult]:
         """The same as `translate`, with what the service reports about single rows."""
         query = {"source": source, "target": target, "bridge": bridge}
-        return (yield from rows_to_rows(self, "/translate", query, embeddings, out, progress))
+        return (
+            yield from rows_to_rows(self, "/translate", query, embeddings, scale, out, progress)
+        )
 
     @Operation
     def classify(
         self,
         head: str,
-        embeddings: Floats | Rows,
+        embeddings: RowSource,
         space: str,
         bridge: str | None = None,
         top: int = 1,
         *,
+        scale: Scale | None = None,
         progress: Progress | bool = False,
     ) -> Flow[Predictions]:
         """Classify embeddings (n, d) of a space; many are sent in parts.
 
         Args:
             head: Id of the head.
-            embeddings: (n, d), any floats.
+            embeddings: (n, d), as in `translate`.
             space: Id of the space of the embeddings.
             bridge: Default: the service's.
             top: Number of classes in each prediction.
+            scale: What int8 embeddings are multiplied by, as in `translate`.
             progress: Called with the rows done and all rows; True draws a bar.
 
         Returns:
@@ -117,7 +136,7 @@ class InferenceOperations:
         """
         query = {"space": space, "bridge": bridge, "top": top}
         path = url_path("classify", head)
-        return (yield from rows_to_predictions(self, path, query, embeddings, progress))
+        return (yield from rows_to_predictions(self, path, query, embeddings, scale, progress))
 
     @Operation
     def embed(
@@ -142,7 +161,7 @@ class InferenceOperations:
             bridge: Default: the service's.
             input_type: Selects a prompt of the encoder's model by its name or purpose, such as
                 `query` or `document`; default: the prompt of the anchors.
-            out: (n, d) floats to write to, such as a `np.memmap`; default: a new array.
+            out: (n, d) floats to write to, or the path of a file, as in `translate`.
             progress: Called with the inputs done and all inputs; True draws a bar.
 
         Returns:
@@ -205,10 +224,13 @@ class InferenceOperations:
         return (yield from send_json("GET", url_path("spaces", space, "anchors"), query=query))
 
     @Operation
-    def next_anchors(self, space: str, pool: Floats, count: int = 10) -> Flow[list[dict[str, Any]]]:
+    def next_anchors(
+        self, space: str, pool: RowSource, count: int = 10
+    ) -> Flow[list[dict[str, Any]]]:
         """Choose rows of a pool (n, d) of a space as its next anchors, with the gain of each."""
         path = url_path("spaces", space, "anchors", "next")
-        report = yield from send_arrays("POST", path, {"count": count}, {"embeddings": pool})
+        rows = all_rows(pool)
+        report = yield from send_arrays("POST", path, {"count": count}, {"embeddings": rows})
         steps: list[dict[str, Any]] = report["next"]
         return steps
 
@@ -220,8 +242,8 @@ class InferenceOperations:
         labels: Targets,
         *,
         items: Items | None = None,
-        embeddings: Floats | None = None,
-        native_embeddings: Floats | None = None,
+        embeddings: RowSource | None = None,
+        native_embeddings: RowSource | None = None,
         bridge: str | None = None,
         input_type: str | None = None,
         calibrate: bool = False,
@@ -248,7 +270,10 @@ class InferenceOperations:
             "input_type": input_type,
             "calibrate": calibrate,
         }
-        arrays = {"embeddings": embeddings, "native_embeddings": native_embeddings}
+        arrays = {
+            "embeddings": None if embeddings is None else all_rows(embeddings),
+            "native_embeddings": None if native_embeddings is None else all_rows(native_embeddings),
+        }
         path = url_path("compatibility", encoder, head)
         return (yield from send_arrays("POST", path, without_none(fields), without_none(arrays)))
 

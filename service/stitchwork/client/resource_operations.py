@@ -3,11 +3,12 @@
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from stitchwork.client.chunks import Floats, json_items
+from stitchwork.client.chunks import Floats, all_rows, json_items
 from stitchwork.client.flows import (
     Flow,
     Labels,
@@ -75,7 +76,8 @@ class ResourceOperations:
         id_: str,
         anchor_set: str,
         *,
-        anchors: Floats | None = None,
+        anchors: Floats | str | Path | None = None,
+        scale: Any = None,
         encoder: dict[str, Any] | None = None,
         ids: Sequence[str] | None = None,
         unit: bool | None = None,
@@ -86,7 +88,9 @@ class ResourceOperations:
         Args:
             id_: The space's id.
             anchor_set: Id of its anchor set.
-            anchors: (k, d), in the order of the set.
+            anchors: (k, d), in the order of the set: an array, or the path of a file, as in
+                `translate`.
+            scale: What int8 anchors are multiplied by, as in `translate`.
             encoder: The encoder's fields, such as `kind` and `model`.
             ids: Names of the rows, where these are in another order than the set's.
             unit: Scale translations into it to unit length; None: if all anchors have length one.
@@ -99,7 +103,7 @@ class ResourceOperations:
             "unit": unit,
             **parameters,
         }
-        arrays = without_none({"anchors": anchors})
+        arrays = {} if anchors is None else {"anchors": all_rows(anchors, scale)}
         return (
             yield from send_arrays("PUT", url_path("spaces", id_), without_none(fields), arrays)
         )

@@ -197,8 +197,12 @@ def test_commands_without_json_print_tables(
         (["spaces", "show", "nothing"], 1, "nothing"),
         (["spaces", "delete", "y"], 1, "h"),
         (["translate", "missing.npy", "out.npy", "--source", "x", "--target", "y"], 1, "missing"),
-        (["classify", "h", __file__, "--space", "x"], 1, "expected an .npy file"),
-        (["spaces", "put", "s", "--anchor-set", "S"], 1, "expected either --anchors"),
+        (
+            ["classify", "h", __file__, "--space", "x"],
+            1,
+            "expected an .npy, .npz, safetensors",
+        ),
+        (["spaces", "put", "s", "--anchor-set", "S"], 1, "expected --anchors, or a model"),
         (
             ["spaces", "put", "s", "--anchor-set", "S", "--encoder", "{"],
             1,
@@ -234,7 +238,7 @@ def test_space_without_a_worker_is_accepted_and_stitch_is_refused(
 ) -> None:
     texts = write(tmp_path / "t.txt", "a", "b")
     assert main(["anchor-sets", "put", "T", "--texts", str(texts), "--url", url]) == 0
-    words = ["spaces", "put", "t", "--anchor-set", "T", "--text-model", "some/model", "--no-wait"]
+    words = ["spaces", "put", "t", "--anchor-set", "T", "--text-model", "timm/none", "--no-wait"]
     assert main([*words, "--url", url, "--json"]) == 0
     out = capsys.readouterr().out
     assert '"outcome": "accepted"' in out

@@ -30,6 +30,7 @@ DTYPES: Final[dict[str, Any]] = {
     "BF16": "<u2",
     "I64": "<i8",
     "I32": "<i4",
+    "I8": "i1",
     "U8": "u1",
     "BOOL": "?",
 }
@@ -191,7 +192,7 @@ def from_npy(data: bytes, name: str) -> NDArray[Any]:
 
     Raises:
         MalformedInputError: If the bytes are not an .npy file, or their sizes disagree.
-        InvalidInputError: If it holds anything but floats in 1 or 2 dimensions.
+        InvalidInputError: If it holds anything but floats or int8 in 1 or 2 dimensions.
     """
     stream = io.BytesIO(data)
     try:
@@ -203,9 +204,11 @@ def from_npy(data: bytes, name: str) -> NDArray[Any]:
     except Exception as error:
         raise MalformedInputError("expected an .npy file of version 1 or 2") from error
     sides_valid = all(type(side) is int and 0 <= side <= MAX_SIDE for side in shape)
-    if dtype.hasobject or dtype.kind != "f" or not sides_valid or not 1 <= len(shape) <= 2:
+    is_number = dtype.kind == "f" or dtype == np.int8
+    if dtype.hasobject or not is_number or not sides_valid or not 1 <= len(shape) <= 2:
         raise InvalidInputError(
-            f"expected 1 or 2 dimensions of floats, got {dtype} of {str(shape)[:80]}",
+            f"expected 1 or 2 dimensions of floats or int8, got {str(dtype)[:80]} of "
+            f"{str(shape)[:80]}",
             pointer=f"/{name}",
         )
     expected, size = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()

@@ -17,6 +17,8 @@ def vectors(
     max_rows: int,
     max_width: int,
     settings: tuple[str, str] = ("max_rows", "max_width"),
+    scale: Floats | None = None,
+    takes_int8: bool = False,
 ) -> Floats:
     """Rows of finite numbers as one float32 array.
 
@@ -27,6 +29,8 @@ def vectors(
         max_rows: Maximum number of rows.
         max_width: Maximum number of numbers in a row.
         settings: Names of the settings behind these two limits.
+        scale: What int8 rows are multiplied by, see `parse_scale`; only these may have one.
+        takes_int8: Whether int8 rows are accepted, with a scale.
 
     Returns:
         (n, d) float32, finite, n ≥ 1, d ≥ 1.
@@ -37,12 +41,14 @@ def vectors(
         InputTooLargeError: If there are more rows or columns.
     """
     if isinstance(value, np.ndarray):
-        if value.ndim != 2 or value.dtype.kind != "f":
+        is_int8 = takes_int8 and value.dtype == np.int8
+        if value.ndim != 2 or not (value.dtype.kind == "f" or is_int8):
+            also = ", or of int8 with its scale" if takes_int8 else ""
             raise InvalidInputError(
-                f"expected a 2-dimensional array of floats, got {value.dtype} of shape "
-                f"{list(value.shape)}"
+                f"expected a 2-dimensional array of floats{also}, got {str(value.dtype)[:80]} of "
+                f"shape {list(value.shape)}"
             )
-        rows = value
+        rows = _scaled(value, scale) if is_int8 else value
     else:
         if not isinstance(value, list) or not value:
             got = "an empty list" if value == [] else json_type(value)
@@ -51,6 +57,11 @@ def vectors(
         if base64:
             value = [_decode_row(row, f"/{i}") for i, row in enumerate(value)]
         rows = _stack(value)
+    if scale is not None and getattr(value, "dtype", None) != np.int8:
+        got = getattr(value, "dtype", "JSON")
+        raise InvalidInputError(
+            f"expected int8 rows with a scale, as safetensors or .npy, got {got}"
+        )
     if 0 in rows.shape:
         raise InvalidInputError(f"expected rows of numbers, got shape {list(rows.shape)}")
     check_count(rows.shape[0], max_rows, "rows", settings[0])
@@ -65,6 +76,58 @@ def vectors(
             pointer=f"/{i}/{j}",
         )
     return narrow
+
+
+def parse_scale(value: Any) -> Floats:
+    """What int8 rows (n, d) are multiplied by.
+
+    Args:
+        value: A number for all rows, a list or an array (d,) or (1, d) of numbers for the columns,
+            or an array (n, 1) of numbers for the rows.
+
+    Returns:
+        () or (d,) or (n, 1) float32, positive and finite.
+
+    Raises:
+        InvalidInputError: If it is anything else.
+    """
+    try:
+        is_number = type(value) in (int, float) or isinstance(value, str)
+        scale = np.asarray(float(value) if is_number else value)
+    except ValueError:
+        scale = np.zeros(0)
+    shape = list(scale.shape)
+    is_small = scale.ndim < 2 or (scale.ndim == 2 and 1 in shape)
+    if scale.dtype.kind != "f" or not is_small or not scale.size:
+        got = f"{scale.dtype} of shape {shape}" if scale.size else repr(value)[:80]
+        raise InvalidInputError(
+            f"expected a number, or one for each column (d,) or each row (n, 1), got {got}"
+        )
+    with np.errstate(over="ignore"):
+        narrow: Floats = scale.astype(np.float32)
+    if not (np.isfinite(narrow) & (narrow > 0)).all():
+        raise InvalidInputError("expected positive finite numbers")
+    return narrow.reshape(()) if scale.shape == (1,) else narrow
+
+
+def _scaled(rows: NDArray[np.int8], scale: Floats | None) -> Floats:
+    """Int8 rows times their scale."""
+    if scale is None:
+        raise InvalidInputError(
+            "expected int8 rows with a scale, got none: send `scale`, the number that turns them "
+            "into embeddings, or one for each column or row"
+        )
+    try:
+        shape = np.broadcast_shapes(rows.shape, scale.shape)
+    except ValueError:
+        shape = ()
+    if shape != rows.shape:
+        raise InvalidInputError(
+            f"expected a scale of shape (), ({rows.shape[1]},) or ({rows.shape[0]}, 1) for rows of "
+            f"shape {list(rows.shape)}, got {list(scale.shape)}"
+        )
+    product: Floats = rows.astype(np.float32) * scale
+    return product
 
 
 def vector(value: Any, max_length: int) -> Floats:

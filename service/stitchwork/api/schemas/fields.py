@@ -95,7 +95,13 @@ def _rows(value: Any, info: ValidationInfo) -> Floats:
         max_rows=limits.max_anchors if anchors else limits.max_rows,
         max_width=limits.max_width,
         settings=("max_anchors" if anchors else "max_rows", "max_width"),
+        scale=info.data.get("scale"),
+        takes_int8="scale" in info.data,
     )
+
+
+def _scale(value: Any, info: ValidationInfo) -> Floats:
+    return validation.parse_scale(value)
 
 
 def _row(value: Any, info: ValidationInfo) -> Floats:
@@ -228,6 +234,14 @@ ROWS_SCHEMA: dict[str, Any] = {
     "items": {"anyOf": [ROW_SCHEMA, BASE64_ROW_SCHEMA]},
 }
 ITEMS_SCHEMA: dict[str, Any] = {"type": "array", "minItems": 1, "items": {"type": "string"}}
+Scale = Annotated[
+    Any,
+    FieldParser(_scale, {"anyOf": [{"type": "number"}, ROW_SCHEMA]}),
+    Field(
+        description="What int8 rows in safetensors or .npy are multiplied by: one number, or an "
+        "array of one for each column (d,) or each row (n, 1)."
+    ),
+]
 Rows = Annotated[Any, FieldParser(_rows, ROWS_SCHEMA)]
 Row = Annotated[Any, FieldParser(_row, ROW_SCHEMA)]
 Items = Annotated[list[str | bytes], FieldParser(_items, ITEMS_SCHEMA)]

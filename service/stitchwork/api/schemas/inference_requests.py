@@ -10,6 +10,7 @@ from stitchwork.api.schemas.fields import (
     InputType,
     Items,
     Rows,
+    Scale,
     Top,
     Truncate,
 )
@@ -30,6 +31,7 @@ class TranslateRequest(RequestModel):
     target: Id = Field(description="Id of the space to translate into.")
     bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
+    scale: Scale | None = None
     embeddings: Rows = Field(description="(n, d) float32.")
     example: ClassVar[dict[str, Any]] = {
         "source": "minilm",
@@ -44,6 +46,7 @@ class ClassifyRequest(RequestModel):
     space: Id = Field(description="Id of the space of the embeddings.")
     bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"
+    scale: Scale | None = None
     embeddings: Rows = Field(description="(n, d) float32.")
     top: Top = 5
     example: ClassVar[dict[str, Any]] = {

@@ -13,6 +13,7 @@ from stitchwork.api.schemas.fields import (
     Items,
     Names,
     Rows,
+    Scale,
 )
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
@@ -85,6 +86,7 @@ class SpaceRequest(RequestModel):
         description="Id of the anchor set; the first space on an unknown set creates it."
     )
     encoding_format: EncodingFormat = "float"
+    scale: Scale | None = None
     anchors: Rows | None = Field(None, description="(k, d) float32.")
     ids: Names | None = Field(
         None, description="Ids of the anchors in the order of the rows, if the set has ids."
