@@ -50,14 +50,14 @@ SENT: Final[tuple[type[Record], ...]] = (
     ImageEncoder,
     VisionEncoder,
 )
-STORED_FORMAT: Final = 5
-MESSAGE_FORMAT: Final = 4
+STORED_FORMAT: Final = 6
+MESSAGE_FORMAT: Final = 5
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
         "id version anchor_set anchor_set_version dim size encoder files_digest "
-        "declaration parameters rank condition_number norm_mean norm_std unit agreement checks "
-        "warnings"
+        "declaration dtype label_names parameters rank condition_number norm_mean norm_std unit "
+        "agreement checks warnings"
     ),
     "Head": (
         "id version space dim labels layers problem_type thresholds temperature source "

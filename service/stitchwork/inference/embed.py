@@ -125,4 +125,4 @@ def _has_same_records(a: Resolution, b: Resolution) -> bool:
 
 def _without_checks(space: Space) -> Space:
     """A space as workers need it."""
-    return space.model_copy(update={"checks": (), "warnings": ()})
+    return space.model_copy(update={"checks": (), "warnings": (), "label_names": ()})

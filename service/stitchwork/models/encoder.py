@@ -106,14 +106,17 @@ def resolve_device(name: str, worker_index: int = 0) -> torch.device:
     return torch.device(name)
 
 
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """The data type that models are computed in on a device."""
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
 @contextmanager
 def inference_mode(device: torch.device) -> Generator[None, None, None]:
     """A context without gradients and, on CUDA (untested), with automatic half precision."""
-    dtype = (
-        torch.bfloat16
-        if device.type == "cuda" and torch.cuda.is_bf16_supported()
-        else torch.float16
-    )
+    dtype = compute_dtype(device)
     autocast: AbstractContextManager[Any] = (
         torch.autocast("cuda", dtype) if device.type == "cuda" else nullcontext()
     )

@@ -24,6 +24,7 @@ from stitchwork.models.encoder_loader import EncoderLoader, extract_classifier, 
 from stitchwork.models.file_snapshots import FileSnapshot
 from stitchwork.models.file_tracker import FileTracker
 from stitchwork.models.hub import Hub
+from stitchwork.models.label_names import label_names
 from stitchwork.models.load_errors import LOAD_ERRORS, convert_error
 from stitchwork.models.memory import (
     configure_allocator,
@@ -55,6 +56,7 @@ class LoadedEncoder:
         files_digest: Digest of the files that it was loaded from.
         changes: How these files differ from the first ones that this worker loaded it from.
         is_proven: Whether it was compared with its own library when it was loaded.
+        label_names: Names of the classes of the model's own classifier, if its files have them.
     """
 
     encoder: Encoder
@@ -63,6 +65,7 @@ class LoadedEncoder:
     files_digest: str = ""
     changes: str = ""
     is_proven: bool = False
+    label_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,4 +346,5 @@ class EncoderCache:
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         changes = self._tracker.changes(spec, snapshot)
-        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes, prove)
+        names = label_names(spec, self._files.path(spec))
+        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes, prove, names)

@@ -34,7 +34,7 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """The version of the format of messages. It changes whenever a field of a message does."""
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""

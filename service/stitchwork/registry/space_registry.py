@@ -111,7 +111,12 @@ class SpaceRegistry:
             # As with another version of a library. Equal versions have equal anchors.
             version = digest({"version": version}, {"anchors": anchors})
         record = self._measure(declaration, anchor_set, anchors, version)
-        update = {"files_digest": files_digest, "declaration": registration.version}
+        update = {
+            "files_digest": files_digest,
+            "declaration": registration.version,
+            "dtype": registration.declared.get("dtype"),
+            "label_names": tuple(registration.declared.get("label_names", ())),
+        }
         return self._put(record.model_copy(update=update), anchors, ANY, registration)
 
     def bind_files(self, space: Space, files_digest: str) -> str:

@@ -13,7 +13,7 @@ from stitchwork.resources import Record
 
 T = TypeVar("T", bound=Record)
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """The format of the records that are written. All formats up to it are read.
 
 It changes if a release before could not read a record, and `_upgrade` then reads the format before.
@@ -70,8 +70,8 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     the prompts and modules of their model's files, and their rows must stay comparable. Before
     format 4, no encoder cut its embeddings, and versions were digests of declarations alone, as
     those of records without files are. Before format 5, heads had the widths between their linear
-    layers, and activations apart, and spaces were not checked: none of
-    their checks is due.
+    layers, and activations apart, and spaces were not checked: none of their checks is due.
+    Before format 6, spaces had no dtype and no names of classes, which stay unknown.
     """
     if number < CHECKS_FORMAT and "condition_number" in fields:
         fields = {**fields, "checks": []}

@@ -144,6 +144,15 @@ class Space(Record):
         "a worker has read them.",
     )
     declaration: str | None = Field(None, description=DECLARATION)
+    dtype: str | None = Field(
+        None,
+        description="Data type that the encoder computed the anchors in: float32, or half "
+        "precision on a GPU.",
+    )
+    label_names: tuple[str, ...] = Field(
+        (),
+        description="Names of the classes of the encoder's own classifier, if its files have them.",
+    )
     parameters: BridgeParameters = BridgeParameters()
     rank: int
     condition_number: float

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -25,6 +25,7 @@ from stitchwork.errors import (
     UnavailableError,
 )
 from stitchwork.inference.translator import Translator
+from stitchwork.models.encoder import compute_dtype
 from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
@@ -228,7 +229,13 @@ class RegistrationRunner:
             message = f"item {index}: {error.message}"
             raise type(error)(message, pointer=f"/items/{index}") from error
         files_digest = loaded.files_digest or None
-        update = {"done": stop, "encoder": encoder, "files_digest": files_digest}
+        update: dict[str, Any] = {
+            "done": stop,
+            "encoder": encoder,
+            "files_digest": files_digest,
+        }
+        if registration.kind == "space":
+            update["declared"] = {**registration.declared, **_in_force(loaded)}
         advanced = registration.model_copy(update=update)
         repository = self._registry.repository(registration.kind)
         if save_part(repository, registration, advanced, {"rows": rows}):
@@ -309,6 +316,12 @@ class RegistrationRunner:
         head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
         self._registry.complete_head(registration, head, train)
+
+
+def _in_force(loaded: LoadedEncoder) -> dict[str, Any]:
+    """What the record of a space shows of its encoder beside the spec."""
+    dtype = str(compute_dtype(loaded.encoder.device)).removeprefix("torch.")
+    return {"dtype": dtype, "label_names": list(loaded.label_names)}
 
 
 def _name(registration: Registration) -> str:

@@ -1,6 +1,6 @@
 """The parts of a parity case: what a library saves, and what it computes from the saved files."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -72,6 +72,7 @@ class Reference:
         items: The items; by default `TEXTS` or `IMAGES`.
         record: Fields of the encoder that the space's record must have.
         head: What its classifier predicts, if it has one.
+        label_names: Names of classes that the record must have.
     """
 
     rows: Floats
@@ -79,6 +80,7 @@ class Reference:
     items: tuple[str | bytes, ...] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     head: HeadReference | None = None
+    label_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ CLASSIFIERS = (
     *timm_cases.CLASSIFIERS,
     *tower_cases.CLASSIFIERS,
 )
+ALL = tuple({case.id: case for case in (*CASES, *CLASSIFIERS)}.values())
 MIN_COSINE = 0.9999
 MAX_DIFFERENCE = 1e-3
 """Of a row, relative to its norm."""
@@ -44,11 +45,13 @@ def test_rows_over_http_equal_those_of_the_library(case: Case, outcome: Outcome)
     assert (np.linalg.norm(rows - expected, axis=1) / norms).max() <= MAX_DIFFERENCE
 
 
-@pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
+@pytest.mark.parametrize("case", ALL, ids=[case.id for case in ALL])
 def test_the_record_shows_what_is_in_force(case: Case, outcome: Outcome) -> None:
     encoder, expected = outcome.record["encoder"], outcome.reference.record
     assert {name: encoder[name] for name in expected} == expected
     assert outcome.record["dim"] == outcome.reference.rows.shape[1]
+    assert outcome.record["dtype"] == "float32"
+    assert outcome.record["label_names"] == list(outcome.reference.label_names)
 
 
 @pytest.mark.parametrize("case", CLASSIFIERS, ids=[case.id for case in CLASSIFIERS])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -139,9 +140,9 @@ def described(folder: Path) -> Reference:
     (folder / "config.json").write_text(json.dumps(content))
     options = {key: own[key] for key in ("mean", "std", "crop_pct", "interpolation", "input_size")}
     record = options | {"input_size": 96, "in_chans": 3}
-    return library_reference(
-        model, {"model": "test_resnet"}, record, classes=LABELS, options=options
-    )
+    encoder = {"model": "test_resnet"}
+    result = library_reference(model, encoder, record, classes=LABELS, options=options)
+    return replace(result, label_names=LABELS)
 
 
 def grey(folder: Path) -> Reference:

@@ -235,7 +235,9 @@ def image_classifier(name: str, folder: Path) -> Reference:
     handle.remove()
     labels = [LABELS[i] for i in logits.argmax(dim=1).tolist()]
     head = HeadReference(labels, np.asarray(logits.softmax(dim=1)), list(LABELS.values()))
-    return Reference(torch.cat(inputs).numpy(), record={"pooling": "classifier"}, head=head)
+    record = {"pooling": "classifier"}
+    rows = torch.cat(inputs).numpy()
+    return Reference(rows, record=record, head=head, label_names=head.classes)
 
 
 CLASSIFIERS: Final = tuple(

@@ -73,7 +73,7 @@ def classifier(name: str, folder: Path) -> Reference:
     labels = [LABELS[i] for i in logits.argmax(dim=1).tolist()]
     probabilities = np.asarray(logits.softmax(dim=1))
     head = HeadReference(labels, probabilities, list(LABELS.values()))
-    return Reference(rows.numpy(), {"pooling": "cls"}, head=head)
+    return Reference(rows.numpy(), {"pooling": "cls"}, head=head, label_names=head.classes)
 
 
 CLASSIFIERS: Final = tuple(
