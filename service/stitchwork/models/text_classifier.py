@@ -85,6 +85,8 @@ def _load(name: str, folder: Path) -> Any:
         ignore_mismatched_sizes=True,
         # Naming the attention keeps a config from requesting a kernel from the hub.
         attn_implementation="eager",
+        # As the encoder is loaded: the logits of weights in half precision depend on the batch.
+        dtype=torch.float32,
         **PRIVATE_WEIGHTS,
         **LOCAL_FILES_ONLY,
     )

@@ -19,6 +19,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from stitchwork.errors import StitchworkError
+from stitchwork.geometry.classifier import Classifier
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import Floats, TextEncoder
@@ -239,3 +240,19 @@ def test_weights_in_half_precision_are_computed_with_in_full(tmp_path: Path) -> 
     model = transformers.LlamaModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = [states(tmp_path, model, text)[-1] for text in TEXTS]
     assert_equal(embed(tmp_path, pooling="last"), torch.stack(expected))
+
+
+def test_a_classifier_in_half_precision_scores_as_its_library_does_in_full(tmp_path: Path) -> None:
+    labels = {"id2label": {0: "no", 1: "yes", 2: "maybe"}}
+    save(tmp_path, build("BertForSequenceClassification", **BERT, **labels).to(torch.bfloat16))
+    model = transformers.BertForSequenceClassification.from_pretrained(
+        tmp_path, dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        outputs = [model(**tokenizer(text, return_tensors="pt")).logits for text in TEXTS]
+    encoders = EncoderCache("cpu", [tmp_path], offline=True, compile_models=False)
+    head = encoders.classifier(TextEncoder(model=str(tmp_path), pooling="cls")).head
+    assert list(head.labels) == ["no", "yes", "maybe"]
+    classifier = Classifier(head.layers)
+    assert_equal(classifier.logits(embed(tmp_path, pooling="cls")), torch.cat(outputs))
