@@ -191,6 +191,10 @@ class Settings(BaseSettings):
         ge=16,
         description="Maximum number of tokens of a text, also where the model accepts more.",
     )
+    max_fit_scores: Count = Field(
+        64 * MEBI,
+        description="Maximum number of scores of a fitted head on its data: inputs times classes.",
+    )
     max_head_layers: Count = Field(64, description="Maximum number of layers of a head.")
     max_inflight_body_bytes: Bytes = Field(
         1024 * MEBI,

@@ -14,6 +14,7 @@ LIMITS: Final = RequestLimits(
     max_json_values=1 << 20,
     max_json_depth=64,
     max_head_layers=64,
+    max_fit_scores=64 * 1024 * 1024,
     max_inflight_body_bytes=1 << 20,
     max_header_bytes=1 << 16,
     max_connections=8,

@@ -25,6 +25,7 @@ class RequestLimits:
     max_json_values: int
     max_json_depth: int
     max_head_layers: int
+    max_fit_scores: int
     max_inflight_body_bytes: int
     max_header_bytes: int
     max_connections: int

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.schemas.fields import (
     Float,
     Id,
@@ -14,12 +15,13 @@ from stitchwork.api.schemas.fields import (
     Row,
     Rows,
     Weights,
+    limits_of,
     max_length,
 )
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
 from stitchwork.api.validation_errors import field_error
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.geometry.classifier import (
     REGRESSION,
     SINGLE_LABEL,
@@ -76,7 +78,7 @@ class TrainingData(RequestModel):
     )
 
     @model_validator(mode="after")
-    def _one_of(self) -> Self:
+    def _one_of(self, info: ValidationInfo) -> Self:
         inputs = self.items if self.embeddings is None else self.embeddings
         if inputs is None or (self.embeddings is not None and self.items is not None):
             raise ValueError("expected either embeddings or items")
@@ -84,6 +86,13 @@ class TrainingData(RequestModel):
             raise ValueError("expected labels of at least two classes, got one")
         if len(inputs) != len(self.labels):
             raise ValueError(f"expected {len(inputs)} labels, one each, got {len(self.labels)}")
+        # A fit holds a few matrices of this size, and goes over them again and again.
+        scores = len(self.labels) * len(set(self.labels))
+        limit = limits_of(info).max_fit_scores
+        try:
+            check_count(scores, limit, "scores of a fit, inputs times classes,", "max_fit_scores")
+        except InputTooLargeError as error:
+            raise field_error(error) from error
         return self
 
     def pack(self, modality: Modality, max_rows: int) -> tuple[Arrays, list[Label], int]:
