@@ -5,10 +5,12 @@ that a route that no other rule covers requires `admin`.
 """
 
 import re
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from starlette.types import Scope
 
+from stitchwork.api.message_state import request_headers
 from stitchwork.resources import Scope as KeyScope
 
 READ: Final = KeyScope.READ
@@ -57,6 +59,7 @@ RULES: Final = (
 )
 
 
+@lru_cache(4096)
 def required_scopes(
     method: str, path: str, *, metrics_public: bool = False
 ) -> tuple[KeyScope, ...]:
@@ -72,7 +75,12 @@ def required_scopes(
 
 
 def bearer_token(scope: Scope) -> str:
-    """The token of a request's Authorization header; empty if there is none."""
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
-    scheme, _, token = (values[0] if len(values) == 1 else b"").decode("latin-1").partition(" ")
+    """The token of a request's Authorization header; empty if there is none, or several."""
+    headers = request_headers(scope)
+    if len(headers) < len(scope["headers"]):
+        names = [name for name, _ in scope["headers"]]
+        if names.count(b"authorization") > 1:
+            # Which of them counts would be a guess.
+            return ""
+    scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""

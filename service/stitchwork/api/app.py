@@ -13,9 +13,8 @@ from stitchwork.api import openapi, problem_details
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.kserve import routes as kserve
 from stitchwork.api.middleware import auth
-from stitchwork.api.middleware.body_limits import BodyLimitMiddleware
-from stitchwork.api.middleware.head_requests import HeadRequestMiddleware
-from stitchwork.api.middleware.request_telemetry import RequestTelemetryMiddleware
+from stitchwork.api.middleware.request_body import BodyLimits
+from stitchwork.api.middleware.request_middleware import RequestMiddleware
 from stitchwork.api.openai import routes as openai
 from stitchwork.api.routes import (
     anchor_sets,
@@ -31,6 +30,7 @@ from stitchwork.api.routes import (
     stitch,
     translate,
 )
+from stitchwork.telemetry.metric_buffer import MetricBuffer
 
 DESCRIPTION: Final = """
 Register encoders and classifier heads with their anchors, then let any encoder feed any head.
@@ -40,6 +40,16 @@ known only by its own anchors.
 """
 MAX_THREADS: Final = 64
 """Threads of the event loop's default executor, for blocking calls to servers."""
+
+
+FLUSH_SECONDS: Final = 0.25
+"""Time for which metrics are collected before they are added up; a scrape does not wait for it."""
+
+
+async def _flush(buffer: MetricBuffer) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        buffer.flush()
 
 
 def create_app(state: AppState) -> FastAPI:
@@ -55,7 +65,11 @@ def create_app(state: AppState) -> FastAPI:
         state.api_keys.start()
         state.space_checks.start()
         state.registry.lease_keeper.start()
+        state.telemetry.metrics.buffer.start()
+        flushes = asyncio.create_task(_flush(state.telemetry.metrics.buffer))
         yield
+        flushes.cancel()
+        state.telemetry.metrics.buffer.stop()
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
         state.space_checks.stop()
@@ -93,15 +107,15 @@ def create_app(state: AppState) -> FastAPI:
         app.router.routes += routes.router.routes
     problem_details.install(app)
     openapi.install(app)
-    app.add_middleware(BodyLimitMiddleware, limits=state.limits)
     app.add_middleware(
-        auth.AuthMiddleware,
-        keys=state.api_keys,
-        rate_limiter=state.rate_limiter,
+        RequestMiddleware,
+        routes=app.routes,
+        authorizer=auth.Authorizer(state.api_keys, state.rate_limiter),
+        body_limits=BodyLimits(state.limits),
+        telemetry=state.telemetry,
+        load=state.load,
         metrics_public=state.metrics_public,
     )
-    app.add_middleware(RequestTelemetryMiddleware, telemetry=state.telemetry)
-    app.add_middleware(HeadRequestMiddleware)
     api_routes = [route for route in app.routes if isinstance(route, APIRoute)]
     state.telemetry.metrics.initialize_series(
         [(method, route.path) for route in api_routes for method in route.methods or ()],

@@ -2,17 +2,16 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Header, Path, Query, Request
-from fastapi.routing import APIRoute
-from starlette.responses import Response
 
-from stitchwork.api.executors import MAX_COMPARISONS, BoundedExecutor
+from stitchwork.api.executors import MAX_COMPARISONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import message_state, request_headers
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
@@ -47,6 +46,7 @@ class AppState:
         executor: Runs array arithmetic.
         comparison_executor: Runs comparisons of spaces and reports on anchors.
         space_checks: Compares new spaces with the others on their sets.
+        load: The load of this process.
         draining: Set once this process is about to exit.
     """
 
@@ -71,6 +71,7 @@ class AppState:
     comparison_executor: BoundedExecutor = field(
         default_factory=lambda: BoundedExecutor(MAX_COMPARISONS, threads=1, name="comparisons")
     )
+    load: Load = field(default_factory=Load)
     draining: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
 
@@ -78,23 +79,6 @@ class AppState:
     def background_tasks(self) -> Sequence[PeriodicTask]:
         """The tasks that this process depends on, which readiness shows."""
         return (self.api_keys.task,)
-
-
-class DirectRoute(APIRoute):
-    """A route whose endpoint gets only the request and the path parameters.
-
-    Resolving dependencies, which FastAPI does for each request, costs more than the inference
-    routes do themselves.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Call the endpoint directly; it reads and validates its own body."""
-        endpoint: Callable[..., Coroutine[Any, Any, Response]] = self.endpoint
-
-        async def handle(request: Request) -> Response:
-            return await endpoint(request=request, **request.path_params)
-
-        return handle
 
 
 def app_state(request: Request) -> AppState:
@@ -156,8 +140,9 @@ async def _condition(
 ConditionDep = Annotated[Condition, Depends(_condition)]
 
 
+TIMEOUT_HEADER: Final = b"x-request-timeout"
 TIMEOUT_PARAMETER: Final[dict[str, Any]] = {
-    "name": "x-request-timeout",
+    "name": TIMEOUT_HEADER.decode(),
     "in": "header",
     "required": False,
     "description": "Deadline of the request, in seconds from now.",
@@ -173,9 +158,10 @@ def request_timeout(request: Request) -> float:
         InvalidInputError: If the header is not a positive number.
     """
     limit = app_state(request).limits.request_timeout_seconds
-    value = request.headers.get(TIMEOUT_PARAMETER["name"])
-    if value is None:
+    header = request_headers(request.scope).get(TIMEOUT_HEADER)
+    if header is None:
         return limit
+    value = header.decode("latin-1")
     try:
         seconds = float(value)
     except ValueError:
@@ -193,6 +179,25 @@ async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) ->
     Raises:
         ClientDisconnectedError: If the client disconnects first.
     """
+    state, current = message_state(request.scope), asyncio.current_task()
+    if state is None or current is None:
+        return await _run_beside_receive(request, work)
+    if state.is_disconnected:
+        work.close()
+        raise ClientDisconnectedError("the client disconnected")
+    state.on_disconnect = current.cancel
+    try:
+        return await work
+    except asyncio.CancelledError:
+        # Cancelled by the disconnect alone, not by the server as well.
+        if state.is_disconnected and not current.uncancel():
+            raise ClientDisconnectedError("the client disconnected") from None
+        raise
+    finally:
+        state.on_disconnect = None
+
+
+async def _run_beside_receive(request: Request, work: Coroutine[Any, Any, T]) -> T:
     task = asyncio.ensure_future(work)
     disconnect = asyncio.ensure_future(_disconnect(request))
     try:

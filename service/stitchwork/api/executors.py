@@ -19,6 +19,19 @@ MAX_COMPARISONS: Final = 16
 """Comparisons of spaces that may wait; one runs at a time, beside translations."""
 
 
+class Load:
+    """The load of this process.
+
+    Attributes:
+        requests: Requests in progress.
+    """
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+
 class BoundedExecutor:
     """Threads for array arithmetic, separate from those that wait for a server.
 

@@ -18,7 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
 from stitchwork import errors
 from stitchwork.api.validation_errors import from_validation
@@ -209,37 +209,46 @@ def error_response(
     )
 
 
-async def send_error(
-    error: StitchworkError,
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    headers: Mapping[str, str] | None = None,
-) -> None:
-    """Respond to a request with an error, before it reaches a route."""
-    record_code(scope, error.code)
+def failure_response(
+    error: Exception, scope: Scope, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The response to a request that failed, whose code is stored for its log record.
+
+    Args:
+        error: What was raised.
+        scope: The request's.
+        headers: Further headers.
+    """
     request_id, path = scope["state"]["request_id"], scope["path"]
-    await error_response(error, request_id, headers, path=path)(scope, receive, send)
+    match error:
+        case ClientDisconnect() | ClientDisconnectedError():
+            # Nobody receives it; the log has the status that nginx uses for this.
+            record_code(scope, ClientDisconnectedError.code)
+            return Response(status_code=499)
+        case RequestValidationError():
+            error = from_validation(error)
+    if isinstance(error, StitchworkError):
+        record_code(scope, error.code)
+        return error_response(error, request_id, headers, path=path)
+    log.error("request failed", exc_info=error)
+    record_code(scope, ErrorCode.INTERNAL)
+    return problem_response(
+        500,
+        ErrorCode.INTERNAL,
+        "the request failed because of an internal error; the log has the details",
+        request_id,
+        path=path,
+    )
 
 
 def install(app: FastAPI) -> None:
     """Handle every error of this app with a response in the format of its path."""
 
     @app.exception_handler(ClientDisconnect)
-    @app.exception_handler(ClientDisconnectedError)
-    async def _disconnected(request: Request, error: Exception) -> Response:
-        # Nobody receives it; the log has the status that nginx uses for this.
-        record_code(request.scope, ClientDisconnectedError.code)
-        return Response(status_code=499)
-
     @app.exception_handler(StitchworkError)
-    async def _stitchwork_error(request: Request, error: StitchworkError) -> Response:
-        record_code(request.scope, error.code)
-        return error_response(error, _request_id(request), path=request.url.path)
-
     @app.exception_handler(RequestValidationError)
-    async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-        return await _stitchwork_error(request, from_validation(error))
+    async def _failed(request: Request, error: Exception) -> Response:
+        return failure_response(error, request.scope)
 
     @app.exception_handler(HTTPException)
     async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -1,7 +1,8 @@
 """Raw inputs of a request: fetched by URL, decoded, and passed to the pipeline."""
 
+import asyncio
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import Request
 
@@ -27,6 +28,14 @@ def check_capacity(state: AppState, encoder: str) -> None:
     space = state.pipeline.registry.spaces.last(encoder)
     if space and space.encoder:
         state.producer.check_room(space.encoder)
+
+
+async def resolve_now(state: AppState, **ids: Any) -> Resolution:
+    """Resolve the versions of a request: on the event loop if that takes no call."""
+    known = state.pipeline.resolve_in_memory(**ids)
+    if known is not None:
+        return known
+    return await asyncio.to_thread(partial(state.pipeline.resolve, **ids))
 
 
 async def infer_items(

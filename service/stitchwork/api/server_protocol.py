@@ -2,7 +2,7 @@
 
 Limited are the bytes of a request's headers, the time until they are complete, the time in which
 the rest of a refused body is read, the rate at which a client reads its response, and the number of
-connections. Bodies that a route waits for are limited in `middleware.body_limits`.
+connections. Bodies that a route waits for are limited in `middleware.request_body`.
 
 Trailers are dropped, requests to upgrade the protocol are served without upgrading, and a request
 without exactly one host is refused.
@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from stitchwork.api.limits import HEALTH_PATHS, RequestLimits
+from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.problem_details import problem_response
+from stitchwork.api.response_transport import write_at_once
 from stitchwork.errors import ErrorCode
 from stitchwork.queue.streams import new_id
 
@@ -68,6 +70,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel_read_timer()
         self.resume_writing()
         super().connection_lost(exc)
+        if self.cycle is not None:
+            disconnect(self.cycle.scope)
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes of the client; a message that they begin must have its headers soon."""
@@ -92,6 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request has begun."""
         super().on_message_begin()
+        begin(self.scope)
         self._message_complete, self._in_headers = False, True
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -116,6 +121,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.app = _error_app(400, ErrorCode.BAD_REQUEST, detail)
         super().on_headers_complete()
         self.app = app
+        write_at_once(self)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body has arrived."""
@@ -129,6 +135,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._message_complete, self._progressed = True, True
         self._cancel_read_timer()
         super().on_message_complete()
+        complete(self.scope)
 
     def on_response_complete(self) -> None:
         """The response is sent; a client that still sends its body has `LINGER_SECONDS` left."""

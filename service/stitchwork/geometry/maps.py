@@ -188,11 +188,14 @@ class LinearMap(AnchorMap):
         """
         x = float32_rows(x, self.source_width)
         xp = array_namespace(x, self.matrix)
-        starts = range(0, max(1, x.shape[0]), CACHE_BLOCK)
         with suppress_warnings():
             rows = x @ self.matrix
-            blocks = [slice(start, start + CACHE_BLOCK) for start in starts]
-            accurate = xp.concat([self._place(rows[block, :], x[block, :]) for block in blocks])
+            if x.shape[0] <= CACHE_BLOCK:
+                accurate = self._place(rows, x)
+            else:
+                starts = range(0, x.shape[0], CACHE_BLOCK)
+                blocks = [slice(start, start + CACHE_BLOCK) for start in starts]
+                accurate = xp.concat([self._place(rows[block, :], x[block, :]) for block in blocks])
         return recompute(Translation(rows, accurate), accurate, x, self._apply_exactly)
 
     def _place(self, rows: Array, x: Array) -> Array:
@@ -298,5 +301,7 @@ def float32_rows(x: Array, width: int) -> Array:
     if x.ndim != 2 or x.shape[1] != width:
         raise InvalidInputError(f"expected rows of shape (n, {width}), got {tuple(x.shape)}")
     xp = array_namespace(x)
+    if x.dtype == xp.float32:
+        return x
     with suppress_warnings():
-        return xp.astype(x, xp.float32, copy=False)
+        return xp.astype(x, xp.float32)

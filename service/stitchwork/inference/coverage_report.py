@@ -28,9 +28,9 @@ class CoverageReport:
             covered: (n,) bool; False where the anchors do not cover an input.
             space: The space of the inputs.
         """
-        uncovered: list[int] = np.flatnonzero(~covered).tolist()
-        if not uncovered:
+        if covered.all():
             return cls([], [])
+        uncovered: list[int] = np.flatnonzero(~covered).tolist()
         warning = (
             f"{len(uncovered)} of {len(covered)} inputs lie outside what the anchors of space "
             f"{space.id} cover (as does 1 in 100 of the anchors themselves): their translations "

@@ -1,5 +1,6 @@
 """Embeddings of a request whose lengths do not fit the anchors of their space."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,15 +59,18 @@ class LengthReport:
             by_encoder: Whether the space's encoder computed them; otherwise they were sent.
         """
         mean, std = space.norm_mean, space.norm_std
-        fits = np.abs(lengths - mean) <= max(MAX_RELATIVE_DIFFERENCE * mean, MAX_DEVIATIONS * std)
-        is_unit = bool((np.abs(lengths - 1) < UNIT_TOLERANCE).all())
+        tolerance = max(MAX_RELATIVE_DIFFERENCE * mean, MAX_DEVIATIONS * std)
+        # Both extremes decide for all, on the path of every request.
+        shortest, longest = float(lengths.min()), float(lengths.max())
+        is_unit = shortest > 1 - UNIT_TOLERANCE and longest < 1 + UNIT_TOLERANCE
         has_unit_anchors = abs(mean - 1) + std <= 2 * UNIT_TOLERANCE
         unlikely = len(lengths) >= MIN_UNIT_ROWS or abs(mean - 1) > MIN_UNIT_DEVIATIONS * std
         normalised = is_unit and unlikely and not has_unit_anchors
-        if normalised:
-            fits &= False
+        if not normalised and mean - tolerance <= shortest and longest <= mean + tolerance:
+            return FITTING
+        fits = (np.abs(lengths - mean) <= tolerance) & (not normalised)
         if fits.all():
-            return cls()
+            return FITTING
         mismatched = lengths[~fits]
         origin = " of its encoder" if by_encoder else ""
         count = f"{len(mismatched)} of {len(lengths)} embeddings{origin} have"
@@ -85,7 +89,7 @@ def row_lengths(rows: Floats) -> NDArray[Any]:
     """(n,) norms of finite rows (n, d) float32; finite, since float32 may overflow."""
     with np.errstate(over="ignore"):
         lengths: NDArray[Any] = np.sqrt(np.vecdot(rows, rows))
-    if not np.isfinite(lengths).all():
+    if not math.isfinite(lengths.max()):
         lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
     return lengths
 

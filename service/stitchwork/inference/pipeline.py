@@ -55,14 +55,38 @@ class Pipeline:
 
         In memory if that is possible, else by a call to the registry, which blocks.
         """
-        ids = {"source": source, "target": target, "head": head}
-        lookups = self.telemetry.metrics.caches["record"]
-        resolution = resolve.resolve_in_memory(self.registry, **ids, bridge=bridge)
+        known = self.resolve_in_memory(source=source, target=target, head=head, bridge=bridge)
+        if known is not None:
+            return known
+        self.telemetry.metrics.caches["record"].miss.inc()
+        return resolve.resolve(
+            self.registry, source=source, target=target, head=head, bridge=bridge
+        )
+
+    def resolve_in_memory(
+        self,
+        *,
+        source: str | None = None,
+        target: str | None = None,
+        head: str | None = None,
+        bridge: BridgeName = DEFAULT_BRIDGE,
+    ) -> Resolution | None:
+        """Like `resolve`, without a call to the registry; None if it takes one."""
+        resolution = resolve.resolve_in_memory(
+            self.registry, source=source, target=target, head=head, bridge=bridge
+        )
         if resolution is not None:
-            lookups.hit.inc()
-            return resolution
-        lookups.miss.inc()
-        return resolve.resolve(self.registry, **ids, bridge=bridge)
+            self.telemetry.metrics.caches["record"].hit.inc()
+        return resolution
+
+    def count_products(self, resolution: Resolution) -> int | None:
+        """The multiplications that one embedding takes; None if something is not in memory yet."""
+        source, target, head = resolution.source, resolution.destination, resolution.head
+        products = self.translator.count_products(source, target, resolution.bridge)
+        if products is None or head is None:
+            return products
+        classified = self.classifiers.count_products(head)
+        return None if classified is None else products + classified
 
     def infer_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
         """Translate and classify embeddings in this process.

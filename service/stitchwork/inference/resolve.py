@@ -73,7 +73,7 @@ def resolve(
             too old.
     """
     records = lookup(registry, source=source, target=target, head=head, bridge=bridge)
-    return _checked(records, target, bridge)
+    return resolution_of(records, target, bridge)
 
 
 def resolve_in_memory(
@@ -90,10 +90,22 @@ def resolve_in_memory(
         None if it takes a call, since this process has no lease, or has not used a record yet.
     """
     records = lookup_in_memory(registry, source=source, target=target, head=head, bridge=bridge)
-    return None if records is None else _checked(records, target, bridge)
+    return None if records is None else resolution_of(records, target, bridge)
 
 
-def _checked(records: LookupResult, target: str | None, bridge: BridgeName) -> Resolution:
+def resolution_of(records: LookupResult, target: str | None, bridge: BridgeName) -> Resolution:
+    """The resolution of records, which must fit together.
+
+    Args:
+        records: The records that were looked up.
+        target: Id of the space to translate into, if it was requested.
+        bridge: The bridge.
+
+    Raises:
+        AnchorSetMismatchError: If the spaces do not share an anchor set.
+        InvalidInputError: If the head is of another space than the target, or the bridge is
+            `none` and the widths differ.
+    """
     if records.target is not None:
         check_pair(records.source, records.target, bridge)
     if records.head is not None and target is not None and records.head.space != target:

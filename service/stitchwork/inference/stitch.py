@@ -46,6 +46,8 @@ class InferenceResult:
     @cached_property
     def undefined(self) -> list[int]:
         """Indices of inputs without a direction, which are at the mean of their space."""
+        if self.defined.all():
+            return []
         indices: list[int] = np.flatnonzero(~self.defined).tolist()
         return indices
 

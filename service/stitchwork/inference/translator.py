@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from array_api_compat import array_namespace
@@ -29,6 +30,7 @@ from stitchwork.resources import Head, Space
 from stitchwork.telemetry import Metrics
 
 CLASSIFIER_BYTES: Final = 128 * 1024 * 1024
+FLOAT32_BYTES: Final = 4
 
 MapKey = tuple[str, str, BridgeName]
 
@@ -48,9 +50,11 @@ class TranslatedRows(NamedTuple):
     covered: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class PairMap:
     """The map of an ordered pair of spaces, and the coverage of the source's anchors.
+
+    Without slots, since its size is computed once.
 
     Attributes:
         map: Maps rows of the source to rows of the target.
@@ -60,7 +64,7 @@ class PairMap:
     map: Map
     coverage: Coverage | None
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Size of its arrays, in bytes."""
         return self.map.nbytes + (self.coverage.nbytes if self.coverage else 0)
@@ -75,9 +79,9 @@ class PairMap:
     def apply(self, x: Any) -> TranslatedRows:
         """Translate (n, d_X) float32 rows into (n, d_Y) float32 rows."""
         rows, defined = self.map.apply(x)
-        xp = array_namespace(defined)
-        covered = self.coverage.covers(x) if self.coverage else xp.ones_like(defined)
-        return TranslatedRows(rows, defined, covered)
+        if self.coverage is None:
+            return TranslatedRows(rows, defined, array_namespace(defined).ones_like(defined))
+        return TranslatedRows(rows, defined, self.coverage.covers(x))
 
 
 class Translator:
@@ -145,6 +149,13 @@ class Translator:
             self._settle(key, pending, source, target)
         return pending.result()
 
+    def count_products(self, source: Space, target: Space, bridge: BridgeName) -> int | None:
+        """The multiplications that one row takes; None if the map is not cached."""
+        with self._lock:
+            cached = self._cache.get((source.version, target.version, bridge))
+        # Each number of a map is multiplied with one of a row, once.
+        return None if cached is None else cached.nbytes // FLOAT32_BYTES
+
     def prepare(self, space: Space) -> None:
         """Start computing the inverses of a space that the default bridge needs."""
         for name in REQUIRED_INVERSES[DEFAULT_BRIDGE]:
@@ -208,6 +219,12 @@ class ClassifierCache:
         self._cache: LRUCache[tuple[str, str], Classifier] = LRUCache(
             max_bytes, getsizeof=lambda classifier: min(classifier.nbytes, max_bytes)
         )
+
+    def count_products(self, head: Head) -> int | None:
+        """The multiplications that one row takes; None if the classifier is not cached."""
+        with self._lock:
+            cached = self._cache.get((head.id, head.version))
+        return None if cached is None else cached.nbytes // FLOAT32_BYTES
 
     def get(self, head: Head) -> Classifier:
         """Get the classifier of a version of a head."""

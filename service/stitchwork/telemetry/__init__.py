@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
+from stitchwork.telemetry.access_log import AccessLog
 from stitchwork.telemetry.metrics import Metrics
 from stitchwork.telemetry.request_context import CALLERS, Caller, bind_callers
 
@@ -76,10 +77,12 @@ class Telemetry:
     Attributes:
         metrics: Its metrics.
         tracing: Its tracing; None if tracing is off.
+        access_log: Its log of requests.
     """
 
     metrics: Metrics = field(default_factory=Metrics)
     tracing: "Tracing | None" = None
+    access_log: AccessLog = field(default_factory=AccessLog)
 
     def step(self, name: str) -> StepTimer:
         """A context that times one of the inference steps and records it as a span."""
@@ -104,6 +107,7 @@ class Telemetry:
             self.tracing.start_span("queue", caller.traceparent, start_ns=start_ns).end()
 
     def close(self) -> None:
-        """Export the remaining spans."""
+        """Write the remaining records of requests, and export the remaining spans."""
+        self.access_log.flush()
         if self.tracing:
             self.tracing.close()

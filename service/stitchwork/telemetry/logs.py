@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from typing import Final
+from typing import Final, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
@@ -13,9 +13,21 @@ NOISY_LOGGERS: Final = ("httpx", "httpcore", "uvicorn.access", "urllib3")
 """Their records below warning repeat ours, or contain secrets such as URLs with keys."""
 
 
+class JsonLinesHandler(logging.StreamHandler[TextIO]):
+    """The handler that `configure` installs."""
+
+
+def json_lines_stream(logger: logging.Logger) -> TextIO | None:
+    """The stream that a logger's records go to as JSON lines; None if they go elsewhere as well."""
+    handlers = logging.getLogger().handlers
+    if logger.handlers or len(handlers) != 1 or not isinstance(handlers[0], JsonLinesHandler):
+        return None
+    return handlers[0].stream
+
+
 def configure(level: str) -> None:
     """Log JSON lines of this severity and above to standard error."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = JsonLinesHandler(sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(
         JsonFormatter(

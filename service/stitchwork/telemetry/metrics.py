@@ -28,6 +28,8 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from stitchwork.telemetry.metric_buffer import BufferedCounter, BufferedHistogram, MetricBuffer
+
 PREFIX: Final = "stitchwork_"
 STEPS: Final = ("preprocess", "embed", "translate", "classify")
 OPERATIONS: Final = ("translate", "classify", "embed", "stitch")
@@ -58,8 +60,8 @@ class DeadLetterReason(StrEnum):
 class CacheCounters(NamedTuple):
     """Hits and misses of one cache."""
 
-    hit: Counter
-    miss: Counter
+    hit: BufferedCounter
+    miss: BufferedCounter
 
 
 class HistogramCells(NamedTuple):
@@ -105,6 +107,7 @@ class Metrics:
 
     Attributes:
         registry: All metrics of this process.
+        buffer: Collects what is frequent; it is added up at the latest when metrics are scraped.
         requests_in_progress: HTTP requests that this process is handling.
         error_responses: Error responses, by status and code.
         cancelled_jobs: Jobs removed from the queue because their clients had disconnected.
@@ -130,6 +133,7 @@ class Metrics:
     def __init__(self, version: str = "", shared: Path | None = None) -> None:
         # The client would add the creation time of each series as one more series.
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.buffer = MetricBuffer()
         self.registry = CollectorRegistry()
         self._folder = shared.parent if shared else None
         if shared:
@@ -147,7 +151,7 @@ class Metrics:
         self._define_model_metrics()
 
     def _define_request_metrics(self) -> None:
-        self._routes: dict[tuple[str, str, int], tuple[Counter, ArrayHistogram]] = {}
+        self._routes: dict[tuple[str, str, int], tuple[BufferedCounter, BufferedHistogram]] = {}
         self._requests = self._counter("requests", "HTTP requests.", "method", "route", "status")
         self._request_seconds = self._histogram(
             "request_duration_seconds",
@@ -157,8 +161,8 @@ class Metrics:
             "route",
             "outcome",
         )
-        self.requests_in_progress = self._gauge(
-            "requests_in_progress", "HTTP requests in progress."
+        self.requests_in_progress = BufferedCounter(
+            self._gauge("requests_in_progress", "HTTP requests in progress."), self.buffer
         )
         self.error_responses = self._counter(
             "error_responses", "Error responses, by status and error code.", "status", "code"
@@ -178,15 +182,21 @@ class Metrics:
         uncovered = self._counter(
             "uncovered_inputs", "Inputs that the source's anchors do not cover.", "operation"
         )
-        self._inputs = {name: inputs.labels(name) for name in OPERATIONS}
-        self._uncovered = {name: uncovered.labels(name) for name in OPERATIONS}
+        buffer = self.buffer
+        self._inputs = {name: BufferedCounter(inputs.labels(name), buffer) for name in OPERATIONS}
+        self._uncovered = {
+            name: BufferedCounter(uncovered.labels(name), buffer) for name in OPERATIONS
+        }
         steps = self._histogram(
             "step_duration_seconds", "Duration of one inference step.", SECONDS_BUCKETS, "step"
         )
-        self.steps = {name: steps.labels(name) for name in STEPS}
+        self.steps = {name: BufferedHistogram(steps.labels(name), buffer) for name in STEPS}
         lookups = self._counter("cache_lookups", "Cache lookups.", "cache", "result")
         self.caches = {
-            name: CacheCounters(lookups.labels(name, "hit"), lookups.labels(name, "miss"))
+            name: CacheCounters(
+                BufferedCounter(lookups.labels(name, "hit"), buffer),
+                BufferedCounter(lookups.labels(name, "miss"), buffer),
+            )
             for name in CACHES
         }
         self.corrupt_inverses = self._counter(
@@ -233,6 +243,7 @@ class Metrics:
         Args:
             collectors: Further collectors, which read their values when they are scraped.
         """
+        self.buffer.flush()
         registry = CollectorRegistry()
         if self._folder:
             multiprocess.MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
@@ -273,7 +284,9 @@ class Metrics:
     def record_inputs(self, operation: str, covered: NDArray[np.bool_]) -> None:
         """Count inputs of one of `OPERATIONS`: (n,) bool, False where anchors do not cover one."""
         self._inputs[operation].inc(len(covered))
-        self._uncovered[operation].inc(len(covered) - int(np.count_nonzero(covered)))
+        uncovered = len(covered) - int(np.count_nonzero(covered))
+        if uncovered:
+            self._uncovered[operation].inc(uncovered)
 
     def record_confidences(self, head: str, confidences: Sequence[float]) -> None:
         """Observe the confidences of a head's predictions, each in [0, 1]."""
@@ -282,14 +295,18 @@ class Metrics:
         label = head if head in self._heads else OTHER
         self._confidence.labels(label).observe_many(confidences)
 
-    def _route(self, method: str, route: str, status: int) -> tuple[Counter, ArrayHistogram]:
+    def _route(
+        self, method: str, route: str, status: int
+    ) -> tuple[BufferedCounter, BufferedHistogram]:
         key = (method, route, status)
         series = self._routes.get(key)
         if series is None:
             outcome = f"{status // 100}xx" if status else "none"
             series = self._routes[key] = (
-                self._requests.labels(method, route, str(status)),
-                self._request_seconds.labels(method, route, outcome),
+                BufferedCounter(self._requests.labels(method, route, str(status)), self.buffer),
+                BufferedHistogram(
+                    self._request_seconds.labels(method, route, outcome), self.buffer
+                ),
             )
         return series
 

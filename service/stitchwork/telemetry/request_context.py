@@ -51,12 +51,24 @@ class RequestIdFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the ids to a record; no record is dropped."""
+        for name, value in self.ids().items():
+            setattr(record, name, value)
+        return True
+
+    @staticmethod
+    def ids() -> dict[str, str | list[str]]:
+        """The ids of the current requests and of their traces, by the names of their fields."""
         callers = CALLERS.get()
+        if len(callers) == 1:
+            request_id, trace_id = callers[0].request_id, callers[0].trace_id
+            one = {"request_id": request_id} if request_id else {}
+            return {**one, "trace_id": trace_id} if trace_id else {**one}
+        fields: dict[str, str | list[str]] = {}
         for name in ("request_id", "trace_id"):
             values = [getattr(caller, name) for caller in callers[:MAX_REQUEST_IDS]]
             ids = list(dict.fromkeys(value for value in values if value))
             if len(ids) == 1:
-                setattr(record, name, ids[0])
+                fields[name] = ids[0]
             elif ids:
-                setattr(record, f"{name}s", ids)
-        return True
+                fields[f"{name}s"] = ids
+        return fields

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, assert_never
 
 import numpy as np
@@ -28,6 +29,7 @@ from stitchwork.api.content.arrays import (
     to_safetensors,
 )
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import request_headers
 from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
 from stitchwork.api.validation_errors import from_validation
@@ -40,6 +42,7 @@ from stitchwork.errors import (
 from stitchwork.resources import Floats
 
 M = TypeVar("M", bound=BaseModel)
+B = TypeVar("B")
 
 BodyType: TypeAlias = Literal[
     "application/json",
@@ -62,19 +65,21 @@ RAW_INPUTS: Final = (MULTIPART, NDJSON)
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
 LARGE_BODY: Final = 64 * 1024
 """Bytes above which a body is parsed on a thread, off the event loop."""
+LARGE_BINARY: Final = 1024 * 1024
+"""The same for a body that is an array already."""
 
 
 @dataclass(frozen=True, slots=True)
-class Body(Generic[M]):
+class Body(Generic[B]):
     """A body that was received and is not parsed yet.
 
     Attributes:
-        size: Its size in bytes.
-        read: Parses and validates it; slow for large bodies, raises what `read_body` raises.
+        is_short: Whether the event loop may parse it.
+        read: Parses and validates it, and raises what `read_body` raises.
     """
 
-    size: int
-    read: Callable[[], M]
+    is_short: bool
+    read: Callable[[], B]
 
 
 async def receive_body(
@@ -111,7 +116,8 @@ async def receive_body(
                 assert_never(media)
         return _validate(model, payload, limits)
 
-    return Body(len(data), parse)
+    limit = LARGE_BINARY if media in BINARY else LARGE_BODY
+    return Body(len(data) <= limit, parse)
 
 
 async def read_body(
@@ -141,7 +147,7 @@ async def read_body(
     body = await receive_body(
         request, model, limits, array_field=array_field, accepts_raw_inputs=accepts_raw_inputs
     )
-    return await asyncio.to_thread(body.read) if body.size > LARGE_BODY else body.read()
+    return body.read() if body.is_short else await asyncio.to_thread(body.read)
 
 
 def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
@@ -158,7 +164,12 @@ def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
 
 def media_type(request: Request) -> str:
     """The media type of a request's body without parameters; JSON if there is none."""
-    return request.headers.get("content-type", JSON).split(";")[0].strip().lower()
+    return _media_type(request_headers(request.scope).get(b"content-type", JSON.encode()))
+
+
+@lru_cache(256)
+def _media_type(content_type: bytes) -> str:
+    return content_type.decode("latin-1").split(";")[0].strip().lower()
 
 
 def body_media_type(request: Request) -> str:
@@ -253,8 +264,14 @@ def preferred_media_type(request: Request, offers: tuple[str, ...], default: str
     Of equal weights the first one counts. A wildcard selects the default. If the header accepts
     none of the offers, the result is the first offer.
     """
+    accept = request_headers(request.scope).get(b"accept", b"*/*")
+    return _preferred(accept, offers, default)
+
+
+@lru_cache(256)
+def _preferred(accept: bytes, offers: tuple[str, ...], default: str) -> str:
     acceptable: list[tuple[float, str]] = []
-    for part in request.headers.get("accept", "*/*").split(","):
+    for part in accept.decode("latin-1").split(","):
         media, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weights = [p.removeprefix("q=") for p in parameters if p.startswith("q=")]
         weight = float(weights[0]) if weights and _QUALITY.fullmatch(weights[0]) else 1.0

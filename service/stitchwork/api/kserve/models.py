@@ -175,7 +175,21 @@ def find_model(
         NotReadyError: If a resource in the name is pending.
         AnchorSetMismatchError: If its spaces do not share an anchor set.
     """
-    resolution = pipeline.resolve(**name.roles, bridge=bridge)
+    return check_model(name, pipeline.resolve(**name.roles, bridge=bridge), version)
+
+
+def check_model(name: ModelName, resolution: Resolution, version: str | None = None) -> Model:
+    """The model of a name at these versions.
+
+    Args:
+        name: The name.
+        resolution: The versions of the resources in the name.
+        version: The version that must be current; None accepts any.
+
+    Raises:
+        UnknownResourceError: If the model takes raw inputs and its space has no encoder, or if
+            another version is current.
+    """
     if name.takes_items and resolution.source.encoder is None:
         raise UnknownResourceError(
             f"no model {name.text}: space {resolution.source.id} has no encoder"

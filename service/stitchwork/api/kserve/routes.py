@@ -9,14 +9,24 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
+from stitchwork.api.content.negotiation import Body
 from stitchwork.api.dependencies import (
     AppState,
     StateDep,
     app_state,
     request_timeout,
 )
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.kserve import models, tensors
-from stitchwork.api.kserve.models import ITEMS, ROWS, Model, find_model, parse_name
+from stitchwork.api.kserve.models import (
+    ITEMS,
+    ROWS,
+    Model,
+    ModelName,
+    check_model,
+    find_model,
+    parse_name,
+)
 from stitchwork.api.kserve.outputs import output_arrays
 from stitchwork.api.kserve.schemas import (
     InferenceRequest,
@@ -29,11 +39,12 @@ from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.openapi import body, with_octets, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.routes import health
+from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
-from stitchwork.inference.resolve import check_width, encoder_of
+from stitchwork.inference.resolve import Resolution, check_width, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue import worker_registry
 
@@ -109,28 +120,35 @@ async def version_ready(model: ModelPath, version: VersionPath, state: StateDep)
     return await _ready(state, model, version)
 
 
-@router.post(
-    "/models/{model}/infer",
-    summary="Inference",
-    name="v2_infer",
-    responses=INFER_RESPONSES,
-    openapi_extra=INFER_OPERATION,
-)
 async def infer(model: ModelPath, request: Request) -> Response:
     """Embed, translate, classify or stitch, according to the model's name."""
     return await _infer(request, model, None)
 
 
-@router.post(
-    "/models/{model}/versions/{version}/infer",
-    summary="Inference with one version",
-    name="v2_infer_version",
-    responses=INFER_RESPONSES,
-    openapi_extra=INFER_OPERATION,
-)
 async def version_infer(model: ModelPath, version: VersionPath, request: Request) -> Response:
     """The same, if this version is the current one."""
     return await _infer(request, model, version)
+
+
+for path, name, summary, endpoint in (
+    ("/models/{model}/infer", "v2_infer", "Inference", infer),
+    (
+        "/models/{model}/versions/{version}/infer",
+        "v2_infer_version",
+        "Inference with one version",
+        version_infer,
+    ),
+):
+    router.add_api_route(
+        path,
+        endpoint,
+        methods=["POST"],
+        summary=summary,
+        name=name,
+        responses=INFER_RESPONSES,
+        openapi_extra=INFER_OPERATION,
+        route_class_override=DirectRoute,
+    )
 
 
 async def _metadata(state: AppState, name: str, version: str | None) -> Response:
@@ -159,11 +177,23 @@ async def _infer(request: Request, text: str, version: str | None) -> Response:
     parameters = payload.body.parameters
     if parameters.timeout is not None:
         seconds = min(seconds, parameters.timeout / MICROSECONDS)
-    find = partial(find_model, state.pipeline, name, version, parameters.bridge)
-    if not name.takes_items:
-        return await state.executor.run(lambda: _infer_rows(state, find(), payload), seconds)
-    model = await asyncio.to_thread(find)
-    return await _infer_items(request, state, model, payload, seconds)
+    if name.takes_items:
+        ids = {**name.roles, "bridge": parameters.bridge}
+        model = check_model(name, await resolve_now(state, **ids), version)
+        return await _infer_items(request, state, model, payload, seconds)
+
+    def respond(payload: TensorRequest, resolution: Resolution) -> Response:
+        return _infer_rows(state, check_model(name, resolution, version), payload)
+
+    body = Body(payload.is_short, lambda: payload)
+    parse = partial(_rows_request, name)
+    return await infer_rows(state, body, parse, respond, seconds)
+
+
+def _rows_request(name: ModelName, payload: TensorRequest) -> RowsRequest:
+    shapes = [tensor.spec.shape for tensor in payload.tensors]
+    rows = max((shape[0] for shape in shapes if shape), default=1)
+    return RowsRequest(rows, payload.body.parameters.bridge, **name.roles)
 
 
 def _infer_rows(state: AppState, model: Model, payload: TensorRequest) -> Response:
@@ -178,7 +208,8 @@ async def _infer_items(
     request: Request, state: AppState, model: Model, payload: TensorRequest, seconds: float
 ) -> Response:
     tensor, outputs = payload.single_input(ITEMS), payload.select_outputs(model.outputs)
-    items = await asyncio.to_thread(tensors.read_items, tensor, state.limits)
+    read_items = partial(tensors.read_items, tensor, state.limits)
+    items = read_items() if payload.is_short else await asyncio.to_thread(read_items)
     with replace_pointer("/items", f"{tensor.pointer}/data"):
         result = await infer_while_connected(
             request,

@@ -75,10 +75,12 @@ class TensorRequest:
     Attributes:
         body: Its JSON.
         tensors: Its inputs.
+        is_short: Whether the event loop may read them.
     """
 
     body: InferenceRequest
     tensors: tuple[Tensor, ...]
+    is_short: bool = True
 
     def single_input(self, name: str) -> Tensor:
         """The input of a model that has one.
@@ -133,11 +135,14 @@ async def read_request(request: Request, limits: RequestLimits) -> TensorRequest
     data = await request.body()
     length = _json_length(request.headers.get(JSON_LENGTH_HEADER), len(data))
 
+    is_short = length <= negotiation.LARGE_BODY and len(data) <= negotiation.LARGE_BINARY
+
     def parse() -> TensorRequest:
         body = negotiation.parse_body(data[:length], InferenceRequest, limits)
-        return TensorRequest(body, _split_tensors(body, memoryview(data)[length:]))
+        tensors = _split_tensors(body, memoryview(data)[length:])
+        return TensorRequest(body, tensors, is_short)
 
-    return await asyncio.to_thread(parse) if len(data) > negotiation.LARGE_BODY else parse()
+    return parse() if is_short else await asyncio.to_thread(parse)
 
 
 def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:

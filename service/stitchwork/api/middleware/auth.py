@@ -3,19 +3,16 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stitchwork.api.access import bearer_token, required_scopes
-from stitchwork.api.problem_details import send_error
 from stitchwork.errors import (
     AuthenticationError,
     InsufficientScopeError,
     RateLimitError,
     StitchworkError,
 )
-from stitchwork.queue.caller_classes import CALLER
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.resources import ApiKey
@@ -33,51 +30,57 @@ def require_scope(request: HTTPConnection, scope: KeyScope) -> None:
         raise _insufficient_scope(key, [scope])
 
 
-class AuthMiddleware:
+@dataclass(slots=True)
+class Admission:
+    """Whether and how one request is admitted.
+
+    Attributes:
+        scopes: The scopes of which it needs one; none if it needs no key.
+        token: The key that it presents; empty if there is none.
+        key: Its key, once it is admitted by one.
+        headers: Headers for its response, whether it is admitted or refused.
+    """
+
+    scopes: tuple[KeyScope, ...]
+    token: str
+    key: ApiKey | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Authorizer:
     """Admits a request if its key has a required scope, or if no keys are set.
 
     Args:
-        app: The next app.
         keys: The API keys.
         rate_limiter: Counts requests of each key.
-        metrics_public: Whether `/metrics` needs no key.
     """
 
-    def __init__(
-        self, app: ASGIApp, keys: ApiKeyCache, rate_limiter: RateLimiter, *, metrics_public: bool
-    ) -> None:
-        self._app = app
+    def __init__(self, keys: ApiKeyCache, rate_limiter: RateLimiter) -> None:
         self._keys = keys
         self._rate_limiter = rate_limiter
-        self._metrics_public = metrics_public
         self._refresh: asyncio.Future[None] | None = None
         self._next_refresh = 0.0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; `scope["state"]["key"]` is its key, for routes and the log."""
-        if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
-            return
-        scopes = required_scopes(
-            scope["method"], scope["path"], metrics_public=self._metrics_public
-        )
+    async def admit(self, admission: Admission) -> None:
+        """Admit a request, and count it for the rate limit of its key.
+
+        Raises:
+            AuthenticationError: If there is no key, or an unknown one.
+            InsufficientScopeError: If the key has none of the scopes.
+            RateLimitError: If the quota of the key is used up.
+            RegistryUnavailableError: If the keys could not be read yet.
+        """
+        scopes, token = admission.scopes, admission.token
         if not scopes:
-            await self._app(scope, receive, send)
             return
-        token = bearer_token(scope)
-        headers: dict[str, str] = {}
         try:
             key = self._authorize(await self._find(token), token, scopes)
-            scope["state"]["key"] = key
-            CALLER.set(key.name if key else str((scope.get("client") or ("",))[0]))
+            admission.key = key
             if self._rate_limiter.limits(key, scopes[0]):
-                await self._check_rate(key, scopes[0], headers)
+                await self._check_rate(key, scopes[0], admission.headers)
         except StitchworkError as error:
-            await send_error(
-                error, scope, receive, send, headers | _challenge(error, token, scopes)
-            )
-            return
-        await self._app(scope, receive, _with_headers(send, headers) if headers else send)
+            admission.headers |= _challenge(error, token, scopes)
+            raise
 
     async def _find(self, token: str) -> ApiKey | None:
         """The key with this token; an unknown token refreshes the keys once."""
@@ -150,18 +153,6 @@ class AuthMiddleware:
             )
             error.retry_after = max(1.0, status.reset)
             raise error
-
-
-def _with_headers(send: Send, headers: dict[str, str]) -> Send:
-    """A `send` that adds headers to the response."""
-    added = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message["headers"] = [*message["headers"], *added]
-        await send(message)
-
-    return send_with_headers
 
 
 def _insufficient_scope(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:

@@ -14,6 +14,7 @@ from stitchwork.api.dependencies import (
     app_state,
     request_timeout,
 )
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openai.schemas import (
     EmbeddingObject,
     EmbeddingsRequest,
@@ -25,7 +26,7 @@ from stitchwork.api.openai.schemas import (
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.ids import ID_PATTERN, check_id
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
@@ -46,13 +47,6 @@ Model = Annotated[
 ]
 
 
-@router.post(
-    "/embeddings",
-    summary="Embed texts",
-    name="openai_embeddings",
-    response_model=EmbeddingsResponse,
-    openapi_extra=with_timeout(body(EmbeddingsRequest)),
-)
 async def embeddings(request: Request) -> Response:
     """Embed texts in a space that has an encoder and, with `->target`, translate them.
 
@@ -62,8 +56,7 @@ async def embeddings(request: Request) -> Response:
     payload = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
     source, target = _space_ids(payload.model)
     check_capacity(state, source)
-    resolve = partial(state.pipeline.resolve, source=source, target=target, bridge=payload.bridge)
-    resolution = await asyncio.to_thread(resolve)
+    resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
     encoder_of(resolution.source)
     check_dimensions(resolution.destination, payload.dimensions)
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
@@ -96,6 +89,18 @@ def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
         object="list", data=data, model=payload.model, usage=usage
     )
     return negotiation.json_response(response, headers=result_headers(result))
+
+
+router.add_api_route(
+    "/embeddings",
+    embeddings,
+    methods=["POST"],
+    summary="Embed texts",
+    name="openai_embeddings",
+    response_model=EmbeddingsResponse,
+    openapi_extra=with_timeout(body(EmbeddingsRequest)),
+    route_class_override=DirectRoute,
+)
 
 
 @router.get(

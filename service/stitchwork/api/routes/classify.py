@@ -1,17 +1,21 @@
 """Classify embeddings, without a worker."""
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, DirectRoute, PathId, app_state, request_timeout
+from stitchwork.api.dependencies import AppState, PathId, app_state, request_timeout
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import result_headers
+from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef
 from stitchwork.ids import check_id
-from stitchwork.inference.resolve import check_width
+from stitchwork.inference.resolve import Resolution, check_width
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -30,11 +34,15 @@ async def classify(head: PathId, request: Request) -> Response:
     body = await negotiation.receive_body(
         request, ClassifyRequest, state.limits, array_field="embeddings"
     )
-    return await state.executor.run(lambda: _classify(state, head_id, body.read()), seconds)
+
+    def parse(payload: ClassifyRequest) -> RowsRequest:
+        count = len(payload.embeddings)
+        return RowsRequest(count, payload.bridge, payload.space, head=head_id)
+
+    return await infer_rows(state, body, parse, partial(_respond, state), seconds)
 
 
-def _classify(state: AppState, head_id: str, payload: ClassifyRequest) -> Response:
-    resolution = state.pipeline.resolve(source=payload.space, head=head_id, bridge=payload.bridge)
+def _respond(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> Response:
     check_width(payload.embeddings, resolution.source)
     result = state.pipeline.infer_rows(resolution, payload.embeddings)
     predictions = state.pipeline.predict(result, payload.top)

@@ -1,6 +1,5 @@
 """Embed raw inputs, in one round trip to a worker that runs the encoder."""
 
-import asyncio
 from functools import partial
 from typing import Any
 
@@ -10,15 +9,15 @@ from starlette.responses import Response
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
-    DirectRoute,
     PathId,
     app_state,
     request_timeout,
 )
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.inference_requests import EmbedRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
 from stitchwork.ids import check_id
@@ -40,13 +39,12 @@ async def embed(encoder: PathId, request: Request) -> Response:
     payload = await negotiation.read_body(
         request, EmbedRequest, state.limits, accepts_raw_inputs=True
     )
-    resolve = partial(
-        state.pipeline.resolve,
+    resolution = await resolve_now(
+        state,
         source=check_id(encoder),
         target=payload.target,
         bridge=payload.bridge,
     )
-    resolution = await asyncio.to_thread(resolve)
     result = await infer_while_connected(
         request,
         state,

@@ -1,6 +1,5 @@
 """Stitch: embed raw inputs and classify them, in one round trip to a worker."""
 
-import asyncio
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -9,15 +8,15 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     AppState,
-    DirectRoute,
     PathId,
     app_state,
     request_timeout,
 )
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected
+from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
 from stitchwork.ids import check_id
@@ -39,10 +38,9 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     payload = await negotiation.read_body(
         request, StitchRequest, state.limits, accepts_raw_inputs=True
     )
-    resolve = partial(
-        state.pipeline.resolve, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
+    resolution = await resolve_now(
+        state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
-    resolution = await asyncio.to_thread(resolve)
     result = await infer_while_connected(
         request,
         state,

@@ -1,17 +1,21 @@
 """Translate embeddings, without a worker."""
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import AppState, DirectRoute, app_state, request_timeout
+from stitchwork.api.dependencies import AppState, app_state, request_timeout
+from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import result_headers
+from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import TranslateRequest
 from stitchwork.api.schemas.responses import ResourceRef, TranslateResponse
-from stitchwork.inference.resolve import check_width
+from stitchwork.inference.resolve import Resolution, check_width
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -29,13 +33,17 @@ async def translate(request: Request) -> Response:
     body = await negotiation.receive_body(
         request, TranslateRequest, state.limits, array_field="embeddings"
     )
-    return await state.executor.run(lambda: _translate(request, state, body.read()), seconds)
+    return await infer_rows(state, body, _parse, partial(_respond, request, state), seconds)
 
 
-def _translate(request: Request, state: AppState, payload: TranslateRequest) -> Response:
-    resolution = state.pipeline.resolve(
-        source=payload.source, target=payload.target, bridge=payload.bridge
-    )
+def _parse(payload: TranslateRequest) -> RowsRequest:
+    count = len(payload.embeddings)
+    return RowsRequest(count, payload.bridge, payload.source, payload.target)
+
+
+def _respond(
+    request: Request, state: AppState, payload: TranslateRequest, resolution: Resolution
+) -> Response:
     check_width(payload.embeddings, resolution.source)
     result = state.pipeline.infer_rows(resolution, payload.embeddings)
     response = TranslateResponse(

@@ -1,5 +1,6 @@
 """Response bodies of resources, inference and operation: what routes return is documented."""
 
+from functools import lru_cache
 from typing import Any, Literal, Self
 
 from pydantic import Field
@@ -24,7 +25,14 @@ class ResourceRef(ResponseModel):
     @classmethod
     def of(cls, record: AnchorSet | Space | Head) -> Self:
         """The id and version of a record."""
-        return cls(id=record.id, version=record.version)
+        ref: Self = _resource_ref(cls, record.id, record.version)
+        return ref
+
+
+@lru_cache(1024)
+def _resource_ref(model: type[Any], id_: str, version: str) -> Any:
+    # Frozen, so that responses can share one.
+    return model(id=id_, version=version)
 
 
 class Progress(ResponseModel):

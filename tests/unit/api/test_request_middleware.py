@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -10,8 +12,19 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from stitchwork.api.middleware.request_telemetry import RequestTelemetryMiddleware
+from stitchwork.api.executors import Load
+from stitchwork.api.middleware.auth import Authorizer
+from stitchwork.api.middleware.request_body import BodyLimits
+from stitchwork.api.middleware.request_middleware import RequestMiddleware
+from stitchwork.errors import RegistryUnavailableError
+from stitchwork.redis.client import RedisClient
+from stitchwork.redis.rate_limiter import RateLimiter
+from stitchwork.registry import api_keys
+from stitchwork.registry.api_key_cache import ApiKeyCache
+from stitchwork.registry.api_keys import ApiKeyRepository
+from stitchwork.resources import Scope as KeyScope
 from stitchwork.telemetry import Metrics, Telemetry
+from tests.support.request_limits import LIMITS
 
 AccessLog = Callable[[], list[logging.LogRecord]]
 
@@ -25,18 +38,35 @@ async def fails(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def get(app: Any, path: str, **headers: str) -> httpx.Response:
-    async def request() -> httpx.Response:
-        transport = httpx.ASGITransport(RequestTelemetryMiddleware(app, Telemetry(Metrics())))
+    """The response of the middleware around an app, to a request with a key of a file."""
+    key, record = api_keys.new("me", [KeyScope.ADMIN])
+
+    async def request(file: Path) -> httpx.Response:
+        server = RedisClient(f"unix://{file}", 0.1, RegistryUnavailableError)
+        keys = ApiKeyCache(ApiKeyRepository(server), file, stale_seconds=60, required=True)
+        middleware = RequestMiddleware(
+            app,
+            (),
+            authorizer=Authorizer(keys, RateLimiter(server, {})),
+            body_limits=BodyLimits(LIMITS),
+            telemetry=Telemetry(Metrics()),
+            load=Load(),
+        )
+        transport = httpx.ASGITransport(middleware)
+        headers["Authorization"] = f"Bearer {key}"
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.get(path, headers=headers)
 
-    return asyncio.run(request())
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "keys"
+        file.write_text(api_keys.line(record))
+        return asyncio.run(request(file))
 
 
 @pytest.fixture
 def access_log(caplog: pytest.LogCaptureFixture) -> AccessLog:
-    caplog.set_level(logging.DEBUG, "stitchwork.access")
-    return lambda: [record for record in caplog.records if record.name == "stitchwork.access"]
+    caplog.set_level(logging.DEBUG, "stitchwork")
+    return lambda: [record for record in caplog.records if record.name.startswith("stitchwork")]
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v2/health/ready"])
@@ -51,7 +81,7 @@ def test_request_to_other_paths_is_logged_at_info_level(access_log: AccessLog, p
     (record,) = access_log()
     assert (record.levelno, record.getMessage()) == (logging.INFO, "request completed")
     fields: dict[str, Any] = vars(record)
-    assert (fields["method"], fields["status"], fields["key"]) == ("GET", 200, None)
+    assert (fields["method"], fields["status"], fields["key"]) == ("GET", 200, "me")
     assert fields["duration_ms"] > 0
 
 

@@ -5,12 +5,14 @@ body that expands to a thousand times its size would need further limits.
 """
 
 import asyncio
+from collections.abc import Mapping
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive
 
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.problem_details import send_error
+from stitchwork.api.message_state import MessageState
 from stitchwork.errors import (
+    ClientDisconnectedError,
     InputTooLargeError,
     QueueFullError,
     SlowRequestError,
@@ -19,91 +21,95 @@ from stitchwork.errors import (
 )
 
 
-class BodyLimitMiddleware:
+class BodyLimits:
     """Limits the size and the duration of each body, and the bytes of all bodies in the process.
 
     Args:
-        app: The next app.
         limits: Limits of one request.
     """
 
-    def __init__(self, app: ASGIApp, limits: RequestLimits) -> None:
-        self._app = app
-        self._limits = limits
+    def __init__(self, limits: RequestLimits) -> None:
+        self.limits = limits
         self._inflight_bytes = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        try:
-            self._check_headers(headers)
-        except StitchworkError as error:
-            await send_error(error, scope, receive, send)
-            return
-        body = _Body(self, receive, self._limits)
-        started = refused = False
-
-        async def send_or_refuse(message: Message) -> None:
-            nonlocal started, refused
-            if body.error is None or started:
-                started = True
-                await send(message)
-            elif not refused:
-                # The error of the body takes precedence over whatever the route made of it.
-                refused = True
-                await send_error(body.error, scope, receive, send)
-
-        try:
-            await self._app(scope, body.receive, send_or_refuse)
-        finally:
-            self._inflight_bytes -= body.size
-
-    def add_inflight(self, count: int) -> None:
-        """Count bytes that arrived.
-
-        Raises:
-            QueueFullError: If the bodies of all requests together are too large.
-        """
-        self._inflight_bytes += count
-        if self._inflight_bytes > self._limits.max_inflight_body_bytes:
-            raise QueueFullError(
-                f"expected bodies of at most {self._limits.max_inflight_body_bytes} bytes "
-                "(max_inflight_body_bytes) at a time in this process, got more"
-            )
-
-    def _check_headers(self, headers: dict[bytes, bytes]) -> None:
-        """Check what the headers declare about the body.
+    def check_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        """Check what the headers of a request declare about its body.
 
         Raises:
             UnsupportedFormatError: If it is compressed.
             InputTooLargeError: If it is larger than `max_body_bytes`.
         """
-        coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
-        if coding.strip().lower() != "identity":
+        coding = headers.get(b"content-encoding")
+        if coding is not None and coding.strip().lower() != b"identity":
+            name = coding.decode("latin-1")
             raise UnsupportedFormatError(
-                f"expected an uncompressed body, got content-encoding {coding[:40]}"
+                f"expected an uncompressed body, got content-encoding {name[:40]}"
             )
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self._limits.max_body_bytes:
-            raise _too_large(self._limits)
+        if length.isdigit() and int(length) > self.limits.max_body_bytes:
+            raise _too_large(self.limits)
+
+    def add_inflight(self, count: int) -> None:
+        """Count bytes that arrived; negative, once their request has ended.
+
+        Raises:
+            QueueFullError: If the bodies of all requests together are too large.
+        """
+        self._inflight_bytes += count
+        if count > 0 and self._inflight_bytes > self.limits.max_inflight_body_bytes:
+            raise QueueFullError(
+                f"expected bodies of at most {self.limits.max_inflight_body_bytes} bytes "
+                "(max_inflight_body_bytes) at a time in this process, got more"
+            )
 
 
-class _Body:
-    """The body of one request while it is received."""
+class RequestBody:
+    """The body of one request while it is received.
 
-    def __init__(
-        self, middleware: BodyLimitMiddleware, receive: Receive, limits: RequestLimits
-    ) -> None:
-        self._middleware = middleware
+    Args:
+        body_limits: The limits.
+        receive: The server's.
+
+    Attributes:
+        size: The bytes that have arrived.
+        error: Why it was refused, if it was.
+    """
+
+    __slots__ = ("_complete", "_limits", "_receive", "_waited_seconds", "error", "size")
+
+    def __init__(self, body_limits: BodyLimits, receive: Receive) -> None:
+        self._limits = body_limits
         self._receive = receive
-        self._limits = limits
         self._complete = False
         self._waited_seconds = 0.0
         self.size = 0
         self.error: StitchworkError | None = None
+
+    async def read(self, state: MessageState | None) -> bytes:
+        """The whole body.
+
+        Args:
+            state: The state of the request; None if it is not known.
+
+        Raises:
+            ClientDisconnectedError: If the client disconnects first.
+            StitchworkError: What `receive` raises.
+        """
+        if state is not None and state.is_complete:
+            # Nothing is waited for, so nothing needs a time limit.
+            message = self._count(await self._receive())
+        else:
+            message = await self.receive()
+        if self._complete and message["type"] == "http.request":
+            data: bytes = message["body"]
+            return data
+        parts = []
+        while message["type"] == "http.request":
+            parts.append(message.get("body", b""))
+            if self._complete:
+                return b"".join(parts)
+            message = await self.receive()
+        raise ClientDisconnectedError("the client disconnected")
 
     async def receive(self) -> Message:
         """The next part of the body; after the last one, any other message of the connection.
@@ -116,13 +122,17 @@ class _Body:
         if self._complete:
             return await self._receive()
         try:
-            return await self._receive_part()
+            return self._count(await self._receive_part())
         except (InputTooLargeError, QueueFullError, SlowRequestError) as error:
             self._complete, self.error = True, error
             raise
 
+    def release(self) -> None:
+        """The request has ended."""
+        self._limits.add_inflight(-self.size)
+
     async def _receive_part(self) -> Message:
-        limits = self._limits
+        limits = self._limits.limits
         # Only the time spent waiting for the client counts, not the service's own between parts.
         allowed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
         remaining = min(allowed, limits.request_timeout_seconds) - self._waited_seconds
@@ -143,15 +153,18 @@ class _Body:
                 f"(request_timeout_seconds), got {self.size} bytes"
             ) from error
         self._waited_seconds += clock() - start
+        return message
+
+    def _count(self, message: Message) -> Message:
         if message["type"] != "http.request":
             self._complete = True
             return message
         self._complete = not message.get("more_body", False)
         count = len(message.get("body", b""))
         self.size += count
-        self._middleware.add_inflight(count)
-        if self.size > limits.max_body_bytes:
-            raise _too_large(limits)
+        self._limits.add_inflight(count)
+        if self.size > self._limits.limits.max_body_bytes:
+            raise _too_large(self._limits.limits)
         return message
 
 

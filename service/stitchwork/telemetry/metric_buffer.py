@@ -1,0 +1,133 @@
+"""Observations that are collected and added up later, many at a time.
+
+To add to a metric takes a lock, and for the processes of one `serve` a write to a file. On the path
+of every request that happens a dozen times; to append to a list is a tenth of it.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from numpy.typing import ArrayLike
+
+MAX_ENTRIES: Final = 10_000
+"""Entries that are added up at once, even if nobody flushes them."""
+
+
+class Increasable(Protocol):
+    """A counter or a gauge."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Add an amount."""
+
+
+class Observing(Protocol):
+    """A histogram."""
+
+    def observe(self, amount: float) -> None:
+        """Observe one value."""
+
+    def observe_many(self, observations: ArrayLike) -> None:
+        """Observe each value of an array."""
+
+
+class MetricBuffer:
+    """Collects what is added to metrics, from any thread.
+
+    Attributes:
+        is_collecting: Whether what is added is collected; otherwise it is not added here.
+    """
+
+    def __init__(self) -> None:
+        # Of which appending and popping are atomic, so that no thread needs a lock.
+        self._entries: deque[tuple[Callable[[Any], None], float]] = deque()
+        self.is_collecting = False
+
+    def start(self) -> None:
+        """Begin to collect; somebody must call `flush`."""
+        self.is_collecting = True
+
+    def stop(self) -> None:
+        """Collect no more."""
+        self.is_collecting = False
+        self.flush()
+
+    def add(self, entry: Callable[[Any], None], value: float) -> None:
+        """Add a value to a metric.
+
+        Args:
+            entry: Takes a list of values.
+            value: One value.
+        """
+        self._entries.append((entry, value))
+        if len(self._entries) >= MAX_ENTRIES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add up what was collected."""
+        values: dict[Callable[[Any], None], list[float]] = defaultdict(list)
+        with suppress(IndexError):
+            for _ in range(len(self._entries)):
+                # Another thread may flush as well.
+                entry, value = self._entries.popleft()
+                values[entry].append(value)
+        for entry, collected in values.items():
+            entry(collected)
+
+
+class BufferedCounter:
+    """A counter or a gauge whose changes are collected.
+
+    Args:
+        metric: The metric.
+        buffer: Collects them.
+    """
+
+    __slots__ = ("_add", "_buffer", "_metric")
+
+    def __init__(self, metric: Increasable, buffer: MetricBuffer) -> None:
+        self._metric = metric
+        self._buffer = buffer
+        self._add = self._add_up
+
+    def inc(self, amount: float = 1) -> None:
+        """Add an amount."""
+        if self._buffer.is_collecting:
+            self._buffer.add(self._add, amount)
+        else:
+            self._metric.inc(amount)
+
+    def dec(self, amount: float = 1) -> None:
+        """Subtract an amount."""
+        self.inc(-amount)
+
+    def _add_up(self, amounts: list[float]) -> None:
+        self._metric.inc(sum(amounts))
+
+
+class BufferedHistogram:
+    """A histogram whose observations are collected.
+
+    Args:
+        metric: The histogram.
+        buffer: Collects them.
+    """
+
+    __slots__ = ("_buffer", "_metric", "_observe")
+
+    def __init__(self, metric: Observing, buffer: MetricBuffer) -> None:
+        self._metric = metric
+        self._buffer = buffer
+        self._observe = metric.observe_many
+
+    def observe(self, amount: float) -> None:
+        """Observe one value."""
+        if self._buffer.is_collecting:
+            self._buffer.add(self._observe, amount)
+        else:
+            self._metric.observe(amount)
+
+    def observe_many(self, observations: ArrayLike) -> None:
+        """Observe each value of an array, at once."""
+        self._metric.observe_many(observations)
