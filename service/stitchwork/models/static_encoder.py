@@ -127,17 +127,20 @@ class StaticEncoder:
     def _rows(self, folder: Path) -> torch.Tensor:
         """The row of each token id, (vocabulary, d) float32."""
         tensors = load_tensors(self._spec.model, folder)
-        rows: torch.Tensor | None = tensors.get("embedding.weight")
-        if rows is not None:
-            return rows.float()
-        # The form of model2vec: rows, which of them each token has, and a weight for each token.
-        rows = tensors.get("embeddings")
-        if rows is None:
+        # The second form is that of model2vec: rows, which of them each token has, and a weight for
+        # each token.
+        main = "embedding.weight" if "embedding.weight" in tensors else "embeddings"
+        known = {main} if main == "embedding.weight" else {main, "mapping", "weights"}
+        if main not in tensors or not tensors.keys() <= known:
             listed = ", ".join(sorted(tensors)) or "none"
             raise refusal(
                 self._spec.model,
-                f"expected the weights embedding.weight or embeddings, got {listed}",
+                "expected the weights embedding.weight, or embeddings with mapping and weights, "
+                f"got {listed}",
             )
+        rows: torch.Tensor = tensors[main]
+        if main == "embedding.weight":
+            return rows.float()
         if (mapping := tensors.get("mapping")) is not None:
             rows = rows[mapping.long()]
         rows = rows.float()

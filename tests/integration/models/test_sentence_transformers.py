@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     LSTM,
@@ -209,6 +210,22 @@ def test_a_static_embedding_equals_that_of_the_library(tmp_path: Path) -> None:
     assert_equal(embed(tmp_path), model.encode(TEXTS))
     assert_equal(embed(tmp_path, prompt="x y "), model.encode(TEXTS, prompt="x y "))
     assert "only pooling mean" in refusal(tmp_path, pooling="cls")
+
+
+@pytest.mark.parametrize(
+    "change", [{"other": "x"}, {"embedding.weight": "module.embedding.weight"}]
+)
+def test_static_weights_that_are_missing_or_unexpected_are_named(
+    tmp_path: Path, change: dict[str, str]
+) -> None:
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    save(tmp_path, [StaticEmbedding(tokenizer, embedding_dim=4)])
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    ((before, after),) = change.items()
+    tensors[after] = tensors.pop(before, torch.zeros(1))
+    save_file(tensors, file)
+    assert f"got {', '.join(sorted(tensors))}" in refusal(tmp_path)
 
 
 def test_lower_case_and_maximum_length_are_followed(transformer: Path, tmp_path: Path) -> None:
