@@ -6,11 +6,13 @@ followed from the logits back to the pooled hidden states. Operations that only 
 are skipped: the caller compares the layers with the whole model on other inputs.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
 from stitchwork.geometry.head_layers import Layer
@@ -78,6 +80,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.steps: dict[int, _Step] = {}
         self.modules: dict[int, _Step] = {}
+        self._thread = threading.get_ident()
 
     def __torch_function__(
         self,
@@ -93,8 +96,10 @@ class _Recorder(TorchFunctionMode):
         return output
 
     def record_module(self, module: Any, args: Sequence[Any], output: Any) -> None:
-        """A forward hook of modules that count as one step."""
-        self.modules[id(output)] = _Step(type(module).__name__, args, {}, output)
+        """A forward hook, which records the activations that count as one step."""
+        name = type(module).__name__
+        if name in ACTIVATION_MODULES and threading.get_ident() == self._thread:
+            self.modules[id(output)] = _Step(name, args, {}, output)
 
     def producer(self, tensor: torch.Tensor) -> _Step | None:
         """The step that produced a tensor; None for inputs and weights."""
@@ -121,9 +126,11 @@ def trace_head(model: Any, inputs: Mapping[str, torch.Tensor]) -> Traced:
     def keep_hidden(_module: Any, _args: Any, output: Any) -> None:
         hidden.append(output[0] if isinstance(output, tuple) else output.last_hidden_state)
 
-    modules = [m for m in model.modules() if type(m).__name__ in ACTIVATION_MODULES]
-    handles = [module.register_forward_hook(recorder.record_module) for module in modules]
-    handles.append(base.register_forward_hook(keep_hidden))
+    # For all modules, since some classifiers make their activations in the forward pass.
+    handles = [
+        register_module_forward_hook(recorder.record_module),
+        base.register_forward_hook(keep_hidden),
+    ]
     try:
         with torch.no_grad(), recorder:
             logits = model(**inputs).logits

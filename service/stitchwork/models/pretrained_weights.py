@@ -178,9 +178,14 @@ def check_weights(
 
 
 def _is_other_head(key: str, model: Any, other_parts: Collection[str]) -> bool:
-    """Whether a weight that the model does not use belongs to the head of another task."""
+    """Whether a weight that the model does not use belongs to the head of another task.
+
+    A pooler belongs to a head where the base model has none.
+    """
     root = key.split(".", 1)[0]
     own = {name for name, _ in model.named_children()}
+    if "pooler" not in own and key.removeprefix(f"{model.base_model_prefix}.")[:7] == "pooler.":
+        return True
     if root in own or root == model.base_model_prefix:
         return False
     architectures = getattr(model.config, "architectures", None) or ()

@@ -150,7 +150,7 @@ def position_limit(model: Any) -> int | None:
         padding = getattr(module, "padding_idx", None)
         if name.endswith("position_embeddings") and padding is not None:
             # RoBERTa and its kin count positions from the one after that of padding.
-            return min(limit, int(module.num_embeddings)) - int(padding) - 1
+            return min(limit, int(getattr(module, "num_embeddings", limit))) - int(padding) - 1
     return limit
 
 

@@ -16,6 +16,8 @@ from transformers import (
     BartForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
     CamembertConfig,
     CamembertForSequenceClassification,
     DebertaConfig,
@@ -26,11 +28,17 @@ from transformers import (
     DistilBertForSequenceClassification,
     ElectraConfig,
     ElectraForSequenceClassification,
+    EuroBertConfig,
+    EuroBertForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
     LlamaConfig,
     LlamaForSequenceClassification,
+    MobileBertConfig,
+    MobileBertForSequenceClassification,
     ModernBertConfig,
+    ModernBertDecoderConfig,
+    ModernBertDecoderForSequenceClassification,
     ModernBertForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
@@ -42,6 +50,8 @@ from transformers import (
     SqueezeBertForSequenceClassification,
     T5Config,
     T5ForSequenceClassification,
+    XLMConfig,
+    XLMForSequenceClassification,
     XLNetConfig,
     XLNetForSequenceClassification,
 )
@@ -69,6 +79,8 @@ BERT: dict[str, Any] = {
 DECODER: dict[str, Any] = {**SIZES, "bos_token_id": 1, "eos_token_id": 2}
 POOLING: dict[str, PoolingMode] = {
     "modernbert-mean": "mean",
+    "modernbert-decoder": "last",
+    "eurobert-mean": "mean",
     "xlnet": "last",
     "gpt2": "last",
     "llama": "last",
@@ -119,6 +131,23 @@ MODELS: dict[str, tuple[Any, Any]] = {
         ModernBertConfig(
             **BERT, cls_token_id=1, sep_token_id=2, classifier_pooling="mean", norm_bias=True
         ),
+    ),
+    "modernbert-decoder": (
+        ModernBertDecoderForSequenceClassification,
+        ModernBertDecoderConfig(**{**BERT, **DECODER}, cls_token_id=1, sep_token_id=2),
+    ),
+    "eurobert-mean": (
+        EuroBertForSequenceClassification,
+        EuroBertConfig(**{**BERT, **DECODER}, num_key_value_heads=2, classifier_pooling="mean"),
+    ),
+    "big-bird": (BigBirdForSequenceClassification, BigBirdConfig(**BERT)),
+    "mobilebert": (
+        MobileBertForSequenceClassification,
+        MobileBertConfig(**BERT, embedding_size=32, true_hidden_size=32, intra_bottleneck_size=32),
+    ),
+    "xlm": (
+        XLMForSequenceClassification,
+        XLMConfig(**SIZES, emb_dim=32, n_layers=1, n_heads=2),
     ),
     "mpnet": (MPNetForSequenceClassification, MPNetConfig(**BERT)),
     "xlnet": (
