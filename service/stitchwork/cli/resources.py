@@ -181,13 +181,12 @@ def put_space(
     **encoder_options: Any,
 ) -> None:
     """Register a space by its anchors or its encoder and, with inputs, its anchor set first."""
+    from stitchwork.cli.anchor_check import check_anchors
     from stitchwork.cli.files import Files, read_inputs, read_lines
     from stitchwork.client.chunks import all_rows
 
-    rows, encoder = (
-        (None if anchors is None else all_rows(anchors)),
-        encoder_fields(**encoder_options),
-    )
+    rows = None if anchors is None else all_rows(anchors)
+    encoder = encoder_fields(**encoder_options)
     if rows is None and encoder is None:
         raise InvalidInputError("expected --anchors, or a model to embed the anchor set with")
     names = read_lines(ids) if ids else None
@@ -207,6 +206,12 @@ def put_space(
     if is_new:
         note = f"stitchwork: anchor set {anchor_set} is new: no other space is on it yet"
         click.echo(note, err=True)
+    if rows is not None and encoder is not None:
+        if inputs is None or no_wait:
+            note = "stitchwork: the encoder is compared with the anchors when it is first used"
+            click.echo(note, err=True)
+        else:
+            check_anchors(client, id_, rows, inputs, progress=output.has_progress)
     _show_ready(client, output, "spaces", record, wait=not no_wait)
 
 

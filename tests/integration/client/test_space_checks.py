@@ -79,3 +79,26 @@ def test_swapped_rows_are_printed_by_the_command_that_registers_them(
     assert main(["spaces", "show", "swap-y"]) == 0
     table = capsys.readouterr().out
     assert "probably do not belong together" in table
+
+
+def test_few_distinct_anchors_are_reported_on_every_path(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("STITCHWORK_URL", url)
+    sentence = "only 2 of 8 anchors are distinct"
+    anchors = np.eye(2, 16, dtype=np.float32)[np.arange(8) % 2]
+    np.save(tmp_path / "a.npy", anchors)
+    words = ["--anchor-set", "few", "--anchors", str(tmp_path / "a.npy")]
+    assert main(["spaces", "put", "few", *words]) == 0
+    assert sentence in capsys.readouterr().out
+    assert main(["spaces", "show", "few"]) == 0
+    assert sentence in capsys.readouterr().out
+    with Stitchwork(url) as client:
+        assert client.put_space("few-too", "few", anchors=anchors)["warnings"][0] == sentence
+        assert client.wait("spaces", "few-too")["warnings"][0] == sentence
+        assert client.get("spaces", "few")["warnings"][0] == sentence
+        spaces = client.compatibility("few")["spaces"]
+        assert [space["warnings"][0] for space in spaces] == [sentence, sentence]
+    listed = httpx.get(f"{url}/spaces").json()["items"]
+    warnings = {space["id"]: space["warnings"] for space in listed}
+    assert warnings["few"][0] == sentence

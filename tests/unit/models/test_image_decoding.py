@@ -101,6 +101,29 @@ def test_the_first_frame_of_a_file_is_decoded(kind: str, tolerance: int) -> None
     assert np.abs(pixels - np.asarray(first)).max() <= tolerance
 
 
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "AVIF", "TIFF", "PNG"])
+def test_later_frames_and_pages_are_not_decoded(kind: str) -> None:
+    first = Image.new("RGB", (32, 32), (200, 30, 90))
+    others = [Image.new("RGB", (32, 32), (0, 0, i)) for i in range(40)]
+    if kind == "TIFF":
+        others = [Image.new("RGB", (5_000, 5_000))]
+    data = file(first, kind, save_all=True, append_images=others)
+    # The limit is that of one frame: more than one would not fit.
+    image = decode(data, "/items/0", 32 * 32)
+    assert np.abs(np.asarray(image, np.int16) - np.asarray(first)).max() <= 60
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "AVIF", "HEIF", "PNG", "WEBP"])
+def test_small_file_of_many_pixels_is_refused_in_every_format(kind: str) -> None:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    data = file(Image.new("RGB", (3_000, 3_000)), kind)
+    with pytest.raises(InputTooLargeError, match="got 3000 x 3000") as raised:
+        decode(data, "/items/0", 3_000**2 - 1)
+    assert raised.value.code == "too-many-pixels"
+    assert decode(data, "/items/0", 3_000**2).size == (3_000, 3_000)
+
+
 def test_heic_files_are_decoded() -> None:
     pytest.importorskip("pillow_heif").register_heif_opener()
     image = Image.new("RGB", (64, 48), (200, 30, 90))
