@@ -120,4 +120,5 @@ def spread_logits(layer: torch.nn.Module, run: Callable[[], Any]) -> None:
     centred = rows - rows.mean(dim=0)
     torch.nn.init.normal_(weight)
     weight.div_((centred @ weight.flatten(1).T).std())
-    layer.get_parameter("bias").copy_(-rows.mean(dim=0) @ weight.flatten(1).T)
+    if getattr(layer, "bias", None) is not None:
+        layer.get_parameter("bias").copy_(-rows.mean(dim=0) @ weight.flatten(1).T)

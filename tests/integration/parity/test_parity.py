@@ -67,3 +67,35 @@ def test_predictions_over_http_equal_those_of_the_library(case: Case, outcome: O
     np.testing.assert_allclose(
         rows, expected.probabilities, rtol=0, atol=MAX_PROBABILITY_DIFFERENCE
     )
+
+
+PROBLEMS = transformers_cases.OTHER_PROBLEMS
+
+
+@pytest.mark.parametrize("case", [PROBLEMS["multi_label_classification"]])
+def test_labels_over_http_are_those_of_the_librarys_sigmoids(case: Case, outcome: Outcome) -> None:
+    expected = outcome.reference.head
+    assert expected is not None
+    assert outcome.head["problem_type"] == "multi_label_classification"
+    names, counts = expected.classes, set()
+    for prediction, row in zip(outcome.predictions, expected.probabilities, strict=True):
+        scores = {entry["label"]: entry["score"] for entry in prediction["top"]}
+        actual = [scores[name] for name in names]
+        np.testing.assert_allclose(actual, row, rtol=0, atol=MAX_PROBABILITY_DIFFERENCE)
+        chosen = {name for name, score in zip(names, row, strict=True) if score >= 0.5}
+        assert {entry["label"] for entry in prediction["labels"]} == chosen
+        counts.add(len(chosen))
+    assert len(counts) > 1, "labels that are all alike show nothing"
+
+
+@pytest.mark.parametrize("case", [PROBLEMS["regression"]])
+def test_values_over_http_are_those_of_the_librarys_regression(
+    case: Case, outcome: Outcome
+) -> None:
+    expected = outcome.reference.head
+    assert expected is not None
+    assert outcome.head["problem_type"] == "regression"
+    values = [[one["value"] for one in p["values"]] for p in outcome.predictions]
+    np.testing.assert_allclose(
+        values, expected.probabilities, rtol=0, atol=MAX_PROBABILITY_DIFFERENCE
+    )

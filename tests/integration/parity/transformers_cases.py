@@ -30,9 +30,28 @@ ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "modernbert": ("ModernBert", {**BERT, "cls_token_id": 2, "sep_token_id": 3}),
 }
 """The prefix of the classes of an architecture, and the fields of its config."""
-CLASSIFIER_ARCHITECTURES: Final = (
-    *("bert", "roberta", "camembert", "distilbert", "electra", "albert", "deberta", "deberta-v2"),
-)
+DECODER: Final = {**BERT, "num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}
+CLASSIFIER_ARCHITECTURES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    **ARCHITECTURES,
+    "big-bird": ("BigBird", BERT),
+    "mobilebert": (
+        "MobileBert",
+        {
+            **BERT,
+            **dict.fromkeys(("embedding_size", "true_hidden_size", "intra_bottleneck_size"), 32),
+        },
+    ),
+    "modernbert-mean": (
+        "ModernBert",
+        {**BERT, "cls_token_id": 2, "sep_token_id": 3, "classifier_pooling": "mean"},
+    ),
+    "xlnet": ("XLNet", {**SIZES, "d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}),
+    "llama": ("Llama", DECODER),
+    "qwen2": ("Qwen2", DECODER),
+}
+POOLING: Final = {"modernbert-mean": "mean", "xlnet": "last", "llama": "last", "qwen2": "last"}
+"""The pooling of classifiers that do not read the first token."""
+PROBLEM_TYPES: Final = ("multi_label_classification", "regression")
 
 
 def passes(folder: Path, model: Any) -> list[Any]:
@@ -57,9 +76,10 @@ def base_model(name: str, folder: Path) -> Reference:
     return Reference(mean_rows(passes(folder, model)), record=record)
 
 
-def classifier(name: str, folder: Path) -> Reference:
-    """A model with a classifier, whose rows are those of the first token."""
-    prefix, fields = ARCHITECTURES[name]
+def classifier(name: str, folder: Path, problem_type: str | None = None) -> Reference:
+    """A model with a classifier, whose rows have the classifier's pooling."""
+    prefix, fields = CLASSIFIER_ARCHITECTURES[name]
+    fields = {**fields, "problem_type": problem_type}
     config = getattr(transformers, f"{prefix}Config")(**fields, id2label=LABELS)
     model_class = getattr(transformers, f"{prefix}ForSequenceClassification")
     model = save_text_model(folder, model_class, config)
@@ -69,13 +89,29 @@ def classifier(name: str, folder: Path) -> Reference:
     model.save_pretrained(folder)
     logits = torch.cat([output.logits for output in passes(folder, model)])
     base = getattr(model, model.base_model_prefix)
-    rows = torch.cat([output.last_hidden_state[:, 0] for output in passes(folder, base)])
+    pooling = POOLING.get(name, "cls")
+    states = [output.last_hidden_state for output in passes(folder, base)]
+    if pooling == "mean":
+        rows = torch.cat([part.mean(dim=1) for part in states])
+    else:
+        rows = torch.cat([part[:, 0 if pooling == "cls" else -1] for part in states])
     labels = [LABELS[i] for i in logits.argmax(dim=1).tolist()]
-    probabilities = np.asarray(logits.softmax(dim=1))
+    scores = {
+        "multi_label_classification": logits.sigmoid(),
+        "regression": logits,
+    }.get(problem_type or "", logits.softmax(dim=1))
+    probabilities = np.asarray(scores)
     head = HeadReference(labels, probabilities, list(LABELS.values()))
-    return Reference(rows.numpy(), {"pooling": "cls"}, head=head, label_names=head.classes)
+    return Reference(rows.numpy(), {"pooling": pooling}, head=head, label_names=head.classes)
 
 
+OTHER_PROBLEMS: Final = {
+    problem_type: Case(
+        f"bert-{problem_type}", partial(classifier, "bert", problem_type=problem_type)
+    )
+    for problem_type in PROBLEM_TYPES
+}
+"""Classifiers that do not choose one label, by the problem type of their config."""
 CLASSIFIERS: Final = tuple(
     Case(f"{name}-classifier", partial(classifier, name)) for name in CLASSIFIER_ARCHITECTURES
 )
