@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from stitchwork.registry.change_log import LEASE_SECONDS, WAIT_SECONDS
+from stitchwork.registry.change_log import LEASE_SECONDS, STATE, WAIT_SECONDS
 from stitchwork.resources import Floats
 from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, is_stale, version_of
@@ -281,6 +281,8 @@ def test_thousand_spaces_under_load_with_a_write_a_second(
             for seed in range(5):
                 history.put(writer, f"s{seed}", MANY_SPACES + seed)
                 threading.Event().wait(1.0)
+        # New spaces are compared with the others, which writes what is found to their records.
+        wait_until("the records change no more", partial(_is_steady, cluster), 180)
         few = [f"s{i}" for i in range(4)]
         for client in (a, b):
             for source in few:
@@ -295,6 +297,13 @@ def test_thousand_spaces_under_load_with_a_write_a_second(
     # Two processes renew their leases and look for changed API keys, some commands a second each.
     assert calls < 2 * 30 * (seconds + WAIT_SECONDS)
     assert calls < REQUESTS
+
+
+def _is_steady(cluster: Cluster) -> bool:
+    """Whether no record changes for two seconds."""
+    before = cluster.records.hget(STATE, "sequence")
+    threading.Event().wait(2.0)
+    return bool(cluster.records.hget(STATE, "sequence") == before)
 
 
 def _calls(cluster: Cluster) -> int:
