@@ -255,7 +255,8 @@ def test_a_pretrained_classifier_labels_real_images(shared_service: SharedServic
         client.wait("spaces", "lite0")
         client.put_head("imagenet", "lite0", classifier=True)
         record = client.wait("heads", "imagenet")
-        assert (record["layers"], len(record["labels"])) == ([1280, 1000], 1000)
+        layers = [{"kind": "linear", "inputs": 1280, "outputs": 1000}]
+        assert (record["layers"], len(record["labels"])) == (layers, 1000)
         assert client.stitch("lite0", "imagenet", files[:2])[0]["label"] in record["labels"]
         response = http.post("/stitch/lite0/imagenet", files=[("items", files[0])])
         assert response.status_code == 200
