@@ -46,10 +46,19 @@ def test_encoder_of_another_form_is_refused_in_words(
         ({"activation": [5]}, "/activation/0", "expected a string, got 5"),
         ({"classifier": "x"}, "/classifier", "expected an object or true, got 'x'"),
         ({"classifier": {"kind": "timm"}}, "/classifier/model", "expected a value, got none"),
-        ({"labels": "ab"}, "/labels", "expected a list, got 'ab'"),
-        ({"labels": ["a", None]}, "/labels/1", "expected a string, got null"),
+        ({"labels": "ab"}, "/labels", "expected a list of labels, got a string"),
+        (
+            {"labels": ["a", None]},
+            "/labels/1",
+            "expected a label: a string, an integer or a boolean, got null",
+        ),
         ({"layers": [3]}, "/layers/0", "expected an object, got 3"),
-        ({"fit": {"labels": ["a"]}}, "/fit/labels", "expected at least 2 values, got a value"),
+        ({"fit": {"labels": ["a"]}}, "/fit", "expected either embeddings or items"),
+        (
+            {"fit": {"labels": ["a"], "embeddings": [[1.0]]}},
+            "/fit",
+            "expected labels of at least two classes, got one",
+        ),
     ],
 )
 def test_head_of_another_form_is_refused_in_words(
