@@ -39,6 +39,8 @@ ON_EVERY_SERVER: Final = (
 )
 """Folders whose tests run on each of `SERVERS`; all but the drills run on Valkey alone."""
 
+DRILLS_OF_FILES: Final = "tests/chaos/test_changing_files.py"
+"""Drills whose fault lies in a model's files: they run on Valkey alone."""
 
 SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
 """Fixtures that start processes, by themselves or for those that build on them."""
@@ -52,13 +54,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the store's and the queue's tests on every server, and the drills on Redis 7.0 too."""
+    """Run the store's and the queue's tests on every server, and most drills on Redis 7.0 too."""
     if "server_binary" not in metafunc.fixturenames:
         return
     nodeid = metafunc.definition.nodeid
     if nodeid.startswith(ON_EVERY_SERVER):
         metafunc.parametrize("server_binary", SERVERS, indirect=True, scope="session")
-    elif nodeid.startswith("tests/chaos/"):
+    elif nodeid.startswith("tests/chaos/") and not nodeid.startswith(DRILLS_OF_FILES):
         both = (VALKEY_9, pytest.param(REDIS_7_0, marks=pytest.mark.slow))
         metafunc.parametrize("server_binary", both, indirect=True, scope="session")
 
