@@ -29,6 +29,7 @@ from stitchwork.registry.backup_files import (
 )
 from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.changes import REGISTRATIONS, REPLACED_SECONDS
+from stitchwork.registry.space_checks import DUE
 
 KINDS: Final = ("anchor-set", "space", "head")
 RECORDS: Final = "records.json"
@@ -50,6 +51,7 @@ for i = 2, #ARGV do
 end
 result[#result + 1] = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 result[#result + 1] = redis.call('HGETALL', KEYS[2])
+result[#result + 1] = redis.call('ZRANGE', KEYS[3], 0, -1)
 return result
 """
 
@@ -161,7 +163,7 @@ def restore_backup(changes: ChangeLog, path: Path, *, replace: bool = False) -> 
         words: list[Word] = [PREFIX, int(replace), REPLACED_SECONDS, len(KINDS), *KINDS]
         for command in commands:
             words += [len(command), *command]
-        keys = (REGISTRATIONS, KEYS, *change_log.KEYS)
+        keys = (REGISTRATIONS, KEYS, *change_log.KEYS, DUE)
         done = changes.server.run_script(
             RESTORE, keys, *words, aof_timeout_ms=changes.aof_timeout_ms
         )
@@ -175,7 +177,9 @@ def restore_backup(changes: ChangeLog, path: Path, *, replace: bool = False) -> 
 
 
 def _snapshot(server: RedisClient) -> Records:
-    *kinds, registrations, keys = server.run_script(SNAPSHOT, (REGISTRATIONS, KEYS), PREFIX, *KINDS)
+    *kinds, registrations, keys, checks = server.run_script(
+        SNAPSHOT, (REGISTRATIONS, KEYS, DUE), PREFIX, *KINDS
+    )
     return {
         "kinds": {
             kind: {
@@ -190,6 +194,7 @@ def _snapshot(server: RedisClient) -> Records:
         },
         "registrations": _pairs(registrations),
         "keys": _pairs(keys),
+        "checks": [text(id_) for id_ in checks],
     }
 
 
@@ -272,6 +277,9 @@ def _record_commands(records: Records) -> Iterator[Command]:
                 yield ("SADD", f"{key}:dependents", member)
     for member, score in records["registrations"].items():
         yield ("ZADD", REGISTRATIONS, score, member)
+    for id_ in records["checks"]:
+        # Due at once: the process that had taken it may be gone.
+        yield ("ZADD", DUE, 0, id_)
     yield from _hash(KEYS, records["keys"])
     # Another value than any before, so that every process reads the keys again.
     yield ("SET", VERSION, secrets.token_hex(8))
