@@ -320,5 +320,6 @@ def test_the_api_stays_small_and_never_imports_torch() -> None:
         client.put_space("y", "S", anchors=pair.y_anchors)
         assert client.translate(pair.x, "x", "y").shape == pair.y.shape
         api = service.pids["api"]
-        assert resident(api) < 180 * MB
+        # The comparison of a new space with the others takes 80 MB, 40 of them for scipy.
+        assert resident(api) < 260 * MB
         assert "libtorch" not in Path(f"/proc/{api}/maps").read_text()
