@@ -249,6 +249,12 @@ def test_a_second_worker_with_other_files_refuses_and_names_both_digests(
     detail = stage.assert_refused(f"expected files of digest {expected}, got ")
     assert expected not in detail.partition(", got ")[2]
     assert second.process.poll() is None
+    # Beside a worker with the right files it leaves the space to that one.
+    stage.cluster.start("worker", "env", "-C", str(stage.folder.parents[1]))
+    wait_until("the right worker serves", lambda: stage.embed().is_success, 120)
+    for _ in range(30):
+        stage.assert_embeds(0)
+    assert second.process.poll() is None
 
 
 def test_a_worker_with_another_library_is_refused_by_the_rows_of_the_anchors(

@@ -114,7 +114,7 @@ def make_worker(settings: Settings) -> "Worker":
         lease=settings.lease_seconds,
         hang=settings.forward_timeout_seconds,
         takes=takes_inference,
-        patience=partial(patience, encoders, heartbeat),
+        patience=partial(patience, encoders, checker, heartbeat),
         on_dead_letter=handle_dead_letter,
         on_hang=exit_hung,
         telemetry=telemetry,

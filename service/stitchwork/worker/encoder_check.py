@@ -26,7 +26,7 @@ from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder_cache import LoadedEncoder
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.transitions import ADVICE_WITH_HEADS
-from stitchwork.resources import Space, unpack_items
+from stitchwork.resources import Space, encoder_key, unpack_items
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,20 @@ class CheckResult(NamedTuple):
         return is_older or space.files_digest == self.files_digest
 
 
+class Refusal(NamedTuple):
+    """A space that a worker refuses to serve.
+
+    Attributes:
+        version: Its version.
+        encoder: Key of its encoder.
+        reason: Why.
+    """
+
+    version: str
+    encoder: str
+    reason: str
+
+
 class EncoderChecker:
     """Checks each pair of a space and a loaded encoder once, and remembers the results.
 
@@ -72,7 +86,7 @@ class EncoderChecker:
         self._registry = registry
         self._guard = threading.Lock()
         self._results: LRUCache[str, CheckResult] = LRUCache(MAX_RESULTS)
-        self._refused: dict[str, tuple[str, str]] = {}
+        self._refused: dict[str, Refusal] = {}
 
     def check(self, space: Space, loaded: LoadedEncoder) -> None:
         """Refuse an encoder that is not the one that a space was registered with.
@@ -93,7 +107,8 @@ class EncoderChecker:
                 if result.error is None:
                     self._refused.pop(space.id, None)
                 else:
-                    self._refused[space.id] = (space.version, result.error.message)
+                    encoder = encoder_key(space.encoder) if space.encoder else ""
+                    self._refused[space.id] = Refusal(space.version, encoder, result.error.message)
             if result.error is not None:
                 log.error("encoder refused", extra={"space": space.id, "code": result.error.code})
         if result.error is not None:
@@ -120,11 +135,20 @@ class EncoderChecker:
             except RegistryUnavailableError:
                 entries = []  # They are listed until it is known that they are served.
             for entry in entries:
-                if entry.version != refused[entry.id][0]:
+                if entry.version != refused[entry.id].version:
                     del refused[entry.id]
                     with self._guard:
                         self._refused.pop(entry.id, None)
-        return {id_: reason for id_, (_, reason) in refused.items()}
+        return {id_: refusal.reason for id_, refusal in refused.items()}
+
+    def refuses(self, encoder: str) -> bool:
+        """Whether this worker refuses to serve a space of an encoder.
+
+        Args:
+            encoder: Key of the encoder.
+        """
+        with self._guard:
+            return any(refusal.encoder == encoder for refusal in self._refused.values())
 
     def _compare(self, space: Space, loaded: LoadedEncoder) -> CheckResult:
         """Compare files, then rows; what passes is bound to a space that has no files yet."""
