@@ -75,6 +75,19 @@ class _Part(NamedTuple):
     response: httpx.Response
 
 
+class _Parts(NamedTuple):
+    """The parts of a call.
+
+    Attributes:
+        flows: A flow for each part, which sends it.
+        first_alone: Whether the others wait for the response to the first one: from its work the
+            service knows how many inputs a worker can embed in time.
+    """
+
+    flows: Iterator[Flow[list[_Part]]]
+    first_alone: bool
+
+
 def rows_to_rows(
     client: Client,
     path: str,
@@ -140,7 +153,7 @@ def _limits(client: Client) -> Flow[ServiceLimits]:
 
 def _send_rows(
     client: Client, path: str, query: Mapping[str, Any], rows: Rows, accept: str
-) -> Flow[Iterator[Flow[list[_Part]]]]:
+) -> Flow[_Parts]:
     limits = None if rows_are_small(rows) else (yield from _limits(client))
     headers = {"Content-Type": SAFETENSORS, "Accept": accept}
 
@@ -150,12 +163,12 @@ def _send_rows(
         request = Request("POST", path, query_texts(query), headers, body, is_part=is_part)
         return [(yield from _send_part(request, part.start, part.stop - part.start))]
 
-    return (send(part) for part in row_parts(rows, limits))
+    return _Parts((send(part) for part in row_parts(rows, limits)), first_alone=False)
 
 
 def _send_items(
     client: Client, path: str, fields: Mapping[str, Any], items: Sequence[Item], accept: str
-) -> Flow[Iterator[Flow[list[_Part]]]]:
+) -> Flow[_Parts]:
     limits = None if items_are_small(items) else (yield from _limits(client))
     headers = {"Content-Type": JSON, "Accept": accept}
 
@@ -176,7 +189,8 @@ def _send_items(
             size = len(part) - done
         return responses
 
-    return (send(start, part) for start, part in item_parts(items, limits))
+    flows = (send(start, part) for start, part in item_parts(items, limits))
+    return _Parts(flows, first_alone=True)
 
 
 def _send_part(request: Request, start: int, count: int) -> Flow[_Part]:
@@ -198,7 +212,7 @@ def _smaller_size(error: Exception, size: int) -> int:
 
 def _receive_rows(
     client: Client,
-    parts: Iterator[Flow[list[_Part]]],
+    parts: _Parts,
     total: int,
     out: Any,
     progress: Progress | bool,
@@ -245,7 +259,7 @@ def _check_dtype(out: Any) -> None:
 
 
 def _receive_predictions(
-    client: Client, parts: Iterator[Flow[list[_Part]]], total: int, progress: Progress | bool
+    client: Client, parts: _Parts, total: int, progress: Progress | bool
 ) -> Flow[Predictions]:
     predictions: dict[int, Predictions] = {}
 
@@ -258,7 +272,7 @@ def _receive_predictions(
 
 def _receive(
     client: Client,
-    parts: Iterator[Flow[list[_Part]]],
+    parts: _Parts,
     total: int,
     on_part: Callable[[_Part], None],
     progress: Progress | bool,
@@ -275,9 +289,9 @@ def _receive(
                 done += part.size
             report(done, total)
 
-        # One alone at first: from its work the service knows how many it can do in time.
-        on_result((yield from next(parts)))
-        yield Parallel(parts, client.in_flight, on_result)
+        if parts.first_alone:
+            on_result((yield from next(parts.flows)))
+        yield Parallel(parts.flows, client.in_flight, on_result)
 
 
 def _metadata(body: bytes) -> dict[str, str]:

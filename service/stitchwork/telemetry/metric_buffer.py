@@ -16,7 +16,7 @@ MAX_ENTRIES: Final = 10_000
 
 
 class Increasable(Protocol):
-    """A counter or a gauge."""
+    """A counter."""
 
     def inc(self, amount: float = 1) -> None:
         """Add an amount."""
@@ -77,7 +77,7 @@ class MetricBuffer:
 
 
 class BufferedCounter:
-    """A counter or a gauge whose changes are collected.
+    """A counter whose changes are collected.
 
     Args:
         metric: The metric.
@@ -97,10 +97,6 @@ class BufferedCounter:
             self._buffer.add(self._add, amount)
         else:
             self._metric.inc(amount)
-
-    def dec(self, amount: float = 1) -> None:
-        """Subtract an amount."""
-        self.inc(-amount)
 
     def _add_up(self, amounts: list[float]) -> None:
         self._metric.inc(sum(amounts))

@@ -161,8 +161,8 @@ class Metrics:
             "route",
             "outcome",
         )
-        self.requests_in_progress = BufferedCounter(
-            self._gauge("requests_in_progress", "HTTP requests in progress."), self.buffer
+        self.requests_in_progress = self._gauge(
+            "requests_in_progress", "HTTP requests in progress."
         )
         self.error_responses = self._counter(
             "error_responses", "Error responses, by status and error code.", "status", "code"

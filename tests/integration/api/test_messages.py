@@ -162,10 +162,10 @@ def test_hub_model_that_is_not_allowed_is_refused_at_once(
     http: httpx.Client, spaces: Pair, pair: Pair
 ) -> None:
     texts = {"modality": "text", "items": ["a", "b", "c"]}
-    assert http.put("/anchor-sets/words", json=texts).status_code == 201
+    assert http.put("/anchor-sets/foreign-words", json=texts).status_code == 201
     encoder = {"kind": "transformers", "model": "somebody/anything"}
     for body in (
-        {"anchor_set": "words", "encoder": encoder},
+        {"anchor_set": "foreign-words", "encoder": encoder},
         {"anchor_set": "S", "encoder": encoder, "anchors": pair.x_anchors.tolist()},
     ):
         response = http.put("/spaces/foreign", json=body)
@@ -175,4 +175,4 @@ def test_hub_model_that_is_not_allowed_is_refused_at_once(
     check(response, 422, "/classifier/model", "hub_models")
     for path in ("/spaces/foreign", "/heads/foreign"):
         assert http.get(path).status_code == 404
-    assert http.delete("/anchor-sets/words").status_code == 204
+    assert http.delete("/anchor-sets/foreign-words").status_code == 204

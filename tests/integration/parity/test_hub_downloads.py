@@ -92,6 +92,8 @@ class HubService(NamedTuple):
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubService]:
     """A service that may load the models of two publishers from a local hub."""
     with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        # An offline worker that ran in this process has set it.
+        patch.delenv("HF_HUB_OFFLINE", raising=False)
         patch.setenv("HF_ENDPOINT", hub.url)
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("cache")))
         with (
