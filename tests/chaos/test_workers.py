@@ -324,7 +324,8 @@ def test_large_call_to_a_slow_encoder_arrives_whole(stage: Stage) -> None:
     assert np.allclose(rows, rows[0])
     of_the_models = SLOW_IMAGES * faulty_model.SLOW_SECONDS / 2
     assert of_the_models > 2 * SLOW_TIMEOUT
-    assert seconds < machine.deadline(1.5 * of_the_models)
+    # Parts that were admitted on too short an estimate are computed twice.
+    assert seconds < machine.deadline(4 * of_the_models)
 
 
 def test_job_of_a_closed_connection_never_reaches_the_model(stage: Stage) -> None:

@@ -247,8 +247,9 @@ redis.call('HINCRBY', KEYS[5], 'cost', 0 - cost)
 if worked_cost > 0 then
   local ms = work / worked_cost
   local average = tonumber(redis.call('HGET', KEYS[5], 'ms') or ms)
-  -- Slow batches are often the first ones of a model, or were disturbed.
-  local weight = ms < average and 0.5 or 0.2
+  -- Slow batches are often the first ones of a model, or were disturbed; those that took long tell
+  -- more than short ones.
+  local weight = ms < average and 0.5 or math.max(0.2, work / (work + 500))
   redis.call('HSET', KEYS[5], 'ms', average + weight * (ms - average))
 end
 if #payloads > 0 then redis.call('DEL', unpack(payloads)) end

@@ -26,6 +26,7 @@ from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.space_checks import DUE
 from stitchwork.resources import Scope, TextEncoder
 from tests.conftest import Pair
 from tests.support import machine
@@ -113,6 +114,22 @@ def test_restored_registry_equals_the_one_that_was_backed_up(
     assert pending
     assert pending.done == 2
     assert [len(part["rows"]) for part in read_parts(other.spaces, pending)] == [2]
+
+
+def test_checks_that_were_due_or_in_progress_are_made_after_a_restore(
+    registry: Registry, other: Registry, pair: Pair, tmp_path: Path
+) -> None:
+    fill(registry, pair)
+    later = registry.server.now_ms() + 600_000
+    registry.server.execute(("ZADD", DUE, later, "x"))
+    write_backup(registry.server, tmp_path / "b")
+    other.declare_space(SpaceDeclaration("own", "T", anchors=pair.y_anchors))
+    restore_backup(other.changes, tmp_path / "b", replace=True)
+    assert content(other.server)[DUE.encode()] == ([(b"x", 0.0), (b"y", 0.0)], -1)
+    assert other.space_checks.run() == 2
+    for id_, compared in (("x", "y"), ("y", "x")):
+        (space,), _ = other.spaces.ready(id_)
+        assert [check.space for check in space.checks or ()] == [compared]
 
 
 def test_registry_with_content_is_replaced_only_on_request(
