@@ -43,5 +43,7 @@ def test_hub_model_is_pinned_to_the_commit_of_its_first_load(
                 return "pending" not in client.send("GET", "/spaces/s").json()
 
             wait_until("a worker has compared the files", compared, 120)
-            assert client.send("GET", "/spaces/s").json() == record
+            compared_record = client.send("GET", "/spaces/s").json()
+            # The checks against other spaces run in the background and may have ended meanwhile.
+            assert compared_record | {"checks": None} == record | {"checks": None}
             assert client.send("POST", "/stitch/s/h", {"items": ["a text"]}).status_code == 200
