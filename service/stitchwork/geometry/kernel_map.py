@@ -19,8 +19,9 @@ from stitchwork.geometry.maps import (
     recompute,
 )
 
-KERNEL_BLOCK: Final = 4096
-"""Rows whose kernel values are in memory at a time."""
+KERNEL_BLOCK: Final = 512
+"""Rows whose kernel values are in memory at a time: small enough that the exponential is taken
+close to the core, large enough for the products to run at full speed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -60,7 +61,7 @@ class KernelMap(AnchorMap):
             x: (n, d_X) float32, need not be unit; other dtypes are converted to float32.
 
         Returns:
-            As `LinearMap.apply`. Uses O(m) more memory for each of at most 4,096 rows at a time.
+            As `LinearMap.apply`. Uses O(m) more memory for each of at most 512 rows at a time.
 
         Raises:
             InvalidInputError: If the rows do not have the source's width.
