@@ -16,6 +16,7 @@ from stitchwork.errors import (
     InvalidInputError,
     UnsupportedFormatError,
 )
+from stitchwork.models.coded_sizes import coded_sizes
 from stitchwork.models.encoder import MAX_PIXELS
 from stitchwork.models.memory import release_memory
 from stitchwork.resources import Item
@@ -30,6 +31,8 @@ MAX_ASPECT_RATIO: Final = 32
 """Images are scaled by their short side, so a long one takes far more memory than its file."""
 LARGE_PIXELS: Final = 16_000_000
 """After an image with more pixels than this, freed memory is returned to the system."""
+CODED_FORMATS: Final = ("AVIF", "HEIF")
+"""Formats whose container and coded data declare sizes apart."""
 TIFF_TILE_WIDTH, TIFF_TILE_LENGTH = 322, 323
 
 
@@ -104,6 +107,8 @@ def decode(item: Item, pointer: str, max_pixels: int = MAX_PIXELS) -> Image.Imag
                 f"{image.height}",
                 pointer=pointer,
             )
+        if image.format in CODED_FORMATS:
+            _check_coded_sizes(item, image, max_pixels, pointer)
         if image.mode == "F":
             raise UnsupportedFormatError(
                 "expected pixels of 8 or 16 bits, got floating-point numbers", pointer=pointer
@@ -177,6 +182,20 @@ def _decoded_size(image: Image.Image) -> tuple[int, int]:
     tile = [tags.get(tag) for tag in (TIFF_TILE_WIDTH, TIFF_TILE_LENGTH)]
     width, height = (side if isinstance(side, int) else 0 for side in tile)
     return max(image.width, width), max(image.height, height)
+
+
+def _check_coded_sizes(data: bytes, image: Image.Image, max_pixels: int, pointer: str) -> None:
+    """Refuse an image whose coded data are larger than its file declares it to be."""
+    for size in coded_sizes(data):
+        if size.pixels > max_pixels:
+            parts = "" if size.pixels == size.width * size.height else ", the largest of several"
+            raise InputTooLargeError(
+                f"expected at most {max_pixels} pixels (max_image_pixels), got {size.pixels} in "
+                f"coded images ({size.width} x {size.height}{parts}) of a file that declares "
+                f"{image.width} x {image.height}",
+                pointer=pointer,
+                code=ErrorCode.TOO_MANY_PIXELS,
+            )
 
 
 def _rgb(image: Image.Image) -> Image.Image:

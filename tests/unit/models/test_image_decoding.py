@@ -1,6 +1,7 @@
 """Decoding of image files: formats, modes, orientation and limits."""
 
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from PIL import Image
 from stitchwork.errors import InputTooLargeError, InvalidInputError, UnsupportedFormatError
 from stitchwork.models.encoder import MAX_PIXELS
 from stitchwork.models.image_files import MAX_SCANS, count_scans, decode
+from stitchwork.models.iso_boxes import iter_boxes, read_tracks
+from stitchwork.models.video_headers import UnitBudget, av1_size
 from tests.support.images import file, picture
 
 
@@ -158,6 +161,48 @@ def test_the_tile_of_a_tiff_file_is_bounded_like_an_image() -> None:
         data = data.replace(private.to_bytes(2, "little"), tag.to_bytes(2, "little"))
     with pytest.raises(InputTooLargeError, match="60000 x 60000"):
         decode(data, "/items/0")
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "AVIF with a mask", "AVIF sequence", "HEIF", "HEIF grid"])
+def test_pixels_are_bounded_as_they_are_coded_whatever_the_container_declares(kind: str) -> None:
+    image = Image.new("RGBA" if "mask" in kind else "RGB", (1_000, 600), (200, 30, 90))
+    more: dict[str, Any] = {}
+    if kind == "AVIF sequence":
+        more = {"save_all": True, "append_images": [Image.new("RGB", image.size)]}
+    if kind.startswith("HEIF"):
+        heif = pytest.importorskip("pillow_heif")
+        heif.register_heif_opener()
+        heif.options.GRID_TILE_SIZE = 512 if kind == "HEIF grid" else 0
+    data = declare_size(file(image, kind.split()[0], **more), image.size, (100, 60))
+    with pytest.raises(InputTooLargeError, match="of a file that declares 100 x 60") as raised:
+        decode(data, "/items/0", 1_000 * 600 - 1)
+    assert raised.value.code == "too-many-pixels"
+    if kind == "AVIF":
+        # The decoder scales it to the declared size, so that nothing else is wrong with it.
+        assert decode(data, "/items/0", 1_000 * 600).size == (100, 60)
+
+
+def test_frame_of_another_size_than_its_sequence_counts_as_the_largest_possible() -> None:
+    frames = {"save_all": True, "append_images": [Image.new("RGB", (100, 60))]}
+    data = file(Image.new("RGB", (100, 60), (200, 30, 90)), "AVIF", **frames)
+    (movie,) = [box for box in iter_boxes(data) if box.kind == b"moov"]
+    sample = read_tracks(data, movie)[0].data
+    assert av1_size(sample, UnitBudget()) == (100, 60)
+    # The header of the frame follows that of the sequence; its seventh bit overrides the size.
+    start = sample.index(b"\x0a")
+    frame = start + 2 + sample[start + 1] + 2
+    override = sample[:frame] + bytes([sample[frame] | 0b10]) + sample[frame + 1 :]
+    assert av1_size(override, UnitBudget()) == (128, 64)
+
+
+def declare_size(data: bytes, size: tuple[int, int], declared: tuple[int, int]) -> bytes:
+    """An AVIF or HEIF file whose container declares another size, in all of its boxes."""
+    for unit in (1, 1 << 16):
+        before, after = (
+            b"".join((n * unit).to_bytes(4) for n in pair) for pair in (size, declared)
+        )
+        data = data.replace(before, after)
+    return data
 
 
 def png_with_header(side: int) -> bytes:
