@@ -223,6 +223,11 @@ class Settings(BaseSettings):
         description="Rate limits of each API key by scope, as "
         "`infer=100/minute;5000/day,read=20/second`.",
     )
+    model_aliases: Annotated[dict[str, str], NoDecode] = Field(
+        {},
+        description="Names of models under `/v1` for other models, as "
+        "`text-embedding-3-small=minilm->old`, separated by commas; `*` for requests without one.",
+    )
     metrics_public: bool = Field(False, description="Serve `/metrics` without an API key.")
     worker_metrics_port: int = Field(
         0,
@@ -250,13 +255,13 @@ class Settings(BaseSettings):
             return value
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
-    @field_validator("rate_limits", mode="before")
+    @field_validator("rate_limits", "model_aliases", mode="before")
     @classmethod
-    def _split_rates(cls, value: Any) -> Any:
+    def _split_pairs(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         pairs = (part.partition("=") for part in value.split(",") if part.strip())
-        return {scope.strip(): rates.strip() for scope, _, rates in pairs}
+        return {name.strip(): text.strip() for name, _, text in pairs}
 
     @field_validator("rate_limits")
     @classmethod

@@ -43,6 +43,7 @@ class AppState:
         service_limits: Limits of the whole service by the names of their settings, as
             `/info` lists them.
         hub_models: Patterns of the models that may be loaded from a hub.
+        model_aliases: Names of models of OpenAI's API for other models.
         executor: Runs array arithmetic.
         comparison_executor: Runs comparisons of spaces and reports on anchors.
         space_checks: Compares new spaces with the others on their sets.
@@ -66,6 +67,7 @@ class AppState:
     image_fetcher: ImageFetcher
     space_checks: SpaceCheckThread
     hub_models: Sequence[str] = ()
+    model_aliases: Mapping[str, str] = field(default_factory=dict)
     metrics_public: bool = False
     executor: BoundedExecutor = field(default_factory=BoundedExecutor)
     comparison_executor: BoundedExecutor = field(

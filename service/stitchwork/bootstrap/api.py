@@ -82,6 +82,7 @@ def make_app_state(settings: Settings) -> AppState:
         ),
         space_checks=SpaceCheckThread(registry.space_checks),
         hub_models=settings.hub_models,
+        model_aliases=settings.model_aliases,
         metrics_public=settings.metrics_public,
         server_metrics=ServerMetricsCollector(registry, producer),
         server_reporter=ServerReporter(registry, queue_server),

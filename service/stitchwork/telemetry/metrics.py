@@ -113,6 +113,7 @@ class Metrics:
         cancelled_jobs: Jobs removed from the queue because their clients had disconnected.
         steps: Seconds of each of `STEPS`, for a whole batch.
         caches: Hits and misses of each of `CACHES`.
+        ignored_fields: Fields in bodies of other protocols that were ignored.
         unchecked_requests: Requests admitted although their rate limit could not be checked.
         corrupt_inverses: Cached inverses that failed their checksum.
         map_cache_bytes: Memory of cached maps.
@@ -170,6 +171,9 @@ class Metrics:
         self.unchecked_requests = self._counter(
             "rate_limit_unchecked_requests",
             "Requests admitted although their rate limit could not be checked.",
+        )
+        self.ignored_fields = self._counter(
+            "ignored_fields", "Fields in bodies under `/v1` and `/v2` that were ignored."
         )
 
     def _define_inference_metrics(self) -> None:

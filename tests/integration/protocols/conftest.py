@@ -63,6 +63,7 @@ def world() -> Iterator[World]:
                 STITCHWORK_MAX_ITEMS="40",
                 STITCHWORK_ITEMS_PER_JOB="8",
                 STITCHWORK_MAX_BODY_BYTES="2000000",
+                STITCHWORK_MODEL_ALIASES="BAAI/bge:latest=minilm->turned",
             ) as service,
             Stitchwork(service.url) as client,
             httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,

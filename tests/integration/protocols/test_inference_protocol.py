@@ -250,11 +250,10 @@ FLAT = [0.5] * 384
             422,
             "FP32, FP64",
         ),
-        ("translate:minilm:turned", ROW_SPEC | {"data": FLAT, "name": "x"}, 422, "'embeddings'"),
         ("translate:minilm:turned", ROW_SPEC, 422, "either data or"),
         ("translate:minilm:turned", ROW_SPEC | {"data": "abc"}, 422, "list"),
-        ("translate:minilm:turned", ITEM_SPEC | {"data": ["a"]}, 422, "'embeddings'"),
-        ("stitch:minilm:topic", ROW_SPEC | {"data": FLAT}, 422, "'items'"),
+        ("translate:minilm:turned", ITEM_SPEC | {"data": ["a"]}, 422, "FP32, FP64"),
+        ("stitch:minilm:topic", ROW_SPEC | {"data": FLAT}, 422, "BYTES"),
         ("stitch:minilm:topic", ITEM_SPEC | {"data": ["a"], "datatype": "FP32"}, 422, "BYTES"),
         ("stitch:minilm:topic", ITEM_SPEC | {"data": ["a", "b"]}, 422, "expected 1 strings"),
         ("stitch:minilm:topic", ITEM_SPEC | {"data": ["a"] * 41, "shape": [41]}, 413, "at most 40"),
@@ -285,14 +284,16 @@ def test_infer_with_an_invalid_tensor_is_refused(
     ("fields", "message"),
     [
         ({"parameters": {"bridge": "magic"}}, "/parameters/bridge"),
-        ({"parameters": {"sequence_id": 1}}, "/parameters/sequence_id"),
         ({"parameters": {"timeout": 0}}, "/parameters/timeout"),
         ({"outputs": [{"name": "logits"}]}, "labels, scores, confidence"),
         ({"outputs": [{"name": "labels", "parameters": {"classification": 3}}]}, "classification"),
         ({"inputs": []}, "/inputs"),
         ({"inputs": [ITEM_SPEC | {"data": ["a"]}] * 2}, "expected one input"),
         ({"id": 7}, "/id"),
-        ({"extra": 1}, "/extra"),
+        (
+            {"outputs": [{"name": "labels", "parameters": {"shared_memory_region": "r"}}]},
+            "/outputs/0/parameters/shared_memory_region",
+        ),
     ],
 )
 def test_infer_with_invalid_fields_is_refused(
@@ -301,6 +302,34 @@ def test_infer_with_invalid_fields_is_refused(
     body = {"inputs": [ITEM_SPEC | {"data": ["a"]}], **fields}
     response = world.http.post("/v2/models/stitch:minilm:topic/infer", json=body)
     check_error(response, 422, message)
+
+
+def test_null_means_absent_and_unknown_fields_of_other_clients_are_ignored(world: World) -> None:
+    spec = ITEM_SPEC | {"name": "input-0", "data": ["a"], "parameters": {"content_type": "str"}}
+    body = {
+        "model_name": "stitch:minilm:topic",
+        "id": None,
+        "parameters": {"priority": 1, "sequence_id": 7, "sequence_start": True, "timeout": None},
+        "inputs": [spec],
+        "outputs": [{"name": "labels", "datatype": "BYTES", "parameters": None}],
+    }
+    response = world.http.post("/v2/models/stitch:minilm:topic/infer", json=body)
+    assert response.status_code == 200, response.text
+    plain = {"inputs": [ITEM_SPEC | {"data": ["a"], "parameters": None}], "outputs": None}
+    expected = world.http.post("/v2/models/stitch:minilm:topic/infer", json=plain).json()
+    assert response.json()["outputs"] == expected["outputs"][:1]
+    assert "id" not in response.json()
+
+
+def test_image_as_a_data_uri_is_an_image(world: World) -> None:
+    plain = to_base64(world.images[0])
+    labels = []
+    for image in (plain, "data:image/png;base64," + plain):
+        body = {"inputs": [ITEM_SPEC | {"data": [image]}]}
+        response = world.http.post("/v2/models/stitch:lite:shade/infer", json=body)
+        assert response.status_code == 200, response.text
+        labels.append(response.json()["outputs"][0]["data"])
+    assert labels[0] == labels[1]
 
 
 def binary_request(

@@ -181,7 +181,19 @@ def test_embeddings_are_cut_to_dimensions_that_the_encoder_is_made_for(
         ({"model": "minilm->turned->x"}, "invalid-id", "model", "turned->x"),
         ({"model": "minilm->lite"}, "anchor-set-mismatch", None, "same anchor set"),
         ({"model": "turned"}, "no-encoder", None, "no encoder"),
-        ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "unknown field"),
+        ({"input": [{"type": "audio"}]}, "invalid-input", "input[0]", "another object"),
+        ({"input": [True]}, "invalid-input", "input[0]", "expected a text, got a boolean"),
+        ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "input_type"),
+        ({"extra_body": {"normalized": True}}, "invalid-input", "normalized", "length"),
+        ({"extra_body": {"output_dtype": "int8"}}, "invalid-input", "output_dtype", "float or"),
+        ({"extra_body": {"truncate": "START"}}, "invalid-input", "truncate", "'END' or 'NONE'"),
+        (
+            {"extra_body": {"truncate_prompt_tokens": 9}},
+            "invalid-input",
+            "truncate_prompt_tokens",
+            "-1",
+        ),
+        ({"extra_body": {"model": None}}, "invalid-input", "model", "expected a model, got none"),
     ],
 )
 def test_embeddings_of_an_invalid_request_are_refused(
@@ -193,6 +205,64 @@ def test_embeddings_of_an_invalid_request_are_refused(
     assert (error.type, error.code, error.param) == ("invalid_request_error", code, param)
     assert message in error.message
     assert error.request_id
+
+
+def test_null_means_absent_and_unknown_fields_are_ignored_and_counted(world: World) -> None:
+    def ignored() -> float:
+        text = world.http.get("/metrics").text
+        return sum(
+            float(line.split()[-1])
+            for line in text.splitlines()
+            if line.startswith("stitchwork_ignored_fields_total")
+        )
+
+    plain = world.http.post("/v1/embeddings", json={"model": "minilm", "input": INPUTS}).json()
+    before = ignored()
+    optional = ("encoding_format", "dimensions", "user", "input_type", "task", "bridge", "truncate")
+    body = {"model": "minilm", "input": INPUTS, **dict.fromkeys(optional), "normalize": False}
+    others = {"priority": 3, "request_id": "r", "stream": False, "extra": {"a": [1]}, "none": None}
+    response = world.http.post("/v1/embeddings", json=body | others)
+    assert response.status_code == 200, response.text
+    embeddings, expected = (
+        np.array([row["embedding"] for row in answer["data"]])
+        for answer in (response.json(), plain)
+    )
+    np.testing.assert_allclose(embeddings, expected, atol=1e-5)
+    assert ignored() - before == 5
+
+
+def test_parts_of_messages_and_data_uris_are_inputs(world: World, client: openai.OpenAI) -> None:
+    parts: list[Any] = [{"type": "text", "text": text} for text in INPUTS]
+    response = client.embeddings.create(model="minilm", input=parts)
+    np.testing.assert_allclose(rows(response), embed(world), atol=1e-5)
+    images = [to_base64(image) for image in world.images[:4]]
+    expected = world.http.post("/embed/lite", json={"items": images}).json()["embeddings"]
+    uri = "data:image/png;base64," + images[0]
+    wrapped = base64.encodebytes(world.images[1]).decode()
+    inputs: list[Any] = [
+        uri,
+        wrapped,
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64," + images[2]}},
+        {"type": "image_url", "image_url": "data:;base64," + images[3]},
+    ]
+    response = client.embeddings.create(model="lite", input=inputs)
+    np.testing.assert_allclose(rows(response), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("truncate", [{"truncate": "END"}, {"truncate_prompt_tokens": -1}])
+def test_texts_are_cut_by_the_options_of_other_servers(
+    client: openai.OpenAI, truncate: dict[str, Any]
+) -> None:
+    text = "word " * 600
+    response = client.embeddings.create(model="minilm", input=text, extra_body=truncate)
+    assert response.usage.prompt_tokens == 256
+
+
+def test_aliases_are_other_names_of_models(world: World, client: openai.OpenAI) -> None:
+    response = client.embeddings.create(model="BAAI/bge:latest", input=INPUTS)
+    np.testing.assert_allclose(rows(response), embed(world, target="turned"), atol=1e-5)
+    assert response.model == "BAAI/bge:latest"
+    assert client.models.retrieve("BAAI/bge:latest").id == "BAAI/bge:latest"
 
 
 def test_embeddings_of_an_unknown_model_are_refused(client: openai.OpenAI) -> None:

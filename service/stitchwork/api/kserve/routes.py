@@ -42,6 +42,8 @@ from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.routes import health
 from stitchwork.api.row_inference import RowsRequest, infer_rows
+from stitchwork.api.schemas.items import plain_base64
+from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
 from stitchwork.inference.resolve import Resolution, check_width, encoder_of
@@ -174,6 +176,8 @@ async def _infer(request: Request, text: str, version: str | None) -> Response:
     else:
         state.executor.check_capacity()
     payload = await tensors.read_request(request, state.limits)
+    if ignored := count_ignored(payload.body):
+        state.telemetry.metrics.ignored_fields.inc(ignored)
     parameters = payload.body.parameters
     if parameters.timeout is not None:
         seconds = min(seconds, parameters.timeout / MICROSECONDS)
@@ -210,6 +214,8 @@ async def _infer_items(
     tensor, outputs = payload.single_input(ITEMS), payload.select_outputs(model.outputs)
     read_items = partial(tensors.read_items, tensor, state.limits)
     items = read_items() if payload.is_short else await asyncio.to_thread(read_items)
+    if encoder_of(model.resolution.source).modality == "image":
+        items = [plain_base64(item) if isinstance(item, str) else item for item in items]
     with replace_pointer("/items", f"{tensor.pointer}/data"):
         result = await infer_while_connected(
             request,

@@ -5,17 +5,24 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, WithJsonSchema
 
 from stitchwork.api.schemas.fields import InputType, Name
-from stitchwork.api.schemas.request_model import RequestModel
+from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 
 Dimension = Annotated[int, Field(ge=0, le=1 << 40, strict=True)]
 
 
-class InputParameters(RequestModel):
-    """Parameters of an input tensor; unknown ones are ignored."""
+SHARED_MEMORY: Final = dict.fromkeys(
+    ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"),
+    "send the tensor's data instead",
+)
+"""Parameters of an extension that is not offered."""
 
-    model_config = ConfigDict(extra="ignore")
+
+class InputParameters(ProtocolModel):
+    """Parameters of an input tensor."""
+
+    refused_fields = SHARED_MEMORY
     binary_data_size: int | None = Field(
         None,
         ge=0,
@@ -25,7 +32,7 @@ class InputParameters(RequestModel):
     )
 
 
-class RequestInput(RequestModel):
+class RequestInput(ProtocolModel):
     """An input tensor: numbers or strings in JSON, flat or nested, or bytes after the JSON."""
 
     name: Name
@@ -35,22 +42,25 @@ class RequestInput(RequestModel):
     data: list[Any] | None = None
 
 
-class OutputParameters(RequestModel):
+class OutputParameters(ProtocolModel):
     """Parameters of an output tensor."""
 
+    refused_fields = SHARED_MEMORY | {
+        "classification": "the outputs labels and scores have the request's `top` best classes"
+    }
     binary_data: bool | None = Field(
         None, strict=True, description="Send it as bytes after the JSON."
     )
 
 
-class RequestOutput(RequestModel):
+class RequestOutput(ProtocolModel):
     """A requested output tensor."""
 
     name: Name
     parameters: OutputParameters = OutputParameters()
 
 
-class InferenceParameters(RequestModel):
+class InferenceParameters(ProtocolModel):
     """Parameters of the whole request."""
 
     binary_data_output: bool = Field(
@@ -67,7 +77,7 @@ class InferenceParameters(RequestModel):
     )
 
 
-class InferenceRequest(RequestModel):
+class InferenceRequest(ProtocolModel):
     """An inference request of the Open Inference Protocol."""
 
     id: Annotated[str, Field(max_length=1024)] | None = None

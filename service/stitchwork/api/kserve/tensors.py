@@ -83,13 +83,16 @@ class TensorRequest:
     is_short: bool = True
 
     def single_input(self, name: str) -> Tensor:
-        """The input of a model that has one.
+        """The input of a model that has one, which may have any name.
+
+        Args:
+            name: Its name in the model's metadata.
 
         Raises:
-            InvalidInputError: If there are others, or it has another name.
+            InvalidInputError: If there are several.
         """
         names = [tensor.spec.name for tensor in self.tensors]
-        if names != [name]:
+        if len(names) != 1:
             got = ", ".join(repr(name[:40]) for name in names[:8])
             raise InvalidInputError(f"expected one input, {name!r}, got {got}", pointer="/inputs")
         return self.tensors[0]

@@ -16,6 +16,7 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openai.schemas import (
+    DEFAULT_MODEL,
     EmbeddingObject,
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -27,8 +28,10 @@ from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.schemas.items import plain_base64
+from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
-from stitchwork.ids import ID_PATTERN, check_id
+from stitchwork.ids import check_id
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -40,11 +43,7 @@ ARROW: Final = "->"
 MAX_MODELS: Final = 1000
 """Models that are listed; others can be used as well."""
 
-_ID: Final = ID_PATTERN.strip("^$")
-MODEL_SCHEMA: Final[dict[str, Any]] = {"type": "string", "pattern": f"^{_ID}({ARROW}{_ID})?$"}
-Model = Annotated[
-    str, Path(description="`space` or `space->target`.", json_schema_extra=MODEL_SCHEMA)
-]
+Model = Annotated[str, Path(description="`space`, `space->target`, or an alias of one.")]
 
 
 async def embeddings(request: Request) -> Response:
@@ -54,20 +53,24 @@ async def embeddings(request: Request) -> Response:
     """
     state, seconds = app_state(request), request_timeout(request)
     payload = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
-    source, target = _space_ids(payload.model)
+    source, target = _space_ids(state, payload.model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
-    encoder_of(resolution.source)
+    if ignored := count_ignored(payload):
+        state.telemetry.metrics.ignored_fields.inc(ignored)
+    encoder = encoder_of(resolution.source)
     check_dimensions(resolution.destination, payload.dimensions)
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
     with replace_pointer("/items", "/input"), input_type:
         items = list[str | bytes](payload.input)
+        if encoder.modality == "image":
+            items = [plain_base64(image) for image in payload.input]
         result = await infer_while_connected(
             request,
             state,
             resolution,
             items,
-            truncate=payload.truncate,
+            truncate=payload.cuts_texts,
             input_type=payload.input_type or payload.task,
             seconds=seconds,
         )
@@ -119,14 +122,14 @@ async def models(state: StateDep) -> Response:
 
 
 @router.get(
-    "/models/{model}",
+    "/models/{model:path}",
     summary="Get a model",
     name="openai_model",
     response_model=ModelObject,
 )
 async def model(model: Model, state: StateDep) -> Response:
     """A model, with the number of dimensions of its embeddings."""
-    source, target = _space_ids(model)
+    source, target = _space_ids(state, model)
     try:
         resolution = await asyncio.to_thread(state.pipeline.resolve, source=source, target=target)
         encoder_of(resolution.source)
@@ -138,8 +141,11 @@ async def model(model: Model, state: StateDep) -> Response:
     )
 
 
-def _space_ids(model: str) -> tuple[str, str | None]:
-    """The ids in a model's name: `space`, or `space->target`."""
+def _space_ids(state: AppState, model: str) -> tuple[str, str | None]:
+    """The ids in a model's name, or in the one that it is an alias of: `space->target`, `space`."""
+    if model == DEFAULT_MODEL and model not in state.model_aliases:
+        raise InvalidInputError("expected a model, got none", pointer="/model")
+    model = state.model_aliases.get(model, model)
     source, arrow, target = model.partition(ARROW)
     return check_id(source, "/model"), check_id(target, "/model") if arrow else None
 

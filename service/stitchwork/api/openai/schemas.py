@@ -6,7 +6,8 @@ from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, model_va
 
 from stitchwork.api.content import validation
 from stitchwork.api.schemas.fields import FieldParser, InputType
-from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
+from stitchwork.api.schemas.protocol_model import ProtocolModel
+from stitchwork.api.schemas.request_model import EncodingFormat
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -17,37 +18,97 @@ TEXTS_ONLY: Final = (
 )
 
 
+PART_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "A text or an image as a part of a message.",
+    "properties": {
+        "type": {"type": "string", "enum": ["text", "image_url"]},
+        "text": {"type": "string"},
+        "image_url": {"type": "object", "properties": {"url": {"type": "string"}}},
+    },
+}
 INPUT_SCHEMA: Final[dict[str, Any]] = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
     ],
-    "description": "Texts or, for an image encoder, images in base64.",
+    "description": "Texts or, for an image encoder, images in base64, as data URIs or, from "
+    "allowed hosts, by URL.",
 }
+
+DEFAULT_MODEL: Final = "*"
+"""The alias of the model of requests without one."""
 
 
 def _parse_input(value: Any, info: ValidationInfo) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not texts:
-        got = "an empty list" if texts == [] else validation.json_type(texts)
+    inputs = value if isinstance(value, list) else [value]
+    if not inputs or not isinstance(inputs[0], str | dict | list | int):
+        got = "an empty list" if inputs == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
-    for i, item in enumerate(texts):
-        if type(item) is int or (isinstance(item, list) and all(type(t) is int for t in item)):
-            raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
-        if not isinstance(item, str):
+    return [_parse_part(part, f"/{i}") for i, part in enumerate(inputs)]
+
+
+def _parse_part(part: Any, pointer: str) -> str:
+    if type(part) is int or (isinstance(part, list) and all(type(t) is int for t in part)):
+        raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
+    match part:
+        case str() | {"type": "text", "text": str()}:
+            return part if isinstance(part, str) else part["text"]
+        case {"type": "image_url", "image_url": str() | {"url": str()}}:
+            url = part["image_url"]
+            return url if isinstance(url, str) else url["url"]
+        case dict():
             raise InvalidInputError(
-                f"expected a text, got {validation.json_type(item)}", pointer=f"/{i}"
+                'expected a text, {"type": "text", "text": …} or {"type": "image_url", '
+                '"image_url": {"url": …}}, got another object',
+                pointer=pointer,
             )
-    return texts
+    raise InvalidInputError(f"expected a text, got {validation.json_type(part)}", pointer=pointer)
 
 
-class EmbeddingsRequest(RequestModel):
+TRUNCATE_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "boolean"}, {"type": "string", "enum": ["END", "NONE"]}]
+}
+TRUNCATE_WORDS: Final = {"NONE": False, "END": True}
+"""What servers for NVIDIA's models call not to cut texts, and to cut their ends."""
+
+
+def _parse_truncate(value: Any, info: ValidationInfo) -> bool:
+    known = TRUNCATE_WORDS.get(value, value) if isinstance(value, str) else value
+    if not isinstance(known, bool):
+        raise InvalidInputError(f"expected a boolean, 'END' or 'NONE', got {str(value)[:40]!r}")
+    return known
+
+
+_PROMPTS: Final = "`input_type` selects a prompt of the model"
+_UNIT: Final = "embeddings have the length that the space's encoder gives them (`normalize`)"
+REFUSED_FIELDS: Final = {
+    "instruction": _PROMPTS,
+    "instructions": _PROMPTS,
+    "prompt": _PROMPTS,
+    "prompt_name": _PROMPTS,
+    "normalize": _UNIT,
+    "normalized": _UNIT,
+    "normalize_embeddings": _UNIT,
+    "embedding_type": "`encoding_format` is float or base64",
+    "embedding_types": "`encoding_format` is float or base64",
+    "output_dtype": "`encoding_format` is float or base64",
+    "output_dimension": "`dimensions` is the number of dimensions",
+    "late_chunking": "send each chunk as a text",
+    "messages": "send `input`",
+}
+
+
+class EmbeddingsRequest(ProtocolModel):
     """A request of OpenAI's embeddings API, with some fields that this API does not have."""
 
+    refused_fields = REFUSED_FIELDS
     input: Annotated[list[str], FieldParser(_parse_input, INPUT_SCHEMA)]
     model: str = Field(
+        DEFAULT_MODEL,
         max_length=300,
-        description="`space`, which must have an encoder, or `space->target` to translate.",
+        description="`space`, which must have an encoder, `space->target` to translate, or a name "
+        "of the setting `model_aliases`; without one, its `*`.",
     )
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(
@@ -57,7 +118,7 @@ class EmbeddingsRequest(RequestModel):
         description="Number of dimensions that embeddings are cut to, if the space's encoder is "
         "made for it (`matryoshka`); else their width.",
     )
-    user: str | None = Field(None, description="Ignored.")
+    user: Any = Field(None, description="Ignored.")
     input_type: InputType = None
     task: InputType = Field(
         None, description="The same as `input_type`, as clients of Jina's models name it."
@@ -65,8 +126,16 @@ class EmbeddingsRequest(RequestModel):
     bridge: BridgeName = Field(
         DEFAULT_BRIDGE, description="Bridge to the target; not in OpenAI's API."
     )
-    truncate: bool | None = Field(
-        None, strict=True, description="Cut texts that are too long; not in OpenAI's API."
+    truncate: Annotated[bool | None, FieldParser(_parse_truncate, TRUNCATE_SCHEMA)] = Field(
+        None,
+        description="Cut texts that are too long, also as the words END and NONE; not in OpenAI's "
+        "API.",
+    )
+    truncate_prompt_tokens: Literal[-1] | None = Field(
+        None, description="The same as `truncate`, as clients of vLLM name it: -1 cuts texts."
+    )
+    add_special_tokens: Literal[True] | None = Field(
+        None, description="Always true; not in OpenAI's API."
     )
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm->mpnet",
@@ -78,6 +147,11 @@ class EmbeddingsRequest(RequestModel):
         if None not in (self.input_type, self.task) and self.input_type != self.task:
             raise ValueError("expected either input_type or task, got both")
         return self
+
+    @property
+    def cuts_texts(self) -> bool | None:
+        """Whether texts that are too long are cut; None takes the encoder's setting."""
+        return True if self.truncate_prompt_tokens else self.truncate
 
 
 Embedding = Annotated[

@@ -1,11 +1,16 @@
 """Raw inputs: texts, and image files in base64 or as the parts of a multipart body."""
 
+from typing import Final
+
 from stitchwork.api.content import validation
 from stitchwork.errors import InvalidInputError
 from stitchwork.resources import (
     Item,
     Modality,
 )
+
+MAX_DATA_HEAD: Final = 200
+"""Characters in which the head of a data URI ends."""
 
 
 def decode_items(
@@ -25,6 +30,17 @@ def decode_items(
     """
     validation.check_count(len(items), max_items, "items", setting, "/items")
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
+
+
+def plain_base64(image: str) -> str:
+    """The base64 of an image, without the head of a data URI and the line ends of MIME.
+
+    Other texts, such as URLs, are returned unchanged.
+    """
+    head, comma, _ = image[:MAX_DATA_HEAD].partition(",")
+    if comma and head.startswith("data:") and head.endswith(";base64"):
+        image = image[len(head) + 1 :]
+    return image.replace("\n", "").replace("\r", "")
 
 
 def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
