@@ -1,9 +1,12 @@
-"""Work that a process repeats in the background, and whether it makes progress."""
+"""Work in the background: repeated tasks, and arithmetic that must not delay requests."""
 
 import logging
+import os
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 log = logging.getLogger(__name__)
@@ -11,6 +14,46 @@ log = logging.getLogger(__name__)
 STALLED_SECONDS: Final = 30.0
 """Time without a completed run after which a task counts as stalled: servers have timeouts of a few
 seconds."""
+NICENESS: Final = 10
+"""Priority of a background process: a tenth of a core that others want too, all of an idle one."""
+_blas_lock = threading.Lock()
+_blas_limit = ExitStack()
+_blas_users = 0
+
+
+def lower_priority() -> None:
+    """Give the calling thread the priority of a background process.
+
+    Only Linux has a priority for each thread; elsewhere nothing changes.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+@contextmanager
+def single_blas_thread() -> Iterator[None]:
+    """A context in which the arithmetic of this process runs in the threads that call it.
+
+    BLAS would share a fit among threads that have the priority of requests. It has one setting for
+    the whole process, which is restored when the last of several such contexts ends.
+    """
+    global _blas_users
+    # Imported here since clients have no numpy of the service, and the API imports it on demand.
+    # scipy has a BLAS besides numpy's, which can be limited only once it is loaded.
+    import scipy.linalg  # noqa: F401
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    with _blas_lock:
+        _blas_users += 1
+        if _blas_users == 1:
+            _blas_limit.enter_context(threadpool_limits(1, "blas"))
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if not _blas_users:
+                _blas_limit.close()
 
 
 class PeriodicTask:

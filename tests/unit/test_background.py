@@ -1,11 +1,19 @@
-"""Background tasks go on after errors, and show when they stall."""
+"""Background tasks go on after errors and show when they stall; fits yield to requests."""
 
 import logging
+import os
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import scipy.linalg  # noqa: F401 loads its BLAS
+from threadpoolctl import (  # type: ignore[import-untyped]
+    threadpool_info,
+    threadpool_limits,
+)
 
-from stitchwork.background import PeriodicTask
+from stitchwork.background import NICENESS, PeriodicTask, lower_priority, single_blas_thread
 from tests.support.waiting import wait_until
 
 
@@ -43,3 +51,34 @@ def test_task_that_hangs_or_always_fails_is_stalled() -> None:
     wait_until("it makes progress", lambda: not hanging.is_stalled)
     for task in (hanging, failing):
         task.stop()
+
+
+def blas_threads() -> list[int]:
+    return [int(part["num_threads"]) for part in threadpool_info() if part["user_api"] == "blas"]
+
+
+def test_blas_is_limited_until_the_last_of_overlapping_fits_ends() -> None:
+    with threadpool_limits(2, "blas"):
+        before = blas_threads()
+        first, second = single_blas_thread(), single_blas_thread()
+        first.__enter__()
+        second.__enter__()
+        assert blas_threads() == [1] * len(before)
+        first.__exit__(None, None, None)
+        assert blas_threads() == [1] * len(before), "the second one goes on"
+        second.__exit__(None, None, None)
+        assert blas_threads() == before
+        with single_blas_thread():
+            assert blas_threads() == [1] * len(before)
+        assert blas_threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_threads_of_fits_have_a_low_priority() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = priority()
+    with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
+        assert pool.submit(priority).result() == max(NICENESS, before)
+    assert priority() == before, "other threads keep theirs"

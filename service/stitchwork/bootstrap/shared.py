@@ -1,6 +1,7 @@
 """What API processes and workers share: servers, registry, telemetry, threads."""
 
 import logging
+import os
 
 from stitchwork import __version__
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
@@ -83,3 +84,5 @@ def limit_blas(settings: Settings) -> None:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         threadpool_limits(settings.blas_threads)
+        # For scipy's BLAS, which is loaded with the first fit.
+        os.environ["OPENBLAS_NUM_THREADS"] = str(settings.blas_threads)

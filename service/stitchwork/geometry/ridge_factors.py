@@ -120,8 +120,10 @@ def whitened_inverse(frame: Frame, shrinkage: float | None, power: float) -> Inv
     sizes = (1 - rho) * xp.clip(values, 0.0, None) + rho * trace / d
     # Without shrinkage, a direction that the anchors lack must not become infinite.
     significant = sizes > RTOL**2 * xp.max(sizes)
-    gains = xp.where(significant, xp.where(significant, sizes, 1.0) ** -power, 0.0)
-    whitening = (vectors * gains) @ vectors.T
+    # A product of a matrix with its own transpose takes half of the time of another.
+    roots = xp.where(significant, xp.where(significant, sizes, 1.0) ** (-power / 2), 0.0)
+    scaled = vectors * roots
+    whitening = scaled @ scaled.T
     if k < d:
         return Inverse("whitened", whitening)
     # A dimension that is constant in the network stays so: heads may be sensitive to it.

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from stitchwork.background import lower_priority, single_blas_thread
 from stitchwork.errors import CorruptDataError, QueueUnavailableError
 from stitchwork.geometry.bridges import Inverse, InverseName, compute_inverse
 from stitchwork.geometry.frame import Frame
@@ -91,7 +92,9 @@ class InverseCache:
     ) -> None:
         self._server = server
         self._lock_seconds = lock_seconds
-        self._pool = pool or ThreadPoolExecutor(threads, thread_name_prefix="fit")
+        self._pool = pool or ThreadPoolExecutor(
+            threads, thread_name_prefix="fit", initializer=lower_priority
+        )
         self._closing = threading.Event()
         self._pending: dict[str, Future[Inverse]] = {}
         self._lock = threading.Lock()
@@ -197,7 +200,8 @@ class InverseCache:
         return self._compute(task.name, task.space, task.frame) if result is None else result
 
     def _compute(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Inverse:
-        result = compute_inverse(name, frame(), space.parameters.checked())
+        with single_blas_thread():
+            result = compute_inverse(name, frame(), space.parameters.checked())
         self._lookups.miss.inc()
         return result
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 from array_api_compat import array_namespace
 from cachetools import LRUCache
 
+from stitchwork.background import lower_priority, single_blas_thread
 from stitchwork.geometry.bridges import (
     DEFAULT_BRIDGE,
     REQUIRED_INVERSES,
@@ -116,6 +117,7 @@ class Translator:
             max_bytes, getsizeof=lambda pair_map: min(pair_map.nbytes, max_bytes)
         )
         self._pending: dict[MapKey, Future[PairMap]] = {}
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="compose", initializer=lower_priority)
 
     def pair_map(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
         """The map from one space to another.
@@ -178,14 +180,14 @@ class Translator:
         pending.set_result(result)
 
     def _compute(self, source: Space, target: Space, bridge: BridgeName) -> PairMap:
-        coverage = None
+        coverage: Coverage | None = None
         if source.version == target.version:
             composed = identity_map(self._registry.frame(source))
         else:
             source_inverse, target_inverse = required_inverses(bridge)
             side = self._side(source, source_inverse)
-            composed = compose(bridge, side, self._side(target, target_inverse))
-            coverage = Coverage.from_frame(side.frame) if bridge != "none" else None
+            other = self._side(target, target_inverse)
+            composed, coverage = self._pool.submit(_compose, bridge, side, other).result()
         pair_map = PairMap(composed, coverage)
         return pair_map.convert_arrays(self._place) if self._place else pair_map
 
@@ -193,6 +195,15 @@ class Translator:
         frame = self._registry.frame(space)
         inverse = None if name is None else self._inverses.get(name, space, lambda: frame)
         return FittedSpace(frame, space.parameters.checked(), inverse, space.unit)
+
+
+def _compose(
+    bridge: BridgeName, source: FittedSpace, target: FittedSpace
+) -> tuple[Map, Coverage | None]:
+    """A map and the coverage of its source, computed in the background of requests."""
+    with single_blas_thread():
+        composed = compose(bridge, source, target)
+        return composed, Coverage.from_frame(source.frame) if bridge != "none" else None
 
 
 class ClassifierCache:

@@ -6,12 +6,11 @@ stores the result in the records of both spaces.
 """
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Container, Sequence
 from typing import Final
 
+from stitchwork.background import lower_priority, single_blas_thread
 from stitchwork.errors import NotReadyError, UnavailableError
 from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.redis.commands import Command
@@ -31,8 +30,6 @@ MAX_COMPARED: Final = 8
 POLL_SECONDS: Final = 10.0
 """How often workers look for checks that another process made due and did not make."""
 RETRY_SECONDS: Final = 5.0
-NICENESS: Final = 10
-"""Priority of the thread: that of a background process, since requests are waiting meanwhile."""
 
 
 def due(id_: str) -> Command:
@@ -100,7 +97,9 @@ class SpaceChecks:
         anchors, checks = self._anchors(space), []
         try:
             for other in self._others(space, present):
-                comparison = compare_anchors(anchors, self._anchors(other))
+                other_anchors = self._anchors(other)
+                with single_blas_thread():
+                    comparison = compare_anchors(anchors, other_anchors)
                 checks.append(describe(comparison, other, names))
                 self._store(other, (describe(comparison.reverse(), space, names),), present)
             self._store(space, tuple(checks), present, completes=True)
@@ -191,8 +190,7 @@ class SpaceCheckThread:
         self._due.set()
 
     def _run(self) -> None:
-        if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        lower_priority()
         seconds = self._poll_seconds
         while not self._stopping:
             self._due.wait(seconds)

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from cachetools import LRUCache
 
+from stitchwork.background import lower_priority, single_blas_thread
 from stitchwork.errors import (
     ConflictError,
     ErrorCode,
@@ -174,6 +175,7 @@ class RegistrationRunner:
         return True
 
     def _run(self) -> None:
+        lower_priority()
         while not self._stopping.is_set():
             try:
                 self._enqueue_stalled()
@@ -312,7 +314,8 @@ class RegistrationRunner:
         parts = [part["rows"] for part in read_parts(self._registry.heads, registration)]
         rows = np.concatenate(parts) if parts else inputs["embeddings"]
         labels = registration.declared["labels"]
-        fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
+        with single_blas_thread():
+            fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
         head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
         self._registry.complete_head(registration, head, train)
