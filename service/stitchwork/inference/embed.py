@@ -1,6 +1,7 @@
 """Embed raw inputs on workers: one request, in one or more jobs."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +10,7 @@ from cachetools import LRUCache
 from stitchwork.inference.length_report import LengthReport
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
+from stitchwork.queue.costs import split_by_cost
 from stitchwork.queue.messages import Job
 from stitchwork.queue.producer import Producer
 from stitchwork.resources import Item, Space
@@ -37,7 +39,8 @@ async def embed(
         items: n texts, or the bytes of n image files.
         truncate: Cut texts that are too long; None takes the encoder's setting.
         input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
-        items_per_job: Larger requests are split into jobs of this size.
+        items_per_job: Larger requests are split into jobs of this size, or smaller ones if the
+            inputs are long texts or large images.
         seconds: Deadline of the result, in seconds from now.
 
     Returns:
@@ -49,8 +52,8 @@ async def embed(
         StitchworkError: What `Producer.run_all` raises.
     """
     job = jobs.get(resolution, truncate, input_type)
-    starts = range(0, len(items), items_per_job)
-    parts = [items[start : start + items_per_job] for start in starts]
+    parts = [part for part, _ in split_by_cost(items, job.encoder, items_per_job)]
+    starts = accumulate((len(part) for part in parts[:-1]), initial=0)
     replies = await producer.run_all(job, parts, seconds)
     first = replies[0]
     if len(replies) == 1:

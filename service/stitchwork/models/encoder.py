@@ -1,6 +1,6 @@
 """The protocol between workers and models: inputs are prepared on the CPU, embedded on a device."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
@@ -71,6 +71,7 @@ class Encoder(Protocol):
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
         """Tokenise texts, or decode and transform images, on the CPU.
 
@@ -78,6 +79,7 @@ class Encoder(Protocol):
             items: Texts, or image files.
             truncate: Whether texts that are too long are truncated; None leaves it to the spec.
             input_type: Selects a prompt of the model; None takes the prompt of the spec.
+            progress: Called after each image, and after every few long texts.
 
         Raises:
             InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` names it.

@@ -131,6 +131,7 @@ def prepare_images(
     transform: Callable[[Image.Image], torch.Tensor],
     max_pixels: int,
     device: torch.device,
+    progress: Callable[[], None] = lambda: None,
 ) -> list[torch.Tensor]:
     """Decode and transform image files, one at a time.
 
@@ -142,6 +143,7 @@ def prepare_images(
         transform: Maps an RGB image to the input of a model.
         max_pixels: Maximum pixels of an image.
         device: The device whose memory is released.
+        progress: Called after each image.
 
     Raises:
         StitchworkError: As `decode`; the pointer `/items/{i}` names the item.
@@ -152,6 +154,7 @@ def prepare_images(
         largest = max(largest, image.width * image.height)
         tensors.append(transform(image))
         del image
+        progress()
     if largest > LARGE_PIXELS:
         release_memory(device)
     return tensors

@@ -1,6 +1,6 @@
 """Static text embeddings: the mean of one row for each token, without a transformer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,7 @@ from stitchwork.models.parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.sentence_transformers_files import refusal
+from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_settings import resolve_spec
 from stitchwork.resources import Item, Modality, TextEncoder
 
@@ -52,6 +53,7 @@ class StaticEncoder:
         self._tokenizer.no_truncation()
         rows = self._rows(files.model_folder)
         self._limit = min(spec.max_length or max_tokens, max_tokens)
+        self._cutter = TextCutter(self._token_ids, self._limit)
         modules, width = build_modules(spec.model, files.modules, rows.shape[1])
         self.dim = output_width(self._spec, width)
         self._embedding = torch.nn.EmbeddingBag.from_pretrained(rows, mode="mean").to(device)
@@ -66,8 +68,9 @@ class StaticEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
-        """Tokenise texts.
+        """Tokenise texts, and of those that are too long only what is kept.
 
         Raises:
             InvalidInputError: If a text is empty or has no known token, or is too long and may
@@ -78,22 +81,23 @@ class StaticEncoder:
         if input_type is not None:
             prompt = select_prompt(self._spec.model, self._spec.prompts or {}, input_type)
         texts = [self._check(item, i, prompt.text) for i, item in enumerate(items)]
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        parts, token_ids = self._cutter.tokenize(texts, progress)
         inputs, truncated = [], []
-        for i, encoding in enumerate(encodings):
+        for i, ids in enumerate(token_ids):
             pointer = f"/items/{i}"
-            if not encoding.ids:
+            if not ids:
                 raise InvalidInputError("expected a text with a known token", pointer=pointer)
-            if len(encoding.ids) > self._limit:
+            if len(ids) > self._limit:
                 if not may_truncate:
+                    count = "more" if len(parts[i]) < len(texts[i]) else len(ids)
                     raise InvalidInputError(
                         f"expected at most {self._limit} tokens for {self._spec.model}, got "
-                        f"{len(encoding.ids)}; set truncate to cut the text",
+                        f"{count}; set truncate to cut the text",
                         pointer=pointer,
                         code=ErrorCode.TOO_MANY_TOKENS,
                     )
                 truncated.append(i)
-            inputs.append(torch.tensor(encoding.ids[: self._limit]))
+            inputs.append(torch.tensor(ids[: self._limit]))
         return PreparedInputs(inputs, tuple(truncated), prompt.name)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -102,6 +106,10 @@ class StaticEncoder:
         ids = torch.cat(list(inputs)).to(self.device)
         rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
         return cut_and_normalize(self._spec, rows)
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     @torch.no_grad()
     def _check_parity(self) -> None:

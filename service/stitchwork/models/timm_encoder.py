@@ -1,6 +1,6 @@
 """Image encoders: timm models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,6 +84,7 @@ class TimmEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
         """Decode images and apply the transform of the model.
 
@@ -96,7 +97,7 @@ class TimmEncoder:
         if input_type not in (None, "image"):
             select_prompt(self._model, {}, input_type)
         return PreparedInputs(
-            prepare_images(items, self._transformed, self._max_pixels, self.device)
+            prepare_images(items, self._transformed, self._max_pixels, self.device, progress)
         )
 
     def _transformed(self, image: Image.Image) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Text encoders: transformers models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
 from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
+from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
 from stitchwork.models.text_models import TextModel
 from stitchwork.models.text_settings import (
@@ -28,7 +29,7 @@ from stitchwork.models.text_settings import (
 )
 from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder
 
-CHARACTERS_PER_TOKEN: Final = 200
+MAX_CHARACTERS_PER_TOKEN: Final = 200
 """Texts with more characters than this for each allowed token are refused before tokenising."""
 UNPOOLED: Final = 1 << 32
 """Added to the ids of a prompt's tokens if these are not pooled."""
@@ -100,10 +101,15 @@ class TransformersEncoder:
                 f"prompt: expected fewer than {self._limit} tokens, the maximum length, got "
                 f"{prompt_length}; no token of a text would remain"
             )
-        self._max_characters = self._limit * CHARACTERS_PER_TOKEN
+        self._max_characters = self._limit * MAX_CHARACTERS_PER_TOKEN
         self._expectation = f"expected at most {own_limit} tokens for {spec.model}"
         if own_limit > max_tokens:
             self._expectation = f"expected at most {max_tokens} tokens (max_text_tokens)"
+        self._cutter = TextCutter(
+            self._token_ids,
+            self._limit,
+            keeps_start=self._tokenizer.truncation_side == "right",
+        )
         takes_mask = "attention_mask" in self._tokenizer.model_input_names
         width = pooled_width(model, spec, modes, self.tokenize(SAMPLE_TEXT))
         modules, width = build_modules(spec.model, files.modules, width)
@@ -124,8 +130,9 @@ class TransformersEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
-        """Tokenise texts.
+        """Tokenise texts, and of those that are too long only what is kept.
 
         Raises:
             InvalidInputError: If a text is empty, or is too long and may not be truncated; or if
@@ -137,21 +144,20 @@ class TransformersEncoder:
             self._cased(prompt.text + self._check(item, i, may_truncate))
             for i, item in enumerate(items)
         ]
-        token_ids: list[list[int]] = self._tokenizer(
-            texts, add_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
+        parts, token_ids = self._cutter.tokenize(texts, progress)
         shortened = {i for i, item in enumerate(items) if len(item) > self._max_characters}
         too_long = [i for i, ids in enumerate(token_ids) if len(ids) > self._limit]
         if too_long and not may_truncate:
             i = too_long[0]
+            count = "more" if len(parts[i]) < len(texts[i]) else len(token_ids[i])
             raise InvalidInputError(
-                f"{self._expectation}, got {len(token_ids[i])}; set truncate to cut the text",
+                f"{self._expectation}, got {count}; set truncate to cut the text",
                 pointer=f"/items/{i}",
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
         for i in too_long:
             token_ids[i] = self._tokenizer(
-                texts[i], truncation=True, max_length=self._limit, verbose=False
+                parts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
         inputs = [torch.tensor(ids) for ids in token_ids]
         if prompt.text and not self._pools_prompt:
@@ -173,6 +179,13 @@ class TransformersEncoder:
             padding="max_length" if self._padded_length else False,
             verbose=False,
         )
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        """The token ids of texts, special tokens included."""
+        token_ids: list[list[int]] = self._tokenizer(
+            texts, add_special_tokens=True, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return token_ids
 
     @torch.no_grad()
     def _check_parity(

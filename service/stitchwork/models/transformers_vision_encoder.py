@@ -1,6 +1,6 @@
 """Image encoders: transformers models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -98,6 +98,7 @@ class TransformersVisionEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
         """Decode images and apply the image processor of the model.
 
@@ -110,7 +111,9 @@ class TransformersVisionEncoder:
         if input_type not in (None, self.modality):
             select_prompt(self.spec.model, {}, input_type)
         return PreparedInputs(
-            prepare_images(items, self._preprocessor.prepare, self._max_pixels, self.device)
+            prepare_images(
+                items, self._preprocessor.prepare, self._max_pixels, self.device, progress
+            )
         )
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -6,17 +6,9 @@ from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
-from stitchwork.resources import EncoderSpec, Item, TextEncoder
 
 MAX_INLINE_BYTES: Final = 32 * 1024
 """Size of a job above which its entry in the stream has the name of a key in its place."""
-CHARS_PER_TOKEN: Final = 4
-MAX_TOKENS: Final = 512
-"""Tokens that a model takes whose spec does not say so."""
-COST_OF_TEXT: Final = 8
-COST_OF_IMAGE: Final = 64
-BYTES_PER_UNIT: Final = 16 * 1024
-"""Bytes of an image file that take as long to decode as one unit of cost."""
 LIMIT_CODES: Final[Mapping[str, ErrorCode]] = {"max-bytes": ErrorCode.QUEUE_BYTES_FULL}
 Words = tuple[Any, ...]
 
@@ -48,7 +40,7 @@ class Part(NamedTuple):
         id: Its id.
         data: The packed job.
         items: How many inputs it has.
-        cost: What its inputs cost, see `cost_of`.
+        cost: What its inputs cost, see `costs`.
     """
 
     id: str
@@ -67,23 +59,6 @@ class Parts(NamedTuple):
 
     parts: Sequence[Part]
     timeout_ms: int
-
-
-def cost_of(items: Sequence[Item], encoder: EncoderSpec | None) -> int:
-    """About how much work inputs are, in units of one token.
-
-    A text costs as many units as it has tokens of those that the model takes, and a few more. An
-    image costs the same whatever its size, since models resize it, and more the longer it takes to
-    decode.
-    """
-    max_tokens = (encoder.max_length if isinstance(encoder, TextEncoder) else None) or MAX_TOKENS
-    cost = 0
-    for item in items:
-        if isinstance(item, str):
-            cost += COST_OF_TEXT + min(max_tokens, len(item) // CHARS_PER_TOKEN)
-        else:
-            cost += COST_OF_IMAGE + len(item) // BYTES_PER_UNIT
-    return cost
 
 
 def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[str], Words]:

@@ -21,9 +21,10 @@ from stitchwork.errors import (
     UnavailableError,
 )
 from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
-from stitchwork.queue.admission import AdmissionLimits, Part, Parts, cost_of
+from stitchwork.queue.admission import AdmissionLimits, Part, Parts
 from stitchwork.queue.admitter import Admitter
 from stitchwork.queue.caller_classes import current_class
+from stitchwork.queue.costs import item_cost
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
@@ -252,7 +253,8 @@ class Producer:
         for items in parts:
             id_ = f"{self._name}{next(self._numbers):x}"
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
-            packed.append(Part(id_, data, len(items), cost_of(items, job.encoder)))
+            cost = sum(item_cost(item, job.encoder) for item in items)
+            packed.append(Part(id_, data, len(items), cost))
         model = job.encoder.model if job.encoder else ""
         name = stream_name(job.stream, current_class(self._caller_classes))
         return PendingRequest(Parts(packed, int(seconds * 1000)), name, model)

@@ -121,6 +121,7 @@ class BatchRunner:
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:
             self._checker.check(job.source, loaded)
+            self._leases.progress()
 
     def _embed_all(
         self, loaded: LoadedEncoder, deliveries: Sequence[Delivery], answer: AnswerSender
@@ -211,7 +212,10 @@ class BatchRunner:
         def prepare(delivery: Delivery) -> PreparedInputs:
             job = delivery.job
             return loaded.encoder.prepare(
-                delivery.items, truncate=job.truncate, input_type=job.input_type
+                delivery.items,
+                truncate=job.truncate,
+                input_type=job.input_type,
+                progress=self._leases.progress,
             )
 
         if loaded.encoder.modality == "text":
@@ -219,7 +223,7 @@ class BatchRunner:
                 jobs = [
                     job
                     for group in _groups_of_equal(deliveries, _preparation_key)
-                    for job in _prepare_together(loaded.encoder, group)
+                    for job in _prepare_together(loaded.encoder, group, self._leases.progress)
                     or _map_jobs(group, prepare, answer)
                 ]
             yield jobs
@@ -271,7 +275,9 @@ def _map_jobs(
     return results
 
 
-def _prepare_together(encoder: Encoder, deliveries: Sequence[Delivery]) -> list[PreparedJob]:
+def _prepare_together(
+    encoder: Encoder, deliveries: Sequence[Delivery], progress: Callable[[], None]
+) -> list[PreparedJob]:
     """Tokenise the texts of jobs with equal options at once, which costs less than one by one.
 
     Returns:
@@ -280,7 +286,9 @@ def _prepare_together(encoder: Encoder, deliveries: Sequence[Delivery]) -> list[
     job = deliveries[0].job
     items = [item for delivery in deliveries for item in delivery.items]
     try:
-        prepared = encoder.prepare(items, truncate=job.truncate, input_type=job.input_type)
+        prepared = encoder.prepare(
+            items, truncate=job.truncate, input_type=job.input_type, progress=progress
+        )
     except InvalidInputError:
         return []
     parts = prepared.split(len(delivery.items) for delivery in deliveries)

@@ -223,7 +223,7 @@ class RegistrationRunner:
         loaded = self._load(encoder, prove=is_new)
         self._check_files(registration, loaded)
         try:
-            prepared = loaded.encoder.prepare(items)
+            prepared = loaded.encoder.prepare(items, progress=progress)
             rows = loaded.batcher.embed(prepared, self._items_per_batch, progress).cpu().numpy()
         except StitchworkError as error:
             position = (error.pointer or "").removeprefix("/items/")

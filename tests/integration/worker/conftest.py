@@ -1,6 +1,6 @@
 """A registry with one anchor set, and a text encoder that needs no model files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -54,6 +54,7 @@ class TableEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
         for i, item in enumerate(items):
             if item not in self._table:

@@ -1,6 +1,6 @@
 """Batches of an encoder: bounded by memory, padding and time."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -34,6 +34,7 @@ class LimitedEncoder:
         *,
         truncate: bool | None = None,
         input_type: str | None = None,
+        progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
         raise NotImplementedError
 

@@ -1,0 +1,60 @@
+"""The cost of inputs, in units of about one token, which is known before any work is done."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from stitchwork.queue.image_headers import image_pixels
+from stitchwork.resources import EncoderSpec, Item, TextEncoder
+
+CHARACTERS_PER_TOKEN: Final = 4
+MAX_TOKENS: Final = 512
+"""Tokens that a model takes whose spec does not say so."""
+COST_OF_TEXT: Final = 8
+CHARACTERS_PER_UNIT: Final = 1_024
+"""Characters of a text that is cut that take as long as one token that a model gets."""
+COST_OF_IMAGE: Final = 64
+PIXELS_PER_UNIT: Final = 10_000
+"""Pixels that take as long to decode and to resize as one unit of cost."""
+UNKNOWN_PIXELS: Final = 16_000_000
+"""Pixels of an image whose header does not tell them."""
+MAX_JOB_COST: Final = 8_192
+"""Cost of a job of several inputs: 31 texts of 256 tokens, or 6 images of 12 megapixels."""
+
+
+def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
+    """About how much work an input is.
+
+    A text costs as many units as it has tokens of those that the model takes, and a few more. An
+    image costs the same for the model whatever its size, since it is resized, and more the longer
+    it takes to decode.
+    """
+    if isinstance(item, str):
+        max_tokens = encoder.max_length if isinstance(encoder, TextEncoder) else None
+        tokens = min(max_tokens or MAX_TOKENS, len(item) // CHARACTERS_PER_TOKEN)
+        return COST_OF_TEXT + tokens + len(item) // CHARACTERS_PER_UNIT
+    pixels = image_pixels(item) or UNKNOWN_PIXELS
+    return COST_OF_IMAGE + pixels // PIXELS_PER_UNIT
+
+
+def split_by_cost(
+    items: Sequence[Item], encoder: EncoderSpec | None, max_items: int
+) -> Iterator[tuple[Sequence[Item], int]]:
+    """Inputs in order, in parts for one job each, with the costs of these.
+
+    Args:
+        items: The inputs.
+        encoder: The encoder.
+        max_items: Maximum number of inputs of a job.
+
+    Yields:
+        Parts of at most so many inputs and of a cost of at most `MAX_JOB_COST`, or one input.
+    """
+    start, cost = 0, 0
+    for i, item in enumerate(items):
+        added = item_cost(item, encoder)
+        if i > start and (i - start == max_items or cost + added > MAX_JOB_COST):
+            yield items[start:i], cost
+            start, cost = i, 0
+        cost += added
+    if start < len(items):
+        yield items[start:], cost
