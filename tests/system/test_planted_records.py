@@ -49,6 +49,10 @@ def test_planted_records_stop_nothing_else(service: ServiceProcess, pair: Pair) 
             assert (response.status_code, response.json()["code"]) == (409, "incompatible-format")
             assert "format 99 of a later release" in response.json()["detail"]
             assert http.get(f"/{plural}/typed").status_code == 409
+            for name in ("garbage", "pending", "typed"):
+                assert http.delete(f"/{plural}/{name}").status_code == 204
+                assert http.get(f"/{plural}/{name}").status_code == 404
+            assert set(http.get(f"/{plural}").json()["unreadable"]) == {"later", r"\xff\xfe"}
         server.zadd("stitchwork:drafts", {b"\xff": 1, "nonsense": 1, "other:x": 1})
         metrics = http.get("/metrics")
         assert metrics.status_code == 200

@@ -1,5 +1,6 @@
 """Background tasks go on after errors and show when they stall; fits yield to requests."""
 
+import asyncio
 import logging
 import os
 import sys
@@ -13,7 +14,15 @@ from threadpoolctl import (  # type: ignore[import-untyped]
     threadpool_limits,
 )
 
-from stitchwork.background import NICENESS, PeriodicTask, lower_priority, single_blas_thread
+from stitchwork.background import (
+    NICENESS,
+    AsyncPeriodicTask,
+    PeriodicTask,
+    Watchdog,
+    lower_priority,
+    single_blas_thread,
+    stalled,
+)
 from tests.support.waiting import wait_until
 
 
@@ -82,3 +91,63 @@ def test_threads_of_fits_have_a_low_priority() -> None:
     with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
         assert pool.submit(priority).result() == max(NICENESS, before)
     assert priority() == before, "other threads keep theirs"
+
+
+def test_task_of_an_event_loop_goes_on_after_an_error_and_shows_when_it_hangs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        calls = 0
+        again, release = asyncio.Event(), asyncio.Event()
+
+        async def fail_first() -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 1:
+                raise ValueError("of the first call")
+            again.set()
+
+        failing = AsyncPeriodicTask("probe", fail_first, 0.01)
+        hanging = AsyncPeriodicTask("hanging", release.wait, 0.01, stalled_seconds=0.1)
+        assert not hanging.is_stalled, "it was not started"
+        for task in (failing, hanging):
+            task.start()
+        async with asyncio.timeout(60):
+            await again.wait()
+            while not hanging.is_stalled:  # noqa: ASYNC110 state of others
+                await asyncio.sleep(0.01)
+            assert stalled([failing, hanging]) == ["hanging"]
+            release.set()
+            while hanging.is_stalled:  # noqa: ASYNC110 state of others
+                await asyncio.sleep(0.01)
+        for task in (failing, hanging):
+            await task.stop()
+            assert not task.is_stalled
+
+    with caplog.at_level(logging.ERROR):
+        asyncio.run(scenario())
+    assert [record.message for record in caplog.records] == ["background task failed"]
+
+
+def test_watchdog_calls_once_a_task_was_stalled_for_some_time() -> None:
+    release = threading.Event()
+    hanging = PeriodicTask("hanging", release.wait, 0.01, stalled_seconds=0.05)
+    ends: list[str] = []
+    patient = Watchdog([hanging], lambda: ends.append("patient"), seconds=3600)
+    watchdog = Watchdog([hanging], lambda: ends.append("ended"), seconds=0.01)
+    watchdog.check()
+    hanging.start()
+
+    def check() -> bool:
+        patient.check()
+        watchdog.check()
+        return bool(ends)
+
+    wait_until("it is called", check)
+    assert ends == ["ended"]
+    release.set()
+    wait_until("it makes progress", lambda: not hanging.is_stalled)
+    watchdog.check()
+    watchdog.check()
+    assert ends == ["ended"]
+    hanging.stop()

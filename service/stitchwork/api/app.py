@@ -30,7 +30,6 @@ from stitchwork.api.routes import (
     stitch,
     translate,
 )
-from stitchwork.telemetry.metric_buffer import MetricBuffer
 
 DESCRIPTION: Final = """
 Register encoders and classifier heads with their anchors, then let any encoder feed any head.
@@ -40,16 +39,6 @@ known only by its own anchors.
 """
 MAX_THREADS: Final = 64
 """Threads of the event loop's default executor, for blocking calls to servers."""
-
-
-FLUSH_SECONDS: Final = 0.25
-"""Time for which metrics are collected before they are added up; a scrape does not wait for it."""
-
-
-async def _flush(buffer: MetricBuffer) -> None:
-    while True:
-        await asyncio.sleep(FLUSH_SECONDS)
-        buffer.flush()
 
 
 def create_app(state: AppState) -> FastAPI:
@@ -66,10 +55,8 @@ def create_app(state: AppState) -> FastAPI:
         state.space_checks.start()
         state.registry.lease_keeper.start()
         state.telemetry.metrics.buffer.start()
-        flushes = asyncio.create_task(_flush(state.telemetry.metrics.buffer))
         yield
-        flushes.cancel()
-        state.telemetry.metrics.buffer.stop()
+        await state.telemetry.metrics.buffer.stop()
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
         state.space_checks.stop()

@@ -15,7 +15,7 @@ from stitchwork.api.message_state import message_state, request_headers
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
-from stitchwork.background import PeriodicTask
+from stitchwork.background import BackgroundTask
 from stitchwork.errors import ClientDisconnectedError, InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
@@ -78,9 +78,15 @@ class AppState:
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     @property
-    def background_tasks(self) -> Sequence[PeriodicTask]:
+    def background_tasks(self) -> Sequence[BackgroundTask]:
         """The tasks that this process depends on, which readiness shows."""
-        return (self.api_keys.task,)
+        return (
+            self.api_keys.task,
+            self.registry.lease_keeper.task,
+            self.space_checks.task,
+            self.telemetry.metrics.buffer.task,
+            *self.producer.tasks,
+        )
 
 
 def app_state(request: Request) -> AppState:

@@ -33,9 +33,10 @@ from stitchwork.registry.entries import Entry, Outcome
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import (
     EncoderSpec,
+    ImageEncoder,
     Registration,
-    TransformersSpec,
     check_hub_model,
+    check_timm_model,
     is_local_path,
 )
 
@@ -100,8 +101,8 @@ def put_response(
 def check_model_allowed(state: AppState, encoder: EncoderSpec | None, pointer: str) -> None:
     """Refuse a model at once that every worker with the same settings would refuse to load.
 
-    Which hub model an image encoder needs, and whether a local file may be read, only the workers
-    know.
+    Which hub model exactly a timm model needs, and whether a local file may be read, only the
+    workers know.
 
     Args:
         state: The state of the API.
@@ -111,7 +112,9 @@ def check_model_allowed(state: AppState, encoder: EncoderSpec | None, pointer: s
     Raises:
         InvalidInputError: If `hub_models` does not allow it.
     """
-    if isinstance(encoder, TransformersSpec) and not is_local_path(encoder.model):
+    if isinstance(encoder, ImageEncoder):
+        check_timm_model(encoder, state.hub_models, f"{pointer}/model")
+    elif encoder is not None and not is_local_path(encoder.model):
         check_hub_model(encoder.model, state.hub_models, f"{pointer}/model")
 
 

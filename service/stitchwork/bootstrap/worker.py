@@ -140,7 +140,7 @@ def make_worker(settings: Settings) -> "Worker":
         items_per_batch=items_per_batch,
         telemetry=telemetry,
     )
-    return Worker(consumer, heartbeat, registrations, runner, telemetry)
+    return Worker(consumer, heartbeat, registrations, runner, telemetry, exit_hung)
 
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from stitchwork.background import PeriodicTask
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import scripts
 from stitchwork.queue.keys import SHARD
@@ -29,6 +30,9 @@ class Leases:
         lease: Seconds after which a job whose lease is not renewed goes to another worker.
         hang: Seconds without progress after which the work counts as hanging.
         on_hang: Called, from the thread, once the work hangs and its jobs are released.
+
+    Attributes:
+        task: Its background task.
     """
 
     def __init__(
@@ -48,17 +52,15 @@ class Leases:
         self._lock = threading.Lock()
         self._entries: set[Entry] = set()
         self._due = float("inf")
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+        self.task = PeriodicTask("leases", self._run, min(lease, hang) / 4)
 
     def start(self) -> None:
         """Begin to renew."""
-        self._thread.start()
+        self.task.start()
 
     def stop(self) -> None:
         """Renew nothing more."""
-        self._stopping.set()
-        self._thread.join()
+        self.task.stop()
 
     def add(self, entry: Entry) -> None:
         """Renew the lease on an entry that was just delivered."""
@@ -88,23 +90,21 @@ class Leases:
         self._renew(entries, RELEASED_IDLE_MS)
 
     def _run(self) -> None:
-        while not self._stopping.wait(min(self._lease, self._hang) / 4):
-            with self._lock:
-                entries = set(self._entries)
-                hangs = bool(entries) and time.monotonic() > self._due
-            try:
-                if hangs:
-                    log.critical(
-                        "forward pass timed out", extra={"effect": "its jobs are released"}
-                    )
-                    self.release()
-                else:
-                    self._renew(entries, 0)
-            except UnavailableError as error:
-                extra = {"server": "queue", "reason": error.message}
-                log.warning("server unavailable", extra=extra)
+        """Renew all leases, or release them if the work hangs."""
+        with self._lock:
+            entries = set(self._entries)
+            hangs = bool(entries) and time.monotonic() > self._due
+        try:
             if hangs:
-                self._on_hang()
+                log.critical("forward pass timed out", extra={"effect": "its jobs are released"})
+                self.release()
+            else:
+                self._renew(entries, 0)
+        except UnavailableError as error:
+            extra = {"server": "queue", "reason": error.message}
+            log.warning("server unavailable", extra=extra)
+        if hangs:
+            self._on_hang()
 
     def _renew(self, entries: set[Entry], idle_ms: int) -> None:
         by_stream: dict[str, list[str]] = {}

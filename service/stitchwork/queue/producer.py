@@ -9,8 +9,9 @@ import logging
 import time
 from collections.abc import Sequence
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
+from stitchwork.background import AsyncPeriodicTask
 from stitchwork.errors import (
     CorruptDataError,
     ErrorCode,
@@ -65,6 +66,9 @@ class Producer:
         metrics: Counts cancelled jobs.
         full_seconds: Time in seconds for which a queue that was full counts as full without being
             read again, unless one of its jobs is done.
+
+    Attributes:
+        tasks: Its background tasks.
     """
 
     def __init__(
@@ -101,18 +105,21 @@ class Producer:
             on_full=self._record_full,
             metrics=metrics or Metrics(),
         )
-        self._tasks: list[asyncio.Future[Any]] = []
+        self.tasks = (
+            AsyncPeriodicTask("replies", self._read, 0.0),
+            AsyncPeriodicTask("queue-heartbeat", self._beat, HEARTBEAT_SECONDS),
+            AsyncPeriodicTask("upkeep", self._remove_expired, HEARTBEAT_SECONDS),
+        )
 
     async def start(self) -> None:
         """Begin to read replies and to send heartbeats."""
-        self._tasks = [asyncio.ensure_future(task) for task in (self._read(), self._beat())]
+        for task in self.tasks:
+            task.start()
 
     async def stop(self) -> None:
         """Stop reading; callers that still wait get an error."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        for task in self.tasks:
+            await task.stop()
         self._fail_all(QueueUnavailableError("the service is shutting down"))
         await self._admitter.settle()
         try:
@@ -269,29 +276,32 @@ class Producer:
             self._full[request.stream] = (time.monotonic() + self._full_seconds, error)
 
     async def _read(self) -> None:
-        """Deliver replies."""
+        """Wait for replies, and deliver them."""
         command = ("BLMPOP", READ_SECONDS, 1, SHARD.replies(self._name), "LEFT")
-        while True:
-            try:
-                # A batch is answered at once: all replies that have come are fetched together.
-                (popped,) = await self._blocking.send((*command, "COUNT", MAX_REPLIES))
-            except UnavailableError as error:
-                self._fail_all(QueueUnavailableError(f"the job was lost: {error.message}"))
-                _warn(error, "waiting callers get an error")
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            for data in popped[1] if popped else ():
-                self._deliver(data)
+        try:
+            # A batch is answered at once: all replies that have come are fetched together.
+            (popped,) = await self._blocking.send((*command, "COUNT", MAX_REPLIES))
+        except UnavailableError as error:
+            self._fail_all(QueueUnavailableError(f"the job was lost: {error.message}"))
+            _warn(error, "waiting callers get an error")
+            await asyncio.sleep(RETRY_SECONDS)
+            return
+        for data in popped[1] if popped else ():
+            self._deliver(data)
 
     async def _beat(self) -> None:
-        """Send heartbeats and list the workers; a server that refuses may still take jobs."""
-        while True:
-            try:
-                await self._refresh_workers()
-                await remove_expired(self._client)
-            except QueueUnavailableError as error:
-                _warn(error, "no heartbeat was sent")
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+        """Send a heartbeat and list the workers; a server that refuses may still take jobs."""
+        try:
+            await self._refresh_workers()
+        except QueueUnavailableError as error:
+            _warn(error, "no heartbeat was sent")
+
+    async def _remove_expired(self) -> None:
+        """Remove what dead processes left."""
+        try:
+            await remove_expired(self._client)
+        except QueueUnavailableError as error:
+            _warn(error, "what dead processes left is removed later")
 
     def _deliver(self, data: bytes) -> None:
         try:

@@ -1,13 +1,13 @@
 """Live workers: their heartbeats, and the statuses that they publish."""
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import ValidationError
 
+from stitchwork.background import PeriodicTask
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import upkeep_scripts
 from stitchwork.queue.keys import SHARD
@@ -90,6 +90,9 @@ class Heartbeat:
         server: The queue server.
         ttl: Seconds without a heartbeat after which a worker counts as dead.
         describe: Returns the current status.
+
+    Attributes:
+        task: Its background task.
     """
 
     def __init__(
@@ -99,13 +102,12 @@ class Heartbeat:
         self._ttl = ttl
         self._describe = describe
         self._loaded_elsewhere: frozenset[str] = frozenset()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self.task = PeriodicTask("heartbeat", self._beat, ttl / 4)
 
     def start(self) -> None:
         """Begin; the first heartbeat is sent before this returns, if the server is available."""
         self._beat()
-        self._thread.start()
+        self.task.start()
 
     def is_loaded_elsewhere(self, encoder: str) -> bool:
         """Whether another live worker had this encoder loaded at the last heartbeat."""
@@ -113,8 +115,7 @@ class Heartbeat:
 
     def stop(self) -> None:
         """End the heartbeats and remove the worker from the live ones."""
-        self._stopping.set()
-        self._thread.join()
+        self.task.stop()
         self.deregister()
 
     def deregister(self) -> None:
@@ -131,10 +132,6 @@ class Heartbeat:
                     "effect": "the entry of this worker is removed when it expires",
                 },
             )
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._ttl / 4):
-            self._beat()
 
     def _beat(self) -> None:
         status = self._describe()

@@ -1,9 +1,9 @@
 """The commands that change the state of one id, from the state before and the change."""
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
-from stitchwork.redis.client import PREFIX
+from stitchwork.redis.client import PREFIX, RedisClient
 from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, R, Write
 from stitchwork.registry.stored_records import dump_record
@@ -13,6 +13,9 @@ REGISTRATIONS: Final = PREFIX + "drafts"
 REPLACED_SECONDS: Final = 3600
 """How long a replaced version stays readable, and an upload waits for its commit: far longer than
 any request may take."""
+PARENT_KINDS: Final = {"space": "anchor-set", "head": "space"}
+"""The kind of what resources of a kind depend on."""
+BATCH: Final = 1000
 
 
 def changes(
@@ -52,6 +55,36 @@ def changes(
     else:
         commands.append(("ZREM", REGISTRATIONS, name))
     return commands
+
+
+def unreadable_removal(server: RedisClient, kind: str, id_: str) -> Iterator[Command]:
+    """Further commands that delete an id whose records cannot be read.
+
+    Only its records name its versions and what it depends on, so its keys are searched, and all
+    that it may depend on.
+
+    Args:
+        server: The registry server.
+        kind: Singular name, such as `space`.
+        id_: The id.
+    """
+    with server.session() as client:
+        keys: Any = client.scan_iter(match=f"{PREFIX}{kind}:{id_}:*", count=BATCH)
+        for key in keys:
+            if b":arrays:" in key:
+                yield ("EXPIRE", key, REPLACED_SECONDS)
+            else:
+                yield ("DEL", key)
+        parent_kind = PARENT_KINDS.get(kind)
+        ids: Any = client.zrange(PREFIX + parent_kind, 0, -1) if parent_kind else []
+    names = [f"{PREFIX}{parent_kind}:{raw.decode(errors='replace')}:dependents" for raw in ids]
+    for start in range(0, len(names), BATCH):
+        batch = names[start : start + BATCH]
+        reads = [("SISMEMBER", name, f"{kind}:{id_}") for name in batch]
+        replies = server.execute(*reads, allow_wrong_type=True)
+        for name, is_member in zip(batch, replies, strict=True):
+            if is_member == 1:
+                yield ("SREM", name, f"{kind}:{id_}")
 
 
 def uploads(key: str, write: Write[R]) -> dict[str, Arrays]:

@@ -66,6 +66,7 @@ class Entry(Generic[R]):
         dependents: How many resources depend on it.
         stored: The bytes of both; empty if there is none.
         error: Why one of them cannot be read.
+        has_wrong_type: Whether that is because a key holds another type than this service stores.
         notes: What the change that led to this state did beside it.
     """
 
@@ -76,6 +77,7 @@ class Entry(Generic[R]):
     stored: tuple[bytes, bytes] = (b"", b"")
     error: IncompatibleFormatError | None = None
     notes: Sequence[str] = ()
+    has_wrong_type: bool = False
 
     @property
     def version(self) -> str | None:

@@ -7,7 +7,9 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Final, Protocol
 
+from stitchwork.background import PeriodicTask
 from stitchwork.errors import RegistryUnavailableError
+from stitchwork.redis.subscription import Subscription
 from stitchwork.registry.change_log import (
     LEASE_SECONDS,
     RENEW_SECONDS,
@@ -119,6 +121,9 @@ class LeaseKeeper:
     Args:
         changes: The log of the registry.
         lease: The lease of this process.
+
+    Attributes:
+        task: Its background task.
     """
 
     def __init__(self, changes: ChangeLog, lease: ReadLease) -> None:
@@ -126,18 +131,21 @@ class LeaseKeeper:
         self._lease = lease
         self._process = uuid.uuid4().hex
         self._epoch_since = float("inf")
+        self._notices: Subscription | None = None
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="version-lease", daemon=True)
+        self.task = PeriodicTask("version-lease", self._run, 0.0)
         self._has_lapsed = False
 
     def start(self) -> None:
         """Begin to renew."""
-        self._thread.start()
+        self.task.start()
 
     def stop(self) -> None:
         """End the lease, so that writers need not wait for it."""
         self._stopping.set()
-        self._thread.join()
+        self.task.stop()
+        if self._notices is not None:
+            self._notices.close()
         self._lease.end()
         try:
             self._changes.release(self._process)
@@ -146,15 +154,15 @@ class LeaseKeeper:
             log.warning("version lease not released", extra=extra)
 
     def _run(self) -> None:
-        notices = self._changes.subscribe()
-        while not self._stopping.is_set():
-            try:
-                self._renew()
-                notices.wait(RENEW_SECONDS)
-            except RegistryUnavailableError as error:
-                self._report(error)
-                self._stopping.wait(RENEW_SECONDS)
-        notices.close()
+        """Renew, and wait until that is due again."""
+        if self._notices is None:
+            self._notices = self._changes.subscribe()
+        try:
+            self._renew()
+            self._notices.wait(RENEW_SECONDS)
+        except RegistryUnavailableError as error:
+            self._report(error)
+            self._stopping.wait(RENEW_SECONDS)
 
     def _renew(self) -> None:
         """Renew until a renewal has told the registry that all changes are applied."""

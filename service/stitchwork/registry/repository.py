@@ -31,7 +31,7 @@ from stitchwork.redis import chunked_arrays
 from stitchwork.redis.client import PREFIX, Check
 from stitchwork.redis.commands import Command
 from stitchwork.registry.change_log import ChangeLog, Position
-from stitchwork.registry.changes import REPLACED_SECONDS, changes, uploads
+from stitchwork.registry.changes import REPLACED_SECONDS, changes, unreadable_removal, uploads
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Page, R, Write
 from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.record_cache import RecordCache
@@ -271,14 +271,17 @@ class Repository(Generic[R]):
     def delete(self, id_: str, condition: Condition = ANY) -> None:
         """Delete an id; its arrays stay readable until work in progress has long ended.
 
+        What cannot be read is deleted with everything that is stored under its id.
+
         Raises:
             UnknownResourceError: If nothing is registered under it.
             ResourceInUseError: If something depends on it.
-            IncompatibleFormatError: If it cannot be read.
         """
         for _ in range(ATTEMPTS):
-            before: Entry[R] = self.get(id_)
-            condition.check(f"{self.kind} {id_}", before.tag)
+            before: Entry[R] = self.read(id_)[0]
+            if before.tag is None and before.error is None:
+                raise self._unknown(id_)
+            condition.check(f"{self.kind} {id_}", before.tag or "unreadable")
             if before.dependents:
                 names = ", ".join(self.dependents(id_)[:10])
                 raise ResourceInUseError(
@@ -286,8 +289,9 @@ class Repository(Generic[R]):
                 )
             removal: Write[R] = Write(Outcome.SAME)
             commands: list[Command] = [
-                *changes(self.kind, before, removal, self.server.now_ms),
                 ("DEL", self.key(id_)),
+                *(unreadable_removal(self.server, self.kind, id_) if before.error else ()),
+                *changes(self.kind, before, removal, self.server.now_ms),
                 ("ZREM", PREFIX + self.kind, id_),
             ]
             checks = self._unchanged_entry(before)
@@ -320,9 +324,14 @@ class Repository(Generic[R]):
             error = failure
             if self._cache.is_new_failure(id_, (data, pending)):
                 log.error("record unreadable", extra={"record": name, "reason": error.message})
-        return Entry(id_, record, registration, dependents, (data, pending), error)
+        return Entry(
+            *(id_, record, registration, dependents, (data, pending), error),
+            has_wrong_type=refusal is not None,
+        )
 
     def _unchanged_entry(self, entry: Entry[R]) -> list[Check]:
+        if entry.has_wrong_type:
+            return []
         return [
             self.unchanged(entry),
             Check(("HGET", self.key(entry.id), "draft"), entry.stored[1]),

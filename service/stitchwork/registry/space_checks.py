@@ -10,7 +10,7 @@ import threading
 from collections.abc import Container, Sequence
 from typing import Final
 
-from stitchwork.background import lower_priority, single_blas_thread
+from stitchwork.background import PeriodicTask, lower_priority, single_blas_thread
 from stitchwork.errors import NotReadyError, UnavailableError
 from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.redis.commands import Command
@@ -29,6 +29,8 @@ MAX_COMPARED: Final = 8
 """Other spaces that a new one is compared with."""
 POLL_SECONDS: Final = 10.0
 """How often workers look for checks that another process made due and did not make."""
+IDLE_SECONDS: Final = 10.0
+"""How often a thread that does not poll shows that it is alive."""
 RETRY_SECONDS: Final = 5.0
 
 
@@ -66,10 +68,23 @@ class SpaceChecks:
             RegistryUnavailableError: If the registry is unavailable.
         """
         count = 0
-        while (id_ := self._take()) is not None:
-            self._check(id_)
+        while self.run_next():
             count += 1
         return count
+
+    def run_next(self) -> bool:
+        """Check one space whose check is due and that no other process has taken.
+
+        Returns:
+            False if there was none.
+
+        Raises:
+            RegistryUnavailableError: If the registry is unavailable.
+        """
+        id_ = self._take()
+        if id_ is not None:
+            self._check(id_)
+        return id_ is not None
 
     def _take(self) -> str | None:
         """Take one space that is due."""
@@ -167,18 +182,28 @@ class SpaceCheckThread:
         checks: The checks.
         poll_seconds: Time after which it looks for checks that another process made due and did
             not make, such as one that was killed; None looks only when `wake` is called.
+
+    Attributes:
+        task: Its background task.
     """
 
     def __init__(self, checks: SpaceChecks, poll_seconds: float | None = None) -> None:
         self._checks = checks
         self._poll_seconds = poll_seconds
         self._due = threading.Event()
-        self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="space-checks", daemon=True)
+        self._stopping = threading.Event()
+        # A check that takes longer than its lease is made by another process.
+        self.task = PeriodicTask(
+            "space-checks",
+            self._run,
+            0.0,
+            stalled_seconds=LEASE_SECONDS,
+            initializer=lower_priority,
+        )
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.task.start()
 
     def wake(self) -> None:
         """A check is due."""
@@ -186,22 +211,21 @@ class SpaceCheckThread:
 
     def stop(self) -> None:
         """Take no further checks. One in progress is taken again by another process, later."""
-        self._stopping = True
+        self._stopping.set()
         self._due.set()
+        self.task.stop(0.0)
 
     def _run(self) -> None:
-        lower_priority()
-        seconds = self._poll_seconds
-        while not self._stopping:
-            self._due.wait(seconds)
-            self._due.clear()
-            if self._stopping:
-                return
-            try:
-                self._checks.run()
-                seconds = self._poll_seconds
-            except UnavailableError as error:
-                log.warning("server unavailable", extra={"reason": error.message})
-                seconds = RETRY_SECONDS
-            except Exception:
-                log.exception("space check failed")
+        """Wait until a check may be due, and make one."""
+        is_due = self._due.wait(self._poll_seconds or IDLE_SECONDS)
+        self._due.clear()
+        if self._stopping.is_set() or not (is_due or self._poll_seconds):
+            return
+        try:
+            may_be_more = self._checks.run_next()
+        except UnavailableError as error:
+            log.warning("server unavailable", extra={"reason": error.message})
+            self._stopping.wait(RETRY_SECONDS)
+            may_be_more = True
+        if may_be_more:
+            self._due.set()

@@ -30,6 +30,7 @@ from stitchwork.resources.encoder_specs import (
     VisionEncoder,
     VisionPooling,
     check_hub_model,
+    check_timm_model,
     is_local_path,
 )
 from stitchwork.resources.heads import (
@@ -76,6 +77,7 @@ __all__ = [
     "VisionEncoder",
     "VisionPooling",
     "check_hub_model",
+    "check_timm_model",
     "digest",
     "encoder_key",
     "files_version",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, Strict
 
@@ -213,6 +213,35 @@ def is_local_path(model: str) -> bool:
     """Whether a text model's name has the form of a path, and not of an id of the hub."""
     is_path = model.startswith(("/", ".", "~")) or "\\" in model or ".." in model
     return is_path or model.count("/") > 1
+
+
+TIMM_OWNERS: Final = (
+    *("timm", "apple", "belfner", "jienengchen", "microsoft", "munehiro-k", "naver-ai"),
+)
+"""Owners of the hub's models that timm loads weights from."""
+
+
+def check_timm_model(encoder: ImageEncoder, patterns: Sequence[str], pointer: str) -> None:
+    """Refuse a timm model whose weights no worker would load from a hub.
+
+    Only timm knows which model of the hub has its weights. Without it, a model is refused if no
+    pattern allows any model of an owner that timm loads from.
+
+    Raises:
+        InvalidInputError: If `model` is the address of a model instead of a name that timm has, or
+            `hub_models` allows none that timm could load.
+    """
+    name = encoder.model
+    if ":" in name or "/" in name:
+        raise InvalidInputError(
+            f"expected the name of a model in timm, such as resnet18.a1_in1k, got {name}; timm's "
+            "own weights come from the hub, others from a local file that `weights` names",
+            pointer=pointer,
+        )
+    owners = [pattern.partition("/")[0] for pattern in patterns]
+    allowed = any(fnmatchcase(known, owner) for owner in owners for known in TIMM_OWNERS)
+    if encoder.weights is None and not allowed:
+        check_hub_model(f"timm/{name}", patterns, pointer)
 
 
 def check_hub_model(model: str, patterns: Sequence[str], pointer: str | None = None) -> None:

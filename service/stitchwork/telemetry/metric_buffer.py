@@ -11,6 +11,10 @@ from typing import Any, Final, Protocol
 
 from numpy.typing import ArrayLike
 
+from stitchwork.background import AsyncPeriodicTask
+
+FLUSH_SECONDS: Final = 0.25
+"""Time for which metrics are collected before they are added up; a scrape does not wait for it."""
 MAX_ENTRIES: Final = 10_000
 """Entries that are added up at once, even if nobody flushes them."""
 
@@ -37,20 +41,27 @@ class MetricBuffer:
 
     Attributes:
         is_collecting: Whether what is added is collected; otherwise it is not added here.
+        task: Its background task.
     """
 
     def __init__(self) -> None:
         # Of which appending and popping are atomic, so that no thread needs a lock.
         self._entries: deque[tuple[Callable[[Any], None], float]] = deque()
         self.is_collecting = False
+        self.task = AsyncPeriodicTask("metrics", self._flush, FLUSH_SECONDS)
 
     def start(self) -> None:
-        """Begin to collect; somebody must call `flush`."""
+        """Begin to collect, on the event loop of this thread."""
         self.is_collecting = True
+        self.task.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Collect no more."""
         self.is_collecting = False
+        await self.task.stop()
+        self.flush()
+
+    async def _flush(self) -> None:
         self.flush()
 
     def add(self, entry: Callable[[Any], None], value: float) -> None:

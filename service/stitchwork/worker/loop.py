@@ -2,8 +2,10 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Final
 
+from stitchwork.background import Watchdog
 from stitchwork.errors import (
     JobFailedError,
     RegistryUnavailableError,
@@ -34,6 +36,8 @@ class Worker:
         registrations: Advances pending registrations.
         runner: Runs batches of inference jobs.
         telemetry: Closed when the worker stops.
+        on_stall: Called when a background task makes no progress; it ends the process, for a
+            supervisor to restart.
     """
 
     def __init__(
@@ -43,12 +47,15 @@ class Worker:
         registrations: RegistrationRunner,
         runner: BatchRunner,
         telemetry: Telemetry,
+        on_stall: Callable[[], None],
     ) -> None:
         self._consumer = consumer
         self._heartbeat = heartbeat
         self._registrations = registrations
         self._runner = runner
         self._telemetry = telemetry
+        tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
+        self._watchdog = Watchdog(tasks, on_stall)
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -59,6 +66,7 @@ class Worker:
         log.info("worker started", extra={"worker": self._consumer.name})
         try:
             while not self._stopping.is_set():
+                self._watchdog.check()
                 try:
                     batch = self._consumer.take()
                 except UnavailableError as error:

@@ -8,13 +8,18 @@ such as fitting a head, have a stream and a thread of their own.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
 import numpy as np
 from cachetools import LRUCache
 
-from stitchwork.background import lower_priority, single_blas_thread
+from stitchwork.background import (
+    BackgroundTask,
+    PeriodicTask,
+    lower_priority,
+    single_blas_thread,
+)
 from stitchwork.errors import (
     ConflictError,
     ErrorCode,
@@ -98,20 +103,31 @@ class RegistrationRunner:
         self._chunk_items = chunk_items
         self._inputs: LRUCache[tuple[str, str], Arrays] = LRUCache(CACHED_INPUTS)
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="registrations", daemon=True)
+        self._task = PeriodicTask(
+            "registrations",
+            self._run,
+            0.0,
+            stalled_seconds=FIT_SECONDS,
+            initializer=lower_priority,
+        )
         self._last_scan = 0.0
+
+    @property
+    def tasks(self) -> Sequence[BackgroundTask]:
+        """The background tasks that registrations depend on."""
+        return (self._task, self._consumer.leases.task, self._space_checks.task)
 
     def start(self) -> None:
         """Start to take jobs that need no encoder."""
         self._consumer.start()
-        self._thread.start()
+        self._task.start()
         self._space_checks.start()
 
     def stop(self) -> None:
         """Take no more jobs; a fit that does not end in time is left to another worker."""
         self._stopping.set()
         self._space_checks.stop()
-        self._thread.join(STOP_SECONDS)
+        self._task.stop(STOP_SECONDS)
         self._consumer.stop()
 
     def advance(self, job: Job, progress: Callable[[], None] = lambda: None) -> None:
@@ -175,16 +191,15 @@ class RegistrationRunner:
         return True
 
     def _run(self) -> None:
-        lower_priority()
-        while not self._stopping.is_set():
-            try:
-                self._enqueue_stalled()
-                for delivery in self._consumer.take():
-                    self.advance(delivery.job)
-                    self._consumer.answer(delivery, None)
-            except UnavailableError as error:
-                log.warning("server unavailable", extra={"reason": error.message})
-                self._stopping.wait(RETRY_SECONDS)
+        """Take and run the next jobs."""
+        try:
+            self._enqueue_stalled()
+            for delivery in self._consumer.take():
+                self.advance(delivery.job)
+                self._consumer.answer(delivery, None)
+        except UnavailableError as error:
+            log.warning("server unavailable", extra={"reason": error.message})
+            self._stopping.wait(RETRY_SECONDS)
 
     def _enqueue_stalled(self) -> None:
         """Enqueue registrations whose jobs were lost: registrations are durable, jobs are not."""

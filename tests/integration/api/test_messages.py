@@ -173,6 +173,11 @@ def test_hub_model_that_is_not_allowed_is_refused_at_once(
         assert response.json()["code"] == "model-not-allowed"
     response = http.put("/heads/foreign", json={"space": "y", "classifier": encoder})
     check(response, 422, "/classifier/model", "hub_models")
+    images = {"kind": "timm", "model": "hf-hub:somebody/anything"}
+    for path, field in (("/spaces/foreign", "encoder"), ("/heads/foreign", "classifier")):
+        body = {"anchor_set": "S"} if field == "encoder" else {"space": "y"}
+        response = http.put(path, json={**body, field: images})
+        check(response, 422, f"/{field}/model", "expected the name of a model in timm")
     for path in ("/spaces/foreign", "/heads/foreign"):
         assert http.get(path).status_code == 404
     assert http.delete("/anchor-sets/foreign-words").status_code == 204

@@ -100,6 +100,17 @@ def test_documented_rights_suffice_for_api_worker_and_commands(
                 ok(client.get(path, params={"anchor_set": "set"} if "comp" in path else {}))
             assert 'stitchwork_redis_up{server="registry"} 1.0' in client.get("/metrics").text
             assert client.delete("/heads/many").status_code == 204
+            with redis.Redis.from_url(registry.url) as admin:
+                admin.hset("stitchwork:head:later", "record", b'{"format":99}')
+                admin.zadd("stitchwork:head", {"later": 0})
+            assert client.delete("/heads/later").status_code == 204
+            tasks = client.get("/health/ready").json()
+            assert tasks["stalled"] == []
+            names = {task.name for task in state.background_tasks if task.is_started}
+            assert names == {
+                *("keys", "version-lease", "space-checks", "metrics"),
+                *("replies", "queue-heartbeat", "upkeep"),
+            }
             state.registry.keys.add(api_keys.new("one", [Scope.READ])[1])
             write_backup(state.registry.server, tmp_path / "b")
             restore_backup(state.registry.changes, tmp_path / "b", replace=True)

@@ -1,16 +1,25 @@
 """Records of earlier releases are read; those of later releases are refused and set aside."""
 
+from typing import Any
+
 import orjson
 import pytest
 
-from stitchwork.errors import IncompatibleFormatError
+from stitchwork.errors import (
+    IncompatibleFormatError,
+    ResourceInUseError,
+    UnknownResourceError,
+    VersionMismatchError,
+)
 from stitchwork.geometry.calibration import Calibration
 from stitchwork.geometry.classifier import mlp
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.api_keys import ApiKeyRepository
+from stitchwork.registry.changes import REPLACED_SECONDS
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.entries import Condition
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.stored_records import FORMAT, dump_record, load_record
@@ -62,12 +71,58 @@ def test_unreadable_record_is_refused_by_its_id(
 ) -> None:
     declare(registry, pair, "x")
     overwrite(registry, "space:x", data)
-    for use in (registry.spaces.get, registry.spaces.ready, registry.spaces.delete):
+    for use in (registry.spaces.get, registry.spaces.ready):
         with pytest.raises(IncompatibleFormatError, match=message):
             use("x")
     with pytest.raises(IncompatibleFormatError, match=message):
         declare(registry, pair, "x")
     assert registry.server.redis.hget("stitchwork:space:x", "record") == data, "it is as it was"
+
+
+def _record_keys(registry: Registry) -> set[bytes]:
+    keys = registry.server.redis.scan_iter()
+    return {key for key in keys if b":arrays:" not in key and b"versions" not in key}
+
+
+@pytest.mark.parametrize("data", [LATER, MALFORMED, None])
+def test_unreadable_record_is_deleted_with_all_that_is_stored_under_its_id(
+    registry: Registry, pair: Pair, data: bytes | None
+) -> None:
+    server: Any = registry.server.redis
+    declare(registry, pair, "y")
+    before = _record_keys(registry)
+    space = declare(registry, pair, "x")
+    if data is None:
+        server.delete("stitchwork:space:x")
+        server.set("stitchwork:space:x", "not a hash")
+        server.set("stitchwork:space:x:dependents", "not a set")
+    else:
+        overwrite(registry, "space:x", data)
+    server.zadd("stitchwork:drafts", {"space:x": 1})
+    with pytest.raises(VersionMismatchError, match="space x: version v was expected, version unr"):
+        registry.spaces.delete("x", Condition(frozenset(["v"])))
+    registry.spaces.delete("x", Condition(frozenset(["*"])))
+    with pytest.raises(UnknownResourceError):
+        registry.spaces.delete("x")
+    assert registry.anchor_sets.dependents("S") == ["space:y"]
+    assert registry.spaces.page(10).unreadable == []
+    assert 0 < server.ttl(f"stitchwork:space:x:arrays:{space.version}") <= REPLACED_SECONDS
+    server.zrem("stitchwork:checks", "x")
+    assert _record_keys(registry) == before
+    registry.anchor_sets.get("S")
+    declare(registry, pair, "x")
+
+
+def test_unreadable_space_with_a_head_is_not_deleted(registry: Registry, pair: Pair) -> None:
+    declare(registry, pair, "x")
+    weights = mlp(((pair.x_anchors[:2], pair.x_anchors[:2, 0]),))
+    registry.declare_head("h", "x", define_head(weights, ["a", "b"]))
+    overwrite(registry, "space:x", LATER)
+    with pytest.raises(ResourceInUseError, match="needed by 1 others: head:h"):
+        registry.spaces.delete("x")
+    overwrite(registry, "head:h", LATER)
+    registry.heads.delete("h")
+    registry.spaces.delete("x")
 
 
 def test_unreadable_record_is_left_out_of_pages_and_named(registry: Registry, pair: Pair) -> None:

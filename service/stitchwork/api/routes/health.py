@@ -5,6 +5,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from stitchwork import background
 from stitchwork.api import access
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, StateDep
@@ -91,7 +92,7 @@ def _may_know(state: AppState, token: str) -> bool:
 
 def _readiness(state: AppState) -> ReadyResponse:
     draining = state.draining.is_set()
-    stalled = [task.name for task in state.background_tasks if task.is_stalled]
+    stalled = background.stalled(state.background_tasks)
     try:
         registry = state.registry.server.ping()
     except UnavailableError:
