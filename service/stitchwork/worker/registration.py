@@ -103,13 +103,8 @@ class RegistrationRunner:
         self._chunk_items = chunk_items
         self._inputs: LRUCache[tuple[str, str], Arrays] = LRUCache(CACHED_INPUTS)
         self._stopping = threading.Event()
-        self._task = PeriodicTask(
-            "registrations",
-            self._run,
-            0.0,
-            stalled_seconds=FIT_SECONDS,
-            initializer=lower_priority,
-        )
+        limits: Any = {"stalled_seconds": FIT_SECONDS, "initializer": lower_priority}
+        self._task = PeriodicTask("registrations", self._run, 0.0, **limits)
         self._last_scan = 0.0
 
     @property
