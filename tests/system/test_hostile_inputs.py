@@ -291,7 +291,7 @@ PATHS = [
     "/spaces/{1}x",
     "/spaces/{0}",
     "/spaces/{0}/anchors?target={1}",
-    "/spaces/{0}/anchors/next",
+    "/anchors/choose?space={0}",
     "/heads",
     "/heads/{1}x",
     "/translate",

@@ -53,7 +53,7 @@ RULES: Final = (
     _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
-    _rule("POST", r"/spaces/[^/]+/anchors/next", READ),
+    _rule("POST", r"/anchors/choose", READ),
     _rule("GET", r".*", READ),
     _rule("", r".*", ADMIN),
 )

@@ -58,6 +58,9 @@ CLIENT_COMMANDS: Final = {
     "stitch": LazyCommand(
         "inference:stitch", "Classify texts or images with one encoder and another's head."
     ),
+    "choose-anchors": LazyCommand(
+        "choose_anchors:choose_anchors", "Choose anchors from a pool of embeddings."
+    ),
     "compatibility": LazyCommand("inference:compatibility", "Compare the spaces of an anchor set."),
     "export": LazyCommand(
         "inference:export", "Save a translation as a file that needs no service."

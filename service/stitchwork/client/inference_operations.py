@@ -224,15 +224,24 @@ class InferenceOperations:
         return (yield from send_json("GET", url_path("spaces", space, "anchors"), query=query))
 
     @Operation
-    def next_anchors(
-        self, space: str, pool: RowSource, count: int = 10
-    ) -> Flow[list[dict[str, Any]]]:
-        """Choose rows of a pool (n, d) of a space as its next anchors, with the gain of each."""
-        path = url_path("spaces", space, "anchors", "next")
-        rows = all_rows(pool)
-        report = yield from send_arrays("POST", path, {"count": count}, {"embeddings": rows})
-        steps: list[dict[str, Any]] = report["next"]
-        return steps
+    def choose_anchors(
+        self, pool: RowSource, count: int, space: str | None = None
+    ) -> Flow[list[int]]:
+        """Choose the rows of a pool that represent it best as anchors; no labels are needed.
+
+        Args:
+            pool: (n, d) embeddings of one encoder.
+            count: Largest number of rows to choose.
+            space: A space of the same encoder, whose anchors count as chosen.
+
+        Returns:
+            Indices of the rows, in order: fewer of them are the beginning.
+        """
+        fields = {"count": count} | ({} if space is None else {"space": space})
+        report = yield from send_arrays(
+            "POST", url_path("anchors", "choose"), fields, {"embeddings": all_rows(pool)}
+        )
+        return [step["index"] for step in report["chosen"]]
 
     @Operation
     def evaluate_head(

@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from stitchwork.evaluation.experiments.choosing import RANDOM
+from stitchwork.evaluation.experiments.measures import Z95
 from stitchwork.evaluation.experiments.probes import KINDS
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import ALPHA, format_interval, format_number, table
@@ -75,6 +78,38 @@ def whitening(data: Record) -> str:
         else "no labels"
     )
     return f"One draw of each number of anchors; native: {listed}.\n\n" + table(titles, rows)
+
+
+def choosing(data: Record) -> str:
+    """Each choice of anchors: its mean, and its gain over random draws of the same pools."""
+    result = data["experiments"]["choosing"]
+    records = result["records"]
+    measures = [m for m in (*KINDS, "recall1", "overlap10") if m in records[0]]
+    rows: list[Sequence[Any]] = []
+    for k in sorted({r["k"] for r in records}):
+        random = select(records, k=k, choice=RANDOM)
+        for choice in dict.fromkeys(r["choice"] for r in records):
+            line: list[Any] = [k, choice]
+            for measure in measures:
+                chosen = values(select(records, k=k, choice=choice), measure)
+                line.append(format_number(float(np.mean(chosen))))
+                if choice != RANDOM:
+                    gain = paired_mean(np.subtract(chosen, values(random, measure)))
+                    line[-1] += f" ({gain})"
+            rows.append(line)
+    labels = {"linear": "linear", "mlp": "MLP", "recall1": "recall@1", "overlap10": "overlap@10"}
+    draws = len({r["draw"] for r in records})
+    return (
+        f"Anchors are chosen from a pool of {result['pool']:,} training rows in "
+        f"{result['reference']}, without labels; {draws} pools. In brackets the difference from "
+        "a random draw of the same pool, with its 95% interval over pools and pairs.\n\n"
+    ) + table(["k", "choice", *(labels[m] for m in measures)], rows)
+
+
+def paired_mean(differences: NDArray[Any]) -> str:
+    """The mean of differences and half the width of its 95% interval, as text."""
+    half = Z95 * float(differences.std(ddof=1)) / len(differences) ** 0.5
+    return f"{differences.mean():+.3f} ± {half:.3f}"
 
 
 def misaligned(data: Record) -> str:

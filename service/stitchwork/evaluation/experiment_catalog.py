@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from stitchwork.client import Stitchwork
+from stitchwork.evaluation.experiments.choosing import choosing
 from stitchwork.evaluation.experiments.confidence import confidence
 from stitchwork.evaluation.experiments.inversion import inversion
 from stitchwork.evaluation.experiments.methods import PeerFunction
@@ -89,6 +90,9 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     ),
     "whitening": Experiment(
         lambda c: whitening(c.study, progress=c.progress), "exp against b", opt_in=True
+    ),
+    "choosing": Experiment(
+        lambda c: choosing(c.study, progress=c.progress), "which anchors are taken", opt_in=True
     ),
     "misaligned": Experiment(
         lambda c: misaligned(c.study.embedded, SWAP_SEEDS),

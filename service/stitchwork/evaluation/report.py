@@ -30,6 +30,7 @@ SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
     ("inversion", "Inversion", analysis_sections.inversion),
     ("sensitivity", "Sensitivity of irp to δ and ω", analysis_sections.sensitivity),
     ("whitening", "Sensitivity of exp to b", analysis_sections.whitening),
+    ("choosing", "Choosing anchors", analysis_sections.choosing),
     ("misaligned", "Swapped anchors", analysis_sections.misaligned),
     ("prediction", "Predictors of accuracy", analysis_sections.prediction),
     ("confidence", "Confidence", analysis_sections.confidence),

@@ -97,33 +97,41 @@ def test_anchor_set_with_repeated_items_warns(http: httpx.Client) -> None:
     assert http.put("/anchor-sets/AU", json=other).json()["warnings"] == []
 
 
-def test_next_anchors_are_far_from_all_anchors(http: httpx.Client, swapped: Pair) -> None:
-    far = swapped.x_anchors.mean(axis=0) - (swapped.x_anchors[0] - swapped.x_anchors.mean(axis=0))
+def test_rows_are_chosen_from_a_pool_with_and_without_a_space(
+    http: httpx.Client, swapped: Pair
+) -> None:
+    mean = swapped.x_anchors.mean(axis=0)
+    far = mean - (swapped.x_anchors[0] - mean)
     pool = np.vstack([swapped.x_anchors[:5], far]).astype(np.float32)
-    query = {"count": "3"}
     response = http.post(
-        "/spaces/ax/anchors/next",
-        params=query,
+        "/anchors/choose",
+        params={"count": "3", "space": "ax"},
         content=save({"embeddings": pool}),
         headers={"Content-Type": "application/vnd.safetensors"},
     )
     assert response.status_code == 200, response.text
     result = response.json()
-    assert [step["index"] for step in result["next"]] == [5]
-    assert result["next"][0]["distance"] > 0.01
-    assert (result["space"]["id"], result["anchors"], result["used"]) == ("ax", 200, 200)
-    plain = http.post("/spaces/ax/anchors/next", json={"count": 3, "embeddings": pool.tolist()})
-    assert plain.json()["next"] == result["next"]
+    assert [step["index"] for step in result["chosen"]] == [5]
+    assert result["chosen"][0]["distance"] > 0.01
+    assert (result["space"]["id"], result["pool"]) == ("ax", 6)
+    assert response.headers["stitchwork-space"].startswith("ax@")
+    body = {"count": 3, "space": "ax", "embeddings": pool.tolist()}
+    plain = http.post("/anchors/choose", json=body)
+    assert plain.json()["chosen"] == result["chosen"]
+    alone = http.post("/anchors/choose", json={"count": 6, "embeddings": pool.tolist()}).json()
+    assert alone["space"] is None
+    assert sorted(step["index"] for step in alone["chosen"]) == [0, 1, 2, 3, 4, 5]
+    assert alone["chosen"][0]["distance"] == 2
 
 
 def test_client_returns_the_same_report(http: httpx.Client, url: str, swapped: Pair) -> None:
     with Stitchwork(url) as client:
         assert client.anchor_report("ax", "az") == report(http, "ax", target="az")
         assert client.anchor_report("ax", "az", "ridge")["bridge"] == "ridge"
-        steps = client.next_anchors("ax", swapped.x, count=4)
-    distances = [step["distance"] for step in steps]
-    assert len(distances) == 4
-    assert distances == sorted(distances, reverse=True)
+        chosen = client.choose_anchors(swapped.x, 4, "ax")
+        assert client.choose_anchors(swapped.x, 2, "ax") == chosen[:2]
+        assert client.choose_anchors(swapped.x, 4) != chosen
+    assert len(set(chosen)) == 4
 
 
 def test_invalid_requests_return_errors(http: httpx.Client, swapped: Pair, spaces: Pair) -> None:
@@ -136,8 +144,11 @@ def test_invalid_requests_return_errors(http: httpx.Client, swapped: Pair, space
     check(http.get("/spaces/ax/anchors", params={"bridge": "rope"}), 422)
     none = http.get("/spaces/ax/anchors", params={"target": "ay", "bridge": "none"})
     check(none, 422, detail="wide")
-    path = "/spaces/ax/anchors/next"
-    check(http.post(path, json={"embeddings": [[1.0, 2.0]]}), 422, "/embeddings", "24 numbers")
+    path = "/anchors/choose"
+    narrow = {"count": 1, "space": "ax", "embeddings": [[1.0, 2.0]]}
+    check(http.post(path, json=narrow), 422, "/embeddings", "24 numbers")
     check(http.post(path, json={"count": 0, "embeddings": [[0.5] * 24]}), 422, "/count")
+    check(http.post(path, json={"embeddings": [[0.5] * 24]}), 422, "/count")
     check(http.post(path, json={"count": 2}), 422, "/embeddings")
-    check(http.post("/spaces/nobody/anchors/next", json={"embeddings": [[1.0]]}), 404)
+    nobody = {"count": 1, "space": "nobody", "embeddings": [[1.0]]}
+    check(http.post(path, json=nobody), 404)

@@ -149,7 +149,7 @@ def test_json_takes_no_scale_and_other_routes_take_no_int8(
     response = http.post("/translate", json=body)
     assert response.status_code == 422
     assert "expected int8 rows with a scale, as safetensors or .npy" in response.json()["detail"]
-    path = "/spaces/x/anchors/next"
+    path = "/anchors/choose?count=2"
     response = post(http, NPY, npy(np.ones((3, 24), np.int8)), path)
     assert response.status_code == 422
     assert "expected a 2-dimensional array of floats, got int8" in response.json()["detail"]

@@ -117,9 +117,11 @@ def test_routes_without_a_key_are_refused_except_the_public_ones(app: FastAPI) -
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as http:
             return {
-                (method, route.path): (await http.request(method, route.path)).status_code
+                (method, path): (await http.request(method, path)).status_code
                 for route in every_route(app)
                 for method in route.methods or ()
+                # OpenAPI names a parameter that may hold slashes as any other.
+                for path in [route.path.replace(":path}", "}")]
             }
 
     reached = asyncio.run(ask())
@@ -179,7 +181,7 @@ def every_route(part: Any) -> list[Route]:
         ("PUT", "/spaces/x", (ADMIN,)),
         ("DELETE", "/heads/x", (ADMIN,)),
         ("POST", "/spaces", (ADMIN,)),
-        ("POST", "/spaces/x/anchors/next", (READ,)),
+        ("POST", "/anchors/choose", (READ,)),
         ("GET", "/spaces/x/translations/y", (EXPORT,)),
         ("POST", "/translate", (INFER,)),
         ("POST", "/translate/", (ADMIN,)),

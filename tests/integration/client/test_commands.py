@@ -98,6 +98,22 @@ def test_anchor_set_by_names_orders_the_rows(run: Run, tmp_path: Path, pair: Pai
     run("anchor-sets", "delete", "named")
 
 
+def test_anchors_are_chosen_from_a_file_as_indices_or_as_texts(
+    run: Run, url: str, tmp_path: Path, pair: Pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool = save(tmp_path / "pool.npy", pair.x)
+    with Stitchwork(url) as client:
+        expected = client.choose_anchors(pair.x, 7)
+    assert run("choose-anchors", pool, "--count", 7) == {"chosen": expected}
+    texts = write(tmp_path / "pool.txt", *(f"text {i}" for i in range(len(pair.x))))
+    words = ["choose-anchors", str(pool), "--count", "7", "--texts"]
+    assert main([*words, str(texts)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"text {i}" for i in expected]
+    short = write(tmp_path / "short.txt", "one")
+    assert main([*words, str(short)]) == 1
+    assert f"a text for each of {len(pair.x)} rows, got 1" in capsys.readouterr().err
+
+
 def test_translate_writes_an_npy_file(run: Run, url: str, tmp_path: Path, pair: Pair) -> None:
     rows = make_pair(k=2, n=2 * MAX_ROWS + 7).x
     rows[MAX_ROWS] = pair.x_anchors.astype(np.float64).mean(axis=0)

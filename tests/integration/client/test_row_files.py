@@ -190,7 +190,7 @@ def test_arrays_of_other_types_are_refused_alike_by_every_method(
     calls: list[Callable[[], Any]] = [
         lambda: client.translate(value, "x", "y"),
         lambda: client.classify("h", value, "x"),
-        lambda: client.next_anchors("x", value),
+        lambda: client.choose_anchors(value, 3),
         lambda: client.put_space("refused", "T", anchors=value),
     ]
     for call in calls:

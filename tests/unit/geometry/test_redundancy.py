@@ -1,15 +1,13 @@
-"""Duplicates, redundant anchors and next anchors against plain computations."""
+"""Duplicates and redundant anchors against plain computations."""
 
 import tracemalloc
 
 import numpy as np
 import pytest
 
-from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.diagnostics.redundancy import (
     NEAR_DUPLICATE_COSINE,
     find_duplicates,
-    next_anchors,
     redundant_anchors,
 )
 from stitchwork.geometry.frame import Frame
@@ -72,7 +70,6 @@ def test_find_duplicates_allocates_no_matrix_of_all_pairs() -> None:
     frame = Frame.from_anchors(make_spaces(k, 6, 5, latent=6).x_anchors)
     tracemalloc.start()
     find_duplicates(frame, near=0.999999)
-    next_anchors(frame, make_spaces(k, 6, 5, seed=1).x_anchors, 5)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < k * k / 2
@@ -104,40 +101,3 @@ def test_redundant_anchors_equal_those_of_a_plain_search(lib: ArrayLibrary) -> N
 def test_redundant_anchors_leave_two(lib: ArrayLibrary) -> None:
     frame = Frame.from_anchors(lib.from_numpy(make_spaces(6, 4, 5).x_anchors))
     assert len(redundant_anchors(frame, 99)) == 4
-
-
-def test_next_anchors_equal_the_farthest_of_a_plain_search(lib: ArrayLibrary) -> None:
-    w = make_spaces(60, 10, 5)
-    pool = make_spaces(300, 10, 5, seed=4).x_anchors
-    mean = w.x_anchors.mean(0)
-    rows, anchors_and_added = plain_unit(pool, mean), plain_unit(w.x_anchors, mean)
-    expected = []
-    for _ in range(12):
-        distance = 1 - (rows @ anchors_and_added.T).max(1)
-        expected.append((int(distance.argmax()), distance.max()))
-        anchors_and_added = np.vstack([anchors_and_added, rows[expected[-1][0]]])
-    frame = Frame.from_anchors(lib.from_numpy(w.x_anchors))
-    steps = next_anchors(frame, lib.from_numpy(pool), 12)
-    assert [step.row for step in steps] == [row for row, _ in expected]
-    np.testing.assert_allclose([s.distance for s in steps], [d for _, d in expected], atol=1e-9)
-    assert next_anchors(frame, lib.from_numpy(pool), 5) == steps[:5]
-    narrow = next_anchors(frame, lib.from_numpy(pool.astype(np.float32)), 12)
-    assert [step.row for step in narrow] == [step.row for step in steps]
-
-
-def test_next_anchors_never_include_current_anchors_or_the_mean(lib: ArrayLibrary) -> None:
-    anchors = make_spaces(30, 8, 5).x_anchors
-    pool = np.vstack([anchors[:4], anchors.mean(0), 2 * anchors[0] - anchors.mean(0), anchors[9]])
-    assert next_anchors(Frame.from_anchors(lib.from_numpy(anchors)), lib.from_numpy(pool), 9) == []
-
-
-@pytest.mark.parametrize(("pool", "count"), [((5, 7), 2), ((8,), 2), ((5, 8), 0)])
-def test_pool_of_another_width_is_refused(
-    lib: ArrayLibrary, pool: tuple[int, ...], count: int
-) -> None:
-    with pytest.raises(InvalidInputError, match="expected"):
-        next_anchors(
-            Frame.from_anchors(lib.from_numpy(make_spaces(30, 8, 5).x_anchors)),
-            lib.from_numpy(np.ones(pool)),
-            count,
-        )

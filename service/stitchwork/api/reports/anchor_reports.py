@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 from stitchwork.api.schemas.report_responses import (
     AnchorName,
     AnchorReportResponse,
+    ChosenAnchor,
+    ChosenAnchorsResponse,
     DuplicateAnchors,
     LearningCurvePointResponse,
     LearningCurveResponse,
     MisalignedAnchor,
-    NextAnchor,
-    NextAnchorsResponse,
     RedundantAnchor,
 )
 from stitchwork.api.schemas.responses import ResourceRef
 from stitchwork.geometry.bridges import BridgeName
+from stitchwork.geometry.diagnostics.anchor_selection import choose_anchors
 from stitchwork.geometry.diagnostics.learning_curve import LearningCurve, learning_curve
 from stitchwork.geometry.diagnostics.misalignment import MisalignedPair, misaligned_pairs
 from stitchwork.geometry.diagnostics.redundancy import (
@@ -30,10 +31,9 @@ from stitchwork.geometry.diagnostics.redundancy import (
     AnchorCandidate,
     Duplicates,
     find_duplicates,
-    next_anchors,
     redundant_anchors,
 )
-from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.frame import Frame, unit_rows
 from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import AnchorSet, Floats, Space
@@ -112,22 +112,25 @@ class AnchorReports:
             misaligned=suspects and [_misaligned(suspect, used_name) for suspect in suspects],
         )
 
-    def next_anchors(self, space: Space, pool: Floats, count: int) -> NextAnchorsResponse:
-        """The rows of a pool to add as anchors next.
+    def choose(self, pool: Floats, count: int, space: Space | None) -> ChosenAnchorsResponse:
+        """The rows of a pool to take as anchors.
 
         Args:
-            space: The space.
-            pool: (n, d) float32 embeddings of the space.
+            pool: (n, d) float32 embeddings of one encoder.
             count: Number of rows to choose, at most.
+            space: A space of this encoder, whose anchors count as chosen; None if there is none.
         """
-        anchors = self._anchors(space)
-        used = sample_indices(len(anchors))
-        steps = next_anchors(_subset(Frame.from_anchors(anchors), used), pool, count)
-        return NextAnchorsResponse(
-            space=ResourceRef.of(space),
-            anchors=len(anchors),
-            used=len(used),
-            next=[NextAnchor(index=step.row, distance=step.distance) for step in steps],
+        anchors, mean = None, pool.mean(axis=0, dtype=np.float64)
+        if space is not None:
+            rows = self._anchors(space)
+            frame = Frame.from_anchors(rows)
+            anchors, mean = frame.unit_anchors[sample_indices(len(rows))], frame.mean
+        unit = unit_rows(pool, mean.astype(np.float32))
+        steps = choose_anchors(unit, count, anchors)
+        return ChosenAnchorsResponse(
+            space=space and ResourceRef.of(space),
+            pool=len(pool),
+            chosen=[ChosenAnchor(index=step.row, distance=step.distance) for step in steps],
         )
 
     def _anchors(self, space: Space) -> Floats:

@@ -1,4 +1,4 @@
-"""Reports on anchors: duplicates, redundancy, misalignment, and which to add next."""
+"""Anchors: reports on duplicates, redundancy and misalignment, and a choice from a pool."""
 
 from typing import Annotated
 
@@ -16,8 +16,8 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.provenance import version_headers
-from stitchwork.api.schemas.report_requests import NextAnchorsRequest
-from stitchwork.api.schemas.report_responses import AnchorReportResponse, NextAnchorsResponse
+from stitchwork.api.schemas.report_requests import ChooseAnchorsRequest
+from stitchwork.api.schemas.report_responses import AnchorReportResponse, ChosenAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.ids import check_id
 from stitchwork.inference.resolve import check_pair, check_width
@@ -67,24 +67,32 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
 
 
 @router.post(
-    "/spaces/{id}/anchors/next",
-    summary="Choose inputs to add as anchors",
-    response_model=NextAnchorsResponse,
-    openapi_extra=with_timeout(body(NextAnchorsRequest, array_field="embeddings")),
+    "/anchors/choose",
+    summary="Choose anchors from a pool",
+    response_model=ChosenAnchorsResponse,
+    openapi_extra=with_timeout(body(ChooseAnchorsRequest, array_field="embeddings")),
 )
-async def next_anchors(id_: ResourceId, request: Request, state: StateDep) -> Response:
-    """Rows of a pool that are farthest from all anchors and from each other, in order."""
+async def choose_anchors(request: Request, state: StateDep) -> Response:
+    """Rows of a pool that represent it best, typical of it and unlike each other, in order.
+
+    Translations through the same number of anchors that are drawn at random are less accurate. No
+    labels are needed, and embeddings of any one encoder serve. With `space`, rows to add to its
+    anchors.
+    """
     state.comparison_executor.check_capacity()
     payload = await negotiation.read_body(
-        request, NextAnchorsRequest, state.limits, array_field="embeddings"
+        request, ChooseAnchorsRequest, state.limits, array_field="embeddings"
     )
     return await state.comparison_executor.run(
-        lambda: _next_anchors(state, id_, payload), request_timeout(request)
+        lambda: _choose(state, payload), request_timeout(request)
     )
 
 
-def _next_anchors(state: AppState, id_: str, payload: NextAnchorsRequest) -> Response:
-    (space,), stale = state.registry.spaces.ready(id_)
-    check_width(payload.embeddings, space)
-    response = state.anchor_reports.next_anchors(space, payload.embeddings, payload.count)
-    return negotiation.json_response(response, headers=version_headers(stale, space=space))
+def _choose(state: AppState, payload: ChooseAnchorsRequest) -> Response:
+    headers, space = {}, None
+    if payload.space is not None:
+        (space,), stale = state.registry.spaces.ready(payload.space)
+        check_width(payload.embeddings, space)
+        headers = version_headers(stale, space=space)
+    response = state.anchor_reports.choose(payload.embeddings, payload.count, space)
+    return negotiation.json_response(response, headers=headers)

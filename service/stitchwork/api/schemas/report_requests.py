@@ -1,4 +1,4 @@
-"""Request bodies of reports: next anchors, and the evaluation of a head."""
+"""Request bodies of reports: a choice of anchors, and the evaluation of a head."""
 
 from typing import Annotated, Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from stitchwork.api.content import json
 from stitchwork.api.schemas.fields import (
     Bool,
     Bridge,
+    Id,
     InputType,
     Int,
     Items,
@@ -39,10 +40,13 @@ def _parse_list(value: Any, info: ValidationInfo) -> Any:
         raise field_error(error) from error
 
 
-class NextAnchorsRequest(RequestModel):
-    """A pool of embeddings of one space to choose anchors from."""
+class ChooseAnchorsRequest(RequestModel):
+    """A pool of embeddings of one encoder to choose anchors from."""
 
-    count: Int = Field(10, ge=1, le=1000, description="Largest number of rows to choose.")
+    count: Int = Field(ge=1, le=4096, description="Largest number of rows to choose.")
+    space: Id | None = Field(
+        None, description="A space of the same encoder: its anchors count as chosen."
+    )
     encoding_format: EncodingFormat = "float"
     embeddings: Rows = Field(description="(n, d) float32.")
     example: ClassVar[dict[str, Any]] = {

@@ -195,17 +195,16 @@ class AnchorReportResponse(ResponseModel):
     misaligned: list[MisalignedAnchor] | None = Field(description="Null without a target.")
 
 
-class NextAnchor(ResponseModel):
+class ChosenAnchor(ResponseModel):
     """A row of the pool, and its distance to the anchors and to the rows before it."""
 
     index: int
-    distance: float
+    distance: float = Field(description="1 - cos to the nearest one; 2 if there is none.")
 
 
-class NextAnchorsResponse(ResponseModel):
-    """Rows of a pool to add as anchors, in order."""
+class ChosenAnchorsResponse(ResponseModel):
+    """Rows of a pool to take as anchors, in order."""
 
-    space: ResourceRef
-    anchors: int
-    used: int = Field(description="Number of anchors that the pool is compared with.")
-    next: list[NextAnchor]
+    space: ResourceRef | None
+    pool: int = Field(description="Number of rows that were chosen from.")
+    chosen: list[ChosenAnchor]

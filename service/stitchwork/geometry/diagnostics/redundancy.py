@@ -1,4 +1,4 @@
-"""Redundancy of anchors: duplicates, anchors to drop, and rows to add as anchors."""
+"""Redundancy of anchors: duplicates, and anchors to drop."""
 
 from typing import Final, NamedTuple
 
@@ -6,9 +6,8 @@ import numpy as np
 from array_api_compat import array_namespace, device
 from numpy.typing import NDArray
 
-from stitchwork.errors import InvalidInputError
 from stitchwork.geometry import Array
-from stitchwork.geometry.frame import Frame, nonzero_anchors, unit_rows
+from stitchwork.geometry.frame import Frame, nonzero_anchors
 from stitchwork.geometry.linalg import to_numpy
 from stitchwork.geometry.sampling import DISTANCE_GRID
 
@@ -111,50 +110,6 @@ def redundant_anchors(frame: Frame, count: int) -> list[AnchorCandidate]:
                 nearest[i] = xp.min(distance[i, :])
                 neighbours[i] = xp.argmin(distance[i, :])
     return dropped
-
-
-def next_anchors(frame: Frame, pool: Array, count: int) -> list[AnchorCandidate]:
-    """The rows of a pool to add as anchors next: a greedy cover, farthest first.
-
-    Args:
-        frame: The space's frame, with the current anchors.
-        pool: (n, d) rows of the space, need not be unit.
-        count: Maximum number of rows to return.
-
-    Returns:
-        Rows in the order in which to add them, each with 1 − cos to the nearest anchor or row
-        before it, in (0, 2] and never increasing; a smaller count is a prefix of a larger one.
-        Rows at the mean, or equal to an anchor, are never returned. The lowest index wins ties.
-        Takes O(n·d·(k + count)) time and O(n·BLOCK) memory.
-
-    Raises:
-        InvalidInputError: If the count is less than 1, or the rows do not have the space's width.
-
-    Source:
-        Gonzalez, Clustering to Minimize the Maximum Intercluster Distance, 1985.
-    """
-    if count < 1:
-        raise InvalidInputError(f"expected to add at least 1 anchor, got {count}", pointer="/count")
-    if pool.ndim != 2 or pool.shape[1] != frame.width:
-        raise InvalidInputError(
-            f"expected rows of shape (n, {frame.width}), got {tuple(pool.shape)}",
-            pointer="/embeddings",
-        )
-    xp = array_namespace(pool, frame.unit_anchors)
-    unit = unit_rows(xp.astype(pool, xp.float64), frame.mean)
-    closest = xp.full((pool.shape[0],), -1.0, dtype=unit.dtype, device=device(unit))
-    for start in range(0, frame.count, BLOCK):
-        cosines = unit @ frame.unit_anchors[start : start + BLOCK, :].T
-        closest = xp.maximum(closest, xp.max(cosines, axis=1))
-    distance = xp.where(xp.any(unit != 0, axis=1), 1.0 - closest, 0.0)
-    added: list[AnchorCandidate] = []
-    while len(added) < count:
-        farthest = int(xp.argmax(distance))
-        if float(distance[farthest]) <= 1 - EXACT_DUPLICATE_COSINE:
-            break
-        added.append(AnchorCandidate(farthest, float(distance[farthest])))
-        distance = xp.minimum(distance, 1.0 - unit @ unit[farthest, :])
-    return added
 
 
 def _leaders(unit: Array, order: NDArray[np.int64], min_cosine: float) -> dict[int, int]:
