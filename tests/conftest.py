@@ -31,16 +31,37 @@ from tests.support.servers import (
 )
 
 ON_EVERY_SERVER: Final = (
-    "tests/integration/inference/",
+    "tests/integration/inference/test_inverse_cache.py",
+    "tests/integration/inference/test_resolve.py",
     "tests/integration/queue/",
     "tests/integration/redis/",
     "tests/integration/registry/",
     "tests/integration/worker/test_registration.py",
 )
-"""Folders whose tests run on each of `SERVERS`; all but the drills run on Valkey alone."""
+"""Where tests run on each of `SERVERS`; all others, except the drills, run on Valkey alone."""
 
 DRILLS_OF_FILES: Final = "tests/chaos/test_changing_files.py"
 """Drills whose fault lies in a model's files: they run on Valkey alone."""
+
+SERVICES: Final = (
+    "tests/chaos/",
+    "tests/docs/examples/",
+    "tests/docs/test_readme.py",
+    "tests/integration/evaluation/",
+    "tests/integration/parity/",
+    "tests/system/",
+)
+"""Where tests load the machine with services, or measure them. With `-n`, one process runs
+them all, one after another, while others run the rest."""
+
+SHARED: Final = (
+    "tests/integration/api/",
+    "tests/integration/client/",
+    "tests/integration/inference/",
+    "tests/integration/protocols/",
+    "tests/unit/",
+)
+"""Folders each of which one process runs as a whole: its tests share a service, or are short."""
 
 SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
 """Fixtures that start processes, by themselves or for those that build on them."""
@@ -66,11 +87,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse unit tests with servers: they run without any process of the service."""
+    """Group tests for `--dist loadgroup`, and refuse unit tests with servers.
+
+    Unit tests run without any process of the service.
+    """
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(process_group(item.nodeid)))
         fixtures = SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures and item.nodeid.startswith("tests/unit/"):
             raise pytest.UsageError(f"{item.nodeid} is a unit test and uses {sorted(fixtures)}")
+
+
+def process_group(nodeid: str) -> str:
+    """What a test belongs to: tests of a group run in one process, one after another."""
+    if nodeid.startswith(SERVICES):
+        return "services"
+    return next((name for name in SHARED if nodeid.startswith(name)), nodeid.split("::")[0])
 
 
 @pytest.fixture(scope="session")

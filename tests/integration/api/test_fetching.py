@@ -11,13 +11,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
-import httpx
 import pytest
+from starlette.testclient import TestClient
 
+from stitchwork.api.app import create_app
 from stitchwork.api.image_urls import ImageFetcher, is_public
+from stitchwork.bootstrap.api import check_keys, make_app_state
 from stitchwork.errors import InputTooLargeError, InvalidInputError, QueueFullError
+from stitchwork.redis.client import RedisClient
+from stitchwork.settings import Settings
 from tests.integration.api.test_refusals import check
-from tests.support.running_service import running
+from tests.support.servers import ServerProcess
 
 IMAGE = b"\x89PNG, or so it says" * 100
 MAX_BYTES = 10_000
@@ -277,24 +281,28 @@ def test_is_public_of_address(address: str, expected: bool) -> None:
     assert is_public(address) is expected
 
 
-def test_image_urls_in_requests_to_a_service_are_checked() -> None:
+@pytest.mark.parametrize(
+    ("hosts", "offline", "code"),
+    [
+        ("127.0.0.1:*", False, "url-unavailable"),
+        ("example.com", False, "url-not-allowed"),
+        ("", False, "url-not-allowed"),
+        ("127.0.0.1:*", True, "url-not-allowed"),
+    ],
+    ids=["private address", "other host", "no hosts", "offline"],
+)
+def test_image_urls_in_requests_are_checked(
+    registry_server: RedisClient, queue_process: ServerProcess, hosts: str, offline: bool, code: str
+) -> None:
     """An allowed host with a private address, a host that is not allowed, and disabled URLs."""
     spec = {"kind": "timm", "model": "tf_efficientnet_lite0"}
     body = {"anchor_set": "I", "anchors": [[1.0, 0.0], [0.0, 1.0]], "encoder": spec}
-    with unreached_address() as address:
-        for hosts, offline, code in (
-            ("127.0.0.1:*", "false", "url-unavailable"),
-            ("example.com", "false", "url-not-allowed"),
-            ("", "false", "url-not-allowed"),
-            ("127.0.0.1:*", "true", "url-not-allowed"),
-        ):
-            with (
-                running(0, STITCHWORK_IMAGE_URL_HOSTS=hosts, STITCHWORK_OFFLINE=offline) as service,
-                httpx.Client(base_url=service.url) as http,
-            ):
-                assert http.put("/spaces/i", json=body).status_code == 201
-                response = http.post(
-                    "/embed/i", json={"items": ["aGk=", f"https://{address}/a.png"]}
-                )
-                check(response, 422, "/items/1")
-                assert response.json()["code"] == code
+    urls = {"redis_url": registry_server.url, "queue_url": queue_process.url}
+    settings = Settings.model_validate({**urls, "image_url_hosts": hosts, "offline": offline})
+    state = make_app_state(settings)
+    check_keys(state.api_keys, settings.host)
+    with unreached_address() as address, TestClient(create_app(state)) as http:
+        assert http.put("/spaces/i", json=body).status_code == 201
+        response: Any = http.post("/embed/i", json={"items": ["aGk=", f"https://{address}/a.png"]})
+        check(response, 422, "/items/1")
+        assert response.json()["code"] == code

@@ -297,10 +297,13 @@ def test_headers_above_the_limit_are_refused(http: httpx.Client) -> None:
 
 
 def test_incomplete_headers_time_out(bounded: ServiceProcess) -> None:
-    for prefix in (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n"):
+    prefixes = (b"", b"GET /info HTTP/1.1\r\nHost", b"\r\n")
+    with ExitStack() as stack:
         start = time.monotonic()
-        with closing(dial(bounded)) as connection:
+        connections = [stack.enter_context(closing(dial(bounded))) for _ in prefixes]
+        for connection, prefix in zip(connections, prefixes, strict=True):
             connection.sendall(prefix)
+        for connection in connections:
             error = problem(connection)
             # The default is ten seconds.
             assert 0.9 < time.monotonic() - start < 9

@@ -424,17 +424,20 @@ def test_key_file_allows_a_public_address(tmp_path: Path) -> None:
 def test_public_address_refuses_requests_until_there_is_a_key(tmp_path: Path) -> None:
     admin = "k" * 32
     with Cluster(server_binary(VALKEY_9)) as stage:
-        for env in ({"STITCHWORK_HOST": "0.0.0.0"}, {"STITCHWORK_REQUIRE_KEYS": "true"}):  # noqa: S104
-            api = stage.api(**env)
+        envs = ({"STITCHWORK_HOST": "0.0.0.0"}, {"STITCHWORK_REQUIRE_KEYS": "true"})  # noqa: S104
+        apis = [stage.api(**env) for env in envs]
+        for api in apis:
             assert "no API key exists" in api.log()
             assert send(api, "GET", "/spaces").status_code == 401
             assert send(api, "PUT", "/anchor-sets/s", json={"size": 9}).status_code == 401
             assert send(api, "GET", "/health/live").status_code == 200
-            key, record = stored.new("first", [ADMIN])
-            with closing(RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)) as server:
-                ApiKeyRepository(server).add(record)
+        key, record = stored.new("first", [ADMIN])
+        with closing(RedisClient(stage.registry.url, 5.0, RegistryUnavailableError)) as server:
+            ApiKeyRepository(server).add(record)
+            for api in apis:
                 assert send(api, "GET", "/spaces", key).status_code == 200, "at once"
-                server.redis.flushall()
+            server.redis.flushall()
+        for api in apis:
             wait_until("it is lost", partial(is_refused, api, key))
         api = stage.api(STITCHWORK_REQUIRE_KEYS="true", STITCHWORK_ADMIN_KEY=admin)
         assert "no API key exists" not in api.log()
@@ -526,10 +529,10 @@ def test_known_keys_stay_valid_while_the_registry_is_unavailable() -> None:
 
         assert send(informed, "GET", "/info", key).status_code == 200
         assert send(informed, "GET", "/info", "wrong").status_code == 401
+        # It starts while the keys of the other one age.
+        never = stage.api(**env)
         wait_until("it is too old", lambda: send(informed, "GET", "/info", key).status_code == 503)
         assert send(informed, "GET", "/health/live").status_code == 200
-
-        never = stage.api(**env)
         for token in (key, ""):
             response = send(never, "GET", "/info", token)
             assert (response.status_code, response.json()["code"]) == (503, "registry-unavailable")

@@ -4,6 +4,8 @@ import json
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +24,7 @@ from stitchwork.redis.client import RedisClient
 from stitchwork.registry import api_keys
 from stitchwork.registry.backup_files import MANIFEST
 from stitchwork.registry.backups import BLOCKS, RECORDS, restore_backup, write_backup
+from stitchwork.registry.change_log import ChangeLog
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.head_records import define_head
 from stitchwork.registry.registration_parts import read_parts, save_part
@@ -52,6 +55,7 @@ def other_process() -> Iterator[ServerProcess]:
 def other(other_process: ServerProcess) -> Iterator[Registry]:
     server = RedisClient(other_process.url, machine.deadline(5.0), RegistryUnavailableError)
     server.redis.flushall()
+    ChangeLog(server).settle()
     yield Registry(server, durable=False, stale_seconds=60)
     server.close()
 
@@ -238,7 +242,7 @@ def registry_version(registry: Registry, head_id: str) -> str:
 
 
 def test_backup_during_changes_is_consistent(
-    registry: Registry, other: Registry, pair: Pair, tmp_path: Path
+    registry: Registry, other_process: ServerProcess, pair: Pair, tmp_path: Path
 ) -> None:
     fill(registry, pair)
     stop = threading.Event()
@@ -257,21 +261,37 @@ def test_backup_during_changes_is_consistent(
 
     thread = threading.Thread(target=change)
     thread.start()
+    paths = list[Path]()
     try:
-        number = 0
-        while number < 5 or rounds < 5:
-            number += 1
-            path = tmp_path / str(number)
-            assert write_backup(registry.server, path).incomplete == []
-            restore_backup(other.changes, path, replace=True)
-            for entry in other.spaces.page(10).entries:
-                if entry.record:
-                    assert len(other.frame(entry.record).unit_anchors) == entry.record.size
-                    (anchor_set,), _ = other.anchor_sets.ready(entry.record.anchor_set)
-                    assert anchor_set.version == entry.record.anchor_set_version
-                    assert f"space:{entry.id}" in other.anchor_sets.dependents(anchor_set.id)
-            (restored,), _ = other.heads.ready("h")
-            assert other.classifier(restored).n_outputs == 2
+        while len(paths) < 5 or rounds < 5:
+            paths.append(tmp_path / str(len(paths)))
+            assert write_backup(registry.server, paths[-1]).incomplete == []
     finally:
         stop.set()
         thread.join()
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, 5).astype(int)]
+    # A restore waits until all leases have run out, so each has a database of its own.
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        checks = [
+            pool.submit(check_restored, other_process, database, path)
+            for database, path in enumerate(chosen)
+        ]
+    for check in checks:
+        check.result()
+
+
+def check_restored(process: ServerProcess, database: int, path: Path) -> None:
+    """Restore a backup into a database, and check that its records fit each other."""
+    url = f"{process.url}?db={database}"
+    with closing(RedisClient(url, machine.deadline(5.0), RegistryUnavailableError)) as server:
+        server.redis.flushdb()
+        other = Registry(server, durable=False, stale_seconds=60)
+        restore_backup(other.changes, path)
+        for entry in other.spaces.page(10).entries:
+            if entry.record:
+                assert len(other.frame(entry.record).unit_anchors) == entry.record.size
+                (anchor_set,), _ = other.anchor_sets.ready(entry.record.anchor_set)
+                assert anchor_set.version == entry.record.anchor_set_version
+                assert f"space:{entry.id}" in other.anchor_sets.dependents(anchor_set.id)
+        (restored,), _ = other.heads.ready("h")
+        assert other.classifier(restored).n_outputs == 2
