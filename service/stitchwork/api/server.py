@@ -13,8 +13,8 @@ from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.server_protocol import limited_protocol
 
-M_ARENA_MAX: Final = -8
-"""Parameter of glibc's `mallopt` for the number of heaps."""
+MALLOC_OPTIONS: Final = {-8: 1, -3: 4 * 1024 * 1024, -1: 8 * 1024 * 1024}
+"""Parameters of glibc's `mallopt`: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
 KEEP_ALIVE_SECONDS: Final = 75
 """Longer than load balancers keep an idle connection, so that they close it, not the service."""
 
@@ -64,7 +64,7 @@ def serve_app(
     Returns:
         The exit code.
     """
-    _use_one_heap()
+    _return_memory()
     config = uvicorn.Config(
         create_app(state),
         host=host,
@@ -85,10 +85,12 @@ def serve_app(
     return 0 if server.started else 1
 
 
-def _use_one_heap() -> None:
-    """Make all threads allocate from one heap.
+def _return_memory() -> None:
+    """Make the allocator return what large bodies, answers and fits needed.
 
-    Of glibc's many heaps, each would keep the memory that a fit once needed.
+    Of glibc's many heaps, each would keep that; and its threshold for memory outside of the heap
+    would follow the largest array.
     """
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        for option, value in MALLOC_OPTIONS.items():
+            ctypes.CDLL(None).mallopt(option, value)

@@ -1,14 +1,17 @@
 """Errors of pydantic as ours: what was expected, what came, and where."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.expectations import sentence
+
+if TYPE_CHECKING:
+    # Processes that parse bodies do without the framework.
+    from fastapi.exceptions import RequestValidationError
 
 _SOURCES: Final = ("body", "query", "header", "path")
 """The first part of the location of a parameter, which names no value."""
@@ -17,7 +20,7 @@ Place = tuple[str, ...]
 
 
 def from_validation(
-    error: ValidationError | RequestValidationError,
+    error: "ValidationError | RequestValidationError",
     fields: Iterable[str] = (),
     payload: Mapping[str, Any] | None = None,
 ) -> InvalidInputError:

@@ -7,14 +7,20 @@ stores the result in the records of both spaces.
 
 import logging
 import threading
-from collections.abc import Container, Sequence
-from typing import Final
+from collections.abc import Callable, Container, Sequence
+from typing import Final, TypeAlias
 
-from stitchwork.background import PeriodicTask, lower_priority, single_blas_thread
+from stitchwork.background import NICENESS, PeriodicTask
 from stitchwork.errors import NotReadyError, UnavailableError
+from stitchwork.processes.pool import CallCancelledError, CallHandle, ProcessPool
 from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.redis.commands import Command
-from stitchwork.registry.anchor_comparison import compare_anchors, describe, with_checks
+from stitchwork.registry.anchor_comparison import (
+    AnchorComparison,
+    compare_anchors,
+    describe,
+    with_checks,
+)
 from stitchwork.registry.entries import Entry, Outcome, Write
 from stitchwork.registry.repository import Repository
 from stitchwork.resources import AnchorSet, Floats, Space, SpaceCheck
@@ -32,6 +38,11 @@ POLL_SECONDS: Final = 10.0
 IDLE_SECONDS: Final = 10.0
 """How often a thread that does not poll shows that it is alive."""
 RETRY_SECONDS: Final = 5.0
+PROCESS_SECONDS: Final = 5.0
+"""Time after which the process of comparisons ends; more spaces are often registered by then."""
+
+Comparer: TypeAlias = Callable[[Floats, Floats], AnchorComparison]
+"""Compares the anchors of two spaces, such as in another process."""
 
 
 def due(id_: str) -> Command:
@@ -58,8 +69,11 @@ class SpaceChecks:
         self._anchor_sets = anchor_sets
         self._spaces = spaces
 
-    def run(self) -> int:
+    def run(self, compare: Comparer = compare_anchors) -> int:
         """Check all spaces whose check is due and that no other process has taken.
+
+        Args:
+            compare: Compares the anchors of two spaces.
 
         Returns:
             The number of spaces that were checked.
@@ -68,12 +82,15 @@ class SpaceChecks:
             RegistryUnavailableError: If the registry is unavailable.
         """
         count = 0
-        while self.run_next():
+        while self.run_next(compare):
             count += 1
         return count
 
-    def run_next(self) -> bool:
+    def run_next(self, compare: Comparer = compare_anchors) -> bool:
         """Check one space whose check is due and that no other process has taken.
+
+        Args:
+            compare: Compares the anchors of two spaces.
 
         Returns:
             False if there was none.
@@ -83,7 +100,7 @@ class SpaceChecks:
         """
         id_ = self._take()
         if id_ is not None:
-            self._check(id_)
+            self._check(id_, compare)
         return id_ is not None
 
     def _take(self) -> str | None:
@@ -100,7 +117,7 @@ class SpaceChecks:
                 return name.decode()
         return None
 
-    def _check(self, id_: str) -> None:
+    def _check(self, id_: str, compare: Comparer) -> None:
         space = self._spaces.readable(id_).record
         if space is None:
             self._server.execute(("ZREM", DUE, id_))
@@ -112,9 +129,7 @@ class SpaceChecks:
         anchors, checks = self._anchors(space), []
         try:
             for other in self._others(space, present):
-                other_anchors = self._anchors(other)
-                with single_blas_thread():
-                    comparison = compare_anchors(anchors, other_anchors)
+                comparison = compare(anchors, self._anchors(other))
                 checks.append(describe(comparison, other, names))
                 self._store(other, (describe(comparison.reverse(), space, names),), present)
             self._store(space, tuple(checks), present, completes=True)
@@ -176,7 +191,9 @@ class SpaceChecks:
 
 
 class SpaceCheckThread:
-    """Runs checks that are due, in a thread of low priority.
+    """Runs checks that are due, in a thread, and their comparisons in a child process.
+
+    The process has a low priority, and memory that a comparison takes ends with it.
 
     Args:
         checks: The checks.
@@ -198,8 +215,9 @@ class SpaceCheckThread:
             self._run,
             0.0,
             stalled_seconds=LEASE_SECONDS,
-            initializer=lower_priority,
         )
+        self._pool = ProcessPool(1, idle_seconds=PROCESS_SECONDS, niceness=NICENESS)
+        self._comparison = CallHandle()
 
     def start(self) -> None:
         """Begin."""
@@ -213,7 +231,12 @@ class SpaceCheckThread:
         """Take no further checks. One in progress is taken again by another process, later."""
         self._stopping.set()
         self._due.set()
+        self._comparison.cancel()
+        self._pool.close()
         self.task.stop(0.0)
+
+    def _compare(self, x: Floats, y: Floats) -> AnchorComparison:
+        return self._pool.call(compare_anchors, x, y, handle=self._comparison)
 
     def _run(self) -> None:
         """Wait until a check may be due, and make one."""
@@ -222,7 +245,9 @@ class SpaceCheckThread:
         if self._stopping.is_set() or not (is_due or self._poll_seconds):
             return
         try:
-            may_be_more = self._checks.run_next()
+            may_be_more = self._checks.run_next(self._compare)
+        except CallCancelledError:
+            return
         except UnavailableError as error:
             log.warning("server unavailable", extra={"reason": error.message})
             self._stopping.wait(RETRY_SECONDS)

@@ -163,8 +163,9 @@ def test_thread_checks_when_it_is_woken_and_ends_when_it_is_stopped(registry: Re
     thread = SpaceCheckThread(registry.space_checks)
     thread.start()
     register(registry, "x", rows(1))
+    register(registry, "y", rows(2))
     thread.wake()
-    wait_until("the space is checked", lambda: read(registry, "x").checks == ())
+    wait_until("both are compared", lambda: len(read(registry, "x").checks or ()) == 1)
     thread.stop()
 
 

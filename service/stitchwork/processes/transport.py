@@ -1,0 +1,134 @@
+"""Messages between a process and its children: pickles whose large parts travel beside them.
+
+The bytes of arrays, of long texts and of long byte strings are copied neither when a message is
+written nor, but for texts, when it is read. Long lists are read in slices, so that no call holds
+the interpreter's lock for long.
+"""
+
+import io
+import pickle
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+LONG_VALUE: Final = 64 * 1024
+"""Length of a text or a byte string from which it travels beside the pickle."""
+LIST_SLICE: Final = 4096
+"""Elements of a list that are read in one call."""
+_COUNT: Final = struct.Struct("<Q")
+
+Part: TypeAlias = bytes | bytearray | memoryview
+_Stream: TypeAlias = tuple[int, list[int]]
+"""Index of a pickle among the parts of a message, and those of its arrays."""
+
+
+def pack(value: Any) -> list[Part]:
+    """The parts of a message."""
+    parts: list[Part] = [b""]
+    parts[0] = pickle.dumps(_pack_stream(value, parts))
+    return parts
+
+
+def unpack(parts: Sequence[Part]) -> Any:
+    """The value of a message that `pack` made; its arrays are read-only."""
+    return _unpack_stream(pickle.loads(parts[0]), parts)  # noqa: S301 of this program's processes
+
+
+def send(connection: socket.socket, parts: Sequence[Part]) -> None:
+    """Send a message.
+
+    Raises:
+        OSError: If the other process has ended.
+    """
+    sizes = [len(part) for part in parts]
+    connection.sendall(b"".join(_COUNT.pack(number) for number in (len(parts), *sizes)))
+    small = bytearray()
+    for part in parts:
+        if len(part) < LONG_VALUE:
+            small += part
+            continue
+        connection.sendall(small)
+        connection.sendall(part)
+        small.clear()
+    connection.sendall(small)
+
+
+def receive(connection: socket.socket) -> list[bytes]:
+    """Receive a message.
+
+    Raises:
+        EOFError: If the other process has ended.
+        OSError: If the connection is closed.
+    """
+    (count,) = _COUNT.unpack(_receive_bytes(connection, _COUNT.size))
+    sizes = struct.unpack(f"<{count}Q", _receive_bytes(connection, count * _COUNT.size))
+    return [_receive_bytes(connection, size) for size in sizes]
+
+
+def _receive_bytes(connection: socket.socket, size: int) -> bytes:
+    data = connection.recv(size, socket.MSG_WAITALL) if size else b""
+    if len(data) == size:
+        return data
+    # Cut by a signal.
+    parts = [data]
+    while size > sum(map(len, parts)):
+        if not parts[-1]:
+            raise EOFError("the other process has ended")
+        parts.append(connection.recv(size - sum(map(len, parts)), socket.MSG_WAITALL))
+    return b"".join(parts)
+
+
+def _pack_stream(value: Any, parts: list[Part]) -> _Stream:
+    packer = _Packer(parts)
+    packer.dump(value)
+    parts.append(packer.stream.getvalue())
+    return len(parts) - 1, packer.arrays
+
+
+def _unpack_stream(stream: _Stream, parts: Sequence[Part]) -> Any:
+    index, arrays = stream
+    return _Unpacker(parts[index], [parts[i] for i in arrays], parts).load()
+
+
+class _Packer(pickle.Pickler):
+    """Writes one pickle, and its large parts to the parts of its message."""
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.stream = io.BytesIO()
+        self.arrays: list[int] = []
+        self._parts = parts
+        super().__init__(self.stream, pickle.HIGHEST_PROTOCOL, buffer_callback=self._add_array)
+
+    def persistent_id(self, value: Any) -> Any:
+        """What stands for a large value in the pickle; None for others."""
+        kind = type(value)
+        if kind is list and len(value) > LIST_SLICE:
+            starts = range(0, len(value), LIST_SLICE)
+            slices = (value[start : start + LIST_SLICE] for start in starts)
+            return list, [_pack_stream(part, self._parts) for part in slices]
+        if kind in (str, bytes) and len(value) >= LONG_VALUE:
+            data = value.encode("utf-8", "surrogatepass") if kind is str else value
+            self._parts.append(data)
+            return kind, len(self._parts) - 1
+        return None
+
+    def _add_array(self, buffer: pickle.PickleBuffer) -> None:
+        self.arrays.append(len(self._parts))
+        self._parts.append(buffer.raw())
+
+
+class _Unpacker(pickle.Unpickler):
+    """Reads one pickle of a message."""
+
+    def __init__(self, stream: Part, arrays: Sequence[Part], parts: Sequence[Part]) -> None:
+        super().__init__(io.BytesIO(stream), buffers=arrays)
+        self._parts = parts
+
+    def persistent_load(self, pid: Any) -> Any:
+        """The large value that an id stands for."""
+        kind, content = pid
+        if kind is list:
+            return [one for stream in content for one in _unpack_stream(stream, self._parts)]
+        data = self._parts[content]
+        return str(data, "utf-8", "surrogatepass") if kind is str else bytes(data)
