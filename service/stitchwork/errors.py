@@ -31,7 +31,7 @@ A message says what was expected, what came, and where. This module knows nothin
 """
 
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 
 class ErrorCode(StrEnum):
@@ -138,10 +138,13 @@ class StitchworkError(Exception):
         message: One sentence for a person: what was expected, what came.
         pointer: JSON pointer to the offending value, where one value is to blame.
         retry_after: Seconds after which another attempt makes sense, if any does.
+        partial: What has arrived of a large call of the client that failed, as a `PartialResult`
+            from which the same call goes on; None if nothing has.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
     retry_after: float | None = None
+    partial: Any = None
 
     def __init__(
         self, message: str, *, pointer: str | None = None, code: ErrorCode | None = None

@@ -19,7 +19,7 @@ from PIL import Image
 
 from stitchwork.cli.main import main
 from stitchwork.client import Floats, ServiceError, Stitchwork
-from stitchwork.client.chunks import MAX_ITEMS
+from stitchwork.client.part_sizes import MAX_ITEMS
 from stitchwork.errors import StitchworkError
 from stitchwork.geometry.diagnostics.space_metrics import mean_cosine
 from stitchwork.models.packaged_encoders import minilm_folder

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from stitchwork.cli.client_options import (
 )
 from stitchwork.cli.options import WordsOption
 from stitchwork.cli.output import Output, shorten
+from stitchwork.cli.resuming import partial_predictions, read_partial, resumable, resume_option
 
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
@@ -38,6 +40,7 @@ FORMATS: "Final[dict[str, FileFormat]]" = {".onnx": "onnx", ".safetensors": "saf
 )
 @row_options
 @bridge_option
+@resume_option
 def translate(
     client: "Stitchwork",
     output: Output,
@@ -48,21 +51,28 @@ def translate(
     scale: float | None,
     column: str | None,
     bridge: str | None,
+    resume: bool,
 ) -> None:
     """Translate a file of (n, d) embeddings into another; neither is in memory as a whole.
 
     Both may be .npy, .npz, .safetensors or .parquet files, the second as its name says.
     """
     from stitchwork.client.row_files import open_rows
-    from stitchwork.client.row_sinks import check_output, open_sink
+    from stitchwork.client.row_sinks import check_output
 
     check_output(path)
     embeddings = open_rows(rows, scale, column)
     count, width = embeddings.shape
     start = time.perf_counter()
-    with open_sink(path, count, embeddings) as sink:
+    with resumable(path):
         result = client.translation(
-            embeddings, source, target, bridge, out=sink, progress=output.has_progress
+            embeddings,
+            source,
+            target,
+            bridge,
+            out=path,
+            progress=output.has_progress,
+            resume=read_partial(path, resume=resume),
         )
     seconds = time.perf_counter() - start
     output.record(
@@ -70,7 +80,7 @@ def translate(
             "output": str(path),
             "rows": count,
             "width_in": width,
-            "width_out": sink.width,
+            "width_out": result.rows.width,
             "undefined": len(result.undefined),
             "uncovered": len(result.uncovered),
             "seconds": round(seconds, 3),
@@ -103,10 +113,15 @@ def classify(
     from stitchwork.client.row_files import open_rows
 
     embeddings = open_rows(rows, scale, column)
-    predictions = client.classify(
-        head, embeddings, space, bridge, top, progress=output.has_progress
-    )
-    _show_predictions(output, predictions, [str(i) for i in range(len(predictions))], top)
+
+    def show(predictions: list[dict[str, Any]], indices: Sequence[int]) -> None:
+        _show_predictions(output, predictions, [str(i) for i in indices], top)
+
+    with partial_predictions(show):
+        predictions = client.classify(
+            head, embeddings, space, bridge, top, progress=output.has_progress
+        )
+    show(predictions, range(len(predictions)))
 
 
 @click.command(cls=ClientCommand)
@@ -116,6 +131,7 @@ def classify(
 @click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
 @input_type_option
 @bridge_option
+@resume_option
 def embed(
     client: "Stitchwork",
     output: Output,
@@ -126,6 +142,7 @@ def embed(
     target: str | None,
     input_type: str | None,
     bridge: str | None,
+    resume: bool,
 ) -> None:
     """Embed texts or images into a file, by a SPACE that has an encoder.
 
@@ -133,20 +150,20 @@ def embed(
     are texts on the standard input.
     """
     from stitchwork.cli.files import read_inputs
-    from stitchwork.client.row_sinks import open_sink
 
     inputs = read_inputs(texts, images, default="-") or []
-    with open_sink(path, len(inputs)) as sink:
-        client.embed(
+    with resumable(path):
+        rows: Any = client.embed(
             encoder,
             inputs,
             target,
             bridge,
             input_type=input_type,
-            out=sink,
+            out=path,
             progress=output.has_progress,
+            resume=read_partial(path, resume=resume),
         )
-    output.record({"output": str(path), "rows": len(inputs), "width": sink.width})
+    output.record({"output": str(path), "rows": len(inputs), "width": rows.width})
 
 
 @click.command(cls=ClientCommand)
@@ -174,16 +191,22 @@ def stitch(
     from stitchwork.cli.files import input_names, read_inputs
 
     inputs = read_inputs(texts, images, default="-") or []
-    predictions = client.stitch(
-        encoder,
-        head,
-        inputs,
-        bridge,
-        top,
-        input_type=input_type,
-        progress=output.has_progress,
-    )
-    _show_predictions(output, predictions, input_names(inputs), top)
+    names = input_names(inputs)
+
+    def show(predictions: list[dict[str, Any]], indices: Sequence[int]) -> None:
+        _show_predictions(output, predictions, [names[i] for i in indices], top)
+
+    with partial_predictions(show):
+        predictions = client.stitch(
+            encoder,
+            head,
+            inputs,
+            bridge,
+            top,
+            input_type=input_type,
+            progress=output.has_progress,
+        )
+    show(predictions, range(len(predictions)))
 
 
 @click.command(cls=ClientCommand)

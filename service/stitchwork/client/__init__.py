@@ -9,6 +9,7 @@ from stitchwork.client.chunks import Floats, Rows, Sink, json_items
 from stitchwork.client.clients import AsyncStitchwork, Stitchwork
 from stitchwork.client.flows import SAFETENSORS
 from stitchwork.client.inference_operations import FileFormat
+from stitchwork.client.partial_results import PartialResult
 from stitchwork.client.progress import Progress
 from stitchwork.client.resource_operations import Kind
 from stitchwork.client.service_errors import ServiceError
@@ -19,6 +20,7 @@ __all__ = [
     "FileFormat",
     "Floats",
     "Kind",
+    "PartialResult",
     "Progress",
     "Rows",
     "ServiceError",

@@ -2,7 +2,7 @@
 
 import base64
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -25,10 +25,6 @@ Item: TypeAlias = str | bytes
 MAX_ROWS: Final = 4096
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of a part: several at once must not fill the memory of either side."""
-MAX_ITEMS: Final = 256
-"""Raw inputs of a part: several at once must take much less than a request's timeout."""
-FIRST_ITEMS: Final = 32
-"""Raw inputs of the first part."""
 OVERHEAD: Final = 64 * 1024
 """Bytes of a body beside its rows or items, at most."""
 SMALL_COUNT: Final = 64
@@ -99,36 +95,50 @@ def all_rows(value: Any, scale: Any = None) -> Floats:
     return float32_rows(as_rows(value, scale)[:])
 
 
-def row_parts(rows: Rows, limits: ServiceLimits | None) -> Iterator[slice]:
-    """Parts of rows within the limits of a request; without limits, all of them."""
+def row_parts(
+    rows: Rows, limits: ServiceLimits | None, runs: Sequence[tuple[int, int]]
+) -> Iterator[slice]:
+    """Parts of runs of rows within the limits of a request; without limits, each as a whole."""
     count, width = rows.shape
     size = count
     if limits:
         max_bytes = min(MAX_BYTES, limits.body_bytes - OVERHEAD)
         size = max(1, min(MAX_ROWS, limits.rows, max_bytes // (4 * max(1, width))))
-    # No rows are one part as well: the service refuses them.
-    for start in range(0, max(1, count), max(1, size)):
-        yield slice(start, min(start + size, count))
+    for first, end in runs:
+        # No rows are one part as well: the service refuses them.
+        for start in range(first, max(end, first + 1), max(1, size)):
+            yield slice(start, min(start + size, end))
 
 
 def item_parts(
-    items: Sequence[Item], limits: ServiceLimits | None
+    items: Sequence[Item],
+    limits: ServiceLimits | None,
+    runs: Sequence[tuple[int, int]],
+    max_items: Callable[[], int],
 ) -> Iterator[tuple[int, list[str]]]:
-    """Raw inputs as JSON strings, in parts within the limits of a request, each with its start."""
-    max_count = min(MAX_ITEMS, limits.items) if limits else max(1, len(items))
+    """Raw inputs as JSON strings, in parts within the limits of a request, each with its start.
+
+    Args:
+        items: The inputs.
+        limits: The limits; None if every service accepts all inputs at once.
+        runs: Start and stop of each run of inputs to send.
+        max_items: Returns the number of inputs that a part may have now.
+    """
     max_bytes = min(MAX_BYTES, limits.body_bytes - OVERHEAD) if limits else SMALL_BYTES + OVERHEAD
-    start, part, size = 0, list[str](), 0
-    for i, item in enumerate(items):
-        text = json_item(item)
-        # A character takes up to six bytes in JSON; base64 has only ASCII ones.
-        length = len(text) if isinstance(item, bytes) else 3 * len(text) + 3
-        limit = min(max_count, FIRST_ITEMS) if limits and not start else max_count
-        if part and (len(part) >= limit or size + length > max_bytes):
-            yield start, part
-            start, part, size = i, [], 0
-        part.append(text)
-        size += length
-    yield start, part
+    for first, end in runs:
+        start, part, size = first, list[str](), 0
+        for i in range(first, end):
+            item = items[i]
+            text = json_item(item)
+            # A character takes up to six bytes in JSON; base64 has only ASCII ones.
+            length = len(text) if isinstance(item, bytes) else 3 * len(text) + 3
+            limit = min(max_items(), limits.items) if limits else len(items)
+            if part and (len(part) >= limit or size + length > max_bytes):
+                yield start, part
+                start, part, size = i, [], 0
+            part.append(text)
+            size += length
+        yield start, part
 
 
 def rows_are_small(rows: Rows) -> bool:
@@ -153,10 +163,14 @@ def json_items(items: Sequence[Item]) -> list[str]:
 
 
 class VersionCheck:
-    """Checks that all parts of a call were computed with the same versions."""
+    """Checks that all parts of a call were computed with the same versions.
 
-    def __init__(self) -> None:
-        self._versions: dict[str, str] | None = None
+    Args:
+        versions: Gets the versions of the first part, unless it has those of an earlier call.
+    """
+
+    def __init__(self, versions: dict[str, str]) -> None:
+        self._versions = versions
 
     def check(self, headers: Mapping[str, str]) -> None:
         """Compare the versions that one response names with those of the first one.
@@ -166,7 +180,8 @@ class VersionCheck:
         """
         roles = ("Stitchwork-Source", "Stitchwork-Target", "Stitchwork-Head")
         versions = {role: headers[role] for role in roles if role in headers}
-        self._versions = self._versions or versions
+        if not self._versions:
+            self._versions.update(versions)
         if versions != self._versions:
             role = next(r for r in versions if versions[r] != self._versions.get(r))
             raise VersionMismatchError(

@@ -6,6 +6,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -23,13 +24,14 @@ from tenacity import (
 from stitchwork.client.flows import Flow, Parallel, Pause, Request, Step
 from stitchwork.client.inference_operations import InferenceOperations
 from stitchwork.client.resource_operations import ResourceOperations
+from stitchwork.client.retry_stops import AsyncStop, ThreadStop
 from stitchwork.client.service_errors import (
     ServiceError,
     is_transient,
     raise_for_error,
     transport_errors,
 )
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import InvalidInputError, StitchworkError
 
 T = TypeVar("T")
 
@@ -68,7 +70,7 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
         retries: int = RETRIES,
         in_flight: int = IN_FLIGHT,
     ) -> None:
-        super().__init__(in_flight)
+        super().__init__(in_flight, timeout)
         base_url = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
         self.url = f"{base_url.scheme}://{base_url.netloc.decode()}"
         key = key or os.environ.get("STITCHWORK_KEY")
@@ -81,7 +83,6 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
             raise InvalidInputError(
                 f"timeout: expected seconds, more than 0 and at most {MAX_TIMEOUT:g}, got {timeout}"
             )
-        self._timeout = timeout
         self._retries = retries
         self._options: dict[str, Any] = {
             "base_url": base_url,
@@ -96,19 +97,25 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
     def _connect(self) -> None:
         """Create the HTTP client."""
 
-    def _retry_options(self, request: Request) -> dict[str, Any]:
-        """The options of tenacity for a request."""
+    def _retry_options(
+        self, request: Request, stop: ThreadStop | AsyncStop | None
+    ) -> dict[str, Any]:
+        """The options of tenacity for a request, which is not repeated after a stop."""
         # Without the request and its body: tenacity's objects live until garbage collection.
         repeatable = request.repeatable
         attempts = stop_after_attempt(1 + self._retries)
         # A part may have to wait for all others that are in progress.
-        patience = stop_after_delay(self.in_flight * self._timeout)
-        return {
+        patience = stop_after_delay(self.in_flight * self.timeout)
+        limit = attempts & patience if request.is_part else attempts
+        options: dict[str, Any] = {
             "retry": retry_if_exception(lambda error: is_transient(error, repeatable=repeatable)),
-            "stop": attempts & patience if request.is_part else attempts,
+            "stop": limit,
             "wait": _retry_wait,
             "reraise": True,
         }
+        if stop is not None:
+            options |= {"stop": limit | stop, "sleep": stop.sleep}
+        return options
 
 
 def _service_url(text: str) -> httpx.URL:
@@ -151,13 +158,18 @@ class Stitchwork(_Client):
         """Close the connections."""
         self._http.close()
 
-    def perform(self, flow: Flow[T]) -> T:
-        """Perform a flow, and return its result."""
+    def perform(self, flow: Flow[T], stop: ThreadStop | None = None) -> T:
+        """Perform a flow, and return its result.
+
+        Args:
+            flow: The flow.
+            stop: After it, no request is repeated.
+        """
         try:
             step = next(flow)
             while True:
                 try:
-                    result = self._step(step)
+                    result = self._step(step, stop)
                 except Exception as error:  # noqa: BLE001 the flow handles or raises it
                     step = flow.throw(error)
                 else:
@@ -168,9 +180,9 @@ class Stitchwork(_Client):
         finally:
             flow.close()
 
-    def _step(self, step: Step) -> Any:
+    def _step(self, step: Step, stop: ThreadStop | None) -> Any:
         if isinstance(step, Request):
-            return Retrying(**self._retry_options(step))(self._attempt, step)
+            return Retrying(**self._retry_options(step, stop))(self._attempt, step)
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
         return self._perform_all(step)
@@ -178,30 +190,38 @@ class Stitchwork(_Client):
     def _perform_all(self, parallel: Parallel) -> None:
         running: set[Future[Any]] = set()
         pool = ThreadPoolExecutor(parallel.max_concurrency, thread_name_prefix="part")
-        is_interrupted = False
+        stop, is_interrupted = ThreadStop(), False
         try:
             for flow in parallel.flows:
-                running.add(pool.submit(self.perform, flow))
+                running.add(pool.submit(self.perform, flow, stop))
                 if len(running) >= parallel.max_concurrency:
-                    running = self._collect(parallel, running)
+                    self._collect(parallel, running)
             while running:
-                running = self._collect(parallel, running)
-        except KeyboardInterrupt:
+                self._collect(parallel, running)
+        except Exception:
+            stop.set()
+            wait(running)
+            for future in running:
+                with suppress(StitchworkError):
+                    parallel.on_result(future.result())
+            raise
+        except BaseException:
             is_interrupted = True
+            stop.set()
             raise
         finally:
-            # After an error, the parts in progress end first; an interrupt does not wait for them.
+            # An interrupt does not wait for the parts in progress.
             pool.shutdown(wait=not is_interrupted, cancel_futures=is_interrupted)
 
     @staticmethod
-    def _collect(parallel: Parallel, running: set[Future[Any]]) -> set[Future[Any]]:
-        done, rest = wait(running, return_when=FIRST_COMPLETED)
+    def _collect(parallel: Parallel, running: set[Future[Any]]) -> None:
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
+            running.discard(future)
             parallel.on_result(future.result())
-        return rest
 
     def _attempt(self, request: Request) -> httpx.Response:
-        with transport_errors(self.url, self._timeout):
+        with transport_errors(self.url, self.timeout):
             response = self._http.request(**_request_options(request))
         return raise_for_error(_without_stream(response))
 
@@ -229,13 +249,18 @@ class AsyncStitchwork(_Client):
         """Close the connections."""
         await self._http.aclose()
 
-    async def perform(self, flow: Flow[T]) -> T:
-        """Perform a flow, and return its result."""
+    async def perform(self, flow: Flow[T], stop: AsyncStop | None = None) -> T:
+        """Perform a flow, and return its result.
+
+        Args:
+            flow: The flow.
+            stop: After it, no request is repeated.
+        """
         try:
             step = next(flow)
             while True:
                 try:
-                    result = await self._step(step)
+                    result = await self._step(step, stop)
                 except Exception as error:  # noqa: BLE001 the flow handles or raises it
                     step = flow.throw(error)
                 else:
@@ -246,38 +271,45 @@ class AsyncStitchwork(_Client):
         finally:
             flow.close()
 
-    async def _step(self, step: Step) -> Any:
+    async def _step(self, step: Step, stop: AsyncStop | None) -> Any:
         if isinstance(step, Request):
-            return await AsyncRetrying(**self._retry_options(step))(self._attempt, step)
+            return await AsyncRetrying(**self._retry_options(step, stop))(self._attempt, step)
         if isinstance(step, Pause):
             return await asyncio.sleep(step.seconds)
         return await self._perform_all(step)
 
     async def _perform_all(self, parallel: Parallel) -> None:
         running: set[asyncio.Task[Any]] = set()
+        stop = AsyncStop()
         try:
             for flow in parallel.flows:
-                running.add(asyncio.ensure_future(self.perform(flow)))
+                running.add(asyncio.ensure_future(self.perform(flow, stop)))
                 if len(running) >= parallel.max_concurrency:
-                    running = await self._collect(parallel, running)
+                    await self._collect(parallel, running)
             while running:
-                running = await self._collect(parallel, running)
+                await self._collect(parallel, running)
+        except Exception:
+            stop.set()
+            if running:
+                await asyncio.wait(running)
+            for task in running:
+                with suppress(StitchworkError):
+                    parallel.on_result(task.result())
+            raise
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     @staticmethod
-    async def _collect(
-        parallel: Parallel, running: set[asyncio.Task[Any]]
-    ) -> set[asyncio.Task[Any]]:
-        done, rest = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+    async def _collect(parallel: Parallel, running: set[asyncio.Task[Any]]) -> None:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
+            running.discard(task)
             parallel.on_result(task.result())
-        return rest
 
     async def _attempt(self, request: Request) -> httpx.Response:
-        with transport_errors(self.url, self._timeout):
+        with transport_errors(self.url, self.timeout):
             response = await self._http.request(**_request_options(request))
         return raise_for_error(_without_stream(response))
 

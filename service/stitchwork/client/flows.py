@@ -95,6 +95,9 @@ class Pause(NamedTuple):
 class Parallel:
     """Flows to perform concurrently.
 
+    After an error of one, no other begins or is repeated; those in progress end, and their results
+    are handled before the error is raised.
+
     Attributes:
         flows: The flows; the next one starts once there is room for it.
         max_concurrency: How many may be in progress.

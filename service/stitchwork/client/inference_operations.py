@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from numpy.typing import NDArray
 
 from stitchwork.client.batch_calls import (
-    Predictions,
+    CallOptions,
     TranslationResult,
     items_to_predictions,
     items_to_rows,
@@ -26,6 +26,7 @@ from stitchwork.client.flows import (
     url_path,
     without_none,
 )
+from stitchwork.client.partial_results import PartialResult, Predictions
 from stitchwork.client.progress import Progress
 from stitchwork.client.resource_operations import Items
 
@@ -39,10 +40,12 @@ class InferenceOperations:
 
     Args:
         in_flight: Parts of a large call that may be in progress at the same time.
+        timeout: Seconds that one request may take.
     """
 
-    def __init__(self, in_flight: int) -> None:
+    def __init__(self, in_flight: int, timeout: float) -> None:
         self.in_flight = in_flight
+        self.timeout = timeout
         self.limits: ServiceLimits | None = None
 
     @Operation
@@ -56,6 +59,7 @@ class InferenceOperations:
         scale: Scale | None = None,
         out: Any = None,
         progress: Progress | bool = False,
+        resume: PartialResult | None = None,
     ) -> Flow[Floats]:
         """Translate embeddings of one space into another.
 
@@ -73,6 +77,8 @@ class InferenceOperations:
             out: (n, d_target) floats to write to, such as a `np.memmap`, or the path of a file,
                 whose name decides the format; default: a new array.
             progress: Called with the rows done and all rows; True draws a bar.
+            resume: The `partial` of the error with which the same call failed: what it has is not
+                computed again.
 
         Returns:
             (n, d_target) float32, or `out`; for a path, what was written.
@@ -84,7 +90,7 @@ class InferenceOperations:
         """
         query = {"source": source, "target": target, "bridge": bridge}
         result = yield from rows_to_rows(
-            self, "/translate", query, embeddings, scale, out, progress
+            self, "/translate", query, embeddings, scale, out, CallOptions(progress, resume)
         )
         rows: Floats = result.rows
         return rows
@@ -100,12 +106,12 @@ class InferenceOperations:
         scale: Scale | None = None,
         out: Sink | str | Path | None = None,
         progress: Progress | bool = False,
+        resume: PartialResult | None = None,
     ) -> Flow[TranslationResult]:
         """The same as `translate`, with what the service reports about single rows."""
         query = {"source": source, "target": target, "bridge": bridge}
-        return (
-            yield from rows_to_rows(self, "/translate", query, embeddings, scale, out, progress)
-        )
+        options = CallOptions(progress, resume)
+        return (yield from rows_to_rows(self, "/translate", query, embeddings, scale, out, options))
 
     @Operation
     def classify(
@@ -118,6 +124,7 @@ class InferenceOperations:
         *,
         scale: Scale | None = None,
         progress: Progress | bool = False,
+        resume: PartialResult | None = None,
     ) -> Flow[Predictions]:
         """Classify embeddings (n, d) of a space; many are sent in parts.
 
@@ -129,6 +136,7 @@ class InferenceOperations:
             top: Number of classes in each prediction.
             scale: What int8 embeddings are multiplied by, as in `translate`.
             progress: Called with the rows done and all rows; True draws a bar.
+            resume: The `partial` of the error with which the same call failed.
 
         Returns:
             A prediction for each row, with `label`, `score`, `confidence` and `top`; of a
@@ -136,7 +144,8 @@ class InferenceOperations:
         """
         query = {"space": space, "bridge": bridge, "top": top}
         path = url_path("classify", head)
-        return (yield from rows_to_predictions(self, path, query, embeddings, scale, progress))
+        options = CallOptions(progress, resume)
+        return (yield from rows_to_predictions(self, path, query, embeddings, scale, options))
 
     @Operation
     def embed(
@@ -149,6 +158,7 @@ class InferenceOperations:
         input_type: str | None = None,
         out: Any = None,
         progress: Progress | bool = False,
+        resume: PartialResult | None = None,
     ) -> Flow[Floats]:
         """Embed raw inputs in the encoder's space or, translated, in the target.
 
@@ -163,13 +173,15 @@ class InferenceOperations:
                 `query` or `document`; default: the prompt of the anchors.
             out: (n, d) floats to write to, or the path of a file, as in `translate`.
             progress: Called with the inputs done and all inputs; True draws a bar.
+            resume: The `partial` of the error with which the same call failed.
 
         Returns:
             (n, d) float32, or `out`.
         """
         fields = {"target": target, "bridge": bridge, "input_type": input_type}
         path = url_path("embed", encoder)
-        result = yield from items_to_rows(self, path, fields, items, out, progress)
+        options = CallOptions(progress, resume)
+        result = yield from items_to_rows(self, path, fields, items, out, options)
         rows: Floats = result.rows
         return rows
 
@@ -184,6 +196,7 @@ class InferenceOperations:
         *,
         input_type: str | None = None,
         progress: Progress | bool = False,
+        resume: PartialResult | None = None,
     ) -> Flow[Predictions]:
         """Classify raw inputs with the encoder of one space and the head of another.
 
@@ -195,13 +208,15 @@ class InferenceOperations:
             top: Number of classes in each prediction.
             input_type: Selects a prompt of the encoder's model, as in `embed`.
             progress: Called with the inputs done and all inputs; True draws a bar.
+            resume: The `partial` of the error with which the same call failed.
 
         Returns:
             A prediction for each input, as from `classify`.
         """
         fields = {"bridge": bridge, "top": top, "input_type": input_type}
         path = url_path("stitch", encoder, head)
-        return (yield from items_to_predictions(self, path, fields, items, progress))
+        options = CallOptions(progress, resume)
+        return (yield from items_to_predictions(self, path, fields, items, options))
 
     @Operation
     def compatibility(

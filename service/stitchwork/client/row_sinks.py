@@ -1,6 +1,7 @@
 """Files that rows are written to a part at a time, in any order: the name decides the format."""
 
 import io
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,14 @@ import orjson
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from stitchwork.client.partial_results import PartialResult, part_path, state_path
 from stitchwork.errors import InvalidInputError
 
 SUFFIXES: Final = (".npy", ".npz", ".safetensors", ".parquet")
+RESUMABLE_SUFFIXES: Final = (".npy", ".safetensors")
+"""Formats whose rows are written where they belong; the others are written in order."""
+STATE_SECONDS: Final = 1.0
+"""How often the state of a file is saved."""
 NAME: Final = "embeddings"
 """Name of the array in files that name their arrays."""
 ALIGNMENT: Final = 8
@@ -61,27 +67,38 @@ class RowSink:
 
     Args:
         path: The file; its name ends in .npy, .npz, .safetensors or .parquet.
-        count: Number of rows.
+        partial: Which rows are complete; those of an earlier call are in the temporary file.
         source: What the rows are computed from, whose other columns a Parquet file takes over.
 
     Attributes:
         width: Numbers in a row; 0 before the first one is written.
 
     Raises:
-        InvalidInputError: If the name ends otherwise, or the folder does not exist.
+        InvalidInputError: If the name ends otherwise, the folder does not exist, or there is no
+            file to resume.
     """
 
-    def __init__(self, path: Path, count: int, source: Any = None) -> None:
+    def __init__(self, path: Path, partial: PartialResult, source: Any = None) -> None:
         check_output(path)
-        self._path, self._count, self._source = path, count, source
-        self._part = path.with_name(path.name + ".part")
+        self._path, self._partial, self._source = path, partial, source
+        self._part, self._state = part_path(path), state_path(path)
+        self._count = partial.total
+        self._saved_at = time.monotonic()
+        self._is_resumable = path.suffix.lower() in RESUMABLE_SUFFIXES
+        is_new = not partial.parts
+        if not is_new and not (self._is_resumable and self._part.exists()):
+            expected = f"{' or '.join(RESUMABLE_SUFFIXES)} and the rows in {self._part}"
+            raise InvalidInputError(f"{path} cannot be resumed: expected a name in {expected}")
         # A folder that cannot be written to is refused before the first request.
-        self._file = self._part.open("wb+")
+        self._file = self._part.open("wb+" if is_new else "rb+")
+        self._state.unlink(missing_ok=True)
         self._offset = 0
         self._writer: Writer | None = None
         self._early: dict[int, NDArray[np.float32]] = {}
         self._next = 0
         self.width = 0
+        if partial.width:
+            self._begin(partial.width)
 
     def __setitem__(self, part: slice, rows: NDArray[np.float32], /) -> None:
         """Write some of the rows; the first ones determine the width of all."""
@@ -97,14 +114,26 @@ class RowSink:
             self._writer.write(following)
             self._next += len(following)
 
+    def save_state(self, min_seconds: float = STATE_SECONDS) -> None:
+        """Save which rows are complete, unless that was done less than so many seconds ago."""
+        if self._is_resumable and time.monotonic() - self._saved_at >= min_seconds:
+            self._file.flush()
+            new = self._state.with_suffix(".new")
+            new.write_bytes(self._partial.to_json())
+            new.replace(self._state)
+            self._saved_at = time.monotonic()
+
     def close(self, *, complete: bool) -> None:
-        """Rename the file to its final name, or remove it."""
+        """Rename the file to its final name; an incomplete one is removed or can be resumed."""
         if self._writer is not None:
             self._writer.close()
+        if not complete and self._partial.parts:
+            self.save_state(0.0)
         self._file.close()
         if complete:
             self._part.replace(self._path)
-        else:
+            self._state.unlink(missing_ok=True)
+        elif not (self._is_resumable and self._partial.parts):
             self._part.unlink()
 
     def _begin(self, width: int) -> None:
@@ -144,9 +173,9 @@ def check_output(path: Path) -> None:
 
 
 @contextmanager
-def open_sink(path: Path, count: int, source: Any = None) -> Iterator[RowSink]:
-    """A file that exists in full if all went well, and not at all otherwise."""
-    sink = RowSink(path, count, source)
+def open_sink(path: Path, partial: PartialResult, source: Any = None) -> Iterator[RowSink]:
+    """A file that has its name if all went well; otherwise it can be resumed, or does not exist."""
+    sink = RowSink(path, partial, source)
     complete = False
     try:
         yield sink

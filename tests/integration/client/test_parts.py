@@ -1,6 +1,7 @@
 """Calls that are too large for one request, on a service with a limit of 500 rows."""
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
+from stitchwork.cli.main import main
 from stitchwork.client import AsyncStitchwork, Floats, Stitchwork
 from stitchwork.client.chunks import ServiceLimits, item_parts, json_item
 from stitchwork.errors import InputTooLargeError, InvalidInputError, VersionMismatchError
@@ -144,10 +147,112 @@ def test_call_without_parts_over_a_limit_raises(client: Stitchwork, rows: Floats
 @pytest.mark.parametrize("items", [["é" * n for n in range(40)], [b"\xff" * n for n in range(40)]])
 def test_item_parts_contain_all_items_within_the_limits(items: list[Any]) -> None:
     limits = ServiceLimits(rows=1, items=7, body_bytes=64 * 1024 + 150)
-    parts = list(item_parts(items, limits))
+    parts = list(item_parts(items, limits, [(0, len(items))], lambda: 9))
     assert [text for _, part in parts for text in part] == [json_item(item) for item in items]
     assert [start for start, _ in parts] == np.cumsum([0, *(len(p) for _, p in parts)])[
         :-1
     ].tolist()
     assert all(1 <= len(part) <= 7 for _, part in parts)
     assert all(len(part) == 1 or sum(len(t.encode()) for t in part) <= 150 for _, part in parts)
+
+
+def broken(rows: Floats) -> Floats:
+    """The rows, one of which is refused."""
+    result = rows.copy()
+    result[AT_MEAN, 5] = np.nan
+    return result
+
+
+def test_failed_call_has_what_arrived_and_goes_on_from_there(
+    url: str, rows: Floats, expected: Floats
+) -> None:
+    with Stitchwork(url) as client:
+        with pytest.raises(InvalidInputError) as failed:
+            client.translate(broken(rows), "x", "y")
+        partial = failed.value.partial
+        # The part with the broken row, and the last one, which had not begun.
+        assert partial.missing in ([(1000, 1501)], [(1000, 1500)])
+        np.testing.assert_allclose(partial.rows[:1000], expected[:1000], atol=0.01)
+        calls: list[tuple[int, int]] = []
+        result = client.translation(
+            rows, "x", "y", resume=partial, progress=lambda *call: calls.append(call)
+        )
+    np.testing.assert_allclose(result.rows, expected, atol=0.01)
+    assert result.undefined.tolist() == [AT_MEAN]
+    assert calls[0][0] > 1000
+    assert calls[-1] == (len(rows), len(rows))
+
+
+def test_failed_call_of_the_async_client_has_what_arrived(url: str, rows: Floats) -> None:
+    async def run() -> list[dict[str, Any]]:
+        async with AsyncStitchwork(url) as client:
+            with pytest.raises(InvalidInputError) as failed:
+                await client.classify("h", broken(rows), "x")
+            assert failed.value.partial.count >= 1000
+            return await client.classify("h", rows, "x", resume=failed.value.partial)
+
+    with Stitchwork(url) as client:
+        assert asyncio.run(run()) == client.classify("h", rows, "x")
+
+
+def test_resumed_call_with_other_inputs_or_options_is_refused(url: str, rows: Floats) -> None:
+    with Stitchwork(url) as client:
+        with pytest.raises(InvalidInputError) as failed:
+            client.translate(broken(rows), "x", "y")
+        partial = failed.value.partial
+        other = rows.copy()
+        other[3] += 1
+        with pytest.raises(InvalidInputError, match="the inputs 0 to 499, or the options, are not"):
+            client.translate(other, "x", "y", resume=partial)
+        with pytest.raises(InvalidInputError, match="the inputs 0 to 499, or the options, are not"):
+            client.translate(rows, "x", "y", "ridge", resume=partial)
+        with pytest.raises(InvalidInputError, match="expected 1501 inputs, got 7"):
+            client.translate(rows[:7], "x", "y", resume=partial)
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.safetensors"])
+def test_command_resumes_an_incomplete_file(
+    url: str,
+    rows: Floats,
+    expected: Floats,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+) -> None:
+    path, out = tmp_path / "in.npy", tmp_path / name
+    words = ["translate", str(path), str(out), "--source", "x", "--target", "y", "--url", url]
+    np.save(path, broken(rows))
+    assert main([*words, "--resume"]) == 1
+    assert "there is nothing to resume" in capsys.readouterr().err
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert f"are in {out}.part; the same command with --resume" in error
+    assert f"/embeddings/{AT_MEAN}/5" in error
+    assert not out.exists()
+    np.save(path, rows)
+    assert main([*words, "--resume"]) == 0
+    result = np.load(out) if name.endswith("npy") else load_file(out)["embeddings"]
+    np.testing.assert_allclose(result, expected, atol=0.01)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.npy", name]
+
+
+def test_file_that_is_written_in_order_is_not_resumed(
+    url: str, rows: Floats, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "in.npy", broken(rows))
+    words = ["translate", str(tmp_path / "in.npy"), str(tmp_path / "out.npz"), "--url", url]
+    assert main([*words, "--source", "x", "--target", "y"]) == 1
+    assert "--resume" not in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["in.npy"]
+
+
+def test_command_shows_the_predictions_that_have_arrived(
+    url: str, rows: Floats, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "in.npy", broken(rows))
+    words = ["classify", "h", str(tmp_path / "in.npy"), "--space", "x", "--url", url, "--json"]
+    assert main(words) == 1
+    output = capsys.readouterr()
+    records = json.loads(output.out)
+    assert [record["input"] for record in records[:1000]] == [str(i) for i in range(1000)]
+    assert f"{len(records):,} of 1,501 inputs are classified; missing are" in output.err
