@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,9 @@ SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
 
 def pytest_configure(config: pytest.Config) -> None:
     """In continuous integration, allow no skips but those that are listed."""
+    # A shell ignores Ctrl-C for what it runs in the background, and children would inherit that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI") == "true":
         rules = allowed_skips.read_rules(config.rootpath / allowed_skips.ALLOWED)
         config.pluginmanager.register(SkipPolicy(rules))
