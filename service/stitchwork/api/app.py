@@ -21,6 +21,7 @@ from stitchwork.api.routes import (
     anchors,
     classify,
     compatibility,
+    documentation,
     embed,
     export,
     heads,
@@ -72,6 +73,8 @@ def create_app(state: AppState) -> FastAPI:
         summary="Any encoder feeds any classifier head, zero-shot.",
         description=DESCRIPTION,
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.stitchwork = state
     # Routes are matched in this order, so the most frequent ones come first.
@@ -88,6 +91,7 @@ def create_app(state: AppState) -> FastAPI:
         export,
         health,
         metrics,
+        documentation,
     )
     for routes in (*own_routes, openai, kserve):
         # Not `include_router`, which would match each path twice.

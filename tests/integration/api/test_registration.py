@@ -292,6 +292,5 @@ def test_operation_routes_respond(http: httpx.Client) -> None:
     parameters = {part["name"] for part in paths["/translate"]["post"]["parameters"]}
     assert {"source", "target", "bridge"} <= parameters
     assert {"/translate", "/stitch/{encoder}/{head}", "/spaces/{id}"} <= paths.keys()
-    assert http.get("/docs").status_code == 200
     response = http.get("/info", headers={"X-Request-ID": "my-id"})
     assert response.headers["x-request-id"] == "my-id"
