@@ -197,6 +197,7 @@ def add_routes(
         """204 once new requests cannot use it and all requests that use it have been answered."""
         seconds = request_timeout(request)
         await asyncio.to_thread(repository(state).delete, id_, condition)
+        state.space_checks.wake()
         await state.producer.drain(seconds)
         return Response(status_code=204)
 

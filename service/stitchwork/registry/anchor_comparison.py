@@ -108,22 +108,22 @@ def with_checks(space: Space, checks: tuple[SpaceCheck, ...], present: Container
     """
     before = space.checks or ()
     names = {check.space for check in checks}
-    others = [check for check in before if check.space not in names and check.space in present]
-    merged = [*others, *checks]
+    merged = [check for check in before if check.space not in names] + [*checks]
+    merged = [check for check in merged if check.space in present]
     while len(merged) > MAX_CHECKS:
         merged.remove(next((check for check in merged if not check.warning), merged[0]))
     outdated = {check.warning for check in before}
     warnings = [warning for warning in space.warnings if warning not in outdated]
     current = [check.warning for check in merged if check.warning]
-    if current:
-        # They name the spaces.
+    if current or not merged:
+        # They name the spaces, or there is none to agree with any more.
         warnings = [warning for warning in warnings if not warning.startswith(DISAGREEMENT)]
     warnings += current
     agreements = [check.agreement for check in merged]
     update = {
         "checks": tuple(merged),
         "warnings": tuple(warnings),
-        "agreement": max(agreements, default=space.agreement),
+        "agreement": max(agreements, default=None),
     }
     return space.model_copy(update=update)
 

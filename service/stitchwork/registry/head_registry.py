@@ -20,8 +20,8 @@ from stitchwork.resources import (
     Head,
     Registration,
     Space,
+    computed_version,
     digest,
-    files_version,
 )
 
 
@@ -123,12 +123,13 @@ class HeadRegistry:
             InvalidInputError: If the head takes another width than the space has.
         """
         space, source = registration.declared["space"], registration.declared["source"]
-        version = files_version(registration.version, files_digest)
+        arrays = layer_arrays(head.classifier)
+        version = computed_version(
+            registration.version, files_digest, arrays, head=declared_fields(head)
+        )
         record = head_record(registration.id, space, head, version, source, train)
-        if files_digest:
-            update = {"files_digest": files_digest, "declaration": registration.version}
-            record = record.model_copy(update=update)
-        return self._put(record, layer_arrays(head.classifier), ANY, registration)
+        update = {"files_digest": files_digest, "declaration": registration.version}
+        return self._put(record.model_copy(update=update), arrays, ANY, registration)
 
     def classifier(self, head: Head) -> Classifier:
         """The head's layers, float32 numpy."""

@@ -22,7 +22,7 @@ from stitchwork.registry.head_records import HeadDefinition
 from stitchwork.registry.head_registry import HeadRegistry
 from stitchwork.registry.read_lease import LeaseKeeper, ReadLease
 from stitchwork.registry.repository import Repository
-from stitchwork.registry.space_checks import SpaceChecks
+from stitchwork.registry.space_checks import SpaceChecks, due
 from stitchwork.registry.space_registry import SpaceRegistry
 from stitchwork.registry.transitions import check_current
 from stitchwork.resources import (
@@ -67,7 +67,7 @@ class Registry:
         self.lease_keeper = LeaseKeeper(changes, lease)
         stale: Any = {"stale_seconds": stale_seconds}
         self.anchor_sets = Repository(changes, "anchor-set", AnchorSet, lease, **stale)
-        self.spaces = Repository(changes, "space", Space, lease, **stale)
+        self.spaces = Repository(changes, "space", Space, lease, on_delete=due, **stale)
         self.heads = Repository(changes, "head", Head, lease, **stale)
         self.calibrations = Calibrations(changes, self.heads, lease)
         self.keys = ApiKeyRepository(server, aof_timeout_ms=milliseconds)

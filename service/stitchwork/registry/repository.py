@@ -53,6 +53,7 @@ class Repository(Generic[R]):
         model: The record's class.
         lease: The lease under which records may be used without a read.
         stale_seconds: How long the last known records serve while the server is unavailable.
+        on_delete: A further command of the commit that deletes an id.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class Repository(Generic[R]):
         lease: ReadLease,
         *,
         stale_seconds: float,
+        on_delete: Callable[[str], Command] | None = None,
     ) -> None:
         self.kind = kind
         self._changes = changes
         self.server = changes.server
         self._model: type[R] = model
         self._stale_seconds = stale_seconds
+        self._on_delete = on_delete
         self._cache: RecordCache[R] = RecordCache(kind, lease)
 
     def key(self, *parts: str) -> str:
@@ -293,6 +296,7 @@ class Repository(Generic[R]):
                 *(unreadable_removal(self.server, self.kind, id_) if before.error else ()),
                 *changes(self.kind, before, removal, self.server.now_ms),
                 ("ZREM", PREFIX + self.kind, id_),
+                *([self._on_delete(id_)] if self._on_delete else []),
             ]
             checks = self._unchanged_entry(before)
             if self._changes.commit(checks, commands, [self.change(id_)]):

@@ -7,7 +7,7 @@ stores the result in the records of both spaces.
 
 import logging
 import threading
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from stitchwork.background import NICENESS, PeriodicTask
@@ -33,6 +33,8 @@ LEASE_SECONDS: Final = 600.0
 """Time after which the check of a process that does not end is taken by another."""
 MAX_COMPARED: Final = 8
 """Other spaces that a new one is compared with."""
+PAGE_SIZE: Final = 200
+"""Records that are read at once."""
 POLL_SECONDS: Final = 10.0
 """How often workers look for checks that another process made due and did not make."""
 IDLE_SECONDS: Final = 10.0
@@ -46,7 +48,10 @@ Comparer: TypeAlias = Callable[[Floats, Floats], AnchorComparison]
 
 
 def due(id_: str) -> Command:
-    """The command that makes a check of a space due, as part of the commit that registers it."""
+    """The command that makes a check of a space due, as part of the commit that changes it.
+
+    Of a space that is deleted, the check removes it from the records of the others.
+    """
     return ("ZADD", DUE, 0, id_)
 
 
@@ -120,19 +125,18 @@ class SpaceChecks:
     def _check(self, id_: str, compare: Comparer) -> None:
         space = self._spaces.readable(id_).record
         if space is None:
+            self._remove_comparisons(id_)
             self._server.execute(("ZREM", DUE, id_))
             return
         (anchor_set,) = self._anchor_sets.read(space.anchor_set)
         names = anchor_set.record.ids if anchor_set.record else None
-        dependents = self._anchor_sets.dependents(space.anchor_set)
-        present = [name.split(":", 1)[1] for name in dependents]
         anchors, checks = self._anchors(space), []
         try:
-            for other in self._others(space, present):
+            for other in self._others(space):
                 comparison = compare(anchors, self._anchors(other))
                 checks.append(describe(comparison, other, names))
-                self._store(other, (describe(comparison.reverse(), space, names),), present)
-            self._store(space, tuple(checks), present, completes=True)
+                self._store(other, (describe(comparison.reverse(), space, names),))
+            self._store(space, tuple(checks), completes=True)
         except NotReadyError:
             # It was registered anew, and its check is due again, or deleted.
             log.info("space check superseded", extra={"space": id_})
@@ -140,8 +144,23 @@ class SpaceChecks:
         doubtful = [check.space for check in checks if check.warning]
         log.info("space checked", extra={"space": id_, "compared": len(checks), "doubt": doubtful})
 
-    def _others(self, space: Space, present: Sequence[str]) -> list[Space]:
-        others = [id_ for id_ in present if id_ != space.id]
+    def _remove_comparisons(self, id_: str) -> None:
+        """Remove the comparisons with a space that was deleted from the records of the others."""
+        cursor: str | None = None
+        while True:
+            page = self._spaces.page(PAGE_SIZE, cursor)
+            for entry in page.entries:
+                if entry.record and any(c.space == id_ for c in entry.record.checks or ()):
+                    self._store(entry.record, ())
+            if (cursor := page.cursor) is None:
+                return
+
+    def _present(self, anchor_set: str) -> list[str]:
+        """Ids of the spaces on a set."""
+        return [name.split(":", 1)[1] for name in self._anchor_sets.dependents(anchor_set)]
+
+    def _others(self, space: Space) -> list[Space]:
+        others = [id_ for id_ in self._present(space.anchor_set) if id_ != space.id]
         entries = self._spaces.read(*others[:MAX_COMPARED]) if others else []
         return [
             entry.record
@@ -157,7 +176,6 @@ class SpaceChecks:
         self,
         space: Space,
         checks: tuple[SpaceCheck, ...],
-        present: Container[str],
         *,
         completes: bool = False,
     ) -> None:
@@ -165,8 +183,8 @@ class SpaceChecks:
 
         Args:
             space: The space.
-            checks: The comparisons. They replace those with the same spaces.
-            present: Ids of the spaces on the set.
+            checks: The comparisons. They replace those with the same spaces; those with spaces
+                that are no longer on the set are dropped.
             completes: Whether these are all comparisons that its own check makes. Otherwise the
                 check of another space made them, and a space that is no longer the same is left
                 unchanged.
@@ -180,14 +198,23 @@ class SpaceChecks:
             if record is None or record.version != space.version:
                 raise NotReadyError(f"space {space.id} was declared anew or deleted")
             commands: list[Command] = [("ZREM", DUE, space.id)] if completes else []
+            present = self._present(record.anchor_set)
             updated = with_checks(record, checks, present)
-            return Write(Outcome.SAME, updated, current.registration, commands=commands)
+            exist = [_exists(check.space) for check in updated.checks or ()]
+            return Write(
+                Outcome.SAME, updated, current.registration, checks=exist, commands=commands
+            )
 
         try:
             self._spaces.put(space.id, decide)
         except NotReadyError:
             if completes:
                 raise
+
+
+def _exists(id_: str) -> Check:
+    """Holds until a space is deleted."""
+    return Check(("ZSCORE", PREFIX + "space", id_), "0")
 
 
 class SpaceCheckThread:

@@ -23,7 +23,6 @@ from stitchwork.registry.registration_parts import read_parts
 from stitchwork.registry.repository import Repository
 from stitchwork.registry.space_checks import due
 from stitchwork.registry.transitions import (
-    MAX_HEAD_DISTANCE,
     begin_registration,
     check_current,
     check_distance,
@@ -37,8 +36,7 @@ from stitchwork.resources import (
     Floats,
     Registration,
     Space,
-    digest,
-    files_version,
+    computed_version,
 )
 
 MAX_COMPARED: Final = 8
@@ -106,10 +104,7 @@ class SpaceRegistry:
         anchors = np.concatenate([part["rows"] for part in read_parts(self._spaces, registration)])
         files_digest = registration.files_digest
         # The encoder is pinned by now; the registration's version is the declaration's digest.
-        version = files_version(registration.version, files_digest)
-        if self._embeds_elsewhere(version, anchor_set, anchors):
-            # As with another version of a library. Equal versions have equal anchors.
-            version = digest({"version": version}, {"anchors": anchors})
+        version = computed_version(registration.version, files_digest, {"anchors": anchors})
         record = self._measure(declaration, anchor_set, anchors, version)
         update = {
             "files_digest": files_digest,
@@ -231,21 +226,6 @@ class SpaceRegistry:
             return make_ready(current, record, {"anchors": anchors}, check, [due(record.id)])
 
         return self._spaces.put(record.id, decide, condition)
-
-    def _embeds_elsewhere(self, version: str, anchor_set: AnchorSet, anchors: Floats) -> bool:
-        """Whether a space of the same declaration and files has other anchors."""
-        names = self._anchor_sets.dependents(anchor_set.id)
-        ids = [name.split(":", 1)[1] for name in names if name.startswith("space:")]
-        return any(
-            self._distance(entry.record, anchors) > MAX_HEAD_DISTANCE
-            for entry in (self._spaces.read(*ids) if ids else [])
-            if entry.record
-            and entry.record.anchor_set_version == anchor_set.version
-            and version
-            == files_version(
-                entry.record.declaration or entry.record.version, entry.record.files_digest
-            )
-        )
 
     def _check_distance(self, current: Entry[Space], record: Space, anchors: Floats) -> None:
         before = current.record

@@ -1,8 +1,8 @@
 """Frozen records of the resources: anchor sets, encoders, spaces, heads, API keys.
 
 Records are plain data. Their arrays (items, anchors, weights) are passed beside them as one
-dictionary, and a version is a digest of the declaration and of the model's files that it names, so
-that equal declarations of equal files have equal versions on every machine.
+dictionary. A version is a digest of the declaration and, where a worker computes the arrays, of the
+model's files and of these arrays: equal versions have equal arrays.
 """
 
 import hashlib
@@ -78,9 +78,9 @@ __all__ = [
     "VisionPooling",
     "check_hub_model",
     "check_timm_model",
+    "computed_version",
     "digest",
     "encoder_key",
-    "files_version",
     "is_local_path",
     "label_text",
     "pack_items",
@@ -215,16 +215,24 @@ def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> s
     return state.hexdigest()[:32]
 
 
-def files_version(declaration: str, files_digest: str | None) -> str:
-    """The version of a declaration together with the files of the model that it names.
+def computed_version(
+    declaration: str, files_digest: str | None, arrays: Arrays, **fields: Any
+) -> str:
+    """The version of what a worker has computed.
+
+    The same declaration of the same files may give other arrays: with another version of a library,
+    or on another device.
 
     Args:
         declaration: Digest of the declaration.
-        files_digest: Digest of the files; None if it needs none.
+        files_digest: Digest of the files of the model that it names; None if it names none.
+        arrays: What was computed.
+        fields: What was computed besides arrays, as JSON.
+
+    Returns:
+        As `digest`: equal versions have equal arrays.
     """
-    if not files_digest:
-        return declaration
-    return digest({"declaration": declaration, "files": files_digest})
+    return digest({"declaration": declaration, "files": files_digest, **fields}, arrays)
 
 
 def encoder_key(encoder: EncoderSpec) -> str:

@@ -5,7 +5,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 DECLARATION: Final = (
-    "Digest of the declaration, where the version is a digest of it and of a model's files."
+    "Digest of the declaration, where the version is a digest of it, of a model's files and of "
+    "what a worker computed."
 )
 
 

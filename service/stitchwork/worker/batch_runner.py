@@ -102,7 +102,7 @@ class BatchRunner:
         spec = batch[0].job.encoder
         if spec is None:
             raise JobFailedError("the job has no encoder")
-        loaded = self._load(spec)
+        loaded = self._load_registered(spec)
         start = time.perf_counter()
         with self._telemetry.span("model"):
             checked = _map_jobs(batch, lambda delivery: self._check(delivery.job, loaded), answer)
@@ -117,6 +117,22 @@ class BatchRunner:
             "batch completed",
             extra={"jobs": len(batch), "inputs": len(rows), "duration_ms": milliseconds},
         )
+
+    def _load_registered(self, spec: EncoderSpec) -> LoadedEncoder:
+        """The encoder of a registered space.
+
+        Raises:
+            JobFailedError: If it cannot be loaded: what this machine lacks is no fault of the
+                request.
+        """
+        try:
+            return self._load(spec)
+        except InvalidInputError as error:
+            is_specific = error.code != InvalidInputError.code
+            raise JobFailedError(
+                f"{spec.model} cannot be loaded by this worker: {error.message}",
+                code=error.code if is_specific else ErrorCode.LOAD_FAILED,
+            ) from error
 
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:

@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from stitchwork.redis.client import RedisClient
+from stitchwork.registry.anchor_comparison import AnchorComparison, compare_anchors
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.space_checks import DUE, SpaceCheckThread
@@ -116,16 +117,40 @@ def test_foreign_anchors_are_named_with_the_space(registry: Registry) -> None:
         assert warning.startswith(f"agreement with space {other} is near zero (")
 
 
-def test_comparison_with_a_deleted_space_goes_with_the_next_check(registry: Registry) -> None:
+def test_comparisons_with_a_deleted_space_are_removed_from_the_records_of_others(
+    registry: Registry,
+) -> None:
     register(registry, "x", rows(1))
     register(registry, "y", np.roll(rows(2), 1, axis=0))
-    registry.space_checks.run()
-    registry.spaces.delete("y")
     register(registry, "z", rows(3))
     registry.space_checks.run()
+    before = read(registry, "x")
+    assert any("those of space y" in warning for warning in before.warnings)
+    registry.spaces.delete("y")
+    assert registry.space_checks.run() == 1
     x = read(registry, "x")
     assert x.checks is not None
     assert ([check.space for check in x.checks], x.warnings) == (["z"], ())
+    assert (x.version, x.agreement) == (before.version, x.checks[0].agreement)
+    registry.spaces.delete("z")
+    registry.space_checks.run()
+    alone = read(registry, "x")
+    assert (alone.checks, alone.agreement) == ((), None)
+
+
+def test_space_deleted_while_it_is_compared_is_not_named_in_the_other_record(
+    registry: Registry,
+) -> None:
+    register(registry, "x", rows(1))
+    registry.space_checks.run()
+    register(registry, "y", rows(2))
+
+    def delete_then_compare(x: Floats, y: Floats) -> AnchorComparison:
+        registry.spaces.delete("x")
+        return compare_anchors(x, y)
+
+    registry.space_checks.run(delete_then_compare)
+    assert (read(registry, "y").checks, read(registry, "y").agreement) == ((), None)
 
 
 def test_each_check_is_made_by_one_process(registry: Registry) -> None:

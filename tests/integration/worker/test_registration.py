@@ -341,7 +341,45 @@ def test_a_space_declared_again_gets_other_rows_though_its_files_are_the_same(
         record = ready(registry)
         np.testing.assert_allclose(anchors_of(registry, record), embeddings(seed), rtol=1e-6)
         assert (record.declaration, record.files_digest) == (first.declaration, "a")
-        assert record.version != first.version, "equal versions have equal anchors"
+        assert (record.version == first.version) is (seed == 0), "versions follow the anchors"
+
+
+def test_a_space_that_is_deleted_and_declared_again_has_its_version_only_if_its_rows_are_equal(
+    registry: Registry, runners: Runners
+) -> None:
+    """Another version of a library gives other rows of the same files."""
+    versions = []
+    for seed in (0, 1, 0):
+        put(registry)
+        complete(registry, runners(partial(load_table, embeddings(seed), "a")))
+        versions.append(ready(registry).version)
+        registry.spaces.delete("x")
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_fitted_head_that_is_deleted_and_declared_again_follows_the_rows_of_its_inputs(
+    registry: Registry, runners: Runners
+) -> None:
+    put(registry)
+    complete(registry, runners(partial(load_table, embeddings(0), "a")))
+    versions = []
+    for seed in (0, 1, 0):
+        rows = embeddings(0) + np.float32(0.02 * seed) * embeddings(1)
+        runner = runners(lambda spec, prove=False, rows=rows: loaded(TableEncoder(rows), "a"))
+        declared = {"source": "fit", "labels": ["a", "b"]}
+        inputs = {**pack_items(TEXTS), "classes": np.array([0, 1, 0, 1, 0])}
+        _, entry = registry.begin_head(
+            "h", "x", declared, inputs=inputs, encoder=SPEC, total=len(TEXTS)
+        )
+        assert entry.registration is not None
+        job = Job(id="", encoder=SPEC, registration=("head", "h", entry.registration.version))
+        for _ in range(STEPS):
+            runner.advance(job)
+        (head,), _ = registry.heads.ready("h")
+        assert head.declaration == entry.registration.version
+        versions.append(head.version)
+        registry.heads.delete("h")
+    assert versions[0] == versions[2] != versions[1]
 
 
 def test_another_space_of_equal_files_with_other_rows_has_another_version(
