@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from stitchwork.api.dependencies import AppState, run_while_connected
 from stitchwork.api.schemas.items import decode_items
+from stitchwork.errors import InvalidInputError
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 
@@ -63,6 +64,11 @@ async def infer_items(
         InputTooLargeError: If there are more than `max_items`.
     """
     modality = encoder_of(resolution.source).modality
+    if truncate and modality != "text":
+        raise InvalidInputError(
+            f"expected truncate with texts, space {resolution.source.id} embeds {modality}s",
+            pointer="/truncate",
+        )
     async with state.image_fetcher.by_value(items, modality) as values:
         size = sum(map(len, values)) // BYTES_PER_VALUE
         decode = partial(decode_items, values, modality, state.limits.max_items)

@@ -38,6 +38,7 @@ from stitchwork.resources import (
     check_hub_model,
     check_timm_model,
     is_local_path,
+    local_path,
 )
 
 STATUS: Final = {
@@ -101,8 +102,8 @@ def put_response(
 def check_model_allowed(state: AppState, encoder: EncoderSpec | None, pointer: str) -> None:
     """Refuse a model at once that every worker with the same settings would refuse to load.
 
-    Which hub model exactly a timm model needs, and whether a local file may be read, only the
-    workers know.
+    A revision of local files is refused too, since nothing would follow it. Which hub model exactly
+    a timm model needs, and whether a local file may be read, only the workers know.
 
     Args:
         state: The state of the API.
@@ -110,8 +111,13 @@ def check_model_allowed(state: AppState, encoder: EncoderSpec | None, pointer: s
         pointer: JSON pointer to it.
 
     Raises:
-        InvalidInputError: If `hub_models` does not allow it.
+        InvalidInputError: If `hub_models` does not allow it, or it has a revision and is local.
     """
+    if encoder is not None and encoder.revision is not None and local_path(encoder) is not None:
+        raise InvalidInputError(
+            "revision: expected none for local files, a revision is one of the hub",
+            pointer=f"{pointer}/revision",
+        )
     if isinstance(encoder, ImageEncoder):
         check_timm_model(encoder, state.hub_models, f"{pointer}/model")
     elif encoder is not None and not is_local_path(encoder.model):

@@ -9,7 +9,7 @@ from typing import Final
 from stitchwork.errors import ErrorCode, InvalidInputError, StitchworkError
 from stitchwork.models.file_snapshots import FileList, FileSnapshot, take_snapshot
 from stitchwork.models.hub import Hub, is_pinned
-from stitchwork.resources import EncoderSpec, ImageEncoder, is_local_path
+from stitchwork.resources import EncoderSpec, ImageEncoder, local_path
 
 TRANSFORMERS_FILES: Final = (
     *("*.safetensors", "*.json", "*.txt", "*.model"),
@@ -38,7 +38,7 @@ class ModelFiles:
                 allowed.
             JobFailedError: If the model is on the hub and cannot be downloaded.
         """
-        name = _local_path(spec)
+        name = local_path(spec)
         if name is not None:
             return self._check_allowed(name)
         folder = self._hub.folder(_hub_id(spec), spec.revision)
@@ -57,7 +57,7 @@ class ModelFiles:
             JobFailedError: As `path`, or if the files change whenever they are read.
             OSError: If a file cannot be read.
         """
-        name = _local_path(spec)
+        name = local_path(spec)
         if name is not None:
             # Not resolved, so that a link that leads elsewhere is followed anew.
             root = Path(name).expanduser()
@@ -78,7 +78,7 @@ class ModelFiles:
             InvalidInputError: If the spec is invalid, or names a model that is not allowed.
             JobFailedError: If the hub cannot be reached.
         """
-        if not _local_path(spec) and not is_pinned(spec.revision):
+        if not local_path(spec) and not is_pinned(spec.revision):
             folder = self._hub.folder(_hub_id(spec), spec.revision)
             spec = spec.model_copy(update={"revision": folder.name})
         if not isinstance(spec, ImageEncoder):
@@ -138,14 +138,6 @@ def _timm_files(root: Path) -> FileList:
     if config.name not in files:
         watched.append(config)
     return FileList(root, files, tuple(watched))
-
-
-def _local_path(spec: EncoderSpec) -> str | None:
-    """The local path that a spec names; None if it names a model of the hub."""
-    if isinstance(spec, ImageEncoder):
-        return spec.weights
-    model = spec.model
-    return model if is_local_path(model) else None
 
 
 def _hub_id(spec: EncoderSpec) -> str:

@@ -35,9 +35,13 @@ def image_classifier(spec: ImageEncoder, weights: Path) -> PretrainedHead:
         names of ImageNet's classes if it has as many, else the indices of the classes.
 
     Raises:
-        InvalidInputError: If the model has no classifier, or its logits are not an affine function
-            of its features.
+        InvalidInputError: If the model has no classifier, its logits are not an affine function
+            of its features, or the spec's embeddings are not these features.
     """
+    if spec.normalize:
+        raise InvalidInputError(
+            f"the classifier of {spec.model} expects an encoder with normalize false"
+        )
     file = find_weights(weights)
     config = read_config(spec, file)
     model = load_timm_model(spec, file).eval()

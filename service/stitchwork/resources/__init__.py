@@ -32,6 +32,7 @@ from stitchwork.resources.encoder_specs import (
     check_hub_model,
     check_timm_model,
     is_local_path,
+    local_path,
 )
 from stitchwork.resources.heads import (
     ActivationLayer,
@@ -83,6 +84,7 @@ __all__ = [
     "encoder_key",
     "is_local_path",
     "label_text",
+    "local_path",
     "pack_items",
     "unpack_items",
 ]

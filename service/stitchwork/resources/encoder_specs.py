@@ -244,6 +244,13 @@ def check_timm_model(encoder: ImageEncoder, patterns: Sequence[str], pointer: st
         check_hub_model(f"timm/{name}", patterns, pointer)
 
 
+def local_path(spec: EncoderSpec) -> str | None:
+    """The local path that a spec names; None if it names a model of the hub."""
+    if isinstance(spec, ImageEncoder):
+        return spec.weights
+    return spec.model if is_local_path(spec.model) else None
+
+
 def check_hub_model(model: str, patterns: Sequence[str], pointer: str | None = None) -> None:
     """Refuse a model of the hub that no pattern of `hub_models` allows.
 

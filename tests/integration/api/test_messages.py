@@ -4,7 +4,9 @@ import json
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tests.conftest import Pair
 from tests.integration.api.test_refusals import GOOD, TO_Y, check
@@ -181,3 +183,97 @@ def test_hub_model_that_is_not_allowed_is_refused_at_once(
     for path in ("/spaces/foreign", "/heads/foreign"):
         assert http.get(path).status_code == 404
     assert http.delete("/anchor-sets/foreign-words").status_code == 204
+
+
+LOCAL = {"kind": "timm", "model": "resnet18", "weights": "/models/resnet18.safetensors"}
+ONE_LAYER = {"space": "x", "labels": ["a", "b"], "layers": [{"weight": [GOOD, GOOD]}]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "detail"),
+    [
+        ("PUT", "/spaces/u", {"encoder": LOCAL, "scale": 2.0}, "anchors with scale, got none"),
+        ("PUT", "/spaces/u", {"encoder": LOCAL, "ids": ["a", "b"]}, "anchors with ids, got none"),
+        (
+            "PUT",
+            "/spaces/u",
+            {"encoder": LOCAL, "encoding_format": "base64"},
+            "anchors with encoding_format, got none",
+        ),
+        (
+            "PUT",
+            "/spaces/u",
+            {"encoder": {**LOCAL, "revision": "main"}},
+            "revision: expected none for local files",
+        ),
+        ("PUT", "/heads/u", {**ONE_LAYER, "bias": [0.0, 1.0]}, "a weight with bias, got none"),
+        (
+            "PUT",
+            "/heads/u",
+            {"space": "x", "labels": ["a", "b"], "weight": [GOOD, GOOD], "activation": "relu"},
+            "layers with activation, got none",
+        ),
+        ("PUT", "/heads/u", {"space": "x", "classifier": True, "bias": [0.0]}, "with bias"),
+        (
+            "PUT",
+            "/heads/u",
+            {"space": "x", "classifier": {**TEXT, "model": "/m", "revision": "main"}},
+            "revision: expected none for local files",
+        ),
+        (
+            "PUT",
+            "/heads/u",
+            {
+                "space": "x",
+                "fit": {"labels": ["a", "b"], "items": ["a", "b"], "encoding_format": "base64"},
+            },
+            "embeddings with encoding_format, got none",
+        ),
+        ("POST", "/embed/x", {"items": ["a"], "bridge": "ridge"}, "a target with bridge, got none"),
+        (
+            "POST",
+            "/embed/x?target=y",
+            {"items": ["a"]},
+            "expected target in the JSON body, got it in the query",
+        ),
+        (
+            "POST",
+            "/compatibility/x/h",
+            {"embeddings": [GOOD], "labels": ["a"], "truncate": True},
+            "items with truncate, got none",
+        ),
+        (
+            "POST",
+            "/embed/pictures",
+            {"items": ["aGk="], "truncate": True},
+            "expected truncate with texts, space pictures embeds images",
+        ),
+        (
+            "POST",
+            "/stitch/pictures/h",
+            {"items": ["aGk="], "truncate": True},
+            "expected truncate with texts, space pictures embeds images",
+        ),
+    ],
+)
+def test_field_that_nothing_would_use_is_refused_by_name(
+    http: httpx.Client, spaces: Pair, method: str, path: str, body: dict[str, Any], detail: str
+) -> None:
+    if "pictures" in path:
+        anchors = spaces.x_anchors.tolist()
+        space = {"anchor_set": "S", "encoder": LOCAL, "anchors": anchors}
+        http.put("/spaces/pictures", json=space).raise_for_status()
+        head = {"space": "x", "labels": ["a", "b"], "weight": [GOOD, GOOD]}
+        http.put("/heads/h", json=head).raise_for_status()
+    if path.startswith("/spaces"):
+        body = {"anchor_set": "S", **body}
+    check(http.request(method, path, json=body), 422, detail=detail)
+
+
+def test_field_in_the_query_and_in_the_body_is_refused(http: httpx.Client, spaces: Pair) -> None:
+    rows = np.array([GOOD], np.float32)
+    data = save({"embeddings": rows}, {"source": "x", "target": "y"})
+    headers = {"Content-Type": "application/vnd.safetensors"}
+    response = http.post("/translate?target=x", content=data, headers=headers)
+    check(response, 422, detail="'target' once, got it in the query and in the body")
+    assert response.json()["code"] == "duplicate-key"

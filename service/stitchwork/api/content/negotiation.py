@@ -7,7 +7,6 @@ bodies of the Open Inference Protocol, which are JSON followed by bytes.
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,9 +27,9 @@ from stitchwork.api.content.arrays import (
     to_npy,
     to_safetensors,
 )
+from stitchwork.api.content.queries import check_no_fields, with_query
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
-from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
 from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import (
@@ -103,15 +102,16 @@ async def receive_body(
         match media:
             case "application/json":
                 payload = json.parse_object(data, limits, array_field=array_field)
+                check_no_fields(request, model)
             case "multipart/form-data":
-                payload = {**_query(request), **form}
+                payload = with_query(request, form)
             case "application/x-ndjson":
-                payload = {**_query(request), **_ndjson(data, limits)}
+                payload = with_query(request, _ndjson(data, limits))
             case "application/vnd.safetensors":
-                payload = {**_query(request), **_safetensors(data, limits)}
+                payload = with_query(request, _safetensors(data, limits))
             case "application/x-npy":
                 name = str(array_field)
-                payload = {**_query(request), name: from_npy(data, name)}
+                payload = with_query(request, {name: from_npy(data, name)})
             case _:
                 assert_never(media)
         return _validate(model, payload, limits)
@@ -279,18 +279,6 @@ def _preferred(accept: bytes, offers: tuple[str, ...], default: str) -> str:
         if offer in offers and weight > 0:
             acceptable.append((weight, offer))
     return max(acceptable, key=lambda entry: entry[0], default=(1.0, offers[0]))[1]
-
-
-def _query(request: Request) -> dict[str, Any]:
-    parameters = request.query_params.multi_items()
-    values = dict(parameters)
-    if len(values) < len(parameters):
-        duplicate = Counter(name for name, _ in parameters).most_common(1)[0][0]
-        raise InvalidInputError(
-            f"expected unique query parameters, got {duplicate[:80]!r} twice",
-            code=ErrorCode.DUPLICATE_KEY,
-        )
-    return {name: TextParameter(value) for name, value in values.items()}
 
 
 def _validate(model: type[M], payload: Any, limits: RequestLimits) -> M:

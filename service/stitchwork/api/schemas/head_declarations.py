@@ -82,6 +82,8 @@ class TrainingData(RequestModel):
         inputs = self.items if self.embeddings is None else self.embeddings
         if inputs is None or (self.embeddings is not None and self.items is not None):
             raise ValueError("expected either embeddings or items")
+        if self.embeddings is None:
+            self.check_unused(("encoding_format",), "embeddings")
         if len(set(self.labels)) < 2:
             raise ValueError("expected labels of at least two classes, got one")
         if len(inputs) != len(self.labels):
@@ -206,14 +208,16 @@ class HeadRequest(RequestModel):
                 f"expected one of {', '.join(kinds)}, got {' and '.join(present) or 'none'}"
             )
         if self.fit is not None:
-            fixed = ("problem_type", "thresholds", "temperature", "labels", "activation")
+            fixed = ("problem_type", "thresholds", "temperature", "labels")
             excess = [name for name in fixed if getattr(self, name) is not None]
             if self.problem_type == SINGLE_LABEL:
                 excess.remove("problem_type")
             if excess:
                 raise ValueError(f"expected no {' and no '.join(excess)} beside fit")
-        if self.classifier is not None and self.activation is not None:
-            raise ValueError("expected no activation beside classifier")
+        if self.layers is None:
+            self.check_unused(("activation",), "layers")
+        if self.weight is None:
+            self.check_unused(("bias",), "a weight")
         return self
 
     @property

@@ -1,8 +1,8 @@
 """Request bodies of inference: translate, classify, embed, stitch."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stitchwork.api.schemas.fields import (
     Bridge,
@@ -65,6 +65,12 @@ class EmbedRequest(ItemsMixin):
     truncate: Truncate = None
     input_type: InputType = None
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
+
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        if self.target is None:
+            self.check_unused(("bridge",), "a target")
+        return self
 
 
 class StitchRequest(ItemsMixin):

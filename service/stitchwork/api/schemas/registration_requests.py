@@ -1,8 +1,8 @@
 """Request bodies that register anchor sets and spaces."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stitchwork.api.content.validation import check_count
 from stitchwork.api.schemas.fields import (
@@ -106,6 +106,12 @@ class SpaceRequest(RequestModel):
         "anchor_set": "faq",
         "encoder": {"kind": "transformers", "model": "sentence-transformers/all-MiniLM-L6-v2"},
     }
+
+    @model_validator(mode="after")
+    def _uses_all(self) -> Self:
+        if self.anchors is None and (self.encoder is not None or self.scale is not None):
+            self.check_unused(("encoding_format", "scale", "ids"), "anchors")
+        return self
 
     def declaration(self, id_: str) -> SpaceDeclaration:
         """The declaration of a space with this id."""

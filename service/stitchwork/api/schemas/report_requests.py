@@ -86,8 +86,10 @@ class HeadEvaluationRequest(RequestModel):
     def _one_of(self) -> Self:
         if (self.items is None) == (self.embeddings is None):
             raise ValueError("expected either embeddings or items")
-        if self.items is None and self.input_type is not None:
-            raise ValueError("expected items with input_type, got embeddings")
+        if self.items is None:
+            self.check_unused(("input_type", "truncate"), "items")
+        elif self.native_embeddings is None:
+            self.check_unused(("encoding_format",), "embeddings")
         for name in ("items", "embeddings", "native_embeddings"):
             rows = getattr(self, name)
             if rows is not None and len(rows) != len(self.labels):

@@ -1,0 +1,48 @@
+"""Fields of a request in its query, beside those in its body."""
+
+from collections import Counter
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+
+from stitchwork.api.schemas.fields import TextParameter
+from stitchwork.errors import ErrorCode, InvalidInputError
+
+
+def check_no_fields(request: Request, model: type[BaseModel]) -> None:
+    """Refuse fields in the query of a request whose body is JSON, which has all fields."""
+    if not request.scope["query_string"]:
+        return
+    names = [name for name in request.query_params if name in model.model_fields]
+    if names:
+        raise InvalidInputError(
+            f"expected {names[0]} in the JSON body, got it in the query", pointer=f"/{names[0]}"
+        )
+
+
+def with_query(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a body and of the query.
+
+    Raises:
+        InvalidInputError: If both have one.
+    """
+    query = _query(request)
+    for name in fields.keys() & query.keys():
+        raise InvalidInputError(
+            f"expected {name[:80]!r} once, got it in the query and in the body",
+            code=ErrorCode.DUPLICATE_KEY,
+        )
+    return {**query, **fields}
+
+
+def _query(request: Request) -> dict[str, Any]:
+    parameters = request.query_params.multi_items()
+    values = dict(parameters)
+    if len(values) < len(parameters):
+        duplicate = Counter(name for name, _ in parameters).most_common(1)[0][0]
+        raise InvalidInputError(
+            f"expected unique query parameters, got {duplicate[:80]!r} twice",
+            code=ErrorCode.DUPLICATE_KEY,
+        )
+    return {name: TextParameter(value) for name, value in values.items()}
