@@ -219,11 +219,10 @@ def test_new_files_of_a_space_with_a_head_are_registered_as_the_error_says(stage
 def test_anchors_that_were_sent_are_bound_to_the_files_that_reproduce_them(stage: Stage) -> None:
     embedded = stage.client.send("POST", "/embed/x", {"items": TEXTS})
     anchors = np.asarray(embedded.json()["embeddings"])
-    assert stage.put("sent", anchors=anchors.tolist()).status_code == 201
-    assert stage.client.send("GET", "/spaces/sent").json()["files_digest"] is None
+    assert stage.put("sent", anchors=anchors.tolist()).status_code == 202
+    record = stage.wait("/spaces/sent")
+    assert record["files_digest"] == stage.wait("/spaces/x")["files_digest"]
     stage.assert_embeds(0, "sent")
-    bound = stage.client.send("GET", "/spaces/sent").json()["files_digest"]
-    assert bound == stage.wait("/spaces/x")["files_digest"]
     planted_models.overwrite(stage.weights, stage.other)
     refused = stage.embed("sent")
     assert refused.status_code == 409
@@ -231,7 +230,8 @@ def test_anchors_that_were_sent_are_bound_to_the_files_that_reproduce_them(stage
     stage.register()
     embedded = stage.client.send("POST", "/embed/x", {"items": TEXTS})
     again = stage.put("sent", anchors=embedded.json()["embeddings"])
-    assert again.status_code == 200, again.text
+    assert again.status_code == 202, again.text
+    assert "pending" not in stage.wait("/spaces/sent")
     stage.assert_embeds(1, "sent")
 
 

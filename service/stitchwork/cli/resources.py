@@ -181,7 +181,6 @@ def put_space(
     **encoder_options: Any,
 ) -> None:
     """Register a space by its anchors or its encoder and, with inputs, its anchor set first."""
-    from stitchwork.cli.anchor_check import check_anchors
     from stitchwork.cli.files import Files, read_inputs, read_lines
     from stitchwork.client.chunks import all_rows
 
@@ -206,12 +205,6 @@ def put_space(
     if is_new:
         note = f"stitchwork: anchor set {anchor_set} is new: no other space is on it yet"
         click.echo(note, err=True)
-    if rows is not None and encoder is not None:
-        if inputs is None or no_wait:
-            note = "stitchwork: the encoder is compared with the anchors when it is first used"
-            click.echo(note, err=True)
-        else:
-            check_anchors(client, id_, rows, inputs, progress=output.has_progress)
     _show_ready(client, output, "spaces", record, wait=not no_wait)
 
 

@@ -70,8 +70,7 @@ class Repository(Generic[R]):
         self._changes = changes
         self.server = changes.server
         self._model: type[R] = model
-        self._stale_seconds = stale_seconds
-        self._on_delete = on_delete
+        self._stale_seconds, self._on_delete = stale_seconds, on_delete
         self._cache: RecordCache[R] = RecordCache(kind, lease)
 
     def key(self, *parts: str) -> str:

@@ -21,6 +21,7 @@ from stitchwork.registry.declarations import (
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.registration_parts import read_parts
 from stitchwork.registry.repository import Repository
+from stitchwork.registry.sent_anchors import check_sent_anchors, is_comparable
 from stitchwork.registry.space_checks import due
 from stitchwork.registry.transitions import (
     begin_registration,
@@ -60,7 +61,9 @@ class SpaceRegistry:
     ) -> tuple[Outcome, Entry[Space]]:
         """Register a space by its anchors, or by an encoder that embeds the items of its set.
 
-        The first space that names an unknown set and has anchors creates the set.
+        The first space that names an unknown set and has anchors creates the set. Where the
+        encoder can embed the items of the set, a worker compares its rows with anchors that are
+        sent before the space is ready.
 
         Raises:
             UnknownResourceError: If the set is unknown and there are no anchors to create it from.
@@ -83,6 +86,9 @@ class SpaceRegistry:
         # The version must not depend on the order in which the rows were sent.
         unit = has_unit_rows(anchors) if declaration.unit is None else declaration.unit
         declaration = replace(declaration, anchors=anchors, ids=None, unit=unit)
+        if is_comparable(declaration.encoder, set_entry.record):
+            Frame.from_anchors(anchors)  # Anchors that span nothing are refused at once.
+            return self._begin(declaration, set_entry, condition)
         record = self._measure(declaration, anchor_set, anchors, declaration.version(anchor_set))
         return self._put(record, anchors, condition, creates=anchor_set)
 
@@ -92,6 +98,7 @@ class SpaceRegistry:
         Raises:
             NotReadyError: If the registration is no longer the current one.
             InvalidInputError: If the anchors span nothing.
+            AnchorSetMismatchError: If the anchors that were sent are not the encoder's.
         """
         declaration = SpaceDeclaration(
             registration.id,
@@ -104,11 +111,18 @@ class SpaceRegistry:
         anchors = np.concatenate([part["rows"] for part in read_parts(self._spaces, registration)])
         files_digest = registration.files_digest
         # The encoder is pinned by now; the registration's version is the declaration's digest.
-        version = computed_version(registration.version, files_digest, {"anchors": anchors})
+        if registration.declared.get("dim") is None:
+            version = computed_version(registration.version, files_digest, {"anchors": anchors})
+            digest_of_declaration = registration.version
+        else:
+            sent = self._spaces.inputs(registration.id, registration.version)["anchors"]
+            check_sent_anchors(sent, anchors, anchor_set.ids, registration.encoder)
+            # The declaration has the anchors, whatever the files.
+            anchors, version, digest_of_declaration = sent, registration.version, None
         record = self._measure(declaration, anchor_set, anchors, version)
         update = {
             "files_digest": files_digest,
-            "declaration": registration.version,
+            "declaration": digest_of_declaration,
             "dtype": registration.declared.get("dtype"),
             "label_names": tuple(registration.declared.get("label_names", ())),
         }
@@ -174,12 +188,15 @@ class SpaceRegistry:
                 "anchor_set": anchor_set.id,
                 "parameters": declaration.parameters.model_dump(),
                 "unit": declaration.unit,
+                "dim": None if declaration.anchors is None else declaration.anchors.shape[1],
             },
             total=anchor_set.size,
         )
 
+        inputs = None if declaration.anchors is None else {"anchors": declaration.anchors}
+
         def decide(current: Entry[Space]) -> Write[Space]:
-            check_heads(current, encoder, None)
+            check_heads(current, encoder, declared.declared["dim"])
             checks = [self._anchor_sets.unchanged(set_entry)]
             registration = declared
             if current.record and current.record.encoder and is_declared(current, declared):
@@ -187,7 +204,7 @@ class SpaceRegistry:
                 revision = encoder.revision or current.record.encoder.revision
                 pinned = encoder.model_copy(update={"revision": revision})
                 registration = declared.model_copy(update={"encoder": pinned})
-            return begin_registration(current, registration, checks, reads_files=True)
+            return begin_registration(current, registration, checks, inputs, reads_files=True)
 
         return self._spaces.put(declaration.id, decide, condition)
 
@@ -220,9 +237,12 @@ class SpaceRegistry:
                     f"anchor set {record.anchor_set} is no longer the one this space was made for"
                 )
             if current.record and current.version == record.version and record.encoder:
-                # Its encoder is verified anew: it may have other files by now.
-                unbound = current.record.model_copy(update={"files_digest": None})
-                return Write(Outcome.SAME, unbound, checks=[check])
+                # Its encoder may have other files by now, which are verified or yet to be bound.
+                names = ("files_digest", "encoder", "dtype", "label_names")
+                verified = {name: getattr(record, name) for name in names}
+                update = verified if registration else {"files_digest": None}
+                same = current.record.model_copy(update=update)
+                return Write(Outcome.SAME, same, checks=[check])
             return make_ready(current, record, {"anchors": anchors}, check, [due(record.id)])
 
         return self._spaces.put(record.id, decide, condition)

@@ -30,9 +30,9 @@ from stitchwork.queue.answers import Answer
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply
-from stitchwork.resources import EncoderSpec
 from stitchwork.telemetry import Telemetry, bind_callers
 from stitchwork.worker.encoder_check import EncoderChecker
+from stitchwork.worker.encoder_loading import EncoderLoading, load_registered
 from stitchwork.worker.prefetch import prefetch
 from stitchwork.worker.registration import OUTAGE_ERRORS
 
@@ -66,7 +66,7 @@ class BatchRunner:
     def __init__(
         self,
         leases: Leases,
-        load: Callable[[EncoderSpec], LoadedEncoder],
+        load: EncoderLoading,
         encoders: EncoderCache,
         checker: EncoderChecker,
         translator: Translator,
@@ -102,7 +102,9 @@ class BatchRunner:
         spec = batch[0].job.encoder
         if spec is None:
             raise JobFailedError("the job has no encoder")
-        loaded = self._load_registered(spec)
+        # A space without files was registered without a worker: nothing has proven its encoder.
+        is_unproven = any(d.job.source and d.job.source.files_digest is None for d in batch)
+        loaded = load_registered(self._load, spec, prove=is_unproven)
         start = time.perf_counter()
         with self._telemetry.span("model"):
             checked = _map_jobs(batch, lambda delivery: self._check(delivery.job, loaded), answer)
@@ -117,22 +119,6 @@ class BatchRunner:
             "batch completed",
             extra={"jobs": len(batch), "inputs": len(rows), "duration_ms": milliseconds},
         )
-
-    def _load_registered(self, spec: EncoderSpec) -> LoadedEncoder:
-        """The encoder of a registered space.
-
-        Raises:
-            JobFailedError: If it cannot be loaded: what this machine lacks is no fault of the
-                request.
-        """
-        try:
-            return self._load(spec)
-        except InvalidInputError as error:
-            is_specific = error.code != InvalidInputError.code
-            raise JobFailedError(
-                f"{spec.model} cannot be loaded by this worker: {error.message}",
-                code=error.code if is_specific else ErrorCode.LOAD_FAILED,
-            ) from error
 
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:

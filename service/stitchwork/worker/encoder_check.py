@@ -25,6 +25,7 @@ from stitchwork.geometry.diagnostics.space_metrics import row_distance
 from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder_cache import LoadedEncoder
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.sent_anchors import TOLERANCE
 from stitchwork.registry.transitions import ADVICE_WITH_HEADS
 from stitchwork.resources import Space, encoder_key, unpack_items
 
@@ -32,9 +33,6 @@ log = logging.getLogger(__name__)
 
 CHECKED_ANCHORS: Final = 4
 """Anchors that are embedded again; another encoder already differs at the first one."""
-TOLERANCE: Final = 0.2
-"""Largest root mean square distance to the registered rows, in units of the space's scale. Other
-devices and half precision stay below 0.05; unrelated rows are near 1.4."""
 MAX_RESULTS: Final = 4096
 RESTORE_FILES: Final = "restore the files"
 

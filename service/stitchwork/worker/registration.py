@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from cachetools import LRUCache
@@ -43,6 +43,7 @@ from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.registry.transitions import is_declared
 from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
 from stitchwork.worker.encoder_check import EncoderChecker
+from stitchwork.worker.encoder_loading import EncoderLoading
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +56,6 @@ STOP_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 CACHED_INPUTS: Final = 2
 """Registrations whose inputs are cached between chunks."""
-
-
-class EncoderLoading(Protocol):
-    """Loads encoders."""
-
-    def __call__(self, spec: EncoderSpec, *, prove: bool = False) -> LoadedEncoder:
-        """The loaded encoder of a spec, compared with its own library if `prove` says so."""
 
 
 class RegistrationRunner:
@@ -256,10 +250,19 @@ class RegistrationRunner:
     def _check_files(self, registration: Registration, loaded: LoadedEncoder) -> None:
         """Refuse to mix embeddings of different files in one space, or of a head and its space.
 
+        Anchors of another width than the encoder's are refused before all are embedded.
+
         Raises:
             ConflictError: If the files are others than those of the chunks before, or the encoder
                 is not that of the head's space.
         """
+        dim = registration.declared.get("dim")
+        if dim not in (None, loaded.encoder.dim):
+            raise ConflictError(
+                f"expected anchors of {loaded.encoder.dim} numbers, as its encoder gives, got "
+                f"{dim}",
+                code=ErrorCode.ENCODER_MISMATCH,
+            )
         before = registration.files_digest
         if registration.done and before and before != loaded.files_digest:
             raise ConflictError(

@@ -8,11 +8,13 @@ import torch
 
 from stitchwork.errors import ConflictError, ErrorCode, InputTooLargeError
 from stitchwork.registry.declarations import SpaceDeclaration
+from stitchwork.registry.entries import Outcome
+from stitchwork.registry.registration_parts import save_part
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.sent_anchors import TOLERANCE
 from stitchwork.resources import BridgeParameters, Floats, Space
 from stitchwork.worker.encoder_check import (
     CHECKED_ANCHORS,
-    TOLERANCE,
     EncoderChecker,
 )
 from tests.integration.worker.conftest import (
@@ -47,7 +49,13 @@ def space(registry: Registry) -> Space:
 
 def register(registry: Registry, anchor_set: str, anchors: Floats) -> Space:
     declaration = SpaceDeclaration("x", anchor_set, SPEC, anchors, None, BridgeParameters())
-    _, entry = registry.declare_space(declaration)
+    outcome, entry = registry.declare_space(declaration)
+    if outcome is Outcome.ACCEPTED and entry.registration:
+        # What a worker does, with an encoder that gives these anchors and has no files.
+        update = {"done": len(anchors), "files_digest": None}
+        advanced = entry.registration.model_copy(update=update)
+        assert save_part(registry.spaces, entry.registration, advanced, {"rows": anchors})
+        _, entry = registry.complete_space(advanced)
     assert entry.record is not None
     return entry.record
 

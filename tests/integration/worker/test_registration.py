@@ -33,8 +33,9 @@ from stitchwork.resources import (
 )
 from stitchwork.worker import registration
 from stitchwork.worker.encoder_check import CHECKED_ANCHORS, EncoderChecker
-from stitchwork.worker.registration import EncoderLoading, RegistrationRunner
-from tests.integration.worker.conftest import SPEC, TEXTS, TableEncoder, embeddings, loaded
+from stitchwork.worker.encoder_loading import EncoderLoading
+from stitchwork.worker.registration import RegistrationRunner
+from tests.integration.worker.conftest import DIM, SPEC, TEXTS, TableEncoder, embeddings, loaded
 
 DECLARED = SpaceDeclaration("x", "S", SPEC, None, None, BridgeParameters())
 NEWER = replace(DECLARED, parameters=BridgeParameters(omega=4))
@@ -380,6 +381,46 @@ def test_a_fitted_head_that_is_deleted_and_declared_again_follows_the_rows_of_it
         versions.append(head.version)
         registry.heads.delete("h")
     assert versions[0] == versions[2] != versions[1]
+
+
+def test_anchors_that_come_with_an_encoder_are_compared_with_all_of_its_rows(
+    registry: Registry, runners: Runners
+) -> None:
+    rows = embeddings(0)
+    table = TableEncoder(rows + np.float32(1e-3))
+    loader = Loader(table)
+    declaration = replace(DECLARED, anchors=rows)
+    assert put(registry, declaration) is Outcome.ACCEPTED
+    assert registry.spaces.read("x")[0].record is None
+    declared = current(registry).version
+    complete(registry, runners(loader))
+    record = ready(registry)
+    np.testing.assert_array_equal(anchors_of(registry, record), rows)
+    assert (record.version, record.declaration, record.dtype) == (declared, None, "float32")
+    assert (table.embedded, loader.proofs[0]) == (len(TEXTS), True)
+    # The same anchors with other files of the same rows: the version stays, the files are new.
+    assert put(registry, declaration) is Outcome.ACCEPTED
+    complete(registry, runners(partial(load_table, rows, "b")))
+    again = ready(registry)
+    assert (again.version, again.files_digest) == (declared, "b")
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        (embeddings(0)[[1, 0, 2, 3, 4]], "2 of 5 anchors differ from what /no/such/model gives"),
+        (embeddings(0, DIM + 1), "expected anchors of 4 numbers, as its encoder gives, got 3"),
+    ],
+)
+def test_anchors_that_are_not_those_of_their_encoder_fail_the_registration_by_name(
+    registry: Registry, runners: Runners, rows: Floats, reason: str
+) -> None:
+    put(registry, replace(DECLARED, anchors=embeddings(0)))
+    complete(registry, runners(partial(load_table, rows, "a")))
+    (entry,) = registry.spaces.read("x")
+    assert entry.record is None
+    assert current(registry).status == "failed"
+    assert reason in (current(registry).reason or "")
 
 
 def test_another_space_of_equal_files_with_other_rows_has_another_version(

@@ -87,7 +87,11 @@ class SpaceRequest(RequestModel):
     )
     encoding_format: EncodingFormat = "float"
     scale: Scale | None = None
-    anchors: Rows | None = Field(None, description="(k, d) float32.")
+    anchors: Rows | None = Field(
+        None,
+        description="(k, d) float32. With an encoder and a set of items that it can embed, the "
+        "space is pending until a worker has found that they are the encoder's rows.",
+    )
     ids: Names | None = Field(
         None, description="Ids of the anchors in the order of the rows, if the set has ids."
     )
