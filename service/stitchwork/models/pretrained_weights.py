@@ -24,6 +24,11 @@ WRAPPER_PREFIXES: Final = {
     "_orig_mod.": "torch.compile",
     "model.": "another module",
 }
+BASE_CLASSES: Final = {
+    "FunnelForSequenceClassification": "FunnelBaseModel",
+    "FunnelForMultipleChoice": "FunnelBaseModel",
+}
+"""Base models of classes whose base is not the one that transformers loads by default."""
 HEAD_NAMES: Final = frozenset(
     {
         *("cls", "classifier", "pre_classifier", "score", "head", "heads", "lm_head", "qa_outputs"),
@@ -64,7 +69,9 @@ def load_base_model(name: str, folder: Path) -> Any:
     encoder_class = _encoder_class(config)
     if encoder_class is not None:
         return load_weights(name, encoder_class, folder, other_parts=("decoder",))
-    model = load_weights(name, AutoModel, folder)
+    own = str((getattr(config, "architectures", None) or [""])[0])
+    model_class = getattr(transformers, BASE_CLASSES[own]) if own in BASE_CLASSES else AutoModel
+    model = load_weights(name, model_class, folder)
     return model.get_encoder() if getattr(config, "is_encoder_decoder", False) else model
 
 

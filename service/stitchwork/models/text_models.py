@@ -1,14 +1,22 @@
 """The forward pass of text encoders: token ids to embeddings."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from stitchwork.models.matryoshka import cut_and_normalize
 from stitchwork.models.pooling import pool
-from stitchwork.models.projections import project
+from stitchwork.models.projections import architecture, project
 from stitchwork.resources import PoolingMode, TextEncoder, TokenPooling
+
+UNPADDED_TYPES: Final = frozenset({"convbert", "fnet", "funnel", "nystromformer", "yoso"})
+"""Types of models whose rows depend on padding, in spite of a mask: by convolutions, Fourier
+transforms or pooled sequences. A batch of theirs has texts of one length."""
+
+
+GLOBAL_CLASSIFIERS: Final = frozenset({"LongformerForSequenceClassification"})
+"""Classes of classifiers whose first token attends to all others, and all others to it."""
 
 
 class TextModel(torch.nn.Module):
@@ -36,6 +44,7 @@ class TextModel(torch.nn.Module):
         self._spec = spec
         self._token_modes = token_modes(modes)
         self._takes_mask = takes_mask
+        self._is_global = "cls" in modes and architecture(model.config) in GLOBAL_CLASSIFIERS
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Embeddings (n, dim) of padded ids, whose mask is that of `pool`."""
@@ -52,6 +61,10 @@ class TextModel(torch.nn.Module):
 
     def hidden_states(self, **inputs: torch.Tensor) -> torch.Tensor:
         """The hidden states (n, t, d) of the spec's layer."""
+        if self._is_global:
+            first = torch.zeros_like(inputs["input_ids"])
+            first[:, 0] = 1
+            inputs["global_attention_mask"] = first
         return hidden_states(self.model, self._spec.layer, **inputs)
 
     def embeddings(self, rows: torch.Tensor) -> torch.Tensor:

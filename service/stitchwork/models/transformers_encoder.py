@@ -18,7 +18,7 @@ from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
-from stitchwork.models.text_models import TextModel
+from stitchwork.models.text_models import UNPADDED_TYPES, TextModel
 from stitchwork.models.text_settings import (
     length_limits,
     lower_case_first,
@@ -96,6 +96,7 @@ class TransformersEncoder:
         own_limit = spec.max_length or default_limit
         self._limit = min(own_limit, max_tokens)
         self._padded_length = own_limit if needs_full_length(model.config, modes) else 0
+        self._is_unpadded = model.config.model_type in UNPADDED_TYPES
         if self._prompt and self._limit < max(special_tokens, prompt_length) + 2:
             raise InvalidInputError(
                 f"prompt: expected fewer than {self._limit} tokens, the maximum length, got "
@@ -167,7 +168,21 @@ class TransformersEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids; padding does not affect them."""
-        return self.forward_pass(*(part.to(self.device) for part in self._padded(inputs)))
+        return self._run(self.forward_pass, inputs)
+
+    def _run(self, forward_pass: ForwardPass, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings of token ids as one batch, or as one batch for each length."""
+        if not self._is_unpadded:
+            return forward_pass(*(part.to(self.device) for part in self._padded(inputs)))
+        groups: dict[int, list[int]] = {}
+        for i, ids in enumerate(inputs):
+            groups.setdefault(len(ids), []).append(i)
+        parts = []
+        for indices in groups.values():
+            padded = self._padded([inputs[i] for i in indices])
+            parts.append(forward_pass(*(part.to(self.device) for part in padded)))
+        order = torch.tensor([i for indices in groups.values() for i in indices])
+        return torch.cat(parts)[order.argsort().to(self.device)]
 
     def tokenize(self, text: str) -> Any:
         """All that the model's own tokenizer gives for one text, as a batch of one."""
@@ -193,7 +208,7 @@ class TransformersEncoder:
     ) -> None:
         """Compare rows with those of the library's model and tokenizer, a text at a time."""
         inputs = self.prepare(SAMPLE_TEXTS, truncate=True).inputs
-        rows = pooled(*self._padded(inputs))
+        rows = self._run(pooled, inputs)
         fields = [self.tokenize(text) for text in SAMPLE_TEXTS]
         if "projection" in modes:
             expected = torch.cat([pooled.projections(**text) for text in fields])

@@ -16,7 +16,8 @@ from stitchwork.models.transformers_vision_encoder import (
     TransformersVisionEncoder,
     sample_images,
 )
-from stitchwork.models.vision_models import load_classifier, replace_classifier
+from stitchwork.models.vision_heads import replace_classifier
+from stitchwork.models.vision_models import load_classifier
 from stitchwork.models.vision_preprocessing import VisionPreprocessor
 from stitchwork.resources import VisionEncoder
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 import torch
 import transformers
 from safetensors import safe_open
-from torch.nn import Linear
 from transformers import AutoModel
 
 from stitchwork.errors import InvalidInputError
@@ -27,10 +26,11 @@ from stitchwork.models.projections import (
     tower_class,
 )
 from stitchwork.models.sentence_transformers_files import refusal
+from stitchwork.models.vision_heads import replace_classifier
 from stitchwork.models.vision_preprocessing import PIXELS, split_patches
 from stitchwork.resources import TokenPooling, VisionEncoder, VisionPooling
 
-CLASSIFIER_SUFFIX: Final = "ForImageClassification"
+CLASSIFIER_SUFFIXES: Final = ("ForImageClassification", "ForImageClassificationWithTeacher")
 CLASS_TOKENS: Final = ("cls_token", "class_embedding")
 """Ends of the names of class tokens among a model's parameters."""
 RESIZING: Final = "interpolate_pos_encoding"
@@ -161,7 +161,7 @@ def load_vision_model(
 
 def _own_pooling(config: Any) -> VisionPooling | None:
     """The pooling that a model's class stands for; None if it is a base model."""
-    if architecture(config).endswith(CLASSIFIER_SUFFIX):
+    if architecture(config).endswith(CLASSIFIER_SUFFIXES):
         return "classifier"
     return "projection" if has_projection(config, "image") else None
 
@@ -215,30 +215,6 @@ def load_classifier(name: str, folder: Path, config: Any) -> Any:
         InvalidInputError: If it has none.
     """
     own = architecture(config)
-    if not own.endswith(CLASSIFIER_SUFFIX):
+    if not own.endswith(CLASSIFIER_SUFFIXES):
         raise InvalidInputError(f"{name} ({own or config.model_type}) has no classifier of images")
     return load_weights(name, getattr(transformers, own), folder, unused_pooler=False)
-
-
-def replace_classifier(name: str, model: Any) -> Linear:
-    """Replace the last layer of a classifier, so that its logits are the layer's inputs.
-
-    Returns:
-        The layer.
-
-    Raises:
-        InvalidInputError: If it is not one linear layer.
-    """
-    layer = getattr(model, "classifier", None)
-    if isinstance(layer, Linear):
-        model.classifier = torch.nn.Identity()
-        return layer
-    if isinstance(layer, torch.nn.Sequential) and isinstance(layer[-1], Linear):
-        last: Linear = layer[-1]
-        layer[-1] = torch.nn.Identity()
-        return last
-    form = type(layer).__name__ if layer is not None else type(model).__name__
-    raise InvalidInputError(
-        f"expected the classifier of {name} to be one linear layer, got {form}; name another "
-        "pooling to use its embeddings"
-    )

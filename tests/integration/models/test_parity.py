@@ -70,15 +70,33 @@ def spoil(folder: Path, key: str) -> None:
 def test_an_architecture_whose_rows_depend_on_the_batch_is_refused_with_the_difference(
     tmp_path: Path,
 ) -> None:
-    # Its Fourier transforms mix tokens with padding, and it takes no mask.
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
-    save_text_model(tmp_path, FNetModel, FNetConfig(vocab_size=len(VOCABULARY), **sizes))
-    file = tmp_path / "tokenizer_config.json"
-    config = json.loads(file.read_text()) | {"model_input_names": ["input_ids"]}
-    file.write_text(json.dumps(config))
+    save_text_model(tmp_path, BertModel, BertConfig(**BERT))
+    leave_out_the_mask(tmp_path)
     message = refusal(tmp_path, TextEncoder(model=str(tmp_path)))
     assert "its embeddings in a batch differ by " in message
     assert "from those that transformers computes of single inputs" in message
+
+
+def leave_out_the_mask(folder: Path) -> None:
+    """Let a tokenizer give no mask, so that a model attends to padding."""
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"model_input_names": ["input_ids"]}
+    file.write_text(json.dumps(config))
+
+
+def test_an_architecture_that_mixes_tokens_with_padding_embeds_texts_of_one_length_at_a_time(
+    tmp_path: Path,
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    save_text_model(tmp_path, FNetModel, FNetConfig(vocab_size=len(VOCABULARY), **sizes))
+    leave_out_the_mask(tmp_path)
+    loaded = cache(tmp_path).get(TextEncoder(model=str(tmp_path)), prove=True)
+    texts = ["the train", "the train was late", "late", "was late the"]
+    prepared = loaded.encoder.prepare(texts)
+    assert len({len(ids) for ids in prepared.inputs}) > 1
+    rows = loaded.encoder.forward(prepared.inputs)
+    alone = torch.cat([loaded.encoder.forward([ids]) for ids in prepared.inputs])
+    torch.testing.assert_close(rows, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_an_architecture_of_timm_whose_features_change_without_classifier_is_refused(
