@@ -65,8 +65,6 @@ def _average(*heads: Any) -> Linear:
     count, width = len(heads), heads[0].in_features
     layer = Linear(count * width, heads[0].out_features)
     layer.weight.copy_(torch.cat([head.weight for head in heads], dim=1) / count)
-    layer.bias.zero_()
-    for head in heads:
-        if head.bias is not None:
-            layer.bias += head.bias / count
+    biases = [head.bias for head in heads if head.bias is not None]
+    layer.bias.copy_(torch.stack(biases).sum(dim=0) / count) if biases else layer.bias.zero_()
     return layer
