@@ -33,7 +33,15 @@ def test_model_that_no_pattern_can_allow_is_refused(patterns: tuple[str, ...]) -
     check(NAME, *patterns, weights="/models/resnet18.safetensors")
 
 
-@pytest.mark.parametrize("model", [f"hf-hub:timm/{NAME}", f"timm/{NAME}", "local-dir:/models"])
+def test_address_on_the_hub_is_allowed_as_its_model_is_and_has_no_weights_beside_it() -> None:
+    check("hf-hub:maker/model", "maker/*")
+    with pytest.raises(InvalidInputError, match="hub model maker/model is not allowed"):
+        check("hf-hub:maker/model", "timm/*")
+    with pytest.raises(InvalidInputError, match="expected no weights with hf-hub:maker/model"):
+        check("hf-hub:maker/model", "maker/*", weights="/models/resnet18.safetensors")
+
+
+@pytest.mark.parametrize("model", ["hub:timm/x", f"timm/{NAME}", "local-dir:/models"])
 def test_address_in_place_of_a_name_is_refused(model: str) -> None:
     for weights in (None, "/models/resnet18.safetensors"):
         with pytest.raises(InvalidInputError, match="expected the name of a model in timm"):

@@ -71,10 +71,11 @@ class EncoderLoader:
                     prove=prove,
                 )
             case ImageEncoder():
+                from stitchwork.models.timm_config import with_architecture
                 from stitchwork.models.timm_encoder import TimmEncoder
 
                 return TimmEncoder(
-                    spec,
+                    with_architecture(spec, files),
                     self._device,
                     files,
                     self._max_pixels,
@@ -117,8 +118,9 @@ def extract_classifier(spec: EncoderSpec, files: Path) -> PretrainedHead:
             return text_classifier(spec, files)
         case ImageEncoder():
             from stitchwork.models.timm_classifier import image_classifier
+            from stitchwork.models.timm_config import with_architecture
 
-            return image_classifier(spec, files)
+            return image_classifier(with_architecture(spec, files), files)
         case VisionEncoder():
             from stitchwork.models.vision_classifier import vision_classifier
 

@@ -19,10 +19,11 @@ def label_names(spec: EncoderSpec, files: Path) -> tuple[str, ...]:
         files: The folder of a transformers model, or the weights of a timm model.
     """
     if isinstance(spec, ImageEncoder):
-        from stitchwork.models.timm_config import read_config
+        from stitchwork.models.timm_config import read_config, with_architecture
         from stitchwork.models.timm_weights import find_weights
 
-        return _in_order(read_config(spec, find_weights(files)).labels)
+        known = with_architecture(spec, files)
+        return _in_order(read_config(known, find_weights(files)).labels)
     file = files / "config.json"
     config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if not any(CLASSIFIER in str(name) for name in config.get("architectures") or ()):

@@ -9,7 +9,7 @@ from typing import Final
 from stitchwork.errors import ErrorCode, InvalidInputError, StitchworkError
 from stitchwork.models.file_snapshots import FileList, FileSnapshot, take_snapshot
 from stitchwork.models.hub import Hub, is_pinned
-from stitchwork.resources import EncoderSpec, ImageEncoder, local_path
+from stitchwork.resources import EncoderSpec, ImageEncoder, local_path, timm_hub_address
 
 TRANSFORMERS_FILES: Final = (
     *("*.safetensors", "*.json", "*.txt", "*.model"),
@@ -42,7 +42,8 @@ class ModelFiles:
         if name is not None:
             return self._check_allowed(name)
         folder = self._hub.folder(_hub_id(spec), spec.revision)
-        return folder / "model.safetensors" if isinstance(spec, ImageEncoder) else folder
+        is_own = isinstance(spec, ImageEncoder) and timm_hub_address(spec) is None
+        return folder / "model.safetensors" if is_own else folder
 
     def snapshot(self, spec: EncoderSpec, previous: FileSnapshot | None = None) -> FileSnapshot:
         """The content of the files that a spec names.
@@ -143,6 +144,8 @@ def _timm_files(root: Path) -> FileList:
 def _hub_id(spec: EncoderSpec) -> str:
     if not isinstance(spec, ImageEncoder):
         return spec.model
+    if (address := timm_hub_address(spec)) is not None:
+        return address
     from stitchwork.models.timm_config import timm_hub_id
 
     return timm_hub_id(spec)

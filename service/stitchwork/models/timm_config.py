@@ -12,7 +12,7 @@ from timm.models._hub import load_model_config_from_path
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.models.timm_weights import find_weights
-from stitchwork.resources import ImageEncoder
+from stitchwork.resources import ImageEncoder, timm_hub_address
 
 CONFIG_FILE: Final = "config.json"
 SOURCES: Final = ("file", "source", "hf_hub_id", "hf_hub_filename", "url", "custom_load")
@@ -54,6 +54,28 @@ class ModelConfig:
     def labels(self) -> Any:
         """Names of the classes, in order or by index; None if the file has none."""
         return (self.pretrained_cfg or {}).get("label_names")
+
+
+def with_architecture(spec: ImageEncoder, weights: Path) -> ImageEncoder:
+    """The spec with the name of the architecture in timm.
+
+    Args:
+        spec: The encoder. The model of an address on the hub has its architecture in config.json.
+        weights: Its safetensors file, or the folder of it.
+
+    Raises:
+        InvalidInputError: If the config.json names none.
+    """
+    if timm_hub_address(spec) is None:
+        return spec
+    path = find_weights(weights).parent / CONFIG_FILE
+    try:
+        architecture = json.loads(path.read_bytes())["architecture"]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidInputError(
+            f"expected a {CONFIG_FILE} of timm with an architecture in {spec.model}, got none"
+        ) from error
+    return spec.model_copy(update={"model": str(architecture)})
 
 
 def read_config(spec: ImageEncoder, weights: Path) -> ModelConfig:
@@ -109,7 +131,8 @@ def resolve_preprocessing(spec: ImageEncoder, weights: Path) -> ImageEncoder:
     fields = ("mean", "std", "crop_pct", "interpolation", "in_chans", "input_size")
     if all(getattr(spec, name) is not None for name in fields):
         return spec
-    data = data_config(spec, read_config(spec, find_weights(weights)))
+    known = with_architecture(spec, weights)
+    data = data_config(known, read_config(known, find_weights(weights)))
     channels, height, width = data["input_size"]
     return spec.model_copy(
         update={

@@ -33,6 +33,7 @@ from stitchwork.resources.encoder_specs import (
     check_timm_model,
     is_local_path,
     local_path,
+    timm_hub_address,
 )
 from stitchwork.resources.heads import (
     ActivationLayer,
@@ -86,6 +87,7 @@ __all__ = [
     "label_text",
     "local_path",
     "pack_items",
+    "timm_hub_address",
     "unpack_items",
 ]
 

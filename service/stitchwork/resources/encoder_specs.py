@@ -129,7 +129,12 @@ class ImageEncoder(Record):
     """A timm model that embeds images by its pooled features."""
 
     kind: Literal["timm"] = "timm"
-    model: str = Field(min_length=1, max_length=256, description="Name of the model in timm.")
+    model: str = Field(
+        min_length=1,
+        max_length=256,
+        description="Name of the model in timm, or `hf-hub:` and the id of a model of timm on the "
+        "hub, whose config.json names the architecture.",
+    )
     weights: str | None = Field(
         None,
         max_length=1024,
@@ -215,6 +220,17 @@ def is_local_path(model: str) -> bool:
     return is_path or model.count("/") > 1
 
 
+HUB_PREFIX: Final = "hf-hub:"
+"""What timm puts before the id of a model on the hub."""
+
+
+def timm_hub_address(spec: EncoderSpec) -> str | None:
+    """The id of a model on the hub, if it has the place of the name of a timm model."""
+    if not isinstance(spec, ImageEncoder) or not spec.model.startswith(HUB_PREFIX):
+        return None
+    return spec.model.removeprefix(HUB_PREFIX)
+
+
 TIMM_OWNERS: Final = (
     *("timm", "apple", "belfner", "jienengchen", "microsoft", "munehiro-k", "naver-ai"),
 )
@@ -228,14 +244,23 @@ def check_timm_model(encoder: ImageEncoder, patterns: Sequence[str], pointer: st
     pattern allows any model of an owner that timm loads from.
 
     Raises:
-        InvalidInputError: If `model` is the address of a model instead of a name that timm has, or
-            `hub_models` allows none that timm could load.
+        InvalidInputError: If `model` is the address of a model elsewhere than on the hub, or
+            `hub_models` allows none that timm could load, or there are both an address and weights.
     """
     name = encoder.model
+    hub_id = timm_hub_address(encoder)
+    if hub_id is not None:
+        if encoder.weights is not None:
+            raise InvalidInputError(
+                f"expected no weights with {name}, whose weights are on the hub", pointer=pointer
+            )
+        check_hub_model(hub_id, patterns, pointer)
+        return
     if ":" in name or "/" in name:
         raise InvalidInputError(
-            f"expected the name of a model in timm, such as resnet18.a1_in1k, got {name}; timm's "
-            "own weights come from the hub, others from a local file that `weights` names",
+            f"expected the name of a model in timm, such as resnet18.a1_in1k, or {HUB_PREFIX} and "
+            f"the id of one on the hub, got {name}; other weights come from a local file that "
+            "`weights` names",
             pointer=pointer,
         )
     owners = [pattern.partition("/")[0] for pattern in patterns]

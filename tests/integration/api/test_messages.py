@@ -179,7 +179,7 @@ def test_hub_model_that_is_not_allowed_is_refused_at_once(
     for path, field in (("/spaces/foreign", "encoder"), ("/heads/foreign", "classifier")):
         body = {"anchor_set": "S"} if field == "encoder" else {"space": "y"}
         response = http.put(path, json={**body, field: images})
-        check(response, 422, f"/{field}/model", "expected the name of a model in timm")
+        check(response, 422, f"/{field}/model", "hub model somebody/anything is not allowed")
     for path in ("/spaces/foreign", "/heads/foreign"):
         assert http.get(path).status_code == 404
     assert http.delete("/anchor-sets/foreign-words").status_code == 204

@@ -19,7 +19,7 @@ from tests.integration.parity.sentence_transformers_cases import (
     reference,
     save,
 )
-from tests.integration.parity.timm_cases import library_reference, save_calibrated
+from tests.integration.parity.timm_cases import described, library_reference, save_calibrated
 from tests.integration.parity.tower_cases import TOWERS, image_tower, text_tower
 from tests.integration.parity.transformers_cases import base_model
 from tests.support import machine
@@ -180,6 +180,24 @@ def test_pretrained_weights_of_timm_are_downloaded_from_their_repository(
     record = service.register("image-timm", kind="timm", model=TIMM_MODEL)
     assert (record["status"], record["encoder"]["revision"]) == ("ready", COMMIT)
     service.assert_equal("image-timm", expected)
+
+
+def test_model_of_timm_that_somebody_pushed_to_the_hub_is_named_as_timm_names_it(
+    service: HubService,
+) -> None:
+    expected = service.publish("maker/pushed", described)
+    record = service.register("image-pushed", kind="timm", model="hf-hub:maker/pushed")
+    assert (record["status"], record["encoder"]["revision"]) == ("ready", COMMIT)
+    assert record["encoder"]["model"] == "hf-hub:maker/pushed"
+    assert record["label_names"] == expected.label_names
+    service.assert_equal("image-pushed", expected)
+    service.publish("maker/no-timm", bert)
+    reason = service.failure("image-no-timm", kind="timm", model="hf-hub:maker/no-timm")
+    assert "expected a config.json of timm with an architecture" in reason
+    encoder = {"kind": "timm", "model": "hf-hub:stranger/pushed"}
+    body = {"anchor_set": "image", "encoder": encoder}
+    response = service.http.put("/spaces/image-stranger", json=body)
+    assert (response.status_code, response.json()["code"]) == (422, "model-not-allowed")
 
 
 @pytest.mark.parametrize("status", [401, 403])
