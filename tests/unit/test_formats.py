@@ -3,6 +3,7 @@
 from typing import Final
 
 from stitchwork.queue import messages
+from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.registry import stored_records
 from stitchwork.resources import (
     ActivationLayer,
@@ -38,6 +39,7 @@ STORED: Final[tuple[type[Record], ...]] = (
 )
 SENT: Final[tuple[type[Record], ...]] = (
     messages.Job,
+    WorkerStatus,
     Space,
     Head,
     ActivationLayer,
@@ -84,6 +86,7 @@ FIELDS: Final = {
         "id reply_to encoder truncate input_type source target head bridge registration "
         "request_id traceparent"
     ),
+    "WorkerStatus": "worker message_format device serves loaded model_bytes refused",
 }
 """Names of the fields of each record, in the order of their definition."""
 
