@@ -1,10 +1,5 @@
 """Old and new processes serve together: a rolling upgrade and the way back, without an error."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,85 +16,15 @@ from stitchwork.redis.serialization import pack_frames
 from stitchwork.registry import stored_records
 from stitchwork.resources import TextEncoder, encoder_key
 from tests.chaos.conftest import SPEC, WIDTH
-from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, Process
 from tests.support.previous_release import unpack_previous_release
 from tests.support.servers import VALKEY_9, server_binary
+from tests.support.traffic import TEXTS, traffic_to
 from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.drills, pytest.mark.models, pytest.mark.slow]
 
-TEXTS: Final = ["a text", "another text"]
-REQUESTS: Final = (
-    ("/stitch/m/h", {"items": TEXTS}),
-    ("/translate", {"source": "m", "target": "n", "embeddings": np.eye(1, WIDTH).tolist()}),
-    ("/embed/m", {"items": TEXTS}),
-    ("/stitch/n/h", {"items": TEXTS}),
-    ("/stitch/m/h", {"items": TEXTS[:1]}),
-)
-CALLS_PER_PHASE: Final = 40
 LATER: Final = b'{"format":%d,"id":"later","version":"1"}' % (stored_records.FORMAT + 2)
-
-
-@dataclass
-class Traffic:
-    """Calls of one client that a load balancer sends to the API processes in turn.
-
-    Attributes:
-        urls: The API processes that are in turn.
-        calls: Number of calls that were answered as expected.
-        failures: What every other call got.
-    """
-
-    urls: list[str] = field(default_factory=list)
-    calls: int = 0
-    failures: list[str] = field(default_factory=list)
-    _turn: int = 0
-    _requests: Iterator[tuple[str, Any]] = field(default_factory=lambda: cycle(REQUESTS))
-    _stopping: threading.Event = field(default_factory=threading.Event)
-
-    def call(self, http: httpx.Client) -> None:
-        """Send one request to the next process."""
-        path, body = next(self._requests)
-        self._turn += 1
-        try:
-            response = http.post(self.urls[self._turn % len(self.urls)] + path, json=body)
-        except httpx.HTTPError as error:
-            self.failures.append(f"{path}: {error!r}")
-            return
-        if response.status_code != 200:
-            self.failures.append(f"{path}: {response.status_code} {response.text}")
-            return
-        self.calls += 1
-
-    def run(self) -> None:
-        """Call until it is stopped."""
-        with httpx.Client(timeout=machine.deadline(60)) as http:
-            while not self._stopping.is_set():
-                self.call(http)
-
-    def stop(self) -> None:
-        """Call no more."""
-        self._stopping.set()
-
-    def settle(self, phase: str) -> None:
-        """Wait until the present processes have answered some calls, and none has failed."""
-        target = self.calls + CALLS_PER_PHASE
-        wait_until(phase, lambda: self.calls >= target or self.failures, 120)
-        assert not self.failures, f"{phase}: {self.failures[:3]}"
-
-
-@contextmanager
-def traffic_to(*urls: str) -> Iterator[Traffic]:
-    """Calls in a thread, while the context lasts."""
-    traffic = Traffic(list(urls))
-    thread = threading.Thread(target=traffic.run)
-    thread.start()
-    try:
-        yield traffic
-    finally:
-        traffic.stop()
-        thread.join()
 
 
 def predictions(client: BoundedClient) -> Any:

@@ -242,14 +242,14 @@ def test_registry_that_restarts_leaves_no_old_version(
         with BoundedClient(apis[0].url) as writer, readers(history, {a: pair, b: pair}):
             for seed in range(2, 5):
                 lose(cluster)
-                put_again = partial(_put_both, history, writer, seed)
+                put_again = partial(put_both, history, writer, seed)
                 wait_until("the registry accepts writes", put_again)
         for client in (a, b):
             wait_until("it is fresh", lambda: not is_stale(history.read(client, "x", "y")))  # noqa: B023
     assert history.check() > 0
 
 
-def _put_both(history: History, client: BoundedClient, seed: int) -> bool:
+def put_both(history: History, client: BoundedClient, seed: int) -> bool:
     """Register both spaces; False while the registry does not answer."""
     try:
         history.put(client, "x", 0)
