@@ -92,7 +92,7 @@ def plant_later(cluster: Cluster) -> None:
     queue.close()
 
 
-def test_old_and_new_processes_serve_together_and_the_way_back(tmp_path: Path) -> None:
+def test_old_and_new_processes_serve_together_up_and_back(tmp_path: Path) -> None:
     commit, old = unpack_previous_release(tmp_path)
     env = {"STITCHWORK_MODEL_ROOTS": str(SPEC["model"]), "STITCHWORK_COMPILE_MODELS": "false"}
     with Cluster(server_binary(VALKEY_9), **env) as cluster:
