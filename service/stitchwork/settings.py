@@ -128,7 +128,9 @@ class Settings(BaseSettings):
     max_width: Count = Field(16_384, description="Maximum width of an embedding.")
 
     items_per_job: Count = Field(
-        64, description="Raw inputs in a queued job; larger requests are split."
+        64,
+        description="Maximum number of raw inputs in a queued job, which has fewer if they are "
+        "long texts or large images; larger requests are split.",
     )
     items_per_batch: int = Field(
         0,
@@ -147,7 +149,7 @@ class Settings(BaseSettings):
         ge=1,
         le=64,
         description="Number of classes of callers, by API key or else by address, which share each "
-        "encoder equally; 1: first come, first served.",
+        "encoder by weight; 1: first come, first served.",
     )
     lease_seconds: Seconds = Field(
         10.0, description="Time after which the jobs of a silent worker are redelivered."
@@ -221,7 +223,8 @@ class Settings(BaseSettings):
     rate_limits: Annotated[dict[Scope, str], NoDecode] = Field(
         {},
         description="Rate limits of each API key by scope, as "
-        "`infer=100/minute;5000/day,read=20/second`.",
+        "`infer=100/minute;64 items/second,read=20/second`: of requests, or of the items, tokens "
+        "or pixels of raw inputs.",
     )
     model_aliases: Annotated[dict[str, str], NoDecode] = Field(
         {},
@@ -268,7 +271,7 @@ class Settings(BaseSettings):
     def _check_rates(cls, value: dict[Scope, str]) -> dict[Scope, str]:
         if value:
             # Imported here, since few processes have rate limits.
-            from stitchwork.redis.rate_limiter import parse_rates
+            from stitchwork.redis.rates import parse_rates
 
             try:
                 for rates in value.values():

@@ -44,6 +44,8 @@ START = 120.0
 ANCHORS = 80
 EMBED, ROUTE = "/embed/pixels", "/embed/{encoder}"
 QUEUE_JOBS, ENOUGH = 24, 60
+CALLER_JOBS = QUEUE_JOBS * 7 // 8
+"""The share of one caller that is alone."""
 SLOW_IMAGES, SLOW_TIMEOUT = 320, 3.0
 
 
@@ -421,10 +423,10 @@ def test_termination_under_load_answers_accepted_requests(
         TemporaryDirectory(prefix="sw") as name,
         staged(Path(name), server_binary, 1) as running,
         many_calls(running.url) as http,
-        ThreadPoolExecutor(QUEUE_JOBS) as pool,
+        ThreadPoolExecutor(CALLER_JOBS) as pool,
     ):
         slow = [solid(faulty_model.SLOW)] * 2
-        answers = [pool.submit(embed, http, *slow) for _ in range(QUEUE_JOBS)]
+        answers = [pool.submit(embed, http, *slow) for _ in range(CALLER_JOBS)]
 
         def arrived() -> bool:
             return _admitted(http) + sum(answer.done() for answer in answers) >= len(answers)

@@ -298,7 +298,12 @@ def test_server_that_cannot_be_reached_is_named_without_its_password(
             "foo=1/minute",
             "expected 'read', 'infer', 'export' or 'admin', got 'foo'",
         ),
-        ("--rate-limits", "infer=zz", "expected rates such as 100/minute;5000/day, got 'zz'"),
+        (
+            "--rate-limits",
+            "infer=zz",
+            "expected rates such as 100/minute;5000/day;64 items/second, of requests, items, "
+            "tokens, pixels, got 'zz'",
+        ),
         ("--device", "zz", "expected auto, cpu, cuda, cuda:N or mps, got 'zz'"),
         ("--port", "x", "expected a whole number, got 'x'"),
         ("--port", "99999", "expected at most 65535, got '99999'"),

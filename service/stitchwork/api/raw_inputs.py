@@ -11,6 +11,7 @@ from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InvalidInputError
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
+from stitchwork.queue.costs import input_amounts
 
 BYTES_PER_VALUE: Final = 4
 """Bytes of base64 that are decoded in the time of arithmetic on one number, roughly."""
@@ -62,6 +63,7 @@ async def infer_items(
     Raises:
         InvalidInputError: If the source has no encoder, or an item is of another modality.
         InputTooLargeError: If there are more than `max_items`.
+        RateLimitError: If a rate of the key is used up.
     """
     modality = encoder_of(resolution.source).modality
     if truncate and modality != "text":
@@ -73,6 +75,8 @@ async def infer_items(
         size = sum(map(len, values)) // BYTES_PER_VALUE
         decode = partial(decode_items, values, modality, state.limits.max_items)
         decoded = await state.executor.finish(decode, size)
+        if units := state.rate_limiter.units():
+            await state.rate_limiter.charge(**input_amounts(decoded, units))
         return await state.pipeline.infer_items(
             resolution, decoded, truncate=truncate, input_type=input_type, seconds=seconds
         )

@@ -12,10 +12,10 @@ from stitchwork.cli.output import as_json, table
 from stitchwork.cli.servers import connect
 from stitchwork.cli.settings_options import REGISTRY_SETTINGS, SettingsCommand
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.redis.rate_limiter import parse_rates
+from stitchwork.redis.rates import parse_rates
 from stitchwork.registry import api_keys as records
 from stitchwork.registry.api_keys import ApiKeyRepository
-from stitchwork.resources import Scope
+from stitchwork.resources import ApiKey, Scope
 from stitchwork.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -37,36 +37,51 @@ def _key_options(function: F) -> F:
         help="What the key allows; may be repeated.",
     )
     days = click.option("--days", type=float, metavar="DAYS", help="Days until the key expires.")
-    return click.argument("name", metavar="NAME")(scope(days(function)))
+    limit = click.option(
+        "--limit",
+        metavar="RATES",
+        help="Rate limits of this key, such as `100/minute;5000/day;200000 characters/hour`.",
+    )
+    weight = click.option(
+        "--weight",
+        type=click.IntRange(1, 1000),
+        default=1,
+        show_default=True,
+        help="Share of this key of each encoder and of the queue, in units of other callers'.",
+    )
+    items = click.option(
+        "--max-queue-items",
+        type=click.IntRange(1),
+        help="Inputs of this key that may be in the queue of an encoder at a time.",
+    )
+    options = scope(days(limit(weight(items(function)))))
+    return click.argument("name", metavar="NAME")(options)
 
 
 @api_keys.command("add", cls=SettingsCommand, settings=REGISTRY_SETTINGS)
 @_key_options
-@click.option(
-    "--limit", metavar="RATE", help="Rate limit of this key, such as 100/minute;5000/day."
-)
 def add(
-    settings: Settings, name: str, scopes: tuple[str, ...], days: float | None, limit: str | None
+    settings: Settings, name: str, scopes: tuple[str, ...], days: float | None, **bounds: Any
 ) -> None:
     """Create a key, store its hash in the registry, and print the key, this once.
 
     NAME is written to the log beside the requests of the key.
     """
-    if limit is not None:
-        parse_rates(limit)
-    key, record = records.new(name, _scopes(scopes), _expiry(days), limit)
+    key, record = _new_key(name, scopes, days, bounds)
     _repository(settings).add(record)
     click.echo(key)
 
 
 @api_keys.command("declare", cls=SettingsCommand, settings=())
 @_key_options
-def declare(settings: Settings, name: str, scopes: tuple[str, ...], days: float | None) -> None:
+def declare(
+    settings: Settings, name: str, scopes: tuple[str, ...], days: float | None, **bounds: Any
+) -> None:
     """Create a key and store nothing: print its line for a key file.
 
     The key itself goes to standard error.
     """
-    key, record = records.new(name, _scopes(scopes), _expiry(days))
+    key, record = _new_key(name, scopes, days, bounds)
     click.echo(key, err=True)
     click.echo(records.line(record))
 
@@ -84,8 +99,10 @@ def list_all(settings: Settings, json_: bool) -> None:
         expires = f"{key.expires:%Y-%m-%d %H:%M}" if key.expires else "never"
         created = f"{key.created:%Y-%m-%d %H:%M}" if key.created else ""
         until = f"{expires}, expired" if key.expired else expires
-        rows.append((key.name, list(key.scopes), key.limit, created, until))
-    click.echo(table(("name", "scopes", "limit", "created", "expires"), rows, title="API keys"))
+        bounds = (key.limit, key.weight, key.max_queue_items)
+        rows.append((key.name, list(key.scopes), *bounds, created, until))
+    names = ("name", "scopes", "limit", "weight", "max_queue_items", "created", "expires")
+    click.echo(table(names, rows, title="API keys"))
 
 
 @api_keys.command("remove", cls=SettingsCommand, settings=REGISTRY_SETTINGS)
@@ -101,6 +118,14 @@ def remove(settings: Settings, name: str, last: bool) -> None:
         )
     repository.remove(name)
     click.echo(f"{name}: removed")
+
+
+def _new_key(
+    name: str, scopes: tuple[str, ...], days: float | None, bounds: dict[str, Any]
+) -> tuple[str, ApiKey]:
+    if bounds["limit"] is not None:
+        parse_rates(bounds["limit"])
+    return records.new(name, _scopes(scopes), _expiry(days), **bounds)
 
 
 def _repository(settings: Settings) -> ApiKeyRepository:

@@ -5,11 +5,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import ErrorCode, QueueFullError
-from stitchwork.queue.keys import SHARD, encoder_of_stream, stream_name
+from stitchwork.queue.callers import NOBODY, CallerQuota
+from stitchwork.queue.costs import MAX_SMALL_COST
+from stitchwork.queue.keys import SHARD, class_of_stream, encoder_of_stream, stream_name
 
 MAX_INLINE_BYTES: Final = 32 * 1024
 """Size of a job above which its entry in the stream has the name of a key in its place."""
-LIMIT_CODES: Final[Mapping[str, ErrorCode]] = {"max-bytes": ErrorCode.QUEUE_BYTES_FULL}
+LIMIT_CODES: Final[Mapping[str, ErrorCode]] = {
+    "max-bytes": ErrorCode.QUEUE_BYTES_FULL,
+    "share-of-bytes": ErrorCode.QUEUE_BYTES_FULL,
+}
 Words = tuple[Any, ...]
 
 
@@ -55,10 +60,18 @@ class Part(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The jobs of one request, and the milliseconds until its deadline."""
+    """The jobs of one request, the milliseconds until its deadline, and its caller."""
 
     parts: Sequence[Part]
     timeout_ms: int
+    caller: CallerQuota = NOBODY
+
+
+class AdmittedParts(NamedTuple):
+    """The class of callers whose stream the jobs of a request are in, and their entries there."""
+
+    caller_class: int
+    entries: list[str]
 
 
 def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[str], Words]:
@@ -68,22 +81,23 @@ def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[s
 
 
 def admit_arguments(
-    stream: str, requests: Sequence[Parts], *, api: str, limits: AdmissionLimits
+    encoder: str, classes: int, requests: Sequence[Parts], *, api: str, limits: AdmissionLimits
 ) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `ADMIT`.
 
     Args:
-        stream: Name of the stream.
+        encoder: Key of the encoder.
+        classes: Number of classes of callers.
         requests: The requests.
         api: The API process to reply to; empty if nobody waits.
         limits: How much may wait.
     """
-    pace = SHARD.pace(encoder_of_stream(stream))
-    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.apis, pace]
-    words: list[Any] = [api, *limits, len(requests)]
-    for parts, timeout_ms in requests:
+    keys = [SHARD.bytes, SHARD.apis, SHARD.pace(encoder), SHARD.callers(encoder)]
+    keys += [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
+    words: list[Any] = [api, *limits, classes, MAX_SMALL_COST, len(requests)]
+    for parts, timeout_ms, caller in requests:
         items, cost = sum(part.items for part in parts), sum(part.cost for part in parts)
-        words += (timeout_ms, items, cost, len(parts))
+        words += (timeout_ms, items, cost, len(parts), *caller)
         for part in parts:
             payload = part.payload
             if payload:
@@ -102,15 +116,19 @@ def cancel_arguments(
         entries: Ids of entries, and the names of their payloads if they have any.
     """
     payloads = [SHARD.payload(payload) for _, payload in entries if payload]
-    keys = (SHARD.stream(stream), SHARD.bytes, SHARD.pace(encoder_of_stream(stream)), *payloads)
-    return keys, tuple(entry for entry, _ in entries)
+    encoder = encoder_of_stream(stream)
+    pace, callers = SHARD.pace(encoder), SHARD.callers(encoder)
+    keys = (SHARD.stream(stream), SHARD.bytes, pace, callers, *payloads)
+    return keys, (class_of_stream(stream), *(entry for entry, _ in entries))
 
 
-def entries_of(result: Sequence[Any], limits: AdmissionLimits) -> list[str] | None:
-    """The entries of an admitted request, from its part of the reply of `ADMIT`.
+def parse_admission(
+    result: Sequence[Any], limits: AdmissionLimits, caller: CallerQuota
+) -> AdmittedParts | None:
+    """What became of a request, from its part of the reply of `ADMIT`.
 
     Returns:
-        The ids of the entries of its jobs; None if the stream does not exist.
+        Where its jobs are; None if the stream does not exist.
 
     Raises:
         QueueFullError: If a limit is reached, or its work takes longer than its deadline.
@@ -118,17 +136,26 @@ def entries_of(result: Sequence[Any], limits: AdmissionLimits) -> list[str] | No
     outcome, *values = result
     match outcome:
         case b"ok":
-            return [entry.decode() for entry in values]
+            caller_class, *entries = values
+            return AdmittedParts(int(caller_class), [entry.decode() for entry in entries])
         case b"no-stream":
             return None
         case _:
-            raise _refusal(outcome.decode(), int(values[0]), int(values[1]), limits)
+            raise _refusal(outcome.decode(), int(values[0]), int(values[1]), limits, caller)
 
 
-def _refusal(limit: str, max_items: int, wait_ms: int, limits: AdmissionLimits) -> QueueFullError:
+def _refusal(
+    limit: str, max_items: int, wait_ms: int, limits: AdmissionLimits, caller: CallerQuota
+) -> QueueFullError:
+    share = f"this caller's jobs have its share of the queue, whose limit is {limits.jobs} jobs "
+    bytes_share = "this caller's jobs have its share of the queue, whose limit is "
     messages = {
+        "max-inputs": f"expected at most {caller.max_inputs} inputs of key {caller.name} in the "
+        "queue of an encoder (max_queue_items of the key), got more",
         "max-jobs": f"{limits.jobs} jobs (max_queue_jobs) wait for this encoder already",
+        "share-of-jobs": f"{share}(max_queue_jobs) of this encoder",
         "max-bytes": f"queued jobs hold close to {limits.bytes} bytes (max_queue_bytes)",
+        "share-of-bytes": f"{bytes_share}{limits.bytes} bytes (max_queue_bytes)",
         "max-age": "the first job in line for this encoder has waited longer than "
         f"{limits.wait_ms} ms (max_queue_wait_seconds)",
         "max-wait": "the jobs that wait for this encoder will take longer than "

@@ -7,15 +7,15 @@ from functools import partial
 from typing import Any, Final
 
 from stitchwork.errors import QueueFullError, QueueUnavailableError, UnavailableError
-from stitchwork.queue import scripts
+from stitchwork.queue import admission_scripts
 from stitchwork.queue.admission import (
     AdmissionLimits,
     admit_arguments,
     cancel_arguments,
     create_arguments,
-    entries_of,
+    parse_admission,
 )
-from stitchwork.queue.keys import encoder_of_stream
+from stitchwork.queue.keys import stream_name
 from stitchwork.queue.pending_requests import PendingRequest
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.commands import script_command
@@ -73,7 +73,7 @@ class Admitter:
             # It is not admitted yet, or never will be.
             return
         keys, arguments = cancel_arguments(request.stream, entries)
-        reply = self._client.send(script_command(scripts.CANCEL, keys, *arguments))
+        reply = self._client.send(script_command(admission_scripts.CANCEL, keys, *arguments))
         self._cancellations.add(reply)
         reply.add_done_callback(self._count_cancelled)
 
@@ -83,21 +83,21 @@ class Admitter:
             await asyncio.wait(self._cancellations)
 
     def _admit(self) -> None:
-        """Send the requests of this turn, with one script for each stream."""
+        """Send the requests of this turn, with one script for each encoder."""
         requests, self._unadmitted = self._unadmitted, []
-        by_stream: dict[str, list[PendingRequest]] = {}
+        by_encoder: dict[str, list[PendingRequest]] = {}
         for request in requests:
             # A caller that left within this turn admits nothing.
             if not request.future.done():
-                by_stream.setdefault(request.stream, []).append(request)
-        for members in by_stream.values():
+                by_encoder.setdefault(request.encoder, []).append(request)
+        for members in by_encoder.values():
             for batch in _batches(members):
                 self._send(batch, MAX_CREATIONS)
 
     def _send(
         self, requests: list[PendingRequest], creations: int, *, create: bool = False
     ) -> None:
-        """Send requests of one stream.
+        """Send requests for one encoder.
 
         Args:
             requests: The requests.
@@ -108,13 +108,13 @@ class Admitter:
         limits = self._limits(first.model)
         commands = []
         if create:
-            keys, arguments = create_arguments(
-                encoder_of_stream(first.stream), first.model, self._caller_classes
-            )
-            commands.append(script_command(scripts.CREATE_STREAMS, keys, *arguments))
+            keys, arguments = create_arguments(first.encoder, first.model, self._caller_classes)
+            commands.append(script_command(admission_scripts.CREATE_STREAMS, keys, *arguments))
         parts = [request.parts for request in requests]
-        keys, arguments = admit_arguments(first.stream, parts, api=self._api, limits=limits)
-        commands.append(script_command(scripts.ADMIT, keys, *arguments))
+        keys, arguments = admit_arguments(
+            first.encoder, self._caller_classes, parts, api=self._api, limits=limits
+        )
+        commands.append(script_command(admission_scripts.ADMIT, keys, *arguments))
         reply = self._client.send(*commands)
         reply.add_done_callback(partial(self._settle, requests, limits, creations))
 
@@ -125,7 +125,7 @@ class Admitter:
         creations: int,
         reply: "asyncio.Future[list[Any]]",
     ) -> None:
-        """Take what the server decided on requests of one stream."""
+        """Take what the server decided on requests for one encoder."""
         if reply.cancelled():
             return
         error = reply.exception()
@@ -137,13 +137,14 @@ class Admitter:
         missing: list[PendingRequest] = []
         for request, result in zip(requests, results, strict=True):
             try:
-                entries = entries_of(result, limits)
+                admitted = parse_admission(result, limits, request.parts.caller)
             except QueueFullError as full:
                 self._on_full(request, full)
                 request.fail(full)
                 continue
-            if entries is not None:
-                request.entries = entries
+            if admitted is not None:
+                request.stream = stream_name(request.encoder, admitted.caller_class)
+                request.entries = admitted.entries
                 if request.future.done():
                     self.cancel(request)
             elif creations:

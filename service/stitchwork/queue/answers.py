@@ -5,7 +5,7 @@ from typing import Final
 
 from stitchwork.queue import scripts
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.keys import SHARD, encoder_of_stream
+from stitchwork.queue.keys import SHARD, class_of_stream, encoder_of_stream
 from stitchwork.queue.messages import Reply
 from stitchwork.redis.commands import Command, script_command
 
@@ -14,8 +14,9 @@ API_EXPIRED_MS: Final = 60_000
 
 Answer = tuple[Delivery, Reply | None, float]
 """A job, its reply if anyone waits, and the seconds that it took."""
-AnswerWords = tuple[str, bytes, int, int, str, float]
-"""Entry, reply, size, cost, name of its payload, and milliseconds of work of one job."""
+AnswerWords = tuple[str, bytes, int, int, int, str, str, float]
+"""Entry, reply, size, cost, inputs, caller, name of its payload, and milliseconds of work of one
+job."""
 
 
 def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
@@ -24,7 +25,7 @@ def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
         (
             delivery.entry,
             reply.pack() if reply else b"",
-            *(delivery.size, delivery.cost, delivery.payload),
+            *(delivery.size, delivery.cost, delivery.inputs, delivery.caller, delivery.payload),
             seconds * 1000,
         )
         for delivery, reply, seconds in answers
@@ -34,15 +35,16 @@ def answer_command(stream: str, api: str, answers: Sequence[Answer]) -> Command:
 
 def answer_words(stream: str, api: str, rows: Sequence[AnswerWords]) -> Command:
     """The same of jobs whose replies are packed."""
-    pace = SHARD.pace(encoder_of_stream(stream))
-    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis, pace]
-    words: list[str | bytes | int | float] = [api, API_EXPIRED_MS]
+    encoder = encoder_of_stream(stream)
+    keys = [SHARD.stream(stream), SHARD.bytes, SHARD.replies(api), SHARD.apis]
+    keys += [SHARD.pace(encoder), SHARD.callers(encoder)]
+    words: list[str | bytes | int | float] = [api, API_EXPIRED_MS, class_of_stream(stream)]
     payloads = 0
-    for entry, reply, size, cost, payload, work_ms in rows:
+    for entry, reply, size, cost, inputs, caller, payload, work_ms in rows:
         number = 0
         if payload:
             keys.append(SHARD.payload(payload))
             payloads += 1
             number = payloads
-        words += (entry, reply, size, cost, work_ms, number)
+        words += (entry, reply, size, cost, inputs, caller, work_ms, number)
     return script_command(scripts.ANSWER, keys, *words)

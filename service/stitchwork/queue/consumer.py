@@ -224,6 +224,8 @@ class Consumer:
                 return Delivery(
                     *(entry.stream, entry.id, *unpacked),
                     *(entry.size, entry.cost, entry.payload),
+                    caller=entry.caller,
+                    inputs=entry.items,
                 )
             except CorruptDataError as error:
                 self._dead_letter(entry, data, DeadLetterReason.CORRUPT, error.message)
@@ -235,7 +237,8 @@ class Consumer:
                 reply = Reply(job, error=failure).pack()
         # Without data, it was deleted while it was pending, for example by a caller who gave up.
         self.leases.discard((entry.stream, entry.id))
-        unread = (entry.id, reply, entry.size, entry.cost, entry.payload, 0.0)
+        size = entry.size, entry.cost, entry.items
+        unread = (entry.id, reply, *size, entry.caller, entry.payload, 0.0)
         self.server.execute(answer_words(entry.stream, api, [unread]))
         return None
 

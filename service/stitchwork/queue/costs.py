@@ -1,6 +1,6 @@
 """The cost of inputs, in units of about one token, which is known before any work is done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from stitchwork.queue.image_headers import image_pixels
@@ -17,8 +17,11 @@ PIXELS_PER_UNIT: Final = 10_000
 """Pixels that take as long to decode and to resize as one unit of cost."""
 UNKNOWN_PIXELS: Final = 16_000_000
 """Pixels of an image whose header does not tell them."""
-MAX_JOB_COST: Final = 8_192
-"""Cost of a job of several inputs: 31 texts of 256 tokens, or 6 images of 12 megapixels."""
+MAX_JOB_COST: Final = 4_096
+"""Cost of a job of several inputs: 15 texts of 256 tokens, or 3 images of 12 megapixels."""
+MAX_SMALL_COST: Final = 1_024
+"""Cost of a request that is served early, while all classes have jobs, if its caller has no other
+in the queue."""
 
 
 def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
@@ -58,3 +61,15 @@ def split_by_cost(
         cost += added
     if start < len(items):
         yield items[start:], cost
+
+
+def input_amounts(items: Sequence[Item], units: Container[str]) -> dict[str, int]:
+    """What inputs use of rates of these units: items, tokens or pixels."""
+    amounts = {"items": len(items)}
+    if "tokens" in units:
+        texts = (item for item in items if isinstance(item, str))
+        amounts["tokens"] = sum(len(text) // CHARACTERS_PER_TOKEN + 1 for text in texts)
+    if "pixels" in units:
+        images = (item for item in items if not isinstance(item, str))
+        amounts["pixels"] = sum(image_pixels(image) or UNKNOWN_PIXELS for image in images)
+    return amounts

@@ -21,6 +21,7 @@ class StreamEntry(NamedTuple):
         data: The packed job; None if it is elsewhere, or the entry was deleted while it was
             pending.
         payload: Name of the job's payload; empty if it has none.
+        caller: Name of its caller; empty if nobody waits.
     """
 
     stream: str
@@ -31,6 +32,7 @@ class StreamEntry(NamedTuple):
     size: int = 0
     data: bytes | None = None
     payload: str = ""
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Delivery:
         size: Size of the job in bytes.
         cost: Cost of the inputs.
         payload: Name of its payload; empty if it has none.
+        caller: Name of its caller; empty if nobody waits.
+        inputs: How many inputs it has, as its entry says.
     """
 
     stream: str
@@ -54,6 +58,8 @@ class Delivery:
     size: int = 0
     cost: int = 0
     payload: str = ""
+    caller: str = ""
+    inputs: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -75,4 +81,5 @@ def parse_entry(stream: str, id_: bytes, fields: Sequence[bytes] | None) -> Stre
         int(values[b"s"]),
         values.get(b"m"),
         values.get(b"k", b"").decode(),
+        values.get(b"u", b"").decode(),
     )

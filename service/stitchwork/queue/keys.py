@@ -6,8 +6,11 @@ is one shard, `{q0}`; its keys, after that tag:
 encoders                      hash of the encoders that have streams: encoder → classes:model
 jobs:{encoder}:{class}        stream of the jobs of one encoder and class of callers, with the
                               consumer group `workers`
-pace:{encoder}                hash: jobs in its streams, their cost, and the ms that a unit takes
-credits:{encoder}             hash: inputs that each class of callers is still owed, and the next
+pace:{encoder}                hash: the ms that a unit of cost takes; and of each class of callers
+                              the jobs in its stream, their cost, and the weight of the callers
+callers:{encoder}             hash of the callers that have jobs: their class, weight, jobs, inputs
+                              and bytes
+credits:{encoder}             hash: the cost that each class of callers is still owed, and the next
 payload:{job}                 a job that is too large for its entry
 bytes                         bytes of all queued jobs
 replies:{api}                 list of the replies to one API process; no lifetime, since under
@@ -78,6 +81,10 @@ class Shard(NamedTuple):
         """The key of how fast an encoder's jobs are done."""
         return self._key(f"pace:{encoder}")
 
+    def callers(self, encoder: str) -> str:
+        """The key of the callers that have jobs of an encoder."""
+        return self._key(f"callers:{encoder}")
+
     def credits(self, encoder: str) -> str:
         """The key of what each class of an encoder's callers is owed."""
         return self._key(f"credits:{encoder}")
@@ -109,3 +116,8 @@ def stream_name(encoder: str, caller_class: int = 0) -> str:
 def encoder_of_stream(name: str) -> str:
     """The encoder that a stream belongs to."""
     return name.rpartition(":")[0]
+
+
+def class_of_stream(name: str) -> int:
+    """The class of callers that a stream belongs to."""
+    return int(name.rpartition(":")[2])

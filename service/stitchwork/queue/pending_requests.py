@@ -30,20 +30,22 @@ class PendingRequest:
     """A request whose jobs are to be admitted, or are in the queue.
 
     Attributes:
-        parts: Its jobs, and their deadline.
-        stream: The stream that they go to.
-        model: The model of the stream's encoder.
+        parts: Its jobs, their deadline, and the caller.
+        encoder: Key of the encoder that embeds their inputs.
+        model: The model of the encoder.
         future: Gets the replies in the order of the jobs.
+        stream: The stream that its jobs are in, once they are admitted.
         entries: Ids of the entries of its jobs, once they are admitted.
         replies: The replies that have come.
         missing: Number of jobs without a reply.
     """
 
-    __slots__ = ("entries", "future", "missing", "model", "parts", "replies", "stream")
+    __slots__ = ("encoder", "entries", "future", "missing", "model", "parts", "replies", "stream")
 
-    def __init__(self, parts: Parts, stream: str, model: str) -> None:
+    def __init__(self, parts: Parts, encoder: str, model: str) -> None:
         self.parts = parts
-        self.stream = stream
+        self.encoder = encoder
+        self.stream = ""
         self.model = model
         self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
         self.entries: list[str] = []

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
+from cachetools import LRUCache
+
 from stitchwork.background import AsyncPeriodicTask
 from stitchwork.errors import (
     CorruptDataError,
@@ -24,9 +26,9 @@ from stitchwork.errors import (
 from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
 from stitchwork.queue.admission import AdmissionLimits, Part, Parts
 from stitchwork.queue.admitter import Admitter
-from stitchwork.queue.caller_classes import current_class
+from stitchwork.queue.callers import CALLER
 from stitchwork.queue.costs import item_cost
-from stitchwork.queue.keys import SHARD, stream_name
+from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
 from stitchwork.queue.upkeep import remove_expired
@@ -47,6 +49,8 @@ RETRY_SECONDS: Final = 1.0
 MAX_REPLIES: Final = 256
 """Replies that are fetched at once."""
 FULL_SECONDS: Final = 0.1
+MAX_FULL: Final = 4_096
+"""Encoders and callers that the queue is remembered to be full for."""
 DRAIN_POLL_SECONDS: Final = 0.05
 
 
@@ -89,9 +93,8 @@ class Producer:
         self._max_bytes = max_bytes
         self._max_wait_ms = int(max_wait_seconds * 1000)
         self._worker_ttl = worker_ttl_seconds
-        self._caller_classes = caller_classes
         self._workers: list[WorkerStatus] = []
-        self._full: dict[str, tuple[float, QueueFullError]] = {}
+        self._full: LRUCache[tuple[str, str], tuple[float, QueueFullError]] = LRUCache(MAX_FULL)
         self._name = streams.new_id()
         self._numbers = count()
         self._client = AsyncRedisClient.of(server)
@@ -182,7 +185,7 @@ class Producer:
                 self._waiting.pop(part.id, None)
             self._admitter.cancel(request)
         # Its place in the queue is free.
-        self._full.pop(request.stream, None)
+        self._full.pop((request.encoder, request.parts.caller.name), None)
         return replies
 
     def enqueue_registration(self, registration: Registration) -> None:
@@ -196,15 +199,15 @@ class Producer:
             _warn(error, "a worker resumes the registration later")
 
     def check_room(self, encoder: EncoderSpec) -> None:
-        """Raise, before the inputs of a job are read, if the queue was full a moment ago.
+        """Raise, before inputs are read, if the queue was full for this caller a moment ago.
 
         Raises:
             QueueFullError: If the queue of the encoder was full.
         """
         if not self._full:
             return
-        name = stream_name(encoder_key(encoder), current_class(self._caller_classes))
-        until, error = self._full.get(name, (0.0, None))
+        place = encoder_key(encoder), CALLER.get().name
+        until, error = self._full.get(place, (0.0, None))
         if error is not None and time.monotonic() < until:
             raise QueueFullError(error.message, max_items=error.max_items)
 
@@ -263,8 +266,8 @@ class Producer:
             cost = sum(item_cost(item, job.encoder) for item in items)
             packed.append(Part(id_, data, len(items), cost))
         model = job.encoder.model if job.encoder else ""
-        name = stream_name(job.stream, current_class(self._caller_classes))
-        return PendingRequest(Parts(packed, int(seconds * 1000)), name, model)
+        request = Parts(packed, int(seconds * 1000), CALLER.get())
+        return PendingRequest(request, job.stream, model)
 
     def _limits(self, model: str) -> AdmissionLimits:
         workers = worker_registry.count_accepting(self._workers, model)
@@ -273,7 +276,8 @@ class Producer:
     def _record_full(self, request: PendingRequest, error: QueueFullError) -> None:
         if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
             # A smaller request would not fit either.
-            self._full[request.stream] = (time.monotonic() + self._full_seconds, error)
+            place = request.encoder, request.parts.caller.name
+            self._full[place] = (time.monotonic() + self._full_seconds, error)
 
     async def _read(self) -> None:
         """Wait for replies, and deliver them."""

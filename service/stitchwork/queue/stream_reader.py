@@ -17,8 +17,10 @@ from stitchwork.redis.client import RedisClient
 
 MAX_TAKE_BYTES: Final = 64 << 20
 """Size of the jobs of one batch, exceeded by one job at most."""
-QUANTUM: Final = 8
-"""Inputs by which the classes of callers take turns in one encoder."""
+QUANTUM: Final = 256
+"""Cost by which the classes of callers take turns in one encoder, for each unit of weight."""
+BATCH_MS: Final = 200
+"""Work of one batch, exceeded by one job at most: who comes next waits no longer for it."""
 BLOCK_MS: Final = 500
 """How long an idle worker waits before it looks for new streams."""
 
@@ -113,10 +115,12 @@ class StreamReader:
             return []
         keys: list[str] = []
         names: list[str] = []
-        words: list[str | int] = [self._name, free, room, QUANTUM]
+        cost = sum(entry.cost for entry in taken)
+        words: list[str | int] = [self._name, free, room, QUANTUM, BATCH_MS, cost]
         for encoder in encoders:
-            keys += (SHARD.credits(encoder.encoder), *map(SHARD.stream, encoder.names))
-            names += ("", *encoder.names)
+            keys += (SHARD.credits(encoder.encoder), SHARD.pace(encoder.encoder))
+            keys += map(SHARD.stream, encoder.names)
+            names += ("", "", *encoder.names)
             words += (len(encoder.names), 0 if taken else self.turns.patience_ms(encoder))
         now_ms, number, entries = self._server.run_script(scripts.TAKE, keys, *words)
         self.set_clock(now_ms)

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from stitchwork.queue import scripts
+from stitchwork.queue import admission_scripts, scripts
 from stitchwork.queue.admission import (
     UNLIMITED,
     AdmissionLimits,
@@ -13,8 +13,9 @@ from stitchwork.queue.admission import (
     admit_arguments,
     cancel_arguments,
     create_arguments,
-    entries_of,
+    parse_admission,
 )
+from stitchwork.queue.callers import NOBODY
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, registration_job
 from stitchwork.redis.client import RedisClient
@@ -87,16 +88,17 @@ def admit(
         QueueUnavailableError: If the server is unavailable.
     """
     request = Parts((Part(job.id, data, items, items),), timeout_ms)
-    name = stream_name(job.stream)
-    keys, arguments = admit_arguments(name, (request,), api=job.reply_to or "", limits=limits)
+    keys, arguments = admit_arguments(
+        job.stream, 1, (request,), api=job.reply_to or "", limits=limits
+    )
     model = job.encoder.model if job.encoder else ""
     created_keys, created = create_arguments(job.stream, model, 1)
-    create = script_command(scripts.CREATE_STREAMS, created_keys, *created)
+    create = script_command(admission_scripts.CREATE_STREAMS, created_keys, *created)
     while True:
-        (result,) = server.run_script(scripts.ADMIT, keys, *arguments)
-        entries = entries_of(result, limits)
-        if entries is not None:
-            return entries[0]
+        (result,) = server.run_script(admission_scripts.ADMIT, keys, *arguments)
+        admitted = parse_admission(result, limits, NOBODY)
+        if admitted is not None:
+            return admitted.entries[0]
         server.execute(create)
 
 
@@ -107,7 +109,7 @@ def cancel(server: RedisClient, job: Job, entry: str) -> bool:
         QueueUnavailableError: If the server is unavailable.
     """
     keys, arguments = cancel_arguments(stream_name(job.stream), ((entry, ""),))
-    (result,) = server.run_script(scripts.CANCEL, keys, *arguments)
+    (result,) = server.run_script(admission_scripts.CANCEL, keys, *arguments)
     return bool(result)
 
 

@@ -40,7 +40,7 @@ async def remove_expired(
         await client.execute(("DEL", *(SHARD.replies(api.decode()) for api in apis)))
     for encoder, _, names in streams.parse_encoders(encoders):
         keys = (
-            *(SHARD.encoders, SHARD.pace(encoder), SHARD.credits(encoder)),
+            *(SHARD.encoders, SHARD.pace(encoder), SHARD.credits(encoder), SHARD.callers(encoder)),
             *(SHARD.stream(name) for name in names),
         )
         removed += await client.run_script(

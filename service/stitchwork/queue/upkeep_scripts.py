@@ -70,13 +70,13 @@ return names
 
 # Removes an encoder whose streams are empty and have been for long, or else the consumers of its
 # streams that dead workers left.
-# KEYS catalog, pace, credits, streams · ARGV encoder, ms for consumers, ms for streams
+# KEYS catalog, pace, credits, callers, streams · ARGV encoder, ms for consumers, ms for streams
 # Returns how many were removed.
 REMOVE_IDLE: Final = (
     NOW
     + """
 local idle = true
-for i = 4, #KEYS do
+for i = 5, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then
     local reply, last = redis.call('XINFO', 'STREAM', KEYS[i]), '0'
     for j = 1, #reply, 2 do
@@ -91,7 +91,7 @@ if idle then
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end
 local removed = 0
-for i = 4, #KEYS do
+for i = 5, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 1 then
     for _, reply in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[i], 'workers')) do
       local consumer = {}

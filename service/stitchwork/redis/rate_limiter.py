@@ -1,21 +1,21 @@
-"""Rate limits by API key: sliding windows, counted on the queue server for all replicas.
+"""Rate limits by API key: sliding windows on the queue server, for all API processes together.
 
-A request counts as one whatever it holds, since its size has limits of its own. While the queue
+A process takes permits from the server in blocks and spends them without asking it. While the queue
 server is unavailable no request is refused for its rate, and a metric counts the requests that were
 not checked: raw inputs cannot be served then anyway, and translation needs no queue.
 """
 
 import logging
-import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Final, NamedTuple
 
-from limits import RateLimitItem, parse_many
-from limits.storage import RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
+from cachetools import LRUCache
 
-from stitchwork.errors import InvalidInputError, QueueUnavailableError
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.errors import QueueUnavailableError, RateLimitError
+from stitchwork.redis.client import RedisClient
+from stitchwork.redis.permits import Permits
+from stitchwork.redis.rates import Rate, RateUnit, parse_rates
 from stitchwork.resources import ApiKey, Scope
 from stitchwork.telemetry import Metrics
 
@@ -23,20 +23,8 @@ log = logging.getLogger(__name__)
 
 ANONYMOUS: Final = "-"
 """The name that requests without a key count for; no key has it."""
-
-
-def parse_rates(text: str) -> list[RateLimitItem]:
-    """Rates such as `100/minute;5000/day`, the shortest window first.
-
-    Raises:
-        InvalidInputError: If the text has another form.
-    """
-    try:
-        return sorted(parse_many(text), key=lambda rate: rate.get_expiry())
-    except ValueError as error:
-        raise InvalidInputError(
-            f"expected rates such as 100/minute;5000/day, got {text[:80]!r}"
-        ) from error
+MAX_PERMITS: Final = 65_536
+"""Rates of keys that a process has permits of."""
 
 
 class RateLimitStatus(NamedTuple):
@@ -44,29 +32,50 @@ class RateLimitStatus(NamedTuple):
 
     Attributes:
         allowed: Whether the request is within the rate.
-        limit: Requests in a window.
-        window: Seconds.
-        remaining: Requests that are left in the current window.
-        reset: Seconds until the window is empty.
+        rate: The rate.
+        remaining: What is left of it in the current window.
+        reset: Seconds until the window ends.
     """
 
     allowed: bool
-    limit: int
-    window: int
+    rate: Rate
     remaining: int
     reset: float
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of draft-ietf-httpapi-ratelimit-headers."""
+        limit, unit, window = self.rate
         return {
-            "RateLimit-Policy": f'"requests";q={self.limit};w={self.window}',
-            "RateLimit": f'"requests";r={self.remaining};t={self.reset:.0f}',
+            "RateLimit-Policy": f'"{unit}";q={limit};w={window}',
+            "RateLimit": f'"{unit}";r={self.remaining};t={self.reset:.0f}',
         }
+
+    def check(self, key: ApiKey | None, amount: int) -> None:
+        """Raise if the request is not within the rate.
+
+        Args:
+            key: Its key.
+            amount: What it uses of the rate.
+
+        Raises:
+            RateLimitError: If it is not.
+        """
+        if self.allowed:
+            return
+        limit, unit, window = self.rate
+        client = f"key {key.name}" if key else "clients without a key"
+        source = "the limit of the key" if key and key.limit else "rate_limits"
+        got = f"a request of {amount}" if amount > limit else "more"
+        error = RateLimitError(
+            f"expected at most {limit} {unit} of {client} in {window} seconds ({source}), got {got}"
+        )
+        error.retry_after = max(1.0, self.reset)
+        raise error
 
 
 class RateLimiter:
-    """Counts the requests of each key.
+    """Counts what the requests of each key use.
 
     Args:
         server: The queue server.
@@ -82,13 +91,8 @@ class RateLimiter:
     ) -> None:
         self._server = server
         self._rates = {scope: parse_rates(text) for scope, text in rates.items()}
-        self._rates_by_text: dict[str, list[RateLimitItem]] = {}
-        storage = RedisStorage(
-            "redis://",
-            connection_pool=server.redis.connection_pool,
-            key_prefix=PREFIX + "rates",
-        )
-        self._limiter = SlidingWindowCounterRateLimiter(storage)
+        self._rates_by_text: dict[str, tuple[Rate, ...]] = {}
+        self._permits: LRUCache[tuple[str, str, Rate], Permits] = LRUCache(MAX_PERMITS)
         self._metrics = metrics or Metrics()
         self._unchecked = 0
 
@@ -96,34 +100,63 @@ class RateLimiter:
         """Whether a request of this key that needs this scope has a rate."""
         return bool(self._rates_of(key, scope)[1])
 
-    def hit(self, key: ApiKey | None, scope: Scope) -> RateLimitStatus | None:
-        """Count one request; blocks for two short calls to the server for each rate.
+    async def hit(self, key: ApiKey | None, scope: Scope, **amounts: int) -> RateLimitStatus | None:
+        """Count what a request uses: without a call to the server while there are permits.
 
         Args:
             key: The key of the request; requests without a key count together.
             scope: The scope that it needs.
+            amounts: What it uses, by the unit of a rate.
 
         Returns:
-            The first rate that is used up or else the one closest to it; None if the request was
-            not counted.
+            The first rate that is used up or else the one closest to it; None if nothing was
+            counted.
         """
         namespace, rates = self._rates_of(key, scope)
-        name = key.name if key else ANONYMOUS
         statuses: list[RateLimitStatus] = []
-        try:
-            with self._server.session():
-                for rate in rates:
-                    allowed = self._limiter.hit(rate, name, namespace)
-                    reset_at, remaining = self._limiter.get_window_stats(rate, name, namespace)
-                    reset = max(0.0, reset_at - time.time())
-                    window = rate.get_expiry()
-                    statuses.append(RateLimitStatus(allowed, rate.amount, window, remaining, reset))
-                    if not allowed:
-                        return statuses[-1]
-        except QueueUnavailableError as error:
-            self._count_unchecked(error)
-            return None
-        return min(statuses, key=lambda status: status.remaining / status.limit, default=None)
+        for rate in rates:
+            count = amounts.get(rate.unit, 0)
+            if not count:
+                continue
+            permits = self._permits_of(key.name if key else ANONYMOUS, namespace, rate)
+            try:
+                allowed = permits.spend(count)
+                if allowed is None:
+                    allowed = await permits.take(count)
+            except QueueUnavailableError as error:
+                self._count_unchecked(error)
+                return None
+            reset = permits.reset_seconds
+            statuses.append(RateLimitStatus(allowed, rate, permits.remaining, reset))
+            if not allowed:
+                return statuses[-1]
+        return min(statuses, key=lambda status: status.remaining / status.rate.limit, default=None)
+
+    async def charge(self, **amounts: int) -> None:
+        """Count what the current request uses beside itself, by the unit of a rate.
+
+        Raises:
+            RateLimitError: If a rate is used up.
+        """
+        current = CURRENT.get()
+        if current is None:
+            return
+        key, scope = current
+        status = await self.hit(key, scope, **amounts)
+        if status is not None:
+            status.check(key, amounts[status.rate.unit])
+
+    def units(self) -> set[RateUnit]:
+        """The units of the current request's rates."""
+        current = CURRENT.get()
+        return {rate.unit for rate in self._rates_of(*current)[1]} if current else set()
+
+    def _permits_of(self, name: str, namespace: str, rate: Rate) -> Permits:
+        place = (name, namespace, rate)
+        permits = self._permits.get(place)
+        if permits is None:
+            permits = self._permits[place] = Permits(self._server, f"{namespace}:{name}", rate)
+        return permits
 
     def _count_unchecked(self, error: QueueUnavailableError) -> None:
         self._metrics.unchecked_requests.inc()
@@ -132,9 +165,13 @@ class RateLimiter:
             extra = {"unchecked": self._unchecked, "reason": error.message}
             log.warning("rate limits not checked", extra=extra)
 
-    def _rates_of(self, key: ApiKey | None, scope: Scope) -> tuple[str, list[RateLimitItem]]:
+    def _rates_of(self, key: ApiKey | None, scope: Scope) -> tuple[str, tuple[Rate, ...]]:
         if key is None or key.limit is None:
-            return scope, self._rates.get(scope, [])
+            return scope, self._rates.get(scope, ())
         if key.limit not in self._rates_by_text:
             self._rates_by_text[key.limit] = parse_rates(key.limit)
         return "own", self._rates_by_text[key.limit]
+
+
+CURRENT: Final[ContextVar[tuple[ApiKey | None, Scope] | None]] = ContextVar("rates", default=None)
+"""The key and the scope of the current request, if it has a rate."""

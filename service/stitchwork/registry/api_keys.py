@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from pydantic import ValidationError
-
 from stitchwork.errors import (
     ConflictError,
     IncompatibleFormatError,
@@ -26,6 +24,7 @@ from stitchwork.errors import (
 from stitchwork.ids import check_id
 from stitchwork.redis.client import PREFIX, Check, RedisClient
 from stitchwork.redis.commands import Command
+from stitchwork.redis.rates import parse_rates
 from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import ApiKey, Scope
 
@@ -33,6 +32,8 @@ log = logging.getLogger(__name__)
 
 KEYS: Final = PREFIX + "keys"
 VERSION: Final = PREFIX + "keys:version"
+BOUNDS: Final = frozenset({"limit", "weight", "max_queue_items"})
+"""Fields of a key that bound what it may use."""
 KEY_PREFIX: Final = "sw_"
 """The beginning of every key, by which scanners for leaked secrets recognize one."""
 
@@ -46,9 +47,15 @@ def new(
     name: str,
     scopes: Sequence[Scope],
     expires: datetime | None = None,
-    limit: str | None = None,
+    **bounds: Any,
 ) -> tuple[str, ApiKey]:
     """A new key and its record; the key itself is stored nowhere.
+
+    Args:
+        name: Its name.
+        scopes: What it allows.
+        expires: When it expires.
+        bounds: Its `limit`, `weight` and `max_queue_items`, as `ApiKey` has them.
 
     Raises:
         InvalidInputError: If the name is not an id.
@@ -60,7 +67,7 @@ def new(
         scopes=tuple(dict.fromkeys(scopes)),
         created=datetime.now(UTC).replace(microsecond=0),
         expires=expires,
-        limit=limit,
+        **bounds,
     )
     return key, record
 
@@ -73,11 +80,16 @@ def admin_record(key: str) -> ApiKey:
 def line(key: ApiKey) -> str:
     """A key as one line of a key file."""
     parts = [key.name, ",".join(key.scopes), key.digest]
-    return " ".join([*parts, key.expires.isoformat()] if key.expires else parts)
+    if key.expires:
+        parts.append(key.expires.isoformat())
+    bounds = key.model_dump(include=set(BOUNDS), exclude_defaults=True)
+    # Rates are the same without their spaces.
+    words = (f"{name}={str(value).replace(' ', '')}" for name, value in bounds.items())
+    return " ".join([*parts, *words])
 
 
 def read_file(path: Path) -> tuple[list[ApiKey], list[InvalidInputError]]:
-    """The keys of a file: a name, scopes, a SHA-256 and optionally an expiry on each line.
+    """The keys of a file: a name, scopes, a SHA-256, optionally an expiry, and bounds on each line.
 
     Returns:
         The keys, and an error for a file that cannot be read, or for each malformed line, which it
@@ -95,15 +107,22 @@ def read_file(path: Path) -> tuple[list[ApiKey], list[InvalidInputError]]:
             continue
         try:
             name, scopes, hashed, *rest = words
-            expires = datetime.fromisoformat(rest[0]) if rest else None
-            if len(rest) > 1 or (expires and expires.tzinfo is None):
+            dated = [word for word in rest if "=" not in word]
+            expires = datetime.fromisoformat(dated[0]) if dated else None
+            if len(dated) > 1 or (expires and expires.tzinfo is None):
                 raise ValueError
+            bounds: Any = dict(word.split("=", 1) for word in rest if "=" in word)
+            if not BOUNDS.issuperset(bounds):
+                raise ValueError
+            if "limit" in bounds:
+                parse_rates(bounds["limit"])
             listed = tuple(map(Scope, scopes.split(",")))
-            keys.append(ApiKey(name=name, scopes=listed, digest=hashed, expires=expires))
-        except (ValueError, ValidationError):
+            keys.append(ApiKey(name=name, scopes=listed, digest=hashed, expires=expires, **bounds))
+        except (ValueError, InvalidInputError):
             message = (
                 f"key_file: {path}, line {number}: expected NAME SCOPE[,SCOPE] SHA256 [EXPIRY with "
-                "its zone], as `stitchwork api-keys declare` prints it"
+                "its zone] [limit=RATES] [weight=N] [max_queue_items=N], as `stitchwork api-keys "
+                "declare` prints it"
             )
             errors.append(InvalidInputError(message))
     return keys, errors

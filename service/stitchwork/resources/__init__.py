@@ -287,6 +287,15 @@ class ApiKey(Record):
     created: datetime | None = None
     expires: datetime | None = None
     limit: str | None = Field(None, description="Its own rates, in place of those of the scopes.")
+    weight: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Its share of each encoder and of the queue, in units of other callers'.",
+    )
+    max_queue_items: int | None = Field(
+        None, ge=1, description="Inputs that it may have in the queue of an encoder at a time."
+    )
 
     def opens(self, scopes: Iterable[Scope]) -> bool:
         """Whether it has one of these scopes."""

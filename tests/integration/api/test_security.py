@@ -350,21 +350,27 @@ def test_rate_limits_are_sent_and_enforced(guarded: KeyedService) -> None:
 
 
 def test_rate_limits_are_shared_by_replicas_and_counted_per_key(queue_server: RedisClient) -> None:
-    replicas = [RateLimiter(queue_server, {READ: "2/hour"}) for _ in range(2)]
-    one, other = (stored.new(name, [READ])[1] for name in ("one", "other"))
-    statuses = [rates.hit(one, READ) for rates in (*replicas, replicas[0])]
-    assert [status and status.allowed for status in statuses] == [True, True, False]
-    status = replicas[0].hit(other, READ)
-    assert status
-    assert (status.allowed, status.remaining) == (True, 1)
-    assert replicas[0].hit(one, INFER) is None
+    async def run() -> None:
+        replicas = [RateLimiter(queue_server, {READ: "2/hour"}) for _ in range(2)]
+        one, other = (stored.new(name, [READ])[1] for name in ("one", "other"))
+        statuses = [await rates.hit(one, READ, requests=1) for rates in (*replicas, replicas[0])]
+        assert [status and status.allowed for status in statuses] == [True, True, False]
+        status = await replicas[0].hit(other, READ, requests=1)
+        assert status
+        assert (status.allowed, status.remaining) == (True, 1)
+        assert await replicas[0].hit(one, INFER, requests=1) is None
+
+    asyncio.run(run())
 
 
 def test_rate_limits_are_not_enforced_while_the_queue_server_is_unavailable(tmp_path: Path) -> None:
+    async def run() -> None:
+        assert [await rates.hit(None, READ, requests=1) for _ in range(3)] == [None] * 3
+
     metrics = Metrics()
     away = RedisClient(f"unix://{tmp_path}/none", 0.2, QueueUnavailableError)
     rates = RateLimiter(away, {READ: "1/hour"}, metrics)
-    assert [rates.hit(None, READ) for _ in range(3)] == [None] * 3
+    asyncio.run(run())
     assert sample_value(metrics, "rate_limit_unchecked_requests_total") == 3
 
 

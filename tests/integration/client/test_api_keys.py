@@ -86,6 +86,7 @@ def test_declare_prints_a_line_of_a_key_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["declare", "me", "--scope", "read", "--scope", "infer", "--days", "1"]
+    words += ["--limit", "5 /day;64 items/second", "--weight", "4", "--max-queue-items", "500"]
     assert main(["api-keys", *words]) == 0
     output = capsys.readouterr()
     file = tmp_path / "keys"
@@ -94,3 +95,4 @@ def test_declare_prints_a_line_of_a_key_file(
     assert not errors
     assert key.digest == records.digest(output.err.strip())
     assert (key.name, key.scopes, key.expired) == ("me", (Scope.READ, Scope.INFER), False)
+    assert (key.limit, key.weight, key.max_queue_items) == ("5/day;64items/second", 4, 500)

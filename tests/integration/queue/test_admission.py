@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import copy_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +13,6 @@ import pytest
 from stitchwork.errors import InvalidInputError, QueueFullError, QueueUnavailableError
 from stitchwork.queue import streams
 from stitchwork.queue.admission import MAX_INLINE_BYTES
-from stitchwork.queue.caller_classes import CALLER, current_class
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply
@@ -115,7 +113,7 @@ def test_cancelled_job_gives_its_bytes_back_also_while_a_worker_has_it(
         assert not consumer.answer(delivery, lengths(delivery)), "nobody waits for it"
         assert queued_bytes(queue_server) == 0
         pace = SHARD.pace(JOB.stream)
-        assert queue_server.redis.hmget(pace, ["jobs", "cost"]) == [b"0", b"0"]
+        assert queue_server.redis.hmget(pace, ["jobs:0", "cost:0"]) == [b"0", b"0"]
 
 
 def test_failed_job_takes_the_others_of_its_request_out_of_the_queue(
@@ -148,41 +146,6 @@ def test_batch_of_large_jobs_is_bounded_by_inputs(queue_server: RedisClient) -> 
             admit(queue_server, Job(id="7", encoder=JOB.encoder), ["x"] * size)
         assert [len(delivery.items) for delivery in take(consumer)] == [5, 5]
         assert [len(delivery.items) for delivery in take(consumer)] == [5, 1]
-
-
-def class_of(name: str) -> int:
-    CALLER.set(name)
-    return current_class(4)
-
-
-def test_caller_classes_share_an_encoder(queue_server: RedisClient) -> None:
-    assert len({copy_context().run(class_of, name) for name in ("attacker", "honest")}) == 2
-    with (
-        producing(queue_server, caller_classes=4) as producer,
-        consuming(queue_server) as consumer,
-    ):
-
-        def call(text: str, caller: str) -> "asyncio.Future[Reply]":
-            CALLER.set(caller)
-            return asyncio.ensure_future(producer.run(JOB, [text], 20.0))
-
-        async def run() -> list[list[str]]:
-            tasks = [call("flood", "attacker") for _ in range(40)]
-            await asyncio.sleep(0.1)
-            tasks += [call("one", "honest") for _ in range(3)]
-            batches = []
-            while not all(task.done() for task in tasks):
-                batch = await asyncio.to_thread(consumer.take)
-                batches.append([str(delivery.items[0]) for delivery in batch])
-                for delivery in batch:
-                    await asyncio.to_thread(consumer.answer, delivery, lengths(delivery))
-                await asyncio.sleep(0)
-            return batches
-
-        batches = producer.drive(run())
-    served = [text for batch in batches for text in batch]
-    assert (served.count("flood"), served.count("one")) == (40, 3)
-    assert len(served) - served[::-1].index("one") <= 19, "after two quanta of the flood at most"
 
 
 def test_scripts_use_keys_of_one_slot(server_binary: ServerBinary) -> None:

@@ -104,7 +104,7 @@ def test_registration_step_without_inputs_is_answered_once_and_leaves_nothing(
     assert not consumer.answer(delivery, None)
     assert streams.stream_backlogs(queue_server) == {}
     assert streams.queued_bytes(queue_server) == 0
-    assert queue_server.redis.hget(SHARD.pace("registration"), "cost") == b"0"
+    assert queue_server.redis.hget(SHARD.pace("registration"), "cost:0") == b"0"
 
 
 def test_job_without_inputs_is_cancelled(queue_server: RedisClient) -> None:

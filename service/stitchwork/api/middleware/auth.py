@@ -10,10 +10,9 @@ from starlette.requests import HTTPConnection
 from stitchwork.errors import (
     AuthenticationError,
     InsufficientScopeError,
-    RateLimitError,
     StitchworkError,
 )
-from stitchwork.redis.rate_limiter import RateLimiter
+from stitchwork.redis.rate_limiter import CURRENT, RateLimiter
 from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.resources import ApiKey
 from stitchwork.resources import Scope as KeyScope
@@ -77,6 +76,7 @@ class Authorizer:
             key = self._authorize(await self._find(token), token, scopes)
             admission.key = key
             if self._rate_limiter.limits(key, scopes[0]):
+                CURRENT.set((key, scopes[0]))
                 await self._check_rate(key, scopes[0], admission.headers)
         except StitchworkError as error:
             admission.headers |= _challenge(error, token, scopes)
@@ -140,19 +140,10 @@ class Authorizer:
         Raises:
             RateLimitError: If the quota is used up.
         """
-        status = await asyncio.to_thread(self._rate_limiter.hit, key, scope)
-        if status is None:
-            return
-        headers |= status.headers
-        if not status.allowed:
-            client = f"key {key.name}" if key else "clients without a key"
-            source = "the limit of the key" if key and key.limit else "rate_limits"
-            error = RateLimitError(
-                f"expected at most {status.limit} requests of {client} in {status.window} seconds "
-                f"({source}), got more"
-            )
-            error.retry_after = max(1.0, status.reset)
-            raise error
+        status = await self._rate_limiter.hit(key, scope, requests=1)
+        if status is not None:
+            headers |= status.headers
+            status.check(key, 1)
 
 
 def _insufficient_scope(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:

@@ -23,7 +23,8 @@ from stitchwork.api.limits import HEALTH_PATHS
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.middleware.auth import Admission, Authorizer
 from stitchwork.api.middleware.request_body import BodyLimits, RequestBody
-from stitchwork.queue.caller_classes import CALLER
+from stitchwork.queue.callers import CALLER, CallerQuota
+from stitchwork.resources import ApiKey
 from stitchwork.telemetry import Caller, Telemetry
 from stitchwork.telemetry.request_context import CALLERS
 
@@ -92,7 +93,7 @@ class RequestMiddleware:
         try:
             await self._authorizer.admit(admission)
             state["key"] = key = admission.key
-            CALLER.set(key.name if key else str((scope.get("client") or ("",))[0]))
+            CALLER.set(_caller(key, scope))
             self._body_limits.check_headers(headers)
             await self._serve(scope, body, sender)
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
@@ -190,6 +191,13 @@ class _Sender:
         for name, value in self._admission.headers.items():
             added.append((name.lower().encode(), value.encode()))
         return added
+
+
+def _caller(key: ApiKey | None, scope: Scope) -> CallerQuota:
+    """The caller whose share of the queue a request uses."""
+    if key is None:
+        return CallerQuota(str((scope.get("client") or ("",))[0]))
+    return CallerQuota(key.name, key.weight, key.max_queue_items or 0)
 
 
 async def _receive_nothing() -> Message:

@@ -1,0 +1,225 @@
+"""Callers share an encoder and its queue by their weights, whoever else asks for how much."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from stitchwork.errors import ErrorCode, QueueFullError
+from stitchwork.queue.callers import CALLER, CallerQuota
+from stitchwork.queue.consumer import Consumer
+from stitchwork.queue.keys import SHARD
+from stitchwork.queue.messages import Reply
+from stitchwork.redis.client import RedisClient
+from tests.integration.queue.test_queue import (
+    JOB,
+    DrivenProducer,
+    consuming,
+    lengths,
+    producing,
+    queued_bytes,
+    settle_cancellations,
+)
+from tests.support import machine
+
+LONG = "word " * 300
+"""A text of as many tokens as the model takes."""
+CLASSES = 8
+
+
+def send(
+    producer: DrivenProducer, caller: CallerQuota, parts: list[list[str]], seconds: float = 60.0
+) -> "asyncio.Future[list[Reply]]":
+    """Send a request of a caller."""
+    CALLER.set(caller)
+    return asyncio.ensure_future(producer.run_all(JOB, parts, seconds))
+
+
+async def admitted(server: RedisClient, jobs: int) -> None:
+    """Wait until this many jobs are in the queue."""
+    async with asyncio.timeout(30):
+        while await asyncio.to_thread(count_jobs, server) < jobs:  # noqa: ASYNC110 of others
+            await asyncio.sleep(0.01)
+
+
+def count_jobs(server: RedisClient) -> int:
+    fields: Any = server.redis.hgetall(SHARD.pace(JOB.stream))
+    return sum(int(value) for name, value in fields.items() if name.startswith(b"jobs:"))
+
+
+async def serve(consumer: Consumer, done: Callable[[], bool]) -> list[list[str]]:
+    """The callers of each batch, whose texts begin with their names, until all is done."""
+    batches = []
+    while not done():
+        batch = await asyncio.to_thread(consumer.take)
+        batches.append([str(delivery.items[0]).split(" ")[0] for delivery in batch])
+        for delivery in batch:
+            await asyncio.to_thread(consumer.answer, delivery, lengths(delivery), 0.0)
+        await asyncio.sleep(0)
+    return batches
+
+
+def run(server: RedisClient, scenario: Callable[[Any, Consumer], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a scenario, after which the queue has nothing left, not even in its counts."""
+    with (
+        producing(server, caller_classes=CLASSES, max_jobs=400, max_bytes=1 << 24) as producer,
+        consuming(server) as consumer,
+    ):
+
+        async def settled() -> Any:
+            async with asyncio.timeout(machine.deadline(60)):
+                result = await scenario(producer, consumer)
+            await settle_cancellations(server)
+            return result
+
+        result = producer.drive(settled())
+    counts: Any = server.redis.hgetall(SHARD.pace(JOB.stream))
+    assert {int(value) for name, value in counts.items() if name != b"ms"} <= {0}
+    assert not server.redis.exists(SHARD.callers(JOB.stream))
+    assert queued_bytes(server) == 0
+    return result
+
+
+@pytest.mark.parametrize("attackers", [1, 6, 24])
+def test_caller_with_one_request_is_served_next_whoever_waits(
+    queue_server: RedisClient, attackers: int
+) -> None:
+    async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
+        floods = [
+            send(producer, CallerQuota(f"flood-{i}"), [[f"flood {LONG}"]] * 4)
+            for i in range(attackers)
+            for _ in range(3)
+        ]
+        await admitted(queue_server, 12 * attackers)
+        honest = send(producer, CallerQuota("honest"), [["honest text"]])
+        await admitted(queue_server, 12 * attackers + 1)
+        batches = await serve(consumer, honest.done)
+        for flood in floods:
+            flood.cancel()
+        await asyncio.wait(floods)
+        return batches
+
+    batches = run(queue_server, scenario)
+    assert "honest" in batches[-1]
+    assert len(batches) <= 2
+
+
+def test_callers_are_served_by_their_weights_and_costs(queue_server: RedisClient) -> None:
+    """Small inputs of one caller, and large ones of another, get the same time."""
+
+    async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
+        callers = {"heavy": (3, f"heavy {LONG}"), "large": (1, f"large {LONG}"), "small": (1, "")}
+        tasks = []
+        for name, (weight, text) in callers.items():
+            parts = [[text or f"small {'word ' * 40}"]] * 60
+            tasks += [send(producer, CallerQuota(name, weight), parts) for _ in range(2)]
+        await admitted(queue_server, 360)
+        batches = list[list[str]]()
+        while sum(map(len, batches)) < 150:
+            batches += await serve(consumer, iter([False, True]).__next__)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return batches
+
+    batches = run(queue_server, scenario)
+    counts = Counter(name for batch in batches for name in batch)
+    assert counts["heavy"] == pytest.approx(3 * counts["large"], rel=0.25)
+    # A long text costs 300 and a few more units, a short one 58 and a few more.
+    assert counts["small"] == pytest.approx(counts["large"] * 5, rel=0.4)
+
+
+def test_queue_has_room_for_others_when_one_caller_has_its_share(
+    queue_server: RedisClient,
+) -> None:
+    async def scenario(producer: Any, consumer: Consumer) -> None:
+        tasks = [send(producer, CallerQuota("flood"), [["a"]] * 50) for _ in range(8)]
+        done, waiting = await asyncio.wait(tasks, timeout=1, return_when="FIRST_COMPLETED")
+        (refused,) = done
+        with pytest.raises(QueueFullError, match=r"its share of the queue.*max_queue_jobs") as one:
+            await refused
+        assert one.value.max_items == 0
+        assert await asyncio.to_thread(count_jobs, queue_server) == 350
+        other = send(producer, CallerQuota("other"), [["b"]] * 40)
+        heavy = send(producer, CallerQuota("heavy", 100), [["c"]] * 9)
+        await admitted(queue_server, 399)
+        for task in (*waiting, other, heavy):
+            task.cancel()
+        await asyncio.wait([*waiting, other, heavy])
+
+    run(queue_server, scenario)
+
+
+def test_bytes_of_one_caller_leave_room_for_others(queue_server: RedisClient) -> None:
+    async def scenario(producer: Any, consumer: Consumer) -> None:
+        large = "x" * (1 << 22)
+        tasks = [send(producer, CallerQuota("flood"), [[large]]) for _ in range(3)]
+        await admitted(queue_server, 3)
+        with pytest.raises(
+            QueueFullError, match=r"its share of the queue.*max_queue_bytes"
+        ) as full:
+            await send(producer, CallerQuota("flood"), [["x" * (3 << 20)]])
+        assert full.value.code == ErrorCode.QUEUE_BYTES_FULL
+        tasks.append(send(producer, CallerQuota("other"), [["x" * (1 << 20)]]))
+        await admitted(queue_server, 4)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    run(queue_server, scenario)
+
+
+def test_caller_has_no_more_inputs_in_the_queue_than_its_key_allows(
+    queue_server: RedisClient,
+) -> None:
+    async def scenario(producer: Any, consumer: Consumer) -> None:
+        bounded = CallerQuota("bounded", 1, 10)
+        first = send(producer, bounded, [["a"] * 4, ["b"] * 3])
+        await admitted(queue_server, 2)
+        with pytest.raises(QueueFullError, match=r"at most 10 inputs of key bounded.*") as full:
+            await send(producer, bounded, [["c"] * 4])
+        assert full.value.max_items == 3
+        second = send(producer, bounded, [["c"] * 3])
+        await serve(consumer, lambda: first.done() and second.done())
+        again = send(producer, bounded, [["d"] * 8, ["e"] * 2])
+        await serve(consumer, again.done)
+        assert len(await again) == 2
+
+    run(queue_server, scenario)
+
+
+def test_wait_of_one_caller_is_not_that_of_another(queue_server: RedisClient) -> None:
+    """The first has filled its time; the second would wait for its share of it only."""
+
+    async def scenario(producer: Any, consumer: Consumer) -> None:
+        # A unit of cost takes 1 ms: a request of 30 long texts takes 11.5 s.
+        queue_server.redis.hset(SHARD.pace(JOB.stream), "ms", 1)
+        flood = CallerQuota("flood")
+        tasks = [send(producer, flood, [[LONG] * 10] * 3)]
+        await admitted(queue_server, 3)
+        with pytest.raises(QueueFullError, match="max_queue_wait_seconds"):
+            await send(producer, flood, [["a"]])
+        tasks.append(send(producer, CallerQuota("other"), [["b"]], 1.0))
+        await admitted(queue_server, 4)
+        with pytest.raises(QueueFullError, match="at most 2 of them"):
+            # Beside the flood, each unit takes 2 ms.
+            await send(producer, CallerQuota("third"), [[LONG] * 20], 2.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    run(queue_server, scenario)
+
+
+def test_batch_takes_a_bounded_time(queue_server: RedisClient) -> None:
+    async def scenario(producer: Any, consumer: Consumer) -> list[list[str]]:
+        queue_server.redis.hset(SHARD.pace(JOB.stream), "ms", 0.5)
+        task = send(producer, CallerQuota("flood"), [[LONG]] * 8)
+        await admitted(queue_server, 8)
+        return await serve(consumer, task.done)
+
+    # Each takes 150 ms, so that the second one exceeds the 200 ms of a batch.
+    batches = run(queue_server, scenario)
+    assert [len(batch) for batch in batches if batch] == [2, 2, 2, 2]
