@@ -44,6 +44,7 @@ async def classify(head: PathId, request: Request) -> Response:
 
 def _respond(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> Response:
     check_width(payload.embeddings, resolution.source)
+    payload.check_top(resolution.head)
     result = state.pipeline.infer_rows(resolution, payload.embeddings)
     predictions = state.pipeline.predict(result, payload.top)
     response = ClassifyResponse.of(result, predictions, space=ResourceRef.of(resolution.source))

@@ -41,6 +41,7 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     resolution = await resolve_now(
         state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
+    payload.check_top(resolution.head)
     result = await infer_while_connected(
         request,
         state,
