@@ -8,8 +8,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,12 +20,17 @@ from cachetools import TTLCache
 from stitchwork.errors import ErrorCode, JobFailedError, StitchworkError
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, Encoder, resolve_device
-from stitchwork.models.encoder_loader import EncoderLoader, extract_classifier, sample_inputs
-from stitchwork.models.file_snapshots import FileSnapshot
+from stitchwork.models.encoder_loader import (
+    EncoderLoader,
+    extract_classifier,
+    library_versions,
+    sample_inputs,
+)
 from stitchwork.models.file_tracker import FileTracker
 from stitchwork.models.hub import Hub
 from stitchwork.models.label_names import label_names
 from stitchwork.models.load_errors import LOAD_ERRORS, convert_error
+from stitchwork.models.load_results import ExtractedClassifier, LoadFailure
 from stitchwork.models.memory import (
     configure_allocator,
     device_memory_bytes,
@@ -33,7 +38,6 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.resources import EncoderSpec, ImageEncoder, VisionEncoder, encoder_key
 from stitchwork.telemetry import Metrics
 
@@ -57,6 +61,7 @@ class LoadedEncoder:
         changes: How these files differ from the first ones that this worker loaded it from.
         is_proven: Whether it was compared with its own library when it was loaded.
         label_names: Names of the classes of the model's own classifier, if its files have them.
+        libraries: Versions of the libraries that compute its rows, by name.
     """
 
     encoder: Encoder
@@ -66,32 +71,7 @@ class LoadedEncoder:
     changes: str = ""
     is_proven: bool = False
     label_names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractedClassifier:
-    """The classifier of a pretrained model.
-
-    Attributes:
-        head: The classifier.
-        files_digest: Digest of the files that it was read from.
-    """
-
-    head: PretrainedHead
-    files_digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class LoadFailure:
-    """Why an encoder could not be loaded.
-
-    Attributes:
-        error: The error.
-        snapshot: The files that could not be loaded; None if they cannot be read.
-    """
-
-    error: StitchworkError
-    snapshot: FileSnapshot | None
+    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 class EncoderCache:
@@ -347,4 +327,13 @@ class EncoderCache:
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         changes = self._tracker.changes(spec, snapshot)
         names = label_names(spec, self._files.path(spec))
-        return LoadedEncoder(encoder, batcher, seconds, snapshot.digest, changes, prove, names)
+        return LoadedEncoder(
+            encoder,
+            batcher,
+            seconds,
+            snapshot.digest,
+            changes,
+            prove,
+            names,
+            library_versions(spec),
+        )

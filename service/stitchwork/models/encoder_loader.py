@@ -1,13 +1,22 @@
 """Makes encoders, and extracts classifiers, from the files of their models."""
 
+from importlib.metadata import version
 from pathlib import Path
-from typing import assert_never
+from typing import Final, assert_never
 
 import torch
 
+from stitchwork import __version__
 from stitchwork.models.encoder import SAMPLE_IMAGE, SAMPLE_TEXT, Encoder, PreparedInputs
 from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, VisionEncoder
+
+LIBRARIES: Final = {
+    "transformers": ("torch", "transformers", "tokenizers"),
+    "transformers-vision": ("torch", "transformers", "pillow"),
+    "timm": ("torch", "timm", "torchvision", "pillow"),
+}
+"""Distributions that compute the rows of each kind of encoder."""
 
 
 class EncoderLoader:
@@ -99,6 +108,15 @@ class EncoderLoader:
                 )
             case _:
                 assert_never(spec)
+
+
+def library_versions(spec: EncoderSpec) -> dict[str, str]:
+    """Versions of what computes the rows of an encoder, by name.
+
+    Without what names a build, such as `+cpu`: rows of builds differ no more than those of batches.
+    """
+    versions = {name: version(name).partition("+")[0] for name in LIBRARIES[spec.kind]}
+    return {"stitchwork": __version__, **versions}
 
 
 def extract_classifier(spec: EncoderSpec, files: Path) -> PretrainedHead:

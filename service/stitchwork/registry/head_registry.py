@@ -125,7 +125,7 @@ class HeadRegistry:
         space, source = registration.declared["space"], registration.declared["source"]
         arrays = layer_arrays(head.classifier)
         version = computed_version(
-            registration.version, files_digest, arrays, head=declared_fields(head)
+            registration.version, files_digest, declared_fields(head), arrays
         )
         record = head_record(registration.id, space, head, version, source, train)
         update = {"files_digest": files_digest, "declaration": registration.version}

@@ -24,6 +24,7 @@ from stitchwork.registry.repository import Repository
 from stitchwork.registry.sent_anchors import check_sent_anchors, is_comparable
 from stitchwork.registry.space_checks import due
 from stitchwork.registry.transitions import (
+    MAX_HEAD_DISTANCE,
     begin_registration,
     check_current,
     check_distance,
@@ -38,6 +39,7 @@ from stitchwork.resources import (
     Registration,
     Space,
     computed_version,
+    digest,
 )
 
 MAX_COMPARED: Final = 8
@@ -112,7 +114,12 @@ class SpaceRegistry:
         files_digest = registration.files_digest
         # The encoder is pinned by now; the registration's version is the declaration's digest.
         if registration.declared.get("dim") is None:
-            version = computed_version(registration.version, files_digest, {"anchors": anchors})
+            names = ("libraries", "dtype")
+            computed = {name: registration.declared.get(name) for name in names}
+            version = computed_version(registration.version, files_digest, computed)
+            if self._embeds_elsewhere(registration, anchor_set, anchors):
+                # As on another processor.
+                version = digest({"version": version}, {"anchors": anchors})
             digest_of_declaration = registration.version
         else:
             sent = self._spaces.inputs(registration.id, registration.version)["anchors"]
@@ -246,6 +253,21 @@ class SpaceRegistry:
             return make_ready(current, record, {"anchors": anchors}, check, [due(record.id)])
 
         return self._spaces.put(record.id, decide, condition)
+
+    def _embeds_elsewhere(
+        self, registration: Registration, anchor_set: AnchorSet, anchors: Floats
+    ) -> bool:
+        """Whether a space of the same declaration and files has other anchors."""
+        names = self._anchor_sets.dependents(anchor_set.id)
+        ids = [name.split(":", 1)[1] for name in names if name.startswith("space:")]
+        return any(
+            self._distance(entry.record, anchors) > MAX_HEAD_DISTANCE
+            for entry in (self._spaces.read(*ids) if ids else [])
+            if entry.record
+            and entry.record.anchor_set_version == anchor_set.version
+            and (entry.record.declaration or entry.record.version) == registration.version
+            and entry.record.files_digest == registration.files_digest
+        )
 
     def _check_distance(self, current: Entry[Space], record: Space, anchors: Floats) -> None:
         before = current.record

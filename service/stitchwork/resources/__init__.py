@@ -2,7 +2,8 @@
 
 Records are plain data. Their arrays (items, anchors, weights) are passed beside them as one
 dictionary. A version is a digest of the declaration and, where a worker computes the arrays, of the
-model's files and of these arrays: equal versions have equal arrays.
+model's files and of what computes them: of the libraries' versions for anchors, whose last digits
+differ from batch to batch, and of the arrays themselves for heads.
 """
 
 import hashlib
@@ -220,23 +221,17 @@ def digest(declared: Any, arrays: Mapping[str, NDArray[Any]] | None = None) -> s
 
 
 def computed_version(
-    declaration: str, files_digest: str | None, arrays: Arrays, **fields: Any
+    declaration: str, files_digest: str | None, computed: Any, arrays: Arrays | None = None
 ) -> str:
-    """The version of what a worker has computed.
-
-    The same declaration of the same files may give other arrays: with another version of a library,
-    or on another device.
+    """The version of what a worker has computed from a declaration.
 
     Args:
         declaration: Digest of the declaration.
         files_digest: Digest of the files of the model that it names; None if it names none.
-        arrays: What was computed.
-        fields: What was computed besides arrays, as JSON.
-
-    Returns:
-        As `digest`: equal versions have equal arrays.
+        computed: What else the result depends on, or was computed, as JSON.
+        arrays: The computed arrays, if these are the same whenever they are computed.
     """
-    return digest({"declaration": declaration, "files": files_digest, **fields}, arrays)
+    return digest({"declaration": declaration, "files": files_digest, "computed": computed}, arrays)
 
 
 def encoder_key(encoder: EncoderSpec) -> str:

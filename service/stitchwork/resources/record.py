@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 DECLARATION: Final = (
     "Digest of the declaration, where the version is a digest of it, of a model's files and of "
-    "what a worker computed."
+    "what computed them: versions of libraries, or weights."
 )
 
 

@@ -335,9 +335,10 @@ class RegistrationRunner:
 
 
 def _in_force(loaded: LoadedEncoder) -> dict[str, Any]:
-    """What the record of a space shows of its encoder beside the spec."""
+    """What the record of a space shows of its encoder, and its version depends on."""
     dtype = str(compute_dtype(loaded.encoder.device)).removeprefix("torch.")
-    return {"dtype": dtype, "label_names": list(loaded.label_names)}
+    names, libraries = list(loaded.label_names), dict(loaded.libraries)
+    return {"dtype": dtype, "label_names": names, "libraries": libraries}
 
 
 def _name(registration: Registration) -> str:

@@ -1,6 +1,7 @@
 """A registry with one anchor set, and a text encoder that needs no model files."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,8 +67,10 @@ class TableEncoder:
         return self._rows[torch.cat(list(inputs))]
 
 
-def loaded(encoder: TableEncoder, files_digest: str = "", changes: str = "") -> LoadedEncoder:
-    return LoadedEncoder(encoder, Batcher(encoder), 0.0, files_digest, changes)
+def loaded(
+    encoder: TableEncoder, files_digest: str = "", changes: str = "", **fields: Any
+) -> LoadedEncoder:
+    return LoadedEncoder(encoder, Batcher(encoder), 0.0, files_digest, changes, **fields)
 
 
 @pytest.fixture
