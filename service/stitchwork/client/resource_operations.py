@@ -85,6 +85,9 @@ class ResourceOperations:
     ) -> Flow[dict[str, Any]]:
         """Register a space by its anchors, or by an encoder that embeds the set's items.
 
+        With both, and a set of items that the encoder can embed, the space is pending until a
+        worker has found that the anchors are the encoder's; `wait` waits for it.
+
         Args:
             id_: The space's id.
             anchor_set: Id of its anchor set.
