@@ -40,6 +40,23 @@ async def resolve_now(state: AppState, **ids: Any) -> Resolution:
     return await asyncio.to_thread(partial(state.pipeline.resolve, **ids))
 
 
+def check_truncate(resolution: Resolution, truncate: bool | None) -> None:
+    """Refuse to cut inputs that are no texts.
+
+    Clients of other protocols send it with whatever they send, so their routes ignore it.
+
+    Raises:
+        InvalidInputError: If `truncate` is true, and the source embeds images.
+    """
+    encoder = resolution.source.encoder
+    if truncate and encoder is not None and encoder.modality != "text":
+        raise InvalidInputError(
+            f"expected truncate with texts, space {resolution.source.id} embeds "
+            f"{encoder.modality}s",
+            pointer="/truncate",
+        )
+
+
 async def infer_items(
     state: AppState,
     resolution: Resolution,
@@ -66,11 +83,6 @@ async def infer_items(
         RateLimitError: If a rate of the key is used up.
     """
     modality = encoder_of(resolution.source).modality
-    if truncate and modality != "text":
-        raise InvalidInputError(
-            f"expected truncate with texts, space {resolution.source.id} embeds {modality}s",
-            pointer="/truncate",
-        )
     async with state.image_fetcher.by_value(items, modality) as values:
         size = sum(map(len, values)) // BYTES_PER_VALUE
         decode = partial(decode_items, values, modality, state.limits.max_items)

@@ -21,7 +21,7 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.provenance import result_headers, version_headers
-from stitchwork.api.raw_inputs import infer_items
+from stitchwork.api.raw_inputs import check_truncate, infer_items
 from stitchwork.api.reports import head_evaluation
 from stitchwork.api.reports.labelled_sample import LabelledSample, embed_sample, resolve_sample
 from stitchwork.api.reports.space_comparison import MAX_SPACES
@@ -114,9 +114,11 @@ async def evaluate_head(
 async def _embed(
     state: AppState, payload: HeadEvaluationRequest, seconds: float, space: Space
 ) -> Floats:
+    resolution = Resolution(space)
+    check_truncate(resolution, payload.truncate)
     result = await infer_items(
         state,
-        Resolution(space),
+        resolution,
         payload.items or [],
         truncate=payload.truncate,
         input_type=payload.input_type,

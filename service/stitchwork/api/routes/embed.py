@@ -17,7 +17,12 @@ from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import (
+    check_capacity,
+    check_truncate,
+    infer_while_connected,
+    resolve_now,
+)
 from stitchwork.api.schemas.inference_requests import EmbedRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
 from stitchwork.ids import check_id
@@ -45,6 +50,7 @@ async def embed(encoder: PathId, request: Request) -> Response:
         target=payload.target,
         bridge=payload.bridge,
     )
+    check_truncate(resolution, payload.truncate)
     result = await infer_while_connected(
         request,
         state,

@@ -16,7 +16,12 @@ from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import (
+    check_capacity,
+    check_truncate,
+    infer_while_connected,
+    resolve_now,
+)
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
 from stitchwork.ids import check_id
@@ -42,6 +47,7 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
     payload.check_top(resolution.head)
+    check_truncate(resolution, payload.truncate)
     result = await infer_while_connected(
         request,
         state,
