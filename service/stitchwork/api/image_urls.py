@@ -18,8 +18,8 @@ from stitchwork.api.content.validation import check_count
 from stitchwork.errors import ErrorCode, InputTooLargeError, InvalidInputError, QueueFullError
 from stitchwork.resources import Modality
 
-SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
-"""Start of a URL; base64 has no colon."""
+SCHEME: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,30}:")
+"""Start of a URL; base64 has no colon, and may be long."""
 HTTPS_URL: Final = re.compile(r"https://[!-~]{1,2000}")
 MAX_CONNECTIONS: Final = 8
 """Connections of one request at a time."""

@@ -81,7 +81,13 @@ def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[s
 
 
 def admit_arguments(
-    encoder: str, classes: int, requests: Sequence[Parts], *, api: str, limits: AdmissionLimits
+    encoder: str,
+    classes: int,
+    requests: Sequence[Parts],
+    *,
+    api: str,
+    limits: AdmissionLimits,
+    is_trial: bool = False,
 ) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `ADMIT`.
 
@@ -91,14 +97,16 @@ def admit_arguments(
         requests: The requests.
         api: The API process to reply to; empty if nobody waits.
         limits: How much may wait.
+        is_trial: Whether only to find out if the requests would be admitted.
     """
     keys = [SHARD.bytes, SHARD.apis, SHARD.pace(encoder), SHARD.callers(encoder)]
     keys += [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
     words: list[Any] = [api, *limits, classes, MAX_SMALL_COST, len(requests)]
     for parts, timeout_ms, caller in requests:
         items, cost = sum(part.items for part in parts), sum(part.cost for part in parts)
-        words += (timeout_ms, items, cost, len(parts), *caller)
-        for part in parts:
+        size = sum(len(part.data) for part in parts) if is_trial else 0
+        words += (timeout_ms, items, cost, len(parts), *caller, size)
+        for part in () if is_trial else parts:
             payload = part.payload
             if payload:
                 keys.append(SHARD.payload(payload))

@@ -36,7 +36,8 @@ return 1
 # KEYS bytes, apis, pace, callers, streams, payloads
 # ARGV api, max jobs, max bytes, max wait ms, workers, streams, max cost of a small request,
 #   requests; for each request: timeout ms, inputs, cost, jobs, caller, its weight, its max inputs
-#   or 0; for each of its jobs: the job, inputs, cost, name of its payload or ''
+#   or 0, and 0 or, to try whether it would be admitted, the size of its jobs, which then are left
+#   out; for each of its jobs: the job, inputs, cost, name of its payload or ''
 # Returns for each request {'ok', class, entries}, {'no-stream'}, or {limit, inputs that fit, wait
 # in ms}.
 ADMIT: Final = (
@@ -153,8 +154,9 @@ end
 for _ = 1, tonumber(ARGV[8]) do
   local request = {timeout = take_number(), inputs = take_number(), units = take_number(),
     parts = take_number(), name = take(), weight = take_number(), max_inputs = take_number(),
-    size = 0}
-  local start, parts = at, request.parts
+    size = take_number()}
+  local is_trial = request.size > 0
+  local start, parts = at, is_trial and 0 or request.parts
   for i = 1, parts do request.size = request.size + #ARGV[start + 4 * i - 3] end
   local caller = read_caller(KEYS[4], request.name)
   local class = request.name == '' and 0 or class_of(caller, request.units)
@@ -166,6 +168,8 @@ for _ = 1, tonumber(ARGV[8]) do
       if ARGV[start + 4 * i] ~= '' then payload = payload + 1 end
     end
     for i = 2, #result do result[i] = math.floor(math.max(0, result[i])) end
+  elseif is_trial then
+    result = {'ok', class}
   else
     if request.name ~= '' then
       enter(request.name, caller, class, request.weight)

@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 MAX_CREATIONS: Final = 3
 MAX_SCRIPT_BYTES: Final = 256 * 1024
 """Size of the jobs that one script admits, if they are of several requests. A script that has begun
-to write goes on when the server runs out of memory."""
+to write goes on when the server runs out of memory. A larger request is sent only if it would be
+admitted."""
 
 
 class Admitter:
@@ -92,7 +93,45 @@ class Admitter:
                 by_encoder.setdefault(request.encoder, []).append(request)
         for members in by_encoder.values():
             for batch in _batches(members):
-                self._send(batch, MAX_CREATIONS)
+                if sum(map(_size_of, batch)) > MAX_SCRIPT_BYTES:
+                    self._try(*batch)
+                else:
+                    self._send(batch, MAX_CREATIONS)
+
+    def _try(self, request: PendingRequest) -> None:
+        """Send a large request only if it would be admitted: the server has other work."""
+        limits = self._limits(request.model)
+        keys, arguments = admit_arguments(
+            request.encoder,
+            self._caller_classes,
+            (request.parts,),
+            api=self._api,
+            limits=limits,
+            is_trial=True,
+        )
+        reply = self._client.send(script_command(admission_scripts.ADMIT, keys, *arguments))
+        reply.add_done_callback(partial(self._settle_trial, request, limits))
+
+    def _settle_trial(
+        self,
+        request: PendingRequest,
+        limits: AdmissionLimits,
+        reply: "asyncio.Future[list[Any]]",
+    ) -> None:
+        """Send a request whose trial has passed."""
+        if reply.cancelled() or request.future.done():
+            return
+        error = reply.exception()
+        if error is not None:
+            request.fail(_unavailable(error))
+            return
+        try:
+            parse_admission(reply.result()[-1][0], limits, request.parts.caller)
+        except QueueFullError as full:
+            self._on_full(request, full)
+            request.fail(full)
+            return
+        self._send([request], MAX_CREATIONS)
 
     def _send(
         self, requests: list[PendingRequest], creations: int, *, create: bool = False
@@ -169,7 +208,7 @@ def _batches(requests: list[PendingRequest]) -> Iterator[list[PendingRequest]]:
     """Requests in order, in batches for one script each."""
     batch, size = list[PendingRequest](), 0
     for request in requests:
-        added = sum(len(part.data) for part in request.parts.parts)
+        added = _size_of(request)
         if batch and size + added > MAX_SCRIPT_BYTES:
             yield batch
             batch, size = [], 0
@@ -177,6 +216,10 @@ def _batches(requests: list[PendingRequest]) -> Iterator[list[PendingRequest]]:
         size += added
     if batch:
         yield batch
+
+
+def _size_of(request: PendingRequest) -> int:
+    return sum(len(part.data) for part in request.parts.parts)
 
 
 def _unavailable(error: BaseException) -> UnavailableError:

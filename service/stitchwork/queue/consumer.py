@@ -53,6 +53,7 @@ class Consumer:
         on_dead_letter: Called with each job that was delivered too often.
         on_hang: Called once the work hangs and its jobs are released.
         telemetry: Records jobs, and how long they waited.
+        clock: Returns the time in seconds, by which encoders share the worker.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Consumer:
         on_dead_letter: Callable[[Job], None] = lambda _: None,
         on_hang: Callable[[], None] = lambda: None,
         telemetry: Telemetry | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.server = server
@@ -77,9 +79,8 @@ class Consumer:
         self._telemetry = telemetry or Telemetry()
         self._metrics = self._telemetry.metrics
         self._on_dead_letter = on_dead_letter
-        self._reader = StreamReader(
-            server, name, EncoderTurns(server, takes, patience), items_per_batch, self._stopping
-        )
+        turns = EncoderTurns(server, takes, patience, clock)
+        self._reader = StreamReader(server, name, turns, items_per_batch, self._stopping)
         self._arrived: deque[tuple[EncoderStreams, list[StreamEntry]]] = deque()
         self._reclaimed = 0.0
 

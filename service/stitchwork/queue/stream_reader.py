@@ -54,12 +54,14 @@ class StreamReader:
 
     def read_waiting(self) -> list[StreamEntry]:
         """Up to a full batch of entries that wait for one encoder, the first whose turn it is."""
+        self.turns.end_turn()
         return self._take(list(self.turns), ())
 
     def read_more(
         self, encoder: EncoderStreams, entries: Sequence[StreamEntry]
     ) -> list[StreamEntry]:
         """What else waits for an encoder, up to a full batch with entries that were read."""
+        self.turns.begin_turn(encoder)
         return self._take([encoder], entries)
 
     def read_arriving(
@@ -125,5 +127,5 @@ class StreamReader:
         now_ms, number, entries = self._server.run_script(scripts.TAKE, keys, *words)
         self.set_clock(now_ms)
         if number:
-            self.turns.end_turn(encoders[number - 1])
+            self.turns.begin_turn(encoders[number - 1])
         return [parse_entry(names[stream - 1], id_, fields) for stream, id_, fields in entries]

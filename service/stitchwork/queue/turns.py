@@ -1,7 +1,6 @@
 """The encoders whose streams a worker reads, and the order in which it reads them."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -13,12 +12,17 @@ REFRESH_SECONDS: Final = 0.5
 
 
 class EncoderTurns:
-    """The encoders whose streams a worker reads, the one it read longest ago first.
+    """The encoders whose streams a worker reads, the one that had the least of its time first.
+
+    They share the worker by start-time fair queueing: the turn of an encoder starts, in virtual
+    time, when its last one ended, or with the latest turn of all if it had nothing to do since. So
+    an encoder whose batches take long gets fewer of them, and no encoder saves time up.
 
     Args:
         server: The queue server.
         takes: Whether the worker takes jobs of an encoder, given its key and its model's name.
         patience: Seconds that jobs of an encoder wait before the worker takes them.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -26,15 +30,20 @@ class EncoderTurns:
         server: RedisClient,
         takes: Callable[[str, str], bool],
         patience: Callable[[str], float],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._server = server
         self._takes = takes
         self._patience = patience
-        self._encoders: deque[EncoderStreams] = deque()
-        self._refreshed = 0.0
+        self._clock = clock
+        self._encoders: list[EncoderStreams] = []
+        self._refreshed = float("-inf")
+        self._ends: dict[str, float] = {}
+        self._virtual_time = 0.0
+        self._turn: tuple[str, float] | None = None
 
     def __iter__(self) -> Iterator[EncoderStreams]:
-        return iter(list(self._encoders))
+        return iter(sorted(self._encoders, key=self._order))
 
     def __len__(self) -> int:
         return len(self._encoders)
@@ -43,29 +52,41 @@ class EncoderTurns:
         """Update the list of encoders, at most every `REFRESH_SECONDS`."""
         if self._encoders and time.monotonic() - self._refreshed < REFRESH_SECONDS:
             return
-        current = {
-            encoder.encoder: encoder
+        self._encoders = sorted(
+            encoder
             for encoder in streams.all_streams(self._server)
             if self._takes(encoder.encoder, encoder.model)
-        }
+        )
         self._refreshed = time.monotonic()
-        known = [current.pop(old.encoder) for old in self._encoders if old.encoder in current]
-        self._encoders = deque([*known, *(current[name] for name in sorted(current))])
+        names = {encoder.encoder for encoder in self._encoders}
+        self._ends = {name: end for name, end in self._ends.items() if name in names}
 
     def clear(self) -> None:
         """Read nothing until the streams are listed again."""
         self._encoders.clear()
 
-    def end_turn(self, encoder: EncoderStreams) -> None:
-        """Put an encoder that was read behind all others."""
-        if encoder in self._encoders:
-            self._encoders.remove(encoder)
-            self._encoders.append(encoder)
+    def begin_turn(self, encoder: EncoderStreams) -> None:
+        """Jobs of an encoder were read, which the worker does until it reads again."""
+        self.end_turn()
+        name = encoder.encoder
+        self._virtual_time = max(self._virtual_time, self._ends.get(name, 0.0))
+        self._turn = name, self._clock()
+
+    def end_turn(self) -> None:
+        """The worker has done what it read last."""
+        if self._turn is not None:
+            name, start = self._turn
+            self._ends[name] = self._virtual_time + self._clock() - start
+            self._turn = None
 
     def immediate(self) -> list[EncoderStreams]:
         """The encoders whose jobs do not wait."""
-        return [encoder for encoder in self._encoders if not self._patience(encoder.encoder)]
+        return [encoder for encoder in self if not self._patience(encoder.encoder)]
 
     def patience_ms(self, encoder: EncoderStreams) -> int:
         """Milliseconds that jobs of an encoder wait before the worker takes them."""
         return int(self._patience(encoder.encoder) * 1000)
+
+    def _order(self, encoder: EncoderStreams) -> tuple[float, float]:
+        end = self._ends.get(encoder.encoder, 0.0)
+        return max(self._virtual_time, end), end

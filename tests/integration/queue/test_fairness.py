@@ -11,16 +11,19 @@ from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.callers import CALLER, CallerQuota
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.keys import SHARD
-from stitchwork.queue.messages import Reply
+from stitchwork.queue.messages import Job, Reply
 from stitchwork.redis.client import RedisClient
+from stitchwork.resources import TextEncoder
 from tests.integration.queue.test_queue import (
     JOB,
     DrivenProducer,
+    admit,
     consuming,
     lengths,
     producing,
     queued_bytes,
     settle_cancellations,
+    take,
 )
 from tests.support import machine
 
@@ -171,6 +174,25 @@ def test_bytes_of_one_caller_leave_room_for_others(queue_server: RedisClient) ->
     run(queue_server, scenario)
 
 
+def test_large_request_that_is_refused_is_not_sent(queue_server: RedisClient) -> None:
+    def sent_bytes() -> int:
+        stats: Any = queue_server.redis.info("stats")
+        return int(stats["total_net_input_bytes"])
+
+    async def scenario(producer: Any, consumer: Consumer) -> None:
+        large = ["x" * (1 << 20)]
+        flood = send(producer, CallerQuota("flood"), [large] * 12)
+        await admitted(queue_server, 12)
+        before = sent_bytes()
+        with pytest.raises(QueueFullError, match="max_queue_bytes"):
+            await send(producer, CallerQuota("flood"), [large] * 12)
+        assert sent_bytes() - before < 1 << 18
+        flood.cancel()
+        await asyncio.wait([flood])
+
+    run(queue_server, scenario)
+
+
 def test_caller_has_no_more_inputs_in_the_queue_than_its_key_allows(
     queue_server: RedisClient,
 ) -> None:
@@ -223,3 +245,36 @@ def test_batch_takes_a_bounded_time(queue_server: RedisClient) -> None:
     # Each takes 150 ms, so that the second one exceeds the 200 ms of a batch.
     batches = run(queue_server, scenario)
     assert [len(batch) for batch in batches if batch] == [2, 2, 2, 2]
+
+
+def test_encoders_share_a_worker_by_time(queue_server: RedisClient) -> None:
+    """Batches of one take ten times as long as those of the other; a third one comes late."""
+    now = [0.0]
+    seconds = {"slow": 1.0, "fast": 0.1, "late": 0.5}
+    with consuming(queue_server, clock=lambda: now[0]) as consumer:
+
+        def fill(model: str, count: int) -> None:
+            for _ in range(count):
+                job = Job(id="1", encoder=TextEncoder(model=model))
+                admit(queue_server, job, ["x"] * 8)
+
+        def work(until: float) -> Counter[str]:
+            used = Counter[str]()
+            while now[0] < until:
+                (delivery,) = take(consumer)
+                model = delivery.job.encoder.model if delivery.job.encoder else ""
+                now[0] += seconds[model]
+                used[model] += round(10 * seconds[model])
+                consumer.answer(delivery, lengths(delivery))
+            return used
+
+        fill("slow", 20)
+        fill("fast", 120)
+        fill("late", 1)
+        used = work(10.0)
+        assert abs(used["slow"] - used["fast"]) <= 12
+        fill("late", 8)
+        used = work(now[0] + 6.0)
+        # It has saved no time up while it had nothing to do.
+        assert min(used.values()) >= 10
+        assert max(used.values()) <= 32
