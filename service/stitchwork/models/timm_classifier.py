@@ -72,7 +72,8 @@ def _candidates(spec: ImageEncoder, model: Any) -> list[Any]:
         InvalidInputError: If the model has none.
     """
     named = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if named is None or isinstance(named, torch.nn.Identity):
+    last = getattr(named, "fc", named)
+    if last is None or isinstance(last, torch.nn.Identity):
         raise InvalidInputError(
             f"{spec.model} has no classifier: its weights are those of an encoder"
         )
