@@ -190,4 +190,7 @@ def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
     limit_blas(settings)
     if settings.blas_threads:
         torch.set_num_threads(settings.blas_threads)
+    if torch.get_num_threads() == 1:
+        # A pool of one thread takes longer than the thread that would wait for it.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return encoders

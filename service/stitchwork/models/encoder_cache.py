@@ -146,7 +146,7 @@ class EncoderCache:
             with self._guard:
                 loaded, failure = self._loaded.get(key), self._failures.get(key)
             if loaded is not None:
-                is_unchanged = self._tracker.is_unchanged(spec, loaded.files_digest)
+                is_unchanged = self._tracker.is_unchanged(spec, key, loaded.files_digest)
                 if is_unchanged and (loaded.is_proven or not prove):
                     with self._guard:
                         self._loaded.move_to_end(key)

@@ -67,9 +67,8 @@ class FileTracker:
             code=ErrorCode.LOAD_FAILED,
         )
 
-    def is_unchanged(self, spec: EncoderSpec, digest: str) -> bool:
-        """Whether a model's files have this digest."""
-        key = encoder_key(spec)
+    def is_unchanged(self, spec: EncoderSpec, key: str, digest: str) -> bool:
+        """Whether the files of a model, whose encoder has this key, have this digest."""
         last = self._last.get(key)
         if last is not None and last.digest == digest and last.is_current():
             return True

@@ -108,7 +108,7 @@ class StaticEncoder:
         return cut_and_normalize(self._spec, rows)
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     @torch.no_grad()

@@ -6,10 +6,19 @@ from typing import Any, Final
 
 import torch
 import transformers
+from tokenizers import Tokenizer
+from torch.nn.functional import pad as pad_to
+from torch.nn.utils.rnn import pad_sequence
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.cuda_graphs import CudaGraphPass
-from stitchwork.models.encoder import MAX_TOKENS, SAMPLE_TEXT, PreparedInputs, parameter_bytes
+from stitchwork.models.encoder import (
+    MAX_TOKENS,
+    SAMPLE_TEXT,
+    PreparedInputs,
+    parameter_bytes,
+    split_rows,
+)
 from stitchwork.models.matryoshka import output_width
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
@@ -160,7 +169,7 @@ class TransformersEncoder:
             token_ids[i] = self._tokenizer(
                 parts[i], truncation=True, max_length=self._limit, verbose=False
             )["input_ids"]
-        inputs = [torch.tensor(ids) for ids in token_ids]
+        inputs = split_rows(token_ids)
         if prompt.text and not self._pools_prompt:
             for ids in inputs:
                 ids[: self._prompt_length(prompt.text)] += UNPOOLED
@@ -195,13 +204,6 @@ class TransformersEncoder:
             verbose=False,
         )
 
-    def _token_ids(self, texts: list[str]) -> list[list[int]]:
-        """The token ids of texts, special tokens included."""
-        token_ids: list[list[int]] = self._tokenizer(
-            texts, add_special_tokens=True, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return token_ids
-
     @torch.no_grad()
     def _check_parity(
         self, pooled: TextModel, modes: Sequence[PoolingMode], prompt_length: int
@@ -216,6 +218,20 @@ class TransformersEncoder:
             states = [pooled.hidden_states(**text)[0].float() for text in fields]
             expected = reference_rows(states, modes, prompt_length)
         check_rows(self._spec.model, "transformers", rows, pooled.embeddings(expected))
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        """The ids of each text's tokens, special tokens included, however many they are."""
+        if not self._tokenizer.is_fast:
+            token_ids: list[list[int]] = self._tokenizer(
+                texts, add_special_tokens=True, return_attention_mask=False, verbose=False
+            )["input_ids"]
+            return token_ids
+        # What else the library's tokenizer collects of each text takes half as long as its ids.
+        backend: Tokenizer = self._tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
     def _cased(self, text: str) -> str:
         """The text in lower case, where the tokenizer itself cannot convert it."""
@@ -249,12 +265,15 @@ class TransformersEncoder:
         """
         pad = self._tokenizer.pad_token_id or 0
         side = self._tokenizer.padding_side if self._padded_length else "right"
-        length = self._padded_length or max(len(ids) for ids in inputs)
-        ids = torch.full((len(inputs), length), pad)
-        mask = torch.zeros((len(inputs), length), dtype=torch.int64)
-        for i, row in enumerate(inputs):
-            place = slice(length - len(row), None) if side == "left" else slice(len(row))
-            ids[i, place], mask[i, place] = row, 1
+        ids = pad_sequence(list(inputs), batch_first=True, padding_value=pad, padding_side=side)
+        missing = self._padded_length - ids.shape[1]
+        if missing > 0:
+            ids = pad_to(ids, (missing, 0) if side == "left" else (0, missing), value=pad)
+        lengths = torch.tensor([row.shape[0] for row in inputs])[:, None]
+        positions = torch.arange(ids.shape[1])
+        if side == "left":
+            positions = positions.flip(0)
+        mask = (positions < lengths).long()
         if self._pools_prompt:
             return ids, mask
         unpooled = (ids >= UNPOOLED).long()

@@ -136,8 +136,7 @@ class Consumer:
         # Entries of further encoders that arrive with the first wait for the next turns.
         self._arrived.extend(self._reader.read_arriving(immediate))
         for _, entries in self._arrived:
-            for entry in entries:
-                self.leases.add((entry.stream, entry.id))
+            self.leases.add((entry.stream, entry.id) for entry in entries)
         return self._fill(*self._arrived.popleft()) if self._arrived else []
 
     def answer(self, delivery: Delivery, reply: Reply | None, seconds: float = 0.0) -> bool:
@@ -156,8 +155,7 @@ class Consumer:
 
     def answer_all(self, answers: Sequence[Answer]) -> list[bool]:
         """Answer several jobs in one round trip, each as `answer` does."""
-        for delivery, _, _ in answers:
-            self.leases.discard((delivery.stream, delivery.entry))
+        self.leases.discard(delivery.key for delivery, _, _ in answers)
         groups: dict[tuple[str, str], list[int]] = {}
         for i, (delivery, _, _) in enumerate(answers):
             groups.setdefault((delivery.stream, delivery.job.reply_to or ""), []).append(i)
@@ -184,8 +182,7 @@ class Consumer:
 
     def _unpack(self, entries: list[StreamEntry]) -> list[Delivery]:
         """The jobs of entries that were just delivered, without those past their deadline."""
-        for entry in entries:
-            self.leases.add((entry.stream, entry.id))
+        self.leases.add((entry.stream, entry.id) for entry in entries)
         payloads = self._read_payloads(entries)
         now_ms = self._reader.now_ms()
         deliveries = []
@@ -211,8 +208,7 @@ class Consumer:
             (replies,) = self.server.execute(("MGET", *map(SHARD.payload, names)))
         except UnavailableError:
             # Nobody works on them here: they go to other workers when their leases expire.
-            for entry in entries:
-                self.leases.discard((entry.stream, entry.id))
+            self.leases.discard((entry.stream, entry.id) for entry in entries)
             raise
         return dict(zip(names, replies, strict=True))
 
@@ -237,7 +233,7 @@ class Consumer:
                 failure = JobFailedError(error.message, code=error.code)
                 reply = Reply(job, error=failure).pack()
         # Without data, it was deleted while it was pending, for example by a caller who gave up.
-        self.leases.discard((entry.stream, entry.id))
+        self.leases.discard([(entry.stream, entry.id)])
         size = entry.size, entry.cost, entry.items
         unread = (entry.id, reply, *size, entry.caller, entry.payload, 0.0)
         self.server.execute(answer_words(entry.stream, api, [unread]))

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from stitchwork.background import PeriodicTask
@@ -62,16 +62,16 @@ class Leases:
         """Renew nothing more."""
         self.task.stop()
 
-    def add(self, entry: Entry) -> None:
-        """Renew the lease on an entry that was just delivered."""
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Renew the leases on entries that were just delivered."""
         with self._lock:
-            self._entries.add(entry)
+            self._entries.update(entries)
         self.progress()
 
-    def discard(self, entry: Entry) -> None:
-        """Renew it no longer: it is answered, or left to other workers."""
+    def discard(self, entries: Iterable[Entry]) -> None:
+        """Renew them no longer: they are answered, or left to other workers."""
         with self._lock:
-            self._entries.discard(entry)
+            self._entries.difference_update(entries)
         self.progress()
 
     def progress(self, allowance: float = 0.0) -> None:

@@ -83,7 +83,7 @@ class Job(Record):
         """The stream it waits in: that of its encoder, whatever spaces the encoder appears in."""
         return REGISTRATION_STREAM if self.encoder is None else encoder_key(self.encoder)
 
-    @property
+    @cached_property
     def caller(self) -> Caller:
         """The request that it is part of."""
         return Caller(self.request_id, self.traceparent)

@@ -157,7 +157,8 @@ class RedisClient:
 
             def exchange(batch: Sequence[Command]) -> list[Any]:
                 def send_and_receive() -> list[Any]:
-                    connection.send_packed_command([pack_command(command) for command in batch])
+                    packet = b"".join([pack_command(command) for command in batch])
+                    connection.send_packed_command([packet])
                     return [_read_reply(connection) for _ in batch]
 
                 result: list[Any] = connection.retry.call_with_retry(

@@ -5,7 +5,7 @@ import sys
 from typing import Final, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 from stitchwork.telemetry.request_context import RequestIdFilter
 
@@ -30,7 +30,7 @@ def configure(level: str) -> None:
     handler = JsonLinesHandler(sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(
-        JsonFormatter(
+        OrjsonFormatter(
             "{levelname}{name}{message}",
             style="{",
             timestamp=True,

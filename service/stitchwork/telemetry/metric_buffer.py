@@ -5,7 +5,7 @@ of every request that happens a dozen times; to append to a list is a tenth of i
 """
 
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -40,13 +40,13 @@ class MetricBuffer:
     """Collects what is added to metrics, from any thread.
 
     Attributes:
-        is_collecting: Whether what is added is collected; otherwise it is not added here.
+        is_collecting: Whether what is added is collected, by `start` or by who calls `flush`; otherwise it is not added here.
         task: Its background task.
     """
 
     def __init__(self) -> None:
         # Of which appending and popping are atomic, so that no thread needs a lock.
-        self._entries: deque[tuple[Callable[[Any], None], float]] = deque()
+        self._entries: deque[tuple[Callable[[Any], None], Sequence[float]]] = deque()
         self.is_collecting = False
         self.task = AsyncPeriodicTask("metrics", self._flush, FLUSH_SECONDS)
 
@@ -64,14 +64,14 @@ class MetricBuffer:
     async def _flush(self) -> None:
         self.flush()
 
-    def add(self, entry: Callable[[Any], None], value: float) -> None:
-        """Add a value to a metric.
+    def add(self, entry: Callable[[Any], None], values: Sequence[float]) -> None:
+        """Add values to a metric.
 
         Args:
             entry: Takes a list of values.
-            value: One value.
+            values: The values.
         """
-        self._entries.append((entry, value))
+        self._entries.append((entry, values))
         if len(self._entries) >= MAX_ENTRIES:
             self.flush()
 
@@ -81,8 +81,8 @@ class MetricBuffer:
         with suppress(IndexError):
             for _ in range(len(self._entries)):
                 # Another thread may flush as well.
-                entry, value = self._entries.popleft()
-                values[entry].append(value)
+                entry, added = self._entries.popleft()
+                values[entry] += added
         for entry, collected in values.items():
             entry(collected)
 
@@ -105,7 +105,7 @@ class BufferedCounter:
     def inc(self, amount: float = 1) -> None:
         """Add an amount."""
         if self._buffer.is_collecting:
-            self._buffer.add(self._add, amount)
+            self._buffer.add(self._add, (amount,))
         else:
             self._metric.inc(amount)
 
@@ -131,10 +131,13 @@ class BufferedHistogram:
     def observe(self, amount: float) -> None:
         """Observe one value."""
         if self._buffer.is_collecting:
-            self._buffer.add(self._observe, amount)
+            self._buffer.add(self._observe, (amount,))
         else:
             self._metric.observe(amount)
 
-    def observe_many(self, observations: ArrayLike) -> None:
-        """Observe each value of an array, at once."""
-        self._metric.observe_many(observations)
+    def observe_many(self, amounts: Sequence[float]) -> None:
+        """Observe several values."""
+        if self._buffer.is_collecting:
+            self._buffer.add(self._observe, amounts)
+        else:
+            self._observe(amounts)

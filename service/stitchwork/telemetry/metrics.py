@@ -177,7 +177,7 @@ class Metrics:
         )
 
     def _define_inference_metrics(self) -> None:
-        self._heads: set[str] = set()
+        self._heads: dict[str, BufferedHistogram] = {}
         self._confidence = self._histogram(
             "prediction_confidence", "Confidence of predictions, by head.", RATIO_BUCKETS, "head"
         )
@@ -212,11 +212,12 @@ class Metrics:
         self.cancelled_jobs = self._counter(
             "cancelled_jobs", "Jobs cancelled because their clients had disconnected."
         )
-        self.queue_wait_seconds = self._histogram(
+        waits = self._histogram(
             "queue_wait_seconds", "Time from a job's admission to a worker.", SECONDS_BUCKETS
         )
+        self.queue_wait_seconds = BufferedHistogram(waits, self.buffer)
         jobs = self._counter("jobs", "Jobs processed by workers, by outcome.", "outcome")
-        self.jobs = {name: jobs.labels(name) for name in OUTCOMES}
+        self.jobs = {name: BufferedCounter(jobs.labels(name), self.buffer) for name in OUTCOMES}
         self.redelivered_jobs = self._counter(
             "redelivered_jobs", "Jobs taken over from another worker."
         )
@@ -226,13 +227,14 @@ class Metrics:
         }
 
     def _define_model_metrics(self) -> None:
-        self.batch_jobs = self._histogram("batch_jobs", "Jobs per batch.", SIZE_BUCKETS)
-        self.batch_inputs = self._histogram(
-            "batch_inputs", "Inputs per forward pass.", SIZE_BUCKETS
-        )
-        self.batch_fill_ratio = self._histogram(
+        jobs = self._histogram("batch_jobs", "Jobs per batch.", SIZE_BUCKETS)
+        inputs = self._histogram("batch_inputs", "Inputs per forward pass.", SIZE_BUCKETS)
+        fill_ratio = self._histogram(
             "batch_fill_ratio", "Share of a forward pass that is not padding.", RATIO_BUCKETS
         )
+        self.batch_jobs = BufferedHistogram(jobs, self.buffer)
+        self.batch_inputs = BufferedHistogram(inputs, self.buffer)
+        self.batch_fill_ratio = BufferedHistogram(fill_ratio, self.buffer)
         self.batch_splits = self._counter(
             "batch_splits", "Forward passes that ran out of memory and were split."
         )
@@ -294,10 +296,13 @@ class Metrics:
 
     def record_confidences(self, head: str, confidences: Sequence[float]) -> None:
         """Observe the confidences of a head's predictions, each in [0, 1]."""
-        if head not in self._heads and len(self._heads) < MAX_HEADS:
-            self._heads.add(head)
-        label = head if head in self._heads else OTHER
-        self._confidence.labels(label).observe_many(confidences)
+        histogram = self._heads.get(head)
+        if histogram is None:
+            label = head if len(self._heads) < MAX_HEADS else OTHER
+            histogram = BufferedHistogram(self._confidence.labels(label), self.buffer)
+            if label == head:
+                self._heads[head] = histogram
+        histogram.observe_many(confidences)
 
     def _route(
         self, method: str, route: str, status: int

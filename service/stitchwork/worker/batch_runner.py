@@ -151,7 +151,9 @@ class BatchRunner:
         spans = _spans(jobs)
         for members in groups.values():
             job = jobs[members[0]][0].job
-            selected = torch.cat([rows[slice(*spans[i])] for i in members])
+            selected = rows
+            if len(groups) > 1:
+                selected = torch.cat([rows[slice(*spans[i])] for i in members])
             try:
                 with bind_jobs([jobs[i][0] for i in members]):
                     result = self._stitch(job, selected)

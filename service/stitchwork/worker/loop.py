@@ -56,10 +56,12 @@ class Worker:
         self._telemetry = telemetry
         tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
         self._watchdog = Watchdog(tasks, on_stall)
+        self._metric_buffer = telemetry.metrics.buffer
         self._stopping = threading.Event()
 
     def run(self) -> None:
         """Run until `stop` is called, and then finish the current batch."""
+        self._metric_buffer.is_collecting = True
         self._consumer.start()
         self._registrations.start()
         self._heartbeat.start()
@@ -76,11 +78,14 @@ class Worker:
                 if batch:
                     with bind_jobs(batch):
                         self._work(batch)
+                self._metric_buffer.flush()
         finally:
             self._heartbeat.stop()
             self._registrations.stop()
             self._consumer.stop()
             self._runner.close()
+            self._metric_buffer.is_collecting = False
+            self._metric_buffer.flush()
             log.info("worker stopped", extra={"worker": self._consumer.name})
             self._telemetry.close()
 
@@ -95,6 +100,8 @@ class Worker:
         def answer(*answers: Answer) -> None:
             for delivery, _, _ in answers:
                 unanswered.pop(delivery.key, None)
+            # Who has an answer finds its work in the metrics.
+            self._metric_buffer.flush()
             self._consumer.answer_all(answers)
 
         try:
