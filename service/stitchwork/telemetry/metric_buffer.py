@@ -40,7 +40,8 @@ class MetricBuffer:
     """Collects what is added to metrics, from any thread.
 
     Attributes:
-        is_collecting: Whether what is added is collected, by `start` or by who calls `flush`; otherwise it is not added here.
+        is_collecting: Whether what is added is collected, for `flush`; otherwise it is not added
+            here.
         task: Its background task.
     """
 
