@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -18,6 +18,12 @@ from stitchwork.supervisor import ServiceProcess
 
 LOAD_CORE, MEASURED_CORE = 0, 1
 """Load and servers share the first core; the measured process has the second to itself."""
+PARTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "API": ("api",),
+    "worker": ("worker",),
+    "servers": ("registry", "queue"),
+}
+"""What the processes of a service belong to, by how their names begin."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class BenchmarkResult:
         higher_is_better: Whether the goal is a lower bound.
         details: Further measurements, such as the 99th percentile.
         is_difference: Whether the goal is a bound of the difference instead of the ratio.
+        cpu_ms: CPU milliseconds per request of each of `PARTS`; empty where it was not measured.
     """
 
     case: str
@@ -45,6 +52,7 @@ class BenchmarkResult:
     higher_is_better: bool
     details: Mapping[str, Any] = field(default_factory=dict)
     is_difference: bool = False
+    cpu_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def figure(self) -> float:
@@ -84,13 +92,15 @@ class BenchmarkContext:
 
 
 def cpu_milliseconds(service: ServiceProcess) -> dict[str, float]:
-    """CPU time of each process of a service so far, in milliseconds."""
-    ticks = {}
-    for name, pid in service.pids.items():
-        # The fields after the name, which may contain spaces and parentheses.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks[name] = int(fields[11]) + int(fields[12])
-    return {name: 1000 * count / os.sysconf("SC_CLK_TCK") for name, count in ticks.items()}
+    """CPU time of each of the `PARTS` of a service so far, in milliseconds."""
+    ticks = dict.fromkeys(PARTS, 0)
+    for part, names in PARTS.items():
+        for name, pid in service.pids.items():
+            if name.startswith(names):
+                # The fields after the name, which may contain spaces and parentheses.
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks[part] += int(fields[11]) + int(fields[12])
+    return {part: 1000 * count / os.sysconf("SC_CLK_TCK") for part, count in ticks.items()}
 
 
 def time_in_turns(

@@ -12,7 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import costs, null_model, queueing, stitching, translating
-from benchmarks.measure import LOAD_CORE, MEASURED_CORE, BenchmarkContext, BenchmarkResult
+from benchmarks.measure import (
+    LOAD_CORE,
+    MEASURED_CORE,
+    PARTS,
+    BenchmarkContext,
+    BenchmarkResult,
+)
 from stitchwork.errors import StitchworkError
 from stitchwork.evaluation.peers import LATENTIS, SERVERS, peer_environment
 
@@ -80,6 +86,8 @@ def run(
     )
     for name in ("case", "baseline", "ours", "partner", "ratio", "goal"):
         table.add_column(name, justify="right" if name not in ("case", "baseline") else "left")
+    for part in PARTS:
+        table.add_column(f"{part}, CPU ms", justify="right")
     for result in results:
         table.add_row(*_cells(result), style=None if result.met else "bold red")
     console.print(table)
@@ -104,4 +112,5 @@ def _cells(result: BenchmarkResult) -> list[str]:
     if result.is_difference or not result.partner:
         goal += f" {result.unit}"
     figure = f"{result.figure:+.2f}" if result.is_difference else f"{result.figure:.3f}"
-    return [result.case, result.baseline, *sides, figure if result.partner else "", goal]
+    costs = [f"{result.cpu_ms[part]:.3f}" if result.cpu_ms else "" for part in PARTS]
+    return [result.case, result.baseline, *sides, figure if result.partner else "", goal, *costs]

@@ -253,7 +253,7 @@ def _offline_pipeline(
 def _milliseconds_per_request(
     running: ServiceProcess, before: dict[str, float], rate: float
 ) -> dict[str, float]:
-    """CPU milliseconds of each process per request, warm-up included."""
+    """CPU milliseconds of each part of the service per request, warm-up included."""
     requests = rate * (SECONDS + WARM_UP_SECONDS)
     return {
         name: round((ms - before[name]) / requests, 2)
