@@ -12,6 +12,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
@@ -91,22 +93,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `--dist loadgroup`, and refuse unit tests with servers.
-
-    Unit tests run without any process of the service.
-    """
+    """Refuse unit tests with servers: they run without any process of the service."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(process_group(item.nodeid)))
         fixtures = SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures and item.nodeid.startswith("tests/unit/"):
             raise pytest.UsageError(f"{item.nodeid} is a unit test and uses {sorted(fixtures)}")
 
 
-def process_group(nodeid: str) -> str:
-    """What a test belongs to: tests of a group run in one process, one after another."""
-    if nodeid.startswith(SERVICES):
-        return "services"
-    return next((name for name in SHARED if nodeid.startswith(name)), nodeid.split("::")[0])
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives tests of a group to one process, one after another; large groups come first."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        if nodeid.startswith(SERVICES):
+            return "services"
+        return next((name for name in SHARED if nodeid.startswith(name)), nodeid.split("::")[0])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
+    """With `-n`, distribute tests by their groups, whatever `--dist` says."""
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(scope="session")

