@@ -6,14 +6,15 @@ its inputs: many short texts can cost as much as a few long ones.
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
 from stitchwork.errors import ErrorCode, InputTooLargeError
 from stitchwork.models.encoder import Encoder, PreparedInputs, inference_mode
-from stitchwork.models.memory import is_out_of_memory, release_memory, synchronize
+from stitchwork.models.memory import is_out_of_memory, record_work, release_memory
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,24 @@ TRIAL_REPEATS: Final = 4
 """The first pass of a size allocates memory that the later ones reuse."""
 COST_TOLERANCE: Final = 1.05
 """Costs within this factor of the lowest count as equal."""
+MAX_SUBMITTED: Final = 2
+"""Batches of a GPU at a time: while it computes one, the next is joined, copied and submitted."""
+
+RecordWork = Callable[[torch.device], Callable[[], None] | None]
+
+
+class _SubmittedBatch(NamedTuple):
+    """A batch that a device computes.
+
+    Attributes:
+        wait: Waits until it is computed.
+        began: When it was submitted.
+        elements: Its tokens, or values of pixels, padding included.
+    """
+
+    wait: Callable[[], None] | None
+    began: float
+    elements: int
 
 
 class Batcher:
@@ -34,6 +53,7 @@ class Batcher:
         encoder: The encoder.
         metrics: Records the sizes, padding and splits of batches.
         clock: Returns the time in seconds.
+        record: Returns what waits for the work of a device, as `record_work` does.
 
     Attributes:
         max_elements: Tokens, or values of pixels, that a batch may have, padding included.
@@ -44,9 +64,12 @@ class Batcher:
         encoder: Encoder,
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        record: RecordWork = record_work,
     ) -> None:
         self._encoder = encoder
         self._clock = clock
+        self._record_work = record
+        self._computed_at = float("-inf")
         self.max_elements = 1 << 30
         self._seconds_per_element = 0.0
         self._metrics = metrics or Metrics()
@@ -84,7 +107,7 @@ class Batcher:
         Args:
             prepared: n inputs.
             max_items: Maximum number of inputs in one batch.
-            progress: Called after each batch.
+            progress: Called after each batch is computed.
 
         Returns:
             Embeddings (n, dim) float32 on the encoder's device, in the order of the inputs.
@@ -96,6 +119,7 @@ class Batcher:
         inputs = prepared.inputs
         order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
         parts, start = [], 0
+        submitted = deque[_SubmittedBatch]()
         with inference_mode(self._encoder.device):
             while start < len(order):
                 indices = self._limit(inputs, order[start : start + max_items])
@@ -103,18 +127,29 @@ class Batcher:
                 part = self._forward(inputs, indices)
                 parts.append(part.float())
                 self._record([inputs[i].numel() for i in order[start : start + len(part)]])
-                # GPUs run asynchronously: only now is the time known.
-                synchronize(self._encoder.device)
                 elements = _padded_elements(inputs, indices[: len(part)])
-                self._record_seconds((self._clock() - began) / elements)
+                wait = self._record_work(self._encoder.device)
+                submitted.append(_SubmittedBatch(wait, began, elements))
                 start += len(part)
-                progress()
+                if wait is None or len(submitted) == MAX_SUBMITTED:
+                    self._complete(submitted.popleft(), progress)
+            while submitted:
+                self._complete(submitted.popleft(), progress)
         rows = torch.cat(parts)
         if len(order) == 1:
             return rows
         inverse = torch.empty(len(order), dtype=torch.int64)
         inverse[torch.as_tensor(order)] = torch.arange(len(order))
         return rows[inverse.to(rows.device)]
+
+    def _complete(self, batch: _SubmittedBatch, progress: Callable[[], None]) -> None:
+        """Wait until a batch is computed, and record its time without that of the one before."""
+        if batch.wait is not None:
+            batch.wait()
+        now = self._clock()
+        self._record_seconds((now - max(batch.began, self._computed_at)) / batch.elements)
+        self._computed_at = now
+        progress()
 
     def _record(self, sizes: Sequence[int]) -> None:
         """Record a batch of inputs of these sizes, each padded to the largest."""

@@ -1,9 +1,10 @@
-"""Memory of the device that models run on: its size, and the release of freed memory."""
+"""Memory of the device that models run on, copies to it, and the completion of its work."""
 
 import ctypes
 import gc
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -54,6 +55,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         part in message for part in CPU_OUT_OF_MEMORY
     )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device.
+
+    To a GPU it is copied from pinned memory, while the GPU still computes what was submitted
+    before. torch reuses pinned memory only after the copy.
+    """
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def record_work(device: torch.device) -> Callable[[], None] | None:
+    """A function that waits until a device has done all that was submitted to it so far.
+
+    Returns:
+        None if everything is done already, as on a CPU.
+    """
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.current_stream(device).record_event()
+    return lambda: event.synchronize()
 
 
 def synchronize(device: torch.device) -> None:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.models.encoder import MAX_TOKENS, PreparedInputs, parameter_bytes
 from stitchwork.models.matryoshka import cut_and_normalize, output_width
+from stitchwork.models.memory import to_device
 from stitchwork.models.parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.prompts import Prompt, select_prompt
@@ -103,8 +104,8 @@ class StaticEncoder:
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of token ids."""
         starts = torch.tensor([0, *(len(ids) for ids in inputs[:-1])]).cumsum(0)
-        ids = torch.cat(list(inputs)).to(self.device)
-        rows: torch.Tensor = self._modules(self._embedding(ids, starts.to(self.device)).float())
+        ids, starts = (to_device(part, self.device) for part in (torch.cat(list(inputs)), starts))
+        rows: torch.Tensor = self._modules(self._embedding(ids, starts).float())
         return cut_and_normalize(self._spec, rows)
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:

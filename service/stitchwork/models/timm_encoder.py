@@ -11,6 +11,7 @@ from timm.data import create_transform
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
 from stitchwork.models.image_files import prepare_images
+from stitchwork.models.memory import to_device
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.parity import check_rows
 from stitchwork.models.prompts import select_prompt
@@ -106,5 +107,5 @@ class TimmEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of transformed images."""
-        rows = self.forward_pass(torch.stack(list(inputs)).to(self.device)).float()
+        rows = self.forward_pass(to_device(torch.stack(list(inputs)), self.device)).float()
         return torch.nn.functional.normalize(rows, dim=1) if self._spec.normalize else rows

@@ -20,6 +20,7 @@ from stitchwork.models.encoder import (
     split_rows,
 )
 from stitchwork.models.matryoshka import output_width
+from stitchwork.models.memory import to_device
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
@@ -182,14 +183,14 @@ class TransformersEncoder:
     def _run(self, forward_pass: ForwardPass, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings of token ids as one batch, or as one batch for each length."""
         if not self._is_unpadded:
-            return forward_pass(*(part.to(self.device) for part in self._padded(inputs)))
+            return forward_pass(*(to_device(part, self.device) for part in self._padded(inputs)))
         groups: dict[int, list[int]] = {}
         for i, ids in enumerate(inputs):
             groups.setdefault(len(ids), []).append(i)
         parts = []
         for indices in groups.values():
             padded = self._padded([inputs[i] for i in indices])
-            parts.append(forward_pass(*(part.to(self.device) for part in padded)))
+            parts.append(forward_pass(*(to_device(part, self.device) for part in padded)))
         order = torch.tensor([i for indices in groups.values() for i in indices])
         return torch.cat(parts)[order.argsort().to(self.device)]
 

@@ -15,7 +15,7 @@ from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_byte
 from stitchwork.models.folder_checks import check_folder
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.matryoshka import output_width, resolve_dimensions
-from stitchwork.models.memory import is_out_of_memory
+from stitchwork.models.memory import is_out_of_memory, to_device
 from stitchwork.models.openvino_backend import ForwardPass, compile_forward
 from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
@@ -118,7 +118,7 @@ class TransformersVisionEncoder:
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Embeddings (n, dim) float32 of prepared images."""
-        return self.forward_pass(torch.stack(list(inputs)).to(self.device)).float()
+        return self.forward_pass(to_device(torch.stack(list(inputs)), self.device)).float()
 
     @torch.no_grad()
     def _check_parity(self, pooled: VisionModel, prepared: Sequence[torch.Tensor]) -> None:

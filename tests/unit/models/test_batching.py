@@ -135,3 +135,45 @@ def test_other_errors_of_a_model_are_not_treated_as_out_of_memory() -> None:
 
     with pytest.raises(RuntimeError, match="shapes"):
         Batcher(FailingEncoder(1)).embed(rows(1), 1)
+
+
+def test_next_batch_is_submitted_while_the_device_computes_one() -> None:
+    events = list[str]()
+
+    class AsynchronousEncoder(LimitedEncoder):
+        def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+            events.append(f"submit {len(self.batch_sizes)}")
+            return super().forward(inputs)
+
+    def record(device: torch.device) -> Callable[[], None]:
+        number = len(encoder.batch_sizes) - 1
+        return lambda: events.append(f"wait {number}")
+
+    encoder = AsynchronousEncoder(max_rows=2)
+    batcher = Batcher(encoder, record=record)
+    embedded = batcher.embed(rows(*range(6)), 2, lambda: events.append("progress"))
+    torch.testing.assert_close(embedded, torch.arange(6.0)[:, None])
+    assert events == [
+        *("submit 0", "submit 1", "wait 0", "progress"),
+        *("submit 2", "wait 1", "progress", "wait 2", "progress"),
+    ]
+
+
+def test_time_of_a_batch_leaves_out_that_of_the_batch_before() -> None:
+    """Two batches that a device computes one after another, a second each."""
+    now = 0.0
+    encoder = LimitedEncoder(max_rows=100)
+
+    def record(device: torch.device) -> Callable[[], None]:
+        def wait() -> None:
+            nonlocal now
+            now += 0.3 * MAX_BATCH_SECONDS
+
+        return wait
+
+    batcher = Batcher(encoder, clock=lambda: now, record=record)
+    batcher.embed(rows(*range(6)), 1)
+    encoder.batch_sizes.clear()
+    # A batch of three takes .9 of the longest time; of four it would take longer.
+    batcher.embed(rows(*range(3)), 8)
+    assert encoder.batch_sizes == [3]
