@@ -128,7 +128,7 @@ def test_translate_writes_an_npy_file(run: Run, url: str, tmp_path: Path, pair: 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.npy", "out.npy"]
 
 
-def test_translate_that_fails_leaves_no_file(
+def test_translate_that_fails_leaves_only_what_has_arrived(
     url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = np.ones((2 * MAX_ROWS, 24), np.float32)
@@ -137,7 +137,8 @@ def test_translate_that_fails_leaves_no_file(
     words = ["translate", str(inputs), str(out), "--source", "x", "--target", "y", "--url", url]
     assert main(words) == 1
     assert f"(at /embeddings/{len(rows) - 1}/3)" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["in.npy", "out.npy.part", "out.npy.part.json"]
 
 
 def test_put_space_on_an_unknown_set_warns_that_the_set_is_new(

@@ -76,7 +76,7 @@ TRUNCATE_WORDS: Final = {"NONE": False, "END": True}
 def _parse_truncate(value: Any, info: ValidationInfo) -> bool:
     known = TRUNCATE_WORDS.get(value, value) if isinstance(value, str) else value
     if not isinstance(known, bool):
-        raise InvalidInputError(f"expected a boolean, 'END' or 'NONE', got {str(value)[:40]!r}")
+        raise InvalidInputError(f"expected a boolean, 'END' or 'NONE', got {repr(value)[:40]}")
     return known
 
 
