@@ -53,7 +53,7 @@ SENT: Final[tuple[type[Record], ...]] = (
     VisionEncoder,
 )
 STORED_FORMAT: Final = 6
-MESSAGE_FORMAT: Final = 5
+MESSAGE_FORMAT: Final = 6
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (

@@ -21,7 +21,7 @@ from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import AnchorSet, Head, Record, Registration, Space
 
 STORED: Final[dict[str, Any]] = json.loads(
-    (Path(__file__).parent / "data/formats_5_6.json").read_text()
+    (Path(__file__).parent / "data/formats_6_6.json").read_text()
 )
 MODELS: Final[dict[str, type[Any]]] = {
     model.__name__: model for model in (AnchorSet, Space, Head, Registration)

@@ -34,8 +34,9 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 5
-"""The version of the format of messages. It changes whenever a field of a message does."""
+FORMAT: Final = 6
+"""The version of the format of messages. It changes whenever a field of a message
+does, or what processes count in the queue: old and new ones would not see each other's jobs."""
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""
 REGISTRATION_STREAM: Final = "registration"
