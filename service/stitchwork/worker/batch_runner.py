@@ -106,6 +106,7 @@ class BatchRunner:
         is_unproven = any(d.job.source and d.job.source.files_digest is None for d in batch)
         loaded = load_registered(self._load, spec, prove=is_unproven)
         start = time.perf_counter()
+        self._telemetry.metrics.batch_jobs.observe(len(batch))
         with self._telemetry.span("model"):
             checked = _map_jobs(batch, lambda delivery: self._check(delivery.job, loaded), answer)
             # The first check of a space takes long, which predicts nothing about the next batch.
@@ -113,7 +114,6 @@ class BatchRunner:
             jobs, rows = self._embed_all(loaded, [delivery for delivery, _ in checked], answer)
         seconds_per_item = (time.perf_counter() - embed_start) / max(1, len(rows))
         self._stitch_all(jobs, rows, seconds_per_item, answer)
-        self._telemetry.metrics.batch_jobs.observe(len(batch))
         milliseconds = round((time.perf_counter() - start) * 1000, 2)
         log.info(
             "batch completed",

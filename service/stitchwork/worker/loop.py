@@ -103,6 +103,7 @@ class Worker:
             # Who has an answer finds its work in the metrics.
             self._metric_buffer.flush()
             self._consumer.answer_all(answers)
+            self._metric_buffer.flush()
 
         try:
             for delivery in [delivery for delivery in batch if delivery.job.registration]:
