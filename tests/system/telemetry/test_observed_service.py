@@ -24,7 +24,8 @@ from tests.system.telemetry.conftest import QUEUE_JOBS, WIDTH, ObservedService
 pytestmark = pytest.mark.models
 
 TEXTS = ["short", "a text that is somewhat longer than the first", "two words"]
-LONG_TEXTS = ["many words " * 100] * 64
+LONG_TEXTS = ["many words " * 20] * 64
+"""They are one job: of a larger cost, they would be several."""
 
 
 @contextmanager
