@@ -49,6 +49,9 @@ def serving(
                 "STITCHWORK_LOG_LEVEL": "warning",
                 "STITCHWORK_OFFLINE": "true",
                 "STITCHWORK_COMPILE_MODELS": "false",
+                # A slow machine's requests wait rather than being refused.
+                "STITCHWORK_MAX_QUEUE_WAIT_SECONDS": "300",
+                "STITCHWORK_REQUEST_TIMEOUT_SECONDS": "300",
             },
         )
         with start(plan) as running, Stitchwork(running.url) as client:
