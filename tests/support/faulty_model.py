@@ -25,6 +25,9 @@ CONTINUE, SPARE = "continue", "spare"
 WAITING: Final = "waiting-*"
 """Files that the model creates when it begins with a `WAITS` image; they end in its process id."""
 
+COMPUTED: Final = "computed-*"
+"""Files with the number of `SLOW` images of each batch so far; they end in the process id."""
+
 Colour = tuple[int, int, int]
 KILLS: Final[Colour] = (255, 0, 0)
 HANGS: Final[Colour] = (0, 255, 0)
@@ -66,6 +69,7 @@ class FaultyModel(torch.nn.Module):
             torch.empty(HUGE)
         if WAITS in colours:
             _wait()
+        _count(colours.count(SLOW))
         time.sleep(SLOW_SECONDS * colours.count(SLOW))
         return self.forward_head(self.forward_features(pixels))
 
@@ -91,6 +95,18 @@ def _wait() -> None:
     (folder / WAITING.replace("*", str(os.getpid()))).touch()
     while not _exists(CONTINUE) and time.monotonic() < end:
         time.sleep(0.01)
+
+
+def _count(images: int) -> None:
+    if images:
+        path = Path(os.environ[FOLDER]) / COMPUTED.replace("*", str(os.getpid()))
+        with path.open("a") as file:
+            file.write(f"{images}\n")
+
+
+def computed(folder: Path) -> int:
+    """How many `SLOW` images were computed so far."""
+    return sum(int(n) for path in folder.glob(COMPUTED) for n in path.read_text().split())
 
 
 def _exists(name: str) -> bool:

@@ -40,7 +40,7 @@ async def embed(
         truncate: Cut texts that are too long; None takes the encoder's setting.
         input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
         items_per_job: Larger requests are split into jobs of this size, or smaller ones if the
-            inputs are long texts or large images.
+            inputs are long texts or large images, or the encoder is slow.
         seconds: Deadline of the result, in seconds from now.
 
     Returns:
@@ -52,7 +52,8 @@ async def embed(
         StitchworkError: What `Producer.run_all` raises.
     """
     job = jobs.get(resolution, truncate, input_type)
-    parts = [part for part, _ in split_by_cost(items, job.encoder, items_per_job)]
+    max_cost = producer.max_job_cost(job)
+    parts = [part for part, _ in split_by_cost(items, job.encoder, items_per_job, max_cost)]
     starts = accumulate((len(part) for part in parts[:-1]), initial=0)
     replies = await producer.run_all(job, parts, seconds)
     first = replies[0]

@@ -27,15 +27,17 @@ class AdmissionLimits(NamedTuple):
         wait_ms: Longest wait in milliseconds, both that is expected of a new job, and that the
             first job in line has waited longer than was expected of it.
         workers: Number of workers that serve the encoder, for the expected wait.
+        capacity: How many of these would be as fast without other work as they are with it.
     """
 
     jobs: int
     bytes: int
     wait_ms: int
     workers: int
+    capacity: float
 
 
-UNLIMITED: Final = AdmissionLimits(0, 0, 0, 1)
+UNLIMITED: Final = AdmissionLimits(0, 0, 0, 1, 1.0)
 
 
 class Part(NamedTuple):
@@ -77,7 +79,7 @@ class AdmittedParts(NamedTuple):
 def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `CREATE_STREAMS`."""
     streams = [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
-    return (SHARD.encoders, *streams), (encoder, model, classes)
+    return (SHARD.encoders, SHARD.pace(encoder), *streams), (encoder, model, classes)
 
 
 def admit_arguments(

@@ -8,9 +8,10 @@ from typing import Final
 from stitchwork.queue.scripts import CALLERS, FIELD, FIRST_WAITING, NOW, RELEASE
 
 # Creates the streams of an encoder, one for each class of callers.
-# KEYS catalog, streams · ARGV encoder, model, classes
+# KEYS catalog, pace, streams · ARGV encoder, model, classes
 CREATE_STREAMS: Final = """
-for i = 2, #KEYS do
+redis.call('PERSIST', KEYS[2])
+for i = 3, #KEYS do
   if redis.call('EXISTS', KEYS[i]) == 0 then
     redis.call('XGROUP', 'CREATE', KEYS[i], 'workers', '0', 'MKSTREAM')
   end
@@ -34,10 +35,10 @@ return 1
 # Of the jobs and bytes that are free, a caller may have seven times its weight as many: one alone
 # 7 of 8, n callers 7 of 7n + 1 each, so that there is always room for another.
 # KEYS bytes, apis, pace, callers, streams, payloads
-# ARGV api, max jobs, max bytes, max wait ms, workers, streams, max cost of a small request,
-#   requests; for each request: timeout ms, inputs, cost, jobs, caller, its weight, its max inputs
-#   or 0, and 0 or, to try whether it would be admitted, the size of its jobs, which then are left
-#   out; for each of its jobs: the job, inputs, cost, name of its payload or ''
+# ARGV api, max jobs, max bytes, max wait ms, workers, capacity, streams, max cost of a small
+#   request, requests; for each request: timeout ms, inputs, cost, jobs, caller, its weight, its max
+#   inputs or 0, and 0 or, to try whether it would be admitted, the size of its jobs, which then are
+#   left out; for each of its jobs: the job, inputs, cost, name of its payload or ''
 # Returns for each request {'ok', class, entries}, {'no-stream'}, or {limit, inputs that fit, wait
 # in ms}.
 ADMIT: Final = (
@@ -46,11 +47,12 @@ ADMIT: Final = (
     + FIRST_WAITING
     + CALLERS
     + """
-local at = 8
+local at = 9
 local function take() at = at + 1; return ARGV[at] end
 local function take_number() return tonumber(take()) end
 local max_jobs, max_bytes, max_wait = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local workers, classes, max_small = math.max(1, tonumber(ARGV[5])), tonumber(ARGV[6]), ARGV[7] + 0
+local workers, capacity = math.max(1, tonumber(ARGV[5])), tonumber(ARGV[6])
+local classes, max_small = tonumber(ARGV[7]), tonumber(ARGV[8])
 local results, payload, SHARE = {}, 4 + classes, 7
 local sparse = classes > 2 and 1 or -1
 
@@ -90,7 +92,7 @@ local function finish(class, units, added)
       total = total + math.min(costs[i], own * share)
     end
   end
-  return pace and total * pace / workers or 0
+  return pace and total * pace / capacity or 0
 end
 -- How late the first waiting job of a class is.
 local function lateness(class)
@@ -123,12 +125,16 @@ local function refusal(request, caller, class)
   local weight = caller.class == class and 0 or request.weight
   local wait = costs[class] > 0 and finish(class, 0, weight) or 0
   if wait > max_wait then return {'max-wait', 0, wait - max_wait} end
-  local limit, done = 0.9 * request.timeout, finish(class, request.units, weight)
+  -- All workers but one may be done while the last one still has the largest job.
+  local function finish_own(units)
+    return finish(class, units + (workers - 1) * math.min(units, request.largest), weight)
+  end
+  local limit, done = 0.9 * request.timeout, finish_own(request.units)
   if done > limit then
     local low, high = 0, 1
     for _ = 1, 20 do
       local middle = (low + high) / 2
-      if finish(class, middle * request.units, weight) <= limit then
+      if finish_own(middle * request.units) <= limit then
         low = middle
       else
         high = middle
@@ -151,13 +157,17 @@ local function enter(name, caller, class, weight)
   added[class].weight = added[class].weight + weight
 end
 
-for _ = 1, tonumber(ARGV[8]) do
+for _ = 1, tonumber(ARGV[9]) do
   local request = {timeout = take_number(), inputs = take_number(), units = take_number(),
     parts = take_number(), name = take(), weight = take_number(), max_inputs = take_number(),
     size = take_number()}
   local is_trial = request.size > 0
   local start, parts = at, is_trial and 0 or request.parts
-  for i = 1, parts do request.size = request.size + #ARGV[start + 4 * i - 3] end
+  request.largest = is_trial and request.units / math.max(1, request.parts) or 0
+  for i = 1, parts do
+    request.size = request.size + #ARGV[start + 4 * i - 3]
+    request.largest = math.max(request.largest, tonumber(ARGV[start + 4 * i - 1]))
+  end
   local caller = read_caller(KEYS[4], request.name)
   local class = request.name == '' and 0 or class_of(caller, request.units)
   local result = redis.call('EXISTS', KEYS[5 + class]) == 0 and {'no-stream'}

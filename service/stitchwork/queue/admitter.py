@@ -37,7 +37,7 @@ class Admitter:
         client: A client of the queue server.
         api: The API process to reply to.
         caller_classes: Number of classes of callers.
-        limits: Returns how much may wait for a model.
+        limits: Returns how much may wait for an encoder, given its key and its model's name.
         on_full: Called with each request that is refused, and why.
         metrics: Counts cancelled jobs.
     """
@@ -48,7 +48,7 @@ class Admitter:
         api: str,
         caller_classes: int,
         *,
-        limits: Callable[[str], AdmissionLimits],
+        limits: Callable[[str, str], AdmissionLimits],
         on_full: Callable[[PendingRequest, QueueFullError], None],
         metrics: Metrics,
     ) -> None:
@@ -100,7 +100,7 @@ class Admitter:
 
     def _try(self, request: PendingRequest) -> None:
         """Send a large request only if it would be admitted: the server has other work."""
-        limits = self._limits(request.model)
+        limits = self._limits(request.encoder, request.model)
         keys, arguments = admit_arguments(
             request.encoder,
             self._caller_classes,
@@ -144,7 +144,7 @@ class Admitter:
             create: Whether to create them now.
         """
         first = requests[0]
-        limits = self._limits(first.model)
+        limits = self._limits(first.encoder, first.model)
         commands = []
         if create:
             keys, arguments = create_arguments(first.encoder, first.model, self._caller_classes)

@@ -40,7 +40,10 @@ def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
 
 
 def split_by_cost(
-    items: Sequence[Item], encoder: EncoderSpec | None, max_items: int
+    items: Sequence[Item],
+    encoder: EncoderSpec | None,
+    max_items: int,
+    max_cost: float = MAX_JOB_COST,
 ) -> Iterator[tuple[Sequence[Item], int]]:
     """Inputs in order, in parts for one job each, with the costs of these.
 
@@ -48,14 +51,16 @@ def split_by_cost(
         items: The inputs.
         encoder: The encoder.
         max_items: Maximum number of inputs of a job.
+        max_cost: Maximum cost of a job of several inputs, if it is less than `MAX_JOB_COST`.
 
     Yields:
-        Parts of at most so many inputs and of a cost of at most `MAX_JOB_COST`, or one input.
+        Parts of at most so many inputs and of at most that cost, or one input.
     """
+    limit = min(max_cost, MAX_JOB_COST)
     start, cost = 0, 0
     for i, item in enumerate(items):
         added = item_cost(item, encoder)
-        if i > start and (i - start == max_items or cost + added > MAX_JOB_COST):
+        if i > start and (i - start == max_items or cost + added > limit):
             yield items[start:i], cost
             start, cost = i, 0
         cost += added

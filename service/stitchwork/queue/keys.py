@@ -6,8 +6,9 @@ is one shard, `{q0}`; its keys, after that tag:
 encoders                      hash of the encoders that have streams: encoder → classes:model
 jobs:{encoder}:{class}        stream of the jobs of one encoder and class of callers, with the
                               consumer group `workers`
-pace:{encoder}                hash: the ms that a unit of cost takes; and of each class of callers
-                              the jobs in its stream, their cost, and the weight of the callers
+pace:{encoder}                hash: the ms that a unit of cost takes, and of all work; and of each
+                              class of callers the jobs in its stream, their cost, and the weight
+                              of the callers; has a lifetime while there are no streams
 callers:{encoder}             hash of the callers that have jobs: their class, weight, jobs, inputs
                               and bytes
 credits:{encoder}             hash: the cost that each class of callers is still owed, and the next

@@ -28,6 +28,7 @@ from stitchwork.queue.admission import AdmissionLimits, Part, Parts
 from stitchwork.queue.admitter import Admitter
 from stitchwork.queue.callers import CALLER
 from stitchwork.queue.costs import item_cost
+from stitchwork.queue.encoder_loads import EncoderLoads
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
@@ -94,6 +95,7 @@ class Producer:
         self._max_wait_ms = int(max_wait_seconds * 1000)
         self._worker_ttl = worker_ttl_seconds
         self._workers: list[WorkerStatus] = []
+        self._loads = EncoderLoads()
         self._full: LRUCache[tuple[str, str], tuple[float, QueueFullError]] = LRUCache(MAX_FULL)
         self._name = streams.new_id()
         self._numbers = count()
@@ -211,6 +213,10 @@ class Producer:
         if error is not None and time.monotonic() < until:
             raise QueueFullError(error.message, max_items=error.max_items)
 
+    def max_job_cost(self, job: Job) -> float:
+        """The largest cost that a job of several inputs should have, see `costs`."""
+        return self._loads.max_job_cost(job.stream)
+
     def workers(self) -> list[WorkerStatus]:
         """The status of every live worker, by a blocking call.
 
@@ -269,9 +275,11 @@ class Producer:
         request = Parts(packed, int(seconds * 1000), CALLER.get())
         return PendingRequest(request, job.stream, model)
 
-    def _limits(self, model: str) -> AdmissionLimits:
+    def _limits(self, encoder: str, model: str) -> AdmissionLimits:
         workers = worker_registry.count_accepting(self._workers, model)
-        return AdmissionLimits(self._max_jobs, self._max_bytes, self._max_wait_ms, workers)
+        capacity = self._loads.capacity(encoder, model, self._workers)
+        limits = (self._max_jobs, self._max_bytes, self._max_wait_ms)
+        return AdmissionLimits(*limits, workers, capacity)
 
     def _record_full(self, request: PendingRequest, error: QueueFullError) -> None:
         if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
@@ -297,6 +305,7 @@ class Producer:
         """Send a heartbeat and list the workers; a server that refuses may still take jobs."""
         try:
             await self._refresh_workers()
+            await self._loads.refresh(self._client)
         except QueueUnavailableError as error:
             _warn(error, "no heartbeat was sent")
 

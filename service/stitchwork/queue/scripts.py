@@ -184,6 +184,30 @@ return {now, 0, taken}
 """
 )
 
+# Records work on an encoder's jobs: the average time of a unit of cost, and the time in total.
+_RECORD_WORK: Final = """
+local function record_work(pace, work, cost)
+  local ms = work / cost
+  local average = tonumber(redis.call('HGET', pace, 'ms') or ms)
+  -- Slow batches are often the first ones of a model, or were disturbed; those that took long tell
+  -- more than short ones.
+  local weight = ms < average and 0.5 or math.max(0.2, work / (work + 500))
+  redis.call('HSET', pace, 'ms', average + weight * (ms - average))
+  redis.call('HINCRBY', pace, 'work', math.floor(work + 0.5))
+end
+"""
+
+# KEYS pace, catalog
+# ARGV ms of work, its cost, encoder, seconds for which it is remembered without streams
+RECORD_WORK: Final = (
+    _RECORD_WORK
+    + """
+record_work(KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2]))
+if redis.call('HEXISTS', KEYS[2], ARGV[3]) == 0 then redis.call('EXPIRE', KEYS[1], ARGV[4]) end
+return 1
+"""
+)
+
 # Answers jobs of one stream to one API process, each unless another worker has it.
 # KEYS stream, bytes, replies, apis, pace, callers, payloads
 # ARGV api, ms after which an api is dead, class; for each job: entry, reply, size, cost, inputs,
@@ -192,6 +216,7 @@ return {now, 0, taken}
 ANSWER: Final = (
     NOW
     + RELEASE
+    + _RECORD_WORK
     + """
 local results, acknowledged, replies, payloads, totals = {}, {}, {}, {}, {}
 local cost, work, worked_cost = 0, 0, 0
@@ -212,14 +237,7 @@ end
 if #acknowledged == 0 then return results end
 redis.call('XDEL', KEYS[1], unpack(acknowledged))
 release(KEYS[2], KEYS[5], KEYS[6], ARGV[3], cost, totals)
-if worked_cost > 0 then
-  local ms = work / worked_cost
-  local average = tonumber(redis.call('HGET', KEYS[5], 'ms') or ms)
-  -- Slow batches are often the first ones of a model, or were disturbed; those that took long tell
-  -- more than short ones.
-  local weight = ms < average and 0.5 or math.max(0.2, work / (work + 500))
-  redis.call('HSET', KEYS[5], 'ms', average + weight * (ms - average))
-end
+if worked_cost > 0 then record_work(KEYS[5], work, worked_cost) end
 if #payloads > 0 then redis.call('DEL', unpack(payloads)) end
 local heartbeat = ARGV[1] ~= '' and redis.call('ZSCORE', KEYS[4], ARGV[1])
 if heartbeat and tonumber(heartbeat) > now - ARGV[2] then

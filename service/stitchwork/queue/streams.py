@@ -1,7 +1,7 @@
 """Operations on the streams of jobs by blocking calls, which the API and the workers share."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from stitchwork.queue import admission_scripts, scripts
@@ -16,13 +16,16 @@ from stitchwork.queue.admission import (
     parse_admission,
 )
 from stitchwork.queue.callers import NOBODY
+from stitchwork.queue.costs import item_cost
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, registration_job
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import script_command
-from stitchwork.resources import Registration
+from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 
 ENQUEUED_SECONDS: Final = 5
+PACE_SECONDS: Final = 7 * 24 * 3600
+"""How long the pace of an encoder is remembered that has no streams."""
 REGISTRATION_TIMEOUT_MS: Final = 24 * 3600 * 1000
 
 
@@ -148,6 +151,19 @@ def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
             longest = max(waited, default=None)
             backlogs[streams.encoder] = StreamBacklog(streams.model, jobs, running, longest)
     return backlogs
+
+
+def record_work(
+    server: RedisClient, encoder: EncoderSpec, items: Sequence[Item], seconds: float
+) -> None:
+    """Record how long a registration took to embed inputs, from which waits are estimated.
+
+    Raises:
+        QueueUnavailableError: If the server is unavailable.
+    """
+    key, cost = encoder_key(encoder), sum(item_cost(item, encoder) for item in items)
+    keys, words = (SHARD.pace(key), SHARD.encoders), (seconds * 1000, cost, key, PACE_SECONDS)
+    server.run_script(scripts.RECORD_WORK, keys, *words)
 
 
 def queued_bytes(server: RedisClient) -> int:

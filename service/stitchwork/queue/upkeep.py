@@ -44,6 +44,11 @@ async def remove_expired(
             *(SHARD.stream(name) for name in names),
         )
         removed += await client.run_script(
-            upkeep_scripts.REMOVE_IDLE, keys, encoder, expired_ms, idle_stream_ms
+            upkeep_scripts.REMOVE_IDLE,
+            keys,
+            encoder,
+            expired_ms,
+            idle_stream_ms,
+            streams.PACE_SECONDS,
         )
     return removed

@@ -69,8 +69,9 @@ return names
 )
 
 # Removes an encoder whose streams are empty and have been for long, or else the consumers of its
-# streams that dead workers left.
-# KEYS catalog, pace, credits, callers, streams · ARGV encoder, ms for consumers, ms for streams
+# streams that dead workers left. How fast it was is remembered for longer.
+# KEYS catalog, pace, credits, callers, streams
+# ARGV encoder, ms for consumers, ms for streams, seconds for the pace
 # Returns how many were removed.
 REMOVE_IDLE: Final = (
     NOW
@@ -87,7 +88,12 @@ for i = 5, #KEYS do
   end
 end
 if idle then
+  local pace = redis.call('HMGET', KEYS[2], 'ms', 'work')
   redis.call('DEL', unpack(KEYS, 2))
+  if pace[1] then
+    redis.call('HSET', KEYS[2], 'ms', pace[1], 'work', pace[2] or 0)
+    redis.call('EXPIRE', KEYS[2], ARGV[4])
+  end
   return redis.call('HDEL', KEYS[1], ARGV[1])
 end
 local removed = 0

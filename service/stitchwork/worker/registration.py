@@ -226,6 +226,7 @@ class RegistrationRunner:
         is_new = registration.kind == "space" and not registration.done
         loaded = self._load(encoder, prove=is_new)
         self._check_files(registration, loaded)
+        start_time = time.perf_counter()
         try:
             prepared = loaded.encoder.prepare(items, progress=progress)
             rows = loaded.batcher.embed(prepared, self._items_per_batch, progress).cpu().numpy()
@@ -234,12 +235,10 @@ class RegistrationRunner:
             index = registration.done + (int(position) if position.isdecimal() else 0)
             message = f"item {index}: {error.message}"
             raise type(error)(message, pointer=f"/items/{index}") from error
-        files_digest = loaded.files_digest or None
-        update: dict[str, Any] = {
-            "done": stop,
-            "encoder": encoder,
-            "files_digest": files_digest,
-        }
+        seconds = time.perf_counter() - start_time
+        streams.record_work(self._consumer.server, encoder, items, seconds)
+        update: dict[str, Any] = {"done": stop, "encoder": encoder}
+        update["files_digest"] = loaded.files_digest or None
         if registration.kind == "space":
             update["declared"] = {**registration.declared, **_in_force(loaded)}
         advanced = registration.model_copy(update=update)

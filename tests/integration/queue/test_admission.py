@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from stitchwork.queue.admission import MAX_INLINE_BYTES
 from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.upkeep import remove_expired
+from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from tests.integration.queue.test_queue import (
@@ -31,6 +35,7 @@ from tests.integration.queue.test_queue import (
     take,
     working,
 )
+from tests.support import machine
 from tests.support.servers import QUEUE_FLAGS, ServerBinary, ServerProcess
 from tests.support.waiting import wait_until
 
@@ -187,3 +192,85 @@ def leave(producer: DrivenProducer) -> None:
         await settle_cancellations(producer.server)
 
     producer.drive(run())
+
+
+def test_pace_of_a_registration_bounds_the_first_request(queue_server: RedisClient) -> None:
+    encoder = JOB.encoder or TextEncoder(model="words")
+    streams.record_work(queue_server, encoder, ["four"] * 50, 50 * SECONDS_PER_TEXT)
+    assert 0 < queue_server.redis.ttl(SHARD.pace(JOB.stream)) <= streams.PACE_SECONDS
+    with present(queue_server), producing(queue_server) as producer:
+        with pytest.raises(QueueFullError, match="at most") as refusal:
+            producer.drive(producer.run_all(JOB, [["four"] * 64] * 8, 1.0))
+        assert refusal.value.max_items in (89, 90)
+        assert queue_server.redis.ttl(SHARD.pace(JOB.stream)) == -1, "as long as it has streams"
+
+
+def test_pace_outlives_the_streams_of_an_idle_encoder(queue_server: RedisClient) -> None:
+    with producing(queue_server) as producer:
+        with slow_worker(queue_server):
+            producer.drive(producer.run_all(JOB, [["four"] * 20], 20.0))
+        client = AsyncRedisClient.of(queue_server)
+
+        async def expire() -> None:
+            await client.execute(("DEL", SHARD.swept))
+            await remove_expired(client, idle_stream_ms=-1)
+            await client.close()
+
+        producer.drive(expire())
+    assert not queue_server.redis.exists(STREAM)
+    pace = SHARD.pace(JOB.stream)
+    assert set(queue_server.redis.hgetall(pace)) == {b"ms", b"work"}
+    assert queue_server.redis.ttl(pace) > 0
+
+
+def test_encoders_share_a_worker_by_time_and_the_estimate_counts_their_share(
+    queue_server: RedisClient,
+) -> None:
+    """The batches of one take ten times as long as those of the other."""
+    slow, fast = (Job(id="", encoder=TextEncoder(model=name)) for name in ("slow", "fast"))
+    seconds = {slow.stream: 0.02, fast.stream: 0.002}
+    work, stop = Counter[str](), threading.Event()
+    with (
+        producing(queue_server, max_jobs=10_000, max_wait_seconds=600.0) as producer,
+        consuming(queue_server) as consumer,
+    ):
+
+        def serve() -> None:
+            while not stop.is_set():
+                batch, began = consumer.take(), time.monotonic()
+                stop.wait(sum(seconds[d.job.stream] * len(d.items) for d in batch))
+                took = time.monotonic() - began
+                if batch:
+                    work[batch[0].job.stream] += round(1000 * took)
+                share = took / max(1, len(batch))
+                consumer.answer_all([(d, lengths(d), share) for d in batch])
+
+        async def flood(job: Job) -> None:
+            while True:
+                await producer.run_all(job, [["four"] * 8], 600.0)
+
+        async def run() -> tuple[list[int], int | None]:
+            floods = [asyncio.ensure_future(flood(job)) for job in (slow, fast) for _ in range(8)]
+            # Samples of the work are a second apart.
+            async with asyncio.timeout(machine.deadline(60)):
+                while sum(work.values()) < 4000:  # noqa: ASYNC110 state of the worker
+                    await asyncio.sleep(0.05)
+            shares = [work[job.stream] for job in (slow, fast)]
+            with pytest.raises(QueueFullError) as refusal:
+                await producer.run_all(slow, [["four"] * 64] * 32, 10.0)
+            for task in floods:
+                task.cancel()
+            await asyncio.wait(floods)
+            return shares, refusal.value.max_items
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            shares, max_items = producer.drive(run())
+        finally:
+            stop.set()
+            thread.join()
+    assert min(shares) > 0.3 * sum(shares)
+    # Alone it would do 450 in 9 of 10 seconds; up to 64 of each wait already.
+    assert max_items is not None
+    assert 20 < max_items < 300

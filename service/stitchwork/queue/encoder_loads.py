@@ -1,0 +1,128 @@
+"""How fast each encoder is, and what share of the workers it gets beside the others."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from stitchwork.queue import streams
+from stitchwork.queue.keys import SHARD
+from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.redis.async_client import AsyncRedisClient
+
+WINDOW_MS: Final = 10_000
+"""Time over which the work on an encoder is averaged."""
+MAX_JOB_MS: Final = 1000.0
+"""Expected time of a job of several inputs: a worker answers it as a whole, and what its caller no
+longer waits for is computed to its end."""
+
+
+class EncoderSample(NamedTuple):
+    """The work on one encoder so far.
+
+    Attributes:
+        model: Name of its model.
+        pace: Milliseconds that a unit of cost takes; None if it is not known.
+        work_ms: Milliseconds of all work on it.
+    """
+
+    model: str
+    pace: float | None
+    work_ms: int
+
+
+class EncoderLoads:
+    """The pace of each encoder, and the work on it in the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, Mapping[str, EncoderSample]]] = deque()
+        self._capacities: dict[str, tuple[Sequence[WorkerStatus], float]] = {}
+
+    async def refresh(self, client: AsyncRedisClient) -> None:
+        """Read the current state of all encoders.
+
+        Raises:
+            QueueUnavailableError: If the queue server is unavailable.
+        """
+        now_ms = await client.now_ms()
+        (reply,) = await client.execute(("HGETALL", SHARD.encoders))
+        encoders = list(streams.parse_encoders(reply))
+        commands = [("HMGET", SHARD.pace(encoder.encoder), "ms", "work") for encoder in encoders]
+        rows = await client.execute(*commands) if commands else []
+        self.add(
+            now_ms,
+            {
+                encoder.encoder: EncoderSample(encoder.model, pace and float(pace), int(work or 0))
+                for encoder, (pace, work) in zip(encoders, rows, strict=True)
+            },
+        )
+
+    def add(self, now_ms: int, sample: Mapping[str, EncoderSample]) -> None:
+        """Add a sample of all encoders."""
+        self._samples.append((now_ms, sample))
+        while len(self._samples) > 2 and now_ms - self._samples[1][0] >= WINDOW_MS:
+            self._samples.popleft()
+        self._capacities.clear()
+
+    def max_job_cost(self, encoder: str) -> float:
+        """The largest cost of a job of several inputs of an encoder."""
+        current = self._samples[-1][1].get(encoder) if self._samples else None
+        return MAX_JOB_MS / current.pace if current and current.pace else float("inf")
+
+    def capacity(self, encoder: str, model: str, workers: Sequence[WorkerStatus]) -> float:
+        """How many workers, without other work, would be as fast for an encoder as the live ones.
+
+        Workers share their time among the encoders that have jobs. Of the others each takes what it
+        took in the last seconds, but no more than an equal share.
+
+        Args:
+            encoder: Key of the encoder.
+            model: Name of its model.
+            workers: The live workers.
+        """
+        known_workers, capacity = self._capacities.get(encoder, ((), 1.0))
+        if known_workers is not workers:
+            accepting = [worker for worker in workers if worker.takes(model)]
+            others = [
+                usage * _common_share(other, accepting, workers)
+                for name, (other, usage) in self._usages().items()
+                if name != encoder
+            ]
+            capacity = fair_share(max(1, len(accepting)), others)
+            self._capacities[encoder] = workers, capacity
+        return capacity
+
+    def _usages(self) -> dict[str, tuple[str, float]]:
+        """Model and workers in use of each encoder, over the window."""
+        if len(self._samples) < 2:
+            return {}
+        (first_ms, first), (last_ms, last) = self._samples[0], self._samples[-1]
+        elapsed_ms = max(1, last_ms - first_ms)
+        usages = {}
+        for name, sample in last.items():
+            before = first[name].work_ms if name in first else 0
+            usages[name] = sample.model, max(0, sample.work_ms - before) / elapsed_ms
+        return usages
+
+
+def fair_share(capacity: float, demands: Sequence[float]) -> float:
+    """What is left for one more of those who share a capacity, who takes what it can get.
+
+    Args:
+        capacity: What all share.
+        demands: What each of the others takes, unless that is more than an equal share.
+    """
+    sharing = len(demands) + 1
+    for demand in sorted(demands):
+        if demand >= capacity / sharing:
+            break
+        capacity, sharing = capacity - demand, sharing - 1
+    return capacity / sharing
+
+
+def _common_share(
+    model: str, accepting: Sequence[WorkerStatus], workers: Sequence[WorkerStatus]
+) -> float:
+    """The share of the workers for a model that are among these."""
+    serving = [worker for worker in workers if worker.takes(model)]
+    common = sum(worker.takes(model) for worker in accepting)
+    return common / len(serving) if serving else 0.0
