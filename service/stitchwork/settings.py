@@ -176,7 +176,7 @@ class Settings(BaseSettings):
 
     max_json_values: Count = Field(
         16 * MEBI,
-        description="Maximum number of values in a JSON body; each takes up to 72 bytes of memory.",
+        description="Maximum number of values in the JSON of a request or a response.",
     )
     max_json_depth: int = Field(
         64, ge=8, le=200, description="Maximum nesting depth of a JSON body."
@@ -200,7 +200,8 @@ class Settings(BaseSettings):
     max_head_layers: Count = Field(64, description="Maximum number of layers of a head.")
     max_inflight_body_bytes: Bytes = Field(
         1024 * MEBI,
-        description="Maximum size of all request bodies in progress in one API process.",
+        description="Maximum size of all request bodies in progress in one API process, with the "
+        "arrays and results that are made of them.",
     )
     max_header_bytes: Bytes = Field(
         64 * 1024, description="Maximum size of the headers of a request."

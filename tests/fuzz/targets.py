@@ -27,6 +27,7 @@ from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.errors import CorruptDataError, IncompatibleFormatError, InvalidInputError
 from stitchwork.queue.messages import unpack_job, unpack_reply
 from stitchwork.redis.serialization import CHECKSUM_BYTES, FRAMES_MAGIC, MAGIC, unpack
+from tests.support.body_parser import BODY_PARSER
 from tests.support.request_limits import LIMITS
 
 BODIES: Final[tuple[type[BaseModel], ...]] = (
@@ -67,7 +68,7 @@ def read_body(model: type[BaseModel], data: bytes, media: str, **options: Any) -
     }
     try:
         return _loop.run_until_complete(
-            negotiation.read_body(Request(scope, receive), model, LIMITS, **options)
+            negotiation.read_body(Request(scope, receive), model, BODY_PARSER, **options)
         )
     except InvalidInputError as error:
         # It must be possible to serialize the error.

@@ -63,6 +63,7 @@ def create_app(state: AppState) -> FastAPI:
         state.space_checks.stop()
         await state.producer.stop()
         state.executor.close()
+        state.body_parser.close()
         state.comparison_executor.close()
         state.inverses.close()
         state.telemetry.close()

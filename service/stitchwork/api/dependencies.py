@@ -1,22 +1,23 @@
 """State of the API, and how routes get it: typed `Annotated` dependencies."""
 
-import asyncio
 import threading
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.executors import MAX_COMPARISONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.message_state import message_state, request_headers
+from stitchwork.api.message_state import request_headers
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.space_comparison import SpaceComparisons
+from stitchwork.api.request_lifetime import header_timeout
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.background import BackgroundTask
-from stitchwork.errors import ClientDisconnectedError, InvalidInputError
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.ids import ID_PATTERN, check_id
 from stitchwork.inference.inverse_cache import InverseCache
@@ -30,8 +31,6 @@ from stitchwork.registry.server_report import ServerReporter
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.telemetry import Telemetry
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class AppState:
@@ -44,6 +43,7 @@ class AppState:
             `/info` lists them.
         hub_models: Patterns of the models that may be loaded from a hub.
         model_aliases: Names of models of OpenAI's API for other models.
+        body_parser: Parses bodies.
         executor: Runs array arithmetic.
         comparison_executor: Runs comparisons of spaces and reports on anchors.
         space_checks: Compares new spaces with the others on their sets.
@@ -56,6 +56,7 @@ class AppState:
     pipeline: Pipeline
     producer: Producer
     limits: RequestLimits
+    body_parser: BodyParser
     service_limits: Mapping[str, Any]
     version: str
     comparisons: SpaceComparisons
@@ -148,17 +149,6 @@ async def _condition(
 ConditionDep = Annotated[Condition, Depends(_condition)]
 
 
-TIMEOUT_HEADER: Final = b"x-request-timeout"
-TIMEOUT_PARAMETER: Final[dict[str, Any]] = {
-    "name": TIMEOUT_HEADER.decode(),
-    "in": "header",
-    "required": False,
-    "description": "Deadline of the request, in seconds from now.",
-    "schema": {"type": "string", "pattern": r"^[1-9][0-9]{0,8}(\.[0-9]{1,9})?$"},
-}
-"""OpenAPI's description of the header that `request_timeout` reads."""
-
-
 def request_timeout(request: Request) -> float:
     """Seconds that a request may take: its `X-Request-Timeout`, within the service's limit.
 
@@ -166,58 +156,4 @@ def request_timeout(request: Request) -> float:
         InvalidInputError: If the header is not a positive number.
     """
     limit = app_state(request).limits.request_timeout_seconds
-    header = request_headers(request.scope).get(TIMEOUT_HEADER)
-    if header is None:
-        return limit
-    value = header.decode("latin-1")
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise InvalidInputError(
-            f"X-Request-Timeout: expected seconds, more than 0, got {value[:40]!r}"
-        )
-    return min(seconds, limit)
-
-
-async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work, and cancel it if the client disconnects; the body must have been read.
-
-    Raises:
-        ClientDisconnectedError: If the client disconnects first.
-    """
-    state, current = message_state(request.scope), asyncio.current_task()
-    if state is None or current is None:
-        return await _run_beside_receive(request, work)
-    if state.is_disconnected:
-        work.close()
-        raise ClientDisconnectedError("the client disconnected")
-    state.on_disconnect = current.cancel
-    try:
-        return await work
-    except asyncio.CancelledError:
-        # Cancelled by the disconnect alone, not by the server as well.
-        if state.is_disconnected and not current.uncancel():
-            raise ClientDisconnectedError("the client disconnected") from None
-        raise
-    finally:
-        state.on_disconnect = None
-
-
-async def _run_beside_receive(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnectedError("the client disconnected")
-    finally:
-        task.cancel()
-        disconnect.cancel()
-
-
-async def _disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        continue
+    return header_timeout(request_headers(request.scope), limit)

@@ -29,11 +29,24 @@ class DirectRequest(Request):
         super().__init__(scope, body.receive)
         self._request_body = body
 
-    async def body(self) -> bytes:
-        """The whole body."""
-        if not hasattr(self, "_body"):
-            self._body = await self._request_body.read(message_state(self.scope))
-        return self._body
+    def reserve(self, count: int) -> None:
+        """Count bytes that the request is about to need; see `RequestBody.reserve`."""
+        self._request_body.reserve(count)
+
+    async def receive_body(self) -> bytes | bytearray:
+        """The whole body, once."""
+        return await self._request_body.read(message_state(self.scope))
+
+
+def reserve(request: Request, count: int) -> None:
+    """Count bytes that a request is about to need, if it is a direct one.
+
+    Raises:
+        InputTooLargeError: If one request may never hold that much.
+        QueueFullError: If all requests together would hold too much.
+    """
+    if isinstance(request, DirectRequest):
+        request.reserve(count)
 
 
 class DirectRoute(APIRoute):

@@ -1,13 +1,15 @@
-"""Executors with a bounded queue, for array arithmetic beside the event loop."""
+"""Executors with a bounded queue, for work beside the event loop: threads and processes."""
 
 import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from stitchwork.errors import DeadlineExceededError, QueueFullError
+from stitchwork.processes.pool import CallHandle, ProcessPool
 
 T = TypeVar("T")
 
@@ -15,6 +17,8 @@ COMPUTE_THREADS: Final = 8
 MAX_TASKS: Final = 128
 INLINE_VALUES: Final = 4_096
 """Numbers that are processed on the event loop: a fraction of a millisecond."""
+MAX_PROCESSES: Final = 2
+"""Processes that parse large bodies, at most."""
 MAX_COMPARISONS: Final = 16
 """Comparisons of spaces that may wait; one runs at a time, beside translations."""
 
@@ -65,13 +69,23 @@ class BoundedExecutor:
                 "try again later"
             )
 
-    async def run(self, function: Callable[[], T], seconds: float) -> T:
+    async def run(
+        self,
+        function: Callable[[], T],
+        seconds: float,
+        abandon: Callable[[], object] = lambda: None,
+    ) -> T:
         """Run a blocking function in a thread, and wait at most `seconds` for its result.
+
+        Args:
+            function: The function.
+            seconds: How long to wait.
+            abandon: Called if the result is no longer waited for, such as to end the function.
 
         Raises:
             QueueFullError: If `max_tasks` tasks run or wait.
-            DeadlineExceededError: If the function takes longer. It still runs to its end, and what
-                it caches serves the next request.
+            DeadlineExceededError: If the function takes longer. Unless `abandon` ends it, it runs
+                to its end, and what it caches serves the next request.
         """
         self.check_capacity()
         with self._guard:
@@ -82,7 +96,11 @@ class BoundedExecutor:
         try:
             # Cancels a task that no thread has begun; one that runs counts until it is done.
             return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
+        except asyncio.CancelledError:
+            abandon()
+            raise
         except TimeoutError as error:
+            abandon()
             raise DeadlineExceededError(
                 f"no result within {seconds:g} seconds (request_timeout_seconds, or less by "
                 "X-Request-Timeout)"
@@ -109,3 +127,50 @@ class BoundedExecutor:
     def _end(self, _: Future[Any]) -> None:
         with self._guard:
             self._tasks -= 1
+
+
+class ProcessExecutor:
+    """Runs functions in a few child processes, and ends those that nobody waits for.
+
+    Args:
+        pool: The processes.
+        name: What the tasks are called in an error.
+    """
+
+    def __init__(self, pool: ProcessPool | None = None, name: str = "large bodies") -> None:
+        self._pool = pool or ProcessPool(MAX_PROCESSES)
+        # A thread for each process, which waits for its reply.
+        self._executor = BoundedExecutor(threads=self._pool.max_processes, name=name)
+
+    @property
+    def max_bytes(self) -> int:
+        """Memory of one process."""
+        return self._pool.max_bytes
+
+    def check_capacity(self) -> None:
+        """Refuse a request before its body is read, if its work would not be accepted.
+
+        Raises:
+            QueueFullError: If too many tasks run or wait.
+        """
+        self._executor.check_capacity()
+
+    async def run(self, function: Callable[..., T], *arguments: Any, seconds: float) -> T:
+        """Run a function of a module in another process.
+
+        If it takes longer than `seconds`, or the caller is cancelled, its process is killed.
+
+        Raises:
+            QueueFullError: If too many tasks run or wait.
+            DeadlineExceededError: If the function takes longer.
+            ProcessDiedError: If it ends its process, such as for want of memory.
+            Exception: What the function raises.
+        """
+        handle = CallHandle()
+        call = partial(self._pool.call, function, *arguments, handle=handle)
+        return await self._executor.run(call, seconds, handle.cancel)
+
+    def close(self) -> None:
+        """End the processes, and accept no more tasks."""
+        self._pool.close()
+        self._executor.close()

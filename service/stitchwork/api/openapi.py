@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from stitchwork.api import access
 from stitchwork.api.content import negotiation
-from stitchwork.api.dependencies import TIMEOUT_PARAMETER
+from stitchwork.api.request_lifetime import TIMEOUT_PARAMETER
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.errors import UNSERVED_CODES, ErrorCode
 

@@ -6,9 +6,14 @@ from typing import Any, Final
 
 from starlette.requests import Request
 
-from stitchwork.api.dependencies import AppState, run_while_connected
+from stitchwork.api.dependencies import AppState
+from stitchwork.api.direct_routes import reserve
+from stitchwork.api.message_state import message_state
+from stitchwork.api.request_lifetime import run_while_connected
+from stitchwork.api.row_inference import FLOAT32_BYTES, result_width
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InvalidInputError
+from stitchwork.ids import check_id
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
@@ -30,6 +35,33 @@ def check_capacity(state: AppState, encoder: str) -> None:
     space = state.pipeline.registry.spaces.last(encoder)
     if space and space.encoder:
         state.producer.check_room(space.encoder)
+
+
+async def check_registered(
+    request: Request, state: AppState, *spaces: str, head: str | None = None
+) -> None:
+    """Refuse a request before its body is read, if it names something that cannot be used.
+
+    A body that has arrived already is read first, since that takes less time.
+
+    Args:
+        request: The request.
+        state: The state of the API.
+        spaces: Ids of spaces in its path.
+        head: Id of a head in its path.
+
+    Raises:
+        UnknownResourceError: If one is not registered.
+        NotReadyError: If one has no ready version yet.
+        RegistryUnavailableError: If the registry is unavailable and they are not in memory.
+    """
+    message = message_state(request.scope)
+    if message is None or message.is_complete:
+        return
+    for space in spaces:
+        await resolve_now(state, source=check_id(space))
+    if head is not None:
+        await resolve_now(state, head=check_id(head))
 
 
 async def resolve_now(state: AppState, **ids: Any) -> Resolution:
@@ -117,7 +149,10 @@ async def infer_while_connected(
 
     Raises:
         ClientDisconnectedError: If the client disconnects first.
+        QueueFullError: If there is no room for the inputs and their result.
     """
+    size = sum(map(len, items)) + FLOAT32_BYTES * len(items) * result_width(resolution)
+    reserve(request, size)
     inference = infer_items(
         state, resolution, items, truncate=truncate, input_type=input_type, seconds=seconds
     )

@@ -15,6 +15,9 @@ from stitchwork.api.server_protocol import limited_protocol
 
 MALLOC_OPTIONS: Final = {-8: 1, -3: 4 * 1024 * 1024, -1: 8 * 1024 * 1024}
 """Parameters of glibc's `mallopt`: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
+SWITCH_SECONDS: Final = 0.001
+"""Time for which a thread keeps the interpreter's lock while the event loop waits for it; each
+request waits several times."""
 KEEP_ALIVE_SECONDS: Final = 75
 """Longer than load balancers keep an idle connection, so that they close it, not the service."""
 
@@ -65,6 +68,7 @@ def serve_app(
         The exit code.
     """
     _return_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     config = uvicorn.Config(
         create_app(state),
         host=host,

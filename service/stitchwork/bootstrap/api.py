@@ -4,7 +4,9 @@ import logging
 from dataclasses import fields
 
 from stitchwork import __version__
+from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.dependencies import AppState
+from stitchwork.api.executors import ProcessExecutor
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
@@ -44,6 +46,7 @@ def make_app_state(settings: Settings) -> AppState:
         caller_classes=settings.caller_classes,
         metrics=telemetry.metrics,
     )
+    limits = _request_limits(settings)
     return AppState(
         registry=registry,
         inverses=inverses,
@@ -60,7 +63,8 @@ def make_app_state(settings: Settings) -> AppState:
             items_per_job=settings.items_per_job,
         ),
         producer=producer,
-        limits=_request_limits(settings),
+        limits=limits,
+        body_parser=BodyParser(limits, ProcessExecutor()),
         service_limits=settings.limits(),
         version=__version__,
         comparisons=SpaceComparisons(registry),

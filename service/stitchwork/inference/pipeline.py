@@ -4,9 +4,15 @@ All inference routes call it. Its core, `stitch.stitch`, also runs on workers, o
 device.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchwork.errors import DeadlineExceededError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.inference import embed, predictions, resolve, stitch
 from stitchwork.inference.embed import JobCache
@@ -19,6 +25,9 @@ from stitchwork.queue.producer import Producer
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Item
 from stitchwork.telemetry import Telemetry
+
+SLICE_ROWS: Final = 2048
+"""Embeddings that are translated and classified at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +97,38 @@ class Pipeline:
         classified = self.classifiers.count_products(head)
         return None if classified is None else products + classified
 
-    def infer_rows(self, resolution: Resolution, rows: Floats) -> InferenceResult:
+    def infer_rows(
+        self,
+        resolution: Resolution,
+        rows: Floats,
+        is_abandoned: Callable[[], bool] = lambda: False,
+    ) -> InferenceResult:
         """Translate and classify embeddings in this process.
 
         Args:
             resolution: The versions to use; it has a target, and without a head rows are not
                 classified.
             rows: (n, d_X) float32 embeddings of its source.
+            is_abandoned: Whether nobody waits for the result any more.
 
         Returns:
             (n, d_Y) float32 embeddings of the target or, with a head, (n, c) float32 scores.
+
+        Raises:
+            DeadlineExceededError: If it was abandoned.
         """
-        result = self.stitch_rows(resolution, rows)
+        result = self.stitch_rows(resolution, rows, is_abandoned=is_abandoned)
         operation = "classify" if resolution.head else "translate"
         self.telemetry.metrics.record_inputs(operation, result.covered)
         return result
 
     def stitch_rows(
-        self, resolution: Resolution, rows: Floats, *, by_encoder: bool = False
+        self,
+        resolution: Resolution,
+        rows: Floats,
+        *,
+        by_encoder: bool = False,
+        is_abandoned: Callable[[], bool] = lambda: False,
     ) -> InferenceResult:
         """Like `infer_rows`, but inputs are not counted: for reports.
 
@@ -113,12 +136,39 @@ class Pipeline:
             resolution: The versions to use.
             rows: (n, d_X) float32 embeddings of its source.
             by_encoder: Whether the source's encoder computed the rows.
+            is_abandoned: Whether nobody waits for the result any more.
+
+        Raises:
+            DeadlineExceededError: If it was abandoned.
         """
-        result = stitch.stitch(
-            self.translator, self.classifiers, resolution, rows, telemetry=self.telemetry
-        )
+        if len(rows) <= SLICE_ROWS:
+            result = self._stitch(resolution, rows)
+        else:
+            result = self._stitch_slices(resolution, rows, is_abandoned)
         lengths = LengthReport.of(row_lengths(rows), resolution.source, by_encoder=by_encoder)
         return replace(result, lengths=lengths)
+
+    def _stitch(self, resolution: Resolution, rows: Floats) -> InferenceResult:
+        return stitch.stitch(
+            self.translator, self.classifiers, resolution, rows, telemetry=self.telemetry
+        )
+
+    def _stitch_slices(
+        self, resolution: Resolution, rows: Floats, is_abandoned: Callable[[], bool]
+    ) -> InferenceResult:
+        """The result of many rows, with the intermediate arrays of a few of them at a time."""
+        part = self._stitch(resolution, rows[:SLICE_ROWS])
+        result = part.convert(partial(_allocate, len(rows)))
+        for start in range(0, len(rows), SLICE_ROWS):
+            stop = start + SLICE_ROWS
+            if is_abandoned():
+                raise DeadlineExceededError("nobody waits for the result")
+            if start:
+                part = self._stitch(resolution, rows[start:stop])
+            result.rows[start:stop] = part.rows
+            result.defined[start:stop] = part.defined
+            result.covered[start:stop] = part.covered
+        return result
 
     async def infer_items(
         self,
@@ -166,3 +216,8 @@ class Pipeline:
         if confidences:
             self.telemetry.metrics.record_confidences(head.id, confidences)
         return rows
+
+
+def _allocate(count: int, part: NDArray[Any]) -> NDArray[Any]:
+    """An array of so many rows, for parts like this one."""
+    return np.empty((count, *part.shape[1:]), part.dtype)

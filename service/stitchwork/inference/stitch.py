@@ -61,6 +61,12 @@ class InferenceResult:
         """What the caller should know of the inputs, one sentence each."""
         return [*self.coverage.warnings, *self.lengths.warnings]
 
+    def rows_of(self, rows: slice) -> "InferenceResult":
+        """The result of some of the inputs; what is known of all of them is left out."""
+        return InferenceResult(
+            self.resolution, self.rows[rows], self.defined[rows], self.covered[rows]
+        )
+
     def convert(self, function: Callable[[Any], Any]) -> "InferenceResult":
         """Apply a function to each array, such as a copy to another device."""
         return replace(

@@ -82,7 +82,7 @@ class ProcessPool:
         niceness: int = 0,
     ) -> None:
         self.max_processes = max_processes
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._idle_seconds = idle_seconds
         self._niceness = niceness
         self._slots = threading.BoundedSemaphore(max_processes)
@@ -166,7 +166,7 @@ class ProcessPool:
                     raise CallCancelledError("the pool is closed")
                 process = self._idle.pop() if self._idle else None
             if process is None:
-                process = _Process(self._max_bytes, self._niceness)
+                process = _Process(self.max_bytes, self._niceness)
                 with self._guard:
                     self._processes.add(process)
                 return process

@@ -12,7 +12,7 @@ from safetensors.numpy import load
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stitchwork.api.content import negotiation
+from stitchwork.api.content import negotiation, sliced_json
 from stitchwork.api.resource_routes import resource_response
 from stitchwork.api.schemas.responses import (
     ClassifyResponse,
@@ -46,7 +46,7 @@ REGISTRATION = Registration(
 
 
 def render(value: Any) -> Any:
-    return orjson.loads(negotiation.to_json(value))
+    return orjson.loads(sliced_json.to_json(value))
 
 
 def request(accept: str) -> Request:
@@ -160,7 +160,7 @@ def test_resource_without_a_ready_version_is_its_registration() -> None:
 
 def test_value_without_json_is_an_error() -> None:
     with pytest.raises(TypeError, match="set"):
-        negotiation.to_json({"labels": {"a"}})
+        sliced_json.to_json({"labels": {"a"}})
 
 
 def test_head_response_keeps_many_labels() -> None:

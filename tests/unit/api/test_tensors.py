@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from stitchwork.api.kserve import tensors
 from stitchwork.errors import InvalidInputError
+from tests.support.body_parser import BODY_PARSER
 from tests.support.request_limits import LIMITS
 
 ROWS = np.arange(6, dtype="<f4").reshape(2, 3)
@@ -49,7 +50,7 @@ def read(body: bytes, length: int) -> tensors.TensorRequest:
 
     headers = [(tensors.JSON_LENGTH_HEADER.lower().encode(), str(length).encode())]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    return asyncio.run(tensors.read_request(request, LIMITS))
+    return asyncio.run(tensors.read_request(request, BODY_PARSER))
 
 
 def test_binary_tensors_get_their_bytes() -> None:

@@ -23,6 +23,8 @@ MAX_SIDE: Final = 1 << 40
 """Largest dimension or offset that a file may declare; sizes computed from it stay exact."""
 LENGTH_BYTES: Final = 8
 """Bytes of the header's length in a safetensors file; the header is padded to a multiple of it."""
+SENT_BYTES: Final = 1024 * 1024
+"""Bytes of a response that are sent at a time."""
 DTYPES: Final[dict[str, Any]] = {
     "F64": "<f8",
     "F32": "<f4",
@@ -63,7 +65,10 @@ class BufferResponse(Response):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
         for buffer in self._buffers:
-            await send({"type": "http.response.body", "body": buffer, "more_body": True})
+            # The server would copy what the client does not read at once.
+            for begin in range(0, len(buffer), SENT_BYTES):
+                part = buffer[begin : begin + SENT_BYTES]
+                await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
@@ -86,7 +91,7 @@ def to_npy(rows: Floats) -> list[bytes | memoryview]:
 
 
 def from_safetensors(
-    data: bytes, limits: RequestLimits
+    data: bytes | bytearray, limits: RequestLimits
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Parse a safetensors file into arrays, which share its memory, and its metadata.
 
@@ -103,7 +108,7 @@ def from_safetensors(
             f"{length} in a file of {len(data)} bytes"
         )
     start = LENGTH_BYTES + length
-    entries, metadata = _parse_header(data[LENGTH_BYTES:start], limits)
+    entries, metadata = _parse_header(bytes(data[LENGTH_BYTES:start]), limits)
     arrays, reached = {}, 0
     for name, begin, end, shape, dtype in sorted(entries, key=lambda entry: entry[1:3]):
         if begin != reached:
@@ -181,7 +186,7 @@ def _entries(header: Mapping[str, Any]) -> list[tuple[str, int, int, list[int], 
     return entries
 
 
-def from_npy(data: bytes, name: str) -> NDArray[Any]:
+def from_npy(data: bytes | bytearray, name: str) -> NDArray[Any]:
     """Parse an untrusted .npy file into an array, which shares its memory.
 
     The declared size is compared with the bytes before anything of that size is allocated.
@@ -194,7 +199,7 @@ def from_npy(data: bytes, name: str) -> NDArray[Any]:
         MalformedInputError: If the bytes are not an .npy file, or their sizes disagree.
         InvalidInputError: If it holds anything but floats or int8 in 1 or 2 dimensions.
     """
-    stream = io.BytesIO(data)
+    stream = io.BytesIO(data[: 2 * MAX_NPY_HEADER])
     try:
         version = npy.read_magic(stream)
         read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[

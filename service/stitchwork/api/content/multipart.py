@@ -1,69 +1,128 @@
 """Multipart forms: raw inputs as file parts, other fields as text parts."""
 
-from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
 
-from stitchwork.api.limits import RequestLimits
 from stitchwork.api.schemas.fields import TextParameter
 from stitchwork.errors import InputTooLargeError, MalformedInputError
 
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
-class InMemoryParser(MultiPartParser):
-    """Starlette's parser without temporary files: raw inputs are never written to a disk."""
-
-    spool_max_size = 1 << 40
-
-
-def close_parts(parser: MultiPartParser) -> None:
-    """Close the file of every part that was begun.
-
-    The form lists only parts that are complete, so the parser's private list is needed.
-    """
-    for file in parser._files_to_close_on_error:
-        file.close()
+MAX_FIELDS: Final = 64
+"""Text parts of a form: more than any request has fields."""
 
 
-async def parse(headers: Headers, data: bytes, limits: RequestLimits) -> dict[str, Any]:
+class _Form:
+    """Collects the parts of a form in memory; raw inputs are never written to a disk."""
+
+    def __init__(self, max_items: int, setting: str) -> None:
+        self.files: list[bytes] = []
+        self.fields: list[tuple[str, str]] = []
+        self.is_complete = False
+        self._max_items = max_items
+        self._setting = setting
+        self._headers: dict[bytes, bytes] = {}
+        self._header = [b"", b""]
+        self._name = ""
+        self._is_file = False
+        self._content: list[bytes] = []
+
+    @property
+    def callbacks(self) -> "MultipartCallbacks":
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._begin_content,
+            "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def _begin_part(self) -> None:
+        self._headers, self._content = {}, []
+
+    def _add_header(self, index: int, data: bytes) -> None:
+        self._header[index] += data
+
+    def _end_header(self) -> None:
+        name, value = self._header
+        self._headers[name.lower()] = value
+        self._header = [b"", b""]
+
+    def _begin_content(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        name = options.get(b"name")
+        if name is None:
+            raise MalformedInputError(
+                "expected multipart/form-data: a name in the Content-Disposition of each part"
+            )
+        self._name, self._is_file = _decode(name), b"filename" in options
+        if self._is_file and len(self.files) >= self._max_items:
+            raise _too_many(self._max_items, "files", f" ({self._setting})")
+        if not self._is_file and len(self.fields) >= MAX_FIELDS:
+            raise _too_many(MAX_FIELDS, "other parts", "")
+
+    def _end_part(self) -> None:
+        content = b"".join(self._content)
+        if self._is_file:
+            self.files.append(content)
+        else:
+            self.fields.append((self._name, _decode(content)))
+
+    def _end(self) -> None:
+        self.is_complete = True
+
+
+def parse(content_type: str, data: bytes, max_items: int, setting: str) -> dict[str, Any]:
     """Parse a multipart/form-data body.
+
+    Args:
+        content_type: The header, which names the boundary.
+        data: The body.
+        max_items: The largest number of file parts; it is checked before one more is read.
+        setting: Name of that limit in the error.
 
     Returns:
         The text parts by name, and the contents of all file parts under `items`.
 
     Raises:
         MalformedInputError: If the bytes are not such a form, or its end is missing.
-        InputTooLargeError: If it has more than `max_anchors` parts of either kind.
+        InputTooLargeError: If it has more parts of either kind.
     """
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield data
-
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise MalformedInputError("expected multipart/form-data: a boundary in content-type")
+    form = _Form(max_items, setting)
     try:
-        parser = InMemoryParser(
-            headers,
-            stream(),
-            max_files=limits.max_anchors,
-            max_fields=limits.max_anchors,
-            max_part_size=limits.max_body_bytes,
-        )
-        if not data.rstrip().endswith(b"--"):
-            raise MalformedInputError(
-                "expected multipart/form-data: the closing boundary is missing, the body was cut"
-            )
-        form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        if "Too many" in str(error):
-            raise InputTooLargeError(
-                f"expected at most {limits.max_anchors} parts (max_anchors) in multipart/form-data"
-            ) from error
+        parser = MultipartParser(boundary, form.callbacks)
+        parser.write(data)
+        parser.finalize()
+    except FormParserError as error:
         raise MalformedInputError(f"expected multipart/form-data: {error}") from error
-    parts = form.multi_items()
-    files = [await value.read() for _, value in parts if isinstance(value, UploadFile)]
-    close_parts(parser)
-    payload: dict[str, Any] = {"items": files} if files else {}
-    for name, value in parts:
-        if isinstance(value, str):
-            payload.setdefault(name, TextParameter(value))
+    if not form.is_complete:
+        raise MalformedInputError(
+            "expected multipart/form-data: the closing boundary is missing, the body was cut"
+        )
+    payload: dict[str, Any] = {"items": form.files} if form.files else {}
+    for name, text in form.fields:
+        payload.setdefault(name, TextParameter(text))
     return payload
+
+
+def _too_many(count: int, kind: str, setting: str) -> InputTooLargeError:
+    return InputTooLargeError(
+        f"expected at most {count} {kind}{setting} in multipart/form-data, got more"
+    )
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

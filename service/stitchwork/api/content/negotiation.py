@@ -5,52 +5,43 @@ or the query parameters together with the arrays of a binary body. `kserve.tenso
 bodies of the Open Inference Protocol, which are JSON followed by bytes.
 """
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, assert_never
+from typing import Any, Final, TypeVar
 
 import numpy as np
-import orjson
 from pybase64 import b64encode
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stitchwork.api.content import json, multipart
 from stitchwork.api.content.arrays import (
+    LENGTH_BYTES,
     BufferResponse,
-    from_npy,
-    from_safetensors,
     to_npy,
     to_safetensors,
 )
-from stitchwork.api.content.queries import check_no_fields, with_query
+from stitchwork.api.content.body_content import BodyType, parse_content
+from stitchwork.api.content.body_parser import BodyParser
+from stitchwork.api.content.queries import check_no_fields, query_fields
+from stitchwork.api.content.sliced_json import (
+    SLICE_VALUES,
+    SlicedJsonResponse,
+    check_json_values,
+    row_slices,
+    to_json,
+)
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
-from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import (
-    ErrorCode,
-    InvalidInputError,
-    MalformedInputError,
     UnsupportedFormatError,
 )
 from stitchwork.resources import Floats
 
 M = TypeVar("M", bound=BaseModel)
-B = TypeVar("B")
 
-BodyType: TypeAlias = Literal[
-    "application/json",
-    "application/vnd.safetensors",
-    "application/x-npy",
-    "multipart/form-data",
-    "application/x-ndjson",
-]
-"""A media type of bodies that `read_body` parses."""
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
 SAFETENSORS: Final = "application/vnd.safetensors"
@@ -62,68 +53,12 @@ BINARY: Final = (SAFETENSORS, NPY)
 RAW_INPUTS: Final = (MULTIPART, NDJSON)
 
 _QUALITY: Final = re.compile(r"[01](\.\d{1,3})?")
-LARGE_BODY: Final = 64 * 1024
-"""Bytes above which a body is parsed on a thread, off the event loop."""
-LARGE_BINARY: Final = 1024 * 1024
-"""The same for a body that is an array already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Body(Generic[B]):
-    """A body that was received and is not parsed yet.
-
-    Attributes:
-        is_short: Whether the event loop may parse it.
-        read: Parses and validates it, and raises what `read_body` raises.
-    """
-
-    is_short: bool
-    read: Callable[[], B]
-
-
-async def receive_body(
-    request: Request,
-    model: type[M],
-    limits: RequestLimits,
-    *,
-    array_field: str | None = None,
-    accepts_raw_inputs: bool = False,
-) -> Body[M]:
-    """Receive the body of a request, for callers that parse it on a thread of their choice.
-
-    Arguments and errors are those of `read_body`.
-    """
-    media = _supported_media_type(request, array_field, accepts_raw_inputs)
-    # `middleware.body_limits` bounds its size and duration.
-    data = await request.body()
-    form = await multipart.parse(request.headers, data, limits) if media == MULTIPART else {}
-
-    def parse() -> M:
-        match media:
-            case "application/json":
-                payload = json.parse_object(data, limits, array_field=array_field)
-                check_no_fields(request, model)
-            case "multipart/form-data":
-                payload = with_query(request, form)
-            case "application/x-ndjson":
-                payload = with_query(request, _ndjson(data, limits))
-            case "application/vnd.safetensors":
-                payload = with_query(request, _safetensors(data, limits))
-            case "application/x-npy":
-                name = str(array_field)
-                payload = with_query(request, {name: from_npy(data, name)})
-            case _:
-                assert_never(media)
-        return _validate(model, payload, limits)
-
-    limit = LARGE_BINARY if media in BINARY else LARGE_BODY
-    return Body(len(data) <= limit, parse)
 
 
 async def read_body(
     request: Request,
     model: type[M],
-    limits: RequestLimits,
+    parser: BodyParser,
     *,
     array_field: str | None = None,
     accepts_raw_inputs: bool = False,
@@ -133,33 +68,43 @@ async def read_body(
     Args:
         request: The request.
         model: Schema of the body.
-        limits: Bounds on its content.
+        parser: Decides where it is parsed, and bounds its content.
         array_field: Field of the array in a binary body (safetensors, .npy); None refuses binary
             bodies.
         accepts_raw_inputs: Whether raw inputs may come as multipart or NDJSON.
 
     Raises:
         MalformedInputError: If the bytes cannot be parsed.
-        InputTooLargeError: If it holds more than `limits` allows.
+        InputTooLargeError: If it holds more than the limits allow.
         UnsupportedFormatError: If the route does not accept the media type.
         InvalidInputError: If validation fails; `pointer` names the place.
+        StitchworkError: What `BodyParser.parse` raises.
     """
-    body = await receive_body(
-        request, model, limits, array_field=array_field, accepts_raw_inputs=accepts_raw_inputs
+    media = _supported_media_type(request, array_field, accepts_raw_inputs)
+    if media == JSON:
+        check_no_fields(request, model)
+    is_array = media in BINARY
+    data = await parser.receive(request, is_array=is_array)
+    content_type = request.headers.get("content-type", "")
+    query = {} if media == JSON else query_fields(request)
+    text_bytes = len(data)
+    if is_array:
+        # The header of safetensors is JSON after its length, with further JSON in its texts.
+        length = int.from_bytes(data[:LENGTH_BYTES], "little")
+        text_bytes = min(length, len(data)) if media == SAFETENSORS else 0
+    return await parser.parse(
+        request,
+        parse_content,
+        data,
+        media,
+        model,
+        parser.limits,
+        content_type,
+        query,
+        array_field,
+        text_bytes=text_bytes,
+        array_bytes=len(data),
     )
-    return body.read() if body.is_short else await asyncio.to_thread(body.read)
-
-
-def parse_body(data: bytes, model: type[M], limits: RequestLimits) -> M:
-    """Parse and validate a JSON object.
-
-    Raises:
-        MalformedInputError: If it is not JSON.
-        InputTooLargeError: If it holds more than `limits` allows.
-        InvalidInputError: If it is nested too deeply, or validation fails; `pointer` names the
-            place.
-    """
-    return _validate(model, json.parse_object(data, limits), limits)
 
 
 def media_type(request: Request) -> str:
@@ -219,8 +164,7 @@ def rows_response(
         as_base64: In JSON, encode each row as the base64 of little-endian float32.
         headers: Further headers.
     """
-    own = media_type(request)
-    media = preferred_media_type(request, (JSON, *BINARY), own if own in BINARY else JSON)
+    media = _rows_media_type(request)
     if media == NPY:
         return BufferResponse(to_npy(response.embeddings), headers, NPY)
     if media == SAFETENSORS:
@@ -228,10 +172,39 @@ def rows_response(
         rows = fields.pop("embeddings")
         metadata = {name: to_json(value).decode() for name, value in fields.items()}
         return BufferResponse(to_safetensors("embeddings", rows, metadata), headers, SAFETENSORS)
-    if as_base64:
-        encoded = base64_rows(response.embeddings)
-        response = response.model_copy(update={"embeddings": encoded})
-    return json_response(response, headers=headers)
+    rows, encode = response.embeddings, base64_rows if as_base64 else np.asarray
+    if rows.size <= SLICE_VALUES:
+        return json_response(
+            response.model_copy(update={"embeddings": encode(rows)}), headers=headers
+        )
+    fields = dict(json_fields(response))
+    del fields["embeddings"]
+    slices = (encode(rows[part]) for part in row_slices(*rows.shape))
+    return SlicedJsonResponse("embeddings", slices, fields, headers)
+
+
+def check_rows(
+    request: Request, shape: tuple[int, int], limits: RequestLimits, *, as_base64: bool
+) -> None:
+    """Check the number of numbers in a response with rows, before they are computed.
+
+    Args:
+        request: The request, whose `Accept` decides the format.
+        shape: (n, d) of the rows.
+        limits: Bound of a response in JSON.
+        as_base64: Whether JSON has rows as base64, which are not bounded.
+
+    Raises:
+        InputTooLargeError: If it is JSON with more than `max_json_values`.
+    """
+    if not as_base64 and _rows_media_type(request) == JSON:
+        alternative = f"accept {NPY} or {SAFETENSORS}, set encoding_format to base64, or send fewer"
+        check_json_values(shape[0] * shape[1], limits, alternative)
+
+
+def _rows_media_type(request: Request) -> str:
+    own = media_type(request)
+    return preferred_media_type(request, (JSON, *BINARY), own if own in BINARY else JSON)
 
 
 def json_response(
@@ -239,18 +212,6 @@ def json_response(
 ) -> Response:
     """A response with a value as JSON."""
     return Response(to_json(value), status, headers, JSON)
-
-
-def to_json(value: Any) -> bytes:
-    """A value as JSON: models, dataclasses, arrays, and what is made of them."""
-    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
-    return orjson.dumps(value, default=_to_plain, option=option)
-
-
-def _to_plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return json_fields(value)
-    raise TypeError(f"{type(value).__name__} has no JSON")
 
 
 def base64_rows(rows: Floats) -> list[str]:
@@ -279,42 +240,3 @@ def _preferred(accept: bytes, offers: tuple[str, ...], default: str) -> str:
         if offer in offers and weight > 0:
             acceptable.append((weight, offer))
     return max(acceptable, key=lambda entry: entry[0], default=(1.0, offers[0]))[1]
-
-
-def _validate(model: type[M], payload: Any, limits: RequestLimits) -> M:
-    try:
-        return model.model_validate(payload, context=limits)
-    except ValidationError as error:
-        raise from_validation(error, model.model_fields, payload) from error
-
-
-def _ndjson(data: bytes, limits: RequestLimits) -> dict[str, Any]:
-    json.check_value_count(data, limits)
-    rows = []
-    for number, line in enumerate(data.splitlines(), 1):
-        if line.strip():
-            try:
-                rows.append(json.parse_object(line, limits))
-            except InvalidInputError as error:
-                message = f"line {number}: {error.message}"
-                raise type(error)(message, code=error.code) from error
-    lists = {
-        plural: [row[name] for row in rows if name in row]
-        for name, plural in (("id", "ids"), ("label", "labels"))
-    }
-    items = [row.get("item") for row in rows]
-    return {"items": items, **{plural: values for plural, values in lists.items() if values}}
-
-
-def _safetensors(data: bytes, limits: RequestLimits) -> dict[str, Any]:
-    """Metadata are fields too: JSON where they can be parsed as such, text otherwise."""
-    arrays, metadata = from_safetensors(data, limits)
-    fields: dict[str, Any] = {}
-    for name, text in metadata.items():
-        try:
-            fields[name] = json.parse(text.encode(), limits, strict=True)
-        except MalformedInputError as error:
-            if error.code == ErrorCode.DUPLICATE_KEY:
-                raise
-            fields[name] = text
-    return {**fields, **arrays}

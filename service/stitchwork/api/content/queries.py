@@ -1,6 +1,7 @@
 """Fields of a request in its query, beside those in its body."""
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,13 +22,12 @@ def check_no_fields(request: Request, model: type[BaseModel]) -> None:
         )
 
 
-def with_query(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a body and of the query.
+def merge_query(query: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a query and of a body.
 
     Raises:
         InvalidInputError: If both have one.
     """
-    query = _query(request)
     for name in fields.keys() & query.keys():
         raise InvalidInputError(
             f"expected {name[:80]!r} once, got it in the query and in the body",
@@ -36,7 +36,12 @@ def with_query(request: Request, fields: dict[str, Any]) -> dict[str, Any]:
     return {**query, **fields}
 
 
-def _query(request: Request) -> dict[str, Any]:
+def query_fields(request: Request) -> dict[str, Any]:
+    """The fields in the query of a request.
+
+    Raises:
+        InvalidInputError: If it has one twice.
+    """
     parameters = request.query_params.multi_items()
     values = dict(parameters)
     if len(values) < len(parameters):

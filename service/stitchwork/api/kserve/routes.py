@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
-from stitchwork.api.content.negotiation import Body
+from stitchwork.api.content.sliced_json import check_json_values
 from stitchwork.api.dependencies import (
     AppState,
     StateDep,
@@ -37,9 +37,15 @@ from stitchwork.api.kserve.schemas import (
 )
 from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.openapi import body, with_octets, with_timeout
+from stitchwork.api.predictions_response import check_predictions
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import (
+    check_capacity,
+    check_registered,
+    infer_while_connected,
+    resolve_now,
+)
 from stitchwork.api.routes import health
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.items import plain_base64
@@ -49,6 +55,7 @@ from stitchwork.errors import NoWorkerError
 from stitchwork.inference.resolve import Resolution, check_width, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue import worker_registry
+from stitchwork.resources import Floats
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -175,7 +182,9 @@ async def _infer(request: Request, text: str, version: str | None) -> Response:
         check_capacity(state, name.ids[0])
     else:
         state.executor.check_capacity()
-    payload = await tensors.read_request(request, state.limits)
+    spaces = [id_ for role, id_ in name.roles.items() if role != "head"]
+    await check_registered(request, state, *spaces, head=name.roles.get("head"))
+    payload = await tensors.read_request(request, state.body_parser)
     if ignored := count_ignored(payload.body):
         state.telemetry.metrics.ignored_fields.inc(ignored)
     parameters = payload.body.parameters
@@ -186,26 +195,36 @@ async def _infer(request: Request, text: str, version: str | None) -> Response:
         model = check_model(name, await resolve_now(state, **ids), version)
         return await _infer_items(request, state, model, payload, seconds)
 
-    def respond(payload: TensorRequest, resolution: Resolution) -> Response:
-        return _infer_rows(state, check_model(name, resolution, version), payload)
+    rows = tensors.read_rows(payload.single_input(ROWS), state.limits)
+    content = RowsRequest(rows, parameters.bridge, **name.roles)
+    check = partial(_check_rows, state, name, version, payload, rows)
 
-    body = Body(payload.is_short, lambda: payload)
-    parse = partial(_rows_request, name)
-    return await infer_rows(state, body, parse, respond, seconds)
+    def respond(result: InferenceResult) -> Response:
+        model = check_model(name, result.resolution, version)
+        outputs = payload.select_outputs(model.outputs)
+        return _response(state, model, payload, outputs, result)
 
-
-def _rows_request(name: ModelName, payload: TensorRequest) -> RowsRequest:
-    shapes = [tensor.spec.shape for tensor in payload.tensors]
-    rows = max((shape[0] for shape in shapes if shape), default=1)
-    return RowsRequest(rows, payload.body.parameters.bridge, **name.roles)
+    return await infer_rows(request, state, content, check, respond, seconds)
 
 
-def _infer_rows(state: AppState, model: Model, payload: TensorRequest) -> Response:
-    tensor, outputs = payload.single_input(ROWS), payload.select_outputs(model.outputs)
-    rows = tensors.read_rows(tensor, state.limits)
-    check_width(rows, model.resolution.source, f"{tensor.pointer}/shape")
-    result = state.pipeline.infer_rows(model.resolution, rows)
-    return _response(state, model, payload, outputs, result)
+def _check_rows(
+    state: AppState,
+    name: ModelName,
+    version: str | None,
+    payload: TensorRequest,
+    rows: Floats,
+    resolution: Resolution,
+) -> None:
+    """Check a request with embeddings against the model, before anything is computed."""
+    model = check_model(name, resolution, version)
+    payload.select_outputs(model.outputs)
+    check_width(rows, resolution.source, f"{payload.tensors[0].pointer}/shape")
+    top = payload.body.parameters.top
+    if resolution.head is not None:
+        check_predictions(len(rows), resolution.head, top, state.limits)
+    elif not all(output.binary for output in payload.select_outputs(model.outputs)):
+        count = len(rows) * resolution.destination.dim
+        check_json_values(count, state.limits, "set binary_data_output, or send fewer rows")
 
 
 async def _infer_items(

@@ -5,7 +5,6 @@ the bytes of each tensor that has a `binary_data_size`, in order; so is a respon
 little-endian and in row-major order; each string follows its length in 4 bytes.
 """
 
-import asyncio
 import math
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,8 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from stitchwork.api.content import negotiation, validation
+from stitchwork.api.content import body_content, negotiation, sliced_json, validation
+from stitchwork.api.content.body_parser import LONG_TEXT, SHORT_ARRAY, SHORT_TEXT, BodyParser
 from stitchwork.api.content.validation import check_count
 from stitchwork.api.kserve.schemas import (
     Datatype,
@@ -121,7 +121,7 @@ class TensorRequest:
         return specs
 
 
-async def read_request(request: Request, limits: RequestLimits) -> TensorRequest:
+async def read_request(request: Request, parser: BodyParser) -> TensorRequest:
     """Read a request: validate its JSON, and assign the bytes after it to tensors.
 
     Raises:
@@ -135,17 +135,22 @@ async def read_request(request: Request, limits: RequestLimits) -> TensorRequest
         raise UnsupportedFormatError(
             f"expected a body of {negotiation.JSON} or {negotiation.OCTETS}, got {media[:80]}"
         )
-    data = await request.body()
+    data = await parser.receive(request, is_array=JSON_LENGTH_HEADER.lower() in request.headers)
     length = _json_length(request.headers.get(JSON_LENGTH_HEADER), len(data))
+    text = data if length == len(data) else data[:length]
+    body = await parser.parse(request, _parse, text, parser.limits, text_bytes=length)
+    tensors = _split_tensors(body, memoryview(data)[length:])
+    return TensorRequest(body, tensors, length <= SHORT_TEXT and len(data) <= SHORT_ARRAY)
 
-    is_short = length <= negotiation.LARGE_BODY and len(data) <= negotiation.LARGE_BINARY
 
-    def parse() -> TensorRequest:
-        body = negotiation.parse_body(data[:length], InferenceRequest, limits)
-        tensors = _split_tensors(body, memoryview(data)[length:])
-        return TensorRequest(body, tensors, is_short)
-
-    return parse() if is_short else await asyncio.to_thread(parse)
+def _parse(data: bytes | bytearray, limits: RequestLimits) -> InferenceRequest:
+    """Parse the JSON of a request; of a long one, rows become arrays, which are compact."""
+    body = body_content.parse_body(bytes(data), InferenceRequest, limits)
+    for i, spec in enumerate(body.inputs if len(data) > LONG_TEXT else ()):
+        if spec.datatype in FLOAT_DTYPES and spec.data and len(spec.shape) == 2:
+            tensor = Tensor(spec, None, f"/inputs/{i}")
+            spec.data = read_rows(tensor, limits)  # type: ignore[assignment]
+    return body
 
 
 def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
@@ -262,7 +267,7 @@ def tensor_response(
     body = InferenceResponse.model_construct(None, **content)
     if not parts:
         return negotiation.json_response(body, headers=headers)
-    data = negotiation.to_json(body)
+    data = sliced_json.to_json(body)
     headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
     return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
 
@@ -341,6 +346,5 @@ def _wrong_datatype(tensor: Tensor, expected: str) -> InvalidInputError:
 
 
 def _wrong_shape(tensor: Tensor, expected: str) -> InvalidInputError:
-    name, got = tensor.spec.name[:40], tensor.spec.shape
-    message = f"expected {name!r} of shape {expected}, got {got}"
+    message = f"expected {tensor.spec.name[:40]!r} of shape {expected}, got {tensor.spec.shape}"
     return InvalidInputError(message, pointer=f"{tensor.pointer}/shape")

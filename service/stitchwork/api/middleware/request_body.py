@@ -38,6 +38,7 @@ class BodyLimits:
         Raises:
             UnsupportedFormatError: If it is compressed.
             InputTooLargeError: If it is larger than `max_body_bytes`.
+            QueueFullError: If there is no room for it.
         """
         coding = headers.get(b"content-encoding")
         if coding is not None and coding.strip().lower() != b"identity":
@@ -46,21 +47,27 @@ class BodyLimits:
                 f"expected an uncompressed body, got content-encoding {name[:40]}"
             )
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length) > self.limits.max_body_bytes:
-            raise _too_large(self.limits)
+        if length.isdigit():
+            if int(length) > self.limits.max_body_bytes:
+                raise _too_large(self.limits)
+            if self._inflight_bytes + int(length) > self.limits.max_inflight_body_bytes:
+                raise self._full()
 
     def add_inflight(self, count: int) -> None:
-        """Count bytes that arrived; negative, once their request has ended.
+        """Count bytes that arrived or will be computed; negative, once their request has ended.
 
         Raises:
-            QueueFullError: If the bodies of all requests together are too large.
+            QueueFullError: If all requests together hold too much.
         """
         self._inflight_bytes += count
         if count > 0 and self._inflight_bytes > self.limits.max_inflight_body_bytes:
-            raise QueueFullError(
-                f"expected bodies of at most {self.limits.max_inflight_body_bytes} bytes "
-                "(max_inflight_body_bytes) at a time in this process, got more"
-            )
+            raise self._full()
+
+    def _full(self) -> QueueFullError:
+        return QueueFullError(
+            f"expected bodies and results of at most {self.limits.max_inflight_body_bytes} bytes "
+            "(max_inflight_body_bytes) at a time in this process, got more"
+        )
 
 
 class RequestBody:
@@ -75,7 +82,15 @@ class RequestBody:
         error: Why it was refused, if it was.
     """
 
-    __slots__ = ("_complete", "_limits", "_receive", "_waited_seconds", "error", "size")
+    __slots__ = (
+        "_complete",
+        "_limits",
+        "_receive",
+        "_reserved",
+        "_waited_seconds",
+        "error",
+        "size",
+    )
 
     def __init__(self, body_limits: BodyLimits, receive: Receive) -> None:
         self._limits = body_limits
@@ -83,10 +98,11 @@ class RequestBody:
         self._complete = False
         self._waited_seconds = 0.0
         self.size = 0
+        self._reserved = 0
         self.error: StitchworkError | None = None
 
-    async def read(self, state: MessageState | None) -> bytes:
-        """The whole body.
+    async def read(self, state: MessageState | None) -> bytes | bytearray:
+        """The whole body. One of many parts is a bytearray: to join it would take too long.
 
         Args:
             state: The state of the request; None if it is not known.
@@ -103,11 +119,11 @@ class RequestBody:
         if self._complete and message["type"] == "http.request":
             data: bytes = message["body"]
             return data
-        parts = []
+        parts = bytearray()
         while message["type"] == "http.request":
-            parts.append(message.get("body", b""))
+            parts += message.get("body", b"")
             if self._complete:
-                return b"".join(parts)
+                return parts
             message = await self.receive()
         raise ClientDisconnectedError("the client disconnected")
 
@@ -127,9 +143,25 @@ class RequestBody:
             self._complete, self.error = True, error
             raise
 
+    def reserve(self, count: int) -> None:
+        """Count bytes that the request is about to need besides its body.
+
+        Raises:
+            InputTooLargeError: If one request may never hold that much.
+            QueueFullError: If all requests together would hold too much.
+        """
+        limit = self._limits.limits.max_inflight_body_bytes
+        if count > limit:
+            raise InputTooLargeError(
+                f"expected embeddings and their result of at most {limit} bytes "
+                f"(max_inflight_body_bytes), got {count}; send fewer in a request"
+            )
+        self._reserved += count
+        self._limits.add_inflight(count)
+
     def release(self) -> None:
         """The request has ended."""
-        self._limits.add_inflight(-self.size)
+        self._limits.add_inflight(-self.size - self._reserved)
 
     async def _receive_part(self) -> Message:
         limits = self._limits.limits

@@ -52,7 +52,7 @@ async def embeddings(request: Request) -> Response:
     Embeddings are those of the encoder, which need not have unit length.
     """
     state, seconds = app_state(request), request_timeout(request)
-    payload = await negotiation.read_body(request, EmbeddingsRequest, state.limits)
+    payload = await negotiation.read_body(request, EmbeddingsRequest, state.body_parser)
     source, target = _space_ids(state, payload.model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)

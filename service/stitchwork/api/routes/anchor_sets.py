@@ -26,7 +26,7 @@ async def put_anchor_set(
 ) -> Response:
     """Declare k ordered anchors. Sets are immutable: other content under the same id is 409."""
     payload = await negotiation.read_body(
-        request, AnchorSetRequest, state.limits, accepts_raw_inputs=True
+        request, AnchorSetRequest, state.body_parser, accepts_raw_inputs=True
     )
     outcome, entry = await asyncio.to_thread(
         lambda: state.registry.declare_anchor_set(

@@ -81,7 +81,7 @@ async def choose_anchors(request: Request, state: StateDep) -> Response:
     """
     state.comparison_executor.check_capacity()
     payload = await negotiation.read_body(
-        request, ChooseAnchorsRequest, state.limits, array_field="embeddings"
+        request, ChooseAnchorsRequest, state.body_parser, array_field="embeddings"
     )
     return await state.comparison_executor.run(
         lambda: _choose(state, payload), request_timeout(request)

@@ -10,12 +10,14 @@ from stitchwork.api.dependencies import AppState, PathId, app_state, request_tim
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.provenance import result_headers
+from stitchwork.api.predictions_response import check_predictions, predictions_response
+from stitchwork.api.raw_inputs import check_registered
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef
 from stitchwork.ids import check_id
-from stitchwork.inference.resolve import Resolution, check_width
+from stitchwork.inference.resolve import Resolution, check_width, head_of
+from stitchwork.inference.stitch import InferenceResult
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -31,21 +33,22 @@ async def classify(head: PathId, request: Request) -> Response:
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
-    body = await negotiation.receive_body(
-        request, ClassifyRequest, state.limits, array_field="embeddings"
+    await check_registered(request, state, head=head_id)
+    payload = await negotiation.read_body(
+        request, ClassifyRequest, state.body_parser, array_field="embeddings"
     )
-
-    def parse(payload: ClassifyRequest) -> RowsRequest:
-        count = len(payload.embeddings)
-        return RowsRequest(count, payload.bridge, payload.space, head=head_id)
-
-    return await infer_rows(state, body, parse, partial(_respond, state), seconds)
+    content = RowsRequest(payload.embeddings, payload.bridge, payload.space, head=head_id)
+    check, respond = partial(_check, state, payload), partial(_respond, state, payload)
+    return await infer_rows(request, state, content, check, respond, seconds)
 
 
-def _respond(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> Response:
+def _check(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> None:
     check_width(payload.embeddings, resolution.source)
     payload.check_top(resolution.head)
-    result = state.pipeline.infer_rows(resolution, payload.embeddings)
-    predictions = state.pipeline.predict(result, payload.top)
-    response = ClassifyResponse.of(result, predictions, space=ResourceRef.of(resolution.source))
-    return negotiation.json_response(response, headers=result_headers(result))
+    count = len(payload.embeddings)
+    check_predictions(count, head_of(resolution), payload.top, state.limits)
+
+
+def _respond(state: AppState, payload: ClassifyRequest, result: InferenceResult) -> Response:
+    space = ResourceRef.of(result.resolution.source)
+    return predictions_response(state.pipeline, ClassifyResponse, result, payload.top, space=space)

@@ -16,7 +16,6 @@ from stitchwork.api.dependencies import (
     PathId,
     StateDep,
     request_timeout,
-    run_while_connected,
 )
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import body, with_timeout
@@ -25,6 +24,7 @@ from stitchwork.api.raw_inputs import check_truncate, infer_items
 from stitchwork.api.reports import head_evaluation
 from stitchwork.api.reports.labelled_sample import LabelledSample, embed_sample, resolve_sample
 from stitchwork.api.reports.space_comparison import MAX_SPACES
+from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
 from stitchwork.api.schemas.report_responses import CompatibilityResponse, HeadEvaluationResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -95,7 +95,7 @@ async def evaluate_head(
     payload = await negotiation.read_body(
         request,
         HeadEvaluationRequest,
-        state.limits,
+        state.body_parser,
         array_field="embeddings",
         accepts_raw_inputs=True,
     )

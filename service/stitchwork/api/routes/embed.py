@@ -19,6 +19,7 @@ from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
 from stitchwork.api.raw_inputs import (
     check_capacity,
+    check_registered,
     check_truncate,
     infer_while_connected,
     resolve_now,
@@ -41,8 +42,9 @@ async def embed(encoder: PathId, request: Request) -> Response:
     """Embed raw inputs in a space that has an encoder and, with `target`, translate them."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
+    await check_registered(request, state, encoder)
     payload = await negotiation.read_body(
-        request, EmbedRequest, state.limits, accepts_raw_inputs=True
+        request, EmbedRequest, state.body_parser, accepts_raw_inputs=True
     )
     resolution = await resolve_now(
         state,
@@ -51,6 +53,9 @@ async def embed(encoder: PathId, request: Request) -> Response:
         bridge=payload.bridge,
     )
     check_truncate(resolution, payload.truncate)
+    shape = (len(payload.items), resolution.destination.dim)
+    as_base64 = payload.encoding_format == "base64"
+    negotiation.check_rows(request, shape, state.limits, as_base64=as_base64)
     result = await infer_while_connected(
         request,
         state,

@@ -29,7 +29,9 @@ async def put_head(
     id_: ResourceId, request: Request, state: StateDep, condition: ConditionDep
 ) -> Response:
     """Register a head by its weights, by a pretrained classifier, or by data to fit it on (202)."""
-    payload = await negotiation.read_body(request, HeadRequest, state.limits, array_field="weight")
+    payload = await negotiation.read_body(
+        request, HeadRequest, state.body_parser, array_field="weight"
+    )
     return await asyncio.to_thread(_register, state, payload, id_, condition)
 
 
@@ -42,7 +44,7 @@ async def put_head(
 async def post_head(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
     payload = await negotiation.read_body(
-        request, NewHeadRequest, state.limits, array_field="weight"
+        request, NewHeadRequest, state.body_parser, array_field="weight"
     )
     return await asyncio.to_thread(_register, state, payload, payload.id, condition)
 

@@ -27,7 +27,7 @@ async def put_space(
 ) -> Response:
     """Register a space by its anchors, or by an encoder that embeds its set's items (202)."""
     payload = await negotiation.read_body(
-        request, SpaceRequest, state.limits, array_field="anchors"
+        request, SpaceRequest, state.body_parser, array_field="anchors"
     )
     return await _register(state, payload, id_, condition)
 
@@ -41,7 +41,7 @@ async def put_space(
 async def post_space(request: Request, state: StateDep, condition: ConditionDep) -> Response:
     """Like PUT, with the id in the body."""
     payload = await negotiation.read_body(
-        request, NewSpaceRequest, state.limits, array_field="anchors"
+        request, NewSpaceRequest, state.body_parser, array_field="anchors"
     )
     return await _register(state, payload, payload.id, condition)
 

@@ -15,9 +15,11 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.provenance import prompt_field, result_headers
+from stitchwork.api.predictions_response import check_predictions, predictions_response
+from stitchwork.api.provenance import prompt_field
 from stitchwork.api.raw_inputs import (
     check_capacity,
+    check_registered,
     check_truncate,
     infer_while_connected,
     resolve_now,
@@ -25,6 +27,7 @@ from stitchwork.api.raw_inputs import (
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
 from stitchwork.ids import check_id
+from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
@@ -40,14 +43,16 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Embed raw inputs with one encoder and classify them with a head made for another."""
     state, seconds = app_state(request), request_timeout(request)
     check_capacity(state, encoder)
+    await check_registered(request, state, encoder, head=head)
     payload = await negotiation.read_body(
-        request, StitchRequest, state.limits, accepts_raw_inputs=True
+        request, StitchRequest, state.body_parser, accepts_raw_inputs=True
     )
     resolution = await resolve_now(
         state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
     payload.check_top(resolution.head)
     check_truncate(resolution, payload.truncate)
+    check_predictions(len(payload.items), head_of(resolution), payload.top, state.limits)
     result = await infer_while_connected(
         request,
         state,
@@ -62,11 +67,12 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
 
 
 def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceResult) -> Response:
-    response = StitchResponse.of(
+    return predictions_response(
+        state.pipeline,
+        StitchResponse,
         result,
-        state.pipeline.predict(result, payload.top),
+        payload.top,
         encoder=ResourceRef.of(result.resolution.source),
         truncated=list(result.truncated),
         **prompt_field(payload.input_type, result),
     )
-    return negotiation.json_response(response, headers=result_headers(result))

@@ -16,6 +16,7 @@ from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import TranslateRequest
 from stitchwork.api.schemas.responses import ResourceRef, TranslateResponse
 from stitchwork.inference.resolve import Resolution, check_width
+from stitchwork.inference.stitch import InferenceResult
 
 router = APIRouter(tags=["inference"], route_class=DirectRoute)
 
@@ -30,22 +31,27 @@ async def translate(request: Request) -> Response:
     """Translate embeddings of one space into another on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
-    body = await negotiation.receive_body(
-        request, TranslateRequest, state.limits, array_field="embeddings"
+    payload = await negotiation.read_body(
+        request, TranslateRequest, state.body_parser, array_field="embeddings"
     )
-    return await infer_rows(state, body, _parse, partial(_respond, request, state), seconds)
+    content = RowsRequest(payload.embeddings, payload.bridge, payload.source, payload.target)
+    check = partial(_check, request, state, payload)
+    return await infer_rows(
+        request, state, content, check, partial(_respond, request, payload), seconds
+    )
 
 
-def _parse(payload: TranslateRequest) -> RowsRequest:
-    count = len(payload.embeddings)
-    return RowsRequest(count, payload.bridge, payload.source, payload.target)
-
-
-def _respond(
+def _check(
     request: Request, state: AppState, payload: TranslateRequest, resolution: Resolution
-) -> Response:
+) -> None:
     check_width(payload.embeddings, resolution.source)
-    result = state.pipeline.infer_rows(resolution, payload.embeddings)
+    shape = (len(payload.embeddings), resolution.destination.dim)
+    as_base64 = payload.encoding_format == "base64"
+    negotiation.check_rows(request, shape, state.limits, as_base64=as_base64)
+
+
+def _respond(request: Request, payload: TranslateRequest, result: InferenceResult) -> Response:
+    resolution = result.resolution
     response = TranslateResponse(
         embeddings=result.rows,
         source=ResourceRef.of(resolution.source),

@@ -32,6 +32,7 @@ class AnchorSetRequest(RequestModel):
     items: Items | None = Field(None, description="Texts, or image files in base64.")
     ids: Names | None = Field(None, description="Ids of the anchors, in the order of the items.")
     size: Int | None = Field(None, ge=2, description="Number of anchors, k.")
+    items_setting: ClassVar[str] = "max_anchors"
     example: ClassVar[dict[str, Any]] = {
         "modality": "text",
         "items": ["a red fox", "the stock market", "how do I pay?"],

@@ -16,6 +16,8 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     example: ClassVar[dict[str, Any]] = {}
+    items_setting: ClassVar[str] = "max_items"
+    """The limit that bounds the raw inputs of the body."""
 
     def check_unused(self, names: Sequence[str], needed: str) -> None:
         """Refuse fields that the request has and that nothing would use.

@@ -1,0 +1,104 @@
+"""Where a body is parsed: on the event loop, on a thread, or in another process.
+
+A parser holds the interpreter's lock until it is done. A short body takes less time than to hand it
+to a thread and back. A large one of JSON would hold up all requests for seconds, and take many
+times its size in memory, so another process parses it; its result is compact.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from starlette.requests import Request
+
+from stitchwork.api.direct_routes import DirectRequest
+from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import request_headers
+from stitchwork.api.request_lifetime import header_timeout, run_while_connected
+from stitchwork.errors import InputTooLargeError
+from stitchwork.processes.pool import ProcessDiedError
+
+T = TypeVar("T")
+
+SHORT_TEXT: Final = 32 * 1024
+"""Bytes up to which JSON, NDJSON and multipart are parsed on the event loop."""
+SHORT_ARRAY: Final = 1024 * 1024
+"""The same for a body that is an array already; longer ones are parsed on a thread."""
+LONG_TEXT: Final = 192 * 1024
+"""Bytes above which JSON, NDJSON and multipart are parsed in another process."""
+
+
+class BodyParser:
+    """Parses bodies of requests within their deadlines, while their clients are connected.
+
+    Args:
+        limits: Limits of one request.
+        processes: Parses large bodies.
+    """
+
+    def __init__(self, limits: RequestLimits, processes: ProcessExecutor) -> None:
+        self.limits = limits
+        self._processes = processes
+
+    async def receive(self, request: Request, *, is_array: bool = False) -> bytes | bytearray:
+        """Receive the body of a request.
+
+        Raises:
+            QueueFullError: If it is so large that another process must parse it, and too many wait.
+            StitchworkError: What the middleware's limits raise.
+        """
+        length = request_headers(request.scope).get(b"content-length", b"")
+        if not is_array and length.isdigit() and int(length) > LONG_TEXT:
+            self._processes.check_capacity()
+        # Limits of its size and duration are those of `middleware.request_body`.
+        if isinstance(request, DirectRequest):
+            data = await request.receive_body()
+        else:
+            data = bytearray()
+            async for part in request.stream():
+                data += part
+        return bytes(data) if len(data) <= LONG_TEXT else data
+
+    async def parse(
+        self,
+        request: Request,
+        function: Callable[..., T],
+        *arguments: Any,
+        text_bytes: int,
+        array_bytes: int = 0,
+    ) -> T:
+        """Parse the body of a request.
+
+        Args:
+            request: The request.
+            function: Parses it; a function of a module, whose result can be pickled.
+            arguments: Its arguments; the body is one of them.
+            text_bytes: Size of what must be parsed byte for byte, such as JSON.
+            array_bytes: Size of the arrays in it, which become arrays as they are.
+
+        Raises:
+            InputTooLargeError: If it takes more memory than another process may have.
+            QueueFullError: If too many large bodies wait.
+            DeadlineExceededError: If another process takes too long.
+            ClientDisconnectedError: If the client disconnects first.
+            StitchworkError: What the function raises.
+        """
+        if text_bytes <= SHORT_TEXT and array_bytes <= SHORT_ARRAY:
+            return function(*arguments)
+        if text_bytes <= LONG_TEXT:
+            return await run_while_connected(request, asyncio.to_thread(function, *arguments))
+        headers = request_headers(request.scope)
+        seconds = header_timeout(headers, self.limits.request_timeout_seconds)
+        work = self._processes.run(function, *arguments, seconds=seconds)
+        try:
+            return await run_while_connected(request, work)
+        except ProcessDiedError as error:
+            raise InputTooLargeError(
+                f"expected a body that takes at most {self._processes.max_bytes} bytes of memory "
+                "to parse; send arrays as safetensors or .npy"
+            ) from error
+
+    def close(self) -> None:
+        """End the processes."""
+        self._processes.close()

@@ -1,0 +1,9 @@
+"""A parser of bodies for tests without a service."""
+
+from typing import Final
+
+from stitchwork.api.content.body_parser import BodyParser
+from stitchwork.api.executors import ProcessExecutor
+from tests.support.request_limits import LIMITS
+
+BODY_PARSER: Final = BodyParser(LIMITS, ProcessExecutor())
