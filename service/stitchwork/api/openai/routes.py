@@ -8,6 +8,12 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
+from stitchwork.api.content.sliced_json import (
+    SLICE_VALUES,
+    SlicedJsonResponse,
+    check_json_values,
+    row_slices,
+)
 from stitchwork.api.dependencies import (
     AppState,
     StateDep,
@@ -35,7 +41,7 @@ from stitchwork.ids import check_id
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import Space
+from stitchwork.resources import Floats, Space
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
 
@@ -60,6 +66,10 @@ async def embeddings(request: Request) -> Response:
         state.telemetry.metrics.ignored_fields.inc(ignored)
     encoder = encoder_of(resolution.source)
     check_dimensions(resolution.destination, payload.dimensions)
+    if payload.encoding_format != "base64":
+        width = payload.dimensions or resolution.destination.dim
+        alternative = "set encoding_format to base64, or send fewer"
+        check_json_values(len(payload.input) * width, state.limits, alternative)
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
     with replace_pointer("/items", "/input"), input_type:
         items = list[str | bytes](payload.input)
@@ -79,19 +89,25 @@ async def embeddings(request: Request) -> Response:
 
 
 def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
-    rows: Any = result.rows
-    if payload.encoding_format == "base64":
-        rows = negotiation.base64_rows(rows)
-    # Rows are many, and our own: they are not validated.
-    data = [
-        EmbeddingObject.model_construct(object="embedding", index=i, embedding=row)
-        for i, row in enumerate(rows)
-    ]
+    rows, headers = result.rows, result_headers(result)
     usage = Usage(prompt_tokens=result.tokens, total_tokens=result.tokens)
-    response = EmbeddingsResponse.model_construct(
-        object="list", data=data, model=payload.model, usage=usage
-    )
-    return negotiation.json_response(response, headers=result_headers(result))
+    fields: dict[str, Any] = {"object": "list", "model": payload.model, "usage": usage}
+    slices = (_objects(payload, rows[part], part.start) for part in row_slices(*rows.shape))
+    if rows.size > SLICE_VALUES:
+        return SlicedJsonResponse("data", slices, fields, headers)
+    data = [embedding for part in slices for embedding in part]
+    response = EmbeddingsResponse.model_construct(None, data=data, **fields)
+    return negotiation.json_response(response, headers=headers)
+
+
+def _objects(payload: EmbeddingsRequest, rows: Floats, start: int) -> list[EmbeddingObject]:
+    """Embeddings with their indices, from a given one on."""
+    encoded: Any = negotiation.base64_rows(rows) if payload.encoding_format == "base64" else rows
+    # Rows are many, and our own: they are not validated.
+    return [
+        EmbeddingObject.model_construct(object="embedding", index=i, embedding=row)
+        for i, row in enumerate(encoded, start)
+    ]
 
 
 router.add_api_route(
