@@ -49,7 +49,7 @@ DRILLS_OF_FILES: Final = "tests/chaos/test_changing_files.py"
 SERVICES: Final = (
     "tests/chaos/",
     "tests/docs/examples/",
-    "tests/docs/test_readme.py",
+    "tests/docs/test_pages.py",
     "tests/integration/evaluation/",
     "tests/integration/parity/",
     "tests/system/",

@@ -1,4 +1,4 @@
-"""README's fenced code blocks, and a reader that runs them in order in one folder."""
+"""Fenced code blocks of the documentation, and a reader that runs them in order in one folder."""
 
 import json
 import math
@@ -21,7 +21,7 @@ ROOT: Final = Path(__file__).parents[2]
 SECONDS: Final = 120
 LISTENING: Final = "stitchwork listens on "
 ADDRESS: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8765")
-"""The address in README; a test's service listens on a free port instead."""
+"""The address in the documentation; a test's service listens on a free port instead."""
 PRELUDE: Final = """if [ -f "$HOME/.environment" ]; then . "$HOME/.environment"; fi
 trap 'export -p | grep -v STITCHWORK_URL > "$HOME/.environment"' EXIT
 """
@@ -33,11 +33,13 @@ class Block:
     """A fenced block.
 
     Attributes:
+        page: The path of its page, from the root.
         line: The number of its first line, from 1.
         language: The word after the fence.
         text: Its content.
     """
 
+    page: str
     line: int
     language: str
     text: str
@@ -48,13 +50,14 @@ class Block:
         return self.text.partition("\n")[0]
 
     def __str__(self) -> str:
-        return f"{self.language or 'figure'}, line {self.line}"
+        return f"{self.page}, line {self.line}, {self.language or 'figure'}"
 
 
-def blocks(markdown: str) -> list[Block]:
-    """The fenced blocks of a page."""
+def blocks(page: str) -> list[Block]:
+    """The fenced blocks of a page, by its path from the root."""
+    markdown = (ROOT / page).read_text()
     return [
-        Block(token.map[0] + 2, token.info.strip(), token.content)
+        Block(page, token.map[0] + 2, token.info.strip(), token.content)
         for token in MarkdownIt().parse(markdown)
         if token.type == "fence" and token.map
     ]
@@ -116,7 +119,7 @@ class Reader:
             case _:
                 raise AssertionError(
                     f"{block}: cannot run {block.language!r}; extend tests/support/code_blocks.py, "
-                    "or list the block with a reason in tests/docs/test_readme.py"
+                    "or list the block with a reason in tests/docs/test_pages.py"
                 )
 
     def stop(self) -> None:
@@ -187,7 +190,7 @@ class Reader:
 
 
 def compare(expected: Any, actual: Any, place: str) -> None:
-    """Compare a response in README with the actual one.
+    """Compare a documented response with the actual one.
 
     Floating-point numbers may differ by 1%, and `…` matches anything.
 
@@ -196,7 +199,7 @@ def compare(expected: Any, actual: Any, place: str) -> None:
     """
     if expected == "…":
         return
-    message = f"{place or '/'}: README shows {expected!r}, the service returned {actual!r}"
+    message = f"{place or '/'}: the page shows {expected!r}, the service returned {actual!r}"
     match expected:
         case dict():
             assert isinstance(actual, dict), message

@@ -72,8 +72,8 @@ def test_codes_in_the_openapi_document_are_those_that_a_response_may_carry() -> 
     assert set(documented) == set(ErrorCode) - UNSERVED_CODES
 
 
-def test_codes_beside_a_status_in_the_readme_are_members() -> None:
-    text = (REPOSITORY / "README.md").read_text()
+def test_codes_beside_a_status_in_the_documentation_are_members() -> None:
+    text = (REPOSITORY / "docs/operations/deployment.md").read_text()
     codes = re.findall(r"\b[45]\d\d `([a-z]+(?:-[a-z]+)+)`", text)
     assert codes, "the table of troubles names some"
     assert set(codes) <= set(ErrorCode)

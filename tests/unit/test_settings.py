@@ -1,4 +1,4 @@
-"""The settings: validation, secrets, and README's table."""
+"""The settings: validation, secrets, and the documented table."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/settings.md"
 
 
 NO_LIMITS = {
@@ -121,9 +121,9 @@ def test_command_with_a_wrong_setting_prints_a_sentence_and_returns_2() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_readme_lists_every_setting_with_default_and_description() -> None:
+def test_documentation_lists_every_setting_with_default_and_description() -> None:
     rows = {}
-    for line in README.read_text().splitlines():
+    for line in PAGE.read_text().splitlines():
         if line.startswith("| `STITCHWORK_"):
             name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             rows[name] = cells
@@ -135,11 +135,11 @@ def test_readme_lists_every_setting_with_default_and_description() -> None:
         f"| {name} | {default} | {description} |"
         for name, (default, description) in expected.items()
     ]
-    assert rows == expected, "\n".join(["README's table of settings should be:", *table])
+    assert rows == expected, "\n".join(["the documented table of settings should be:", *table])
 
 
 def rendered(default: object) -> str:
-    """A default in README's table."""
+    """A default in the documented table."""
     if default is None or default in ((), {}):
         return ""
     if isinstance(default, tuple):

@@ -18,7 +18,7 @@ from stitchwork.resources import Floats
 from tests.conftest import Pair
 from tests.support.onnx_models import run_onnx
 
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/guides/offline-maps.md"
 assert_close = partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4)
 
 
@@ -71,10 +71,10 @@ def test_onnx_file_of_a_space_to_itself_passes_rows_through(
 
 @pytest.mark.parametrize("pair_of", [("x", "y"), ("x", "x")])
 @pytest.mark.parametrize("bridge", ["exp", "ridge", "irp-completed"])
-def test_readme_code_applies_a_safetensors_file(
+def test_documented_code_applies_a_safetensors_file(
     client: Stitchwork, spaces: Pair, pair_of: tuple[str, str], bridge: str, tmp_path: Path
 ) -> None:
-    code = next(block for block in README.read_text().split("```") if "def apply(" in block)
+    code = next(block for block in PAGE.read_text().split("```") if "def apply(" in block)
     namespace: dict[str, Any] = {}
     exec(code.removeprefix("python\n"), namespace)  # noqa: S102 the block that users copy
     path = tmp_path / "map.safetensors"

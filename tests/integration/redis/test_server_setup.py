@@ -35,7 +35,7 @@ from tests.support.servers import (
 )
 
 PASSWORD = "PASSWORD"  # noqa: S105
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/operations/servers.md"
 Start = Callable[..., ServerProcess]
 
 
@@ -54,8 +54,8 @@ def start(server_binary: ServerBinary) -> Iterator[Start]:
 
 
 def documented_rights() -> list[str]:
-    """The words of README's command that makes a user."""
-    (line,) = [line for line in README.read_text().splitlines() if "ACL SETUSER" in line]
+    """The words of the documented command that makes a user."""
+    (line,) = [line for line in PAGE.read_text().splitlines() if "ACL SETUSER" in line]
     return line.split()
 
 

@@ -20,7 +20,7 @@ from tests.support.metric_samples import Scrape
 from tests.support.waiting import wait_until
 
 DASHBOARDS = Path(__file__).parents[3] / "docs" / "dashboards"
-README = Path(__file__).parents[3] / "README.md"
+PAGE = Path(__file__).parents[3] / "docs/operations/observability.md"
 METRIC_NAME = re.compile(r"\b(?:stitchwork|process)_[a-z_]+[a-z]\b")
 
 
@@ -81,7 +81,7 @@ def test_the_readme_lists_every_metric(twins: ServiceProcess) -> None:
         name + ("_total" if family.type == "counter" else ""): (family.type, family.documentation)
         for name, family in scrape.families.items()
     }
-    rows = re.findall(r"^\| `(stitchwork_\w+)`.* \| (\w+) \| (.*) \|$", README.read_text(), re.M)
+    rows = re.findall(r"^\| `(stitchwork_\w+)`.* \| (\w+) \| (.*) \|$", PAGE.read_text(), re.M)
     assert {name: (kind, description) for name, kind, description in rows} == exposed
 
 

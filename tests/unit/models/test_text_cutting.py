@@ -33,7 +33,10 @@ FOREIGN = (
 
 
 def corpus() -> list[str]:
-    return [(ROOT / name).read_text() for name in ("README.md", "CHANGELOG.md", "SECURITY.md")]
+    return [
+        (ROOT / name).read_text()
+        for name in ("docs/evaluation.md", "docs/benchmarks.md", "CHANGELOG.md", "SECURITY.md")
+    ]
 
 
 def long_texts(count: int) -> Iterator[str]:
