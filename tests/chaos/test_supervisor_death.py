@@ -51,7 +51,8 @@ def test_killed_launcher_leaves_no_process_and_the_next_start_serves_the_same(
         before = {record["id"]: record["version"] for record in client.records("spaces")}
         rows = client.translate(pair.x, "x", "y")
         family = family_of(first)
-        assert len(family) == 5, "a supervisor, two servers, a worker and an API"
+        # The API compares new spaces in a process of its own, which may have ended already.
+        assert len(family) in (5, 6), "a supervisor, two servers, a worker and an API"
         first.kill()
         await_gone(family, SHUTDOWN_SECONDS)
     with serving(tmp_path) as (second, url), Stitchwork(url) as client:
