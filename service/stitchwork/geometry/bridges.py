@@ -220,10 +220,7 @@ def _compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Ma
         case "exp":
             inverse = _inverse(source, "exp")
             landmarks = x.unit_anchors[inverse.anchor_indices, :]
-            # The slowest steps, which take half of the time in float32.
-            weights = _whitened_product(
-                target, lambda write: apply_exp_read(x, inverse, _to_float32(write))
-            )
+            weights = _whitened_product(target, lambda write: apply_exp_read(x, inverse, write))
             return KernelMap.from_weights(landmarks, kernel_sharpness(x), weights, x, y)
         case "ridge":
             return LinearMap.from_product(_ridge_read(source)(y.unit_anchors), x, y)
@@ -264,14 +261,7 @@ def _whitened_product(target: FittedSpace, apply_read: Callable[[Array], Array])
     if y.count < y.width:
         return apply_read(whitened_write(y, inverse))
     # Whitened last, so that no further array is as large as the anchors.
-    product = apply_read(y.unit_anchors)
-    xp = array_namespace(product)
-    return product @ xp.astype(inverse.matrix, product.dtype, copy=False)
-
-
-def _to_float32(rows: Array) -> Array:
-    xp = array_namespace(rows)
-    return xp.astype(rows, xp.float32)
+    return apply_read(y.unit_anchors) @ inverse.matrix
 
 
 def _completed(x: Frame, y: Frame, delta: float) -> Array:

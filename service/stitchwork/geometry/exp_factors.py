@@ -99,23 +99,18 @@ def apply_exp_read(frame: Frame, inverse: Inverse, write: Array) -> Array:
     Args:
         frame: The frame of the source space.
         inverse: Its `exp_inverse`.
-        write: (k, e) float64 or float32.
+        write: (k, e).
 
     Returns:
-        (m, e) of the dtype of `write`, which does not depend on the rows of anchors at the mean.
-        With all anchors as landmarks it is computed in that dtype: with the ridge on the kernel's
-        diagonal, float32 changes translated rows by no more than the float32 kernel of a
-        translation does.
+        (m, e), which does not depend on the rows of anchors at the mean.
     """
-    xp = array_namespace(write)
     if inverse.matrix.shape[0] == _nonzero_count(frame):
-        lower = xp.astype(inverse.matrix, write.dtype, copy=False)
-        return cholesky_solve(lower, write[inverse.anchor_indices, :])
-    exact = xp.astype(write, inverse.matrix.dtype, copy=False)
-    total = xp.zeros_like(exact[: inverse.matrix.shape[0], :])
+        return cholesky_solve(inverse.matrix, write[inverse.anchor_indices, :])
+    xp = array_namespace(write)
+    total = xp.zeros_like(write[: inverse.matrix.shape[0], :])
     for rows, kernel in _kernel_blocks(frame, frame.unit_anchors[inverse.anchor_indices, :]):
-        total += kernel.T @ exact[rows, :]
-    return xp.astype(cholesky_solve(inverse.matrix, total), write.dtype, copy=False)
+        total += kernel.T @ write[rows, :]
+    return cholesky_solve(inverse.matrix, total)
 
 
 def _nonzero_count(frame: Frame) -> int:

@@ -9,7 +9,6 @@ import scipy.linalg
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import (
     BRIDGES,
-    DEFAULT_WHITENING,
     BridgeName,
     FactorParameters,
     FittedSpace,
@@ -17,7 +16,7 @@ from stitchwork.geometry.bridges import (
     compute_inverse,
     required_inverses,
 )
-from stitchwork.geometry.exp_factors import apply_exp_read, exp_inverse, kernel_sharpness
+from stitchwork.geometry.exp_factors import exp_inverse
 from stitchwork.geometry.frame import Frame, normalise, unit_rows
 from stitchwork.geometry.inverses import Inverse, InverseName
 from stitchwork.geometry.irp_factors import irp_inverse
@@ -256,27 +255,6 @@ def test_float32_steps_of_ridge_change_rows_by_less_than_their_rounding() -> Non
         normalise(rows @ part)[0] for part in (exactly, pair_map.matrix.astype(np.float64))
     )
     assert 0 < np.linalg.norm(expected - actual, axis=1).max() < 5e-7
-
-
-def test_float32_steps_of_exp_change_rows_by_less_than_its_float32_kernel() -> None:
-    rng = np.random.default_rng(0)
-    clusters = rng.normal(size=(12, 96))[rng.integers(12, size=500)]
-    for noise in (1.0, 1e-3):
-        x_anchors = clusters + noise * rng.normal(size=clusters.shape)
-        y_anchors = x_anchors @ rng.normal(size=(96, 80))
-        x, y = Frame.from_anchors(x_anchors), Frame.from_anchors(y_anchors)
-        pair_map = compose("exp", FittedSpace(x), FittedSpace(y))
-        read = apply_exp_read(x, exp_inverse(x, 2048), y.unit_anchors)
-        weights = read @ whitened_inverse(y, None, DEFAULT_WHITENING).matrix
-        exactly = KernelMap.from_weights(x.unit_anchors, kernel_sharpness(x), weights, x, y)
-        samples = x_anchors + 0.1 * rng.normal(size=x_anchors.shape)
-        kernel = np.exp(kernel_sharpness(x) * (unit_rows(samples, x.mean) @ x.unit_anchors.T - 1))
-        expected = normalise(kernel @ weights)[0]
-        errors = [
-            np.linalg.norm(normalise(each.apply(samples).rows - y.mean)[0] - expected, axis=1)
-            for each in (exactly, pair_map)
-        ]
-        assert 0 < errors[1].max() < 3 * errors[0].max()
 
 
 @pytest.mark.parametrize(
