@@ -58,7 +58,9 @@ def read_body(model: type[BaseModel], data: bytes, media: str, **options: Any) -
     async def receive() -> Any:
         return sent.pop() if sent else {"type": "http.disconnect"}
 
-    query = {name: text for name, text in QUERY.items() if name in model.model_fields}
+    # A body of JSON has all fields.
+    known = () if media == negotiation.JSON else model.model_fields
+    query = {name: text for name, text in QUERY.items() if name in known}
     scope = {
         "type": "http",
         "method": "POST",

@@ -55,7 +55,7 @@ def as_base64(rows: NDArray[Any]) -> bytes:
 
 
 def as_safetensors(rows: NDArray[Any]) -> bytes:
-    return save({"embeddings": rows}, {"source": "x"})
+    return save({"embeddings": rows}, {"encoding_format": "float"})
 
 
 FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.direct_routes import reserve
-from stitchwork.api.message_state import message_state
+from stitchwork.api.message_state import request_headers
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.row_inference import FLOAT32_BYTES, result_width
 from stitchwork.api.schemas.items import decode_items
@@ -18,6 +18,8 @@ from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
 
+SHORT_BODY: Final = 64 * 1024
+"""Declared size of a body up to which it is read before its request is checked."""
 BYTES_PER_VALUE: Final = 4
 """Bytes of base64 that are decoded in the time of arithmetic on one number, roughly."""
 
@@ -42,7 +44,7 @@ async def check_registered(
 ) -> None:
     """Refuse a request before its body is read, if it names something that cannot be used.
 
-    A body that has arrived already is read first, since that takes less time.
+    A short body is read first, since that takes less time.
 
     Args:
         request: The request.
@@ -55,8 +57,8 @@ async def check_registered(
         NotReadyError: If one has no ready version yet.
         RegistryUnavailableError: If the registry is unavailable and they are not in memory.
     """
-    message = message_state(request.scope)
-    if message is None or message.is_complete:
+    length = request_headers(request.scope).get(b"content-length", b"")
+    if length.isdigit() and int(length) <= SHORT_BODY:
         return
     for space in spaces:
         await resolve_now(state, source=check_id(space))
