@@ -244,12 +244,6 @@ ONE_LAYER = {"space": "x", "labels": ["a", "b"], "layers": [{"weight": [GOOD, GO
         ),
         (
             "POST",
-            "/classify/values",
-            {"space": "x", "embeddings": [GOOD], "top": 1},
-            "expected no top for head values, a regression",
-        ),
-        (
-            "POST",
             "/embed/pictures",
             {"items": ["aGk="], "truncate": True},
             "expected truncate with texts, space pictures embeds images",
@@ -271,9 +265,6 @@ def test_field_that_nothing_would_use_is_refused_by_name(
         http.put("/spaces/pictures", json=space).raise_for_status()
         head = {"space": "x", "labels": ["a", "b"], "weight": [GOOD, GOOD]}
         http.put("/heads/h", json=head).raise_for_status()
-    if path.endswith("values"):
-        head = {"space": "x", "weight": [GOOD], "problem_type": "regression"}
-        http.put("/heads/values", json=head).raise_for_status()
     if path.startswith("/spaces"):
         body = {"anchor_set": "S", **body}
     check(http.request(method, path, json=body), 422, detail=detail)

@@ -44,7 +44,6 @@ async def classify(head: PathId, request: Request) -> Response:
 
 def _check(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> None:
     check_width(payload.embeddings, resolution.source)
-    payload.check_top(resolution.head)
     count = len(payload.embeddings)
     check_predictions(count, head_of(resolution), payload.top, state.limits)
 

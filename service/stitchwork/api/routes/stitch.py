@@ -50,7 +50,6 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     resolution = await resolve_now(
         state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
-    payload.check_top(resolution.head)
     check_truncate(resolution, payload.truncate)
     check_predictions(len(payload.items), head_of(resolution), payload.top, state.limits)
     result = await infer_while_connected(

@@ -15,35 +15,13 @@ from stitchwork.api.schemas.fields import (
     Truncate,
 )
 from stitchwork.api.schemas.request_model import EncodingFormat, RequestModel
-from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
-from stitchwork.geometry.classifier import REGRESSION
-from stitchwork.resources import Head
 
 
 class ItemsMixin(RequestModel):
     """Raw inputs: texts, or image files as base64 or as the parts of a multipart body."""
 
     items: Items = Field(description="Texts, or image files in base64.")
-
-
-class TopMixin(RequestModel):
-    """The number of classes in each prediction, which a regression does not have."""
-
-    top: Top = 5
-
-    def check_top(self, head: Head | None) -> None:
-        """Refuse a number of classes for the values of a regression.
-
-        Raises:
-            InvalidInputError: If the request has one.
-        """
-        if head is not None and head.problem_type == REGRESSION and "top" in self.model_fields_set:
-            raise InvalidInputError(
-                f"expected no top for head {head.id}, a regression, whose predictions have all "
-                "values",
-                pointer="/top",
-            )
 
 
 class TranslateRequest(RequestModel):
@@ -62,7 +40,7 @@ class TranslateRequest(RequestModel):
     }
 
 
-class ClassifyRequest(TopMixin):
+class ClassifyRequest(RequestModel):
     """Embeddings of one space to classify by a head of this or another space."""
 
     space: Id = Field(description="Id of the space of the embeddings.")
@@ -70,6 +48,7 @@ class ClassifyRequest(TopMixin):
     encoding_format: EncodingFormat = "float"
     scale: Scale | None = None
     embeddings: Rows = Field(description="(n, d) float32.")
+    top: Top = 5
     example: ClassVar[dict[str, Any]] = {
         "space": "minilm",
         "embeddings": [[0.01, -0.02, 0.03]],
@@ -94,10 +73,11 @@ class EmbedRequest(ItemsMixin):
         return self
 
 
-class StitchRequest(TopMixin, ItemsMixin):
+class StitchRequest(ItemsMixin):
     """Raw inputs to embed, translate and classify."""
 
     bridge: Bridge = DEFAULT_BRIDGE
     truncate: Truncate = None
     input_type: InputType = None
+    top: Top = 5
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}
