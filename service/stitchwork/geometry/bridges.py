@@ -16,6 +16,7 @@ any two spaces on one anchor set can be composed into a `Map`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal, TypeAlias, assert_never, get_args
 
 from array_api_compat import array_namespace
@@ -220,7 +221,7 @@ def _compose(bridge: BridgeName, source: FittedSpace, target: FittedSpace) -> Ma
         case "exp":
             inverse = _inverse(source, "exp")
             landmarks = x.unit_anchors[inverse.anchor_indices, :]
-            weights = _whitened_product(target, lambda write: apply_exp_read(x, inverse, write))
+            weights = _whitened_product(target, partial(apply_exp_read, x, inverse))
             return KernelMap.from_weights(landmarks, kernel_sharpness(x), weights, x, y)
         case "ridge":
             return LinearMap.from_product(_ridge_read(source)(y.unit_anchors), x, y)

@@ -44,7 +44,7 @@ class KernelMap(AnchorMap):
     def from_weights(
         cls, landmarks: Array, sharpness: float, weights: Array, source: Frame, target: Frame
     ) -> Self:
-        """From (m, d_X) unit anchors, γ, (m, d_Y) M, and the frames of both spaces."""
+        """From (m, d_X) unit anchors, γ, (m, d_Y) float64 M, and the frames of both spaces."""
         xp = array_namespace(weights)
         return cls(
             # Copied into the memory order that the product reads.

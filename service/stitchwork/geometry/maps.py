@@ -138,7 +138,7 @@ class AnchorMap:
 
 
 def placement(matrix: Array, source: Frame, target: Frame) -> dict[str, Any]:
-    """The fields of `AnchorMap`, from a map's matrix and the frames of both spaces."""
+    """The fields of `AnchorMap`, from a map's float64 matrix and the frames of both spaces."""
     xp = array_namespace(matrix)
     return {
         "origin": Origin.from_mean(source.mean),

@@ -48,7 +48,7 @@ from stitchwork.api.raw_inputs import (
 )
 from stitchwork.api.routes import health
 from stitchwork.api.row_inference import RowsRequest, infer_rows
-from stitchwork.api.schemas.items import plain_base64
+from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.api.schemas.responses import ReadyResponse
 from stitchwork.errors import NoWorkerError
@@ -233,8 +233,7 @@ async def _infer_items(
     tensor, outputs = payload.single_input(ITEMS), payload.select_outputs(model.outputs)
     read_items = partial(tensors.read_items, tensor, state.limits)
     items = read_items() if payload.is_short else await asyncio.to_thread(read_items)
-    if encoder_of(model.resolution.source).modality == "image":
-        items = [plain_base64(item) if isinstance(item, str) else item for item in items]
+    items = plain_items(items, encoder_of(model.resolution.source).modality)
     with replace_pointer("/items", f"{tensor.pointer}/data"):
         result = await infer_while_connected(
             request,

@@ -34,7 +34,7 @@ from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
-from stitchwork.api.schemas.items import plain_base64
+from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.ids import check_id
@@ -72,9 +72,7 @@ async def embeddings(request: Request) -> Response:
         check_json_values(len(payload.input) * width, state.limits, alternative)
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
     with replace_pointer("/items", "/input"), input_type:
-        items = list[str | bytes](payload.input)
-        if encoder.modality == "image":
-            items = [plain_base64(image) for image in payload.input]
+        items = plain_items(payload.input, encoder.modality)
         result = await infer_while_connected(
             request,
             state,

@@ -2,10 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 from fastapi import APIRouter
-from fastapi import Path as PathParameter
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from starlette.responses import FileResponse, HTMLResponse
 
@@ -69,7 +68,7 @@ async def redoc() -> HTMLResponse:
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: Annotated[AssetName, PathParameter()]) -> FileResponse:
+async def asset(name: AssetName) -> FileResponse:
     """A script, style or image of these pages."""
     return FileResponse(FOLDER / name, media_type=MEDIA_TYPES[Path(name).suffix])
 

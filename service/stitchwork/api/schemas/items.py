@@ -1,5 +1,6 @@
 """Raw inputs: texts, and image files in base64 or as the parts of a multipart body."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from stitchwork.api.content import validation
@@ -32,11 +33,17 @@ def decode_items(
     return [_decode_item(item, modality, f"/items/{i}") for i, item in enumerate(items)]
 
 
-def plain_base64(image: str) -> str:
-    """The base64 of an image, without the head of a data URI and the line ends of MIME.
+def plain_items(items: Sequence[str | bytes], modality: Modality) -> list[str | bytes]:
+    """Raw inputs as other protocols send them: images may be data URIs, or have MIME's line ends.
 
-    Other texts, such as URLs, are returned unchanged.
+    Texts, bytes and URLs are returned unchanged.
     """
+    if modality != "image":
+        return list(items)
+    return [_plain_base64(item) if isinstance(item, str) else item for item in items]
+
+
+def _plain_base64(image: str) -> str:
     head, comma, _ = image[:MAX_DATA_HEAD].partition(",")
     if comma and head.startswith("data:") and head.endswith(";base64"):
         image = image[len(head) + 1 :]
