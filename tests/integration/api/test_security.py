@@ -404,7 +404,7 @@ def test_invalid_line_of_a_key_file_is_reported_without_its_content(
     keys, (error,) = stored.read_file(file)
     assert keys == []
     assert "line 3: expected NAME SCOPE" in error.message
-    assert line.split()[-1] not in str(error)
+    assert line.split()[-1] not in str(error).replace(str(file), "")
 
 
 def test_key_file_allows_a_public_address(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Calls in child processes: results, errors, deaths and bounds."""
 
+import io
 import operator
 import os
 import signal
@@ -12,8 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from stitchwork.errors import ErrorCode, InputTooLargeError
+from stitchwork.models.image_files import decode
 from stitchwork.processes.pool import (
     CallCancelledError,
     CallHandle,
@@ -44,13 +47,11 @@ def test_call_returns_the_result_of_another_process_that_serves_the_next_call(
     np.testing.assert_array_equal(pool.call(np.add, rows, rows), rows + rows)
 
 
-def refuse() -> None:
-    raise InputTooLargeError("too large", pointer="/a", code=ErrorCode.TOO_MANY_PIXELS)
-
-
 def test_call_that_raises_raises_here_with_its_fields(pool: ProcessPool) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(file, "PNG")
     with pytest.raises(InputTooLargeError) as error:
-        pool.call(refuse)
+        pool.call(decode, file.getvalue(), "/a", 1)
     assert (error.value.pointer, error.value.code) == ("/a", ErrorCode.TOO_MANY_PIXELS)
     with pytest.raises(ZeroDivisionError):
         pool.call(operator.truediv, 1, 0)
