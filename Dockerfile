@@ -30,7 +30,7 @@ COPY service service
 RUN pip install torch torchvision ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} && pip install ".[worker]" \
     && mkdir -p /models /cache && chown stitchwork /models /cache
 USER stitchwork
-ENV HF_HOME=/cache STITCHWORK_MODEL_ROOTS=/models
+ENV HF_HOME=/cache STITCHWORK_MODEL_ROOTS=/models STITCHWORK_COMPILE_CACHE_DIR=/cache/compiled
 VOLUME ["/models", "/cache"]
 # A worker takes no requests; on this port it shows its metrics.
 ENV STITCHWORK_WORKER_METRICS_PORT=9464 STITCHWORK_HOST=0.0.0.0

@@ -25,7 +25,8 @@ from stitchwork.evaluation.sentences import sentences
 from stitchwork.geometry.bridges import BridgeName, FittedSpace, compose
 from stitchwork.geometry.frame import Frame
 from stitchwork.models.encoder import inference_mode
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
 from stitchwork.supervisor import Plan, start
@@ -126,6 +127,8 @@ def compiling(context: BenchmarkContext) -> list[BenchmarkResult]:
                 EncoderCache("cpu", roots, offline=True, compile_models=compiled).get(spec)
                 for compiled in (True, False)
             ]
+            for encoder in encoders:
+                encoder.wait_until_compiled()
             details = {"loaded in s": [round(encoder.seconds, 2) for encoder in encoders]}
             for size in sizes:
                 passes = [partial(_forward, encoder, items[:size]) for encoder in encoders]
@@ -163,5 +166,5 @@ def _fit_seconds(bridge: BridgeName, x: Floats, y: Floats) -> float:
 def _forward(loaded: LoadedEncoder, items: list[Item]) -> None:
     encoder = loaded.encoder
     inputs = encoder.prepare(items).inputs
-    with inference_mode(encoder.device):
+    with inference_mode(encoder.device, encoder.dtype):
         encoder.forward(inputs)

@@ -38,7 +38,9 @@ def main(redis_url: str, queue_url: str, roots: str, encoder: str, head: str, it
     (source, target), _ = registry.spaces.ready(encoder, head_record.space)
     assert source.encoder is not None  # noqa: S101
     encoders = EncoderCache("cpu", [Path(root) for root in roots.split(":")], offline=True)
-    encoder_model = encoders.get(source.encoder).encoder
+    loaded = encoders.get(source.encoder)
+    loaded.wait_until_compiled()
+    encoder_model = loaded.encoder
     # A new one, so that it uses every batch size as given.
     batcher = Batcher(encoder_model)
     to_device = encoders.to_device

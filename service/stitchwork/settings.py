@@ -1,12 +1,12 @@
 """The settings: one frozen model, read from the environment and from options of the commands."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from stitchwork.addresses import is_loopback
 from stitchwork.errors import InvalidInputError
 from stitchwork.redis.urls import validate_url, without_secrets
 from stitchwork.resources import Scope
@@ -77,6 +77,22 @@ class Settings(BaseSettings):
     compile_models: bool = Field(
         True,
         description="Compile models for the CPU if OpenVINO is installed and its output agrees.",
+    )
+    compile_cache_dir: Path | None = Field(
+        None,
+        description="Folder of compiled models, which workers that start later read; unset: "
+        "`stitchwork/compiled` in the user's cache folder.",
+    )
+    compile_cache_bytes: int = Field(
+        4096 * MEBI,
+        ge=0,
+        description="Maximum size of that folder, beyond which the models used longest ago are "
+        "deleted; 0: none are kept.",
+    )
+    preload: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Patterns of the spaces' ids and models that a worker loads before it is "
+        "ready, separated by commas.",
     )
     cuda_graphs: bool = Field(
         False, description="Replay small batches on a GPU as CUDA graphs; untested."
@@ -252,7 +268,7 @@ class Settings(BaseSettings):
     def _split_roots(cls, value: Any) -> Any:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value
 
-    @field_validator("worker_models", "hub_models", "image_url_hosts", mode="before")
+    @field_validator("worker_models", "preload", "hub_models", "image_url_hosts", mode="before")
     @classmethod
     def _split_patterns(cls, value: Any) -> Any:
         if not isinstance(value, str):
@@ -315,7 +331,7 @@ class Settings(BaseSettings):
     @property
     def keys_required(self) -> bool:
         """Whether a request needs a key even if none exists."""
-        return not _is_loopback(self.host) if self.require_keys is None else self.require_keys
+        return not is_loopback(self.host) if self.require_keys is None else self.require_keys
 
     def limits(self) -> dict[str, Any]:
         """The limits of a request, as JSON values by the names of their settings."""
@@ -329,12 +345,3 @@ class Settings(BaseSettings):
             if values[name]:
                 values[name] = without_secrets(values[name])
         return values
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

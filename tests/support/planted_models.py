@@ -17,7 +17,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel
 
-from stitchwork.models.encoder_cache import LoadedEncoder
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.resources import (
     EncoderSpec,

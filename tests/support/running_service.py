@@ -49,6 +49,7 @@ def running(
             "STITCHWORK_MODEL_ROOTS": ":".join(map(str, roots)),
             "STITCHWORK_LOG_LEVEL": "warning",
             "STITCHWORK_OFFLINE": "true",
+            "STITCHWORK_COMPILE_CACHE_BYTES": "0",
             "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(machine.deadline(REQUEST_SECONDS)),
             **checked_settings(env),
         }

@@ -9,6 +9,7 @@ from stitchwork.resources import (
     ActivationLayer,
     AnchorSet,
     BridgeParameters,
+    DtypePrecision,
     Head,
     ImageEncoder,
     LeakyReluLayer,
@@ -25,6 +26,7 @@ from stitchwork.resources import (
 STORED: Final[tuple[type[Record], ...]] = (
     AnchorSet,
     Space,
+    DtypePrecision,
     Head,
     ActivationLayer,
     LeakyReluLayer,
@@ -41,6 +43,7 @@ SENT: Final[tuple[type[Record], ...]] = (
     messages.Job,
     WorkerStatus,
     Space,
+    DtypePrecision,
     Head,
     ActivationLayer,
     LeakyReluLayer,
@@ -52,15 +55,16 @@ SENT: Final[tuple[type[Record], ...]] = (
     ImageEncoder,
     VisionEncoder,
 )
-STORED_FORMAT: Final = 6
-MESSAGE_FORMAT: Final = 6
+STORED_FORMAT: Final = 7
+MESSAGE_FORMAT: Final = 7
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
         "id version anchor_set anchor_set_version dim size encoder files_digest "
-        "declaration dtype label_names parameters rank condition_number norm_mean norm_std unit "
-        "agreement checks warnings"
+        "declaration dtype precision label_names parameters rank condition_number norm_mean "
+        "norm_std unit agreement checks warnings"
     ),
+    "DtypePrecision": "dtype rows min_cosine same_nearest",
     "Head": (
         "id version space dim labels layers problem_type thresholds temperature source "
         "files_digest declaration train_rows train_accuracy"
@@ -73,20 +77,22 @@ FIELDS: Final = {
     "Registration": "kind id version encoder parent declared status done total files_digest reason",
     "BridgeParameters": "shrinkage delta omega whitening landmarks",
     "TextEncoder": (
-        "kind model revision normalize modules dimensions matryoshka pooling layer max_length "
-        "prompt prompt_name prompts lower_case truncate"
+        "kind model revision dtype normalize modules dimensions matryoshka pooling layer "
+        "max_length prompt prompt_name prompts lower_case truncate"
     ),
     "ImageEncoder": (
-        "kind model weights revision input_size mean std crop_pct interpolation in_chans normalize"
+        "kind model weights revision dtype input_size mean std crop_pct interpolation in_chans "
+        "normalize"
     ),
     "VisionEncoder": (
-        "kind model revision normalize modules dimensions matryoshka pooling input_size mean std"
+        "kind model revision dtype normalize modules dimensions matryoshka pooling input_size "
+        "mean std"
     ),
     "Job": (
         "id reply_to encoder truncate input_type source target head bridge registration "
         "request_id traceparent"
     ),
-    "WorkerStatus": "worker message_format device serves loaded model_bytes refused",
+    "WorkerStatus": "worker message_format device serves dtypes loaded model_bytes refused",
 }
 """Names of the fields of each record, in the order of their definition."""
 

@@ -24,6 +24,7 @@ NO_LIMITS = {
     "map_cache_bytes": "maps evict each other",
     "head_cache_bytes": "heads evict each other",
     "embedded_queue_bytes": "`max_queue_bytes` applies first",
+    "compile_cache_bytes": "older compiled models are deleted",
     "drain_seconds": "requests are accepted in that time",
     "stale_seconds": "the registry is unavailable",
     "redis_timeout_seconds": "a server is unavailable",

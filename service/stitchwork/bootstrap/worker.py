@@ -17,6 +17,7 @@ from stitchwork.bootstrap.shared import (
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import REGISTRATION_STREAM, Job
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.streams import new_id
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.registry.space_checks import POLL_SECONDS, SpaceCheckThread
@@ -25,7 +26,8 @@ from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
 
 if TYPE_CHECKING:
-    from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+    from stitchwork.models.encoder_cache import EncoderCache
+    from stitchwork.models.loaded_encoder import LoadedEncoder
     from stitchwork.worker.loop import Worker
 
 HUNG: Final = 70
@@ -53,6 +55,7 @@ def make_worker(settings: Settings) -> "Worker":
     from stitchwork.worker.encoder_check import EncoderChecker
     from stitchwork.worker.loop import LOAD_SECONDS, Worker
     from stitchwork.worker.placement import describe, patience
+    from stitchwork.worker.preload import preload
     from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
 
     registry_server, queue_server = connect_servers(settings)
@@ -72,18 +75,18 @@ def make_worker(settings: Settings) -> "Worker":
         settings.worker_ttl_seconds,
         lambda: describe(name, settings.worker_models, encoders, checker),
     )
-    status = WorkerStatus(worker=name, serves=settings.worker_models)
+    status = WorkerStatus(worker=name, serves=settings.worker_models, dtypes=encoders.dtypes)
 
     def exit_hung() -> None:
         """End the process, for a supervisor to restart: a call that hangs cannot be interrupted."""
         heartbeat.deregister()
         os._exit(HUNG)
 
-    def takes_registrations(encoder: str, model: str) -> bool:
+    def takes_registrations(encoder: str, requirement: ModelRequirement) -> bool:
         return encoder == REGISTRATION_STREAM
 
-    def takes_inference(encoder: str, model: str) -> bool:
-        return encoder != REGISTRATION_STREAM and status.takes(model)
+    def takes_inference(encoder: str, requirement: ModelRequirement) -> bool:
+        return encoder != REGISTRATION_STREAM and status.takes(requirement)
 
     def handle_dead_letter(job: Job) -> None:
         registrations.handle_dead_letter(job)
@@ -92,6 +95,14 @@ def make_worker(settings: Settings) -> "Worker":
         """A loaded encoder; the lease of the current jobs is extended while it loads."""
         consumer.leases.progress(LOAD_SECONDS)
         loaded = encoders.get(spec, prove=prove)
+        consumer.leases.progress()
+        return loaded
+
+    def load_compiled(spec: EncoderSpec, *, prove: bool = False) -> "LoadedEncoder":
+        """The same, once it is compiled: anchors are embedded as later inputs will be."""
+        consumer.leases.progress(LOAD_SECONDS)
+        loaded = encoders.get(spec, prove=prove)
+        loaded.wait_until_compiled()
         consumer.leases.progress()
         return loaded
 
@@ -126,7 +137,7 @@ def make_worker(settings: Settings) -> "Worker":
         SpaceCheckThread(registry.space_checks, poll_seconds=POLL_SECONDS),
         encoders,
         checker,
-        load,
+        load_compiled,
         items_per_batch=items_per_batch,
         chunk_items=settings.items_per_job,
     )
@@ -140,7 +151,20 @@ def make_worker(settings: Settings) -> "Worker":
         items_per_batch=items_per_batch,
         telemetry=telemetry,
     )
-    return Worker(consumer, heartbeat, registrations, runner, telemetry, exit_hung)
+
+    def takes(encoder: EncoderSpec) -> bool:
+        return status.takes(ModelRequirement.of(encoder))
+
+    return Worker(
+        consumer,
+        heartbeat,
+        registrations,
+        runner,
+        encoders,
+        partial(preload, registry, settings.preload, takes, load),
+        telemetry,
+        exit_hung,
+    )
 
 
 def serve_metrics(settings: Settings, metrics: Metrics) -> None:
@@ -172,8 +196,10 @@ def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
     """The encoders on the worker's device, with the threads of BLAS and torch limited."""
     import torch
 
+    from stitchwork.models.compiled_files import CompiledFiles, default_folder
     from stitchwork.models.encoder_cache import EncoderCache
 
+    folder = settings.compile_cache_dir or default_folder()
     encoders = EncoderCache(
         settings.device,
         settings.model_roots,
@@ -184,6 +210,9 @@ def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
         max_pixels=settings.max_image_pixels,
         max_tokens=settings.max_text_tokens,
         compile_models=settings.compile_models,
+        compiled_files=CompiledFiles(
+            folder if settings.compile_cache_bytes else None, settings.compile_cache_bytes
+        ),
         cuda_graphs=settings.cuda_graphs,
         metrics=metrics,
     )

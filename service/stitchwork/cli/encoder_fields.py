@@ -11,6 +11,7 @@ def encoder_fields(
     image_model: str | None,
     weights: str | None,
     input_size: int | None,
+    dtype: str | None,
     encoder: str | None,
 ) -> dict[str, Any] | None:
     """The fields of the encoder that the options of a command name; None if they name none.
@@ -25,11 +26,16 @@ def encoder_fields(
             fields: dict[str, Any] = json.loads(encoder)
         except json.JSONDecodeError as error:
             raise InvalidInputError(f"--encoder: expected JSON: {error}") from error
-        return fields
+        return fields if dtype is None else {**fields, "dtype": dtype}
     if text_model:
-        return {"kind": "transformers", "model": text_model}
+        return _named(kind="transformers", model=text_model, dtype=dtype)
     if image_model:
-        own = {"weights": weights, "input_size": input_size}
-        named = {name: value for name, value in own.items() if value is not None}
-        return {"kind": "timm", "model": image_model, **named}
+        return _named(
+            kind="timm", model=image_model, weights=weights, input_size=input_size, dtype=dtype
+        )
     return None
+
+
+def _named(**fields: Any) -> dict[str, Any]:
+    """The fields that have a value."""
+    return {name: value for name, value in fields.items() if value is not None}

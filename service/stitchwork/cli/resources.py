@@ -156,6 +156,12 @@ def put_anchor_set(
     metavar="PIXELS",
     help="Side of the timm model's images [default: the model's own].",
 )
+@click.option(
+    "--dtype",
+    metavar="TYPE",
+    help="Data type that the model is computed in: auto, float32, bfloat16 or float16 [default: "
+    "float32].",
+)
 @click.option("--encoder", metavar="JSON", help="All fields of an encoder.")
 @click.option(
     "--unit/--no-unit",

@@ -37,11 +37,12 @@ def status(settings: Settings, json_: bool, here: bool) -> int:
 
 
 def _worker_table(workers: list[worker_registry.WorkerStatus]) -> str:
-    columns = ("worker", "device", "serves", "loaded", "MB", "refused")
+    columns = ("worker", "device", "dtypes", "serves", "loaded", "MB", "refused")
     rows = [
         (
             worker.worker,
             worker.device,
+            list(worker.dtypes),
             list(worker.serves),
             len(worker.loaded),
             f"{worker.model_bytes / 1e6:.0f}",
@@ -53,11 +54,12 @@ def _worker_table(workers: list[worker_registry.WorkerStatus]) -> str:
 
 
 def _queue_table(queues: dict[str, streams.StreamBacklog]) -> str:
-    columns = ("encoder", "model", "waiting", "running", "first waits")
+    columns = ("encoder", "model", "dtype", "waiting", "running", "first waits")
     rows = [
         (
             name,
             backlog.model or "registration",
+            backlog.dtype if backlog.model else "",
             backlog.jobs - backlog.running,
             backlog.running,
             "" if backlog.waited_ms is None else f"{backlog.waited_ms / 1000:.1f} s",

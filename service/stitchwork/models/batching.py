@@ -120,7 +120,7 @@ class Batcher:
         order = sorted(range(len(inputs)), key=lambda i: inputs[i].numel())
         parts, start = [], 0
         submitted = deque[_SubmittedBatch]()
-        with inference_mode(self._encoder.device):
+        with inference_mode(self._encoder.device, self._encoder.dtype):
             while start < len(order):
                 indices = self._limit(inputs, order[start : start + max_items])
                 began = self._clock()
@@ -164,7 +164,7 @@ class Batcher:
     def _cost(self, sample: PreparedInputs, size: int) -> float:
         """Seconds per input in a batch of this size."""
         began = self._clock()
-        with inference_mode(self._encoder.device):
+        with inference_mode(self._encoder.device, self._encoder.dtype):
             self._encoder.forward(sample.inputs * size)
         return (self._clock() - began) / size
 

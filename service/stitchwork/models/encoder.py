@@ -73,6 +73,7 @@ class Encoder(Protocol):
     modality: Modality
     nbytes: int
     device: torch.device
+    dtype: torch.dtype
 
     def prepare(
         self,
@@ -117,19 +118,11 @@ def resolve_device(name: str, worker_index: int = 0) -> torch.device:
     return torch.device(name)
 
 
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """The data type that models are computed in on a device."""
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
 @contextmanager
-def inference_mode(device: torch.device) -> Generator[None, None, None]:
-    """A context without gradients and, on CUDA (untested), with automatic half precision."""
-    dtype = compute_dtype(device)
+def inference_mode(device: torch.device, dtype: torch.dtype) -> Generator[None, None, None]:
+    """A context without gradients, with automatic half precision if the data type is one."""
     autocast: AbstractContextManager[Any] = (
-        torch.autocast("cuda", dtype) if device.type == "cuda" else nullcontext()
+        nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
     )
     with torch.inference_mode(), autocast:
         yield

@@ -8,8 +8,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +20,21 @@ from cachetools import TTLCache
 
 from stitchwork.errors import ErrorCode, JobFailedError, StitchworkError
 from stitchwork.models.batching import Batcher
-from stitchwork.models.encoder import MAX_PIXELS, MAX_TOKENS, Encoder, resolve_device
+from stitchwork.models.compilation import BackgroundCompiler, CompilablePass
+from stitchwork.models.compiled_files import CompiledFiles
+from stitchwork.models.encoder import (
+    MAX_PIXELS,
+    MAX_TOKENS,
+    Encoder,
+    PreparedInputs,
+    resolve_device,
+)
 from stitchwork.models.encoder_loader import (
     EncoderLoader,
     extract_classifier,
+    in_float32,
     library_versions,
+    pin_encoder,
     sample_inputs,
 )
 from stitchwork.models.file_tracker import FileTracker
@@ -31,6 +42,7 @@ from stitchwork.models.hub import Hub
 from stitchwork.models.label_names import label_names
 from stitchwork.models.load_errors import LOAD_ERRORS, convert_error
 from stitchwork.models.load_results import ExtractedClassifier, LoadFailure
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.models.memory import (
     configure_allocator,
     device_memory_bytes,
@@ -38,7 +50,9 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.resources import EncoderSpec, ImageEncoder, VisionEncoder, encoder_key
+from stitchwork.models.openvino_backend import PACKAGE
+from stitchwork.models.precision import check_dtype, device_dtypes, preferred_dtype
+from stitchwork.resources import EncoderSpec, encoder_key
 from stitchwork.telemetry import Metrics
 
 log = logging.getLogger(__name__)
@@ -47,31 +61,6 @@ RETRY_SECONDS: Final = 15.0
 """An encoder that could not be loaded is not tried again for this long, unless its files change."""
 MAX_FAILURES: Final = 1024
 MIN_PATIENCE_SECONDS: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class LoadedEncoder:
-    """An encoder in memory.
-
-    Attributes:
-        encoder: The encoder.
-        batcher: Runs it in batches.
-        seconds: Time that loading took.
-        files_digest: Digest of the files that it was loaded from.
-        changes: How these files differ from the first ones that this worker loaded it from.
-        is_proven: Whether it was compared with its own library when it was loaded.
-        label_names: Names of the classes of the model's own classifier, if its files have them.
-        libraries: Versions of the libraries that compute its rows, by name.
-    """
-
-    encoder: Encoder
-    batcher: Batcher
-    seconds: float
-    files_digest: str = ""
-    changes: str = ""
-    is_proven: bool = False
-    label_names: tuple[str, ...] = ()
-    libraries: Mapping[str, str] = field(default_factory=dict)
 
 
 class EncoderCache:
@@ -87,6 +76,7 @@ class EncoderCache:
         max_pixels: Maximum pixels of an image.
         max_tokens: Maximum tokens of a text, for models that accept more.
         compile_models: Whether models are compiled when they are first loaded, on a CPU.
+        compiled_files: Keeps compiled models; None keeps none.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
         metrics: Records the loaded encoders and their memory.
     """
@@ -103,6 +93,7 @@ class EncoderCache:
         max_pixels: int = MAX_PIXELS,
         max_tokens: int = MAX_TOKENS,
         compile_models: bool = True,
+        compiled_files: CompiledFiles | None = None,
         cuda_graphs: bool = False,
         metrics: Metrics | None = None,
     ) -> None:
@@ -110,6 +101,12 @@ class EncoderCache:
         self.device = resolve_device(device, worker_index)
         if self.device.type == "cpu":
             configure_allocator()
+        # cuDNN's convolutions in float32 otherwise round their inputs to 10 bits.
+        torch.backends.cudnn.allow_tf32 = False
+        self.dtypes = device_dtypes(self.device)
+        compiles = compile_models and self.device.type == "cpu" and find_spec(PACKAGE) is not None
+        self.preferred_dtype = preferred_dtype(self.device, self.dtypes, compiles=compiles)
+        self._compiler = BackgroundCompiler(compiled_files or CompiledFiles(None, 0))
         self._loader = EncoderLoader(
             self.device,
             max_pixels=max_pixels,
@@ -139,8 +136,10 @@ class EncoderCache:
         Raises:
             InvalidInputError: If the spec is invalid, or names files outside the allowed folders.
             JobFailedError: If the model cannot be loaded, or differs from its own library; it is
-                not tried again for a while, unless its files change.
+                not tried again for a while, unless its files change. Also if the device does not
+                compute in its data type.
         """
+        check_dtype(spec, self.device, self.dtypes)
         key = encoder_key(spec)
         with self._loading:
             with self._guard:
@@ -159,6 +158,10 @@ class EncoderCache:
                 raise failure.error
             return self._load_into_memory(key, spec, prove)
 
+    def close(self) -> None:
+        """Compile nothing more."""
+        self._compiler.close()
+
     def classifier(self, spec: EncoderSpec) -> ExtractedClassifier:
         """The classifier of a pretrained model.
 
@@ -166,6 +169,7 @@ class EncoderCache:
             InvalidInputError: If the model has no classifier that can be extracted.
             JobFailedError: If the model cannot be loaded.
         """
+        spec = in_float32(spec)
         try:
             with self._loading:
                 head, snapshot = self._tracker.read(
@@ -226,18 +230,8 @@ class EncoderCache:
             InvalidInputError: If the spec does not fit the model, or names one that is not allowed.
             JobFailedError: If the files cannot be read or followed.
         """
-        pinned = self._files.pin(spec)
-        if isinstance(pinned, ImageEncoder) or pinned.is_resolved:
-            return pinned
         try:
-            files = self._files.path(pinned)
-            if isinstance(pinned, VisionEncoder):
-                from stitchwork.models.transformers_vision_encoder import pin_vision_encoder
-
-                return pin_vision_encoder(pinned, files)
-            from stitchwork.models.text_settings import pin_text_encoder
-
-            return pin_text_encoder(pinned, files)
+            return pin_encoder(spec, self._files)
         except LOAD_ERRORS as error:
             raise convert_error(spec, error) from error
 
@@ -320,9 +314,13 @@ class EncoderCache:
         batcher = Batcher(encoder, self._metrics)
         sample = sample_inputs(spec, encoder)
         batcher.embed(sample, 1)
-        if self.device.type == "cpu":
-            batcher.max_elements = self._tuned.get(key) or batcher.tune(sample)
-            self._tuned[key] = batcher.max_elements
+        tune = partial(self._tune, key, batcher, sample)
+        compilation = None
+        forward = getattr(encoder, "forward_pass", None)
+        if isinstance(forward, CompilablePass):
+            compilation = self._compiler.submit(forward, key, snapshot.digest, tune)
+        elif self.device.type == "cpu":
+            tune()
         seconds = time.perf_counter() - began
         log.info("model loaded", extra={"model": spec.model, "seconds": round(seconds, 2)})
         changes = self._tracker.changes(spec, snapshot)
@@ -336,4 +334,10 @@ class EncoderCache:
             prove,
             names,
             library_versions(spec),
+            compilation,
         )
+
+    def _tune(self, key: str, batcher: Batcher, sample: PreparedInputs) -> None:
+        """Bound the batches of an encoder to the size of the lowest cost, measured once."""
+        batcher.max_elements = self._tuned.get(key) or batcher.tune(sample)
+        self._tuned[key] = batcher.max_elements

@@ -8,6 +8,7 @@ import torch
 
 from stitchwork import __version__
 from stitchwork.models.encoder import SAMPLE_IMAGE, SAMPLE_TEXT, Encoder, PreparedInputs
+from stitchwork.models.model_files import ModelFiles
 from stitchwork.models.pretrained_head import PretrainedHead
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder, VisionEncoder
 
@@ -117,6 +118,32 @@ def library_versions(spec: EncoderSpec) -> dict[str, str]:
     """
     versions = {name: version(name).partition("+")[0] for name in LIBRARIES[spec.kind]}
     return {"stitchwork": __version__, **versions}
+
+
+def in_float32(spec: EncoderSpec) -> EncoderSpec:
+    """The encoder in float32, for what does not depend on its data type."""
+    return spec.model_copy(update={"dtype": "float32"})
+
+
+def pin_encoder(spec: EncoderSpec, model_files: ModelFiles) -> EncoderSpec:
+    """The spec with what is in force: a commit, and what the model's own files decide.
+
+    Args:
+        spec: The encoder.
+        model_files: Finds its files.
+    """
+    pinned = model_files.pin(in_float32(spec))
+    if not (isinstance(pinned, ImageEncoder) or pinned.is_resolved):
+        files = model_files.path(pinned)
+        if isinstance(pinned, VisionEncoder):
+            from stitchwork.models.transformers_vision_encoder import pin_vision_encoder
+
+            pinned = pin_vision_encoder(pinned, files)
+        else:
+            from stitchwork.models.text_settings import pin_text_encoder
+
+            pinned = pin_text_encoder(pinned, files)
+    return pinned.model_copy(update={"dtype": spec.dtype})
 
 
 def extract_classifier(spec: EncoderSpec, files: Path) -> PretrainedHead:

@@ -46,6 +46,13 @@ class StaticEncoder:
     ) -> None:
         self._spec, files = resolve_spec(spec, folder)
         self.device = device
+        self.dtype = torch.float32
+        if spec.dtype != "float32":
+            raise refusal(
+                spec.model,
+                "its rows are looked up and not computed: expected dtype float32 or auto, got "
+                f"{spec.dtype}",
+            )
         file = files.model_folder / "tokenizer.json"
         if not file.is_file():
             raise refusal(spec.model, "it has no tokenizer: expected a file tokenizer.json")

@@ -127,7 +127,7 @@ def check_logits(
     Raises:
         JobFailedError: If their logits differ.
     """
-    with inference_mode(encoder.device):
+    with inference_mode(encoder.device, encoder.dtype):
         rows = encoder.forward(encoder.prepare(SAMPLE_TEXTS, truncate=True).inputs)
         actual = Classifier(layers).logits(rows.numpy())
         expected = np.concatenate(

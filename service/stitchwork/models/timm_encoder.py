@@ -8,12 +8,14 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
+from stitchwork.models.compilation import CompilablePass
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.memory import to_device
-from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.parity import check_rows
+from stitchwork.models.precision import torch_dtype
 from stitchwork.models.prompts import select_prompt
 from stitchwork.models.timm_config import RGB, data_config, read_config
 from stitchwork.models.timm_features import (
@@ -38,7 +40,7 @@ class TimmEncoder:
         device: The device it runs on.
         weights: Its safetensors file, or the folder of it.
         max_pixels: Maximum pixels of an image.
-        compile_models: Whether its forward pass is compiled, on a CPU.
+        compile_models: Whether its forward pass is to be compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
         prove: Whether its embeddings are compared with timm's, and refused if they differ.
     """
@@ -58,6 +60,7 @@ class TimmEncoder:
         self._spec = spec
         self._max_pixels = max_pixels
         self.device = device
+        self.dtype = torch_dtype(spec)
         model = load_timm_model(spec, weights).eval()
         data = data_config(spec, read_config(spec, find_weights(weights)))
         self._mode = "RGB" if data["input_size"][0] == RGB else "L"
@@ -75,7 +78,7 @@ class TimmEncoder:
         if compile_models and device.type == "cpu":
             white = self._transform(Image.new(self._mode, (1, 1), "white"))
             samples = [(torch.randn(n, *white.shape),) for n in (2, 1, 3)]
-            self.forward_pass = compile_forward(model, spec.model, samples)
+            self.forward_pass = CompilablePass(model, spec.model, samples, self.dtype)
         elif cuda_graphs and device.type == "cuda":
             self.forward_pass = CudaGraphPass(model, spec.model)
 

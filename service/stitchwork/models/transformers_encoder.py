@@ -11,6 +11,7 @@ from torch.nn.functional import pad as pad_to
 from torch.nn.utils.rnn import pad_sequence
 
 from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.models.compilation import CompilablePass
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import (
     MAX_TOKENS,
@@ -21,9 +22,10 @@ from stitchwork.models.encoder import (
 )
 from stitchwork.models.matryoshka import output_width
 from stitchwork.models.memory import to_device
-from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
+from stitchwork.models.precision import torch_dtype
 from stitchwork.models.pretrained_weights import load_tokenizer
 from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_cutting import TextCutter
@@ -60,7 +62,7 @@ class TransformersEncoder:
         device: The device it runs on.
         folder: The folder of its files.
         max_tokens: Maximum tokens of a text, for models that accept more.
-        compile_models: Whether its forward pass is compiled, on a CPU.
+        compile_models: Whether its forward pass is to be compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
         max_compiled_length: Models for longer texts are not compiled.
         prove: Whether its embeddings are compared with the library's, and refused if they differ.
@@ -84,6 +86,7 @@ class TransformersEncoder:
         spec, files = resolve_spec(spec, folder)
         self._spec = spec
         self.device = device
+        self.dtype = torch_dtype(spec)
         self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
         self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
         modes = pooling_modes(spec.pooling or "mean")
@@ -131,7 +134,9 @@ class TransformersEncoder:
             self._check_parity(pooled, modes, 0 if self._pools_prompt else prompt_length)
         self.forward_pass: ForwardPass = pooled.to(device)
         if compile_models and device.type == "cpu" and self._limit <= max_compiled_length:
-            self.forward_pass = compile_forward(pooled, spec.model, self._samples())
+            self.forward_pass = CompilablePass(
+                pooled, spec.model, self._samples(), self.dtype, self._limit
+            )
         elif cuda_graphs and device.type == "cuda":
             self.forward_pass = CudaGraphPass(pooled, spec.model, self._limit)
 

@@ -10,15 +10,17 @@ import torch
 from PIL import Image
 
 from stitchwork.errors import InvalidInputError
+from stitchwork.models.compilation import CompilablePass
 from stitchwork.models.cuda_graphs import CudaGraphPass
 from stitchwork.models.encoder import MAX_PIXELS, PreparedInputs, parameter_bytes
 from stitchwork.models.folder_checks import check_folder
 from stitchwork.models.image_files import prepare_images
 from stitchwork.models.matryoshka import output_width, resolve_dimensions
 from stitchwork.models.memory import is_out_of_memory, to_device
-from stitchwork.models.openvino_backend import ForwardPass, compile_forward
+from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
+from stitchwork.models.precision import torch_dtype
 from stitchwork.models.prompts import select_prompt
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
@@ -41,7 +43,7 @@ class TransformersVisionEncoder:
         device: The device it runs on.
         folder: The folder of its files.
         max_pixels: Maximum pixels of an image.
-        compile_models: Whether its forward pass is compiled, on a CPU.
+        compile_models: Whether its forward pass is to be compiled, on a CPU.
         cuda_graphs: Whether small batches are replayed as CUDA graphs, on a GPU.
         prove: Whether its embeddings are compared with the library's, and refused if they differ.
 
@@ -64,6 +66,7 @@ class TransformersVisionEncoder:
     ) -> None:
         self._max_pixels = max_pixels
         self.device = device
+        self.dtype = torch_dtype(spec)
         spec, files = _complete(spec, folder)
         check_folder(spec.model, files.model_folder)
         self._preprocessor = VisionPreprocessor(spec, files.model_folder)
@@ -88,7 +91,7 @@ class TransformersVisionEncoder:
         is_traceable = not self._preprocessor.has_patches
         if compile_models and device.type == "cpu" and is_traceable:
             batches = [(torch.stack((prepared * 2)[:n]),) for n in (2, 1, 3)]
-            self.forward_pass = compile_forward(pooled, spec.model, batches)
+            self.forward_pass = CompilablePass(pooled, spec.model, batches, self.dtype)
         elif cuda_graphs and device.type == "cuda" and is_traceable:
             self.forward_pass = CudaGraphPass(pooled, spec.model)
 

@@ -8,6 +8,7 @@ from stitchwork.errors import ErrorCode, QueueFullError
 from stitchwork.queue.callers import NOBODY, CallerQuota
 from stitchwork.queue.costs import MAX_SMALL_COST
 from stitchwork.queue.keys import SHARD, class_of_stream, encoder_of_stream, stream_name
+from stitchwork.queue.requirements import ModelRequirement
 
 MAX_INLINE_BYTES: Final = 32 * 1024
 """Size of a job above which its entry in the stream has the name of a key in its place."""
@@ -76,10 +77,12 @@ class AdmittedParts(NamedTuple):
     entries: list[str]
 
 
-def create_arguments(encoder: str, model: str, classes: int) -> tuple[Sequence[str], Words]:
+def create_arguments(
+    encoder: str, requirement: ModelRequirement, classes: int
+) -> tuple[Sequence[str], Words]:
     """Keys and arguments of `CREATE_STREAMS`."""
     streams = [SHARD.stream(stream_name(encoder, number)) for number in range(classes)]
-    return (SHARD.encoders, SHARD.pace(encoder), *streams), (encoder, model, classes)
+    return (SHARD.encoders, SHARD.pace(encoder), *streams), (encoder, str(requirement), classes)
 
 
 def admit_arguments(

@@ -17,6 +17,7 @@ from stitchwork.queue.admission import (
 )
 from stitchwork.queue.keys import stream_name
 from stitchwork.queue.pending_requests import PendingRequest
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.commands import script_command
 from stitchwork.telemetry import Metrics
@@ -48,7 +49,7 @@ class Admitter:
         api: str,
         caller_classes: int,
         *,
-        limits: Callable[[str, str], AdmissionLimits],
+        limits: Callable[[str, ModelRequirement], AdmissionLimits],
         on_full: Callable[[PendingRequest, QueueFullError], None],
         metrics: Metrics,
     ) -> None:
@@ -100,7 +101,7 @@ class Admitter:
 
     def _try(self, request: PendingRequest) -> None:
         """Send a large request only if it would be admitted: the server has other work."""
-        limits = self._limits(request.encoder, request.model)
+        limits = self._limits(request.encoder, request.requirement)
         keys, arguments = admit_arguments(
             request.encoder,
             self._caller_classes,
@@ -144,10 +145,12 @@ class Admitter:
             create: Whether to create them now.
         """
         first = requests[0]
-        limits = self._limits(first.encoder, first.model)
+        limits = self._limits(first.encoder, first.requirement)
         commands = []
         if create:
-            keys, arguments = create_arguments(first.encoder, first.model, self._caller_classes)
+            keys, arguments = create_arguments(
+                first.encoder, first.requirement, self._caller_classes
+            )
             commands.append(script_command(admission_scripts.CREATE_STREAMS, keys, *arguments))
         parts = [request.parts for request in requests]
         keys, arguments = admit_arguments(

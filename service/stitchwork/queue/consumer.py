@@ -22,6 +22,7 @@ from stitchwork.queue.deliveries import Delivery, StreamEntry, parse_entry
 from stitchwork.queue.keys import GROUP, SHARD
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.stream_reader import BLOCK_MS, StreamReader
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.queue.turns import EncoderTurns
@@ -47,7 +48,7 @@ class Consumer:
         items_per_batch: Inputs of a full batch.
         lease: Seconds after which a job whose lease is not renewed goes to another worker.
         hang: Seconds without progress after which this worker releases its jobs.
-        takes: Whether this worker takes jobs of an encoder, given its key and its model's name.
+        takes: Whether this worker takes jobs of an encoder, given its key and what they require.
         patience: Seconds that jobs of an encoder wait before this worker takes them: none if it
             is loaded, longer if another would have to be unloaded for it.
         on_dead_letter: Called with each job that was delivered too often.
@@ -64,7 +65,7 @@ class Consumer:
         items_per_batch: int,
         lease: float = 10.0,
         hang: float = 20.0,
-        takes: Callable[[str, str], bool] = lambda encoder, model: True,
+        takes: Callable[[str, ModelRequirement], bool] = lambda encoder, requirement: True,
         patience: Callable[[str], float] = lambda encoder: 0.0,
         on_dead_letter: Callable[[Job], None] = lambda _: None,
         on_hang: Callable[[], None] = lambda: None,

@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from stitchwork.queue import streams
 from stitchwork.queue.keys import SHARD
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
 
@@ -20,12 +21,12 @@ class EncoderSample(NamedTuple):
     """The work on one encoder so far.
 
     Attributes:
-        model: Name of its model.
+        requirement: What its jobs require of a worker.
         pace: Milliseconds that a unit of cost takes; None if it is not known.
         work_ms: Milliseconds of all work on it.
     """
 
-    model: str
+    requirement: ModelRequirement
     pace: float | None
     work_ms: int
 
@@ -51,7 +52,9 @@ class EncoderLoads:
         self.add(
             now_ms,
             {
-                encoder.encoder: EncoderSample(encoder.model, pace and float(pace), int(work or 0))
+                encoder.encoder: EncoderSample(
+                    encoder.requirement, pace and float(pace), int(work or 0)
+                )
                 for encoder, (pace, work) in zip(encoders, rows, strict=True)
             },
         )
@@ -68,7 +71,9 @@ class EncoderLoads:
         current = self._samples[-1][1].get(encoder) if self._samples else None
         return MAX_JOB_MS / current.pace if current and current.pace else float("inf")
 
-    def capacity(self, encoder: str, model: str, workers: Sequence[WorkerStatus]) -> float:
+    def capacity(
+        self, encoder: str, requirement: ModelRequirement, workers: Sequence[WorkerStatus]
+    ) -> float:
         """How many workers, without other work, would be as fast for an encoder as the live ones.
 
         Workers share their time among the encoders that have jobs. Of the others each takes what it
@@ -76,12 +81,12 @@ class EncoderLoads:
 
         Args:
             encoder: Key of the encoder.
-            model: Name of its model.
+            requirement: What its jobs require of a worker.
             workers: The live workers.
         """
         known_workers, capacity = self._capacities.get(encoder, ((), 1.0))
         if known_workers is not workers:
-            accepting = [worker for worker in workers if worker.takes(model)]
+            accepting = [worker for worker in workers if worker.takes(requirement)]
             others = [
                 usage * _common_share(other, accepting, workers)
                 for name, (other, usage) in self._usages().items()
@@ -91,8 +96,8 @@ class EncoderLoads:
             self._capacities[encoder] = workers, capacity
         return capacity
 
-    def _usages(self) -> dict[str, tuple[str, float]]:
-        """Model and workers in use of each encoder, over the window."""
+    def _usages(self) -> dict[str, tuple[ModelRequirement, float]]:
+        """Requirement and workers in use of each encoder, over the window."""
         if len(self._samples) < 2:
             return {}
         (first_ms, first), (last_ms, last) = self._samples[0], self._samples[-1]
@@ -100,7 +105,7 @@ class EncoderLoads:
         usages = {}
         for name, sample in last.items():
             before = first[name].work_ms if name in first else 0
-            usages[name] = sample.model, max(0, sample.work_ms - before) / elapsed_ms
+            usages[name] = sample.requirement, max(0, sample.work_ms - before) / elapsed_ms
         return usages
 
 
@@ -120,9 +125,11 @@ def fair_share(capacity: float, demands: Sequence[float]) -> float:
 
 
 def _common_share(
-    model: str, accepting: Sequence[WorkerStatus], workers: Sequence[WorkerStatus]
+    requirement: ModelRequirement,
+    accepting: Sequence[WorkerStatus],
+    workers: Sequence[WorkerStatus],
 ) -> float:
     """The share of the workers for a model that are among these."""
-    serving = [worker for worker in workers if worker.takes(model)]
-    common = sum(worker.takes(model) for worker in accepting)
+    serving = [worker for worker in workers if worker.takes(requirement)]
+    common = sum(worker.takes(requirement) for worker in accepting)
     return common / len(serving) if serving else 0.0

@@ -34,7 +34,7 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 """The version of the format of messages. It changes whenever a field of a message
 does, or what processes count in the queue: old and new ones would not see each other's jobs."""
 FIRST_FORMAT: Final = 1

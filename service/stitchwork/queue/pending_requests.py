@@ -7,6 +7,7 @@ from typing import Final
 from stitchwork.errors import DeadlineExceededError, InvalidInputError, StitchworkError
 from stitchwork.queue.admission import Parts
 from stitchwork.queue.messages import Reply
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.resources import Item
 
 ITEMS_POINTER: Final = "/items/"
@@ -32,7 +33,7 @@ class PendingRequest:
     Attributes:
         parts: Its jobs, their deadline, and the caller.
         encoder: Key of the encoder that embeds their inputs.
-        model: The model of the encoder.
+        requirement: What its jobs require of a worker.
         future: Gets the replies in the order of the jobs.
         stream: The stream that its jobs are in, once they are admitted.
         entries: Ids of the entries of its jobs, once they are admitted.
@@ -40,13 +41,22 @@ class PendingRequest:
         missing: Number of jobs without a reply.
     """
 
-    __slots__ = ("encoder", "entries", "future", "missing", "model", "parts", "replies", "stream")
+    __slots__ = (
+        "encoder",
+        "entries",
+        "future",
+        "missing",
+        "parts",
+        "replies",
+        "requirement",
+        "stream",
+    )
 
-    def __init__(self, parts: Parts, encoder: str, model: str) -> None:
+    def __init__(self, parts: Parts, encoder: str, requirement: ModelRequirement) -> None:
         self.parts = parts
         self.encoder = encoder
         self.stream = ""
-        self.model = model
+        self.requirement = requirement
         self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
         self.entries: list[str] = []
         self.replies: list[Reply | None] = [None] * len(parts.parts)

@@ -17,7 +17,6 @@ from stitchwork.background import AsyncPeriodicTask
 from stitchwork.errors import (
     CorruptDataError,
     ErrorCode,
-    NoWorkerError,
     QueueFullError,
     QueueUnavailableError,
     StitchworkError,
@@ -32,6 +31,7 @@ from stitchwork.queue.encoder_loads import EncoderLoads
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
@@ -244,14 +244,12 @@ class Producer:
 
     async def _check_workers(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
-        if worker_registry.count_accepting(self._workers, encoder.model):
+        requirement = ModelRequirement.of(encoder)
+        if worker_registry.count_accepting(self._workers, requirement):
             return
         # The list is up to a second old; nobody is refused on that alone.
         await self._refresh_workers()
-        if not worker_registry.count_accepting(self._workers, encoder.model):
-            live = len(self._workers)
-            number = f" ({live} live)" if live else ""
-            raise NoWorkerError(f"no live worker takes work for {encoder.model}{number}")
+        worker_registry.check_accepting(self._workers, requirement)
 
     async def _refresh_workers(self) -> None:
         """Send the heartbeat of this process, and list the workers."""
@@ -271,13 +269,12 @@ class Producer:
             data = pack_job(job, items, id_, self._name, request_id, traceparent)
             cost = sum(item_cost(item, job.encoder) for item in items)
             packed.append(Part(id_, data, len(items), cost))
-        model = job.encoder.model if job.encoder else ""
         request = Parts(packed, int(seconds * 1000), CALLER.get())
-        return PendingRequest(request, job.stream, model)
+        return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
 
-    def _limits(self, encoder: str, model: str) -> AdmissionLimits:
-        workers = worker_registry.count_accepting(self._workers, model)
-        capacity = self._loads.capacity(encoder, model, self._workers)
+    def _limits(self, encoder: str, requirement: ModelRequirement) -> AdmissionLimits:
+        workers = worker_registry.count_accepting(self._workers, requirement)
+        capacity = self._loads.capacity(encoder, requirement, self._workers)
         limits = (self._max_jobs, self._max_bytes, self._max_wait_ms)
         return AdmissionLimits(*limits, workers, capacity)
 

@@ -19,6 +19,7 @@ from stitchwork.queue.callers import NOBODY
 from stitchwork.queue.costs import item_cost
 from stitchwork.queue.keys import SHARD, stream_name
 from stitchwork.queue.messages import Job, registration_job
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import script_command
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
@@ -34,12 +35,12 @@ class EncoderStreams(NamedTuple):
 
     Attributes:
         encoder: Key of the encoder.
-        model: Name of its model; empty for registrations that need none.
+        requirement: What its jobs require of a worker.
         names: The streams, one for each class of callers.
     """
 
     encoder: str
-    model: str
+    requirement: ModelRequirement
     names: tuple[str, ...]
 
 
@@ -51,12 +52,19 @@ class StreamBacklog(NamedTuple):
         jobs: Jobs that wait or are being worked on.
         running: Jobs that a worker has.
         waited_ms: Milliseconds that the first waiting job has waited; None if none waits.
+        dtype: Data type that the model is computed in.
     """
 
     model: str
     jobs: int
     running: int
     waited_ms: int | None
+    dtype: str
+
+    @property
+    def requirement(self) -> ModelRequirement:
+        """What its jobs require of a worker."""
+        return ModelRequirement(self.model, self.dtype)
 
 
 def new_id() -> str:
@@ -94,8 +102,7 @@ def admit(
     keys, arguments = admit_arguments(
         job.stream, 1, (request,), api=job.reply_to or "", limits=limits
     )
-    model = job.encoder.model if job.encoder else ""
-    created_keys, created = create_arguments(job.stream, model, 1)
+    created_keys, created = create_arguments(job.stream, ModelRequirement.of(job.encoder), 1)
     create = script_command(admission_scripts.CREATE_STREAMS, created_keys, *created)
     while True:
         (result,) = server.run_script(admission_scripts.ADMIT, keys, *arguments)
@@ -124,9 +131,9 @@ def parse_encoders(reply: Any) -> Iterator[EncoderStreams]:
     pairs = dict(zip(reply[::2], reply[1::2], strict=True)) if isinstance(reply, list) else reply
     for name, value in pairs.items():
         encoder = name.decode()
-        classes, _, model = value.decode().partition(":")
+        classes, _, requirement = value.decode().partition(":")
         names = tuple(stream_name(encoder, number) for number in range(int(classes)))
-        yield EncoderStreams(encoder, model, names)
+        yield EncoderStreams(encoder, ModelRequirement.parse(requirement), names)
 
 
 def all_streams(server: RedisClient) -> list[EncoderStreams]:
@@ -149,7 +156,8 @@ def stream_backlogs(server: RedisClient) -> dict[str, StreamBacklog]:
         waited = [count[2] for count in counts if count[2] >= 0]
         if jobs:
             longest = max(waited, default=None)
-            backlogs[streams.encoder] = StreamBacklog(streams.model, jobs, running, longest)
+            model, dtype = streams.requirement
+            backlogs[streams.encoder] = StreamBacklog(model, jobs, running, longest, dtype)
     return backlogs
 
 

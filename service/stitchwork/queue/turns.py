@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from stitchwork.queue import streams
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.streams import EncoderStreams
 from stitchwork.redis.client import RedisClient
 
@@ -20,7 +21,7 @@ class EncoderTurns:
 
     Args:
         server: The queue server.
-        takes: Whether the worker takes jobs of an encoder, given its key and its model's name.
+        takes: Whether the worker takes jobs of an encoder, given its key and what they require.
         patience: Seconds that jobs of an encoder wait before the worker takes them.
         clock: Returns the time in seconds.
     """
@@ -28,7 +29,7 @@ class EncoderTurns:
     def __init__(
         self,
         server: RedisClient,
-        takes: Callable[[str, str], bool],
+        takes: Callable[[str, ModelRequirement], bool],
         patience: Callable[[str], float],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -55,7 +56,7 @@ class EncoderTurns:
         self._encoders = sorted(
             encoder
             for encoder in streams.all_streams(self._server)
-            if self._takes(encoder.encoder, encoder.model)
+            if self._takes(encoder.encoder, encoder.requirement)
         )
         self._refreshed = time.monotonic()
         names = {encoder.encoder for encoder in self._encoders}

@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from stitchwork.background import PeriodicTask
-from stitchwork.errors import UnavailableError
+from stitchwork.errors import NoWorkerError, UnavailableError
 from stitchwork.queue import upkeep_scripts
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import FORMAT
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import script_command
 from stitchwork.resources import Record
@@ -27,6 +28,7 @@ class WorkerStatus(Record):
         message_format: The format of the messages that it reads and writes.
         device: Where its models run.
         serves: Patterns of the models that it takes work for.
+        dtypes: Data types that it computes models in.
         loaded: Keys of the encoders that are loaded.
         model_bytes: Memory of the loaded models.
         refused: Spaces that it cannot serve as they are registered, and why.
@@ -36,13 +38,20 @@ class WorkerStatus(Record):
     message_format: int = FORMAT
     device: str = "cpu"
     serves: tuple[str, ...] = ("*",)
+    dtypes: tuple[str, ...] = ("float32",)
     loaded: tuple[str, ...] = ()
     model_bytes: int = 0
     refused: Mapping[str, str] = {}
 
-    def takes(self, model: str) -> bool:
-        """Whether it takes work for this model; every worker takes work that needs no model."""
-        return not model or any(fnmatchcase(model, pattern) for pattern in self.serves)
+    def takes(self, requirement: ModelRequirement) -> bool:
+        """Whether it takes jobs with a requirement; every worker takes those without a model."""
+        return not requirement.model or (
+            self.serves_model(requirement.model) and requirement.dtype in ("auto", *self.dtypes)
+        )
+
+    def serves_model(self, model: str) -> bool:
+        """Whether it takes work for a model, in some data type."""
+        return any(fnmatchcase(model, pattern) for pattern in self.serves)
 
 
 def live_workers(server: RedisClient, seconds: float) -> list[WorkerStatus]:
@@ -78,9 +87,39 @@ def parse_statuses(reply: Sequence[bytes | None]) -> list[WorkerStatus]:
     return workers
 
 
-def count_accepting(workers: Sequence[WorkerStatus], model: str) -> int:
-    """How many of the workers take work for this model."""
-    return sum(worker.takes(model) for worker in workers)
+def count_accepting(workers: Sequence[WorkerStatus], requirement: ModelRequirement) -> int:
+    """How many of the workers take jobs with a requirement."""
+    return sum(worker.takes(requirement) for worker in workers)
+
+
+def check_accepting(
+    workers: Sequence[WorkerStatus], requirement: ModelRequirement, space: str = ""
+) -> None:
+    """Refuse jobs that none of the live workers takes.
+
+    Args:
+        workers: The live workers.
+        requirement: What the jobs require.
+        space: Id of a space; workers that refuse it do not count.
+
+    Raises:
+        NoWorkerError: If none takes them, with the reason.
+    """
+    accepting = [worker for worker in workers if worker.takes(requirement)]
+    refusals = [worker.refused[space] for worker in accepting if space in worker.refused]
+    if len(refusals) < len(accepting):
+        return
+    if refusals:
+        raise NoWorkerError(f"no live worker serves space {space}: {refusals[0]}")
+    model, dtype = requirement
+    dtypes = {name for worker in workers if worker.serves_model(model) for name in worker.dtypes}
+    if dtypes:
+        raise NoWorkerError(
+            f"no live worker computes {model} in {dtype}, as it is registered; those that take "
+            f"work for it compute in {', '.join(sorted(dtypes))}"
+        )
+    number = f" ({len(workers)} live)" if workers else ""
+    raise NoWorkerError(f"no live worker takes work for {model}{number}")
 
 
 class Heartbeat:

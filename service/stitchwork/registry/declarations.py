@@ -25,6 +25,7 @@ from stitchwork.resources import (
     Modality,
     Space,
     digest,
+    encoder_fields,
 )
 
 SUSPICIOUS: Final = 0.1
@@ -63,7 +64,7 @@ class SpaceDeclaration:
         """The digest of the declaration; of anchors to be embedded, only their origin counts."""
         declared: dict[str, Any] = {
             "anchor_set": anchor_set.version,
-            "encoder": self.encoder.model_dump() if self.encoder else None,
+            "encoder": encoder_fields(self.encoder) if self.encoder else None,
             "parameters": self.parameters.model_dump(),
         }
         # Without it, versions are those of releases that knew no unit spaces.

@@ -22,6 +22,7 @@ from stitchwork.resources import (
     Space,
     computed_version,
     digest,
+    encoder_fields,
 )
 
 
@@ -81,7 +82,7 @@ class HeadRegistry:
             UnknownResourceError: If the space is not registered.
             NotReadyError: If the space has no ready version yet.
         """
-        spec = encoder.model_dump() if encoder else None
+        spec = encoder_fields(encoder) if encoder else None
         registration = Registration(
             kind="head",
             id=id_,

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, NotReadyError
+from stitchwork.geometry.diagnostics.row_precision import RowPrecision
 from stitchwork.geometry.diagnostics.space_metrics import (
     agreement,
     has_unit_rows,
@@ -35,6 +36,7 @@ from stitchwork.registry.transitions import (
 from stitchwork.resources import (
     AnchorSet,
     BridgeParameters,
+    DtypePrecision,
     Floats,
     Registration,
     Space,
@@ -76,6 +78,12 @@ class SpaceRegistry:
         set_entry = self._anchor_sets.readable(declaration.anchor_set)
         if declaration.anchors is None:
             return self._begin(declaration, set_entry, condition)
+        if declaration.encoder is not None and declaration.encoder.dtype == "auto":
+            raise InvalidInputError(
+                "dtype: auto is resolved by the worker that embeds the anchors; with anchors of "
+                "yours, name the data type that they were computed in",
+                pointer="/encoder/dtype",
+            )
         anchor_set = set_entry.record or anchor_set_record(
             declaration.anchor_set,
             declaration.encoder.modality if declaration.encoder else "vector",
@@ -92,6 +100,8 @@ class SpaceRegistry:
             Frame.from_anchors(anchors)  # Anchors that span nothing are refused at once.
             return self._begin(declaration, set_entry, condition)
         record = self._measure(declaration, anchor_set, anchors, declaration.version(anchor_set))
+        if declaration.encoder is not None:
+            record = record.model_copy(update={"dtype": declaration.encoder.dtype})
         return self._put(record, anchors, condition, creates=anchor_set)
 
     def complete(self, registration: Registration) -> tuple[Outcome, Entry[Space]]:
@@ -113,6 +123,7 @@ class SpaceRegistry:
         anchors = np.concatenate([part["rows"] for part in read_parts(self._spaces, registration)])
         files_digest = registration.files_digest
         # The encoder is pinned by now; the registration's version is the declaration's digest.
+        dtype = registration.encoder.dtype if registration.encoder else None
         if registration.declared.get("dim") is None:
             names = ("libraries", "dtype")
             computed = {name: registration.declared.get(name) for name in names}
@@ -127,13 +138,17 @@ class SpaceRegistry:
             # The declaration has the anchors, whatever the files.
             anchors, version, digest_of_declaration = sent, registration.version, None
         record = self._measure(declaration, anchor_set, anchors, version)
+        precision = _precision(registration)
         update = {
             "files_digest": files_digest,
             "declaration": digest_of_declaration,
-            "dtype": registration.declared.get("dtype"),
+            "dtype": dtype,
+            "precision": precision,
             "label_names": tuple(registration.declared.get("label_names", ())),
+            "warnings": (*record.warnings, *_precision_warnings(dtype, precision)),
         }
-        return self._put(record.model_copy(update=update), anchors, ANY, registration)
+        record = record.model_copy(update=update)
+        return self._put(record, anchors, ANY, registration)
 
     def bind_files(self, space: Space, files_digest: str) -> str:
         """Record the files of an encoder that was verified to reproduce a space.
@@ -196,6 +211,7 @@ class SpaceRegistry:
                 "parameters": declaration.parameters.model_dump(),
                 "unit": declaration.unit,
                 "dim": None if declaration.anchors is None else declaration.anchors.shape[1],
+                "dtype_choice": encoder.dtype,
             },
             total=anchor_set.size,
         )
@@ -207,9 +223,12 @@ class SpaceRegistry:
             checks = [self._anchor_sets.unchanged(set_entry)]
             registration = declared
             if current.record and current.record.encoder and is_declared(current, declared):
-                # A model of a hub stays at the commit that it was first loaded at.
-                revision = encoder.revision or current.record.encoder.revision
-                pinned = encoder.model_copy(update={"revision": revision})
+                # A model of a hub stays at the commit that it was first loaded at, and in the data
+                # type that was chosen for it.
+                before = current.record.encoder
+                dtype = before.dtype if encoder.dtype == "auto" else encoder.dtype
+                update = {"revision": encoder.revision or before.revision, "dtype": dtype}
+                pinned = encoder.model_copy(update=update)
                 registration = declared.model_copy(update={"encoder": pinned})
             return begin_registration(current, registration, checks, inputs, reads_files=True)
 
@@ -298,3 +317,21 @@ class SpaceRegistry:
         ]
         best = max(agreements, default=None)
         return space_record(declaration, anchor_set, anchors, frame, best, version)
+
+
+def _precision(registration: Registration) -> DtypePrecision | None:
+    """What a worker found when it compared the encoder with float32."""
+    fields = registration.declared.get("precision")
+    return None if fields is None else DtypePrecision.model_validate(fields)
+
+
+def _precision_warnings(dtype: str | None, precision: DtypePrecision | None) -> list[str]:
+    if precision is None or dtype == "float32":
+        return []
+    if RowPrecision(precision.min_cosine, precision.same_nearest).is_equivalent:
+        return []
+    return [
+        f"rows in {dtype} differ from those in float32: on {precision.rows} anchors, the smallest "
+        f"cosine is {precision.min_cosine:.5f} and {precision.same_nearest:.0%} have the same "
+        "nearest anchor"
+    ]

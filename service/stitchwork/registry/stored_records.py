@@ -13,7 +13,7 @@ from stitchwork.resources import Record
 
 T = TypeVar("T", bound=Record)
 
-FORMAT: Final = 6
+FORMAT: Final = 7
 """The format of the records that are written. All formats up to it are read.
 
 It changes if a release before could not read a record, and `_upgrade` then reads the format before.
@@ -27,6 +27,8 @@ MATRYOSHKA_FORMAT: Final = 4
 """The first format in which text encoders may cut their embeddings."""
 LAYERS_FORMAT: Final = 5
 """The first format in which heads have a list of layers."""
+DTYPE_FORMAT: Final = 7
+"""The first format in which encoders have a data type."""
 CHECKS_FORMAT: Final = 5
 """The first format in which spaces have checks."""
 
@@ -71,8 +73,12 @@ def _upgrade(fields: Mapping[str, Any], number: int) -> Mapping[str, Any]:
     format 4, no encoder cut its embeddings, and versions were digests of declarations alone, as
     those of records without files are. Before format 5, heads had the widths between their linear
     layers, and activations apart, and spaces were not checked: none of their checks is due.
-    Before format 6, spaces had no dtype and no names of classes, which stay unknown.
+    Before format 6, spaces had no names of classes, which stay unknown. Before format 7, encoders
+    had no data type, and that of a space was what its anchors were computed in: the encoders are
+    computed in float32 from then on.
     """
+    if number < DTYPE_FORMAT and "condition_number" in fields:
+        fields = {**fields, "dtype": None}
     if number < CHECKS_FORMAT and "condition_number" in fields:
         fields = {**fields, "checks": []}
     encoder = fields.get("encoder")

@@ -103,10 +103,12 @@ def check_heads(current: Entry[Space], encoder: EncoderSpec | None, dim: int | N
         return
     before = current.record.encoder
     if before and encoder and before.kind == encoder.kind:
-        # What is not set, such as the revision, is as the worker resolved it.
+        # What is not set, such as the revision, is as the worker resolved it. Another data type is
+        # compared by the distance of the anchors.
         unset = [name for name, value in encoder.model_dump().items() if value is None]
+        names = [*unset, "dtype"]
         # Anchors do not depend on the prompts that requests may select.
-        names = [*unset, "prompts"] if isinstance(before, TextEncoder) else unset
+        names += ["prompts"] if isinstance(before, TextEncoder) else []
         encoder = encoder.model_copy(update={name: getattr(before, name) for name in names})
     if (before and before != encoder) or dim not in (None, current.record.dim):
         raise ResourceInUseError(

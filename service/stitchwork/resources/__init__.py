@@ -21,6 +21,8 @@ from stitchwork.geometry.bridges import DEFAULT_LANDMARKS, DEFAULT_WHITENING, Fa
 from stitchwork.ids import ID_PATTERN
 from stitchwork.resources.checks import ShiftedRows, SpaceCheck
 from stitchwork.resources.encoder_specs import (
+    Dtype,
+    DtypeChoice,
     EncoderSpec,
     ImageEncoder,
     Modality,
@@ -55,6 +57,9 @@ __all__ = [
     "ApiKey",
     "Arrays",
     "BridgeParameters",
+    "Dtype",
+    "DtypeChoice",
+    "DtypePrecision",
     "EncoderSpec",
     "Floats",
     "Head",
@@ -133,6 +138,18 @@ class BridgeParameters(Record):
         return FactorParameters(**self.model_dump())
 
 
+class DtypePrecision(Record):
+    """Rows of an encoder compared with its rows in float32, on a sample of the anchors."""
+
+    dtype: str = Field(description="The data type that was compared; `dtype` is what is in force.")
+    rows: int = Field(description="Number of anchors that were compared.")
+    min_cosine: float = Field(description="Smallest cosine of a row to its row in float32.")
+    same_nearest: float = Field(
+        description="Share of the anchors with the same nearest other anchor; cosines that differ "
+        "by less than 0.001 count as equal."
+    )
+
+
 # Spaces and heads are stored and also travel in a `Job`: a new field, here or in a record that they
 # hold, requires raising both `registry.stored_records.FORMAT` and `queue.messages.FORMAT`.
 class Space(Record):
@@ -153,8 +170,13 @@ class Space(Record):
     declaration: str | None = Field(None, description=DECLARATION)
     dtype: str | None = Field(
         None,
-        description="Data type that the encoder computed the anchors in: float32, or half "
-        "precision on a GPU.",
+        description="Data type that the encoder is computed in; null for spaces without one and "
+        "for those of earlier releases.",
+    )
+    precision: DtypePrecision | None = Field(
+        None,
+        description="Comparison with float32, if the encoder was declared with another data type; "
+        "null also where `auto` is float32 because the worker computes nothing else faster.",
     )
     label_names: tuple[str, ...] = Field(
         (),
@@ -232,6 +254,14 @@ def computed_version(
         arrays: The computed arrays, if these are the same whenever they are computed.
     """
     return digest({"declaration": declaration, "files": files_digest, "computed": computed}, arrays)
+
+
+def encoder_fields(encoder: EncoderSpec) -> dict[str, Any]:
+    """The fields of an encoder that count for a version.
+
+    Without float32, versions are those of releases that knew no other data type.
+    """
+    return encoder.model_dump(exclude={"dtype"} if encoder.dtype == "float32" else None)
 
 
 def encoder_key(encoder: EncoderSpec) -> str:

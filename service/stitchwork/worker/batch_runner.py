@@ -24,7 +24,8 @@ from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.models.encoder import Encoder, PreparedInputs
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.models.memory import synchronize
 from stitchwork.queue.answers import Answer
 from stitchwork.queue.deliveries import Delivery

@@ -23,7 +23,7 @@ from stitchwork.errors import (
 )
 from stitchwork.geometry.diagnostics.space_metrics import row_distance
 from stitchwork.geometry.frame import Frame
-from stitchwork.models.encoder_cache import LoadedEncoder
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.sent_anchors import TOLERANCE
 from stitchwork.registry.transitions import ADVICE_WITH_HEADS

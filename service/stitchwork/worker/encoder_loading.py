@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from stitchwork.errors import ErrorCode, InvalidInputError, JobFailedError
-from stitchwork.models.encoder_cache import LoadedEncoder
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.resources import EncoderSpec
 
 

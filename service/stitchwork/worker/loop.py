@@ -12,6 +12,7 @@ from stitchwork.errors import (
     StitchworkError,
     UnavailableError,
 )
+from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.queue.answers import Answer
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
@@ -35,6 +36,8 @@ class Worker:
         heartbeat: Announces that this worker is alive.
         registrations: Advances pending registrations.
         runner: Runs batches of inference jobs.
+        encoders: The loaded models.
+        preload: Loads models before the worker announces itself.
         telemetry: Closed when the worker stops.
         on_stall: Called when a background task makes no progress; it ends the process, for a
             supervisor to restart.
@@ -46,6 +49,8 @@ class Worker:
         heartbeat: Heartbeat,
         registrations: RegistrationRunner,
         runner: BatchRunner,
+        encoders: EncoderCache,
+        preload: Callable[[], None],
         telemetry: Telemetry,
         on_stall: Callable[[], None],
     ) -> None:
@@ -53,6 +58,8 @@ class Worker:
         self._heartbeat = heartbeat
         self._registrations = registrations
         self._runner = runner
+        self._encoders = encoders
+        self._preload = preload
         self._telemetry = telemetry
         tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
         self._watchdog = Watchdog(tasks, on_stall)
@@ -60,7 +67,12 @@ class Worker:
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Run until `stop` is called, and then finish the current batch."""
+        """Run until `stop` is called, and then finish the current batch.
+
+        Raises:
+            RegistryUnavailableError: If it does not answer, with models to preload.
+        """
+        self._preload()
         self._metric_buffer.is_collecting = True
         self._consumer.start()
         self._registrations.start()
@@ -84,6 +96,7 @@ class Worker:
             self._registrations.stop()
             self._consumer.stop()
             self._runner.close()
+            self._encoders.close()
             self._metric_buffer.is_collecting = False
             self._metric_buffer.flush()
             log.info("worker stopped", extra={"worker": self._consumer.name})

@@ -24,6 +24,7 @@ def describe(
     return WorkerStatus(
         worker=name,
         device=str(encoders.device),
+        dtypes=encoders.dtypes,
         serves=models,
         loaded=tuple(key for key in encoders.loaded() if not checker.refuses(key)),
         model_bytes=encoders.nbytes(),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from cachetools import LRUCache
 
 from stitchwork.background import (
     BackgroundTask,
@@ -23,6 +22,7 @@ from stitchwork.background import (
 from stitchwork.errors import (
     ConflictError,
     ErrorCode,
+    InvalidInputError,
     JobFailedError,
     NotReadyError,
     QueueUnavailableError,
@@ -31,8 +31,8 @@ from stitchwork.errors import (
     UnavailableError,
 )
 from stitchwork.inference.translator import Translator
-from stitchwork.models.encoder import compute_dtype
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.queue import streams
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
@@ -41,9 +41,11 @@ from stitchwork.registry.registration_parts import read_parts, save_part
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.registry.transitions import is_declared
-from stitchwork.resources import Arrays, EncoderSpec, Item, Registration, unpack_items
+from stitchwork.resources import EncoderSpec, Item, Registration
+from stitchwork.worker.dtype_choice import choose_dtype, in_force, sample_indices
 from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.encoder_loading import EncoderLoading
+from stitchwork.worker.registration_inputs import RegistrationInputs, item_error
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +56,6 @@ FIT_SECONDS: Final = 3600.0
 """A fit that takes longer counts as hung."""
 STOP_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
-CACHED_INPUTS: Final = 2
-"""Registrations whose inputs are cached between chunks."""
 
 
 class RegistrationRunner:
@@ -95,7 +95,7 @@ class RegistrationRunner:
         self._load = load
         self._items_per_batch = items_per_batch
         self._chunk_items = chunk_items
-        self._inputs: LRUCache[tuple[str, str], Arrays] = LRUCache(CACHED_INPUTS)
+        self._inputs = RegistrationInputs(registry)
         self._stopping = threading.Event()
         limits: Any = {"stalled_seconds": FIT_SECONDS, "initializer": lower_priority}
         self._task = PeriodicTask("registrations", self._run, 0.0, **limits)
@@ -220,8 +220,11 @@ class RegistrationRunner:
             raise JobFailedError("the registration has inputs to embed but names no encoder")
         # A branch may move while the other chunks are embedded; a commit does not.
         encoder = self._encoders.pin(registration.encoder)
+        precision: dict[str, Any] = {}
+        if registration.kind == "space" and not registration.done:
+            encoder, precision = self._choose_dtype(registration, encoder, progress)
         stop = min(registration.total, registration.done + self._chunk_items)
-        items = self._items(registration, encoder, registration.done, stop)
+        items = self._inputs.items(registration, encoder.modality, range(registration.done, stop))
         # The chunks after the first one are of the same files, and a head's are those of its space.
         is_new = registration.kind == "space" and not registration.done
         loaded = self._load(encoder, prove=is_new)
@@ -231,20 +234,35 @@ class RegistrationRunner:
             prepared = loaded.encoder.prepare(items, progress=progress)
             rows = loaded.batcher.embed(prepared, self._items_per_batch, progress).cpu().numpy()
         except StitchworkError as error:
-            position = (error.pointer or "").removeprefix("/items/")
-            index = registration.done + (int(position) if position.isdecimal() else 0)
-            message = f"item {index}: {error.message}"
-            raise type(error)(message, pointer=f"/items/{index}") from error
+            raise item_error(error, range(registration.done, stop)) from error
         seconds = time.perf_counter() - start_time
         streams.record_work(self._consumer.server, encoder, items, seconds)
         update: dict[str, Any] = {"done": stop, "encoder": encoder}
         update["files_digest"] = loaded.files_digest or None
         if registration.kind == "space":
-            update["declared"] = {**registration.declared, **_in_force(loaded)}
+            update["declared"] = {**registration.declared, **precision, **in_force(loaded)}
         advanced = registration.model_copy(update=update)
         repository = self._registry.repository(registration.kind)
         if save_part(repository, registration, advanced, {"rows": rows}):
             streams.enqueue_registration(self._consumer.server, advanced)
+
+    def _choose_dtype(
+        self, registration: Registration, encoder: EncoderSpec, progress: Callable[[], None]
+    ) -> tuple[EncoderSpec, dict[str, Any]]:
+        """The encoder with the data type in force, and what the record shows of the choice."""
+        indices = sample_indices(registration.total)
+
+        def sample() -> list[Item]:
+            return self._inputs.items(registration, encoder.modality, indices)
+
+        declared = registration.declared.get("dtype_choice", encoder.dtype)
+        try:
+            chosen, precision = choose_dtype(
+                encoder, declared, sample, self._encoders, self._load, progress
+            )
+        except InvalidInputError as error:
+            raise item_error(error, indices) from error
+        return chosen, {"precision": precision.model_dump() if precision else None}
 
     def _check_files(self, registration: Registration, loaded: LoadedEncoder) -> None:
         """Refuse to mix embeddings of different files in one space, or of a head and its space.
@@ -272,22 +290,6 @@ class RegistrationRunner:
         if registration.kind == "head":
             (space,), _ = self._registry.spaces.ready(registration.declared["space"])
             self._checker.check(space, loaded)
-
-    def _items(
-        self, registration: Registration, encoder: EncoderSpec, start: int, stop: int
-    ) -> list[Item]:
-        """Items of a registration, from one index up to another."""
-        key = (registration.id, registration.version)
-        inputs = self._inputs.get(key)
-        if inputs is None:
-            if registration.kind == "space":
-                sets = self._registry.anchor_sets
-                (anchor_set,), _ = sets.ready(registration.declared["anchor_set"])
-                inputs = sets.arrays(anchor_set.id, anchor_set.version)
-            else:
-                inputs = self._registry.heads.inputs(*key)
-            self._inputs[key] = inputs
-        return unpack_items(inputs, encoder.modality, start, stop)
 
     def _complete(self, registration: Registration) -> None:
         if registration.kind == "space":
@@ -331,13 +333,6 @@ class RegistrationRunner:
         head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
         self._registry.complete_head(registration, head, train)
-
-
-def _in_force(loaded: LoadedEncoder) -> dict[str, Any]:
-    """What the record of a space shows of its encoder, and its version depends on."""
-    dtype = str(compute_dtype(loaded.encoder.device)).removeprefix("torch.")
-    names, libraries = list(loaded.label_names), dict(loaded.libraries)
-    return {"dtype": dtype, "label_names": names, "libraries": libraries}
 
 
 def _name(registration: Registration) -> str:

@@ -45,7 +45,7 @@ def test_graphs_do_not_change_the_rows_of_a_real_model(
     assert isinstance(encoder, TransformersEncoder)
     plain = encoder.forward_pass
     inputs = encoder.prepare(TEXTS).inputs
-    with inference_mode(encoder.device):
+    with inference_mode(encoder.device, encoder.dtype):
         expected = {n: encoder.forward(inputs[:n]) for n in (1, 3, 8, 10)}
         encoder.forward_pass = CudaGraphPass(plain, "m", 256, capture)
         for _ in range(2):

@@ -2,17 +2,24 @@
 
 import logging
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
+from stitchwork.errors import JobFailedError
 from stitchwork.evaluation.image_datasets import digits
+from stitchwork.geometry.diagnostics.row_precision import MIN_COSINE, row_precision
 from stitchwork.models import openvino_backend
+from stitchwork.models.compilation import CompilablePass
+from stitchwork.models.compiled_files import CompiledFiles
+from stitchwork.models.cpu_features import CPU_INFO, cpu_flags
 from stitchwork.models.encoder import Encoder
 from stitchwork.models.encoder_cache import EncoderCache
-from stitchwork.models.openvino_backend import compile_forward, trace
+from stitchwork.models.openvino_backend import CompiledPass, compile_forward, trace
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
+from stitchwork.models.precision import cpu_dtypes
 from stitchwork.models.timm_models import load_timm_model
 from stitchwork.models.transformers_encoder import TransformersEncoder
 from stitchwork.resources import EncoderSpec, ImageEncoder, Item, TextEncoder
@@ -40,6 +47,12 @@ def image(weights: Path, **more: object) -> ImageEncoder:
 def encoder_cache(weights: Path, *, compile_models: bool) -> EncoderCache:
     roots = [minilm_folder(), weights.parent]
     return EncoderCache("cpu", roots, offline=True, compile_models=compile_models)
+
+
+def compiled_encoder(encoders: EncoderCache, spec: EncoderSpec) -> Encoder:
+    loaded = encoders.get(spec)
+    loaded.wait_until_compiled()
+    return loaded.encoder
 
 
 def rows(encoder: Encoder, items: list[Item]) -> torch.Tensor:
@@ -73,7 +86,7 @@ def _check_agreement(
     weights: Path, spec: EncoderSpec, items: list[Item], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
-    compiled = encoder_cache(weights, compile_models=True).get(spec).encoder
+    compiled = compiled_encoder(encoder_cache(weights, compile_models=True), spec)
     assert events(caplog) == ["model compiled"]
     plain = encoder_cache(weights, compile_models=False).get(spec).encoder
     assert events(caplog) == ["model compiled"]
@@ -130,7 +143,7 @@ def test_torch_is_used_if_the_compiler_is_not_installed() -> None:
 
 
 def test_openvino_does_not_report_its_use(weights: Path) -> None:
-    encoder_cache(weights, compile_models=True).get(text())
+    compiled_encoder(encoder_cache(weights, compile_models=True), text())
     assert sys.modules["openvino_telemetry"] is None
     assert not any(name.startswith("openvino_telemetry.") for name in sys.modules)
 
@@ -138,10 +151,10 @@ def test_openvino_does_not_report_its_use(weights: Path) -> None:
 def test_models_for_longer_texts_are_not_compiled(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
     cpu, folder = torch.device("cpu"), minilm_folder()
-    TransformersEncoder(text(), cpu, folder, max_compiled_length=100)
-    assert not events(caplog)
-    TransformersEncoder(text(max_length=100), cpu, folder, max_compiled_length=100)
-    assert events(caplog) == ["model compiled"]
+    longer = TransformersEncoder(text(), cpu, folder, max_compiled_length=100)
+    assert not isinstance(longer.forward_pass, CompilablePass)
+    short = TransformersEncoder(text(max_length=100), cpu, folder, max_compiled_length=100)
+    assert isinstance(short.forward_pass, CompilablePass)
 
 
 def test_clearing_traced_classes_frees_their_memory(weights: Path) -> None:
@@ -162,9 +175,92 @@ def test_clearing_traced_classes_frees_their_memory(weights: Path) -> None:
 def test_an_evicted_model_is_not_compiled_again(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
     encoders = EncoderCache("cpu", [minilm_folder()], offline=True)
-    before = rows(encoders.get(text()).encoder, TEXTS)
+    before = rows(compiled_encoder(encoders, text()), TEXTS)
     encoders.evict(encoders.loaded()[0])
     torch.testing.assert_close(
-        rows(encoders.get(text()).encoder, TEXTS), before, rtol=1e-4, atol=1e-5
+        rows(compiled_encoder(encoders, text()), TEXTS), before, rtol=1e-4, atol=1e-5
     )
     assert events(caplog) == ["model compiled"]
+
+
+def test_model_serves_by_torch_until_it_is_compiled(weights: Path) -> None:
+    encoder = TransformersEncoder(text(), torch.device("cpu"), minilm_folder())
+    forward = encoder.forward_pass
+    assert isinstance(forward, CompilablePass)
+    before = rows(encoder, TEXTS)
+    thread = threading.Thread(target=forward.compile)
+    thread.start()
+    during = [rows(encoder, TEXTS)]
+    while thread.is_alive():
+        during.append(rows(encoder, TEXTS))
+    thread.join()
+    for actual in (*during, rows(encoder, TEXTS)):
+        torch.testing.assert_close(actual, before, rtol=1e-4, atol=1e-5)
+    assert isinstance(forward.current, CompiledPass)
+
+
+def test_compiled_models_are_read_from_their_folder_by_workers_that_start_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stitchwork.models")
+
+    def load() -> tuple[torch.Tensor, list[str]]:
+        """The rows of a worker that starts, and what it logs of compiled models."""
+        caplog.clear()
+        files = CompiledFiles(tmp_path, 1 << 30)
+        encoders = EncoderCache("cpu", [minilm_folder()], offline=True, compiled_files=files)
+        result = rows(compiled_encoder(encoders, text()), TEXTS)
+        encoders.close()
+        return result, [
+            f"{record.message} {getattr(record, 'cached', '')}".strip()
+            for record in caplog.records
+            if "compiled" in record.message
+        ]
+
+    compiled, events = load()
+    (file,) = tmp_path.iterdir()
+    assert events == ["model compiled False"]
+    read, events = load()
+    assert events == ["model compiled True"]
+    torch.testing.assert_close(read, compiled, rtol=0, atol=0)
+    size = file.stat().st_size
+    file.write_bytes(b"no compiled model")
+    repaired, events = load()
+    assert events == ["compiled model ignored", "model compiled False"]
+    torch.testing.assert_close(repaired, compiled, rtol=0, atol=0)
+    assert abs(file.stat().st_size - size) < 0.01 * size, "it is written anew"
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_rows_in_bfloat16_are_near_those_in_float32_or_it_is_refused_by_name(
+    weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "stitchwork.models.openvino_backend")
+    encoders = encoder_cache(weights, compile_models=True)
+    spec = text(dtype="bfloat16")
+    if "bfloat16" not in encoders.dtypes:
+        with pytest.raises(JobFailedError, match="is to be computed in bfloat16"):
+            encoders.get(spec)
+        return
+    plain = compiled_encoder(encoders, text())
+    loaded = encoders.get(spec)
+    inputs = plain.prepare(TEXTS)
+    expected = encoders.get(text()).batcher.embed(inputs, 8).numpy()
+    for _ in range(2):
+        # By torch or, once it is compiled, by OpenVINO.
+        actual = loaded.batcher.embed(inputs, 8)
+        assert actual.dtype == torch.float32
+        assert row_precision(actual.numpy(), expected).min_cosine >= MIN_COSINE
+        loaded.wait_until_compiled()
+    assert events(caplog) == ["model compiled", "model compiled"]
+    assert not torch.equal(actual, torch.from_numpy(expected)), "they are computed in bfloat16"
+
+
+def test_compiled_model_in_a_data_type_that_the_cpu_lacks_is_not_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    module = torch.nn.Linear(4, 2).eval()
+    samples = [(torch.rand(n, 4),) for n in (2, 3)]
+    compiled = compile_forward(module, "m", samples, dtype=torch.float16)
+    assert (compiled is module) == ("float16" not in cpu_dtypes(cpu_flags(CPU_INFO)))
+    assert (compiled is module) == (events(caplog) == ["model compilation failed"])

@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from stitchwork.errors import JobFailedError
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.resources import TextEncoder
 from tests.support.tower_models import VISION

@@ -28,7 +28,9 @@ from stitchwork.errors import InvalidInputError, JobFailedError
 from stitchwork.models.encoder import PreparedInputs
 from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.models.static_encoder import StaticEncoder
 from stitchwork.resources import Floats, TextEncoder
+from stitchwork.worker.dtype_choice import choose_dtype
 
 pytestmark = pytest.mark.models
 
@@ -210,6 +212,19 @@ def test_a_static_embedding_equals_that_of_the_library(tmp_path: Path) -> None:
     assert_equal(embed(tmp_path), model.encode(TEXTS))
     assert_equal(embed(tmp_path, prompt="x y "), model.encode(TEXTS, prompt="x y "))
     assert "only pooling mean" in refusal(tmp_path, pooling="cls")
+
+
+def test_a_static_embedding_is_in_float32_whatever_the_worker_computes(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    save(tmp_path, [StaticEmbedding(tokenizer, embedding_dim=24)])
+    half = TextEncoder(model=str(tmp_path), dtype="bfloat16")
+    with pytest.raises(JobFailedError, match="expected dtype float32 or auto, got bfloat16"):
+        StaticEncoder(half, torch.device("cpu"), tmp_path)
+    encoders = EncoderCache("cpu", [tmp_path], offline=True)
+    encoders.preferred_dtype = "bfloat16"
+    automatic = half.model_copy(update={"dtype": "auto"})
+    choice = choose_dtype(automatic, "auto", list, encoders, encoders.get, lambda: None)
+    assert choice == (TextEncoder(model=str(tmp_path)), None)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from stitchwork.errors import QueueFullError
 from stitchwork.queue import streams
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import Heartbeat, WorkerStatus, live_workers
 from stitchwork.redis.async_client import AsyncRedisClient
@@ -41,7 +42,11 @@ def test_worker_is_listed_with_its_status_until_it_deregisters(queue_server: Red
             assert not two.is_loaded_elsewhere(JOB.stream), "what it has itself does not count"
         (one,) = live_workers(queue_server, 10.0)
     assert (one.serves, one.refused) == (("words",), {"a": "moved"})
-    assert (one.takes("words"), one.takes("word"), one.takes("")) == (True, False, True)
+    assert [one.takes(ModelRequirement(name)) for name in ("words", "word", "")] == [
+        True,
+        False,
+        True,
+    ]
     assert live_workers(queue_server, 10.0) == []
 
 
@@ -52,8 +57,8 @@ def test_worker_with_an_unknown_status_is_not_counted(queue_server: RedisClient)
 
 
 def test_stream_is_read_only_by_a_worker_that_serves_it(queue_server: RedisClient) -> None:
-    def takes(stream: str, model: str) -> bool:
-        return model == "other"
+    def takes(stream: str, requirement: ModelRequirement) -> bool:
+        return requirement == ("other", "float32")
 
     admit(queue_server, JOB, ["x"])
     with consuming(queue_server, takes=takes) as picky:

@@ -10,7 +10,8 @@ import torch
 from stitchwork.errors import InvalidInputError
 from stitchwork.models.batching import Batcher
 from stitchwork.models.encoder import PreparedInputs
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Item, Modality, TextEncoder
@@ -42,6 +43,7 @@ class TableEncoder:
     modality: Modality = "text"
     nbytes = 0
     device = torch.device("cpu")
+    dtype = torch.float32
 
     def __init__(self, rows: Floats, texts: Sequence[str] = TEXTS) -> None:
         self._table: Mapping[str, int] = {text: i for i, text in enumerate(texts)}

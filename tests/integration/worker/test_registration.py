@@ -13,7 +13,8 @@ from stitchwork.errors import JobFailedError, QueueUnavailableError
 from stitchwork.geometry.classifier import mlp
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import Translator
-from stitchwork.models.encoder_cache import EncoderCache, LoadedEncoder
+from stitchwork.models.encoder_cache import EncoderCache
+from stitchwork.models.loaded_encoder import LoadedEncoder
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.messages import Job
 from stitchwork.redis.client import RedisClient

@@ -1,4 +1,4 @@
-"""Makes `formats_6_6.json` beside this file: messages of format 6 and records of format 6.
+"""Makes `formats_7_7.json` beside this file: messages of format 7 and records of format 7.
 
 It runs with a release that has these formats, at a checkout of its commit:
 

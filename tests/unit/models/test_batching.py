@@ -23,6 +23,7 @@ class LimitedEncoder:
     modality: Modality = "text"
     nbytes = 0
     device = torch.device("cpu")
+    dtype = torch.float32
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows

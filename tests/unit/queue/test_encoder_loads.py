@@ -11,6 +11,7 @@ from stitchwork.queue.encoder_loads import (
     EncoderSample,
     fair_share,
 )
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.worker_registry import WorkerStatus
 
 ANY = WorkerStatus(worker="any")
@@ -38,7 +39,7 @@ def loads(**work_ms: tuple[int, int]) -> EncoderLoads:
     result = EncoderLoads()
     for number in (0, 1):
         sample = {
-            name: EncoderSample(f"model-{name}", 2.0, work[number])
+            name: EncoderSample(ModelRequirement(f"model-{name}"), 2.0, work[number])
             for name, work in work_ms.items()
         }
         result.add(number * WINDOW_MS, sample)
@@ -48,13 +49,19 @@ def loads(**work_ms: tuple[int, int]) -> EncoderLoads:
 def test_capacity_counts_the_work_on_other_encoders() -> None:
     half = WINDOW_MS // 2
     sample = loads(a=(70, 70), b=(500, 500 + half), c=(0, WINDOW_MS))
-    assert sample.capacity("c", "model-c", [ANY]) == pytest.approx(0.5), "b takes the other half"
-    assert sample.capacity("a", "model-a", [ANY]) == pytest.approx(1 / 3), "an equal share"
+    assert sample.capacity("c", ModelRequirement("model-c"), [ANY]) == pytest.approx(0.5), (
+        "b takes the other half"
+    )
+    assert sample.capacity("a", ModelRequirement("model-a"), [ANY]) == pytest.approx(1 / 3), (
+        "an equal share"
+    )
     # b takes a half of three workers, c one.
     assert loads(b=(0, half), c=(0, WINDOW_MS)).capacity(
-        "new", "model-new", [ANY] * 3
+        "new", ModelRequirement("model-new"), [ANY] * 3
     ) == pytest.approx(1.5)
-    assert EncoderLoads().capacity("a", "model-a", [ANY]) == 1.0, "nothing is known yet"
+    assert EncoderLoads().capacity("a", ModelRequirement("model-a"), [ANY]) == 1.0, (
+        "nothing is known yet"
+    )
 
 
 def test_capacity_leaves_out_work_on_other_workers() -> None:
@@ -63,18 +70,18 @@ def test_capacity_leaves_out_work_on_other_workers() -> None:
         WorkerStatus(worker="1", serves=("model-a",)),
         WorkerStatus(worker="2", serves=("model-b",)),
     ]
-    assert sample.capacity("a", "model-a", apart) == 1.0
+    assert sample.capacity("a", ModelRequirement("model-a"), apart) == 1.0
     shared = [ANY, WorkerStatus(worker="2", serves=("model-b",))]
-    assert sample.capacity("a", "model-a", shared) == pytest.approx(0.5)
+    assert sample.capacity("a", ModelRequirement("model-a"), shared) == pytest.approx(0.5)
 
 
 def test_capacity_forgets_work_after_the_window() -> None:
     sample = loads(b=(0, WINDOW_MS))
-    assert sample.capacity("a", "model-a", [ANY]) == pytest.approx(0.5)
+    assert sample.capacity("a", ModelRequirement("model-a"), [ANY]) == pytest.approx(0.5)
     for second in range(1, 12):
-        now = {"b": EncoderSample("model-b", 2.0, WINDOW_MS)}
+        now = {"b": EncoderSample(ModelRequirement("model-b"), 2.0, WINDOW_MS)}
         sample.add(WINDOW_MS + 1000 * second, now)
-    assert sample.capacity("a", "model-a", [ANY]) == 1.0
+    assert sample.capacity("a", ModelRequirement("model-a"), [ANY]) == 1.0
 
 
 def test_jobs_of_a_slow_encoder_are_small() -> None:

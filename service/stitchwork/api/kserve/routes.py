@@ -51,10 +51,10 @@ from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.api.schemas.responses import ReadyResponse
-from stitchwork.errors import NoWorkerError
 from stitchwork.inference.resolve import Resolution, check_width, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue import worker_registry
+from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.resources import Floats
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
@@ -114,7 +114,7 @@ async def version_metadata(model: ModelPath, version: VersionPath, state: StateD
     response_model=ModelReadyResponse,
 )
 async def ready(model: ModelPath, state: StateDep) -> Response:
-    """200 if its resources are registered and ready, and a worker takes work for it."""
+    """200 if its resources are ready and a live worker can serve it; it may have to load it."""
     return await _ready(state, model, None)
 
 
@@ -168,10 +168,9 @@ async def _metadata(state: AppState, name: str, version: str | None) -> Response
 async def _ready(state: AppState, name: str, version: str | None) -> Response:
     model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
     if model.name.takes_items:
-        encoder = encoder_of(model.resolution.source)
+        space = model.resolution.source
         workers = await asyncio.to_thread(state.producer.workers)
-        if not worker_registry.count_accepting(workers, encoder.model):
-            raise NoWorkerError(f"no live worker takes work for {encoder.model}")
+        worker_registry.check_accepting(workers, ModelRequirement.of(encoder_of(space)), space.id)
     return negotiation.json_response(ModelReadyResponse(name=name, ready=True))
 
 

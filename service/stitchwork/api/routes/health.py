@@ -127,10 +127,11 @@ def _workers(state: AppState) -> WorkersResponse:
         EncoderQueue(
             encoder=encoder,
             model=backlog.model,
+            dtype=backlog.dtype,
             waiting=backlog.jobs - backlog.running,
             running=backlog.running,
             oldest_seconds=(backlog.waited_ms or 0) / 1000,
-            workers=sum(worker.takes(backlog.model) for worker in live_workers),
+            workers=sum(worker.takes(backlog.requirement) for worker in live_workers),
         )
         for encoder, backlog in stream_backlogs(state.producer.server).items()
     ]

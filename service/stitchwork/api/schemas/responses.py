@@ -225,6 +225,7 @@ class EncoderQueue(ResponseModel):
 
     encoder: str
     model: str
+    dtype: str = Field(description="Data type that the model is computed in.")
     waiting: int
     running: int
     oldest_seconds: float = Field(description="How long the first job has waited.")
