@@ -22,8 +22,8 @@ def _refuse_int8(value: Any) -> Any:
     if value == "int8":
         raise ValueError(
             "expected auto, float32, bfloat16 or float16, got int8, which is not offered: models "
-            "calibrated for it take little less time than in bfloat16, and of MiniLM's rows 7% get "
-            "another nearest anchor, 2% or fewer in bfloat16"
+            "calibrated for it may take half the time of bfloat16, but of MiniLM's rows 7% get "
+            "another nearest text, 2% in bfloat16"
         )
     return value
 
