@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from stitchwork.geometry import Array
 from stitchwork.geometry.frame import Frame
@@ -67,19 +67,14 @@ class KernelMap(AnchorMap):
             InvalidInputError: If the rows do not have the source's width.
         """
         x = float32_rows(x, self.source_width)
-        xp = array_namespace(x, self.weights)
-        starts = range(0, x.shape[0], KERNEL_BLOCK)
-        blocks = [self._apply_block(x[start : start + KERNEL_BLOCK, :]) for start in starts]
-        if len(blocks) == 1:
-            return blocks[0]
-        if not blocks:
-            return self._apply_block(x)
-        return Translation(
-            xp.concat([block.rows for block in blocks]),
-            xp.concat([block.defined for block in blocks]),
-        )
+        result = _allocate(x, self.target_width)
+        for start in range(0, x.shape[0], KERNEL_BLOCK):
+            block = slice(start, start + KERNEL_BLOCK)
+            part = Translation(result.rows[block, :], result.defined[block])
+            self._apply_block(x[block, :], part)
+        return result
 
-    def _apply_block(self, x: Array) -> Translation:
+    def _apply_block(self, x: Array, result: Translation) -> None:
         xp = array_namespace(x, self.weights)
         with suppress_warnings():
             centred = x - self.origin.parts[0, :]
@@ -89,24 +84,38 @@ class KernelMap(AnchorMap):
             accurate &= squares > (ACCURATE_GAIN * self.origin.norm) ** 2
             # Scaled before the product, which is the wider array.
             centred *= (self.sharpness / xp.sqrt(squares))[:, None]
-            translation = self._place(centred @ self.landmarks, accurate)
-        return recompute(translation, accurate, x, self._apply_exactly)
+            self._place(centred @ self.landmarks, accurate, result)
+        recompute(result, accurate, x, self._apply_exactly)
 
     def _apply_exactly(self, x: Array) -> Translation:
         unit, defined = self.origin.unit_rows(x)
-        return self._place(self.sharpness * (unit @ self.landmarks), defined)
+        result = _allocate(x, self.target_width)
+        self._place(self.sharpness * (unit @ self.landmarks), defined, result)
+        return result
 
-    def _place(self, cosines: Array, has_direction: Array) -> Translation:
-        """Rows of the target from (n, m) cosines times γ; mu_Y where there is no direction."""
+    def _place(self, cosines: Array, has_direction: Array, result: Translation) -> None:
+        """Write rows of the target from (n, m) cosines times γ; mu_Y where there is no direction.
+
+        The cosines are overwritten.
+        """
         xp = array_namespace(cosines, self.weights)
         # The kernel's factor e^(−γ) is omitted here and below: rows are normalised afterwards.
         min_norm = RTOL * self.gain * math.exp(self.sharpness)
+        rows, defined = result
         with suppress_warnings():
-            rows = xp.exp(cosines) @ self.weights
+            xp.matmul(xp.exp(cosines, out=cosines), self.weights, out=rows)
             squares = xp.vecdot(rows, rows)
-            defined = has_direction & (squares > min_norm**2)
+            defined[:] = has_direction & (squares > min_norm**2)
             rows *= (self.scale / xp.sqrt(squares))[:, None]
             if not bool(xp.all(defined)):
                 rows[~defined, :] = 0.0
             rows += self.mean
-        return Translation(rows, defined)
+
+
+def _allocate(x: Array, width: int) -> Translation:
+    """Room for the translation of rows (n, d_X) to a width."""
+    xp = array_namespace(x)
+    return Translation(
+        xp.empty((x.shape[0], width), dtype=xp.float32, device=device(x)),
+        xp.empty((x.shape[0],), dtype=xp.bool, device=device(x)),
+    )
