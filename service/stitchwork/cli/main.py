@@ -53,6 +53,9 @@ CLIENT_COMMANDS: Final = {
     "translate": LazyCommand(
         "inference:translate", "Translate an .npy file of embeddings of any size."
     ),
+    "migrate": LazyCommand(
+        "migrate:migrate", "Move a store of vectors into the space of another encoder."
+    ),
     "classify": LazyCommand("inference:classify", "Classify an .npy file of embeddings."),
     "embed": LazyCommand("inference:embed", "Embed texts or images into an .npy file."),
     "stitch": LazyCommand(

@@ -35,7 +35,7 @@ class ParquetRows(SequentialRows):
             file = pq.ParquetFile(path, memory_map=True, buffer_size=BUFFER_BYTES)
         except pa.ArrowInvalid as error:
             raise InvalidInputError(f"{path}: expected a Parquet file: {error}") from error
-        self.column = _choose(path, file.schema_arrow, column, pa)
+        self.column = _choose(path, file.schema_arrow, column)
         first = next(self._vectors(file, 1), None)
         if first is None:
             raise InvalidInputError(f"{path}: expected rows, got an empty file")
@@ -137,7 +137,10 @@ def parquet_rows(path: Path, column: str | None) -> ParquetRows:
     return ParquetRows(path, column)
 
 
-def _choose(path: Path, schema: Any, column: str | None, pa: Any) -> str:
+def vector_columns(schema: Any) -> list[str]:
+    """The names of the columns of lists of numbers in a schema."""
+    _, pa = _import()
+
     def is_vector(type_: Any) -> bool:
         is_list = any(
             check(type_)
@@ -147,13 +150,16 @@ def _choose(path: Path, schema: Any, column: str | None, pa: Any) -> str:
             pa.types.is_floating(type_.value_type) or pa.types.is_integer(type_.value_type)
         )
 
-    vectors = [field.name for field in schema if is_vector(field.type)]
-    candidates = [name for name in vectors if column in (None, name)]
+    return [str(field.name) for field in schema if is_vector(field.type)]
+
+
+def _choose(path: Path, schema: Any, column: str | None) -> str:
+    candidates = [name for name in vector_columns(schema) if column in (None, name)]
     if len(candidates) != 1:
         listed = ", ".join(f"{field.name} ({field.type})" for field in schema)
         wanted = f"a column {column} of vectors" if column else "one column of vectors"
         raise InvalidInputError(f"{path}: expected {wanted}, got {listed}; choose by --column")
-    return str(candidates[0])
+    return candidates[0]
 
 
 def check_installed() -> None:

@@ -1,13 +1,14 @@
 """The arrays and numbers that a map consists of, under the names that files give them."""
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from numpy.typing import NDArray
 
 from stitchwork.errors import UnsupportedFormatError
 from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.linalg import RTOL
 from stitchwork.geometry.maps import MIN_RELATIVE_DISTANCE, IdentityMap, LinearMap, Map, Origin
 from stitchwork.geometry.unit_map import UnitMap
-from stitchwork.resources import Arrays
 
 FORMAT: Final = "stitchwork-translation/2"
 """Name and version of what files hold."""
@@ -30,7 +31,7 @@ class MapParameters(NamedTuple):
     """
 
     kind: str
-    arrays: Arrays
+    arrays: dict[str, NDArray[Any]]
     numbers: dict[str, float]
     unit: bool = False
 
@@ -50,7 +51,7 @@ def map_parameters(exported: Map) -> MapParameters:
     """
     if isinstance(exported, UnitMap):
         return map_parameters(exported.inner)._replace(unit=True)
-    arrays: Arrays
+    arrays: dict[str, NDArray[Any]]
     match exported:
         case LinearMap():
             kind, arrays = "linear", {"matrix": exported.matrix}

@@ -94,7 +94,7 @@ def _export(
         source=spaces[0], target=spaces[1], head=head_id, bridge=bridge
     )
     source, target, head = resolution.source, resolution.destination, resolution.head
-    exported = state.pipeline.translator.pair_map(source, target, bridge).map
+    pair_map = state.pipeline.translator.pair_map(source, target, bridge)
     metadata: dict[str, str] = {"bridge": bridge}
     for role, record in resolution.records.items():
         metadata |= {role: record.id, f"{role}_version": record.version}
@@ -103,9 +103,12 @@ def _export(
         classifier = state.pipeline.classifiers.get(head)
         metadata |= _head_metadata(head)
     if media_type == negotiation.ONNX:
-        data, extension = map_to_onnx(exported, metadata, classifier), "onnx"
+        data, extension = map_to_onnx(pair_map.map, metadata, classifier), "onnx"
     else:
-        data, extension = map_to_safetensors(exported, metadata), "safetensors"
+        data, extension = (
+            map_to_safetensors(pair_map.map, metadata, pair_map.coverage),
+            "safetensors",
+        )
     name = f"{source.id}-to-{target.id}.{extension}"
     headers = resolution_headers(resolution)
     headers["Content-Disposition"] = f'attachment; filename="{name}"'

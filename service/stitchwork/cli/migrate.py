@@ -1,0 +1,131 @@
+"""`stitchwork migrate`."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stitchwork.cli.client_options import ClientCommand, bridge_option, parse_id
+from stitchwork.cli.output import Output
+
+if TYPE_CHECKING:
+    # Takes longer to import than the command line takes to refuse a wrong option.
+    from stitchwork.client import Stitchwork
+
+
+@click.command(cls=ClientCommand)
+@click.argument("source", metavar="SOURCE")
+@click.argument("target", metavar="TARGET")
+@click.option(
+    "--from",
+    "source_space",
+    required=True,
+    metavar="SPACE",
+    type=parse_id,
+    help="The space of the vectors.",
+)
+@click.option(
+    "--to",
+    "target_space",
+    required=True,
+    metavar="SPACE",
+    type=parse_id,
+    help="The space to translate into.",
+)
+@bridge_option
+@click.option(
+    "--uncovered",
+    type=click.Choice(["keep", "reject"]),
+    default="keep",
+    show_default=True,
+    help="Rows that the anchors do not cover: write them and count them, or leave them out.",
+)
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Folder of the state and of the rows that are left out [default: TARGET.migration].",
+)
+@click.option(
+    "--block-rows",
+    type=click.IntRange(1),
+    metavar="COUNT",
+    help="Rows that are translated and written at a time [default: 8192].",
+)
+def migrate(
+    client: "Stitchwork",
+    output: Output,
+    source: str,
+    target: str,
+    source_space: str,
+    target_space: str,
+    bridge: str | None,
+    uncovered: str,
+    checkpoint: Path | None,
+    block_rows: int | None,
+) -> None:
+    """Move a store of vectors: translate its rows into a new store, ids and payload included.
+
+    SOURCE and TARGET are paths or URLs: rows.parquet, a folder/ of Parquet files, rows.npy with
+    rows.ids.txt, or rows.jsonl. The service is asked for the map once; the rows are translated on
+    this machine. The same command goes on where it was interrupted.
+    """
+    from stitchwork.migration.local_engine import BLOCK_ROWS, move
+    from stitchwork.migration.offline_map import OfflineMap
+    from stitchwork.migration.stores import open_store, state_folder
+
+    offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
+    with (
+        open_store(source) as source_store,
+        open_store(target) as target_store,
+        _bar(visible=output.has_progress) as progress,
+    ):
+        result = move(
+            source_store,
+            target_store,
+            offline_map,
+            checkpoint or state_folder(target),
+            uncovered="reject" if uncovered == "reject" else "keep",
+            block_rows=block_rows or BLOCK_ROWS,
+            progress=progress,
+        )
+    fields = {**dataclasses.asdict(result), "rejects": str(result.rejects)}
+    moved = result.rows - result.resumed_at
+    fields |= {
+        "seconds": round(result.seconds, 3),
+        "rows_per_second": round(moved / result.seconds, 1),
+    }
+    output.record(fields)
+    if not output.as_json:
+        for warning in result.warnings:
+            click.echo(f"stitchwork: {warning}", err=True)
+
+
+@contextmanager
+def _bar(*, visible: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the rows, the rate and the time that is left."""
+    if not visible:
+        yield lambda done, total: None
+        return
+    start, first = time.perf_counter(), None
+
+    def rate(done: int | None) -> str:
+        seconds = time.perf_counter() - start
+        return f"{((done or 0) - (first or 0)) / max(seconds, 1e-9):,.0f} rows/s"
+
+    with click.progressbar(
+        length=1, label="migrate", show_pos=True, item_show_func=rate, file=sys.stderr
+    ) as bar:
+
+        def show(done: int, total: int) -> None:
+            nonlocal first
+            first = done if first is None else first
+            bar.length = total
+            bar.update(done - bar.pos, done)
+
+        yield show

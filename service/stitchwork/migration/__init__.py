@@ -1,0 +1,6 @@
+"""Moves stores of vectors from the space of one encoder to that of another.
+
+A `VectorStore` is read and written through its own client; `open_store` opens one by its URL or
+path. The rows are translated on this machine by a map that the service exports once, so that all of
+them are of the same versions and the same bridge.
+"""

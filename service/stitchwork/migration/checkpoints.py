@@ -1,0 +1,170 @@
+"""The state of a move on disk: what it is of, the blocks that are complete, and its rejects."""
+
+import os
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import orjson
+
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.offline_map import MapVersions, OfflineMap
+from stitchwork.migration.part_files import replacement
+from stitchwork.migration.store import Id
+
+FORMAT: Final = 1
+CHECKPOINT: Final = "checkpoint.json"
+MAP: Final = "map.safetensors"
+REJECTS: Final = "rejects.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a move is of; another one does not resume it.
+
+    Attributes:
+        source: Name of the source store.
+        target: Name of the target store.
+        versions: What the map is of.
+        block_rows: Rows of a block; its translations depend on it in their last digits.
+        uncovered: What happens to rows that the anchors do not cover: `keep` or `reject`.
+        revision: The content of the source, where it says so.
+    """
+
+    source: str
+    target: str
+    versions: MapVersions
+    block_rows: int
+    uncovered: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class MoveProgress:
+    """How far a move is.
+
+    Attributes:
+        blocks: Number of complete blocks.
+        cursor: Position in the source after them.
+        rows: Rows that were read.
+        rejected: Rows that were left out.
+        uncovered: Rows that were written although the anchors do not cover them.
+        rejects_bytes: Length of the file of rejects after these blocks.
+        is_complete: Whether the target is complete.
+    """
+
+    blocks: int = 0
+    cursor: Any = None
+    rows: int = 0
+    rejected: int = 0
+    uncovered: int = 0
+    rejects_bytes: int = 0
+    is_complete: bool = False
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """The folder of a move.
+
+    Attributes:
+        folder: The folder; it has the file of the map, the checkpoint and the rejects.
+        move: What the move is of.
+        progress: How far it is.
+    """
+
+    folder: Path
+    move: Move
+    progress: MoveProgress = field(default_factory=MoveProgress)
+
+    @classmethod
+    def begin(cls, folder: Path, move: Move, offline_map: OfflineMap) -> Self:
+        """The folder of a move that begins."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacement(folder / MAP) as file:
+            file.write(offline_map.data)
+        with replacement(folder / REJECTS):
+            pass
+        checkpoint = cls(folder, move)
+        checkpoint.save(checkpoint.progress)
+        return checkpoint
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The folder of a move that has begun; None if there is none.
+
+        Raises:
+            InvalidInputError: If another release wrote it.
+        """
+        path = folder / CHECKPOINT
+        try:
+            fields = orjson.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        try:
+            if fields["format"] != FORMAT:
+                raise ValueError(f"expected format {FORMAT}, got {fields['format']}")
+            versions = MapVersions(**fields["move"].pop("versions"))
+            move = Move(versions=versions, **fields["move"])
+            return cls(folder, move, MoveProgress(**fields["progress"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InvalidInputError(f"{path} cannot be resumed: {error}") from error
+
+    def offline_map(self) -> OfflineMap:
+        """The map that the move began with."""
+        return OfflineMap((self.folder / MAP).read_bytes())
+
+    def check(self, move: Move) -> None:
+        """Check that a call is of the same move.
+
+        Raises:
+            ConflictError: If it is not; the message names what differs.
+        """
+        mine, other = self._fields(self.move), self._fields(move)
+        for name, value in mine.items():
+            if other[name] != value:
+                raise ConflictError(
+                    f"{self.folder} is of a move whose {name.replace('_', ' ')} was "
+                    f"{value or 'unknown'}, and is now {other[name] or 'unknown'}: rows of both "
+                    "would be mixed. To begin anew, remove that folder and the incomplete target"
+                )
+
+    def save(self, progress: MoveProgress) -> None:
+        """Save how far the move is."""
+        self.progress = progress
+        versions = self.move.versions._asdict()
+        move = {**asdict(self.move), "versions": versions}
+        fields = {"format": FORMAT, "move": move, "progress": asdict(progress)}
+        with replacement(self.folder / CHECKPOINT) as file:
+            file.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
+
+    def add_rejects(self, rejects: list[tuple[Id, str]]) -> int:
+        """Append rows to the file of rejects, after those of the complete blocks.
+
+        Returns:
+            The length of the file.
+        """
+        with (self.folder / REJECTS).open("r+b") as file:
+            # What follows is of a block whose checkpoint was not saved.
+            file.truncate(self.progress.rejects_bytes)
+            file.seek(self.progress.rejects_bytes)
+            for id_, reason in rejects:
+                fields = {"id": id_, "reason": reason}
+                file.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def complete(self) -> None:
+        """Note that the target is complete."""
+        self.save(replace(self.progress, is_complete=True))
+
+    @staticmethod
+    def _fields(move: Move) -> dict[str, Any]:
+        fields = {**asdict(move), **move.versions._asdict()}
+        names = {"source_version": "version of the source space"}
+        names |= {"target_version": "version of the target space"}
+        del fields["versions"]
+        stores = {"source": move.source, "target": move.target}
+        spaces = {"source space": move.versions.source, "target space": move.versions.target}
+        fields |= {**stores, **spaces}
+        return {names.get(name, name): value for name, value in fields.items()}

@@ -1,0 +1,60 @@
+"""What stores have in common that are files on this machine."""
+
+from abc import abstractmethod
+from pathlib import Path
+from shutil import rmtree
+from typing import BinaryIO
+
+from stitchwork.errors import ConflictError
+from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.part_files import PartFiles
+
+
+class FileStore(BaseStore):
+    """A file, or a folder of files, that is written in parts.
+
+    Args:
+        path: The file or folder.
+        name: What messages call it.
+    """
+
+    SUFFIX = ""
+    """Of the parts."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name, self._path = name, path
+        self._parts: PartFiles | None = None
+        self._folder: Path | None = None
+
+    def revision(self) -> str:
+        """Size and time of the file."""
+        stat = self._path.stat()
+        return f"{stat.st_size}@{stat.st_mtime_ns}"
+
+    def exists(self) -> bool:
+        """Whether there is a file or folder of this name."""
+        return self._path.exists()
+
+    def finish(self) -> None:
+        """Write the parts to one file."""
+        if self._parts is not None:
+            self._parts.merge(self._path, self._append)
+        elif self._folder is not None:
+            # The file is complete, and their removal may have been interrupted.
+            rmtree(self._folder, ignore_errors=True)
+
+    def _prepare(self, folder: Path) -> None:
+        """Open the folder of parts, unless the store is complete."""
+        self._folder = folder / "parts"
+        if not self._path.exists():
+            self._parts = PartFiles(self._folder, self.SUFFIX)
+
+    @property
+    def _part_files(self) -> PartFiles:
+        if self._parts is None:
+            raise ConflictError(f"{self.name} exists: something else has written it meanwhile")
+        return self._parts
+
+    @abstractmethod
+    def _append(self, file: BinaryIO, paths: list[Path]) -> None:
+        """Write the content of the parts to one file."""

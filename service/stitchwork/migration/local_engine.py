@@ -1,0 +1,211 @@
+"""Moves a store on this machine, a block after the other."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move, MoveProgress
+from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.store import Batch, Id, VectorStore
+
+BLOCK_ROWS: Final = 8192
+Uncovered: TypeAlias = Literal["keep", "reject"]
+NOT_FINITE: Final = "a number that is not finite"
+NO_DIRECTION: Final = "equals the mean of the source space, so it has no direction"
+NOT_COVERED: Final = "not covered by the anchors of the source space"
+
+
+@dataclass(frozen=True, slots=True)
+class MoveResult:
+    """What a move has done.
+
+    Attributes:
+        source: Name of the source store.
+        target: Name of the target store.
+        rows: Rows that were read.
+        written: Rows that were written.
+        rejected: Rows that were left out; the file `rejects` lists them.
+        uncovered: Rows that were written although the anchors do not cover them.
+        rejects: The file of the rows that were left out.
+        resumed_at: Row that this call began at; 0 for a move that was not resumed.
+        seconds: Time that this call took.
+        versions: Spaces, versions and bridge of the map.
+        warnings: What is doubtful.
+    """
+
+    source: str
+    target: str
+    rows: int
+    written: int
+    rejected: int
+    uncovered: int
+    rejects: Path
+    resumed_at: int
+    seconds: float
+    versions: dict[str, str]
+    warnings: list[str]
+
+
+def move(
+    source: VectorStore,
+    target: VectorStore,
+    offline_map: OfflineMap,
+    folder: Path,
+    *,
+    uncovered: Uncovered = "keep",
+    block_rows: int = BLOCK_ROWS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MoveResult:
+    """Translate all rows of a store into another, which is created.
+
+    A move that ended early goes on after its last complete block when it is called again with the
+    same arguments.
+
+    Args:
+        source: The store to read; it is not changed.
+        target: The store to create.
+        offline_map: The map, of the current versions of both spaces.
+        folder: Where the checkpoint is, on this machine; it is made.
+        uncovered: Whether rows that the anchors do not cover are written or left out.
+        block_rows: Rows of a block.
+        progress: Called with the rows that are done and all rows.
+
+    Raises:
+        ConflictError: If the target exists, or the move has begun with other versions, another
+            bridge, other options or another content of the source.
+        InvalidInputError: If the source has no rows, or vectors of another width than the map.
+    """
+    start = time.perf_counter()
+    if block_rows < 1:
+        raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
+    current = Move(
+        source.name, target.name, offline_map.versions, block_rows, uncovered, source.revision()
+    )
+    checkpoint = Checkpoint.read(folder)
+    if checkpoint is None:
+        checkpoint = _begin(source, target, offline_map, folder, current)
+    else:
+        checkpoint.check(current)
+        # Byte for byte the same map: one of the same versions may be rounded differently.
+        offline_map = checkpoint.offline_map()
+    resumed_at = checkpoint.progress.rows
+    total = source.count()
+    if not checkpoint.progress.is_complete:
+        target.create(source, offline_map.target_width, folder, offline_map.versions._asdict())
+        _write_blocks(source, target, offline_map, checkpoint, total, progress)
+        target.finish()
+        checkpoint.complete()
+    return _result(target, checkpoint, total, resumed_at, time.perf_counter() - start)
+
+
+def _begin(
+    source: VectorStore, target: VectorStore, offline_map: OfflineMap, folder: Path, current: Move
+) -> Checkpoint:
+    if target.exists():
+        raise ConflictError(
+            f"{target.name} exists already, and {folder} has no checkpoint of a move to it: choose "
+            "another target"
+        )
+    if not source.count():
+        raise InvalidInputError(f"{source.name}: expected rows, got none")
+    width, expected = source.dimension(), offline_map.source_width
+    if width != expected:
+        raise InvalidInputError(
+            f"{source.name}: expected vectors of {expected} numbers, which the space "
+            f"{current.versions.source} has, got {width}"
+        )
+    return Checkpoint.begin(folder, current, offline_map)
+
+
+def _write_blocks(
+    source: VectorStore,
+    target: VectorStore,
+    offline_map: OfflineMap,
+    checkpoint: Checkpoint,
+    total: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    state = checkpoint.progress
+    progress(state.rows, total)
+    for batch in source.scan(checkpoint.move.block_rows, state.cursor):
+        rows, rejects, uncovered = _translate(batch, offline_map, checkpoint.move.uncovered)
+        target.write(state.blocks, rows)
+        state = MoveProgress(
+            blocks=state.blocks + 1,
+            cursor=batch.cursor,
+            rows=state.rows + len(batch),
+            rejected=state.rejected + len(rejects),
+            uncovered=state.uncovered + uncovered,
+            rejects_bytes=checkpoint.add_rejects(rejects),
+        )
+        checkpoint.save(state)
+        progress(state.rows, max(total, state.rows))
+
+
+def _translate(
+    batch: Batch, offline_map: OfflineMap, uncovered: str
+) -> tuple[Batch, list[tuple[Id, str]], int]:
+    """The rows to write, those to leave out with the reasons, and how many are not covered."""
+    mapped = offline_map.apply(batch.vectors)
+    reasons: dict[int, str] = {}
+    if uncovered == "reject":
+        reasons |= dict.fromkeys(_indices(~mapped.covered), NOT_COVERED)
+    reasons |= dict.fromkeys(_indices(~mapped.defined), NO_DIRECTION)
+    reasons |= dict.fromkeys(_indices(~mapped.finite), NOT_FINITE)
+    reasons |= batch.faults
+    rejects = [(batch.ids[row], reasons[row]) for row in sorted(reasons)]
+    if not rejects:
+        rows = replace(batch, vectors=mapped.rows)
+        return rows, rejects, int(np.count_nonzero(~mapped.covered))
+    accepted = np.ones(len(batch), bool)
+    accepted[list(reasons)] = False
+    selected = np.flatnonzero(accepted)
+    rows = replace(batch.select(selected), vectors=mapped.rows[selected])
+    return rows, rejects, int(np.count_nonzero(~mapped.covered[selected]))
+
+
+def _indices(mask: NDArray[np.bool_]) -> list[int]:
+    indices: list[int] = np.flatnonzero(mask).tolist()
+    return indices
+
+
+def _result(
+    target: VectorStore, checkpoint: Checkpoint, total: int, resumed_at: int, seconds: float
+) -> MoveResult:
+    state, current = checkpoint.progress, checkpoint.move
+    written, stored = state.rows - state.rejected, target.count()
+    warnings = []
+    if stored != written:
+        warnings.append(
+            f"expected {written} rows in {target.name}, it has {stored}: an id of the source is "
+            "repeated, or something else writes to the target"
+        )
+    if total != state.rows:
+        warnings.append(
+            f"{current.source} has {total} rows now, and {state.rows} were read: it changed during "
+            "the move"
+        )
+    if state.uncovered:
+        warnings.append(
+            f"{state.uncovered} of {written} rows are not covered by the anchors of "
+            f"{current.versions.source}: their translations are unreliable"
+        )
+    return MoveResult(
+        source=current.source,
+        target=current.target,
+        rows=state.rows,
+        written=written,
+        rejected=state.rejected,
+        uncovered=state.uncovered,
+        rejects=checkpoint.folder / REJECTS,
+        resumed_at=resumed_at,
+        seconds=seconds,
+        versions=current.versions._asdict(),
+        warnings=warnings,
+    )

@@ -1,0 +1,52 @@
+"""Maps and stores of generated rows for tests of moves."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from stitchwork.export.safetensors_export import map_to_safetensors
+from stitchwork.geometry.bridges import BridgeName, FittedSpace, compose
+from stitchwork.geometry.coverage import Coverage
+from stitchwork.geometry.frame import Frame
+from stitchwork.migration.offline_map import OfflineMap
+from tests.support.latent_spaces import make_spaces
+
+WIDTH, TARGET_WIDTH = 16, 20
+
+
+def make_map(bridge: BridgeName = "ridge", *, unit: bool = True, version: str = "x1") -> OfflineMap:
+    """A map between two generated spaces, x and y."""
+    spaces = make_spaces(200, WIDTH, TARGET_WIDTH)
+    source = FittedSpace(Frame.from_anchors(spaces.x_anchors))
+    target = FittedSpace(Frame.from_anchors(spaces.y_anchors), unit=unit)
+    metadata = {"bridge": bridge, "source": "x", "source_version": version}
+    metadata |= {"target": "y", "target_version": "y1"}
+    composed = compose(bridge, source, target)
+    coverage = Coverage.from_frame(source.frame)
+    return OfflineMap(map_to_safetensors(composed, metadata, coverage))
+
+
+def make_vectors(count: int) -> Any:
+    """Rows of the space x, (n, 16) float32."""
+    return make_spaces(200, WIDTH, TARGET_WIDTH, n=count).x.astype(np.float32)
+
+
+def write_parquet(path: Path, count: int, *, with_faults: bool = False) -> Any:
+    """A Parquet file of rows with ids, texts and numbers, in several row groups; its table."""
+    vectors = make_vectors(count).tolist()
+    if with_faults:
+        vectors[3] = None
+        vectors[5] = vectors[5][:4]
+        vectors[7][0] = float("nan")
+    columns = {
+        "label": pa.array(range(count), pa.int16()),
+        "embedding": pa.array(vectors, pa.list_(pa.float32())),
+        "id": [f"r{i}" for i in range(count)],
+        "text": [f"text {i}\nof two lines" for i in range(count)],
+    }
+    table = pa.table(columns)
+    pq.write_table(table, path, row_group_size=max(1, count // 3))
+    return table

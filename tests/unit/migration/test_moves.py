@@ -1,0 +1,163 @@
+"""Moves of stores on this machine: what is written, left out and refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.local_engine import MoveResult, Uncovered, move
+from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.stores import open_store, state_folder
+from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors, write_parquet
+
+ROWS = 300
+
+
+def run(
+    source: Path, target: Path | str, offline_map: OfflineMap, *, uncovered: Uncovered = "keep"
+) -> MoveResult:
+    with open_store(str(source)) as rows, open_store(str(target)) as moved:
+        state = state_folder(str(target))
+        return move(rows, moved, offline_map, state, uncovered=uncovered, block_rows=64)
+
+
+def test_parquet_keeps_its_columns_in_their_order_and_names_the_versions(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "a.parquet", ROWS)
+    before = (tmp_path / "a.parquet").read_bytes()
+    result = run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    table = pq.read_table(tmp_path / "b.parquet")
+    assert table.column_names == source.column_names
+    for name in ("label", "id", "text"):
+        assert table.column(name).equals(source.column(name))
+        assert table.schema.field(name).type == source.schema.field(name).type
+    rows = np.array(table.column("embedding").to_pylist(), np.float32)
+    np.testing.assert_allclose(rows, make_map().apply(make_vectors(ROWS)).rows, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    stamp = json.loads(table.schema.metadata[b"stitchwork"])
+    assert stamp == make_map().versions._asdict() == result.versions
+    assert (tmp_path / "a.parquet").read_bytes() == before
+    assert (result.rows, result.written, result.rejected) == (ROWS, ROWS, 0)
+
+
+def test_rows_without_a_valid_vector_are_listed_and_left_out(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS, with_faults=True)
+    result = run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    rejects = [json.loads(line) for line in result.rejects.read_text().splitlines()]
+    assert {reject["id"]: reject["reason"] for reject in rejects} == {
+        "r3": "no vector",
+        "r5": "expected 16 numbers, got 4",
+        "r7": "a number that is not finite",
+    }
+    ids = pq.read_table(tmp_path / "b.parquet").column("id").to_pylist()
+    assert ids == [f"r{i}" for i in range(ROWS) if i not in (3, 5, 7)]
+
+
+def test_rows_that_are_not_covered_are_counted_or_left_out(tmp_path: Path) -> None:
+    vectors = make_vectors(ROWS)
+    vectors[10:20] = 40 * np.random.default_rng(3).normal(size=(10, 16))
+    np.save(tmp_path / "a.npy", vectors)
+    covered = make_map().apply(vectors).covered
+    outside = np.flatnonzero(~covered).tolist()
+    assert outside
+    result = run(tmp_path / "a.npy", tmp_path / "b.npy", make_map())
+    assert (result.written, result.uncovered) == (ROWS, len(outside))
+    assert f"{len(outside)} of {ROWS} rows are not covered" in result.warnings[0]
+    result = run(tmp_path / "a.npy", tmp_path / "c.npy", make_map(), uncovered="reject")
+    rejects = [json.loads(line) for line in result.rejects.read_text().splitlines()]
+    assert [reject["id"] for reject in rejects] == outside
+    assert (result.rejected, result.uncovered, result.warnings) == (len(outside), 0, [])
+    assert np.load(tmp_path / "c.npy").shape == (ROWS - len(outside), TARGET_WIDTH)
+    ids = (tmp_path / "c.ids.txt").read_text().split()
+    assert ids == [str(i) for i in range(ROWS) if i not in outside]
+
+
+def test_finished_move_is_not_repeated(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    written = (tmp_path / "b.parquet").stat().st_mtime_ns
+    result = run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    assert (result.resumed_at, result.written) == (ROWS, ROWS)
+    assert (tmp_path / "b.parquet").stat().st_mtime_ns == written
+
+
+def test_existing_target_is_refused_and_not_changed(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    (tmp_path / "b.parquet").write_text("something else")
+    with pytest.raises(ConflictError, match=r"b\.parquet exists already"):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    assert (tmp_path / "b.parquet").read_text() == "something else"
+
+
+def begin(tmp_path: Path) -> None:
+    """Begin a move that stops after its first block."""
+    source = tmp_path / "a.parquet"
+    write_parquet(source, ROWS)
+
+    def stop(done: int, total: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    target = f"{tmp_path}/b.parquet"
+    with (
+        open_store(str(source)) as rows,
+        open_store(target) as moved,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        move(rows, moved, make_map(), state_folder(target), block_rows=64, progress=stop)
+
+
+def test_replaced_space_stops_a_move_that_has_begun(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(ConflictError, match="version of the source space was x1, and is now x2"):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map(version="x2"))
+
+
+def test_another_bridge_stops_a_move_that_has_begun(tmp_path: Path) -> None:
+    begin(tmp_path)
+    with pytest.raises(ConflictError, match="bridge was ridge, and is now exp"):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map("exp"))
+
+
+def test_source_that_changed_stops_a_move_that_has_begun(tmp_path: Path) -> None:
+    begin(tmp_path)
+    write_parquet(tmp_path / "a.parquet", ROWS + 1)
+    with pytest.raises(ConflictError, match="revision"):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+
+
+def test_store_of_another_width_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.ones((3, 5), np.float32))
+    with pytest.raises(InvalidInputError, match=r"expected vectors of 16 numbers.*space x.*got 5"):
+        run(tmp_path / "a.npy", tmp_path / "b.npy", make_map())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy"]
+
+
+def test_array_file_refuses_payloads_by_the_names_of_their_fields(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    with pytest.raises(InvalidInputError, match="no place for label, text"):
+        run(tmp_path / "a.parquet", tmp_path / "b.npy", make_map())
+
+
+def test_payloads_go_from_parquet_to_json_lines_and_back(tmp_path: Path) -> None:
+    table = write_parquet(tmp_path / "a.parquet", ROWS)
+    run(tmp_path / "a.parquet", tmp_path / "b.jsonl", make_map())
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == table.column("text").to_pylist()
+    assert {len(row["embedding"]) for row in rows} == {TARGET_WIDTH}
+    with open_store(f"{tmp_path}/b.jsonl") as store:
+        assert next(store.scan(2)).payload.records()[1] == {
+            "label": 1,
+            "text": "text 1\nof two lines",
+        }
+
+
+def test_folder_of_parquet_files_becomes_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_parquet(tmp_path / "in/1.parquet", ROWS)
+    run(tmp_path / "in", f"{tmp_path}/out/", make_map())
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [f"part-{block:06d}.parquet" for block in range(5)]
+    assert pq.read_table(tmp_path / "out").num_rows == ROWS
