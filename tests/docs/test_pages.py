@@ -43,6 +43,7 @@ STORIES: Final = {
         "docs/internals/architecture.md",
         "docs/operations/servers.md",
         "docs/operations/deployment.md",
+        "docs/operations/kubernetes.md",
         "docs/operations/security.md",
         "docs/operations/observability.md",
     ),

@@ -1,0 +1,91 @@
+"""The chart's commands, environment, probes and paths, on real processes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import httpx
+import pytest
+import redis
+
+from tests.support import machine
+from tests.support.chart_schema import CHART
+from tests.support.cluster import Cluster, Process
+from tests.support.helm import Manifest, by_name, environment, render
+from tests.support.servers import VALKEY_9, ServerProcess, server_binary
+
+ADMIN_KEY: Final = "k" * 32
+
+
+@pytest.fixture(scope="module")
+def manifests() -> list[Manifest]:
+    return render(CHART / "ci/production-values.yaml", values={"settings": {"tracing": False}})
+
+
+@pytest.fixture(scope="module")
+def api(manifests: list[Manifest]) -> Iterator[Process]:
+    """An API process with the chart's environment, but for its servers, key file and address."""
+    variables = environment(by_name(manifests, "Deployment", "-api"))
+    settings = {
+        name: value
+        for name, value in variables.items()
+        if name.startswith("STITCHWORK_") and not name.endswith(("_KEY_FILE", "_HOST", "_PORT"))
+    }
+    with Cluster(server_binary(VALKEY_9), **settings) as cluster:
+        yield cluster.api(STITCHWORK_ADMIN_KEY=ADMIN_KEY)
+
+
+def get(api: Process, path: str, key: str = "") -> httpx.Response:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.get(f"{api.url}{path}", headers=headers, timeout=machine.deadline(30))
+
+
+def container(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
+    workload = by_name(manifests, kind, name)
+    (result,) = workload["spec"]["template"]["spec"]["containers"]
+    assert isinstance(result, dict)
+    return result
+
+
+def test_probes_of_the_api_need_no_key(api: Process, manifests: list[Manifest]) -> None:
+    definition = container(manifests, "Deployment", "-api")
+    assert definition["command"] == ["stitchwork", "api"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert get(api, definition[probe]["httpGet"]["path"]).status_code == 200
+    path = definition["readinessProbe"]["httpGet"]["path"]
+    assert get(api, path).json().keys() >= {"ready"}
+
+
+def test_scaler_reads_a_number_with_a_key(api: Process, manifests: list[Manifest]) -> None:
+    (trigger,) = by_name(manifests, "ScaledObject", "-worker-default")["spec"]["triggers"]
+    url = httpx.URL(trigger["metadata"]["url"])
+    assert url.host == "demo-stitchwork-api.models.svc"
+    assert get(api, url.path).status_code == 401
+    answer = get(api, url.path, ADMIN_KEY).json()
+    assert isinstance(answer[trigger["metadata"]["valueLocation"]], float)
+
+
+def test_monitor_reads_metrics_with_a_key(api: Process, manifests: list[Manifest]) -> None:
+    (endpoint,) = by_name(manifests, "ServiceMonitor", "-api")["spec"]["endpoints"]
+    assert get(api, endpoint["path"]).status_code == 401
+    assert "stitchwork_build_info" in get(api, endpoint["path"], ADMIN_KEY).text
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "appends"),
+    [("-registry", "noeviction", "yes"), ("-queue", "volatile-lru", "no")],
+)
+def test_valkey_starts_with_the_options_of_the_chart(name: str, policy: str, appends: str) -> None:
+    values = {"valkey": {"passwordSecret": "valkey", "queue": {"maxmemory": "64mb"}}}
+    definition = container(render(values=values), "StatefulSet", name)
+    assert definition["command"] == ["valkey-server"]
+    arguments = definition["args"]
+    assert arguments[-2:] == ["--requirepass", "$(VALKEY_PASSWORD)"]
+    # A server with a password refuses the ping that a test's server is started by.
+    with TemporaryDirectory(prefix="sw") as folder:
+        server = ServerProcess(Path(folder), tuple(arguments[:-2]), server_binary(VALKEY_9))
+        with redis.Redis.from_url(server.url, decode_responses=True) as client:
+            config: Any = client.config_get("maxmemory-policy", "appendonly", "save")
+        server.stop()
+    assert config == {"maxmemory-policy": policy, "appendonly": appends, "save": ""}
