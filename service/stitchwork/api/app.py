@@ -54,6 +54,7 @@ def create_app(state: AppState) -> FastAPI:
         await state.producer.start()
         state.api_keys.start()
         state.space_checks.start()
+        state.report_jobs.start()
         state.registry.lease_keeper.start()
         state.telemetry.metrics.buffer.start()
         yield
@@ -61,10 +62,11 @@ def create_app(state: AppState) -> FastAPI:
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
         state.space_checks.stop()
+        state.report_jobs.stop()
         await state.producer.stop()
         state.executor.close()
         state.body_parser.close()
-        state.comparison_executor.close()
+        state.selection_executor.close()
         state.inverses.close()
         state.telemetry.close()
 

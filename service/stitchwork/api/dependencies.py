@@ -8,11 +8,12 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, Path, Query, Request
 
 from stitchwork.api.content.body_parser import BodyParser
-from stitchwork.api.executors import MAX_COMPARISONS, BoundedExecutor, Load
+from stitchwork.api.executors import MAX_SELECTIONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.reports.anchor_reports import AnchorReports
+from stitchwork.api.reports.report_jobs import ReportJobs
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.request_lifetime import header_timeout
 from stitchwork.api.server_metrics import ServerMetricsCollector
@@ -45,7 +46,8 @@ class AppState:
         model_aliases: Names of models of OpenAI's API for other models.
         body_parser: Parses bodies.
         executor: Runs array arithmetic.
-        comparison_executor: Runs comparisons of spaces and reports on anchors.
+        selection_executor: Chooses anchors.
+        report_jobs: Computes reports.
         space_checks: Compares new spaces with the others on their sets.
         load: The load of this process.
         draining: Set once this process is about to exit.
@@ -61,6 +63,7 @@ class AppState:
     version: str
     comparisons: SpaceComparisons
     anchor_reports: AnchorReports
+    report_jobs: ReportJobs
     server_metrics: ServerMetricsCollector
     server_reporter: ServerReporter
     api_keys: ApiKeyCache
@@ -71,8 +74,10 @@ class AppState:
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     metrics_public: bool = False
     executor: BoundedExecutor = field(default_factory=BoundedExecutor)
-    comparison_executor: BoundedExecutor = field(
-        default_factory=lambda: BoundedExecutor(MAX_COMPARISONS, threads=1, name="comparisons")
+    selection_executor: BoundedExecutor = field(
+        default_factory=lambda: BoundedExecutor(
+            MAX_SELECTIONS, threads=1, name="choices of anchors"
+        )
     )
     load: Load = field(default_factory=Load)
     draining: threading.Event = field(default_factory=threading.Event)
@@ -85,6 +90,7 @@ class AppState:
             self.api_keys.task,
             self.registry.lease_keeper.task,
             self.space_checks.task,
+            *self.report_jobs.tasks,
             self.telemetry.metrics.buffer.task,
             *self.producer.tasks,
         )

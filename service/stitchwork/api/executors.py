@@ -19,8 +19,8 @@ INLINE_VALUES: Final = 4_096
 """Numbers that are processed on the event loop: a fraction of a millisecond."""
 MAX_PROCESSES: Final = 2
 """Processes that parse large bodies, at most."""
-MAX_COMPARISONS: Final = 16
-"""Comparisons of spaces that may wait; one runs at a time, beside translations."""
+MAX_SELECTIONS: Final = 16
+"""Choices of anchors that may wait; one runs at a time, beside translations."""
 
 
 class Load:

@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 from stitchwork.api import access
 from stitchwork.api.content import negotiation
 from stitchwork.api.request_lifetime import TIMEOUT_PARAMETER
+from stitchwork.api.schemas.report_responses import ReportProgressResponse
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.errors import UNSERVED_CODES, ErrorCode
 
@@ -91,6 +92,19 @@ _OF_INFERENCE: Final = {
     409: _OF_BODIES[409],
     504: "No result before the timeout",
 }
+
+
+REPORT_RESPONSES: Final[Responses] = {
+    202: {
+        "description": "It is computed; the same request returns it later",
+        "model": ReportProgressResponse,
+        "headers": {
+            "Location": {"description": "This URL.", "schema": {"type": "string"}},
+            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}},
+        },
+    }
+}
+"""The responses of a report besides the report."""
 
 
 def rows(model: type[BaseModel]) -> Responses:
@@ -213,6 +227,9 @@ def _error_statuses(operation: dict[str, Any]) -> dict[int, str]:
         statuses |= _OF_CONDITIONS
     if "x-request-timeout" in headers:
         statuses |= _OF_INFERENCE
+    if "requestBody" not in operation and "202" in operation["responses"]:
+        # A report that takes longer goes on, and the response says how much is done.
+        del statuses[504]
     return statuses
 
 

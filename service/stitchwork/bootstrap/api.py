@@ -10,6 +10,7 @@ from stitchwork.api.executors import ProcessExecutor
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
+from stitchwork.api.reports.report_jobs import ReportJobs
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.bootstrap.shared import connect_servers, make_telemetry, open_registry
@@ -67,8 +68,9 @@ def make_app_state(settings: Settings) -> AppState:
         body_parser=BodyParser(limits, ProcessExecutor()),
         service_limits=settings.limits(),
         version=__version__,
-        comparisons=SpaceComparisons(registry),
-        anchor_reports=AnchorReports(registry),
+        comparisons=SpaceComparisons(registry, registry.reports),
+        anchor_reports=AnchorReports(registry, registry.reports),
+        report_jobs=ReportJobs(registry.reports),
         api_keys=ApiKeyCache(
             registry.keys,
             settings.key_file,

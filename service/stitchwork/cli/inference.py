@@ -223,7 +223,7 @@ def compatibility(
     bridge: str | None,
 ) -> None:
     """Show how well the spaces of an anchor set translate into each other."""
-    report = client.compatibility(anchor_set, bridge, spaces or None)
+    report = client.compatibility(anchor_set, bridge, spaces or None, progress=output.has_progress)
     columns = ("source", "target", "verdict", "similarity", "recall_at_1", "agreement", "reason")
     rows = [[pair[column] for column in columns] for pair in report["pairs"]]
     output.show(report, [column.replace("_", " ") for column in columns], rows)

@@ -22,12 +22,12 @@ from stitchwork.client.flows import (
     label_list,
     send,
     send_arrays,
-    send_json,
     url_path,
     without_none,
 )
 from stitchwork.client.partial_results import PartialResult, Predictions
 from stitchwork.client.progress import Progress
+from stitchwork.client.reports import read_report
 from stitchwork.client.resource_operations import Items
 
 FileFormat: TypeAlias = Literal["safetensors", "onnx"]
@@ -220,12 +220,33 @@ class InferenceOperations:
 
     @Operation
     def compatibility(
-        self, anchor_set: str, bridge: str | None = None, spaces: Sequence[str] | None = None
+        self,
+        anchor_set: str,
+        bridge: str | None = None,
+        spaces: Sequence[str] | None = None,
+        *,
+        progress: Progress | bool = False,
     ) -> Flow[dict[str, Any]]:
-        """Report how well the spaces of a set translate into each other, by held-out anchors."""
+        """Report how well the spaces of a set translate into each other, by held-out anchors.
+
+        Waits until all pairs are compared.
+
+        Args:
+            anchor_set: Id of the set.
+            bridge: Default: the service's.
+            spaces: Ids of some of its spaces; default: all that are ready.
+            progress: Called with the pairs compared and all pairs of a page; True draws a bar.
+        """
         names = None if spaces is None else ",".join(spaces)
         query = {"anchor_set": anchor_set, "bridge": bridge, "spaces": names}
-        return (yield from send_json("GET", "/compatibility", query=query))
+        pairs: list[Any] = []
+        while True:
+            page = yield from read_report("/compatibility", query, progress)
+            pairs += page["pairs"]
+            cursor = page.get("cursor")
+            if cursor is None:
+                return {**page, "pairs": pairs}
+            query["cursor"] = cursor
 
     @Operation
     def anchor_report(
@@ -233,10 +254,11 @@ class InferenceOperations:
     ) -> Flow[dict[str, Any]]:
         """Report duplicate and redundant anchors of a space, and whether there are enough.
 
-        With a target, it also names the pairs of anchors that do not seem to correspond.
+        With a target, it also names the pairs of anchors that do not seem to correspond. Waits
+        until the report is computed.
         """
         query = {"target": target, "bridge": bridge}
-        return (yield from send_json("GET", url_path("spaces", space, "anchors"), query=query))
+        return (yield from read_report(url_path("spaces", space, "anchors"), query))
 
     @Operation
     def choose_anchors(

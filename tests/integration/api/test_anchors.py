@@ -10,6 +10,7 @@ from safetensors.numpy import save
 from stitchwork.client import Stitchwork
 from tests.conftest import Pair, make_pair
 from tests.integration.api.test_refusals import check
+from tests.support.reports import get_report
 
 SWAPPED = (11, 40, 77, 120, 163, 199)
 
@@ -29,7 +30,7 @@ def swapped(http: httpx.Client) -> Pair:
 
 
 def report(http: httpx.Client, space: str, **query: str) -> dict[str, Any]:
-    response = http.get(f"/spaces/{space}/anchors", params=query)
+    response = get_report(http, f"/spaces/{space}/anchors", query)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()
     return result

@@ -97,7 +97,7 @@ def parts(registry_server: RedisClient, queue_process: ServerProcess) -> Iterato
     parts = make_app_state(Settings.model_validate(urls))
     parts.api_keys.reload()
     yield parts
-    for part in (parts.executor, parts.comparison_executor, parts.inverses):
+    for part in (parts.executor, parts.selection_executor, parts.inverses):
         part.close()
 
 

@@ -108,7 +108,7 @@ def test_documented_rights_suffice_for_api_worker_and_commands(
             assert tasks["stalled"] == []
             names = {task.name for task in state.background_tasks if task.is_started}
             assert names == {
-                *("keys", "version-lease", "space-checks", "metrics"),
+                *("keys", "version-lease", "space-checks", "reports", "report-leases", "metrics"),
                 *("replies", "queue-heartbeat", "upkeep"),
             }
             state.registry.keys.add(api_keys.new("one", [Scope.READ])[1])

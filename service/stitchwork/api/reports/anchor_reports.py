@@ -1,15 +1,12 @@
 """Reports on the anchors of a space and, with a target, of a pair of spaces."""
 
-from collections.abc import Callable
-from dataclasses import replace
-from operator import attrgetter
-from threading import Lock
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
-from cachetools import LRUCache, cachedmethod
-from numpy.typing import NDArray
 
+from stitchwork.api.reports.report_jobs import ProcessCall, ReportPart, ReportState
 from stitchwork.api.schemas.report_responses import (
     AnchorName,
     AnchorReportResponse,
@@ -21,53 +18,44 @@ from stitchwork.api.schemas.report_responses import (
     MisalignedAnchor,
     RedundantAnchor,
 )
-from stitchwork.api.schemas.responses import ResourceRef
+from stitchwork.api.schemas.responses import Progress, ResourceRef
 from stitchwork.geometry.bridges import BridgeName
-from stitchwork.geometry.diagnostics.anchor_selection import choose_anchors
-from stitchwork.geometry.diagnostics.learning_curve import LearningCurve, learning_curve
-from stitchwork.geometry.diagnostics.misalignment import MisalignedPair, misaligned_pairs
-from stitchwork.geometry.diagnostics.redundancy import (
-    MAX_COMPARED,
-    AnchorCandidate,
-    Duplicates,
-    find_duplicates,
-    redundant_anchors,
+from stitchwork.geometry.diagnostics.anchor_quality import (
+    AnchorQuality,
+    anchor_quality,
+    sample_indices,
 )
+from stitchwork.geometry.diagnostics.anchor_selection import choose_anchors
+from stitchwork.geometry.diagnostics.learning_curve import LearningCurve
+from stitchwork.geometry.diagnostics.misalignment import MisalignedPair
+from stitchwork.geometry.diagnostics.redundancy import AnchorCandidate, Duplicates
 from stitchwork.geometry.frame import Frame, unit_rows
-from stitchwork.geometry.linalg import evenly_spaced
 from stitchwork.registry.registry import Registry
+from stitchwork.registry.report_store import ReportStore
 from stitchwork.resources import AnchorSet, Floats, Space
 
-MAX_ANCHORS: Final = 2000
-"""Evenly spaced anchors that are used where the cost grows with their square or more."""
-MAX_REDUNDANT: Final = 10
-MAX_REPORTS: Final = 256
-
-Key = tuple[str, str | None, str]
 Namer = Callable[[int], AnchorName]
 
 
-def _key(_: object, space: Space, target: Space | None, bridge: BridgeName) -> Key:
-    return space.version, target.version if target else None, bridge
-
-
 class AnchorReports:
-    """Reports of this process, each computed once for its versions.
+    """Reports on anchors, each computed once for its versions.
 
     Args:
         registry: Where anchors come from.
-        max_reports: Reports to keep; the least recently used is dropped first.
+        store: Where reports are kept.
     """
 
-    def __init__(self, registry: Registry, max_reports: int = MAX_REPORTS) -> None:
+    def __init__(self, registry: Registry, store: ReportStore) -> None:
         self._registry = registry
-        self._cache: LRUCache[Key, AnchorReportResponse] = LRUCache(max_reports)
-        self._lock = Lock()
+        self._store = store
 
-    @cachedmethod(attrgetter("_cache"), key=_key, lock=attrgetter("_lock"))
     def report(
-        self, space: Space, target: Space | None, bridge: BridgeName
-    ) -> AnchorReportResponse:
+        self,
+        space: Space,
+        target: Space | None,
+        bridge: BridgeName,
+        headers: Mapping[str, str],
+    ) -> ReportState:
         """The report of a space, and of its pair with a target.
 
         Args:
@@ -75,42 +63,43 @@ class AnchorReports:
             target: A space on the same anchor set; None reports on the space alone, and its
                 learning curve translates it onto itself.
             bridge: The bridge of the learning curve.
+            headers: Headers of the response.
         """
+        refs = [f"{record.id}@{record.version}" for record in (space, target) if record]
+        name = ":".join(("anchors", *refs, bridge))
+        stored = self._store.get([name])
+        response = None
+        if stored:
+            response = AnchorReportResponse.model_validate(stored[name])
+        part = ReportPart(name, partial(self._compute, name, space, target, bridge))
+        return ReportState(
+            name=name,
+            response=response,
+            progress=Progress(done=len(stored), total=1),
+            parts=[] if stored else [part],
+            headers=headers,
+        )
+
+    def _compute(
+        self,
+        name: str,
+        space: Space,
+        target: Space | None,
+        bridge: BridgeName,
+        call: ProcessCall,
+    ) -> dict[str, Any]:
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
         anchors = self._anchors(space)
-        used = sample_indices(len(anchors))
-        whole = Frame.from_anchors(anchors)
-        part = _subset(whole, used)
-        target_anchors = anchors if target is None else self._anchors(target)
-        curve = learning_curve(
-            anchors[used],
-            target_anchors[used],
+        quality = call(
+            anchor_quality,
+            anchors,
+            target and self._anchors(target),
             bridge,
             space.parameters.checked(),
             (target or space).parameters.checked(),
         )
-        compared = min(len(anchors), MAX_COMPARED)
-        groups = find_duplicates(_subset(whole, np.arange(compared)))
-        suspects = None
-        if target is not None:
-            suspects = misaligned_pairs(part, _subset(Frame.from_anchors(target_anchors), used))
-        name = _namer(anchor_set)
-
-        def used_name(row: int) -> AnchorName:
-            return name(int(used[row]))
-
-        return AnchorReportResponse(
-            space=ResourceRef.of(space),
-            target=target and ResourceRef.of(target),
-            bridge=bridge,
-            anchors=len(anchors),
-            compared=compared,
-            used=len(used),
-            duplicates=_duplicates(groups, name),
-            drop=[_redundant(step, used_name) for step in redundant_anchors(part, MAX_REDUNDANT)],
-            learning_curve=_learning_curve(curve),
-            misaligned=suspects and [_misaligned(suspect, used_name) for suspect in suspects],
-        )
+        response = _response(space, target, bridge, quality, _namer(anchor_set))
+        return {name: response.model_dump(mode="json")}
 
     def choose(self, pool: Floats, count: int, space: Space | None) -> ChosenAnchorsResponse:
         """The rows of a pool to take as anchors.
@@ -138,14 +127,29 @@ class AnchorReports:
         return anchors
 
 
-def sample_indices(count: int) -> NDArray[np.int64]:
-    """Indices of the anchors that are used: all, or `MAX_ANCHORS` evenly spaced ones."""
-    return evenly_spaced(count, MAX_ANCHORS)
+def _response(
+    space: Space,
+    target: Space | None,
+    bridge: BridgeName,
+    quality: AnchorQuality,
+    name: Namer,
+) -> AnchorReportResponse:
+    def used_name(row: int) -> AnchorName:
+        return name(int(quality.used[row]))
 
-
-def _subset(whole: Frame, rows: NDArray[np.int64]) -> Frame:
-    """The same frame with some of its anchors."""
-    return replace(whole, unit_anchors=whole.unit_anchors[rows])
+    suspects = quality.misaligned
+    return AnchorReportResponse(
+        space=ResourceRef.of(space),
+        target=target and ResourceRef.of(target),
+        bridge=bridge,
+        anchors=space.size,
+        compared=quality.compared,
+        used=len(quality.used),
+        duplicates=_duplicates(quality.duplicates, name),
+        drop=[_redundant(step, used_name) for step in quality.redundant],
+        learning_curve=_learning_curve(quality.curve),
+        misaligned=suspects and [_misaligned(suspect, used_name) for suspect in suspects],
+    )
 
 
 def _namer(anchor_set: AnchorSet) -> Namer:

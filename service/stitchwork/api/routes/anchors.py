@@ -1,5 +1,6 @@
 """Anchors: reports on duplicates, redundancy and misalignment, and a choice from a pool."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -14,8 +15,9 @@ from stitchwork.api.dependencies import (
     StateDep,
     request_timeout,
 )
-from stitchwork.api.openapi import body, with_timeout
+from stitchwork.api.openapi import REPORT_RESPONSES, body, with_timeout
 from stitchwork.api.provenance import version_headers
+from stitchwork.api.reports.report_jobs import ReportState
 from stitchwork.api.schemas.report_requests import ChooseAnchorsRequest
 from stitchwork.api.schemas.report_responses import AnchorReportResponse, ChosenAnchorsResponse
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -29,6 +31,7 @@ router = APIRouter(tags=["anchors"])
     "/spaces/{id}/anchors",
     summary="Report on a space's anchors",
     response_model=AnchorReportResponse,
+    responses=REPORT_RESPONSES,
     openapi_extra=with_timeout(),
 )
 async def anchor_report(
@@ -46,24 +49,21 @@ async def anchor_report(
 ) -> Response:
     """Duplicates, redundant anchors, a learning curve and, with a target, misaligned pairs.
 
-    Computed once for each pair of versions. A computation that exceeds the deadline continues, and
-    a repeated request gets its result.
+    Computed once for each pair of versions, in the background; until it is, the response is 202.
     """
     target_id = None if target is None else check_id(target, "/target")
-    return await state.comparison_executor.run(
-        lambda: _report(state, id_, target_id, bridge), request_timeout(request)
-    )
+    read = partial(_report, state, id_, target_id, bridge)
+    return await state.report_jobs.respond(request, read, request_timeout(request))
 
 
-def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName) -> Response:
+def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName) -> ReportState:
     ids = [id_] if target_id is None else [id_, target_id]
     spaces, stale = state.registry.spaces.ready(*ids)
     space, target = spaces[0], spaces[1] if target_id else None
     if target:
         check_pair(space, target, bridge)
-    response = state.anchor_reports.report(space, target, bridge)
     records = {"space": space, **({"target": target} if target else {})}
-    return negotiation.json_response(response, headers=version_headers(stale, **records))
+    return state.anchor_reports.report(space, target, bridge, version_headers(stale, **records))
 
 
 @router.post(
@@ -79,11 +79,11 @@ async def choose_anchors(request: Request, state: StateDep) -> Response:
     labels are needed, and embeddings of any one encoder serve. With `space`, rows to add to its
     anchors.
     """
-    state.comparison_executor.check_capacity()
+    state.selection_executor.check_capacity()
     payload = await negotiation.read_body(
         request, ChooseAnchorsRequest, state.body_parser, array_field="embeddings"
     )
-    return await state.comparison_executor.run(
+    return await state.selection_executor.run(
         lambda: _choose(state, payload), request_timeout(request)
     )
 

@@ -18,11 +18,12 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.middleware import auth
-from stitchwork.api.openapi import body, with_timeout
+from stitchwork.api.openapi import REPORT_RESPONSES, body, with_timeout
 from stitchwork.api.provenance import result_headers, version_headers
 from stitchwork.api.raw_inputs import check_truncate, infer_items
 from stitchwork.api.reports import head_evaluation
 from stitchwork.api.reports.labelled_sample import LabelledSample, embed_sample, resolve_sample
+from stitchwork.api.reports.report_jobs import ReportState
 from stitchwork.api.reports.space_comparison import MAX_SPACES
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.schemas.report_requests import HeadEvaluationRequest
@@ -42,6 +43,7 @@ IDS_PATTERN: Final = f"^{_ID}(,{_ID}){{0,{MAX_SPACES - 1}}}$"
     "/compatibility",
     summary="Compare the spaces of an anchor set",
     response_model=CompatibilityResponse,
+    responses=REPORT_RESPONSES,
     openapi_extra=with_timeout(),
 )
 async def compare_spaces(
@@ -56,21 +58,27 @@ async def compare_spaces(
             json_schema_extra={"type": "string", "pattern": IDS_PATTERN},
         ),
     ] = None,
+    cursor: Annotated[
+        str | None,
+        Query(description="`cursor` of the page before.", json_schema_extra=ID_SCHEMA),
+    ] = None,
 ) -> Response:
     """How well each space translates held-out anchors into each other space; needs no labels.
 
-    Each pair of versions is compared once. A comparison that takes longer than the request may
-    is completed all the same, and a later request gets its result.
+    Each pair of versions is compared once, in the background; until all pairs of the page are,
+    the response is 202. A page has the pairs of up to 16 sources.
     """
     names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
-    compare = partial(_compare, state, check_id(anchor_set, "/anchor_set"), names, bridge)
-    return await state.comparison_executor.run(compare, request_timeout(request))
+    after = None if cursor is None else check_id(cursor, "/cursor")
+    read = partial(_compare, state, check_id(anchor_set, "/anchor_set"), names, bridge, after)
+    return await state.report_jobs.respond(request, read, request_timeout(request))
 
 
-def _compare(state: AppState, set_id: str, names: list[str] | None, bridge: BridgeName) -> Response:
+def _compare(
+    state: AppState, set_id: str, names: list[str] | None, bridge: BridgeName, cursor: str | None
+) -> ReportState:
     (anchor_set,), stale = state.registry.anchor_sets.ready(set_id)
-    report = state.comparisons.report(anchor_set, names, bridge)
-    return negotiation.json_response(report, headers=version_headers(stale))
+    return state.comparisons.page(anchor_set, names, bridge, cursor, version_headers(stale))
 
 
 @router.post(

@@ -5,13 +5,20 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stitchwork.api.schemas.response_model import ResponseModel
-from stitchwork.api.schemas.responses import ResourceRef
+from stitchwork.api.schemas.responses import Progress, ResourceRef
 from stitchwork.geometry.bridges import BridgeName
 
 VerdictLevel = Literal["good", "fair", "poor"]
 AnchorName = Annotated[
     str | int, Field(description="Id of an anchor, or its index if its set has no ids.")
 ]
+
+
+class ReportProgressResponse(ResponseModel):
+    """A report that is computed; the same request returns it once it is done."""
+
+    status: Literal["pending"]
+    progress: Progress
 
 
 class SpaceQuality(ResourceRef):
@@ -44,14 +51,15 @@ class PairQuality(ResponseModel):
 
 
 class CompatibilityResponse(ResponseModel):
-    """All ordered pairs of the spaces on an anchor set."""
+    """Ordered pairs of the spaces on an anchor set, by their sources."""
 
     anchor_set: ResourceRef
     bridge: BridgeName
     anchors: int = Field(description="Number of anchors used.")
     folds: int
-    spaces: list[SpaceQuality]
+    spaces: list[SpaceQuality] = Field(description="All spaces that are compared.")
     pairs: list[PairQuality]
+    cursor: str | None = Field(description="Query parameter of the next page; null on the last.")
 
 
 class Accuracy(ResponseModel):

@@ -36,7 +36,7 @@ def _resource_ref(model: type[Any], id_: str, version: str) -> Any:
 
 
 class Progress(ResponseModel):
-    """How many of the inputs of a registration are embedded."""
+    """How much is done: inputs of a registration that are embedded, or results of a report."""
 
     done: int
     total: int
