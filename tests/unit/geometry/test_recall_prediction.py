@@ -20,7 +20,7 @@ def _clustered(rows: int, seed: int, noise: float) -> tuple[Floats, Floats]:
 
 
 def _unit(rows: Floats) -> Floats:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _recall(expected: Floats, actual: Floats, own: NDArray[np.int64]) -> float:
@@ -28,7 +28,7 @@ def _recall(expected: Floats, actual: Floats, own: NDArray[np.int64]) -> float:
     shares = []
     for row, other, index in zip(expected, actual, own, strict=True):
         tops = [np.argsort(-np.delete(scores, index))[:10] for scores in (row, other)]
-        shares.append(len(np.intersect1d(*tops)) / 10)
+        shares.append(len(set(tops[0].tolist()) & set(tops[1].tolist())) / 10)
     return float(np.mean(shares))
 
 
