@@ -101,6 +101,44 @@ def test_queue_outage_during_a_wait_for_an_inverse_computes_it(
         assert rows_of(result_of(pending)).shape == pair.y.shape
 
 
+def test_queue_outage_leaves_what_needs_no_worker(cluster: Cluster, pair: Pair) -> None:
+    """The process is ready, and says that the queue is away."""
+    api = cluster.api(STITCHWORK_REDIS_TIMEOUT_SECONDS="1")
+    with BoundedClient(api.url) as client:
+        for name, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
+            assert client.put_space(name, anchors).status_code == 201
+        weight = np.eye(2, pair.y.shape[1]).tolist()
+        head = {"space": "y", "weight": weight, "labels": ["a", "b"]}
+        assert client.send("PUT", "/heads/h", head).status_code == 201
+        body = {"space": "x", "bridge": "ridge", "embeddings": pair.x.tolist()}
+
+        def served() -> list[int]:
+            classified = client.send("POST", "/classify/h", body)
+            translated = client.translate(pair.x, "x", "y")
+            return [classified.status_code, translated.status_code]
+
+        def readiness() -> httpx.Response:
+            return client.send("GET", "/health/ready")
+
+        wait_until("both servers are known", lambda: readiness().json()["queue"])
+        assert readiness().json()["registry"]
+        cluster.queue.stop(kill=True)
+        wait_until("the outage is known", lambda: not readiness().json()["queue"])
+        assert served() == [200, 200]
+        response = readiness()
+        assert response.status_code == 200, response.text
+        assert response.json() | {"ready": True, "workers": 0} == response.json()
+        cluster.registry.stop(kill=True)
+        wait_until("the other outage is known", lambda: not readiness().json()["registry"])
+        assert served() == [200, 200]
+        assert readiness().status_code == 200
+        assert client.send("GET", "/health/live").status_code == 200
+        cluster.registry.start()
+        cluster.queue.start()
+        wait_until("the registry is known", lambda: readiness().json()["registry"])
+        wait_until("the queue is known", lambda: readiness().json()["queue"])
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("which", ["registry", "queue"])
 def test_silent_server_leaves_every_call_bounded(text_service: TextService, which: str) -> None:
@@ -132,7 +170,7 @@ def test_silent_server_leaves_every_call_bounded(text_service: TextService, whic
             ("list", away, lambda: client.send("GET", "/spaces")),
             ("embed", queued, lambda: client.send("POST", "/embed/m", text)),
             ("stitch", queued, lambda: client.send("POST", "/stitch/m/h", text)),
-            ("ready", 503, lambda: client.send("GET", "/health/ready")),
+            ("ready", 200, lambda: client.send("GET", "/health/ready")),
             ("live", 200, lambda: client.send("GET", "/health/live")),
         ]
         return [(name, status, pool.submit(call)) for name, status, call in expected]

@@ -210,8 +210,8 @@ class BoundedClient:
         return self.send("POST", "/translate", body)
 
     def ready(self) -> bool:
-        """Whether the process reports itself ready."""
-        return bool(self.send("GET", "/health/ready").is_success)
+        """Whether the process reports itself ready, and a live worker."""
+        return bool(self.send("GET", "/health/ready?workers=1").is_success)
 
 
 def foreign_environment() -> dict[str, str]:

@@ -205,9 +205,9 @@ def answers(port: int) -> bool:
 
 
 def is_ready(url: str) -> bool:
-    """Whether a service reports itself ready."""
+    """Whether a service reports itself ready, and a live worker."""
     try:
-        return httpx.get(f"{url}/health/ready", timeout=machine.deadline(30)).is_success
+        return httpx.get(f"{url}/health/ready?workers=1", timeout=machine.deadline(30)).is_success
     except httpx.TransportError:
         return False
 

@@ -385,7 +385,7 @@ def test_child_that_cannot_start_is_named_and_nothing_is_left(
 
 def test_service_that_never_gets_ready_raises(plan: Plan) -> None:
     idle = program("import signal; signal.pause()")
-    with pytest.raises(UnavailableError, match="/health/ready is not healthy: 503"):
+    with pytest.raises(UnavailableError, match=r"/health/ready\?workers=1 is not healthy: 503"):
         start(replace(plan, worker_command=idle), ready_timeout=3.0)
     with pytest.raises(UnavailableError, match="/health/live is not healthy: no answer"):
         start(replace(plan, api_command=idle), ready_timeout=0.5)

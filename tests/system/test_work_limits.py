@@ -50,7 +50,7 @@ def limited() -> Iterator[LimitedService]:
     ):
         body = {"anchor_set": "T", "anchors": rows, "encoder": spec}
         assert http.put("/spaces/t", json=body).status_code == 201
-        wait_until("a worker is there", lambda: http.get("/health/ready").is_success, 120)
+        wait_until("a worker is there", lambda: http.get("/health/ready?workers=1").is_success, 120)
         body = {"items": ["a text"]}
         wait_until("it embeds", lambda: http.post("/embed/t", json=body).is_success, 120)
         yield LimitedService(http, service)

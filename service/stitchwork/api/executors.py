@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from stitchwork.background import STALLED_SECONDS
 from stitchwork.errors import DeadlineExceededError, QueueFullError
 from stitchwork.processes.pool import CallHandle, ProcessPool
 
@@ -42,7 +44,8 @@ class BoundedExecutor:
     Args:
         max_tasks: Tasks that may run or wait for a thread.
         threads: Number of threads.
-        name: What the tasks are called in an error.
+        name: What the tasks are called in errors and in readiness.
+        stalled_seconds: Time without the end of a task after which busy threads count as stalled.
     """
 
     def __init__(
@@ -50,12 +53,23 @@ class BoundedExecutor:
         max_tasks: int = MAX_TASKS,
         threads: int = COMPUTE_THREADS,
         name: str = "translations and classifications",
+        stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
+        self.name = name
         self._max_tasks = max_tasks
-        self._name = name
+        self._threads = threads
+        self._stalled_seconds = stalled_seconds
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compute")
         self._guard = threading.Lock()
         self._tasks = 0
+        self._running = 0
+        self._changed_at = 0.0
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether every thread is busy, and none has begun or ended a task for too long."""
+        is_busy = self._running >= self._threads
+        return is_busy and time.monotonic() - self._changed_at > self._stalled_seconds
 
     def check_capacity(self) -> None:
         """Refuse a request before its body is read, if its work would not be accepted.
@@ -65,7 +79,7 @@ class BoundedExecutor:
         """
         if self._tasks >= self._max_tasks:
             raise QueueFullError(
-                f"expected fewer than {self._max_tasks} {self._name} at a time in this process; "
+                f"expected fewer than {self._max_tasks} {self.name} at a time in this process; "
                 "try again later"
             )
 
@@ -90,8 +104,7 @@ class BoundedExecutor:
         self.check_capacity()
         with self._guard:
             self._tasks += 1
-        # In the context of the request, so that logs and traces of the work belong to it.
-        future = self._pool.submit(copy_context().run, function)
+        future = self._submit(function)
         future.add_done_callback(self._end)
         try:
             # Cancels a task that no thread has begun; one that runs counts until it is done.
@@ -118,11 +131,27 @@ class BoundedExecutor:
         """
         if values <= INLINE_VALUES:
             return function()
-        return await asyncio.wrap_future(self._pool.submit(copy_context().run, function))
+        return await asyncio.wrap_future(self._submit(function))
 
     def close(self) -> None:
         """Cancel the tasks that wait for a thread, and accept no more."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _submit(self, function: Callable[[], T]) -> Future[T]:
+        # In the context of the request, so that logs and traces of the work belong to it.
+        return self._pool.submit(copy_context().run, self._call, function)
+
+    def _call(self, function: Callable[[], T]) -> T:
+        self._count_running(1)
+        try:
+            return function()
+        finally:
+            self._count_running(-1)
+
+    def _count_running(self, change: int) -> None:
+        with self._guard:
+            self._running += change
+            self._changed_at = time.monotonic()
 
     def _end(self, _: Future[Any]) -> None:
         with self._guard:

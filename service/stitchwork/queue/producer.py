@@ -74,6 +74,8 @@ class Producer:
 
     Attributes:
         tasks: Its background tasks.
+        is_connected: Whether the queue server answered the last heartbeat.
+        known_workers: The status of every live worker at that time.
     """
 
     def __init__(
@@ -94,7 +96,8 @@ class Producer:
         self._max_bytes = max_bytes
         self._max_wait_ms = int(max_wait_seconds * 1000)
         self._worker_ttl = worker_ttl_seconds
-        self._workers: list[WorkerStatus] = []
+        self.is_connected = False
+        self.known_workers: list[WorkerStatus] = []
         self._loads = EncoderLoads()
         self._full: LRUCache[tuple[str, str], tuple[float, QueueFullError]] = LRUCache(MAX_FULL)
         self._name = streams.new_id()
@@ -245,17 +248,17 @@ class Producer:
     async def _check_workers(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
         requirement = ModelRequirement.of(encoder)
-        if worker_registry.count_accepting(self._workers, requirement):
+        if worker_registry.count_accepting(self.known_workers, requirement):
             return
         # The list is up to a second old; nobody is refused on that alone.
         await self._refresh_workers()
-        worker_registry.check_accepting(self._workers, requirement)
+        worker_registry.check_accepting(self.known_workers, requirement)
 
     async def _refresh_workers(self) -> None:
         """Send the heartbeat of this process, and list the workers."""
         keys, arguments = worker_registry.live_workers_arguments(self._worker_ttl, self._name)
         reply = await self._client.run_script(upkeep_scripts.LIVE_WORKERS, keys, *arguments)
-        self._workers = worker_registry.parse_statuses(reply)
+        self.known_workers = worker_registry.parse_statuses(reply)
 
     def _make_request(
         self, job: Job, parts: Sequence[Sequence[Item]], seconds: float
@@ -273,8 +276,8 @@ class Producer:
         return PendingRequest(request, job.stream, ModelRequirement.of(job.encoder))
 
     def _limits(self, encoder: str, requirement: ModelRequirement) -> AdmissionLimits:
-        workers = worker_registry.count_accepting(self._workers, requirement)
-        capacity = self._loads.capacity(encoder, requirement, self._workers)
+        workers = worker_registry.count_accepting(self.known_workers, requirement)
+        capacity = self._loads.capacity(encoder, requirement, self.known_workers)
         limits = (self._max_jobs, self._max_bytes, self._max_wait_ms)
         return AdmissionLimits(*limits, workers, capacity)
 
@@ -303,7 +306,9 @@ class Producer:
         try:
             await self._refresh_workers()
             await self._loads.refresh(self._client)
+            self.is_connected = True
         except QueueUnavailableError as error:
+            self.is_connected = False
             _warn(error, "no heartbeat was sent")
 
     async def _remove_expired(self) -> None:

@@ -124,6 +124,7 @@ class LeaseKeeper:
 
     Attributes:
         task: Its background task.
+        is_connected: Whether the registry server answered the last renewal.
     """
 
     def __init__(self, changes: ChangeLog, lease: ReadLease) -> None:
@@ -134,6 +135,7 @@ class LeaseKeeper:
         self._notices: Subscription | None = None
         self._stopping = threading.Event()
         self.task = PeriodicTask("version-lease", self._run, 0.0)
+        self.is_connected = False
         self._has_lapsed = False
 
     def start(self) -> None:
@@ -159,8 +161,10 @@ class LeaseKeeper:
             self._notices = self._changes.subscribe()
         try:
             self._renew()
+            self.is_connected = True
             self._notices.wait(RENEW_SECONDS)
         except RegistryUnavailableError as error:
+            self.is_connected = False
             self._report(error)
             self._stopping.wait(RENEW_SECONDS)
 

@@ -135,7 +135,7 @@ class ServiceProcess:
         self._await_health("/health/live", deadline)
         if self._plan.workers:
             report("waiting for a worker")
-            self._await_health("/health/ready", deadline)
+            self._await_health("/health/ready?workers=1", deadline)
         self._send("ready")
 
     def next_event(self, timeout: float | None) -> Event | None:

@@ -47,6 +47,32 @@ def test_run_above_the_capacity_is_refused(executor: BoundedExecutor) -> None:
     asyncio.run(run())
 
 
+def test_executor_is_stalled_while_no_thread_ends_a_task() -> None:
+    executor = BoundedExecutor(threads=2, stalled_seconds=0.05)
+    resume, began = threading.Event(), threading.Semaphore(0)
+
+    def block() -> None:
+        began.release()
+        resume.wait()
+
+    async def run() -> None:
+        assert not executor.is_stalled
+        first = asyncio.ensure_future(executor.run(block, 60.0))
+        await asyncio.to_thread(began.acquire)
+        await asyncio.sleep(0.1)
+        assert not executor.is_stalled, "a thread is free"
+        second = asyncio.ensure_future(executor.finish(block, INLINE_VALUES + 1))
+        await asyncio.to_thread(began.acquire)
+        await asyncio.sleep(0.1)
+        assert executor.is_stalled
+        resume.set()
+        await asyncio.gather(first, second)
+        assert not executor.is_stalled
+
+    asyncio.run(run())
+    executor.close()
+
+
 def test_run_past_the_deadline_is_refused_and_its_result_dropped(
     executor: BoundedExecutor,
 ) -> None:

@@ -74,7 +74,7 @@ router.add_api_route(
     summary="Readiness",
     name="v2_ready",
     response_model=ReadyResponse,
-    responses={503: {"description": "Something is missing", "model": ReadyResponse}},
+    responses={503: {"description": "The process is not ready", "model": ReadyResponse}},
 )
 
 

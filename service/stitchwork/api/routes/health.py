@@ -1,8 +1,9 @@
 """Liveness, readiness, workers, and what this service is."""
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork import background
@@ -16,16 +17,25 @@ from stitchwork.api.schemas.responses import (
     ReadyResponse,
     WorkersResponse,
 )
-from stitchwork.errors import RegistryUnavailableError, UnavailableError
+from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
 from stitchwork.queue.streams import stream_backlogs
 
 router = APIRouter(tags=["operation"])
 
+MinWorkers = Annotated[
+    int,
+    Query(
+        alias="workers",
+        ge=0,
+        description="Number of live workers below which the answer is 503 as well.",
+    ),
+]
+
 
 @router.get("/health/live", summary="Liveness", response_model=LiveResponse)
 async def live() -> Response:
-    """200 as long as the process responds."""
+    """200 as long as the event loop of the process turns."""
     return negotiation.json_response(LiveResponse(live=True))
 
 
@@ -33,16 +43,17 @@ async def live() -> Response:
     "/health/ready",
     summary="Readiness",
     response_model=ReadyResponse,
-    responses={503: {"description": "Something is missing", "model": ReadyResponse}},
+    responses={503: {"description": "The process is not ready", "model": ReadyResponse}},
 )
-async def ready(request: Request, state: StateDep) -> Response:
-    """200 if both servers respond, a worker is alive and no background task stalls, otherwise 503.
+async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) -> Response:
+    """200 if this process can answer what needs nothing else, such as translations from memory.
 
-    What is missing is told to callers with a valid key, or to all where no key is required.
-    Refused encoders and long queues do not make it 503: they concern the whole service, and
-    taking this process out of a load balancer would not help.
+    It is 503 while the process is about to end, and while a task or all threads of it make no
+    progress. The servers and the workers are reported beside it, as of a moment ago, to callers
+    with a valid key, or to all where no key is required. They do not make it 503: they concern
+    every process, and taking this one out of a load balancer would not help.
     """
-    response = await asyncio.to_thread(_readiness, state)
+    response = _readiness(state, min_workers)
     headers = {} if response.ready else {"Retry-After": "2"}
     if not _may_know(state, access.bearer_token(request.scope)):
         response = ReadyResponse(ready=response.ready)
@@ -90,28 +101,17 @@ def _may_know(state: AppState, token: str) -> bool:
         return False
 
 
-def _readiness(state: AppState) -> ReadyResponse:
+def _readiness(state: AppState, min_workers: int) -> ReadyResponse:
     draining = state.draining.is_set()
     stalled = background.stalled(state.background_tasks)
-    try:
-        registry = state.registry.server.ping()
-    except UnavailableError:
-        registry = False
-    try:
-        live_workers = state.producer.workers()
-    except UnavailableError:
-        return ReadyResponse(
-            ready=False,
-            registry=registry,
-            queue=False,
-            workers=0,
-            draining=draining,
-            stalled=stalled,
-        )
+    if state.executor.is_stalled:
+        stalled.append(state.executor.name)
+    producer = state.producer
+    live_workers = producer.known_workers if producer.is_connected else []
     return ReadyResponse(
-        ready=registry and bool(live_workers) and not draining and not stalled,
-        registry=registry,
-        queue=True,
+        ready=not draining and not stalled and len(live_workers) >= min_workers,
+        registry=state.registry.lease_keeper.is_connected,
+        queue=producer.is_connected,
         workers=len(live_workers),
         draining=draining,
         stalled=stalled,

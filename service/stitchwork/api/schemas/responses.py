@@ -205,15 +205,18 @@ class LiveResponse(ResponseModel):
 
 
 class ReadyResponse(ResponseModel):
-    """Whether this process can serve and, for callers with a key, what is missing."""
+    """Whether this process can serve and, for callers with a key, what it depends on.
+
+    Only `draining` and `stalled` make a process not ready.
+    """
 
     ready: bool
-    registry: bool = Field(False, description="Whether the registry server responds.")
-    queue: bool = Field(False, description="Whether the queue server responds.")
-    workers: int = Field(0, description="Number of live workers.")
+    registry: bool = Field(False, description="Whether the registry server responded a moment ago.")
+    queue: bool = Field(False, description="Whether the queue server responded a moment ago.")
+    workers: int = Field(0, description="Number of live workers, 0 without the queue server.")
     draining: bool = Field(False, description="Whether this process is about to end.")
     stalled: list[str] = Field(
-        [], description="Background tasks of this process that make no progress."
+        [], description="Tasks and threads of this process that make no progress."
     )
     refused: dict[str, str] = Field(
         {}, description="Spaces whose encoder a worker cannot run, and why."
