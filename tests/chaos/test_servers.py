@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from stitchwork.queue.keys import SHARD
+from stitchwork.redis.connections import PREFIX
 from stitchwork.redis.serialization import CHECKSUM_BYTES, MAGIC, unpack
 from stitchwork.registry.change_log import STATE
 from tests.chaos.conftest import REDIS_TIMEOUT, TextService
@@ -354,9 +355,9 @@ def test_queue_server_out_of_memory_refuses_new_work_only(text_service: TextServ
 
 def _is_steady(cluster: Cluster) -> bool:
     """Whether no record changes for two seconds."""
-    before = cluster.records.hget(STATE, "sequence")
+    before = cluster.records.hget(PREFIX + STATE, "sequence")
     threading.Event().wait(2.0)
-    return bool(cluster.records.hget(STATE, "sequence") == before)
+    return bool(cluster.records.hget(PREFIX + STATE, "sequence") == before)
 
 
 def _accepted(cluster: Cluster) -> int:

@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
+from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.change_log import LEASE_SECONDS, STATE, WAIT_SECONDS
 from stitchwork.resources import Floats
 from tests.support import machine
@@ -301,9 +302,9 @@ def test_thousand_spaces_under_load_with_a_write_a_second(
 
 def _is_steady(cluster: Cluster) -> bool:
     """Whether no record changes for two seconds."""
-    before = cluster.records.hget(STATE, "sequence")
+    before = cluster.records.hget(PREFIX + STATE, "sequence")
     threading.Event().wait(2.0)
-    return bool(cluster.records.hget(STATE, "sequence") == before)
+    return bool(cluster.records.hget(PREFIX + STATE, "sequence") == before)
 
 
 def _calls(cluster: Cluster) -> int:

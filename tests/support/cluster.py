@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import redis
 
+from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.change_log import STATE
 from stitchwork.resources import Floats
 from stitchwork.settings import Settings
@@ -145,7 +146,8 @@ class Cluster:
     def contents(self) -> dict[bytes, Any]:
         """The registry's keys, each with a dump of its value, without those of the leases."""
         keys: Any = self.records.keys("*")
-        return {key: self.records.dump(key) for key in keys if not key.startswith(STATE.encode())}
+        leases = (PREFIX + STATE).encode()
+        return {key: self.records.dump(key) for key in keys if not key.startswith(leases)}
 
     def inverses(self) -> set[bytes]:
         """The keys of the cached inverses, without those of their locks."""

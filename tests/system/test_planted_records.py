@@ -6,6 +6,7 @@ import httpx
 import pytest
 import redis
 
+from stitchwork.redis.connections import PREFIX
 from stitchwork.registry import api_keys
 from stitchwork.registry.stored_records import dump_record
 from stitchwork.resources import Scope
@@ -72,8 +73,8 @@ def test_planted_keys_leave_other_keys_valid(service: ServiceProcess) -> None:
     key, record = api_keys.new("good", [Scope.READ])
     with redis.Redis.from_url(service.redis_url) as server:
         for name, data in ((b"\xff", GARBAGE), (b"later", LATER), (b"good", dump_record(record))):
-            server.hset(api_keys.KEYS, name, data)
-        server.set(api_keys.VERSION, "1")
+            server.hset(PREFIX + api_keys.KEYS, name, data)
+        server.set(PREFIX + api_keys.VERSION, "1")
     headers = {"Authorization": f"Bearer {key}"}
 
     with httpx.Client(base_url=service.url, timeout=machine.deadline(30)) as http:

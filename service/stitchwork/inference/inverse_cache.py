@@ -18,7 +18,7 @@ from stitchwork.errors import CorruptDataError, QueueUnavailableError
 from stitchwork.geometry.bridges import Inverse, InverseName, compute_inverse
 from stitchwork.geometry.frame import Frame
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.client import RedisClient
 from stitchwork.resources import Space
 from stitchwork.telemetry import Metrics
 
@@ -116,7 +116,7 @@ class InverseCache:
 
     def start(self, name: InverseName, space: Space, frame: Callable[[], Frame]) -> Future[Inverse]:
         """Like `get`, without waiting; concurrent callers share the future."""
-        key = f"{PREFIX}inverse:{name}:{space.version}"
+        key = self._server.key("inverse", name, space.version)
         with self._lock:
             pending = self._pending.get(key)
             if pending is not None:

@@ -25,7 +25,7 @@ dead, dead-jobs               stream of dead letters, and hash of their jobs
 
 from typing import Final, NamedTuple
 
-from stitchwork.redis.client import PREFIX
+from stitchwork.redis.connections import PREFIX
 
 GROUP: Final = "workers"
 

@@ -10,19 +10,26 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError
+from redis.exceptions import MovedError, NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
 from stitchwork.redis.client import RedisClient
+from stitchwork.redis.cluster import guard
 from stitchwork.redis.commands import (
     Command,
     Word,
+    guarded_command,
     pack_command,
     script_command,
     with_script_text,
 )
-from stitchwork.redis.connections import server_name, unavailable_error
+from stitchwork.redis.connections import (
+    OUTDATED,
+    key_prefix,
+    slot_owner,
+)
+from stitchwork.redis.failures import server_name, unavailable_error
 from stitchwork.redis.multiplexed_connection import Call, MultiplexedConnection, Request
 
 
@@ -68,7 +75,11 @@ class AsyncRedisClient:
         self._on_push = on_push
         self._on_connect = on_connect
         self._on_disconnect = on_disconnect
+        prefix = key_prefix(url, error_class)
+        self._owner = slot_owner(url, prefix, timeout)
+        self._guard = guard(prefix + "absent") if self._owner else ""
         self._unsent: deque[Request] = deque()
+        self._moved: deque[Request] = deque()
         self._connection: MultiplexedConnection | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._flush_scheduled = False
@@ -100,6 +111,7 @@ class AsyncRedisClient:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
+        commands = tuple(guarded_command(command, self._guard) for command in commands)
         future: asyncio.Future[list[Any]] = loop.create_future()
         call = Call(commands, future, now + self._limit, returns_errors)
         if now < self._down_until:
@@ -192,7 +204,7 @@ class AsyncRedisClient:
     async def _open(self) -> None:
         connection = MultiplexedConnection(self._on_reply, self._on_push, self._on_close)
         try:
-            await connection.open(self.url, self.timeout)
+            await connection.open(self.url, self.timeout, self._owner)
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             self._connecting = None
             failure = error
@@ -218,11 +230,15 @@ class AsyncRedisClient:
         if isinstance(reply, NoScriptError) and call.commands[index][0] == "EVALSHA":
             self._load_script(request)
             return
+        if isinstance(reply, MovedError) and self._follow(request, reply):
+            return
         call.replies[index] = reply
         call.missing -= 1
-        if isinstance(reply, ReadOnlyError) and self._connection is not None:
+        if isinstance(reply, OUTDATED) and self._connection is not None:
             # A master that became a replica keeps its clients; a new connection, by the same name
-            # or through the sentinels, reaches the current master.
+            # through the sentinels or in the cluster, reaches the current master.
+            if self._owner:
+                self._owner.forget()
             self._connection.close()
         if not call.missing and not call.future.done():
             if not call.returns_errors:
@@ -231,6 +247,21 @@ class AsyncRedisClient:
                         call.future.set_exception(self._unavailable(item))
                         return
             call.future.set_result(call.replies)
+
+    def _follow(self, request: Request, redirection: MovedError) -> bool:
+        """Send a request again, to the node that its keys have moved to, if it is the first time.
+
+        Returns:
+            False if another node has already redirected this call.
+        """
+        call, connection = request[0], self._connection
+        if self._owner is None or connection is None or call.moved_from not in (None, connection):
+            return False
+        call.moved_from = connection
+        self._owner.move(redirection)
+        self._moved.append(request)
+        connection.close()
+        return True
 
     def _load_script(self, request: Request) -> None:
         """Send a script by its text, since the server does not know it by its hash."""
@@ -241,6 +272,7 @@ class AsyncRedisClient:
 
     def _on_close(self, connection: MultiplexedConnection, error: BaseException | None) -> None:
         self._connection = None
+        moved, self._moved = self._moved, deque()
         requests, connection.unanswered = connection.unanswered, deque()
         failure = RedisConnectionError("the connection was closed")
         failure.__cause__ = error
@@ -253,7 +285,7 @@ class AsyncRedisClient:
                 resent.append(request)
         for request in resent:
             request[0].is_resent = True
-        self._unsent.extendleft(reversed(resent))
+        self._unsent.extendleft(reversed([*moved, *resent]))
         self._on_disconnect()
         if self._unsent:
             self.connect()

@@ -8,20 +8,26 @@ from typing import Any, Final
 
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from stitchwork.errors import UnavailableError
+from stitchwork.redis.cluster import guard
 from stitchwork.redis.commands import (
     Command,
     Word,
+    guarded_command,
     pack_command,
     script_command,
     with_script_text,
 )
-from stitchwork.redis.connections import connect, server_name, unavailable_error
-
-PREFIX: Final = "stitchwork:"
+from stitchwork.redis.connections import (
+    OUTDATED,
+    connect,
+    key_prefix,
+    slot_owner,
+)
+from stitchwork.redis.failures import server_name, unavailable_error
 
 APPLY: Final = """
 local function take() at = at + 1; return ARGV[at] end
@@ -81,13 +87,20 @@ class RedisClient:
         replicas: int = 0,
         block_seconds: float = 0.0,
     ) -> None:
-        self.redis: redis.Redis = connect(url, timeout, block_seconds=block_seconds)
+        self._prefix = key_prefix(url, error_class)
+        self._owner = slot_owner(url, self._prefix, timeout)
+        self._guard = guard(self.key("absent")) if self._owner else ""
+        self.redis: redis.Redis = connect(url, timeout, self._owner, block_seconds=block_seconds)
         self.url = url
         self.timeout = timeout
         self.replicas = replicas
         self.error_class = error_class
         self.failure_pause = failure_pause
         self._down_until = 0.0
+
+    def key(self, *parts: str) -> str:
+        """The name of a key on this server, of parts that are joined by colons."""
+        return self._prefix + ":".join(parts)
 
     @contextmanager
     def session(self) -> Generator[redis.Redis, None, None]:
@@ -104,8 +117,8 @@ class RedisClient:
         except RedisError as error:
             if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
                 self._down_until = time.monotonic() + self.failure_pause
-            elif isinstance(error, ReadOnlyError):
-                self._disconnect_idle()
+            elif isinstance(error, OUTDATED):
+                self._leave_server()
             raise unavailable_error(error, self.error_class, self.url) from error
 
     def commit(
@@ -152,6 +165,7 @@ class RedisClient:
         Raises:
             UnavailableError: If the server is unavailable, or refuses one of them.
         """
+        commands = tuple(guarded_command(command, self._guard) for command in commands)
         with self.session() as client:
             connection: Any = client.connection_pool.get_connection()
 
@@ -168,6 +182,12 @@ class RedisClient:
 
             try:
                 replies = exchange(commands)
+                moved = [i for i, reply in enumerate(replies) if isinstance(reply, MovedError)]
+                if moved and self._owner:
+                    self._owner.move(replies[moved[0]])
+                    connection.disconnect()
+                    self._disconnect_idle()
+                    replies[moved[0] :] = exchange(commands[moved[0] :])
                 missing = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
                 if missing:
                     # With all that follow: WAITAOF is about the writes before it.
@@ -245,7 +265,7 @@ class RedisClient:
         if local < 1:
             # A server that cannot write, as on a full disk, tells the next write why.
             with self.session() as client:
-                client.delete(PREFIX + "unconfirmed")
+                client.delete(self.key("unconfirmed"))
             raise self.error_class(f"{self._name} did not write to its append-only file in time")
         if copies < self.replicas:
             self._disconnect_idle()
@@ -254,9 +274,14 @@ class RedisClient:
                 "append-only files in time; it is stored, and may be lost with the master"
             )
 
+    def _leave_server(self) -> None:
+        if self._owner:
+            self._owner.forget()
+        self._disconnect_idle()
+
     def _disconnect_idle(self) -> None:
         # A master that became a replica keeps its clients; only a new connection, by the same name
-        # or through the sentinels, reaches the current master.
+        # through the sentinels or in the cluster, reaches the current master.
         self.redis.connection_pool.disconnect(inuse_connections=False)
 
     @property

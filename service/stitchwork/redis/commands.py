@@ -33,6 +33,14 @@ def with_script_text(command: Command) -> Command:
     return ("EVAL", _texts[str(sha)], *rest)
 
 
+def guarded_command(command: Command, guard: str) -> Command:
+    """The same command; if it runs a script, with Lua before it that may make it fail."""
+    if not guard or command[0] != "EVALSHA":
+        return command
+    _, sha, *rest = command
+    return ("EVALSHA", _hash(guard + _texts[str(sha)]), *rest)
+
+
 @lru_cache(MAX_SCRIPTS)
 def _hash(script: str) -> str:
     sha = sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,14 +1,17 @@
-"""Connection pools for one server or a service behind sentinels, and descriptions of failures."""
+"""Connection pools for one server, a service behind sentinels, or a cluster."""
 
-import errno
-import ssl
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final, cast
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
-from redis.exceptions import AuthenticationError, BusyLoadingError, ReadOnlyError, RedisError
+from redis.connection import Connection, ConnectionPool, SSLConnection, parse_url
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
@@ -20,29 +23,72 @@ from redis.sentinel import (
     SentinelManagedSSLConnection,
 )
 
-from stitchwork.errors import UnavailableError
+from stitchwork.errors import QueueUnavailableError, UnavailableError
 from stitchwork.redis import urls
-from stitchwork.redis.urls import SentinelUrl
-
-_CLOSED: Final = (
-    *(ssl.SSLEOFError, ssl.SSLSyscallError, ssl.SSLZeroReturnError),
-    *(ConnectionResetError, BrokenPipeError),
+from stitchwork.redis.cluster import (
+    SlotOwner,
+    render_address,
 )
-"""Raised over TLS if the other side closed the connection. In TLS 1.3 a server refuses a client's
-certificate only after the handshake, and its reason is often lost with the connection."""
-_NO_FILE: Final = (errno.ENOENT, errno.EACCES)
-MAX_REFUSAL_CHARS: Final = 300
+from stitchwork.redis.urls import ClusterUrl, SentinelUrl
+
+PREFIX: Final = "stitchwork:"
+REGISTRY_TAG: Final = "records"
+QUEUE_TAG: Final = "q0"
+"""Hash tags whose slots are far apart, on different nodes of any cluster with slots in order."""
+OUTDATED: Final = (ReadOnlyError, ClusterDownError, MovedError)
+"""Refusals after which a new connection may reach another server, the current master."""
 
 
-def connect(url: str, timeout: float, *, block_seconds: float = 0.0) -> redis.Redis:
+def key_prefix(url: str, error_class: type[UnavailableError]) -> str:
+    """What the names of all keys on a server begin with; on a cluster it has a hash tag.
+
+    Args:
+        url: The server's URL.
+        error_class: The error of this server.
+    """
+    if urls.parse_cluster_url(url) is None:
+        return PREFIX
+    tag = QUEUE_TAG if issubclass(error_class, QueueUnavailableError) else REGISTRY_TAG
+    return f"{PREFIX}{{{tag}}}:"
+
+
+def slot_owner(url: str, prefix: str, timeout: float) -> SlotOwner | None:
+    """What finds the node of a cluster that has the keys; None if the URL is of no cluster.
+
+    Args:
+        url: Any URL that `urls.validate_url` accepts.
+        prefix: What the names of all keys begin with.
+        timeout: Seconds that a lookup may take.
+    """
+    cluster = urls.parse_cluster_url(url)
+    if cluster is None:
+        return None
+    attempts = min(len(cluster.addresses), 3)
+    options = {**_server_options(cluster), **_limits(timeout / attempts, 0.0)}
+    return SlotOwner(cluster, prefix, options)
+
+
+def connect(
+    url: str, timeout: float, owner: SlotOwner | None = None, *, block_seconds: float = 0.0
+) -> redis.Redis:
     """A client with its own pool; it connects at the first call.
 
     Args:
         url: Any URL that `urls.validate_url` accepts.
         timeout: Seconds that connecting may take, and a call. All sentinels together have as
             long to name the master.
+        owner: What finds the node, if the URL is of a cluster.
         block_seconds: Seconds that a blocking command may take in addition.
     """
+    cluster = urls.parse_cluster_url(url)
+    if cluster is not None and owner is not None:
+        cluster_pool = ConnectionPool(
+            connection_class=_TlsNodeConnection if urls.is_tls(url) else _NodeConnection,
+            owner=owner,
+            **_server_options(cluster),
+            **_limits(timeout, block_seconds),
+        )
+        return _ClusterClient.from_pool(cluster_pool)
     sentinels = urls.parse_sentinel_url(url)
     if sentinels is None:
         return redis.Redis.from_url(url, **_limits(timeout, block_seconds))
@@ -74,64 +120,6 @@ def find_master(sentinels: SentinelUrl, timeout: float) -> tuple[str, int]:
     finally:
         for sentinel in manager.sentinels:
             sentinel.close()
-
-
-def unavailable_error(
-    error: RedisError, error_class: type[UnavailableError], url: str
-) -> UnavailableError:
-    """Our error for one of redis-py's, with the server's own words and without secrets.
-
-    Args:
-        error: The failure to connect or to get a reply, or the server's refusal.
-        error_class: The error of this server.
-        url: The server's URL.
-    """
-    name = server_name(error_class)
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError)):
-        return error_class(f"{name} {describe_failure(error, url)}")
-    if isinstance(error, ReadOnlyError):
-        return error_class(f"{name} has become a read-only replica")
-    return error_class(f"{name} refused a command: {describe_refusal(error)}")
-
-
-def server_name(error_class: type[UnavailableError]) -> str:
-    """What a server is called in messages, by the error that says that it is unavailable."""
-    return error_class.__name__.removesuffix("UnavailableError").lower() + " server"
-
-
-def describe_failure(error: RedisError, url: str) -> str:
-    """A predicate for the server that could not be used, such as "cannot be reached"; no secrets.
-
-    Args:
-        error: The failure to connect, or to get a reply.
-        url: The server's URL.
-    """
-    if isinstance(error, AuthenticationError):
-        return "refused the user name or the password"
-    if isinstance(error, MasterNotFoundError):
-        return "has no master that its sentinels know to be up"
-    for cause in _causes(error):
-        if isinstance(cause, BusyLoadingError) or "max number of clients" in str(cause):
-            return f"refused the connection: {describe_refusal(cause)}"
-        if isinstance(cause, ReadOnlyError):
-            return "has become a read-only replica"
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"has a certificate that is not trusted: {cause.verify_message}"
-        if isinstance(cause, _CLOSED) and urls.is_tls(url):
-            return "ended the TLS connection: it is stopping, or wants a client's certificate"
-        if isinstance(cause, ssl.SSLError):
-            reason = (cause.reason or "unknown").lower().replace("_", " ")
-            return f"cannot be reached over TLS, check the certificates: {reason}"
-        if isinstance(cause, OSError) and cause.errno in _NO_FILE and urls.is_tls(url):
-            return "cannot be reached over TLS: a certificate or key file cannot be read"
-    return "cannot be reached or does not answer"
-
-
-def describe_refusal(error: BaseException) -> str:
-    """The server's own words about a command that it refused, without the command's arguments."""
-    # Some servers repeat the arguments of a command that they do not know.
-    words = str(error).partition(", with args beginning with")[0]
-    return " ".join(words.split())[:MAX_REFUSAL_CHARS] or type(error).__name__
 
 
 class _SentinelManager(Sentinel):
@@ -171,9 +159,9 @@ class _SentinelManager(Sentinel):
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name!r} that is up")
 
 
-def _server_options(sentinels: SentinelUrl) -> dict[str, Any]:
-    """The options of connections to the servers behind sentinels."""
-    options: dict[str, Any] = parse_url(sentinels.server_url)  # type: ignore[no-untyped-call]
+def _server_options(service: SentinelUrl | ClusterUrl) -> dict[str, Any]:
+    """The options of connections to the servers behind sentinels, or of a cluster."""
+    options: dict[str, Any] = parse_url(service.server_url)  # type: ignore[no-untyped-call]
     for unused in ("host", "port", "connection_class"):
         options.pop(unused, None)
     return options
@@ -214,6 +202,60 @@ class _TlsConnection(_StrictConnection, SentinelManagedSSLConnection):
     pass
 
 
+class _OwnedConnection:
+    """A connection to the node of a cluster that owns a slot.
+
+    Args:
+        owner: Finds the node.
+        options: The options of a connection.
+    """
+
+    def __init__(self, *, owner: SlotOwner, **options: Any) -> None:
+        self._owner = owner
+        super().__init__(**options)
+
+    def connect_check_health(
+        self: Any, check_health: bool = True, retry_socket_connect: bool = True
+    ) -> None:
+        """Connect to the node that owns the slot now, if there is no connection.
+
+        redis-py connects by this method, also when it sends a command on a closed connection.
+        """
+        if not self.is_connected:
+            connect = partial(self._connect_to_owner, check_health)
+            self.retry.call_with_retry(connect, lambda _: None)
+
+    def _connect_to_owner(self: Any, check_health: bool) -> None:
+        address = self.host, self.port = self._owner.find()
+        try:
+            super().connect_check_health(check_health, retry_socket_connect=False)  # type: ignore[misc]
+        except (RedisConnectionError, RedisTimeoutError) as error:
+            self._owner.forget()
+            error.add_note(f"node {render_address(address)}, as the cluster announces it")
+            raise
+
+
+class _NodeConnection(_OwnedConnection, Connection):
+    pass
+
+
+class _TlsNodeConnection(_OwnedConnection, SSLConnection):
+    pass
+
+
+class _ClusterClient(redis.Redis):
+    """A client of the node that owns a slot, which follows it to another node once a command."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        """The reply to a command."""
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except MovedError as redirection:
+            self.connection_pool.connection_kwargs["owner"].move(redirection)
+            self.connection_pool.disconnect(inuse_connections=False)
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+
 class _SentinelClient(redis.Redis):
     """A client of the current master."""
 
@@ -234,10 +276,3 @@ def _limits(timeout: float, block_seconds: float) -> dict[str, Any]:
         "socket_connect_timeout": timeout,
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
     }
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__

@@ -14,8 +14,10 @@ from redis.asyncio.connection import (
     parse_url,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from stitchwork.redis import connections, urls
+from stitchwork.redis.cluster import SlotOwner, render_address
 from stitchwork.redis.commands import Command
 
 _INCOMPLETE: Final = object()
@@ -32,11 +34,12 @@ class Call:
         replies: The replies that have come.
         missing: Number of replies that have not.
         is_resent: Whether it was sent a second time after a connection broke.
+        moved_from: The connection to a node of a cluster that redirected it to another.
     """
 
     __slots__ = (
         *("commands", "future", "deadline", "returns_errors"),
-        *("replies", "missing", "is_resent"),
+        *("replies", "missing", "is_resent", "moved_from"),
     )
 
     def __init__(
@@ -53,6 +56,7 @@ class Call:
         self.replies: list[Any] = [None] * len(commands)
         self.missing = len(commands)
         self.is_resent = False
+        self.moved_from: MultiplexedConnection | None = None
 
 
 Request = tuple[Call, int, bytes]
@@ -86,18 +90,19 @@ class MultiplexedConnection(asyncio.Protocol):
             notEnoughData=_INCOMPLETE,
         )
 
-    async def open(self, url: str, seconds: float) -> None:
+    async def open(self, url: str, seconds: float, owner: SlotOwner | None = None) -> None:
         """Connect and authenticate, as redis-py does, and then take over the transport.
 
         Args:
             url: Any URL that `urls.validate_url` accepts.
             seconds: Seconds that it may take.
+            owner: What finds the node, if the URL is of a cluster.
 
         Raises:
             RedisError: If the server cannot be reached, or refuses.
             TimeoutError: If it takes longer.
         """
-        connection = await asyncio.wait_for(_connect(url, seconds), seconds)
+        connection = await asyncio.wait_for(_connect(url, seconds, owner), seconds)
         # A writer that is deleted closes its transport.
         self._writer = take_writer(connection)
         self._transport = self._writer.transport
@@ -162,21 +167,33 @@ def take_writer(connection: AbstractConnection) -> asyncio.StreamWriter:
     return writer
 
 
-async def _connect(url: str, seconds: float) -> AbstractConnection:
-    sentinels = urls.parse_sentinel_url(url)
-    if sentinels is None:
+async def _connect(url: str, seconds: float, owner: SlotOwner | None) -> AbstractConnection:
+    sentinels, cluster = urls.parse_sentinel_url(url), urls.parse_cluster_url(url)
+    service = sentinels or cluster
+    if service is None:
         options: dict[str, Any] = dict(parse_url(url))
     else:
-        options = dict(parse_url(sentinels.server_url))
+        options = dict(parse_url(service.server_url))
         options.pop("connection_class", None)
-        # Sentinels are asked by the blocking client, in a thread: it happens once a connection.
-        host, port = await asyncio.to_thread(connections.find_master, sentinels, seconds)
-        options |= {"host": host, "port": port}
+        # They are asked by the blocking client, in a thread: it happens once a connection.
+        if sentinels is not None:
+            address = await asyncio.to_thread(connections.find_master, sentinels, seconds)
+        elif owner is not None:
+            address = await asyncio.to_thread(owner.find)
+        else:
+            raise ValueError("expected what finds the node of a cluster")
+        options |= {"host": address[0], "port": address[1]}
         if urls.is_tls(url):
             options["connection_class"] = SSLConnection
     connection_class = options.pop("connection_class", Connection)
     connection: AbstractConnection = connection_class(
         **options, protocol=3, socket_timeout=seconds, socket_connect_timeout=seconds
     )
-    await connection.connect()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except (RedisError, TimeoutError) as error:
+        if owner is not None:
+            owner.forget()
+            error.add_note(f"node {render_address(address)}, as the cluster announces it")
+        raise
     return connection

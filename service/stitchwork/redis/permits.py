@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.rates import Rate
 
 BLOCKS_PER_WINDOW: Final = 20
@@ -66,7 +66,7 @@ class Permits:
         self.rate = rate
         self.left = rate.limit
         self._server = server
-        self._key = f"{PREFIX}rates:{name}:{rate.limit}:{rate.unit}:{rate.window}"
+        self._key = server.key("rates", name, str(rate.limit), rate.unit, str(rate.window))
         self._clock = clock
         self._block = max(1, rate.limit // BLOCKS_PER_WINDOW)
         self._permits = 0

@@ -5,6 +5,8 @@
     unix://[user:password@]/path/of/socket        one server, on a socket
     sentinel://[user:password@]host[:26379],host[:26379]/service-name
     sentinels://...                               the same, over TLS to sentinels and servers
+    cluster://[user:password@]host[:6379],host[:6379]   nodes of a cluster, which name the others
+    clusters://...                                the same, over TLS
 
 Options follow a `?`. No function opens a connection, and no error repeats its input.
 """
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels")
+SCHEMES: Final = ("redis", "rediss", "unix", "sentinel", "sentinels", "cluster", "clusters")
 SENTINEL_PORT: Final = 26379
 
 _SHARED_OPTIONS = ("db", "username", "client_name", "health_check_interval", "socket_keepalive")
@@ -45,6 +47,20 @@ class SentinelUrl:
     sentinel_password: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class ClusterUrl:
+    """The parts of a URL of a cluster.
+
+    Attributes:
+        addresses: Host and port of nodes that name the others.
+        server_url: A `redis://` or `rediss://` URL with user, password and options of all nodes;
+            its host means nothing, since the nodes name the one that has the keys.
+    """
+
+    addresses: tuple[tuple[str, int], ...]
+    server_url: str
+
+
 def parse_sentinel_url(url: str) -> SentinelUrl | None:
     """The parts of a sentinel URL, or None for a URL that names one server.
 
@@ -70,6 +86,28 @@ def parse_sentinel_url(url: str) -> SentinelUrl | None:
     )
 
 
+def parse_cluster_url(url: str) -> ClusterUrl | None:
+    """The parts of a cluster URL, or None for a URL that names one server.
+
+    Raises:
+        ValueError: If a host is missing, a port is not a port number, or a path follows.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("cluster", "clusters"):
+        return None
+    rest, _, query = rest.partition("?")
+    rest, _, path = rest.partition("/")
+    if path:
+        raise ValueError(f"{_expected_form(scheme)}: a cluster has no other database than 0")
+    credentials, at, addresses = rest.rpartition("@")
+    server_scheme = "rediss" if scheme == "clusters" else "redis"
+    mark = "?" if query else ""
+    return ClusterUrl(
+        addresses=tuple(_parse_address(scheme, address) for address in addresses.split(",")),
+        server_url=f"{server_scheme}://{credentials}{at}localhost{mark}{query}",
+    )
+
+
 def validate_url(url: str) -> None:
     """Raise if a URL cannot be used.
 
@@ -92,6 +130,7 @@ def validate_url(url: str) -> None:
     elif scheme == "unix" and not path:
         raise ValueError("expected unix:///path/of/socket")
     parse_sentinel_url(url)
+    parse_cluster_url(url)
     _check_options(scheme, query)
 
 
@@ -109,13 +148,15 @@ def without_secrets(url: str) -> str:
 
 def is_tls(url: str) -> bool:
     """Whether connections are encrypted."""
-    return url.startswith(("rediss://", "sentinels://"))
+    return url.startswith(("rediss://", "sentinels://", "clusters://"))
 
 
 def _check_options(scheme: str, query: str) -> None:
     known = {*_SHARED_OPTIONS, "password"}
-    if scheme in ("rediss", "sentinels"):
+    if scheme in ("rediss", "sentinels", "clusters"):
         known |= {*_TLS_FILES, *_TLS_CHECKS, "ssl_password"}
+    if scheme in ("cluster", "clusters"):
+        known.remove("db")
     if scheme in ("sentinel", "sentinels"):
         known |= {*_SENTINEL_OPTIONS, "sentinel_password"}
     for name, value in parse_qsl(query, keep_blank_values=True):
@@ -143,4 +184,6 @@ def _parse_address(scheme: str, address: str) -> tuple[str, int]:
 def _expected_form(scheme: str) -> str:
     if scheme.startswith("sentinel"):
         return f"expected {scheme}://[user:password@]host:26379,host:26379/service-name"
+    if scheme.startswith("cluster"):
+        return f"expected {scheme}://[user:password@]host:6379,host:6379"
     return f"expected {scheme}://[user:password@]host:port/db"

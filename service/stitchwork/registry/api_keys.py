@@ -22,7 +22,7 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.ids import check_id
-from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.commands import Command
 from stitchwork.redis.rates import parse_rates
 from stitchwork.registry.stored_records import dump_record, load_record
@@ -30,8 +30,8 @@ from stitchwork.resources import ApiKey, Scope
 
 log = logging.getLogger(__name__)
 
-KEYS: Final = PREFIX + "keys"
-VERSION: Final = PREFIX + "keys:version"
+KEYS: Final = "keys"
+VERSION: Final = "keys:version"
 BOUNDS: Final = frozenset({"limit", "weight", "max_queue_items"})
 """Fields of a key that bound what it may use."""
 KEY_PREFIX: Final = "sw_"
@@ -146,7 +146,7 @@ class ApiKeyRepository:
     def version(self) -> bytes:
         """A value that changes with every change; empty before the first."""
         with self._server.session() as client:
-            value: Any = client.get(VERSION)
+            value: Any = client.get(self._server.key(VERSION))
         return value or b""
 
     def list(self) -> KeyList:
@@ -156,7 +156,7 @@ class ApiKeyRepository:
     def read_all(self) -> tuple[KeyList, int]:
         """All keys, by name, and the number of those that cannot be read, which are logged."""
         with self._server.session() as client:
-            records: Any = client.hgetall(KEYS)
+            records: Any = client.hgetall(self._server.key(KEYS))
         keys = []
         for raw_name, data in sorted(records.items()):
             name = raw_name.decode(errors="backslashreplace")
@@ -173,8 +173,9 @@ class ApiKeyRepository:
         Raises:
             ConflictError: If the name is taken: a key is rotated under a second name.
         """
-        write: Command = ("HSET", KEYS, key.name, dump_record(key))
-        if not self._commit(Check(("HEXISTS", KEYS, key.name), "0"), write):
+        keys = self._server.key(KEYS)
+        write: Command = ("HSET", keys, key.name, dump_record(key))
+        if not self._commit(Check(("HEXISTS", keys, key.name), "0"), write):
             raise ConflictError(
                 f"a key {key.name} is there already; remove it, or take another name"
             )
@@ -185,9 +186,10 @@ class ApiKeyRepository:
         Raises:
             UnknownResourceError: If there is no key of this name.
         """
-        if not self._commit(Check(("HEXISTS", KEYS, name), "1"), ("HDEL", KEYS, name)):
+        keys = self._server.key(KEYS)
+        if not self._commit(Check(("HEXISTS", keys, name), "1"), ("HDEL", keys, name)):
             raise UnknownResourceError(f"no key {name} in the registry")
 
     def _commit(self, check: Check, write: Command) -> bool:
-        changed: Command = ("SET", VERSION, secrets.token_hex(8))
+        changed: Command = ("SET", self._server.key(VERSION), secrets.token_hex(8))
         return self._server.commit([check], [write, changed], aof_timeout_ms=self._aof_timeout_ms)

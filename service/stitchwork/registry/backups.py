@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from stitchwork.errors import ConflictError
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import Command, Word
 from stitchwork.registry import change_log
 from stitchwork.registry.api_keys import KEYS, VERSION
@@ -158,12 +158,13 @@ def restore_backup(changes: ChangeLog, path: Path, *, replace: bool = False) -> 
         summary = _summary(reader)
         commands = [
             *_upload(changes.server, reader),
-            *_record_commands(json.loads(reader.read(RECORDS))),
+            *_record_commands(changes.server, json.loads(reader.read(RECORDS))),
         ]
-        words: list[Word] = [PREFIX, int(replace), REPLACED_SECONDS, len(KINDS), *KINDS]
+        prefix = changes.server.key("")
+        words: list[Word] = [prefix, int(replace), REPLACED_SECONDS, len(KINDS), *KINDS]
         for command in commands:
             words += [len(command), *command]
-        keys = (REGISTRATIONS, KEYS, *change_log.KEYS, DUE)
+        keys = [*map(changes.server.key, (REGISTRATIONS, KEYS, *change_log.KEYS, DUE))]
         done = changes.server.run_script(
             RESTORE, keys, *words, aof_timeout_ms=changes.aof_timeout_ms
         )
@@ -178,7 +179,7 @@ def restore_backup(changes: ChangeLog, path: Path, *, replace: bool = False) -> 
 
 def _snapshot(server: RedisClient) -> Records:
     *kinds, registrations, keys, checks = server.run_script(
-        SNAPSHOT, (REGISTRATIONS, KEYS, DUE), PREFIX, *KINDS
+        SNAPSHOT, [*map(server.key, (REGISTRATIONS, KEYS, DUE))], server.key(""), *KINDS
     )
     return {
         "kinds": {
@@ -229,8 +230,8 @@ class _BlockCopy:
         if before == ALL and self._members.get(key):
             return self._members[key]
         members: Members = {}
-        for field in sorted(self._server.execute(("HKEYS", PREFIX + key))[0], key=int):
-            (data,) = self._server.execute(("HGET", PREFIX + key, field))
+        for field in sorted(self._server.execute(("HKEYS", self._server.key(key)))[0], key=int):
+            (data,) = self._server.execute(("HGET", self._server.key(key), field))
             if data is not None and int(field) < before:
                 self._written += 1
                 members[text(field)] = f"blocks/{self._written:08}"
@@ -258,31 +259,31 @@ def _upload(server: RedisClient, reader: BackupReader) -> Iterator[Command]:
     """Store the arrays under temporary keys, and yield the commands that put them in place."""
     token = secrets.token_hex(8)
     for number, (key, members) in enumerate(json.loads(reader.read(BLOCKS)).items()):
-        temporary = f"{PREFIX}restore:{token}:{number}"
+        temporary = server.key("restore", token, str(number))
         for field, member in members.items():
             block = (raw(field), reader.read(member), REPLACED_SECONDS)
             server.run_script(chunked_arrays.WRITE, (temporary,), *block)
-        yield ("RENAME", temporary, PREFIX + key)
-        yield ("PERSIST", PREFIX + key)
+        yield ("RENAME", temporary, server.key(key))
+        yield ("PERSIST", server.key(key))
 
 
-def _record_commands(records: Records) -> Iterator[Command]:
+def _record_commands(server: RedisClient, records: Records) -> Iterator[Command]:
     for kind, entries in records["kinds"].items():
         for id_, entry in entries.items():
-            key = f"{PREFIX}{kind}:{id_}"
-            yield ("ZADD", PREFIX + kind, 0, id_)
+            key = server.key(kind, id_)
+            yield ("ZADD", server.key(kind), 0, id_)
             yield from _hash(key, entry["fields"])
             yield from _hash(f"{key}:calibrations", entry["calibrations"])
             for member in entry["dependents"]:
                 yield ("SADD", f"{key}:dependents", member)
     for member, score in records["registrations"].items():
-        yield ("ZADD", REGISTRATIONS, score, member)
+        yield ("ZADD", server.key(REGISTRATIONS), score, member)
     for id_ in records["checks"]:
         # Due at once: the process that had taken it may be gone.
-        yield ("ZADD", DUE, 0, id_)
-    yield from _hash(KEYS, records["keys"])
+        yield ("ZADD", server.key(DUE), 0, id_)
+    yield from _hash(server.key(KEYS), records["keys"])
     # Another value than any before, so that every process reads the keys again.
-    yield ("SET", VERSION, secrets.token_hex(8))
+    yield ("SET", server.key(VERSION), secrets.token_hex(8))
 
 
 def _hash(key: str, fields: Mapping[str, str]) -> Iterator[Command]:

@@ -59,7 +59,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from stitchwork.errors import RegistryUnavailableError
-from stitchwork.redis.client import APPLY, PREFIX, Check, RedisClient, commit_arguments
+from stitchwork.redis.client import APPLY, Check, RedisClient, commit_arguments
 from stitchwork.redis.commands import Command, Word
 from stitchwork.redis.subscription import Subscription
 
@@ -72,9 +72,8 @@ MIN_POLL_SECONDS: Final = 0.001
 MAX_POLL_SECONDS: Final = 0.02
 POLL_GROWTH: Final = 1.5
 
-STATE: Final = PREFIX + "versions"
+STATE: Final = "versions"
 KEYS: Final = (STATE, STATE + ":changes", STATE + ":applied", STATE + ":granted")
-CHANNEL: Final = STATE
 
 # Begins every script of the log. ARGV[1] is the name of a new epoch, if one begins.
 EPOCH: Final = """
@@ -248,7 +247,7 @@ class ChangeLog:
     def subscribe(self) -> Subscription:
         """Notices of changes."""
         # With a client of its own, whose failures do not count as failures of the server.
-        return Subscription(self.server.blocking(RENEW_SECONDS), CHANNEL)
+        return Subscription(self.server.blocking(RENEW_SECONDS), self.server.key(STATE))
 
     def release(self, process: str) -> None:
         """End the lease of a process that no longer uses its records."""
@@ -302,7 +301,7 @@ class ChangeLog:
     ) -> Any:
         return self.server.run_script(
             script,
-            (*KEYS, *keys),
+            (*map(self.server.key, KEYS), *keys),
             uuid.uuid4().hex,
             *arguments,
             aof_timeout_ms=aof_timeout_ms,

@@ -1,15 +1,15 @@
 """The commands that change the state of one id, from the state before and the change."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
-from stitchwork.redis.client import PREFIX, RedisClient
+from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import Command
 from stitchwork.registry.entries import Entry, R, Write
 from stitchwork.registry.stored_records import dump_record
 from stitchwork.resources import Arrays
 
-REGISTRATIONS: Final = PREFIX + "drafts"
+REGISTRATIONS: Final = "drafts"
 REPLACED_SECONDS: Final = 3600
 """How long a replaced version stays readable, and an upload waits for its commit: far longer than
 any request may take."""
@@ -18,24 +18,22 @@ PARENT_KINDS: Final = {"space": "anchor-set", "head": "space"}
 BATCH: Final = 1000
 
 
-def changes(
-    kind: str, before: Entry[R], write: Write[R], now_ms: Callable[[], int]
-) -> list[Command]:
+def changes(server: RedisClient, kind: str, before: Entry[R], write: Write[R]) -> list[Command]:
     """The commands that make a change.
 
     Args:
+        server: The registry server.
         kind: Singular name, such as `space`.
         before: The state before.
         write: The change.
-        now_ms: Returns the milliseconds since the epoch by the server's clock.
     """
-    id_, key, name = before.id, f"{PREFIX}{kind}:{before.id}", f"{kind}:{before.id}"
+    id_, key, name = before.id, server.key(kind, before.id), f"{kind}:{before.id}"
     after: Entry[R] = Entry(id_, write.record, write.registration)
-    commands: list[Command] = [("ZADD", PREFIX + kind, 0, id_)]
+    commands: list[Command] = [("ZADD", server.key(kind), 0, id_)]
     for parent in before.parents - after.parents:
-        commands.append(("SREM", f"{PREFIX}{parent}:dependents", name))
+        commands.append(("SREM", server.key(parent, "dependents"), name))
     for parent in after.parents:
-        commands.append(("SADD", f"{PREFIX}{parent}:dependents", name))
+        commands.append(("SADD", server.key(parent, "dependents"), name))
     for field, part in (("record", write.record), ("draft", write.registration)):
         if part is None:
             commands.append(("HDEL", key, field))
@@ -51,9 +49,9 @@ def changes(
     elif earlier and later and later.done < earlier.done:
         commands.append(("DEL", f"{key}:parts:{earlier.version}"))
     if later and later.status == "pending":
-        commands.append(("ZADD", REGISTRATIONS, now_ms(), name))
+        commands.append(("ZADD", server.key(REGISTRATIONS), server.now_ms(), name))
     else:
-        commands.append(("ZREM", REGISTRATIONS, name))
+        commands.append(("ZREM", server.key(REGISTRATIONS), name))
     return commands
 
 
@@ -69,15 +67,16 @@ def unreadable_removal(server: RedisClient, kind: str, id_: str) -> Iterator[Com
         id_: The id.
     """
     with server.session() as client:
-        keys: Any = client.scan_iter(match=f"{PREFIX}{kind}:{id_}:*", count=BATCH)
+        keys: Any = client.scan_iter(match=server.key(kind, id_, "*"), count=BATCH)
         for key in keys:
             if b":arrays:" in key:
                 yield ("EXPIRE", key, REPLACED_SECONDS)
             else:
                 yield ("DEL", key)
         parent_kind = PARENT_KINDS.get(kind)
-        ids: Any = client.zrange(PREFIX + parent_kind, 0, -1) if parent_kind else []
-    names = [f"{PREFIX}{parent_kind}:{raw.decode(errors='replace')}:dependents" for raw in ids]
+        ids: Any = client.zrange(server.key(parent_kind), 0, -1) if parent_kind else []
+    parents = [f"{parent_kind}:{raw.decode(errors='replace')}" for raw in ids]
+    names = [server.key(parent, "dependents") for parent in parents]
     for start in range(0, len(names), BATCH):
         batch = names[start : start + BATCH]
         reads = [("SISMEMBER", name, f"{kind}:{id_}") for name in batch]

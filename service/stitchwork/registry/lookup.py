@@ -6,7 +6,6 @@ from typing import Any, Final
 from stitchwork.errors import RegistryUnavailableError
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.calibration import Calibration
-from stitchwork.redis.client import PREFIX
 from stitchwork.registry.change_log import EPOCH, Position
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Head, Space
@@ -83,7 +82,7 @@ def lookup(
     """
     arguments = (source or "", target or "", head or "", bridge)
     try:
-        position, reply = registry.changes.read(LOOKUP, PREFIX, *arguments)
+        position, reply = registry.changes.read(LOOKUP, registry.server.key(""), *arguments)
     except RegistryUnavailableError:
         return _last_known(registry, source, target, head, bridge)
     return _parsed(registry, position, reply, head, bridge)

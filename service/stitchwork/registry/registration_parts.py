@@ -28,12 +28,13 @@ def save_part(
         return False
     server, key = repository.server, repository.key(registration.id)
     parts = repository.key(registration.id, "parts", registration.version)
+    name = f"{repository.kind}:{registration.id}"
     return server.commit(
         [Check(("HGET", key, "draft"), entry.stored[1])],
         [
             ("HSET", parts, registration.done, pack(arrays)),
             ("HSET", key, "draft", dump_record(advanced)),
-            ("ZADD", REGISTRATIONS, server.now_ms(), f"{repository.kind}:{registration.id}"),
+            ("ZADD", server.key(REGISTRATIONS), server.now_ms(), name),
         ],
     )
 

@@ -6,6 +6,7 @@ a worker completes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from stitchwork.errors import ConflictError, ErrorCode, NotReadyError
@@ -68,7 +69,8 @@ class Registry:
         self.lease_keeper = LeaseKeeper(changes, lease)
         stale: Any = {"stale_seconds": stale_seconds}
         self.anchor_sets = Repository(changes, "anchor-set", AnchorSet, lease, **stale)
-        self.spaces = Repository(changes, "space", Space, lease, on_delete=due, **stale)
+        make_due = partial(due, server)
+        self.spaces = Repository(changes, "space", Space, lease, on_delete=make_due, **stale)
         self.heads = Repository(changes, "head", Head, lease, **stale)
         self.calibrations = Calibrations(changes, self.heads, lease)
         self.keys = ApiKeyRepository(server, aof_timeout_ms=milliseconds)
@@ -230,7 +232,7 @@ class Registry:
         before = self.server.now_ms() - int(seconds * 1000)
         with self.server.session() as client:
             names: Any = client.zrangebyscore(
-                REGISTRATIONS, "-inf", before, start=0, num=MAX_STALLED
+                self.server.key(REGISTRATIONS), "-inf", before, start=0, num=MAX_STALLED
             )
         entries = []
         for raw in names:

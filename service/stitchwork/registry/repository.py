@@ -28,7 +28,7 @@ from stitchwork.errors import (
 )
 from stitchwork.ids import is_id
 from stitchwork.redis import chunked_arrays
-from stitchwork.redis.client import PREFIX, Check
+from stitchwork.redis.client import Check
 from stitchwork.redis.commands import Command
 from stitchwork.registry.change_log import ChangeLog, Position
 from stitchwork.registry.changes import REPLACED_SECONDS, changes, unreadable_removal, uploads
@@ -75,7 +75,7 @@ class Repository(Generic[R]):
 
     def key(self, *parts: str) -> str:
         """The key of an id, or of something stored beside it."""
-        return PREFIX + ":".join((self.kind, *parts))
+        return self.server.key(self.kind, *parts)
 
     def change(self, id_: str) -> str:
         """The name of a change of an id in the log."""
@@ -194,7 +194,7 @@ class Repository(Generic[R]):
         """
         start = f"({cursor}" if cursor else "-"
         with self.server.session() as client:
-            reply = client.zrangebylex(PREFIX + self.kind, start, "+", start=0, num=limit + 1)
+            reply = client.zrangebylex(self.key(), start, "+", start=0, num=limit + 1)
         # An id that is not valid is read as one that is not, and named as unreadable.
         ids = [raw.decode(errors="backslashreplace") for raw in cast(list[bytes], reply)]
         entries = self.read(*ids[:limit]) if ids else []
@@ -205,7 +205,7 @@ class Repository(Generic[R]):
 
     def count(self) -> int:
         """The number of ids."""
-        return int(self.server.execute(("ZCARD", PREFIX + self.kind))[0])
+        return int(self.server.execute(("ZCARD", self.key()))[0])
 
     def arrays(self, id_: str, version: str) -> Arrays:
         """The arrays of one version.
@@ -231,7 +231,7 @@ class Repository(Generic[R]):
     def creation(self, record: R) -> list[Command]:
         """Commands that create a record without arrays, as part of the commit of another."""
         return [
-            ("ZADD", PREFIX + self.kind, 0, record.id),
+            ("ZADD", self.key(), 0, record.id),
             ("HSET", self.key(record.id), "record", dump_record(record)),
         ]
 
@@ -259,7 +259,7 @@ class Repository(Generic[R]):
             condition.check(f"{self.kind} {id_}", before.tag)
             write: Write[R] = decide(before)
             checks = [*self._unchanged_entry(before), *write.checks]
-            commands = [*write.commands, *changes(self.kind, before, write, self.server.now_ms)]
+            commands = [*write.commands, *changes(self.server, self.kind, before, write)]
             for key, arrays in uploads(self.key(id_), write).items():
                 checks.append(chunked_arrays.write(self.server, key, arrays, REPLACED_SECONDS))
                 commands.append(("PERSIST", key))
@@ -293,8 +293,8 @@ class Repository(Generic[R]):
             commands: list[Command] = [
                 ("DEL", self.key(id_)),
                 *(unreadable_removal(self.server, self.kind, id_) if before.error else ()),
-                *changes(self.kind, before, removal, self.server.now_ms),
-                ("ZREM", PREFIX + self.kind, id_),
+                *changes(self.server, self.kind, before, removal),
+                ("ZREM", self.key(), id_),
                 *([self._on_delete(id_)] if self._on_delete else []),
             ]
             checks = self._unchanged_entry(before)

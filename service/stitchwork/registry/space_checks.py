@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from stitchwork.background import NICENESS, PeriodicTask
 from stitchwork.errors import NotReadyError, UnavailableError
 from stitchwork.processes.pool import CallCancelledError, CallHandle, ProcessPool
-from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.commands import Command
 from stitchwork.registry.anchor_comparison import (
     AnchorComparison,
@@ -27,7 +27,7 @@ from stitchwork.resources import AnchorSet, Floats, Space, SpaceCheck
 
 log = logging.getLogger(__name__)
 
-DUE: Final = PREFIX + "checks"
+DUE: Final = "checks"
 """Sorted set of the ids of spaces to check, by the time from which a process may take them."""
 LEASE_SECONDS: Final = 600.0
 """Time after which the check of a process that does not end is taken by another."""
@@ -47,12 +47,12 @@ Comparer: TypeAlias = Callable[[Floats, Floats], AnchorComparison]
 """Compares the anchors of two spaces, such as in another process."""
 
 
-def due(id_: str) -> Command:
+def due(server: RedisClient, id_: str) -> Command:
     """The command that makes a check of a space due, as part of the commit that changes it.
 
     Of a space that is deleted, the check removes it from the records of the others.
     """
-    return ("ZADD", DUE, 0, id_)
+    return ("ZADD", server.key(DUE), 0, id_)
 
 
 class SpaceChecks:
@@ -110,14 +110,14 @@ class SpaceChecks:
 
     def _take(self) -> str | None:
         """Take one space that is due."""
-        now = self._server.now_ms()
+        now, key = self._server.now_ms(), self._server.key(DUE)
         with self._server.session() as client:
             entries: list[tuple[bytes, float]] = client.zrangebyscore(  # type: ignore[assignment]
-                DUE, "-inf", now, start=0, num=MAX_COMPARED, withscores=True
+                key, "-inf", now, start=0, num=MAX_COMPARED, withscores=True
             )
         for name, score in entries:
-            check = Check(("ZSCORE", DUE, name), f"{score:.0f}")
-            command: Command = ("ZADD", DUE, now + int(LEASE_SECONDS * 1000), name)
+            check = Check(("ZSCORE", key, name), f"{score:.0f}")
+            command: Command = ("ZADD", key, now + int(LEASE_SECONDS * 1000), name)
             if self._server.commit([check], [command]):
                 return name.decode()
         return None
@@ -126,7 +126,7 @@ class SpaceChecks:
         space = self._spaces.readable(id_).record
         if space is None:
             self._remove_comparisons(id_)
-            self._server.execute(("ZREM", DUE, id_))
+            self._server.execute(("ZREM", self._server.key(DUE), id_))
             return
         (anchor_set,) = self._anchor_sets.read(space.anchor_set)
         names = anchor_set.record.ids if anchor_set.record else None
@@ -143,6 +143,10 @@ class SpaceChecks:
             return
         doubtful = [check.space for check in checks if check.warning]
         log.info("space checked", extra={"space": id_, "compared": len(checks), "doubt": doubtful})
+
+    def _exists(self, id_: str) -> Check:
+        """Holds until a space is deleted."""
+        return Check(("ZSCORE", self._server.key("space"), id_), "0")
 
     def _remove_comparisons(self, id_: str) -> None:
         """Remove the comparisons with a space that was deleted from the records of the others."""
@@ -197,10 +201,12 @@ class SpaceChecks:
             record = current.record
             if record is None or record.version != space.version:
                 raise NotReadyError(f"space {space.id} was declared anew or deleted")
-            commands: list[Command] = [("ZREM", DUE, space.id)] if completes else []
+            commands: list[Command] = []
+            if completes:
+                commands.append(("ZREM", self._server.key(DUE), space.id))
             present = self._present(record.anchor_set)
             updated = with_checks(record, checks, present)
-            exist = [_exists(check.space) for check in updated.checks or ()]
+            exist = [self._exists(check.space) for check in updated.checks or ()]
             return Write(
                 Outcome.SAME, updated, current.registration, checks=exist, commands=commands
             )
@@ -210,11 +216,6 @@ class SpaceChecks:
         except NotReadyError:
             if completes:
                 raise
-
-
-def _exists(id_: str) -> Check:
-    """Holds until a space is deleted."""
-    return Check(("ZSCORE", PREFIX + "space", id_), "0")
 
 
 class SpaceCheckThread:

@@ -251,7 +251,7 @@ class SpaceRegistry:
             check = self._anchor_sets.unchanged(set_entry)
             if set_entry.record is None and creates:
                 creation = self._anchor_sets.creation(creates)
-                commands = [*creation, due(record.id)]
+                commands = [*creation, due(self._spaces.server, record.id)]
                 write = make_ready(current, record, {"anchors": anchors}, check, commands)
                 note = (
                     f"anchor set {creates.id} was not declared; it was created with the "
@@ -269,7 +269,9 @@ class SpaceRegistry:
                 update = verified if registration else {"files_digest": None}
                 same = current.record.model_copy(update=update)
                 return Write(Outcome.SAME, same, checks=[check])
-            return make_ready(current, record, {"anchors": anchors}, check, [due(record.id)])
+            return make_ready(
+                current, record, {"anchors": anchors}, check, [due(self._spaces.server, record.id)]
+            )
 
         return self._spaces.put(record.id, decide, condition)
 

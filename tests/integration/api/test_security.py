@@ -28,6 +28,7 @@ from stitchwork.errors import (
     UnknownResourceError,
 )
 from stitchwork.redis.client import RedisClient
+from stitchwork.redis.connections import PREFIX
 from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.registry import api_keys as stored
 from stitchwork.registry.api_key_cache import ApiKeyCache
@@ -303,7 +304,7 @@ def test_log_has_the_name_of_the_key_and_never_the_key(guarded: KeyedService) ->
     line = next(line for line in guarded.api.log().splitlines() if request_id in line)
     assert json.loads(line)["key"] == "read"
     assert guarded.keys[READ] not in guarded.api.log()
-    records: Any = guarded.stage.records.hgetall(stored.KEYS)
+    records: Any = guarded.stage.records.hgetall(PREFIX + stored.KEYS)
     for name, key in guarded.keys.items():
         assert key.encode() not in b"".join(records.values())
         assert stored.digest(key).encode() in records[name.encode()]

@@ -125,11 +125,11 @@ def test_checks_that_were_due_or_in_progress_are_made_after_a_restore(
 ) -> None:
     fill(registry, pair)
     later = registry.server.now_ms() + 600_000
-    registry.server.execute(("ZADD", DUE, later, "x"))
+    registry.server.execute(("ZADD", registry.server.key(DUE), later, "x"))
     write_backup(registry.server, tmp_path / "b")
     other.declare_space(SpaceDeclaration("own", "T", anchors=pair.y_anchors))
     restore_backup(other.changes, tmp_path / "b", replace=True)
-    assert content(other.server)[DUE.encode()] == ([(b"x", 0.0), (b"y", 0.0)], -1)
+    assert content(other.server)[other.server.key(DUE).encode()] == ([(b"x", 0.0), (b"y", 0.0)], -1)
     assert other.space_checks.run() == 2
     for id_, compared in (("x", "y"), ("y", "x")):
         (space,), _ = other.spaces.ready(id_)

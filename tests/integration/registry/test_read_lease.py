@@ -203,7 +203,7 @@ def test_process_that_missed_too_many_changes_drops_everything(
         changes.commit([], [], [f"space:{number}"])
     missed = changes.renew("slow", position, settled=False)
     assert not missed.granted
-    assert registry_server.redis.zcard(KEYS[1]) == 2
+    assert registry_server.redis.zcard(registry_server.key(KEYS[1])) == 2
     assert changes.renew("slow", missed.position, settled=False).granted
 
 
@@ -294,6 +294,6 @@ def test_clock_of_boot_time_runs() -> None:
 
 def test_stopped_process_leaves_no_lease(registry_server: RedisClient, writer: Registry) -> None:
     with reader(registry_server):
-        assert registry_server.redis.zcard(KEYS[2]) == 1
-    assert registry_server.redis.zcard(KEYS[2]) == 0
-    assert registry_server.redis.hget(STATE, "epoch")
+        assert registry_server.redis.zcard(registry_server.key(KEYS[2])) == 1
+    assert registry_server.redis.zcard(registry_server.key(KEYS[2])) == 0
+    assert registry_server.redis.hget(registry_server.key(STATE), "epoch")

@@ -177,11 +177,11 @@ def test_check_of_a_process_that_died_is_taken_again(
 ) -> None:
     register(registry, "x", rows(1))
     later = registry_server.now_ms() + 3_600_000
-    registry_server.redis.zadd(DUE, {"x": later})
+    registry_server.redis.zadd(registry_server.key(DUE), {"x": later})
     assert registry.space_checks.run() == 0
-    registry_server.redis.zadd(DUE, {"x": registry_server.now_ms() - 1})
+    registry_server.redis.zadd(registry_server.key(DUE), {"x": registry_server.now_ms() - 1})
     assert registry.space_checks.run() == 1
-    assert registry_server.redis.zcard(DUE) == 0
+    assert registry_server.redis.zcard(registry_server.key(DUE)) == 0
 
 
 def test_thread_checks_when_it_is_woken_and_ends_when_it_is_stopped(registry: Registry) -> None:

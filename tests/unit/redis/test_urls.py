@@ -2,7 +2,15 @@
 
 import pytest
 
-from stitchwork.redis.urls import SentinelUrl, parse_sentinel_url, validate_url, without_secrets
+from stitchwork.redis.urls import (
+    ClusterUrl,
+    SentinelUrl,
+    is_tls,
+    parse_cluster_url,
+    parse_sentinel_url,
+    validate_url,
+    without_secrets,
+)
 
 TAKEN = [
     "redis://there",
@@ -14,10 +22,13 @@ TAKEN = [
     "sentinel://one/main",
     "sentinel://me:secret@one:1,[::1]:2,three/main?db=1&sentinel_password=secret",
     "sentinels://one,two/main?ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_password=secret",
+    "cluster://one",
+    "cluster://me:secret@one:1,[::1]:2,three?client_name=x&password=secret",
+    "clusters://one,two/?ssl_ca_certs=/etc/ca.pem&ssl_password=secret",
 ]
 
 REFUSED = [
-    ("there:6379", "starts with one of redis://, rediss://, unix://, sentinel://, sentinels://"),
+    ("there:6379", "starts with one of redis://, .*, sentinels://, cluster://, clusters://"),
     ("http://there", "starts with one of"),
     ("redis://", "a host is missing"),
     ("redis://there:port", "a port is no number"),
@@ -33,6 +44,12 @@ REFUSED = [
     ("sentinel://me:word@/main", "a host is missing"),
     ("sentinel://one,,two/main", "a host is missing"),
     ("sentinel://one:99999/main", "a port is no number up to 65535"),
+    ("cluster://", "a host is missing"),
+    ("cluster://one,,two", "a host is missing"),
+    ("cluster://one:port", "a port is no number"),
+    ("cluster://one/0", "no other database than 0"),
+    ("cluster://one?db=1", "options of cluster:// are"),
+    ("cluster://one?ssl_ca_certs=/ca.pem", "options of cluster:// are"),
     ("redis://there?ssl_ca_certs=/ca.pem", "options of redis://"),
     ("redis://there?sentinel_password=word", "options of redis://"),
     ("redis://there?socket_timeout=60", "options of redis://"),
@@ -67,3 +84,14 @@ def test_sentinel_url_has_separate_credentials_for_sentinels_and_servers() -> No
         sentinel_password="c&d",  # noqa: S106
     )
     assert parse_sentinel_url("redis://one") is None
+
+
+def test_cluster_url_names_nodes_and_what_all_nodes_share() -> None:
+    url = "clusters://me:a%40b@One:1,[::1]?client_name=x&ssl_ca_certs=/x"
+    assert parse_cluster_url(url) == ClusterUrl(
+        addresses=(("one", 1), ("::1", 6379)),
+        server_url="rediss://me:a%40b@localhost?client_name=x&ssl_ca_certs=/x",
+    )
+    assert is_tls(url)
+    assert not is_tls("cluster://one")
+    assert parse_cluster_url("redis://one") is None
