@@ -11,15 +11,15 @@ from typing import Any, Final
 
 import orjson
 
-from stitchwork.redis.client import PREFIX, Check, RedisClient
+from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.commands import Command
 
 log = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 """Format of the results. Those of another format are computed anew."""
-RESULTS: Final = f"{PREFIX}report:{FORMAT}:"
-LEASES: Final = f"{PREFIX}report-lease:{FORMAT}:"
+RESULTS: Final = f"report:{FORMAT}"
+LEASES: Final = f"report-lease:{FORMAT}"
 MAX_AGE_SECONDS: Final = 30 * 24 * 3600
 """Time after which a result expires."""
 LEASE_SECONDS: Final = 60.0
@@ -48,7 +48,9 @@ class ReportStore:
         names = list(names)
         if not names:
             return {}
-        (replies,) = self._server.execute(("MGET", *(RESULTS + name for name in names)))
+        (replies,) = self._server.execute(
+            ("MGET", *(self._server.key(RESULTS, name) for name in names))
+        )
         results = {}
         for name, data in zip(names, replies, strict=True):
             if data is None:
@@ -67,7 +69,13 @@ class ReportStore:
         """
         self._server.execute(
             *(
-                ("SET", RESULTS + name, orjson.dumps(result), "EX", MAX_AGE_SECONDS)
+                (
+                    "SET",
+                    self._server.key(RESULTS, name),
+                    orjson.dumps(result),
+                    "EX",
+                    MAX_AGE_SECONDS,
+                )
                 for name, result in results.items()
             )
         )
@@ -78,8 +86,8 @@ class ReportStore:
         Raises:
             RegistryUnavailableError: If the registry is unavailable.
         """
-        lease: Command = ("SET", LEASES + name, self._owner, "PX", self._lease_ms)
-        return self._server.commit([Check(("GET", LEASES + name), "")], [lease])
+        lease: Command = ("SET", self._server.key(LEASES, name), self._owner, "PX", self._lease_ms)
+        return self._server.commit([Check(("GET", self._server.key(LEASES, name)), "")], [lease])
 
     def renew(self, name: str) -> None:
         """Extend a lease of this process.
@@ -87,7 +95,9 @@ class ReportStore:
         Raises:
             RegistryUnavailableError: If the registry is unavailable.
         """
-        self._server.execute(("SET", LEASES + name, self._owner, "PX", self._lease_ms))
+        self._server.execute(
+            ("SET", self._server.key(LEASES, name), self._owner, "PX", self._lease_ms)
+        )
 
     def release(self, name: str) -> None:
         """End a lease of this process.
@@ -95,5 +105,5 @@ class ReportStore:
         Raises:
             RegistryUnavailableError: If the registry is unavailable.
         """
-        own = Check(("GET", LEASES + name), self._owner)
-        self._server.commit([own], [("DEL", LEASES + name)])
+        own = Check(("GET", self._server.key(LEASES, name)), self._owner)
+        self._server.commit([own], [("DEL", self._server.key(LEASES, name))])

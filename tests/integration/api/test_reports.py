@@ -146,7 +146,7 @@ def test_result_of_one_process_is_read_by_another(
     assert (after.parts, after.progress) == ([], Progress(done=2, total=2))
     assert after.response is not None
     # One that cannot be read is computed again.
-    (key, *_) = registry_server.redis.keys(RESULTS + "pair:*")
+    (key, *_) = registry_server.redis.keys(registry_server.key(RESULTS, "pair:*"))
     registry_server.redis.set(key, b"{")
     assert comparison(replica).progress == Progress(done=1, total=2)
 
