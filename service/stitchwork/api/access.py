@@ -48,9 +48,9 @@ RULES: Final = (
     # The same for every installation of this release; nothing here tells what is registered.
     _rule("GET", r"/docs(/assets/[^/]+)?|/redoc|/openapi\.json", *PUBLIC),
     # Clients read these before they infer.
-    _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?", READ, INFER),
+    _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?|/tei/.+/(info|health)", READ, INFER),
     _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
-    _rule("POST", r"/v1/embeddings|/v2/models/.+/infer", INFER),
+    _rule("POST", r"/v1/(embeddings|rerank)|/v2/models/.+/infer|/tei/.+", INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
     _rule("POST", r"/anchors/choose", READ),

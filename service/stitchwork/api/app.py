@@ -15,6 +15,7 @@ from stitchwork.api.kserve import routes as kserve
 from stitchwork.api.middleware import auth
 from stitchwork.api.middleware.request_body import BodyLimits
 from stitchwork.api.middleware.request_middleware import RequestMiddleware
+from stitchwork.api.openai import rerank
 from stitchwork.api.openai import routes as openai
 from stitchwork.api.routes import (
     anchor_sets,
@@ -31,6 +32,7 @@ from stitchwork.api.routes import (
     stitch,
     translate,
 )
+from stitchwork.api.tei import routes as tei
 
 DESCRIPTION: Final = """
 Register encoders and classifier heads with their anchors, then let any encoder feed any head.
@@ -98,7 +100,7 @@ def create_app(state: AppState) -> FastAPI:
         metrics,
         documentation,
     )
-    for routes in (*own_routes, openai, kserve):
+    for routes in (*own_routes, openai, rerank, kserve, tei):
         # Not `include_router`, which would match each path twice.
         app.router.routes += routes.router.routes
     problem_details.install(app)

@@ -63,9 +63,18 @@ INFERENCE_ERROR: Final = {
         "error": {"type": "string", "description": "What was expected, what came, and where."}
     },
 }
+TEI_ERROR: Final = {
+    "type": "object",
+    "required": ["error", "error_type"],
+    "properties": {
+        "error": {"type": "string", "description": "What was expected, what came, and where."},
+        "error_type": {"type": "string", "enum": ["Backend", "Overloaded", "Validation"]},
+    },
+}
 ERRORS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "/v1": (negotiation.JSON, "OpenAIError", OPENAI_ERROR),
     "/v2": (negotiation.JSON, "InferenceError", INFERENCE_ERROR),
+    "/tei": (negotiation.JSON, "TextEmbeddingsInferenceError", TEI_ERROR),
 }
 """Media type, name and schema of errors by the first segment of a path; else problem+json."""
 

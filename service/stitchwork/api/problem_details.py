@@ -159,11 +159,20 @@ def _inference_protocol(problem: Problem) -> ErrorBody:
     return problem.status, {"error": problem.detail + place}, "application/json"
 
 
+def _text_embeddings_inference(problem: Problem) -> ErrorBody:
+    status, body, media = _inference_protocol(problem)
+    kind = "Backend" if status >= 500 else "Overloaded" if status == 429 else "Validation"
+    return status, {**body, "error_type": kind}, media
+
+
 FORMATS: Final[dict[str, Callable[[Problem], ErrorBody]]] = {
-    "/v1": _openai,
-    "/v2": _inference_protocol,
+    "v1": _openai,
+    "v2": _inference_protocol,
+    "tei": _text_embeddings_inference,
 }
 """Format of errors by the first segment of the path; the default is problem+json."""
+MAX_SEGMENT: Final = 10
+"""Characters of a path in which the first segment of a format ends."""
 
 
 def problem_response(
@@ -178,7 +187,8 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A response with one error, in the format of this path."""
-    to_body = FORMATS.get(path[:3], _rfc9457) if path[3:4] in ("", "/") else _rfc9457
+    root, _, first = path[:MAX_SEGMENT].partition("/")
+    to_body = _rfc9457 if root else FORMATS.get(first.partition("/")[0], _rfc9457)
     status, body, media = to_body(Problem(status, code, detail, request_id, pointer, max_items))
     return Response(orjson.dumps(body), status, headers, media)
 

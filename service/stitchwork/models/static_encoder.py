@@ -13,11 +13,11 @@ from stitchwork.models.matryoshka import cut_and_normalize, output_width
 from stitchwork.models.memory import to_device
 from stitchwork.models.parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.pooling import build_modules, load_tensors
-from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_settings import resolve_spec
 from stitchwork.resources import Item, Modality, TextEncoder
+from stitchwork.resources.prompts import Prompt, select_prompt
 
 MAX_CHARACTERS_PER_TOKEN: Final = 200
 """Texts with more characters than this for each allowed token are refused before tokenising."""

@@ -16,7 +16,6 @@ from stitchwork.models.memory import to_device
 from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.parity import check_rows
 from stitchwork.models.precision import torch_dtype
-from stitchwork.models.prompts import select_prompt
 from stitchwork.models.timm_config import RGB, data_config, read_config
 from stitchwork.models.timm_features import (
     compute_features,
@@ -27,6 +26,7 @@ from stitchwork.models.timm_features import (
 from stitchwork.models.timm_models import load_timm_model
 from stitchwork.models.timm_weights import find_weights
 from stitchwork.resources import ImageEncoder, Item, Modality
+from stitchwork.resources.prompts import select_prompt
 
 SAMPLES: Final = 2
 """Inputs on which an encoder is compared with timm."""

@@ -27,7 +27,6 @@ from stitchwork.models.parity import SAMPLE_TEXTS, check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
 from stitchwork.models.precision import torch_dtype
 from stitchwork.models.pretrained_weights import load_tokenizer
-from stitchwork.models.prompts import Prompt, select_prompt
 from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_loading import load_text_model, needs_full_length, pooled_width
 from stitchwork.models.text_models import UNPADDED_TYPES, TextModel
@@ -40,6 +39,7 @@ from stitchwork.models.text_settings import (
     resolve_spec,
 )
 from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder
+from stitchwork.resources.prompts import Prompt, select_prompt
 
 MAX_CHARACTERS_PER_TOKEN: Final = 200
 """Texts with more characters than this for each allowed token are refused before tokenising."""

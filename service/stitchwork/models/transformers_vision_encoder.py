@@ -21,7 +21,6 @@ from stitchwork.models.openvino_backend import ForwardPass
 from stitchwork.models.parity import check_rows, reference_rows
 from stitchwork.models.pooling import build_modules
 from stitchwork.models.precision import torch_dtype
-from stitchwork.models.prompts import select_prompt
 from stitchwork.models.sentence_transformers_files import (
     SentenceTransformersFiles,
     read_files,
@@ -29,6 +28,7 @@ from stitchwork.models.sentence_transformers_files import (
 from stitchwork.models.vision_models import VisionModel, load_vision_model
 from stitchwork.models.vision_preprocessing import VisionPreprocessor
 from stitchwork.resources import Item, Modality, VisionEncoder
+from stitchwork.resources.prompts import select_prompt
 
 SAMPLES: Final = 3
 SAMPLE_SEED: Final = 0

@@ -59,7 +59,26 @@ def test_authentication_errors_have_the_format_of_their_protocol() -> None:
     assert (response.status_code, orjson.loads(response.body)) == (403, {"error": "expected a key"})
 
 
-@pytest.mark.parametrize("path", ["", "/", "/v1x", "/v2x/y", "/v", "/spaces/v1", "/V1"])
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (QueueFullError("full"), 429, "Overloaded"),
+        (NotReadyError("soon"), 409, "Validation"),
+        (DeadlineExceededError("late"), 504, "Backend"),
+        (InputTooLargeError("much"), 413, "Validation"),
+    ],
+)
+def test_errors_under_tei_have_the_format_of_its_servers(
+    error: StitchworkError, status: int, kind: str
+) -> None:
+    response = error_response(error, "r", path="/tei/minilm/embed")
+    assert response.status_code == status
+    assert orjson.loads(response.body) == {"error": error.message, "error_type": kind}
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/v1x", "/teix", "tei/x", "/v2x/y", "/v", "/spaces/v1", "/V1"]
+)
 def test_errors_of_other_paths_are_problem_json(path: str) -> None:
     assert (
         problem_response(404, "unknown-resource", "no", "r", path=path).media_type

@@ -111,7 +111,7 @@ def test_embeddings_of_images_in_base64_equal_those_of_the_embed_route(
 
 def test_models_are_spaces_with_an_encoder_and_their_pairs(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
-    assert {"minilm", "minilm->turned", "lite"} <= set(names)
+    assert {"minilm", "minilm->turned", "lite", "BAAI/bge:latest"} <= set(names)
     assert not {"turned", "turned->minilm", "minilm->lite"} & set(names), "no encoder, other set"
     for name in names:
         assert client.models.retrieve(name).id == name
@@ -229,6 +229,46 @@ def test_null_means_absent_and_unknown_fields_are_ignored_and_counted(world: Wor
     )
     np.testing.assert_allclose(embeddings, expected, atol=1e-5)
     assert ignored() - before == 5
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_blank_texts_have_no_embedding_where_the_client_allows_it(
+    world: World, client: openai.OpenAI, encoding: Any
+) -> None:
+    texts = ["", INPUTS[0], " \n", *INPUTS[1:], "\t"]
+    response = client.embeddings.create(
+        model="minilm",
+        input=texts,
+        encoding_format=encoding,
+        extra_body={"blank_texts": "null"},
+    )
+    assert [row.index for row in response.data] == list(range(len(texts)))
+    for text, row in zip(texts, response.data, strict=True):
+        assert (row.embedding is None) == (not text.strip())
+        error = (row.model_extra or {}).get("error")
+        assert error == (None if text.strip() else "expected a text that is not empty")
+    present: list[Any] = [row.embedding for row in response.data if row.embedding is not None]
+    if encoding == "base64":
+        present = [np.frombuffer(base64.b64decode(row), "<f4") for row in present]
+    np.testing.assert_allclose(present, embed(world), atol=1e-5)
+
+
+def test_batch_of_blank_texts_has_no_embedding(client: openai.OpenAI) -> None:
+    response = client.embeddings.create(
+        model="minilm", input=["", " "], extra_body={"blank_texts": "null"}
+    )
+    assert [row.embedding for row in response.data] == [None, None]
+    assert response.usage.total_tokens == 0
+
+
+def test_error_beside_blank_texts_names_the_index_in_the_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.embeddings.create(
+            model="minilm",
+            input=["", "a", "", "word " * 600],
+            extra_body={"blank_texts": "null"},
+        )
+    assert raised.value.param == "input[3]"
 
 
 def test_parts_of_messages_and_data_uris_are_inputs(world: World, client: openai.OpenAI) -> None:

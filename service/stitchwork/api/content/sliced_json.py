@@ -27,10 +27,10 @@ _renderer: Final = ThreadPoolExecutor(1, thread_name_prefix="render")
 
 
 class SlicedJsonResponse(Response):
-    """A JSON object with one long list, which is sent in slices.
+    """A JSON object with one long list, or that list alone, which is sent in slices.
 
     Args:
-        name: Name of the list.
+        name: Name of the list; None for the list alone.
         slices: Consecutive parts of the list; each is computed and rendered on a thread.
         fields: The other fields.
         headers: Further headers.
@@ -38,7 +38,7 @@ class SlicedJsonResponse(Response):
 
     def __init__(
         self,
-        name: str,
+        name: str | None,
         slices: Iterable[Any],
         fields: Mapping[str, Any],
         headers: Mapping[str, str] | None = None,
@@ -90,11 +90,14 @@ def row_slices(count: int, width: int, values: int = SLICE_VALUES) -> list[slice
     return [slice(start, start + step) for start in range(0, count, step)]
 
 
-def _render(name: str, slices: Iterable[Any], fields: Mapping[str, Any]) -> Iterator[bytes]:
-    before = b'{"%s":[' % name.encode()
+def _render(name: str | None, slices: Iterable[Any], fields: Mapping[str, Any]) -> Iterator[bytes]:
+    before = b"[" if name is None else b'{"%s":[' % name.encode()
     for values in slices:
         yield before + to_json(values)[1:-1]
         before = b","
+    if name is None:
+        yield b"]"
+        return
     yield (b"]," if fields else b"]") + to_json(fields)[1:]
 
 

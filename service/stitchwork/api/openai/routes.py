@@ -1,10 +1,12 @@
 """Routes of OpenAI's embeddings API; its models are the registered spaces."""
 
 import asyncio
+from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Path, Request
+import numpy as np
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
@@ -21,8 +23,9 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.model_names import ARROW, DEFAULT_MODEL, ModelNamePath, model_spaces
+from stitchwork.api.openai.blank_texts import MESSAGE, original_indices, present_indices
 from stitchwork.api.openai.schemas import (
-    DEFAULT_MODEL,
     EmbeddingObject,
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -37,7 +40,6 @@ from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, res
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import count_ignored
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
-from stitchwork.ids import check_id
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -45,11 +47,8 @@ from stitchwork.resources import Floats, Space
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
 
-ARROW: Final = "->"
 MAX_MODELS: Final = 1000
 """Models that are listed; others can be used as well."""
-
-Model = Annotated[str, Path(description="`space`, `space->target`, or an alias of one.")]
 
 
 async def embeddings(request: Request) -> Response:
@@ -59,7 +58,7 @@ async def embeddings(request: Request) -> Response:
     """
     state, seconds = app_state(request), request_timeout(request)
     payload = await negotiation.read_body(request, EmbeddingsRequest, state.body_parser)
-    source, target = _space_ids(state, payload.model)
+    source, target = model_spaces(state, payload.model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
     if ignored := count_ignored(payload):
@@ -70,27 +69,45 @@ async def embeddings(request: Request) -> Response:
         width = payload.dimensions or resolution.destination.dim
         alternative = "set encoding_format to base64, or send fewer"
         check_json_values(len(payload.input) * width, state.limits, alternative)
+    skips = payload.blank_texts == "null" and encoder.modality == "text"
+    indices = present_indices(payload.input) if skips else list(range(len(payload.input)))
+    if not indices:
+        return _response(payload, indices, None, resolution_headers(resolution))
+    texts = [payload.input[i] for i in indices]
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
-    with replace_pointer("/items", "/input"), input_type:
-        items = plain_items(payload.input, encoder.modality)
+    with replace_pointer("/items", "/input"), input_type, original_indices(indices):
         result = await infer_while_connected(
             request,
             state,
             resolution,
-            items,
+            plain_items(texts, encoder.modality),
             truncate=payload.cuts_texts,
             input_type=payload.input_type or payload.task,
             seconds=seconds,
         )
     result = cut_dimensions(result, payload.dimensions)
-    return await state.executor.finish(partial(_response, payload, result), result.rows.size)
+    return await state.executor.finish(
+        partial(_result_response, payload, indices, result), result.rows.size
+    )
 
 
-def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
-    rows, headers = result.rows, result_headers(result)
-    usage = Usage(prompt_tokens=result.tokens, total_tokens=result.tokens)
+def _result_response(
+    payload: EmbeddingsRequest, indices: list[int], result: InferenceResult
+) -> Response:
+    return _response(payload, indices, result, result_headers(result))
+
+
+def _response(
+    payload: EmbeddingsRequest,
+    indices: list[int],
+    result: InferenceResult | None,
+    headers: dict[str, str],
+) -> Response:
+    """A response with the embeddings of the inputs of these indices, and none of the others."""
+    rows, tokens = (result.rows, result.tokens) if result else (np.empty((0, 1), np.float32), 0)
+    usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
     fields: dict[str, Any] = {"object": "list", "model": payload.model, "usage": usage}
-    slices = (_objects(payload, rows[part], part.start) for part in row_slices(*rows.shape))
+    slices = _objects(payload, indices, rows)
     if rows.size > SLICE_VALUES:
         return SlicedJsonResponse("data", slices, fields, headers)
     data = [embedding for part in slices for embedding in part]
@@ -98,14 +115,29 @@ def _response(payload: EmbeddingsRequest, result: InferenceResult) -> Response:
     return negotiation.json_response(response, headers=headers)
 
 
-def _objects(payload: EmbeddingsRequest, rows: Floats, start: int) -> list[EmbeddingObject]:
-    """Embeddings with their indices, from a given one on."""
-    encoded: Any = negotiation.base64_rows(rows) if payload.encoding_format == "base64" else rows
+def _objects(
+    payload: EmbeddingsRequest, indices: list[int], rows: Floats
+) -> Iterator[list[EmbeddingObject]]:
+    """The objects of all inputs in slices; those of other indices have no embedding."""
     # Rows are many, and our own: they are not validated.
-    return [
-        EmbeddingObject.model_construct(object="embedding", index=i, embedding=row)
-        for i, row in enumerate(encoded, start)
-    ]
+    build = partial(EmbeddingObject.model_construct, object="embedding")
+    position = 0
+    for part in row_slices(*rows.shape):
+        encoded: Any = rows[part]
+        if payload.encoding_format == "base64":
+            encoded = negotiation.base64_rows(encoded)
+        objects = []
+        for index, row in zip(indices[part], encoded, strict=True):
+            objects += [
+                build(index=i, embedding=None, error=MESSAGE) for i in range(position, index)
+            ]
+            objects.append(build(index=index, embedding=row))
+            position = index + 1
+        yield objects
+    if rest := [
+        build(index=i, embedding=None, error=MESSAGE) for i in range(position, len(payload.input))
+    ]:
+        yield rest
 
 
 router.add_api_route(
@@ -127,7 +159,7 @@ router.add_api_route(
     response_model=ModelListResponse,
 )
 async def models(state: StateDep) -> Response:
-    """Spaces with an encoder, and their pairs with the spaces on their anchor set.
+    """Aliases, spaces with an encoder, and their pairs with the spaces on their anchor set.
 
     At most 1,000 are listed.
     """
@@ -141,9 +173,9 @@ async def models(state: StateDep) -> Response:
     name="openai_model",
     response_model=ModelObject,
 )
-async def model(model: Model, state: StateDep) -> Response:
+async def model(model: ModelNamePath, state: StateDep) -> Response:
     """A model, with the number of dimensions of its embeddings."""
-    source, target = _space_ids(state, model)
+    source, target = model_spaces(state, model)
     try:
         resolution = await asyncio.to_thread(state.pipeline.resolve, source=source, target=target)
         encoder_of(resolution.source)
@@ -151,39 +183,34 @@ async def model(model: Model, state: StateDep) -> Response:
         # The space is registered, but cannot be used as a model.
         raise UnknownResourceError(f"no model {model}: {error.message}") from error
     return negotiation.json_response(
-        _model(model, resolution.destination), headers=resolution_headers(resolution)
+        _model(model, resolution.destination.dim), headers=resolution_headers(resolution)
     )
 
 
-def _space_ids(state: AppState, model: str) -> tuple[str, str | None]:
-    """The ids in a model's name, or in the one that it is an alias of: `space->target`, `space`."""
-    if model == DEFAULT_MODEL and model not in state.model_aliases:
-        raise InvalidInputError("expected a model, got none", pointer="/model")
-    model = state.model_aliases.get(model, model)
-    source, arrow, target = model.partition(ARROW)
-    return check_id(source, "/model"), check_id(target, "/model") if arrow else None
-
-
-def _model(name: str, space: Space) -> ModelObject:
-    return ModelObject(
-        id=name, object="model", created=0, owned_by="stitchwork", dimensions=space.dim
-    )
+def _model(name: str, width: int) -> ModelObject:
+    return ModelObject(id=name, object="model", created=0, owned_by="stitchwork", dimensions=width)
 
 
 def _list_models(state: AppState) -> list[ModelObject]:
     page = state.pipeline.registry.spaces.page(MAX_MODELS)
-    spaces = [entry.record for entry in page.entries if entry.record]
+    spaces = {entry.record.id: entry.record for entry in page.entries if entry.record}
     by_anchor_set: dict[tuple[str, str], list[Space]] = {}
-    for space in spaces:
+    for space in spaces.values():
         by_anchor_set.setdefault((space.anchor_set, space.anchor_set_version), []).append(space)
-    sources = [space for space in spaces if space.encoder]
-    models = [_model(space.id, space) for space in sources]
+    sources = [space for space in spaces.values() if space.encoder]
+    models = [_model(space.id, space.dim) for space in sources]
     for source in sources:
         models += [
-            _model(source.id + ARROW + target.id, target)
+            _model(source.id + ARROW + target.id, target.dim)
             for target in by_anchor_set[source.anchor_set, source.anchor_set_version]
             if target.id != source.id
         ]
         if len(models) >= MAX_MODELS:
             break
-    return models[:MAX_MODELS]
+    widths = {model.id: model.dimensions for model in models}
+    aliases = [
+        _model(alias, widths[name])
+        for alias, name in state.model_aliases.items()
+        if name in widths and alias not in widths and alias != DEFAULT_MODEL
+    ]
+    return [*aliases, *models][:MAX_MODELS]

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from stitchwork.api.content import validation
+from stitchwork.api.model_names import DEFAULT_MODEL, ModelNameField
 from stitchwork.api.schemas.fields import FieldParser, InputType
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.request_model import EncodingFormat
@@ -36,19 +37,25 @@ INPUT_SCHEMA: Final[dict[str, Any]] = {
     "allowed hosts, by URL.",
 }
 
-DEFAULT_MODEL: Final = "*"
-"""The alias of the model of requests without one."""
-
 
 def _parse_input(value: Any, info: ValidationInfo) -> list[str]:
     inputs = value if isinstance(value, list) else [value]
     if not inputs or not isinstance(inputs[0], str | dict | list | int):
         got = "an empty list" if inputs == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
-    return [_parse_part(part, f"/{i}") for i, part in enumerate(inputs)]
+    return [parse_part(part, f"/{i}") for i, part in enumerate(inputs)]
 
 
-def _parse_part(part: Any, pointer: str) -> str:
+def parse_part(part: Any, pointer: str) -> str:
+    """A text or an image of a request: a string, or a part of a message.
+
+    Args:
+        part: The value.
+        pointer: Where it is, for the error.
+
+    Raises:
+        InvalidInputError: If it is neither.
+    """
     if type(part) is int or (isinstance(part, list) and all(type(t) is int for t in part)):
         raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
     match part:
@@ -81,15 +88,16 @@ def _parse_truncate(value: Any, info: ValidationInfo) -> bool:
 
 
 _PROMPTS: Final = "`input_type` selects a prompt of the model"
-_UNIT: Final = "embeddings have the length that the space's encoder gives them (`normalize`)"
+UNIT: Final = "embeddings have the length that the space's encoder gives them (`normalize`)"
+"""Why a field that would scale embeddings is refused."""
 REFUSED_FIELDS: Final = {
     "instruction": _PROMPTS,
     "instructions": _PROMPTS,
     "prompt": _PROMPTS,
     "prompt_name": _PROMPTS,
-    "normalize": _UNIT,
-    "normalized": _UNIT,
-    "normalize_embeddings": _UNIT,
+    "normalize": UNIT,
+    "normalized": UNIT,
+    "normalize_embeddings": UNIT,
     "embedding_type": "`encoding_format` is float or base64",
     "embedding_types": "`encoding_format` is float or base64",
     "output_dtype": "`encoding_format` is float or base64",
@@ -104,12 +112,7 @@ class EmbeddingsRequest(ProtocolModel):
 
     refused_fields = REFUSED_FIELDS
     input: Annotated[list[str], FieldParser(_parse_input, INPUT_SCHEMA)]
-    model: str = Field(
-        DEFAULT_MODEL,
-        max_length=300,
-        description="`space`, which must have an encoder, `space->target` to translate, or a name "
-        "of the setting `model_aliases`; without one, its `*`.",
-    )
+    model: ModelNameField = DEFAULT_MODEL
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(
         None,
@@ -133,6 +136,12 @@ class EmbeddingsRequest(ProtocolModel):
     )
     truncate_prompt_tokens: Literal[-1] | None = Field(
         None, description="The same as `truncate`, as clients of vLLM name it: -1 cuts texts."
+    )
+    blank_texts: Literal["refuse", "null"] = Field(
+        "refuse",
+        description="What a text without a visible character is answered with, as nothing can be "
+        "embedded: an error of the whole request, or null as its embedding, with an `error`; not "
+        "in OpenAI's API.",
     )
     add_special_tokens: Literal[True] | None = Field(
         None, description="Always true; not in OpenAI's API."
@@ -161,11 +170,12 @@ Embedding = Annotated[
             "anyOf": [
                 {"type": "array", "items": {"type": "number"}},
                 {"type": "string", "contentEncoding": "base64"},
+                {"type": "null"},
             ]
         }
     ),
 ]
-"""(d,) float32, or its base64 as text. Not validated: rows are many, and our own."""
+"""(d,) float32, its base64 as text, or None. Not validated: rows are many, and our own."""
 
 
 class EmbeddingObject(ResponseModel):
@@ -174,8 +184,10 @@ class EmbeddingObject(ResponseModel):
     object: Literal["embedding"]
     index: int
     embedding: Embedding = Field(
-        description="With `encoding_format: base64`, the base64 of little-endian float32."
+        description="With `encoding_format: base64`, the base64 of little-endian float32; null for "
+        "a blank text, with `blank_texts: null`."
     )
+    error: str | None = Field(None, description="Why there is no embedding; not in OpenAI's API.")
 
 
 class Usage(ResponseModel):

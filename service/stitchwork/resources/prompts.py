@@ -38,19 +38,37 @@ class Prompt(NamedTuple):
 
 
 def select_prompt(model: str, prompts: Mapping[str, str], input_type: str) -> Prompt:
-    """The prompt of a model that an input type selects.
+    """The prompt of a model that an input type selects; see `find_prompt`.
+
+    Args:
+        model: Name of the model in errors.
+        prompts: Its prompts by name.
+        input_type: A name of one of them, or another word for the same purpose.
+
+    Raises:
+        InvalidInputError: If no prompt fits; the message lists their names.
+    """
+    prompt = find_prompt(prompts, input_type)
+    if prompt is not None:
+        return prompt
+    raise InvalidInputError(
+        f"expected an input type that fits a prompt of {model} ({_names(prompts)}), got "
+        f"{input_type[:80]!r}; the prompts of an encoder can be set when its space is registered",
+        pointer="/input_type",
+        code=ErrorCode.UNKNOWN_PROMPT,
+    )
+
+
+def find_prompt(prompts: Mapping[str, str], input_type: str) -> Prompt | None:
+    """The prompt that an input type selects; None if none fits.
 
     A model with a prompt for queries and none for documents embeds documents without a prompt, as
     sentence-transformers does.
 
     Args:
-        model: Name of the model in errors.
-        prompts: Its prompts by name.
+        prompts: The prompts of a model by name.
         input_type: A name of one of them, or another word for the same purpose; `.`, `-` and `_`
             are equal, as are upper and lower case.
-
-    Raises:
-        InvalidInputError: If no prompt fits; the message lists their names.
     """
     names = {_normalise(name): name for name in reversed(list(prompts))}
     word = _normalise(input_type)
@@ -64,12 +82,7 @@ def select_prompt(model: str, prompts: Mapping[str, str], input_type: str) -> Pr
         return Prompt(name, prompts[name])
     if purpose is DOCUMENT and any(query in names for query in QUERY):
         return Prompt(None, "")
-    raise InvalidInputError(
-        f"expected an input type that fits a prompt of {model} ({_names(prompts)}), got "
-        f"{input_type[:80]!r}; the prompts of an encoder can be set when its space is registered",
-        pointer="/input_type",
-        code=ErrorCode.UNKNOWN_PROMPT,
-    )
+    return None
 
 
 def _normalise(name: str) -> str:

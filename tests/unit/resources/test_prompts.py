@@ -3,7 +3,7 @@
 import pytest
 
 from stitchwork.errors import ErrorCode, InvalidInputError
-from stitchwork.models.prompts import select_prompt
+from stitchwork.resources.prompts import select_prompt
 
 JINA = {
     "retrieval.query": "Represent the query: ",
