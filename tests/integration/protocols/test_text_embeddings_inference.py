@@ -30,7 +30,7 @@ def test_client_of_huggingface_hub_gets_embeddings(
 ) -> None:
     client = InferenceClient(f"{world.url}/tei/{model}{path}")
     expected = own_rows(world, "minilm", INPUTS, **fields)
-    raw = client.feature_extraction(INPUTS, normalize=False)  # type: ignore[arg-type]
+    raw = client.feature_extraction(INPUTS, normalize=False)
     np.testing.assert_allclose(raw, expected, atol=1e-5)
     unit = client.feature_extraction(INPUTS[0])
     np.testing.assert_allclose(

@@ -17,7 +17,9 @@ def test_cosines_do_not_depend_on_lengths() -> None:
 
 
 def test_query_without_a_direction_is_refused() -> None:
-    resolution = Resolution(Space.model_construct(id="x"))
+    fields = {"id": "x", "version": "1", "anchor_set": "a", "anchor_set_version": "1"}
+    numbers = {"dim": 2, "size": 2, "rank": 2, "condition_number": 1, "norm_mean": 1, "norm_std": 0}
+    resolution = Resolution(Space.model_validate(fields | numbers))
     rows = np.ones((1, 2), np.float32)
     check_query(InferenceResult(resolution, rows, np.array([True]), np.array([True])))
     undefined = InferenceResult(resolution, rows, np.array([False]), np.array([True]))
