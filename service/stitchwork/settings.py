@@ -41,6 +41,13 @@ class Settings(BaseSettings):
     port: int = Field(
         8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
     )
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port on `host` of the gRPC API of the Open Inference Protocol; unset: none, "
+        "0 takes a free one.",
+    )
     require_keys: bool | None = Field(
         None,
         description="Refuse requests without an API key, also while none exists; unset: if `host` "

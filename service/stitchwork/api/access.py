@@ -51,6 +51,9 @@ RULES: Final = (
     _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?|/tei/.+/(info|health)", READ, INFER),
     _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
     _rule("POST", r"/v1/(embeddings|rerank)|/v2/models/.+/infer|/tei/.+", INFER),
+    _rule("POST", r"/inference\.GRPCInferenceService/Server(Live|Ready)", *PUBLIC),
+    _rule("POST", r"/inference\.GRPCInferenceService/Model(Stream)?Infer", INFER),
+    _rule("POST", r"/inference\.GRPCInferenceService/[^/]+", READ, INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
     _rule("POST", r"/anchors/choose", READ),

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -34,6 +34,9 @@ from stitchwork.api.routes import (
 )
 from stitchwork.api.tei import routes as tei
 
+if TYPE_CHECKING:
+    from stitchwork.api.grpc_server import GrpcAddress
+
 DESCRIPTION: Final = """
 Register encoders and classifier heads with their anchors, then let any encoder feed any head.
 
@@ -44,8 +47,13 @@ MAX_THREADS: Final = 64
 """Threads of the event loop's default executor, for blocking calls to servers."""
 
 
-def create_app(state: AppState) -> FastAPI:
-    """The app on top of this state; its lifespan starts and stops what the state holds."""
+def create_app(state: AppState, grpc_address: "GrpcAddress | None" = None) -> FastAPI:
+    """The app on top of this state; its lifespan starts and stops what the state holds.
+
+    Args:
+        state: The state of the API.
+        grpc_address: Where the gRPC API listens; None for none.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
@@ -59,7 +67,12 @@ def create_app(state: AppState) -> FastAPI:
         state.report_jobs.start()
         state.registry.lease_keeper.start()
         state.telemetry.metrics.buffer.start()
+        grpc_server = app.state.grpc_server
+        if grpc_server is not None:
+            await grpc_server.start()
         yield
+        if grpc_server is not None:
+            await grpc_server.stop()
         await state.telemetry.metrics.buffer.stop()
         state.registry.lease_keeper.stop()
         state.api_keys.stop()
@@ -105,16 +118,36 @@ def create_app(state: AppState) -> FastAPI:
         app.router.routes += routes.router.routes
     problem_details.install(app)
     openapi.install(app)
+    middleware: dict[str, Any] = {
+        "authorizer": auth.Authorizer(state.api_keys, state.rate_limiter),
+        "body_limits": BodyLimits(state.limits),
+        "telemetry": state.telemetry,
+        "load": state.load,
+    }
     app.add_middleware(
         RequestMiddleware,
         routes=app.routes,
-        authorizer=auth.Authorizer(state.api_keys, state.rate_limiter),
-        body_limits=BodyLimits(state.limits),
-        telemetry=state.telemetry,
-        load=state.load,
         metrics_public=state.metrics_public,
+        **middleware,
     )
     api_routes = [route for route in app.routes if isinstance(route, APIRoute)]
+    app.state.grpc_server = None
+    if grpc_address is not None:
+        # Its packages are an extra.
+        from stitchwork.api.grpc_server import GrpcServer
+        from stitchwork.api.kserve import grpc_routes
+
+        methods = {route.path: route for route in grpc_routes.routes()}
+        app.state.grpc_server = GrpcServer(
+            RequestMiddleware(app, routes=methods.values(), receives_parts=False, **middleware),
+            app,
+            grpc_address,
+            state.limits,
+            methods=[path.rpartition("/")[2] for path in methods],
+            stream_methods=grpc_routes.STREAM_METHODS,
+            stream_error=grpc_routes.stream_error,
+        )
+        api_routes += methods.values()
     state.telemetry.metrics.initialize_series(
         [(method, route.path) for route in api_routes for method in route.methods or ()],
         problem_details.error_statuses(),

@@ -3,8 +3,17 @@
 from dataclasses import dataclass
 from typing import Final
 
+GRPC_SERVICE: Final = "inference.GRPCInferenceService"
+"""The service of the Open Inference Protocol; a method's path is below it."""
 HEALTH_PATHS: Final = frozenset(
-    ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+    (
+        "/health/live",
+        "/health/ready",
+        "/v2/health/live",
+        "/v2/health/ready",
+        f"/{GRPC_SERVICE}/ServerLive",
+        f"/{GRPC_SERVICE}/ServerReady",
+    )
 )
 """Health checks: served above the limit on connections, and logged at debug level only."""
 

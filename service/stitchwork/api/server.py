@@ -2,16 +2,21 @@
 
 import ctypes
 import signal
+import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.server_protocol import limited_protocol
+
+if TYPE_CHECKING:
+    from stitchwork.api.grpc_server import GrpcAddress
 
 MALLOC_OPTIONS: Final = {-8: 1, -3: 4 * 1024 * 1024, -1: 8 * 1024 * 1024}
 """Parameters of glibc's `mallopt`: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
@@ -30,14 +35,25 @@ class DrainingServer(uvicorn.Server):
         draining: Set when the process receives its first signal to stop.
         drain_seconds: Time for which requests are still served after that, so that load balancers
             can notice.
+        stop_listening: Called when the server stops listening.
     """
 
     def __init__(
-        self, config: uvicorn.Config, draining: threading.Event, drain_seconds: float
+        self,
+        config: uvicorn.Config,
+        draining: threading.Event,
+        drain_seconds: float,
+        stop_listening: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._draining = draining
         self._drain_seconds = drain_seconds
+        self._stop_listening = stop_listening
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and wait for the requests in progress."""
+        self._stop_listening()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal starts the drain; a second one stops at once."""
@@ -52,7 +68,14 @@ class DrainingServer(uvicorn.Server):
 
 
 def serve_app(
-    state: AppState, *, host: str, port: int, fd: int | None, drain_seconds: float, timeout: float
+    state: AppState,
+    *,
+    host: str,
+    port: int,
+    fd: int | None,
+    drain_seconds: float,
+    timeout: float,
+    grpc_address: "GrpcAddress | None" = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then complete the accepted requests.
 
@@ -63,14 +86,16 @@ def serve_app(
         fd: File descriptor of a listening socket, used instead of host and port.
         drain_seconds: Seconds of reporting not ready before the service stops listening.
         timeout: Maximum duration of a request in seconds.
+        grpc_address: Where the gRPC API listens; None for none.
 
     Returns:
         The exit code.
     """
     _return_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
+    app = create_app(state, grpc_address)
     config = uvicorn.Config(
-        create_app(state),
+        app,
         host=host,
         port=port,
         fd=fd,
@@ -84,7 +109,9 @@ def serve_app(
     )
     # After its shutdown uvicorn raises the signal again, which would end the process with -15.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    server = DrainingServer(config, state.draining, drain_seconds)
+    grpc_server = app.state.grpc_server
+    stop_listening = grpc_server.begin_stop if grpc_server else lambda: None
+    server = DrainingServer(config, state.draining, drain_seconds, stop_listening)
     server.run()
     return 0 if server.started else 1
 

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from stitchwork import __version__
 from stitchwork.api.content.body_parser import BodyParser
@@ -24,6 +25,9 @@ from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.server_report import ServerReporter
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.settings import Settings
+
+if TYPE_CHECKING:
+    from stitchwork.api.grpc_server import GrpcAddress
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +98,21 @@ def make_app_state(settings: Settings) -> AppState:
         server_reporter=ServerReporter(registry, queue_server),
         telemetry=telemetry,
     )
+
+
+def grpc_address(settings: Settings, *, is_shared: bool) -> "GrpcAddress | None":
+    """Where the gRPC API listens; None if it is off.
+
+    Args:
+        settings: The settings.
+        is_shared: Whether other processes of the service listen there as well.
+    """
+    if settings.grpc_port is None:
+        return None
+    # Its packages are an extra.
+    from stitchwork.api.grpc_server import GrpcAddress
+
+    return GrpcAddress(settings.host, settings.grpc_port, is_shared)
 
 
 def check_keys(keys: ApiKeyCache, host: str) -> None:

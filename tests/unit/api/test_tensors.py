@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from stitchwork.api.kserve import tensors
+from stitchwork.api.kserve import output_tensors, tensors
 from stitchwork.errors import InvalidInputError
 from tests.support.body_parser import BODY_PARSER
 from tests.support.request_limits import LIMITS
@@ -67,7 +67,7 @@ def test_binary_response_has_the_bytes_of_its_tensors() -> None:
         tensors.OutputSpec("embeddings", True),
         tensors.OutputSpec("labels", False),
     ]
-    response = tensors.tensor_response({"id": "1"}, outputs, specs, {})
+    response = output_tensors.tensor_response({"id": "1"}, outputs, specs, {})
     size = int(response.headers[tensors.JSON_LENGTH_HEADER])
     header, rest = orjson.loads(response.body[:size]), response.body[size:]
     sizes = [output["parameters"]["binary_data_size"] for output in header["outputs"][:2]]

@@ -33,6 +33,8 @@ FORMS: Final[dict[tuple[str, int], str]] = {
     ("classify", 2): "classify:space:head",
 }
 PLATFORM: Final = "stitchwork"
+EXTENSIONS: Final = ("binary_tensor_data",)
+"""Extensions of the protocol that the REST API supports."""
 ROWS: Final = "embeddings"
 ITEMS: Final = "items"
 OutputTensor = tuple[str, Datatype, tuple[int, ...]]

@@ -7,25 +7,19 @@ little-endian and in row-major order; each string follows its length in 4 bytes.
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from starlette.requests import Request
-from starlette.responses import Response
 
-from stitchwork.api.content import body_content, negotiation, sliced_json, validation
+from stitchwork.api.content import body_content, negotiation, validation
 from stitchwork.api.content.body_parser import LONG_TEXT, SHORT_ARRAY, SHORT_TEXT, BodyParser
 from stitchwork.api.content.validation import check_count
 from stitchwork.api.kserve.schemas import (
-    Datatype,
     InferenceRequest,
-    InferenceResponse,
     RequestInput,
-    ResponseOutput,
-    ResponseOutputParameters,
 )
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.problem_details import replace_pointer
@@ -37,7 +31,8 @@ from stitchwork.errors import (
 from stitchwork.resources import Floats
 
 JSON_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
-FLOAT_DTYPES: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2"}
+FLOAT_DTYPES: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "BF16": "<u2"}
+"""Types of numpy by the protocol's names; it has none for the upper half of a float32."""
 STRING_LENGTH: Final = struct.Struct("<I")
 
 
@@ -76,11 +71,13 @@ class TensorRequest:
         body: Its JSON.
         tensors: Its inputs.
         is_short: Whether the event loop may read them.
+        unknown_fields: Number of fields that are unknown, besides those of the JSON.
     """
 
     body: InferenceRequest
     tensors: tuple[Tensor, ...]
     is_short: bool = True
+    unknown_fields: int = 0
 
     def single_input(self, name: str) -> Tensor:
         """The input of a model that has one, which may have any name.
@@ -180,6 +177,8 @@ def read_rows(tensor: Tensor, limits: RequestLimits) -> Floats:
                 pointer=tensor.pointer,
             )
         values: Any = np.frombuffer(tensor.raw, dtype).reshape(n, d)
+        if spec.datatype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
     else:
         values = spec.data
     with replace_pointer("", f"{tensor.pointer}/data"):
@@ -204,7 +203,7 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
     """Read an input as raw inputs.
 
     Returns:
-        n strings of JSON or, from a binary tensor, the bytes of n texts or image files.
+        n strings of JSON or, from a binary tensor or a message, the bytes of n texts or files.
 
     Raises:
         InvalidInputError: If its datatype, shape or data are not those of raw inputs.
@@ -229,58 +228,12 @@ def read_items(tensor: Tensor, limits: RequestLimits) -> list[str | bytes]:
             pointer=f"{tensor.pointer}/data",
         )
     for i, item in enumerate(items):
-        if not isinstance(item, str):
+        if not isinstance(item, str | bytes):
             raise InvalidInputError(
                 f"expected a string, got {validation.json_type(item)}",
                 pointer=f"{tensor.pointer}/data/{i}",
             )
     return items
-
-
-def tensor_response(
-    fields: Mapping[str, str],
-    outputs: Mapping[str, NDArray[Any]],
-    specs: Sequence[OutputSpec],
-    headers: Mapping[str, str],
-) -> Response:
-    """A response with output tensors.
-
-    Args:
-        fields: Fields of the response besides its outputs.
-        outputs: The model's outputs by name: floats, booleans, or objects that are strings.
-        specs: The outputs to send.
-        headers: Further headers.
-    """
-    entries, parts = [], []
-    for name, binary in specs:
-        array = outputs[name]
-        datatype, shape = _datatype(array), list(array.shape)
-        content: dict[str, Any]
-        if binary:
-            part = _binary_data(array, datatype)
-            content = {"parameters": ResponseOutputParameters(binary_data_size=len(part))}
-            parts.append(part)
-        else:
-            content = {"data": np.ravel(array) if datatype == "FP32" else array.ravel().tolist()}
-        entries.append(ResponseOutput(name=name, datatype=datatype, shape=shape, **content))
-    content = {**fields, "outputs": entries}
-    body = InferenceResponse.model_construct(None, **content)
-    if not parts:
-        return negotiation.json_response(body, headers=headers)
-    data = sliced_json.to_json(body)
-    headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
-    return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
-
-
-def _datatype(array: NDArray[Any]) -> Datatype:
-    """The protocol's name of an output's datatype."""
-    return "BYTES" if array.dtype.hasobject else "BOOL" if array.dtype == np.bool_ else "FP32"
-
-
-def _binary_data(array: NDArray[Any], datatype: Datatype) -> bytes:
-    if datatype == "BYTES":
-        return _string_bytes(array)
-    return np.ascontiguousarray(array, "?" if datatype == "BOOL" else "<f4").tobytes()
 
 
 def _json_length(header: str | None, size: int) -> int:
@@ -332,11 +285,6 @@ def _parse_strings(raw: memoryview, count: int, pointer: str) -> list[bytes]:
             pointer=pointer,
         )
     return strings
-
-
-def _string_bytes(array: NDArray[Any]) -> bytes:
-    texts = [text.encode() for text in array.ravel().tolist()]
-    return b"".join(part for text in texts for part in (STRING_LENGTH.pack(len(text)), text))
 
 
 def _wrong_datatype(tensor: Tensor, expected: str) -> InvalidInputError:

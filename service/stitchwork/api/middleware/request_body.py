@@ -76,6 +76,7 @@ class RequestBody:
     Args:
         body_limits: The limits.
         receive: The server's.
+        in_parts: Whether it is received in parts; the rate of a whole one cannot be measured.
 
     Attributes:
         size: The bytes that have arrived.
@@ -84,6 +85,7 @@ class RequestBody:
 
     __slots__ = (
         "_complete",
+        "_in_parts",
         "_limits",
         "_receive",
         "_reserved",
@@ -92,9 +94,10 @@ class RequestBody:
         "size",
     )
 
-    def __init__(self, body_limits: BodyLimits, receive: Receive) -> None:
+    def __init__(self, body_limits: BodyLimits, receive: Receive, *, in_parts: bool = True) -> None:
         self._limits = body_limits
         self._receive = receive
+        self._in_parts = in_parts
         self._complete = False
         self._waited_seconds = 0.0
         self.size = 0
@@ -166,7 +169,9 @@ class RequestBody:
     async def _receive_part(self) -> Message:
         limits = self._limits.limits
         # Only the time spent waiting for the client counts, not the service's own between parts.
-        allowed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
+        allowed = limits.request_timeout_seconds
+        if self._in_parts:
+            allowed = limits.header_timeout_seconds + self.size / limits.min_bytes_per_second
         remaining = min(allowed, limits.request_timeout_seconds) - self._waited_seconds
         clock = asyncio.get_running_loop().time
         start = clock()

@@ -47,6 +47,7 @@ class RequestMiddleware:
         telemetry: Receives metrics and spans.
         load: Counts requests in progress.
         metrics_public: Whether `/metrics` needs no key.
+        receives_parts: Whether bodies are received in parts, by which their rate is measured.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class RequestMiddleware:
         telemetry: Telemetry,
         load: Load,
         metrics_public: bool = False,
+        receives_parts: bool = True,
     ) -> None:
         self._app = app
         self._routes = DirectRoutes(routes)
@@ -67,6 +69,7 @@ class RequestMiddleware:
         self._telemetry = telemetry
         self._load = load
         self._metrics_public = metrics_public
+        self._receives_parts = receives_parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -85,7 +88,7 @@ class RequestMiddleware:
         span = self._telemetry.start_request_span(headers)
         token = CALLERS.set((Caller(request_id, span.traceparent if span else None),))
         admission = self._admission(scope)
-        body = RequestBody(self._body_limits, receive)
+        body = RequestBody(self._body_limits, receive, in_parts=self._receives_parts)
         sender = _Sender(send, scope, body, admission)
         in_progress = self._telemetry.metrics.requests_in_progress
         in_progress.inc()

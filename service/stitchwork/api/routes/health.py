@@ -53,7 +53,7 @@ async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) 
     with a valid key, or to all where no key is required. They do not make it 503: they concern
     every process, and taking this one out of a load balancer would not help.
     """
-    response = _readiness(state, min_workers)
+    response = readiness(state, min_workers)
     headers = {} if response.ready else {"Retry-After": "2"}
     if not _may_know(state, access.bearer_token(request.scope)):
         response = ReadyResponse(ready=response.ready)
@@ -101,7 +101,8 @@ def _may_know(state: AppState, token: str) -> bool:
         return False
 
 
-def _readiness(state: AppState, min_workers: int) -> ReadyResponse:
+def readiness(state: AppState, min_workers: int = 0) -> ReadyResponse:
+    """Whether this process is ready, and what it knows of the servers and the workers."""
     draining = state.draining.is_set()
     stalled = background.stalled(state.background_tasks)
     if state.executor.is_stalled:

@@ -1,0 +1,285 @@
+"""The gRPC API: calls become requests of the same middleware as those by HTTP.
+
+A call is an HTTP/2 request with a path, headers and one message, and is served as such, so that
+keys, rates, limits, metrics and logs are those of every request. A message is read only once the
+call's key is admitted. Errors map to gRPC's codes here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote
+
+import grpc
+import orjson
+from starlette.types import ASGIApp, Message, Scope
+
+from stitchwork.api.limits import GRPC_SERVICE, RequestLimits
+from stitchwork.api.message_state import begin, complete, disconnect
+from stitchwork.api.request_lifetime import TIMEOUT_HEADER
+from stitchwork.errors import ErrorCode, UnavailableError
+
+log = logging.getLogger(__name__)
+
+CODES: Final[dict[int, grpc.StatusCode]] = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    412: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    499: grpc.StatusCode.CANCELLED,
+    500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's codes by the status of the same error by HTTP."""
+CODE_METADATA: Final = "stitchwork-code"
+MAX_DETAIL_CHARS: Final = 2000
+"""Characters of an error's text, which travels in headers."""
+LOCAL_HEADERS: Final = frozenset({"content-length", "content-type", "x-content-type-options"})
+"""Headers of HTTP responses that mean nothing to gRPC."""
+IDLE_SECONDS: Final = 600
+HANDSHAKE_SECONDS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcAddress:
+    """Where the gRPC API listens.
+
+    Attributes:
+        host: A name or an address.
+        port: The port; 0 takes a free one.
+        is_shared: Whether other processes of the service listen there as well.
+    """
+
+    host: str
+    port: int
+    is_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallResponse:
+    """The response to one message.
+
+    Attributes:
+        status: Status of HTTP.
+        code: Code of the error, if it is one.
+        metadata: Its headers.
+        body: The message, or the error as JSON.
+    """
+
+    status: int
+    code: str
+    metadata: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The text of an error."""
+        text = str(orjson.loads(self.body)["error"]) if self.body else "the call was cancelled"
+        return text[:MAX_DETAIL_CHARS]
+
+
+class GrpcServer:
+    """Serves the methods of `inference.GRPCInferenceService`.
+
+    Args:
+        app: Serves each call as a request whose path is that of the method.
+        root: The app that routes get their state from.
+        address: Where to listen.
+        limits: Limits of one request.
+        methods: The names of the methods.
+        stream_methods: Those of streams, each of whose messages is a request.
+        stream_error: Makes the message of a stream that reports an error.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        root: Any,
+        address: GrpcAddress,
+        limits: RequestLimits,
+        methods: Iterable[str],
+        stream_methods: frozenset[str],
+        stream_error: Callable[[str], bytes],
+    ) -> None:
+        self._app = app
+        self._root = root
+        self._address = address
+        self._stream_error = stream_error
+        self._grace_seconds = limits.request_timeout_seconds + 1
+        self._requests: set[asyncio.Task[None]] = set()
+        self._limits = limits
+        self._handlers = {
+            name: self._stream_handler(name) if name in stream_methods else self._handler(name)
+            for name in methods
+        }
+        self._server: Any = None
+        self._stop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            UnavailableError: If it cannot listen there.
+        """
+        limits, address = self._limits, self._address
+        # A server holds the event loop that is running when it is made.
+        self._server = grpc.aio.server(
+            maximum_concurrent_rpcs=limits.max_connections,
+            options=[
+                ("grpc.so_reuseport", int(address.is_shared)),
+                ("grpc.max_receive_message_length", limits.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.max_metadata_size", limits.max_header_bytes),
+                ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+                ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+            ],
+        )
+        handlers = grpc.method_handlers_generic_handler(GRPC_SERVICE, self._handlers)
+        self._server.add_generic_rpc_handlers((handlers,))
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        try:
+            port = self._server.add_insecure_port(f"{host}:{address.port}")
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"cannot listen on {address.host}, port {address.port} (grpc_port)"
+            ) from error
+        await self._server.start()
+        log.info("gRPC listening", extra={"host": address.host, "port": port})
+
+    def begin_stop(self) -> None:
+        """Refuse new calls from now on, and let the accepted ones end."""
+        if self._server is not None and self._stop is None:
+            self._stop = asyncio.ensure_future(self._server.stop(self._grace_seconds))
+
+    async def stop(self) -> None:
+        """Wait until all calls have ended."""
+        self.begin_stop()
+        if self._stop is not None:
+            await self._stop
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=self._grace_seconds)
+
+    def _handler(self, name: str) -> Any:
+        async def call(_: Any, context: Any) -> bytes:
+            response = await self._serve(name, context, context.read)
+            if response.status != 200:
+                code = ((CODE_METADATA, response.code),) if response.code else ()
+                status = CODES.get(response.status, grpc.StatusCode.UNKNOWN)
+                await context.abort(status, response.text, (*response.metadata, *code))
+            await context.send_initial_metadata(response.metadata)
+            return response.body
+
+        # As a stream, although there is one message: it is read only once the key is admitted.
+        return grpc.stream_unary_rpc_method_handler(call)
+
+    def _stream_handler(self, name: str) -> Any:
+        async def call(_: Any, context: Any) -> None:
+            while (data := await context.read()) is not grpc.aio.EOF:
+
+                async def read(data: bytes = data) -> bytes:
+                    return data
+
+                response = await self._serve(name, context, read)
+                if response.status in (401, 403):
+                    await context.abort(CODES[response.status], response.text, response.metadata)
+                is_error = response.status != 200
+                body = self._stream_error(response.text) if is_error else response.body
+                await context.write(body)
+
+        return grpc.stream_stream_rpc_method_handler(call)
+
+    async def _serve(
+        self, name: str, context: Any, read: Callable[[], Awaitable[Any]]
+    ) -> CallResponse:
+        """Serve one message of a call as a request, which is cancelled with the call."""
+        scope = self._scope(name, context)
+        start: Message = {}
+        parts: list[bytes] = []
+
+        async def receive() -> Message:
+            if not scope["stitchwork.message"].is_complete:
+                data = await read()
+                complete(scope)
+                if data is not grpc.aio.EOF:
+                    return {"type": "http.request", "body": data, "more_body": False}
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            elif message.get("body"):
+                parts.append(message["body"])
+
+        begin(scope)
+        # A task of its own: it ends by itself, and is logged, also after the call was cancelled.
+        request = asyncio.ensure_future(self._app(scope, receive, send))
+        self._requests.add(request)
+        request.add_done_callback(self._requests.discard)
+        try:
+            await asyncio.shield(request)
+        except asyncio.CancelledError:
+            disconnect(scope)
+            raise
+        metadata = tuple(
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in start.get("headers", ())
+            if name.decode("latin-1") not in LOCAL_HEADERS
+        )
+        code = scope["state"].get("code") or ErrorCode.INTERNAL
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return CallResponse(start.get("status", 500), str(code), metadata, body)
+
+    def _scope(self, name: str, context: Any) -> Scope:
+        path = f"/{GRPC_SERVICE}/{name}"
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "2",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": _headers(context),
+            "client": _client(context.peer()),
+            "server": (self._address.host, self._address.port),
+            "app": self._root,
+            "state": {},
+        }
+
+
+def _headers(context: Any) -> list[tuple[bytes, bytes]]:
+    """The metadata of a call as headers, with its key and its deadline as HTTP has them."""
+    headers = [
+        (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
+        for name, value in context.invocation_metadata()
+    ]
+    names = {name for name, _ in headers}
+    keys = [value for name, value in headers if name == b"x-api-key"]
+    if b"authorization" not in names:
+        headers += [(b"authorization", b"Bearer " + key) for key in keys]
+    seconds = context.time_remaining()
+    if seconds is not None and TIMEOUT_HEADER not in names:
+        headers.append((TIMEOUT_HEADER, f"{max(seconds, 1e-3):.3f}".encode()))
+    return headers
+
+
+def _client(peer: str) -> tuple[str, int] | None:
+    """Address and port of a peer such as `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
+    family, _, address = unquote(peer).partition(":")
+    host, _, port = address.rpartition(":")
+    if family not in ("ipv4", "ipv6") or not port.isdecimal():
+        return None
+    return host.strip("[]"), int(port)
