@@ -42,11 +42,7 @@ class Settings(BaseSettings):
         8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
     )
     grpc_port: int | None = Field(
-        None,
-        ge=0,
-        le=65_535,
-        description="Port on `host` of the gRPC API of the Open Inference Protocol; unset: none, "
-        "0 takes a free one.",
+        None, ge=0, le=65_535, description="Port on `host` of the gRPC API; unset: none."
     )
     require_keys: bool | None = Field(
         None,
