@@ -56,6 +56,11 @@ CLIENT_COMMANDS: Final = {
     "migrate": LazyCommand(
         "migrate:migrate", "Move a store of vectors into the space of another encoder."
     ),
+    "assess": LazyCommand(
+        "assess:assess",
+        "Predict what a change of its model costs a store of vectors.",
+        extra="report",
+    ),
     "classify": LazyCommand("inference:classify", "Classify an .npy file of embeddings."),
     "embed": LazyCommand("inference:embed", "Embed texts or images into an .npy file."),
     "stitch": LazyCommand(

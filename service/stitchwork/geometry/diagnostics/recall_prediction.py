@@ -14,7 +14,10 @@ DEPTH: Final = 128
 """Nearest rows of a query that are ranked: a twentieth of the sample has one of its own among them
 in all but 0.2% of cases."""
 DRAWS: Final = 8
-"""Subsets of the sample of each size, and halves of the sample for the interval."""
+"""Subsets of the sample of each size."""
+HALVES: Final = 10
+HALF_DRAWS: Final = 2
+"""Halves of the sample for the interval, and subsets of each size of a half."""
 MODEL_ERROR: Final = 0.01
 """Standard deviation of the extrapolation's error. On banking77 (MiniLM and Universal Sentence
 Encoder, 10,004 rows, 1,000 anchors), predictions from samples of 2,000 rows were at most 0.015 off,
@@ -74,6 +77,40 @@ def predict_recall(
     Raises:
         InvalidInputError: If the shapes differ, or there are fewer than 100 rows or 20 queries.
     """
+    rankings, own = _rank(expected, actual, own)
+    rows = expected.shape[1]
+    size, rng = max(size, rows), np.random.default_rng(seed)
+    everything = np.ones(rows, np.bool_)
+    recall = _extrapolate(rankings, everything, size, rng, DRAWS)
+    halves = []
+    for _ in range(HALVES):
+        half = _subset(everything, 0.5, rng)
+        # Queries are halved with their rows; those that are not rows of the sample, by themselves.
+        chosen = np.where(own >= 0, half[own], rng.random(len(own)) < 0.5)
+        halves.append(_extrapolate(rankings.select(chosen), half, size, rng, HALF_DRAWS))
+    sampling = float(np.var(halves, ddof=1))
+    margin = 1.96 * (sampling + (MODEL_ERROR if size > rows else 0.0) ** 2) ** 0.5
+    return RecallPrediction(
+        recall,
+        max(0.0, recall - margin),
+        min(1.0, recall + margin),
+        rankings.recall(everything, NEIGHBOURS),
+        rows,
+        size,
+    )
+
+
+def recall_at_size(
+    expected: Scores, actual: Scores, size: int, own: Indices | None = None, seed: int = 0
+) -> float:
+    """The recall that `predict_recall` predicts, without its interval: in a fifth of the time."""
+    rankings, _ = _rank(expected, actual, own)
+    everything = np.ones(expected.shape[1], np.bool_)
+    size, rng = max(size, expected.shape[1]), np.random.default_rng(seed)
+    return _extrapolate(rankings, everything, size, rng, DRAWS)
+
+
+def _rank(expected: Scores, actual: Scores, own: Indices | None) -> tuple["_Rankings", Indices]:
     if expected.shape != actual.shape or expected.ndim != 2:
         raise InvalidInputError(
             f"expected scores of one shape (q, n), got {expected.shape} and {actual.shape}"
@@ -85,26 +122,7 @@ def predict_recall(
             f"got {rows} and {queries}"
         )
     own = np.full(queries, -1, np.int64) if own is None else np.asarray(own, np.int64)
-    rankings = _Rankings.of(expected, actual, own)
-    size, rng = max(size, rows), np.random.default_rng(seed)
-    everything = np.ones(rows, np.bool_)
-    recall = _extrapolate(rankings, everything, size, rng)
-    halves = []
-    for _ in range(DRAWS):
-        half = _subset(everything, 0.5, rng)
-        # Queries are halved with their rows; those that are not rows of the sample, by themselves.
-        chosen = np.where(own >= 0, half[own], rng.random(queries) < 0.5)
-        halves.append(_extrapolate(rankings.select(chosen), half, size, rng))
-    sampling = float(np.var(halves, ddof=1))
-    margin = 1.96 * (sampling + (MODEL_ERROR if size > rows else 0.0) ** 2) ** 0.5
-    return RecallPrediction(
-        recall,
-        max(0.0, recall - margin),
-        min(1.0, recall + margin),
-        rankings.recall(everything, NEIGHBOURS),
-        rows,
-        size,
-    )
+    return _Rankings.of(expected, actual, own), own
 
 
 class _Rankings(NamedTuple):
@@ -163,7 +181,9 @@ def _subset(rows: Mask, share: float, rng: np.random.Generator) -> Mask:
     return subset
 
 
-def _extrapolate(rankings: _Rankings, rows: Mask, size: int, rng: np.random.Generator) -> float:
+def _extrapolate(
+    rankings: _Rankings, rows: Mask, size: int, rng: np.random.Generator, draws: int
+) -> float:
     """Recall@10 at a size from rows of the sample, by a line of its log odds in the log size."""
     recall = rankings.recall(rows, NEIGHBOURS)
     distance = np.log(size / int(rows.sum()))
@@ -173,7 +193,7 @@ def _extrapolate(rankings: _Rankings, rows: Mask, size: int, rng: np.random.Gene
     steps, changes = [], []
     for neighbours in range(NEIGHBOURS - 1, 0, -1):
         share = neighbours / NEIGHBOURS
-        subsets = [rankings.recall(_subset(rows, share, rng), neighbours) for _ in range(DRAWS)]
+        subsets = [rankings.recall(_subset(rows, share, rng), neighbours) for _ in range(draws)]
         # What the smaller k costs by itself is the same at both sizes, and cancels.
         changes.append(
             _log_odds(rankings.recall(rows, neighbours)) - _log_odds(float(np.mean(subsets)))

@@ -1,0 +1,172 @@
+"""`stitchwork assess`."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from stitchwork.cli.client_options import ClientCommand, bridge_option, parse_id
+from stitchwork.cli.encoder_fields import encoder_fields
+from stitchwork.cli.output import Output
+from stitchwork.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    # Takes longer to import than the command line takes to refuse a wrong option.
+    from stitchwork.client import Stitchwork
+    from stitchwork.migration.store_sample import TextReader
+
+FILE: Final = click.Path(path_type=Path)
+NO_TEXTS: Final = (
+    "Without texts (--text or --texts), only coverage is known: recall cannot be predicted."
+)
+
+
+@click.command(cls=ClientCommand)
+@click.argument("source", metavar="STORE")
+@click.option(
+    "--from",
+    "source_space",
+    required=True,
+    metavar="SPACE",
+    type=parse_id,
+    help="The space of the vectors.",
+)
+@click.option(
+    "--to",
+    "target_space",
+    required=True,
+    metavar="SPACE",
+    type=parse_id,
+    help="The space of the new model.",
+)
+@bridge_option
+@click.option("--text", metavar="FIELD", help="Field of the rows that has their texts.")
+@click.option(
+    "--texts", type=FILE, metavar="FILE", help='Their texts: {"id": …, "text": …} on each line.'
+)
+@click.option(
+    "--queries",
+    type=FILE,
+    metavar="FILE",
+    help="Texts to search for, one on each line [default: those of the sample].",
+)
+@click.option(
+    "--query-type", metavar="TEXT", help="Prompt of the new model for --queries, such as query."
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    metavar="COUNT",
+    help="Rows to sample, whose texts are embedded [default: 2000].",
+)
+@click.option("--seed", type=int, default=1, help="Of the sample [default: 1].")
+@click.option(
+    "--moved", metavar="TARGET", help="The store that a move has written: judge its rows."
+)
+@click.option("--report", type=FILE, metavar="FILE.html", help="Write a report with plots.")
+@click.option(
+    "--anchors",
+    type=click.IntRange(2),
+    metavar="COUNT",
+    help="First choose this many rows as anchors, and register both spaces.",
+)
+@click.option(
+    "--anchor-set",
+    metavar="SET",
+    type=parse_id,
+    help="With --anchors: its id [default: FROM-to-TO].",
+)
+@click.option("--text-model", metavar="MODEL", help="With --anchors: a transformers model.")
+@click.option("--dtype", metavar="DTYPE", help="With --text-model: its precision.")
+@click.option("--encoder", metavar="JSON", help="With --anchors: all fields of the new encoder.")
+def assess(
+    client: "Stitchwork",
+    output: Output,
+    source: str,
+    source_space: str,
+    target_space: str,
+    bridge: str | None,
+    text: str | None,
+    texts: Path | None,
+    queries: Path | None,
+    query_type: str | None,
+    sample: int | None,
+    seed: int,
+    moved: str | None,
+    report: Path | None,
+    anchors: int | None,
+    anchor_set: str | None,
+    text_model: str | None,
+    dtype: str | None,
+    encoder: str | None,
+) -> None:
+    """Predict what a change of its model costs a store of vectors, or measure it afterwards.
+
+    Samples the store, embeds the texts of the sample with the new model, and predicts recall@10 at
+    the size of the store: for queries translated into the store as it is, and for the translated
+    store, each as a share of what embedding everything anew finds. With --moved, the rows that
+    `stitchwork migrate` wrote are judged. STORE and TARGET are as there.
+    """
+    from stitchwork.cli.files import read_lines
+    from stitchwork.migration.store_anchors import register_anchors
+    from stitchwork.migration.store_assessment import (
+        SAMPLE_ROWS,
+        AssessmentOptions,
+        assess_store,
+    )
+    from stitchwork.migration.stores import open_store
+
+    reader = _reader(text, texts)
+    model = encoder_fields(text_model, None, None, None, dtype, encoder)
+    if (anchors is None) != (model is None):
+        raise InvalidInputError("expected --anchors with --text-model or --encoder, or neither")
+    if anchors is not None and text is None and texts is None:
+        raise InvalidInputError("expected --text or --texts, which --anchors are embedded from")
+    options = AssessmentOptions(
+        source_space,
+        target_space,
+        bridge,
+        sample or SAMPLE_ROWS,
+        None if queries is None else read_lines(queries),
+        query_type,
+        seed,
+    )
+    with open_store(source) as store:
+        if anchors is not None and model is not None:
+            register_anchors(
+                client,
+                store,
+                reader,
+                anchors,
+                anchor_set=anchor_set or f"{source_space}-to-{target_space}",
+                source_space=source_space,
+                target_space=target_space,
+                encoder=model,
+            )
+        with ExitStack() as stack:
+            target = None if moved is None else stack.enter_context(open_store(moved))
+            result = assess_store(client, store, reader, options, target)
+    if report is not None:
+        from stitchwork.migration.assessment_report import write_report
+
+        write_report(report, result.fields, result.assessment, result.advice, result.facts)
+    advice = result.advice
+    action = None if advice is None else advice.action
+    reasons = [NO_TEXTS] if advice is None else list(advice.reasons)
+    if output.as_json:
+        output.show({**result.fields, "action": action, "reasons": reasons})
+        return
+    output.record({name: cell for name, cell in result.fields.items() if name != "anchor_curve"})
+    for reason in reasons:
+        click.echo(f"\n{reason}")
+
+
+def _reader(field: str | None, path: Path | None) -> "TextReader":
+    from stitchwork.migration.store_sample import no_texts, texts_of_field, texts_of_file
+
+    if field is not None and path is not None:
+        raise InvalidInputError("expected one of --text and --texts")
+    if path is not None:
+        return texts_of_file(path)
+    return no_texts() if field is None else texts_of_field(field)
