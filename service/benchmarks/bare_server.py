@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from stitchwork.api.server import KEEP_ALIVE_SECONDS
+from stitchwork.settings import Settings
 
 SEED: Final = 0
 
@@ -83,7 +83,7 @@ def main(width: int) -> None:
     config: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
-        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_keep_alive": Settings().keep_alive_seconds,
     }
     print("ready", flush=True)  # noqa: T201
     # Run as the service runs it, so that both have the same event loop.

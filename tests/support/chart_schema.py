@@ -26,6 +26,9 @@ CHART_OWNED: Final = frozenset(
         "worker_metrics_port",
         "device",
         "model_roots",
+        "preload",
+        "compile_cache_dir",
+        "grpc_port",
     }
 )
 """Settings that the chart sets from other values."""

@@ -13,6 +13,7 @@ import pytest
 
 import stitchwork
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.server import ServerOptions
 from stitchwork.cli import settings_options
 from stitchwork.cli.main import COMMANDS, commands, main
 from stitchwork.cli.options import Command, WordsOption
@@ -99,7 +100,9 @@ def test_settings_that_a_process_reads_are_its_options(module: str, names: set[s
         and node.value.id == "settings"
     }
     if module == "api":
-        reads |= {field.name for field in fields(RequestLimits)} | Settings().limits().keys()
+        for options in (RequestLimits, ServerOptions):
+            reads |= {field.name for field in fields(options)}
+        reads |= Settings().limits().keys()
     assert reads & Settings.model_fields.keys() - {"admin_key"} <= names
     unread = names - reads - {"host", "port", "log_level", "drain_seconds", "require_keys"}
     assert unread == set()

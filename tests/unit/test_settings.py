@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from stitchwork.resources import Scope
 from stitchwork.settings import Settings
+from tests.support.chart_schema import SCHEMA, document, render
 
 PAGE = Path(__file__).parents[2] / "docs/reference/settings.md"
 
@@ -25,6 +26,7 @@ NO_LIMITS = {
     "head_cache_bytes": "heads evict each other",
     "embedded_queue_bytes": "`max_queue_bytes` applies first",
     "compile_cache_bytes": "older compiled models are deleted",
+    "keep_alive_seconds": "idle connections are closed",
     "drain_seconds": "requests are accepted in that time",
     "stale_seconds": "the registry is unavailable",
     "redis_timeout_seconds": "a server is unavailable",
@@ -55,6 +57,13 @@ def test_number_is_a_limit_or_listed_as_none() -> None:
         ({"rate_limits": "infer=often"}, "100/minute"),
         ({"rate_limits": "write=1/minute"}, "'read', 'infer', 'export' or 'admin'"),
         ({"redis_url": "http://x"}, "redis://"),
+        ({"root_path": "stitchwork"}, "expected a path such as /stitchwork"),
+        ({"root_path": "/a b"}, "expected a path such as /stitchwork"),
+        ({"trusted_proxies": "proxy.local"}, "expected addresses, networks"),
+        ({"trusted_proxies": "10.0.0.1/8"}, "has host bits set"),
+        ({"trusted_proxies": "*,10.0.0.1"}, "expected \\* alone"),
+        ({"cors_origins": "app.example.com"}, "expected origins such as"),
+        ({"cors_origins": "https://app.example.com/"}, "expected origins such as"),
         ({"redis_url": "sentinel://one,two"}, "service name"),
         ({"queue_url": "sentinels:///main", "redis_url": "redis://x"}, "host is missing"),
         ({"queue_url": "redis://x"}, "needs redis_url"),
@@ -88,6 +97,12 @@ def test_admin_key_is_long_and_not_printed() -> None:
         with pytest.raises(ValidationError, match="expected 32 printable ASCII") as error:
             Settings.model_validate({"admin_key": wrong})
         assert wrong not in str(error.value)
+
+
+def test_schema_of_the_chart_has_the_settings_of_the_model() -> None:
+    assert SCHEMA.read_text() == render(document()), (
+        "write it anew: python -m tests.support.chart_schema"
+    )
 
 
 def test_rate_limits_are_parsed_by_scope() -> None:
@@ -141,7 +156,7 @@ def test_documentation_lists_every_setting_with_default_and_description() -> Non
 
 def rendered(default: object) -> str:
     """A default in the documented table."""
-    if default is None or default in ((), {}):
+    if default is None or default in ((), {}, ""):
         return ""
     if isinstance(default, tuple):
         return f"`{','.join(map(str, default))}`"

@@ -19,13 +19,22 @@ EXPORT: Final = KeyScope.EXPORT
 ADMIN: Final = KeyScope.ADMIN
 PUBLIC: Final[tuple[KeyScope, ...]] = ()
 """No key is required."""
-SCHEME: Final = {
-    "type": "http",
-    "scheme": "bearer",
-    "description": "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
+KEY_HEADERS: Final = (b"authorization", b"x-api-key")
+_KEY_DESCRIPTION: Final = (
+    "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
     "is registered, `infer` uses it, `export` takes translations and heads away as files, `admin` "
-    "does everything.",
+    "does everything."
+)
+SCHEMES: Final = {
+    "key": {"type": "http", "scheme": "bearer", "description": _KEY_DESCRIPTION},
+    "header": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-API-Key",
+        "description": "The same keys, for clients that do not send `Authorization`.",
+    },
 }
+"""The headers by which a request presents its key, for the OpenAPI document."""
 
 
 class Rule(NamedTuple):
@@ -77,13 +86,15 @@ def required_scopes(
     )
 
 
-def bearer_token(scope: Scope) -> str:
-    """The token of a request's Authorization header; empty if there is none, or several."""
+def request_key(scope: Scope) -> str:
+    """The API key that a request presents; empty if there is none, or several that differ."""
     headers = request_headers(scope)
     if len(headers) < len(scope["headers"]):
         names = [name for name, _ in scope["headers"]]
-        if names.count(b"authorization") > 1:
+        if any(names.count(name) > 1 for name in KEY_HEADERS):
             # Which of them counts would be a guess.
             return ""
     scheme, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    token = token.strip() if scheme.lower() == "bearer" else ""
+    key = headers.get(b"x-api-key", b"").decode("latin-1").strip()
+    return "" if token and key and token != key else token or key

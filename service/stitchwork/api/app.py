@@ -1,13 +1,15 @@
 """The FastAPI app: routes, middleware and error handlers composed."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 
 from stitchwork.api import openapi, problem_details
 from stitchwork.api.dependencies import AppState
@@ -33,6 +35,7 @@ from stitchwork.api.routes import (
     translate,
 )
 from stitchwork.api.tei import routes as tei
+from stitchwork.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from stitchwork.api.grpc_server import GrpcAddress
@@ -43,16 +46,30 @@ Register encoders and classifier heads with their anchors, then let any encoder 
 Two spaces on the same *anchor set* can be translated into each other without training: each is
 known only by its own anchors.
 """
+CORS_METHODS: Final = ("GET", "POST", "PUT", "DELETE")
+CORS_SECONDS: Final = 600
+"""Time for which browsers remember a permission."""
 MAX_THREADS: Final = 64
 """Threads of the event loop's default executor, for blocking calls to servers."""
 
 
-def create_app(state: AppState, grpc_address: "GrpcAddress | None" = None) -> FastAPI:
+def create_app(
+    state: AppState,
+    grpc_address: "GrpcAddress | None" = None,
+    *,
+    root_path: str = "",
+    cors_origins: Sequence[str] = (),
+) -> FastAPI:
     """The app on top of this state; its lifespan starts and stops what the state holds.
 
     Args:
         state: The state of the API.
         grpc_address: Where the gRPC API listens; None for none.
+        root_path: Path under which a proxy publishes the app.
+        cors_origins: Origins of pages that may read answers in a browser; `*` for any.
+
+    Raises:
+        InvalidInputError: If the root path is the beginning of a path of the app.
     """
 
     @asynccontextmanager
@@ -116,8 +133,10 @@ def create_app(state: AppState, grpc_address: "GrpcAddress | None" = None) -> Fa
     for routes in (*own_routes, openai, rerank, kserve, tei):
         # Not `include_router`, which would match each path twice.
         app.router.routes += routes.router.routes
+    _check_root_path(root_path, app.routes)
     problem_details.install(app)
-    openapi.install(app)
+    # Not the framework's `root_path`: it removes prefixes after the access table was consulted.
+    openapi.install(app, root_path)
     middleware: dict[str, Any] = {
         "authorizer": auth.Authorizer(state.api_keys, state.rate_limiter),
         "body_limits": BodyLimits(state.limits),
@@ -130,6 +149,16 @@ def create_app(state: AppState, grpc_address: "GrpcAddress | None" = None) -> Fa
         metrics_public=state.metrics_public,
         **middleware,
     )
+    if cors_origins:
+        # Outermost: a browser sends no key with the request by which it asks for permission.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=CORS_METHODS,
+            allow_headers=["*"],
+            expose_headers=["*"],
+            max_age=CORS_SECONDS,
+        )
     api_routes = [route for route in app.routes if isinstance(route, APIRoute)]
     app.state.grpc_server = None
     if grpc_address is not None:
@@ -153,3 +182,18 @@ def create_app(state: AppState, grpc_address: "GrpcAddress | None" = None) -> Fa
         problem_details.error_statuses(),
     )
     return app
+
+
+def _check_root_path(root_path: str, routes: Iterable[BaseRoute]) -> None:
+    """Refuse a prefix that would be removed from paths that begin with it.
+
+    Raises:
+        InvalidInputError: If a path of the app begins with it.
+    """
+    for route in routes:
+        path = getattr(route, "path", "")
+        if root_path and f"{path}/".startswith(f"{root_path}/"):
+            raise InvalidInputError(
+                f"root_path (STITCHWORK_ROOT_PATH): expected a prefix that no path of the API has, "
+                f"got {root_path}, with which {path} begins"
+            )

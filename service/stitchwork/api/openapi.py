@@ -247,24 +247,30 @@ _ATTRIBUTE: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 _PROBLEM_JSON: Final = ("application/problem+json", "Problem", PROBLEM)
 
 
-def install(app: FastAPI) -> None:
-    """Make the app serve a document with the bodies' schemas, error formats and scopes."""
+def install(app: FastAPI, root_path: str = "") -> None:
+    """Make the app serve a document with the bodies' schemas, error formats and scopes.
+
+    Args:
+        app: The app.
+        root_path: Path under which a proxy publishes it.
+    """
 
     def document() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _document(app)
+            app.openapi_schema = _document(app, root_path)
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
     document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
         description=app.description,
         routes=app.routes,
+        servers=[{"url": root_path}] if root_path else None,
     )
     models = [(model, "validation") for _, model in sorted(_bodies.items())]
     _, definitions = models_json_schema(models, ref_template=REF)  # type: ignore[arg-type]
@@ -273,11 +279,13 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas |= {name: schema for _, name, schema in (_PROBLEM_JSON, *ERRORS.values())}
     for schema in schemas.values():
         _describe_properties(schema)
-    document["components"]["securitySchemes"] = {"key": access.SCHEME}
+    document["components"]["securitySchemes"] = access.SCHEMES
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             scopes = access.required_scopes(method.upper(), path)
-            operation["security"] = [{"key": [scope]} for scope in scopes]
+            operation["security"] = [
+                {scheme: [scope]} for scheme in access.SCHEMES for scope in scopes
+            ]
             _describe_success(operation, schemas)
             _add_errors(path, operation, requires_key=bool(scopes))
     for unused in ("HTTPValidationError", "ValidationError"):

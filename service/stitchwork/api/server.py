@@ -5,7 +5,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -23,8 +24,27 @@ MALLOC_OPTIONS: Final = {-8: 1, -3: 4 * 1024 * 1024, -1: 8 * 1024 * 1024}
 SWITCH_SECONDS: Final = 0.001
 """Time for which a thread keeps the interpreter's lock while the event loop waits for it; each
 request waits several times."""
-KEEP_ALIVE_SECONDS: Final = 75
-"""Longer than load balancers keep an idle connection, so that they close it, not the service."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How the app is served; each attribute has the name of the setting that it comes from.
+
+    Attributes:
+        root_path: Path under which a proxy publishes the app; empty if there is none.
+        trusted_proxies: Addresses and networks whose `X-Forwarded-…` headers are believed.
+        cors_origins: Origins of pages that may read answers in a browser.
+        keep_alive_seconds: Time after which an idle connection is closed.
+        drain_seconds: Time of reporting not ready before the service stops listening.
+        request_timeout_seconds: Maximum duration of a request.
+    """
+
+    root_path: str
+    trusted_proxies: Sequence[str]
+    cors_origins: Sequence[str]
+    keep_alive_seconds: int
+    drain_seconds: float
+    request_timeout_seconds: float
 
 
 class DrainingServer(uvicorn.Server):
@@ -69,23 +89,21 @@ class DrainingServer(uvicorn.Server):
 
 def serve_app(
     state: AppState,
+    options: ServerOptions,
     *,
     host: str,
     port: int,
     fd: int | None,
-    drain_seconds: float,
-    timeout: float,
     grpc_address: "GrpcAddress | None" = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then complete the accepted requests.
 
     Args:
         state: The state of the API.
+        options: How it is served.
         host: Address to listen on.
         port: Port to listen on.
         fd: File descriptor of a listening socket, used instead of host and port.
-        drain_seconds: Seconds of reporting not ready before the service stops listening.
-        timeout: Maximum duration of a request in seconds.
         grpc_address: Where the gRPC API listens; None for none.
 
     Returns:
@@ -93,25 +111,30 @@ def serve_app(
     """
     _return_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
-    app = create_app(state, grpc_address)
+    app = create_app(
+        state, grpc_address, root_path=options.root_path, cors_origins=options.cors_origins
+    )
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         fd=fd,
-        http=limited_protocol(state.limits),
+        http=limited_protocol(state.limits, options.root_path),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=int(timeout) + 1,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=int(options.request_timeout_seconds) + 1,
+        timeout_keep_alive=options.keep_alive_seconds,
+        proxy_headers=bool(options.trusted_proxies),
+        # uvicorn would otherwise read FORWARDED_ALLOW_IPS.
+        forwarded_allow_ips=list(options.trusted_proxies),
     )
     # After its shutdown uvicorn raises the signal again, which would end the process with -15.
     signal.signal(signal.SIGTERM, lambda *_: None)
     grpc_server = app.state.grpc_server
     stop_listening = grpc_server.begin_stop if grpc_server else lambda: None
-    server = DrainingServer(config, state.draining, drain_seconds, stop_listening)
+    server = DrainingServer(config, state.draining, options.drain_seconds, stop_listening)
     server.run()
     return 0 if server.started else 1
 

@@ -41,10 +41,14 @@ class LimitedProtocol(HttpToolsProtocol):
     """A connection with these limits; `limited_protocol` makes a subclass for given limits."""
 
     limits: ClassVar[RequestLimits]
+    prefix: ClassVar[bytes]
+    """Path under which a proxy publishes the API, which is removed from URLs."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
+        if self.client is not None:
+            self.client = (_without_mapping(self.client[0]), self.client[1])
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._message_complete = True
@@ -111,6 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
             # The parser stops here; `_feed` begins anew without these headers.
             return
         self._cancel_read_timer()
+        self.url = _without_prefix(self.url, self.prefix)
         app = self.app
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         hosts = sum(name == b"host" for name, _ in self.headers)
@@ -273,9 +278,28 @@ def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes
             yield name, value
 
 
-def limited_protocol(limits: RequestLimits) -> type[LimitedProtocol]:
-    """The protocol of connections with these limits."""
-    return type("Limited", (LimitedProtocol,), {"limits": limits})
+def _without_mapping(address: str) -> str:
+    """An IPv4 address as such, which a socket for both families names as `::ffff:a.b.c.d`."""
+    return address.removeprefix("::ffff:") if "." in address else address
+
+
+def _without_prefix(url: bytes, prefix: bytes) -> bytes:
+    """The URL of a request without a prefix of its path, whether a proxy has removed it or not."""
+    rest = url[len(prefix) :]
+    if not prefix or not url.startswith(prefix) or rest[:1] not in (b"", b"/", b"?"):
+        return url
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def limited_protocol(limits: RequestLimits, root_path: str = "") -> type[LimitedProtocol]:
+    """The protocol of connections with these limits.
+
+    Args:
+        limits: The limits.
+        root_path: Path under which a proxy publishes the API.
+    """
+    attributes = {"limits": limits, "prefix": root_path.encode("ascii")}
+    return type("Limited", (LimitedProtocol,), attributes)
 
 
 def _error_response(status: int, code: ErrorCode, detail: str) -> Response:

@@ -13,6 +13,7 @@ from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.report_jobs import ReportJobs
 from stitchwork.api.reports.space_comparison import SpaceComparisons
+from stitchwork.api.server import ServerOptions
 from stitchwork.api.server_metrics import ServerMetricsCollector
 from stitchwork.bootstrap.shared import connect_servers, make_telemetry, open_registry
 from stitchwork.errors import RegistryUnavailableError
@@ -142,6 +143,12 @@ def check_keys(keys: ApiKeyCache, host: str) -> None:
         extra["reason"] = "no API key exists"
         extra["effect"] = "any client may read, change and delete everything"
         log.warning("authentication disabled", extra=extra)
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """How the API is served."""
+    names = [field.name for field in fields(ServerOptions)]
+    return ServerOptions(**{name: getattr(settings, name) for name in names})
 
 
 def _request_limits(settings: Settings) -> RequestLimits:

@@ -63,7 +63,12 @@ def _progress() -> Iterator[Callable[[str | None], None]]:
 def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     """Run one API process."""
     from stitchwork.api.server import serve_app
-    from stitchwork.bootstrap.api import check_keys, grpc_address, make_app_state
+    from stitchwork.bootstrap.api import (
+        check_keys,
+        grpc_address,
+        make_app_state,
+        server_options,
+    )
     from stitchwork.bootstrap.shared import check_servers, limit_blas
 
     if settings.grpc_port is not None:
@@ -75,11 +80,10 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     try:
         return serve_app(
             state,
+            server_options(settings),
             host=settings.host,
             port=settings.port,
             fd=fd,
-            drain_seconds=settings.drain_seconds,
-            timeout=settings.request_timeout_seconds,
             grpc_address=grpc_address(settings, is_shared=share_grpc_port),
         )
     except KeyboardInterrupt:

@@ -332,7 +332,11 @@ def test_client_that_disconnects_during_its_body_is_not_an_error(guarded: KeyedS
 def test_openapi_document_has_the_security_scheme(guarded: KeyedService) -> None:
     document = guarded.send("GET", "/openapi.json").json()
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
-    assert document["paths"]["/translate"]["post"]["security"] == [{"key": ["infer"]}]
+    assert document["components"]["securitySchemes"]["header"]["name"] == "X-API-Key"
+    assert document["paths"]["/translate"]["post"]["security"] == [
+        {"key": ["infer"]},
+        {"header": ["infer"]},
+    ]
     assert document["paths"]["/health/live"]["get"]["security"] == []
 
 

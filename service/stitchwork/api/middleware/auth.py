@@ -126,7 +126,8 @@ class Authorizer:
                     "expected a valid key, got one that is unknown, removed or expired"
                 )
             raise AuthenticationError(
-                "expected a key as `Authorization: Bearer KEY`, got none or another scheme"
+                "expected a key as `Authorization: Bearer KEY` or `X-API-Key: KEY`, got none, "
+                "another scheme, or several"
             )
         if not key.opens(scopes):
             raise _insufficient_scope(key, scopes)

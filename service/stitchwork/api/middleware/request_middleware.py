@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stitchwork.api import problem_details
-from stitchwork.api.access import bearer_token, required_scopes
+from stitchwork.api.access import request_key, required_scopes
 from stitchwork.api.direct_routes import DirectRequest, DirectRoutes
 from stitchwork.api.executors import Load
 from stitchwork.api.limits import HEALTH_PATHS
@@ -112,7 +112,7 @@ class RequestMiddleware:
         scopes = required_scopes(
             scope["method"], scope["path"], metrics_public=self._metrics_public
         )
-        return Admission(scopes, bearer_token(scope))
+        return Admission(scopes, request_key(scope))
 
     async def _serve(self, scope: Scope, body: RequestBody, sender: "_Sender") -> None:
         route = self._routes.find(scope)
@@ -136,6 +136,7 @@ class RequestMiddleware:
             ).end(failed=not status or status >= 500)
         fields: dict[str, Any] = {"method": method, "route": route, "status": status}
         fields["key"] = key.name if key else None
+        fields["client"] = client_address(scope)
         fields["duration_ms"] = round(seconds * 1000, 2)
         if code:
             fields["code"] = code
@@ -196,10 +197,20 @@ class _Sender:
         return added
 
 
+def client_address(scope: Scope) -> str | None:
+    """The address of a request's client, by trusted proxies if they forwarded it.
+
+    Returns:
+        None for a client on a Unix socket.
+    """
+    client = scope.get("client")
+    return str(client[0]) if client else None
+
+
 def _caller(key: ApiKey | None, scope: Scope) -> CallerQuota:
     """The caller whose share of the queue a request uses."""
     if key is None:
-        return CallerQuota(str((scope.get("client") or ("",))[0]))
+        return CallerQuota(client_address(scope) or "")
     return CallerQuota(key.name, key.weight, key.max_queue_items or 0)
 
 

@@ -55,7 +55,7 @@ async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) 
     """
     response = readiness(state, min_workers)
     headers = {} if response.ready else {"Retry-After": "2"}
-    if not _may_know(state, access.bearer_token(request.scope)):
+    if not _may_know(state, access.request_key(request.scope)):
         response = ReadyResponse(ready=response.ready)
     return negotiation.json_response(response, 200 if response.ready else 503, headers)
 

@@ -1,15 +1,15 @@
-"""The settings: one frozen model, read from the environment and from options of the commands."""
+"""The settings of one process, with their defaults and descriptions."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from stitchwork.addresses import is_loopback
 from stitchwork.errors import InvalidInputError
 from stitchwork.redis.urls import validate_url, without_secrets
 from stitchwork.resources import Scope
+from stitchwork.settings.listening import ListeningSettings
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(ge=1)]
@@ -30,20 +30,13 @@ _LIMITS = (
 """The settings that limit a request, in addition to those named `max_…`."""
 
 
-class Settings(BaseSettings):
+class Settings(ListeningSettings):
     """The configuration of one process of the service, validated when it starts."""
 
     model_config = SettingsConfigDict(
         env_prefix="STITCHWORK_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    host: str = Field("127.0.0.1", description="Address that the API listens on.")
-    port: int = Field(
-        8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
-    )
-    grpc_port: int | None = Field(
-        None, ge=0, le=65_535, description="Port on `host` of the gRPC API; unset: none."
-    )
     require_keys: bool | None = Field(
         None,
         description="Refuse requests without an API key, also while none exists; unset: if `host` "
@@ -334,7 +327,7 @@ class Settings(BaseSettings):
     @property
     def keys_required(self) -> bool:
         """Whether a request needs a key even if none exists."""
-        return not is_loopback(self.host) if self.require_keys is None else self.require_keys
+        return not self.is_local if self.require_keys is None else self.require_keys
 
     def limits(self) -> dict[str, Any]:
         """The limits of a request, as JSON values by the names of their settings."""
