@@ -16,8 +16,10 @@ from tests.support.waiting import wait_until
 
 SLOTS: Final = 16384
 PATIENCE: Final = 60.0
-NODE_TIMEOUT_MS: Final = 1000
-"""Time after which a silent node counts as failed."""
+FAILOVER_MS: Final = 800
+"""Time after which a silent node counts as failed, where that is to happen."""
+PATIENT_MS: Final = 60_000
+"""The same where it is not: a machine that is busy pauses its processes."""
 
 
 class ClusterNode:
@@ -33,7 +35,7 @@ class ClusterNode:
             self.process = binary.popen(
                 *("--port", str(self.port), "--dir", str(home), "--cluster-enabled", "yes"),
                 *("--cluster-port", str(self.bus_port)),
-                *("--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
+                *("--cluster-node-timeout", str(FAILOVER_MS)),
                 *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
                 *flags,
                 log=log.fileno(),
@@ -58,6 +60,10 @@ class ClusterNode:
     def is_complete(self) -> bool:
         """Whether the node says that the cluster is up."""
         return "cluster_state:ok" in text(self.call("CLUSTER", "INFO"))
+
+    def is_up(self) -> bool:
+        """Whether the process runs."""
+        return self.process.poll() is None
 
     def stop(self) -> None:
         """End it as a loss of power would."""
@@ -86,6 +92,7 @@ class RedisCluster:
         for node in self.masters[1:]:
             self._meet(node)
         self.wait_until_ok()
+        self.set_node_timeout(PATIENT_MS)
 
     def url(self, scheme: str = "cluster", credentials: str = "") -> str:
         """The URL of the cluster by its first node, after one where nothing answers."""
@@ -106,9 +113,8 @@ class RedisCluster:
         wait_until("it knows its master", lambda: master.id in str(node.view()), PATIENCE)
         node.call("CLUSTER", "REPLICATE", master.id)
         wait_until("it follows", lambda: master.call("WAIT", 1, 100) >= 1, PATIENCE)
-        wait_until(
-            "all know it", lambda: all(_follows(node, master, n) for n in self.nodes), PATIENCE
-        )
+        live = [member for member in self.nodes if member.is_up()]
+        wait_until("all know it", lambda: all(_follows(node, master, n) for n in live), PATIENCE)
         return node
 
     def begin_move(self, key: str, target: ClusterNode) -> None:
@@ -139,9 +145,15 @@ class RedisCluster:
             continue
         self.end_move(key, target)
 
+    def set_node_timeout(self, milliseconds: int) -> None:
+        """Set the time after which nodes take each other for failed."""
+        for node in self.nodes:
+            if node.is_up():
+                node.call("CONFIG", "SET", "cluster-node-timeout", milliseconds)
+
     def wait_until_ok(self) -> None:
         """Wait until every live node says that the cluster is complete."""
-        live = [node for node in self.nodes if node.process.poll() is None]
+        live = [node for node in self.nodes if node.is_up()]
         wait_until(
             "the cluster is complete", lambda: all(node.is_complete() for node in live), PATIENCE
         )
@@ -152,7 +164,7 @@ class RedisCluster:
             node.stop()
 
     def _live(self) -> ClusterNode:
-        return next(node for node in self.nodes if node.process.poll() is None)
+        return next(node for node in self.nodes if node.is_up())
 
     def _start(self) -> ClusterNode:
         node = ClusterNode(self._binary, self._folder, self._flags)

@@ -34,14 +34,19 @@ class SharedService(NamedTuple):
 
 @contextmanager
 def running(
-    workers: int = 1, roots: tuple[Path, ...] = (), data_dir: Path | None = None, **env: str
+    workers: int = 1,
+    roots: tuple[Path, ...] = (),
+    data_dir: Path | None = None,
+    server_url: str | None = None,
+    **env: str,
 ) -> Iterator[ServiceProcess]:
-    """Run a service with embedded servers.
+    """Run a service, by default with embedded servers.
 
     Args:
         workers: How many workers.
         roots: Folders from which it may read models.
         data_dir: Its data directory; a temporary one by default.
+        server_url: The server of registry and queue, if they are not embedded.
         env: More settings, as environment variables.
     """
     with TemporaryDirectory(prefix="sw") as folder:
@@ -53,7 +58,14 @@ def running(
             "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(machine.deadline(REQUEST_SECONDS)),
             **checked_settings(env),
         }
-        plan = Plan(port=0, data_dir=data_dir or Path(folder), workers=workers, env=settings)
+        plan = Plan(
+            port=0,
+            data_dir=data_dir or Path(folder),
+            workers=workers,
+            redis_url=server_url,
+            queue_url=server_url,
+            env=settings,
+        )
         timeout = machine.deadline(READY_SECONDS)
         with start(plan, ready_timeout=timeout) as service:
             yield service

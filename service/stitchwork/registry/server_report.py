@@ -62,7 +62,12 @@ class ServerReporter:
         except QueueUnavailableError:
             queue = {}
         is_one = queue.get("run_id") == registry["run_id"]
-        if is_one:
+        if is_one and self._queue.key("") != server.key(""):
+            warnings.append(
+                "registry and queue are on one node of their cluster; move the slot of one of them "
+                "to another node"
+            )
+        elif is_one:
             warnings.append(
                 "the registry server is also the queue server; set queue_url "
                 "(STITCHWORK_QUEUE_URL) to a server of its own, which is memory only"
@@ -97,6 +102,8 @@ class ServerReporter:
 
 def _info(server: RedisClient) -> dict[str, Any]:
     with server.session() as client:
+        # A node of a cluster that no longer has the keys says so only to a command with a key.
+        client.exists(server.key("absent"))
         sections: Any = [client.info(name) for name in ("server", "memory", "persistence")]
     return {name: value for section in sections for name, value in section.items()}
 

@@ -69,6 +69,7 @@ class Node:
         """The answer to one command, over a connection of its own."""
         certificates = dict(zip(self.tls[::2], self.tls[1::2], strict=True))
         with redis.Redis(
+            host="127.0.0.1",
             port=self.port,
             password=self._password,
             ssl=bool(self.tls),

@@ -1,11 +1,14 @@
 """Clusters of real Valkey and Redis processes: slots that move, masters that fail."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+from redis.exceptions import ResponseError
 
 from stitchwork.errors import (
     QueueUnavailableError,
@@ -16,11 +19,22 @@ from stitchwork.redis import chunked_arrays
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.subscription import Subscription
-from tests.integration.redis.conftest import PATIENCE
-from tests.support.redis_cluster import ClusterNode, RedisCluster, redis_cluster
+from stitchwork.registry.registry import Registry
+from stitchwork.registry.server_report import ServerReporter
+from tests.integration.redis.conftest import (
+    AOF,
+    LOCKED,
+    PATIENCE,
+    SECRET,
+    Start,
+    tls_flags,
+)
+from tests.integration.redis.test_server_setup import PASSWORD, documented_rights
+from tests.integration.redis.test_topologies import of_client
+from tests.support.redis_cluster import FAILOVER_MS, ClusterNode, RedisCluster, redis_cluster
 from tests.support.servers import ServerBinary
+from tests.support.waiting import wait_until
 
-AOF = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
 REFILL = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'f', ARGV[1]) return 1"
 """A script that a slot's move would end between its commands."""
 
@@ -60,6 +74,38 @@ def test_registry_and_queue_have_one_slot_each(cluster: RedisCluster) -> None:
         owner = cluster.owner(registry.key("a"))
         assert owner.call("GET", registry.key("a")) == b"a"
         assert registry.redis.info("server")["tcp_port"] == owner.port
+
+
+def test_documented_rights_suffice_on_a_cluster(
+    cluster: RedisCluster, server_binary: ServerBinary
+) -> None:
+    rights = [
+        word for word in documented_rights() if server_binary.has_waitaof or word != "+waitaof"
+    ]
+    for node in cluster.nodes:
+        node.call(*rights)
+    url = cluster.url(credentials=f"stitchwork:{PASSWORD}@")
+    with closing(RedisClient(url, 5.0, RegistryUnavailableError)) as server:
+        wait = 1000 if server.confirms_writes() else 0
+        assert server.commit([], [("SET", server.key("acl"), "v")], aof_timeout_ms=wait)
+        cluster.move_slot(server.key("acl"), other_master(cluster, server.key("acl")))
+        assert server.execute(("GET", server.key("acl"))) == [b"v"]
+
+
+def test_slots_on_one_node_are_reported(cluster: RedisCluster) -> None:
+    queue = RedisClient(cluster.url(), 5.0, QueueUnavailableError)
+    with closing(connect(cluster)) as server, closing(queue):
+        registry = Registry(server, durable=False, stale_seconds=60)
+        warning = "registry and queue are on one node of their cluster"
+        target = next(
+            node
+            for node in cluster.masters
+            if node not in (cluster.owner(SHARD.bytes), cluster.owner(server.key("x")))
+        )
+        cluster.move_slot(server.key("x"), target)
+        assert warning not in str(ServerReporter(registry, queue).report().warnings)
+        cluster.move_slot(server.key("x"), cluster.owner(SHARD.bytes))
+        assert warning in str(ServerReporter(registry, queue).report().warnings)
 
 
 def test_clients_follow_a_slot_to_another_node(cluster: RedisCluster) -> None:
@@ -139,3 +185,122 @@ def test_scripts_are_refused_whole_while_keys_move(cluster: RedisCluster) -> Non
             continue
         cluster.end_move(moved, target)
         assert server.execute(("HGET", rest, "f"), ("HGET", moved, "f")) == [b"old", b"old"]
+
+
+def test_no_confirmed_write_is_lost_by_failovers(cluster: RedisCluster) -> None:
+    with closing(connect(cluster, replicas=1)) as server, closing(connect(cluster)) as alone:
+        key = server.key("log")
+        replica = cluster.add_replica(cluster.owner(key))
+        confirms = server.confirms_writes()
+        stop, confirmed, refusals = threading.Event(), list[str](), list[str]()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                commands = [("HSET", key, str(number), "v"), ("SET", server.key("last"), number)]
+                try:
+                    server.commit([], commands, aof_timeout_ms=400 if confirms else 0)
+                except RegistryUnavailableError as error:
+                    refusals.append(error.message)
+                else:
+                    confirmed.append(str(number))
+
+        def take_over() -> bool:
+            if cluster.owner(key) is not replica:
+                # It is refused until the replica has heard from its master.
+                with suppress(ResponseError):
+                    replica.call("CLUSTER", "FAILOVER")
+            return cluster.owner(key) is replica
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            wait_until("writes are confirmed", lambda: confirmed, PATIENCE)
+            wait_until("the replica takes over", take_over, PATIENCE)
+            count = len(confirmed)
+            wait_until("writes go on", lambda: len(confirmed) > count, PATIENCE)
+            cluster.set_node_timeout(FAILOVER_MS)
+            replica.stop()
+            wait_until("its own replica takes over", lambda: writes(alone), PATIENCE)
+        finally:
+            stop.set()
+            thread.join()
+        if confirms:
+            stored = {text.decode() for text in alone.execute(("HKEYS", key))[0]}
+            assert stored.issuperset(confirmed)
+        assert refusals, "a master that was killed confirms nothing"
+
+
+def writes(server: RedisClient) -> bool:
+    try:
+        return server.commit([], [("SET", server.key("writes"), "yes")])
+    except RegistryUnavailableError:
+        return False
+
+
+def test_urls_of_another_topology_are_refused_by_name(cluster: RedisCluster, start: Start) -> None:
+    single, node = start(), cluster.owner("stitchwork:k")
+    elsewhere = next(other for other in cluster.masters if other is not node and other.is_up())
+    for url, message in (
+        (f"cluster://127.0.0.1:{single.port}", "is no cluster; expected redis:// for one server"),
+        (f"redis://127.0.0.1:{node.port}", "is a node of a cluster; expected cluster:// in its"),
+        (f"redis://127.0.0.1:{elsewhere.port}", "is a node of a cluster; expected cluster://"),
+        ("cluster://127.0.0.1:1", r"cannot be reached or does not answer \(node 127.0.0.1:1\)"),
+    ):
+        server = RedisClient(url, 2.0, RegistryUnavailableError, failure_pause=0.0)
+        with closing(server), pytest.raises(RegistryUnavailableError, match=message):
+            server.commit([], [("SET", "stitchwork:k", 1), ("SET", "stitchwork:l", 1)])
+
+
+def test_node_with_an_unreachable_address_is_named(start: Start) -> None:
+    node = start("--cluster-enabled", "yes", "--cluster-announce-ip", "127.0.0.9")
+    node.ask("CLUSTER", "ADDSLOTSRANGE", "0", "8000")
+    url = f"cluster://127.0.0.1:{node.port}"
+    with closing(RedisClient(url, 2.0, RegistryUnavailableError, failure_pause=0.0)) as server:
+        with pytest.raises(RegistryUnavailableError, match="has no node that serves slot 15835"):
+            server.ping()
+        node.ask("CLUSTER", "ADDSLOTSRANGE", "8001", "16383")
+        # The address of another interface, where nobody listens.
+        node.ask("CONFIG", "SET", "bind", "127.0.0.1")
+        named = rf"\(node 127.0.0.9:{node.port}, as the cluster announces it\)"
+        with pytest.raises(RegistryUnavailableError, match=named):
+            server.ping()
+
+        async def main() -> None:
+            client = AsyncRedisClient.of(server)
+            with pytest.raises(RegistryUnavailableError, match=named):
+                await client.ping()
+            await client.close()
+
+        asyncio.run(main())
+
+
+def test_cluster_over_tls_with_a_password_works(start: Start, certificates: Path) -> None:
+    # A node that starts waits for as long before it serves.
+    wait = ("--cluster-node-timeout", str(FAILOVER_MS))
+    flags = ("--cluster-enabled", "yes", "--tls-cluster", "yes", *wait, *LOCKED)
+    node = start(*AOF, *flags, tls=tls_flags(certificates))
+    node.ask("CLUSTER", "ADDSLOTSRANGE", "0", "16383")
+    options = f"ssl_ca_certs={certificates}/ca.pem&{of_client(certificates)}"
+    place = f"127.0.0.1:1,127.0.0.1:{node.port}?{options}"
+    with closing(
+        RedisClient(f"clusters://:{SECRET}@{place}", 5.0, RegistryUnavailableError)
+    ) as server:
+        wait_until("it is complete", lambda: writes(server), PATIENCE)
+
+        async def main() -> None:
+            client = AsyncRedisClient.of(server)
+            assert await client.execute(("GET", server.key("writes"))) == [b"yes"]
+            await client.close()
+
+        asyncio.run(main())
+    for credentials, trust, message in (
+        ("wrong", options, "refused the user name or the password"),
+        (SECRET, f"ssl_ca_certs={certificates}/other.pem", "certificate that is not trusted"),
+    ):
+        url = f"clusters://:{credentials}@127.0.0.1:{node.port}?{trust}"
+        with closing(RedisClient(url, 5.0, RegistryUnavailableError)) as stranger:
+            with pytest.raises(RegistryUnavailableError, match=message) as error:
+                stranger.ping()
+            assert SECRET not in str(error.value)
