@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, Path, Query, Request
 
 from stitchwork.api.content.body_parser import BodyParser
+from stitchwork.api.content.queries import check_unique
 from stitchwork.api.executors import MAX_SELECTIONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
@@ -102,7 +103,12 @@ def app_state(request: Request) -> AppState:
     return state
 
 
+LIST_PARAMETERS: Final = ("spaces",)
+"""Parameters of queries that may be repeated."""
+
+
 async def _state(request: Request) -> AppState:
+    check_unique(request, LIST_PARAMETERS)
     return app_state(request)
 
 

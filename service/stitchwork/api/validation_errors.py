@@ -1,6 +1,7 @@
 """Errors of pydantic as ours: what was expected, what came, and where."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
@@ -50,10 +51,30 @@ def from_validation(
     message = sentence(same) + suffix
     if same[0]["type"] == "extra_forbidden":
         known = f", expected some of {', '.join(fields)}" if len(place) == 1 and fields else ""
-        message = f"unknown field{suffix}{known}"
+        message = f"unknown field{_suggestion(place[-1], fields)}{suffix}{known}"
+    elif same[0]["type"] == "missing":
+        unknown = [
+            at[-1]
+            for at, fault in faults
+            if fault["type"] == "extra_forbidden" and at[:-1] == place[:-1]
+        ]
+        message += _misnamed(place[-1], unknown)
     if place:
         message = f"{'.'.join(place)}: {message}"
     return InvalidInputError(message, pointer=pointer)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    similar = get_close_matches(name, list(known), 1)
+    return f", did you mean {similar[0]}?" if similar else ""
+
+
+def _misnamed(missing: str, unknown: Sequence[str]) -> str:
+    """The unknown field that may be a missing one by another name."""
+    similar = get_close_matches(missing, unknown, 1, cutoff=0.4) or list(unknown)
+    if not similar or (len(unknown) > 1 and similar == list(unknown)):
+        return ""
+    return f"; {similar[0][:80]} is unknown, did you mean {missing}?"
 
 
 def field_error(error: InvalidInputError) -> PydanticCustomError:

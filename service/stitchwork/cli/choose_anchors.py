@@ -7,6 +7,7 @@ import click
 
 from stitchwork.cli.client_options import ClientCommand, parse_id, row_options
 from stitchwork.cli.output import Output
+from stitchwork.cli.table_files import TextSource
 from stitchwork.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -26,7 +27,11 @@ FILE: Final = click.Path(path_type=Path)
     help="A space of the same encoder: its anchors count as chosen.",
 )
 @click.option(
-    "--texts", type=FILE, metavar="FILE", help="The pool's texts, one on each line: print these."
+    "--texts",
+    type=FILE,
+    metavar="FILE",
+    help="The pool's texts, one on each line, or the column text of a .csv, .tsv or .jsonl file: "
+    "print these.",
 )
 @row_options
 def choose_anchors(
@@ -44,12 +49,12 @@ def choose_anchors(
     Prints their indices in order, or their texts. The pool is an .npy, .npz, .safetensors or
     .parquet file of embeddings by any one encoder; no labels are needed.
     """
-    from stitchwork.cli.files import read_lines
+    from stitchwork.cli.files import read_texts
     from stitchwork.client.row_files import open_rows
 
     embeddings = open_rows(pool, scale, column)
     size = embeddings.shape[0]
-    lines = None if texts is None else read_lines(texts)
+    lines = None if texts is None else read_texts(TextSource(str(texts)))
     if lines is not None and len(lines) != size:
         raise InvalidInputError(f"expected a text for each of {size} rows, got {len(lines)}")
     chosen = client.choose_anchors(embeddings, count, space)

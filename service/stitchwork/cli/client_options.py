@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from functools import wraps
+from typing import Any, Final, TypeVar, cast
 
 import click
 
 from stitchwork.cli.environment import check_client_environment
 from stitchwork.cli.options import Command, WordsOption
 from stitchwork.cli.output import Output
+from stitchwork.cli.table_files import TextSource
 from stitchwork.errors import AuthenticationError, InvalidInputError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,8 +97,9 @@ class ClientCommand(Command):
         check_client_environment()
         url, key, timeout = (ctx.params.pop(name) for name in ("url", "key", "timeout"))
         ctx.params["output"] = Output(as_json=ctx.params.pop("json"))
+        restarts = ctx.params.pop("restarts", 0)
         try:
-            client = Stitchwork(url, timeout, key=key)
+            client = Stitchwork(url, timeout, key=key, restarts=restarts)
         except InvalidInputError as error:
             raise InvalidClientError(error) from error
         with client:
@@ -110,7 +113,9 @@ class ClientCommand(Command):
 
 
 def input_options(subject: str) -> Callable[[F], F]:
-    """The options `--texts` and `--images`.
+    """The options `--texts`, with `--column`, and `--images`.
+
+    The command gets the first two as one argument `texts`, a `TextSource`.
 
     Args:
         subject: What the inputs are, as the beginning of the help.
@@ -126,9 +131,18 @@ def input_options(subject: str) -> Callable[[F], F]:
         texts = click.option(
             "--texts",
             metavar="FILE",
-            help=f"{subject}: a text on each line; - is the standard input.",
+            help=f"{subject}: a text on each line, or a .csv, .tsv or .jsonl file; - is the "
+            "standard input.",
         )
-        return texts(images(function))
+        column = click.option(
+            "--column", metavar="NAME", help="Column of the texts [default: text, or the only one]."
+        )
+
+        @wraps(function)
+        def call(*args: Any, texts: str | None, column: str | None, **options: Any) -> Any:
+            return function(*args, texts=TextSource(texts, column), **options)
+
+        return texts(column(images(cast(F, call))))
 
     return decorate
 
@@ -163,4 +177,16 @@ top_option = click.option(
     default=1,
     metavar="COUNT",
     help="Number of classes to list for each input [default: 1].",
+)
+label_column_option = click.option(
+    "--label-column",
+    metavar="NAME",
+    help="Column of the labels, of a .csv, .tsv or .jsonl file [default: label, or the only one].",
+)
+restarts_option = click.option(
+    "--restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="COUNT",
+    help="How often to begin again if a space or the head is replaced meanwhile [default: 0].",
 )

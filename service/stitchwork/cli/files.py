@@ -9,9 +9,11 @@ from typing import Any, Final, overload
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from stitchwork.cli.table_files import SUFFIXES, TextSource, is_table, read_column
 from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
 
+STDIN: Final = "-"
 IMAGES: Final = (
     ".avif",
     ".bmp",
@@ -83,25 +85,55 @@ def read_lines(path: str | Path) -> list[str]:
     return [line.removesuffix("\r") for line in lines]
 
 
+def read_texts(source: TextSource) -> list[str]:
+    """The texts of a file: one on each line, or those of a column.
+
+    Raises:
+        InvalidInputError: If the file is not of its format, or has no texts.
+    """
+    path, column = source.path or STDIN, source.column
+    if is_table(path):
+        texts = read_column(Path(path), column, "text")
+    elif column is not None:
+        raise InvalidInputError(
+            f"expected a file of {', '.join(SUFFIXES)} with --column, got {path}"
+        )
+    else:
+        texts = read_lines(path)
+    for i, text in enumerate(texts, 1):
+        if not isinstance(text, str):
+            raise InvalidInputError(
+                f"{path}: expected texts, got {json.dumps(text)[:40]} as the text number {i}"
+            )
+    if not texts:
+        name = "the standard input" if path == STDIN else path
+        raise InvalidInputError(f"{name} has no texts")
+    return texts
+
+
 def read_inputs(
-    texts: str | None, images: Sequence[str], default: str | None = None
+    texts: TextSource, images: Sequence[str], default: str | None = None
 ) -> list[str] | Files | None:
     """The texts or images of a command; None for neither.
 
     Args:
-        texts: A file with a text on each line.
+        texts: A file of texts.
         images: Image files and folders of them.
         default: The file of texts to read where there are neither.
 
     Raises:
         InvalidInputError: If there are both, or if there is no image.
     """
-    if texts and images:
+    if texts.path and images:
         raise InvalidInputError("expected --texts or --images, got both")
     if images:
         return Files(_image_paths([Path(path) for path in images]))
-    source = texts or default
-    return None if source is None else read_lines(source)
+    source = texts.path or default
+    if source is None:
+        if texts.column is not None:
+            raise InvalidInputError("expected --texts with --column, got none")
+        return None
+    return read_texts(TextSource(source, texts.column))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Floats], dict[str, Any]]:
@@ -127,12 +159,20 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-def read_labels(path: Path) -> list[Any]:
+def read_labels(path: Path, column: str | None = None) -> list[Any]:
     """Labels from a file: an .npy array or a .json list, which keep their types, or lines.
+
+    Of a table they are those of a column.
 
     Raises:
         InvalidInputError: If the file is not of its format.
     """
+    if is_table(path):
+        return read_column(path, column, "label")
+    if column is not None:
+        raise InvalidInputError(
+            f"expected a file of {', '.join(SUFFIXES)} with --label-column, got {path}"
+        )
     if path.suffix == ".json":
         try:
             labels = json.loads(path.read_text("utf-8"))

@@ -14,12 +14,14 @@ from stitchwork.cli.client_options import (
     input_options,
     input_type_option,
     parse_id,
+    restarts_option,
     row_options,
     top_option,
 )
 from stitchwork.cli.options import WordsOption
 from stitchwork.cli.output import Output, shorten
 from stitchwork.cli.resuming import partial_predictions, read_partial, resumable, resume_option
+from stitchwork.cli.table_files import TextSource
 
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
@@ -40,6 +42,7 @@ FORMATS: "Final[dict[str, FileFormat]]" = {".onnx": "onnx", ".safetensors": "saf
 )
 @row_options
 @bridge_option
+@restarts_option
 @resume_option
 def translate(
     client: "Stitchwork",
@@ -97,6 +100,7 @@ def translate(
 )
 @row_options
 @bridge_option
+@restarts_option
 @top_option
 def classify(
     client: "Stitchwork",
@@ -131,13 +135,14 @@ def classify(
 @click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
 @input_type_option
 @bridge_option
+@restarts_option
 @resume_option
 def embed(
     client: "Stitchwork",
     output: Output,
     encoder: str,
     path: Path,
-    texts: str | None,
+    texts: TextSource,
     images: tuple[str, ...],
     target: str | None,
     input_type: str | None,
@@ -172,13 +177,14 @@ def embed(
 @input_options("The inputs")
 @input_type_option
 @bridge_option
+@restarts_option
 @top_option
 def stitch(
     client: "Stitchwork",
     output: Output,
     encoder: str,
     head: str,
-    texts: str | None,
+    texts: TextSource,
     images: tuple[str, ...],
     input_type: str | None,
     bridge: str | None,

@@ -69,6 +69,13 @@ CLIENT_COMMANDS: Final = {
     "choose-anchors": LazyCommand(
         "choose_anchors:choose_anchors", "Choose anchors from a pool of embeddings."
     ),
+    "evaluate-head": LazyCommand(
+        "reports:evaluate_head", "Judge a head on a labelled sample, and calibrate its confidence."
+    ),
+    "anchor-report": LazyCommand(
+        "reports:anchor_report",
+        "Show which anchors are duplicates or wrong, and if there are enough.",
+    ),
     "compatibility": LazyCommand("inference:compatibility", "Compare the spaces of an anchor set."),
     "export": LazyCommand(
         "inference:export", "Save a translation as a file that needs no service."
@@ -225,7 +232,12 @@ def run(command: click.Command, name: str, arguments: Sequence[str] | None = Non
         return INTERRUPTED
     except (UnavailableError, QueueFullError, RateLimitError, DeadlineExceededError) as error:
         return _fail(error, TRY_LATER)
-    except (StitchworkError, OSError, ValueError) as error:
+    except OSError as error:
+        if error.filename is not None and error.strerror:
+            click.echo(f"stitchwork: {error.filename}: {error.strerror}", err=True)
+            return REFUSED
+        return _fail(error, REFUSED)
+    except (StitchworkError, ValueError) as error:
         return _fail(error, REFUSED)
     return code or 0
 

@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from stitchwork.cli.client_options import ClientCommand, input_options, parse_id
+from stitchwork.cli.client_options import (
+    ClientCommand,
+    input_options,
+    label_column_option,
+    parse_id,
+)
 from stitchwork.cli.encoder_fields import encoder_fields
 from stitchwork.cli.options import Group
 from stitchwork.cli.output import Output
+from stitchwork.cli.table_files import TextSource
 from stitchwork.errors import InvalidInputError, UnknownResourceError
 
 if TYPE_CHECKING:
@@ -122,7 +128,7 @@ def put_anchor_set(
     client: "Stitchwork",
     output: Output,
     id_: str,
-    texts: str | None,
+    texts: TextSource,
     images: tuple[str, ...],
     ids: Path | None,
     size: int | None,
@@ -179,7 +185,7 @@ def put_space(
     id_: str,
     anchor_set: str,
     anchors: Path | None,
-    texts: str | None,
+    texts: TextSource,
     images: tuple[str, ...],
     ids: Path | None,
     unit: bool | None,
@@ -240,8 +246,9 @@ def put_space(
     type=FILE,
     metavar="FILE",
     help="Labels of the classes, or of the rows or inputs: lines, or a .json list or an .npy array "
-    "of strings, integers or booleans.",
+    "of strings, integers or booleans, or a .csv, .tsv or .jsonl file.",
 )
+@label_column_option
 @click.option("--classifier", is_flag=True, help="Take the classifier of the space's own model.")
 @click.option(
     "--problem-type",
@@ -263,9 +270,10 @@ def put_head(
     weights: Path | None,
     activation: str | None,
     embeddings: Path | None,
-    texts: str | None,
+    texts: TextSource,
     images: tuple[str, ...],
     labels: Path | None,
+    label_column: str | None,
     classifier: bool,
     problem_type: str | None,
     thresholds: str | None,
@@ -277,7 +285,7 @@ def put_head(
     from stitchwork.client.chunks import all_rows
 
     inputs = read_inputs(texts, images)
-    names = read_labels(labels) if labels else None
+    names = read_labels(labels, label_column) if labels else None
     sources = [weights, embeddings, inputs, classifier or None]
     if sum(source is not None for source in sources) != 1:
         raise InvalidInputError(

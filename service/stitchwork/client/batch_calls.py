@@ -3,8 +3,9 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 import orjson
@@ -56,14 +57,41 @@ class CallOptions(NamedTuple):
     resume: PartialResult | None = None
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _restartable(
+    call: Callable[Concatenate[Client, CallOptions, P], Flow[R]],
+) -> Callable[Concatenate[Client, CallOptions, P], Flow[R]]:
+    """A call that begins again, so often as the client allows, if its versions are replaced."""
+
+    @wraps(call)
+    def restarted(
+        client: Client, options: CallOptions, /, *args: P.args, **fields: P.kwargs
+    ) -> Flow[R]:
+        for remaining in range(client.restarts, -1, -1):
+            try:
+                return (yield from call(client, options, *args, **fields))
+            except VersionMismatchError:
+                if not remaining:
+                    raise
+                # What has arrived is of versions that serve no more.
+                options = options._replace(resume=None)
+        raise AssertionError("unreachable")
+
+    return restarted
+
+
+@_restartable
 def rows_to_rows(
     client: Client,
+    options: CallOptions,
     path: str,
     query: Mapping[str, Any],
     value: Any,
     scale: Any,
     out: Any,
-    options: CallOptions,
 ) -> Flow[TranslationResult]:
     """Send embeddings, and receive rows."""
     rows = as_rows(value, scale)
@@ -75,13 +103,14 @@ def rows_to_rows(
         return (yield from _receive_rows(client, parts, partial, sink, options.progress))
 
 
+@_restartable
 def rows_to_predictions(
     client: Client,
+    options: CallOptions,
     path: str,
     query: Mapping[str, Any],
     value: Any,
     scale: Any,
-    options: CallOptions,
 ) -> Flow[Predictions]:
     """Send embeddings, and receive predictions."""
     rows = as_rows(value, scale)
@@ -92,13 +121,14 @@ def rows_to_predictions(
     return (yield from _receive_predictions(client, parts, partial, options.progress))
 
 
+@_restartable
 def items_to_rows(
     client: Client,
+    options: CallOptions,
     path: str,
     fields: Mapping[str, Any],
     items: Sequence[Item],
     out: Any,
-    options: CallOptions,
 ) -> Flow[TranslationResult]:
     """Send raw inputs, and receive rows."""
     partial = options.resume or PartialResult(len(items))
@@ -109,12 +139,13 @@ def items_to_rows(
         return (yield from _receive_rows(client, parts, partial, sink, options.progress))
 
 
+@_restartable
 def items_to_predictions(
     client: Client,
+    options: CallOptions,
     path: str,
     fields: Mapping[str, Any],
     items: Sequence[Item],
-    options: CallOptions,
 ) -> Flow[Predictions]:
     """Send raw inputs, and receive predictions."""
     partial = options.resume or PartialResult(len(items))

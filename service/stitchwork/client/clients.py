@@ -56,6 +56,8 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
             whose connection failed, where that is safe. A part of a large call is repeated for
             `timeout` seconds at least.
         in_flight: Parts of a large call that may be in progress at the same time.
+        restarts: How often a large call begins again if a space or a head that it uses is replaced
+            during it; its parts are always of the same versions.
 
     Raises:
         InvalidInputError: If the URL, the key or the timeout is invalid.
@@ -69,8 +71,9 @@ class _Client(ResourceOperations, InferenceOperations, ABC):
         key: str | None = None,
         retries: int = RETRIES,
         in_flight: int = IN_FLIGHT,
+        restarts: int = 0,
     ) -> None:
-        super().__init__(in_flight, timeout)
+        super().__init__(in_flight, timeout, restarts)
         base_url = _service_url(url or os.environ.get("STITCHWORK_URL") or DEFAULT_URL)
         self.url = f"{base_url.scheme}://{base_url.netloc.decode()}"
         key = key or os.environ.get("STITCHWORK_KEY")

@@ -41,11 +41,13 @@ class InferenceOperations:
     Args:
         in_flight: Parts of a large call that may be in progress at the same time.
         timeout: Seconds that one request may take.
+        restarts: How often a large call begins again whose versions are replaced during it.
     """
 
-    def __init__(self, in_flight: int, timeout: float) -> None:
+    def __init__(self, in_flight: int, timeout: float, restarts: int) -> None:
         self.in_flight = in_flight
         self.timeout = timeout
+        self.restarts = restarts
         self.limits: ServiceLimits | None = None
 
     @Operation
@@ -86,11 +88,11 @@ class InferenceOperations:
         Raises:
             InvalidInputError: If the embeddings are of another type, or a number does not fit
                 float32.
-            VersionMismatchError: If a space was replaced during the call.
+            VersionMismatchError: If a space was replaced more than `restarts` times meanwhile.
         """
         query = {"source": source, "target": target, "bridge": bridge}
         result = yield from rows_to_rows(
-            self, "/translate", query, embeddings, scale, out, CallOptions(progress, resume)
+            self, CallOptions(progress, resume), "/translate", query, embeddings, scale, out
         )
         rows: Floats = result.rows
         return rows
@@ -111,7 +113,7 @@ class InferenceOperations:
         """The same as `translate`, with what the service reports about single rows."""
         query = {"source": source, "target": target, "bridge": bridge}
         options = CallOptions(progress, resume)
-        return (yield from rows_to_rows(self, "/translate", query, embeddings, scale, out, options))
+        return (yield from rows_to_rows(self, options, "/translate", query, embeddings, scale, out))
 
     @Operation
     def classify(
@@ -145,7 +147,7 @@ class InferenceOperations:
         query = {"space": space, "bridge": bridge, "top": top}
         path = url_path("classify", head)
         options = CallOptions(progress, resume)
-        return (yield from rows_to_predictions(self, path, query, embeddings, scale, options))
+        return (yield from rows_to_predictions(self, options, path, query, embeddings, scale))
 
     @Operation
     def embed(
@@ -181,7 +183,7 @@ class InferenceOperations:
         fields = {"target": target, "bridge": bridge, "input_type": input_type}
         path = url_path("embed", encoder)
         options = CallOptions(progress, resume)
-        result = yield from items_to_rows(self, path, fields, items, out, options)
+        result = yield from items_to_rows(self, options, path, fields, items, out)
         rows: Floats = result.rows
         return rows
 
@@ -216,7 +218,7 @@ class InferenceOperations:
         fields = {"bridge": bridge, "top": top, "input_type": input_type}
         path = url_path("stitch", encoder, head)
         options = CallOptions(progress, resume)
-        return (yield from items_to_predictions(self, path, fields, items, options))
+        return (yield from items_to_predictions(self, options, path, fields, items))
 
     @Operation
     def compatibility(

@@ -39,11 +39,13 @@ class Client(Protocol):
     Attributes:
         in_flight: PartFlows that may be in progress at the same time.
         timeout: Seconds that one request may take.
+        restarts: How often a call begins again whose versions are replaced during it.
         limits: Limits of one request, once they were read.
     """
 
     in_flight: int
     timeout: float
+    restarts: int
     limits: ServiceLimits | None
 
 

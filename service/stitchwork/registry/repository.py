@@ -37,6 +37,7 @@ from stitchwork.registry.read_lease import ReadLease
 from stitchwork.registry.record_cache import RecordCache
 from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.registry.transitions import not_ready_error
+from stitchwork.registry.unknown_ids import unknown_id
 from stitchwork.resources import Arrays, Registration
 
 log = logging.getLogger(__name__)
@@ -112,7 +113,7 @@ class Repository(Generic[R]):
         """
         entry = self.readable(id_)
         if entry.record is None and entry.registration is None:
-            raise self._unknown(id_)
+            raise unknown_id(self.server, self.key(), self.kind, id_)
         return entry
 
     def ready(self, *ids: str) -> tuple[list[R], bool]:
@@ -164,7 +165,7 @@ class Repository(Generic[R]):
             if entry.error:
                 raise entry.error
             if registration is None:
-                raise self._unknown(entry.id)
+                raise unknown_id(self.server, self.key(), self.kind, entry.id)
             raise not_ready_error(registration)
         self._cache.put(entry.id, record, entry.stored[0], position)
         return record
@@ -282,7 +283,7 @@ class Repository(Generic[R]):
         for _ in range(ATTEMPTS):
             before: Entry[R] = self.read(id_)[0]
             if before.tag is None and before.error is None:
-                raise self._unknown(id_)
+                raise unknown_id(self.server, self.key(), self.kind, id_)
             condition.check(f"{self.kind} {id_}", before.tag or "unreadable")
             if before.dependents:
                 names = ", ".join(self.dependents(id_)[:10])
@@ -345,6 +346,3 @@ class Repository(Generic[R]):
         if (arrays := chunked_arrays.read(self.server, self.key(id_, name, version))) is None:
             raise UnknownResourceError(f"{self.kind} {id_} has no {name} of version {version}")
         return arrays
-
-    def _unknown(self, id_: str) -> UnknownResourceError:
-        return UnknownResourceError(f"no {self.kind} {id_} is registered")

@@ -36,7 +36,7 @@ def set_of_three(http: httpx.Client) -> Pair:
     return pair
 
 
-def compare(http: httpx.Client, **query: str) -> dict[str, Any]:
+def compare(http: httpx.Client, **query: Any) -> dict[str, Any]:
     response = get_report(http, "/compatibility", query)
     assert response.status_code == 200, response.text
     result: dict[str, Any] = response.json()
@@ -102,6 +102,8 @@ def test_comparison_selects_spaces_by_the_query(
 ) -> None:
     two = compare(http, anchor_set="MP", spaces="pz,px,pz", bridge="none")
     assert [(p["source"], p["target"]) for p in two["pairs"]] == [("pz", "px"), ("px", "pz")]
+    repeated = compare(http, anchor_set="MP", spaces=["pz", "px"], bridge="none")
+    assert repeated["pairs"] == two["pairs"]
     assert two["pairs"][0]["similarity"] is None, "24 and 32 wide"
     assert "of one width" in two["pairs"][0]["reason"]
     check(http.get("/compatibility", params={"anchor_set": "nowhere"}), 404)

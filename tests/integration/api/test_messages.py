@@ -277,3 +277,56 @@ def test_field_in_the_query_and_in_the_body_is_refused(http: httpx.Client, space
     response = http.post("/translate?target=x", content=data, headers=headers)
     check(response, 422, detail="'target' once, got it in the query and in the body")
     assert response.json()["code"] == "duplicate-key"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "detail"),
+    [
+        ("/embed/x", {"inputs": ["a"]}, "/items", "inputs is unknown, did you mean items?"),
+        ("/embed/x", {"texts": ["a"]}, "/items", "texts is unknown, did you mean items?"),
+        (
+            "/translate",
+            {"source": "x", "target": "y", "vectors": [[1]], "embedding": [[1]]},
+            "/embeddings",
+            "embedding is unknown, did you mean embeddings?",
+        ),
+        (
+            "/embed/x",
+            {"items": ["a"], "trunkate": True},
+            "/trunkate",
+            "unknown field, did you mean truncate?, expected some of",
+        ),
+        ("/embed/x", {"items": ["a"], "q": 1}, "/q", "q: unknown field, expected some of"),
+    ],
+)
+def test_field_by_another_name_is_recognised(
+    http: httpx.Client, path: str, body: dict[str, Any], pointer: str, detail: str
+) -> None:
+    check(http.post(path, json=body), 422, pointer, detail)
+
+
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/spaces/nearestt", "no space nearestt is registered; did you mean nearest?"),
+        ("/spaces/0000", "no space 0000 is registered"),
+        ("/anchor-sets/nearest-sets", "did you mean nearest-set?"),
+    ],
+)
+def test_unknown_id_is_answered_with_the_nearest(
+    http: httpx.Client, pair: Pair, path: str, detail: str
+) -> None:
+    body = {"anchor_set": "nearest-set", "anchors": pair.x_anchors.tolist()}
+    assert http.put("/spaces/nearest", json=body).is_success
+    response = http.get(path)
+    assert response.status_code == 404
+    assert response.json()["detail"].endswith(detail)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/spaces?limit=1&limit=2", "/compatibility?anchor_set=S&anchor_set=T", "/heads?a=1&a=2"],
+)
+def test_query_that_repeats_a_parameter_is_refused(http: httpx.Client, path: str) -> None:
+    response = http.get(path)
+    assert (response.status_code, response.json()["code"]) == (422, "duplicate-key")

@@ -278,3 +278,42 @@ def test_command_line_imports_nothing_heavy_before_a_command_runs() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
     assert result.stderr.strip() == "set()"
+
+
+def test_head_is_evaluated_and_calibrated_on_a_labelled_sample(
+    run: Run, tmp_path: Path, pair: Pair, client: Stitchwork
+) -> None:
+    weight = pair.y_anchors[:2] - pair.y_anchors.mean(axis=0)
+    client.put_head("judged", "y", arrays={"weight": weight}, labels=["yes", "no"])
+    classes = (pair.y @ weight.T).argmax(axis=1)
+    classes[::5] = 1 - classes[::5]
+    labels = [["yes", "no"][i] for i in classes]
+    rows = save(tmp_path / "x.npy", pair.x)
+    table = write(tmp_path / "labels.csv", "n,answer", *(f"{i},{x}" for i, x in enumerate(labels)))
+    words = ("--embeddings", rows, "--labels", table, "--label-column", "answer", "--calibrate")
+    report = run("evaluate-head", "x", "judged", *words)
+    expected = client.evaluate_head("x", "judged", labels, embeddings=pair.x)
+    assert report["translated"] == expected["translated"]
+    assert report["calibration"]
+    client.delete("heads", "judged")
+
+
+def test_report_on_anchors_is_that_of_the_client(run: Run, client: Stitchwork) -> None:
+    assert run("anchor-report", "x", "--target", "y") == client.anchor_report("x", "y")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("embed", "x", "o.npy", "--texts", "none.txt"), "none.txt: No such file or directory"),
+        (("spaces", "show", "xx"), "no space xx is registered; did you mean x"),
+        (("evaluate-head", "x", "h", "--labels", "l"), "one of --texts, --images and --embeddings"),
+    ],
+)
+def test_mistake_is_answered_by_one_line(
+    url: str, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--url", url]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -138,6 +138,24 @@ def test_parts_of_two_versions_raise(url: str, pair: Pair, rows: Floats) -> None
             client.translate(rows, "z", "y", progress=replace)
 
 
+def test_call_begins_again_with_the_version_that_replaced_its_own(
+    url: str, pair: Pair, rows: Floats, tmp_path: Path
+) -> None:
+    with Stitchwork(url, in_flight=1, restarts=1) as client:
+        client.put_space("z", "S", anchors=pair.x_anchors)
+        replaced = list[int]()
+
+        def replace(done: int, total: int) -> None:
+            if not replaced:
+                replaced.append(done)
+                client.put_space("z", "S", anchors=pair.x_anchors + np.float32(1))
+
+        out = tmp_path / "rows.npy"
+        client.translate(rows, "z", "y", progress=replace, out=out)
+        assert replaced
+        np.testing.assert_array_equal(np.load(out), client.translate(rows, "z", "y"))
+
+
 def test_call_without_parts_over_a_limit_raises(client: Stitchwork, rows: Floats) -> None:
     with pytest.raises(InputTooLargeError, match=r"at most 500 .*\(max_rows\)") as refused:
         client.evaluate_head("x", "h", ["a"] * len(rows), embeddings=rows)

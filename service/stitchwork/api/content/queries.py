@@ -1,7 +1,7 @@
 """Fields of a request in its query, beside those in its body."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,12 +42,26 @@ def query_fields(request: Request) -> dict[str, Any]:
     Raises:
         InvalidInputError: If it has one twice.
     """
-    parameters = request.query_params.multi_items()
-    values = dict(parameters)
-    if len(values) < len(parameters):
-        duplicate = Counter(name for name, _ in parameters).most_common(1)[0][0]
-        raise InvalidInputError(
-            f"expected unique query parameters, got {duplicate[:80]!r} twice",
-            code=ErrorCode.DUPLICATE_KEY,
-        )
-    return {name: TextParameter(value) for name, value in values.items()}
+    check_unique(request)
+    return {name: TextParameter(value) for name, value in request.query_params.items()}
+
+
+def check_unique(request: Request, lists: Container[str] = ()) -> None:
+    """Refuse a query that repeats a parameter, whose values but the last would not be used.
+
+    Args:
+        request: The request.
+        lists: Parameters that may have several values.
+
+    Raises:
+        InvalidInputError: If it repeats another one.
+    """
+    if not request.scope["query_string"]:
+        return
+    counts = Counter(name for name, _ in request.query_params.multi_items())
+    for name, count in counts.items():
+        if count > 1 and name not in lists:
+            raise InvalidInputError(
+                f"expected unique query parameters, got {name[:80]!r} twice",
+                code=ErrorCode.DUPLICATE_KEY,
+            )

@@ -52,10 +52,11 @@ async def compare_spaces(
     anchor_set: Annotated[str, Query(description="Id of the set.", json_schema_extra=ID_SCHEMA)],
     bridge: BridgeQuery = DEFAULT_BRIDGE,
     spaces: Annotated[
-        str | None,
+        list[str] | None,
         Query(
-            description=f"Ids separated by commas, at most {MAX_SPACES}; default: all.",
-            json_schema_extra={"type": "string", "pattern": IDS_PATTERN},
+            description=f"Ids, as one parameter each or separated by commas, at most {MAX_SPACES}; "
+            "default: all.",
+            json_schema_extra={"items": {"type": "string", "pattern": IDS_PATTERN}},
         ),
     ] = None,
     cursor: Annotated[
@@ -68,10 +69,14 @@ async def compare_spaces(
     Each pair of versions is compared once, in the background; until all pairs of the page are,
     the response is 202. A page has the pairs of up to 16 sources.
     """
-    names = None if spaces is None else [check_id(name, "/spaces") for name in spaces.split(",")]
+    names = None if spaces is None else _names(spaces)
     after = None if cursor is None else check_id(cursor, "/cursor")
     read = partial(_compare, state, check_id(anchor_set, "/anchor_set"), names, bridge, after)
     return await state.report_jobs.respond(request, read, request_timeout(request))
+
+
+def _names(values: list[str]) -> list[str]:
+    return [check_id(name, "/spaces") for value in values for name in value.split(",")]
 
 
 def _compare(
