@@ -1,8 +1,8 @@
 """Moves a store with processes that are killed at chosen system events, each then resumed.
 
 A program of its own: `python killed_moves.py SOURCE TARGET MAP FOLDER BLOCK_ROWS COUNT SEED`. For
-each kill, TARGET and FOLDER get a number as a suffix. Prints the events of an undisturbed move, and
-those that processes were killed at.
+each kill, of COUNT different kinds of events, `{}` in TARGET is its number. Prints the events of an
+undisturbed move, and those that processes were killed at.
 """
 
 import json
@@ -11,20 +11,21 @@ import random
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stitchwork.migration import array_store, json_lines_store, parquet_store  # noqa: F401
 from stitchwork.migration.local_engine import move
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.stores import open_store
 
 WRITES = os.O_WRONLY | os.O_RDWR
+STEPS = ("create", "write", "finish", "_insert", "_update")
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 
 
 class Trace:
-    """Notes what changes files, and kills its process at one of these events.
+    """Notes what changes files, and the steps of stores, and kills its process at one of these.
 
     Args:
         folder: Where files are watched.
@@ -35,14 +36,31 @@ class Trace:
         self.events = list[str]()
         self._folder, self._kill_at = folder, kill_at
 
-    def __call__(self, event: str, arguments: Any) -> None:
+    def audit(self, event: str, arguments: Any) -> None:
+        """An audit hook."""
         is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
-        if not (is_write or event in CHANGES) or self._folder not in str(arguments[0]):
-            return
-        name = Path(str(arguments[0])).name.split("-")[0]
-        self.events.append(f"{event} {name}")
+        if (is_write or event in CHANGES) and self._folder in str(arguments[0]):
+            self._note(f"{event} {Path(str(arguments[0])).name.split('-')[0]}")
+
+    def profile(self, frame: Any, event: str, _: Any) -> None:
+        """A profile function: beginnings and ends of the methods that write to stores."""
+        code = frame.f_code
+        if code.co_name in STEPS and event in ("call", "return") and is_store(code.co_filename):
+            self._note(f"{event} {code.co_name}")
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
         if len(self.events) == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_store(path: str) -> bool:
+    """Whether a module is a store's."""
+    return path.endswith("_store.py")
+
+
+for module in os.environ.get("STORE_MODULES", "parquet_store json_lines_store").split():
+    import_module(f"stitchwork.migration.{module}")
 
 
 class Moves:
@@ -74,12 +92,14 @@ class Moves:
 
     def _move(self, number: int, kill_at: int) -> list[str]:
         trace = Trace(self._folder, kill_at)
-        sys.addaudithook(trace)
+        sys.addaudithook(trace.audit)
         target = self._target.replace("{}", str(number))
         state = Path(self._folder) / f"state-{number}"
         try:
             with open_store(self._source) as source, open_store(target) as store:
+                sys.setprofile(trace.profile)
                 move(source, store, self._map, state, block_rows=self._block)
+            sys.setprofile(None)
         except Exception:
             traceback.print_exc()
             raise
@@ -91,13 +111,14 @@ def main(*words: str) -> None:
     moves, count, seed = Moves(*words[:-2]), int(words[-2]), int(words[-1])
     status, events = moves.run(0)
     assert status == 0
-    first = {event: i for i, event in reversed(list(enumerate(events, 1)))}
-    points = set(first.values())
-    rest = [point for point in range(1, len(events) + 1) if point not in points]
-    more = min(len(rest), max(0, count - len(points)))
-    points |= set(random.Random(seed).sample(rest, more))  # noqa: S311
+    chosen = random.Random(seed)  # noqa: S311
+    kinds = sorted(set(events))
+    points = [
+        chosen.choice([i for i, event in enumerate(events, 1) if event == kind])
+        for kind in chosen.sample(kinds, min(count, len(kinds)))
+    ]
     killed = []
-    for number, point in enumerate(sorted(points), 1):
+    for number, point in enumerate(points, 1):
         event = events[point - 1]
         status, _ = moves.run(number, point)
         assert os.WIFSIGNALED(status), f"not killed at {event}"

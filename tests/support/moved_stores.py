@@ -1,5 +1,6 @@
 """Maps and stores of generated rows for tests of moves."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ from stitchwork.geometry.frame import Frame
 from stitchwork.migration.offline_map import OfflineMap
 from tests.support.latent_spaces import make_spaces
 
-WIDTH, TARGET_WIDTH = 16, 20
+WIDTH, TARGET_WIDTH, MAX_ROWS = 16, 20, 1100
+SPACES = make_spaces(200, WIDTH, TARGET_WIDTH, n=MAX_ROWS)
 
 
+@cache
 def make_map(bridge: BridgeName = "ridge", *, unit: bool = True, version: str = "x1") -> OfflineMap:
     """A map between two generated spaces, x and y."""
-    spaces = make_spaces(200, WIDTH, TARGET_WIDTH)
-    source = FittedSpace(Frame.from_anchors(spaces.x_anchors))
-    target = FittedSpace(Frame.from_anchors(spaces.y_anchors), unit=unit)
+    source = FittedSpace(Frame.from_anchors(SPACES.x_anchors))
+    target = FittedSpace(Frame.from_anchors(SPACES.y_anchors), unit=unit)
     metadata = {"bridge": bridge, "source": "x", "source_version": version}
     metadata |= {"target": "y", "target_version": "y1"}
     composed = compose(bridge, source, target)
@@ -30,8 +32,11 @@ def make_map(bridge: BridgeName = "ridge", *, unit: bool = True, version: str = 
 
 
 def make_vectors(count: int) -> Any:
-    """Rows of the space x, (n, 16) float32."""
-    return make_spaces(200, WIDTH, TARGET_WIDTH, n=count).x.astype(np.float32)
+    """Rows of the space x that its anchors cover, (n, 16) float32; n is at most 1,003."""
+    covered = make_map().apply(SPACES.x.astype(np.float32)).covered
+    vectors = SPACES.x.astype(np.float32)[covered][:count]
+    assert len(vectors) == count
+    return vectors
 
 
 def write_parquet(path: Path, count: int, *, with_faults: bool = False) -> Any:

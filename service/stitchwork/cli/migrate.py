@@ -72,17 +72,19 @@ def migrate(
     """Move a store of vectors: translate its rows into a new store, ids and payload included.
 
     SOURCE and TARGET are paths or URLs: rows.parquet, a folder/ of Parquet files, rows.npy with
-    rows.ids.txt, or rows.jsonl. The service is asked for the map once; the rows are translated on
-    this machine. The same command goes on where it was interrupted.
+    rows.ids.txt, rows.jsonl, or postgresql://HOST/DATABASE?table=NAME. The service is asked for the
+    map once; the rows are translated on this machine. The same command goes on where it was
+    interrupted.
     """
     from stitchwork.migration.local_engine import BLOCK_ROWS, move
     from stitchwork.migration.offline_map import OfflineMap
-    from stitchwork.migration.stores import open_store, state_folder
+    from stitchwork.migration.stores import client_errors, open_store, state_folder
 
     offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
     with (
         open_store(source) as source_store,
         open_store(target) as target_store,
+        client_errors(source_store, target_store),
         _bar(visible=output.has_progress) as progress,
     ):
         result = move(

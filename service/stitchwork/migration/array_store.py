@@ -29,9 +29,9 @@ class ArrayStore(FileStore):
 
     SUFFIX = ".npy"
 
-    def __init__(self, path: Path, name: str, ids: Path | None = None) -> None:
+    def __init__(self, path: Path, name: str, ids: str | None = None) -> None:
         super().__init__(path, name)
-        self._ids_path = ids or path.with_suffix(".ids.txt")
+        self._ids_path = Path(ids) if ids else path.with_suffix(".ids.txt")
         self._requires_ids = ids is not None
         self._ids: list[str] | None = None
 

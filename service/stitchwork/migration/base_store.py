@@ -6,7 +6,7 @@ from typing import Final, Self
 
 import numpy as np
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import InvalidInputError, StitchworkError
 from stitchwork.migration.store import Batch, Cursor, RecordPayload
 
 SCAN_ROWS: Final = 1024
@@ -43,6 +43,11 @@ class BaseStore(ABC):
             if start > rows[-1]:
                 break
         return concatenate(parts)
+
+    @staticmethod
+    def client_error(name: str, error: Exception) -> StitchworkError | None:
+        """An error of the store's client as one of ours; None for any other error."""
+        return None
 
     def close(self) -> None:
         """Release connections and files; here, none are open between calls."""

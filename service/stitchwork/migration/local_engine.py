@@ -112,14 +112,14 @@ def _begin(
             f"{target.name} exists already, and {folder} has no checkpoint of a move to it: choose "
             "another target"
         )
-    if not source.count():
-        raise InvalidInputError(f"{source.name}: expected rows, got none")
     width, expected = source.dimension(), offline_map.source_width
     if width != expected:
         raise InvalidInputError(
             f"{source.name}: expected vectors of {expected} numbers, which the space "
             f"{current.versions.source} has, got {width}"
         )
+    if not source.count():
+        raise InvalidInputError(f"{source.name}: expected rows, got none")
     return Checkpoint.begin(folder, current, offline_map)
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchwork.errors import StitchworkError
+
 Id: TypeAlias = int | str
 Cursor: TypeAlias = Any
 """A position in a store, as JSON; None is the beginning."""
@@ -131,6 +133,10 @@ class VectorStore(Protocol):
 
     def finish(self) -> None:
         """Complete the store after its last block; calling it again changes nothing."""
+
+    @staticmethod
+    def client_error(name: str, error: Exception) -> StitchworkError | None:
+        """An error of the store's client as one of ours; None for any other error."""
 
     def close(self) -> None:
         """Release connections and files."""

@@ -1,12 +1,14 @@
 """Opens stores by their URLs or paths."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import InvalidInputError, StitchworkError
 from stitchwork.migration.store import VectorStore
 
 
@@ -17,15 +19,17 @@ class Connector(NamedTuple):
         location: Its module and class, as `module:class`.
         form: How it is written.
         options: What may follow a `?`, each with the name of its argument.
-        extra: The extra that installs its client; empty if it needs none.
+        schemes: Beginnings of URLs that are of this kind.
         suffixes: Of paths that are of this kind.
+        extra: The extra that installs its client; empty if it needs none.
     """
 
     location: str
     form: str
     options: dict[str, str]
-    extra: str = ""
+    schemes: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    extra: str = ""
 
 
 CONNECTORS: Final = (
@@ -33,8 +37,8 @@ CONNECTORS: Final = (
         "parquet_store:ParquetStore",
         "rows.parquet or folder/",
         {"id": "id_column", "column": "column"},
-        "parquet",
-        (".parquet", ""),
+        suffixes=(".parquet", ""),
+        extra="parquet",
     ),
     Connector(
         "array_store:ArrayStore",
@@ -48,7 +52,16 @@ CONNECTORS: Final = (
         {"id": "id_field", "column": "column"},
         suffixes=(".jsonl", ".ndjson"),
     ),
+    Connector(
+        "postgresql_store:PostgresqlStore",
+        "postgresql://HOST/DATABASE?table=NAME",
+        {"table": "table", "id": "id_column", "column": "column"},
+        schemes=("postgresql", "postgres"),
+        extra="postgresql",
+    ),
 )
+REQUIRED: Final = ("table", "collection")
+"""Options without which it is not clear what the store is."""
 
 
 def open_store(url: str) -> VectorStore:
@@ -60,50 +73,97 @@ def open_store(url: str) -> VectorStore:
     Raises:
         InvalidInputError: If it is of no known kind, has an unknown option, or its client is not
             installed.
+        UnavailableError: If its server cannot be reached.
     """
-    path, options = _split_path(url)
-    connector = _connector(url, path)
-    unknown = set(options) - set(connector.options)
-    if unknown:
+    location, query = _split(url)
+    connector, address = _connector(location)
+    own = {name: text for name, text in query.items() if name in connector.options}
+    others = {name: text for name, text in query.items() if name not in connector.options}
+    name = without_password(url)
+    missing = [option for option in REQUIRED if option in connector.options and option not in own]
+    if missing:
+        raise InvalidInputError(f"{name}: expected {connector.form}, got no {missing[0]}")
+    if others and "postgresql" not in connector.schemes:
         raise InvalidInputError(
-            f"{path}: expected the options {', '.join(connector.options)}, got "
-            f"{', '.join(sorted(unknown))}"
+            f"{name}: expected the options {', '.join(connector.options)}, got "
+            f"{', '.join(sorted(others))}"
         )
-    arguments: dict[str, Any] = {connector.options[name]: text for name, text in options.items()}
-    if "ids" in arguments:
-        arguments["ids"] = Path(arguments["ids"])
-    store: VectorStore = _load(connector)(Path(path), url, **arguments)
+    if others:
+        # Such as sslmode, which libpq reads.
+        address = f"{address}?{urlencode(others)}"
+    arguments: dict[str, Any] = {connector.options[option]: text for option, text in own.items()}
+    if not connector.schemes:
+        store: VectorStore = _load(connector)(Path(address), name, **arguments)
+        return store
+    loaded = _load(connector)
+    try:
+        store = loaded(address, name, **arguments)
+    except Exception as error:
+        if (translated := loaded.client_error(name, error)) is not None:
+            raise translated from error
+        raise
     return store
 
 
+@contextmanager
+def client_errors(*stores: VectorStore) -> Iterator[None]:
+    """A context in which errors of the stores' clients become errors of this package."""
+    try:
+        yield
+    except StitchworkError:
+        raise
+    except Exception as error:
+        for store in stores:
+            if (translated := store.client_error(store.name, error)) is not None:
+                raise translated from error
+        raise
+
+
 def state_folder(url: str) -> Path:
-    """The default folder of the checkpoint of a move to a store: beside a file."""
-    path, _ = _split_path(url)
-    target = Path(path)
-    return target.with_name(target.name + ".migration")
+    """The default folder of the checkpoint of a move to a store.
+
+    It is beside a file; of a table or collection it is in the current folder, under its name.
+    """
+    location, query = _split(url)
+    connector, address = _connector(location)
+    if not connector.schemes:
+        return Path(address).with_name(Path(address).name + ".migration")
+    names = [query[option] for option in (*REQUIRED, "column") if option in query]
+    return Path(f"{'.'.join(names) or connector.schemes[0]}.migration")
 
 
-def _split_path(url: str) -> tuple[str, dict[str, str]]:
-    """A path and its options; a path may contain a `?` that no option follows."""
-    path, mark, query = url.rpartition("?")
+def without_password(url: str) -> str:
+    """A URL as messages name it."""
+    return re.sub(r"(//[^/@:?]*):[^/@]*@", r"\1@", url)
+
+
+def _split(url: str) -> tuple[str, dict[str, str]]:
+    """A path or URL and its options; a path may contain a `?` that no option follows."""
+    location, mark, query = url.rpartition("?")
     if not mark or "=" not in query or Path(url).exists():
         return url, {}
-    return path, dict(parse_qsl(query, keep_blank_values=True))
+    return location, dict(parse_qsl(query, keep_blank_values=True))
 
 
-def _connector(url: str, path: str) -> Connector:
-    suffix = Path(path).suffix.lower()
-    if not urlsplit(url).scheme:
-        if Path(path).is_dir() or path.endswith("/"):
+def _connector(location: str) -> tuple[Connector, str]:
+    """The kind of a store and its address."""
+    scheme, mark, rest = location.partition(":")
+    for connector in CONNECTORS:
+        if mark and scheme in connector.schemes:
+            is_url = rest.startswith("//")
+            return connector, location if is_url else rest
+    if not urlsplit(location).scheme:
+        suffix = Path(location).suffix.lower()
+        if Path(location).is_dir() or location.endswith("/"):
             suffix = ""
         for connector in CONNECTORS:
             if suffix in connector.suffixes:
-                return connector
+                return connector, location
     forms = ", ".join(connector.form for connector in CONNECTORS)
-    raise InvalidInputError(f"expected a store as {forms}, got {path}")
+    raise InvalidInputError(f"expected a store as one of {forms}, got {without_password(location)}")
 
 
-def _load(connector: Connector) -> Callable[..., Any]:
+def _load(connector: Connector) -> Any:
     module, _, name = connector.location.partition(":")
     try:
         loaded = import_module(f"stitchwork.migration.{module}")
@@ -113,5 +173,4 @@ def _load(connector: Connector) -> Callable[..., Any]:
         raise InvalidInputError(
             f"{connector.form} needs {error.name}: pip install 'stitchwork[{connector.extra}]'"
         ) from error
-    store: Callable[..., Any] = getattr(loaded, name)
-    return store
+    return getattr(loaded, name)
