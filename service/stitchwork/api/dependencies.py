@@ -11,6 +11,7 @@ from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.content.queries import check_unique
 from stitchwork.api.executors import MAX_SELECTIONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
+from stitchwork.api.kserve.statistics import InferenceStatistics
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.reports.anchor_reports import AnchorReports
@@ -51,6 +52,7 @@ class AppState:
         report_jobs: Computes reports.
         space_checks: Compares new spaces with the others on their sets.
         load: The load of this process.
+        model_statistics: Requests of each model of the Open Inference Protocol.
         draining: Set once this process is about to exit.
     """
 
@@ -81,6 +83,7 @@ class AppState:
         )
     )
     load: Load = field(default_factory=Load)
+    model_statistics: InferenceStatistics = field(default_factory=InferenceStatistics)
     draining: threading.Event = field(default_factory=threading.Event)
     telemetry: Telemetry = field(default_factory=Telemetry)
 

@@ -197,8 +197,10 @@ def _contents(spec: Any, pointer: str, limits: RequestLimits) -> Any:
             f"{' and '.join(names)}",
             pointer=f"{pointer}/contents",
         )
-    if expected is None or spec.datatype not in READ_CONTENTS:
+    if not names:
         return None
+    if expected is None or spec.datatype not in READ_CONTENTS:
+        return []
     values = fields[expected]
     if len(values) > limits.max_json_values:
         raise InputTooLargeError(
@@ -238,7 +240,9 @@ def _tensors(body: InferenceRequest, contents: Sequence[memoryview]) -> tuple[Te
                 "expected contents or raw_input_contents, got both", pointer=f"/inputs/{i}"
             )
         if not contents and spec.data is None:
-            spec.data = []
+            raise InvalidInputError(
+                "expected contents or raw_input_contents, got neither", pointer=f"/inputs/{i}"
+            )
         tensors.append(Tensor(spec, contents[i] if contents else None, f"/inputs/{i}"))
     return tuple(tensors)
 

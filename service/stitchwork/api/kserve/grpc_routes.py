@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from stitchwork.api.dependencies import AppState, app_state
 from stitchwork.api.direct_routes import DirectRoute
-from stitchwork.api.kserve import models
+from stitchwork.api.kserve import models, repository
 from stitchwork.api.kserve.grpc_messages import CLASSES
 from stitchwork.api.kserve.grpc_requests import read_request
 from stitchwork.api.kserve.inference import check_room, infer
@@ -32,6 +32,8 @@ from stitchwork.errors import MalformedInputError, NotReadyError, UnavailableErr
 MEDIA_TYPE: Final = "application/grpc+proto"
 STREAM_METHODS: Final = frozenset({"ModelStreamInfer"})
 """Methods of streams: each message of one is a request of its own."""
+DATA_TYPES: Final = {"TYPE_BOOL": 1, "TYPE_FP32": 11, "TYPE_STRING": 13}
+"""Numbers of the protocol's types of data."""
 Method = Callable[[Request, AppState, Any], Awaitable[Response]]
 
 router = APIRouter(prefix=f"/{GRPC_SERVICE}")
@@ -131,6 +133,35 @@ async def model_metadata(request: Request, state: AppState, message: Any) -> Res
     model = await asyncio.to_thread(find)
     headers = resolution_headers(model.resolution)
     return message_response("ModelMetadataResponse", model.metadata.model_dump(), headers)
+
+
+@_method("ModelConfig")
+async def model_config(request: Request, state: AppState, message: Any) -> Response:
+    """The configuration of a model, as far as one has it here."""
+    find = partial(find_model, state.pipeline, parse_name(message.name), message.version or None)
+    model = await asyncio.to_thread(find)
+    fields = repository.configuration(model).model_dump()
+    for tensor in (*fields["input"], *fields["output"]):
+        tensor["data_type"] = DATA_TYPES[tensor["data_type"]]
+    headers = resolution_headers(model.resolution)
+    return message_response("ModelConfigResponse", {"config": fields}, headers)
+
+
+@_method("ModelStatistics")
+async def model_statistics(request: Request, state: AppState, message: Any) -> Response:
+    """Requests that this process has served, of one model or of all."""
+    name, version = message.name, message.version or None
+    entries = await asyncio.to_thread(repository.statistics, state, name, version)
+    fields = {"model_stats": [entry.model_dump() for entry in entries]}
+    return message_response("ModelStatisticsResponse", fields)
+
+
+@_method("RepositoryIndex")
+async def repository_index(request: Request, state: AppState, message: Any) -> Response:
+    """The models of all that is registered, and whether they are ready."""
+    listed = await asyncio.to_thread(repository.list_models, state, ready=message.ready)
+    fields = {"models": [model.model_dump() for model in listed]}
+    return message_response("RepositoryIndexResponse", fields)
 
 
 async def _infer(request: Request) -> Response:

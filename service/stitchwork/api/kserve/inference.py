@@ -1,6 +1,7 @@
 """Inference with a model of the Open Inference Protocol, for its REST and its gRPC API."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -13,7 +14,7 @@ from stitchwork.api.content.sliced_json import check_json_values
 from stitchwork.api.dependencies import AppState, request_timeout
 from stitchwork.api.kserve import tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, ModelName, check_model
-from stitchwork.api.kserve.outputs import output_arrays
+from stitchwork.api.kserve.outputs import best_classes, output_arrays
 from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.predictions_response import check_predictions
 from stitchwork.api.problem_details import replace_pointer
@@ -22,6 +23,7 @@ from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, res
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import count_ignored
+from stitchwork.errors import StitchworkError, UnknownResourceError
 from stitchwork.inference.resolve import Resolution, check_width, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Floats
@@ -68,6 +70,27 @@ async def infer(
     Raises:
         StitchworkError: If the request does not fit the model, or the inference fails.
     """
+    start = time.perf_counter()
+    try:
+        response = await _infer(request, state, name, version, payload, render)
+    except StitchworkError as error:
+        # Names of models that do not exist are whatever clients send.
+        if not isinstance(error, UnknownResourceError):
+            state.model_statistics.record(name.text, time.perf_counter() - start, None)
+        raise
+    inputs = payload.body.inputs[0].shape[0]
+    state.model_statistics.record(name.text, time.perf_counter() - start, inputs)
+    return response
+
+
+async def _infer(
+    request: Request,
+    state: AppState,
+    name: ModelName,
+    version: str | None,
+    payload: TensorRequest,
+    render: Render,
+) -> Response:
     seconds = request_timeout(request)
     if ignored := count_ignored(payload.body) + payload.unknown_fields:
         state.telemetry.metrics.ignored_fields.inc(ignored)
@@ -104,7 +127,7 @@ def _check_rows(
     model = check_model(name, resolution, version)
     outputs = payload.select_outputs(model.outputs)
     check_width(rows, resolution.source, f"{payload.tensors[0].pointer}/shape")
-    top = payload.body.parameters.top
+    top = max(payload.body.parameters.top, *(output.classes for output in outputs), 1)
     if resolution.head is not None:
         check_predictions(len(rows), resolution.head, top, state.limits)
     elif not all(output.binary for output in outputs):
@@ -149,4 +172,7 @@ def _respond(
     id_ = payload.body.id
     fields = model.identity | ({} if id_ is None else {"id": id_})
     arrays = output_arrays(state.pipeline, result, payload.body.parameters.top)
+    for output in outputs:
+        if output.classes:
+            arrays[output.name] = best_classes(result, output.classes)
     return render(fields, arrays, outputs, result_headers(result))

@@ -32,7 +32,7 @@ def tensor_response(
         headers: Further headers.
     """
     entries, parts = [], []
-    for name, binary in specs:
+    for name, binary, _ in specs:
         array = outputs[name]
         datatype, shape = datatype_of(array), list(array.shape)
         content: dict[str, Any]

@@ -13,6 +13,7 @@ from stitchwork.inference.predictions import (
     RegressionPrediction,
     decisions,
 )
+from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import label_text
 
@@ -52,3 +53,24 @@ def output_arrays(pipeline: Pipeline, result: InferenceResult, top: int) -> dict
         "values": np.array(values, np.float32),
         "confidence": np.array(confidences, np.float32),
     }
+
+
+def best_classes(result: InferenceResult, count: int) -> NDArray[Any]:
+    """The best classes of each input, as Triton's classification extension writes them.
+
+    Args:
+        result: What a model with a head computed.
+        count: Number of classes.
+
+    Returns:
+        (n, count) strings `score:index:label` in descending order of the scores, or fewer if the
+        head has fewer classes.
+    """
+    labels = [label_text(label) for label in head_of(result.resolution).labels]
+    order = np.argsort(-result.rows, axis=1, kind="stable")[:, :count]
+    scores = np.take_along_axis(result.rows, order, axis=1)
+    rows = [
+        [f"{score:f}:{i}:{labels[i]}" for score, i in zip(values, classes, strict=True)]
+        for values, classes in zip(scores.tolist(), order.tolist(), strict=True)
+    ]
+    return np.array(rows, object)

@@ -3,13 +3,16 @@
 import asyncio
 from typing import Annotated, Final
 
+import orjson
 from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
+from stitchwork.api.content.body_content import parse_body
+from stitchwork.api.content.negotiation import JSON
 from stitchwork.api.dependencies import AppState, StateDep, app_state
 from stitchwork.api.direct_routes import DirectRoute
-from stitchwork.api.kserve import models, tensors
+from stitchwork.api.kserve import models, repository, tensors
 from stitchwork.api.kserve.inference import check_room
 from stitchwork.api.kserve.inference import infer as infer_tensors
 from stitchwork.api.kserve.models import find_model, parse_name
@@ -18,8 +21,12 @@ from stitchwork.api.kserve.readiness import check_ready
 from stitchwork.api.kserve.schemas import (
     InferenceRequest,
     InferenceResponse,
+    ModelConfiguration,
     ModelMetadata,
     ModelReadyResponse,
+    ModelStatisticsResponse,
+    RepositoryIndexRequest,
+    RepositoryModel,
     ServerMetadata,
 )
 from stitchwork.api.openapi import body, with_octets, with_timeout
@@ -56,6 +63,85 @@ async def server(state: StateDep) -> Response:
             name=models.PLATFORM, version=state.version, extensions=list(models.EXTENSIONS)
         )
     )
+
+
+@router.post(
+    "/repository/index",
+    summary="List models",
+    name="v2_repository_index",
+    response_model=list[RepositoryModel],
+    openapi_extra=body(RepositoryIndexRequest),
+)
+async def repository_index(request: Request, state: StateDep) -> Response:
+    """The models of all that is registered, at most 1,000, and whether they are ready."""
+    payload = RepositoryIndexRequest()
+    data = await state.body_parser.receive(request)
+    if data.strip():
+        payload = await state.body_parser.parse(
+            request,
+            parse_body,
+            bytes(data),
+            RepositoryIndexRequest,
+            state.limits,
+            text_bytes=len(data),
+        )
+    listed = await asyncio.to_thread(repository.list_models, state, ready=payload.ready)
+    return Response(orjson.dumps([model.model_dump() for model in listed]), 200, {}, JSON)
+
+
+@router.get(
+    "/models/stats",
+    summary="Statistics of all models",
+    name="v2_statistics",
+    response_model=ModelStatisticsResponse,
+)
+async def all_statistics(state: StateDep) -> Response:
+    """Requests of the models that the answering process has served since it started."""
+    return await _statistics(state, "", None)
+
+
+@router.get(
+    "/models/{model}/stats",
+    summary="Statistics of a model",
+    name="v2_model_statistics",
+    response_model=ModelStatisticsResponse,
+)
+async def model_statistics(model: ModelPath, state: StateDep) -> Response:
+    """Requests of one model that the answering process has served since it started."""
+    return await _statistics(state, model, None)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/stats",
+    summary="Statistics of one version",
+    name="v2_model_version_statistics",
+    response_model=ModelStatisticsResponse,
+)
+async def version_statistics(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
+    """The same, if this version is the current one."""
+    return await _statistics(state, model, version)
+
+
+@router.get(
+    "/models/{model}/config",
+    summary="Model configuration",
+    name="v2_model_config",
+    response_model=ModelConfiguration,
+)
+async def config(model: ModelPath, state: StateDep) -> Response:
+    """Inputs and outputs of a model, as Triton's configuration has them."""
+    return await _config(state, model, None)
+
+
+@router.get(
+    "/models/{model}/versions/{version}/config",
+    summary="Configuration of one version",
+    name="v2_model_version_config",
+    response_model=ModelConfiguration,
+)
+async def version_config(model: ModelPath, version: VersionPath, state: StateDep) -> Response:
+    """The same, if this version is the current one."""
+    return await _config(state, model, version)
 
 
 @router.get(
@@ -133,6 +219,17 @@ for path, name, summary, endpoint in (
 async def _metadata(state: AppState, name: str, version: str | None) -> Response:
     model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
     return negotiation.json_response(model.metadata, headers=resolution_headers(model.resolution))
+
+
+async def _config(state: AppState, name: str, version: str | None) -> Response:
+    model = await asyncio.to_thread(find_model, state.pipeline, parse_name(name), version)
+    headers = resolution_headers(model.resolution)
+    return negotiation.json_response(repository.configuration(model), headers=headers)
+
+
+async def _statistics(state: AppState, name: str, version: str | None) -> Response:
+    entries = await asyncio.to_thread(repository.statistics, state, name, version)
+    return negotiation.json_response(ModelStatisticsResponse(model_stats=entries))
 
 
 async def _ready(state: AppState, name: str, version: str | None) -> Response:

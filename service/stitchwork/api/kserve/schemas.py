@@ -45,11 +45,17 @@ class RequestInput(ProtocolModel):
 class OutputParameters(ProtocolModel):
     """Parameters of an output tensor."""
 
-    refused_fields = SHARED_MEMORY | {
-        "classification": "the outputs labels and scores have the request's `top` best classes"
-    }
+    refused_fields = SHARED_MEMORY
     binary_data: bool | None = Field(
         None, strict=True, description="Send it as bytes after the JSON."
+    )
+    classification: int | None = Field(
+        None,
+        ge=0,
+        le=100_000,
+        strict=True,
+        description="Send the best of this many classes, as strings `score:index:label`, instead "
+        "of `scores` or `values`.",
     )
 
 
@@ -202,3 +208,69 @@ class InferenceResponse(ResponseModel):
     model_version: str
     id: str | None = Field(None, description="That of the request, if it has one.")
     outputs: list[ResponseOutput]
+
+
+class ConfigTensor(ResponseModel):
+    """An input or output in a model's configuration."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class ModelConfiguration(ResponseModel):
+    """The configuration of a model, as far as one has it here."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int = Field(description="0: no dimension is added to those of the tensors.")
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+
+
+class DurationStatistics(ResponseModel):
+    """Number and duration of requests."""
+
+    count: int
+    ns: int = Field(description="Sum of their durations, in nanoseconds.")
+
+
+class InferenceDurations(ResponseModel):
+    """Requests by their outcome."""
+
+    success: DurationStatistics
+    fail: DurationStatistics
+
+
+class ModelStatistics(ResponseModel):
+    """Requests of one model that the answering process has served since it started."""
+
+    name: str
+    version: str
+    last_inference: int = Field(description="In milliseconds since the epoch; 0 if there is none.")
+    inference_count: int = Field(description="Number of inputs of successful requests.")
+    execution_count: int = Field(description="Number of successful requests.")
+    inference_stats: InferenceDurations
+
+
+class ModelStatisticsResponse(ResponseModel):
+    """Statistics of one model, or of all that the answering process has used."""
+
+    model_stats: list[ModelStatistics]
+
+
+class RepositoryIndexRequest(ProtocolModel):
+    """A request of the list of models."""
+
+    ready: bool = Field(False, strict=True, description="List only models that are ready.")
+    example: ClassVar[dict[str, Any]] = {"ready": True}
+
+
+class RepositoryModel(ResponseModel):
+    """A model in the list of models."""
+
+    name: str
+    version: str = Field(description="Empty while there is none.")
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = Field(description="Why it is unavailable.")

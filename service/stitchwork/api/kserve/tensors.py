@@ -33,6 +33,8 @@ from stitchwork.resources import Floats
 JSON_LENGTH_HEADER: Final = "Inference-Header-Content-Length"
 FLOAT_DTYPES: Final[dict[str, str]] = {"FP32": "<f4", "FP64": "<f8", "FP16": "<f2", "BF16": "<u2"}
 """Types of numpy by the protocol's names; it has none for the upper half of a float32."""
+CLASSIFIED: Final = ("scores", "values")
+"""Outputs that `classification` is meant for: a number for each class."""
 STRING_LENGTH: Final = struct.Struct("<I")
 
 
@@ -57,10 +59,12 @@ class OutputSpec(NamedTuple):
     Attributes:
         name: Its name.
         binary: Whether it is sent as bytes after the JSON.
+        classes: Number of the best classes that are sent instead; 0 for its values.
     """
 
     name: str
     binary: bool
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,16 @@ class TensorRequest:
                     pointer=f"/outputs/{i}/name",
                 )
             binary = output.parameters.binary_data
-            specs.append(OutputSpec(output.name, default if binary is None else binary))
+            classes = output.parameters.classification or 0
+            if classes and output.name not in CLASSIFIED:
+                raise InvalidInputError(
+                    f"expected classification of output {' or '.join(CLASSIFIED)}, got it of "
+                    f"{output.name!r}",
+                    pointer=f"/outputs/{i}/parameters/classification",
+                )
+            specs.append(OutputSpec(output.name, default if binary is None else binary, classes))
+        if len({spec.name for spec in specs}) < len(specs):
+            raise InvalidInputError("expected each output once", pointer="/outputs")
         return specs
 
 
