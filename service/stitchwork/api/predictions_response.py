@@ -1,6 +1,6 @@
 """Responses with the predictions of a head, whole or in slices."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 from starlette.responses import Response
 
@@ -13,13 +13,17 @@ from stitchwork.api.content.sliced_json import (
 )
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.provenance import result_headers
+from stitchwork.api.schemas.inference_requests import ClassifyRequest, StitchRequest
 from stitchwork.api.schemas.response_model import json_fields
 from stitchwork.api.schemas.responses import ClassifyResponse, StitchResponse
+from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Head
+
+PredictionsRequest: TypeAlias = ClassifyRequest | StitchRequest
 
 
 def check_predictions(count: int, head: Head, top: int, limits: RequestLimits) -> None:
@@ -38,11 +42,34 @@ def check_predictions(count: int, head: Head, top: int, limits: RequestLimits) -
     check_json_values(count * _values(head, top), limits, alternative)
 
 
+def check_request(
+    request: PredictionsRequest, count: int, head: Head, limits: RequestLimits
+) -> None:
+    """Check what a request wants of a head, before it is computed.
+
+    Args:
+        request: The request.
+        count: Number of its inputs or rows.
+        head: The head.
+        limits: Bound of its response.
+
+    Raises:
+        InputTooLargeError: If the response has more than `max_json_values`.
+        InvalidInputError: If the head has no confidence that could be too low.
+    """
+    if request.min_confidence and head.problem_type == REGRESSION:
+        raise InvalidInputError(
+            "expected no min_confidence for a regression, whose values have no confidence",
+            pointer="/min_confidence",
+        )
+    check_predictions(count, head, request.top, limits)
+
+
 def predictions_response(
     pipeline: Pipeline,
     model: type[ClassifyResponse | StitchResponse],
     result: InferenceResult,
-    top: int,
+    request: PredictionsRequest,
     **fields: Any,
 ) -> Response:
     """The response with the predictions of a result.
@@ -51,17 +78,21 @@ def predictions_response(
         pipeline: Makes the predictions.
         model: Schema of the response.
         result: Its rows are scores of a head.
-        top: Number of labels in `top` of each prediction.
+        request: What the client sent.
         fields: Further fields of the response.
     """
     headers, count = result_headers(result), len(result.rows)
+    top, min_confidence = request.top, request.min_confidence
     values = _values(head_of(result.resolution), top)
     if count * values <= SLICE_VALUES:
-        response = model.of(result, pipeline.predict(result, top), **fields)
+        response = model.of(result, pipeline.predict(result, top, min_confidence), **fields)
         return negotiation.json_response(response, headers=headers)
     rest = dict(json_fields(model.of(result, [], **fields)))
     del rest["predictions"]
-    slices = (pipeline.predict(result.rows_of(rows), top) for rows in row_slices(count, 2 * values))
+    slices = (
+        pipeline.predict(result.rows_of(rows), top, min_confidence)
+        for rows in row_slices(count, 2 * values)
+    )
     return SlicedJsonResponse("predictions", slices, rest, headers)
 
 

@@ -171,6 +171,12 @@ input_type_option = click.option(
     help="Prompt of the encoder's model: its name, or query, document and the like [default: that "
     "of the anchors].",
 )
+min_confidence_option = click.option(
+    "--min-confidence",
+    type=float,
+    metavar="SHARE",
+    help="Confidence below which the head abstains [default: 0].",
+)
 top_option = click.option(
     "--top",
     type=int,

@@ -13,6 +13,7 @@ from stitchwork.cli.client_options import (
     bridge_option,
     input_options,
     input_type_option,
+    min_confidence_option,
     parse_id,
     restarts_option,
     row_options,
@@ -102,6 +103,7 @@ def translate(
 @bridge_option
 @restarts_option
 @top_option
+@min_confidence_option
 def classify(
     client: "Stitchwork",
     output: Output,
@@ -112,6 +114,7 @@ def classify(
     column: str | None,
     bridge: str | None,
     top: int,
+    min_confidence: float | None,
 ) -> None:
     """Classify an .npy, .npz, .safetensors or .parquet file of (n, d) embeddings."""
     from stitchwork.client.row_files import open_rows
@@ -123,7 +126,13 @@ def classify(
 
     with partial_predictions(show):
         predictions = client.classify(
-            head, embeddings, space, bridge, top, progress=output.has_progress
+            head,
+            embeddings,
+            space,
+            bridge,
+            top,
+            min_confidence=min_confidence,
+            progress=output.has_progress,
         )
     show(predictions, range(len(predictions)))
 
@@ -179,6 +188,7 @@ def embed(
 @bridge_option
 @restarts_option
 @top_option
+@min_confidence_option
 def stitch(
     client: "Stitchwork",
     output: Output,
@@ -189,6 +199,7 @@ def stitch(
     input_type: str | None,
     bridge: str | None,
     top: int,
+    min_confidence: float | None,
 ) -> None:
     """Classify texts or images, by the encoder of a SPACE and the HEAD of another.
 
@@ -209,6 +220,7 @@ def stitch(
             inputs,
             bridge,
             top,
+            min_confidence=min_confidence,
             input_type=input_type,
             progress=output.has_progress,
         )
@@ -297,9 +309,11 @@ def _cells(prediction: dict[str, Any], top: int) -> dict[str, Any]:
         values = {_label_text(part["label"]): part["value"] for part in prediction["values"]}
         return {"values": values}
     if "labels" in prediction:
-        cells = {"labels": _scores(prediction["labels"]), "confidence": prediction["confidence"]}
+        labels = "(abstained)" if prediction["abstained"] else _scores(prediction["labels"])
+        cells = {"labels": labels, "confidence": prediction["confidence"]}
         return cells | ({"top": _scores(prediction["top"])} if top > 1 else {})
-    cells = {"label": _label_text(prediction["label"])}
+    label = "(abstained)" if prediction["abstained"] else _label_text(prediction["label"])
+    cells = {"label": label}
     cells |= {name: prediction[name] for name in ("score", "confidence")}
     return cells | ({"others": _scores(prediction["top"][1:])} if top > 1 else {})
 

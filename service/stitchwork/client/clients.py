@@ -23,6 +23,7 @@ from tenacity import (
 
 from stitchwork.client.flows import Flow, Parallel, Pause, Request, Step
 from stitchwork.client.inference_operations import InferenceOperations
+from stitchwork.client.report_operations import ReportOperations
 from stitchwork.client.resource_operations import ResourceOperations
 from stitchwork.client.retry_stops import AsyncStop, ThreadStop
 from stitchwork.client.service_errors import (
@@ -45,7 +46,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=8)
 
 
-class _Client(ResourceOperations, InferenceOperations, ABC):
+class _Client(ResourceOperations, ReportOperations, InferenceOperations, ABC):
     """The configuration of both clients.
 
     Args:

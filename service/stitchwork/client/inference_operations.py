@@ -1,4 +1,4 @@
-"""The client's methods that compute: translations, predictions, reports and exports."""
+"""The client's methods that compute: translations, predictions and exports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +14,15 @@ from stitchwork.client.batch_calls import (
     rows_to_predictions,
     rows_to_rows,
 )
-from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink, all_rows, json_items
+from stitchwork.client.chunks import Floats, Rows, ServiceLimits, Sink
 from stitchwork.client.flows import (
     Flow,
     Operation,
-    Targets,
-    label_list,
     send,
-    send_arrays,
     url_path,
-    without_none,
 )
 from stitchwork.client.partial_results import PartialResult, Predictions
 from stitchwork.client.progress import Progress
-from stitchwork.client.reports import read_report
 from stitchwork.client.resource_operations import Items
 
 FileFormat: TypeAlias = Literal["safetensors", "onnx"]
@@ -36,7 +31,7 @@ Scale: TypeAlias = float | Sequence[float] | NDArray[Any]
 
 
 class InferenceOperations:
-    """Embeds, translates, classifies, compares and exports.
+    """Embeds, translates, classifies and exports.
 
     Args:
         in_flight: Parts of a large call that may be in progress at the same time.
@@ -124,6 +119,7 @@ class InferenceOperations:
         bridge: str | None = None,
         top: int = 1,
         *,
+        min_confidence: float | None = None,
         scale: Scale | None = None,
         progress: Progress | bool = False,
         resume: PartialResult | None = None,
@@ -136,6 +132,8 @@ class InferenceOperations:
             space: Id of the space of the embeddings.
             bridge: Default: the service's.
             top: Number of classes in each prediction.
+            min_confidence: Confidence below which the head abstains; none by default. The report
+                of `evaluate_head` says which to take for an accuracy.
             scale: What int8 embeddings are multiplied by, as in `translate`.
             progress: Called with the rows done and all rows; True draws a bar.
             resume: The `partial` of the error with which the same call failed.
@@ -143,8 +141,9 @@ class InferenceOperations:
         Returns:
             A prediction for each row, with `label`, `score`, `confidence` and `top`; of a
             multi-label head with `labels`, `confidence` and `top`; of a regression with `values`.
+            One with `abstained` has no `label`, and no `labels`.
         """
-        query = {"space": space, "bridge": bridge, "top": top}
+        query = {"space": space, "bridge": bridge, "top": top, "min_confidence": min_confidence}
         path = url_path("classify", head)
         options = CallOptions(progress, resume)
         return (yield from rows_to_predictions(self, options, path, query, embeddings, scale))
@@ -196,6 +195,7 @@ class InferenceOperations:
         bridge: str | None = None,
         top: int = 1,
         *,
+        min_confidence: float | None = None,
         input_type: str | None = None,
         progress: Progress | bool = False,
         resume: PartialResult | None = None,
@@ -208,6 +208,7 @@ class InferenceOperations:
             items: The raw inputs: texts, or image files as bytes.
             bridge: Default: the service's.
             top: Number of classes in each prediction.
+            min_confidence: Confidence below which the head abstains, as in `classify`.
             input_type: Selects a prompt of the encoder's model, as in `embed`.
             progress: Called with the inputs done and all inputs; True draws a bar.
             resume: The `partial` of the error with which the same call failed.
@@ -215,115 +216,15 @@ class InferenceOperations:
         Returns:
             A prediction for each input, as from `classify`.
         """
-        fields = {"bridge": bridge, "top": top, "input_type": input_type}
+        fields = {
+            "bridge": bridge,
+            "top": top,
+            "min_confidence": min_confidence,
+            "input_type": input_type,
+        }
         path = url_path("stitch", encoder, head)
         options = CallOptions(progress, resume)
         return (yield from items_to_predictions(self, options, path, fields, items))
-
-    @Operation
-    def compatibility(
-        self,
-        anchor_set: str,
-        bridge: str | None = None,
-        spaces: Sequence[str] | None = None,
-        *,
-        progress: Progress | bool = False,
-    ) -> Flow[dict[str, Any]]:
-        """Report how well the spaces of a set translate into each other, by held-out anchors.
-
-        Waits until all pairs are compared.
-
-        Args:
-            anchor_set: Id of the set.
-            bridge: Default: the service's.
-            spaces: Ids of some of its spaces; default: all that are ready.
-            progress: Called with the pairs compared and all pairs of a page; True draws a bar.
-        """
-        names = None if spaces is None else ",".join(spaces)
-        query = {"anchor_set": anchor_set, "bridge": bridge, "spaces": names}
-        pairs: list[Any] = []
-        while True:
-            page = yield from read_report("/compatibility", query, progress)
-            pairs += page["pairs"]
-            cursor = page.get("cursor")
-            if cursor is None:
-                return {**page, "pairs": pairs}
-            query["cursor"] = cursor
-
-    @Operation
-    def anchor_report(
-        self, space: str, target: str | None = None, bridge: str | None = None
-    ) -> Flow[dict[str, Any]]:
-        """Report duplicate and redundant anchors of a space, and whether there are enough.
-
-        With a target, it also names the pairs of anchors that do not seem to correspond. Waits
-        until the report is computed.
-        """
-        query = {"target": target, "bridge": bridge}
-        return (yield from read_report(url_path("spaces", space, "anchors"), query))
-
-    @Operation
-    def choose_anchors(
-        self, pool: RowSource, count: int, space: str | None = None
-    ) -> Flow[list[int]]:
-        """Choose the rows of a pool that represent it best as anchors; no labels are needed.
-
-        Args:
-            pool: (n, d) embeddings of one encoder.
-            count: Largest number of rows to choose.
-            space: A space of the same encoder, whose anchors count as chosen.
-
-        Returns:
-            Indices of the rows, in order: fewer of them are the beginning.
-        """
-        fields = {"count": count} | ({} if space is None else {"space": space})
-        report = yield from send_arrays(
-            "POST", url_path("anchors", "choose"), fields, {"embeddings": all_rows(pool)}
-        )
-        return [step["index"] for step in report["chosen"]]
-
-    @Operation
-    def evaluate_head(
-        self,
-        encoder: str,
-        head: str,
-        labels: Targets,
-        *,
-        items: Items | None = None,
-        embeddings: RowSource | None = None,
-        native_embeddings: RowSource | None = None,
-        bridge: str | None = None,
-        input_type: str | None = None,
-        calibrate: bool = False,
-    ) -> Flow[dict[str, Any]]:
-        """Report the accuracies of a head on a labelled sample of another space, and a verdict.
-
-        Args:
-            encoder: Id of the space of the inputs.
-            head: Id of the head.
-            labels: A label for each input; for a multi-label head the list of its labels; for a
-                regression a number or a list of them.
-            items: The raw inputs, or
-            embeddings: (n, d) of the encoder's space.
-            native_embeddings: (n, d) of the same inputs in the head's own space.
-            bridge: Default: the service's.
-            input_type: Selects a prompt of the encoders' models, as in `embed`; with items only.
-            calibrate: Calibrate `confidence` by the sample from now on.
-        """
-        inputs = None if items is None else json_items(items)
-        fields = {
-            "labels": label_list(labels),
-            "items": inputs,
-            "bridge": bridge,
-            "input_type": input_type,
-            "calibrate": calibrate,
-        }
-        arrays = {
-            "embeddings": None if embeddings is None else all_rows(embeddings),
-            "native_embeddings": None if native_embeddings is None else all_rows(native_embeddings),
-        }
-        path = url_path("compatibility", encoder, head)
-        return (yield from send_arrays("POST", path, without_none(fields), without_none(arrays)))
 
     @Operation
     def export(

@@ -203,15 +203,18 @@ class Pipeline:
         self.telemetry.metrics.record_inputs(operation, result.covered)
         return result
 
-    def predict(self, result: InferenceResult, top: int) -> HeadPredictions:
+    def predict(
+        self, result: InferenceResult, top: int, min_confidence: float = 0.0
+    ) -> HeadPredictions:
         """The predictions of a result.
 
         Args:
             result: Its resolution has a head, and its rows are scores of it.
             top: Number of labels in each prediction.
+            min_confidence: Confidence below which a prediction is not made.
         """
         head = resolve.head_of(result.resolution)
-        rows = predictions.predict(result, top)
+        rows = predictions.predict(result, top, min_confidence)
         confidences = [row.confidence for row in rows if not isinstance(row, RegressionPrediction)]
         if confidences:
             self.telemetry.metrics.record_confidences(head.id, confidences)

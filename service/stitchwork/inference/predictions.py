@@ -37,20 +37,22 @@ class Prediction:
     """The prediction of a head that chooses one label.
 
     Attributes:
-        label: The label with the largest score.
+        label: The label with the largest score; None if the head abstains.
         score: Its probability, in [0, 1].
         top: The labels with the largest scores, in descending order; equal scores are in the
             order of the head's labels.
         confidence: In [0, 1]; 0 where the input has no direction in its space.
         calibrated: Whether the confidence was calibrated: on a labelled sample or, for embeddings
             of the head's own space, by the temperature that came with the head.
+        abstained: Whether the confidence is below the minimum of the request.
     """
 
-    label: Label
+    label: Label | None
     score: float
     top: list[LabelScore]
     confidence: Confidence
     calibrated: bool
+    abstained: bool
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,21 @@ class MultiLabelPrediction:
     """The prediction of a head that chooses any number of labels.
 
     Attributes:
-        labels: The labels whose scores reach their thresholds, in descending order of the scores.
+        labels: The labels whose scores reach their thresholds, in descending order of the scores;
+            none if the head abstains.
         top: The labels with the largest scores, whether predicted or not, in descending order.
         confidence: The probability, in [0, 1], that each label is decided correctly, if labels are
             independent; 0 where the input has no direction in its space.
         calibrated: Whether the confidence was calibrated: on a labelled sample or, for embeddings
             of the head's own space, by the temperature that came with the head.
+        abstained: Whether the confidence is below the minimum of the request.
     """
 
     labels: list[LabelScore]
     top: list[LabelScore]
     confidence: Confidence
     calibrated: bool
+    abstained: bool
 
 
 @dataclass(frozen=True)
@@ -102,12 +107,13 @@ HeadPredictions: TypeAlias = (
 """One prediction for each input, all of the kind of their head."""
 
 
-def predict(result: InferenceResult, top: int) -> HeadPredictions:
+def predict(result: InferenceResult, top: int, min_confidence: float = 0.0) -> HeadPredictions:
     """The predictions of a result.
 
     Args:
         result: Its resolution has a head, and its rows are (n, c) float32 scores of it.
         top: Number of labels in `top` of each prediction.
+        min_confidence: Confidence below which a prediction is not made; not for a regression.
 
     Returns:
         One prediction for each input; confidence is calibrated if the resolution has a
@@ -128,10 +134,15 @@ def predict(result: InferenceResult, top: int) -> HeadPredictions:
         predicted = decisions(result.rows, head)
         return [
             MultiLabelPrediction(
-                _label_scores(head, [i for i in row if predicted[n, i]], result.rows[n]),
+                _label_scores(
+                    head,
+                    [i for i in row if predicted[n, i] and confidences[n] >= min_confidence],
+                    result.rows[n],
+                ),
                 _label_scores(head, row[:top], result.rows[n]),
                 confidences[n],
                 calibrated,
+                confidences[n] < min_confidence,
             )
             for n, row in enumerate(order.tolist())
         ]
@@ -140,8 +151,11 @@ def predict(result: InferenceResult, top: int) -> HeadPredictions:
     predictions = []
     for row, (classes, values) in enumerate(zip(order.tolist(), scores, strict=True)):
         best = [LabelScore(head.labels[c], v) for c, v in zip(classes, values, strict=True)]
-        first = best[0]
-        predictions.append(Prediction(first.label, first.score, best, confidences[row], calibrated))
+        first, abstained = best[0], confidences[row] < min_confidence
+        label = None if abstained else first.label
+        predictions.append(
+            Prediction(label, first.score, best, confidences[row], calibrated, abstained)
+        )
     return predictions
 
 

@@ -210,6 +210,47 @@ def test_evaluation_verdicts_follow_from_the_accuracies(
     assert itself["translated"] == itself["native"] == itself["absolute"]
 
 
+def test_confidence_that_assures_an_accuracy_separates_predictions(
+    http: httpx.Client, labelled: Labelled
+) -> None:
+    pair, labels, _ = labelled
+    sample = {"embeddings": pair.x.tolist(), "labels": labels}
+    threshold = evaluate(http, "px", **sample, min_accuracy=0.8)["threshold"]
+    assert threshold["interval"][0] >= threshold["min_accuracy"] == 0.8
+    assert 0 < threshold["coverage"] < 1
+    body = {"space": "px", "embeddings": pair.x.tolist()}
+
+    def predictions(**parameters: float) -> list[dict[str, Any]]:
+        response = http.post("/classify/colors", json=body | parameters)
+        assert response.status_code == 200, response.text
+        result: list[dict[str, Any]] = response.json()["predictions"]
+        return result
+
+    every, some = predictions(), predictions(min_confidence=threshold["confidence"])
+    assert not any(p["abstained"] for p in every)
+    accepted = [(p, label) for p, label in zip(some, labels, strict=True) if not p["abstained"]]
+    assert len(accepted) == pytest.approx(threshold["coverage"] * 400, abs=2)
+    right = np.mean([p["label"] == label for p, label in accepted])
+    assert right == pytest.approx(threshold["accuracy"], abs=0.01)
+    for before, after in zip(every, some, strict=True):
+        changed = {"label": None, "abstained": True} if after["abstained"] else {}
+        assert after == before | changed
+    assert {p["label"] for p in predictions(min_confidence=1.0)} >= {None}
+    hopeless = evaluate(http, "pz", embeddings=pair.y.tolist(), labels=labels, min_accuracy=0.9)
+    assert hopeless["threshold"]["confidence"] is None
+    assert "wrong too often" in hopeless["threshold"]["reason"]
+    few = {"embeddings": pair.x[:30].tolist(), "labels": labels[:30]}
+    reason = evaluate(http, "px", **few, min_accuracy=0.99)["threshold"]["reason"]
+    assert "sample of 30; even if all accepted predictions were correct, 368" in reason
+    for value in (0, 1, 1.5, "0.9"):
+        response = http.post("/compatibility/px/colors", json=sample | {"min_accuracy": value})
+        assert response.status_code == 422, value
+        assert "/min_accuracy" in response.text
+    for confidence in (-0.1, 1.1, None, "high"):
+        response = http.post("/classify/colors", json=body | {"min_confidence": confidence})
+        assert response.status_code == 422, confidence
+
+
 def test_calibration_is_used_until_a_version_changes(
     http: httpx.Client, labelled: Labelled
 ) -> None:

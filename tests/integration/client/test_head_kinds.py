@@ -66,9 +66,17 @@ def test_multi_label_head_predicts_the_labels_that_reach_their_thresholds(
         assert [entry["label"] for entry in one["labels"]] == [NAMES[i] for i in chosen]
         decided = np.where(row >= limits, row, 1 - row)
         assert one["confidence"] == pytest.approx(decided.prod(), abs=1e-4)
-        assert set(one) == {"labels", "top", "confidence", "calibrated"}
+        assert set(one) == {"labels", "top", "confidence", "calibrated", "abstained"}
         sizes.add(len(chosen))
     assert len(sizes) > 1, "some inputs have more labels than others"
+    limit = float(np.median([one["confidence"] for one in predictions]))
+    for one, sure in zip(
+        predictions,
+        client.classify("multi", rows, "y", top=3, min_confidence=limit),
+        strict=True,
+    ):
+        abstained = one["confidence"] < limit
+        assert sure == one | ({"labels": [], "abstained": True} if abstained else {})
     client.delete("heads", "multi")
 
 
@@ -96,7 +104,7 @@ def test_response_of_a_head_of_one_label_has_no_other_fields(url: str, pair: Pai
     body = {"space": "y", "embeddings": pair.y_anchors[:2].tolist()}
     response = httpx.post(f"{url}/classify/h", json=body).json()
     assert set(response) == {"predictions", "space", "head", "bridge", "uncovered", "warnings"}
-    fields = {"label", "score", "top", "confidence", "calibrated"}
+    fields = {"label", "score", "top", "confidence", "calibrated", "abstained"}
     assert set(response["predictions"][0]) == fields
 
 
@@ -344,6 +352,10 @@ def test_evaluation_of_a_regression_has_its_explained_variance(
     assert "confidence" not in report
     with pytest.raises(InvalidInputError, match="no calibrate for a regression"):
         client.evaluate_head("y", "values", truth, embeddings=rows, calibrate=True)
+    with pytest.raises(InvalidInputError, match="no min_accuracy for a regression"):
+        client.evaluate_head("y", "values", truth, embeddings=rows, min_accuracy=0.9)
+    with pytest.raises(InvalidInputError, match="no min_confidence for a regression"):
+        client.classify("values", rows, "y", min_confidence=0.9)
     with pytest.raises(InvalidInputError, match="expected numbers, as head values"):
         client.evaluate_head("y", "values", ["a"] * len(rows), embeddings=rows)
     with pytest.raises(InvalidInputError, match="expected 2 numbers"):

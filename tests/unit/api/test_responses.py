@@ -90,7 +90,7 @@ def test_fields_that_are_set_to_none_are_null() -> None:
 
 def test_predictions_are_rendered_as_objects() -> None:
     top = [LabelScore("a", 0.75), LabelScore("b", 0.25)]
-    prediction = Prediction("a", 0.75, top, 0.5, False)
+    prediction = Prediction("a", 0.75, top, 0.5, False, False)
     response = ClassifyResponse(
         predictions=[prediction],
         space=ResourceRef(id="x", version="v1"),
@@ -107,6 +107,7 @@ def test_predictions_are_rendered_as_objects() -> None:
             "top": [{"label": "a", "score": 0.75}, {"label": "b", "score": 0.25}],
             "confidence": 0.5,
             "calibrated": False,
+            "abstained": False,
         }
     ]
 

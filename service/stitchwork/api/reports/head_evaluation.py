@@ -24,9 +24,11 @@ from stitchwork.api.schemas.report_responses import (
     ConfidenceQuality,
     HeadEvaluationResponse,
     ReliabilityBinResponse,
+    ThresholdResponse,
 )
 from stitchwork.api.schemas.responses import ResourceRef
 from stitchwork.errors import ErrorCode, InvalidInputError
+from stitchwork.geometry.abstention import confidence_threshold, correct_labels_needed
 from stitchwork.geometry.calibration import (
     Calibration,
     ReliabilityBin,
@@ -58,6 +60,7 @@ def evaluate(
     translated: InferenceResult,
     *,
     with_calibration: bool,
+    min_accuracy: float | None = None,
 ) -> HeadEvaluationResponse:
     """Evaluate a head on a sample.
 
@@ -67,10 +70,12 @@ def evaluate(
         translated: Scores of its rows through the bridge.
         with_calibration: Fit and store a calibration on the sample, for the confidence of
             further predictions.
+        min_accuracy: Find the confidence from which on predictions have this accuracy.
 
     Raises:
         InvalidInputError: If there are fewer than `MIN_LABELS` labels to calibrate on, or the head
-            is a regression and is to be calibrated, or all true values are equal.
+            is a regression, whose values have no confidence to calibrate or to find, or all true
+            values are equal.
     """
     resolution, targets, rows, native_rows = sample
     source, target, head = resolution.source, resolution.destination, head_of(resolution)
@@ -89,24 +94,31 @@ def evaluate(
         native_warnings = ()
     results = {"absolute": absolute, "native": native}
     if head.problem_type == REGRESSION:
-        if with_calibration:
+        unused = {"calibrate": with_calibration, "min_accuracy": min_accuracy is not None}
+        for name in (name for name, is_sent in unused.items() if is_sent):
             raise InvalidInputError(
-                "expected no calibrate for a regression, whose values have no confidence",
-                pointer="/calibrate",
+                f"expected no {name} for a regression, whose values have no confidence",
+                pointer=f"/{name}",
             )
         fields, verdict = _evaluate_regression(translated, results, targets)
     else:
         fields, verdict = _evaluate_classes(translated, results, targets)
+        confidences = confidence(translated)
         if with_calibration:
             calibration, fields["confidence"] = calibrate(translated, targets)
             pipeline.registry.calibrations.put(
                 source, target, head, resolution.bridge, calibration, len(targets)
             )
+            odds = decision_log_odds(translated)
+            confidences = np.where(translated.defined, calibration(odds), 0.0)
             fields["calibration"] = CalibrationResponse(
                 slope=calibration.slope, offset=calibration.offset
             )
         else:
             fields["confidence"] = confidence_quality(translated, targets)
+        if min_accuracy is not None:
+            correct = _correct(translated, targets)
+            fields["threshold"] = _threshold(confidences, correct, min_accuracy)
     return HeadEvaluationResponse(
         encoder=ResourceRef.of(source),
         head=ResourceRef.of(head),
@@ -192,6 +204,29 @@ def confidence_quality(scores: InferenceResult, targets: Targets) -> ConfidenceQ
     """How well confidence separates correct from wrong (AUROC), and how calibrated it is (ECE)."""
     correct, calibrated = _correct(scores, targets), is_calibrated(scores.resolution)
     return _quality(confidence(scores), correct, calibrated=calibrated)
+
+
+def _threshold(
+    confidences: NDArray[Any], correct: NDArray[np.bool_], min_accuracy: float
+) -> ThresholdResponse:
+    """The confidence that assures an accuracy, or what is missing."""
+    threshold = confidence_threshold(confidences, correct, min_accuracy)
+    if threshold is not None:
+        return ThresholdResponse(min_accuracy=min_accuracy, **threshold._asdict())
+    needed = correct_labels_needed(min_accuracy)
+    reason = f"no confidence assures an accuracy of {min_accuracy:g} on this sample of " + (
+        f"{len(correct)}; even if all accepted predictions were correct, {needed} would be needed"
+        if len(correct) < needed
+        else f"{len(correct)}: the most confident predictions are wrong too often"
+    )
+    return ThresholdResponse(
+        min_accuracy=min_accuracy,
+        confidence=None,
+        accuracy=None,
+        interval=None,
+        coverage=None,
+        reason=reason,
+    )
 
 
 def _quality(

@@ -10,7 +10,7 @@ from stitchwork.api.dependencies import AppState, PathId, app_state, request_tim
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.predictions_response import check_predictions, predictions_response
+from stitchwork.api.predictions_response import check_request, predictions_response
 from stitchwork.api.raw_inputs import check_registered
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
@@ -44,10 +44,9 @@ async def classify(head: PathId, request: Request) -> Response:
 
 def _check(state: AppState, payload: ClassifyRequest, resolution: Resolution) -> None:
     check_width(payload.embeddings, resolution.source)
-    count = len(payload.embeddings)
-    check_predictions(count, head_of(resolution), payload.top, state.limits)
+    check_request(payload, len(payload.embeddings), head_of(resolution), state.limits)
 
 
 def _respond(state: AppState, payload: ClassifyRequest, result: InferenceResult) -> Response:
     space = ResourceRef.of(result.resolution.source)
-    return predictions_response(state.pipeline, ClassifyResponse, result, payload.top, space=space)
+    return predictions_response(state.pipeline, ClassifyResponse, result, payload, space=space)

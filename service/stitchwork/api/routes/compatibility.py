@@ -145,6 +145,10 @@ def _evaluate(state: AppState, payload: HeadEvaluationRequest, sample: LabelledS
     by_encoder = payload.items is not None
     result = state.pipeline.stitch_rows(sample.resolution, sample.rows, by_encoder=by_encoder)
     report = head_evaluation.evaluate(
-        state.pipeline, sample, result, with_calibration=payload.calibrate
+        state.pipeline,
+        sample,
+        result,
+        with_calibration=payload.calibrate,
+        min_accuracy=payload.min_accuracy,
     )
     return negotiation.json_response(report, headers=result_headers(result))

@@ -15,7 +15,7 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
-from stitchwork.api.predictions_response import check_predictions, predictions_response
+from stitchwork.api.predictions_response import check_request, predictions_response
 from stitchwork.api.provenance import prompt_field
 from stitchwork.api.raw_inputs import (
     check_capacity,
@@ -51,7 +51,7 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
         state, source=check_id(encoder), head=check_id(head), bridge=payload.bridge
     )
     check_truncate(resolution, payload.truncate)
-    check_predictions(len(payload.items), head_of(resolution), payload.top, state.limits)
+    check_request(payload, len(payload.items), head_of(resolution), state.limits)
     result = await infer_while_connected(
         request,
         state,
@@ -70,7 +70,7 @@ def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceR
         state.pipeline,
         StitchResponse,
         result,
-        payload.top,
+        payload,
         encoder=ResourceRef.of(result.resolution.source),
         truncated=list(result.truncated),
         **prompt_field(payload.input_type, result),

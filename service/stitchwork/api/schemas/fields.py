@@ -274,6 +274,15 @@ Targets = Annotated[list[Any], FieldParser(_targets, TARGETS_SCHEMA)]
 Weights = Annotated[Any, FieldParser(_weights, {"anyOf": [ROWS_SCHEMA, ROW_SCHEMA]})]
 """The weight of a layer of a head: a matrix or, of a normalisation, a vector."""
 Bridge = Annotated[BridgeName, Field(description="Bridge between the two spaces.")]
+MinConfidence = Annotated[
+    Float,
+    Field(
+        ge=0,
+        le=1,
+        description="Confidence below which the head abstains: the prediction has no label. "
+        "`POST /compatibility/{encoder}/{head}` says which to take for an accuracy.",
+    ),
+]
 Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each prediction.")]
 Truncate = Annotated[
     Bool | None,

@@ -9,6 +9,7 @@ from stitchwork.api.schemas.fields import (
     Id,
     InputType,
     Items,
+    MinConfidence,
     Rows,
     Scale,
     Top,
@@ -49,6 +50,7 @@ class ClassifyRequest(RequestModel):
     scale: Scale | None = None
     embeddings: Rows = Field(description="(n, d) float32.")
     top: Top = 5
+    min_confidence: MinConfidence = 0.0
     example: ClassVar[dict[str, Any]] = {
         "space": "minilm",
         "embeddings": [[0.01, -0.02, 0.03]],
@@ -80,4 +82,5 @@ class StitchRequest(ItemsMixin):
     truncate: Truncate = None
     input_type: InputType = None
     top: Top = 5
+    min_confidence: MinConfidence = 0.0
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

@@ -13,6 +13,7 @@ from stitchwork.api.content import json
 from stitchwork.api.schemas.fields import (
     Bool,
     Bridge,
+    Float,
     Id,
     InputType,
     Int,
@@ -75,6 +76,12 @@ class HeadEvaluationRequest(RequestModel):
     input_type: InputType = None
     calibrate: Bool = Field(
         False, description="Calibrate the confidence of further predictions on it."
+    )
+    min_accuracy: Annotated[Float, Field(gt=0, lt=1)] | None = Field(
+        None,
+        description="Accuracy that predictions are to have: the response has the confidence from "
+        "which on they do, to send as `min_confidence`. The head must not have been trained on the "
+        "sample.",
     )
     example: ClassVar[dict[str, Any]] = {
         "items": ["money back please", "I lost my card"],

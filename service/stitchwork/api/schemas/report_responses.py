@@ -114,6 +114,20 @@ class CalibrationResponse(ResponseModel):
     offset: float
 
 
+class ThresholdResponse(ResponseModel):
+    """The confidence from which on predictions have the accuracy that was requested."""
+
+    min_accuracy: float
+    confidence: float | None = Field(
+        description="The smallest confidence to accept, at which the lower end of the accuracy's "
+        "exact 95% interval is `min_accuracy` or more; null if there is none."
+    )
+    accuracy: float | None = Field(description="Of the sample's accepted predictions.")
+    interval: tuple[float, float] | None = Field(description="95% confidence interval.")
+    coverage: float | None = Field(description="Share of the sample that is accepted.")
+    reason: str | None = None
+
+
 class HeadEvaluationResponse(ResponseModel):
     """An encoder and a head, evaluated on a labelled sample."""
 
@@ -144,6 +158,9 @@ class HeadEvaluationResponse(ResponseModel):
     )
     calibration: CalibrationResponse | None = Field(
         None, description="Present if the request has `calibrate`."
+    )
+    threshold: ThresholdResponse | None = Field(
+        None, description="Present if the request has `min_accuracy`."
     )
 
 
