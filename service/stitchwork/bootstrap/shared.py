@@ -4,6 +4,7 @@ import logging
 import os
 
 from stitchwork import __version__
+from stitchwork.container_limits import thread_limit
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
 from stitchwork.registry.registry import Registry
@@ -78,11 +79,17 @@ def make_telemetry(settings: Settings, process: str) -> Telemetry:
     return Telemetry(metrics, Tracing(f"stitchwork-{process}", __version__))
 
 
-def limit_blas(settings: Settings) -> None:
-    """Limit the threads of one matrix product, so that processes share the cores."""
-    if settings.blas_threads:
+def limit_blas(settings: Settings) -> int | None:
+    """Limit the threads of one matrix product, so that processes share the cores.
+
+    Returns:
+        Their number; None for the libraries' default.
+    """
+    threads = settings.blas_threads or thread_limit(os.cpu_count() or 1)
+    if threads:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        threadpool_limits(settings.blas_threads)
+        threadpool_limits(threads)
         # For scipy's BLAS, which is loaded with the first fit.
-        os.environ["OPENBLAS_NUM_THREADS"] = str(settings.blas_threads)
+        os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+    return threads

@@ -216,9 +216,9 @@ def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
         cuda_graphs=settings.cuda_graphs,
         metrics=metrics,
     )
-    limit_blas(settings)
-    if settings.blas_threads:
-        torch.set_num_threads(settings.blas_threads)
+    threads = limit_blas(settings)
+    if threads:
+        torch.set_num_threads(threads)
     if torch.get_num_threads() == 1:
         # A pool of one thread takes longer than the thread that would wait for it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -21,6 +21,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from stitchwork.addresses import is_loopback
 from stitchwork.client.flows import Flow, Parallel, Pause, Request, Step
 from stitchwork.client.inference_operations import InferenceOperations
 from stitchwork.client.report_operations import ReportOperations
@@ -92,6 +93,10 @@ class _Client(ResourceOperations, ReportOperations, InferenceOperations, ABC):
             "base_url": base_url,
             "timeout": timeout,
             # The service drops work whose caller has stopped waiting.
+            # HTTP_PROXY is for other machines: a proxy would look for the service on its own.
+            "mounts": {f"all://{base_url.netloc.decode()}": None}
+            if is_loopback(base_url.host)
+            else None,
             "headers": {"X-Request-Timeout": f"{timeout:g}"}
             | ({"Authorization": f"Bearer {key}"} if key else {}),
         }

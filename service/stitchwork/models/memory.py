@@ -5,13 +5,13 @@ import gc
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import torch
 
+from stitchwork.container_limits import memory_limit_bytes
+
 CPU_OUT_OF_MEMORY: Final = ("not enough memory", "can't allocate memory", "cannot allocate memory")
-CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
 TRIM_THRESHOLD_BYTES: Final = 1 << 30
@@ -23,8 +23,7 @@ def device_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.exists() else ""
-    return min(machine, int(limit)) if limit.isdecimal() else machine
+    return min(machine, memory_limit_bytes() or machine)
 
 
 def configure_allocator() -> None:

@@ -180,7 +180,8 @@ class Settings(ListeningSettings):
     blas_threads: int = Field(
         0,
         ge=0,
-        description="Threads of one matrix product on the CPU; 0: the library's default.",
+        description="Threads of one matrix product on the CPU; 0: the CPUs of this machine or "
+        "container.",
     )
     embedded_queue_bytes: Bytes = Field(
         1024 * MEBI, description="Memory of the embedded queue server."
