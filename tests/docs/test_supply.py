@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.support.code_blocks import ROOT
 from tests.support.containers import COMPOSE, container, stage
@@ -21,6 +24,16 @@ def requirements() -> list[str]:
     project = PROJECT["project"]
     extras = chain.from_iterable(project["optional-dependencies"].values())
     return [*PROJECT["build-system"]["requires"], *project["dependencies"], *extras]
+
+
+def requirements_of(*extras: str) -> Iterator[Requirement]:
+    """The package's own requirements and those of extras, and of the extras that these name."""
+    optional = PROJECT["project"]["optional-dependencies"]
+    lists = (PROJECT["project"]["dependencies"], *(optional[name] for name in extras))
+    for requirement in map(Requirement, chain.from_iterable(lists)):
+        yield requirement
+        if requirement.name == PROJECT["project"]["name"]:
+            yield from requirements_of(*requirement.extras)
 
 
 @pytest.mark.parametrize("requirement", requirements())
@@ -39,10 +52,62 @@ def test_container_has_no_rights_it_does_not_need(name: str) -> None:
     assert not service.get("privileged")
     assert service["security_opt"] == ["no-new-privileges:true"]
     if "build" in service:
-        assert stage(service["build"]["target"]).user == "stitchwork"
+        # `runAsNonRoot` of Kubernetes accepts numbers only.
+        assert stage(service["build"]["target"]).user == "10001"
     else:
         assert service["user"] == "valkey"
+        # Other engines than Docker have other registries, or none, for a short name.
+        assert service["image"].startswith("docker.io/")
     assert container(name).healthcheck
+
+
+def test_relative_paths_of_models_work_under_compose() -> None:
+    for name in ("worker", "worker-gpu"):
+        service: dict[str, Any] = COMPOSE["services"][name]
+        image = stage(service["build"]["target"])
+        folder = Path(image.workdir) / "models"
+        assert f"./models:{folder}:ro" in service["volumes"]
+        assert image.env["STITCHWORK_MODEL_ROOTS"] == str(folder)
+        for setting in ("HF_HOME", "STITCHWORK_COMPILE_CACHE_DIR"):
+            assert (Path(image.env[setting]) / "x").is_relative_to("/cache")
+
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def test_images_are_built_from_what_is_pinned() -> None:
+    assert not DOCKERFILE.startswith("# syntax"), "it would be pulled"
+    assert re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE)[0].startswith("docker.io/")
+    installs = re.findall(r"pip install (.*)", DOCKERFILE)
+    pinned = (
+        r"--no-deps (--require-hashes --requirement /requirements/|/dist/)|.* torch==\d\S+ torch"
+    )
+    assert installs
+    for arguments in installs:
+        assert re.match(pinned, arguments), arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"),
+    [
+        ("api", ("api", "onnx", "otel")),
+        ("worker", ("worker", "otel", "openvino")),
+        ("worker-cuda", ("worker", "otel")),
+    ],
+)
+def test_locked_requirements_fit_the_project(name: str, extras: Sequence[str]) -> None:
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+    pins: dict[str, list[str]] = {}
+    for package, version in re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", text, re.MULTILINE):
+        pins.setdefault(package, []).append(version)
+    assert text.count("--hash=sha256:") >= len(pins) > 20
+    for requirement in requirements_of(*extras):
+        if requirement.name in ("stitchwork", "torch", "torchvision"):
+            assert requirement.name not in pins
+        else:
+            versions = pins[canonicalize_name(requirement.name)]
+            assert all(requirement.specifier.contains(version) for version in versions)
+    assert not any(package.startswith(("nvidia-", "cuda-", "triton")) for package in pins)
 
 
 def test_compose_publishes_on_loopback_only() -> None:

@@ -23,7 +23,7 @@ CHART_OWNED: Final = frozenset(
         "metrics_file",
         "worker_index",
         "worker_models",
-        "worker_metrics_port",
+        "worker_port",
         "device",
         "model_roots",
         "preload",

@@ -20,12 +20,14 @@ class Stage(NamedTuple):
 
     Attributes:
         user: Who its processes run as.
+        workdir: The folder that they run in.
         command: What it runs.
         healthcheck: The command that checks it; empty if there is none.
         env: Its environment.
     """
 
     user: str
+    workdir: str
     command: list[str]
     healthcheck: list[str]
     env: Mapping[str, str]
@@ -66,6 +68,7 @@ def stage(name: str) -> Stage:
         base, body = stages[current]
         instructions, current = body + instructions, base
     users = re.findall(r"^USER (\S+)$", instructions, re.MULTILINE)
+    folders = re.findall(r"^WORKDIR (\S+)$", instructions, re.MULTILINE)
     commands = re.findall(r"^CMD (\[.*\])$", instructions, re.MULTILINE)
     healthchecks = re.findall(r"^HEALTHCHECK .*?CMD (\[.*\])$", instructions, re.MULTILINE)
     env: dict[str, str] = {}
@@ -73,6 +76,7 @@ def stage(name: str) -> Stage:
         env |= dict(word.split("=", 1) for word in shlex.split(line))
     return Stage(
         users[-1] if users else "root",
+        folders[-1] if folders else "/",
         json.loads(commands[-1]) if commands else [],
         json.loads(healthchecks[-1]) if healthchecks else [],
         env,

@@ -6,6 +6,7 @@ once by the command lines of docker-compose.yml.
 """
 
 import base64
+import os
 import socket
 import subprocess
 import sys
@@ -142,7 +143,8 @@ def composed(expected: Expected) -> Iterator[Deployment]:
         "STITCHWORK_ADMIN_KEY": ("${STITCHWORK_ADMIN_KEY:-}", ADMIN_KEY),
         "STITCHWORK_HOST": ("0.0.0.0", "127.0.0.1"),  # noqa: S104 the image's, which is replaced
         "STITCHWORK_MODEL_ROOTS": ("/models", str(expected.weights["lite0"].parent)),
-        "STITCHWORK_WORKER_METRICS_PORT": ("9464", "0"),
+        "STITCHWORK_WORKER_PORT": ("9464", str(free_port())),
+        "STITCHWORK_PORT": ("8765", str(ports["api"])),
     }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="sw")))
@@ -168,14 +170,15 @@ def composed(expected: Expected) -> Iterator[Deployment]:
             start(name, "--bind", "127.0.0.1", "--port", str(ports[name]), "--dir", str(home))
             wait_until(f"{name} answers", partial(answers, ports[name]))
         offline = {"STITCHWORK_OFFLINE": "true", "STITCHWORK_LOG_LEVEL": "warning"}
-        environment = start("worker", **offline)
-        start("api", **offline, STITCHWORK_PORT=str(ports["api"]))
+        environments = {name: start(name, **offline) for name in ("worker", "api")}
         url = f"http://127.0.0.1:{ports['api']}"
         wait_until("the API serves and the worker lives", lambda: is_ready(url), 120)
-        name, *arguments = containers.container("worker").healthcheck
-        subprocess.run(
-            [program(name), *arguments], env=environment, check=True, timeout=machine.deadline(60)
-        )
+        for name, environment in environments.items():
+            path = f"{containers.ROOT / 'docker'}:{os.environ['PATH']}"
+            # No proxy is asked for an address of the container itself.
+            env = {**environment, "PATH": path, "HTTP_PROXY": "http://127.0.0.1:1"}
+            check = containers.container(name).healthcheck
+            subprocess.run(check, env=env, check=True, timeout=machine.deadline(60))
         with redis.Redis(port=ports["queue"]) as queue:
             assert httpx.get(f"{url}/spaces").status_code == 401, "a composition needs a key"
             yield Deployment(url, queue, {"Authorization": f"Bearer {ADMIN_KEY}"})

@@ -54,7 +54,7 @@ def test_settings_follow_the_commands_options_in_its_help(
 ) -> None:
     assert main(["status", "--help"]) == 0
     own, _, settings = capsys.readouterr().out.partition("Settings (")
-    assert "--here" in own
+    assert "--json" in own
     assert "--redis-url URL" in settings
     assert "--max-rows" not in settings
 

@@ -19,7 +19,7 @@ NO_LIMITS = {
     "apis": "",
     "workers": "",
     "worker_index": "",
-    "worker_metrics_port": "",
+    "worker_port": "",
     "durable_replicas": "a guarantee",
     "model_memory_bytes": "models evict each other",
     "map_cache_bytes": "maps evict each other",

@@ -5,8 +5,6 @@ import socket
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from prometheus_client import start_http_server
-
 from stitchwork.bootstrap.shared import (
     check_servers,
     connect_servers,
@@ -24,6 +22,7 @@ from stitchwork.registry.space_checks import POLL_SECONDS, SpaceCheckThread
 from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
 from stitchwork.telemetry import Metrics
+from stitchwork.worker.probe_server import ProbeServer
 
 if TYPE_CHECKING:
     from stitchwork.models.encoder_cache import EncoderCache
@@ -43,10 +42,11 @@ def make_worker(settings: Settings) -> "Worker":
 
     Raises:
         RegistryUnavailableError: If the registry server cannot be reached.
-        ValueError: If the port of its metrics is taken.
+        ValueError: If its port is taken.
     """
     telemetry = make_telemetry(settings, "worker")
-    serve_metrics(settings, telemetry.metrics)
+    # Before the libraries of models, which take a cold machine a minute to read.
+    probes = start_probe_server(settings, telemetry.metrics)
     configure_hub(settings)
 
     from stitchwork.queue.consumer import Consumer
@@ -155,7 +155,7 @@ def make_worker(settings: Settings) -> "Worker":
     def takes(encoder: EncoderSpec) -> bool:
         return status.takes(ModelRequirement.of(encoder))
 
-    return Worker(
+    worker = Worker(
         consumer,
         heartbeat,
         registrations,
@@ -165,21 +165,24 @@ def make_worker(settings: Settings) -> "Worker":
         telemetry,
         exit_hung,
     )
+    if probes is not None:
+        probes.process = worker
+    return worker
 
 
-def serve_metrics(settings: Settings, metrics: Metrics) -> None:
-    """Serve a worker's metrics on its port, if it has one, until the process ends.
+def start_probe_server(settings: Settings, metrics: Metrics) -> ProbeServer | None:
+    """The server of a worker's probes and metrics, if it has a port.
 
     Raises:
         ValueError: If the port is taken.
     """
-    if not settings.worker_metrics_port:
-        return
-    port = settings.worker_metrics_port + settings.worker_index
+    if not settings.worker_port:
+        return None
+    port = settings.worker_port + settings.worker_index
     try:
-        start_http_server(port, settings.host, metrics.registry)
+        return ProbeServer(settings.host, port, metrics.registry)
     except OSError as error:
-        raise ValueError(f"worker_metrics_port {port}: {error.strerror}") from error
+        raise ValueError(f"worker_port {port}: {error.strerror}") from error
 
 
 def configure_hub(settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """`stitchwork serve|api|worker|settings`: the processes of the service, and their settings."""
 
+import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -100,6 +102,9 @@ def worker(settings: Settings) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: process.stop())
     process.run()
+    # The interpreter would take torch and its libraries apart, for seconds.
+    logging.shutdown()
+    os._exit(0)
 
 
 @click.command(cls=SettingsCommand, settings=ALL_SETTINGS)

@@ -52,7 +52,7 @@ _SHARED: Final = frozenset(
 WORKER_SETTINGS: Final = _SHARED | {
     "worker_index",
     "worker_models",
-    "worker_metrics_port",
+    "worker_port",
     "model_memory_bytes",
     "model_roots",
     "hub_models",

@@ -1,7 +1,5 @@
 """`stitchwork status`: the live workers and the queues."""
 
-import socket
-
 import click
 
 from stitchwork.cli.output import as_json, table
@@ -13,16 +11,11 @@ from stitchwork.settings import Settings
 
 @click.command(cls=SettingsCommand, settings=SERVER_SETTINGS | {"worker_ttl_seconds"})
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
-@click.option(
-    "--here", is_flag=True, help="Only check for a live worker of this host, as a health check."
-)
-def status(settings: Settings, json_: bool, here: bool) -> int:
+def status(settings: Settings, json_: bool) -> int:
     """Show the live workers and what waits in the queues; the exit code is 1 without a worker."""
     _, server = connect(settings)
     workers = worker_registry.live_workers(server, settings.worker_ttl_seconds)
-    if here:
-        workers = [w for w in workers if w.worker.startswith(f"{socket.gethostname()}-")]
-    queues = {} if here else streams.stream_backlogs(server)
+    queues = streams.stream_backlogs(server)
     if json_:
         report = {
             "workers": [worker.model_dump(mode="json") for worker in workers],

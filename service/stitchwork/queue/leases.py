@@ -54,6 +54,12 @@ class Leases:
         self._due = float("inf")
         self.task = PeriodicTask("leases", self._run, min(lease, hang) / 4)
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether there are jobs, and no progress within the time allowed."""
+        with self._lock:
+            return bool(self._entries) and time.monotonic() > self._due
+
     def start(self) -> None:
         """Begin to renew."""
         self.task.start()
@@ -93,7 +99,7 @@ class Leases:
         """Renew all leases, or release them if the work hangs."""
         with self._lock:
             entries = set(self._entries)
-            hangs = bool(entries) and time.monotonic() > self._due
+        hangs = self.is_overdue
         try:
             if hangs:
                 log.critical("forward pass timed out", extra={"effect": "its jobs are released"})

@@ -246,11 +246,12 @@ class Settings(ListeningSettings):
         "`text-embedding-3-small=minilm->old`, separated by commas; `*` for requests without one.",
     )
     metrics_public: bool = Field(False, description="Serve `/metrics` without an API key.")
-    worker_metrics_port: int = Field(
+    worker_port: int = Field(
         0,
         ge=0,
         le=65_535,
-        description="Port on `host` of a worker's metrics, plus its index; 0: none.",
+        description="Port on `host` of a worker's `/live`, `/ready` and `/metrics`, plus its "
+        "index; 0: none.",
     )
     metrics_file: Path | None = Field(
         None,

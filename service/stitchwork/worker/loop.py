@@ -2,10 +2,11 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
-from stitchwork.background import Watchdog
+from stitchwork.background import STALLED_SECONDS, Watchdog, stalled
 from stitchwork.errors import (
     JobFailedError,
     RegistryUnavailableError,
@@ -19,6 +20,7 @@ from stitchwork.queue.deliveries import Delivery
 from stitchwork.queue.worker_registry import Heartbeat
 from stitchwork.telemetry import Telemetry
 from stitchwork.worker.batch_runner import BatchRunner, bind_jobs
+from stitchwork.worker.failure_causes import describe, log_fields
 from stitchwork.worker.registration import OUTAGE_ERRORS, RegistrationRunner
 
 log = logging.getLogger(__name__)
@@ -61,10 +63,27 @@ class Worker:
         self._encoders = encoders
         self._preload = preload
         self._telemetry = telemetry
-        tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
-        self._watchdog = Watchdog(tasks, on_stall)
+        self._tasks = (heartbeat.task, consumer.leases.task, *registrations.tasks)
+        self._watchdog = Watchdog(self._tasks, on_stall)
         self._metric_buffer = telemetry.metrics.buffer
         self._stopping = threading.Event()
+        self._is_started = False
+        self._turned_at: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it makes progress; servers that do not answer are no obstacle.
+
+        A batch may take as long as its lease is renewed.
+        """
+        turned_at = self._turned_at
+        is_stuck = turned_at is not None and time.monotonic() - turned_at > STALLED_SECONDS
+        return not (is_stuck or self._consumer.leases.is_overdue or stalled(self._tasks))
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes jobs: its models are preloaded, and it was not stopped."""
+        return self._is_started and not self._stopping.is_set() and self.is_live
 
     def run(self) -> None:
         """Run until `stop` is called, and then finish the current batch.
@@ -77,9 +96,11 @@ class Worker:
         self._consumer.start()
         self._registrations.start()
         self._heartbeat.start()
+        self._is_started = True
         log.info("worker started", extra={"worker": self._consumer.name})
         try:
             while not self._stopping.is_set():
+                self._turned_at = time.monotonic()
                 self._watchdog.check()
                 try:
                     batch = self._consumer.take()
@@ -88,10 +109,12 @@ class Worker:
                     self._stopping.wait(RETRY_SECONDS)
                     continue
                 if batch:
+                    self._turned_at = None
                     with bind_jobs(batch):
                         self._work(batch)
                 self._metric_buffer.flush()
         finally:
+            self._turned_at = None
             self._heartbeat.stop()
             self._registrations.stop()
             self._consumer.stop()
@@ -143,7 +166,7 @@ class Worker:
                     with bind_jobs([delivery]):
                         self._work([delivery])
                 return
-            failure = JobFailedError(f"the worker failed to run this job: {type(error).__name__}")
+            failure = JobFailedError(f"the worker failed to run this job: {describe(error)}")
             self._fail_all(list(unanswered.values()), failure)
 
     def _release(self) -> None:
@@ -157,7 +180,7 @@ class Worker:
     def _fail_all(self, deliveries: list[Delivery], error: StitchworkError) -> None:
         for delivery in deliveries:
             with bind_jobs([delivery]):
-                log.warning("job failed", extra={"code": error.code})
+                log.warning("job failed", extra=log_fields(error))
                 try:
                     self._consumer.fail(delivery, error)
                 except UnavailableError as outage:

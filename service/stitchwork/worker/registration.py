@@ -45,6 +45,7 @@ from stitchwork.resources import EncoderSpec, Item, Registration
 from stitchwork.worker.dtype_choice import choose_dtype, in_force, sample_indices
 from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.encoder_loading import EncoderLoading
+from stitchwork.worker.failure_causes import describe, log_fields
 from stitchwork.worker.registration_inputs import RegistrationInputs, item_error
 
 log = logging.getLogger(__name__)
@@ -150,11 +151,11 @@ class RegistrationRunner:
             _log_superseded(registration, error)
         except StitchworkError as error:
             if self._fail(registration, error.message):
-                extra = {"registration": _name(registration), "code": error.code}
+                extra = {"registration": _name(registration), **log_fields(error)}
                 log.warning("registration failed", extra=extra)
         except Exception as error:
             # It would fail again at every attempt, so the client gets the error.
-            if self._fail(registration, f"the worker failed at it: {type(error).__name__}"):
+            if self._fail(registration, f"the worker failed at it: {describe(error)}"):
                 log.exception("registration failed", extra={"registration": _name(registration)})
 
     def handle_dead_letter(self, job: Job) -> None:

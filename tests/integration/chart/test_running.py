@@ -57,6 +57,15 @@ def test_probes_of_the_api_need_no_key(api: Process, manifests: list[Manifest]) 
     assert get(api, path).json().keys() >= {"ready"}
 
 
+def test_probes_of_a_worker_are_those_of_its_port(manifests: list[Manifest]) -> None:
+    definition = container(manifests, "Deployment", "-worker-default")
+    (port,) = definition["ports"]
+    variables = {entry["name"]: entry.get("value") for entry in definition["env"]}
+    assert variables["STITCHWORK_WORKER_PORT"] == str(port["containerPort"])
+    requests = [definition[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]
+    assert requests == [{"path": path, "port": port["name"]} for path in ("/live", "/ready")]
+
+
 def test_scaler_reads_a_number_with_a_key(api: Process, manifests: list[Manifest]) -> None:
     (trigger,) = by_name(manifests, "ScaledObject", "-worker-default")["spec"]["triggers"]
     url = httpx.URL(trigger["metadata"]["url"])

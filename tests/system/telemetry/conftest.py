@@ -133,9 +133,7 @@ class ObservedService:
         """Start the worker, with a metrics port, and wait until the API counts it."""
         with listen("127.0.0.1", 0) as free:
             self.worker_port = free.getsockname()[1]
-        self.worker = self.cluster.start(
-            "worker", STITCHWORK_WORKER_METRICS_PORT=str(self.worker_port)
-        )
+        self.worker = self.cluster.start("worker", STITCHWORK_WORKER_PORT=str(self.worker_port))
         wait_until("the worker is live", lambda: self.api_metrics().sum("workers") == 1, 240)
 
 

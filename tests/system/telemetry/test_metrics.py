@@ -138,7 +138,7 @@ def test_a_metrics_port_in_use_fails_with_one_sentence(twins: ServiceProcess) ->
         "-m",
         "stitchwork",
         "worker",
-        "--worker-metrics-port",
+        "--worker-port",
         str(port),
     ]
     env = os.environ | {
@@ -147,4 +147,4 @@ def test_a_metrics_port_in_use_fails_with_one_sentence(twins: ServiceProcess) ->
     }
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert result.returncode == 1
-    assert f"worker_metrics_port {port}: Address already in use" in result.stderr
+    assert f"worker_port {port}: Address already in use" in result.stderr
