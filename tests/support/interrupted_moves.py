@@ -11,7 +11,6 @@ from stitchwork.migration.stores import open_store
 from tests.support import killed_moves
 from tests.support.moved_stores import make_map
 
-BLOCK = 256
 MODULES = "parquet_store json_lines_store"
 
 
@@ -22,6 +21,7 @@ def check_interrupted_moves(
     *,
     kills: int,
     seed: int,
+    block: int = 256,
     rejected: int = 0,
     modules: str = MODULES,
 ) -> None:
@@ -33,11 +33,12 @@ def check_interrupted_moves(
         folder: Where the states are, and nothing else.
         kills: How many processes are killed, each at another kind of event.
         seed: Chooses the events.
+        block: Rows of a block.
         rejected: Rows that are left out.
         modules: Modules of stores that are imported once, before processes are forked.
     """
     (folder / "map").write_bytes(make_map().data)
-    arguments = [source, target, folder / "map", folder, BLOCK, kills, seed]
+    arguments = [source, target, folder / "map", folder, block, kills, seed]
     program = [sys.executable, "-P", killed_moves.__file__, *arguments]
     env = {**os.environ, "STORE_MODULES": modules}
     run = subprocess.run([*map(str, program)], capture_output=True, text=True, env=env)

@@ -59,6 +59,27 @@ CONNECTORS: Final = (
         schemes=("postgresql", "postgres"),
         extra="postgresql",
     ),
+    Connector(
+        "qdrant_store:QdrantStore",
+        "qdrant:FOLDER-OR-URL?collection=NAME",
+        {"collection": "collection", "column": "vector"},
+        schemes=("qdrant",),
+        extra="qdrant",
+    ),
+    Connector(
+        "chroma_store:ChromaStore",
+        "chroma:FOLDER-OR-URL?collection=NAME",
+        {"collection": "collection"},
+        schemes=("chroma",),
+        extra="chroma",
+    ),
+    Connector(
+        "lancedb_store:LancedbStore",
+        "lancedb:FOLDER-OR-URL?table=NAME",
+        {"table": "table", "id": "id_column", "column": "column"},
+        schemes=("lancedb",),
+        extra="lancedb",
+    ),
 )
 REQUIRED: Final = ("table", "collection")
 """Options without which it is not clear what the store is."""

@@ -1,0 +1,174 @@
+"""Collections of Chroma, of a server or of a folder, as stores."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import chromadb
+import orjson
+from chromadb.config import Settings
+from chromadb.errors import ChromaError
+
+from stitchwork.errors import InvalidInputError, StitchworkError
+from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.store import Batch, Cursor, Record, RecordPayload, VectorStore
+from stitchwork.migration.vectors import to_vectors
+
+PAGE_ROWS: Final = 1024
+DOCUMENT: Final = "document"
+URI: Final = "uri"
+"""Fields of a payload beside those of the metadata."""
+
+
+class ChromaStore(BaseStore):
+    """A collection.
+
+    Args:
+        address: The URL of a server, or a folder.
+        name: What messages call it.
+        collection: The collection.
+    """
+
+    def __init__(self, address: str, name: str, collection: str) -> None:
+        self.name, self._collection_name = name, collection
+        settings = Settings(anonymized_telemetry=False)
+        url = urlsplit(address)
+        if url.scheme in ("http", "https"):
+            is_secure = url.scheme == "https"
+            port = url.port or (443 if is_secure else 80)
+            host = url.hostname or ""
+            self._client = chromadb.HttpClient(host, port, is_secure, settings=settings)
+        else:
+            self._client = chromadb.PersistentClient(address, settings)
+        self._opened: Any = None
+
+    def count(self) -> int:
+        """The number of rows."""
+        return int(self._collection().count())
+
+    def dimension(self) -> int:
+        """The width of the first vector."""
+        vectors = self._collection().get(limit=1, include=["embeddings"])["embeddings"]
+        if not len(vectors):
+            raise InvalidInputError(f"{self.name}: expected vectors, got none")
+        return len(vectors[0])
+
+    def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
+        """Rows in the order in which they were added; a cursor is the number of rows before it."""
+        start, width = int(cursor or 0), self.dimension()
+        while True:
+            pages = [
+                self._get(start + first, min(PAGE_ROWS, size - first))
+                for first in range(0, size, PAGE_ROWS)
+            ]
+            rows = list(itertools.chain.from_iterable(pages))
+            if not rows:
+                return
+            start += len(rows)
+            ids, vectors, records = zip(*rows, strict=True)
+            array, faults = to_vectors(vectors, width)
+            yield Batch(ids, array, RecordPayload(records), start, faults)
+            if len(rows) < size:
+                return
+
+    def exists(self) -> bool:
+        """Whether there is a collection of this name."""
+        return self._collection_name in [entry.name for entry in self._client.list_collections()]
+
+    def create(
+        self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
+    ) -> None:
+        """Create the collection, with the metadata and index of a Chroma source."""
+        if self.exists():
+            return
+        options: dict[str, Any] = {"metadata": {}}
+        if isinstance(source, ChromaStore):
+            collection = source._collection()
+            options["metadata"] = dict(collection.metadata or {})
+            configuration = collection.configuration_json
+            options["configuration"] = {
+                kind: configuration[kind] for kind in ("hnsw", "spann") if configuration.get(kind)
+            }
+        options["metadata"]["stitchwork"] = orjson.dumps(dict(stamp)).decode()
+        self._client.create_collection(self._collection_name, embedding_function=None, **options)
+
+    def write(self, block: int, batch: Batch) -> None:
+        """Insert or replace the rows of a block."""
+        records = batch.payload.records()
+        size = self._client.get_max_batch_size()
+        for start in range(0, len(batch), size):
+            part = slice(start, start + size)
+            fields = [_parts(record) for record in records[part]]
+            columns: dict[str, Any] = {
+                name: list(column) if any(value is not None for value in column) else None
+                for name, column in zip(
+                    ("documents", "uris", "metadatas"), zip(*fields, strict=True), strict=True
+                )
+            }
+            ids = [str(id_) for id_ in batch.ids[part]]
+            self._collection().upsert(ids, embeddings=batch.vectors[part], **columns)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    @staticmethod
+    def client_error(name: str, error: Exception) -> StitchworkError | None:
+        """Errors of the client and of the server."""
+        return InvalidInputError(f"{name}: {error}") if isinstance(error, ChromaError) else None
+
+    def _get(self, start: int, count: int) -> list[tuple[str, Any, Record]]:
+        """Ids, vectors and payloads of some rows."""
+        include: Any = ["embeddings", "documents", "metadatas", "uris"]
+        result = self._collection().get(limit=count, offset=start, include=include)
+        columns = [result["ids"], result["embeddings"]]
+        columns += [result[name] or itertools.repeat(None) for name in ("documents", "uris")]
+        columns += [result["metadatas"]]
+        rows = []
+        for id_, vector, document, uri, metadata in zip(*columns, strict=False):
+            record = dict(metadata or {})
+            for field, value in ((DOCUMENT, document), (URI, uri)):
+                if value is not None:
+                    if field in record:
+                        raise InvalidInputError(
+                            f"{self.name}, {id_}: the metadata have a field {field} beside the "
+                            f"row's own {field}"
+                        )
+                    record[field] = value
+            rows.append((id_, vector, record))
+        return rows
+
+    def _collection(self) -> Any:
+        """The collection.
+
+        Raises:
+            InvalidInputError: If there is none.
+        """
+        if self._opened is None:
+            if not self.exists():
+                raise InvalidInputError(f"{self.name}: no such collection")
+            self._opened = self._client.get_collection(
+                self._collection_name, embedding_function=None
+            )
+        return self._opened
+
+
+def _parts(record: Record) -> tuple[Any, Any, Record | None]:
+    """The document, the URI and the metadata of a payload.
+
+    Metadata are numbers, booleans and texts; other values become texts of JSON, and nulls are left
+    out, as Chroma has none.
+    """
+    fields = dict(record)
+    document, uri = (
+        fields.pop(name) if isinstance(fields.get(name), str) else None for name in (DOCUMENT, URI)
+    )
+    metadata = {
+        name: value
+        if isinstance(value, str | int | float | bool)
+        else orjson.dumps(value, default=str).decode()
+        for name, value in fields.items()
+        if value is not None
+    }
+    return document, uri, metadata or None

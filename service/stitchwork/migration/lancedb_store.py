@@ -1,0 +1,132 @@
+"""Tables of LanceDB as stores."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import lancedb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stitchwork.errors import InvalidInputError
+from stitchwork.migration.arrow_store import ArrowStore
+from stitchwork.migration.base_store import sample_indices
+from stitchwork.migration.store import Batch, Cursor, VectorStore
+
+BATCH_ROWS: Final = 4096
+
+
+class LancedbStore(ArrowStore):
+    """A table with a column of ids and a column of vectors.
+
+    Args:
+        address: A folder, or a URL that lancedb reads.
+        name: What messages call it.
+        table: The table.
+        id_column: Column of the ids; default: `id`.
+        column: Column of the vectors; default: its only one.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        table: str,
+        id_column: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(name, id_column, column)
+        self._database, self._table_name = lancedb.connect(address), table
+        self._opened: Any = None
+        self._has_written = False
+
+    def read_schema(self) -> Any:
+        """The schema of the table."""
+        return self._table().schema
+
+    def revision(self) -> str:
+        """The version of the table."""
+        return str(self._table().version)
+
+    def count(self) -> int:
+        """The number of rows."""
+        return int(self._table().count_rows())
+
+    def dimension(self) -> int:
+        """The width of the vectors: the commonest among the first ones."""
+        column = self.vector_column()
+        type_ = self.read_schema().field(column).type
+        if pa.types.is_fixed_size_list(type_):
+            return int(type_.list_size)
+        rows = self._table().search().select([column]).limit(BATCH_ROWS).to_arrow()
+        lengths = pc.drop_null(pc.list_value_length(rows.column(column)))
+        if not len(lengths):
+            raise InvalidInputError(f"{self.name}: expected vectors in {column}, got none")
+        return int(pc.mode(lengths)[0].as_py()["mode"])
+
+    def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
+        """Rows in the order of the table; a cursor is the number of rows before it."""
+        start, width, pending = int(cursor or 0), self.dimension(), None
+        # A query without a limit returns a few rows only.
+        query = self._table().search().offset(start).limit(max(1, self.count() - start))
+        for rows in query.to_batches(BATCH_ROWS):
+            table = pa.Table.from_batches([rows])
+            pending = table if pending is None else pa.concat_tables([pending, table])
+            while pending.num_rows >= size:
+                yield self._to_batch(pending.slice(0, size), start, width)
+                start += size
+                pending = pending.slice(size)
+        if pending is not None and pending.num_rows:
+            yield self._to_batch(pending, start, width)
+
+    def sample(self, count: int, seed: int) -> Batch:
+        """Rows chosen at random."""
+        rows = sample_indices(self.count(), count, seed)
+        table = self._table().take_offsets(rows.tolist()).to_arrow()
+        return self._to_batch(table, 0, self.dimension(), rows)
+
+    def exists(self) -> bool:
+        """Whether there is a table of this name."""
+        return self._table_name in self._database.list_tables().tables
+
+    def create(
+        self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
+    ) -> None:
+        """Create the table with the columns of an Arrow source, or id, vector and payload.
+
+        Raises:
+            InvalidInputError: If the source has no column of ids, by which rows are replaced.
+        """
+        if isinstance(source, ArrowStore) and source.id_column() is None:
+            raise InvalidInputError(f"{source.name}: expected a column of ids; name it by id=NAME")
+        self._plan_schema(source, dimension, stamp)
+        if isinstance(source, ArrowStore):
+            self._id = source.id_column()
+        self._database.create_table(self._table_name, schema=self._schema, exist_ok=True)
+
+    def write(self, block: int, batch: Batch) -> None:
+        """Add the rows of a block; those of the first one in a process may be there already."""
+        rows = self._to_table(batch)
+        if not rows.num_rows:
+            return
+        if self._has_written:
+            self._table().add(rows)
+        else:
+            merge = self._table().merge_insert(self.id_column())
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        self._has_written = True
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def _table(self) -> Any:
+        """The table, at the version at which it was opened unless rows are written to it.
+
+        Raises:
+            InvalidInputError: If there is none.
+        """
+        if self._opened is None:
+            if not self.exists():
+                raise InvalidInputError(f"{self.name}: no such table")
+            self._opened = self._database.open_table(self._table_name)
+        return self._opened

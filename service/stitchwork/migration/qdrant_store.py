@@ -1,0 +1,175 @@
+"""Collections of Qdrant, of a server or of a folder in local mode, as stores."""
+
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from qdrant_client import QdrantClient, models
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
+
+from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
+from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
+from stitchwork.migration.vectors import to_vectors
+
+PAGE_ROWS: Final = 512
+"""Points of one request."""
+END: Final = "end"
+"""The cursor after the last point."""
+ORIGINAL_ID: Final = "original_id"
+"""Field of the payload for ids that Qdrant does not accept."""
+MAX_ID: Final = 2**64
+
+_local_clients: dict[str, tuple[QdrantClient, int]] = {}
+"""Clients of folders, and how many stores use each: a folder can be open only once."""
+
+
+class QdrantStore(BaseStore):
+    """A collection of points with one vector each, or one of several by its name.
+
+    Args:
+        address: The URL of a server, or a folder.
+        name: What messages call it.
+        collection: The collection.
+        vector: Name of the vector; default: the only one.
+    """
+
+    def __init__(self, address: str, name: str, collection: str, vector: str | None = None) -> None:
+        self.name, self.collection, self._vector = name, collection, vector
+        self._folder: str | None = None
+        if address.startswith(("http://", "https://")):
+            self._client = QdrantClient(url=address, check_compatibility=False)
+        else:
+            self._folder = str(Path(address).resolve())
+            client, users = _local_clients.get(self._folder, (None, 0))
+            self._client = client or QdrantClient(path=self._folder)
+            _local_clients[self._folder] = (self._client, users + 1)
+
+    def count(self) -> int:
+        """The number of points."""
+        return int(self._client.count(self.collection, exact=True).count)
+
+    def dimension(self) -> int:
+        """The width of the vectors."""
+        return int(self._parameters().size)
+
+    def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
+        """Points in the order of their ids; a cursor is the next id."""
+        width, points = self.dimension(), list[Any]()
+        while cursor != END:
+            page, following = self._client.scroll(
+                self.collection,
+                limit=min(size - len(points), PAGE_ROWS),
+                offset=cursor,
+                with_vectors=[self._vector] if self._vector else True,
+            )
+            points += page
+            cursor = END if following is None else following
+            if points and (len(points) == size or cursor == END):
+                yield self._batch(points, width, cursor)
+                points = []
+
+    def exists(self) -> bool:
+        """Whether there is a collection of this name."""
+        return self._client.collection_exists(self.collection)
+
+    def create(
+        self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
+    ) -> None:
+        """Create the collection, with the distance and index of a Qdrant source."""
+        if self.exists():
+            return
+        parameters = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
+        others: dict[str, Any] = {"metadata": {"stitchwork": dict(stamp)}}
+        if isinstance(source, QdrantStore):
+            parameters = source._parameters().model_copy(update={"size": dimension})
+            self._vector = self._vector or source._vector
+            config = source._client.get_collection(source.collection).config
+            others |= {
+                "hnsw_config": models.HnswConfigDiff(**config.hnsw_config.model_dump()),
+                "quantization_config": config.quantization_config,
+                "on_disk_payload": config.params.on_disk_payload,
+                "shard_number": config.params.shard_number,
+                "replication_factor": config.params.replication_factor,
+            }
+        vectors = {self._vector: parameters} if self._vector else parameters
+        self._client.create_collection(self.collection, vectors_config=vectors, **others)
+
+    def write(self, block: int, batch: Batch) -> None:
+        """Insert or replace the points of a block."""
+        points = [
+            self._point(id_, vector.tolist(), record)
+            for id_, vector, record in zip(
+                batch.ids, batch.vectors, batch.payload.records(), strict=True
+            )
+        ]
+        for start in range(0, len(points), PAGE_ROWS):
+            self._client.upsert(self.collection, points[start : start + PAGE_ROWS], wait=True)
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+    def close(self) -> None:
+        """Close the client, unless another store uses it."""
+        if self._folder is not None:
+            client, users = _local_clients[self._folder]
+            if users > 1:
+                _local_clients[self._folder] = (client, users - 1)
+                return
+            del _local_clients[self._folder]
+        self._client.close()
+
+    @staticmethod
+    def client_error(name: str, error: Exception) -> StitchworkError | None:
+        """Errors of the server, of connections to it, and of a folder that is in use."""
+        if isinstance(error, ResponseHandlingException | httpx.TransportError):
+            return UnavailableError(f"{name}: {error}")
+        if isinstance(error, ApiException | RuntimeError):
+            return InvalidInputError(f"{name}: {error}")
+        return None
+
+    def _parameters(self) -> models.VectorParams:
+        """The parameters of the vector.
+
+        Raises:
+            InvalidInputError: If the collection does not exist or it is not clear which vector.
+        """
+        if not self.exists():
+            raise InvalidInputError(f"{self.name}: no such collection")
+        params = self._client.get_collection(self.collection).config.params
+        vectors = params.vectors
+        if isinstance(vectors, models.VectorParams) and not params.sparse_vectors:
+            if self._vector is None:
+                return vectors
+        elif isinstance(vectors, dict) and self._vector in vectors:
+            return vectors[self._vector]
+        names = [*(vectors if isinstance(vectors, dict) else ["one without a name"])]
+        names += params.sparse_vectors or {}
+        raise InvalidInputError(
+            f"{self.name}: expected one vector, or its name by column=NAME, got {', '.join(names)}"
+        )
+
+    def _point(self, id_: Id, vector: list[float], record: Any) -> models.PointStruct:
+        """A point; an id that is no unsigned number and no UUID becomes a UUID of its digest."""
+        if isinstance(id_, int) and 0 <= id_ < MAX_ID:
+            point_id: Id = id_
+        else:
+            try:
+                point_id = str(uuid.UUID(str(id_)))
+            except ValueError:
+                point_id = str(uuid.uuid5(uuid.NAMESPACE_URL, str(id_)))
+            if point_id != id_:
+                record = {**record, ORIGINAL_ID: id_}
+        vectors: Any = {self._vector: vector} if self._vector else vector
+        return models.PointStruct(id=point_id, vector=vectors, payload=record)
+
+    def _batch(self, points: list[Any], width: int, cursor: Cursor) -> Batch:
+        rows = [
+            point.vector.get(self._vector) if isinstance(point.vector, dict) else point.vector
+            for point in points
+        ]
+        vectors, faults = to_vectors(rows, width)
+        payload = RecordPayload([point.payload or {} for point in points])
+        return Batch([point.id for point in points], vectors, payload, cursor, faults)
