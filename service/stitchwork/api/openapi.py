@@ -159,6 +159,7 @@ def body(
     array_field: str | None = None,
     accepts_raw_inputs: bool = False,
     octets: bool = False,
+    required: bool = True,
 ) -> dict[str, Any]:
     """The OpenAPI description of a route's body.
 
@@ -168,6 +169,7 @@ def body(
             parameters; None if the route refuses them.
         accepts_raw_inputs: Whether raw inputs may come as multipart or NDJSON.
         octets: Whether bytes may follow the JSON.
+        required: Whether there must be one.
     """
     _bodies[model.__name__] = model
     content: dict[str, Any] = {
@@ -191,7 +193,7 @@ def body(
             "schema": {"type": "object", "properties": {"items": files}, "required": ["items"]}
         }
     parameters = _query_parameters(model, array_field) if array_field else []
-    return {"requestBody": {"required": True, "content": content}, "parameters": parameters}
+    return {"requestBody": {"required": required, "content": content}, "parameters": parameters}
 
 
 def with_timeout(operation: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -79,6 +79,7 @@ MESSAGES: Final[dict[str, dict[str, str]]] = {
         "datatype": "2 string",
         "shape": "3 repeated int64",
         "parameters": "4 map InferParameter",
+        "contents": "5 InferTensorContents",
     },
     "ModelStreamInferResponse": {
         "error_message": "1 string",

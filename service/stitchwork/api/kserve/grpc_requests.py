@@ -78,6 +78,8 @@ async def read_request(request: Request, parser: BodyParser) -> ModelRequest:
     rest, contents = split_message(data)
     message = await parser.parse(request, parse_message, rest, parser.limits, text_bytes=len(rest))
     tensors = _tensors(message.body, contents)
+    # Outputs are raw if inputs are, as KServe's servers have it.
+    message.body.parameters.binary_data_output = bool(contents)
     is_short = len(rest) <= SHORT_TEXT and len(data) <= SHORT_ARRAY
     payload = TensorRequest(message.body, tensors, is_short, message.unknown_fields)
     return ModelRequest(message.model, message.version, payload)
@@ -146,9 +148,8 @@ def parse_message(data: bytes, limits: RequestLimits) -> InferMessage:
         body = InferenceRequest.model_validate(fields, context=limits)
     except ValidationError as error:
         raise from_validation(error, InferenceRequest.model_fields, fields) from error
-    # These choose between JSON and bytes, and all outputs are bytes here.
-    body.parameters.binary_data_output = True
     for output in body.outputs or ():
+        # It chooses between JSON and bytes.
         output.parameters.binary_data = None
     for i, spec in enumerate(body.inputs if len(data) > LONG_TEXT else ()):
         if spec.datatype in FLOAT_DTYPES and spec.data and len(spec.shape) == 2:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from stitchwork.api.dependencies import AppState, app_state
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.kserve import models, repository
-from stitchwork.api.kserve.grpc_messages import CLASSES
+from stitchwork.api.kserve.grpc_messages import CLASSES, CONTENTS
 from stitchwork.api.kserve.grpc_requests import read_request
 from stitchwork.api.kserve.inference import check_room, infer
 from stitchwork.api.kserve.models import find_model, parse_name
@@ -198,13 +198,24 @@ def _response_fields(
     specs: Sequence[OutputSpec],
 ) -> dict[str, Any]:
     """The fields of a `ModelInferResponse`."""
-    entries, contents = [], []
+    entries, raw = list[dict[str, Any]](), list[bytes]()
     for spec in specs:
         array = outputs[spec.name]
         datatype = datatype_of(array)
-        entries.append({"name": spec.name, "datatype": datatype, "shape": list(array.shape)})
-        contents.append(binary_data(array, datatype))
-    return {**fields, "outputs": entries, "raw_output_contents": contents}
+        entry: dict[str, Any] = {
+            "name": spec.name,
+            "datatype": datatype,
+            "shape": list(array.shape),
+        }
+        if spec.binary:
+            raw.append(binary_data(array, datatype))
+        else:
+            values = array.ravel().tolist()
+            if datatype == "BYTES":
+                values = [text.encode() for text in values]
+            entry["contents"] = {CONTENTS[datatype]: values}
+        entries.append(entry)
+    return {**fields, "outputs": entries, "raw_output_contents": raw}
 
 
 def _infer_response(

@@ -70,7 +70,7 @@ async def server(state: StateDep) -> Response:
     summary="List models",
     name="v2_repository_index",
     response_model=list[RepositoryModel],
-    openapi_extra=body(RepositoryIndexRequest),
+    openapi_extra=body(RepositoryIndexRequest, required=False),
 )
 async def repository_index(request: Request, state: StateDep) -> Response:
     """The models of all that is registered, at most 1,000, and whether they are ready."""
@@ -85,7 +85,7 @@ async def repository_index(request: Request, state: StateDep) -> Response:
             state.limits,
             text_bytes=len(data),
         )
-    listed = await asyncio.to_thread(repository.list_models, state, ready=payload.ready)
+    listed = await asyncio.to_thread(repository.list_models, state, ready=bool(payload.ready))
     return Response(orjson.dumps([model.model_dump() for model in listed]), 200, {}, JSON)
 
 

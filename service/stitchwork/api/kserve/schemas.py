@@ -263,7 +263,7 @@ class ModelStatisticsResponse(ResponseModel):
 class RepositoryIndexRequest(ProtocolModel):
     """A request of the list of models."""
 
-    ready: bool = Field(False, strict=True, description="List only models that are ready.")
+    ready: bool | None = Field(None, strict=True, description="List only models that are ready.")
     example: ClassVar[dict[str, Any]] = {"ready": True}
 
 
