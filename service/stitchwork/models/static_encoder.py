@@ -16,7 +16,8 @@ from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_settings import resolve_spec
-from stitchwork.resources import Item, Modality, TextEncoder
+from stitchwork.models.token_ids import unverifiable_tokens
+from stitchwork.resources import Item, Modality, TextEncoder, TokenIds
 from stitchwork.resources.prompts import Prompt, select_prompt
 
 MAX_CHARACTERS_PER_TOKEN: Final = 200
@@ -128,6 +129,8 @@ class StaticEncoder:
         check_rows(self._spec.model, "sentence-transformers", self.forward(inputs), expected)
 
     def _check(self, item: Item, i: int, prompt: str) -> str:
+        if isinstance(item, TokenIds):
+            raise unverifiable_tokens(self._spec.model, f"/items/{i}")
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=f"/items/{i}")
         if len(item) > self._limit * MAX_CHARACTERS_PER_TOKEN:

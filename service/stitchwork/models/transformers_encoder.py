@@ -38,7 +38,8 @@ from stitchwork.models.text_settings import (
     prompt_tokens,
     resolve_spec,
 )
-from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder
+from stitchwork.models.token_ids import TokenIdCheck
+from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder, TokenIds
 from stitchwork.resources.prompts import Prompt, select_prompt
 
 MAX_CHARACTERS_PER_TOKEN: Final = 200
@@ -88,6 +89,7 @@ class TransformersEncoder:
         self.device = device
         self.dtype = torch_dtype(spec)
         self._tokenizer: Any = load_tokenizer(spec.model, files.model_folder)
+        self._token_id_check = TokenIdCheck(self._tokenizer, spec.model)
         self._lower_case = bool(spec.lower_case) and not lower_case_first(self._tokenizer)
         modes = pooling_modes(spec.pooling or "mean")
         if model is None:
@@ -148,11 +150,12 @@ class TransformersEncoder:
         input_type: str | None = None,
         progress: Callable[[], None] = lambda: None,
     ) -> PreparedInputs:
-        """Tokenise texts, and of those that are too long only what is kept.
+        """Tokenise texts, and of those that are too long only what is kept; take token ids.
 
         Raises:
             InvalidInputError: If a text is empty, or is too long and may not be truncated; or if
-                no prompt fits the input type, or that prompt leaves no token for a text.
+                no prompt fits the input type, or that prompt leaves no token for a text. Also if
+                token ids are of another tokenizer, or there is a prompt, which they would lack.
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
         prompt = self._select_prompt(input_type)
@@ -161,7 +164,12 @@ class TransformersEncoder:
             for i, item in enumerate(items)
         ]
         parts, token_ids = self._cutter.tokenize(texts, progress)
-        shortened = {i for i, item in enumerate(items) if len(item) > self._max_characters}
+        own = {i: item.ids for i, item in enumerate(items) if isinstance(item, TokenIds)}
+        for i, own_ids in own.items():
+            token_ids[i] = self._check_ids(own_ids, i, prompt)
+        shortened = {i for i, text in enumerate(items) if len(text) > self._max_characters} - set(
+            own
+        )
         too_long = [i for i, ids in enumerate(token_ids) if len(ids) > self._limit]
         if too_long and not may_truncate:
             i = too_long[0]
@@ -172,9 +180,13 @@ class TransformersEncoder:
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
         for i in too_long:
-            token_ids[i] = self._tokenizer(
-                parts[i], truncation=True, max_length=self._limit, verbose=False
-            )["input_ids"]
+            token_ids[i] = (
+                self._token_id_check.cut(own[i], self._limit)
+                if i in own
+                else self._tokenizer(
+                    parts[i], truncation=True, max_length=self._limit, verbose=False
+                )["input_ids"]
+            )
         inputs = split_rows(token_ids)
         if prompt.text and not self._pools_prompt:
             for ids in inputs:
@@ -299,8 +311,25 @@ class TransformersEncoder:
             )
         ]
 
+    def _check_ids(self, ids: list[int], i: int, prompt: Prompt) -> list[int]:
+        pointer = f"/items/{i}"
+        if prompt.text:
+            raise InvalidInputError(
+                f"expected a text, got token ids: a prompt comes before each text of "
+                f"{self._spec.model}",
+                pointer=pointer,
+                code=ErrorCode.TOKEN_IDS,
+            )
+        self._token_id_check.check(ids, pointer)
+        return ids
+
     def _check(self, item: Item, i: int, may_truncate: bool) -> str:
-        """The text of an item, truncated if its characters alone show that it is too long."""
+        """The text of an item, truncated if its characters alone show that it is too long.
+
+        Empty for token ids, which take its place.
+        """
+        if isinstance(item, TokenIds):
+            return ""
         pointer = f"/items/{i}"
         if not isinstance(item, str) or not item.strip():
             raise InvalidInputError("expected a text that is not empty", pointer=pointer)

@@ -4,7 +4,7 @@ from collections.abc import Container, Iterator, Sequence
 from typing import Final
 
 from stitchwork.queue.image_headers import image_pixels
-from stitchwork.resources import EncoderSpec, Item, TextEncoder
+from stitchwork.resources import EncoderSpec, Item, TextEncoder, TokenIds
 
 CHARACTERS_PER_TOKEN: Final = 4
 MAX_TOKENS: Final = 512
@@ -31,6 +31,8 @@ def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
     image costs the same for the model whatever its size, since it is resized, and more the longer
     it takes to decode.
     """
+    if isinstance(item, TokenIds):
+        return COST_OF_TEXT + len(item.ids)
     if isinstance(item, str):
         max_tokens = encoder.max_length if isinstance(encoder, TextEncoder) else None
         tokens = min(max_tokens or MAX_TOKENS, len(item) // CHARACTERS_PER_TOKEN)
@@ -72,9 +74,15 @@ def input_amounts(items: Sequence[Item], units: Container[str]) -> dict[str, int
     """What inputs use of rates of these units: items, tokens or pixels."""
     amounts = {"items": len(items)}
     if "tokens" in units:
-        texts = (item for item in items if isinstance(item, str))
-        amounts["tokens"] = sum(len(text) // CHARACTERS_PER_TOKEN + 1 for text in texts)
+        amounts["tokens"] = sum(map(_token_count, items))
     if "pixels" in units:
-        images = (item for item in items if not isinstance(item, str))
+        images = (item for item in items if not isinstance(item, str | TokenIds))
         amounts["pixels"] = sum(image_pixels(image) or UNKNOWN_PIXELS for image in images)
     return amounts
+
+
+def _token_count(item: Item) -> int:
+    """About how many tokens an input has."""
+    if isinstance(item, TokenIds):
+        return len(item.ids)
+    return len(item) // CHARACTERS_PER_TOKEN + 1 if isinstance(item, str) else 0

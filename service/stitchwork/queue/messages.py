@@ -30,6 +30,7 @@ from stitchwork.resources import (
     Record,
     Registration,
     Space,
+    TokenIds,
     encoder_key,
 )
 from stitchwork.telemetry import Caller
@@ -41,6 +42,8 @@ FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""
 REGISTRATION_STREAM: Final = "registration"
 """The stream of registration steps that need no encoder."""
+TOKENS: Final = b"\xff"
+"""What token ids of a text follow; no text in UTF-8 has this byte."""
 MAX_SHARED_PARTS: Final = 1024
 _OWN_FIELDS: Final = ("id", "reply_to", "request_id", "traceparent")
 """The fields of a job that differ between jobs of equal versions."""
@@ -188,7 +191,7 @@ def pack_job(
     header = {"format": FORMAT, "id": id_, "reply_to": reply_to, "request_id": request_id}
     if traceparent is not None:
         header["traceparent"] = traceparent
-    parts = [item.encode() if isinstance(item, str) else item for item in items]
+    parts = [_pack_item(item) for item in items]
     return pack_frames((orjson.dumps(header), job.shared_part, *parts))
 
 
@@ -210,10 +213,20 @@ def unpack_job(data: bytes) -> tuple[Job, list[Item]]:
             raise ValueError("expected texts")
         job = shared.model_copy(update=own)
         if job.encoder is not None and job.encoder.modality == "text":
-            return job, [part.decode() for part in frames[1:]]
+            return job, [_unpack_text(part) for part in frames[1:]]
         return job, list(frames[1:])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CorruptDataError("the bytes have a valid checksum but are not a job") from error
+
+
+def _pack_item(item: Item) -> bytes:
+    if isinstance(item, str):
+        return item.encode()
+    return TOKENS + item if isinstance(item, TokenIds) else item
+
+
+def _unpack_text(part: bytes) -> Item:
+    return TokenIds(part[1:]) if part.startswith(TOKENS) else part.decode()
 
 
 def unpack_address(data: bytes) -> tuple[str, str] | None:

@@ -80,6 +80,7 @@ __all__ = [
     "Space",
     "SpaceCheck",
     "TextEncoder",
+    "TokenIds",
     "TokenPooling",
     "TransformersSpec",
     "VisionEncoder",
@@ -100,7 +101,22 @@ __all__ = [
 Floats: TypeAlias = NDArray[np.float32]
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 Item: TypeAlias = str | bytes
-"""One raw input: a text, or the bytes of an image file."""
+"""One raw input: a text, `TokenIds` of one, or the bytes of an image file."""
+
+
+class TokenIds(bytes):
+    """A text as the ids of its tokens by the model's own tokenizer: (t,) little-endian uint32."""
+
+    @classmethod
+    def of(cls, ids: Sequence[int]) -> "TokenIds":
+        """The token ids of these integers."""
+        return cls(np.array(ids, "<u4").tobytes())
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids as integers."""
+        values: list[int] = np.frombuffer(self, "<u4").tolist()
+        return values
 
 
 class AnchorSet(Record):

@@ -66,6 +66,33 @@ def test_embeddings_in_any_encoding_equal_those_of_the_embed_route(
     assert embeddings.shape == (len(INPUTS), width)
 
 
+def test_token_ids_of_the_models_tokenizer_are_embedded_as_their_texts(
+    world: World, client: openai.OpenAI
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    ids: list[list[int]] = tokenizer(INPUTS)["input_ids"]
+    response = client.embeddings.create(model="minilm", input=ids)
+    np.testing.assert_allclose(rows(response), embed(world), atol=1e-5)
+    assert response.usage.prompt_tokens == sum(map(len, ids))
+    single = client.embeddings.create(model="minilm->turned", input=ids[0])
+    np.testing.assert_allclose(rows(single), embed(world, target="turned")[:1], atol=1e-4)
+    mixed: list[Any] = [INPUTS[0], ids[1]]
+    response = client.embeddings.create(model="minilm", input=mixed)
+    np.testing.assert_allclose(rows(response), embed(world)[:2], atol=1e-5)
+
+
+def test_token_ids_that_are_too_many_are_cut_like_their_text(client: openai.OpenAI) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    text = "the river is broad " * 200
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    cut, expected = (
+        client.embeddings.create(model="minilm", input=value, extra_body={"truncate": True})
+        for value in (ids, text)
+    )
+    np.testing.assert_allclose(rows(cut), rows(expected), atol=1e-5)
+    assert cut.usage.prompt_tokens == 256
+
+
 def test_usage_of_texts_is_the_number_of_tokens(client: openai.OpenAI) -> None:
     tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     tokens = sum(len(ids) for ids in tokenizer(INPUTS)["input_ids"])
@@ -164,8 +191,27 @@ def test_embeddings_are_cut_to_dimensions_that_the_encoder_is_made_for(
         ({"input": ""}, "invalid-input", "input[0]", "not empty"),
         ({"input": []}, "invalid-input", "input", "non-empty list"),
         ({"input": ["a", " "]}, "invalid-input", "input[1]", "not empty"),
-        ({"input": [1, 2, 3]}, "token-ids", "input", "check_embedding_ctx_length=False"),
-        ({"input": [[1, 2], [3]]}, "token-ids", "input", "check_embedding_ctx_length=False"),
+        ({"input": [1, 2, 3]}, "token-ids", "input[0]", "check_embedding_ctx_length=False"),
+        ({"input": [[1, 2], [3]]}, "token-ids", "input[0]", "check_embedding_ctx_length=False"),
+        (
+            {"input": ["a", [7592, 2088]]},
+            "token-ids",
+            "input[1]",
+            "begin with 101 and end with 102",
+        ),
+        ({"input": [101, 30522, 102]}, "token-ids", "input[0]", "less than 30522"),
+        ({"input": [101, 102]}, "invalid-input", "input[0]", "not empty"),
+        ({"input": [[]]}, "invalid-input", "input[0]", "not empty"),
+        ({"input": [101, -1, 102]}, "invalid-input", "input[0][1]", "expected a token id, got -1"),
+        ({"input": [[101, True, 102]]}, "invalid-input", "input[0][1]", "got a boolean"),
+        ({"input": [[101, 2**31, 102]]}, "invalid-input", "input[0][1]", "expected a token id"),
+        (
+            {"input": [101, *[7592] * 300, 102]},
+            "context_length_exceeded",
+            "input[0]",
+            "256 tokens for",
+        ),
+        ({"model": "lite", "input": [101, 102]}, "token-ids", "input[0]", "expected an image"),
         ({"input": ["a", "word " * 600]}, "context_length_exceeded", "input[1]", "256 tokens"),
         ({"input": [*"a" * 9, "x" * 10**6]}, "context_length_exceeded", "input[9]", "characters"),
         ({"input": ["a"] * 41}, "input-too-large", "input", "at most 40"),

@@ -10,9 +10,9 @@ MESSAGE: Final = "expected a text that is not empty"
 ITEMS: Final = "/items/"
 
 
-def present_indices(texts: Sequence[str]) -> list[int]:
+def present_indices(texts: Sequence[str | bytes]) -> list[int]:
     """The indices of the texts that are not blank."""
-    return [i for i, text in enumerate(texts) if text.strip()]
+    return [i for i, text in enumerate(texts) if not isinstance(text, str) or text.strip()]
 
 
 @contextmanager

@@ -12,13 +12,10 @@ from stitchwork.api.schemas.request_model import EncodingFormat
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
+from stitchwork.resources import TokenIds
 
-TEXTS_ONLY: Final = (
-    "expected a text or a list of texts, got token ids: every model here has its own "
-    "tokenizer. LangChain's OpenAIEmbeddings sends texts with check_embedding_ctx_length=False"
-)
-
-
+TEXTS_ONLY: Final = "expected a text, got token ids"
+MAX_TOKEN_ID: Final = 2**31 - 1
 PART_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "description": "A text or an image as a part of a message.",
@@ -28,22 +25,59 @@ PART_SCHEMA: Final[dict[str, Any]] = {
         "image_url": {"type": "object", "properties": {"url": {"type": "string"}}},
     },
 }
+TOKENS_SCHEMA: Final[dict[str, Any]] = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "integer", "minimum": 0, "maximum": MAX_TOKEN_ID},
+}
 INPUT_SCHEMA: Final[dict[str, Any]] = {
     "anyOf": [
         {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"anyOf": [{"type": "string"}, PART_SCHEMA]}},
+        {
+            "type": "array",
+            "minItems": 1,
+            "items": {"anyOf": [{"type": "string"}, PART_SCHEMA, TOKENS_SCHEMA]},
+        },
+        TOKENS_SCHEMA,
     ],
-    "description": "Texts or, for an image encoder, images in base64, as data URIs or, from "
+    "description": "Texts, or the token ids of texts by the model's own tokenizer with its special "
+    "tokens, or, for an image encoder, images in base64, as data URIs or, from "
     "allowed hosts, by URL.",
 }
 
 
-def _parse_input(value: Any, info: ValidationInfo) -> list[str]:
-    inputs = value if isinstance(value, list) else [value]
+def _parse_input(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    return parse_inputs(value)
+
+
+def parse_inputs(value: Any) -> list[str | bytes]:
+    """The texts, token ids or images of a request.
+
+    Args:
+        value: One of them, or a list of them.
+
+    Raises:
+        InvalidInputError: If it is none, or one of them is of another type.
+    """
+    is_list = isinstance(value, list) and not (value and type(value[0]) is int)
+    inputs = value if is_list else [value]
     if not inputs or not isinstance(inputs[0], str | dict | list | int):
         got = "an empty list" if inputs == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
-    return [parse_part(part, f"/{i}") for i, part in enumerate(inputs)]
+    return [
+        _parse_tokens(part, f"/{i}") if isinstance(part, list) else parse_part(part, f"/{i}")
+        for i, part in enumerate(inputs)
+    ]
+
+
+def _parse_tokens(ids: list[Any], pointer: str) -> TokenIds:
+    if not ids:
+        raise InvalidInputError("expected a text that is not empty", pointer=pointer)
+    for i, token in enumerate(ids):
+        if type(token) is not int or not 0 <= token <= MAX_TOKEN_ID:
+            got = token if type(token) is int else validation.json_type(token)
+            raise InvalidInputError(f"expected a token id, got {got}", pointer=f"{pointer}/{i}")
+    return TokenIds.of(ids)
 
 
 def parse_part(part: Any, pointer: str) -> str:
@@ -56,8 +90,8 @@ def parse_part(part: Any, pointer: str) -> str:
     Raises:
         InvalidInputError: If it is neither.
     """
-    if type(part) is int or (isinstance(part, list) and all(type(t) is int for t in part)):
-        raise InvalidInputError(TEXTS_ONLY, code=ErrorCode.TOKEN_IDS)
+    if isinstance(part, list) and part and all(type(token) is int for token in part):
+        raise InvalidInputError(TEXTS_ONLY, pointer=pointer, code=ErrorCode.TOKEN_IDS)
     match part:
         case str() | {"type": "text", "text": str()}:
             return part if isinstance(part, str) else part["text"]
@@ -111,7 +145,7 @@ class EmbeddingsRequest(ProtocolModel):
     """A request of OpenAI's embeddings API, with some fields that this API does not have."""
 
     refused_fields = REFUSED_FIELDS
-    input: Annotated[list[str], FieldParser(_parse_input, INPUT_SCHEMA)]
+    input: Annotated[list[str | bytes], FieldParser(_parse_input, INPUT_SCHEMA)]
     model: ModelNameField = DEFAULT_MODEL
     encoding_format: EncodingFormat = "float"
     dimensions: int | None = Field(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from stitchwork.api.content import validation
-from stitchwork.errors import InvalidInputError
+from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.resources import (
     Item,
     Modality,
+    TokenIds,
 )
 
 MAX_DATA_HEAD: Final = 200
@@ -51,6 +52,12 @@ def _plain_base64(image: str) -> str:
 
 
 def _decode_item(item: str | bytes, modality: Modality, pointer: str) -> Item:
+    if isinstance(item, TokenIds):
+        if modality == "text":
+            return item
+        raise InvalidInputError(
+            f"expected an {modality}, got token ids", pointer=pointer, code=ErrorCode.TOKEN_IDS
+        )
     if modality == "text":
         try:
             text = item.decode() if isinstance(item, bytes) else item

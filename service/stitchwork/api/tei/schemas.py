@@ -4,38 +4,23 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, RootModel, ValidationInfo
 
-from stitchwork.api.content import validation
-from stitchwork.api.openai.schemas import parse_part
+from stitchwork.api.openai.schemas import INPUT_SCHEMA, parse_inputs
 from stitchwork.api.schemas.fields import FieldParser
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.response_model import ResponseModel
-from stitchwork.errors import InvalidInputError
-
-INPUTS_SCHEMA: Final[dict[str, Any]] = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "minItems": 1, "items": {"type": "string"}},
-    ],
-    "description": "Texts or, for an image encoder, images in base64, as data URIs or, from "
-    "allowed hosts, by URL.",
-}
 
 REFUSED_FIELDS: Final = {"parameters": "send each of them as a field beside `inputs`"}
 
 
-def _parse_inputs(value: Any, info: ValidationInfo) -> list[str]:
-    inputs = value if isinstance(value, list) else [value]
-    if not inputs or not isinstance(inputs[0], str | list | int):
-        got = "an empty list" if inputs == [] else validation.json_type(value)
-        raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
-    return [parse_part(part, f"/{i}") for i, part in enumerate(inputs)]
+def _parse_inputs(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    return parse_inputs(value)
 
 
 class EmbedInputsRequest(ProtocolModel):
     """A request of `/embed` of Text Embeddings Inference."""
 
     refused_fields = REFUSED_FIELDS
-    inputs: Annotated[list[str], FieldParser(_parse_inputs, INPUTS_SCHEMA)]
+    inputs: Annotated[list[str | bytes], FieldParser(_parse_inputs, INPUT_SCHEMA)]
     normalize: bool = Field(
         True,
         strict=True,
