@@ -17,6 +17,9 @@ CHART_OWNED: Final = frozenset(
     {
         "host",
         "port",
+        "unix_socket",
+        "tls_cert_file",
+        "tls_key_file",
         "redis_url",
         "queue_url",
         "key_file",

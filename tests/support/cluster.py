@@ -15,11 +15,11 @@ import httpx
 import numpy as np
 import redis
 
+from stitchwork.processes.listener import listen
 from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.change_log import STATE
 from stitchwork.resources import Floats
 from stitchwork.settings import Settings
-from stitchwork.supervisor.service_process import listen
 from stitchwork.supervisor.supervisor import settle
 from tests.support import machine
 from tests.support.servers import (

@@ -21,9 +21,9 @@ import redis
 
 from stitchwork.cli.main import main
 from stitchwork.errors import UnavailableError
+from stitchwork.processes.listener import listen
 from stitchwork.settings import Settings
 from stitchwork.supervisor import Plan, ServiceProcess, embedded_servers, start
-from stitchwork.supervisor.service_process import listen
 from tests.support.processes import BOUND, await_gone, family_of, processes, read_until
 
 LINUX = sys.platform == "linux"

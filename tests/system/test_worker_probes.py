@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.supervisor.service_process import listen
+from stitchwork.processes.listener import listen
 from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, Process
 from tests.support.servers import VALKEY_9, server_binary

@@ -104,7 +104,8 @@ def test_settings_that_a_process_reads_are_its_options(module: str, names: set[s
             reads |= {field.name for field in fields(options)}
         reads |= Settings().limits().keys()
     assert reads & Settings.model_fields.keys() - {"admin_key"} <= names
-    unread = names - reads - {"host", "port", "log_level", "drain_seconds", "require_keys"}
+    command = {"host", "port", "unix_socket", "log_level", "drain_seconds", "require_keys"}
+    unread = names - reads - command
     assert unread == set()
 
 

@@ -57,6 +57,11 @@ def test_number_is_a_limit_or_listed_as_none() -> None:
         ({"rate_limits": "infer=often"}, "100/minute"),
         ({"rate_limits": "write=1/minute"}, "'read', 'infer', 'export' or 'admin'"),
         ({"redis_url": "http://x"}, "redis://"),
+        ({"tls_cert_file": "/a.pem"}, "both tls_cert_file and tls_key_file"),
+        (
+            {"tls_cert_file": "/a.pem", "tls_key_file": "/a.key", "grpc_port": 1},
+            "serves without TLS",
+        ),
         ({"root_path": "stitchwork"}, "expected a path such as /stitchwork"),
         ({"root_path": "/a b"}, "expected a path such as /stitchwork"),
         ({"trusted_proxies": "proxy.local"}, "expected addresses, networks"),
@@ -83,6 +88,7 @@ def test_keys_are_required_on_public_addresses_unless_a_setting_decides() -> Non
     assert Settings(host="0.0.0.0").keys_required  # noqa: S104
     assert not Settings(host="0.0.0.0", require_keys=False).keys_required  # noqa: S104
     assert not Settings(host="::1").keys_required
+    assert not Settings(host="::", unix_socket=Path("/run/api.sock")).keys_required
     assert not Settings(host="localhost").keys_required
     assert Settings(host="localhost", require_keys=True).keys_required
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ import uvicorn
 
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.server_protocol import limited_protocol
+from stitchwork.api.server_protocol import UNIX_CLIENT, limited_protocol
 
 if TYPE_CHECKING:
     from stitchwork.api.grpc_server import GrpcAddress
@@ -31,6 +32,8 @@ class ServerOptions:
     """How the app is served; each attribute has the name of the setting that it comes from.
 
     Attributes:
+        tls_cert_file: Certificates that it serves by TLS with; None for no TLS.
+        tls_key_file: The private key for them.
         root_path: Path under which a proxy publishes the app; empty if there is none.
         trusted_proxies: Addresses and networks whose `X-Forwarded-…` headers are believed.
         cors_origins: Origins of pages that may read answers in a browser.
@@ -39,6 +42,8 @@ class ServerOptions:
         request_timeout_seconds: Maximum duration of a request.
     """
 
+    tls_cert_file: Path | None
+    tls_key_file: Path | None
     root_path: str
     trusted_proxies: Sequence[str]
     cors_origins: Sequence[str]
@@ -90,10 +95,7 @@ class DrainingServer(uvicorn.Server):
 def serve_app(
     state: AppState,
     options: ServerOptions,
-    *,
-    host: str,
-    port: int,
-    fd: int | None,
+    fd: int,
     grpc_address: "GrpcAddress | None" = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then complete the accepted requests.
@@ -101,9 +103,7 @@ def serve_app(
     Args:
         state: The state of the API.
         options: How it is served.
-        host: Address to listen on.
-        port: Port to listen on.
-        fd: File descriptor of a listening socket, used instead of host and port.
+        fd: File descriptor of a listening socket.
         grpc_address: Where the gRPC API listens; None for none.
 
     Returns:
@@ -116,9 +116,9 @@ def serve_app(
     )
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         fd=fd,
+        ssl_certfile=options.tls_cert_file,
+        ssl_keyfile=options.tls_key_file,
         http=limited_protocol(state.limits, options.root_path),
         ws="none",
         log_config=None,
@@ -126,9 +126,8 @@ def serve_app(
         server_header=False,
         timeout_graceful_shutdown=int(options.request_timeout_seconds) + 1,
         timeout_keep_alive=options.keep_alive_seconds,
-        proxy_headers=bool(options.trusted_proxies),
         # uvicorn would otherwise read FORWARDED_ALLOW_IPS.
-        forwarded_allow_ips=list(options.trusted_proxies),
+        forwarded_allow_ips=_trusted(options.trusted_proxies),
     )
     # After its shutdown uvicorn raises the signal again, which would end the process with -15.
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -137,6 +136,11 @@ def serve_app(
     server = DrainingServer(config, state.draining, options.drain_seconds, stop_listening)
     server.run()
     return 0 if server.started else 1
+
+
+def _trusted(proxies: Sequence[str]) -> list[str]:
+    """What uvicorn trusts; whoever may open a Unix socket is trusted as well."""
+    return list(proxies) if "*" in proxies else [*proxies, UNIX_CLIENT]
 
 
 def _return_memory() -> None:

@@ -33,6 +33,8 @@ LINGER_SECONDS: Final = 3.0
 
 If the connection were closed at once, the client would not receive the response.
 """
+UNIX_CLIENT: Final = "unix"
+"""The address of clients on a Unix socket, which have none."""
 SPARE_CONNECTIONS: Final = 64
 """Connections above the limit that still receive an error; further ones are aborted."""
 
@@ -47,8 +49,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         super().connection_made(transport)
-        if self.client is not None:
-            self.client = (_without_mapping(self.client[0]), self.client[1])
+        address, port = self.client or (UNIX_CLIENT, 0)
+        self.client = (_without_mapping(address), port)
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._message_complete = True

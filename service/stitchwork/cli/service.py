@@ -1,11 +1,11 @@
 """`stitchwork serve|api|worker|settings`: the processes of the service, and their settings."""
 
+import contextlib
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import click
@@ -43,7 +43,7 @@ def serve(settings: Settings) -> int:
         return run(Plan.from_settings(settings), show)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str | None], None]]:
     """Shows what is waited for, on a terminal; None ends it."""
     if not sys.stderr.isatty():
@@ -72,6 +72,7 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
         server_options,
     )
     from stitchwork.bootstrap.shared import check_servers, limit_blas
+    from stitchwork.processes.listener import listen, listen_on_path
 
     if settings.grpc_port is not None:
         require("api with --grpc-port", GRPC_PACKAGES, "grpc")
@@ -80,14 +81,13 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
     check_keys(state.api_keys, settings.host)
     check_servers(state.registry, state.producer.server)
     try:
-        return serve_app(
-            state,
-            server_options(settings),
-            host=settings.host,
-            port=settings.port,
-            fd=fd,
-            grpc_address=grpc_address(settings, is_shared=share_grpc_port),
-        )
+        with contextlib.ExitStack() as stack:
+            if fd is None and settings.unix_socket is not None:
+                fd = stack.enter_context(listen_on_path(settings.unix_socket)).fileno()
+            elif fd is None:
+                fd = stack.enter_context(listen(settings.host, settings.port)).fileno()
+            grpc = grpc_address(settings, is_shared=share_grpc_port)
+            return serve_app(state, server_options(settings), fd, grpc)
     except KeyboardInterrupt:
         # uvicorn raises the signal again once it has answered the requests in progress.
         return 0

@@ -2,9 +2,10 @@
 
 import ipaddress
 import re
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from stitchwork.addresses import is_loopback
@@ -27,6 +28,13 @@ class ListeningSettings(BaseSettings):
     grpc_port: int | None = Field(
         None, ge=0, le=65_535, description="Port on `host` of the gRPC API; unset: none."
     )
+    unix_socket: Path | None = Field(
+        None, description="Path of a Unix socket that the API listens on, instead of an address."
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="File of the certificates (PEM) that the API serves by TLS with."
+    )
+    tls_key_file: Path | None = Field(None, description="File of the private key (PEM) for them.")
     root_path: str = Field(
         "",
         description="Path under which a proxy publishes the API, such as `/stitchwork`; requests "
@@ -88,10 +96,18 @@ class ListeningSettings(BaseSettings):
                 )
         return _alone(value)
 
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("expected both tls_cert_file and tls_key_file, or none of them")
+        if self.tls_cert_file and self.grpc_port is not None:
+            raise ValueError("grpc_port serves without TLS: expected it without tls_cert_file")
+        return self
+
     @property
     def is_local(self) -> bool:
         """Whether only processes of this machine reach the API without a proxy."""
-        return is_loopback(self.host)
+        return self.unix_socket is not None or is_loopback(self.host)
 
 
 def _alone(value: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Plan:
     Attributes:
         host: Address that the API listens on.
         port: Port that the API listens on; 0 takes a free one.
+        unix_socket: Path of a Unix socket that the API listens on instead.
+        encrypted: Whether the API serves by TLS.
         data_dir: Folder of the embedded registry.
         apis: Number of API processes, which share the address.
         workers: Number of workers.
@@ -40,6 +42,8 @@ class Plan:
 
     host: str = "127.0.0.1"
     port: int = 8765
+    unix_socket: Path | None = None
+    encrypted: bool = False
     data_dir: Path = Path("stitchwork-data")
     apis: int = 1
     workers: int = 1
@@ -59,6 +63,8 @@ class Plan:
         return cls(
             host=settings.host,
             port=settings.port,
+            unix_socket=settings.unix_socket,
+            encrypted=settings.tls_cert_file is not None,
             data_dir=settings.data_dir,
             apis=settings.apis,
             workers=settings.workers,
@@ -76,6 +82,7 @@ class Plan:
     def to_json(self) -> str:
         """The plan as one line."""
         fields = asdict(self) | {"data_dir": str(self.data_dir.absolute()), "env": dict(self.env)}
+        fields["unix_socket"] = str(self.unix_socket) if self.unix_socket else None
         return json.dumps(fields)
 
     @classmethod
@@ -84,7 +91,12 @@ class Plan:
         fields = json.loads(line)
         for name in ("api_command", "worker_command"):
             fields[name] = tuple(fields[name])
-        return cls(**fields | {"data_dir": Path(fields["data_dir"])})
+        path = fields["unix_socket"]
+        fields |= {
+            "data_dir": Path(fields["data_dir"]),
+            "unix_socket": Path(path) if path else None,
+        }
+        return cls(**fields)
 
 
 def _as_text(value: object) -> str:

@@ -11,16 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
 
 from stitchwork.errors import UnavailableError
+from stitchwork.processes.listener import listen, listen_on_path
 from stitchwork.supervisor import embedded_servers
+from stitchwork.supervisor.api_connection import Address, ApiConnection
 from stitchwork.supervisor.plan import KILL_SECONDS, PYTHON, SERVER_SECONDS, Plan, describe_exit
 
 MIN_PAUSE: Final = 0.1
 MAX_PAUSE: Final = 0.5
-BACKLOG: Final = 2048
 EVENT_MESSAGES: Final = {
     "waiting": "waiting for another stitchwork to release the data directory",
     "locked": "starting the servers",
@@ -46,7 +48,7 @@ class ServiceProcess:
         plan: What to run.
 
     Attributes:
-        url: Address of the API.
+        url: Address of the API; `unix:PATH` of a Unix socket.
         pid: The supervisor's process, whose session and group its children share.
         redis_url: The registry server.
         queue_url: The queue server, where it is another.
@@ -64,7 +66,8 @@ class ServiceProcess:
         self._code: int | None = None
         self._last_death = ""
         self._runtime_dir = ""
-        with listen(plan.host, plan.port) as listener:
+        self._stack = contextlib.ExitStack()
+        with self._listen() as listener:
             self._address = _reachable(listener)
             self._process = subprocess.Popen(  # noqa: S603
                 [*PYTHON, "stitchwork.supervisor.supervisor", str(listener.fileno())],
@@ -78,8 +81,7 @@ class ServiceProcess:
         assert self._process.stdin is not None  # noqa: S101
         assert self._process.stdout is not None  # noqa: S101
         self._control, self._events = self._process.stdin, self._process.stdout
-        host, port = self._address
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = _url(self._address, encrypted=plan.encrypted)
         self.pid = self._process.pid
         # Not on the command line, where every user could read the passwords in it.
         self._send(plan.to_json())
@@ -189,6 +191,12 @@ class ServiceProcess:
             self._finish(None)
         return self._code or 0
 
+    def _listen(self) -> socket.socket:
+        plan = self._plan
+        if plan.unix_socket is None:
+            return listen(plan.host, plan.port)
+        return self._stack.enter_context(listen_on_path(plan.unix_socket))
+
     def _finish(self, timeout: float | None) -> None:
         event: Event | None = {"event": ""}
         while event is not None and event["event"] != "ended":
@@ -206,6 +214,7 @@ class ServiceProcess:
         if status < 0:
             _log(f"the supervisor {describe_exit(status)}")
         self._pids.clear()
+        self._stack.close()
         # Before the pipes are closed, since a signal handler may write to one.
         self._code = status if status >= 0 else 1
         self._control.close()
@@ -238,7 +247,7 @@ class ServiceProcess:
     def _await_health(self, path: str, deadline: float) -> None:
         answer, pause = "no answer", MIN_PAUSE
         while (left := deadline - time.monotonic()) > 0:
-            connection = http.client.HTTPConnection(*self._address, timeout=left)
+            connection = ApiConnection(self._address, encrypted=self._plan.encrypted, timeout=left)
             try:
                 connection.request("GET", path)
                 self._await_response(connection.sock, deadline)
@@ -247,7 +256,8 @@ class ServiceProcess:
                     return
                 answer = f"{response.status} {response.read(500).decode(errors='replace')}"
             except TimeoutError:
-                break
+                # The next attempt, if there is time for one.
+                pause = 0.0
             except (OSError, http.client.HTTPException) as error:
                 answer = f"{type(error).__name__} {error}"
             finally:
@@ -269,27 +279,21 @@ class ServiceProcess:
         raise TimeoutError
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens already, so that an obstacle shows at once.
-
-    Raises:
-        UnavailableError: If it cannot listen there.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UnavailableError(f"cannot listen on {host}, port {port}: {reason}") from error
-    # Connections inherit it. A server that takes over a listening socket by its number cannot
-    # always see that it is TCP, leaves Nagle's algorithm on, and each response takes 40 ms longer.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listener
-
-
-def _reachable(listener: socket.socket) -> tuple[str, int]:
-    host, port = listener.getsockname()[:2]
+def _reachable(listener: socket.socket) -> Address:
+    """Where this machine reaches a listening socket."""
+    address = listener.getsockname()
+    if isinstance(address, str):
+        return Path(address)
+    host, port = address[:2]
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+
+
+def _url(address: Address, *, encrypted: bool) -> str:
+    if isinstance(address, Path):
+        return f"unix:{address}"
+    host, port = address
+    scheme = "https" if encrypted else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _readable(seconds: float | None, *files: HasFileno) -> list[HasFileno]:

@@ -14,7 +14,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from stitchwork.models.packaged_encoders import minilm_folder
-from stitchwork.supervisor.service_process import listen
+from stitchwork.processes.listener import listen
 from tests.support import machine
 from tests.support.cluster import Cluster, Process
 from tests.support.metric_samples import Scrape

@@ -198,11 +198,7 @@ class _Sender:
 
 
 def client_address(scope: Scope) -> str | None:
-    """The address of a request's client, by trusted proxies if they forwarded it.
-
-    Returns:
-        None for a client on a Unix socket.
-    """
+    """The address of a request's client, as a trusted proxy forwarded it; None if it has none."""
     client = scope.get("client")
     return str(client[0]) if client else None
 
