@@ -18,6 +18,8 @@ MIXED_SHARE: Final = 0.05
 """Share of foreign rows from which the store is of several models."""
 MIN_GAIN: Final = 0.05
 """Gain in recall from which other anchors are worth registering."""
+RELATED_GAIN: Final = 0.2
+"""Gain in recall with anchors from the store that only rows which belong to their texts have."""
 MIN_RECALL: Final = 0.5
 """Below this recall a store is worth little to those who search it."""
 MIN_UNCOVERED: Final = 0.005
@@ -121,7 +123,7 @@ def _action(assessment: Assessment, facts: StoreFacts) -> tuple[Action, str]:
 
 def _cause(assessment: Assessment) -> str:
     """Why rows and texts have nothing in common."""
-    if assessment.curve and assessment.curve[-1].store >= MIN_RECALL:
+    if assessment.curve and assessment.curve[-1].store >= assessment.store.recall + RELATED_GAIN:
         return (
             "The store is of another model: with its own rows as anchors, the recall@10 of the "
             f"translated store is {assessment.curve[-1].store:.2f}. `stitchwork assess --anchors` "
