@@ -113,8 +113,8 @@ def test_one_command_registers_anchors_and_predicts_the_measured_recall(
     assert registered["foreign_share"] < 0.02
     with Stitchwork(shared_service.running.url) as client:
         measured = _measured(client, texts, rows)
-    for way, recall in measured.items():
-        name = f"recall_at_10_translated_{way}"
+    for subject, recall in measured.items():
+        name = f"recall_at_10_translated_{subject}"
         low, high = registered[f"{name}_interval"]
         assert registered[name] == pytest.approx(recall, abs=0.05)
         assert low <= recall <= high
