@@ -22,6 +22,8 @@ RELATED_GAIN: Final = 0.2
 """Gain in recall with anchors from the store that only rows which belong to their texts have."""
 MIN_RECALL: Final = 0.5
 """Below this recall a store is worth little to those who search it."""
+SHORT_SECONDS: Final = 1800.0
+"""Embedding everything anew is recommended, where possible, if it takes less."""
 MIN_UNCOVERED: Final = 0.005
 MAX_UNCOVERED: Final = 0.5
 """Share of rows that are not covered by the anchors, between which they are worth embedding."""
@@ -169,6 +171,12 @@ def _interval(prediction: RecallPrediction) -> str:
 
 def _remarks(assessment: Assessment, facts: StoreFacts, action: Action) -> list[str]:
     remarks = []
+    anew = facts.rows / facts.embed_rate
+    if action != "re-embed" and anew < SHORT_SECONDS:
+        remarks.append(
+            f"Embedding everything anew takes only about {duration(anew)}: where that can be done, "
+            "it is better than any translation."
+        )
     if action != "translate":
         remarks.append(f"As it is, {_ways(assessment, facts)}")
     if assessment.queries.low > assessment.store.high:

@@ -179,6 +179,13 @@ def test_better_queries_and_uncovered_rows_are_remarks() -> None:
     assert "70% of the rows are not covered" in remarks
 
 
+def test_embedding_anew_is_recommended_where_it_takes_minutes() -> None:
+    sentence = "better than any translation"
+    assert sentence in advise(_result(0.7, 0.6), FACTS).reasons[1]
+    large = replace(FACTS, rows=10_000_000)
+    assert sentence not in " ".join(advise(_result(0.7, 0.6), large).reasons)
+
+
 def test_report_has_figures_plots_and_escaped_names(sound: Assessment, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     advice = Advice("translate", ("Translate <now>.",))
