@@ -89,7 +89,7 @@ def test_fields_that_are_set_to_none_are_null() -> None:
 
 
 def test_predictions_are_rendered_as_objects() -> None:
-    top = [LabelScore("a", 0.75), LabelScore("b", 0.25)]
+    top: list[LabelScore] = [{"label": "a", "score": 0.75}, {"label": "b", "score": 0.25}]
     prediction = Prediction("a", 0.75, top, 0.5, False, False)
     response = ClassifyResponse(
         predictions=[prediction],

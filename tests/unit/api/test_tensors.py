@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -75,6 +76,47 @@ def test_binary_response_has_the_bytes_of_its_tensors() -> None:
     assert bytes(rest[: sizes[0]]) == b"\1\0\0\0a\2\0\0\0\xc3\xbc\0\0\0\0\4\0\0\0long"
     np.testing.assert_array_equal(np.frombuffer(rest[sizes[0] :], "<f4").reshape(2, 3), ROWS)
     assert header["outputs"][2]["data"] == ["a", "ü", "", "long"]
+
+
+def test_large_json_response_is_sent_in_parts_that_make_one_text() -> None:
+    scores = np.random.default_rng(0).random((70, 1000), np.float32)
+    labels = np.array([["a", 'ü"'], ["", "long"]], object)
+    outputs = {"scores": scores, "labels": labels, "predicted": scores > 0.5}
+    specs = [tensors.OutputSpec(name, False) for name in outputs]
+    response = output_tensors.tensor_response({"id": "1"}, outputs, specs, {})
+    sent: list[bytes] = []
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message.get("body", b""))
+
+    async def receive() -> MutableMapping[str, Any]:
+        raise AssertionError("it reads nothing")
+
+    asyncio.run(response({"type": "http"}, receive, send))
+    assert len(sent) > 8
+    assert orjson.loads(b"".join(sent)) == {
+        "id": "1",
+        "outputs": [
+            {"name": "scores", "datatype": "FP32", "shape": [70, 1000], "data": approx(scores)},
+            {
+                "name": "labels",
+                "datatype": "BYTES",
+                "shape": [2, 2],
+                "data": ["a", 'ü"', "", "long"],
+            },
+            {
+                "name": "predicted",
+                "datatype": "BOOL",
+                "shape": [70, 1000],
+                "data": (scores > 0.5).ravel().tolist(),
+            },
+        ],
+    }
+
+
+def approx(values: "np.ndarray[Any, np.dtype[np.float32]]") -> Any:
+    """The same numbers in float32, whose shortest texts are others in float64."""
+    return pytest.approx(values.ravel().tolist(), abs=1e-7)
 
 
 Damage = tuple[int, bytes]

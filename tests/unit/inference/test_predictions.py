@@ -53,7 +53,7 @@ def predictions_of(result: InferenceResult, top: int) -> list[Prediction]:
 
 def test_predict_of_equal_scores_keeps_the_order_of_the_labels() -> None:
     (prediction,) = predictions_of(inference_result([[0.25, 0.5, 0.25]], [True]), 3)
-    assert [best.label for best in prediction.top] == ["dog", "cat", "owl"]
+    assert [best["label"] for best in prediction.top] == ["dog", "cat", "owl"]
     assert (prediction.label, prediction.score) == ("dog", 0.5)
 
 

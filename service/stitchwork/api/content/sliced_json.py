@@ -26,7 +26,33 @@ _renderer: Final = ThreadPoolExecutor(1, thread_name_prefix="render")
 """One thread, since several would compete with the event loop for the interpreter's lock."""
 
 
-class SlicedJsonResponse(Response):
+class JsonPartsResponse(Response):
+    """JSON that is sent in parts.
+
+    Args:
+        parts: Consecutive parts of the text, none empty; each is rendered on a thread.
+        headers: Further headers.
+    """
+
+    def __init__(self, parts: Iterator[bytes], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(headers=headers, media_type="application/json")
+        # Not known yet.
+        del self.headers["content-length"]
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response, as long as the client is connected."""
+        loop, state = asyncio.get_running_loop(), message_state(scope)
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        await send(start)
+        while part := await loop.run_in_executor(_renderer, next, self._parts, b""):
+            if state is not None and state.is_disconnected:
+                return
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+class SlicedJsonResponse(JsonPartsResponse):
     """A JSON object with one long list, or that list alone, which is sent in slices.
 
     Args:
@@ -43,21 +69,7 @@ class SlicedJsonResponse(Response):
         fields: Mapping[str, Any],
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(headers=headers, media_type="application/json")
-        # Not known yet.
-        del self.headers["content-length"]
-        self._parts = _render(name, slices, fields)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response, as long as the client is connected."""
-        loop, state = asyncio.get_running_loop(), message_state(scope)
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        while part := await loop.run_in_executor(_renderer, next, self._parts, b""):
-            if state is not None and state.is_disconnected:
-                return
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+        super().__init__(_render(name, slices, fields), headers)
 
 
 def to_json(value: Any) -> bytes:

@@ -1,6 +1,6 @@
 """Output tensors as JSON, or as the bytes that the binary extension and gRPC send."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,10 @@ def tensor_response(
         specs: The outputs to send.
         headers: Further headers.
     """
+    if not any(spec.binary for spec in specs):
+        count = sum(outputs[spec.name].size for spec in specs)
+        if count > sliced_json.SLICE_VALUES:
+            return sliced_json.JsonPartsResponse(_json_parts(fields, outputs, specs), headers)
     entries, parts = [], []
     for name, binary, _ in specs:
         array = outputs[name]
@@ -41,7 +45,7 @@ def tensor_response(
             content = {"parameters": ResponseOutputParameters(binary_data_size=len(part))}
             parts.append(part)
         else:
-            content = {"data": np.ravel(array) if datatype == "FP32" else array.ravel().tolist()}
+            content = {"data": _json_values(array)}
         entries.append(ResponseOutput(name=name, datatype=datatype, shape=shape, **content))
     content = {**fields, "outputs": entries}
     body = InferenceResponse.model_construct(None, **content)
@@ -50,6 +54,30 @@ def tensor_response(
     data = sliced_json.to_json(body)
     headers = {**headers, JSON_LENGTH_HEADER: str(len(data))}
     return Response(b"".join([data, *parts]), 200, headers, negotiation.OCTETS)
+
+
+def _json_parts(
+    fields: Mapping[str, str],
+    outputs: Mapping[str, NDArray[Any]],
+    specs: Sequence[OutputSpec],
+) -> Iterator[bytes]:
+    """The same JSON as that of a small response, in parts."""
+    before = sliced_json.to_json(fields)[:-1] + b',"outputs":['
+    for name, _ in specs:
+        array = outputs[name]
+        entry = {"name": name, "datatype": datatype_of(array), "shape": list(array.shape)}
+        yield before + sliced_json.to_json(entry)[:-1] + b',"data":['
+        flat, separator = array.ravel(), b""
+        for part in sliced_json.row_slices(len(flat), 1):
+            yield separator + sliced_json.to_json(_json_values(flat[part]))[1:-1]
+            separator = b","
+        before = b"]},"
+    yield b"]}]}"
+
+
+def _json_values(array: NDArray[Any]) -> Any:
+    """Values in row-major order, as they are rendered."""
+    return np.ravel(array) if datatype_of(array) == "FP32" else array.ravel().tolist()
 
 
 def datatype_of(array: NDArray[Any]) -> Datatype:

@@ -37,15 +37,15 @@ def output_arrays(pipeline: Pipeline, result: InferenceResult, top: int) -> dict
     values, confidences = list[list[float]](), list[float]()
     for prediction in predictions:
         if isinstance(prediction, RegressionPrediction):
-            outputs["labels"].append([label_text(part.label) for part in prediction.values])
-            values.append([part.value for part in prediction.values])
+            outputs["labels"].append([label_text(part["label"]) for part in prediction.values])
+            values.append([part["value"] for part in prediction.values])
             continue
-        outputs["labels"].append([label_text(best.label) for best in prediction.top])
-        outputs["scores"].append([best.score for best in prediction.top])
+        outputs["labels"].append([label_text(best["label"]) for best in prediction.top])
+        outputs["scores"].append([best["score"] for best in prediction.top])
         confidences.append(prediction.confidence)
         if isinstance(prediction, MultiLabelPrediction):
-            predicted = {best.label for best in prediction.labels}
-            outputs["predicted"].append([best.label in predicted for best in prediction.top])
+            predicted = {best["label"] for best in prediction.labels}
+            outputs["predicted"].append([best["label"] in predicted for best in prediction.top])
     return {
         "labels": np.array(outputs["labels"], object),
         "scores": np.array(outputs["scores"], np.float32),
