@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -32,10 +33,16 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.models, pytest.mark.drills, pytest.mark.slow]
 
 ATTACKERS = 24
+"""Those that keep the encoders busy."""
+PAUSE_SECONDS = 0.5
+"""Pause of an attacker after an answer other than 200, or after a large one."""
+FILES, LISTS, KEYS, ROWS, WIDTH = 20_000, 1_000_000, 100_000, 256, 4096
+"""Sizes of what once stopped the event loop: files, empty lists, keys, rows of a JSON answer."""
 CALLS = 8
 """Calls of the honest caller, calm and under attack."""
 TEXTS = 24
 """Long texts of each of its calls, so that it takes about as long as one batch of others."""
+JSON = "application/json"
 IMAGE_MODEL = "tf_efficientnet_lite0"
 SIDE = 8_000
 """An image of 64 megapixels, which a WebP file of 100 KB has."""
@@ -43,7 +50,7 @@ SIDE = 8_000
 
 @dataclass
 class Guarded:
-    """A service with one worker, a space `t` of texts and `i` of images, and two keys."""
+    """A service with one worker, a space `t` of texts, `wide` and `i` of images, and two keys."""
 
     running: ServiceProcess
     keys: dict[str, str]
@@ -80,6 +87,8 @@ def register(http: httpx.Client, weights: Path) -> None:
     image = {"kind": "timm", "model": IMAGE_MODEL, "weights": str(weights)}
     text = {"kind": "transformers", "model": str(minilm_folder())}
     item = encoded(file(Image.new("RGB", (64, 64), "red")))
+    wide = np.random.default_rng(1).normal(size=(8, WIDTH)).tolist()
+    assert http.put("/spaces/wide", json={"anchor_set": "T", "anchors": wide}).is_success
     for id_, spec, width, example in (("t", text, 384, "a text"), ("i", image, 1280, item)):
         rows = np.random.default_rng(0).normal(size=(8, width)).tolist()
         body = {"anchor_set": id_.upper(), "anchors": rows, "encoder": spec}
@@ -120,28 +129,41 @@ def call_honestly(http: httpx.Client, count: int) -> Calls:
     return calls
 
 
+class Attack(NamedTuple):
+    """A request that an attacker repeats, and what it may be answered."""
+
+    path: str
+    content: bytes
+    media: str = JSON
+    statuses: frozenset[int] = frozenset({200, 429, 504})
+    pause: float = 0.0
+
+
 @contextmanager
-def attack(
-    guarded: Guarded, requests: list[tuple[str, bytes]], threads: int
-) -> Iterator[Counter[int]]:
-    """Meanwhile these requests are sent again and again by the bad key."""
-    stop, statuses = threading.Event(), Counter[int]()
-    headers = {"Content-Type": "application/json"}
+def attack(guarded: Guarded, attacks: list[Attack]) -> Iterator[list[Counter[int]]]:
+    """Meanwhile each of these requests is sent again and again by the bad key."""
+    stop, outcomes = threading.Event(), [Counter[int]() for _ in attacks]
 
     def send(number: int) -> None:
-        path, body = requests[number % len(requests)]
+        one, statuses = attacks[number], outcomes[number]
+        headers = {"Content-Type": one.media, "Accept": JSON}
         with guarded.client("bad") as http:
             while not stop.is_set():
-                response = http.post(path, content=body, headers=headers)
+                response = http.post(one.path, content=one.content, headers=headers)
                 statuses[response.status_code] += 1
                 if response.status_code == 429:
                     stop.wait(min(1.0, float(response.headers["retry-after"])))
+                stop.wait(one.pause)
 
-    with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(send, number) for number in range(threads)]
+    with ThreadPoolExecutor(len(attacks)) as pool:
+        futures = [pool.submit(send, number) for number in range(len(attacks))]
         try:
-            wait_until("the attack has begun", lambda: sum(statuses.values()) >= threads / 2, 120)
-            yield statuses
+            wait_until(
+                "the attack has begun",
+                lambda: sum(map(bool, outcomes)) >= len(attacks) / 2,
+                120,
+            )
+            yield outcomes
         finally:
             stop.set()
         for future in futures:
@@ -153,14 +175,35 @@ def huge_image() -> str:
     return encoded(file(Image.new("RGB", (SIDE, SIDE), (3, 4, 5)), "WEBP"))
 
 
-def attacks() -> list[tuple[str, bytes]]:
-    """What each attacker sends: most of them texts, and some of them images."""
+def attacks() -> list[Attack]:
+    """What the attackers send: most of them texts, some of them images, and four large bodies."""
     long = {"items": ["word " * 10_240] * 64, "truncate": True}
     unbroken = {"items": ["x" * 51_200] * 64, "truncate": True}
     flood = {"items": ["word " * 300] * 64, "truncate": True}
-    images = ("/embed/i", orjson.dumps({"items": [huge_image()] * 64}))
-    texts = [("/embed/t", orjson.dumps(body)) for body in (long, unbroken, flood, flood, flood)]
-    return [images, *texts]
+    images = Attack("/embed/i", orjson.dumps({"items": [huge_image()] * 64}))
+    texts = [Attack("/embed/t", orjson.dumps(body)) for body in (long, unbroken, *[flood] * 3)]
+    return [*[images, *texts] * (ATTACKERS // 6), *large_attacks()]
+
+
+def large_attacks() -> list[Attack]:
+    """Bodies and an answer, within all limits of bytes, that once stopped the event loop."""
+    part = b'--b\r\nContent-Disposition: form-data; name="items"; filename="a"\r\n\r\nx\r\n'
+    keys = b"{" + b",".join(b'"k%d":1' % number for number in range(KEYS)) + b"}"
+    rows = BytesIO()
+    np.save(rows, np.random.default_rng(2).normal(size=(ROWS, 384)).astype(np.float32))
+    refused: Any = {"statuses": frozenset({413, 422, 429}), "pause": PAUSE_SECONDS}
+    form = "multipart/form-data; boundary=b"
+    return [
+        Attack("/embed/t", part * FILES + b"--b--\r\n", form, **refused),
+        Attack("/embed/t", b'{"items": [' + b"[]," * LISTS + b"[]]}", **refused),
+        Attack("/embed/t", keys, **refused),
+        Attack(
+            "/translate?source=t&target=wide",
+            rows.getvalue(),
+            "application/x-npy",
+            pause=PAUSE_SECONDS,
+        ),
+    ]
 
 
 def memory(service: ServiceProcess) -> int:
@@ -174,7 +217,7 @@ def test_attacks_of_one_key_leave_the_service_to_another(guarded: Guarded) -> No
     requests, pids = attacks(), guarded.running.pids
     with guarded.client("honest") as http:
         # Memory is allocated for what comes, and reused.
-        with attack(guarded, requests, ATTACKERS):
+        with attack(guarded, requests):
             call_honestly(http, 4)
         call_honestly(http, 4)
         base = memory(guarded.running)
@@ -183,10 +226,11 @@ def test_attacks_of_one_key_leave_the_service_to_another(guarded: Guarded) -> No
         start = time.monotonic()
         assert http.post("/embed/i", json={"items": [huge_image()]}).is_success
         alone = time.monotonic() - start
-        with attack(guarded, requests, ATTACKERS) as statuses:
+        with attack(guarded, requests) as outcomes:
             attacked = call_honestly(http, CALLS)
     assert guarded.running.pids == pids, "a process has ended"
-    assert statuses.keys() <= {200, 429, 504}
+    for one, statuses in zip(requests, outcomes, strict=True):
+        assert statuses.keys() <= one.statuses, (one.path, one.content[:60], statuses)
     assert attacked.statuses[200] >= 0.9 * CALLS
     # A call waits for the job that is running, and shares the worker's time with another encoder.
     assert attacked.p99 <= 6 * (calm.p99 + alone)

@@ -63,9 +63,9 @@ def _json_parts(
 ) -> Iterator[bytes]:
     """The same JSON as that of a small response, in parts."""
     before = sliced_json.to_json(fields)[:-1] + b',"outputs":['
-    for name, _ in specs:
-        array = outputs[name]
-        entry = {"name": name, "datatype": datatype_of(array), "shape": list(array.shape)}
+    for spec in specs:
+        array = outputs[spec.name]
+        entry = {"name": spec.name, "datatype": datatype_of(array), "shape": list(array.shape)}
         yield before + sliced_json.to_json(entry)[:-1] + b',"data":['
         flat, separator = array.ravel(), b""
         for part in sliced_json.row_slices(len(flat), 1):
