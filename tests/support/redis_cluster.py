@@ -145,6 +145,13 @@ class RedisCluster:
             continue
         self.end_move(key, target)
 
+    def move_slot_at_once(self, key: str, target: ClusterNode) -> None:
+        """Move the slot of a key to another node as a whole, which Valkey 9 can."""
+        slot = key_slot(key.encode())
+        words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target.id)
+        self.owner(key).call(*words)
+        wait_until("the first node knows it", lambda: self.owner(key) is target, PATIENCE)
+
     def set_node_timeout(self, milliseconds: int) -> None:
         """Set the time after which nodes take each other for failed."""
         for node in self.nodes:

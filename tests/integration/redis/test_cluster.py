@@ -19,8 +19,10 @@ from stitchwork.redis import chunked_arrays
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import Check, RedisClient
 from stitchwork.redis.subscription import Subscription
+from stitchwork.registry.backups import restore_backup, write_backup
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.server_report import ServerReporter
+from stitchwork.supervisor.supervisor import settle
 from tests.integration.redis.conftest import (
     AOF,
     LOCKED,
@@ -32,7 +34,7 @@ from tests.integration.redis.conftest import (
 from tests.integration.redis.test_server_setup import PASSWORD, documented_rights
 from tests.integration.redis.test_topologies import of_client
 from tests.support.redis_cluster import FAILOVER_MS, ClusterNode, RedisCluster, redis_cluster
-from tests.support.servers import ServerBinary
+from tests.support.servers import VALKEY_9, ServerBinary
 from tests.support.waiting import wait_until
 
 REFILL = "redis.call('DEL', KEYS[1]) redis.call('HSET', KEYS[1], 'f', ARGV[1]) return 1"
@@ -185,6 +187,65 @@ def test_scripts_are_refused_whole_while_keys_move(cluster: RedisCluster) -> Non
             continue
         cluster.end_move(moved, target)
         assert server.execute(("HGET", rest, "f"), ("HGET", moved, "f")) == [b"old", b"old"]
+
+
+def test_no_write_is_lost_or_refused_for_long_while_its_slot_moves(
+    cluster: RedisCluster, server_binary: ServerBinary
+) -> None:
+    with closing(connect(cluster)) as server:
+        key = server.key("moving")
+        target = other_master(cluster, key)
+        stop, confirmed, refusals = threading.Event(), list[str](), list[str]()
+
+        def write() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                commands = [
+                    ("HSET", key, str(number), "v"),
+                    ("DEL", server.key("again")),
+                    ("SET", server.key("again"), number),
+                ]
+                try:
+                    server.commit([], commands)
+                except RegistryUnavailableError as error:
+                    refusals.append(error.message)
+                else:
+                    confirmed.append(str(number))
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            wait_until("writes begin", lambda: confirmed, PATIENCE)
+            if server_binary.name == VALKEY_9:
+                cluster.move_slot_at_once(key, target)
+            else:
+                cluster.move_slot(key, target)
+            count = len(confirmed)
+            wait_until("writes go on", lambda: len(confirmed) > count, PATIENCE)
+        finally:
+            stop.set()
+            thread.join()
+        stored = {text.decode() for text in server.execute(("HKEYS", key))[0]}
+        if server_binary.name == VALKEY_9:
+            assert not refusals
+        assert all("is being moved" in message for message in refusals)
+        assert stored == set(confirmed), "each write is there as a whole, or refused"
+
+
+def test_registry_moves_to_a_cluster_by_its_backup(
+    cluster: RedisCluster, start: Start, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{start().port}"
+    for address in (url, cluster.url()):
+        settle(address)
+    single = RedisClient(url, 5.0, RegistryUnavailableError)
+    with closing(single), closing(connect(cluster)) as server:
+        before, after = (Registry(one, durable=False, stale_seconds=60) for one in (single, server))
+        before.declare_anchor_set("a", "vector", size=2)
+        write_backup(single, tmp_path / "backup")
+        restore_backup(after.changes, tmp_path / "backup")
+        assert after.anchor_sets.get("a") == before.anchor_sets.get("a")
 
 
 def test_no_confirmed_write_is_lost_by_failovers(cluster: RedisCluster) -> None:
