@@ -36,6 +36,7 @@ STORIES: Final = {
         "docs/guides/heads.md",
         "docs/guides/command-line-and-client.md",
         "docs/guides/offline-maps.md",
+        "docs/guides/stitchwork-migrate.md",
         "docs/guides/openai-clients.md",
         "docs/guides/other-clients.md",
         "docs/evaluation.md",

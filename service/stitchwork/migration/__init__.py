@@ -4,3 +4,10 @@ A `VectorStore` is read and written through its own client; `open_store` opens o
 path. The rows are translated on this machine by a map that the service exports once, so that all of
 them are of the same versions and the same bridge.
 """
+
+from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.store import VectorStore
+from stitchwork.migration.stores import open_store
+
+__all__ = ["MoveResult", "OfflineMap", "VectorStore", "move", "open_store"]

@@ -1,5 +1,6 @@
 """Collections of Qdrant, of a server or of a folder in local mode, as stores."""
 
+import os
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -40,7 +41,8 @@ class QdrantStore(BaseStore):
         self.name, self.collection, self._vector = name, collection, vector
         self._folder: str | None = None
         if address.startswith(("http://", "https://")):
-            self._client = QdrantClient(url=address, check_compatibility=False)
+            key = os.environ.get("QDRANT_API_KEY")
+            self._client = QdrantClient(url=address, api_key=key, check_compatibility=False)
         else:
             self._folder = str(Path(address).resolve())
             client, users = _local_clients.get(self._folder, (None, 0))
