@@ -12,15 +12,20 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
 from stitchwork.migration.base_store import BaseStore
-from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
+from stitchwork.migration.store import (
+    ORIGINAL_ID,
+    Batch,
+    Cursor,
+    Id,
+    RecordPayload,
+    VectorStore,
+)
 from stitchwork.migration.vectors import to_vectors
 
 PAGE_ROWS: Final = 512
 """Points of one request."""
 END: Final = "end"
 """The cursor after the last point."""
-ORIGINAL_ID: Final = "original_id"
-"""Field of the payload for ids that Qdrant does not accept."""
 MAX_ID: Final = 2**64
 
 _local_clients: dict[str, tuple[QdrantClient, int]] = {}

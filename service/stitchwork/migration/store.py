@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Final, Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ Id: TypeAlias = int | str
 Cursor: TypeAlias = Any
 """A position in a store, as JSON; None is the beginning."""
 Record: TypeAlias = dict[str, Any]
+ORIGINAL_ID: Final = "original_id"
+"""Field of the payload for an id that a store does not accept."""
 
 
 class Payload(Protocol):

@@ -155,11 +155,11 @@ def _moved_rows(
 ) -> tuple[StoreSample, Floats]:
     """The rows of the sample that were written, and their vectors in the moved store."""
     written = read_rows(moved, sample.ids)
-    present = [i for i, id_ in enumerate(sample.ids) if id_ in written]
+    present = [i for i, id_ in enumerate(sample.ids) if str(id_) in written]
     if not present:
         raise ConflictError(f"{moved.name} has none of the {len(sample.ids)} sampled rows")
     chosen = sample.select(present)
-    rows = np.stack([written[id_] for id_ in chosen.ids])
+    rows = np.stack([written[str(id_)] for id_ in chosen.ids])
     if rows.shape[1] != forward.target_width:
         raise InvalidInputError(
             f"{moved.name}: expected vectors of {forward.target_width} numbers, got {rows.shape[1]}"

@@ -11,7 +11,14 @@ import orjson
 from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.store import Batch, Id, Record, VectorStore
+from stitchwork.migration.store import (
+    ORIGINAL_ID,
+    Batch,
+    Id,
+    Record,
+    RecordPayload,
+    VectorStore,
+)
 
 RATE_ROWS: Final = 2048
 RATE_SECONDS: Final = 3.0
@@ -74,13 +81,18 @@ def read_sample(store: VectorStore, count: int, seed: int, texts: TextReader) ->
     return StoreSample(store.count(), ids, chosen.vectors, lines, len(batch) - len(chosen))
 
 
-def read_rows(store: VectorStore, ids: Sequence[Id]) -> dict[Id, NDArray[np.float32]]:
-    """The vectors of some rows, by one pass over the store; rows that it lacks are left out."""
-    wanted, result = set(ids), dict[Id, NDArray[np.float32]]()
+def read_rows(store: VectorStore, ids: Sequence[Id]) -> dict[str, NDArray[np.float32]]:
+    """The vectors of some rows by their ids as text, by one pass over the store.
+
+    Numbers are text in some stores: 7 and "7" are the same id. Rows that it lacks are left out.
+    """
+    wanted, result = {str(id_) for id_ in ids}, dict[str, NDArray[np.float32]]()
     for batch in store.scan(RATE_ROWS):
+        ids = _original_ids(batch)
         for row in _valid(batch):
-            if batch.ids[row] in wanted:
-                result[batch.ids[row]] = batch.vectors[row].copy()
+            id_ = str(ids[row])
+            if id_ in wanted:
+                result[id_] = batch.vectors[row].copy()
         if len(result) == len(wanted):
             break
     return result
@@ -150,6 +162,16 @@ def texts_of_file(path: Path) -> TextReader:
         return lines
 
     return read
+
+
+def _original_ids(batch: Batch) -> Sequence[Id]:
+    """The ids of rows, also where the store did not accept them as its own."""
+    if not isinstance(batch.payload, RecordPayload):
+        return batch.ids
+    return [
+        record.get(ORIGINAL_ID, id_)
+        for id_, record in zip(batch.ids, batch.payload.records(), strict=True)
+    ]
 
 
 def _text(value: object) -> str | None:
