@@ -53,7 +53,7 @@ def _rule(methods: str, path: str, *scopes: KeyScope) -> Rule:
 
 
 RULES: Final = (
-    _rule("GET", r"(/v2)?/health/(live|ready)", *PUBLIC),
+    _rule("GET", r"/health|(/v2)?/health/(live|ready)", *PUBLIC),
     # The same for every installation of this release; nothing here tells what is registered.
     _rule("GET", r"/docs(/assets/[^/]+)?|/redoc|/openapi\.json", *PUBLIC),
     # Clients read these before they infer.

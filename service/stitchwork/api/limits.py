@@ -7,6 +7,7 @@ GRPC_SERVICE: Final = "inference.GRPCInferenceService"
 """The service of the Open Inference Protocol; a method's path is below it."""
 HEALTH_PATHS: Final = frozenset(
     (
+        "/health",
         "/health/live",
         "/health/ready",
         "/v2/health/live",

@@ -44,7 +44,7 @@ from tests.support.servers import VALKEY_9, ServerProcess, server_binary
 from tests.support.waiting import wait_until
 
 OPEN = {
-    *("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
+    *("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
     *("/docs", "/docs/assets/{name}", "/redoc", "/openapi.json"),
 }
 SAMPLE = {"labels": ["a"], "embeddings": [[1.0]]}

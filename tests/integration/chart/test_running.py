@@ -71,8 +71,31 @@ def test_scaler_reads_a_number_with_a_key(api: Process, manifests: list[Manifest
     url = httpx.URL(trigger["metadata"]["url"])
     assert url.host == "demo-stitchwork-api.models.svc"
     assert get(api, url.path).status_code == 401
-    answer = get(api, url.path, ADMIN_KEY).json()
+    path = url.raw_path.decode()
+    answer = get(api, path, ADMIN_KEY).json()
     assert isinstance(answer[trigger["metadata"]["valueLocation"]], float)
+
+
+def test_scaler_of_a_pool_reads_the_wait_for_its_models(api: Process) -> None:
+    values = {
+        "keys": {"existingSecret": "keys", "readKeyEntry": "read"},
+        "worker": {"autoscaling": {"type": "keda"}},
+        "pools": {"text": {"models": ["org/text-*"]}, "images": {"models": ["timm/*", "/a b/*"]}},
+    }
+    headers = {"X-API-Key": ADMIN_KEY}
+    with httpx.Client(base_url=api.url, headers=headers, timeout=machine.deadline(30)) as http:
+        # Without a worker the registration waits.
+        items = {"modality": "text", "items": ["one", "two", "three"]}
+        assert http.put("/anchor-sets/W", json=items).status_code == 201
+        encoder = {"kind": "transformers", "model": "sentence-transformers/never-loaded"}
+        body = {"anchor_set": "W", "encoder": encoder}
+        assert http.put("/spaces/waiting", json=body).status_code == 202
+        assert http.get("/workers").json()["waiting"] == 1
+        manifests = render(values=values)
+        for pool, waits in (("text", 0), ("images", 0), ("default", 1)):
+            scaled = by_name(manifests, "ScaledObject", f"-worker-{pool}")
+            url = httpx.URL(scaled["spec"]["triggers"][0]["metadata"]["url"])
+            assert http.get(url.raw_path.decode()).json()["waiting"] == waits, pool
 
 
 def test_monitor_reads_metrics_with_a_key(api: Process, manifests: list[Manifest]) -> None:

@@ -1,6 +1,8 @@
 """Liveness, readiness, workers, and what this service is."""
 
 import asyncio
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -33,12 +35,24 @@ MinWorkers = Annotated[
 ]
 
 
+Models = Annotated[
+    str,
+    Query(description="Patterns of the models whose queues are listed, separated by commas."),
+]
+
+
 @router.get("/health/live", summary="Liveness", response_model=LiveResponse)
 async def live() -> Response:
     """200 as long as the event loop of the process turns."""
     return negotiation.json_response(LiveResponse(live=True))
 
 
+@router.get(
+    "/health",
+    summary="Readiness, at the path that many tools expect",
+    response_model=ReadyResponse,
+    responses={503: {"description": "The process is not ready", "model": ReadyResponse}},
+)
 @router.get(
     "/health/ready",
     summary="Readiness",
@@ -61,12 +75,14 @@ async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) 
 
 
 @router.get("/workers", summary="Workers and queues", response_model=WorkersResponse)
-async def workers(state: StateDep) -> Response:
+async def workers(state: StateDep, models: Models = "*") -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
-    `oldest_seconds` is the number to scale workers by.
+    `oldest_seconds` is the number to scale workers by; with `models`, those of a pool that has a
+    `worker_models` of its own.
     """
-    return negotiation.json_response(await asyncio.to_thread(_workers, state))
+    patterns = [pattern.strip() for pattern in models.split(",")]
+    return negotiation.json_response(await asyncio.to_thread(_workers, state, patterns))
 
 
 @router.get("/info", summary="Version, bridges, formats and limits", response_model=InfoResponse)
@@ -122,7 +138,7 @@ def readiness(state: AppState, min_workers: int = 0) -> ReadyResponse:
     )
 
 
-def _workers(state: AppState) -> WorkersResponse:
+def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
     live_workers = state.producer.workers()
     queues = [
         EncoderQueue(
@@ -135,6 +151,8 @@ def _workers(state: AppState) -> WorkersResponse:
             workers=sum(worker.takes(backlog.requirement) for worker in live_workers),
         )
         for encoder, backlog in stream_backlogs(state.producer.server).items()
+        # Every worker takes jobs without a model.
+        if not backlog.model or any(fnmatchcase(backlog.model, pattern) for pattern in patterns)
     ]
     return WorkersResponse(
         workers=live_workers,
