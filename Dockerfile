@@ -18,7 +18,8 @@ WORKDIR /
 FROM base AS wheel
 COPY requirements/build.txt /requirements/
 RUN pip install --no-deps --require-hashes --requirement /requirements/build.txt
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml hatch_build.py README.md LICENSE /source/
+COPY docs /source/docs
 COPY service/stitchwork /source/service/stitchwork
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist /source
 

@@ -70,6 +70,8 @@ def test_wheel_contains_the_package_alone(wheel: Path) -> None:
         f"stitchwork-{__version__}.dist-info",
     }
     assert "stitchwork/py.typed" in names
+    assert "stitchwork/web/assets/index.html" in names
+    assert "stitchwork/web/guide/index.html" in names
 
 
 def test_bare_install_has_few_packages(bare: Path) -> None:

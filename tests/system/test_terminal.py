@@ -41,10 +41,13 @@ def test_serve_draws_progress_prints_its_address_and_ends_on_ctrl_c(
 ) -> None:
     process, descriptor = terminal
     text = ""
-    while "/docs" not in text:
+    while "/guide/" not in text:
         text += os.read(descriptor, 65_536).decode()
     assert "waiting for the API" in text
     (address,) = re.findall(r"^.*stitchwork listens on .*$", text, re.M)
-    assert re.search(r"listens on (http://127\.0\.0\.1:\d+), docs at \1/docs\s*$", address)
+    assert re.search(
+        r"listens on (http://127\.0\.0\.1:\d+), a page at \1/, documentation at \1/guide/\s*$",
+        address,
+    )
     os.write(descriptor, INTERRUPT)
     assert process.wait(BOUND) == 0

@@ -55,6 +55,7 @@ def _rule(methods: str, path: str, *scopes: KeyScope) -> Rule:
 RULES: Final = (
     _rule("GET", r"/health|(/v2)?/health/(live|ready)", *PUBLIC),
     # The same for every installation of this release; nothing here tells what is registered.
+    _rule("GET", r"/|/assets/[^/]+|/guide(/.*)?", *PUBLIC),
     _rule("GET", r"/docs(/assets/[^/]+)?|/redoc|/openapi\.json", *PUBLIC),
     # Clients read these before they infer.
     _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?|/tei/.+/(info|health)", READ, INFER),

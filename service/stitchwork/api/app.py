@@ -36,6 +36,7 @@ from stitchwork.api.routes import (
 )
 from stitchwork.api.tei import routes as tei
 from stitchwork.errors import InvalidInputError
+from stitchwork.web import pages
 
 if TYPE_CHECKING:
     from stitchwork.api.grpc_server import GrpcAddress
@@ -130,7 +131,7 @@ def create_app(
         metrics,
         documentation,
     )
-    for routes in (*own_routes, openai, rerank, kserve, tei):
+    for routes in (*own_routes, openai, rerank, kserve, tei, pages):
         # Not `include_router`, which would match each path twice.
         app.router.routes += routes.router.routes
     _check_root_path(root_path, app.routes)

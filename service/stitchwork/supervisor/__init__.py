@@ -67,7 +67,11 @@ def serve(plan: Plan, report: Callable[[str | None], None] = lambda message: Non
             raise
         finally:
             report(None)
-        docs = f", docs at {process.url}/docs" if sys.stdout.isatty() else ""
+        docs = (
+            f", a page at {process.url}/, documentation at {process.url}/guide/"
+            if sys.stdout.isatty()
+            else ""
+        )
         print(f"stitchwork listens on {process.url}{docs}", flush=True)  # noqa: T201
         return process.wait()
     finally:

@@ -46,6 +46,7 @@ from tests.support.waiting import wait_until
 OPEN = {
     *("/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"),
     *("/docs", "/docs/assets/{name}", "/redoc", "/openapi.json"),
+    *("/", "/assets/{name}", "/guide", "/guide/{path}"),
 }
 SAMPLE = {"labels": ["a"], "embeddings": [[1.0]]}
 SCOPES = (READ, INFER, EXPORT, ADMIN)

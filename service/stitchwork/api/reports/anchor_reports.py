@@ -5,9 +5,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stitchwork.api.reports.report_jobs import ProcessCall, ReportPart, ReportState
 from stitchwork.api.schemas.report_responses import (
+    AnchorMapResponse,
     AnchorName,
     AnchorReportResponse,
     ChosenAnchor,
@@ -149,6 +151,20 @@ def _response(
         drop=[_redundant(step, used_name) for step in quality.redundant],
         learning_curve=_learning_curve(quality.curve),
         misaligned=suspects and [_misaligned(suspect, used_name) for suspect in suspects],
+        spectrum=[round(share, 6) for share in quality.projection.spectrum.tolist()],
+        map=_map(quality, name),
+    )
+
+
+def _map(quality: AnchorQuality, name: Namer) -> AnchorMapResponse:
+    def points(rows: NDArray[np.float64] | None) -> list[tuple[float, float]] | None:
+        return None if rows is None else [(x, y) for x, y in rows.round(4).tolist()]
+
+    return AnchorMapResponse(
+        anchors=[name(index) for index in quality.projected.tolist()],
+        source=points(quality.projection.source) or [],
+        target=points(quality.projection.target),
+        translated=points(quality.projection.translated),
     )
 
 

@@ -205,6 +205,25 @@ class MisalignedAnchor(ResponseModel):
     fits: AnchorName = Field(description="The anchor whose row in the target fits best.")
 
 
+Point = Annotated[tuple[float, float], Field(description="On the first two components.")]
+
+
+class AnchorMapResponse(ResponseModel):
+    """Anchors in two dimensions, in units of their spread.
+
+    The axes are the principal components of a space: its own for `source`, and those of the target
+    for the others. If a bridge holds, `translated` lies on `target`.
+    """
+
+    anchors: list[AnchorName]
+    source: list[Point] = Field(description="In the space itself.")
+    target: list[Point] | None = Field(description="In the target; null without one.")
+    translated: list[Point] | None = Field(
+        description="Each translated by a bridge that was fitted without it; null without a target "
+        "or with too few anchors."
+    )
+
+
 class AnchorReportResponse(ResponseModel):
     """Quality of a space's anchors."""
 
@@ -218,6 +237,10 @@ class AnchorReportResponse(ResponseModel):
     drop: list[RedundantAnchor]
     learning_curve: LearningCurveResponse
     misaligned: list[MisalignedAnchor] | None = Field(description="Null without a target.")
+    spectrum: list[float] = Field(
+        description="Shares of the variance of the anchors, by principal component."
+    )
+    map: AnchorMapResponse
 
 
 class ChosenAnchor(ResponseModel):

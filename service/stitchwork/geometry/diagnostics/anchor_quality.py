@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.geometry.bridges import BridgeName, FactorParameters
+from stitchwork.geometry.diagnostics.anchor_projection import AnchorProjection, project_anchors
+from stitchwork.geometry.diagnostics.cross_validation import AnchoredSpace
 from stitchwork.geometry.diagnostics.learning_curve import LearningCurve, learning_curve
 from stitchwork.geometry.diagnostics.misalignment import MisalignedPair, misaligned_pairs
 from stitchwork.geometry.diagnostics.redundancy import (
@@ -22,6 +24,8 @@ from stitchwork.geometry.linalg import evenly_spaced
 MAX_ANCHORS: Final = 2000
 """Evenly spaced anchors that are used where the cost grows with their square or more."""
 MAX_REDUNDANT: Final = 10
+MAX_PROJECTED: Final = 500
+"""Evenly spaced anchors that are shown in two dimensions."""
 
 Floats = NDArray[np.float32]
 
@@ -36,6 +40,8 @@ class AnchorQuality(NamedTuple):
         redundant: Anchors that could be removed, by position in `used`.
         curve: How held-out similarity grows with the number of anchors.
         misaligned: Anchors whose rows do not seem to be of one input; None without a target.
+        projected: (n,) int64 indices of the anchors of the projection.
+        projection: Anchors in two dimensions.
     """
 
     compared: int
@@ -44,6 +50,8 @@ class AnchorQuality(NamedTuple):
     redundant: list[AnchorCandidate]
     curve: LearningCurve
     misaligned: list[MisalignedPair] | None
+    projected: NDArray[np.int64]
+    projection: AnchorProjection
 
 
 def anchor_quality(
@@ -68,8 +76,11 @@ def anchor_quality(
     part = _subset(whole, used)
     others = anchors if target_anchors is None else target_anchors
     compared = min(len(anchors), MAX_COMPARED)
+    projected = evenly_spaced(len(anchors), MAX_PROJECTED)
+    target = None
     misaligned = None
     if target_anchors is not None:
+        target = AnchoredSpace(target_anchors[projected], target_parameters)
         misaligned = misaligned_pairs(part, _subset(Frame.from_anchors(target_anchors), used))
     return AnchorQuality(
         compared,
@@ -78,6 +89,8 @@ def anchor_quality(
         redundant_anchors(part, MAX_REDUNDANT),
         learning_curve(anchors[used], others[used], bridge, parameters, target_parameters),
         misaligned,
+        projected,
+        project_anchors(AnchoredSpace(anchors[projected], parameters), target, bridge),
     )
 
 

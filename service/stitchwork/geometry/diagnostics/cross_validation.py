@@ -107,6 +107,33 @@ def cross_validate(
             yield pair, score
 
 
+def cross_validated_rows(
+    source: AnchoredSpace, target: AnchoredSpace, bridge: BridgeName
+) -> Floats | None:
+    """The anchors of a space, each translated by a bridge that was fitted without it.
+
+    Args:
+        source: The space.
+        target: A space on the same anchor set, with anchors of equal index.
+        bridge: The bridge.
+
+    Returns:
+        (k, d_Y) float32; None where `cross_validate` has no score.
+    """
+    if len(source.anchors) < MIN_ANCHORS:
+        return None
+    if bridge == "none" and source.anchors.shape[1] != target.anchors.shape[1]:
+        return None
+    rows = np.empty((len(source.anchors), target.anchors.shape[1]), np.float32)
+    for fold in range(FOLDS):
+        x, y = _fit_fold(source, fold, bridge), _fit_fold(target, fold, bridge)
+        if x is None or y is None:
+            return None
+        translation = compose(bridge, x.as_source, y.as_target)
+        rows[fold::FOLDS] = translation.apply(x.test_anchors).rows
+    return rows
+
+
 def _fit_fold(space: AnchoredSpace, fold: int, bridge: BridgeName) -> _Fold | None:
     """The space without one fifth of its anchors; None where the rest have no frame."""
     # Every fifth anchor, since neighbours in a set are often alike.

@@ -1,0 +1,1 @@
+"""Pages for browsers: what the service does at `/`, and its documentation at `/guide`."""

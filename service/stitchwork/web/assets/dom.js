@@ -1,0 +1,45 @@
+// Elements. Text is always set as text, never parsed as HTML.
+
+/** An element with attributes, and texts or elements in it. */
+export function element(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value === true) node.setAttribute(key, "");
+    else if (value !== false && value != null) node.setAttribute(key, value);
+  }
+  node.append(...children.flat().filter((child) => child != null));
+  return node;
+}
+
+/** A table with a caption, the names of its columns, and rows of cells; the first cell is a header. */
+export function table(caption, columns, rows, empty) {
+  if (!rows.length) return element("p", {}, empty);
+  const head = element("tr", {}, columns.map((name) => element("th", { scope: "col" }, name)));
+  const body = rows.map(([first, ...cells]) =>
+    element("tr", {}, element("th", { scope: "row" }, first),
+      cells.map((cell) => element("td", {}, cell))));
+  return element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    element("table", {}, element("caption", {}, caption), element("thead", {}, head),
+      element("tbody", {}, body)));
+}
+
+/** Names and values. */
+export function facts(entries) {
+  return element("dl", { class: "cards" }, entries.map(([name, value, id]) =>
+    element("div", { class: "card" }, element("dt", {}, name), element("dd", { id }, String(value)))));
+}
+
+/** A select element with a label. */
+export function choice(label, id, options, value, onchange) {
+  const select = element("select", { id, onchange: (event) => onchange(event.target.value) },
+    options.map((option) => element("option", { value: option }, option)));
+  select.value = value;
+  return element("label", { for: id }, label, select);
+}
+
+/** A number for people. */
+export function number(value, digits = 2) {
+  const options = { maximumFractionDigits: digits, signDisplay: "negative" };
+  return value == null ? "–" : value.toLocaleString("en", options);
+}

@@ -1,0 +1,102 @@
+"""Routes of the pages: files of the package, none of which depends on what is registered.
+
+The page at `/` reads the HTTP API with the key that its user enters. URLs in pages are relative, so
+that they hold below a path prefix of a proxy.
+"""
+
+import base64
+import hashlib
+import mimetypes
+import re
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.responses import FileResponse, RedirectResponse, Response
+
+from stitchwork.errors import UnknownResourceError
+
+router = APIRouter(include_in_schema=False)
+
+FOLDER: Final = Path(str(files("stitchwork.web")))
+ASSETS: Final = FOLDER / "assets"
+GUIDE: Final = FOLDER / "guide"
+"""Built from the documentation with the package, and absent in a source tree until then."""
+STRICT: Final = (
+    "default-src 'none'",
+    "base-uri 'none'",
+    "frame-ancestors 'none'",
+    "connect-src 'self'",
+    "font-src 'self'",
+    "img-src 'self' data:",
+)
+POLICY: Final = "; ".join((*STRICT, "form-action 'none'", "script-src 'self'", "style-src 'self'"))
+"""What a browser may load for the page at `/`: nothing inline, nothing of another host."""
+_INLINE_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+@router.get("/")
+async def home() -> Response:
+    """The page that shows the service."""
+    return _file(ASSETS / "index.html", POLICY)
+
+
+@router.get("/assets/{name}")
+async def page_asset(name: str) -> Response:
+    """A script or a style of that page."""
+    return _file(_member(ASSETS, name))
+
+
+@router.get("/guide")
+async def guide() -> Response:
+    """The folder of the documentation, to which its links are relative."""
+    return RedirectResponse("guide/", headers={"Cache-Control": "no-cache"})
+
+
+@router.get("/guide/{path:path}")
+async def guide_page(path: str) -> Response:
+    """A page of the documentation, or what one loads."""
+    page = _member(GUIDE, path or "index.html")
+    return _file(page, _guide_policy(page) if page.suffix == ".html" else "")
+
+
+def _member(folder: Path, name: str) -> Path:
+    """A file of a folder.
+
+    Raises:
+        UnknownResourceError: If there is none.
+    """
+    path = _members(folder).get(name)
+    if path is None:
+        raise UnknownResourceError(f"no page has the path {name[:80]!r}")
+    return path
+
+
+@lru_cache
+def _members(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their paths, so that no other file can be named."""
+    return {
+        path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()
+    }
+
+
+@lru_cache(256)
+def _guide_policy(page: Path) -> str:
+    """What a browser may load for a page: of inline scripts, those that were built into it."""
+    scripts = _INLINE_SCRIPT.findall(page.read_text())
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = (f" 'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    scripts_policy = f"script-src 'self'{''.join(sorted(set(hashes)))}"
+    # The search is a form, and Sphinx's theme has styles in its elements.
+    own = ("form-action 'self'", "style-src 'self' 'unsafe-inline'")
+    return "; ".join((*STRICT, scripts_policy, *own))
+
+
+def _file(path: Path, policy: str = "") -> Response:
+    headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
+    if policy:
+        headers["Content-Security-Policy"] = policy
+    media = "text/javascript" if path.suffix == ".js" else mimetypes.guess_type(path.name)[0]
+    return FileResponse(path, headers=headers, media_type=media or "application/octet-stream")
