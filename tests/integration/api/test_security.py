@@ -3,7 +3,9 @@
 import asyncio
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,10 +17,12 @@ import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from stitchwork.api.access import ADMIN, EXPORT, INFER, READ, required_scopes
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
+from stitchwork.api.executors import BoundedExecutor
 from stitchwork.bootstrap.api import make_app_state
 from stitchwork.errors import (
     ConflictError,
@@ -504,6 +508,23 @@ def test_readiness_without_a_key_says_only_yes_or_no(guarded: KeyedService) -> N
             body = guarded.send("GET", path, guarded.keys[scope]).json()
             assert body.keys() >= {"registry", "queue", "workers"}
             assert body["workers"] == 0
+
+
+def test_api_whose_threads_are_stalled_is_not_ready(parts: AppState) -> None:
+    executor = BoundedExecutor(threads=1, stalled_seconds=0.0)
+    resume = threading.Event()
+    state = replace(parts, executor=executor)
+    try:
+        with TestClient(create_app(state)) as client, ThreadPoolExecutor(1) as pool:
+            assert client.get("/health/ready").status_code == 200
+            blocked = pool.submit(asyncio.run, executor.run(resume.wait, machine.deadline(60)))
+            wait_until("it is not ready", lambda: client.get("/health/ready").status_code == 503)
+            assert client.get("/health/live").status_code == 200
+            resume.set()
+            assert blocked.result()
+            assert client.get("/health/ready").status_code == 200
+    finally:
+        resume.set()
 
 
 def test_export_needs_a_scope_that_infer_does_not_include(guarded: KeyedService) -> None:
