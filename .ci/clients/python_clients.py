@@ -126,9 +126,78 @@ def litellm(url):
 def cohere(url):
     import cohere
 
-    client = cohere.Client(api_key="x", base_url=url)
-    response = client.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, top_n=2)
-    check_ranking((row.index, row.relevance_score) for row in response.results)
+    for kind in (cohere.Client, cohere.ClientV2):
+        client = kind(api_key="x", base_url=url)
+        response = client.rerank(model="minilm", query=QUERY, documents=DOCUMENTS, top_n=2)
+        check_ranking((row.index, row.relevance_score) for row in response.results)
+
+
+def dspy(url):
+    import dspy
+
+    embedder = dspy.Embedder("openai/minilm", api_base=url + "/v1", api_key="x")
+    check(embedder(TEXTS[:9]), expected(url, TEXTS[:9]))
+
+
+def langchain_cohere(url):
+    import cohere
+    from langchain_cohere import CohereRerank
+
+    client = cohere.ClientV2(api_key="x", base_url=url)
+    results = CohereRerank(client=client, model="minilm").rerank(DOCUMENTS, QUERY)
+    check_ranking((row["index"], row["relevance_score"]) for row in results)
+
+
+def langchain_mistralai(url):
+    from langchain_mistralai import MistralAIEmbeddings
+
+    embeddings = MistralAIEmbeddings(model="minilm", api_key="x", endpoint=url + "/v1/")
+    check(embeddings.embed_documents(TEXTS[:9]), expected(url, TEXTS[:9]))
+
+
+def mistralai(url):
+    from mistralai.client import Mistral
+
+    client = Mistral(api_key="x", server_url=url)
+    response = client.embeddings.create(model="minilm", inputs=TEXTS[:9])
+    check([row.embedding for row in response.data], expected(url, TEXTS[:9]))
+
+
+def voyageai(url):
+    import voyageai
+
+    client = voyageai.Client(api_key="x", base_url=url + "/v1")
+    check(client.embed(TEXTS[:9], model="minilm").embeddings, expected(url, TEXTS[:9]))
+
+
+def chromadb(url):
+    import chromadb.utils.embedding_functions as functions
+
+    function = functions.OpenAIEmbeddingFunction(
+        api_key="x", api_base=url + "/v1", model_name="minilm"
+    )
+    check(function(TEXTS[:9]), expected(url, TEXTS[:9]))
+    function = functions.HuggingFaceEmbeddingServer(url=url + "/tei/minilm/embed")
+    check(function(TEXTS[:9]), unit(expected(url, TEXTS[:9])))
+
+
+def pydantic_ai(url):
+    from pydantic_ai import Embedder
+    from pydantic_ai.embeddings.openai import OpenAIEmbeddingModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    provider = OpenAIProvider(base_url=url + "/v1", api_key="x")
+    embedder = Embedder(OpenAIEmbeddingModel("minilm", provider=provider))
+    check(embedder.embed_documents_sync(TEXTS[:9]).embeddings, expected(url, TEXTS[:9]))
+
+
+def semantic_kernel(url):
+    from openai import AsyncOpenAI
+    from semantic_kernel.connectors.ai.open_ai import OpenAITextEmbedding
+
+    client = AsyncOpenAI(base_url=url + "/v1", api_key="x")
+    service = OpenAITextEmbedding(ai_model_id="minilm", async_client=client)
+    check(asyncio.run(service.generate_embeddings(TEXTS[:9])), expected(url, TEXTS[:9]))
 
 
 def huggingface_hub(url):
@@ -142,12 +211,21 @@ def huggingface_hub(url):
 
 CLIENTS = {
     "cohere": cohere,
+    "dspy": dspy,
     "haystack": haystack,
     "huggingface_hub": huggingface_hub,
+    "langchain_cohere": langchain_cohere,
+    "langchain_mistralai": langchain_mistralai,
     "langchain_openai": langchain_openai,
     "litellm": litellm,
     "llama_index": llama_index,
+    "mistralai": mistralai,
     "openai": openai,
+    "voyageai": voyageai,
+    # In a second environment, since their requirements clash with the others'.
+    "chromadb": chromadb,
+    "pydantic_ai": pydantic_ai,
+    "semantic_kernel": semantic_kernel,
 }
 
 

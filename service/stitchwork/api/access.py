@@ -60,7 +60,7 @@ RULES: Final = (
     # Clients read these before they infer.
     _rule("GET", r"/info|/v1/models(/.*)?|/v2(/.*)?|/tei/.+/(info|health)", READ, INFER),
     _rule("POST", r"/translate|/(classify|embed)/[^/]+|/(stitch|compatibility)/[^/]+/[^/]+", INFER),
-    _rule("POST", r"/v1/(embeddings|rerank)|/v2/models/.+/infer|/tei/.+", INFER),
+    _rule("POST", r"/v1/(embeddings|rerank)|/v2/(rerank|models/.+/infer)|/tei/.+", INFER),
     _rule("POST", r"/v2/repository/index", READ, INFER),
     _rule("POST", r"/inference\.GRPCInferenceService/Server(Live|Ready)", *PUBLIC),
     _rule("POST", r"/inference\.GRPCInferenceService/Model(Stream)?Infer", INFER),

@@ -196,6 +196,7 @@ def every_route(part: Any) -> list[Route]:
         ("POST", "/stitch/x/h/more", (ADMIN,)),
         ("POST", "/v1/embeddings", (INFER,)),
         ("POST", "/v1/rerank", (INFER,)),
+        ("POST", "/v2/rerank", (INFER,)),
         ("POST", "/tei/x/embed", (INFER,)),
         ("POST", "/tei/x", (INFER,)),
         ("GET", "/tei/x/info", (READ, INFER)),

@@ -49,6 +49,13 @@ def test_relevance_of_documents_is_the_cosine_of_their_embeddings(
     np.testing.assert_allclose(relevance, expected[order], atol=1e-5)
 
 
+def test_path_of_cohere_version_2_has_the_same_results(world: World) -> None:
+    body = {"model": "minilm", "query": QUERY, "documents": DOCUMENTS}
+    response = world.http.post("/v2/rerank", json=body).json()
+    assert response["results"] == rerank(world)["results"]
+    assert "error" in world.http.post("/v2/rerank", json=body | {"query": ""}).json()
+
+
 def test_top_results_come_with_their_documents(world: World) -> None:
     documents: list[Any] = [
         DOCUMENTS[0],

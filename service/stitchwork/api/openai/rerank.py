@@ -35,7 +35,7 @@ from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import EncoderSpec, Floats
 from stitchwork.resources.prompts import find_prompt
 
-router = APIRouter(prefix="/v1", tags=["OpenAI's embeddings API"])
+router = APIRouter(tags=["Rerank"])
 
 _LIMIT: Final = "documents that are too long are refused, or cut with `truncate`"
 REFUSED_FIELDS: Final = {
@@ -183,16 +183,18 @@ async def rerank(request: Request) -> Response:
     return await state.executor.finish(respond, documents.rows.size)
 
 
-router.add_api_route(
-    "/rerank",
-    rerank,
-    methods=["POST"],
-    summary="Order documents by their similarity to a query",
-    name="rerank",
-    response_model=RerankResponse,
-    openapi_extra=with_timeout(body(RerankRequest)),
-    route_class_override=DirectRoute,
-)
+# The second is that of Cohere's present API; errors there are as on the other paths below /v2.
+for path, name in (("/v1/rerank", "rerank"), ("/v2/rerank", "v2_rerank")):
+    router.add_api_route(
+        path,
+        rerank,
+        methods=["POST"],
+        summary="Order documents by their similarity to a query",
+        name=name,
+        response_model=RerankResponse,
+        openapi_extra=with_timeout(body(RerankRequest)),
+        route_class_override=DirectRoute,
+    )
 
 
 def input_types(encoder: EncoderSpec) -> tuple[str | None, str | None]:

@@ -71,8 +71,9 @@ async def embeddings(request: Request) -> Response:
         check_json_values(len(payload.input) * width, state.limits, alternative)
     skips = payload.blank_texts == "null" and encoder.modality == "text"
     indices = present_indices(payload.input) if skips else list(range(len(payload.input)))
+    request_id: str = request.scope["state"]["request_id"]
     if not indices:
-        return _response(payload, indices, None, resolution_headers(resolution))
+        return _response(payload, request_id, indices, None, resolution_headers(resolution))
     texts = [payload.input[i] for i in indices]
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
     with replace_pointer("/items", "/input"), input_type, original_indices(indices):
@@ -87,18 +88,19 @@ async def embeddings(request: Request) -> Response:
         )
     result = cut_dimensions(result, payload.dimensions)
     return await state.executor.finish(
-        partial(_result_response, payload, indices, result), result.rows.size
+        partial(_result_response, payload, request_id, indices, result), result.rows.size
     )
 
 
 def _result_response(
-    payload: EmbeddingsRequest, indices: list[int], result: InferenceResult
+    payload: EmbeddingsRequest, request_id: str, indices: list[int], result: InferenceResult
 ) -> Response:
-    return _response(payload, indices, result, result_headers(result))
+    return _response(payload, request_id, indices, result, result_headers(result))
 
 
 def _response(
     payload: EmbeddingsRequest,
+    request_id: str,
     indices: list[int],
     result: InferenceResult | None,
     headers: dict[str, str],
@@ -106,7 +108,12 @@ def _response(
     """A response with the embeddings of the inputs of these indices, and none of the others."""
     rows, tokens = (result.rows, result.tokens) if result else (np.empty((0, 1), np.float32), 0)
     usage = Usage(prompt_tokens=tokens, total_tokens=tokens)
-    fields: dict[str, Any] = {"object": "list", "model": payload.model, "usage": usage}
+    fields: dict[str, Any] = {
+        "id": request_id,
+        "object": "list",
+        "model": payload.model,
+        "usage": usage,
+    }
     slices = _objects(payload, indices, rows)
     if rows.size > SLICE_VALUES:
         return SlicedJsonResponse("data", slices, fields, headers)

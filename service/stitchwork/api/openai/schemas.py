@@ -237,6 +237,7 @@ class EmbeddingsResponse(ResponseModel):
     model_config = ConfigDict(
         json_schema_extra={
             "example": {
+                "id": "5f0c",
                 "object": "list",
                 "data": [{"object": "embedding", "index": 0, "embedding": [0.01, -0.02, 0.03]}],
                 "model": "minilm->mpnet",
@@ -244,6 +245,7 @@ class EmbeddingsResponse(ResponseModel):
             }
         }
     )
+    id: str = Field(description="The request's id; not in OpenAI's API.")
     object: Literal["list"]
     data: list[EmbeddingObject]
     model: str
