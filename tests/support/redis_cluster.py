@@ -141,8 +141,7 @@ class RedisCluster:
     def move_slot(self, key: str, target: ClusterNode) -> None:
         """Move the slot of a key to another node."""
         self.begin_move(key, target)
-        while self.move_keys(key, target, 10):
-            continue
+        wait_until("all keys have moved", lambda: not self.move_keys(key, target, 10), PATIENCE)
         self.end_move(key, target)
 
     def move_slot_at_once(self, key: str, target: ClusterNode) -> None:

@@ -183,8 +183,7 @@ def test_scripts_are_refused_whole_while_keys_move(cluster: RedisCluster) -> Non
 
         asyncio.run(main())
         assert server.execute(("HGET", rest, "f")) == [b"old"], "nothing was half written"
-        while cluster.move_keys(moved, target):
-            continue
+        wait_until("all keys have moved", lambda: not cluster.move_keys(moved, target), PATIENCE)
         cluster.end_move(moved, target)
         assert server.execute(("HGET", rest, "f"), ("HGET", moved, "f")) == [b"old", b"old"]
 
