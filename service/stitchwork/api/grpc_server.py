@@ -261,17 +261,13 @@ class GrpcServer:
 
 
 def _headers(context: Any) -> list[tuple[bytes, bytes]]:
-    """The metadata of a call as headers, with its key and its deadline as HTTP has them."""
+    """The metadata of a call as headers, with its deadline as HTTP has it."""
     headers = [
         (name.lower().encode(), value if isinstance(value, bytes) else value.encode("latin-1"))
         for name, value in context.invocation_metadata()
     ]
-    names = {name for name, _ in headers}
-    keys = [value for name, value in headers if name == b"x-api-key"]
-    if b"authorization" not in names:
-        headers += [(b"authorization", b"Bearer " + key) for key in keys]
     seconds = context.time_remaining()
-    if seconds is not None and TIMEOUT_HEADER not in names:
+    if seconds is not None and all(name != TIMEOUT_HEADER for name, _ in headers):
         headers.append((TIMEOUT_HEADER, f"{max(seconds, 1e-3):.3f}".encode()))
     return headers
 
