@@ -15,6 +15,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from tests.support import machine
+from tests.support.ports import unused_port
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -22,6 +23,7 @@ SECONDS: Final = 120
 LISTENING: Final = "stitchwork listens on "
 ADDRESS: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8765")
 """The address in the documentation; a test's service listens on a free port instead."""
+GRPC_ADDRESS: Final = re.compile(r"(?:localhost|127\.0\.0\.1):8001")
 PRELUDE: Final = """if [ -f "$HOME/.environment" ]; then . "$HOME/.environment"; fi
 trap 'export -p | grep -v STITCHWORK_URL > "$HOME/.environment"' EXIT
 """
@@ -75,6 +77,7 @@ class Reader:
         self._service: subprocess.Popen[str] | None = None
         self._url = ""
         self._output = ""
+        self._grpc_port = unused_port()
         programs = folder / ".programs"
         programs.mkdir()
         # Tests this checkout, not an installed package.
@@ -92,6 +95,7 @@ class Reader:
             "CURL_HOME": str(folder),
             "OMP_NUM_THREADS": "1",
             "STITCHWORK_PORT": "0",
+            "STITCHWORK_GRPC_PORT": str(self._grpc_port),
             "STITCHWORK_OFFLINE": "true",
             "STITCHWORK_LOG_LEVEL": "warning",
         }
@@ -166,6 +170,7 @@ class Reader:
             self._wait()
 
     def _here(self, text: str) -> str:
+        text = GRPC_ADDRESS.sub(f"127.0.0.1:{self._grpc_port}", text)
         return ADDRESS.sub(self._url.removeprefix("http://"), text) if self._url else text
 
     def _wait(self) -> None:

@@ -1,10 +1,13 @@
 """Limits of one request and one connection."""
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
 GRPC_SERVICE: Final = "inference.GRPCInferenceService"
 """The service of the Open Inference Protocol; a method's path is below it."""
+COMPRESSED_PATHS: Final = re.compile(r"(.*)/v2/models/.+/infer", re.DOTALL)
+"""Paths that accept compressed bodies, as clients of their protocol send them on request."""
 HEALTH_PATHS: Final = frozenset(
     (
         "/health",

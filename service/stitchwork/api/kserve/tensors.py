@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from stitchwork.api.content import body_content, negotiation, validation
 from stitchwork.api.content.body_parser import LONG_TEXT, SHORT_ARRAY, SHORT_TEXT, BodyParser
+from stitchwork.api.content.compression import decompress
 from stitchwork.api.content.validation import check_count
 from stitchwork.api.kserve.schemas import (
     InferenceRequest,
@@ -137,7 +138,7 @@ async def read_request(request: Request, parser: BodyParser) -> TensorRequest:
     Raises:
         MalformedInputError: If it is not JSON, or the number of bytes after it is wrong.
         InputTooLargeError: If it holds more than `limits` allows.
-        UnsupportedFormatError: If its media type is another, or it is compressed.
+        UnsupportedFormatError: If its media type is another, or how it is compressed.
         InvalidInputError: If validation fails; `pointer` names the place.
     """
     media = negotiation.body_media_type(request)
@@ -146,6 +147,7 @@ async def read_request(request: Request, parser: BodyParser) -> TensorRequest:
             f"expected a body of {negotiation.JSON} or {negotiation.OCTETS}, got {media[:80]}"
         )
     data = await parser.receive(request, is_array=JSON_LENGTH_HEADER.lower() in request.headers)
+    data = await decompress(request, data, parser.limits)
     length = _json_length(request.headers.get(JSON_LENGTH_HEADER), len(data))
     text = data if length == len(data) else data[:length]
     body = await parser.parse(request, _parse, text, parser.limits, text_bytes=length)

@@ -1,7 +1,7 @@
 """Limits on the size and the duration of request bodies, whichever route reads them.
 
-A compressed body is refused rather than decompressed: embeddings and images hardly shrink, and a
-body that expands to a thousand times its size would need further limits.
+A compressed body is refused rather than decompressed, except where clients of another protocol send
+one: embeddings and images hardly shrink. `content.compression` bounds what it expands to.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from starlette.types import Message, Receive
 
-from stitchwork.api.limits import RequestLimits
+from stitchwork.api.limits import COMPRESSED_PATHS, RequestLimits
 from stitchwork.api.message_state import MessageState
 from stitchwork.errors import (
     ClientDisconnectedError,
@@ -32,16 +32,17 @@ class BodyLimits:
         self.limits = limits
         self._inflight_bytes = 0
 
-    def check_headers(self, headers: Mapping[bytes, bytes]) -> None:
+    def check_headers(self, headers: Mapping[bytes, bytes], path: str) -> None:
         """Check what the headers of a request declare about its body.
 
         Raises:
-            UnsupportedFormatError: If it is compressed.
+            UnsupportedFormatError: If it is compressed, and its path does not accept that.
             InputTooLargeError: If it is larger than `max_body_bytes`.
             QueueFullError: If there is no room for it.
         """
         coding = headers.get(b"content-encoding")
-        if coding is not None and coding.strip().lower() != b"identity":
+        is_compressed = coding is not None and coding.strip().lower() != b"identity"
+        if coding is not None and is_compressed and not COMPRESSED_PATHS.fullmatch(path):
             name = coding.decode("latin-1")
             raise UnsupportedFormatError(
                 f"expected an uncompressed body, got content-encoding {name[:40]}"

@@ -97,7 +97,7 @@ class RequestMiddleware:
             await self._authorizer.admit(admission)
             state["key"] = key = admission.key
             CALLER.set(_caller(key, scope))
-            self._body_limits.check_headers(headers)
+            self._body_limits.check_headers(headers, scope["path"])
             await self._serve(scope, body, sender)
         except Exception as error:  # noqa: BLE001 whatever it is, the client gets a response
             await sender.fail(error)
