@@ -212,7 +212,7 @@ def _print_next_steps(
         f"curl -s {url}/spaces/lite0",
         f"curl -s {url}/stitch/lite0/lite2 -F items=@{image} -F top=3",
         f"curl -s {url}/embed/lite0 -F items=@{image} -F target=lite1",
-        f"open {url}/docs",
+        f"open {url}/",
     ):
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
     if not keep:
