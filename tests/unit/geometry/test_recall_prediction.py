@@ -88,6 +88,9 @@ def test_queries_apart_from_the_rows_have_an_interval_around_the_prediction() ->
     assert prediction.low < prediction.recall < prediction.high
     assert prediction.high - prediction.low < 0.3
     assert (prediction.rows, prediction.size) == (500, 5000)
+    # What is far from the sample is less certain.
+    far = predict_recall(exact[:100] @ exact[100:].T, exact[:100] @ noisy[100:].T, 50_000)
+    assert far.high - far.low > prediction.high - prediction.low
 
 
 @pytest.mark.parametrize(
