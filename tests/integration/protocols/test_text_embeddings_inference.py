@@ -94,6 +94,12 @@ def test_invalid_request_has_the_error_of_the_protocol(
     assert message in error["error"]
 
 
+@pytest.mark.parametrize("path", ["info", "health"])
+def test_paths_that_are_read_refuse_other_methods(world: World, path: str) -> None:
+    response = world.http.post(f"/tei/minilm/{path}", json={"inputs": "a"})
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+
+
 def test_unknown_fields_are_ignored(world: World) -> None:
     body = {"inputs": "a", "stream": False, "parameters": None}
     assert world.http.post("/tei/minilm/embed", json=body).status_code == 200

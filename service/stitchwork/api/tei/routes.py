@@ -20,7 +20,7 @@ from stitchwork.api.dependencies import StateDep, app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.model_names import ModelNamePath, model_spaces
 from stitchwork.api.openapi import body, with_timeout
-from stitchwork.api.problem_details import replace_pointer
+from stitchwork.api.problem_details import problem_response, record_code, replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
@@ -32,6 +32,7 @@ from stitchwork.api.tei.schemas import (
     ModelType,
     PoolingType,
 )
+from stitchwork.errors import ErrorCode
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -72,6 +73,27 @@ async def embed(model: ModelNamePath, request: Request) -> Response:
     )
 
 
+async def refuse_method(model: str, request: Request) -> Response:
+    """The response to a POST of what is only read; the path of a model would match it."""
+    record_code(request.scope, ErrorCode.METHOD_NOT_ALLOWED)
+    return problem_response(
+        405,
+        ErrorCode.METHOD_NOT_ALLOWED,
+        "Method Not Allowed",
+        request.scope["state"]["request_id"],
+        path=request.scope["path"],
+        headers={"Allow": "GET, HEAD"},
+    )
+
+
+for name in ("info", "health"):
+    router.add_api_route(
+        f"/{{model:path}}/{name}",
+        refuse_method,
+        methods=["POST"],
+        include_in_schema=False,
+        route_class_override=DirectRoute,
+    )
 for path, name in (("/{model:path}/embed", "tei_embed"), ("/{model:path}", "tei_predict")):
     router.add_api_route(
         path,
