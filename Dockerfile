@@ -11,7 +11,6 @@ FROM ${BASE} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PATH=/opt/venv/bin:$PATH
 # Its group is root's, as that of any other uid that a platform may choose.
 RUN python3 -m venv /opt/venv && useradd --create-home --uid 10001 --gid 0 stitchwork
-COPY docker/healthcheck /usr/local/bin/healthcheck
 # Relative paths such as ./models/name lead to the folders that are mounted.
 WORKDIR /
 
@@ -28,6 +27,7 @@ COPY requirements/api.txt /requirements/
 RUN pip install --no-deps --require-hashes --requirement /requirements/api.txt
 COPY --from=wheel /dist /dist
 RUN pip install --no-deps /dist/*.whl && pip check
+COPY service/healthcheck /usr/local/bin/
 USER 10001
 # Inside a container the address must be open, so every request needs a key: that of
 # STITCHWORK_ADMIN_KEY, of a key file, or of `stitchwork api-keys add`.
@@ -56,6 +56,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.14.1 torchvision==0.29.1
 COPY --from=wheel /dist /dist
 RUN pip install --no-deps /dist/*.whl && pip check
+COPY service/healthcheck /usr/local/bin/
 USER 10001
 ENV STITCHWORK_DEVICE=cpu
 
@@ -67,5 +68,6 @@ ARG TORCH_CUDA_INDEX=
 RUN pip install ${TORCH_CUDA_INDEX:+--index-url "$TORCH_CUDA_INDEX"} torch==2.14.1 torchvision==0.29.1
 COPY --from=wheel /dist /dist
 RUN pip install --no-deps /dist/*.whl && pip check
+COPY service/healthcheck /usr/local/bin/
 USER 10001
 ENV STITCHWORK_DEVICE=cuda

@@ -174,7 +174,7 @@ def composed(expected: Expected) -> Iterator[Deployment]:
         url = f"http://127.0.0.1:{ports['api']}"
         wait_until("the API serves and the worker lives", lambda: is_ready(url), 120)
         for name, environment in environments.items():
-            path = f"{containers.ROOT / 'docker'}:{os.environ['PATH']}"
+            path = f"{containers.ROOT / 'service'}:{os.environ['PATH']}"
             # No proxy is asked for an address of the container itself.
             env = {**environment, "PATH": path, "HTTP_PROXY": "http://127.0.0.1:1"}
             check = containers.container(name).healthcheck
