@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
+import hypothesis
 import numpy as np
 import pytest
 from xdist.remote import Producer
@@ -72,6 +73,9 @@ SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
 
 def pytest_configure(config: pytest.Config) -> None:
     """In continuous integration, allow no skips but those that are listed."""
+    # A busy machine is no fault of an example.
+    hypothesis.settings.register_profile("tests", deadline=None)
+    hypothesis.settings.load_profile("tests")
     # A shell ignores Ctrl-C for what it runs in the background, and children would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -23,8 +23,7 @@ from tests.fuzz.seeds import CORPUS, npy_file, seeds
 from tests.fuzz.targets import TARGETS, read_body
 
 CORPUS_FILES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
-without_deadline = settings(deadline=None, max_examples=50)
-"""The first example is slow because it imports modules."""
+few_examples = settings(max_examples=50)
 ROWS = arrays.arrays(
     np.float32,
     arrays.array_shapes(min_dims=2, max_dims=2, max_side=6),
@@ -67,7 +66,7 @@ FORMATS: list[tuple[str, Callable[[NDArray[Any]], bytes]]] = [
 
 
 @pytest.mark.parametrize(("media", "serialize"), FORMATS)
-@without_deadline
+@few_examples
 @given(rows=ROWS)
 def test_rows_are_parsed_unchanged(
     media: str, serialize: Callable[[NDArray[Any]], bytes], rows: NDArray[np.float32]
@@ -79,7 +78,7 @@ def test_rows_are_parsed_unchanged(
 # Pillow warns of damaged EXIF data and leaves the image as it is.
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
 @pytest.mark.parametrize("target", targets())
-@without_deadline
+@few_examples
 @given(data=st.data())
 def test_target_handles_damaged_input(target: str, data: st.DataObject) -> None:
     good = data.draw(st.sampled_from(seeds()[target]))
@@ -100,14 +99,14 @@ def test_incomplete_form_part_leaves_no_file_open() -> None:
 
 
 @pytest.mark.parametrize("media", [negotiation.NPY, negotiation.SAFETENSORS])
-@without_deadline
+@few_examples
 @given(rows=ROWS, cut=st.integers(1, 40))
 def test_truncated_binary_body_is_refused(media: str, rows: NDArray[np.float32], cut: int) -> None:
     whole = npy_file(rows) if media == negotiation.NPY else as_safetensors(rows)
     assert read_body(TranslateRequest, whole[:-cut], media, array_field="embeddings") is None
 
 
-@without_deadline
+@few_examples
 @given(ROWS, st.integers(0, 1 << 20), st.integers(0, 7))
 def test_flipped_bit_of_stored_bytes_is_detected(
     rows: NDArray[np.float32], at: int, bit: int

@@ -13,11 +13,13 @@ from typing import Any, Final, Self
 
 import httpx
 import numpy as np
+import orjson
 import redis
 
 from stitchwork.processes.listener import listen
 from stitchwork.redis.connections import PREFIX
 from stitchwork.registry.change_log import STATE
+from stitchwork.registry.space_checks import DUE
 from stitchwork.resources import Floats
 from stitchwork.settings import Settings
 from stitchwork.supervisor.supervisor import settle
@@ -33,6 +35,16 @@ from tests.support.servers import (
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0
 CALL_SECONDS: Final = 30.0
+CHECKED_FIELDS: Final = ("agreement", "checks", "warnings")
+"""Fields of a space that its comparisons with others change."""
+
+
+def _without_checks(value: bytes) -> Any:
+    """A value of the registry or, of a record, its fields that checks do not change."""
+    if not value.startswith(b'{"format"'):
+        return value
+    fields: dict[str, Any] = orjson.loads(value)
+    return {name: v for name, v in fields.items() if name not in CHECKED_FIELDS}
 
 
 class Process:
@@ -144,10 +156,19 @@ class Cluster:
         return started
 
     def contents(self) -> dict[bytes, Any]:
-        """The registry's keys, each with a dump of its value, without those of the leases."""
+        """What is registered: the registry's keys with their values.
+
+        Without leases and without the results of checks, which run in the background.
+        """
         keys: Any = self.records.keys("*")
-        leases = (PREFIX + STATE).encode()
-        return {key: self.records.dump(key) for key in keys if not key.startswith(leases)}
+        changing = tuple((PREFIX + name).encode() for name in (STATE, DUE))
+        return {key: self._value(key) for key in keys if not key.startswith(changing)}
+
+    def _value(self, key: bytes) -> Any:
+        if self.records.type(key) != b"hash":
+            return self.records.dump(key)
+        fields: Any = self.records.hgetall(key)
+        return {name: _without_checks(value) for name, value in fields.items()}
 
     def inverses(self) -> set[bytes]:
         """The keys of the cached inverses, without those of their locks."""

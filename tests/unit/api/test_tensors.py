@@ -122,7 +122,7 @@ def approx(values: "np.ndarray[Any, np.dtype[np.float32]]") -> Any:
 Damage = tuple[int, bytes]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     damages=st.lists(st.tuples(st.integers(0, len(BODY) - 1), st.binary(max_size=4)), max_size=3),
     cut=st.integers(0, len(BODY)),

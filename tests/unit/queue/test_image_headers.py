@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -52,7 +52,6 @@ def test_file_without_a_size_has_none(data: bytes) -> None:
     assert image_pixels(data) is None
 
 
-@settings(deadline=None)
 @given(st.sampled_from([kind for kind, _ in KINDS if kind in FORMATS]), st.data())
 def test_damaged_header_has_a_size_or_none(kind: str, data: st.DataObject) -> None:
     content = bytearray(file(picture(8, 6), kind))
