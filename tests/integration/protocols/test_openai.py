@@ -228,6 +228,29 @@ def test_embeddings_are_cut_to_dimensions_that_the_encoder_is_made_for(
         ({"model": "minilm->lite"}, "anchor-set-mismatch", None, "same anchor set"),
         ({"model": "turned"}, "no-encoder", None, "no encoder"),
         ({"input": [{"type": "audio"}]}, "invalid-input", "input[0]", "another object"),
+        (
+            {
+                "input": [
+                    "a",
+                    {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
+                ]
+            },
+            "invalid-input",
+            "input[1]",
+            "the encoder takes texts, got an image",
+        ),
+        (
+            {"input": [{"type": "image_url", "image_url": "data:image/png;base64,AAAA"}]},
+            "invalid-input",
+            "input[0]",
+            "got an image",
+        ),
+        (
+            {"input": [{"type": "text", "text": "a", "image_url": {"url": "https://b.example"}}]},
+            "invalid-input",
+            "input[0]",
+            "an object with both",
+        ),
         ({"input": [True]}, "invalid-input", "input[0]", "expected a text, got a boolean"),
         ({"extra_body": {"instruction": "x"}}, "invalid-input", "instruction", "input_type"),
         ({"extra_body": {"normalized": True}}, "invalid-input", "normalized", "length"),

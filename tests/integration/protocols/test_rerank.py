@@ -107,6 +107,9 @@ def test_query_and_documents_have_the_prompts_of_the_model(world: World, prompte
     [
         ({"query": " "}, "query", "not empty"),
         ({"query": 3}, "query", "expected a text, got a number"),
+        ({"query": {"image": "AAAA"}}, "query", "the encoder takes texts, got an image"),
+        ({"documents": ["a", {"image": "AAAA"}]}, "documents[1]", "got an image"),
+        ({"documents": [{"text": "a", "image": "AAAA"}]}, "documents[0]", "an object with both"),
         ({"query": None}, "query", "expected a value, got none"),
         ({"documents": ["a", ""]}, "documents[1]", "not empty"),
         ({"documents": []}, "documents", "non-empty list"),

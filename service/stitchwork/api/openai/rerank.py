@@ -25,7 +25,7 @@ from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.fields import FieldParser
-from stitchwork.api.schemas.items import plain_items
+from stitchwork.api.schemas.items import EncodedImage, plain_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, count_ignored
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import InvalidInputError
@@ -73,8 +73,14 @@ def _parse_documents(value: Any, info: ValidationInfo) -> list[str]:
 
 def _parse_document(document: Any, pointer: str) -> str:
     match document:
-        case {"text": str()} | {"image": str()} if "type" not in document:
-            return str(document.get("text") or document.get("image") or "")
+        case {"text": str(text), "image": str(image)} if text and image:
+            raise InvalidInputError(
+                "expected a text or an image, got an object with both", pointer=pointer
+            )
+        case {"image": str(image)} if image and "type" not in document:
+            return EncodedImage(image)
+        case {"text": str(text)} if "type" not in document:
+            return text
     return parse_part(document, pointer)
 
 

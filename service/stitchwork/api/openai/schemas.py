@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, ValidationInfo, WithJsonSchema, model_va
 from stitchwork.api.content import validation
 from stitchwork.api.model_names import DEFAULT_MODEL, ModelNameField
 from stitchwork.api.schemas.fields import FieldParser, InputType
+from stitchwork.api.schemas.items import EncodedImage
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.request_model import EncodingFormat
 from stitchwork.api.schemas.response_model import ResponseModel
@@ -87,17 +88,26 @@ def parse_part(part: Any, pointer: str) -> str:
         part: The value.
         pointer: Where it is, for the error.
 
+    Returns:
+        A string; what is named as an image is an `EncodedImage`.
+
     Raises:
-        InvalidInputError: If it is neither.
+        InvalidInputError: If it is neither, or both.
     """
     if isinstance(part, list) and part and all(type(token) is int for token in part):
         raise InvalidInputError(TEXTS_ONLY, pointer=pointer, code=ErrorCode.TOKEN_IDS)
     match part:
-        case str() | {"type": "text", "text": str()}:
-            return part if isinstance(part, str) else part["text"]
+        case str():
+            return part
+        case {"text": str(text), "image_url": str() | dict()} if text:
+            raise InvalidInputError(
+                "expected a text or an image, got an object with both", pointer=pointer
+            )
+        case {"type": "text", "text": str(text)}:
+            return text
         case {"type": "image_url", "image_url": str() | {"url": str()}}:
             url = part["image_url"]
-            return url if isinstance(url, str) else url["url"]
+            return EncodedImage(url if isinstance(url, str) else url["url"])
         case dict():
             raise InvalidInputError(
                 'expected a text, {"type": "text", "text": …} or {"type": "image_url", '

@@ -15,6 +15,12 @@ MAX_DATA_HEAD: Final = 200
 """Characters in which the head of a data URI ends."""
 
 
+class EncodedImage(str):
+    """An image that its request names as one: in base64, as a data URI, or by URL."""
+
+    __slots__ = ()
+
+
 def decode_items(
     items: list[str | bytes], modality: Modality, max_items: int, setting: str = "max_items"
 ) -> list[Item]:
@@ -38,8 +44,17 @@ def plain_items(items: Sequence[str | bytes], modality: Modality) -> list[str | 
     """Raw inputs as other protocols send them: images may be data URIs, or have MIME's line ends.
 
     Texts, bytes and URLs are returned unchanged.
+
+    Raises:
+        InvalidInputError: If one is named as an image, and the modality is another.
     """
     if modality != "image":
+        for i, item in enumerate(items):
+            if isinstance(item, EncodedImage):
+                raise InvalidInputError(
+                    f"expected a {modality}, as the encoder takes {modality}s, got an image",
+                    pointer=f"/items/{i}",
+                )
         return list(items)
     return [_plain_base64(item) if isinstance(item, str) else item for item in items]
 
