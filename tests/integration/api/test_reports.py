@@ -3,9 +3,9 @@
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.report_jobs import ProcessCall, ReportJobs, ReportPart, ReportState
 from stitchwork.api.reports.space_comparison import SpaceComparisons
 from stitchwork.api.schemas.report_responses import ReportProgressResponse
@@ -23,10 +24,12 @@ from stitchwork.redis.client import RedisClient
 from stitchwork.registry.declarations import SpaceDeclaration
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.report_store import RESULTS, ReportStore
+from stitchwork.resources import ApiKey, Scope
 from tests.conftest import make_pair
 from tests.support import machine
 from tests.support.reports import get_report
 
+T = TypeVar("T")
 SPACES = 100
 NO_TIME = {"X-Request-Timeout": "0.001"}
 
@@ -114,7 +117,7 @@ def registry(registry_server: RedisClient) -> Registry:
 @pytest.fixture
 def jobs(registry: Registry) -> Iterator[ReportJobs]:
     """Jobs of one process, which are started."""
-    jobs = ReportJobs(registry.reports, max_jobs=2)
+    jobs = ReportJobs(registry.reports, max_jobs=2, max_jobs_per_key=1)
     jobs.start()
     yield jobs
     jobs.stop()
@@ -129,6 +132,52 @@ def comparison(registry: Registry) -> ReportState:
     (anchor_set,), _ = registry.anchor_sets.ready("S")
     comparisons = SpaceComparisons(registry, registry.reports)
     return comparisons.page(anchor_set, None, "ridge", None, {})
+
+
+def test_comparison_has_one_name_whatever_the_order_of_its_spaces(registry: Registry) -> None:
+    (anchor_set,), _ = registry.anchor_sets.ready("S")
+    comparisons = SpaceComparisons(registry, registry.reports)
+    states = [
+        comparisons.page(anchor_set, names, "ridge", None, {}) for names in permutations("xy")
+    ]
+    assert len({state.name for state in states}) == 1
+    assert len({part.name for state in states for part in state.parts}) == 1
+
+
+@pytest.mark.parametrize("kind", ["comparison", "anchors"])
+def test_what_another_report_has_stored_is_not_computed_again(
+    registry: Registry, jobs: ReportJobs, kind: str
+) -> None:
+    if kind == "comparison":
+        before = comparison(registry)
+    else:
+        (space,), _ = registry.spaces.ready("x")
+        before = AnchorReports(registry, registry.reports).report(space, None, "ridge", {})
+    assert result_of(jobs.submit(before)) == 0
+    (part,) = before.parts
+
+    def call(function: Callable[..., T], *args: Any) -> T:
+        pytest.fail(f"{function} is called for what is stored")
+
+    assert part.compute(call) == {}
+
+
+def test_pair_that_is_not_stored_is_computed_alone(
+    registry: Registry, jobs: ReportJobs, registry_server: RedisClient
+) -> None:
+    before = comparison(registry)
+    assert result_of(jobs.submit(before)) == 0
+    (key, *_) = registry_server.redis.keys(registry_server.key(RESULTS, "pair:*"))
+    registry_server.redis.delete(key)
+    calls: list[Any] = []
+
+    def call(function: Callable[..., T], *args: Any) -> T:
+        calls.append(args[1])
+        return function(*args)
+
+    (part,) = before.parts
+    assert len(part.compute(call)) == 1
+    assert [len(pairs) for pairs in calls] == [1]
 
 
 def result_of(future: Any) -> Any:
@@ -208,13 +257,36 @@ def test_requests_wait_for_a_job_that_they_share_and_others_are_refused(
 
     async def respond(seconds: float) -> Response:
         scope = {"type": "http", "path": "/a/held", "query_string": b"x=1", "headers": []}
-        return await jobs.respond(Request({**scope, "server": ("s", 80)}), read, seconds)
+        rest = {"server": ("s", 80), "state": dict[str, Any]()}
+        return await jobs.respond(Request({**scope, **rest}), read, seconds)
 
     pending = asyncio.run(respond(0.01))
     assert (pending.status_code, pending.headers["Location"]) == (202, "held?x=1")
     released.set()
     assert (result_of(future), result_of(second)) == (0, 0)
     assert asyncio.run(respond(30.0)).status_code == 200
+
+
+def test_key_is_refused_more_reports_than_its_share(jobs: ReportJobs) -> None:
+    released = threading.Event()
+
+    def compute(call: ProcessCall) -> Mapping[str, Any]:
+        released.wait(machine.deadline(60))
+        return {}
+
+    one, other = (
+        ApiKey(name=name, digest="0" * 64, scopes=(Scope.READ,)) for name in ("one", "other")
+    )
+    first = state("first", ReportPart("first", compute))
+    future = jobs.submit(first, one)
+    second = state("second", ReportPart("second", lambda call: {}))
+    with pytest.raises(QueueFullError, match="fewer than 1 reports at a time of key one"):
+        jobs.submit(second, one)
+    assert jobs.submit(first, one) is future, "a report in progress may be waited for"
+    submitted = jobs.submit(second, other)
+    released.set()
+    assert (result_of(future), result_of(submitted)) == (0, 0)
+    assert result_of(jobs.submit(state("third", ReportPart("third", lambda call: {})), one)) == 0
 
 
 def test_process_that_is_killed_fails_the_report_and_the_next_request_repeats_it(

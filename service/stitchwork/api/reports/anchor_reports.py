@@ -90,6 +90,8 @@ class AnchorReports:
         bridge: BridgeName,
         call: ProcessCall,
     ) -> dict[str, Any]:
+        if self._store.get([name]):
+            return {}  # Another process has computed it since this one read the store.
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
         anchors = self._anchors(space)
         quality = call(

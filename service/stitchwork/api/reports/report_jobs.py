@@ -33,6 +33,7 @@ from stitchwork.processes.pool import (
     ProcessPool,
 )
 from stitchwork.registry.report_store import LEASE_SECONDS, ReportStore
+from stitchwork.resources import ApiKey
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ POLL_SECONDS: Final = 0.25
 """How often a request looks for what another process computes."""
 MAX_JOBS: Final = 16
 """Reports in progress, in one process."""
+MAX_JOBS_PER_KEY: Final = 4
+"""Reports in progress that one API key began, in one process."""
 MAX_BYTES: Final = 16 * 1024**3
 """Address space of the child process."""
 PART_SECONDS: Final = 600.0
@@ -66,8 +69,8 @@ class ReportPart(NamedTuple):
 
     Attributes:
         name: Name of its lease.
-        compute: Computes it, given how to call a function in another process, and returns the
-            results to store by their names.
+        compute: Computes what is not stored of it, given how to call a function in another
+            process, and returns the results to store by their names.
     """
 
     name: str
@@ -75,8 +78,8 @@ class ReportPart(NamedTuple):
 
 
 def joint_name(names: Iterable[str]) -> str:
-    """The name of what consists of results with these names."""
-    return sha256("|".join(names).encode()).hexdigest()
+    """The name of what consists of results with these names, in whatever order."""
+    return sha256("|".join(sorted(names)).encode()).hexdigest()
 
 
 class ReportState(NamedTuple):
@@ -103,14 +106,21 @@ class ReportJobs:
     Args:
         store: Where results are kept.
         max_jobs: Reports that may be in progress.
+        max_jobs_per_key: Those of them that one API key may have begun.
 
     Attributes:
         tasks: Its background tasks.
     """
 
-    def __init__(self, store: ReportStore, max_jobs: int = MAX_JOBS) -> None:
+    def __init__(
+        self,
+        store: ReportStore,
+        max_jobs: int = MAX_JOBS,
+        max_jobs_per_key: int = MAX_JOBS_PER_KEY,
+    ) -> None:
         self._store = store
         self._max_jobs = max_jobs
+        self._max_jobs_per_key = max_jobs_per_key
         self._guard = threading.Lock()
         self._jobs: dict[str, _Job] = {}
         self._turns: deque[_Job] = deque()
@@ -138,27 +148,44 @@ class ReportJobs:
         for task in self.tasks:
             task.stop(0.0)
 
-    def submit(self, state: ReportState) -> "Future[int]":
+    def submit(self, state: ReportState, key: ApiKey | None = None) -> "Future[int]":
         """Compute what remains of a report, unless that is in progress.
+
+        Args:
+            state: The report.
+            key: The API key of the request; None if no keys are set.
 
         Returns:
             The number of parts that other processes compute, once all others are stored.
 
         Raises:
-            QueueFullError: If `max_jobs` reports are in progress.
+            QueueFullError: If `max_jobs` reports are in progress, or the key began
+                `max_jobs_per_key` of them.
         """
+        name = key.name if key else None
         with self._guard:
             job = self._jobs.get(state.name)
             if job is None:
-                if len(self._jobs) >= self._max_jobs:
-                    raise QueueFullError(
-                        f"expected fewer than {self._max_jobs} reports at a time in this process; "
-                        "try again later"
-                    )
-                job = self._jobs[state.name] = _Job(state)
+                self._check_room(name)
+                job = self._jobs[state.name] = _Job(state, name)
                 self._turns.append(job)
             self._due.set()
             return job.skipped
+
+    def _check_room(self, key_name: str | None) -> None:
+        if len(self._jobs) >= self._max_jobs:
+            raise QueueFullError(
+                f"expected fewer than {self._max_jobs} reports at a time in this process; "
+                "try again later"
+            )
+        if key_name is None:
+            return
+        count = sum(job.key_name == key_name for job in self._jobs.values())
+        if count >= self._max_jobs_per_key:
+            raise QueueFullError(
+                f"expected fewer than {self._max_jobs_per_key} reports at a time of key {key_name} "
+                "in this process; try again later"
+            )
 
     async def respond(
         self, request: Request, read: Callable[[], ReportState], seconds: float
@@ -178,7 +205,7 @@ class ReportJobs:
             state = await asyncio.to_thread(read)
             if state.response is not None:
                 return negotiation.json_response(state.response, headers=state.headers)
-            future = self.submit(state)
+            future = self.submit(state, request.scope["state"].get("key"))
             if (remaining := deadline - time.monotonic()) <= 0:
                 return _pending(request, state)
             with suppress(TimeoutError):
@@ -241,10 +268,11 @@ class ReportJobs:
 
 
 class _Job:
-    """What remains to be computed of one report."""
+    """What remains to be computed of one report, and the name of the key that began it."""
 
-    def __init__(self, state: ReportState) -> None:
+    def __init__(self, state: ReportState, key_name: str | None) -> None:
         self.name = state.name
+        self.key_name = key_name
         self.parts = deque(state.parts)
         self.count_skipped = 0
         self.skipped: Future[int] = Future()

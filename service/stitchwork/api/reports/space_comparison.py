@@ -142,8 +142,7 @@ class SpaceComparisons:
             pairs = [(x, y) for x in sources for y in group if (x, y) in wanted]
             pairs = list(dict.fromkeys([*pairs, *((y, x) for x, y in pairs)]))
             keys = pair_names(spaces, pairs, bridge)
-            used = {name: by_id[name] for pair in pairs for name in pair}
-            compute = partial(self._compare, used, keys, bridge)
+            compute = partial(self._compare, by_id, keys, bridge)
             parts.append(ReportPart(joint_name(keys.values()), compute))
         return parts
 
@@ -154,11 +153,16 @@ class SpaceComparisons:
         bridge: BridgeName,
         call: ProcessCall,
     ) -> dict[str, Any]:
+        # Another report may have compared some of them since this one began.
+        stored = self._store.get(keys.values())
+        pairs = [pair for pair, key in keys.items() if key not in stored]
+        if not pairs:
+            return {}
         anchored = {
-            name: AnchoredSpace(self._anchors(space), space.parameters.checked())
-            for name, space in spaces.items()
+            name: AnchoredSpace(self._anchors(spaces[name]), spaces[name].parameters.checked())
+            for name in dict.fromkeys(name for pair in pairs for name in pair)
         }
-        results = call(compare_pairs, anchored, list(keys), bridge)
+        results = call(compare_pairs, anchored, pairs, bridge)
         return {keys[pair]: _stored(result) for pair, result in results.items()}
 
     def _anchors(self, space: Space) -> Floats:
