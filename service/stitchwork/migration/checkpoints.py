@@ -9,7 +9,7 @@ import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.offline_map import MapVersions, OfflineMap
-from stitchwork.migration.part_files import replacement
+from stitchwork.migration.part_files import TEMPORARY, replacement
 from stitchwork.migration.store import Id
 
 FORMAT: Final = 1
@@ -80,6 +80,8 @@ class Checkpoint:
     def begin(cls, folder: Path, move: Move, offline_map: OfflineMap) -> Self:
         """The folder of a move that begins."""
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(f"*{TEMPORARY}"):
+            path.unlink()
         with replacement(folder / MAP) as file:
             file.write(offline_map.data)
         with replacement(folder / REJECTS):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move, MoveProgress
+from stitchwork.migration.move_locks import exclusive_move
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.store import Batch, Id, VectorStore
 
@@ -77,13 +78,27 @@ def move(
         progress: Called with the rows that are done and all rows.
 
     Raises:
-        ConflictError: If the target exists, or the move has begun with other versions, another
-            bridge, other options or another content of the source.
+        ConflictError: If the target exists, the move has begun with other versions, another
+            bridge, other options or another content of the source, or another move to the target
+            or with the same folder is running.
         InvalidInputError: If the source has no rows, or vectors of another width than the map.
     """
-    start = time.perf_counter()
     if block_rows < 1:
         raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
+    with exclusive_move(folder, target.name):
+        return _move(source, target, offline_map, folder, uncovered, block_rows, progress)
+
+
+def _move(
+    source: VectorStore,
+    target: VectorStore,
+    offline_map: OfflineMap,
+    folder: Path,
+    uncovered: Uncovered,
+    block_rows: int,
+    progress: Callable[[int, int], None],
+) -> MoveResult:
+    start = time.perf_counter()
     current = Move(
         source.name, target.name, offline_map.versions, block_rows, uncovered, source.revision()
     )

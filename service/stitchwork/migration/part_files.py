@@ -1,25 +1,88 @@
 """Files of blocks, each written aside and renamed, which become one file at the end."""
 
+import errno
+import fcntl
 import os
+import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, BinaryIO, Final
 
+from stitchwork.errors import ConflictError
+
 TEMPORARY: Final = ".new"
-"""Suffix of a file or folder that is not complete."""
+"""Suffix of a file that is not complete."""
+NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+"""Errors of file systems without hard links."""
 
 
 @contextmanager
 def replacement(path: Path) -> Iterator[BinaryIO]:
     """A new file that has its name only once it is complete and on the disk."""
-    new = path.with_name(path.name + TEMPORARY)
-    with new.open("wb") as file:
+    with _temporary(path) as new:
+        with new.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+
+
+@contextmanager
+def creation(path: Path) -> Iterator[BinaryIO]:
+    """Like `replacement`, of a file that must not exist.
+
+    Raises:
+        ConflictError: If it exists at the end; it is not changed.
+    """
+    _remove_leftovers(path)
+    with _temporary(path) as new, new.open("wb") as file:
+        # Marks the file as one that is in use.
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield file
         file.flush()
         os.fsync(file.fileno())
-    new.replace(path)
+        try:
+            _rename_exclusively(new, path)
+        except FileExistsError as error:
+            raise _conflict(path) from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A name beside a file that no other process uses; the file of this name is removed."""
+    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        yield new
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _rename_exclusively(new: Path, path: Path) -> None:
+    try:
+        os.link(new, path)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if path.exists():
+            raise FileExistsError(path) from error
+        new.replace(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote a file."""
+    for new in path.parent.glob(f"{escape(path.name)}.*{TEMPORARY}"):
+        with suppress(FileNotFoundError, BlockingIOError), new.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            new.unlink()
+
+
+def _conflict(path: Path) -> ConflictError:
+    return ConflictError(
+        f"{path} exists: something else has written it during the move; choose another target"
+    )
 
 
 class PartFiles:
@@ -52,15 +115,27 @@ class PartFiles:
         """Write one file of all parts, and remove these.
 
         Args:
-            target: The file.
+            target: The file, which must not exist.
             append: Writes the content of the parts to a file.
+
+        Raises:
+            ConflictError: If something else has written the target.
         """
-        with replacement(target) as file:
+        with creation(target) as file:
             append(file, self.paths())
         rmtree(self.folder)
 
     def become(self, target: Path) -> None:
-        """Rename the folder of parts, which then has no others."""
+        """Rename the folder of parts, which then has no others.
+
+        Raises:
+            ConflictError: If something else has written the target.
+        """
         for path in self.folder.glob(f"*{TEMPORARY}"):
             path.unlink()
-        self.folder.rename(target)
+        try:
+            self.folder.rename(target)
+        except OSError as error:
+            if target.exists():
+                raise _conflict(target) from error
+            raise

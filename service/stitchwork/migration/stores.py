@@ -1,5 +1,6 @@
 """Opens stores by their URLs or paths."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ CONNECTORS: Final = (
         extra="lancedb",
     ),
 )
+DIGEST_DIGITS: Final = 8
 REQUIRED: Final = ("table", "collection")
 """Options without which it is not clear what the store is."""
 
@@ -143,14 +145,33 @@ def client_errors(*stores: VectorStore) -> Iterator[None]:
 def state_folder(url: str) -> Path:
     """The default folder of the checkpoint of a move to a store.
 
-    It is beside a file; of a table or collection it is in the current folder, under its name.
+    It is beside a file; of a table or collection it is in the current folder, under its kind, its
+    name and a digest of its address.
     """
     location, query = _split(url)
     connector, address = _connector(location)
     if not connector.schemes:
         return Path(address).with_name(Path(address).name + ".migration")
     names = [query[option] for option in (*REQUIRED, "column") if option in query]
-    return Path(f"{'.'.join(names) or connector.schemes[0]}.migration")
+    digest = hashlib.sha256(store_key(url).encode()).hexdigest()[:DIGEST_DIGITS]
+    return Path(f"{'.'.join([connector.schemes[0], *names, digest])}.migration")
+
+
+def store_key(url: str) -> str:
+    """Kind, address and name of a store: the same for all spellings of a path.
+
+    Of a store of another kind than these it is the text itself.
+    """
+    location, query = _split(url)
+    try:
+        connector, address = _connector(location)
+    except InvalidInputError:
+        return url
+    kind = connector.location
+    if "://" not in address:
+        address = str(Path(address).resolve())
+    names = [query[option] for option in (*REQUIRED, "column") if option in query]
+    return " ".join([kind, without_password(address), *(names if connector.schemes else ())])
 
 
 def without_password(url: str) -> str:

@@ -173,10 +173,15 @@ def test_missing_store_is_named(kind: str, folder: Path) -> None:
         open_store(f"{kind}:{folder}")
 
 
-def test_state_of_a_collection_has_its_name() -> None:
-    assert state_folder("qdrant:a/b?collection=docs") == Path("docs.migration")
+def test_state_of_a_collection_has_its_kind_name_and_address() -> None:
+    qdrant = state_folder("qdrant:a/b?collection=docs")
+    assert qdrant.match("qdrant.docs.????????.migration")
+    assert qdrant == state_folder("qdrant:./a/c/../b?collection=docs")
+    chroma = state_folder("chroma:a/b?collection=docs")
+    assert len({qdrant, chroma, state_folder("qdrant:a/c?collection=docs")}) == 3
     url = "postgresql://me:secret@host/db?table=docs&column=second"
-    assert state_folder(url) == Path("docs.second.migration")
+    assert state_folder(url).match("postgresql.docs.second.????????.migration")
+    assert state_folder(url) == state_folder(url.replace("secret", "other"))
 
 
 def test_collection_of_several_vectors_needs_the_name_of_one(tmp_path: Path) -> None:

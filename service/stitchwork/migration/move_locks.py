@@ -1,0 +1,70 @@
+"""Locks by which two moves never write to one target, or use one checkpoint."""
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from stitchwork.errors import ConflictError
+from stitchwork.migration.stores import store_key
+
+
+@contextmanager
+def exclusive_move(folder: Path, target: str) -> Iterator[None]:
+    """A context that only one process of this machine enters for a checkpoint or a target.
+
+    The locks end with the process, whatever ends it.
+
+    Args:
+        folder: The folder of the checkpoint; it is made, and removed if it is empty at the end.
+        target: Name of the target store.
+
+    Raises:
+        ConflictError: If another move uses the checkpoint or writes to the target.
+    """
+    with (
+        _lock(_target_lock(target), f"another move to {target} is running"),
+        _folder_lock(folder, f"another move with the checkpoint {folder} is running"),
+    ):
+        yield
+
+
+@contextmanager
+def _folder_lock(folder: Path, conflict: str) -> Iterator[None]:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(folder, conflict):
+            yield
+    finally:
+        # A move that did not begin leaves no folder.
+        with suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+@contextmanager
+def _lock(path: Path, conflict: str) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(f"{conflict}: wait for it, or stop it") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _target_lock(target: str) -> Path:
+    """An empty file of this user, by the digest of the target's kind and address."""
+    folder = Path(tempfile.gettempdir()) / f"stitchwork-moves-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+        raise ConflictError(f"{folder}: expected a folder of this user, for locks of moves")
+    path = folder / hashlib.sha256(store_key(target).encode()).hexdigest()
+    path.touch()
+    return path
