@@ -26,6 +26,8 @@ def make_map(bridge: BridgeName = "ridge", *, unit: bool = True, version: str = 
     target = FittedSpace(Frame.from_anchors(SPACES.y_anchors), unit=unit)
     metadata = {"bridge": bridge, "source": "x", "source_version": version}
     metadata |= {"target": "y", "target_version": "y1"}
+    lengths = np.linalg.norm(SPACES.x_anchors, axis=1)
+    metadata |= {"source_norm_mean": str(lengths.mean()), "source_norm_std": str(lengths.std())}
     composed = compose(bridge, source, target)
     coverage = Coverage.from_frame(source.frame)
     return OfflineMap(map_to_safetensors(composed, metadata, coverage))

@@ -155,11 +155,14 @@ def assess(
     action = None if advice is None else advice.action
     reasons = [NO_TEXTS] if advice is None else list(advice.reasons)
     if output.as_json:
-        output.show({**result.fields, "action": action, "reasons": reasons})
+        warnings = list(result.warnings)
+        output.show({**result.fields, "action": action, "reasons": reasons, "warnings": warnings})
         return
     output.record({name: cell for name, cell in result.fields.items() if name != "anchor_curve"})
     for reason in reasons:
         click.echo(f"\n{reason}")
+    for warning in result.warnings:
+        click.echo(f"stitchwork: {warning}", err=True)
 
 
 def _reader(field: str | None, path: Path | None) -> "TextReader":

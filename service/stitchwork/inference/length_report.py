@@ -2,13 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.geometry.diagnostics.space_metrics import UNIT_TOLERANCE
-from stitchwork.resources import Floats, Space
+from stitchwork.resources import Floats
 
 MAX_DEVIATIONS: Final = 15.0
 """Standard deviations from the anchors' mean length within which embeddings of the same encoder
@@ -37,6 +37,22 @@ ENCODER_CAUSES: Final = (
 """The same, where the encoder of the space computed the embeddings."""
 
 
+class AnchorLengths(Protocol):
+    """A space, as far as lengths are concerned: a record of the registry, or a map from it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def norm_mean(self) -> float:
+        """Mean length of its anchors."""
+
+    @property
+    def norm_std(self) -> float:
+        """Standard deviation of their lengths."""
+
+
 @dataclass(frozen=True, slots=True)
 class LengthReport:
     """Embeddings that were scaled differently from the anchors of their space.
@@ -50,7 +66,9 @@ class LengthReport:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, lengths: NDArray[Any], space: Space, *, by_encoder: bool = False) -> "LengthReport":
+    def of(
+        cls, lengths: NDArray[Any], space: AnchorLengths, *, by_encoder: bool = False
+    ) -> "LengthReport":
         """Make a report.
 
         Args:

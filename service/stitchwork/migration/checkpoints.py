@@ -49,6 +49,8 @@ class MoveProgress:
         rows: Rows that were read.
         rejected: Rows that were left out.
         uncovered: Rows that were written although the anchors do not cover them.
+        mismatched: Rows that were written although their lengths do not fit the anchors.
+        length_warning: The lengths of those of the first block with such rows.
         rejects_bytes: Length of the file of rejects after these blocks.
         is_complete: Whether the target is complete.
     """
@@ -58,6 +60,8 @@ class MoveProgress:
     rows: int = 0
     rejected: int = 0
     uncovered: int = 0
+    mismatched: int = 0
+    length_warning: str = ""
     rejects_bytes: int = 0
     is_complete: bool = False
 

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.inference.length_report import LengthReport
 from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move, MoveProgress
 from stitchwork.migration.move_locks import exclusive_move
 from stitchwork.migration.offline_map import OfflineMap
@@ -18,6 +19,7 @@ from stitchwork.migration.store import Batch, Id, VectorStore
 BLOCK_ROWS: Final = 8192
 Uncovered: TypeAlias = Literal["keep", "reject"]
 NOT_FINITE: Final = "a number that is not finite"
+ZERO: Final = "all its numbers are zero"
 NO_DIRECTION: Final = "equals the mean of the source space, so it has no direction"
 NOT_COVERED: Final = "not covered by the anchors of the source space"
 
@@ -33,6 +35,7 @@ class MoveResult:
         written: Rows that were written.
         rejected: Rows that were left out; the file `rejects` lists them.
         uncovered: Rows that were written although the anchors do not cover them.
+        mismatched: Rows that were written although their lengths do not fit the anchors.
         rejects: The file of the rows that were left out.
         resumed_at: Row that this call began at; 0 for a move that was not resumed.
         seconds: Time that this call took.
@@ -46,6 +49,7 @@ class MoveResult:
     written: int
     rejected: int
     uncovered: int
+    mismatched: int
     rejects: Path
     resumed_at: int
     seconds: float
@@ -149,40 +153,53 @@ def _write_blocks(
     state = checkpoint.progress
     progress(state.rows, total)
     for batch in source.scan(checkpoint.move.block_rows, state.cursor):
-        rows, rejects, uncovered = _translate(batch, offline_map, checkpoint.move.uncovered)
-        target.write(state.blocks, rows)
+        translation = _translate(batch, offline_map, checkpoint.move.uncovered)
+        target.write(state.blocks, translation.rows)
+        lengths = translation.lengths
         state = MoveProgress(
             blocks=state.blocks + 1,
             cursor=batch.cursor,
             rows=state.rows + len(batch),
-            rejected=state.rejected + len(rejects),
-            uncovered=state.uncovered + uncovered,
-            rejects_bytes=checkpoint.add_rejects(rejects),
+            rejected=state.rejected + len(translation.rejects),
+            uncovered=state.uncovered + translation.uncovered,
+            mismatched=state.mismatched + lengths.mismatched,
+            length_warning=state.length_warning or "".join(lengths.warnings),
+            rejects_bytes=checkpoint.add_rejects(translation.rejects),
         )
         checkpoint.save(state)
         progress(state.rows, max(total, state.rows))
 
 
-def _translate(
-    batch: Batch, offline_map: OfflineMap, uncovered: str
-) -> tuple[Batch, list[tuple[Id, str]], int]:
-    """The rows to write, those to leave out with the reasons, and how many are not covered."""
+class _Translation(NamedTuple):
+    """A block: the rows to write, those to leave out with the reasons, and what is doubtful."""
+
+    rows: Batch
+    rejects: list[tuple[Id, str]]
+    uncovered: int
+    lengths: LengthReport
+
+
+def _translate(batch: Batch, offline_map: OfflineMap, uncovered: str) -> _Translation:
     mapped = offline_map.apply(batch.vectors)
     reasons: dict[int, str] = {}
     if uncovered == "reject":
         reasons |= dict.fromkeys(_indices(~mapped.covered), NOT_COVERED)
     reasons |= dict.fromkeys(_indices(~mapped.defined), NO_DIRECTION)
+    reasons |= dict.fromkeys(_indices(mapped.zero), ZERO)
     reasons |= dict.fromkeys(_indices(~mapped.finite), NOT_FINITE)
     reasons |= batch.faults
     rejects = [(batch.ids[row], reasons[row]) for row in sorted(reasons)]
     if not rejects:
         rows = replace(batch, vectors=mapped.rows)
-        return rows, rejects, int(np.count_nonzero(~mapped.covered))
+        count = int(np.count_nonzero(~mapped.covered))
+        return _Translation(rows, rejects, count, offline_map.length_report(batch.vectors))
     accepted = np.ones(len(batch), bool)
     accepted[list(reasons)] = False
     selected = np.flatnonzero(accepted)
     rows = replace(batch.select(selected), vectors=mapped.rows[selected])
-    return rows, rejects, int(np.count_nonzero(~mapped.covered[selected]))
+    count = int(np.count_nonzero(~mapped.covered[selected]))
+    lengths = offline_map.length_report(batch.vectors[selected])
+    return _Translation(rows, rejects, count, lengths)
 
 
 def _indices(mask: NDArray[np.bool_]) -> list[int]:
@@ -211,6 +228,11 @@ def _result(
             f"{state.uncovered} of {written} rows are not covered by the anchors of "
             f"{current.versions.source}: their translations are unreliable"
         )
+    if state.mismatched:
+        warnings.append(
+            f"the lengths of {state.mismatched} of {written} rows do not fit the space "
+            f"{current.versions.source}; in the first block with such rows, {state.length_warning}"
+        )
     return MoveResult(
         source=current.source,
         target=current.target,
@@ -218,6 +240,7 @@ def _result(
         written=written,
         rejected=state.rejected,
         uncovered=state.uncovered,
+        mismatched=state.mismatched,
         rejects=checkpoint.folder / REJECTS,
         resumed_at=resumed_at,
         seconds=seconds,

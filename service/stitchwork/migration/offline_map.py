@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.export.map_file import MapFile, read_map
+from stitchwork.inference.length_report import FITTING, LengthReport, row_lengths
 
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork
@@ -36,14 +37,30 @@ class MappedRows(NamedTuple):
     Attributes:
         rows: (n, d_Y) float32.
         finite: (n,) bool; False where the input has a number that is not finite.
+        zero: (n,) bool; True where all numbers of the input are zero.
         defined: (n,) bool; False where the input equals the mean of its space.
         covered: (n,) bool; False where it is outside what the anchors cover.
     """
 
     rows: NDArray[np.float32]
     finite: NDArray[np.bool_]
+    zero: NDArray[np.bool_]
     defined: NDArray[np.bool_]
     covered: NDArray[np.bool_]
+
+
+class SourceLengths(NamedTuple):
+    """Lengths of the anchors of the source space.
+
+    Attributes:
+        id: Id of the space.
+        norm_mean: Their mean.
+        norm_std: Their standard deviation.
+    """
+
+    id: str
+    norm_mean: float
+    norm_std: float
 
 
 class OfflineMap:
@@ -103,4 +120,17 @@ class OfflineMap:
         rows, defined = self._file.map.apply(vectors)
         coverage = self._file.coverage
         covered = coverage.covers(vectors) if coverage else np.ones(len(vectors), bool)
-        return MappedRows(rows, finite, defined, covered)
+        zero: NDArray[np.bool_] = ~np.any(vectors, axis=1)
+        return MappedRows(rows, finite, zero, defined, covered)
+
+    def length_report(self, vectors: NDArray[np.float32]) -> LengthReport:
+        """Compare the lengths of finite rows, (n, d_X) float32, with those of the anchors.
+
+        Maps of earlier releases do not have the lengths: nothing is reported then.
+        """
+        metadata = self._file.metadata
+        if "source_norm_mean" not in metadata or not len(vectors):
+            return FITTING
+        mean, std = (float(metadata[f"source_norm_{name}"]) for name in ("mean", "std"))
+        space = SourceLengths(self.versions.source, mean, std)
+        return LengthReport.of(row_lengths(vectors), space)

@@ -70,12 +70,14 @@ class StoreAssessment:
         facts: What the advice depends on beside the assessment.
         assessment: The assessment; None where there are no texts.
         advice: The advice; None with it.
+        warnings: What is doubtful.
     """
 
     fields: dict[str, Any]
     facts: StoreFacts
     assessment: Assessment | None
     advice: Advice | None
+    warnings: tuple[str, ...]
 
 
 def assess_store(
@@ -107,6 +109,7 @@ def assess_store(
         )
     sample = read_sample(store, options.sample_rows, options.seed, texts)
     covered = forward.apply(sample.vectors).covered
+    lengths = forward.length_report(sample.vectors)
     anchors = int(client.get("spaces", options.source)["size"])
     fields: dict[str, Any] = {
         "store": store.name,
@@ -114,6 +117,7 @@ def assess_store(
         "sample": len(sample.ids),
         "without_valid_vector": sample.invalid,
         "uncovered_share": round(1 - float(covered.mean()), 4),
+        "mismatched_lengths": lengths.mismatched,
         "anchors": anchors,
         **forward.versions._asdict(),
         "translated_rows_per_second": round(measure_rate(store, forward.apply), 1),
@@ -137,7 +141,7 @@ def assess_store(
         is_moved=moved is not None,
     )
     if new is None:
-        return StoreAssessment(fields, facts, None, None)
+        return StoreAssessment(fields, facts, None, None, lengths.warnings)
     fields["embedded_texts_per_second"] = round(embed_rate, 1)
     known = anchor_ids(client, options.source)
     is_anchor = np.array([str(id_) in known for id_ in paired.ids])
@@ -147,7 +151,8 @@ def assess_store(
     bridge = cast(BridgeName, forward.versions.bridge)
     assessment = assess(pairs, translations, sample.rows, bridge)
     advice = advise(assessment, facts)
-    return StoreAssessment({**fields, **_figures(assessment)}, facts, assessment, advice)
+    fields |= _figures(assessment)
+    return StoreAssessment(fields, facts, assessment, advice, lengths.warnings)
 
 
 def _moved_rows(

@@ -35,7 +35,7 @@ class StoreSample:
     Attributes:
         rows: Number of rows of the store.
         ids: The id of each row.
-        vectors: (m, d) float32, finite.
+        vectors: (m, d) float32, finite and not zero.
         texts: The text of each row; None where there is none.
         invalid: Rows of the sample that were left out, as they have no valid vector.
     """
@@ -179,5 +179,6 @@ def _text(value: object) -> str | None:
 
 
 def _valid(batch: Batch) -> NDArray[np.intp]:
-    finite = np.flatnonzero(np.isfinite(batch.vectors).all(axis=1))
-    return np.setdiff1d(finite, np.array(list(batch.faults), np.intp))
+    finite = np.isfinite(batch.vectors).all(axis=1)
+    valid = np.flatnonzero(finite & batch.vectors.any(axis=1))
+    return np.setdiff1d(valid, np.array(list(batch.faults), np.intp))

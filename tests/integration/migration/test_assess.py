@@ -194,3 +194,22 @@ def test_what_a_command_cannot_do_is_refused_by_name(
     assert "assess-old exists already" in run(*words, "--text", "text", *again)
     other = ("--from", "assess-none", "--to", "assess-none-new", "--text", "text")
     assert "expected 5000 rows" in run("assess", store, *other, "--anchors", 5000, *again[2:])
+
+
+def test_rows_of_another_length_are_named_by_both_commands(
+    run: Run, registered: Any, texts: list[str], rows: Floats, tmp_path: Path
+) -> None:
+    scaled = 7.5 * rows
+    scaled[3] = 0
+    store = _write(tmp_path / "scaled.parquet", texts, scaled)
+    result = run("assess", store, *SPACES, "--sample", len(texts))
+    assert result["mismatched_lengths"] == len(texts) - 1
+    assert result["without_valid_vector"] == 1
+    assert "have length 7.5, the anchors of space assess-old 1" in result["warnings"][0]
+    moved = run("migrate", store, tmp_path / "moved.parquet", *SPACES)
+    assert (moved["mismatched"], moved["rejected"]) == (len(texts) - 1, 1)
+    assert "have length 7.5, the anchors of space assess-old 1" in " ".join(moved["warnings"])
+
+
+def test_rows_as_the_encoder_gives_them_have_no_warning(registered: Any) -> None:
+    assert (registered["mismatched_lengths"], registered["warnings"]) == (0, [])

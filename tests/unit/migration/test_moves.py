@@ -57,7 +57,7 @@ def test_rows_without_a_valid_vector_are_listed_and_left_out(tmp_path: Path) -> 
 
 def test_rows_that_are_not_covered_are_counted_or_left_out(tmp_path: Path) -> None:
     vectors = make_vectors(ROWS)
-    vectors[10:20] = 40 * np.random.default_rng(3).normal(size=(10, 16))
+    vectors[10:20] = 5 * np.random.default_rng(3).normal(size=(10, 16))
     np.save(tmp_path / "a.npy", vectors)
     covered = make_map().apply(vectors).covered
     outside = np.flatnonzero(~covered).tolist()
@@ -161,3 +161,39 @@ def test_folder_of_parquet_files_becomes_a_folder(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [f"part-{block:06d}.parquet" for block in range(5)]
     assert pq.read_table(tmp_path / "out").num_rows == ROWS
+
+
+def test_rows_of_another_length_than_the_anchors_are_counted_in_one_warning(tmp_path: Path) -> None:
+    vectors = make_vectors(ROWS)
+    vectors[100:250] *= 40
+    np.save(tmp_path / "a.npy", vectors)
+    result = run(tmp_path / "a.npy", tmp_path / "b.npy", make_map())
+    (warning,) = [text for text in result.warnings if "length" in text]
+    assert (result.written, result.mismatched) == (ROWS, 150)
+    assert warning.startswith(
+        "the lengths of 150 of 300 rows do not fit the space x; in the first block with such rows, "
+        "28 of 64 embeddings have length"
+    )
+    assert "the anchors of space x" in warning
+
+
+def test_normalised_rows_are_named_as_such(tmp_path: Path) -> None:
+    vectors = make_vectors(ROWS)
+    np.save(tmp_path / "a.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    result = run(tmp_path / "a.npy", tmp_path / "b.npy", make_map())
+    assert result.mismatched == ROWS
+    assert "were they normalised, such as by a vector store?" in " ".join(result.warnings)
+
+
+def test_rows_of_zeros_are_left_out_and_listed(tmp_path: Path) -> None:
+    vectors = make_vectors(ROWS)
+    vectors[[5, 77]] = 0
+    np.save(tmp_path / "a.npy", vectors)
+    result = run(tmp_path / "a.npy", tmp_path / "b.npy", make_map())
+    rejects = [json.loads(line) for line in result.rejects.read_text().splitlines()]
+    assert [(reject["id"], reject["reason"]) for reject in rejects] == [
+        (5, "all its numbers are zero"),
+        (77, "all its numbers are zero"),
+    ]
+    assert (result.written, result.mismatched, result.warnings) == (ROWS - 2, 0, [])
+    assert len(np.load(tmp_path / "b.npy")) == ROWS - 2

@@ -98,6 +98,10 @@ def _export(
     metadata: dict[str, str] = {"bridge": bridge}
     for role, record in resolution.records.items():
         metadata |= {role: record.id, f"{role}_version": record.version}
+    metadata |= {
+        "source_norm_mean": repr(source.norm_mean),
+        "source_norm_std": repr(source.norm_std),
+    }
     classifier = None
     if head:
         classifier = state.pipeline.classifiers.get(head)
