@@ -8,11 +8,11 @@ import numpy as np
 from numpy.lib import format as npy
 
 from stitchwork.client.row_files import open_rows
-from stitchwork.errors import InvalidInputError
-from stitchwork.migration.base_store import sample_indices
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.base_store import check_unique_ids, sample_indices
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.part_files import replacement
-from stitchwork.migration.store import Batch, Cursor, RecordPayload, VectorStore
+from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
 
 
 class ArrayStore(FileStore):
@@ -56,14 +56,35 @@ class ArrayStore(FileStore):
         chosen = sample_indices(rows.shape[0], count, seed)
         return self._batch(np.concatenate([rows[i : i + 1] for i in chosen]), chosen.tolist())
 
+    def read_ids(self) -> Iterator[Sequence[Id | None]]:
+        """The lines of the file of ids; none if there is no such file."""
+        yield self._read_ids() or []
+
+    def exists(self) -> bool:
+        """Whether there is a file of this name.
+
+        Raises:
+            ConflictError: If there is only the file of ids, which another array may need.
+        """
+        if not super().exists() and self._ids_path.exists():
+            raise ConflictError(
+                f"{self.name}: its file of ids {self._ids_path} exists already: choose another one "
+                "by ids=FILE"
+            )
+        return super().exists()
+
     def create(
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
         """Open a folder of parts; the format has no place for the stamp.
 
         Raises:
-            InvalidInputError: If the rows of the source have more than ids and vectors.
+            InvalidInputError: If the rows of the source have more than ids and vectors, or the file
+                is of another format, which is read only.
         """
+        if self._path.suffix.lower() != self.SUFFIX:
+            raise InvalidInputError(f"{self.name}: expected a target with the suffix .npy")
+        check_unique_ids(source)
         first = next(source.scan(1), None)
         fields = list(first.payload.records()[0]) if first else []
         if fields:

@@ -1,7 +1,7 @@
 """What stores have in common whose rows are Arrow tables."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from stitchwork.client.parquet_files import vector_columns
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.base_store import (
+    BaseStore,
+    check_unique_ids,
+    check_unique_names,
+    first_id,
+    row_fault,
+)
 from stitchwork.migration.store import Batch, Id, Record, VectorStore
 
 ID: Final = "id"
@@ -49,19 +55,30 @@ class ArrowStore(BaseStore):
 
     Args:
         name: What messages call it.
-        id_column: Column of the ids; default: `id`, if there is one.
+        id_column: Column of the ids; default: `id`, if there is one; if empty, rows are numbered.
         column: Column of the vectors; default: its only one.
     """
 
     def __init__(self, name: str, id_column: str | None, column: str | None) -> None:
         self.name = name
         self._id, self._column = id_column, column
-        self._takes_columns = False
         self._schema: Any = None
+        self._vector_name = VECTOR
+        self._copied_columns: list[str] = []
 
     @abstractmethod
     def read_schema(self) -> Any:
         """The schema of the existing store."""
+
+    @abstractmethod
+    def _read_column(self, column: str) -> Iterator[Any]:
+        """The values of one column, a part of it at a time."""
+
+    def read_ids(self) -> Iterator[Sequence[Id | None]]:
+        """The ids of the rows; none if they are numbered."""
+        if column := self.id_column():
+            for values in self._read_column(column):
+                yield [to_id(value) for value in values.to_pylist()]
 
     def vector_column(self) -> str:
         """The column of vectors.
@@ -83,48 +100,77 @@ class ArrowStore(BaseStore):
         """The column of ids; None if rows are numbered.
 
         Raises:
-            InvalidInputError: If it is named and there is none.
+            InvalidInputError: If it is named and there is none, or it is one of lists.
         """
-        names = self.read_schema().names
-        if self._id and self._id not in names:
-            raise InvalidInputError(
-                f"{self.name}: expected a column {self._id} of ids, got {', '.join(names)}"
-            )
-        return self._id or (ID if ID in names else None)
+        schema = self.read_schema()
+        if self._id == "" or (self._id is None and ID not in schema.names):
+            return None
+        column = self._id or ID
+        if column not in schema.names or pa.types.is_nested(schema.field(column).type):
+            listed = ", ".join(f"{field.name} ({field.type})" for field in schema)
+            raise InvalidInputError(f"{self.name}: expected a column {column} of ids, got {listed}")
+        return column
 
     def _plan_schema(self, source: VectorStore, dimension: int, stamp: Mapping[str, str]) -> None:
-        """Choose the columns to write: those of an Arrow source, or id, vector and payload."""
+        """Choose the columns to write: those of an Arrow source, or id, vector and payload.
+
+        Raises:
+            InvalidInputError: If two of them would have one name, the ids of the source repeat, or
+                a name is chosen for ids that the source does not have.
+        """
+        check_unique_ids(source)
         vector = pa.list_(pa.float32(), dimension)
-        self._takes_columns = isinstance(source, ArrowStore)
         if isinstance(source, ArrowStore):
-            schema, column = source.read_schema(), source.vector_column()
-            field = pa.field(self._column or column, vector)
-            schema = schema.set(schema.get_field_index(column), field)
+            schema, column, id_column = (
+                source.read_schema(),
+                source.vector_column(),
+                source.id_column(),
+            )
+            if self._id and id_column is None:
+                raise InvalidInputError(
+                    f"{source.name}: expected a column of ids, which {self.name} names {self._id}"
+                )
+            names = {id_column: self._id or id_column, column: self._column or column}
+            self._vector_name, self._copied_columns = names[column] or column, schema.names
+            fields = [field.with_name(names.get(field.name, field.name)) for field in schema]
+            check_unique_names(self.name, [field.name for field in fields])
+            fields[schema.get_field_index(column)] = pa.field(self._vector_name, vector)
+            schema = pa.schema(fields, schema.metadata)
         else:
-            first = next(source.scan(1), None)
-            is_number = first is not None and isinstance(first.ids[0], int)
-            names = (self._id or ID, self._column or VECTOR, PAYLOAD)
+            self._vector_name = self._column or VECTOR
+            columns = [self._id or ID, self._vector_name, PAYLOAD]
+            check_unique_names(self.name, columns)
+            is_number = isinstance(first_id(source), int)
             types = (pa.int64() if is_number else pa.string(), vector, pa.string())
-            schema = pa.schema(list(zip(names, types, strict=True)))
+            schema = pa.schema(list(zip(columns, types, strict=True)))
         metadata = {**(schema.metadata or {}), STAMP: orjson.dumps(dict(stamp))}
         self._schema = schema.with_metadata(metadata)
 
     def _to_table(self, batch: Batch) -> Any:
         """The rows of a batch with the columns to write."""
-        vector = next(f for f in self._schema if pa.types.is_fixed_size_list(f.type))
+        width = self._schema.field(self._vector_name).type.list_size
         flat = pa.array(np.ascontiguousarray(batch.vectors, np.float32).ravel())
-        vectors = pa.FixedSizeListArray.from_arrays(flat, vector.type.list_size)
-        if self._takes_columns and isinstance(batch.payload, TablePayload):
+        vectors = pa.FixedSizeListArray.from_arrays(flat, width)
+        if self._copied_columns and isinstance(batch.payload, TablePayload):
             source = batch.payload.table
             columns = [
-                vectors if field.name == vector.name else source.column(field.name)
-                for field in self._schema
+                vectors if field.name == self._vector_name else source.column(name)
+                for field, name in zip(self._schema, self._copied_columns, strict=True)
             ]
         else:
             records = batch.payload.records()
             texts = pa.array([orjson.dumps(r, default=str).decode() for r in records], pa.string())
-            columns = [pa.array(batch.ids, self._schema.field(0).type), vectors, texts]
+            columns = [self._id_array(batch.ids), vectors, texts]
         return pa.Table.from_arrays(columns, schema=self._schema)
+
+    def _id_array(self, ids: Sequence[Id]) -> Any:
+        type_ = self._schema.field(0).type
+        try:
+            return pa.array(ids, type_)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            raise InvalidInputError(
+                f"{self.name}: expected ids of the type of the first one, {type_}: {error}"
+            ) from error
 
     def _to_batch(
         self, table: Any, start: int, width: int, numbers: NDArray[np.intp] | None = None
@@ -139,13 +185,21 @@ class ArrowStore(BaseStore):
         """
         column, id_column = self.vector_column(), self.id_column()
         vectors, faults = list_vectors(table.column(column), width)
-        ids: list[Id]
+        rows = list(range(start, start + len(table))) if numbers is None else numbers.tolist()
+        ids: list[Id] = rows
         if id_column:
-            ids = table.column(id_column).to_pylist()
-        else:
-            ids = list(range(start, start + len(table))) if numbers is None else numbers.tolist()
+            values = [to_id(value) for value in table.column(id_column).to_pylist()]
+            faults |= {i: row_fault(rows[i]) for i, id_ in enumerate(values) if id_ is None}
+            ids = [rows[i] if id_ is None else id_ for i, id_ in enumerate(values)]
         hidden = (column, id_column) if id_column else (column,)
         return Batch(ids, vectors, TablePayload(table, hidden), start + len(table), faults)
+
+
+def to_id(value: Any) -> Id | None:
+    """A value of a column as an id: a number, a text, or None."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, int | str) else str(value)
 
 
 def list_vectors(column: Any, width: int) -> tuple[NDArray[np.float32], dict[int, str]]:

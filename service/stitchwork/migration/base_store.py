@@ -1,13 +1,14 @@
 """What stores have in common: samples by one pass, and being context managers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final, Self
 
 import numpy as np
 
 from stitchwork.errors import InvalidInputError, StitchworkError
-from stitchwork.migration.store import Batch, Cursor, RecordPayload
+from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
 
 SCAN_ROWS: Final = 1024
 
@@ -22,6 +23,10 @@ class BaseStore(ABC):
     @abstractmethod
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """All rows after a cursor, in a stable order."""
+
+    def read_ids(self) -> Iterator[Sequence[Id | None]]:
+        """All ids where the store does not make sure that each is there once; here it does."""
+        return iter(())
 
     def revision(self) -> str:
         """Nothing is known about changes."""
@@ -70,6 +75,67 @@ def sample_indices(total: int, count: int, seed: int) -> "np.typing.NDArray[np.i
         raise InvalidInputError(f"expected rows to choose from, got {count} of {total}")
     chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     return np.sort(chosen).astype(np.intp)
+
+
+def check_unique_names(store: str, names: Sequence[str]) -> None:
+    """Check that the columns to write have different names.
+
+    Raises:
+        InvalidInputError: If a name is there more than once.
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InvalidInputError(
+            f"{store}: expected columns of different names, got {', '.join(repeated)} more than "
+            "once; give the ids or vectors another name by id=NAME or column=NAME of the target"
+        )
+
+
+def check_unique_ids(source: VectorStore) -> None:
+    """Check that no two rows of a source have one id.
+
+    Ids are compared as texts, and by their hashes first, which take 8 bytes a row.
+
+    Raises:
+        InvalidInputError: If an id is there more than once.
+    """
+    if not isinstance(source, BaseStore):
+        return
+    hashes = [
+        np.array([hash(str(id_)) for id_ in ids if id_ is not None], np.int64)
+        for ids in source.read_ids()
+    ]
+    values, counts = np.unique(np.concatenate([*hashes, np.empty(0, np.int64)]), return_counts=True)
+    candidates = set(values[counts > 1].tolist())
+    if not candidates:
+        return
+    rows = Counter(
+        str(id_)
+        for ids in source.read_ids()
+        for id_ in ids
+        if id_ is not None and hash(str(id_)) in candidates
+    )
+    repeated = {id_: count for id_, count in rows.items() if count > 1}
+    if repeated:
+        id_, count = max(repeated.items(), key=lambda item: item[1])
+        raise InvalidInputError(
+            f"{source.name}: expected an id of its own for each row, got {len(repeated)} ids of "
+            f"more than one row, in {sum(repeated.values())} rows, such as {id_!r} in {count}"
+        )
+
+
+def row_fault(number: int) -> str:
+    """The reason of a row without an id, whose number in the store takes its place."""
+    return f"no id; it is row {number} of the store, counted from 0"
+
+
+def first_id(source: VectorStore) -> Id | None:
+    """The id of the first valid row, whose type those of the others have."""
+    for batch in source.scan(SCAN_ROWS):
+        for row, id_ in enumerate(batch.ids):
+            if row not in batch.faults:
+                return id_
+    return None
 
 
 def concatenate(parts: list[Batch]) -> Batch:

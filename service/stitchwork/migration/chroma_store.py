@@ -12,7 +12,7 @@ from chromadb.config import Settings
 from chromadb.errors import ChromaError
 
 from stitchwork.errors import InvalidInputError, StitchworkError
-from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.base_store import BaseStore, check_unique_ids
 from stitchwork.migration.store import Batch, Cursor, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -81,6 +81,7 @@ class ChromaStore(BaseStore):
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
         """Create the collection, with the metadata and index of a Chroma source."""
+        check_unique_ids(source)
         if self.exists():
             return
         options: dict[str, Any] = {"metadata": {}}

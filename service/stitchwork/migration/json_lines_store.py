@@ -1,6 +1,6 @@
 """Files with a JSON object a line as stores."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from shutil import copyfileobj
@@ -9,12 +9,14 @@ from typing import Any, BinaryIO, Final
 import orjson
 
 from stitchwork.errors import InvalidInputError
+from stitchwork.migration.base_store import check_unique_ids, row_fault
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
 ID: Final = "id"
 VECTOR: Final = "embedding"
+PAGE_ROWS: Final = 1024
 
 
 class JsonLinesStore(FileStore):
@@ -23,7 +25,8 @@ class JsonLinesStore(FileStore):
     Args:
         path: The file.
         name: What messages call it.
-        id_field: Field of the ids; default: `id`; without it rows are numbered.
+        id_field: Field of the ids; default: `id`, if the first row has it; if empty, rows are
+            numbered.
         column: Field of the vectors; default: `embedding`.
     """
 
@@ -34,7 +37,11 @@ class JsonLinesStore(FileStore):
     ) -> None:
         super().__init__(path, name)
         self._id, self._column = id_field or ID, column or VECTOR
-        self._has_ids = id_field is not None
+        self._id_option, self._has_ids = id_field, None if id_field != "" else False
+        if self._id == self._column:
+            raise InvalidInputError(
+                f"{name}: expected different fields of ids and vectors, got {self._id} for both"
+            )
 
     def count(self) -> int:
         """The number of lines."""
@@ -64,10 +71,29 @@ class JsonLinesStore(FileStore):
                 yield self._batch(lines, number, width, file)
                 number += len(lines)
 
+    def read_ids(self) -> Iterator[Sequence[Id | None]]:
+        """The ids of the rows; none if they are numbered."""
+        if not self._read_has_ids():
+            return
+        with self._open() as file:
+            lines, number = (line for line in file if line.strip()), 0
+            while ids := [self._parse(line, number)[0] for line in islice(lines, PAGE_ROWS)]:
+                yield ids
+                number += len(ids)
+
     def create(
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
-        """Open a folder of parts; the format has no place for the stamp."""
+        """Open a folder of parts; the format has no place for the stamp.
+
+        Raises:
+            InvalidInputError: If the rows of the source have a field of the name of the ids or
+                vectors.
+        """
+        check_unique_ids(source)
+        for batch in source.scan(1):
+            self._check_fields(batch.ids[0], batch.payload.records()[0])
+            break
         self._prepare(folder)
 
     def write(self, block: int, batch: Batch) -> None:
@@ -75,6 +101,7 @@ class JsonLinesStore(FileStore):
         rows = zip(batch.ids, batch.vectors, batch.payload.records(), strict=True)
         with self._part_files.write(block) as file:
             for id_, vector, record in rows:
+                self._check_fields(id_, record)
                 fields = {self._id: id_, self._column: vector, **record}
                 options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
                 file.write(orjson.dumps(fields, default=str, option=options))
@@ -83,6 +110,30 @@ class JsonLinesStore(FileStore):
         for path in paths:
             with path.open("rb") as part:
                 copyfileobj(part, file)
+
+    def _check_fields(self, id_: Id, record: Record) -> None:
+        for field, option in ((self._id, "id"), (self._column, "column")):
+            if field in record:
+                raise InvalidInputError(
+                    f"{self.name}: row {id_} has a field {field} beside its {option}; give the "
+                    f"target's {option} another name by {option}=NAME"
+                )
+
+    def _read_has_ids(self) -> bool:
+        """Whether rows have ids: if the first one has or, of a field that is named, any."""
+        if self._has_ids is None:
+            with self._open() as file:
+                lines = islice((line for line in file if line.strip()), PAGE_ROWS)
+                rows = [self._load(line, number) for number, line in enumerate(lines)]
+            if not self._id_option:
+                rows = rows[:1]
+            self._has_ids = any(self._id in row for row in rows)
+            if self._id_option and not self._has_ids:
+                raise InvalidInputError(
+                    f"{self.name}: expected a field {self._id} of ids, got "
+                    f"{', '.join(rows[0]) if rows else 'no rows'}"
+                )
+        return self._has_ids
 
     def _open(self) -> BinaryIO:
         try:
@@ -94,21 +145,32 @@ class JsonLinesStore(FileStore):
         rows = [self._parse(line, number + i) for i, line in enumerate(lines)]
         vectors, faults = to_vectors([vector for _, _, vector in rows], width)
         payload = RecordPayload([record for _, record, _ in rows])
-        cursor = (file.tell(), number + len(lines))
-        return Batch([id_ for id_, _, _ in rows], vectors, payload, cursor, faults)
+        ids = [number + i if id_ is None else id_ for i, (id_, _, _) in enumerate(rows)]
+        faults |= {i: row_fault(number + i) for i, (id_, _, _) in enumerate(rows) if id_ is None}
+        return Batch(ids, vectors, payload, (file.tell(), number + len(lines)), faults)
 
-    def _parse(self, line: bytes, number: int) -> tuple[Id, Record, Any]:
+    def _parse(self, line: bytes, number: int) -> tuple[Id | None, Record, Any]:
         """The id, the payload and the vector of a line."""
+        record = self._load(line, number)
+        id_: Any = number
+        if self._read_has_ids():
+            id_ = record.pop(self._id, None)
+            if isinstance(id_, bool) or not isinstance(id_, int | str | None):
+                raise InvalidInputError(
+                    f"{self.name}, row {number}: expected a number or text as {self._id}"
+                )
+        elif self._id_option is None and self._id in record:
+            raise InvalidInputError(
+                f"{self.name}, row {number} has an {self._id}, and row 0 has none: leave out rows "
+                f"without one by id={self._id}, or number the rows by an empty id="
+            )
+        return id_, record, record.pop(self._column, None)
+
+    def _load(self, line: bytes, number: int) -> Record:
         try:
             record = orjson.loads(line)
         except orjson.JSONDecodeError as error:
             raise InvalidInputError(f"{self.name}, row {number}: {error}") from error
-        if not isinstance(record, dict) or (self._has_ids and self._id not in record):
-            expected = f"an object with {self._id}" if self._has_ids else "an object"
-            raise InvalidInputError(f"{self.name}, row {number}: expected {expected}")
-        id_ = record.pop(self._id, number)
-        if not isinstance(id_, int | str):
-            raise InvalidInputError(
-                f"{self.name}, row {number}: expected a number or text as {self._id}"
-            )
-        return id_, record, record.pop(self._column, None)
+        if not isinstance(record, dict):
+            raise InvalidInputError(f"{self.name}, row {number}: expected an object")
+        return record

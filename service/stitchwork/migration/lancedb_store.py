@@ -44,6 +44,11 @@ class LancedbStore(ArrowStore):
         """The schema of the table."""
         return self._table().schema
 
+    def _read_column(self, column: str) -> Iterator[Any]:
+        query = self._table().search().select([column]).limit(max(1, self.count()))
+        for rows in query.to_batches(BATCH_ROWS):
+            yield rows.column(column)
+
     def revision(self) -> str:
         """The version of the table."""
         return str(self._table().version)
@@ -101,7 +106,7 @@ class LancedbStore(ArrowStore):
             raise InvalidInputError(f"{source.name}: expected a column of ids; name it by id=NAME")
         self._plan_schema(source, dimension, stamp)
         if isinstance(source, ArrowStore):
-            self._id = source.id_column()
+            self._id = self._id or source.id_column()
         self._database.create_table(self._table_name, schema=self._schema, exist_ok=True)
 
     def write(self, block: int, batch: Batch) -> None:

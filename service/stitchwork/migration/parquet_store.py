@@ -22,7 +22,7 @@ class ParquetStore(FileStore, ArrowStore):
     Args:
         path: The file or folder; a folder that does not exist yet ends in a slash or has no suffix.
         name: What messages call it.
-        id_column: Column of the ids; default: `id`, else rows are numbered.
+        id_column: Column of the ids; default: `id`; without it, or if empty, rows are numbered.
         column: Column of the vectors; default: its only one.
     """
 
@@ -38,6 +38,10 @@ class ParquetStore(FileStore, ArrowStore):
     def read_schema(self) -> Any:
         """The schema of the first file."""
         return pq.read_schema(self._files()[0][0])
+
+    def _read_column(self, column: str) -> Iterator[Any]:
+        for table in self._tables(self._files(), 0, [column]):
+            yield table.column(column)
 
     def revision(self) -> str:
         """Sizes and times of the files."""
@@ -97,8 +101,8 @@ class ParquetStore(FileStore, ArrowStore):
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
         """Prepare a folder of parts with the columns of a Parquet source, or id and payload."""
-        self._prepare(folder)
         self._plan_schema(source, dimension, stamp)
+        self._prepare(folder)
 
     def write(self, block: int, batch: Batch) -> None:
         """Write the part of a block."""

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError, UnavailableError
-from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.base_store import BaseStore, check_unique_ids
 from stitchwork.migration.postgresql_columns import COLUMNS, Column, ColumnPayload
 from stitchwork.migration.postgresql_copy import NUMBERS, copy_rows, parse_vector
 from stitchwork.migration.store import Batch, Cursor, Id, Record, VectorStore
@@ -123,6 +123,7 @@ class PostgresqlStore(BaseStore):
             ConflictError: If a column is to be added to another table than the source's.
             InvalidInputError: If it is the source's, and the columns are not named.
         """
+        check_unique_ids(source)
         vector = sql.SQL(f"vector({int(dimension)})")
         if isinstance(source, PostgresqlStore) and self._is_table_of(source):
             if not self._column or not source.has_named_column:

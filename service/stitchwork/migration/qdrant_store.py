@@ -11,7 +11,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
 
 from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
-from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.base_store import BaseStore, check_unique_ids
 from stitchwork.migration.store import (
     ORIGINAL_ID,
     Batch,
@@ -86,6 +86,7 @@ class QdrantStore(BaseStore):
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
         """Create the collection, with the distance and index of a Qdrant source."""
+        check_unique_ids(source)
         if self.exists():
             return
         parameters = models.VectorParams(size=dimension, distance=models.Distance.COSINE)
@@ -168,6 +169,11 @@ class QdrantStore(BaseStore):
             except ValueError:
                 point_id = str(uuid.uuid5(uuid.NAMESPACE_URL, str(id_)))
             if point_id != id_:
+                if ORIGINAL_ID in record:
+                    raise InvalidInputError(
+                        f"{self.name}: row {id_} has a field {ORIGINAL_ID}, where ids are stored "
+                        "that Qdrant does not accept"
+                    )
                 record = {**record, ORIGINAL_ID: id_}
         vectors: Any = {self._vector: vector} if self._vector else vector
         return models.PointStruct(id=point_id, vector=vectors, payload=record)
