@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stitchwork.api import openapi, problem_details
 from stitchwork.api.dependencies import AppState
@@ -59,6 +60,7 @@ def create_app(
     grpc_address: "GrpcAddress | None" = None,
     *,
     root_path: str = "",
+    trusted_proxies: Sequence[str] = (),
     cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The app on top of this state; its lifespan starts and stops what the state holds.
@@ -67,6 +69,7 @@ def create_app(
         state: The state of the API.
         grpc_address: Where the gRPC API listens; None for none.
         root_path: Path under which a proxy publishes the app.
+        trusted_proxies: Addresses and networks whose `x-forwarded-for` of gRPC is believed.
         cors_origins: Origins of pages that may read answers in a browser; `*` for any.
 
     Raises:
@@ -168,8 +171,13 @@ def create_app(
         from stitchwork.api.kserve import grpc_routes
 
         methods = {route.path: route for route in grpc_routes.routes()}
+        requests = RequestMiddleware(
+            app, routes=methods.values(), receives_parts=False, **middleware
+        )
         app.state.grpc_server = GrpcServer(
-            RequestMiddleware(app, routes=methods.values(), receives_parts=False, **middleware),
+            # As uvicorn does for HTTP.
+            ProxyHeadersMiddleware(requests, list(trusted_proxies)),  # type: ignore[arg-type]
+            requests.is_authorized,
             app,
             grpc_address,
             state.limits,

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Scope
 from stitchwork.api.limits import GRPC_SERVICE, RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.request_lifetime import TIMEOUT_HEADER
-from stitchwork.errors import ErrorCode, UnavailableError
+from stitchwork.errors import ErrorCode, SlowRequestError, StitchworkError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ MAX_DETAIL_CHARS: Final = 2000
 """Characters of an error's text, which travels in headers."""
 LOCAL_HEADERS: Final = frozenset({"content-length", "content-type", "x-content-type-options"})
 """Headers of HTTP responses that mean nothing to gRPC."""
-IDLE_SECONDS: Final = 600
+IDLE_SECONDS: Final = 20
+"""Time after which a connection without calls is closed; clients connect again by themselves."""
 HANDSHAKE_SECONDS: Final = 10
 
 
@@ -87,31 +88,39 @@ class CallResponse:
         text = str(orjson.loads(self.body)["error"]) if self.body else "the call was cancelled"
         return text[:MAX_DETAIL_CHARS]
 
+    @property
+    def error_metadata(self) -> tuple[tuple[str, str], ...]:
+        """The trailing metadata of an error."""
+        return (*self.metadata, (CODE_METADATA, self.code))
+
 
 class GrpcServer:
     """Serves the methods of `inference.GRPCInferenceService`.
 
     Args:
         app: Serves each call as a request whose path is that of the method.
+        is_authorized: Whether the key of a request opens its path.
         root: The app that routes get their state from.
         address: Where to listen.
         limits: Limits of one request.
         methods: The names of the methods.
         stream_methods: Those of streams, each of whose messages is a request.
-        stream_error: Makes the message of a stream that reports an error.
+        stream_error: Makes the message of a stream that reports an error, of its text and metadata.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        is_authorized: Callable[[Scope], Awaitable[bool]],
         root: Any,
         address: GrpcAddress,
         limits: RequestLimits,
         methods: Iterable[str],
         stream_methods: frozenset[str],
-        stream_error: Callable[[str], bytes],
+        stream_error: Callable[[str, Iterable[tuple[str, str]]], bytes],
     ) -> None:
         self._app = app
+        self._is_authorized = is_authorized
         self._root = root
         self._address = address
         self._stream_error = stream_error
@@ -124,6 +133,7 @@ class GrpcServer:
         }
         self._server: Any = None
         self._stop: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Future[None]
 
     async def start(self) -> None:
         """Listen.
@@ -132,7 +142,8 @@ class GrpcServer:
             UnavailableError: If it cannot listen there.
         """
         limits, address = self._limits, self._address
-        # A server holds the event loop that is running when it is made.
+        # Both hold the event loop that is running when they are made.
+        self._stopping = asyncio.get_running_loop().create_future()
         self._server = grpc.aio.server(
             maximum_concurrent_rpcs=limits.max_connections,
             options=[
@@ -141,6 +152,7 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.max_metadata_size", limits.max_header_bytes),
                 ("grpc.absolute_max_metadata_size", limits.max_header_bytes),
+                ("grpc.max_allowed_incoming_connections", limits.max_connections),
                 ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ],
@@ -158,8 +170,9 @@ class GrpcServer:
         log.info("gRPC listening", extra={"host": address.host, "port": port})
 
     def begin_stop(self) -> None:
-        """Refuse new calls from now on, and let the accepted ones end."""
+        """Refuse new calls and messages from now on, and let the accepted ones end."""
         if self._server is not None and self._stop is None:
+            self._stopping.set_result(None)
             self._stop = asyncio.ensure_future(self._server.stop(self._grace_seconds))
 
     async def stop(self) -> None:
@@ -174,9 +187,7 @@ class GrpcServer:
         async def call(_: Any, context: Any) -> bytes:
             response = await self._serve(name, context, context.read)
             if response.status != 200:
-                code = ((CODE_METADATA, response.code),) if response.code else ()
-                status = CODES.get(response.status, grpc.StatusCode.UNKNOWN)
-                await context.abort(status, response.text, (*response.metadata, *code))
+                await _abort(context, response)
             await context.send_initial_metadata(response.metadata)
             return response.body
 
@@ -185,19 +196,49 @@ class GrpcServer:
 
     def _stream_handler(self, name: str) -> Any:
         async def call(_: Any, context: Any) -> None:
-            while (data := await context.read()) is not grpc.aio.EOF:
-
-                async def read(data: bytes = data) -> bytes:
-                    return data
-
+            while True:
+                read = context.read
+                # A message is a request once it has arrived; without a key, it is not waited for.
+                is_authorized = await self._is_authorized(self._scope(name, context))
+                if is_authorized:
+                    data = await self._next_message(context)
+                    if data is grpc.aio.EOF:
+                        return
+                    read = _returns(data)
                 response = await self._serve(name, context, read)
-                if response.status in (401, 403):
-                    await context.abort(CODES[response.status], response.text, response.metadata)
-                is_error = response.status != 200
-                body = self._stream_error(response.text) if is_error else response.body
+                body = response.body
+                if response.status != 200:
+                    if not is_authorized or response.status in (401, 403):
+                        await _abort(context, response)
+                    body = self._stream_error(response.text, response.error_metadata)
                 await context.write(body)
 
         return grpc.stream_stream_rpc_method_handler(call)
+
+    async def _next_message(self, context: Any) -> Any:
+        """The next message of a stream; EOF after the last one.
+
+        The call ends if none arrives in time, or if the server stops.
+        """
+        seconds = self._limits.request_timeout_seconds
+        read = asyncio.ensure_future(context.read())
+        try:
+            await asyncio.wait(
+                {read, self._stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if read.done():
+                return read.result()
+        finally:
+            read.cancel()
+        error: StitchworkError = SlowRequestError(
+            f"expected the next message of the stream within {seconds:g} seconds "
+            "(request_timeout_seconds), got none"
+        )
+        status = grpc.StatusCode.DEADLINE_EXCEEDED
+        if self._stopping.done():
+            error = UnavailableError("the service is stopping")
+            status = grpc.StatusCode.UNAVAILABLE
+        return await context.abort(status, error.message, ((CODE_METADATA, error.code),))
 
     async def _serve(
         self, name: str, context: Any, read: Callable[[], Awaitable[Any]]
@@ -258,6 +299,19 @@ class GrpcServer:
             "app": self._root,
             "state": {},
         }
+
+
+async def _abort(context: Any, response: CallResponse) -> None:
+    """End a call with the error of a response."""
+    status = CODES.get(response.status, grpc.StatusCode.UNKNOWN)
+    await context.abort(status, response.text, response.error_metadata)
+
+
+def _returns(data: Any) -> Callable[[], Awaitable[Any]]:
+    async def read() -> Any:
+        return data
+
+    return read
 
 
 def _headers(context: Any) -> list[tuple[bytes, bytes]]:

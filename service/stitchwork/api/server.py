@@ -112,7 +112,11 @@ def serve_app(
     _return_memory()
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(
-        state, grpc_address, root_path=options.root_path, cors_origins=options.cors_origins
+        state,
+        grpc_address,
+        root_path=options.root_path,
+        trusted_proxies=options.trusted_proxies,
+        cors_origins=options.cors_origins,
     )
     config = uvicorn.Config(
         app,

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import grpc
@@ -18,6 +19,10 @@ from tests.support.cluster import BoundedClient, Cluster, Process
 from tests.support.ports import unused_port
 from tests.support.servers import VALKEY_9, server_binary
 
+MAX_CONNECTIONS = 20
+CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""What a client of HTTP/2 sends first, with empty settings."""
+CLIENT_ADDRESS = "203.0.113.9"
 ADMIN_KEY = "an-admin-key-of-32-characters-or-more"
 
 
@@ -26,29 +31,47 @@ class GrpcApi(NamedTuple):
 
     Attributes:
         api: The process.
+        port: Where its gRPC API listens.
         channel: A channel to its gRPC API.
         read_key: A key of scope read.
         infer_key: A key of scope infer, for two calls a minute.
+        strict_api: Another API process, whose requests may take a second.
+        strict_channel: A channel to its gRPC API.
     """
 
     api: Process
+    port: int
     channel: grpc.Channel
     read_key: str
     infer_key: str
+    strict_api: Process
+    strict_channel: grpc.Channel
 
 
 @pytest.fixture(scope="module")
 def service(pair: Pair) -> Iterator[GrpcApi]:
-    port = unused_port()
+    port, strict_port = unused_port(), unused_port()
     with Cluster(server_binary(VALKEY_9), STITCHWORK_ADMIN_KEY=ADMIN_KEY) as cluster:
         scopes = {"read": Scope.READ, "infer": Scope.INFER}
         keys = [api_keys.new(name, [scope]) for name, scope in scopes.items()]
         file = cluster.folder / "keys"
         file.write_text("\n".join(api_keys.line(record) for _, record in keys))
+        strict_api = cluster.start(
+            "api",
+            *("sh", "-c", 'ulimit -Sn 256; exec "$@"', "sh"),
+            STITCHWORK_GRPC_PORT=str(strict_port),
+            STITCHWORK_KEY_FILE=str(file),
+            STITCHWORK_REQUEST_TIMEOUT_SECONDS="1",
+        )
         api = cluster.api(
             STITCHWORK_GRPC_PORT=str(port),
             STITCHWORK_KEY_FILE=str(file),
             STITCHWORK_RATE_LIMITS="infer=2/minute",
+            STITCHWORK_LOG_LEVEL="info",
+            STITCHWORK_MAX_CONNECTIONS=str(MAX_CONNECTIONS),
+            STITCHWORK_TRUSTED_PROXIES="127.0.0.1",
+            # Longer than the process may take to stop.
+            STITCHWORK_REQUEST_TIMEOUT_SECONDS="3600",
         )
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         with BoundedClient(api.url) as client:
@@ -57,8 +80,36 @@ def service(pair: Pair) -> Iterator[GrpcApi]:
             for space, anchors in (("x", pair.x_anchors), ("y", pair.y_anchors)):
                 body = {"anchor_set": "S", "anchors": anchors.tolist()}
                 assert client.send("PUT", f"/spaces/{space}", body, **headers).is_success
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield GrpcApi(api, channel, *(key for key, _ in keys))
+        with BoundedClient(strict_api.url) as client:
+            assert client.send("GET", "/health/live").is_success
+        with (
+            grpc.insecure_channel(f"127.0.0.1:{port}") as channel,
+            grpc.insecure_channel(f"127.0.0.1:{strict_port}") as strict_channel,
+        ):
+            read_key, infer_key = (key for key, _ in keys)
+            yield GrpcApi(api, port, channel, read_key, infer_key, strict_api, strict_channel)
+
+
+@contextmanager
+def open_stream(
+    channel: grpc.Channel, method: str = "ModelStreamInfer", key: str = ""
+) -> Iterator[Any]:
+    """A call that sends no message while the context lasts."""
+    ended = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        ended.wait()
+        yield from ()
+
+    is_unary = method != "ModelStreamInfer"
+    make = channel.stream_unary if is_unary else channel.stream_stream
+    metadata = [("authorization", f"Bearer {key}")] if key else []
+    call: Any = make(f"/inference.GRPCInferenceService/{method}")
+    call = call.future if is_unary else call
+    try:
+        yield call(messages(), metadata=metadata, timeout=machine.deadline(60))
+    finally:
+        ended.set()
 
 
 def translate(service: GrpcApi, rows: Any, *metadata: tuple[str, str]) -> Any:
@@ -91,20 +142,67 @@ def test_call_without_a_key_of_its_scope_is_refused(service: GrpcApi, pair: Pair
     assert dict(error.trailing_metadata())["stitchwork-code"] == "insufficient-scope"
 
 
-def test_call_without_a_key_is_refused_before_its_message_has_arrived(service: GrpcApi) -> None:
-    call = service.channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
-    arrived = threading.Event()
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer", "ModelMetadata"])
+def test_call_without_a_key_is_refused_before_its_message_has_arrived(
+    service: GrpcApi, method: str
+) -> None:
+    with open_stream(service.channel, method) as call:
+        assert call.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert dict(call.trailing_metadata())["stitchwork-code"] == "unauthenticated"
 
-    def never() -> Iterator[bytes]:
-        arrived.wait()
-        yield b""
 
-    try:
-        with pytest.raises(grpc.RpcError) as caught:
-            call(never(), timeout=machine.deadline(60))
-        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    finally:
-        arrived.set()
+@pytest.mark.parametrize("method", ["ServerLive", "ServerReady"])
+def test_health_check_does_not_wait_for_a_message(service: GrpcApi, method: str) -> None:
+    with open_stream(service.channel, method) as call:
+        assert CLASSES[f"{method}Response"].FromString(call.result()).ListFields()
+
+
+def test_message_of_a_health_check_is_not_parsed(service: GrpcApi) -> None:
+    live = service.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    assert CLASSES["ServerLiveResponse"].FromString(live(b"\xff" * 20)).live
+
+
+def test_message_of_names_that_is_large_is_refused(service: GrpcApi) -> None:
+    call = service.channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
+    message = CLASSES["ModelMetadataRequest"](name="n" * 16384).SerializeToString()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(message, metadata=[("x-api-key", service.read_key)], timeout=machine.deadline(60))
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 16384 bytes" in error.details()
+
+
+def test_stream_without_a_message_ends_in_time(service: GrpcApi) -> None:
+    with open_stream(service.strict_channel, key=service.infer_key) as call:
+        assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "request_timeout_seconds" in call.details()
+        assert dict(call.trailing_metadata())["stitchwork-code"] == "slow-request"
+
+
+def test_idle_connections_leave_room_for_http(service: GrpcApi) -> None:
+    accepted = 0
+    with ExitStack() as stack:
+        for _ in range(3 * MAX_CONNECTIONS):
+            address = ("127.0.0.1", service.port)
+            client = socket.create_connection(address, machine.deadline(60))
+            stack.enter_context(client)
+            # A connection over the limit is closed.
+            with suppress(ConnectionError):
+                client.sendall(CLIENT_PREFACE)
+                accepted += bool(client.recv(1))
+        assert 0 < accepted <= MAX_CONNECTIONS
+        with BoundedClient(service.api.url) as http:
+            assert http.send("GET", "/health/live").is_success
+
+
+def test_stream_reports_the_code_of_an_error(service: GrpcApi) -> None:
+    call = service.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    metadata = [("authorization", f"Bearer {ADMIN_KEY}")]
+    responses = call(iter([b"\xff"]), metadata=metadata, timeout=machine.deadline(60))
+    response = CLASSES["ModelStreamInferResponse"].FromString(next(iter(responses)))
+    assert "ModelInferRequest" in response.error_message
+    parameters = response.infer_response.parameters
+    assert parameters["stitchwork-code"].string_param == "malformed-input"
 
 
 def test_health_needs_no_key_and_metadata_one_of_any_scope(service: GrpcApi) -> None:
@@ -142,5 +240,13 @@ def test_port_in_use_ends_the_process_with_a_reason(pair: Pair) -> None:
             assert "grpc_port" in started.log()
 
 
-def test_process_ends_in_order(service: GrpcApi) -> None:
-    assert service.api.stop() == 0
+def test_process_ends_in_order_beside_an_idle_stream(service: GrpcApi) -> None:
+    path = "/inference.GRPCInferenceService/ServerMetadata"
+    metadata = (("x-api-key", service.read_key), ("x-forwarded-for", CLIENT_ADDRESS))
+    with open_stream(service.channel, key=service.infer_key) as call:
+        # The server gets the stream before this call, which is of the same connection.
+        service.channel.unary_unary(path)(b"", metadata=metadata, timeout=machine.deadline(60))
+        assert service.api.stop() == 0
+        assert call.code() == grpc.StatusCode.UNAVAILABLE
+        assert "stopping" in call.details()
+    assert f'"client": "{CLIENT_ADDRESS}"' in service.api.log().replace('":"', '": "')

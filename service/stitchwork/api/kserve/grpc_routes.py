@@ -4,7 +4,7 @@ Each takes the bytes of its request's message, and returns those of its response
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from stitchwork.api.dependencies import AppState, app_state
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.kserve import models, repository
-from stitchwork.api.kserve.grpc_messages import CLASSES, CONTENTS
+from stitchwork.api.kserve.grpc_messages import CLASSES, CONTENTS, MESSAGES
 from stitchwork.api.kserve.grpc_requests import read_request
 from stitchwork.api.kserve.inference import check_room, infer
 from stitchwork.api.kserve.models import find_model, parse_name
@@ -27,11 +27,18 @@ from stitchwork.api.kserve.tensors import OutputSpec
 from stitchwork.api.limits import GRPC_SERVICE
 from stitchwork.api.provenance import resolution_headers
 from stitchwork.api.routes import health
-from stitchwork.errors import MalformedInputError, NotReadyError, UnavailableError
+from stitchwork.errors import (
+    InputTooLargeError,
+    MalformedInputError,
+    NotReadyError,
+    UnavailableError,
+)
 
 MEDIA_TYPE: Final = "application/grpc+proto"
 STREAM_METHODS: Final = frozenset({"ModelStreamInfer"})
 """Methods of streams: each message of one is a request of its own."""
+MAX_MESSAGE_BYTES: Final = 16 * 1024
+"""Bytes of a message of names and versions, which is parsed on the event loop."""
 DATA_TYPES: Final = {"TYPE_BOOL": 1, "TYPE_FP32": 11, "TYPE_STRING": 13}
 """Numbers of the protocol's types of data."""
 Method = Callable[[Request, AppState, Any], Awaitable[Response]]
@@ -50,7 +57,14 @@ def _method(name: str) -> Callable[[Method], Method]:
     def add(method: Method) -> Method:
         async def endpoint(request: Request) -> Response:
             state = app_state(request)
-            data = await state.body_parser.receive(request, is_array=True)
+            # A message without fields is not waited for: some such methods need no key.
+            is_empty = not MESSAGES[f"{name}Request"]
+            data = b"" if is_empty else await state.body_parser.receive(request, is_array=True)
+            if len(data) > MAX_MESSAGE_BYTES:
+                raise InputTooLargeError(
+                    f"expected a message {name}Request of at most {MAX_MESSAGE_BYTES} bytes, got "
+                    f"{len(data)}"
+                )
             try:
                 message = CLASSES[f"{name}Request"].FromString(bytes(data))
             except DecodeError as error:
@@ -241,7 +255,15 @@ def _stream_response(
     return message_response("ModelStreamInferResponse", {"infer_response": content}, headers)
 
 
-def stream_error(text: str) -> bytes:
-    """The message of a stream for a request that failed."""
-    data: bytes = CLASSES["ModelStreamInferResponse"](error_message=text).SerializeToString()
+def stream_error(text: str, metadata: Iterable[tuple[str, str]]) -> bytes:
+    """The message of a stream for a request that failed.
+
+    Args:
+        text: The error.
+        metadata: What would be trailing metadata of a call, as parameters of the response.
+    """
+    message = CLASSES["ModelStreamInferResponse"](error_message=text)
+    for name, value in metadata:
+        message.infer_response.parameters[name].string_param = value
+    data: bytes = message.SerializeToString()
     return data

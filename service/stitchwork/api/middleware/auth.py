@@ -73,14 +73,26 @@ class Authorizer:
         if not scopes:
             return
         try:
-            key = self._authorize(await self._find(token), token, scopes)
-            admission.key = key
+            await self.authorize(admission)
+            key = admission.key
             if self._rate_limiter.limits(key, scopes[0]):
                 CURRENT.set((key, scopes[0]))
                 await self._check_rate(key, scopes[0], admission.headers)
         except StitchworkError as error:
             admission.headers |= _challenge(error, token, scopes)
             raise
+
+    async def authorize(self, admission: Admission) -> None:
+        """Find the key of a request, which is not counted.
+
+        Raises:
+            AuthenticationError: If there is no key, or an unknown one.
+            InsufficientScopeError: If the key has none of the scopes.
+            RegistryUnavailableError: If the keys could not be read yet.
+        """
+        scopes, token = admission.scopes, admission.token
+        if scopes:
+            admission.key = self._authorize(await self._find(token), token, scopes)
 
     async def _find(self, token: str) -> ApiKey | None:
         """The key with this token; an unknown token refreshes the keys once."""

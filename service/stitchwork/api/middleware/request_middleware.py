@@ -23,6 +23,7 @@ from stitchwork.api.limits import HEALTH_PATHS
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.middleware.auth import Admission, Authorizer
 from stitchwork.api.middleware.request_body import BodyLimits, RequestBody
+from stitchwork.errors import StitchworkError
 from stitchwork.queue.callers import CALLER, CallerQuota
 from stitchwork.resources import ApiKey
 from stitchwork.telemetry import Caller, Telemetry
@@ -107,6 +108,14 @@ class RequestMiddleware:
             body.release()
             self._record(scope, sender.status, time.perf_counter() - start, span)
             CALLERS.reset(token)
+
+    async def is_authorized(self, scope: Scope) -> bool:
+        """Whether a request would be admitted by its key, apart from rate limits."""
+        try:
+            await self._authorizer.authorize(self._admission(scope))
+        except StitchworkError:
+            return False
+        return True
 
     def _admission(self, scope: Scope) -> Admission:
         scopes = required_scopes(
