@@ -25,6 +25,8 @@ MAX_DIFFERENCES: Final = {torch.float32: 1e-4, torch.bfloat16: 1.4e-2, torch.flo
 the compiled pass. In float32 rounding causes 1e-6; the others are at a cosine of .9999."""
 BUCKET_STEPS: Final = ((32, 4), (64, 8), (128, 16), (256, 32), (1 << 30, 64))
 """Texts of up to so many tokens are padded to a multiple of the second number."""
+TRACING_WARNINGS: Final = "`(torch.jit.trace|is_gradient_checkpointing)"
+"""What tracing says of itself, and of the attributes that it reads."""
 PRECISIONS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 """Data types by their names in OpenVINO."""
 
@@ -111,14 +113,15 @@ def trace(module: torch.nn.Module, sample: Sequence[torch.Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
+    # Tracing warns of branches on a size; the other samples show whether they matter. The filters
+    # stay: `catch_warnings` would change those of other threads in the middle of their work.
+    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", TRACING_WARNINGS, FutureWarning)
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with warnings.catch_warnings():
-        # Tracing warns of branches on a size; the other samples show whether they matter.
-        warnings.simplefilter("ignore")
-        decoder = TorchScriptPythonDecoder(
-            module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
-        )
-        model = frontend.convert(frontend.load(decoder))
+    decoder = TorchScriptPythonDecoder(
+        module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
+    )
+    model = frontend.convert(frontend.load(decoder))
     del decoder
     clear_traced_classes()
     return model
