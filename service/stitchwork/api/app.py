@@ -114,6 +114,8 @@ def create_app(
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # The framework's redirects name whatever host the request does.
+        redirect_slashes=False,
         # Ours takes its place. To look for a provider on each request costs a tenth of a request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )

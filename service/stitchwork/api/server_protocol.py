@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar, Final
 
 import httptools
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -126,6 +126,8 @@ class LimitedProtocol(HttpToolsProtocol):
         elif hosts > 1 or (not hosts and self.parser.get_http_version() != "1.0"):
             detail = f"expected one Host header, got {hosts or 'none'}"
             self.app = _error_app(400, ErrorCode.BAD_REQUEST, detail)
+        elif self.prefix and self.url.partition(b"?")[0] == self.prefix:
+            self.app = _folder_redirect(self.url)
         super().on_headers_complete()
         self.app = app
         write_at_once(self)
@@ -288,9 +290,13 @@ def _without_mapping(address: str) -> str:
 def _without_prefix(url: bytes, prefix: bytes) -> bytes:
     """The URL of a request without a prefix of its path, whether a proxy has removed it or not."""
     rest = url[len(prefix) :]
-    if not prefix or not url.startswith(prefix) or rest[:1] not in (b"", b"/", b"?"):
-        return url
-    return rest if rest.startswith(b"/") else b"/" + rest
+    return rest if url.startswith(prefix) and rest.startswith(b"/") else url
+
+
+def _folder_redirect(url: bytes) -> ASGIApp:
+    """A redirect from a path to the folder of that name, to which the page's URLs are relative."""
+    path, mark, query = url.decode("latin-1").partition("?")
+    return RedirectResponse(f"{path.rpartition('/')[2]}/{mark}{query}")
 
 
 def limited_protocol(limits: RequestLimits, root_path: str = "") -> type[LimitedProtocol]:

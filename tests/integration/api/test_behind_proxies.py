@@ -94,6 +94,23 @@ def test_path_is_served_with_its_prefix_and_without(http: httpx.Client) -> None:
     assert http.get(f"{PREFIX}{PREFIX}/info", headers=BEARER).status_code == 404
 
 
+def test_prefix_without_a_slash_leads_to_the_folder_of_the_page(http: httpx.Client) -> None:
+    for query in ("", "?space=x"):
+        response = http.get(f"{PREFIX}{query}")
+        assert response.status_code == 307
+        assert response.headers["Location"] == f"stitch/{query}"
+        assert response.next_request
+        assert response.next_request.url.raw_path.decode() == f"{PREFIX}/{query}"
+    assert http.get(f"{PREFIX}/").status_code == 200
+
+
+def test_path_with_another_slash_is_unknown_and_leads_to_no_host(http: httpx.Client) -> None:
+    for path in ("/spaces/", "/docs/", f"{PREFIX}/spaces/"):
+        response = http.get(path, headers=BEARER | {"Host": "other.example"})
+        assert (response.status_code, response.json()["code"]) == (404, "unknown-path")
+        assert "location" not in response.headers
+
+
 def test_document_and_pages_name_the_prefix(http: httpx.Client) -> None:
     document = http.get(f"{PREFIX}/openapi.json").json()
     assert document["servers"] == [{"url": PREFIX}]

@@ -61,6 +61,7 @@ def test_info_describes_the_model_without_its_path(world: World) -> None:
     assert (info["max_input_length"], info["max_client_batch_size"]) == (256, 40)
     images = world.http.get("/tei/lite/info").json()
     assert images["max_input_length"] is None
+    assert images["model_type"] == {"embedding": {"pooling": "image"}}
 
 
 @pytest.mark.parametrize(("model", "status"), [("minilm", 200), ("nobody", 404), ("turned", 422)])

@@ -116,7 +116,7 @@ async def info(model: ModelNamePath, state: StateDep) -> Response:
     resolution = await resolve_now(state, source=source, target=target)
     encoder = encoder_of(resolution.source)
     text = encoder if isinstance(encoder, TextEncoder) else None
-    pooling = getattr(encoder, "pooling", None) or "mean"
+    pooling = (getattr(encoder, "pooling", None) or "mean") if text else "image"
     response = ModelInfo(
         # A path of the service's machine is not for everyone who may infer.
         model_id=source if local_path(encoder) else encoder.model,
