@@ -505,6 +505,10 @@ def test_readiness_without_a_key_says_only_yes_or_no(guarded: KeyedService) -> N
             assert (response.status_code, response.json()) == (200, {"ready": True})
             response = guarded.send("GET", f"{path}?workers=1", key)
             assert (response.status_code, response.json()) == (503, {"ready": False})
+            response = guarded.send("GET", f"{path}?workers=2", key)
+            assert response.status_code == 422
+            assert "expected at most 1 without a valid key, got 2" in response.text
+        assert guarded.send("GET", f"{path}?workers=2", guarded.keys[READ]).status_code == 503
         for scope in SCOPES:
             body = guarded.send("GET", path, guarded.keys[scope]).json()
             assert body.keys() >= {"registry", "queue", "workers"}

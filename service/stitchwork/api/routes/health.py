@@ -19,7 +19,7 @@ from stitchwork.api.schemas.responses import (
     ReadyResponse,
     WorkersResponse,
 )
-from stitchwork.errors import RegistryUnavailableError
+from stitchwork.errors import InvalidInputError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
 from stitchwork.queue.streams import stream_backlogs
 
@@ -30,7 +30,8 @@ MinWorkers = Annotated[
     Query(
         alias="workers",
         ge=0,
-        description="Number of live workers below which the answer is 503 as well.",
+        description="Number of live workers below which the answer is 503 as well; where keys are "
+        "required, a request without one may ask for 1 at most.",
     ),
 ]
 
@@ -67,9 +68,16 @@ async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) 
     with a valid key, or to all where no key is required. They do not make it 503: they concern
     every process, and taking this one out of a load balancer would not help.
     """
+    may_know = _may_know(state, access.request_key(request.scope))
+    if min_workers > 1 and not may_know:
+        # Otherwise a few requests would tell anybody how many there are.
+        raise InvalidInputError(
+            f"workers: expected at most 1 without a valid key, got {min_workers}",
+            pointer="/workers",
+        )
     response = readiness(state, min_workers)
     headers = {} if response.ready else {"Retry-After": "2"}
-    if not _may_know(state, access.request_key(request.scope)):
+    if not may_know:
         response = ReadyResponse(ready=response.ready)
     return negotiation.json_response(response, 200 if response.ready else 503, headers)
 
