@@ -1,16 +1,19 @@
 """The state of a move on disk: what it is of, the blocks that are complete, and its rejects."""
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, Final, Self
 
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.offline_map import MapVersions, OfflineMap
-from stitchwork.migration.part_files import TEMPORARY, replacement
+from stitchwork.migration.part_files import PARTS, TEMPORARY, replacement
 from stitchwork.migration.store import Id
+from stitchwork.migration.stores import source_key, target_key
 
 FORMAT: Final = 1
 CHECKPOINT: Final = "checkpoint.json"
@@ -65,6 +68,11 @@ class MoveProgress:
     rejects_bytes: int = 0
     is_complete: bool = False
 
+    @property
+    def written(self) -> int:
+        """Rows that were written."""
+        return self.rows - self.rejected
+
 
 @dataclass(slots=True)
 class Checkpoint:
@@ -99,21 +107,25 @@ class Checkpoint:
         """The folder of a move that has begun; None if there is none.
 
         Raises:
-            InvalidInputError: If another release wrote it.
+            InvalidInputError: If another release wrote it, or it is corrupt.
         """
         path = folder / CHECKPOINT
         try:
-            fields = orjson.loads(path.read_bytes())
+            data = path.read_bytes()
         except FileNotFoundError:
             return None
         try:
+            fields = orjson.loads(data)
             if fields["format"] != FORMAT:
                 raise ValueError(f"expected format {FORMAT}, got {fields['format']}")
             versions = MapVersions(**fields["move"].pop("versions"))
             move = Move(versions=versions, **fields["move"])
             return cls(folder, move, MoveProgress(**fields["progress"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise InvalidInputError(f"{path} cannot be resumed: {error}") from error
+            raise InvalidInputError(
+                f"{path}: expected the checkpoint of a move: {error}. To begin anew, remove "
+                f"{folder} and the incomplete target"
+            ) from error
 
     def offline_map(self) -> OfflineMap:
         """The map that the move began with."""
@@ -127,12 +139,26 @@ class Checkpoint:
         """
         mine, other = self._fields(self.move), self._fields(move)
         for name, value in mine.items():
-            if other[name] != value:
-                raise ConflictError(
-                    f"{self.folder} is of a move whose {name.replace('_', ' ')} was "
-                    f"{value or 'unknown'}, and is now {other[name] or 'unknown'}: rows of both "
-                    "would be mixed. To begin anew, remove that folder and the incomplete target"
-                )
+            if other[name] != value and not _is_same_store(name, value, other[name]):
+                raise ConflictError(self._difference(name, value, other[name]))
+
+    def _difference(self, name: str, value: Any, other: Any) -> str:
+        if name == "revision":
+            cause = f"{self.move.source} has changed since the move to {self.move.target} began"
+        else:
+            cause = (
+                f"{self.folder} is of a move whose {name.replace('_', ' ')} was "
+                f"{value or 'unknown'}, and is now {other or 'unknown'}"
+            )
+        if self.progress.is_complete:
+            return (
+                f"{cause}. That move is complete: choose another target and another checkpoint, or "
+                f"remove {self.folder} and {self.move.target} to move again"
+            )
+        return (
+            f"{cause}: rows of both would be mixed. To begin anew, remove {self.folder} and the "
+            f"incomplete target {self.move.target}"
+        )
 
     def save(self, progress: MoveProgress) -> None:
         """Save how far the move is."""
@@ -164,6 +190,14 @@ class Checkpoint:
         """Note that the target is complete."""
         self.save(replace(self.progress, is_complete=True))
 
+    def remove(self) -> None:
+        """Remove the state of a move that has written nothing, and the folder if it is empty."""
+        rmtree(self.folder / PARTS, ignore_errors=True)
+        for name in (CHECKPOINT, MAP, REJECTS):
+            (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
     @staticmethod
     def _fields(move: Move) -> dict[str, Any]:
         fields = {**asdict(move), **move.versions._asdict()}
@@ -174,3 +208,9 @@ class Checkpoint:
         spaces = {"source space": move.versions.source, "target space": move.versions.target}
         fields |= {**stores, **spaces}
         return {names.get(name, name): value for name, value in fields.items()}
+
+
+def _is_same_store(name: str, value: str, other: str) -> bool:
+    """Whether two names of the source, or of the target, are of one store."""
+    keys = {"source": source_key, "target": target_key}
+    return name in keys and keys[name](value) == keys[name](other)

@@ -1,5 +1,6 @@
 """Collections of Chroma, of a server or of a folder, as stores."""
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from stitchwork.migration.store import Batch, Cursor, Record, RecordPayload, Vec
 from stitchwork.migration.vectors import to_vectors
 
 PAGE_ROWS: Final = 1024
+ID_ROWS: Final = 100_000
+"""Ids of one request."""
 DOCUMENT: Final = "document"
 URI: Final = "uri"
 """Fields of a payload beside those of the metadata."""
@@ -47,6 +50,14 @@ class ChromaStore(BaseStore):
     def count(self) -> int:
         """The number of rows."""
         return int(self._collection().count())
+
+    def revision(self) -> str:
+        """A digest of all ids in their order, on which cursors depend; it does not see vectors."""
+        digest, start = hashlib.sha256(), 0
+        while ids := self._collection().get(limit=ID_ROWS, offset=start, include=[])["ids"]:
+            digest.update(orjson.dumps(ids))
+            start += len(ids)
+        return digest.hexdigest()
 
     def dimension(self) -> int:
         """The width of the first vector."""

@@ -83,8 +83,8 @@ def move(
 
     Raises:
         ConflictError: If the target exists, the move has begun with other versions, another
-            bridge, other options or another content of the source, or another move to the target
-            or with the same folder is running.
+            bridge, other options or another content of the source, another move to the target or
+            with the same folder is running, or the target has not the rows that were written.
         InvalidInputError: If the source has no rows, or vectors of another width than the map.
     """
     if block_rows < 1:
@@ -115,12 +115,54 @@ def _move(
         offline_map = checkpoint.offline_map()
     resumed_at = checkpoint.progress.rows
     total = source.count()
-    if not checkpoint.progress.is_complete:
-        target.create(source, offline_map.target_width, folder, offline_map.versions._asdict())
-        _write_blocks(source, target, offline_map, checkpoint, total, progress)
-        target.finish()
-        checkpoint.complete()
+    if checkpoint.progress.is_complete:
+        _check_complete_target(target, checkpoint)
+    else:
+        try:
+            _write(source, target, offline_map, checkpoint, total, progress)
+        except Exception:
+            if not checkpoint.progress.blocks and not target.exists():
+                # So that the corrected command begins anew.
+                checkpoint.remove()
+            raise
     return _result(target, checkpoint, total, resumed_at, time.perf_counter() - start)
+
+
+def _write(
+    source: VectorStore,
+    target: VectorStore,
+    offline_map: OfflineMap,
+    checkpoint: Checkpoint,
+    total: int,
+    progress: Callable[[int, int], None],
+) -> None:
+    stamp = offline_map.versions._asdict()
+    target.create(source, offline_map.target_width, checkpoint.folder, stamp)
+    _write_blocks(source, target, offline_map, checkpoint, total, progress)
+    target.finish()
+    expected, actual = checkpoint.progress.written, target.count()
+    if actual != expected:
+        raise ConflictError(
+            f"{target.name}: expected {expected} rows, it has {actual}. Either rows of the source "
+            "with the same id have replaced one another, or something else has removed or added "
+            f"rows, or parts in {checkpoint.folder}, during the move. Remove the target and that "
+            "folder to move anew"
+        )
+    checkpoint.complete()
+
+
+def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
+    folder, expected = checkpoint.folder, checkpoint.progress.written
+    if not target.exists():
+        raise ConflictError(
+            f"{target.name} does not exist, and by {folder} the move to it is complete: it was "
+            "removed since. To move again, remove that folder"
+        )
+    if (actual := target.count()) < expected:
+        raise ConflictError(
+            f"{target.name}: expected {expected} rows, which the move to it wrote, it has "
+            f"{actual}: rows were removed since. To move again, remove it and {folder}"
+        )
 
 
 def _begin(
@@ -139,6 +181,8 @@ def _begin(
         )
     if not source.count():
         raise InvalidInputError(f"{source.name}: expected rows, got none")
+    # An unreadable source is refused before anything is written.
+    next(source.scan(current.block_rows), None)
     return Checkpoint.begin(folder, current, offline_map)
 
 
@@ -211,17 +255,16 @@ def _result(
     target: VectorStore, checkpoint: Checkpoint, total: int, resumed_at: int, seconds: float
 ) -> MoveResult:
     state, current = checkpoint.progress, checkpoint.move
-    written, stored = state.rows - state.rejected, target.count()
+    written, stored = state.written, target.count()
     warnings = []
-    if stored != written:
+    if stored > written:
         warnings.append(
-            f"expected {written} rows in {target.name}, it has {stored}: an id of the source is "
-            "repeated, or something else writes to the target"
+            f"{target.name} has {stored} rows, and the move wrote {written}: rows were added since"
         )
     if total != state.rows:
         warnings.append(
             f"{current.source} has {total} rows now, and {state.rows} were read: it changed during "
-            "the move"
+            "the move or since"
         )
     if state.uncovered:
         warnings.append(

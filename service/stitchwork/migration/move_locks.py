@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stitchwork.errors import ConflictError
-from stitchwork.migration.stores import store_key
+from stitchwork.migration.stores import target_key
 
 
 @contextmanager
@@ -65,6 +65,6 @@ def _target_lock(target: str) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise ConflictError(f"{folder}: expected a folder of this user, for locks of moves")
-    path = folder / hashlib.sha256(store_key(target).encode()).hexdigest()
+    path = folder / hashlib.sha256(target_key(target).encode()).hexdigest()
     path.touch()
     return path

@@ -15,6 +15,8 @@ from stitchwork.errors import ConflictError
 
 TEMPORARY: Final = ".new"
 """Suffix of a file that is not complete."""
+PARTS: Final = "parts"
+"""Folder of the files of blocks, in that of the checkpoint."""
 NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 """Errors of file systems without hard links."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -153,15 +153,24 @@ def state_folder(url: str) -> Path:
     if not connector.schemes:
         return Path(address).with_name(Path(address).name + ".migration")
     names = [query[option] for option in (*REQUIRED, "column") if option in query]
-    digest = hashlib.sha256(store_key(url).encode()).hexdigest()[:DIGEST_DIGITS]
+    digest = hashlib.sha256(target_key(url).encode()).hexdigest()[:DIGEST_DIGITS]
     return Path(f"{'.'.join([connector.schemes[0], *names, digest])}.migration")
 
 
-def store_key(url: str) -> str:
+def target_key(url: str) -> str:
     """Kind, address and name of a store: the same for all spellings of a path.
 
     Of a store of another kind than these it is the text itself.
     """
+    return _key(url, (*REQUIRED, "column"))
+
+
+def source_key(url: str) -> str:
+    """Like `target_key`, with the columns that are read."""
+    return _key(url, None)
+
+
+def _key(url: str, options: Sequence[str] | None) -> str:
     location, query = _split(url)
     try:
         connector, address = _connector(location)
@@ -170,8 +179,9 @@ def store_key(url: str) -> str:
     kind = connector.location
     if "://" not in address:
         address = str(Path(address).resolve())
-    names = [query[option] for option in (*REQUIRED, "column") if option in query]
-    return " ".join([kind, without_password(address), *(names if connector.schemes else ())])
+    if options is not None:
+        query = {name: query[name] for name in options if name in query and connector.schemes}
+    return " ".join([kind, without_password(address), urlencode(sorted(query.items()))])
 
 
 def without_password(url: str) -> str:

@@ -208,3 +208,19 @@ def test_server_of_qdrant_that_cannot_be_reached_is_named(tmp_path: Path) -> Non
         client_errors(store),
     ):
         store.count()
+
+
+def test_changed_source_stops_a_move_of_a_chroma_collection(tmp_path: Path) -> None:
+    import chromadb
+    from chromadb.config import Settings
+
+    fill("chroma", tmp_path)
+    source = store_url("chroma", tmp_path, "docs")
+    target = str(tmp_path / "b.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        run(source, target, tmp_path / "state", 64)
+    settings = Settings(anonymized_telemetry=False)
+    client = chromadb.PersistentClient(str(tmp_path / "chroma"), settings)
+    client.get_collection("docs", embedding_function=None).delete([f"r{i}" for i in range(10)])
+    with pytest.raises(ConflictError, match=r"has changed since the move to .* began"):
+        run(source, target, tmp_path / "state")

@@ -124,7 +124,8 @@ def test_another_bridge_stops_a_move_that_has_begun(tmp_path: Path) -> None:
 def test_source_that_changed_stops_a_move_that_has_begun(tmp_path: Path) -> None:
     begin(tmp_path)
     write_parquet(tmp_path / "a.parquet", ROWS + 1)
-    with pytest.raises(ConflictError, match="revision"):
+    message = r"a\.parquet has changed since the move to .*b\.parquet began: rows of both"
+    with pytest.raises(ConflictError, match=message):
         run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
 
 
@@ -197,3 +198,76 @@ def test_rows_of_zeros_are_left_out_and_listed(tmp_path: Path) -> None:
     ]
     assert (result.written, result.mismatched, result.warnings) == (ROWS - 2, 0, [])
     assert len(np.load(tmp_path / "b.npy")) == ROWS - 2
+
+
+def test_other_spellings_of_source_and_target_resume_the_same_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = run(Path("a.parquet"), "./b.parquet", make_map())
+    assert (result.resumed_at, result.written) == (64, ROWS)
+    write_parquet(tmp_path / "c.parquet", ROWS)
+    with pytest.raises(ConflictError, match=r"source was .*a\.parquet, and is now c\.parquet"):
+        run(Path("c.parquet"), "b.parquet", make_map())
+
+
+def test_complete_move_is_not_called_incomplete(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    with pytest.raises(ConflictError, match="That move is complete") as caught:
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map("exp"))
+    assert "incomplete" not in str(caught.value)
+
+
+def test_lost_part_is_an_error_and_the_move_stays_incomplete(tmp_path: Path) -> None:
+    begin(tmp_path)
+    state = tmp_path / "b.parquet.migration"
+    next((state / "parts").iterdir()).unlink()
+    for _ in range(2):
+        with pytest.raises(ConflictError, match="expected 300 rows, it has 236") as caught:
+            run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+        assert f"parts in {state}" in str(caught.value)
+        assert not json.loads((state / "checkpoint.json").read_text())["progress"]["is_complete"]
+
+
+def test_rows_removed_from_a_complete_target_are_an_error(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    run(tmp_path / "a.parquet", tmp_path / "b.jsonl", make_map())
+    lines = (tmp_path / "b.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "b.jsonl").write_text("".join(lines[:-7]))
+    with pytest.raises(ConflictError, match=r"expected 300 rows.* it has 293: rows were removed"):
+        run(tmp_path / "a.parquet", tmp_path / "b.jsonl", make_map())
+    (tmp_path / "b.jsonl").write_text("".join([*lines, lines[0].replace("r0", "new")]))
+    (warning,) = run(tmp_path / "a.parquet", tmp_path / "b.jsonl", make_map()).warnings
+    assert "has 301 rows, and the move wrote 300: rows were added since" in warning
+
+
+def test_target_removed_after_a_complete_move_names_the_checkpoint(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+    (tmp_path / "b.parquet").unlink()
+    message = r"b\.parquet does not exist.*b\.parquet\.migration the move to it is complete"
+    with pytest.raises(ConflictError, match=message):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+
+
+@pytest.mark.parametrize("content", [b"", b'{"format": 1,', b"[]", b'{"format": 99}'])
+def test_corrupt_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    begin(tmp_path)
+    (tmp_path / "b.parquet.migration/checkpoint.json").write_bytes(content)
+    with pytest.raises(InvalidInputError, match=r"checkpoint\.json: expected the checkpoint of a"):
+        run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map())
+
+
+def test_corrected_command_begins_anew(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ROWS)
+    (tmp_path / "lines.jsonl").write_text('{"id": "a", "embedding": "no vector"}\n')
+    for source in ("a.parquet?column=nothing", "a.parquet?id=nothing", "lines.jsonl"):
+        with pytest.raises(InvalidInputError):
+            run(tmp_path / source, tmp_path / "b.npy", make_map())
+    with pytest.raises(InvalidInputError, match="no place for label, text"):
+        run(tmp_path / "a.parquet", tmp_path / "b.npy", make_map())
+    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "lines.jsonl"}
+    np.save(tmp_path / "a.npy", make_vectors(ROWS))
+    assert run(tmp_path / "a.npy", tmp_path / "b.npy", make_map()).written == ROWS
