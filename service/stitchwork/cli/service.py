@@ -22,6 +22,8 @@ from stitchwork.cli.settings_options import (
 from stitchwork.settings import Settings
 
 GRPC_PACKAGES: Final = ("grpc", "google.protobuf")
+SPARE_DESCRIPTORS: Final = 1024
+"""File descriptors of an API besides its connections: of servers, pipes, files and libraries."""
 
 
 @click.command(cls=SettingsCommand, settings=SERVE_SETTINGS)
@@ -72,11 +74,14 @@ def api(settings: Settings, fd: int | None, share_grpc_port: bool) -> int:
         server_options,
     )
     from stitchwork.bootstrap.shared import check_servers, limit_blas
+    from stitchwork.processes.descriptors import raise_descriptor_limit
     from stitchwork.processes.listener import listen, listen_on_path
 
     if settings.grpc_port is not None:
         require("api with --grpc-port", GRPC_PACKAGES, "grpc")
     limit_blas(settings)
+    # As many connections by HTTP as by gRPC.
+    raise_descriptor_limit(2 * settings.max_connections + SPARE_DESCRIPTORS)
     state = make_app_state(settings)
     check_keys(state.api_keys, settings.host)
     check_servers(state.registry, state.producer.server)

@@ -1,5 +1,6 @@
 """Keys, rates and the end of the gRPC API, on an API process of its own."""
 
+import resource
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from stitchwork.api.kserve.grpc_messages import CLASSES
 from stitchwork.registry import api_keys
 from stitchwork.resources import Scope
+from stitchwork.settings import Settings
 from tests.conftest import Pair
 from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, Process
@@ -193,6 +195,12 @@ def test_idle_connections_leave_room_for_http(service: GrpcApi) -> None:
         assert 0 < accepted <= MAX_CONNECTIONS
         with BoundedClient(service.api.url) as http:
             assert http.send("GET", "/health/live").is_success
+
+
+def test_api_has_descriptors_for_all_its_connections(service: GrpcApi) -> None:
+    limits = resource.prlimit(service.strict_api.process.pid, resource.RLIMIT_NOFILE)
+    count = 2 * Settings.model_fields["max_connections"].default
+    assert limits[0] >= min(count, limits[1])
 
 
 def test_stream_reports_the_code_of_an_error(service: GrpcApi) -> None:
