@@ -19,6 +19,7 @@ from stitchwork.migration.base_store import (
     first_id,
     row_fault,
 )
+from stitchwork.migration.json_values import to_json
 from stitchwork.migration.store import Batch, Id, Record, VectorStore
 
 ID: Final = "id"
@@ -158,8 +159,13 @@ class ArrowStore(BaseStore):
                 for field, name in zip(self._schema, self._copied_columns, strict=True)
             ]
         else:
-            records = batch.payload.records()
-            texts = pa.array([orjson.dumps(r, default=str).decode() for r in records], pa.string())
+            texts = pa.array(
+                [
+                    to_json(record, self.name, id_).decode()
+                    for id_, record in zip(batch.ids, batch.payload.records(), strict=True)
+                ],
+                pa.string(),
+            )
             columns = [self._id_array(batch.ids), vectors, texts]
         return pa.Table.from_arrays(columns, schema=self._schema)
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Final, Self
 
 import numpy as np
@@ -75,6 +76,16 @@ def sample_indices(total: int, count: int, seed: int) -> "np.typing.NDArray[np.i
         raise InvalidInputError(f"expected rows to choose from, got {count} of {total}")
     chosen = np.random.default_rng(seed).choice(total, min(count, total), replace=False)
     return np.sort(chosen).astype(np.intp)
+
+
+def check_folder(store: str, folder: Path) -> None:
+    """Check that the folder of a database exists: its client would create it.
+
+    Raises:
+        InvalidInputError: If it does not.
+    """
+    if not folder.is_dir():
+        raise InvalidInputError(f"{store}: no such folder {folder}")
 
 
 def check_unique_names(store: str, names: Sequence[str]) -> None:

@@ -3,17 +3,20 @@
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import chromadb
+import httpx
 import orjson
 from chromadb.config import Settings
 from chromadb.errors import ChromaError
 
-from stitchwork.errors import InvalidInputError, StitchworkError
-from stitchwork.migration.base_store import BaseStore, check_unique_ids
+from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
+from stitchwork.migration.base_store import BaseStore, check_folder, check_unique_ids
+from stitchwork.migration.json_values import to_json
 from stitchwork.migration.store import Batch, Cursor, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -36,15 +39,8 @@ class ChromaStore(BaseStore):
 
     def __init__(self, address: str, name: str, collection: str) -> None:
         self.name, self._collection_name = name, collection
-        settings = Settings(anonymized_telemetry=False)
-        url = urlsplit(address)
-        if url.scheme in ("http", "https"):
-            is_secure = url.scheme == "https"
-            port = url.port or (443 if is_secure else 80)
-            host = url.hostname or ""
-            self._client = chromadb.HttpClient(host, port, is_secure, settings=settings)
-        else:
-            self._client = chromadb.PersistentClient(address, settings)
+        self._address = address
+        self._folder = None if urlsplit(address).scheme in ("http", "https") else Path(address)
         self._opened: Any = None
 
     def count(self) -> int:
@@ -86,6 +82,8 @@ class ChromaStore(BaseStore):
 
     def exists(self) -> bool:
         """Whether there is a collection of this name."""
+        if self._folder is not None and not self._folder.is_dir():
+            return False
         return self._collection_name in [entry.name for entry in self._client.list_collections()]
 
     def create(
@@ -93,6 +91,8 @@ class ChromaStore(BaseStore):
     ) -> None:
         """Create the collection, with the metadata and index of a Chroma source."""
         check_unique_ids(source)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
         if self.exists():
             return
         options: dict[str, Any] = {"metadata": {}}
@@ -112,7 +112,8 @@ class ChromaStore(BaseStore):
         size = self._client.get_max_batch_size()
         for start in range(0, len(batch), size):
             part = slice(start, start + size)
-            fields = [_parts(record) for record in records[part]]
+            rows = zip(batch.ids[part], records[part], strict=True)
+            fields = [_parts(orjson.loads(to_json(row, self.name, id_))) for id_, row in rows]
             columns: dict[str, Any] = {
                 name: list(column) if any(value is not None for value in column) else None
                 for name, column in zip(
@@ -127,8 +128,24 @@ class ChromaStore(BaseStore):
 
     @staticmethod
     def client_error(name: str, error: Exception) -> StitchworkError | None:
-        """Errors of the client and of the server."""
+        """Errors of the client, of the server and of connections to it."""
+        if isinstance(error, httpx.TransportError) or (
+            isinstance(error, ValueError) and isinstance(error.__context__, httpx.TransportError)
+        ):
+            return UnavailableError(f"{name}: {error}")
         return InvalidInputError(f"{name}: {error}") if isinstance(error, ChromaError) else None
+
+    @cached_property
+    def _client(self) -> Any:
+        """The client of a server, or of a folder that exists."""
+        settings = Settings(anonymized_telemetry=False)
+        if self._folder is not None:
+            check_folder(self.name, self._folder)
+            return chromadb.PersistentClient(self._folder, settings)
+        url = urlsplit(self._address)
+        is_secure = url.scheme == "https"
+        port = url.port or (443 if is_secure else 80)
+        return chromadb.HttpClient(url.hostname or "", port, is_secure, settings=settings)
 
     def _get(self, start: int, count: int) -> list[tuple[str, Any, Record]]:
         """Ids, vectors and payloads of some rows."""
@@ -169,17 +186,18 @@ class ChromaStore(BaseStore):
 def _parts(record: Record) -> tuple[Any, Any, Record | None]:
     """The document, the URI and the metadata of a payload.
 
-    Metadata are numbers, booleans and texts; other values become texts of JSON, and nulls are left
-    out, as Chroma has none.
+    Metadata are numbers, booleans and texts; lists and objects become texts of JSON, and nulls are
+    left out, as Chroma has none.
+
+    Args:
+        record: Values of JSON.
     """
     fields = dict(record)
     document, uri = (
         fields.pop(name) if isinstance(fields.get(name), str) else None for name in (DOCUMENT, URI)
     )
     metadata = {
-        name: value
-        if isinstance(value, str | int | float | bool)
-        else orjson.dumps(value, default=str).decode()
+        name: value if isinstance(value, str | int | float | bool) else orjson.dumps(value).decode()
         for name, value in fields.items()
         if value is not None
     }

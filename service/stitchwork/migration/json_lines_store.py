@@ -1,16 +1,16 @@
 """Files with a JSON object a line as stores."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO, Final
 
-import orjson
-
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.base_store import check_unique_ids, row_fault
 from stitchwork.migration.file_store import FileStore
+from stitchwork.migration.json_values import from_json, to_json
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -49,16 +49,19 @@ class JsonLinesStore(FileStore):
             return sum(1 for line in file if line.strip())
 
     def dimension(self) -> int:
-        """The width of the first vector.
+        """The width of the vectors: the commonest among the first ones.
 
         Raises:
             InvalidInputError: If no line has one.
         """
         with self._open() as file:
-            for number, line in enumerate(file):
-                vector = self._parse(line, number)[2] if line.strip() else None
-                if isinstance(vector, list) and vector:
-                    return len(vector)
+            lines, number = (line for line in file if line.strip()), 0
+            while page := list(islice(lines, PAGE_ROWS)):
+                vectors = [self._parse(line, number + i)[2] for i, line in enumerate(page)]
+                widths = Counter(len(v) for v in vectors if isinstance(v, list) and v)
+                if widths:
+                    return widths.most_common(1)[0][0]
+                number += len(page)
         raise InvalidInputError(f"{self.name}: expected vectors in {self._column}, got none")
 
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
@@ -103,8 +106,7 @@ class JsonLinesStore(FileStore):
             for id_, vector, record in rows:
                 self._check_fields(id_, record)
                 fields = {self._id: id_, self._column: vector, **record}
-                options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-                file.write(orjson.dumps(fields, default=str, option=options))
+                file.write(to_json(fields, self.name, id_) + b"\n")
 
     def _append(self, file: BinaryIO, paths: list[Path]) -> None:
         for path in paths:
@@ -168,8 +170,8 @@ class JsonLinesStore(FileStore):
 
     def _load(self, line: bytes, number: int) -> Record:
         try:
-            record = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
+            record = from_json(line)
+        except ValueError as error:
             raise InvalidInputError(f"{self.name}, row {number}: {error}") from error
         if not isinstance(record, dict):
             raise InvalidInputError(f"{self.name}, row {number}: expected an object")

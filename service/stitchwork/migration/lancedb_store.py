@@ -1,6 +1,7 @@
 """Tables of LanceDB as stores."""
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ArrowStore
-from stitchwork.migration.base_store import sample_indices
+from stitchwork.migration.base_store import check_folder, sample_indices
 from stitchwork.migration.store import Batch, Cursor, VectorStore
 
 BATCH_ROWS: Final = 4096
@@ -36,7 +37,8 @@ class LancedbStore(ArrowStore):
         column: str | None = None,
     ) -> None:
         super().__init__(name, id_column, column)
-        self._database, self._table_name = lancedb.connect(address), table
+        self._address, self._table_name = address, table
+        self._folder = None if "://" in address else Path(address)
         self._opened: Any = None
         self._has_written = False
 
@@ -92,6 +94,8 @@ class LancedbStore(ArrowStore):
 
     def exists(self) -> bool:
         """Whether there is a table of this name."""
+        if self._folder is not None and not self._folder.is_dir():
+            return False
         return self._table_name in self._database.list_tables().tables
 
     def create(
@@ -105,6 +109,8 @@ class LancedbStore(ArrowStore):
         if isinstance(source, ArrowStore) and source.id_column() is None:
             raise InvalidInputError(f"{source.name}: expected a column of ids; name it by id=NAME")
         self._plan_schema(source, dimension, stamp)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
         if isinstance(source, ArrowStore):
             self._id = self._id or source.id_column()
         self._database.create_table(self._table_name, schema=self._schema, exist_ok=True)
@@ -123,6 +129,12 @@ class LancedbStore(ArrowStore):
 
     def finish(self) -> None:
         """Nothing is left to do."""
+
+    @cached_property
+    def _database(self) -> Any:
+        if self._folder is not None:
+            check_folder(self.name, self._folder)
+        return lancedb.connect(self._address)
 
     def _table(self) -> Any:
         """The table, at the version at which it was opened unless rows are written to it.

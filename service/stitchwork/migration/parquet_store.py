@@ -167,4 +167,23 @@ class ParquetStore(FileStore, ArrowStore):
                 raise InvalidInputError(f"{self.name}: expected Parquet files: {error}") from error
             if not paths:
                 raise InvalidInputError(f"{self.name}: expected Parquet files, got none")
+            self._check_columns(paths)
         return self._files_cache
+
+    def _check_columns(self, paths: list[Path]) -> None:
+        """Check that all files have the columns of the first one.
+
+        Raises:
+            InvalidInputError: If one of them has others.
+        """
+        expected = pq.read_schema(paths[0])
+        for path in paths[1:]:
+            schema = pq.read_schema(path)
+            if not schema.equals(expected):
+                others = [str(field) for field in schema if field not in list(expected)]
+                missing = [str(field) for field in expected if field not in list(schema)]
+                raise InvalidInputError(
+                    f"{self.name}: expected the columns of {paths[0].name} in their order, got in "
+                    f"{path}: {', '.join(others) or 'no others'} instead of "
+                    f"{', '.join(missing) or 'none'}"
+                )

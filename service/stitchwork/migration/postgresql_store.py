@@ -10,10 +10,16 @@ import psycopg
 from psycopg import sql
 
 from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError, UnavailableError
-from stitchwork.migration.base_store import BaseStore, check_unique_ids
+from stitchwork.migration.base_store import (
+    BaseStore,
+    check_unique_ids,
+    check_unique_names,
+    first_id,
+)
+from stitchwork.migration.json_values import to_json
 from stitchwork.migration.postgresql_columns import COLUMNS, Column, ColumnPayload
 from stitchwork.migration.postgresql_copy import NUMBERS, copy_rows, parse_vector
-from stitchwork.migration.store import Batch, Cursor, Id, Record, VectorStore
+from stitchwork.migration.store import Batch, Cursor, Id, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
 ID: Final = "id"
@@ -131,6 +137,11 @@ class PostgresqlStore(BaseStore):
                     f"{self.name} is the table of the source: name both columns, each by "
                     "&column=NAME"
                 )
+            if self._id not in (None, source.id_column.name):
+                raise InvalidInputError(
+                    f"{self.name}: expected the ids of the source, which are in "
+                    f"{source.id_column.name}, got id={self._id}"
+                )
             self._updates, self._id = True, source.id_column.name
             source.omit_payload()
             add = sql.SQL("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {} {}")
@@ -152,7 +163,8 @@ class PostgresqlStore(BaseStore):
         if isinstance(batch.payload, ColumnPayload) and not self._updates:
             texts = batch.payload.values
         elif not self._updates:
-            texts = [[_json(record) for record in batch.payload.records()]]
+            rows = zip(batch.ids, batch.payload.records(), strict=True)
+            texts = [[to_json(record, self.name, id_).decode() for id_, record in rows]]
         id_, vector = self.id_column, self.vector_column
         names = [sql.SQL(f"c{i}") for i in range(len(texts))]
         staged = [
@@ -228,10 +240,13 @@ class PostgresqlStore(BaseStore):
 
     def _create_table(self, source: VectorStore, vector: sql.SQL, stamp: Mapping[str, str]) -> None:
         id_, self._copied = self._layout(source)
+        vector_name = self._column or VECTOR
+        names = [id_.name, vector_name, *(column.name for column in self._copied)]
+        check_unique_names(self.name, names)
         key = sql.SQL("{} {} PRIMARY KEY").format(sql.Identifier(id_.name), sql.SQL(id_.type))
         definitions = [
             key,
-            sql.SQL("{} {}").format(sql.Identifier(self._column or VECTOR), vector),
+            sql.SQL("{} {}").format(sql.Identifier(vector_name), vector),
             *(
                 sql.SQL("{} {}{}").format(
                     sql.Identifier(column.name),
@@ -252,9 +267,7 @@ class PostgresqlStore(BaseStore):
             id_ = source.id_column
             self._column = self._column or source.vector_column.name
             return id_._replace(name=self._id or id_.name), source.payload_columns
-        first = next(source.scan(1), None)
-        is_number = first is not None and isinstance(first.ids[0], int)
-        type_ = "bigint" if is_number else "text"
+        type_ = "bigint" if isinstance(first_id(source), int) else "text"
         id_ = Column(self._id or ID, type_, type_, -1, True, True, True)
         return id_, [Column(PAYLOAD, "jsonb", "jsonb", -1, False, False, False)]
 
@@ -320,7 +333,3 @@ class PostgresqlStore(BaseStore):
 
     def _execute(self, query: sql.Composed) -> None:
         self._connection.execute(query)
-
-
-def _json(record: Record) -> str:
-    return orjson.dumps(record, default=str).decode()
