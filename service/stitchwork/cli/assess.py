@@ -115,7 +115,7 @@ def assess(
         AssessmentOptions,
         assess_store,
     )
-    from stitchwork.migration.stores import open_store
+    from stitchwork.migration.stores import client_errors, open_store
 
     reader = _reader(text, texts)
     model = encoder_fields(text_model, None, None, None, dtype, encoder)
@@ -132,7 +132,10 @@ def assess(
         query_type,
         seed,
     )
-    with open_store(source) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(open_store(source))
+        target = None if moved is None else stack.enter_context(open_store(moved))
+        stack.enter_context(client_errors(store, *([] if target is None else [target])))
         if anchors is not None and model is not None:
             register_anchors(
                 client,
@@ -144,9 +147,7 @@ def assess(
                 target_space=target_space,
                 encoder=model,
             )
-        with ExitStack() as stack:
-            target = None if moved is None else stack.enter_context(open_store(moved))
-            result = assess_store(client, store, reader, options, target)
+        result = assess_store(client, store, reader, options, target)
     if report is not None:
         from stitchwork.migration.assessment_report import write_report
 
@@ -158,7 +159,8 @@ def assess(
         warnings = list(result.warnings)
         output.show({**result.fields, "action": action, "reasons": reasons, "warnings": warnings})
         return
-    output.record({name: cell for name, cell in result.fields.items() if name != "anchor_curve"})
+    fields = {name: cell for name, cell in result.fields.items() if name != "anchor_curve"}
+    output.record({**fields, "action": action})
     for reason in reasons:
         click.echo(f"\n{reason}")
     for warning in result.warnings:

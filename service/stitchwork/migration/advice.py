@@ -89,35 +89,40 @@ def _action(assessment: Assessment, facts: StoreFacts) -> tuple[Action, str]:
     foreign = assessment.foreign_share
     recall = max(assessment.store.recall, assessment.queries.recall)
     if foreign >= WRONG_SHARE:
+        warning = "Do not use the store that was written" if facts.is_moved else "Do not translate"
         return "check-space", (
-            f"Do not translate: the rows are not the embeddings of their texts in the space "
+            f"{warning}: the rows are not the embeddings of their texts in the space "
             f"{facts.source}. For {foreign:.0%} of them, the translation has nothing in common "
             f"with the embedding of the text. {_cause(assessment)}"
         )
     if foreign >= MIXED_SHARE:
+        step = "Separate the rows and move again" if facts.is_moved else "Separate the rows first"
         return "separate-rows", (
-            f"Separate the rows first: about {foreign:.0%} of them "
-            f"({round(foreign * facts.rows):,}) are not of the space {facts.source}, probably of "
-            f"another model or with other texts. Move the others, and embed these anew."
+            f"{step}: about {foreign:.0%} of them ({round(foreign * facts.rows):,}) are not of the "
+            f"space {facts.source}, probably of another model or with other texts. Move the "
+            "others, and embed these anew."
         )
     point = _best_alternative(assessment, facts)
     if point is not None and max(point.store, point.queries) >= MIN_RECALL:
         return "choose-anchors", _other_anchors(point, assessment, facts)
     if recall < MIN_RECALL:
+        subject = "the store that was written" if facts.is_moved else "translating"
         return "re-embed", (
-            f"Re-embed instead: a recall@10 of {recall:.2f} is all that translating gives. "
+            f"Re-embed instead: a recall@10 of {recall:.2f} is all that {subject} gives. "
             f"Embedding the {facts.rows:,} texts takes about "
             f"{duration(facts.rows / facts.embed_rate)} at the measured rate."
         )
     if MIN_UNCOVERED <= facts.uncovered_share <= MAX_UNCOVERED:
         count = round(facts.uncovered_share * facts.rows)
+        step = "Re-embed about" if facts.is_moved else "Translate now, and re-embed about"
         return "translate-then-re-embed", (
-            f"Translate now, and re-embed about {count:,} rows first: the anchors cover them least "
+            f"{step} {count:,} rows first: the anchors cover them least "
             f"({facts.uncovered_share:.1%} of the sample are not covered). "
             "`stitchwork migrate --uncovered reject` leaves them out and lists their ids."
         )
+    step = "Use the store that was written" if facts.is_moved else "Translate"
     return "translate", (
-        f"Translate: {_ways(assessment, facts)} Embedding everything anew takes about "
+        f"{step}: {_ways(assessment, facts)} Embedding everything anew takes about "
         f"{duration(facts.rows / facts.embed_rate)}, translating "
         f"{duration(facts.rows / facts.translate_rate)}."
     )
@@ -147,8 +152,9 @@ def _other_anchors(point: AnchorCurvePoint, assessment: Assessment, facts: Store
     is_more = point.anchors > facts.anchors
     comparison = "more" if is_more else "other"
     cause = "" if is_more else ", which are not like the rows of this store"
+    step = "anchors and move again" if facts.is_moved else "anchors first"
     return (
-        f"Register {comparison} anchors first: {point.anchors:,} rows of this store as anchors "
+        f"Register {comparison} {step}: {point.anchors:,} rows of this store as anchors "
         f"raise the recall@10 of the translated store from {assessment.store.recall:.2f} to about "
         f"{point.store:.2f}, and of translated queries from {assessment.queries.recall:.2f} to "
         f"{point.queries:.2f}. The present anchors are {facts.anchors:,}{cause}. "
@@ -182,7 +188,7 @@ def _remarks(assessment: Assessment, facts: StoreFacts, action: Action) -> list[
     if assessment.queries.low > assessment.store.high:
         remarks.append("Translated queries do better, and nothing needs to be moved for them.")
     if action not in ("check-space", "separate-rows") and len(assessment.curve) > 1:
-        remarks.append(_curve_remark(assessment.curve))
+        remarks.append(_curve_remark(assessment, facts))
     if facts.uncovered_share > MAX_UNCOVERED:
         remarks.append(
             f"{facts.uncovered_share:.0%} of the rows are not covered by the anchors: these are "
@@ -191,9 +197,16 @@ def _remarks(assessment: Assessment, facts: StoreFacts, action: Action) -> list[
     return remarks
 
 
-def _curve_remark(curve: tuple[AnchorCurvePoint, ...]) -> str:
-    last = curve[-1]
-    change = last.store - curve[-2].store
+def _curve_remark(assessment: Assessment, facts: StoreFacts) -> str:
+    last = assessment.curve[-1]
+    change = last.store - assessment.curve[-2].store
+    if last.anchors < facts.anchors and last.store < assessment.store.recall:
+        return (
+            f"Half of the sample, {last.anchors:,} rows of the store, are fewer anchors than the "
+            f"present {facts.anchors:,}, and give less: {last.store:.2f}. Whether more anchors "
+            f"from the store would raise the recall shows a sample of {4 * facts.anchors:,} rows "
+            "(`--sample`)."
+        )
     return (
         f"With anchors from the store, the last doubling, to {last.anchors:,}, brings the recall "
         f"of the translated store {change:+.3f}, to {last.store:.2f}; another one would bring less."

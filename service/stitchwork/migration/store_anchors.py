@@ -1,13 +1,21 @@
 """Anchors from a store itself: chosen, embedded by the new model, and registered."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from stitchwork.errors import ConflictError, InvalidInputError, UnknownResourceError
+from stitchwork.errors import (
+    ConflictError,
+    InvalidInputError,
+    StitchworkError,
+    UnknownResourceError,
+)
 from stitchwork.migration.store import VectorStore
 from stitchwork.migration.store_sample import TextReader, read_sample
 
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork
+    from stitchwork.client.resource_operations import Kind
 
 POOL_FACTOR: Final = 4
 MIN_POOL: Final = 4096
@@ -42,12 +50,14 @@ def register_anchors(
     Returns:
         The record of the target space.
 
+    Nothing is registered if the new model cannot be used, or if the call is interrupted.
+
     Raises:
         ConflictError: If one of the spaces exists already.
         InvalidInputError: If fewer rows with different texts can be chosen.
     """
     for space in (source_space, target_space):
-        if _exists(client, space):
+        if _exists(client, "spaces", space):
             raise ConflictError(
                 f"space {space} exists already: choose another id, or leave out --anchors to use "
                 "its own anchors"
@@ -60,12 +70,18 @@ def register_anchors(
             f"{len(unique.ids)}"
         )
     chosen = unique.select(client.choose_anchors(unique.vectors, count))
-    client.put_anchor_set(
-        anchor_set, "text", items=chosen.available_texts(), ids=[str(id_) for id_ in chosen.ids]
-    )
-    client.put_space(source_space, anchor_set, anchors=chosen.vectors)
-    client.put_space(target_space, anchor_set, encoder=encoder)
-    return client.wait("spaces", target_space)
+    with _all_or_nothing(client) as created:
+        if not _exists(client, "anchor-sets", anchor_set):
+            created.append(("anchor-sets", anchor_set))
+        ids = [str(id_) for id_ in chosen.ids]
+        client.put_anchor_set(anchor_set, "text", items=chosen.available_texts(), ids=ids)
+        created.append(("spaces", target_space))
+        client.put_space(target_space, anchor_set, encoder=encoder)
+        client.wait("spaces", target_space)
+        created.append(("spaces", source_space))
+        client.put_space(source_space, anchor_set, anchors=chosen.vectors)
+        client.wait("spaces", source_space)
+    return client.get("spaces", target_space)
 
 
 def anchor_ids(client: "Stitchwork", space: str) -> frozenset[str]:
@@ -74,9 +90,27 @@ def anchor_ids(client: "Stitchwork", space: str) -> frozenset[str]:
     return frozenset(record.get("ids") or ())
 
 
-def _exists(client: "Stitchwork", space: str) -> bool:
+@contextmanager
+def _all_or_nothing(client: "Stitchwork") -> Iterator[list[tuple["Kind", str]]]:
+    """A list of resources that are deleted, the last one first, if the context ends early."""
+    created: list[tuple[Kind, str]] = []
     try:
-        client.get("spaces", space)
+        yield created
+    except BaseException as error:
+        for kind, id_ in reversed(created):
+            try:
+                client.delete(kind, id_)
+            except UnknownResourceError:
+                # It was refused.
+                continue
+            except StitchworkError as failure:
+                error.add_note(f"{kind} {id_} could not be deleted: {failure}")
+        raise
+
+
+def _exists(client: "Stitchwork", kind: "Kind", id_: str) -> bool:
+    try:
+        client.get(kind, id_)
     except UnknownResourceError:
         return False
     return True

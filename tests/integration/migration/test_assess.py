@@ -213,3 +213,22 @@ def test_rows_of_another_length_are_named_by_both_commands(
 
 def test_rows_as_the_encoder_gives_them_have_no_warning(registered: Any) -> None:
     assert (registered["mismatched_lengths"], registered["warnings"]) == (0, [])
+
+
+def test_failed_model_leaves_nothing_registered(
+    run: Run, registered: Any, shared_service: SharedService, store: Path, tmp_path: Path
+) -> None:
+    spaces = ("--from", "failed-old", "--to", "failed-new", "--text", "text", "--sample", 200)
+    words = ("assess", store, *spaces, "--anchors", 50, "--text-model")
+    (tmp_path / "nothing").mkdir()
+    assert "failed-new: local models must be in a folder" in run(*words, tmp_path / "nothing")
+    with Stitchwork(shared_service.running.url) as client:
+        ids = {r["id"] for kind in ("spaces", "anchor-sets") for r in client.records(kind)}
+    assert not [id_ for id_ in ids if id_.startswith("failed-")]
+    assert run(*words, minilm_folder())["anchors"] == 50
+
+
+def test_server_that_does_not_answer_is_named(run: Run, registered: Any, store: Path) -> None:
+    url = "qdrant:http://127.0.0.1:1?collection=x"
+    assert "127.0.0.1:1" in run("assess", url, *SPACES)
+    assert "127.0.0.1:1" in _assess(run, store, "--moved", url)

@@ -172,6 +172,37 @@ def test_advice_follows_from_recall_coverage_and_the_curve(
     assert sentence in advice.reasons[0]
 
 
+MOVED: Final = replace(FACTS, is_moved=True)
+FOREIGN: Final = replace(_result(0.2, 0.2), foreign_share=0.9)
+MIXED: Final = replace(_result(0.6, 0.6), foreign_share=0.3)
+
+
+@pytest.mark.parametrize(
+    ("assessment", "facts", "beginning"),
+    [
+        (_result(0.7, 0.6), MOVED, "Use the store that was written"),
+        (_result(0.7, 0.6), replace(MOVED, uncovered_share=0.03), "Re-embed about 30 rows first"),
+        (_result(0.4, 0.3), MOVED, "Re-embed instead: a recall@10 of 0.40 is all that the store"),
+        (_result(0.6, 0.5, (400, 0.7)), MOVED, "Register more anchors and move again"),
+        (FOREIGN, MOVED, "Do not use the store that was written"),
+        (MIXED, MOVED, "Separate the rows and move again"),
+    ],
+)
+def test_advice_on_a_moved_store_does_not_say_to_translate_it(
+    assessment: Assessment, facts: StoreFacts, beginning: str
+) -> None:
+    assert advise(assessment, facts).reasons[0].startswith(beginning)
+
+
+def test_fewer_anchors_than_the_present_ones_are_not_recommended() -> None:
+    result = _result(0.73, 0.7, (75, 0.5), (150, 0.59))
+    remark = advise(result, replace(FACTS, anchors=500)).reasons[-1]
+    assert "150 rows of the store, are fewer anchors than the present 500" in remark
+    assert "a sample of 2,000 rows" in remark
+    assert "another one would bring less" not in remark
+    assert "another one would bring less" in advise(result, replace(FACTS, anchors=100)).reasons[-1]
+
+
 def test_better_queries_and_uncovered_rows_are_remarks() -> None:
     facts = replace(FACTS, uncovered_share=0.7)
     remarks = " ".join(advise(_result(0.6, 0.7), facts).reasons[1:])
