@@ -192,9 +192,12 @@ def test_idle_connections_leave_room_for_http(service: GrpcApi) -> None:
             with suppress(ConnectionError):
                 client.sendall(CLIENT_PREFACE)
                 accepted += bool(client.recv(1))
-        assert 0 < accepted <= MAX_CONNECTIONS
+        # Not the limit itself: on a slow machine the first connections may have been closed again.
+        assert 0 < accepted < 3 * MAX_CONNECTIONS
         with BoundedClient(service.api.url) as http:
             assert http.send("GET", "/health/live").is_success
+    live = service.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+    assert live(b"", wait_for_ready=True, timeout=machine.deadline(60))
 
 
 def test_api_has_descriptors_for_all_its_connections(service: GrpcApi) -> None:
