@@ -100,7 +100,19 @@ class ParquetStore(FileStore, ArrowStore):
     def create(
         self, source: VectorStore, dimension: int, folder: Path, stamp: Mapping[str, str]
     ) -> None:
-        """Prepare a folder of parts with the columns of a Parquet source, or id and payload."""
+        """Prepare a folder of parts with the columns of a Parquet source, or id and payload.
+
+        Raises:
+            InvalidInputError: If the names of columns or the ids of the source repeat, or it is a
+                folder that this store would become a part of.
+        """
+        if isinstance(source, ParquetStore) and source._path.is_dir():
+            inside = source._path.resolve()
+            if any(path.resolve().is_relative_to(inside) for path in (self._path, folder)):
+                raise InvalidInputError(
+                    f"{self.name}: expected a target and a checkpoint outside the folder of the "
+                    f"source, {source.name}"
+                )
         self._plan_schema(source, dimension, stamp)
         self._prepare(folder)
 

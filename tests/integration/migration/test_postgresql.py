@@ -108,6 +108,21 @@ def test_column_of_the_same_table_must_be_named(url: str, tmp_path: Path) -> Non
         run(store_url(url, "docs"), store_url(url, "docs", column="b"), tmp_path / "state")
 
 
+@pytest.mark.parametrize("options", [{"column": "title"}, {"id": "title"}, {"id": "embedding"}])
+def test_names_of_other_columns_are_refused(
+    url: str, tmp_path: Path, options: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInputError, match="columns of different names, got"):
+        run(store_url(url, "docs"), store_url(url, "moved", **options), tmp_path / "state")
+    assert query(url, "SELECT to_regclass('moved')") == [(None,)]
+
+
+def test_ids_of_another_column_than_the_source_has_are_refused(url: str, tmp_path: Path) -> None:
+    target = store_url(url, "docs", column="second", id="code")
+    with pytest.raises(InvalidInputError, match=r"expected the ids of the source, .* got id=code"):
+        run(store_url(url, "docs", column="embedding"), target, tmp_path / "state")
+
+
 def test_column_of_another_table_is_refused(url: str, tmp_path: Path) -> None:
     with psycopg.connect(url) as connection:
         connection.execute("CREATE TABLE other (id bigint PRIMARY KEY)")

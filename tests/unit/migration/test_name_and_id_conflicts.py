@@ -124,6 +124,14 @@ def test_parquet_renames_ids_and_vectors_as_the_target_says(tmp_path: Path) -> N
     assert table.column("key").to_pylist() == IDS
 
 
+def test_target_inside_the_folder_of_the_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_columns(tmp_path / "in", id=IDS)
+    with pytest.raises(InvalidInputError, match="outside the folder of the source"):
+        run(tmp_path, "in/", "in/b.parquet")
+    assert not (tmp_path / "in/b.parquet").exists()
+
+
 def test_parquet_refuses_a_name_for_ids_that_the_source_lacks(tmp_path: Path) -> None:
     write_columns(tmp_path, text=IDS)
     with pytest.raises(InvalidInputError, match="expected a column of ids"):
