@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Header, Path, Query, Request
+from fastapi import Depends, Header, Path, Query, Request, params
+from fastapi.dependencies.utils import get_flat_params
 
 from stitchwork.api.content.body_parser import BodyParser
-from stitchwork.api.content.queries import check_unique
+from stitchwork.api.content.queries import check_known, check_unique
 from stitchwork.api.executors import MAX_SELECTIONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.kserve.statistics import InferenceStatistics
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
+from stitchwork.api.problem_details import has_own_format
 from stitchwork.api.reports.anchor_reports import AnchorReports
 from stitchwork.api.reports.report_jobs import ReportJobs
 from stitchwork.api.reports.space_comparison import SpaceComparisons
@@ -110,9 +112,27 @@ LIST_PARAMETERS: Final = ("spaces",)
 """Parameters of queries that may be repeated."""
 
 
+WITHOUT_BODY: Final = ("GET", "DELETE")
+"""Methods of requests whose parameters are all declared by the route; with a body, it has them."""
+
+
 async def _state(request: Request) -> AppState:
     check_unique(request, LIST_PARAMETERS)
+    if request.scope["query_string"] and request.method in WITHOUT_BODY:
+        _check_declared(request)
     return app_state(request)
+
+
+def _check_declared(request: Request) -> None:
+    """Refuse a query parameter that a route of the service's own API does not declare.
+
+    Raises:
+        InvalidInputError: If there is one.
+    """
+    if has_own_format(request.scope["path"]):
+        parameters = get_flat_params(request.scope["route"].dependant)
+        names = [part.alias for part in parameters if isinstance(part.field_info, params.Query)]
+        check_known(request, names)
 
 
 StateDep = Annotated[AppState, Depends(_state)]

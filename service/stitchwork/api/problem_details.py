@@ -177,6 +177,16 @@ MAX_SEGMENT: Final = 40
 """Characters of a path in which the first segment of a format ends."""
 
 
+def has_own_format(path: str) -> bool:
+    """Whether a path is of the service's own API, not of another service's protocol."""
+    return _format_of(path) is _rfc9457
+
+
+def _format_of(path: str) -> Callable[[Problem], ErrorBody]:
+    root, _, first = path[:MAX_SEGMENT].partition("/")
+    return _rfc9457 if root else FORMATS.get(first.partition("/")[0], _rfc9457)
+
+
 def problem_response(
     status: int,
     code: str,
@@ -189,9 +199,8 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A response with one error, in the format of this path."""
-    root, _, first = path[:MAX_SEGMENT].partition("/")
-    to_body = _rfc9457 if root else FORMATS.get(first.partition("/")[0], _rfc9457)
-    status, body, media = to_body(Problem(status, code, detail, request_id, pointer, max_items))
+    problem = Problem(status, code, detail, request_id, pointer, max_items)
+    status, body, media = _format_of(path)(problem)
     return Response(orjson.dumps(body), status, headers, media)
 
 

@@ -51,7 +51,7 @@ def from_validation(
     message = sentence(same) + suffix
     if same[0]["type"] == "extra_forbidden":
         known = f", expected some of {', '.join(fields)}" if len(place) == 1 and fields else ""
-        message = f"unknown field{_suggestion(place[-1], fields)}{suffix}{known}"
+        message = f"unknown field{suggestion(place[-1], fields)}{suffix}{known}"
     elif same[0]["type"] == "missing":
         unknown = [
             at[-1]
@@ -64,7 +64,8 @@ def from_validation(
     return InvalidInputError(message, pointer=pointer)
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the known one that is most similar, if any."""
     similar = get_close_matches(name, list(known), 1)
     return f", did you mean {similar[0]}?" if similar else ""
 

@@ -114,6 +114,38 @@ def test_query_parameters_are_refused_in_words(http: httpx.Client, spaces: Pair)
     check(response, 400)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "pointer", "detail"),
+    [
+        (
+            "GET",
+            "/compatibility?anchor_set=S&brigde=irp",
+            "/brigde",
+            "brigde: unknown query parameter, did you mean bridge?, expected some of anchor_set, "
+            "bridge, spaces, cursor",
+        ),
+        ("GET", "/spaces?limt=1", "/limt", "did you mean limit?"),
+        ("GET", "/health/ready?worker=1", "/worker", "did you mean workers?"),
+        ("GET", "/info?a%2Fb=1", "/a~1b", "a/b: unknown query parameter, expected none"),
+        ("DELETE", "/spaces/absent?force=1", "/force", "unknown query parameter, expected none"),
+        ("POST", "/translate?zz=1", "/zz", "zz: unknown query parameter, expected none"),
+        ("PUT", "/spaces/x?zz=1", "/zz", "zz: unknown query parameter, expected none"),
+    ],
+)
+def test_query_parameter_that_no_route_declares_is_refused(
+    http: httpx.Client, spaces: Pair, method: str, path: str, pointer: str, detail: str
+) -> None:
+    body = {**TO_Y, "embeddings": [GOOD]} if method in ("POST", "PUT") else None
+    check(http.request(method, path, json=body), 422, pointer, detail)
+
+
+@pytest.mark.parametrize("path", ["/v1/models?zz=1", "/v2?zz=1", "/openapi.json?zz=1", "/?zz=1"])
+def test_query_parameter_of_another_protocol_or_a_page_is_ignored(
+    http: httpx.Client, path: str
+) -> None:
+    assert http.get(path).status_code == 200
+
+
 @pytest.mark.parametrize("charset", ["latin-1", "utf-16", '"ISO-8859-1"', "cp1252"])
 def test_body_in_another_charset_is_refused(http: httpx.Client, spaces: Pair, charset: str) -> None:
     body = json.dumps({**TO_Y, "embeddings": [GOOD]}).encode()

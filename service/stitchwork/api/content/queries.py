@@ -1,18 +1,25 @@
 """Fields of a request in its query, beside those in its body."""
 
 from collections import Counter
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Collection, Container, Mapping
+from typing import Any, Final
 
 from pydantic import BaseModel
 from starlette.requests import Request
 
 from stitchwork.api.schemas.fields import TextParameter
+from stitchwork.api.validation_errors import suggestion
 from stitchwork.errors import ErrorCode, InvalidInputError
+
+MAX_NAME: Final = 80
+"""Characters of a parameter's name that an error repeats."""
 
 
 def check_no_fields(request: Request, model: type[BaseModel]) -> None:
-    """Refuse fields in the query of a request whose body is JSON, which has all fields."""
+    """Refuse fields in the query of a request whose body is JSON, which has all fields.
+
+    Other parameters are refused as well, unless the body may have fields that are not declared.
+    """
     if not request.scope["query_string"]:
         return
     names = [name for name in request.query_params if name in model.model_fields]
@@ -20,6 +27,28 @@ def check_no_fields(request: Request, model: type[BaseModel]) -> None:
         raise InvalidInputError(
             f"expected {names[0]} in the JSON body, got it in the query", pointer=f"/{names[0]}"
         )
+    if model.model_config.get("extra") == "forbid":
+        check_known(request, ())
+
+
+def check_known(request: Request, known: Collection[str]) -> None:
+    """Refuse a query with an unknown parameter, which nothing would use.
+
+    Args:
+        request: The request.
+        known: The parameters of its route.
+
+    Raises:
+        InvalidInputError: If it has another one.
+    """
+    for name in request.query_params:
+        if name not in known:
+            short = name[:MAX_NAME]
+            expected = f"some of {', '.join(known)}" if known else "none"
+            raise InvalidInputError(
+                f"{short}: unknown query parameter{suggestion(short, known)}, expected {expected}",
+                pointer="/" + short.replace("~", "~0").replace("/", "~1"),
+            )
 
 
 def merge_query(query: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
