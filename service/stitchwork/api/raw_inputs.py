@@ -113,7 +113,7 @@ async def infer_items(
 
     Raises:
         InvalidInputError: If the source has no encoder, or an item is of another modality.
-        InputTooLargeError: If there are more than `max_items`.
+        InputTooLargeError: If there are more than `max_items`, or than a rate of the key allows.
         RateLimitError: If a rate of the key is used up.
     """
     modality = encoder_of(resolution.source).modality

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from cachetools import LRUCache
 
-from stitchwork.errors import QueueUnavailableError, RateLimitError
+from stitchwork.errors import InputTooLargeError, QueueUnavailableError, RateLimitError
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.permits import Permits
 from stitchwork.redis.rates import Rate, RateUnit, parse_rates
@@ -51,27 +51,27 @@ class RateLimitStatus(NamedTuple):
             "RateLimit": f'"{unit}";r={self.remaining};t={self.reset:.0f}',
         }
 
-    def check(self, key: ApiKey | None, amount: int) -> None:
+    def check(self, key: ApiKey | None) -> None:
         """Raise if the request is not within the rate.
 
         Args:
             key: Its key.
-            amount: What it uses of the rate.
 
         Raises:
             RateLimitError: If it is not.
         """
         if self.allowed:
             return
-        limit, unit, window = self.rate
-        client = f"key {key.name}" if key else "clients without a key"
-        source = "the limit of the key" if key and key.limit else "rate_limits"
-        got = f"a request of {amount}" if amount > limit else "more"
-        error = RateLimitError(
-            f"expected at most {limit} {unit} of {client} in {window} seconds ({source}), got {got}"
-        )
+        error = RateLimitError(f"{_expectation(self.rate, key)}, got more")
         error.retry_after = max(1.0, self.reset)
         raise error
+
+
+def _expectation(rate: Rate, key: ApiKey | None) -> str:
+    limit, unit, window = rate
+    client = f"key {key.name}" if key else "clients without a key"
+    source = "the limit of the key" if key and key.limit else "rate_limits"
+    return f"expected at most {limit} {unit} of {client} in {window} seconds ({source})"
 
 
 class RateLimiter:
@@ -136,15 +136,35 @@ class RateLimiter:
         """Count what the current request uses beside itself, by the unit of a rate.
 
         Raises:
+            InputTooLargeError: If it uses more than the whole of a rate.
             RateLimitError: If a rate is used up.
         """
         current = CURRENT.get()
         if current is None:
             return
+        self.check_size(**amounts)
         key, scope = current
         status = await self.hit(key, scope, **amounts)
         if status is not None:
-            status.check(key, amounts[status.rate.unit])
+            status.check(key)
+
+    def check_size(self, **amounts: int) -> None:
+        """Refuse what the current request is to use, if no time to wait would be long enough.
+
+        Args:
+            amounts: What it is to use, by the unit of a rate.
+
+        Raises:
+            InputTooLargeError: If it is more than the whole of a rate.
+        """
+        current = CURRENT.get()
+        if current is None:
+            return
+        for rate in self._rates_of(*current)[1]:
+            amount = amounts.get(rate.unit, 0)
+            if amount > rate.limit:
+                expectation = _expectation(rate, current[0])
+                raise InputTooLargeError(f"{expectation}, got a request of {amount}")
 
     def units(self) -> set[RateUnit]:
         """The units of the current request's rates."""

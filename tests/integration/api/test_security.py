@@ -365,6 +365,25 @@ def test_rate_limits_are_sent_and_enforced(guarded: KeyedService) -> None:
     assert "ratelimit" not in guarded.send("GET", "/spaces", guarded.keys[READ]).headers
 
 
+def test_request_above_a_whole_rate_is_not_to_be_sent_again(guarded: KeyedService) -> None:
+    key = guarded.add("few", INFER, limit="3 items/minute")
+    encoder = {"kind": "timm", "model": "resnet18", "weights": "/models/resnet18.safetensors"}
+    space = {"anchor_set": "few", "encoder": encoder, "anchors": [[1.0, 0.0], [0.0, 1.0]]}
+    assert guarded.send("PUT", "/spaces/few", guarded.keys[ADMIN], json=space).is_success
+    wait_until("it is known", lambda: guarded.send("GET", "/info", key).status_code != 401)
+    items = ["aGk="] * 4
+    embed = guarded.send("POST", "/embed/few", key, json={"items": items})
+    assert (embed.status_code, embed.json()["code"]) == (413, "input-too-large")
+    # The query counts as well.
+    body = {"model": "few", "query": items[0], "documents": items[1:]}
+    rerank = guarded.send("POST", "/v1/rerank", key, json=body)
+    assert (rerank.status_code, rerank.json()["error"]["code"]) == (400, "input-too-large")
+    for response in (embed, rerank):
+        assert "at most 3 items of key few in 60 seconds" in response.text
+        assert "got a request of 4" in response.text
+        assert "retry-after" not in response.headers
+
+
 def test_rate_limits_are_shared_by_replicas_and_counted_per_key(queue_server: RedisClient) -> None:
     async def run() -> None:
         replicas = [RateLimiter(queue_server, {READ: "2/hour"}) for _ in range(2)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stitchwork.errors import InvalidInputError, RateLimitError
+from stitchwork.errors import InputTooLargeError, InvalidInputError, RateLimitError
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.permits import BLOCKS_PER_WINDOW, Permits
 from stitchwork.redis.rate_limiter import CURRENT, RateLimiter
@@ -112,8 +112,11 @@ def test_items_tokens_and_pixels_of_the_current_request_are_charged(
         with pytest.raises(RateLimitError, match="at most 100 items of clients without a key"):
             await rates.charge(items=11, pixels=1)
         await rates.charge(items=10)
-        with pytest.raises(RateLimitError, match=r"at most 50 pixels .* got a request of 51"):
-            await rates.charge(pixels=51)
+        with pytest.raises(InputTooLargeError, match=r"at most 50 pixels .* got a request of 51"):
+            await rates.charge(items=1, pixels=51)
+        with pytest.raises(InputTooLargeError, match=r"at most 100 items .* got a request of 101"):
+            rates.check_size(items=101)
+        rates.check_size(items=100, pixels=50)
         await rates.charge(pixels=30, tokens=1_000_000)
 
     asyncio.run(run())

@@ -156,7 +156,7 @@ class Authorizer:
         status = await self._rate_limiter.hit(key, scope, requests=1)
         if status is not None:
             headers |= status.headers
-            status.check(key, 1)
+            status.check(key)
 
 
 def _insufficient_scope(key: ApiKey, scopes: Iterable[KeyScope]) -> InsufficientScopeError:

@@ -166,6 +166,8 @@ async def rerank(request: Request) -> Response:
     if ignored := count_ignored(payload):
         state.telemetry.metrics.ignored_fields.inc(ignored)
     encoder = encoder_of(resolution.source)
+    # The query alone is charged before the documents are known to be too many.
+    state.rate_limiter.check_size(items=1 + len(payload.documents))
 
     async def embed(texts: Sequence[str], input_type: str | None, field: str) -> InferenceResult:
         with replace_pointer("/items", field):
