@@ -8,13 +8,15 @@ import base64
 import hashlib
 import mimetypes
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.staticfiles import NotModifiedResponse
 
 from stitchwork.errors import UnknownResourceError
 
@@ -38,15 +40,15 @@ _INLINE_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 @router.get("/")
-async def home() -> Response:
+async def home(request: Request) -> Response:
     """The page that shows the service."""
-    return _file(ASSETS / "index.html", POLICY)
+    return _file(request, ASSETS / "index.html", POLICY)
 
 
 @router.get("/assets/{name}")
-async def page_asset(name: str) -> Response:
+async def page_asset(request: Request, name: str) -> Response:
     """A script or a style of that page."""
-    return _file(_member(ASSETS, name))
+    return _file(request, _member(ASSETS, name))
 
 
 @router.get("/guide")
@@ -56,10 +58,10 @@ async def guide() -> Response:
 
 
 @router.get("/guide/{path:path}")
-async def guide_page(path: str) -> Response:
+async def guide_page(request: Request, path: str) -> Response:
     """A page of the documentation, or what one loads."""
     page = _member(GUIDE, path or "index.html")
-    return _file(page, _guide_policy(page) if page.suffix == ".html" else "")
+    return _file(request, page, _guide_policy(page) if page.suffix == ".html" else "")
 
 
 def _member(folder: Path, name: str) -> Path:
@@ -94,9 +96,37 @@ def _guide_policy(page: Path) -> str:
     return "; ".join((*STRICT, scripts_policy, *own))
 
 
-def _file(path: Path, policy: str = "") -> Response:
+def file_response(
+    request: Request, path: Path, media_type: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A file, or 304 if the client has its content.
+
+    Args:
+        request: The request.
+        path: The file.
+        media_type: Its media type.
+        headers: Further headers.
+    """
+    stat = path.stat()
+    # By the content, since packages may give the files of all releases one time.
+    etag = _etag(path, stat.st_mtime_ns, stat.st_size)
+    headers = {**(headers or {}), "ETag": etag}
+    tags = [
+        tag.strip().removeprefix("W/")
+        for tag in request.headers.get("if-none-match", "").split(",")
+    ]
+    response = FileResponse(path, headers=headers, media_type=media_type, stat_result=stat)
+    return NotModifiedResponse(response.headers) if {etag, "*"} & set(tags) else response
+
+
+@lru_cache(1024)
+def _etag(path: Path, modified: int, size: int) -> str:
+    return f'"{hashlib.sha256(path.read_bytes()).hexdigest()[:32]}"'
+
+
+def _file(request: Request, path: Path, policy: str = "") -> Response:
     headers = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer"}
     if policy:
         headers["Content-Security-Policy"] = policy
     media = "text/javascript" if path.suffix == ".js" else mimetypes.guess_type(path.name)[0]
-    return FileResponse(path, headers=headers, media_type=media or "application/octet-stream")
+    return file_response(request, path, media or "application/octet-stream", headers)

@@ -41,3 +41,15 @@ def test_unknown_asset_is_refused(http: httpx.Client) -> None:
     for name in ("passwd", "..%2f..%2fcore.py", "core.py"):
         assert http.get(f"/docs/assets/{name}").status_code in (404, 422), name
     assert http.get("/docs/assets/core.py").json()["pointer"] == "/name"
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/page.js", "/docs/assets/swagger-ui.css"])
+def test_file_that_the_browser_has_is_not_sent_again(http: httpx.Client, path: str) -> None:
+    first = http.get(path)
+    tag = first.headers["etag"]
+    for tags in (tag, f'"other", W/{tag}', "*"):
+        again = http.get(path, headers={"If-None-Match": tags})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == tag
+    changed = http.get(path, headers={"If-None-Match": '"other"'})
+    assert (changed.status_code, changed.content) == (200, first.content)

@@ -4,9 +4,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from starlette.responses import FileResponse, HTMLResponse
+from starlette.responses import HTMLResponse, Response
+
+from stitchwork.web.pages import file_response
 
 router = APIRouter(include_in_schema=False)
 
@@ -68,9 +70,9 @@ async def redoc() -> HTMLResponse:
 
 
 @router.get("/docs/assets/{name}")
-async def asset(name: AssetName) -> FileResponse:
+async def asset(request: Request, name: AssetName) -> Response:
     """A script, style or image of these pages."""
-    return FileResponse(FOLDER / name, media_type=MEDIA_TYPES[Path(name).suffix])
+    return file_response(request, FOLDER / name, MEDIA_TYPES[Path(name).suffix])
 
 
 def _page(page: HTMLResponse) -> HTMLResponse:
