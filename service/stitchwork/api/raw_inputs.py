@@ -14,6 +14,7 @@ from stitchwork.api.row_inference import FLOAT32_BYTES, result_width
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InvalidInputError
 from stitchwork.ids import check_id
+from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
@@ -123,9 +124,10 @@ async def infer_items(
         decoded = await state.executor.finish(decode, size)
         if units := state.rate_limiter.units():
             await state.rate_limiter.charge(**input_amounts(decoded, units))
-        return await state.pipeline.infer_items(
-            resolution, decoded, truncate=truncate, input_type=input_type, seconds=seconds
-        )
+        with hide_model_path(resolution.source):
+            return await state.pipeline.infer_items(
+                resolution, decoded, truncate=truncate, input_type=input_type, seconds=seconds
+            )
 
 
 async def infer_while_connected(

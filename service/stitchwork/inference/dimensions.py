@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from stitchwork.errors import InvalidInputError
+from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.resources import Space, TransformersSpec
 
@@ -28,7 +29,8 @@ def check_dimensions(space: Space, dimensions: int | None) -> None:
             f"{dimensions}",
             pointer="/dimensions",
         )
-    space.encoder.check_dimensions(dimensions)
+    with hide_model_path(space):
+        space.encoder.check_dimensions(dimensions)
 
 
 def cut_dimensions(result: InferenceResult, dimensions: int | None) -> InferenceResult:
