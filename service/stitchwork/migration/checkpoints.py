@@ -11,7 +11,7 @@ import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.offline_map import MapVersions, OfflineMap
-from stitchwork.migration.part_files import PARTS, TEMPORARY, replacement
+from stitchwork.migration.part_files import PARTS, remove_leftovers, replacement
 from stitchwork.migration.store import Id
 from stitchwork.migration.stores import source_key, target_key
 
@@ -92,8 +92,8 @@ class Checkpoint:
     def begin(cls, folder: Path, move: Move, offline_map: OfflineMap) -> Self:
         """The folder of a move that begins."""
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.glob(f"*{TEMPORARY}"):
-            path.unlink()
+        for name in (CHECKPOINT, MAP, REJECTS):
+            remove_leftovers(folder / name)
         with replacement(folder / MAP) as file:
             file.write(offline_map.data)
         with replacement(folder / REJECTS):

@@ -2,12 +2,11 @@
 
 from abc import abstractmethod
 from pathlib import Path
-from shutil import rmtree
 from typing import BinaryIO
 
 from stitchwork.errors import ConflictError
 from stitchwork.migration.base_store import BaseStore
-from stitchwork.migration.part_files import PartFiles
+from stitchwork.migration.part_files import PARTS, PartFiles, remove_parts
 
 
 class FileStore(BaseStore):
@@ -41,11 +40,11 @@ class FileStore(BaseStore):
             self._parts.merge(self._path, self._append)
         elif self._folder is not None:
             # The file is complete, and their removal may have been interrupted.
-            rmtree(self._folder, ignore_errors=True)
+            remove_parts(self._folder, self._path)
 
     def _prepare(self, folder: Path) -> None:
         """Open the folder of parts, unless the store is complete."""
-        self._folder = folder / "parts"
+        self._folder = folder / PARTS
         if not self._path.exists():
             self._parts = PartFiles(self._folder, self.SUFFIX)
 

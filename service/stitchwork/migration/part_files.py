@@ -15,6 +15,8 @@ from stitchwork.errors import ConflictError
 
 TEMPORARY: Final = ".new"
 """Suffix of a file that is not complete."""
+TOKEN_BYTES: Final = 4
+"""Of the part of a temporary name that is random."""
 PARTS: Final = "parts"
 """Folder of the files of blocks, in that of the checkpoint."""
 NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
@@ -39,7 +41,7 @@ def creation(path: Path) -> Iterator[BinaryIO]:
     Raises:
         ConflictError: If it exists at the end; it is not changed.
     """
-    _remove_leftovers(path)
+    remove_leftovers(path)
     with _temporary(path) as new, new.open("wb") as file:
         # Marks the file as one that is in use.
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -55,7 +57,7 @@ def creation(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A name beside a file that no other process uses; the file of this name is removed."""
-    new = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    new = path.with_name(f"{path.name}.{secrets.token_hex(TOKEN_BYTES)}{TEMPORARY}")
     try:
         yield new
     finally:
@@ -73,9 +75,16 @@ def _rename_exclusively(new: Path, path: Path) -> None:
         new.replace(path)
 
 
-def _remove_leftovers(path: Path) -> None:
+def remove_parts(folder: Path, target: Path) -> None:
+    """Remove what a process that was killed after it completed a target left."""
+    rmtree(folder, ignore_errors=True)
+    remove_leftovers(target)
+
+
+def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of processes that were killed while they wrote a file."""
-    for new in path.parent.glob(f"{escape(path.name)}.*{TEMPORARY}"):
+    token = "[0-9a-f]" * 2 * TOKEN_BYTES
+    for new in path.parent.glob(f"{escape(path.name)}.{token}{TEMPORARY}"):
         with suppress(FileNotFoundError, BlockingIOError), new.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             new.unlink()

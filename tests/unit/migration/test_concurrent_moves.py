@@ -1,5 +1,6 @@
 """Moves to one target, or with one checkpoint, at the same time."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,11 +88,44 @@ def test_target_that_something_else_writes_meanwhile_is_not_replaced(
     assert not list(tmp_path.glob("**/*.new"))
 
 
+def test_second_name_of_a_complete_target_is_removed_on_resuming(
+    tmp_path: Path, sources: tuple[Path, Path]
+) -> None:
+    state = tmp_path / "state"
+    run(sources[0], f"{tmp_path}/b.parquet", state)
+    # As a process leaves them that is killed after the target has its name.
+    fields = json.loads((state / "checkpoint.json").read_text())
+    fields["progress"]["is_complete"] = False
+    (state / "checkpoint.json").write_text(json.dumps(fields))
+    (state / "parts").mkdir()
+    (tmp_path / "b.parquet.0a1b2c3d.new").hardlink_to(tmp_path / "b.parquet")
+    assert run(sources[0], f"{tmp_path}/b.parquet", state).written == ROWS
+    assert not [*tmp_path.glob("**/*.new"), *state.glob("parts")]
+
+
+def test_locks_leave_no_files(
+    tmp_path: Path, sources: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    locks = list[int]()
+    run(
+        sources[0],
+        f"{tmp_path}/b.parquet",
+        tmp_path / "state",
+        lambda: locks.append(len(list(temporary.glob("*/*")))),
+    )
+    assert set(locks) == {1}
+    assert not list(temporary.glob("*/*"))
+
+
 def test_temporary_file_of_a_killed_process_is_removed_and_not_merged(
     tmp_path: Path, sources: tuple[Path, Path]
 ) -> None:
     for name in ("b.parquet.0a1b2c3d.new", "state/checkpoint.json.0a1b2c3d.new"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("half")
+    (tmp_path / "b.parquet.mine.new").write_text("of the user")
     assert run(sources[0], f"{tmp_path}/b.parquet", tmp_path / "state").written == ROWS
-    assert not list(tmp_path.glob("**/*.new"))
+    assert [path.name for path in tmp_path.glob("**/*.new")] == ["b.parquet.mine.new"]
