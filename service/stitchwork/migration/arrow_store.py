@@ -43,7 +43,11 @@ class TablePayload:
     def records(self) -> list[Record]:
         """The values of each row by their columns."""
         columns = [name for name in self.table.column_names if name not in self._hidden]
-        records: list[Record] = self.table.select(columns).to_pylist()
+        table = self.table.select(columns)
+        for i, field in enumerate(table.schema):
+            if _has_nanoseconds(field.type):
+                table = table.set_column(i, field.name, _microseconds(table.column(i)))
+        records: list[Record] = table.to_pylist()
         return records if columns else [{} for _ in range(self.table.num_rows)]
 
     def select(self, rows: NDArray[np.intp]) -> "TablePayload":
@@ -199,6 +203,25 @@ class ArrowStore(BaseStore):
             ids = [rows[i] if id_ is None else id_ for i, id_ in enumerate(values)]
         hidden = (column, id_column) if id_column else (column,)
         return Batch(ids, vectors, TablePayload(table, hidden), start + len(table), faults)
+
+
+def _has_nanoseconds(type_: Any) -> bool:
+    types = pa.types
+    has_unit = types.is_timestamp(type_) or types.is_duration(type_) or types.is_time64(type_)
+    return bool(has_unit) and type_.unit == "ns"
+
+
+def _microseconds(column: Any) -> Any:
+    """Times as Python has them, or as texts where these lack the nanoseconds."""
+    type_ = column.type
+    if pa.types.is_timestamp(type_):
+        coarse = pa.timestamp("us", type_.tz)
+    else:
+        coarse = pa.duration("us") if pa.types.is_duration(type_) else pa.time64("us")
+    try:
+        return column.cast(coarse)
+    except pa.ArrowInvalid:
+        return column.cast(pa.int64() if pa.types.is_duration(type_) else pa.string())
 
 
 def to_id(value: Any) -> Id | None:

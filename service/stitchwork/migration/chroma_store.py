@@ -17,7 +17,7 @@ from chromadb.errors import ChromaError
 from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
 from stitchwork.migration.base_store import BaseStore, check_folder, check_unique_ids
 from stitchwork.migration.json_values import to_json
-from stitchwork.migration.store import Batch, Cursor, Record, RecordPayload, VectorStore
+from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
 PAGE_ROWS: Final = 1024
@@ -26,6 +26,9 @@ ID_ROWS: Final = 100_000
 DOCUMENT: Final = "document"
 URI: Final = "uri"
 """Fields of a payload beside those of the metadata."""
+RESERVED: Final = "chroma:document"
+MAX_INTEGER: Final = 2**63 - 1
+"""Chroma rounds larger ones."""
 
 
 class ChromaStore(BaseStore):
@@ -113,7 +116,7 @@ class ChromaStore(BaseStore):
         for start in range(0, len(batch), size):
             part = slice(start, start + size)
             rows = zip(batch.ids[part], records[part], strict=True)
-            fields = [_parts(orjson.loads(to_json(row, self.name, id_))) for id_, row in rows]
+            fields = [self._parts(id_, record) for id_, record in rows]
             columns: dict[str, Any] = {
                 name: list(column) if any(value is not None for value in column) else None
                 for name, column in zip(
@@ -182,23 +185,28 @@ class ChromaStore(BaseStore):
             )
         return self._opened
 
+    def _parts(self, id_: Id, record: Record) -> tuple[Any, Any, Record | None]:
+        """The document, the URI and the metadata of a payload.
 
-def _parts(record: Record) -> tuple[Any, Any, Record | None]:
-    """The document, the URI and the metadata of a payload.
+        Metadata are numbers, booleans and texts; lists and objects become texts of JSON, and nulls
+        are left out, as Chroma has none.
 
-    Metadata are numbers, booleans and texts; lists and objects become texts of JSON, and nulls are
-    left out, as Chroma has none.
-
-    Args:
-        record: Values of JSON.
-    """
-    fields = dict(record)
-    document, uri = (
-        fields.pop(name) if isinstance(fields.get(name), str) else None for name in (DOCUMENT, URI)
-    )
-    metadata = {
-        name: value if isinstance(value, str | int | float | bool) else orjson.dumps(value).decode()
-        for name, value in fields.items()
-        if value is not None
-    }
-    return document, uri, metadata or None
+        Raises:
+            InvalidInputError: If Chroma would change or refuse a field.
+        """
+        fields = orjson.loads(to_json(record, self.name, id_))
+        document, uri = (
+            fields.pop(name) if isinstance(fields.get(name), str) else None
+            for name in (DOCUMENT, URI)
+        )
+        metadata: Record = {}
+        for name, value in fields.items():
+            if name == RESERVED or (isinstance(value, int) and value > MAX_INTEGER):
+                raise InvalidInputError(
+                    f"{self.name}: row {id_} has a field {name} that Chroma does not store: "
+                    f"expected another name than {RESERVED} and integers of 64 bits, got {value}"
+                )
+            if value is not None:
+                is_scalar = isinstance(value, str | int | float | bool)
+                metadata[name] = value if is_scalar else orjson.dumps(value).decode()
+        return document, uri, metadata or None

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -64,6 +64,9 @@ def from_json(data: bytes) -> Any:
 
 
 def _to_text(value: object) -> str:
+    if isinstance(value, date | time):
+        # Of a library; a datetime is a date.
+        return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
     if isinstance(value, bytes | bytearray | memoryview):

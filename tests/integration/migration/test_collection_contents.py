@@ -107,6 +107,15 @@ def test_collection_refuses_what_it_would_change(tmp_path: Path, kind: str, valu
         run(f"{tmp_path}/a.parquet", f"{kind}:{tmp_path}/db?collection=docs", tmp_path)
 
 
+@pytest.mark.parametrize(("name", "value"), [("chroma:document", "a"), ("big", 2**63)])
+def test_field_that_chroma_would_change_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    type_ = pa.uint64() if name == "big" else pa.string()
+    columns = {"id": [1], name: pa.array([value], type_), "embedding": make_vectors(1).tolist()}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    with pytest.raises(InvalidInputError, match=f"row 1 has a field {name} that Chroma does not"):
+        run(f"{tmp_path}/a.parquet", f"chroma:{tmp_path}/db?collection=docs", tmp_path)
+
+
 def test_dates_are_texts_in_chroma(tmp_path: Path) -> None:
     day = datetime.date(2024, 2, 29)
     columns = {"id": ["a"], "day": [day], "tags": [["x", "y"]]}

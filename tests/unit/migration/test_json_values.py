@@ -21,6 +21,10 @@ from tests.support.moved_stores import make_map, make_vectors
 ROWS = 40
 
 
+class Timestamp(datetime.datetime):
+    """A type of another library, as pandas has it."""
+
+
 def run(folder: Path, source: str, target: str) -> MoveResult:
     with open_store(f"{folder}/{source}") as rows, open_store(f"{folder}/{target}") as moved:
         return move(rows, moved, make_map(), folder / f"{target}.state", block_rows=16)
@@ -31,6 +35,8 @@ def run(folder: Path, source: str, target: str) -> MoveResult:
     [
         (datetime.date(2024, 2, 29), "2024-02-29"),
         (datetime.datetime(2024, 2, 29, 1, 2, 3), "2024-02-29T01:02:03"),
+        (Timestamp(2024, 2, 29), "2024-02-29T00:00:00"),
+        (datetime.timedelta(days=1), "1 day, 0:00:00"),
         (Decimal("1.50"), "1.50"),
         (uuid.UUID(int=7), str(uuid.UUID(int=7))),
         ([1, None, {"a": 2.5}], [1, None, {"a": 2.5}]),
@@ -67,6 +73,24 @@ def test_json_lines_refuse_what_they_would_change(tmp_path: Path, values: list[A
         run(tmp_path, "a.parquet", "b.jsonl")
     run(tmp_path, "a.parquet", "c.parquet")
     assert pq.read_table(tmp_path / "c.parquet").column("odd").type == pa.array(values).type
+
+
+def test_nanoseconds_are_moved_as_texts_where_python_lacks_them(tmp_path: Path) -> None:
+    columns = {"id": [0, 1], "embedding": make_vectors(2).tolist()}
+    times = pa.array([1_000, 1_001], pa.int64()).cast(pa.timestamp("ns"))
+    coarse = pa.array([1_000, 2_000], pa.int64()).cast(pa.timestamp("ns"))
+    table = pa.table({**columns, "fine": times, "coarse": coarse})
+    pq.write_table(table, tmp_path / "a.parquet")
+    run(tmp_path, "a.parquet", "b.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert [row["fine"] for row in rows] == [
+        "1970-01-01 00:00:00.000001000",
+        "1970-01-01 00:00:00.000001001",
+    ]
+    assert [row["coarse"] for row in rows] == [
+        "1970-01-01T00:00:00.000001",
+        "1970-01-01T00:00:00.000002",
+    ]
 
 
 def test_lines_with_nan_in_a_vector_are_left_out_and_listed(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ def test_array_target_does_not_replace_a_file_of_ids(tmp_path: Path) -> None:
     assert (tmp_path / "b.ids.txt").read_text() == "foreign\n"
 
 
+def test_array_refuses_itself_as_file_of_ids(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="a file of ids beside the array, got itself"):
+        open_store(f"{tmp_path}/b.npy?ids={tmp_path}/b.npy")
+
+
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_array_target_of_another_format_is_refused(tmp_path: Path, suffix: str) -> None:
     np.save(tmp_path / "a.npy", make_vectors(3))
