@@ -48,6 +48,12 @@ SCORES: Final = ("absolute", "translated", "native")
 @click.option(
     "--calibrate", is_flag=True, help="Calibrate the confidence of predictions from now on."
 )
+@click.option(
+    "--min-accuracy",
+    type=float,
+    metavar="SHARE",
+    help="Show from which confidence on predictions have this accuracy.",
+)
 @input_type_option
 @bridge_option
 def evaluate_head(
@@ -62,6 +68,7 @@ def evaluate_head(
     labels: Path,
     label_column: str | None,
     calibrate: bool,
+    min_accuracy: float | None,
     input_type: str | None,
     bridge: str | None,
 ) -> None:
@@ -81,6 +88,7 @@ def evaluate_head(
         bridge=bridge,
         input_type=input_type,
         calibrate=calibrate,
+        min_accuracy=min_accuracy,
     )
     fields = {
         "verdict": report["verdict"],
@@ -90,6 +98,7 @@ def evaluate_head(
         **{name: report[name] for name in SCORES},
         "confidence": report.get("confidence"),
         "calibration": report.get("calibration"),
+        "threshold": report.get("threshold"),
         "warnings": "; ".join(report["warnings"]),
     }
     output.show(report, ("field", "value"), _present(fields).items())

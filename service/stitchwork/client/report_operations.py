@@ -17,6 +17,7 @@ from stitchwork.client.inference_operations import RowSource
 from stitchwork.client.progress import Progress
 from stitchwork.client.reports import read_report
 from stitchwork.client.resource_operations import Items
+from stitchwork.errors import InvalidInputError
 
 
 class ReportOperations:
@@ -114,7 +115,15 @@ class ReportOperations:
             calibrate: Calibrate `confidence` by the sample from now on.
             min_accuracy: Also report the `threshold` of the confidence from which on predictions
                 have this accuracy; the head must not have been trained on the sample.
+
+        Raises:
+            InvalidInputError: If `min_accuracy` is not between 0 and 1.
         """
+        if min_accuracy is not None and not 0 < min_accuracy < 1:
+            raise InvalidInputError(
+                f"expected a min_accuracy between 0 and 1, got {min_accuracy}",
+                pointer="/min_accuracy",
+            )
         inputs = None if items is None else json_items(items)
         fields = {
             "labels": label_list(labels),

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
+from stitchwork.errors import InvalidInputError
 from tests.conftest import Pair, make_pair
 from tests.integration.client.conftest import MAX_ROWS
 
@@ -291,10 +292,16 @@ def test_head_is_evaluated_and_calibrated_on_a_labelled_sample(
     rows = save(tmp_path / "x.npy", pair.x)
     table = write(tmp_path / "labels.csv", "n,answer", *(f"{i},{x}" for i, x in enumerate(labels)))
     words = ("--embeddings", rows, "--labels", table, "--label-column", "answer", "--calibrate")
-    report = run("evaluate-head", "x", "judged", *words)
+    report = run("evaluate-head", "x", "judged", *words, "--min-accuracy", "0.5")
     expected = client.evaluate_head("x", "judged", labels, embeddings=pair.x)
     assert report["translated"] == expected["translated"]
     assert report["calibration"]
+    sure = str(report["threshold"]["confidence"])
+    predictions = run("classify", "judged", rows, "--space", "x", "--min-confidence", sure)
+    share = np.mean([not prediction["abstained"] for prediction in predictions])
+    assert share == pytest.approx(report["threshold"]["coverage"], abs=0.02)
+    with pytest.raises(InvalidInputError, match="between 0 and 1, got nan"):
+        client.evaluate_head("x", "judged", labels, embeddings=rows, min_accuracy=float("nan"))
     client.delete("heads", "judged")
 
 

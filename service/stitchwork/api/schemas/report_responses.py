@@ -119,8 +119,8 @@ class ThresholdResponse(ResponseModel):
 
     min_accuracy: float
     confidence: float | None = Field(
-        description="The smallest confidence to accept, at which the lower end of the accuracy's "
-        "exact 95% interval is `min_accuracy` or more; null if there is none."
+        description="The smallest confidence to accept, at which the exact lower bound of the "
+        "accuracy is `min_accuracy` or more; null if there is none."
     )
     accuracy: float | None = Field(description="Of the sample's accepted predictions.")
     interval: tuple[float, float] | None = Field(description="95% confidence interval.")
