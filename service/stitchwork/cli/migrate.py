@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Folder of the state and of the rows that are left out [default: TARGET.migration].",
+    help="Folder of the state and of the rows that are left out [default: TARGET.migration beside "
+    "a file, KIND.NAME.DIGEST.migration here otherwise].",
 )
 @click.option(
     "--block-rows",

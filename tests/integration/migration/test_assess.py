@@ -211,6 +211,17 @@ def test_rows_of_another_length_are_named_by_both_commands(
     assert "have length 7.5, the anchors of space assess-old 1" in " ".join(moved["warnings"])
 
 
+def test_text_names_the_action(
+    shared_service: SharedService, registered: Any, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(store), *SPACES, "--text", "text", "--sample", str(SAMPLE)]
+    assert main(["assess", *words, "--url", shared_service.running.url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("action")] == [
+        ["action", registered["action"]]
+    ]
+
+
 def test_rows_as_the_encoder_gives_them_have_no_warning(registered: Any) -> None:
     assert (registered["mismatched_lengths"], registered["warnings"]) == (0, [])
 
