@@ -50,7 +50,7 @@ from stitchwork.models.memory import (
     release_memory,
 )
 from stitchwork.models.model_files import ModelFiles
-from stitchwork.models.openvino_backend import PACKAGE
+from stitchwork.models.openvino_backend import PACKAGE, TRACING
 from stitchwork.models.precision import check_dtype, device_dtypes, preferred_dtype
 from stitchwork.resources import EncoderSpec, encoder_key
 from stitchwork.telemetry import Metrics
@@ -308,7 +308,8 @@ class EncoderCache:
 
         def load() -> Encoder:
             files = self._files.path(spec)
-            return self._loader.load(spec, files, may_compile=may_compile, prove=prove)
+            with TRACING:
+                return self._loader.load(spec, files, may_compile=may_compile, prove=prove)
 
         encoder, snapshot = self._tracker.read(spec, load)
         batcher = Batcher(encoder, self._metrics)

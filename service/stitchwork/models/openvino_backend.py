@@ -25,6 +25,9 @@ MAX_DIFFERENCES: Final = {torch.float32: 1e-4, torch.bfloat16: 1.4e-2, torch.flo
 the compiled pass. In float32 rounding causes 1e-6; the others are at a cosine of .9999."""
 BUCKET_STEPS: Final = ((32, 4), (64, 8), (128, 16), (256, 32), (1 << 30, 64))
 """Texts of up to so many tokens are padded to a multiple of the second number."""
+TRACING: Final = threading.Lock()
+"""Held while a model is traced, and while one is loaded. Classes of two traces at once would be
+mixed up, and Python's parser, which both use, may fail in two threads at once (before 3.12)."""
 TRACING_WARNINGS: Final = "`(torch.jit.trace|is_gradient_checkpointing)"
 """What tracing says of itself, and of the attributes that it reads."""
 PRECISIONS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -118,12 +121,16 @@ def trace(module: torch.nn.Module, sample: Sequence[torch.Tensor]) -> Any:
     warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]
     warnings.filterwarnings("ignore", TRACING_WARNINGS, FutureWarning)
     frontend = FrontEndManager().load_by_framework("pytorch")
-    decoder = TorchScriptPythonDecoder(
-        module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
-    )
-    model = frontend.convert(frontend.load(decoder))
-    del decoder
-    clear_traced_classes()
+    with TRACING:
+        try:
+            decoder = TorchScriptPythonDecoder(
+                module, example_input=tuple(sample), trace_kwargs={"check_trace": False}
+            )
+            model = frontend.convert(frontend.load(decoder))
+            del decoder
+        finally:
+            # Also of a trace that failed: a later one could not define its classes again.
+            clear_traced_classes()
     return model
 
 

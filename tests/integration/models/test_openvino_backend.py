@@ -3,6 +3,7 @@
 import logging
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -264,3 +265,10 @@ def test_compiled_model_in_a_data_type_that_the_cpu_lacks_is_not_used(
     compiled = compile_forward(module, "m", samples, dtype=torch.float16)
     assert (compiled is module) == ("float16" not in cpu_dtypes(cpu_flags(CPU_INFO)))
     assert (compiled is module) == (events(caplog) == ["model compilation failed"])
+
+
+def test_models_are_traced_one_after_another() -> None:
+    modules = [torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.ReLU()).eval() for _ in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(trace, m, (torch.rand(2, 3),)) for m in modules]:
+            assert future.result() is not None
