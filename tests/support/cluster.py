@@ -165,10 +165,15 @@ class Cluster:
         return {key: self._value(key) for key in keys if not key.startswith(changing)}
 
     def _value(self, key: bytes) -> Any:
-        if self.records.type(key) != b"hash":
-            return self.records.dump(key)
-        fields: Any = self.records.hgetall(key)
-        return {name: _without_checks(value) for name, value in fields.items()}
+        match self.records.type(key):
+            case b"hash":
+                fields: Any = self.records.hgetall(key)
+                return {name: _without_checks(value) for name, value in fields.items()}
+            case b"set":
+                members: Any = self.records.smembers(key)
+                return members
+            case _:
+                return self.records.dump(key)
 
     def inverses(self) -> set[bytes]:
         """The keys of the cached inverses, without those of their locks."""
