@@ -17,6 +17,8 @@ PIXELS_PER_UNIT: Final = 10_000
 """Pixels that take as long to decode and to resize as one unit of cost."""
 UNKNOWN_PIXELS: Final = 16_000_000
 """Pixels of an image whose header does not tell them."""
+MAX_PIXELS: Final = 64_000_000
+"""Most pixels of an image that a worker decodes, by default."""
 MAX_JOB_COST: Final = 4_096
 """Cost of a job of several inputs: 15 texts of 256 tokens, or 3 images of 12 megapixels."""
 MAX_SMALL_COST: Final = 1_024
@@ -37,7 +39,8 @@ def item_cost(item: Item, encoder: EncoderSpec | None) -> int:
         max_tokens = encoder.max_length if isinstance(encoder, TextEncoder) else None
         tokens = min(max_tokens or MAX_TOKENS, len(item) // CHARACTERS_PER_TOKEN)
         return COST_OF_TEXT + tokens + len(item) // CHARACTERS_PER_UNIT
-    pixels = image_pixels(item) or UNKNOWN_PIXELS
+    # What has more is refused by its header.
+    pixels = min(image_pixels(item) or UNKNOWN_PIXELS, MAX_PIXELS)
     return COST_OF_IMAGE + pixels // PIXELS_PER_UNIT
 
 
