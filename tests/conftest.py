@@ -44,8 +44,9 @@ ON_EVERY_SERVER: Final = (
 )
 """Where tests run on each of `SERVERS`; all others, except the drills, run on Valkey alone."""
 
-DRILLS_OF_FILES: Final = "tests/chaos/test_changing_files.py"
-"""Drills whose fault lies in a model's files: they run on Valkey alone."""
+DRILLS_OF_SERVERS: Final = ("test_registry.py::", "test_servers.py::", "test_version_leases.py::")
+"""Drills whose fault lies in a server: they run on Redis 7.0 too, the others on Valkey alone."""
+TAKES_MINUTES: Final = "test_thousand_spaces_under_load_with_a_write_a_second"
 
 SERVICES: Final = (
     "tests/chaos/",
@@ -85,13 +86,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the store's and the queue's tests on every server, and most drills on Redis 7.0 too."""
+    """Run the store's and the queue's tests on every server, and some drills on Redis 7.0 too."""
     if "server_binary" not in metafunc.fixturenames:
         return
     nodeid = metafunc.definition.nodeid
     if nodeid.startswith(ON_EVERY_SERVER):
         metafunc.parametrize("server_binary", SERVERS, indirect=True, scope="session")
-    elif nodeid.startswith("tests/chaos/") and not nodeid.startswith(DRILLS_OF_FILES):
+    elif nodeid.removeprefix("tests/chaos/").startswith(DRILLS_OF_SERVERS):
+        if metafunc.definition.name == TAKES_MINUTES:
+            return
         both = (VALKEY_9, pytest.param(REDIS_7_0, marks=pytest.mark.slow))
         metafunc.parametrize("server_binary", both, indirect=True, scope="session")
 
