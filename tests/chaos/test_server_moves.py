@@ -64,6 +64,8 @@ class MovingServer:
             before.config_set("port", old_port)
             _command(after, "REPLICAOF", "127.0.0.1", old_port)
             wait_until("it follows", lambda: _replication(after)["master_link_status"] == "up")
+            # The old server knows that a moment later.
+            wait_until("it is online", lambda: _replication(before)["slave0"]["state"] == "online")
             _command(before, "FAILOVER", "TO", "127.0.0.1", new_port, "TIMEOUT", 30_000)
             wait_until("it is master", lambda: _replication(after)["role"] == "master")
         old.stop()
