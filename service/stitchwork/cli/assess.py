@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from stitchwork.cli.client_options import ClientCommand, bridge_option, parse_id
+from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options, parse_id
 from stitchwork.cli.encoder_fields import encoder_fields
 from stitchwork.cli.output import Output
 from stitchwork.errors import InvalidInputError
@@ -24,22 +24,7 @@ NO_TEXTS: Final = (
 
 @click.command(cls=ClientCommand)
 @click.argument("source", metavar="STORE")
-@click.option(
-    "--from",
-    "source_space",
-    required=True,
-    metavar="SPACE",
-    type=parse_id,
-    help="The space of the vectors.",
-)
-@click.option(
-    "--to",
-    "target_space",
-    required=True,
-    metavar="SPACE",
-    type=parse_id,
-    help="The space of the new model.",
-)
+@move_options("The space of the new model.")
 @bridge_option
 @click.option("--text", metavar="FIELD", help="Field of the rows that has their texts.")
 @click.option(

@@ -147,6 +147,35 @@ def input_options(subject: str) -> Callable[[F], F]:
     return decorate
 
 
+def move_options(target: str) -> Callable[[F], F]:
+    """The options `--from` and `--to` of a store, as the arguments `source_space`, `target_space`.
+
+    Args:
+        target: What the second one is, as its help.
+    """
+
+    def decorate(function: F) -> F:
+        source_option = click.option(
+            "--from",
+            "source_space",
+            required=True,
+            metavar="SPACE",
+            type=parse_id,
+            help="The space of the vectors.",
+        )
+        target_option = click.option(
+            "--to",
+            "target_space",
+            required=True,
+            metavar="SPACE",
+            type=parse_id,
+            help=target,
+        )
+        return source_option(target_option(function))
+
+    return decorate
+
+
 bridge_option = click.option(
     "--bridge", metavar="TEXT", help="Bridge to use [default: the service's]."
 )

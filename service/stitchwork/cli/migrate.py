@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stitchwork.cli.client_options import ClientCommand, bridge_option, parse_id
+from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options
 from stitchwork.cli.output import Output
 
 if TYPE_CHECKING:
@@ -21,22 +21,7 @@ if TYPE_CHECKING:
 @click.command(cls=ClientCommand)
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
-@click.option(
-    "--from",
-    "source_space",
-    required=True,
-    metavar="SPACE",
-    type=parse_id,
-    help="The space of the vectors.",
-)
-@click.option(
-    "--to",
-    "target_space",
-    required=True,
-    metavar="SPACE",
-    type=parse_id,
-    help="The space to translate into.",
-)
+@move_options("The space to translate into.")
 @bridge_option
 @click.option(
     "--uncovered",

@@ -121,7 +121,7 @@ def fit_calibration(odds: NDArray[Any], correct: NDArray[np.bool_]) -> Calibrati
         Platt, Probabilistic Outputs for Support Vector Machines, 1999; Guo et al., On Calibration
         of Modern Neural Networks, 2017, arXiv 1706.04599. The priors are ours.
     """
-    x, y = _checked(odds, correct)
+    x, y = check_sample(odds, correct)
     design = np.stack([x, np.ones_like(x)], axis=1)
     estimate, prior_mean = np.array([1.0, 0.0]), np.array([1.0, 0.0])
     precision = np.diag(PRIOR_PRECISIONS)
@@ -159,7 +159,7 @@ def auroc(scores: NDArray[Any], correct: NDArray[np.bool_]) -> float | None:
     Raises:
         InvalidInputError: If the two arrays differ in shape or are not one-dimensional.
     """
-    x, y = _checked(scores, correct)
+    x, y = check_sample(scores, correct)
     right, wrong = int(y.sum()), int(len(y) - y.sum())
     if not right or not wrong:
         return None
@@ -186,7 +186,7 @@ def reliability_bins(
         InvalidInputError: If the two arrays differ in shape or are not one-dimensional, or there is
             no bin.
     """
-    x, y = _checked(confidence, correct)
+    x, y = check_sample(confidence, correct)
     if bins < 1:
         raise InvalidInputError(f"expected at least 1 bin, got {bins}")
     positions = np.clip((x * bins).astype(np.int64), 0, bins - 1)
@@ -250,7 +250,12 @@ def wilson_interval(successes: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(values: NDArray[Any], correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+def check_sample(values: NDArray[Any], correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Values (n,) of predictions, and 1 for each that is correct, as float64.
+
+    Raises:
+        InvalidInputError: If the two arrays differ in shape or are not one-dimensional.
+    """
     x, y = np.asarray(values, np.float64), np.asarray(correct, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
         raise InvalidInputError(

@@ -1,7 +1,7 @@
 """What stores have in common whose rows are Arrow tables."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -78,6 +78,34 @@ class ArrowStore(BaseStore):
     @abstractmethod
     def _read_column(self, column: str) -> Iterator[Any]:
         """The values of one column, a part of it at a time."""
+
+    def _first_vectors(self, column: str) -> Iterator[Any]:
+        """The values of the column of vectors that show their width, a part at a time."""
+        return self._read_column(column)
+
+    def dimension(self) -> int:
+        """The width of the vectors: the commonest among the first ones."""
+        column = self.vector_column()
+        type_ = self.read_schema().field(column).type
+        if pa.types.is_fixed_size_list(type_):
+            return int(type_.list_size)
+        for values in self._first_vectors(column):
+            lengths = pc.drop_null(pc.list_value_length(values))
+            if len(lengths):
+                return int(pc.mode(lengths)[0].as_py()["mode"])
+        raise InvalidInputError(f"{self.name}: expected vectors in {column}, got none")
+
+    def _to_batches(self, tables: Iterable[Any], size: int, start: int) -> Iterator[Batch]:
+        """Batches of so many rows, of tables of any size; the first row has the number `start`."""
+        width, pending = self.dimension(), None
+        for table in tables:
+            pending = table if pending is None else pa.concat_tables([pending, table])
+            while pending.num_rows >= size:
+                yield self._to_batch(pending.slice(0, size), start, width)
+                start += size
+                pending = pending.slice(size)
+        if pending is not None and pending.num_rows:
+            yield self._to_batch(pending, start, width)
 
     def read_ids(self) -> Iterator[Sequence[Id | None]]:
         """The ids of the rows; none if they are numbered."""

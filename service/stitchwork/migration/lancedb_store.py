@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import lancedb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ArrowStore
@@ -59,32 +58,17 @@ class LancedbStore(ArrowStore):
         """The number of rows."""
         return int(self._table().count_rows())
 
-    def dimension(self) -> int:
-        """The width of the vectors: the commonest among the first ones."""
-        column = self.vector_column()
-        type_ = self.read_schema().field(column).type
-        if pa.types.is_fixed_size_list(type_):
-            return int(type_.list_size)
+    def _first_vectors(self, column: str) -> Iterator[Any]:
         rows = self._table().search().select([column]).limit(BATCH_ROWS).to_arrow()
-        lengths = pc.drop_null(pc.list_value_length(rows.column(column)))
-        if not len(lengths):
-            raise InvalidInputError(f"{self.name}: expected vectors in {column}, got none")
-        return int(pc.mode(lengths)[0].as_py()["mode"])
+        yield rows.column(column)
 
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """Rows in the order of the table; a cursor is the number of rows before it."""
-        start, width, pending = int(cursor or 0), self.dimension(), None
+        start = int(cursor or 0)
         # A query without a limit returns a few rows only.
         query = self._table().search().offset(start).limit(max(1, self.count() - start))
-        for rows in query.to_batches(BATCH_ROWS):
-            table = pa.Table.from_batches([rows])
-            pending = table if pending is None else pa.concat_tables([pending, table])
-            while pending.num_rows >= size:
-                yield self._to_batch(pending.slice(0, size), start, width)
-                start += size
-                pending = pending.slice(size)
-        if pending is not None and pending.num_rows:
-            yield self._to_batch(pending, start, width)
+        tables = (pa.Table.from_batches([rows]) for rows in query.to_batches(BATCH_ROWS))
+        yield from self._to_batches(tables, size, start)
 
     def sample(self, count: int, seed: int) -> Batch:
         """Rows chosen at random."""

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from stitchwork.client.parquet_files import BUFFER_BYTES
@@ -52,30 +51,10 @@ class ParquetStore(FileStore, ArrowStore):
         """The number of rows."""
         return sum(rows for _, rows in self._files())
 
-    def dimension(self) -> int:
-        """The width of the vectors: the commonest among the first ones."""
-        column = self.vector_column()
-        type_ = self.read_schema().field(column).type
-        if pa.types.is_fixed_size_list(type_):
-            return int(type_.list_size)
-        for table in self._tables(self._files(), 0, [column]):
-            lengths = pc.drop_null(pc.list_value_length(table.column(column)))
-            if len(lengths):
-                return int(pc.mode(lengths)[0].as_py()["mode"])
-        raise InvalidInputError(f"{self.name}: expected vectors in {column}, got none")
-
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """Rows in the order of the files; a cursor is the number of rows before it."""
-        start, width = int(cursor or 0), self.dimension()
-        pending: Any = None
-        for table in self._tables(self._files(), start):
-            pending = table if pending is None else pa.concat_tables([pending, table])
-            while pending.num_rows >= size:
-                yield self._to_batch(pending.slice(0, size), start, width)
-                start += size
-                pending = pending.slice(size)
-        if pending is not None and pending.num_rows:
-            yield self._to_batch(pending, start, width)
+        start = int(cursor or 0)
+        yield from self._to_batches(self._tables(self._files(), start), size, start)
 
     def sample(self, count: int, seed: int) -> Batch:
         """Rows chosen at random, by reading the row groups that they are in."""
@@ -120,9 +99,10 @@ class ParquetStore(FileStore, ArrowStore):
         """Write the part of a block."""
         table = self._to_table(batch)
         with self._part_files.write(block) as file:
-            # Vectors hardly repeat a number: a dictionary of them takes time and saves nothing.
-            texts = [f.name for f in self._schema if not pa.types.is_fixed_size_list(f.type)]
-            pq.write_table(table, file, use_dictionary=texts, row_group_size=max(1, len(table)))
+            dictionaries = self._dictionary_columns
+            pq.write_table(
+                table, file, use_dictionary=dictionaries, row_group_size=max(1, len(table))
+            )
 
     def finish(self) -> None:
         """Rename the folder of parts, or write them to one file."""
@@ -135,9 +115,14 @@ class ParquetStore(FileStore, ArrowStore):
     def _is_folder(self) -> bool:
         return self._path.is_dir() or self._path.suffix.lower() != ".parquet"
 
+    @property
+    def _dictionary_columns(self) -> list[str]:
+        """All but vectors, which hardly repeat a number: a dictionary takes time, saves nothing."""
+        return [f.name for f in self._schema if not pa.types.is_fixed_size_list(f.type)]
+
     def _append(self, file: BinaryIO, paths: list[Path]) -> None:
-        texts = [f.name for f in self._schema if not pa.types.is_fixed_size_list(f.type)]
-        with pq.ParquetWriter(file, self._schema, use_dictionary=texts) as writer:
+        dictionaries = self._dictionary_columns
+        with pq.ParquetWriter(file, self._schema, use_dictionary=dictionaries) as writer:
             for path in paths:
                 table = pq.ParquetFile(path, memory_map=True).read()
                 writer.write_table(table, max(1, table.num_rows))

@@ -247,11 +247,9 @@ def _stream_response(
     specs: Sequence[OutputSpec],
     headers: Mapping[str, str],
 ) -> Response:
-    # As Triton marks the last response to a request; there is one for each.
-    final = {"triton_final_response": CLASSES["InferParameter"](bool_param=True)}
     content = CLASSES["ModelInferResponse"](**_response_fields(fields, outputs, specs))
-    for name, value in final.items():
-        content.parameters[name].CopyFrom(value)
+    # As Triton marks the last response to a request; there is one for each.
+    content.parameters["triton_final_response"].bool_param = True
     return message_response("ModelStreamInferResponse", {"infer_response": content}, headers)
 
 

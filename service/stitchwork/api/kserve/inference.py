@@ -22,7 +22,7 @@ from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.items import plain_items
-from stitchwork.api.schemas.protocol_model import count_ignored
+from stitchwork.api.schemas.protocol_model import record_ignored
 from stitchwork.errors import StitchworkError, UnknownResourceError
 from stitchwork.inference.resolve import Resolution, check_width, encoder_of
 from stitchwork.inference.stitch import InferenceResult
@@ -92,8 +92,7 @@ async def _infer(
     render: Render,
 ) -> Response:
     seconds = request_timeout(request)
-    if ignored := count_ignored(payload.body) + payload.unknown_fields:
-        state.telemetry.metrics.ignored_fields.inc(ignored)
+    record_ignored(state.telemetry.metrics, payload.body, payload.unknown_fields)
     parameters = payload.body.parameters
     if parameters.timeout is not None:
         seconds = min(seconds, parameters.timeout / MICROSECONDS)

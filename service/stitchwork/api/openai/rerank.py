@@ -26,7 +26,7 @@ from stitchwork.api.provenance import result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.fields import FieldParser
 from stitchwork.api.schemas.items import EncodedImage, plain_items
-from stitchwork.api.schemas.protocol_model import ProtocolModel, count_ignored
+from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
 from stitchwork.api.schemas.response_model import ResponseModel
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
@@ -163,8 +163,7 @@ async def rerank(request: Request) -> Response:
     source, target = model_spaces(state, payload.model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
-    if ignored := count_ignored(payload):
-        state.telemetry.metrics.ignored_fields.inc(ignored)
+    record_ignored(state.telemetry.metrics, payload)
     encoder = encoder_of(resolution.source)
     # The query alone is charged before the documents are known to be too many.
     state.rate_limiter.check_size(items=1 + len(payload.documents))

@@ -38,7 +38,7 @@ from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
-from stitchwork.api.schemas.protocol_model import count_ignored
+from stitchwork.api.schemas.protocol_model import record_ignored
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
 from stitchwork.inference.dimensions import check_dimensions, cut_dimensions
 from stitchwork.inference.resolve import encoder_of
@@ -61,8 +61,7 @@ async def embeddings(request: Request) -> Response:
     source, target = model_spaces(state, payload.model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
-    if ignored := count_ignored(payload):
-        state.telemetry.metrics.ignored_fields.inc(ignored)
+    record_ignored(state.telemetry.metrics, payload)
     encoder = encoder_of(resolution.source)
     check_dimensions(resolution.destination, payload.dimensions)
     if payload.encoding_format != "base64":

@@ -1,6 +1,7 @@
 """Evaluation of a head on a labelled sample: accuracies, a verdict, and quality of confidence."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -103,14 +104,15 @@ def evaluate(
         fields, verdict = _evaluate_regression(translated, results, targets)
     else:
         fields, verdict = _evaluate_classes(translated, results, targets)
-        confidences = confidence(translated)
+        calibrated = translated
         if with_calibration:
             calibration, fields["confidence"] = calibrate(translated, targets)
             pipeline.registry.calibrations.put(
                 source, target, head, resolution.bridge, calibration, len(targets)
             )
-            odds = decision_log_odds(translated)
-            confidences = np.where(translated.defined, calibration(odds), 0.0)
+            calibrated = replace(
+                translated, resolution=replace(resolution, calibration=calibration)
+            )
             fields["calibration"] = CalibrationResponse(
                 slope=calibration.slope, offset=calibration.offset
             )
@@ -118,7 +120,7 @@ def evaluate(
             fields["confidence"] = confidence_quality(translated, targets)
         if min_accuracy is not None:
             correct = _correct(translated, targets)
-            fields["threshold"] = _threshold(confidences, correct, min_accuracy)
+            fields["threshold"] = _threshold(confidence(calibrated), correct, min_accuracy)
     return HeadEvaluationResponse(
         encoder=ResourceRef.of(source),
         head=ResourceRef.of(head),

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, model_validator
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.api.validation_errors import field_error
 from stitchwork.errors import InvalidInputError
+from stitchwork.telemetry import Metrics
 
 
 class ProtocolModel(RequestModel):
@@ -36,6 +37,12 @@ class ProtocolModel(RequestModel):
                 )
                 raise field_error(error)
         return fields
+
+
+def record_ignored(metrics: Metrics, model: BaseModel, others: int = 0) -> None:
+    """Count the fields of a body that are ignored, and so many others, in the metric of them."""
+    if ignored := count_ignored(model) + others:
+        metrics.ignored_fields.inc(ignored)
 
 
 def count_ignored(model: BaseModel) -> int:

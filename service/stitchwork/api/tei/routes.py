@@ -24,7 +24,7 @@ from stitchwork.api.problem_details import problem_response, record_code, replac
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
-from stitchwork.api.schemas.protocol_model import count_ignored
+from stitchwork.api.schemas.protocol_model import record_ignored
 from stitchwork.api.tei.schemas import (
     EmbeddingLists,
     EmbedInputsRequest,
@@ -51,8 +51,7 @@ async def embed(model: ModelNamePath, request: Request) -> Response:
     check_capacity(state, source)
     payload = await negotiation.read_body(request, EmbedInputsRequest, state.body_parser)
     resolution = await resolve_now(state, source=source, target=target)
-    if ignored := count_ignored(payload):
-        state.telemetry.metrics.ignored_fields.inc(ignored)
+    record_ignored(state.telemetry.metrics, payload)
     encoder = encoder_of(resolution.source)
     check_dimensions(resolution.destination, payload.dimensions)
     width = payload.dimensions or resolution.destination.dim
