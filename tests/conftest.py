@@ -15,7 +15,6 @@ import hypothesis
 import numpy as np
 import pytest
 from xdist.remote import Producer
-from xdist.scheduler import LoadScopeScheduling
 
 from stitchwork.errors import QueueUnavailableError, RegistryUnavailableError
 from stitchwork.redis.client import RedisClient
@@ -24,6 +23,7 @@ from stitchwork.resources import Floats
 from tests.support import allowed_skips, machine, servers
 from tests.support.allowed_skips import SkipPolicy
 from tests.support.running_service import MAX_PIXELS, SharedService, running
+from tests.support.scheduling import GroupScheduling
 from tests.support.servers import (
     QUEUE_FLAGS,
     REDIS_7_0,
@@ -48,26 +48,6 @@ ON_EVERY_SERVER: Final = (
 DRILLS_OF_SERVERS: Final = ("test_registry.py::", "test_servers.py::", "test_version_leases.py::")
 """Drills whose fault lies in a server: they run on Redis 7.0 too, the others on Valkey alone."""
 TAKES_MINUTES: Final = "test_thousand_spaces_under_load_with_a_write_a_second"
-
-SERVICES: Final = (
-    "tests/chaos/",
-    "tests/docs/examples/",
-    "tests/docs/test_pages.py",
-    "tests/integration/evaluation/",
-    "tests/integration/parity/",
-    "tests/system/",
-)
-"""Where tests load the machine with services, or measure them. With `-n`, one process runs
-them all, one after another, while others run the rest."""
-
-SHARED: Final = (
-    "tests/integration/api/",
-    "tests/integration/client/",
-    "tests/integration/inference/",
-    "tests/integration/protocols/",
-    "tests/unit/",
-)
-"""Folders each of which one process runs as a whole: its tests share a service, or are short."""
 
 SERVER_FIXTURES: Final = frozenset({"server_binary", "shared_service"})
 """Fixtures that start processes, by themselves or for those that build on them."""
@@ -106,15 +86,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures and item.nodeid.startswith("tests/unit/"):
             raise pytest.UsageError(f"{item.nodeid} is a unit test and uses {sorted(fixtures)}")
-
-
-class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives tests of a group to one process, one after another; large groups come first."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(SERVICES):
-            return "services"
-        return next((name for name in SHARED if nodeid.startswith(name)), nodeid.split("::")[0])
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
