@@ -58,10 +58,6 @@ def test_number_is_a_limit_or_listed_as_none() -> None:
         ({"rate_limits": "write=1/minute"}, "'read', 'infer', 'export' or 'admin'"),
         ({"redis_url": "http://x"}, "redis://"),
         ({"tls_cert_file": "/a.pem"}, "both tls_cert_file and tls_key_file"),
-        (
-            {"tls_cert_file": "/a.pem", "tls_key_file": "/a.key", "grpc_port": 1},
-            "serves without TLS",
-        ),
         ({"root_path": "stitchwork"}, "expected a path such as /stitchwork"),
         ({"root_path": "/a b"}, "expected a path such as /stitchwork"),
         ({"trusted_proxies": "proxy.local"}, "expected addresses, networks"),

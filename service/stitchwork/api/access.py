@@ -65,6 +65,8 @@ RULES: Final = (
     _rule("POST", r"/inference\.GRPCInferenceService/Server(Live|Ready)", *PUBLIC),
     _rule("POST", r"/inference\.GRPCInferenceService/Model(Stream)?Infer", INFER),
     _rule("POST", r"/inference\.GRPCInferenceService/[^/]+", READ, INFER),
+    _rule("POST", r"/grpc\.health\.v1\.Health/Check", *PUBLIC),
+    _rule("POST", r"/grpc\.reflection\.v1(alpha)?\.ServerReflection/[^/]+", READ, INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
     _rule("POST", r"/anchors/choose", READ),

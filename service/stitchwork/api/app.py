@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -14,6 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from stitchwork.api import openapi, problem_details
 from stitchwork.api.dependencies import AppState
+from stitchwork.api.grpc_address import GrpcAddress
 from stitchwork.api.kserve import routes as kserve
 from stitchwork.api.middleware import auth
 from stitchwork.api.middleware.request_body import BodyLimits
@@ -36,11 +37,9 @@ from stitchwork.api.routes import (
     translate,
 )
 from stitchwork.api.tei import routes as tei
+from stitchwork.api.tei import token_routes as tei_tokens
 from stitchwork.errors import InvalidInputError
 from stitchwork.web import pages
-
-if TYPE_CHECKING:
-    from stitchwork.api.grpc_server import GrpcAddress
 
 DESCRIPTION: Final = """
 Register encoders and classifier heads with their anchors, then let any encoder feed any head.
@@ -57,7 +56,7 @@ MAX_THREADS: Final = 64
 
 def create_app(
     state: AppState,
-    grpc_address: "GrpcAddress | None" = None,
+    grpc_address: GrpcAddress | None = None,
     *,
     root_path: str = "",
     trusted_proxies: Sequence[str] = (),
@@ -136,7 +135,7 @@ def create_app(
         metrics,
         documentation,
     )
-    for routes in (*own_routes, openai, rerank, kserve, tei, pages):
+    for routes in (*own_routes, openai, rerank, kserve, tei_tokens, tei, pages):
         # Not `include_router`, which would match each path twice.
         app.router.routes += routes.router.routes
     _check_root_path(root_path, app.routes)
@@ -169,10 +168,11 @@ def create_app(
     app.state.grpc_server = None
     if grpc_address is not None:
         # Its packages are an extra.
+        from stitchwork.api import grpc_services
         from stitchwork.api.grpc_server import GrpcServer
         from stitchwork.api.kserve import grpc_routes
 
-        methods = {route.path: route for route in grpc_routes.routes()}
+        methods = {route.path: route for route in (*grpc_routes.routes(), *grpc_services.routes())}
         requests = RequestMiddleware(
             app, routes=methods.values(), receives_parts=False, **middleware
         )
@@ -183,9 +183,8 @@ def create_app(
             app,
             grpc_address,
             state.limits,
-            methods=[path.rpartition("/")[2] for path in methods],
-            stream_methods=grpc_routes.STREAM_METHODS,
-            stream_error=grpc_routes.stream_error,
+            methods=methods,
+            streams={**grpc_routes.STREAMS, **grpc_services.STREAMS},
         )
         api_routes += methods.values()
     state.telemetry.metrics.initialize_series(

@@ -7,7 +7,7 @@ call's key is admitted. Errors map to gRPC's codes here.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
@@ -16,7 +16,8 @@ import grpc
 import orjson
 from starlette.types import ASGIApp, Message, Scope
 
-from stitchwork.api.limits import GRPC_SERVICE, RequestLimits
+from stitchwork.api.grpc_address import GrpcAddress
+from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.request_lifetime import TIMEOUT_HEADER
 from stitchwork.errors import ErrorCode, SlowRequestError, StitchworkError, UnavailableError
@@ -50,20 +51,8 @@ IDLE_SECONDS: Final = 20
 """Time after which a connection without calls is closed; clients connect again by themselves."""
 HANDSHAKE_SECONDS: Final = 10
 
-
-@dataclass(frozen=True, slots=True)
-class GrpcAddress:
-    """Where the gRPC API listens.
-
-    Attributes:
-        host: A name or an address.
-        port: The port; 0 takes a free one.
-        is_shared: Whether other processes of the service listen there as well.
-    """
-
-    host: str
-    port: int
-    is_shared: bool = False
+StreamError = Callable[[str, Iterable[tuple[str, str]]], bytes]
+"""Makes the message of a stream that reports an error, of its text and metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +84,7 @@ class CallResponse:
 
 
 class GrpcServer:
-    """Serves the methods of `inference.GRPCInferenceService`.
+    """Serves methods of services.
 
     Args:
         app: Serves each call as a request whose path is that of the method.
@@ -103,9 +92,9 @@ class GrpcServer:
         root: The app that routes get their state from.
         address: Where to listen.
         limits: Limits of one request.
-        methods: The names of the methods.
-        stream_methods: Those of streams, each of whose messages is a request.
-        stream_error: Makes the message of a stream that reports an error, of its text and metadata.
+        methods: The paths of the methods.
+        streams: Those of streams, each of whose messages is a request; and what makes the message
+            that reports an error, of its text and metadata, None if an error ends the stream.
     """
 
     def __init__(
@@ -116,21 +105,24 @@ class GrpcServer:
         address: GrpcAddress,
         limits: RequestLimits,
         methods: Iterable[str],
-        stream_methods: frozenset[str],
-        stream_error: Callable[[str, Iterable[tuple[str, str]]], bytes],
+        streams: Mapping[str, StreamError | None],
     ) -> None:
         self._app = app
         self._is_authorized = is_authorized
         self._root = root
         self._address = address
-        self._stream_error = stream_error
         self._grace_seconds = limits.request_timeout_seconds + 1
         self._requests: set[asyncio.Task[None]] = set()
         self._limits = limits
-        self._handlers = {
-            name: self._stream_handler(name) if name in stream_methods else self._handler(name)
-            for name in methods
-        }
+        self._handlers: dict[str, dict[str, Any]] = {}
+        for path in methods:
+            _, service, name = path.split("/")
+            handler = (
+                self._stream_handler(path, streams[path])
+                if path in streams
+                else self._handler(path)
+            )
+            self._handlers.setdefault(service, {})[name] = handler
         self._server: Any = None
         self._stop: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[None]
@@ -157,11 +149,17 @@ class GrpcServer:
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
             ],
         )
-        handlers = grpc.method_handlers_generic_handler(GRPC_SERVICE, self._handlers)
-        self._server.add_generic_rpc_handlers((handlers,))
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(*service) for service in self._handlers.items()]
+        )
         host = f"[{address.host}]" if ":" in address.host else address.host
+        place, credentials = f"{host}:{address.port}", _credentials(address)
         try:
-            port = self._server.add_insecure_port(f"{host}:{address.port}")
+            port = (
+                self._server.add_secure_port(place, credentials)
+                if credentials
+                else self._server.add_insecure_port(place)
+            )
         except RuntimeError as error:
             raise UnavailableError(
                 f"cannot listen on {address.host}, port {address.port} (grpc_port)"
@@ -183,9 +181,9 @@ class GrpcServer:
         if self._requests:
             await asyncio.wait(self._requests, timeout=self._grace_seconds)
 
-    def _handler(self, name: str) -> Any:
+    def _handler(self, path: str) -> Any:
         async def call(_: Any, context: Any) -> bytes:
-            response = await self._serve(name, context, context.read)
+            response = await self._serve(path, context, context.read)
             if response.status != 200:
                 await _abort(context, response)
             await context.send_initial_metadata(response.metadata)
@@ -194,23 +192,23 @@ class GrpcServer:
         # As a stream, although there is one message: it is read only once the key is admitted.
         return grpc.stream_unary_rpc_method_handler(call)
 
-    def _stream_handler(self, name: str) -> Any:
+    def _stream_handler(self, path: str, render_error: StreamError | None) -> Any:
         async def call(_: Any, context: Any) -> None:
             while True:
                 read = context.read
                 # A message is a request once it has arrived; without a key, it is not waited for.
-                is_authorized = await self._is_authorized(self._scope(name, context))
+                is_authorized = await self._is_authorized(self._scope(path, context))
                 if is_authorized:
                     data = await self._next_message(context)
                     if data is grpc.aio.EOF:
-                        return
+                        return None
                     read = _returns(data)
-                response = await self._serve(name, context, read)
+                response = await self._serve(path, context, read)
                 body = response.body
                 if response.status != 200:
-                    if not is_authorized or response.status in (401, 403):
-                        await _abort(context, response)
-                    body = self._stream_error(response.text, response.error_metadata)
+                    if render_error is None or not is_authorized or response.status in (401, 403):
+                        return await _abort(context, response)
+                    body = render_error(response.text, response.error_metadata)
                 await context.write(body)
 
         return grpc.stream_stream_rpc_method_handler(call)
@@ -241,10 +239,10 @@ class GrpcServer:
         return await context.abort(status, error.message, ((CODE_METADATA, error.code),))
 
     async def _serve(
-        self, name: str, context: Any, read: Callable[[], Awaitable[Any]]
+        self, path: str, context: Any, read: Callable[[], Awaitable[Any]]
     ) -> CallResponse:
         """Serve one message of a call as a request, which is cancelled with the call."""
-        scope = self._scope(name, context)
+        scope = self._scope(path, context)
         start: Message = {}
         parts: list[bytes] = []
 
@@ -281,14 +279,13 @@ class GrpcServer:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         return CallResponse(start.get("status", 500), str(code), metadata, body)
 
-    def _scope(self, name: str, context: Any) -> Scope:
-        path = f"/{GRPC_SERVICE}/{name}"
+    def _scope(self, path: str, context: Any) -> Scope:
         return {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "2",
             "method": "POST",
-            "scheme": "http",
+            "scheme": "https" if self._address.tls_cert_file else "http",
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
@@ -324,6 +321,21 @@ def _headers(context: Any) -> list[tuple[bytes, bytes]]:
     if seconds is not None and all(name != TIMEOUT_HEADER for name, _ in headers):
         headers.append((TIMEOUT_HEADER, f"{max(seconds, 1e-3):.3f}".encode()))
     return headers
+
+
+def _credentials(address: GrpcAddress) -> Any:
+    """The credentials of TLS, of which clients need none; None for no TLS.
+
+    Raises:
+        UnavailableError: If a file cannot be read.
+    """
+    if address.tls_cert_file is None or address.tls_key_file is None:
+        return None
+    try:
+        pair = address.tls_key_file.read_bytes(), address.tls_cert_file.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"cannot read a file of TLS for gRPC: {error}") from error
+    return grpc.ssl_server_credentials((pair,))
 
 
 def _client(peer: str) -> tuple[str, int] | None:

@@ -6,6 +6,10 @@ from typing import Final
 
 GRPC_SERVICE: Final = "inference.GRPCInferenceService"
 """The service of the Open Inference Protocol; a method's path is below it."""
+GRPC_HEALTH: Final = "grpc.health.v1.Health"
+GRPC_REFLECTION: Final = "grpc.reflection.v1alpha.ServerReflection"
+GRPC_REFLECTION_1: Final = "grpc.reflection.v1.ServerReflection"
+"""The same messages under the name that they have since."""
 COMPRESSED_PATHS: Final = re.compile(r"(.*)/v2/models/.+/infer", re.DOTALL)
 """Paths that accept compressed bodies, as clients of their protocol send them on request."""
 HEALTH_PATHS: Final = frozenset(
@@ -17,6 +21,7 @@ HEALTH_PATHS: Final = frozenset(
         "/v2/health/ready",
         f"/{GRPC_SERVICE}/ServerLive",
         f"/{GRPC_SERVICE}/ServerReady",
+        f"/{GRPC_HEALTH}/Check",
     )
 )
 """Health checks: served above the limit on connections, and logged at debug level only."""

@@ -21,7 +21,12 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from stitchwork import errors
-from stitchwork.api.limits import GRPC_SERVICE
+from stitchwork.api.limits import (
+    GRPC_HEALTH,
+    GRPC_REFLECTION,
+    GRPC_REFLECTION_1,
+    GRPC_SERVICE,
+)
 from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import ClientDisconnectedError, ErrorCode, InvalidInputError, StitchworkError
 
@@ -170,10 +175,12 @@ FORMATS: Final[dict[str, Callable[[Problem], ErrorBody]]] = {
     "v1": _openai,
     "v2": _inference_protocol,
     "tei": _text_embeddings_inference,
-    GRPC_SERVICE: _inference_protocol,
+    **dict.fromkeys(
+        (GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION, GRPC_REFLECTION_1), _inference_protocol
+    ),
 }
 """Format of errors by the first segment of the path; the default is problem+json."""
-MAX_SEGMENT: Final = 40
+MAX_SEGMENT: Final = 48
 """Characters of a path in which the first segment of a format ends."""
 
 

@@ -9,16 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import uvicorn
 
 from stitchwork.api.app import create_app
 from stitchwork.api.dependencies import AppState
+from stitchwork.api.grpc_address import GrpcAddress
 from stitchwork.api.server_protocol import UNIX_CLIENT, limited_protocol
-
-if TYPE_CHECKING:
-    from stitchwork.api.grpc_server import GrpcAddress
 
 MALLOC_OPTIONS: Final = {-8: 1, -3: 4 * 1024 * 1024, -1: 8 * 1024 * 1024}
 """Parameters of glibc's `mallopt`: M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
@@ -96,7 +94,7 @@ def serve_app(
     state: AppState,
     options: ServerOptions,
     fd: int,
-    grpc_address: "GrpcAddress | None" = None,
+    grpc_address: GrpcAddress | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, then complete the accepted requests.
 

@@ -2,12 +2,12 @@
 
 import logging
 from dataclasses import fields
-from typing import TYPE_CHECKING
 
 from stitchwork import __version__
 from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.executors import ProcessExecutor
+from stitchwork.api.grpc_address import GrpcAddress
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.reports.anchor_reports import AnchorReports
@@ -26,9 +26,6 @@ from stitchwork.registry.api_key_cache import ApiKeyCache
 from stitchwork.registry.server_report import ServerReporter
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.settings import Settings
-
-if TYPE_CHECKING:
-    from stitchwork.api.grpc_server import GrpcAddress
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +98,7 @@ def make_app_state(settings: Settings) -> AppState:
     )
 
 
-def grpc_address(settings: Settings, *, is_shared: bool) -> "GrpcAddress | None":
+def grpc_address(settings: Settings, *, is_shared: bool) -> GrpcAddress | None:
     """Where the gRPC API listens; None if it is off.
 
     Args:
@@ -110,10 +107,13 @@ def grpc_address(settings: Settings, *, is_shared: bool) -> "GrpcAddress | None"
     """
     if settings.grpc_port is None:
         return None
-    # Its packages are an extra.
-    from stitchwork.api.grpc_server import GrpcAddress
-
-    return GrpcAddress(settings.host, settings.grpc_port, is_shared)
+    return GrpcAddress(
+        settings.host,
+        settings.grpc_port,
+        is_shared,
+        tls_cert_file=settings.tls_cert_file,
+        tls_key_file=settings.tls_key_file,
+    )
 
 
 def check_keys(keys: ApiKeyCache, host: str) -> None:

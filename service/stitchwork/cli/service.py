@@ -21,7 +21,7 @@ from stitchwork.cli.settings_options import (
 )
 from stitchwork.settings import Settings
 
-GRPC_PACKAGES: Final = ("grpc", "google.protobuf")
+GRPC_PACKAGES: Final = ("grpc", "grpc_health", "grpc_reflection", "google.protobuf")
 SPARE_DESCRIPTORS: Final = 1024
 """File descriptors of an API besides its connections: of servers, pipes, files and libraries."""
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from stitchwork.errors import DeadlineExceededError
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
-from stitchwork.inference import embed, predictions, resolve, stitch
+from stitchwork.inference import embed, predictions, resolve, stitch, tokens
 from stitchwork.inference.embed import JobCache
 from stitchwork.inference.length_report import LengthReport, row_lengths
 from stitchwork.inference.predictions import HeadPredictions, RegressionPrediction
 from stitchwork.inference.resolve import Resolution
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.inference.translator import ClassifierCache, Translator
+from stitchwork.queue.messages import Task
 from stitchwork.queue.producer import Producer
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Floats, Item
@@ -202,6 +203,28 @@ class Pipeline:
         operation = "stitch" if resolution.head else "embed"
         self.telemetry.metrics.record_inputs(operation, result.covered)
         return result
+
+    async def run_tokenizer(
+        self,
+        resolution: Resolution,
+        items: Sequence[Item],
+        *,
+        task: Task,
+        special_tokens: bool,
+        input_type: str | None = None,
+        seconds: float,
+    ) -> bytes:
+        """Tokenise texts or decode token ids on workers; see `tokens.run_tokenizer`."""
+        return await tokens.run_tokenizer(
+            self.producer,
+            resolution.source,
+            items,
+            task=task,
+            special_tokens=special_tokens,
+            input_type=input_type,
+            items_per_job=self.items_per_job,
+            seconds=seconds,
+        )
 
     def predict(
         self, result: InferenceResult, top: int, min_confidence: float = 0.0

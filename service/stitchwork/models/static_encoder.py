@@ -17,6 +17,7 @@ from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.models.text_cutting import TextCutter
 from stitchwork.models.text_settings import resolve_spec
 from stitchwork.models.token_ids import unverifiable_tokens
+from stitchwork.models.tokenization import Tokenization
 from stitchwork.resources import Item, Modality, TextEncoder, TokenIds
 from stitchwork.resources.prompts import Prompt, select_prompt
 
@@ -60,6 +61,13 @@ class StaticEncoder:
         self._tokenizer = Tokenizer.from_file(str(file))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self.tokenization = Tokenization(
+            spec.model,
+            self._tokenizer,
+            self._cased,
+            self._select_prompt,
+            adds_special_tokens=False,
+        )
         rows = self._rows(files.model_folder)
         self._limit = min(spec.max_length or max_tokens, max_tokens)
         self._cutter = TextCutter(self._token_ids, self._limit)
@@ -86,9 +94,7 @@ class StaticEncoder:
                 not be truncated; or if no prompt fits the input type.
         """
         may_truncate = self._spec.truncate if truncate is None else truncate
-        prompt = Prompt(None, self._spec.prompt or "")
-        if input_type is not None:
-            prompt = select_prompt(self._spec.model, self._spec.prompts or {}, input_type)
+        prompt = self._select_prompt(input_type)
         texts = [self._check(item, i, prompt.text) for i, item in enumerate(items)]
         parts, token_ids = self._cutter.tokenize(texts, progress)
         inputs, truncated = [], []
@@ -140,8 +146,16 @@ class StaticEncoder:
                 pointer=f"/items/{i}",
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
-        text = prompt + item
+        return self._cased(prompt + item)
+
+    def _cased(self, text: str) -> str:
         return text.lower() if self._spec.lower_case else text
+
+    def _select_prompt(self, input_type: str | None) -> Prompt:
+        """The prompt of an input type; without one, that of the spec."""
+        if input_type is None:
+            return Prompt(None, self._spec.prompt or "")
+        return select_prompt(self._spec.model, self._spec.prompts or {}, input_type)
 
     def _rows(self, folder: Path) -> torch.Tensor:
         """The row of each token id, (vocabulary, d) float32."""

@@ -39,6 +39,7 @@ from stitchwork.models.text_settings import (
     resolve_spec,
 )
 from stitchwork.models.token_ids import TokenIdCheck
+from stitchwork.models.tokenization import Tokenization
 from stitchwork.resources import Item, Modality, PoolingMode, TextEncoder, TokenIds
 from stitchwork.resources.prompts import Prompt, select_prompt
 
@@ -98,6 +99,9 @@ class TransformersEncoder:
             self._tokenizer, position_limit(model), files.max_length
         )
         self._prompt = spec.prompt or ""
+        self.tokenization = Tokenization(
+            spec.model, self._tokenizer, self._cased, self._select_prompt
+        )
         self._pools_prompt = files.include_prompt
         self._prompt_tokens: dict[str, int] = {}
         prompt_length = self._prompt_length(self._prompt)

@@ -7,7 +7,7 @@ a job's second frame has what many jobs share, so that it is written and read on
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import orjson
@@ -35,13 +35,14 @@ from stitchwork.resources import (
 )
 from stitchwork.telemetry import Caller
 
-FORMAT: Final = 7
+FORMAT: Final = 8
 """The version of the format of messages. It changes whenever a field of a message
 does, or what processes count in the queue: old and new ones would not see each other's jobs."""
 FIRST_FORMAT: Final = 1
 """The format of release 0.1.0, whose messages do not name it."""
 REGISTRATION_STREAM: Final = "registration"
 """The stream of registration steps that need no encoder."""
+Task = Literal["embed", "tokenize", "decode"]
 TOKENS: Final = b"\xff"
 """What token ids of a text follow; no text in UTF-8 has this byte."""
 MAX_SHARED_PARTS: Final = 1024
@@ -51,6 +52,8 @@ _OWN_FIELDS: Final = ("id", "reply_to", "request_id", "traceparent")
 
 class Job(Record):
     """One piece of work: inputs to embed and, optionally, to translate and to classify.
+
+    Or texts whose tokens are wanted, or token ids whose texts are.
 
     A job names resolved versions, so that everything it does uses one version of each.
 
@@ -64,6 +67,8 @@ class Job(Record):
         target: The space they are translated into, if any.
         head: The head that classifies them, if any; its labels stay with the API.
         bridge: The bridge from source to target.
+        task: What is done with the inputs.
+        special_tokens: Whether special tokens are added to tokens, or are a part of texts.
         registration: `(kind, id, version)` of the registration that this is a step of.
         request_id: The request that it is part of, for logs.
         traceparent: The span that it is part of, if it is traced.
@@ -78,6 +83,8 @@ class Job(Record):
     target: Space | None = None
     head: Head | None = None
     bridge: BridgeName = DEFAULT_BRIDGE
+    task: Task = "embed"
+    special_tokens: bool = True
     registration: tuple[str, str, str] | None = None
     request_id: str | None = None
     traceparent: str | None = None
@@ -116,7 +123,8 @@ class Reply:
         truncated: Indices of the inputs that were cut.
         tokens: How many tokens the model got; 0 if inputs are not texts.
         prompt_name: Name of the prompt that the job's input type selected.
-        error: Why there are no rows.
+        content: JSON, a list with an entry for each input, of a task that gives no rows.
+        error: Why there is neither.
     """
 
     job: str
@@ -127,6 +135,7 @@ class Reply:
     truncated: tuple[int, ...] = ()
     tokens: int = 0
     prompt_name: str | None = None
+    content: bytes | None = None
     error: StitchworkError | None = field(default=None, compare=False)
 
     def pack(self) -> bytes:
@@ -141,6 +150,8 @@ class Reply:
                 "code": error.code,
             }
             return pack_frames((orjson.dumps(header),))
+        if self.content is not None:
+            return pack_frames((orjson.dumps(header), self.content))
         rows = np.ascontiguousarray(self.rows, np.float32)
         header["shape"] = rows.shape
         header["tokens"] = self.tokens
@@ -256,6 +267,9 @@ def unpack_reply(data: bytes) -> Reply:
             return Reply(job, error=JobFailedError(message, code=code))
         if header.get("error") is not None:
             return Reply(job, error=_unpack_error(header["error"]))
+        if "shape" not in header:
+            (content,) = frames
+            return Reply(job, content=content)
         rows, defined, covered, lengths = frames
         count, width = header["shape"]
         return Reply(

@@ -26,7 +26,10 @@ class ListeningSettings(BaseSettings):
         8765, ge=0, le=65_535, description="Port that the API listens on; 0 takes a free one."
     )
     grpc_port: int | None = Field(
-        None, ge=0, le=65_535, description="Port on `host` of the gRPC API; unset: none."
+        None,
+        ge=0,
+        le=65_535,
+        description="Port on `host` of the gRPC API, by TLS as `port`; unset: none.",
     )
     unix_socket: Path | None = Field(
         None, description="Path of a Unix socket that the API listens on, instead of an address."
@@ -100,8 +103,6 @@ class ListeningSettings(BaseSettings):
     def _check_tls(self) -> Self:
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("expected both tls_cert_file and tls_key_file, or none of them")
-        if self.tls_cert_file and self.grpc_port is not None:
-            raise ValueError("grpc_port serves without TLS: expected it without tls_cert_file")
         return self
 
     @property

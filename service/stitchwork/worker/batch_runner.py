@@ -36,6 +36,7 @@ from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.encoder_loading import EncoderLoading, load_registered
 from stitchwork.worker.prefetch import prefetch
 from stitchwork.worker.registration import OUTAGE_ERRORS
+from stitchwork.worker.token_jobs import answer_tokens
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +109,7 @@ class BatchRunner:
         loaded = load_registered(self._load, spec, prove=is_unproven)
         start = time.perf_counter()
         self._telemetry.metrics.batch_jobs.observe(len(batch))
+        batch = answer_tokens(loaded.encoder, batch, answer, self._leases.progress)
         with self._telemetry.span("model"):
             checked = _map_jobs(batch, lambda delivery: self._check(delivery.job, loaded), answer)
             # The first check of a space takes long, which predicts nothing about the next batch.

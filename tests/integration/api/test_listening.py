@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import grpc
 import httpx
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support import machine
+from tests.support.ports import unused_port
 from tests.support.processes import read_until, without_settings
 from tests.support.waiting import wait_until
 
@@ -43,11 +46,26 @@ def serving(*options: str) -> Iterator[tuple[str, Path]]:
         assert code == 0
 
 
+def health_check(port: int, authority: Path) -> str:
+    """The status of gRPC's health check by TLS, or the code of the call's error."""
+    credentials = grpc.ssl_channel_credentials(authority.read_bytes())
+    with grpc.secure_channel(f"127.0.0.1:{port}", credentials) as channel:
+        try:
+            response = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(), timeout=machine.deadline(30)
+            )
+        except grpc.RpcError as error:
+            return str(error.code().name)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+
+
 def test_service_with_certificates_serves_by_tls_on_both_families(certificates: Path) -> None:
     names = ("--tls-cert-file", "server.pem"), ("--tls-key-file", "server.key")
     files = [word for option, name in names for word in (option, str(certificates / name))]
     host = "::" if socket.has_dualstack_ipv6() else "127.0.0.1"
-    with serving("--host", host, "--port", "0", "--no-require-keys", *files) as (url, log):
+    grpc_port = unused_port()
+    options = ("--host", host, "--port", "0", "--no-require-keys", "--grpc-port", str(grpc_port))
+    with serving(*options, *files) as (url, log):
         address = httpx.URL(url)
         assert address.scheme == "https"
         trusted = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
@@ -65,6 +83,8 @@ def test_service_with_certificates_serves_by_tls_on_both_families(certificates: 
             httpx.get(f"{local}/info", timeout=machine.deadline(30))
         with pytest.raises(httpx.TransportError):
             httpx.get(f"http://127.0.0.1:{address.port}/info", timeout=machine.deadline(30))
+        assert health_check(grpc_port, certificates / "ca.pem") == "SERVING"
+        assert health_check(grpc_port, certificates / "other.pem") == "UNAVAILABLE"
         # IPv4 clients of a socket for both families are known by their IPv4 addresses.
         wait_until("the request is logged", lambda: '"client":"203.0.113.9"' in log.read_text())
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
+from stitchwork.models.packaged_encoders import minilm_folder
 from tests.integration.protocols.conftest import TEXTS, World, to_base64
 
 pytestmark = pytest.mark.models
@@ -104,3 +107,77 @@ def test_paths_that_are_read_refuse_other_methods(world: World, path: str) -> No
 def test_unknown_fields_are_ignored(world: World) -> None:
     body = {"inputs": "a", "stream": False, "parameters": None}
     assert world.http.post("/tei/minilm/embed", json=body).status_code == 200
+
+
+def tokenize(world: World, **fields: Any) -> httpx.Response:
+    return world.http.post("/tei/minilm->turned/tokenize", json=fields)
+
+
+def test_tokens_are_those_of_the_models_own_tokenizer(world: World) -> None:
+    texts = ["Kein Zürich-Zug? embeddings!", *INPUTS]
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for adds in (True, False):
+        lists = tokenize(world, inputs=texts, add_special_tokens=adds).json()
+        encodings = [tokenizer.encode(text, add_special_tokens=adds) for text in texts]
+        assert [[token["id"] for token in tokens] for tokens in lists] == [
+            encoding.ids for encoding in encodings
+        ]
+    first = lists[0]
+    assert "".join(token["text"] for token in first) == texts[0].replace(" ", "")
+    assert all(texts[0][token["start"] : token["stop"]] == token["text"] for token in first)
+    start, *_, end = tokenize(world, inputs=texts[0]).json()[0]
+    special = {"special": True, "start": None, "stop": None}
+    assert (start, end) == (
+        {"id": 101, "text": "[CLS]"} | special,
+        {"id": 102, "text": "[SEP]"} | special,
+    )
+
+
+def test_more_tokens_than_the_model_takes_are_counted(world: World) -> None:
+    (tokens,) = tokenize(world, inputs="word " * 600).json()
+    assert len(tokens) == 602
+
+
+def test_requests_of_several_jobs_keep_their_order(world: World) -> None:
+    texts = [f"{word} {i}" for i, word in enumerate(["river", "card", "dog"] * 9)]
+    lists = tokenize(world, inputs=texts).json()
+    assert ["".join(t["text"] for t in tokens if not t["special"]) for tokens in lists] == [
+        text.replace(" ", "") for text in texts
+    ]
+
+
+def test_decoded_tokens_are_the_text_again(world: World) -> None:
+    (tokens,) = tokenize(world, inputs="my card was stolen").json()
+    ids = [token["id"] for token in tokens]
+    path = "/tei/minilm/decode"
+    assert world.http.post(path, json={"ids": ids}).json() == ["my card was stolen"]
+    both = world.http.post(path, json={"ids": [ids, ids[:2]], "skip_special_tokens": False}).json()
+    assert both == ["[CLS] my card was stolen [SEP]", "[CLS] my"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "status", "message"),
+    [
+        ("minilm/tokenize", {"inputs": [[1, 2]]}, 422, "a text, got token ids (at /inputs/0)"),
+        ("minilm/tokenize", {"inputs": ["a", ""]}, 422, "not empty (at /inputs/1)"),
+        ("minilm/tokenize", {"inputs": ["a"] * 41}, 413, "at most 40"),
+        ("minilm/tokenize", {"inputs": "a" * 140_000}, 422, "131072 characters"),
+        ("minilm/tokenize", {"inputs": ["a" * 130_000] * 9}, 413, "at most"),
+        ("minilm/tokenize", {"inputs": "a", "prompt_name": "query"}, 422, "(at /prompt_name)"),
+        ("minilm/tokenize", {}, 422, "inputs"),
+        ("minilm/decode", {"ids": ["a"]}, 422, "token ids, got a text (at /ids/0)"),
+        ("minilm/decode", {"ids": [[1], [40_000]]}, 422, "less than 30522, got 40000"),
+        ("lite/tokenize", {"inputs": "a"}, 422, "embeds images"),
+        ("turned/tokenize", {"inputs": "a"}, 422, "no encoder"),
+        ("nobody/decode", {"ids": [1]}, 404, "nobody"),
+    ],
+)
+def test_invalid_request_about_tokens_names_what_was_expected(
+    world: World, path: str, fields: dict[str, Any], status: int, message: str
+) -> None:
+    response = world.http.post(f"/tei/{path}", json=fields)
+    assert response.status_code == status
+    assert message in response.json()["error"]
+    assert str(minilm_folder()) not in response.text

@@ -134,6 +134,20 @@ CONTENTS: Final[dict[str, str]] = {
     "BYTES": "bytes_contents",
 }
 """Field of `InferTensorContents` for values of each datatype that has one."""
+METHODS: Final = (
+    "ServerLive",
+    "ServerReady",
+    "ServerMetadata",
+    "ModelReady",
+    "ModelMetadata",
+    "ModelInfer",
+    "ModelConfig",
+    "ModelStatistics",
+    "RepositoryIndex",
+)
+"""The methods with one message of the name and `Request`, and one of the name and `Response`."""
+POOL: Final = descriptor_pool.DescriptorPool()
+"""What is known of messages and services."""
 
 _Field = descriptor_pb2.FieldDescriptorProto
 
@@ -167,8 +181,21 @@ def _message_classes() -> dict[str, Any]:
         message = file.message_type.add(name=name)
         for field, declaration in fields.items():
             _add_field(message, field, declaration)
-    pool = descriptor_pool.DescriptorPool()
-    descriptor = pool.Add(file) or pool.FindFileByName(file.name)
+    service = file.service.add(name="GRPCInferenceService")
+    for name in METHODS:
+        types = {
+            "input_type": f".{PACKAGE}.{name}Request",
+            "output_type": f".{PACKAGE}.{name}Response",
+        }
+        service.method.add(name=name, **types)
+    service.method.add(
+        name="ModelStreamInfer",
+        input_type=f".{PACKAGE}.ModelInferRequest",
+        output_type=f".{PACKAGE}.ModelStreamInferResponse",
+        client_streaming=True,
+        server_streaming=True,
+    )
+    descriptor = POOL.Add(file) or POOL.FindFileByName(file.name)
     return {
         name: message_factory.GetMessageClass(descriptor.message_types_by_name[name])
         for name in MESSAGES

@@ -35,8 +35,6 @@ from stitchwork.errors import (
 )
 
 MEDIA_TYPE: Final = "application/grpc+proto"
-STREAM_METHODS: Final = frozenset({"ModelStreamInfer"})
-"""Methods of streams: each message of one is a request of its own."""
 MAX_MESSAGE_BYTES: Final = 16 * 1024
 """Bytes of a message of names and versions, which is parsed on the event loop."""
 DATA_TYPES: Final = {"TYPE_BOOL": 1, "TYPE_FP32": 11, "TYPE_STRING": 13}
@@ -58,25 +56,38 @@ def _method(name: str) -> Callable[[Method], Method]:
         async def endpoint(request: Request) -> Response:
             state = app_state(request)
             # A message without fields is not waited for: some such methods need no key.
+            kind = CLASSES[f"{name}Request"]
             is_empty = not MESSAGES[f"{name}Request"]
-            data = b"" if is_empty else await state.body_parser.receive(request, is_array=True)
-            if len(data) > MAX_MESSAGE_BYTES:
-                raise InputTooLargeError(
-                    f"expected a message {name}Request of at most {MAX_MESSAGE_BYTES} bytes, got "
-                    f"{len(data)}"
-                )
-            try:
-                message = CLASSES[f"{name}Request"].FromString(bytes(data))
-            except DecodeError as error:
-                raise MalformedInputError(
-                    f"expected a message {name}Request, got bytes that are none"
-                ) from error
+            message = kind() if is_empty else await read_message(request, state, kind)
             return await method(request, state, message)
 
         _add_route(name, endpoint)
         return method
 
     return add
+
+
+async def read_message(request: Request, state: AppState, kind: Any) -> Any:
+    """The message of a request, which is a short one.
+
+    Args:
+        request: The request.
+        state: The state of the API.
+        kind: Its class.
+
+    Raises:
+        InputTooLargeError: If it has more than `MAX_MESSAGE_BYTES`.
+        MalformedInputError: If it is none.
+    """
+    data, name = await state.body_parser.receive(request, is_array=True), kind.DESCRIPTOR.name
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise InputTooLargeError(
+            f"expected a message {name} of at most {MAX_MESSAGE_BYTES} bytes, got {len(data)}"
+        )
+    try:
+        return kind.FromString(bytes(data))
+    except DecodeError as error:
+        raise MalformedInputError(f"expected a message {name}, got bytes that are none") from error
 
 
 def _add_route(name: str, endpoint: Callable[..., Awaitable[Response]]) -> None:
@@ -265,3 +276,8 @@ def stream_error(text: str, metadata: Iterable[tuple[str, str]]) -> bytes:
         message.infer_response.parameters[name].string_param = value
     data: bytes = message.SerializeToString()
     return data
+
+
+STREAMS: Final = {f"/{GRPC_SERVICE}/ModelStreamInfer": stream_error}
+"""Methods of streams, each message of which is a request, with what makes the messages of errors.
+"""

@@ -4,10 +4,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, RootModel, ValidationInfo
 
-from stitchwork.api.openai.schemas import INPUT_SCHEMA, parse_inputs
+from stitchwork.api.openai.schemas import INPUT_SCHEMA, TOKENS_SCHEMA, parse_inputs
 from stitchwork.api.schemas.fields import FieldParser
+from stitchwork.api.schemas.items import EncodedImage
 from stitchwork.api.schemas.protocol_model import ProtocolModel
 from stitchwork.api.schemas.response_model import ResponseModel
+from stitchwork.errors import InvalidInputError
+from stitchwork.resources import TokenIds
 
 REFUSED_FIELDS: Final = {"parameters": "send each of them as a field beside `inputs`"}
 
@@ -48,6 +51,85 @@ class EmbedInputsRequest(ProtocolModel):
         "made for it (`matryoshka`); else their width.",
     )
     example: ClassVar[dict[str, Any]] = {"inputs": ["how do I reset my card?"]}
+
+
+TEXTS_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "minItems": 1, "items": {"type": "string"}},
+    ],
+    "description": "A text, or texts.",
+}
+IDS_SCHEMA: Final[dict[str, Any]] = {
+    "anyOf": [TOKENS_SCHEMA, {"type": "array", "minItems": 1, "items": TOKENS_SCHEMA}],
+    "description": "The token ids of a text, or of texts.",
+}
+
+
+def _parse_texts(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    inputs = parse_inputs(value)
+    for i, part in enumerate(inputs):
+        if isinstance(part, TokenIds | EncodedImage):
+            kind = "token ids" if isinstance(part, TokenIds) else "an image"
+            raise InvalidInputError(f"expected a text, got {kind}", pointer=f"/{i}")
+    return inputs
+
+
+def _parse_ids(value: Any, info: ValidationInfo) -> list[str | bytes]:
+    inputs = parse_inputs(value)
+    for i, part in enumerate(inputs):
+        if not isinstance(part, TokenIds):
+            raise InvalidInputError("expected token ids, got a text", pointer=f"/{i}")
+    return inputs
+
+
+class TokenizeRequest(ProtocolModel):
+    """A request of `/tokenize` of Text Embeddings Inference."""
+
+    inputs: Annotated[list[str | bytes], FieldParser(_parse_texts, TEXTS_SCHEMA)]
+    add_special_tokens: bool = Field(
+        True, strict=True, description="Whether the model's special tokens are among the tokens."
+    )
+    prompt_name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=256,
+        description="Selects a prompt of the encoder's model, which comes before each text.",
+    )
+    example: ClassVar[dict[str, Any]] = {"inputs": ["how do I reset my card?"]}
+
+
+class DecodeRequest(ProtocolModel):
+    """A request of `/decode` of Text Embeddings Inference."""
+
+    ids: Annotated[list[str | bytes], FieldParser(_parse_ids, IDS_SCHEMA)]
+    skip_special_tokens: bool = Field(
+        True, strict=True, description="Whether special tokens are left out of the texts."
+    )
+    example: ClassVar[dict[str, Any]] = {"ids": [[101, 7592, 102]]}
+
+
+class SimpleToken(ResponseModel):
+    """A token of a text."""
+
+    id: int
+    text: str = Field(description="Its part of the text; of a special token, its name.")
+    special: bool
+    start: int | None = Field(
+        description="Where it starts in the text with its prompt, in characters; null for special "
+        "tokens, and if the model's tokenizer does not tell."
+    )
+    stop: int | None = Field(description="Where it stops.")
+
+
+class TokenLists(RootModel[list[list[SimpleToken]]]):
+    """The tokens of each text."""
+
+
+class DecodedTexts(RootModel[list[str]]):
+    """The text of each list of token ids."""
+
+    model_config = ConfigDict(json_schema_extra={"example": ["hello"]})
 
 
 class EmbeddingLists(RootModel[list[list[float]]]):

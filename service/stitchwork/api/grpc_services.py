@@ -1,0 +1,71 @@
+"""The standard services of gRPC: health checks and reflection.
+
+Routes that `api.grpc_server` calls, as those of the Open Inference Protocol.
+"""
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+from starlette.responses import Response
+
+from stitchwork.api.dependencies import app_state
+from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.kserve.grpc_messages import POOL
+from stitchwork.api.kserve.grpc_routes import MEDIA_TYPE, read_message
+from stitchwork.api.limits import (
+    GRPC_HEALTH,
+    GRPC_REFLECTION,
+    GRPC_REFLECTION_1,
+    GRPC_SERVICE,
+)
+from stitchwork.api.routes import health
+
+STREAMS: Final = dict.fromkeys(
+    f"/{service}/ServerReflectionInfo" for service in (GRPC_REFLECTION, GRPC_REFLECTION_1)
+)
+"""Methods of streams, which an error ends."""
+
+router = APIRouter()
+for file in (health_pb2, reflection_pb2):
+    POOL.AddSerializedFile(file.DESCRIPTOR.serialized_pb)
+_reflection: Any = reflection.ReflectionServicer((GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION), POOL)
+
+
+def routes() -> list[APIRoute]:
+    """The routes of all methods."""
+    return [route for route in router.routes if isinstance(route, APIRoute)]
+
+
+async def check(request: Request) -> Response:
+    """Whether the process can serve requests, by the same rules as `/health/ready`.
+
+    All services of the process have the same state; which one the message names is not read, as
+    the call needs no key.
+    """
+    statuses = health_pb2.HealthCheckResponse
+    is_ready = health.readiness(app_state(request)).ready
+    message = statuses(status=statuses.SERVING if is_ready else statuses.NOT_SERVING)
+    return Response(message.SerializeToString(), media_type=MEDIA_TYPE)
+
+
+async def reflect(request: Request) -> Response:
+    """The description of services and messages, one request of a stream."""
+    kind = reflection_pb2.ServerReflectionRequest
+    message = await read_message(request, app_state(request), kind)
+    response = next(_reflection.ServerReflectionInfo(iter((message,)), None))
+    return Response(response.SerializeToString(), media_type=MEDIA_TYPE)
+
+
+for path, endpoint in ((f"/{GRPC_HEALTH}/Check", check), *((path, reflect) for path in STREAMS)):
+    router.add_api_route(
+        path,
+        endpoint,
+        methods=["POST"],
+        name=f"grpc_{path.rpartition('/')[2]}",
+        response_model=None,
+        include_in_schema=False,
+        route_class_override=DirectRoute,
+    )
