@@ -37,6 +37,7 @@ STORIES: Final = {
         "docs/guides/command-line-and-client.md",
         "docs/guides/offline-maps.md",
         "docs/guides/stitchwork-migrate.md",
+        "docs/guides/bulk-jobs.md",
         "docs/guides/openai-clients.md",
         "docs/guides/other-clients.md",
         "docs/evaluation.md",

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options
+from stitchwork.cli.extras import require
 from stitchwork.cli.output import Output
 
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
     from stitchwork.client import Stitchwork
+    from stitchwork.migration.local_engine import Engine
 
 
 @click.command(cls=ClientCommand)
@@ -43,6 +45,19 @@ if TYPE_CHECKING:
     metavar="COUNT",
     help="Rows that are translated and written at a time [default: 8192].",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What moves the rows: this process, or Ray, on one machine or many.",
+)
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    help="Address of a Ray cluster, auto for that of this machine [default: RAY_ADDRESS, else one "
+    "is started here].",
+)
 def migrate(
     client: "Stitchwork",
     output: Output,
@@ -54,6 +69,8 @@ def migrate(
     uncovered: str,
     checkpoint: Path | None,
     block_rows: int | None,
+    engine: str,
+    address: str | None,
 ) -> None:
     """Move a store of vectors: translate its rows into a new store, ids and payload included.
 
@@ -63,10 +80,13 @@ def migrate(
     lancedb:FOLDER?table=NAME. The service is asked for the map once; the rows are translated on
     this machine. The same command goes on where it was interrupted.
     """
-    from stitchwork.migration.local_engine import BLOCK_ROWS, move
+    from stitchwork.migration.blocks import BLOCK_ROWS
+    from stitchwork.migration.local_engine import move
     from stitchwork.migration.offline_map import OfflineMap
     from stitchwork.migration.stores import client_errors, open_store, state_folder
 
+    if address and engine != "ray":
+        raise click.UsageError("--address needs --engine ray")
     offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
     with (
         open_store(source) as source_store,
@@ -82,6 +102,7 @@ def migrate(
             uncovered="reject" if uncovered == "reject" else "keep",
             block_rows=block_rows or BLOCK_ROWS,
             progress=progress,
+            engine=_open_engine(engine, address),
         )
     fields = {**dataclasses.asdict(result), "rejects": str(result.rejects)}
     moved = result.rows - result.resumed_at
@@ -93,6 +114,17 @@ def migrate(
     if not output.as_json:
         for warning in result.warnings:
             click.echo(f"stitchwork: {warning}", err=True)
+
+
+def _open_engine(name: str, address: str | None) -> "Engine":
+    from stitchwork.migration.local_engine import LOCAL
+
+    if name == "local":
+        return LOCAL
+    require("migrate --engine ray", ("ray", "aiohttp", "pandas", "pyarrow"), "ray")
+    from stitchwork.migration.ray_engine import RayEngine
+
+    return RayEngine(address)
 
 
 @contextmanager

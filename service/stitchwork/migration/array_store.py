@@ -28,10 +28,11 @@ class ArrayStore(FileStore):
     """
 
     SUFFIX = ".npy"
+    HAS_ROW_CURSORS = True
 
     def __init__(self, path: Path, name: str, ids: str | None = None) -> None:
         super().__init__(path, name)
-        self._ids_path = Path(ids) if ids else path.with_suffix(".ids.txt")
+        self._ids_path = Path(ids or path.with_suffix(".ids.txt")).absolute()
         if self._ids_path.resolve() == path.resolve():
             raise InvalidInputError(f"{name}: expected a file of ids beside the array, got itself")
         self._requires_ids = ids is not None

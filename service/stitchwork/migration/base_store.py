@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import numpy as np
 
@@ -16,6 +16,10 @@ SCAN_ROWS: Final = 1024
 
 class BaseStore(ABC):
     """A store that may have neither revisions nor random access."""
+
+    HAS_ROW_CURSORS: ClassVar[bool] = False
+    """Whether a cursor is the number of the rows before it, so that scans begin at any row, and
+    the store can be pickled."""
 
     @abstractmethod
     def count(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.blocks import BlockSummary
 from stitchwork.migration.offline_map import MapVersions, OfflineMap
 from stitchwork.migration.part_files import PARTS, remove_leftovers, replacement
 from stitchwork.migration.store import Id
@@ -169,7 +170,23 @@ class Checkpoint:
         with replacement(self.folder / CHECKPOINT) as file:
             file.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
 
-    def add_rejects(self, rejects: list[tuple[Id, str]]) -> int:
+    def add(self, summary: BlockSummary) -> None:
+        """Note that the next block is written."""
+        state = self.progress
+        self.save(
+            MoveProgress(
+                blocks=state.blocks + 1,
+                cursor=summary.cursor,
+                rows=state.rows + summary.rows,
+                rejected=state.rejected + len(summary.rejects),
+                uncovered=state.uncovered + summary.uncovered,
+                mismatched=state.mismatched + summary.mismatched,
+                length_warning=state.length_warning or summary.length_warning,
+                rejects_bytes=self._add_rejects(summary.rejects),
+            )
+        )
+
+    def _add_rejects(self, rejects: list[tuple[Id, str]]) -> int:
         """Append rows to the file of rejects, after those of the complete blocks.
 
         Returns:

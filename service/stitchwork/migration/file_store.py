@@ -21,7 +21,8 @@ class FileStore(BaseStore):
     """Of the parts."""
 
     def __init__(self, path: Path, name: str) -> None:
-        self.name, self._path = name, path
+        # Tasks of engines on several machines have other working folders.
+        self.name, self._path = name, path.absolute()
         self._parts: PartFiles | None = None
         self._folder: Path | None = None
 
@@ -44,7 +45,7 @@ class FileStore(BaseStore):
 
     def _prepare(self, folder: Path) -> None:
         """Open the folder of parts, unless the store is complete."""
-        self._folder = folder / PARTS
+        self._folder = folder.absolute() / PARTS
         if not self._path.exists():
             self._parts = PartFiles(self._folder, self.SUFFIX)
 

@@ -1,27 +1,72 @@
-"""Moves a store on this machine, a block after the other."""
+"""Moves a store, a block after the other."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final, Protocol
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.inference.length_report import LengthReport
-from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move, MoveProgress
+from stitchwork.migration.blocks import BLOCK_ROWS, Uncovered, translate_block
+from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move
 from stitchwork.migration.move_locks import exclusive_move
 from stitchwork.migration.offline_map import OfflineMap
-from stitchwork.migration.store import Batch, Id, VectorStore
+from stitchwork.migration.store import VectorStore
 
-BLOCK_ROWS: Final = 8192
-Uncovered: TypeAlias = Literal["keep", "reject"]
-NOT_FINITE: Final = "a number that is not finite"
-ZERO: Final = "all its numbers are zero"
-NO_DIRECTION: Final = "equals the mean of the source space, so it has no direction"
-NOT_COVERED: Final = "not covered by the anchors of the source space"
+
+class Engine(Protocol):
+    """Writes the blocks of a move."""
+
+    def check_stores(self, source: VectorStore, target: VectorStore) -> None:
+        """Check that the engine can read and write two stores, before a move begins.
+
+        Raises:
+            InvalidInputError: If it cannot.
+        """
+
+    def write_blocks(
+        self,
+        source: VectorStore,
+        target: VectorStore,
+        offline_map: OfflineMap,
+        checkpoint: Checkpoint,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Write the blocks that a checkpoint lacks.
+
+        Args:
+            source: The store to read.
+            target: The store to write, which is created.
+            offline_map: The map.
+            checkpoint: What is written; each block is added to it, in their order.
+            progress: Called with the rows that are done.
+        """
+
+
+class LocalEngine:
+    """Writes blocks in this process, one after the other."""
+
+    def check_stores(self, source: VectorStore, target: VectorStore) -> None:
+        """All stores can be read and written."""
+
+    def write_blocks(
+        self,
+        source: VectorStore,
+        target: VectorStore,
+        offline_map: OfflineMap,
+        checkpoint: Checkpoint,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Write the blocks that a checkpoint lacks."""
+        move = checkpoint.move
+        for batch in source.scan(move.block_rows, checkpoint.progress.cursor):
+            rows, summary = translate_block(batch, offline_map, move.uncovered)
+            target.write(checkpoint.progress.blocks, rows)
+            checkpoint.add(summary)
+            progress(checkpoint.progress.rows)
+
+
+LOCAL: Final = LocalEngine()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +111,7 @@ def move(
     uncovered: Uncovered = "keep",
     block_rows: int = BLOCK_ROWS,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    engine: Engine = LOCAL,
 ) -> MoveResult:
     """Translate all rows of a store into another, which is created.
 
@@ -80,6 +126,7 @@ def move(
         uncovered: Whether rows that the anchors do not cover are written or left out.
         block_rows: Rows of a block.
         progress: Called with the rows that are done and all rows.
+        engine: What writes the blocks; the result is the same.
 
     Raises:
         ConflictError: If the target exists, the move has begun with other versions, another
@@ -90,7 +137,7 @@ def move(
     if block_rows < 1:
         raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
     with exclusive_move(folder, target.name):
-        return _move(source, target, offline_map, folder, uncovered, block_rows, progress)
+        return _move(source, target, offline_map, folder, uncovered, block_rows, progress, engine)
 
 
 def _move(
@@ -101,11 +148,13 @@ def _move(
     uncovered: Uncovered,
     block_rows: int,
     progress: Callable[[int, int], None],
+    engine: Engine,
 ) -> MoveResult:
     start = time.perf_counter()
     current = Move(
         source.name, target.name, offline_map.versions, block_rows, uncovered, source.revision()
     )
+    engine.check_stores(source, target)
     checkpoint = Checkpoint.read(folder)
     if checkpoint is None:
         checkpoint = _begin(source, target, offline_map, folder, current)
@@ -119,7 +168,7 @@ def _move(
         _check_complete_target(target, checkpoint)
     else:
         try:
-            _write(source, target, offline_map, checkpoint, total, progress)
+            _write(source, target, offline_map, checkpoint, total, progress, engine)
         except Exception:
             if not checkpoint.progress.blocks and not target.exists():
                 # So that the corrected command begins anew.
@@ -135,10 +184,14 @@ def _write(
     checkpoint: Checkpoint,
     total: int,
     progress: Callable[[int, int], None],
+    engine: Engine,
 ) -> None:
     stamp = offline_map.versions._asdict()
     target.create(source, offline_map.target_width, checkpoint.folder, stamp)
-    _write_blocks(source, target, offline_map, checkpoint, total, progress)
+    progress(checkpoint.progress.rows, total)
+    engine.write_blocks(
+        source, target, offline_map, checkpoint, lambda rows: progress(rows, max(total, rows))
+    )
     target.finish()
     expected, actual = checkpoint.progress.written, target.count()
     if actual != expected:
@@ -184,71 +237,6 @@ def _begin(
     # An unreadable source is refused before anything is written.
     next(source.scan(current.block_rows), None)
     return Checkpoint.begin(folder, current, offline_map)
-
-
-def _write_blocks(
-    source: VectorStore,
-    target: VectorStore,
-    offline_map: OfflineMap,
-    checkpoint: Checkpoint,
-    total: int,
-    progress: Callable[[int, int], None],
-) -> None:
-    state = checkpoint.progress
-    progress(state.rows, total)
-    for batch in source.scan(checkpoint.move.block_rows, state.cursor):
-        translation = _translate(batch, offline_map, checkpoint.move.uncovered)
-        target.write(state.blocks, translation.rows)
-        lengths = translation.lengths
-        state = MoveProgress(
-            blocks=state.blocks + 1,
-            cursor=batch.cursor,
-            rows=state.rows + len(batch),
-            rejected=state.rejected + len(translation.rejects),
-            uncovered=state.uncovered + translation.uncovered,
-            mismatched=state.mismatched + lengths.mismatched,
-            length_warning=state.length_warning or "".join(lengths.warnings),
-            rejects_bytes=checkpoint.add_rejects(translation.rejects),
-        )
-        checkpoint.save(state)
-        progress(state.rows, max(total, state.rows))
-
-
-class _Translation(NamedTuple):
-    """A block: the rows to write, those to leave out with the reasons, and what is doubtful."""
-
-    rows: Batch
-    rejects: list[tuple[Id, str]]
-    uncovered: int
-    lengths: LengthReport
-
-
-def _translate(batch: Batch, offline_map: OfflineMap, uncovered: str) -> _Translation:
-    mapped = offline_map.apply(batch.vectors)
-    reasons: dict[int, str] = {}
-    if uncovered == "reject":
-        reasons |= dict.fromkeys(_indices(~mapped.covered), NOT_COVERED)
-    reasons |= dict.fromkeys(_indices(~mapped.defined), NO_DIRECTION)
-    reasons |= dict.fromkeys(_indices(mapped.zero), ZERO)
-    reasons |= dict.fromkeys(_indices(~mapped.finite), NOT_FINITE)
-    reasons |= batch.faults
-    rejects = [(batch.ids[row], reasons[row]) for row in sorted(reasons)]
-    if not rejects:
-        rows = replace(batch, vectors=mapped.rows)
-        count = int(np.count_nonzero(~mapped.covered))
-        return _Translation(rows, rejects, count, offline_map.length_report(batch.vectors))
-    accepted = np.ones(len(batch), bool)
-    accepted[list(reasons)] = False
-    selected = np.flatnonzero(accepted)
-    rows = replace(batch.select(selected), vectors=mapped.rows[selected])
-    count = int(np.count_nonzero(~mapped.covered[selected]))
-    lengths = offline_map.length_report(batch.vectors[selected])
-    return _Translation(rows, rejects, count, lengths)
-
-
-def _indices(mask: NDArray[np.bool_]) -> list[int]:
-    indices: list[int] = np.flatnonzero(mask).tolist()
-    return indices
 
 
 def _result(

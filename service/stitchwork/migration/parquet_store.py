@@ -1,7 +1,7 @@
 """Parquet files, and folders of them, as stores."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -26,17 +26,18 @@ class ParquetStore(FileStore, ArrowStore):
     """
 
     SUFFIX = ".parquet"
+    HAS_ROW_CURSORS = True
 
     def __init__(
         self, path: Path, name: str, id_column: str | None = None, column: str | None = None
     ) -> None:
         FileStore.__init__(self, path, name)
         ArrowStore.__init__(self, name, id_column, column)
-        self._files_cache: list[tuple[Path, int]] | None = None
+        self._files_cache: list[tuple[PurePath, int]] | None = None
 
     def read_schema(self) -> Any:
         """The schema of the first file."""
-        return pq.read_schema(self._files()[0][0])
+        return self._open(self._files()[0][0]).schema_arrow
 
     def _read_column(self, column: str) -> Iterator[Any]:
         for table in self._tables(self._files(), 0, [column]):
@@ -44,7 +45,7 @@ class ParquetStore(FileStore, ArrowStore):
 
     def revision(self) -> str:
         """Sizes and times of the files."""
-        stats = [path.stat() for path, _ in self._files()]
+        stats = [Path(path).stat() for path, _ in self._files()]
         return ",".join(f"{stat.st_size}@{stat.st_mtime_ns}" for stat in stats)
 
     def count(self) -> int:
@@ -61,7 +62,7 @@ class ParquetStore(FileStore, ArrowStore):
         rows = sample_indices(self.count(), count, seed)
         width, parts, start = self.dimension(), [], 0
         for path, _ in self._files():
-            file = pq.ParquetFile(path, memory_map=True, buffer_size=BUFFER_BYTES)
+            file = self._open(path)
             for group in range(file.num_row_groups):
                 length = file.metadata.row_group(group).num_rows
                 inside = rows[(rows >= start) & (rows < start + length)]
@@ -99,10 +100,7 @@ class ParquetStore(FileStore, ArrowStore):
         """Write the part of a block."""
         table = self._to_table(batch)
         with self._part_files.write(block) as file:
-            dictionaries = self._dictionary_columns
-            pq.write_table(
-                table, file, use_dictionary=dictionaries, row_group_size=max(1, len(table))
-            )
+            self._write_table(table, file)
 
     def finish(self) -> None:
         """Rename the folder of parts, or write them to one file."""
@@ -127,15 +125,28 @@ class ParquetStore(FileStore, ArrowStore):
                 table = pq.ParquetFile(path, memory_map=True).read()
                 writer.write_table(table, max(1, table.num_rows))
 
+    def _write_table(self, table: Any, file: Any) -> None:
+        """Write the rows of a block as one row group."""
+        dictionaries = self._dictionary_columns
+        pq.write_table(table, file, use_dictionary=dictionaries, row_group_size=max(1, len(table)))
+
+    def _list(self) -> Sequence[PurePath]:
+        """The files, in the order of their rows."""
+        return sorted(self._path.rglob("*.parquet")) if self._path.is_dir() else [self._path]
+
+    def _open(self, path: PurePath) -> Any:
+        """A file to read."""
+        return pq.ParquetFile(path, memory_map=True, buffer_size=BUFFER_BYTES)
+
     def _tables(
-        self, files: list[tuple[Path, int]], start: int, columns: list[str] | None = None
+        self, files: list[tuple[PurePath, int]], start: int, columns: list[str] | None = None
     ) -> Iterator[Any]:
         """Tables of a few rows each, from a row on."""
         for path, total in files:
             if start >= total:
                 start -= total
                 continue
-            file = pq.ParquetFile(path, memory_map=True, buffer_size=BUFFER_BYTES)
+            file = self._open(path)
             groups = list[int]()
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -150,14 +161,12 @@ class ParquetStore(FileStore, ArrowStore):
                 yield pa.Table.from_batches([batch]).slice(start)
                 start = 0
 
-    def _files(self) -> list[tuple[Path, int]]:
+    def _files(self) -> list[tuple[PurePath, int]]:
         """The files with their numbers of rows."""
         if self._files_cache is None:
-            paths = [self._path]
-            if self._path.is_dir():
-                paths = sorted(self._path.rglob("*.parquet"))
             try:
-                self._files_cache = [(path, pq.read_metadata(path).num_rows) for path in paths]
+                paths = self._list()
+                self._files_cache = [(path, self._open(path).metadata.num_rows) for path in paths]
             except FileNotFoundError as error:
                 raise InvalidInputError(f"{self.name}: no such file or folder") from error
             except pa.ArrowInvalid as error:
@@ -167,15 +176,15 @@ class ParquetStore(FileStore, ArrowStore):
             self._check_columns(paths)
         return self._files_cache
 
-    def _check_columns(self, paths: list[Path]) -> None:
+    def _check_columns(self, paths: Sequence[PurePath]) -> None:
         """Check that all files have the columns of the first one.
 
         Raises:
             InvalidInputError: If one of them has others.
         """
-        expected = pq.read_schema(paths[0])
+        expected = self._open(paths[0]).schema_arrow
         for path in paths[1:]:
-            schema = pq.read_schema(path)
+            schema = self._open(path).schema_arrow
             if not schema.equals(expected):
                 others = [str(field) for field in schema if field not in list(expected)]
                 missing = [str(field) for field in expected if field not in list(schema)]

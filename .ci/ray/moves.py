@@ -1,0 +1,194 @@
+"""Moves stores on a cluster of two nodes, one of which is killed, and compares the results.
+
+The cluster has a head without processors and nodes of one processor each, in separate raylets.
+Prints a line for each check, and fails at the first that does not hold.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from ray.cluster_utils import Cluster
+
+from stitchwork.errors import InvalidInputError, UnavailableError
+from stitchwork.migration import MoveResult, move, open_store
+from stitchwork.migration.local_engine import LOCAL, Engine
+from stitchwork.migration.ray_engine import RayEngine
+from tests.support.interrupted_moves import contents
+from tests.support.moved_stores import make_map, make_vectors
+
+ROWS, BLOCK_ROWS = 20_000, 128
+MEMORY = 200 * 1024 * 1024
+
+
+class Nodes:
+    """A cluster of a head and of nodes of one processor each."""
+
+    def __init__(self, count: int) -> None:
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY}
+        )
+        self._nodes: list[Any] = []
+        self.address = self._cluster.address
+        for _ in range(count):
+            self.add()
+
+    def add(self) -> None:
+        """Add a node."""
+        self._nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=MEMORY))
+
+    def kill(self) -> None:
+        """Kill the last node with all of its processes."""
+        self._cluster.remove_node(self._nodes.pop(), allow_graceful=False)
+
+    def shutdown(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+def write_source(path: Path) -> None:
+    """A Parquet file of rows with ids and texts, some of which cannot be translated."""
+    rows = make_vectors(1000)
+    noise = np.random.default_rng(1).normal(size=(ROWS, rows.shape[1])) / 100
+    vectors = (rows[np.arange(ROWS) % len(rows)] + noise).astype(np.float32)
+    vectors[::997] = np.nan
+    flat = pa.array(vectors.ravel())
+    columns = {
+        "id": [f"r{i}" for i in range(ROWS)],
+        "text": [f"text {i}" for i in range(ROWS)],
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, rows.shape[1]),
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=5000)
+
+
+def run(
+    source: Path,
+    target: str,
+    engine: Engine,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MoveResult:
+    """Move a store."""
+    state = source.with_name(f"{Path(target.split('?')[0]).name}.state")
+    with open_store(str(source)) as rows, open_store(target) as moved:
+        return move(
+            rows, moved, make_map(), state, block_rows=BLOCK_ROWS, progress=progress, engine=engine
+        )
+
+
+def check_equal(folder: Path, target: str, expected: str = "local.parquet") -> None:
+    """Compare a file, and the rejects of its move, with those of another."""
+    assert pq.read_table(folder / target).equals(pq.read_table(folder / expected)), target
+    rejects = [(folder / f"{name}.state/rejects.jsonl").read_bytes() for name in (target, expected)]
+    assert rejects[0] == rejects[1], target
+
+
+def at(rows: int, action: Callable[[], object]) -> Callable[[int, int], None]:
+    """What runs an action once when so many rows are done."""
+    is_pending = [True]
+
+    def progress(done: int, total: int) -> None:
+        if done >= rows and is_pending[0]:
+            is_pending[0] = False
+            action()
+
+    return progress
+
+
+def check_moves(folder: Path) -> None:
+    """Run all checks in an empty folder."""
+    source = folder / "source.parquet"
+    write_source(source)
+    local = run(source, f"{folder}/local.parquet", LOCAL)
+    begin = time.perf_counter()
+    nodes = Nodes(2)
+    report(f"a cluster of two nodes, started in {time.perf_counter() - begin:.1f} s")
+    engine = RayEngine(nodes.address)
+    try:
+        result = run(source, f"{folder}/two.parquet", engine)
+        check_equal(folder, "two.parquet")
+        assert result.written == local.written < ROWS
+        report(f"two nodes: equal to the local engine, {result.seconds:.1f} s")
+        result = run(source, f"{folder}/killed.parquet", engine, at(ROWS // 4, nodes.kill))
+        check_equal(folder, "killed.parquet")
+        report(f"one of two nodes killed in the middle: equal, {result.seconds:.1f} s")
+        nodes.add()
+        check_killed_driver(source, nodes.address)
+        check_other_targets(source, engine)
+        check_refusals(source, engine)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def check_killed_driver(source: Path, address: str) -> None:
+    """Kill the process that began a move, and go on by each engine."""
+    for name, engine in (("resumed", RayEngine(address)), ("resumed-locally", LOCAL)):
+        target = source.with_name(f"{name}.parquet")
+        program = [sys.executable, __file__, str(source), str(target), address]
+        code = subprocess.run(program, check=False).returncode
+        assert code == -signal.SIGKILL, code
+        result = run(source, str(target), engine)
+        assert 0 < result.resumed_at < ROWS
+        check_equal(source.parent, target.name)
+        report(f"driver killed, {name} at row {result.resumed_at}: equal")
+
+
+def drive(source: str, target: str, address: str) -> None:
+    """A move whose process kills itself in the middle."""
+    kill = partial(os.kill, os.getpid(), signal.SIGKILL)
+    run(Path(source), target, RayEngine(address), at(ROWS // 4, kill))
+
+
+def check_other_targets(source: Path, engine: Engine) -> None:
+    """Compare targets of other kinds: files of blocks, and a table that the driver writes."""
+    for form in ("{}/{}.jsonl", "{}/{}-parts/", "lancedb:{}/{}-lance?table=rows"):
+        targets = [form.format(source.parent, name) for name in ("by-ray", "locally")]
+        run(source, targets[0], engine)
+        run(source, targets[1], LOCAL)
+        first, second = (sorted(contents(target)) for target in targets)
+        assert first == second, form
+        report(f"{form.format('', 'target')}: equal to the local engine")
+
+
+def check_refusals(source: Path, engine: Engine) -> None:
+    """Stores and clusters that cannot be used are refused by name, and nothing is left."""
+    try:
+        run(source.with_name("by-ray.jsonl"), f"{source.parent}/refused.parquet", engine)
+    except InvalidInputError as error:
+        assert "expected a source of Parquet or .npy files" in error.message, error
+    else:
+        raise AssertionError("a source without row cursors was moved")
+    ray.shutdown()
+    try:
+        run(source, f"{source.parent}/refused.parquet", RayEngine("127.0.0.1:9"))
+    except UnavailableError as error:
+        assert "127.0.0.1:9" in error.message, error
+    else:
+        raise AssertionError("a cluster that does not exist was used")
+    assert not list(source.parent.glob("refused*"))
+    report("other sources, and addresses without a cluster: refused by name")
+
+
+def report(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        drive(*sys.argv[1:])
+    else:
+        with tempfile.TemporaryDirectory() as path:
+            check_moves(Path(path))
+        report("all passed")
