@@ -50,6 +50,9 @@ class Corpus:
         rows: Embeddings that need no encoder, by space: (n, d) float32.
         groups: (n,) int64, finer groups than the classes; None where there are none.
         notes: Remarks for the report, such as rows that were left out.
+        judgements: (len(test), len(train)) float32, how useful each document is to each query, 0
+            for of no use: the training rows are documents, and the test rows queries. None where
+            there are none.
 
     Raises:
         InvalidInputError: If views, rows, labels or groups differ in length, or the train or test
@@ -65,6 +68,7 @@ class Corpus:
     rows: Mapping[str, Floats] = field(default_factory=dict)
     groups: Indices | None = None
     notes: tuple[str, ...] = ()
+    judgements: Floats | None = None
 
     def __post_init__(self) -> None:
         lengths = {name: len(view.items) for name, view in self.views.items()}
@@ -85,6 +89,11 @@ class Corpus:
         shared = np.intersect1d(self.train, self.test).size
         if shared:
             raise InvalidInputError(f"{self.name}: {shared} rows are both in train and in test")
+        shape = (len(self.test), len(self.train))
+        if self.judgements is not None and self.judgements.shape != shape:
+            raise InvalidInputError(
+                f"{self.name}: expected judgements {shape}, got {self.judgements.shape}"
+            )
 
     @property
     def size(self) -> int:
@@ -118,7 +127,19 @@ class Corpus:
             {name: rows[indices] for name, rows in self.rows.items()},
             None if self.groups is None else self.groups[indices],
             self.notes,
+            None
+            if self.judgements is None
+            else self.judgements[
+                np.ix_(_positions(self.test, test), _positions(self.train, train))
+            ],
         )
+
+
+def _positions(values: Indices, selected: Indices) -> Indices:
+    """Where each of some values is among all of them."""
+    order = np.argsort(values)
+    positions: Indices = order[np.searchsorted(values, selected, sorter=order)]
+    return positions
 
 
 def stratified_sample(rows: Indices, labels: Indices | None, max_rows: int, seed: int) -> Indices:

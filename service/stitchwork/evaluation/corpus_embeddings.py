@@ -75,6 +75,7 @@ def embed_corpus(
         corpus.train,
         corpus.test,
         origin,
+        corpus.judgements,
     )
 
 
@@ -85,6 +86,8 @@ def save_embeddings(embedded: EmbeddedCorpus, path: Path) -> None:
         arrays |= {"labels": embedded.labels, "classes": np.array(embedded.classes)}
     if embedded.groups is not None:
         arrays["groups"] = embedded.groups
+    if embedded.judgements is not None:
+        arrays["judgements"] = embedded.judgements
     _write(path, arrays)
 
 

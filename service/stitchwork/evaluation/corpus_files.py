@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError, MalformedInputError, UnknownResourceError
 from stitchwork.evaluation.corpora import Corpus, Indices, View, label_indices, train_test_split
 
@@ -20,7 +21,7 @@ LABEL_COLUMNS: Final = ("label", "category")
 PARTS: Final = ("train", "test")
 MAX_INCOMPLETE: Final = 0.01
 """Maximum share of rows without text or label, which are left out; real files have a few."""
-RESERVED: Final = ("labels", "groups", "classes", "train", "test")
+RESERVED: Final = ("labels", "groups", "classes", "train", "test", "judgements")
 """Arrays of an .npz file that are not a space."""
 
 
@@ -122,7 +123,8 @@ def read_arrays(path: Path, seed: int = 0) -> Corpus:
 
     Args:
         path: The file; besides the spaces it may contain `labels` and `groups` (n,), as numbers or
-            names, `classes` as names of numbers, and indices `train` and `test`.
+            names, `classes` as names of numbers, indices `train` and `test`, and with these
+            `judgements` (len(test), len(train)) as numbers.
         seed: Seed of the split, where the file has none.
 
     Raises:
@@ -162,7 +164,20 @@ def read_arrays(path: Path, seed: int = 0) -> Corpus:
         test,
         rows={name: array.astype(np.float32) for name, array in rows.items()},
         groups=groups,
+        judgements=_judgements(contents, path),
     )
+
+
+def _judgements(contents: Mapping[str, NDArray[Any]], path: Path) -> Floats | None:
+    gains = contents.get("judgements")
+    if gains is None:
+        return None
+    if "train" not in contents or gains.dtype.kind not in "fiu" or not (gains >= 0).all():
+        raise InvalidInputError(
+            f"{path}: expected judgements of 0 or more for given train and test, got {gains.dtype} "
+            f"{gains.shape}"
+        )
+    return gains.astype(np.float32)
 
 
 def _column(

@@ -11,6 +11,7 @@ from stitchwork.evaluation import corpus_files
 from stitchwork.evaluation.corpora import Corpus, View, label_indices
 from stitchwork.evaluation.emoji import IMAGE_PACKAGE, LANGUAGES, emoji_corpus
 from stitchwork.evaluation.image_datasets import Split, digits, fashion_mnist
+from stitchwork.evaluation.judged_documents import JUDGEMENTS, read_judged_documents
 
 FASHION_TRAIN: Final = 4000
 
@@ -31,7 +32,8 @@ def load_corpus(
 
     Args:
         source: `digits`, `fashion-mnist`; a CSV, JSONL or .npz file; a folder with `train` and
-            `test` files of texts, two parallel texts, the emoji packages, or images by class;
+            `test` files of texts, documents with judgements, two parallel texts, the emoji
+            packages, or images by class;
             parallel texts as paths joined by a comma, or the part of their paths that they share.
         max_rows: Maximum number of rows of each part; None for all.
         languages: Languages of the names of emoji.
@@ -71,6 +73,8 @@ def _load(source: str, languages: tuple[str, ...], seed: int) -> Corpus:
 def _load_folder(folder: Path, languages: tuple[str, ...], seed: int) -> Corpus:
     if (folder / IMAGE_PACKAGE).is_dir():
         return emoji_corpus(folder, languages, seed)
+    if (folder / JUDGEMENTS).is_file():
+        return read_judged_documents(folder)
     for suffix in corpus_files.TABLE_SUFFIXES:
         train, test = (folder / f"{part}{suffix}" for part in corpus_files.PARTS)
         if train.is_file() and test.is_file():

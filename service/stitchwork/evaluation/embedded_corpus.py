@@ -25,6 +25,8 @@ class EmbeddedCorpus:
         train: Indices that anchors and heads may use.
         test: Indices held out.
         origin: By space: what computed it, for the report.
+        judgements: (len(test), len(train)) float32 gains of documents, which are the training rows,
+            for queries, which are the test rows; None where the data set has none.
     """
 
     name: str
@@ -36,3 +38,4 @@ class EmbeddedCorpus:
     train: NDArray[np.int64]
     test: NDArray[np.int64]
     origin: Mapping[str, str]
+    judgements: Floats | None = None

@@ -15,6 +15,7 @@ from stitchwork.evaluation.experiments.modalities import modalities
 from stitchwork.evaluation.experiments.norms import norms
 from stitchwork.evaluation.experiments.over_http import over_http
 from stitchwork.evaluation.experiments.prediction import prediction
+from stitchwork.evaluation.experiments.relevance import relevance
 from stitchwork.evaluation.experiments.scale import scale
 from stitchwork.evaluation.experiments.sensitivity import sensitivity
 from stitchwork.evaluation.experiments.study import ProgressCallback, Record, Study
@@ -45,7 +46,8 @@ class Experiment:
         title: What the progress bar shows.
         needs_labels: Whether it needs labels.
         requires: Experiments whose results it uses.
-        applies: Whether it applies to this data set.
+        applies: Whether it applies to this data set; by default to those without judgements,
+            whose test rows are not like their training rows.
         opt_in: Whether it runs only where it is selected by name.
     """
 
@@ -53,7 +55,7 @@ class Experiment:
     title: str
     needs_labels: bool = False
     requires: tuple[str, ...] = ()
-    applies: Callable[[Study], bool] = lambda study: True
+    applies: Callable[[Study], bool] = lambda study: study.embedded.judgements is None
     opt_in: bool = False
 
 
@@ -68,6 +70,11 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     "translation": Experiment(
         lambda c: translation(c.study, peers=c.peers, progress=c.progress),
         "stitching and retrieval",
+    ),
+    "relevance": Experiment(
+        lambda c: relevance(c.study, peers=c.peers, progress=c.progress),
+        "moved stores of judged documents",
+        applies=lambda study: study.embedded.judgements is not None,
     ),
     "modalities": Experiment(
         lambda c: modalities(c.study, progress=c.progress),

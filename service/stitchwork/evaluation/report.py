@@ -7,6 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from stitchwork.evaluation import analysis_sections, translation_sections
+from stitchwork.evaluation.cells import cells_section
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import format_number, table
 
@@ -16,15 +17,18 @@ unchanged, cut or padded with zeros where widths differ. `irp` is the paper's br
 service's δ = 0.8 and ω = 8; for `irp, best δ ω` both are chosen for each pair and number of anchors
 on validation rows from the training part; the other bridges have no parameters chosen. Methods
 marked `both` are estimated from both spaces together, which the bridges never need, on the same
-unit rows: ridge regression with its penalty by generalised cross-validation for each pair, and
-orthogonal Procrustes. Values are means over ordered pairs ± their standard deviation over pairs,
-where the value of a pair is the mean over draws of anchors; where all training rows are anchors,
-draws differ only in their order."""
+unit rows: ridge regression with its penalty by generalised cross-validation for each pair,
+orthogonal Procrustes, and kernel ridge regression with width and penalty by generalised
+cross-validation, written as `ridge` or as `exp` writes. Values are means over ordered pairs ± their
+standard deviation over pairs, where the value of a pair is the mean over draws of anchors; where
+all training rows are anchors, draws differ only in their order."""
 
 Section = Callable[[Record], str]
 SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
     ("translation", "Zero-shot stitching", translation_sections.stitching),
     ("translation", "Retrieval across spaces", translation_sections.retrieval),
+    ("translation", "Moved stores", translation_sections.moves),
+    ("relevance", "Moved stores of judged documents", translation_sections.relevance),
     ("translation", "Across languages", translation_sections.languages),
     ("modalities", "Across modalities", translation_sections.modalities),
     ("inversion", "Inversion", analysis_sections.inversion),
@@ -59,6 +63,8 @@ def render_report(results: Record, plots: Mapping[str, Path]) -> str:
     """
     parts = ["# Evaluation of Stitchwork", _conditions(results)]
     parts.append(_overview(results))
+    if comparison := cells_section(results):
+        parts += ["## The default bridge against the best other method", comparison]
     for name, data in results["data"].items():
         parts += [f"## {name}", _dataset_summary(data)]
         for experiment, title, section in SECTIONS:

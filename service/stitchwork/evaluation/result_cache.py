@@ -82,7 +82,11 @@ def data_key(embedded: EmbeddedCorpus, settings: ExperimentSettings) -> str:
     digest = hashlib.sha256()
     arrays: dict[str, NDArray[Any]] = {**embedded.rows}
     arrays |= {"/train": embedded.train, "/test": embedded.test}
-    optional = {"/labels": embedded.labels, "/groups": embedded.groups}
+    optional: dict[str, NDArray[Any] | None] = {
+        "/labels": embedded.labels,
+        "/groups": embedded.groups,
+        "/judgements": embedded.judgements,
+    }
     arrays |= {name: array for name, array in optional.items() if array is not None}
     for name, array in arrays.items():
         digest.update(orjson.dumps([name, array.dtype.str, array.shape]))

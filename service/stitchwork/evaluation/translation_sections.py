@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import numpy as np
+
 from stitchwork.evaluation.experiments.methods import ABSOLUTE, IRP_BEST
 from stitchwork.evaluation.experiments.probes import KINDS
 from stitchwork.evaluation.experiments.study import Record
@@ -20,6 +22,7 @@ from stitchwork.evaluation.summary import (
     select,
     share_of_weaker,
     text_views,
+    values,
 )
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
 
@@ -112,6 +115,51 @@ def retrieval(data: Record) -> str:
         "\n\nCosine is between translated and true rows, about the anchors' mean; overlap is that "
         "of the ten nearest test rows."
     )
+
+
+def moves(data: Record) -> str:
+    """Moved stores: overlaps of the ten nearest rows, by method and number of anchors."""
+    result = data["experiments"]["translation"]
+    counts, names = result["sizes"], ("mq", "ms", "mqx")
+    titles = ["method", *(f"{name}, k = {k:,}" for k in counts for name in names)]
+    rows = []
+    for method in methods(result["records"]):
+        line: list[Any] = [method_label(method)]
+        for k in counts:
+            selected = select(result["records"], k=k, method=method)
+            line += [format_mean(mean_of(selected, name)) for name in names]
+        rows.append(line)
+    return table(titles, rows)
+
+
+def relevance(data: Record) -> str:
+    """Moved stores of judged documents: nDCG@10 as a share of embedding anew, and overlaps."""
+    result = data["experiments"]["relevance"]
+    measures = ("store_share", "query_share", "ms", "mq", "mqx")
+    titles = ["k", "pair", "method", "nDCG@10, moved store", "share", "share, moved queries"]
+    rows = []
+    for k in result["sizes"]:
+        records = select(result["records"], k=k)
+        for x, y in dict.fromkeys((r["source"], r["target"]) for r in records):
+            of_pair = select(records, source=x, target=y)
+            for method in methods(of_pair):
+                selected = select(of_pair, method=method)
+                means = [
+                    format_number(float(np.mean(values(selected, name))))
+                    for name in ("store_ndcg10", *measures)
+                ]
+                rows.append([k, f"{x} → {y}", method_label(method), *means])
+    native = ", ".join(
+        f"{space} {np.mean(values(select(result['native'], space=space), 'ndcg10')):.3f}"
+        for space in data["spaces"]
+    )
+    draws = len({record["draw"] for record in result["records"]})
+    return (
+        f"Each of {draws} draws searches {result['documents']:,} documents and takes its anchors "
+        f"from the others. nDCG@10 of each model with a store of its own: {native}. *Share* is "
+        "that of embedding anew with the new model, which is the target for a moved store and the "
+        "source for moved queries, that search the old store.\n\n"
+    ) + table([*titles, "ms", "mq", "mqx"], rows)
 
 
 def languages(data: Record) -> str:

@@ -58,7 +58,7 @@ class Gallery:
         self._mean = mean.astype(np.float32)
         self._rows = unit_rows(rows, self._mean)
         self._neighbours = min(neighbours, len(rows))
-        self._nearest = _nearest(self._rows @ self._rows.T, self._neighbours)
+        self._nearest = nearest(self._rows @ self._rows.T, self._neighbours)
 
     def retrieval(self, queries: Floats) -> Retrieval:
         """How well (n, d) translated rows find their own items.
@@ -69,7 +69,7 @@ class Gallery:
         scores = unit_rows(queries, self._mean) @ self._rows.T
         own = np.diagonal(scores)[:, None]
         rank = np.sum(scores >= own, axis=1) - 1
-        shared = np.sum(_nearest(scores, self._neighbours) & self._nearest, axis=1)
+        shared = np.sum(nearest(scores, self._neighbours) & self._nearest, axis=1)
         return Retrieval(
             float(np.mean(rank < 1)),
             float(np.mean(rank < self._neighbours)),
@@ -77,12 +77,74 @@ class Gallery:
         )
 
 
-def _nearest(scores: Floats, count: int) -> NDArray[np.bool_]:
+def nearest(scores: Floats, count: int) -> NDArray[np.bool_]:
     """(n, m) bool, True for the `count` largest scores of each row."""
     result = np.zeros(scores.shape, np.bool_)
     indices = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     np.put_along_axis(result, indices, True, axis=1)
     return result
+
+
+class StoreOverlaps(NamedTuple):
+    """What is left of the ten nearest rows of a store when its model changes.
+
+    Every row is a query once, searched among all other rows by cosine about the origin, as a store
+    searches; each value is the mean share of true neighbours among the ten retrieved.
+
+    Attributes:
+        mq: Translated queries in the old store, against what the old model's queries find there.
+        ms: Queries of the new model in the translated store, against a store embedded anew.
+        mqx: Translated queries in the old store, against the new model in a store embedded anew.
+    """
+
+    mq: float
+    ms: float
+    mqx: float
+
+
+def store_neighbours(rows: Floats, count: int = 10) -> NDArray[np.bool_]:
+    """(n, n) bool, the nearest other rows of each row by cosine about the origin."""
+    return nearest_others(_unit(rows) @ _unit(rows).T, count)
+
+
+def nearest_others(scores: Floats, count: int = 10) -> NDArray[np.bool_]:
+    """(n, n) bool, the largest scores of each row but its own, which is overwritten."""
+    np.fill_diagonal(scores, -np.inf)
+    return nearest(scores, min(count, len(scores) - 1))
+
+
+def overlap(retrieved: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
+    """Mean share of the true neighbours (n, m) that are among the retrieved (n, m)."""
+    return float(np.mean(np.sum(retrieved & true, axis=1) / np.sum(true, axis=1)))
+
+
+def store_overlaps(
+    translated: Floats,
+    rows: Floats,
+    neighbours_x: NDArray[np.bool_],
+    neighbours_y: NDArray[np.bool_],
+) -> StoreOverlaps:
+    """Overlaps of a move between a source and a target.
+
+    Args:
+        translated: (n, d) rows of the source, translated: queries in a store of the target (`mq`,
+            `mqx`), or a store that queries of the target search (`ms`).
+        rows: (n, d) rows of the same inputs in the target.
+        neighbours_x: (n, n) `store_neighbours` in the source.
+        neighbours_y: (n, n) those in the target.
+    """
+    scores = _unit(translated) @ _unit(rows).T
+    of_queries, of_store = nearest_others(scores), nearest_others(scores.T)
+    return StoreOverlaps(
+        mq=overlap(of_queries, neighbours_y),
+        ms=overlap(of_store, neighbours_y),
+        mqx=overlap(of_queries, neighbours_x),
+    )
+
+
+def _unit(rows: Floats) -> Floats:
+    unit: Floats = unit_rows(rows, np.zeros(rows.shape[1], np.float32))
+    return unit
 
 
 class Correlation(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,11 @@ from numpy.typing import NDArray
 from stitchwork.client import Floats
 from stitchwork.evaluation.experiments.paired_baselines import (
     AnchorSvd,
+    KernelRidge,
+    KernelSpectrum,
     anchor_svd,
+    kernel_ridge_gcv,
+    kernel_spectra,
     polar,
     procrustes,
     ridge_gcv,
@@ -30,14 +35,19 @@ from stitchwork.geometry.bridges import (
 )
 from stitchwork.geometry.frame import Frame, normalise
 from stitchwork.geometry.maps import LinearMap
+from stitchwork.geometry.ridge_factors import whitened_write
 
 ABSOLUTE: Final = "absolute"
 IRP_BEST: Final = "irp, best δ ω"
 RIDGE_BOTH: Final = "both: ridge GCV"
 PROCRUSTES: Final = "both: Procrustes"
+KERNEL_RIDGE: Final = "both: kernel ridge"
+KERNEL_RIDGE_WHITENED: Final = "both: kernel ridge, whitened"
+PAIRED: Final = (RIDGE_BOTH, PROCRUSTES, KERNEL_RIDGE, KERNEL_RIDGE_WHITENED)
+"""Methods that need both spaces at once."""
 TRANSLATING_BRIDGES: Final[tuple[BridgeName, ...]] = tuple(b for b in BRIDGES if b != "none")
-METHODS: Final = (ABSOLUTE, *TRANSLATING_BRIDGES, IRP_BEST, RIDGE_BOTH, PROCRUSTES)
-"""In the order of the tables; the last two need both spaces at once."""
+METHODS: Final = (ABSOLUTE, *TRANSLATING_BRIDGES, IRP_BEST, *PAIRED)
+"""In the order of the tables."""
 
 RowTranslator: TypeAlias = Callable[[Floats], Floats]
 """Takes rows of a source (n, d_X) to rows of a target (n, d_Y), both float32."""
@@ -60,6 +70,7 @@ class DrawnSpace:
         self.parameters = parameters or FactorParameters()
         self._inverses: dict[InverseName, Inverse] = {}
         self._irp_inverses: dict[PruningSetting, PrunedInverse] = {}
+        self._kernel_ridges = WeakKeyDictionary[DrawnSpace, KernelRidge]()
 
     def irp_inverses(
         self, settings: Iterable[PruningSetting]
@@ -79,7 +90,7 @@ class DrawnSpace:
         names = {name for bridge in TRANSLATING_BRIDGES for name in required_inverses(bridge)}
         for name in names - {"irp"}:
             self.fitted(name)
-        _ = self.svd
+        _ = self.svd, self.kernel_spectra
 
     @cached_property
     def pruner(self) -> Pruner:
@@ -88,11 +99,25 @@ class DrawnSpace:
 
     def fitted(self, name: InverseName | None) -> FittedSpace:
         """The space with the inverse that a bridge needs of it."""
-        if name is None:
-            return FittedSpace(self.frame, self.parameters)
+        inverse = None if name is None else self.inverse(name)
+        return FittedSpace(self.frame, self.parameters, inverse)
+
+    def inverse(self, name: InverseName) -> Inverse:
+        """One of the space's inverses, computed once."""
         if name not in self._inverses:
             self._inverses[name] = compute_inverse(name, self.frame, self.parameters)
-        return FittedSpace(self.frame, self.parameters, self._inverses[name])
+        return self._inverses[name]
+
+    @cached_property
+    def kernel_spectra(self) -> list[KernelSpectrum]:
+        """Kernels of the unit anchors, as a source of kernel ridge regression."""
+        return kernel_spectra(self.frame)
+
+    def kernel_ridge(self, target: "DrawnSpace") -> KernelRidge:
+        """Kernel ridge regression to a target, tuned once."""
+        if target not in self._kernel_ridges:
+            self._kernel_ridges[target] = kernel_ridge_gcv(self.kernel_spectra, target.frame)
+        return self._kernel_ridges[target]
 
     @cached_property
     def svd(self) -> AnchorSvd:
@@ -121,6 +146,11 @@ def method_translator(
         return map_translator(ridge_gcv(x.frame, y.frame, x.svd))
     if name == PROCRUSTES:
         return map_translator(procrustes(x.frame, y.frame))
+    if name in (KERNEL_RIDGE, KERNEL_RIDGE_WHITENED):
+        write = np.asarray(y.frame.unit_anchors)
+        if name == KERNEL_RIDGE_WHITENED:
+            write = np.asarray(whitened_write(y.frame, y.inverse("whitened")))
+        return map_translator(x.kernel_ridge(y).to_map(x.frame, y.frame, write))
     if name in ("irp", "irp-completed", IRP_BEST):
         setting = {"irp": own, "irp-completed": own._replace(omega=1)}.get(name, chosen or own)
         write = y.irp_inverses([setting])[setting].write

@@ -1,16 +1,25 @@
 """Baselines that need both spaces at once, on unit rows in the frames of the bridges."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stitchwork.geometry.frame import Frame
+from stitchwork.geometry.kernel_map import KernelMap
 from stitchwork.geometry.linalg import RTOL
 from stitchwork.geometry.maps import LinearMap
 
 PENALTIES: Final = np.logspace(-6, 2, 65)
 """Ridge penalties to choose from, relative to tr(UᵀU)/d."""
+
+
+SHARPNESSES: Final = (0.25, 0.5, 1.0, 2.0)
+"""Values of the kernel's sharpness that kernel ridge regression chooses from."""
+KERNEL_PENALTIES: Final = np.logspace(-4, 1, 26)
+"""Its penalties, where the kernel's diagonal is 1."""
 
 
 class AnchorSvd(NamedTuple):
@@ -65,6 +74,72 @@ def ridge_gcv(x: Frame, y: Frame, svd: AnchorSvd) -> LinearMap:
             best_score, best_penalty = score, penalty
     shrunk = values / (values**2 + best_penalty)
     return LinearMap.from_product((right * shrunk) @ projections, x, y)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelSpectrum:
+    """The kernel exp(γ (U Uᵀ − 1)) of unit anchors: vectors · diag(values) · vectorsᵀ.
+
+    Attributes:
+        sharpness: γ.
+        values: (k,) eigenvalues, ascending.
+        vectors: (k, k) eigenvectors, in columns.
+    """
+
+    sharpness: float
+    values: NDArray[np.float64]
+    vectors: NDArray[np.float64]
+
+
+def kernel_spectra(frame: Frame) -> list[KernelSpectrum]:
+    """The kernel of a source at each of `SHARPNESSES`."""
+    unit: NDArray[np.float64] = np.asarray(frame.unit_anchors)
+    cosines = unit @ unit.T
+    return [
+        KernelSpectrum(sharpness, *np.linalg.eigh(np.exp(sharpness * (cosines - 1))))
+        for sharpness in SHARPNESSES
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KernelRidge:
+    """Kernel ridge regression from one space's unit anchors to another's, tuned on the pair.
+
+    Attributes:
+        spectrum: The kernel with the chosen sharpness.
+        penalty: The chosen penalty.
+    """
+
+    spectrum: KernelSpectrum
+    penalty: float
+
+    def to_map(self, x: Frame, y: Frame, write: NDArray[np.float64]) -> KernelMap:
+        """The map that writes through the rows (k, d_Y) of `write`, such as Y's unit anchors."""
+        vectors, values = self.spectrum.vectors, self.spectrum.values
+        weights = vectors @ ((vectors.T @ write) / (values + self.penalty)[:, None])
+        return KernelMap.from_weights(x.unit_anchors, self.spectrum.sharpness, weights, x, y)
+
+
+def kernel_ridge_gcv(spectra: Sequence[KernelSpectrum], y: Frame) -> KernelRidge:
+    """The γ and penalty of minimum error by generalised cross-validation.
+
+    Args:
+        spectra: The source's `kernel_spectra`.
+        y: The target, on the same anchors.
+    """
+    v: NDArray[np.float64] = np.asarray(y.unit_anchors)
+    best_score, best = np.inf, KernelRidge(spectra[0], float(KERNEL_PENALTIES[-1]))
+    for spectrum in spectra:
+        power = np.sum((spectrum.vectors.T @ v) ** 2, axis=1)
+        for penalty in KERNEL_PENALTIES:
+            loss = penalty / (spectrum.values + penalty)
+            freedom = float(np.mean(loss)) - 1 / len(v)
+            if freedom <= 0:
+                continue
+            score = float(np.sum(loss**2 * power)) / freedom**2
+            if score < best_score:
+                best_score, best = score, KernelRidge(spectrum, float(penalty))
+    return best
 
 
 def procrustes(x: Frame, y: Frame) -> LinearMap:

@@ -14,7 +14,13 @@ from stitchwork.client import Floats
 from stitchwork.errors import InvalidInputError
 from stitchwork.evaluation.embedded_corpus import EmbeddedCorpus
 from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
-from stitchwork.evaluation.experiments.measures import Gallery, Labels, cosines
+from stitchwork.evaluation.experiments.measures import (
+    Gallery,
+    Labels,
+    cosines,
+    store_neighbours,
+    store_overlaps,
+)
 from stitchwork.evaluation.experiments.methods import (
     DrawnSpace,
     RowTranslator,
@@ -69,6 +75,7 @@ class EvaluationSet:
     heads: Mapping[str, Mapping[str, ProbeHead]]
     gallery_size: int
     _galleries: WeakKeyDictionary[DrawnSpace, Gallery] = field(default_factory=WeakKeyDictionary)
+    _neighbours: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def native_accuracies(self) -> dict[str, dict[str, float]]:
         """By space and kind of head: accuracy of the space's heads on its own rows."""
@@ -83,8 +90,17 @@ class EvaluationSet:
     def measure(
         self, x: str, y: str, target: DrawnSpace, translate: RowTranslator
     ) -> dict[str, float]:
-        """`measure_rows` of the rows of x, translated to y."""
-        return self.measure_rows(y, target, translate(self.rows[x]))
+        """`measure_rows` of the rows of x, translated to y, and the overlaps of moved stores."""
+        rows = translate(self.rows[x])
+        return self.measure_rows(y, target, rows) | self.measure_move(x, y, rows)
+
+    def measure_move(self, x: str, y: str, rows: Floats) -> dict[str, float]:
+        """`measures.store_overlaps` of the rows of x, translated to y (n, d_Y)."""
+        size = self.gallery_size
+        overlaps = store_overlaps(
+            rows[:size], self.rows[y][:size], self._store_neighbours(x), self._store_neighbours(y)
+        )
+        return {name: round(value, 6) for name, value in overlaps._asdict().items()}
 
     def measure_rows(self, y: str, target: DrawnSpace, rows: Floats) -> dict[str, float]:
         """Measures of translated rows.
@@ -109,22 +125,23 @@ class EvaluationSet:
         return {name: round(value, 6) for name, value in measures.items()}
 
     def measure_comparison(
-        self, y: str, target: DrawnSpace, queries: Floats, database: Floats
+        self, x: str, y: str, target: DrawnSpace, queries: Floats, database: Floats
     ) -> dict[str, float]:
         """Measures of what another program makes of a source's rows and of the target's.
 
         Args:
+            x: The source.
             y: The target.
             target: The target on its anchors.
             queries: (n, m) the test rows of a source.
             database: (n, m) those of the target; unchanged, where the program translates.
 
         Returns:
-            As `measure_rows`; only retrieval and the cosine about the origin where the rows are in
+            As `measure`; only retrieval and the cosine about the origin where the rows are in
             no space that has heads.
         """
         if database.shape == self.rows[y].shape and np.array_equal(database, self.rows[y]):
-            return self.measure_rows(y, target, queries)
+            return self.measure_rows(y, target, queries) | self.measure_move(x, y, queries)
         size, origin = self.gallery_size, np.zeros(database.shape[1], np.float32)
         measures = Gallery(database[:size], origin).retrieval(queries[:size])._asdict()
         measures["similarity"] = cosines(queries, database)
@@ -135,6 +152,12 @@ class EvaluationSet:
         if self.labels is not None:
             return self.heads[y]["linear"].accuracy(rows, self.labels)
         return self._gallery(y, target).retrieval(rows[: self.gallery_size]).recall1
+
+    def _store_neighbours(self, space: str) -> NDArray[np.bool_]:
+        """The nearest other rows of a space's own rows, computed once."""
+        if space not in self._neighbours:
+            self._neighbours[space] = store_neighbours(self.rows[space][: self.gallery_size])
+        return self._neighbours[space]
 
     def _gallery(self, y: str, target: DrawnSpace) -> Gallery:
         """The target's own rows, prepared once for all searches among them."""

@@ -36,8 +36,8 @@ def translation(
 
     Args:
         study: The data set; without labels no accuracy is measured.
-        peers: Other programs, measured at the first draw of each size; one that only compares
-            rows has no accuracy.
+        peers: Other programs, measured at each of `sizes`; one that only compares rows has no
+            accuracy.
         progress: Called for each pair at each draw.
 
     Returns:
@@ -54,7 +54,7 @@ def translation(
     for k, number in draws:
         if k not in chosen:
             chosen[k] = study.choose_irp_settings(k)
-        used_peers = peers if number == 0 and k in sizes else NO_PEERS
+        used_peers = peers if k in sizes else NO_PEERS
         drawn = study.draw(k, number)
         for measured in _measure_draw(study.evaluation_set, drawn, chosen[k], used_peers):
             records += [{"k": k, "draw": number, **record} for record in measured]
@@ -101,7 +101,7 @@ def _measure_draw(
             queries, database = peer(
                 source.anchors, target.anchors, test_set.rows[x], test_set.rows[y]
             )
-            measures[name] = test_set.measure_comparison(y, target, queries, database)
+            measures[name] = test_set.measure_comparison(x, y, target, queries, database)
         return [
             {"source": x, "target": y, "method": name, **values}
             for name, values in measures.items()

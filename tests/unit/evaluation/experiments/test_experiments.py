@@ -130,7 +130,7 @@ def test_translating_peers_have_accuracy_and_comparing_peers_only_retrieval(
         assert record["linear"] == pytest.approx(
             result["native"][record["target"]]["linear"], abs=1e-6
         )
-        assert record["draw"] == 0
+    assert {record["draw"] for record in select(result["records"], method="echo")} == {0, 1}
     compared = select(result["records"], method="cosines")
     assert compared
     assert all("linear" not in record for record in compared)
