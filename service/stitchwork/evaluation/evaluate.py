@@ -32,7 +32,7 @@ from stitchwork.evaluation.experiments.layers import layers
 from stitchwork.evaluation.experiments.methods import PeerFunction
 from stitchwork.evaluation.experiments.study import Record, Study
 from stitchwork.evaluation.known_encoders import check_encoder, default_encoders, model_roots
-from stitchwork.evaluation.peers import PACKAGES, PeerProcess, peer_environment
+from stitchwork.evaluation.peers import PEERS, PeerProcess, peer_environment
 from stitchwork.evaluation.progress_bar import progress
 from stitchwork.evaluation.report import render_report
 from stitchwork.evaluation.result_cache import (
@@ -63,8 +63,8 @@ class EvaluationOptions:
         encoders: As `corpus_embeddings.embed_corpus` takes them; those that suit the data if empty.
         max_rows: Maximum number of rows of each part of a data set; None for all.
         settings: Settings of the experiments.
-        peers: Other programs, of `peers.PACKAGES`, to include in the main table; each is installed
-            in its own virtual environment.
+        peers: Other programs, of `peers.PEERS`, to include in the main table; packages are
+            installed in virtual environments of their own.
 
     Raises:
         InvalidInputError: If there is no such experiment or peer.
@@ -88,10 +88,10 @@ class EvaluationOptions:
                 f"expected experiments of {', '.join(EXPERIMENT_NAMES)}, got "
                 f"{', '.join(sorted(unknown))}"
             )
-        unknown = set(self.peers) - {*PACKAGES}
+        unknown = set(self.peers) - {*PEERS}
         if unknown:
             raise InvalidInputError(
-                f"expected peers of {', '.join(PACKAGES)}, got {', '.join(sorted(unknown))}"
+                f"expected peers of {', '.join(PEERS)}, got {', '.join(sorted(unknown))}"
             )
 
     def includes(self, name: str) -> bool:

@@ -14,6 +14,7 @@ from stitchwork.evaluation.experiments.modalities import applies as crosses_moda
 from stitchwork.evaluation.experiments.modalities import modalities
 from stitchwork.evaluation.experiments.norms import norms
 from stitchwork.evaluation.experiments.over_http import over_http
+from stitchwork.evaluation.experiments.pair_choice import pair_choice
 from stitchwork.evaluation.experiments.prediction import prediction
 from stitchwork.evaluation.experiments.relevance import relevance
 from stitchwork.evaluation.experiments.scale import scale
@@ -100,6 +101,12 @@ EXPERIMENTS: Final[Mapping[str, Experiment]] = {
     ),
     "choosing": Experiment(
         lambda c: choosing(c.study, progress=c.progress), "which anchors are taken", opt_in=True
+    ),
+    "pair-choice": Experiment(
+        lambda c: pair_choice(c.study, progress=c.progress),
+        "a method for each pair",
+        requires=("translation",),
+        opt_in=True,
     ),
     "misaligned": Experiment(
         lambda c: misaligned(c.study.embedded, SWAP_SEEDS),

@@ -1,6 +1,7 @@
 """Other programs on the same anchors and rows, each in its own virtual environment."""
 
 import subprocess
+import sys
 import venv
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,17 @@ PACKAGES: Final = {
     LATENTIS: "latentis==0.0.8",
     "latentis-lstsq": "latentis==0.0.8",
     "rat-embed": "rat-embed==0.3.0",
+    "isotrieve-ridge": "isotrieve==0.4.0",
 }
 """By peer: the package in its environment."""
+WRITTEN_FROM_PAPERS: Final = (
+    "drift-adapter-procrustes",
+    "drift-adapter-affine",
+    "drift-adapter-mlp",
+    "uncentred-procrustes",
+)
+"""Methods that no package has, for which `peer_script.py` needs no more than numpy and torch."""
+PEERS: Final = (*PACKAGES, *WRITTEN_FROM_PAPERS)
 SERVERS: Final = {
     "infinity": "infinity-emb[server,torch]==0.0.78",
     "litserve": "litserve==0.2.19",
@@ -45,7 +55,7 @@ class PeerProcess:
     """A process of another program, running until it is closed.
 
     Args:
-        name: A name in `PACKAGES`.
+        name: A name in `PEERS`.
         python: An interpreter that has it installed, such as that of `peer_environment`.
 
     Raises:
@@ -54,8 +64,8 @@ class PeerProcess:
     """
 
     def __init__(self, name: str, python: Path) -> None:
-        if name not in PACKAGES:
-            raise InvalidInputError(f"expected one of {', '.join(PACKAGES)}, got {name}")
+        if name not in PEERS:
+            raise InvalidInputError(f"expected one of {', '.join(PEERS)}, got {name}")
         if not python.is_file():
             raise InvalidInputError(f"{name}: there is no interpreter {python}")
         self.name = name
@@ -171,13 +181,16 @@ def peer_environment(peer: str, folder: Path) -> Path:
     """The interpreter of a virtual environment with a peer installed, created if necessary.
 
     Args:
-        peer: A name in `PACKAGES` or `SERVERS`; peers of one package share its environment.
+        peer: A name in `PEERS` or `SERVERS`; peers of one package share its environment, and those
+            of `WRITTEN_FROM_PAPERS` run in this one.
         folder: Folder of environments.
 
     Raises:
         InvalidInputError: If there is no such peer.
         JobFailedError: If it cannot be installed, with pip's error output.
     """
+    if peer in WRITTEN_FROM_PAPERS:
+        return Path(sys.executable)
     packages = PACKAGES | SERVERS
     if peer not in packages:
         raise InvalidInputError(f"expected one of {', '.join(packages)}, got {peer}")

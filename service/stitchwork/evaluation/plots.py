@@ -7,6 +7,7 @@ from typing import Final
 import numpy as np
 from matplotlib.figure import Figure
 
+from stitchwork.evaluation.cell_figures import cells_plot, relevance_plot
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.figures import (
     MARKERS,
@@ -34,7 +35,7 @@ def plots(results: Record, folder: Path) -> dict[str, Path]:
         folder: Folder of the files.
 
     Returns:
-        Paths by `data/plot`, and by `layers`.
+        Paths by `data/plot`, and by `cells` and `layers`.
     """
     paths: dict[str, Path] = {}
     for name, data in results["data"].items():
@@ -44,6 +45,8 @@ def plots(results: Record, folder: Path) -> dict[str, Path]:
             figure = draw(data, name)
             if figure is not None:
                 paths[f"{name}/{plot}"] = _save(figure, folder / f"{name}-{plot}.png")
+    if (figure := cells_plot(results)) is not None:
+        paths["cells"] = _save(figure, folder / "cells.png")
     if "layers" in results:
         paths["layers"] = _save(_layers(results["layers"]), folder / "layers.png")
     return paths
@@ -177,4 +180,5 @@ PLOTS: Final[Mapping[str, tuple[str, DrawPlot]]] = {
     "norms": ("norms", _norms),
     "scale": ("scale", _scale),
     "modalities": ("modalities", modalities_plot),
+    "relevance": ("relevance", relevance_plot),
 }

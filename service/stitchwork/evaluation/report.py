@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from stitchwork.evaluation import analysis_sections, translation_sections
+from stitchwork.evaluation import analysis_sections, choice_sections, translation_sections
 from stitchwork.evaluation.cells import cells_section
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.markdown import format_number, table
@@ -35,6 +35,7 @@ SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
     ("sensitivity", "Sensitivity of irp to δ and ω", analysis_sections.sensitivity),
     ("whitening", "Sensitivity of exp to b", analysis_sections.whitening),
     ("choosing", "Choosing anchors", analysis_sections.choosing),
+    ("pair-choice", "A method for each pair", choice_sections.pair_choice),
     ("misaligned", "Swapped anchors", analysis_sections.misaligned),
     ("prediction", "Predictors of accuracy", analysis_sections.prediction),
     ("confidence", "Confidence", analysis_sections.confidence),
@@ -44,6 +45,7 @@ SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
 )
 PLOTS: Final[Mapping[str, tuple[str, ...]]] = {
     "Zero-shot stitching": ("methods", "anchors"),
+    "Moved stores of judged documents": ("relevance",),
     "Inversion": ("inversion",),
     "Sensitivity of irp to δ and ω": ("sensitivity",),
     "Predictors of accuracy": ("prediction",),
@@ -65,6 +67,8 @@ def render_report(results: Record, plots: Mapping[str, Path]) -> str:
     parts.append(_overview(results))
     if comparison := cells_section(results):
         parts += ["## The default bridge against the best other method", comparison]
+        if (path := plots.get("cells")) is not None:
+            parts.append(f"![All cells]({path.as_posix()})")
     for name, data in results["data"].items():
         parts += [f"## {name}", _dataset_summary(data)]
         for experiment, title, section in SECTIONS:

@@ -1,0 +1,129 @@
+"""`python -m benchmarks.evidence`: the evaluation that `docs/evidence.md` shows, and that page."""
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import orjson
+
+from benchmarks.paper import paper_section
+from stitchwork.bootstrap.shared import limit_blas
+from stitchwork.cli.main import run as run_command
+from stitchwork.evaluation.evaluate import EvaluationOptions, evaluate
+from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings
+from stitchwork.evaluation.experiments.study import Record
+from stitchwork.evaluation.report import render_report
+from stitchwork.settings import Settings
+
+EXPERIMENTS: Final = ("translation", "relevance", "pair-choice")
+PEERS: Final = (
+    "rat-embed",
+    "isotrieve-ridge",
+    "drift-adapter-procrustes",
+    "drift-adapter-affine",
+    "drift-adapter-mlp",
+    "uncentred-procrustes",
+)
+SETTINGS: Final = ExperimentSettings(
+    draws=3, counts=(100, 300, 1000), small_counts=(), max_test_rows=2000
+)
+MAX_ROWS: Final = 2500
+TEXTS: Final = ("banking77", "20news", "cranfield")
+IMAGES: Final = ("digits", "fashion-mnist")
+IMAGE_ENCODERS: Final = ("lite0", "lite2", "small-resnet")
+PLOTS: Final = ("anchors", "relevance")
+"""Plots of each data set that the page shows, besides that of all cells."""
+PAGE: Final = "evidence.md"
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("evaluation"),
+    show_default=True,
+    help="Folder of embeddings and results, which are used again.",
+)
+@click.option(
+    "--docs",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    default=Path("docs"),
+    show_default=True,
+    help="Folder of the page.",
+)
+@click.option("--peers/--no-peers", default=True, help="Whether to run other programs on texts.")
+def main(data: Path, work: Path, docs: Path, peers: bool) -> int:
+    """Evaluate on the data sets in the folder DATA, and on images; write the page."""
+    limit_blas(Settings().model_copy(update={"blas_threads": 1}))
+    logging.getLogger().setLevel(logging.WARNING)
+    folders = {"texts": work / "texts", "images": work / "images"}
+    evaluate(
+        EvaluationOptions(
+            tuple(str(data / name) for name in TEXTS),
+            EXPERIMENTS,
+            folders["texts"],
+            max_rows=MAX_ROWS,
+            settings=SETTINGS,
+            peers=PEERS if peers else (),
+        )
+    )
+    evaluate(
+        EvaluationOptions(
+            IMAGES,
+            EXPERIMENTS,
+            folders["images"],
+            encoders=IMAGE_ENCODERS,
+            max_rows=MAX_ROWS,
+            settings=SETTINGS,
+        )
+    )
+    write_page(folders, docs)
+    return 0
+
+
+def write_page(folders: Mapping[str, Path], docs: Path) -> None:
+    """Write the page and its plots from the results in some folders."""
+    parts = [
+        (folder, orjson.loads((folder / "results.json").read_bytes()))
+        for folder in folders.values()
+    ]
+    results = merge([part for _, part in parts])
+    images = docs / "images"
+    images.mkdir(exist_ok=True)
+    plots: dict[str, Path] = {}
+    from stitchwork.evaluation.plots import plots as draw
+
+    for name, path in draw(results, images / "temporary").items():
+        if name.rpartition("/")[2] in (*PLOTS, "cells"):
+            target = images / f"evidence-{path.name}"
+            shutil.move(path, target)
+            plots[name] = target.relative_to(docs)
+    shutil.rmtree(images / "temporary")
+    head = (
+        "# Evidence\n\n"
+        f"Written by `python -m benchmarks.evidence` on {time.strftime('%Y-%m-%d')}; every number "
+        "is from that run. [Evaluation](evaluation.md) explains the command and shows a longer run "
+        "with more anchors."
+    )
+    report = render_report(results, plots).partition("\n\n")[2]
+    page = "\n\n".join((head, report.rstrip("\n"), paper_section(results))) + "\n"
+    (docs / PAGE).write_text(page)
+
+
+def merge(parts: list[Record]) -> Record:
+    """The results of several evaluations as one."""
+    conditions: dict[str, Any] = dict(parts[0]["conditions"])
+    for name in ("data", "encoders", "peers"):
+        conditions[name] = [value for part in parts for value in part["conditions"][name]]
+    data = {name: of for part in parts for name, of in part["data"].items()}
+    return {"conditions": conditions, "data": data}
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, "python -m benchmarks.evidence"))

@@ -1,0 +1,88 @@
+"""Section of the report on the choice of a method for each pair of spaces."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stitchwork.evaluation.cells import half_width
+from stitchwork.evaluation.experiments.pair_choice import CANDIDATES
+from stitchwork.evaluation.experiments.study import Record
+from stitchwork.evaluation.markdown import format_number, table
+from stitchwork.evaluation.summary import select
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE
+
+PURPOSES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "classify": ("centred", ("linear", "mlp")),
+    "search": ("ms", ("recall1", "mq", "ms", "mqx")),
+}
+"""By purpose: the score on held-out anchors that chooses, and the measures on test rows."""
+
+NOTE: Final = f"""\
+Each pair uses the candidate with the best score on held-out anchors ({", ".join(CANDIDATES)}):
+the mean cosine where rows are classified, `ms` among the anchors where they are searched. The gain
+is what the test rows then show over `{DEFAULT_BRIDGE}` everywhere, a mean over pairs with Student's
+95% interval over draws; *at best* is the gain of the candidate that is best on the test rows
+themselves, which no choice can exceed."""
+
+
+def pair_choice(data: Record) -> str:
+    """What a choice for each pair brings over the default everywhere."""
+    translated = data["experiments"]["translation"]["records"]
+    scores = data["experiments"]["pair-choice"]["records"]
+    rows: list[Sequence[Any]] = []
+    for k in sorted({record["k"] for record in scores}):
+        for purpose, (score, measures) in PURPOSES.items():
+            chosen = choose(select(scores, k=k), score)
+            counts = [sum(name == method for name in chosen.values()) for method in CANDIDATES]
+            listed = ", ".join(
+                f"{method} {count}"
+                for method, count in zip(CANDIDATES, counts, strict=True)
+                if count
+            )
+            for measure in measures:
+                records = [r for r in select(translated, k=k) if measure in r]
+                if records:
+                    gains, at_best = choice_gains(records, chosen, measure)
+                    rows.append([k, purpose, measure, listed, interval(gains), interval(at_best)])
+    titles = ("k", "purpose", "measure", "chosen, over pairs and draws", "gain", "at best")
+    return f"{NOTE}\n\n" + table(titles, rows)
+
+
+Choices = Mapping[tuple[int, str, str], str]
+"""Methods by draw, source and target."""
+
+
+def choose(scores: Sequence[Record], score: str) -> Choices:
+    """The candidate with the best score for each draw and pair."""
+    by_pair: dict[tuple[int, str, str], dict[str, float]] = {}
+    for record in scores:
+        key = (record["draw"], record["source"], record["target"])
+        by_pair.setdefault(key, {})[record["method"]] = record[score]
+    return {key: max(of, key=lambda name: of[name]) for key, of in by_pair.items()}
+
+
+def choice_gains(
+    records: Sequence[Record], chosen: Choices, measure: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gains over the default of the choice and of the best candidate: (draws,) each."""
+    by_method: dict[tuple[int, str, str], dict[str, float]] = {}
+    for record in records:
+        key = (record["draw"], record["source"], record["target"])
+        by_method.setdefault(key, {})[record["method"]] = record[measure]
+    gains: dict[int, list[tuple[float, float]]] = {}
+    for key, method in chosen.items():
+        of = by_method[key]
+        best = max(of[name] for name in CANDIDATES)
+        gains.setdefault(key[0], []).append(
+            (of[method] - of[DEFAULT_BRIDGE], best - of[DEFAULT_BRIDGE])
+        )
+    means = np.array([np.mean(gains[draw], axis=0) for draw in sorted(gains)])
+    return means[:, 0], means[:, 1]
+
+
+def interval(differences: NDArray[np.float64]) -> str:
+    """The mean of differences over draws, with half the width of its interval."""
+    mean, half = float(differences.mean()), half_width(differences)
+    return f"{mean:+.3f}" + ("" if half == float("inf") else f" ± {format_number(half)}")
