@@ -1,6 +1,8 @@
 """The rules for heads: declared with their weights, or to be fitted or extracted by a worker."""
 
-from typing import Any
+from typing import Any, Final
+
+import numpy as np
 
 from stitchwork.errors import ErrorCode, InvalidInputError
 from stitchwork.geometry.classifier import Classifier
@@ -24,6 +26,10 @@ from stitchwork.resources import (
     digest,
     encoder_fields,
 )
+from stitchwork.resources.training_inputs import Digests
+
+TRAINING_INPUTS: Final = "training_inputs"
+"""Name of the digests among a head's arrays, whose names begin with the number of a layer."""
 
 
 class HeadRegistry:
@@ -110,6 +116,7 @@ class HeadRegistry:
         head: HeadDefinition,
         train: tuple[int, float] | None = None,
         files_digest: str | None = None,
+        inputs: Digests | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         """Make a registration the ready version.
 
@@ -118,6 +125,7 @@ class HeadRegistry:
             head: The head.
             train: Rows it was fitted on and accuracy on them, if it was fitted.
             files_digest: Digest of the files that it was read from, if it was.
+            inputs: Digests of the inputs it was fitted on, if it was fitted.
 
         Raises:
             NotReadyError: If the registration is no longer the current one.
@@ -129,8 +137,22 @@ class HeadRegistry:
             registration.version, files_digest, declared_fields(head), arrays
         )
         record = head_record(registration.id, space, head, version, source, train)
+        if inputs is not None:
+            arrays[TRAINING_INPUTS] = np.unique(inputs)
         update = {"files_digest": files_digest, "declaration": registration.version}
         return self._put(record.model_copy(update=update), arrays, ANY, registration)
+
+    def training_inputs(self, head: Head) -> Digests:
+        """Ascending digests of the inputs that a head was fitted on.
+
+        Returns:
+            (n,), empty for a head that the service has not fitted, or that it fitted before it
+            stored digests.
+        """
+        if head.source != "fit":
+            return np.zeros(0, np.int64)
+        arrays = self._heads.arrays(head.id, head.version)
+        return arrays.get(TRAINING_INPUTS, np.zeros(0, np.int64))
 
     def classifier(self, head: Head) -> Classifier:
         """The head's layers, float32 numpy."""

@@ -38,6 +38,7 @@ from stitchwork.resources import (
     Space,
     pack_items,
 )
+from stitchwork.resources.training_inputs import Digests
 
 AOF_TIMEOUT_RATIO: Final = 0.75
 """The share of a call's timeout that a write may take to reach the append-only file."""
@@ -164,9 +165,14 @@ class Registry:
         head: HeadDefinition,
         train: tuple[int, float] | None = None,
         files_digest: str | None = None,
+        inputs: Digests | None = None,
     ) -> tuple[Outcome, Entry[Head]]:
         """Make the registration of a head ready, see `HeadRegistry.complete`."""
-        return self._head_registry.complete(registration, head, train, files_digest)
+        return self._head_registry.complete(registration, head, train, files_digest, inputs)
+
+    def training_inputs(self, head: Head) -> Digests:
+        """See `HeadRegistry.training_inputs`."""
+        return self._head_registry.training_inputs(head)
 
     def repository(self, kind: str) -> Repository[Any]:
         """The repository of registrations of this kind, `space` or `head`."""

@@ -42,6 +42,7 @@ from stitchwork.registry.registry import Registry
 from stitchwork.registry.space_checks import SpaceCheckThread
 from stitchwork.registry.transitions import is_declared
 from stitchwork.resources import EncoderSpec, Item, Registration
+from stitchwork.resources.training_inputs import digests_of
 from stitchwork.worker.dtype_choice import choose_dtype, in_force, sample_indices
 from stitchwork.worker.encoder_check import EncoderChecker
 from stitchwork.worker.encoder_loading import EncoderLoading
@@ -333,7 +334,7 @@ class RegistrationRunner:
             fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
         head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
-        self._registry.complete_head(registration, head, train)
+        self._registry.complete_head(registration, head, train, inputs=digests_of(inputs))
 
 
 def _name(registration: Registration) -> str:

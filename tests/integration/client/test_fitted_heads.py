@@ -45,3 +45,21 @@ def test_labels_of_a_fitted_head_come_back_as_they_were_sent(
     report = client.evaluate_head("fitted-y", "fitted", truth, embeddings=rows)
     assert report["translated"]["accuracy"] == record["train_accuracy"] > 0.9
     client.delete("heads", "fitted")
+
+
+def test_evaluation_on_rows_that_a_head_was_fitted_on_warns_with_their_number(
+    client: Stitchwork, pair: Pair
+) -> None:
+    rows, others = pair.y_anchors[:40], pair.y_anchors[40:60]
+    labels = (pair.y_anchors @ rows[0] > np.median(rows @ rows[0])).astype(int).tolist()
+    client.put_head("fitted", "fitted-y", arrays={"embeddings": rows}, labels=labels[:40])
+    client.wait("heads", "fitted")
+
+    def warnings(sample: np.ndarray[Any, np.dtype[np.float32]], truth: list[int]) -> list[str]:
+        report = client.evaluate_head("fitted-y", "fitted", truth, embeddings=sample)
+        return [text for text in report["warnings"] if "was fitted on" in text]
+
+    (message,) = warnings(pair.y_anchors[30:60], labels[30:60])
+    assert message.startswith("10 of the 30 inputs are among those that head fitted was fitted on:")
+    assert warnings(others, labels[40:60]) == []
+    client.delete("heads", "fitted")

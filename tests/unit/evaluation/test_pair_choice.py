@@ -23,7 +23,7 @@ def scores() -> Record:
     return pair_choice(Study(digits_embedded(), SMALL))
 
 
-def test_candidates_are_scored_on_held_out_anchors_of_every_pair(scores: Record) -> None:
+def test_candidates_are_scored_on_excluded_anchors_of_every_pair(scores: Record) -> None:
     assert len(scores["records"]) == 6 * len(CANDIDATES)
     turned = select(scores["records"], source="plain", target="turned", method=DEFAULT_BRIDGE)
     assert 0.6 < values(turned, "centred")[0] < 0.99
@@ -44,7 +44,7 @@ def record(draw: int, method: str, **measures: float) -> Record:
     return {"k": 9, "draw": draw, "source": "a", "target": "b", "method": method, **measures}
 
 
-def test_gain_of_a_choice_is_that_of_the_best_score_on_held_out_anchors() -> None:
+def test_gain_of_a_choice_is_that_of_the_best_score_on_excluded_anchors() -> None:
     scores, results = [], []
     for draw in (0, 1):
         for i, method in enumerate(CANDIDATES):

@@ -48,7 +48,8 @@ from stitchwork.inference.predictions import (
 )
 from stitchwork.inference.resolve import Resolution, head_of
 from stitchwork.inference.stitch import InferenceResult
-from stitchwork.resources import Floats, Space
+from stitchwork.resources import Floats, Head, Space
+from stitchwork.resources.training_inputs import Digests
 
 FOLDS: Final = 5
 MIN_LABELS: Final = 20
@@ -78,7 +79,7 @@ def evaluate(
             is a regression, whose values have no confidence to calibrate or to find, or all true
             values are equal.
     """
-    resolution, targets, rows, native_rows = sample
+    resolution, targets, rows, native_rows, digests = sample
     source, target, head = resolution.source, resolution.destination, head_of(resolution)
 
     def scores(rows: Floats, space: Space) -> InferenceResult:
@@ -130,9 +131,25 @@ def evaluate(
         reason=verdict.reason,
         undefined=translated.undefined,
         uncovered=translated.coverage.uncovered,
-        warnings=[*translated.warnings, *native_warnings],
+        warnings=[
+            *translated.warnings,
+            *native_warnings,
+            *_training_warnings(head, digests, pipeline.registry.training_inputs(head)),
+        ],
         **fields,
     )
+
+
+def _training_warnings(head: Head, digests: Digests, training: Digests) -> list[str]:
+    """Whether the head was fitted on some of the sample."""
+    shared = int(np.isin(digests, training).sum())
+    if not shared:
+        return []
+    return [
+        f"{shared} of the {len(digests)} inputs are among those that head {head.id} was fitted on: "
+        "its accuracy on them is higher than on others, and a threshold or a calibration from them "
+        "does not hold for others"
+    ]
 
 
 def _evaluate_classes(

@@ -13,7 +13,8 @@ from stitchwork.errors import ConflictError, ErrorCode, InvalidInputError, Unava
 from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution, check_width, head_of
-from stitchwork.resources import Floats, Head, Label, Space, label_text
+from stitchwork.resources import Floats, Head, Label, Space, label_text, pack_items
+from stitchwork.resources.training_inputs import Digests, packed_digests, row_digests
 
 MAX_NAMED_LABELS: Final = 10
 """Unknown labels that an error names."""
@@ -33,12 +34,15 @@ class LabelledSample(NamedTuple):
         rows: (n, d_X) float32 embeddings of the source.
         native: (n, d_Y) float32 embeddings of the head's own space, or the reason why there are
             none.
+        digests: Digests of the inputs, in the form in which a head may have been fitted on them;
+            empty where embeddings of the head's own space were not sent.
     """
 
     resolution: Resolution
     targets: Targets
     rows: Floats
     native: Floats | str
+    digests: Digests
 
 
 def resolve_sample(
@@ -160,7 +164,17 @@ async def embed_sample(
     finally:
         if task:
             task.cancel()
-    return LabelledSample(resolution, targets, rows, native)
+    return LabelledSample(resolution, targets, rows, native, _digests(resolution, request))
+
+
+def _digests(resolution: Resolution, request: HeadEvaluationRequest) -> Digests:
+    if request.items is not None:
+        packed = pack_items(request.items)
+        return packed_digests(packed["blob"], packed["ends"])
+    rows = request.native_embeddings
+    if rows is None and resolution.source.version == resolution.destination.version:
+        rows = request.embeddings
+    return row_digests(np.zeros((0, 0), np.float32) if rows is None else rows)
 
 
 async def _embed_native(
