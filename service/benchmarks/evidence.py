@@ -4,7 +4,8 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,43 +58,42 @@ PAGE: Final = "evidence.md"
     show_default=True,
     help="Folder of the page.",
 )
-@click.option("--peers/--no-peers", default=True, help="Whether to run other programs on texts.")
-def main(data: Path, work: Path, docs: Path, peers: bool) -> int:
+@click.option(
+    "--only",
+    type=click.Choice((*TEXTS, *IMAGES)),
+    multiple=True,
+    help="A data set; may be repeated [default: all].",
+)
+@click.option(
+    "--peer",
+    "peers",
+    type=click.Choice(PEERS),
+    multiple=True,
+    help="Another program to run on texts; may be repeated [default: all].",
+)
+def main(data: Path, work: Path, docs: Path, only: tuple[str, ...], peers: tuple[str, ...]) -> int:
     """Evaluate on the data sets in the folder DATA, and on images; write the page."""
     limit_blas(Settings().model_copy(update={"blas_threads": 1}))
     logging.getLogger().setLevel(logging.WARNING)
-    folders = {"texts": work / "texts", "images": work / "images"}
-    evaluate(
-        EvaluationOptions(
-            tuple(str(data / name) for name in TEXTS),
-            EXPERIMENTS,
-            folders["texts"],
-            max_rows=MAX_ROWS,
-            settings=SETTINGS,
-            peers=PEERS if peers else (),
-        )
-    )
-    evaluate(
-        EvaluationOptions(
-            IMAGES,
-            EXPERIMENTS,
-            folders["images"],
-            encoders=IMAGE_ENCODERS,
-            max_rows=MAX_ROWS,
-            settings=SETTINGS,
-        )
-    )
-    write_page(folders, docs)
+    selected = only or (*TEXTS, *IMAGES)
+    texts = tuple(str(data / name) for name in TEXTS if name in selected)
+    images = tuple(name for name in IMAGES if name in selected)
+    common = EvaluationOptions(only=EXPERIMENTS, max_rows=MAX_ROWS, settings=SETTINGS)
+    runs = {
+        "texts": replace(common, data=texts, peers=peers or PEERS),
+        "images": replace(common, data=images, encoders=IMAGE_ENCODERS),
+    }
+    folders = [work / name for name, options in runs.items() if options.data]
+    for folder in folders:
+        evaluate(replace(runs[folder.name], out=folder))
+    words = [f"--only {name}" for name in only] + [f"--peer {name}" for name in peers]
+    write_page(folders, docs, " ".join(["python -m benchmarks.evidence DATA", *words]))
     return 0
 
 
-def write_page(folders: Mapping[str, Path], docs: Path) -> None:
+def write_page(folders: Sequence[Path], docs: Path, command: str) -> None:
     """Write the page and its plots from the results in some folders."""
-    parts = [
-        (folder, orjson.loads((folder / "results.json").read_bytes()))
-        for folder in folders.values()
-    ]
-    results = merge([part for _, part in parts])
+    results = merge([orjson.loads((folder / "results.json").read_bytes()) for folder in folders])
     images = docs / "images"
     images.mkdir(exist_ok=True)
     plots: dict[str, Path] = {}
@@ -107,8 +107,8 @@ def write_page(folders: Mapping[str, Path], docs: Path) -> None:
     shutil.rmtree(images / "temporary")
     head = (
         "# Evidence\n\n"
-        f"Written by `python -m benchmarks.evidence` on {time.strftime('%Y-%m-%d')}; every number "
-        "is from that run. [Evaluation](evaluation.md) explains the command and shows a longer run "
+        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}; every number is from that run. "
+        "[Evaluation](evaluation.md) explains the command and shows a longer run "
         "with more anchors."
     )
     report = render_report(results, plots).partition("\n\n")[2]
