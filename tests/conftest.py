@@ -1,5 +1,6 @@
 """Fixtures for every test: real servers, one shared service, and spaces of one latent structure."""
 
+import gc
 import logging
 import os
 import shutil
@@ -86,6 +87,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = SERVER_FIXTURES.intersection(getattr(item, "fixturenames", ()))
         if fixtures and item.nodeid.startswith("tests/unit/"):
             raise pytest.UsageError(f"{item.nodeid} is a unit test and uses {sorted(fixtures)}")
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now, 600,000 objects, out of every later collection of garbage.
+
+    An encoder that is evicted takes one, which is 0.4 s less then.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> GroupScheduling:
