@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from pyarrow import fs
 from ray.cluster_utils import Cluster
 
-from stitchwork.errors import InvalidInputError, UnavailableError
+from stitchwork.errors import ConflictError, InvalidInputError, UnavailableError
 from stitchwork.migration import MoveResult, move, open_store
 from stitchwork.migration.local_engine import LOCAL, Engine
 from stitchwork.migration.ray_engine import RayEngine
+from stitchwork.migration.stores import client_errors
 from tests.support.interrupted_moves import contents
 from tests.support.moved_stores import make_map, make_vectors
 
@@ -125,6 +128,8 @@ def check_moves(folder: Path) -> None:
         nodes.add()
         check_killed_driver(source, nodes.address)
         check_other_targets(source, engine)
+        if "AWS_ENDPOINT_URL" in os.environ:
+            check_object_store(source, engine)
         check_refusals(source, engine)
     finally:
         ray.shutdown()
@@ -159,6 +164,57 @@ def check_other_targets(source: Path, engine: Engine) -> None:
         first, second = (sorted(contents(target)) for target in targets)
         assert first == second, form
         report(f"{form.format('', 'target')}: equal to the local engine")
+
+
+def check_object_store(source: Path, engine: Engine) -> None:
+    """Move from and to folders of a server of S3's protocol, and go on after an interruption."""
+    bucket, _ = fs.FileSystem.from_uri("s3://vectors")
+    table, size = pq.read_table(source), ROWS // 4
+    for part in range(3):
+        with bucket.open_output_stream(f"vectors/old/{part}.parquet") as stream:
+            pq.write_table(table.slice(part * size, size), stream)
+    pq.write_table(table.slice(0, 3 * size), source.with_name("objects.parquet"))
+    old = "s3://vectors/old/"
+    run(source.with_name("objects.parquet"), f"{source.parent}/expected.parquet", LOCAL)
+    expected = contents(f"{source.parent}/expected.parquet")
+    for name, kind in (("by-ray", engine), ("locally", LOCAL), ("resumed", LOCAL)):
+        state, target = source.with_name(f"objects-{name}.state"), f"s3://vectors/{name}/"
+        if name == "resumed":
+            with suppress(KeyboardInterrupt):
+                run_objects(old, target, state, kind, at(size, interrupt))
+            names = [info.base_name for info in bucket.get_file_info(fs.FileSelector(target[5:]))]
+            assert names
+            assert "_SUCCESS" not in names, names
+        result = run_objects(old, target, state, kind)
+        assert bool(result.resumed_at) == (name == "resumed"), result
+        assert contents(target) == expected, name
+        assert bucket.get_file_info(f"{target[5:]}_SUCCESS").type == fs.FileType.File
+        report(f"{old} to {target}: equal to the local engine's file, {result.seconds:.1f} s")
+    try:
+        run_objects(old, "s3://vectors/locally/", source.with_name("other.state"), LOCAL)
+    except ConflictError as error:
+        assert "s3://vectors/locally/ exists already" in error.message, error
+    else:
+        raise AssertionError("an existing folder was written to")
+
+
+def run_objects(
+    old: str,
+    target: str,
+    state: Path,
+    engine: Engine,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MoveResult:
+    """Move a folder of objects."""
+    with open_store(old) as rows, open_store(target) as moved, client_errors(rows, moved):
+        return move(
+            rows, moved, make_map(), state, block_rows=BLOCK_ROWS, progress=progress, engine=engine
+        )
+
+
+def interrupt() -> None:
+    """Interrupt a move, as Ctrl-C does."""
+    raise KeyboardInterrupt
 
 
 def check_refusals(source: Path, engine: Engine) -> None:

@@ -86,13 +86,12 @@ class ParquetStore(FileStore, ArrowStore):
             InvalidInputError: If the names of columns or the ids of the source repeat, or it is a
                 folder that this store would become a part of.
         """
-        if isinstance(source, ParquetStore) and source._path.is_dir():
-            inside = source._path.resolve()
-            if any(path.resolve().is_relative_to(inside) for path in (self._path, folder)):
-                raise InvalidInputError(
-                    f"{self.name}: expected a target and a checkpoint outside the folder of the "
-                    f"source, {source.name}"
-                )
+        inside = source._local_folder() if isinstance(source, ParquetStore) else None
+        if inside and any(p.resolve().is_relative_to(inside) for p in (self._path, folder)):
+            raise InvalidInputError(
+                f"{self.name}: expected a target and a checkpoint outside the folder of the "
+                f"source, {source.name}"
+            )
         self._plan_schema(source, dimension, stamp)
         self._prepare(folder)
 
@@ -129,6 +128,10 @@ class ParquetStore(FileStore, ArrowStore):
         """Write the rows of a block as one row group."""
         dictionaries = self._dictionary_columns
         pq.write_table(table, file, use_dictionary=dictionaries, row_group_size=max(1, len(table)))
+
+    def _local_folder(self) -> Path | None:
+        """The folder of this machine that the files are in; None for one file."""
+        return self._path.resolve() if self._path.is_dir() else None
 
     def _list(self) -> Sequence[PurePath]:
         """The files, in the order of their rows."""

@@ -42,6 +42,13 @@ CONNECTORS: Final = (
         extra="parquet",
     ),
     Connector(
+        "object_store:ObjectStore",
+        "s3://BUCKET/FOLDER/",
+        {"id": "id_column", "column": "column"},
+        schemes=("s3",),
+        extra="parquet",
+    ),
+    Connector(
         "array_store:ArrayStore",
         "rows.npy",
         {"ids": "ids"},
@@ -177,8 +184,7 @@ def _key(url: str, options: Sequence[str] | None) -> str:
     except InvalidInputError:
         return url
     kind = connector.location
-    if "://" not in address:
-        address = str(Path(address).resolve())
+    address = address.rstrip("/") if "://" in address else str(Path(address).resolve())
     if options is not None:
         query = {name: query[name] for name in options if name in query and connector.schemes}
     return " ".join([kind, without_password(address), urlencode(sorted(query.items()))])
