@@ -1,5 +1,6 @@
 """Stores that are files: their order, blocks, cursors, samples and errors."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.store import Batch
-from stitchwork.migration.stores import open_store, state_folder
+from stitchwork.migration.stores import open_store, state_folder, target_key
 from tests.support.moved_stores import WIDTH, make_vectors, write_parquet
 
 ROWS = 500
@@ -135,3 +136,5 @@ def test_line_that_is_no_row_is_refused_by_its_number(
 def test_default_state_is_beside_the_target() -> None:
     assert state_folder("a/rows.parquet?id=key") == Path("a/rows.parquet.migration")
     assert state_folder("a/folder/") == Path("a/folder.migration")
+    digest = hashlib.sha256(target_key("s3://vectors/faq").encode()).hexdigest()[:8]
+    assert state_folder("s3://vectors/faq/?id=key") == Path(f"s3.{digest}.migration")
