@@ -1,4 +1,4 @@
-"""Addresses that the service listens on."""
+"""Addresses of clients, and those that the service listens on."""
 
 import ipaddress
 
@@ -11,3 +11,8 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def without_mapping(address: str) -> str:
+    """An IPv4 address as such, which a socket for both families names as `::ffff:a.b.c.d`."""
+    return address.removeprefix("::ffff:") if "." in address else address

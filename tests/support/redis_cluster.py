@@ -1,5 +1,6 @@
 """A cluster of server processes on loopback ports: slots, replicas, moves of a slot, failovers."""
 
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,14 @@ class ClusterNode:
     def is_up(self) -> bool:
         """Whether the process runs."""
         return self.process.poll() is None
+
+    def pause(self) -> None:
+        """Let it answer nobody, until `resume`."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """End it as a loss of power would."""

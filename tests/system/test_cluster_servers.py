@@ -1,8 +1,12 @@
-"""The whole service with its registry and its queue on one cluster: a slot moves, a master ends."""
+"""The whole service with its registry and its queue on one cluster of three masters and replicas.
+
+A slot moves, a replica is paused, a master ends, all of it under load.
+"""
 
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.models
 
 REGISTRY_KEY, QUEUE_KEY = "stitchwork:{records}:x", "stitchwork:{q0}:x"
 WIDTH = 384
+UNCONFIRMED = "0 of 1 replicas"
 
 
 def other_master(cluster: RedisCluster, *keys: str) -> ClusterNode:
@@ -73,13 +78,41 @@ def traffic(http: httpx.Client, rows: Floats, expected: Floats) -> Iterator[Coun
             thread.join()
 
 
+@contextmanager
+def registrations(http: httpx.Client) -> Iterator[Counter[str]]:
+    """Meanwhile spaces are registered, one after another; their names, and refusals by reason."""
+    stop, outcomes = threading.Event(), Counter[str]()
+
+    def register() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            response = put_space(http, f"s{number}")
+            if response.status_code == 201:
+                outcomes[f"s{number}"] += 1
+                continue
+            assert response.status_code == 503, response.text
+            is_unconfirmed = UNCONFIRMED in response.text
+            outcomes["unconfirmed" if is_unconfirmed else "unavailable"] += 1
+            stop.wait(0.05)
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(register)
+        try:
+            yield outcomes
+        finally:
+            stop.set()
+        future.result()
+
+
 def test_service_on_a_cluster_answers_right_while_slots_move_and_a_master_ends() -> None:
     anchors = np.random.default_rng(0).normal(size=(64, WIDTH)).astype(np.float32)
     rows = np.random.default_rng(1).normal(size=(3, WIDTH)).astype(np.float32)
     spec = {"kind": "transformers", "model": str(minilm_folder())}
     flags = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
     with redis_cluster(server_binary(VALKEY_9), *flags) as cluster:
-        env: Any = {"STITCHWORK_LOG_LEVEL": "error"}
+        replicas = {master: cluster.add_replica(master) for master in cluster.masters}
+        env: Any = {"STITCHWORK_LOG_LEVEL": "error", "STITCHWORK_DURABLE_REPLICAS": "1"}
         with (
             running(roots=(minilm_folder(),), server_url=cluster.url(), **env) as service,
             httpx.Client(base_url=service.url, timeout=machine.deadline(60)) as http,
@@ -104,24 +137,39 @@ def test_service_on_a_cluster_answers_right_while_slots_move_and_a_master_ends()
                     cluster.move_slot(key, other_master(cluster, REGISTRY_KEY, QUEUE_KEY))
                     goes_on("translate right")
                     goes_on("stitch right")
-                for key in (REGISTRY_KEY, QUEUE_KEY):
-                    cluster.add_replica(cluster.owner(key))
-                cluster.set_node_timeout(FAILOVER_MS)
                 victim = cluster.owner(REGISTRY_KEY)
-                victim.stop()
-                goes_on("translate right")
-                wait_until("another master", lambda: registers(http, anchors), 60)
-                goes_on("stitch right")
+                replica = replicas[victim]
+                with registrations(http) as spaces:
+                    wait_until("spaces are registered", lambda: len(names(spaces)) > 2)
+                    replica.pause()
+                    wait_until("one is not confirmed", lambda: spaces["unconfirmed"])
+                    replica.resume()
+                    count = len(names(spaces))
+                    wait_until("more are registered", lambda: len(names(spaces)) > count)
+                    cluster.set_node_timeout(FAILOVER_MS)
+                    victim.stop()
+                    goes_on("translate right")
+                    wait_until("another master", lambda: cluster.owner(REGISTRY_KEY) is replica, 60)
+                    goes_on("stitch right")
+                    # It has no replica itself, until it gets one.
+                    count = spaces["unconfirmed"]
+                    wait_until("others are not confirmed", lambda: spaces["unconfirmed"] > count)
+                    cluster.add_replica(replica)
+                    count = len(names(spaces))
+                    wait_until("registrations go on", lambda: len(names(spaces)) > count)
             assert not [outcome for outcome in outcomes if "wrong" in outcome], outcomes
-            assert cluster.owner(REGISTRY_KEY) is not victim
+            for name in names(spaces):
+                assert http.get(f"/spaces/{name}").is_success, "what was confirmed is lost"
+
+
+def names(outcomes: Counter[str]) -> list[str]:
+    """The spaces that were registered."""
+    return [name for name in list(outcomes) if name.startswith("s")]
 
 
 def stitches(http: httpx.Client) -> bool:
     return http.post("/stitch/m/h", json={"items": ["a text"]}).is_success
 
 
-def registers(http: httpx.Client, anchors: Floats) -> bool:
-    body = {"anchor_set": "S", "anchors": anchors.tolist()}
-    response = http.put("/spaces/later", json=body)
-    assert response.status_code in (200, 201, 503), response.text
-    return response.is_success
+def put_space(http: httpx.Client, name: str) -> httpx.Response:
+    return http.put(f"/spaces/{name}", json={"anchor_set": "W", "anchors": np.eye(4).tolist()})

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
-from stitchwork.api.message_state import message_state
+from stitchwork.api.message_state import BodyBytes, message_state, request_headers
 from stitchwork.api.middleware.request_body import RequestBody
 
 
@@ -33,9 +33,11 @@ class DirectRequest(Request):
         """Count bytes that the request is about to need; see `RequestBody.reserve`."""
         self._request_body.reserve(count)
 
-    async def receive_body(self) -> bytes | bytearray:
+    async def receive_body(self) -> BodyBytes:
         """The whole body, once."""
-        return await self._request_body.read(message_state(self.scope))
+        length = request_headers(self.scope).get(b"content-length", b"")
+        size = int(length) if length.isdigit() else 0
+        return await self._request_body.read(message_state(self.scope), size)
 
 
 def reserve(request: Request, count: int) -> None:

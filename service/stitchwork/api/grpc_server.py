@@ -8,15 +8,14 @@ call's key is admitted. Errors map to gRPC's codes here.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
 
 import grpc
-import orjson
 from starlette.types import ASGIApp, Message, Scope
 
 from stitchwork.api.grpc_address import GrpcAddress
+from stitchwork.api.grpc_connections import GrpcConnections, parse_peer
+from stitchwork.api.grpc_responses import CODE_METADATA, CallResponse
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.request_lifetime import TIMEOUT_HEADER
@@ -24,27 +23,6 @@ from stitchwork.errors import ErrorCode, SlowRequestError, StitchworkError, Unav
 
 log = logging.getLogger(__name__)
 
-CODES: Final[dict[int, grpc.StatusCode]] = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    409: grpc.StatusCode.FAILED_PRECONDITION,
-    412: grpc.StatusCode.FAILED_PRECONDITION,
-    413: grpc.StatusCode.INVALID_ARGUMENT,
-    415: grpc.StatusCode.INVALID_ARGUMENT,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    499: grpc.StatusCode.CANCELLED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""gRPC's codes by the status of the same error by HTTP."""
-CODE_METADATA: Final = "stitchwork-code"
-MAX_DETAIL_CHARS: Final = 2000
-"""Characters of an error's text, which travels in headers."""
 LOCAL_HEADERS: Final = frozenset({"content-length", "content-type", "x-content-type-options"})
 """Headers of HTTP responses that mean nothing to gRPC."""
 IDLE_SECONDS: Final = 20
@@ -53,34 +31,6 @@ HANDSHAKE_SECONDS: Final = 10
 
 StreamError = Callable[[str, Iterable[tuple[str, str]]], bytes]
 """Makes the message of a stream that reports an error, of its text and metadata."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallResponse:
-    """The response to one message.
-
-    Attributes:
-        status: Status of HTTP.
-        code: Code of the error, if it is one.
-        metadata: Its headers.
-        body: The message, or the error as JSON.
-    """
-
-    status: int
-    code: str
-    metadata: tuple[tuple[str, str], ...]
-    body: bytes
-
-    @property
-    def text(self) -> str:
-        """The text of an error."""
-        text = str(orjson.loads(self.body)["error"]) if self.body else "the call was cancelled"
-        return text[:MAX_DETAIL_CHARS]
-
-    @property
-    def error_metadata(self) -> tuple[tuple[str, str], ...]:
-        """The trailing metadata of an error."""
-        return (*self.metadata, (CODE_METADATA, self.code))
 
 
 class GrpcServer:
@@ -124,6 +74,8 @@ class GrpcServer:
             )
             self._handlers.setdefault(service, {})[name] = handler
         self._server: Any = None
+        self._connections: GrpcConnections
+        self._watch: asyncio.Task[None] | None = None
         self._stop: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[None]
 
@@ -164,7 +116,9 @@ class GrpcServer:
             raise UnavailableError(
                 f"cannot listen on {address.host}, port {address.port} (grpc_port)"
             ) from error
+        self._connections = GrpcConnections(port, limits.max_connections)
         await self._server.start()
+        self._watch = asyncio.ensure_future(self._connections.watch())
         log.info("gRPC listening", extra={"host": address.host, "port": port})
 
     def begin_stop(self) -> None:
@@ -178,40 +132,52 @@ class GrpcServer:
         self.begin_stop()
         if self._stop is not None:
             await self._stop
+        if self._watch is not None:
+            self._watch.cancel()
         if self._requests:
             await asyncio.wait(self._requests, timeout=self._grace_seconds)
 
     def _handler(self, path: str) -> Any:
         async def call(_: Any, context: Any) -> bytes:
-            response = await self._serve(path, context, context.read)
-            if response.status != 200:
-                await _abort(context, response)
-            await context.send_initial_metadata(response.metadata)
-            return response.body
+            with self._connections.call(parse_peer(context.peer())):
+                response = await self._serve(path, context, context.read)
+                if response.status != 200:
+                    await response.abort(context)
+                await context.send_initial_metadata(response.metadata)
+                return response.body
 
         # As a stream, although there is one message: it is read only once the key is admitted.
         return grpc.stream_unary_rpc_method_handler(call)
 
     def _stream_handler(self, path: str, render_error: StreamError | None) -> Any:
         async def call(_: Any, context: Any) -> None:
-            while True:
-                read = context.read
-                # A message is a request once it has arrived; without a key, it is not waited for.
-                is_authorized = await self._is_authorized(self._scope(path, context))
-                if is_authorized:
-                    data = await self._next_message(context)
-                    if data is grpc.aio.EOF:
-                        return None
-                    read = _returns(data)
-                response = await self._serve(path, context, read)
-                body = response.body
-                if response.status != 200:
-                    if render_error is None or not is_authorized or response.status in (401, 403):
-                        return await _abort(context, response)
-                    body = render_error(response.text, response.error_metadata)
-                await context.write(body)
+            with self._connections.call(parse_peer(context.peer())):
+                while await self._serve_message(path, context, render_error):
+                    pass
 
         return grpc.stream_stream_rpc_method_handler(call)
+
+    async def _serve_message(
+        self, path: str, context: Any, render_error: StreamError | None
+    ) -> bool:
+        """Serve the next message of a stream; False after the last one."""
+        read = context.read
+        # A message is a request once it has arrived; without a key, it is not waited for.
+        is_authorized = await self._is_authorized(self._scope(path, context))
+        if is_authorized:
+            data = await self._next_message(context)
+            if data is grpc.aio.EOF:
+                return False
+            read = _returns(data)
+        response = await self._serve(path, context, read)
+        body = response.body
+        if response.status != 200:
+            if render_error is None or not is_authorized or response.status in (401, 403):
+                await response.abort(context)
+                return False
+            body = render_error(response.text, response.error_metadata)
+        await context.write(body)
+        return True
 
     async def _next_message(self, context: Any) -> Any:
         """The next message of a stream; EOF after the last one.
@@ -270,6 +236,8 @@ class GrpcServer:
         except asyncio.CancelledError:
             disconnect(scope)
             raise
+        if scope["state"].get("key") is not None:
+            self._connections.add_key(parse_peer(context.peer()))
         metadata = tuple(
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in start.get("headers", ())
@@ -291,17 +259,11 @@ class GrpcServer:
             "root_path": "",
             "query_string": b"",
             "headers": _headers(context),
-            "client": _client(context.peer()),
+            "client": parse_peer(context.peer()),
             "server": (self._address.host, self._address.port),
             "app": self._root,
             "state": {},
         }
-
-
-async def _abort(context: Any, response: CallResponse) -> None:
-    """End a call with the error of a response."""
-    status = CODES.get(response.status, grpc.StatusCode.UNKNOWN)
-    await context.abort(status, response.text, response.error_metadata)
 
 
 def _returns(data: Any) -> Callable[[], Awaitable[Any]]:
@@ -336,12 +298,3 @@ def _credentials(address: GrpcAddress) -> Any:
     except OSError as error:
         raise UnavailableError(f"cannot read a file of TLS for gRPC: {error}") from error
     return grpc.ssl_server_credentials((pair,))
-
-
-def _client(peer: str) -> tuple[str, int] | None:
-    """Address and port of a peer such as `ipv4:127.0.0.1:5000` or `ipv6:%5B::1%5D:5000`."""
-    family, _, address = unquote(peer).partition(":")
-    host, _, port = address.rpartition(":")
-    if family not in ("ipv4", "ipv6") or not port.isdecimal():
-        return None
-    return host.strip("[]"), int(port)

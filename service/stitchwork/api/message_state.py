@@ -5,7 +5,10 @@ under another server, such as a test's, it is missing and requests wait as ASGI 
 """
 
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+BodyBytes: TypeAlias = bytes | bytearray | memoryview
+"""The bytes of a body; only those of a short one are `bytes`, which to join would take too long."""
 
 MESSAGE: Final = "stitchwork.message"
 HEADERS: Final = "stitchwork.headers"

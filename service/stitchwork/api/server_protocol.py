@@ -19,6 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from stitchwork.addresses import without_mapping
 from stitchwork.api.limits import HEALTH_PATHS, RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.problem_details import problem_response
@@ -50,7 +51,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """A client has connected."""
         super().connection_made(transport)
         address, port = self.client or (UNIX_CLIENT, 0)
-        self.client = (_without_mapping(address), port)
+        self.client = (without_mapping(address), port)
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._message_complete = True
@@ -280,11 +281,6 @@ def _without_upgrade(headers: list[tuple[bytes, bytes]]) -> Iterator[tuple[bytes
                 yield name, b", ".join(other)
         elif name not in (b"upgrade", b"http2-settings"):
             yield name, value
-
-
-def _without_mapping(address: str) -> str:
-    """An IPv4 address as such, which a socket for both families names as `::ffff:a.b.c.d`."""
-    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def _without_prefix(url: bytes, prefix: bytes) -> bytes:

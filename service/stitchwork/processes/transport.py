@@ -107,7 +107,7 @@ class _Packer(pickle.Pickler):
             starts = range(0, len(value), LIST_SLICE)
             slices = (value[start : start + LIST_SLICE] for start in starts)
             return list, [_pack_stream(part, self._parts) for part in slices]
-        if kind in (str, bytes, bytearray) and len(value) >= LONG_VALUE:
+        if kind in (str, bytes, bytearray, memoryview) and len(value) >= LONG_VALUE:
             data = value.encode("utf-8", "surrogatepass") if kind is str else value
             self._parts.append(data)
             return str if kind is str else bytes, len(self._parts) - 1

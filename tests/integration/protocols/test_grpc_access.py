@@ -3,7 +3,9 @@
 import resource
 import socket
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from tests.support import machine
 from tests.support.cluster import BoundedClient, Cluster, Process
 from tests.support.ports import unused_port
 from tests.support.servers import VALKEY_9, server_binary
+from tests.support.waiting import wait_until
 
 MAX_CONNECTIONS = 20
 CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
@@ -198,6 +201,65 @@ def test_idle_connections_leave_room_for_http(service: GrpcApi) -> None:
             assert http.send("GET", "/health/live").is_success
     live = service.channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
     assert live(b"", wait_for_ready=True, timeout=machine.deadline(60))
+
+
+@contextmanager
+def held_connections(port: int, count: int) -> Iterator[Counter[str]]:
+    """Meanwhile somebody without a key holds connections, each of which is opened again at once."""
+    stop, outcomes = threading.Event(), Counter[str]()
+
+    def is_closed(client: socket.socket) -> bool:
+        try:
+            return not client.recv(1024)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+
+    def hold() -> None:
+        clients = dict[int, socket.socket]()
+        while not stop.wait(0.1):
+            for number in range(count):
+                if number in clients and not is_closed(clients[number]):
+                    continue
+                if number in clients:
+                    clients[number].close()
+                client = socket.create_connection(("127.0.0.1", port), machine.deadline(60))
+                with suppress(ConnectionError):
+                    client.sendall(CLIENT_PREFACE)
+                client.setblocking(False)
+                clients[number] = client
+                outcomes["opened"] += 1
+        for client in clients.values():
+            client.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(hold)
+        try:
+            wait_until("there is no room", lambda: outcomes["opened"] > count)
+            yield outcomes
+        finally:
+            stop.set()
+        future.result()
+
+
+def test_connections_without_a_key_that_are_opened_again_and_again_keep_nobody_out(
+    service: GrpcApi,
+) -> None:
+    """Others connect meanwhile, and stay connected once they have shown a key."""
+    path = "/inference.GRPCInferenceService/ServerMetadata"
+    metadata, seconds = [("x-api-key", service.read_key)], machine.deadline(60)
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with held_connections(service.port, 2 * MAX_CONNECTIONS) as outcomes, ExitStack() as stack:
+        calls = []
+        for _ in range(3):
+            channel = grpc.insecure_channel(f"127.0.0.1:{service.port}", options)
+            calls.append(stack.enter_context(channel).unary_unary(path))
+            calls[-1](b"", metadata=metadata, wait_for_ready=True, timeout=seconds)
+        count = outcomes["opened"]
+        wait_until("more are opened", lambda: outcomes["opened"] > count + 2 * MAX_CONNECTIONS)
+        for call in calls:
+            call(b"", metadata=metadata, timeout=seconds)
 
 
 def test_api_has_descriptors_for_all_its_connections(service: GrpcApi) -> None:

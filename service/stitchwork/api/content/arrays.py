@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from stitchwork.api.content import json
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import BodyBytes
 from stitchwork.errors import InvalidInputError, MalformedInputError
 from stitchwork.resources import Floats
 
@@ -91,7 +92,7 @@ def to_npy(rows: Floats) -> list[bytes | memoryview]:
 
 
 def from_safetensors(
-    data: bytes | bytearray, limits: RequestLimits
+    data: BodyBytes, limits: RequestLimits
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     """Parse a safetensors file into arrays, which share its memory, and its metadata.
 
@@ -186,7 +187,7 @@ def _entries(header: Mapping[str, Any]) -> list[tuple[str, int, int, list[int], 
     return entries
 
 
-def from_npy(data: bytes | bytearray, name: str) -> NDArray[Any]:
+def from_npy(data: BodyBytes, name: str) -> NDArray[Any]:
     """Parse an untrusted .npy file into an array, which shares its memory.
 
     The declared size is compared with the bytes before anything of that size is allocated.

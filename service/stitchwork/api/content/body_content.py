@@ -13,6 +13,7 @@ from stitchwork.api.content import json, multipart
 from stitchwork.api.content.arrays import from_npy, from_safetensors
 from stitchwork.api.content.queries import merge_query
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import BodyBytes
 from stitchwork.api.schemas.request_model import RequestModel
 from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import ErrorCode, InvalidInputError, MalformedInputError
@@ -32,7 +33,7 @@ MAX_FIELDS: Final = 256
 
 
 def parse_content(
-    data: bytes | bytearray,
+    data: BodyBytes,
     media: BodyType,
     model: type[M],
     limits: RequestLimits,
@@ -115,7 +116,7 @@ def _ndjson(data: bytes, limits: RequestLimits) -> dict[str, Any]:
     return {"items": items, **{plural: values for plural, values in lists.items() if values}}
 
 
-def _safetensors(data: bytes | bytearray, limits: RequestLimits) -> dict[str, Any]:
+def _safetensors(data: BodyBytes, limits: RequestLimits) -> dict[str, Any]:
     """Metadata are fields too: JSON where they can be parsed as such, text otherwise."""
     arrays, metadata = from_safetensors(data, limits)
     fields: dict[str, Any] = {}

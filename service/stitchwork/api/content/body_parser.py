@@ -14,7 +14,7 @@ from starlette.requests import Request
 from stitchwork.api.direct_routes import DirectRequest
 from stitchwork.api.executors import ProcessExecutor
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.message_state import request_headers
+from stitchwork.api.message_state import BodyBytes, request_headers
 from stitchwork.api.request_lifetime import header_timeout, run_while_connected
 from stitchwork.errors import InputTooLargeError
 from stitchwork.processes.pool import ProcessDiedError
@@ -41,7 +41,7 @@ class BodyParser:
         self.limits = limits
         self._processes = processes
 
-    async def receive(self, request: Request, *, is_array: bool = False) -> bytes | bytearray:
+    async def receive(self, request: Request, *, is_array: bool = False) -> BodyBytes:
         """Receive the body of a request.
 
         Raises:
@@ -52,12 +52,13 @@ class BodyParser:
         if not is_array and length.isdigit() and int(length) > LONG_TEXT:
             self._processes.check_capacity()
         # Limits of its size and duration are those of `middleware.request_body`.
+        data: BodyBytes
         if isinstance(request, DirectRequest):
             data = await request.receive_body()
         else:
-            data = bytearray()
+            data = joined = bytearray()
             async for part in request.stream():
-                data += part
+                joined += part
         return bytes(data) if len(data) <= LONG_TEXT else data
 
     async def parse(

@@ -8,7 +8,7 @@ from starlette.requests import Request
 
 from stitchwork.api.direct_routes import reserve
 from stitchwork.api.limits import RequestLimits
-from stitchwork.api.message_state import request_headers
+from stitchwork.api.message_state import BodyBytes, request_headers
 from stitchwork.errors import InputTooLargeError, MalformedInputError, UnsupportedFormatError
 
 CODINGS: Final = ("gzip", "deflate")
@@ -17,9 +17,7 @@ GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 """`wbits` of a decompressor that detects which of the two it is."""
 
 
-async def decompress(
-    request: Request, data: bytes | bytearray, limits: RequestLimits
-) -> bytes | bytearray:
+async def decompress(request: Request, data: BodyBytes, limits: RequestLimits) -> BodyBytes:
     """The body of a request as it was before its client compressed it.
 
     It is expanded in slices, each of which counts against the limits before the next one.

@@ -22,6 +22,7 @@ from stitchwork.api.kserve.tensors import (
     read_rows,
 )
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import BodyBytes
 from stitchwork.api.validation_errors import from_validation
 from stitchwork.errors import InputTooLargeError, InvalidInputError, MalformedInputError
 
@@ -85,7 +86,7 @@ async def read_request(request: Request, parser: BodyParser) -> ModelRequest:
     return ModelRequest(message.model, message.version, payload)
 
 
-def split_message(data: bytes | bytearray) -> tuple[bytes, list[memoryview]]:
+def split_message(data: BodyBytes) -> tuple[bytes, list[memoryview]]:
     """Split a message into its raw contents, which are not copied, and the rest of it.
 
     Raises:

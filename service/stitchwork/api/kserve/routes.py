@@ -75,12 +75,12 @@ async def server(state: StateDep) -> Response:
 async def repository_index(request: Request, state: StateDep) -> Response:
     """The models of all that is registered, at most 1,000, and whether they are ready."""
     payload = RepositoryIndexRequest()
-    data = await state.body_parser.receive(request)
+    data = bytes(await state.body_parser.receive(request))
     if data.strip():
         payload = await state.body_parser.parse(
             request,
             parse_body,
-            bytes(data),
+            data,
             RepositoryIndexRequest,
             state.limits,
             text_bytes=len(data),

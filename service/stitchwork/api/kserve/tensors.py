@@ -23,6 +23,7 @@ from stitchwork.api.kserve.schemas import (
     RequestInput,
 )
 from stitchwork.api.limits import RequestLimits
+from stitchwork.api.message_state import BodyBytes
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.errors import (
     InvalidInputError,
@@ -155,7 +156,7 @@ async def read_request(request: Request, parser: BodyParser) -> TensorRequest:
     return TensorRequest(body, tensors, length <= SHORT_TEXT and len(data) <= SHORT_ARRAY)
 
 
-def _parse(data: bytes | bytearray, limits: RequestLimits) -> InferenceRequest:
+def _parse(data: BodyBytes, limits: RequestLimits) -> InferenceRequest:
     """Parse the JSON of a request; of a long one, rows become arrays, which are compact."""
     body = body_content.parse_body(bytes(data), InferenceRequest, limits)
     for i, spec in enumerate(body.inputs if len(data) > LONG_TEXT else ()):

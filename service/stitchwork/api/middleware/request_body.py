@@ -7,10 +7,12 @@ one: embeddings and images hardly shrink. `content.compression` bounds what it e
 import asyncio
 from collections.abc import Mapping
 
+import numpy as np
 from starlette.types import Message, Receive
 
 from stitchwork.api.limits import COMPRESSED_PATHS, RequestLimits
-from stitchwork.api.message_state import MessageState
+from stitchwork.api.message_state import BodyBytes, MessageState
+from stitchwork.api.middleware.body_turns import BodyTurns
 from stitchwork.errors import (
     ClientDisconnectedError,
     InputTooLargeError,
@@ -26,10 +28,15 @@ class BodyLimits:
 
     Args:
         limits: Limits of one request.
+
+    Attributes:
+        limits: The same.
+        turns: Turns in which the parts of bodies are read.
     """
 
     def __init__(self, limits: RequestLimits) -> None:
         self.limits = limits
+        self.turns = BodyTurns()
         self._inflight_bytes = 0
 
     def check_headers(self, headers: Mapping[bytes, bytes], path: str) -> None:
@@ -71,6 +78,39 @@ class BodyLimits:
         )
 
 
+class _Content:
+    """Parts of a body in one piece of memory.
+
+    Memory of the declared length is taken at once, since to make it longer with each part copies
+    what is there again and again. What is not written to takes no memory.
+    """
+
+    __slots__ = ("_data", "_size")
+
+    def __init__(self, length: int) -> None:
+        self._data: bytearray | memoryview = bytearray()
+        if length:
+            self._data = np.empty(length, np.uint8).data
+        self._size = 0
+
+    def append(self, part: bytes) -> None:
+        """Add a part."""
+        start, self._size = self._size, self._size + len(part)
+        data = self._data
+        if isinstance(data, memoryview) and self._size <= len(data):
+            data[start : self._size] = part
+            return
+        # Without a declared length, or a server that lets a body be longer.
+        if isinstance(data, memoryview):
+            self._data = data = bytearray(data[:start])
+        data += part
+
+    @property
+    def data(self) -> bytearray | memoryview:
+        """All parts."""
+        return self._data[: self._size] if self._size < len(self._data) else self._data
+
+
 class RequestBody:
     """The body of one request while it is received.
 
@@ -105,11 +145,12 @@ class RequestBody:
         self._reserved = 0
         self.error: StitchworkError | None = None
 
-    async def read(self, state: MessageState | None) -> bytes | bytearray:
-        """The whole body. One of many parts is a bytearray: to join it would take too long.
+    async def read(self, state: MessageState | None, length: int = 0) -> BodyBytes:
+        """The whole body.
 
         Args:
             state: The state of the request; None if it is not known.
+            length: The number of bytes that its headers declare, 0 for none.
 
         Raises:
             ClientDisconnectedError: If the client disconnects first.
@@ -123,11 +164,11 @@ class RequestBody:
         if self._complete and message["type"] == "http.request":
             data: bytes = message["body"]
             return data
-        parts = bytearray()
+        content = _Content(length)
         while message["type"] == "http.request":
-            parts += message.get("body", b"")
+            content.append(message.get("body", b""))
             if self._complete:
-                return parts
+                return content.data
             message = await self.receive()
         raise ClientDisconnectedError("the client disconnected")
 
@@ -169,6 +210,8 @@ class RequestBody:
 
     async def _receive_part(self) -> Message:
         limits = self._limits.limits
+        if self.size:
+            await self._limits.turns.wait()
         # Only the time spent waiting for the client counts, not the service's own between parts.
         allowed = limits.request_timeout_seconds
         if self._in_parts:

@@ -1,0 +1,63 @@
+"""The body of a request: its parts in one piece, and the turns in which they are read."""
+
+import asyncio
+from collections import deque
+
+import pytest
+from starlette.types import Message
+
+from stitchwork.api.middleware.body_turns import PARTS_PER_TURN, BodyTurns
+from stitchwork.api.middleware.request_body import BodyLimits, RequestBody
+from tests.support.request_limits import LIMITS
+
+PARTS = [bytes([i]) * (i + 1) for i in range(40)]
+
+
+@pytest.mark.parametrize("length", [0, len(b"".join(PARTS)), 100, 10_000])
+def test_body_of_many_parts_is_what_was_sent_whatever_its_headers_declare(length: int) -> None:
+    async def read() -> bytes:
+        waiting = deque(PARTS)
+
+        async def receive() -> Message:
+            part = waiting.popleft()
+            return {"type": "http.request", "body": part, "more_body": bool(waiting)}
+
+        return bytes(await RequestBody(BodyLimits(LIMITS), receive).read(None, length))
+
+    assert asyncio.run(read()) == b"".join(PARTS)
+
+
+def test_turn_of_the_event_loop_reads_few_parts_whoever_sends() -> None:
+    """Those that wait are served in their order; one that has left takes nobody's place."""
+    clients, parts = 10 * PARTS_PER_TURN, 5
+
+    async def read() -> tuple[list[int], list[int]]:
+        turns, number, numbers, order = BodyTurns(), 0, list[int](), list[int]()
+
+        async def count_turns() -> None:
+            nonlocal number
+            while True:
+                number += 1
+                await asyncio.sleep(0)
+
+        async def client(name: int) -> None:
+            for _ in range(parts):
+                await turns.wait()
+                numbers.append(number)
+                order.append(name)
+                # Until its next part has arrived.
+                await asyncio.sleep(0)
+
+        counter = asyncio.ensure_future(count_turns())
+        tasks = [asyncio.ensure_future(client(name)) for name in range(clients)]
+        await asyncio.sleep(0)
+        tasks.pop().cancel()
+        await asyncio.gather(*tasks)
+        counter.cancel()
+        return numbers, order
+
+    numbers, order = asyncio.run(read())
+    assert len(numbers) == parts * (clients - 1)
+    # Those of the turn before may begin theirs in the next one.
+    assert max(map(numbers.count, numbers)) <= 2 * PARTS_PER_TURN
+    assert order == [*range(clients - 1)] * parts
