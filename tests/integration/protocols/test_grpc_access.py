@@ -204,7 +204,7 @@ def test_idle_connections_leave_room_for_http(service: GrpcApi) -> None:
 
 
 @contextmanager
-def held_connections(port: int, count: int) -> Iterator[Counter[str]]:
+def idle_connections(port: int, count: int) -> Iterator[Counter[str]]:
     """Meanwhile somebody without a key holds connections, each of which is opened again at once."""
     stop, outcomes = threading.Event(), Counter[str]()
 
@@ -250,7 +250,7 @@ def test_connections_without_a_key_that_are_opened_again_and_again_keep_nobody_o
     path = "/inference.GRPCInferenceService/ServerMetadata"
     metadata, seconds = [("x-api-key", service.read_key)], machine.deadline(60)
     options = [("grpc.use_local_subchannel_pool", 1)]
-    with held_connections(service.port, 2 * MAX_CONNECTIONS) as outcomes, ExitStack() as stack:
+    with idle_connections(service.port, 2 * MAX_CONNECTIONS) as outcomes, ExitStack() as stack:
         calls = []
         for _ in range(3):
             channel = grpc.insecure_channel(f"127.0.0.1:{service.port}", options)
