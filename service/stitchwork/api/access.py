@@ -69,7 +69,7 @@ RULES: Final = (
     _rule("POST", r"/grpc\.reflection\.v1(alpha)?\.ServerReflection/[^/]+", READ, INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
-    _rule("POST", r"/anchors/choose", READ),
+    _rule("POST", r"/anchors/choose|/spaces/[^/]+/anchors/nearest", READ),
     _rule("GET", r".*", READ),
     _rule("", r".*", ADMIN),
 )

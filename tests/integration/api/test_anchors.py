@@ -125,6 +125,47 @@ def test_rows_are_chosen_from_a_pool_with_and_without_a_space(
     assert alone["chosen"][0]["distance"] == 2
 
 
+def test_nearest_anchors_have_the_largest_cosines_from_the_mean(
+    http: httpx.Client, swapped: Pair
+) -> None:
+    rows = swapped.x[:3]
+    anchors = swapped.x_anchors.astype(np.float64)
+    mean = anchors.mean(axis=0)
+    centred, centred_anchors = rows - mean, anchors - mean
+    norms = np.linalg.norm(centred, axis=1)[:, None] * np.linalg.norm(centred_anchors, axis=1)
+    cosines = centred @ centred_anchors.T / norms
+    path = "/spaces/ax/anchors/nearest"
+    response = http.post(path, json={"embeddings": rows.tolist(), "count": 4})
+    assert response.status_code == 200, response.text
+    assert response.headers["stitchwork-space"].startswith("ax@")
+    result = response.json()
+    assert result["space"]["id"] == "ax"
+    for row, nearest in zip(cosines, result["nearest"], strict=True):
+        order = np.argsort(-row)[:4]
+        assert [anchor["anchor"] for anchor in nearest] == [f"a{i}" for i in order]
+        assert [anchor["cosine"] for anchor in nearest] == pytest.approx(row[order], abs=1e-4)
+        assert {anchor["text"] for anchor in nearest} == {None}
+    as_array = http.post(
+        path,
+        params={"count": "4"},
+        content=save({"embeddings": rows}),
+        headers={"Content-Type": "application/vnd.safetensors"},
+    )
+    assert as_array.json() == result
+    assert len(http.post(path, json={"embeddings": rows.tolist()}).json()["nearest"][0]) == 5
+
+
+def test_nearest_anchors_have_the_beginnings_of_texts(http: httpx.Client) -> None:
+    texts = ["a" * 300, "b", "c"]
+    body = {"modality": "text", "items": texts}
+    assert http.put("/anchor-sets/AN", json=body).status_code == 201
+    anchors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert http.put("/spaces/an", json={"anchor_set": "AN", "anchors": anchors}).is_success
+    body = {"embeddings": [[0.9, 0.5, 0.1]], "count": 2}
+    (nearest,) = http.post("/spaces/an/anchors/nearest", json=body).json()["nearest"]
+    assert [(anchor["anchor"], anchor["text"]) for anchor in nearest] == [(0, "a" * 200), (1, "b")]
+
+
 def test_client_returns_the_same_report(http: httpx.Client, url: str, swapped: Pair) -> None:
     with Stitchwork(url) as client:
         assert client.anchor_report("ax", "az") == report(http, "ax", target="az")
@@ -153,3 +194,8 @@ def test_invalid_requests_return_errors(http: httpx.Client, swapped: Pair, space
     check(http.post(path, json={"count": 2}), 422, "/embeddings")
     nobody = {"count": 1, "space": "nobody", "embeddings": [[1.0]]}
     check(http.post(path, json=nobody), 404)
+    path = "/spaces/ax/anchors/nearest"
+    check(http.post(path, json={"embeddings": [[1.0, 2.0]]}), 422, "/embeddings", "24 numbers")
+    check(http.post(path, json={"embeddings": [[0.5] * 24], "count": 101}), 422, "/count")
+    check(http.post(path, json={"embeddings": [[0.5] * 24] * 2049}), 413, "/embeddings", "2048")
+    check(http.post("/spaces/nobody/anchors/nearest", json={"embeddings": [[1.0]]}), 404)

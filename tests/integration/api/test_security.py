@@ -188,6 +188,7 @@ def every_route(part: Any) -> list[Route]:
         ("DELETE", "/heads/x", (ADMIN,)),
         ("POST", "/spaces", (ADMIN,)),
         ("POST", "/anchors/choose", (READ,)),
+        ("POST", "/spaces/x/anchors/nearest", (READ,)),
         ("GET", "/spaces/x/translations/y", (EXPORT,)),
         ("POST", "/translate", (INFER,)),
         ("POST", "/translate/", (ADMIN,)),

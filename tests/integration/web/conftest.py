@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from stitchwork.models.packaged_encoders import minilm_folder
 from stitchwork.web.pages import GUIDE
 from tests.conftest import make_pair
+from tests.integration.web.texts import HEADERS, KEY, SCRIPT, register_texts
 from tests.support import machine
 from tests.support.code_blocks import ROOT
-from tests.support.running_service import running
+from tests.support.running_service import SharedService, running
+from tests.support.text_models import BERT, save_text_model
 
-KEY: Final = "a-key-of-32-characters-that-only-this-test-knows"
-SCRIPT: Final = "<script>document.title='changed'</script>"
-
-EXPECTED: Final = re.compile(r"with a status of (401|503) ")
-"""Chromium reports statuses that the page handles: no key, and no worker."""
+EXPECTED: Final = re.compile(r"with a status of (401|412|422|503) ")
+"""Chromium reports statuses that the page handles: no key, no worker, and what it was refused."""
 MILLISECONDS: Final = 60_000
 """How long a page may take to show what it should."""
 
@@ -45,11 +45,24 @@ def open_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="package")
-def keyed_url() -> Iterator[str]:
-    """Base URL of a service that requires `KEY`."""
-    with running(workers=0, STITCHWORK_ADMIN_KEY=KEY) as service:
+def keyed_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of a service that requires `KEY`, with a worker, and a small encoder of texts."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("model")
+    save_text_model(folder, BertModel, BertConfig(**BERT))
+    with running(roots=(folder,), STITCHWORK_ADMIN_KEY=KEY) as service:
         register(service.url)
+        register_texts(service.url, {"kind": "transformers", "model": str(folder)})
         yield service.url
+
+
+@pytest.fixture(scope="package")
+def texts_url(shared_service: SharedService) -> str:
+    """Base URL of a service that needs no key, with a worker, and a pretrained encoder of texts."""
+    url = shared_service.running.url
+    register_texts(url, {"kind": "transformers", "model": str(minilm_folder())})
+    return url
 
 
 @pytest.fixture(scope="package")
@@ -108,8 +121,7 @@ def register(url: str) -> None:
     x[1] = x[0]
     ids = [SCRIPT, *(f"a{i}" for i in range(1, 120))]
     order = np.random.default_rng(5).permutation(120)
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=url, headers=headers, timeout=machine.deadline(60)) as http:
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=machine.deadline(60)) as http:
         body = {"size": 120, "ids": ids}
         assert http.put("/anchor-sets/S", json=body).status_code == 201
         for name, anchors in (("x", x), ("y", pair.y_anchors), ("z", pair.y_anchors[order])):

@@ -1,35 +1,14 @@
 """The page at `/`: what it shows is what the API returns."""
 
 import re
-from typing import Any
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from tests.integration.web.conftest import KEY, SCRIPT, PageOpener
-from tests.support.reports import get_report
-
-SERIOUS = ("serious", "critical")
-
-
-def rounded(value: float) -> str:
-    """A number as the page renders it."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-def get(url: str, path: str, **query: str) -> Any:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=url, headers=headers) as http:
-        response = get_report(http, path, query)
-    assert response.status_code in (200, 503), response.text
-    return response.json()
-
-
-def check_accessibility(page: Page) -> None:
-    violations = Axe().run(page).response["violations"]
-    assert [(v["id"], v["nodes"]) for v in violations if v["impact"] in SERIOUS] == []
+from tests.integration.web.checks import check_accessibility, get, rounded
+from tests.integration.web.conftest import PageOpener
+from tests.integration.web.texts import KEY, SCRIPT
 
 
 def check_overview(page: Page, url: str) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from stitchwork.api.schemas.report_responses import (
     LearningCurvePointResponse,
     LearningCurveResponse,
     MisalignedAnchor,
+    NearestAnchor,
+    NearestAnchorsResponse,
     RedundantAnchor,
 )
 from stitchwork.api.schemas.responses import Progress, ResourceRef
@@ -31,12 +33,17 @@ from stitchwork.geometry.diagnostics.anchor_selection import choose_anchors
 from stitchwork.geometry.diagnostics.learning_curve import LearningCurve
 from stitchwork.geometry.diagnostics.misalignment import MisalignedPair
 from stitchwork.geometry.diagnostics.redundancy import AnchorCandidate, Duplicates
-from stitchwork.geometry.frame import Frame, unit_rows
+from stitchwork.geometry.frame import Frame, relative_representation, unit_rows
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.report_store import ReportStore
-from stitchwork.resources import AnchorSet, Floats, Space
+from stitchwork.resources import AnchorSet, Floats, Space, unpack_items
 
 Namer = Callable[[int], AnchorName]
+
+BLOCK: Final = 256
+"""Rows whose cosines to all anchors are in memory at a time."""
+MAX_TEXT: Final = 200
+"""Characters of an anchor's text in a response."""
 
 
 class AnchorReports:
@@ -125,6 +132,41 @@ class AnchorReports:
             pool=len(pool),
             chosen=[ChosenAnchor(index=step.row, distance=step.distance) for step in steps],
         )
+
+    def nearest(self, rows: Floats, count: int, space: Space) -> NearestAnchorsResponse:
+        """The anchors that rows have the largest cosines to.
+
+        Args:
+            rows: (n, d) float32 embeddings of the space, need not be unit.
+            count: Number of anchors for each row, at most.
+            space: The space.
+        """
+        (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
+        frame, name, text = (
+            self._registry.frame(space),
+            _namer(anchor_set),
+            self._texter(anchor_set),
+        )
+        nearest: list[list[NearestAnchor]] = []
+        for start in range(0, len(rows), BLOCK):
+            cosines = relative_representation(rows[start : start + BLOCK], frame)
+            order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+            nearest += [
+                [
+                    NearestAnchor(anchor=name(i), cosine=round(float(row[i]), 6), text=text(i))
+                    for i in indices
+                ]
+                for row, indices in zip(cosines, order.tolist(), strict=True)
+            ]
+        return NearestAnchorsResponse(space=ResourceRef.of(space), nearest=nearest)
+
+    def _texter(self, anchor_set: AnchorSet) -> Callable[[int], str | None]:
+        """Returns the beginnings of the texts of a set; None where its anchors have none."""
+        if not anchor_set.has_items or anchor_set.modality != "text":
+            return lambda _: None
+        arrays = self._registry.anchor_sets.arrays(anchor_set.id, anchor_set.version)
+        texts = unpack_items(arrays, "text")
+        return lambda index: str(texts[index])[:MAX_TEXT]
 
     def _anchors(self, space: Space) -> Floats:
         anchors: Floats = self._registry.spaces.arrays(space.id, space.version)["anchors"]

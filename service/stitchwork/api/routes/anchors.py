@@ -1,4 +1,4 @@
-"""Anchors: reports on duplicates, redundancy and misalignment, and a choice from a pool."""
+"""Anchors: reports on duplicates and misalignment, the nearest ones, a choice from a pool."""
 
 from functools import partial
 from typing import Annotated
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from stitchwork.api.content import negotiation
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.dependencies import (
     ID_SCHEMA,
     AppState,
@@ -18,8 +19,12 @@ from stitchwork.api.dependencies import (
 from stitchwork.api.openapi import REPORT_RESPONSES, body, with_timeout
 from stitchwork.api.provenance import version_headers
 from stitchwork.api.reports.report_jobs import ReportState
-from stitchwork.api.schemas.report_requests import ChooseAnchorsRequest
-from stitchwork.api.schemas.report_responses import AnchorReportResponse, ChosenAnchorsResponse
+from stitchwork.api.schemas.report_requests import ChooseAnchorsRequest, NearestAnchorsRequest
+from stitchwork.api.schemas.report_responses import (
+    AnchorReportResponse,
+    ChosenAnchorsResponse,
+    NearestAnchorsResponse,
+)
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.ids import check_id
 from stitchwork.inference.resolve import check_pair, check_width
@@ -64,6 +69,37 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
         check_pair(space, target, bridge)
     records = {"space": space, **({"target": target} if target else {})}
     return state.anchor_reports.report(space, target, bridge, version_headers(stale, **records))
+
+
+@router.post(
+    "/spaces/{id}/anchors/nearest",
+    summary="Find the anchors nearest to embeddings",
+    response_model=NearestAnchorsResponse,
+    openapi_extra=with_timeout(body(NearestAnchorsRequest, array_field="embeddings")),
+)
+async def nearest_anchors(id_: ResourceId, request: Request, state: StateDep) -> Response:
+    """The anchors of a space that embeddings of it are most like, with their texts.
+
+    They explain a translation, which knows an input by its cosines to the anchors alone.
+    """
+    state.executor.check_capacity()
+    payload = await negotiation.read_body(
+        request, NearestAnchorsRequest, state.body_parser, array_field="embeddings"
+    )
+    # Each row is answered with names and texts, as a raw input is with labels.
+    check_count(
+        len(payload.embeddings), state.limits.max_items, "embeddings", "max_items", "/embeddings"
+    )
+    return await state.executor.run(
+        partial(_nearest, state, id_, payload), request_timeout(request)
+    )
+
+
+def _nearest(state: AppState, id_: str, payload: NearestAnchorsRequest) -> Response:
+    (space,), stale = state.registry.spaces.ready(id_)
+    check_width(payload.embeddings, space)
+    response = state.anchor_reports.nearest(payload.embeddings, payload.count, space)
+    return negotiation.json_response(response, headers=version_headers(stale, space=space))
 
 
 @router.post(

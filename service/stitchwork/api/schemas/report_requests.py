@@ -56,6 +56,15 @@ class ChooseAnchorsRequest(RequestModel):
     }
 
 
+class NearestAnchorsRequest(RequestModel):
+    """Embeddings of a space whose nearest anchors are wanted."""
+
+    count: Int = Field(5, ge=1, le=100, description="Number of anchors for each row.")
+    encoding_format: EncodingFormat = "float"
+    embeddings: Rows = Field(description="(n, d) float32.")
+    example: ClassVar[dict[str, Any]] = {"count": 3, "embeddings": [[0.01, -0.02, 0.03]]}
+
+
 class HeadEvaluationRequest(RequestModel):
     """A labelled sample to evaluate a head on: raw inputs, or their embeddings."""
 

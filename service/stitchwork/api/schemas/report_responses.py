@@ -256,3 +256,20 @@ class ChosenAnchorsResponse(ResponseModel):
     space: ResourceRef | None
     pool: int = Field(description="Number of rows that were chosen from.")
     chosen: list[ChosenAnchor]
+
+
+class NearestAnchor(ResponseModel):
+    """An anchor near a row."""
+
+    anchor: AnchorName
+    cosine: float = Field(description="Of both, from the mean of the anchors.")
+    text: str | None = Field(
+        None, description="The beginning of the anchor's text, if its set has texts."
+    )
+
+
+class NearestAnchorsResponse(ResponseModel):
+    """For each row the anchors of its space with the largest cosines, in descending order."""
+
+    space: ResourceRef
+    nearest: list[list[NearestAnchor]]

@@ -4,21 +4,24 @@ const KEY = "key";
 
 /** An error of the API, or of the way to it. */
 export class ApiError extends Error {
-  constructor(message, status) {
+  constructor(message, status, problem = {}, retrySeconds = null) {
     super(message);
     this.status = status;
+    this.problem = problem;
+    this.retrySeconds = retrySeconds;
   }
 }
 
 export const storedKey = () => sessionStorage.getItem(KEY);
 export const storeKey = (key) => sessionStorage.setItem(KEY, key);
-export const forgetKey = () => sessionStorage.removeItem(KEY);
+/** Forget the key, and what was computed with it. */
+export const forgetKey = () => sessionStorage.clear();
 
-async function request(path, signal) {
+async function request(path, signal, { method = "GET", body, type, more } = {}) {
   const key = storedKey();
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = { ...(key && { Authorization: `Bearer ${key}` }), ...(type && { "Content-Type": type }), ...more };
   try {
-    return await fetch(path, { headers, signal, credentials: "same-origin", cache: "no-store" });
+    return await fetch(path, { method, headers, body, signal, credentials: "same-origin", cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError("The service cannot be reached.", 0);
@@ -28,7 +31,9 @@ async function request(path, signal) {
 async function check(response, allowed = []) {
   if (response.ok || allowed.includes(response.status)) return response;
   const problem = await response.json().catch(() => ({}));
-  throw new ApiError(problem.detail || `Status ${response.status}`, response.status);
+  const place = problem.pointer ? ` (${problem.pointer})` : "";
+  const seconds = Number(response.headers.get("Retry-After"));
+  throw new ApiError((problem.detail || `Status ${response.status}`) + place, response.status, problem, seconds || null);
 }
 
 /** JSON of the API; statuses besides the successful ones may be allowed. */
@@ -36,10 +41,23 @@ export async function getJson(path, signal, allowed) {
   return (await check(await request(path, signal), allowed)).json();
 }
 
-/** Wait, unless the view is left. */
+/** Send JSON, and get JSON. */
+export async function sendJson(method, path, body, signal, more) {
+  return sendBody(method, path, { body: JSON.stringify(body), type: "application/json" }, signal, more);
+}
+
+/** Send a body of some media type with more headers, and get JSON. */
+export async function sendBody(method, path, { body, type }, signal, more) {
+  return (await check(await request(path, signal, { method, body, type, more }))).json();
+}
+
+/** A path of the API with ids, relative to the page. */
+export const path = (...parts) => parts.map(encodeURIComponent).join("/");
+
+/** Wait, unless it is cancelled. */
 export async function pause(seconds, signal) {
   await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-  signal.throwIfAborted();
+  signal?.throwIfAborted();
 }
 
 /** All records of a list. */

@@ -35,11 +35,46 @@ export function choice(label, id, options, value, onchange) {
   const select = element("select", { id, onchange: (event) => onchange(event.target.value) },
     options.map((option) => element("option", { value: option }, option)));
   select.value = value;
-  return element("label", { for: id }, label, select);
+  return field(label, select);
 }
 
 /** A number for people. */
 export function number(value, digits = 2) {
   const options = { maximumFractionDigits: digits, signDisplay: "negative" };
   return value == null ? "–" : value.toLocaleString("en", options);
+}
+
+/** A control with a label, and a hint below it. */
+export function field(label, control, hint) {
+  const id = control.id;
+  if (!hint) return element("div", { class: "field" }, element("label", { for: id }, label), control);
+  control.setAttribute("aria-describedby", `${id}-hint`);
+  return element("div", { class: "field" }, element("label", { for: id }, label), control,
+    element("p", { class: "hint", id: `${id}-hint` }, hint));
+}
+
+/** A box to check, with its label. */
+export function checkbox(label, attributes) {
+  return element("label", { class: "check" }, element("input", { type: "checkbox", ...attributes }), label);
+}
+
+/** A section with a heading. */
+export function section(title, attributes, ...children) {
+  return element("section", { "aria-label": title, ...attributes }, element("h2", {}, title), ...children);
+}
+
+/** Code to copy. */
+export function code(title, id, text) {
+  const button = element("button", { type: "button", "aria-label": `Copy ${title}`, onclick: async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } }, "Copy");
+  // Browsers let pages copy only if these come by HTTPS or from this machine.
+  return element("div", { class: "code" }, element("h3", {}, title), navigator.clipboard ? button : null,
+    element("pre", { id, tabindex: "0", role: "region", "aria-label": title }, text));
+}
+
+/** Sentences that a reader must not miss. */
+export function warnings(texts) {
+  return texts.length ? element("ul", { class: "bad" }, texts.map((text) => element("li", {}, text))) : null;
 }

@@ -2,10 +2,16 @@
 
 import { ApiError, forgetKey, storedKey, storeKey } from "./api.js";
 import { clear, redraw } from "./charts.js";
+import { evaluate } from "./evaluate.js";
 import { overview } from "./overview.js";
+import { playground } from "./playground.js";
+import { registration } from "./registration.js";
+import { SampleError } from "./samples.js";
 import { spaces } from "./spaces.js";
 
-const VIEWS = { "#overview": overview, "#spaces": spaces };
+const VIEWS = {
+  "#overview": overview, "#spaces": spaces, "#playground": playground, "#evaluate": evaluate, "#registration": registration,
+};
 const byId = (id) => document.getElementById(id);
 let controller = new AbortController();
 
@@ -15,17 +21,18 @@ function report(text, isError = false) {
   message.classList.toggle("error", isError);
 }
 
+const isRefused = (error) => error instanceof ApiError && [401, 403].includes(error.status);
+
 function fail(error) {
   if (error.name === "AbortError") return;
-  const needsKey = error instanceof ApiError && [401, 403].includes(error.status);
+  const needsKey = isRefused(error);
   byId("key-form").hidden = !needsKey;
   if (needsKey) {
-    byId("view").replaceChildren();
     report(storedKey() ? error.message : "Enter a key with the scope read.", Boolean(storedKey()));
     byId("key").focus();
   } else {
     report(error.message, true);
-    if (!(error instanceof ApiError)) throw error;
+    if (!(error instanceof ApiError || error instanceof SampleError)) throw error;
   }
 }
 
@@ -47,7 +54,10 @@ function show() {
     report: (text) => signal.aborted || report(text),
     fail: (error) => signal.aborted || fail(error),
   };
-  VIEWS[name](byId("view"), context).then(() => context.report(""), context.fail);
+  VIEWS[name](byId("view"), context).then(() => context.report(""), (error) => {
+    if (!signal.aborted && isRefused(error)) byId("view").replaceChildren();
+    context.fail(error);
+  });
 }
 
 function showTheme() {
@@ -72,7 +82,8 @@ byId("key-form").addEventListener("submit", (event) => {
 });
 byId("forget-key").addEventListener("click", () => {
   forgetKey();
-  show();
+  // What the key has opened goes with it.
+  location.reload();
 });
 addEventListener("hashchange", () => {
   show();

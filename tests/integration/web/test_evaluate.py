@@ -1,0 +1,125 @@
+"""Evaluations of labelled samples: they show what the API returns, and go on behind other views."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.integration.web.checks import check_everywhere, open_view, rounded
+from tests.integration.web.conftest import PageOpener
+from tests.integration.web.texts import SAMPLE, request
+
+
+def choose(page: Page, name: str, content: str) -> None:
+    """Choose a file of a labelled sample."""
+    file = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
+    page.get_by_label("Labelled sample").set_input_files([file])  # type: ignore[list-item]
+
+
+def write_csv(rows: list[tuple[str, str]]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([("label", "text"), *((label, text) for text, label in rows)])
+    return buffer.getvalue()
+
+
+def check_report(page: Page, report: dict[str, Any]) -> None:
+    expect(page.locator("#verdict")).to_have_text(f"{report['verdict']}: {report['reason']}")
+    expect(page.locator("#samples")).to_have_text(str(report["samples"]))
+    expect(page.locator("#ece")).to_have_text(rounded(report["confidence"]["ece"], 3))
+    rows = page.locator("#report tbody tr")
+    for i, name in enumerate(("translated", "native", "absolute")):
+        result = report[name]
+        cells = rows.nth(i).locator("td")
+        expect(cells.nth(0)).to_have_text(rounded(result["accuracy"], 3))
+        low, high = result["interval"]
+        expect(cells.nth(1)).to_have_text(f"{rounded(low, 3)} to {rounded(high, 3)}")
+    bins = report["confidence"]["reliability"]
+    cells = page.locator("#reliability tbody tr td:last-child")
+    expect(cells).to_have_text([str(one["size"]) for one in bins])
+    points = page.evaluate(
+        "() => Chart.getChart(document.querySelector('#reliability canvas')).data.datasets[0].data"
+    )
+    assert points == [{"x": one["confidence"], "y": one["accuracy"]} for one in bins]
+
+
+@pytest.mark.parametrize("has_key", [False, True], ids=["open", "keyed"])
+def test_evaluation_goes_on_behind_other_views_and_shows_what_the_api_returns(
+    texts_url: str, keyed_url: str, open_page: PageOpener, has_key: bool
+) -> None:
+    url = keyed_url if has_key else texts_url
+    # Texts with what the format quotes; 72 are more than one part.
+    sample = [(f'{text}, "now"\nor never {i}', label) for i in range(3) for text, label in SAMPLE]
+    page = open_view(open_page, url, "evaluate", has_key=has_key)
+    page.get_by_label("Head").select_option("page-topic")
+    page.get_by_label("Encoder").select_option("page-encoder")
+    choose(page, "sample.csv", write_csv(sample))
+    page.get_by_label("Accuracy to assure").fill("0.9")
+    page.get_by_label("Calibrate").check()
+    page.get_by_role("button", name="Evaluate").press("Enter")
+    page.get_by_role("link", name="Playground").click()
+    expect(page.locator("h1")).to_have_text("Playground")
+    page.get_by_role("link", name="Evaluate").click()
+    expect(page.locator("#state-1")).to_have_text("done")
+    texts, labels = zip(*sample, strict=True)
+    embeddings = request(url, "POST", "/embed/page-encoder", {"items": texts})["embeddings"]
+    body: dict[str, Any] = {"embeddings": embeddings, "labels": labels}
+    body |= {"calibrate": True, "min_accuracy": 0.9}
+    report = request(url, "POST", "/compatibility/page-encoder/page-topic", body)
+    check_report(page, report)
+    threshold = report["threshold"]["confidence"]
+    expect(page.locator("#threshold")).to_contain_text(
+        report["threshold"]["reason"] if threshold is None else rounded(threshold, 3)
+    )
+    # What has ended is there after the page was loaded again, too.
+    page.reload()
+    page.get_by_role("button", name="Show evaluation 1").click()
+    check_report(page, report)
+    check_everywhere(page)
+    if has_key:
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_role("status")).to_have_text("Enter a key with the scope read.")
+        assert page.evaluate("JSON.stringify(sessionStorage)") == "{}"
+
+
+def test_embeddings_are_evaluated_without_an_encoder(texts_url: str, open_page: PageOpener) -> None:
+    body: dict[str, Any] = {"items": [text for text, _ in SAMPLE], "target": "page-rows"}
+    rows = request(texts_url, "POST", "/embed/page-encoder", body)["embeddings"]
+    labels = [label for _, label in SAMPLE]
+    lines = [
+        json.dumps({"embedding": row, "label": x}) for row, x in zip(rows, labels, strict=True)
+    ]
+    page = open_view(open_page, texts_url, "evaluate", has_key=False)
+    page.get_by_label("Head").select_option("page-topic")
+    page.get_by_label("Encoder").select_option("page-rows")
+    choose(page, "sample.jsonl", "\n".join(lines))
+    page.get_by_role("button", name="Evaluate").click()
+    body = {"embeddings": rows, "labels": labels}
+    report = request(texts_url, "POST", "/compatibility/page-rows/page-topic", body)
+    expect(page.locator("#verdict")).to_have_text(f"{report['verdict']}: {report['reason']}")
+    expect(page.locator("#report tbody tr").nth(1)).to_contain_text(
+        "The sample has no embeddings of space page-encoder, which the head is of."
+    )
+
+
+def test_files_that_are_no_samples_are_refused(texts_url: str, open_page: PageOpener) -> None:
+    page = open_view(open_page, texts_url, "evaluate", has_key=False)
+    page.get_by_label("Head").select_option("page-topic")
+    page.get_by_label("Encoder").select_option("page-encoder")
+    for name, content, message in (
+        ("a.csv", "text,name\na,b", 'a.csv, line 2: expected a column "label", got text, name.'),
+        ("a.csv", "text,label\na", "a.csv, line 2: expected 2 values, got 1."),
+        ("a.csv", 'text,label\n"a,b', "a.csv, line 2: expected a quote at the end"),
+        ("a.jsonl", "{}\n[", "a.jsonl, line 2: expected one JSON value"),
+        ("a.jsonl", "\n", "a.jsonl has no rows."),
+        ("a.txt", "x", "Expected a file whose name ends in .csv, .tsv, .jsonl or .ndjson"),
+    ):
+        choose(page, name, content)
+        page.get_by_role("button", name="Evaluate").click()
+        expect(page.get_by_role("status")).to_contain_text(message)
+    choose(page, "b.csv", write_csv([("my card", "unheard <b>")]))
+    page.get_by_role("button", name="Evaluate").click()
+    state = page.locator("#state-1")
+    expect(state).to_contain_text("failed: head page-topic has no class 'unheard <b>'")
