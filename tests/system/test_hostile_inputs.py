@@ -292,6 +292,7 @@ PATHS = [
     "/spaces/{0}",
     "/spaces/{0}/anchors?target={1}",
     "/anchors/choose?space={0}",
+    "/spaces/{0}/anchors/nearest",
     "/heads",
     "/heads/{1}x",
     "/translate",

@@ -157,7 +157,7 @@ def test_nearest_anchors_have_the_largest_cosines_from_the_mean(
 
 def test_nearest_anchors_have_the_beginnings_of_texts(http: httpx.Client) -> None:
     texts = ["a" * 300, "b", "c"]
-    body = {"modality": "text", "items": texts}
+    body: dict[str, Any] = {"modality": "text", "items": texts}
     assert http.put("/anchor-sets/AN", json=body).status_code == 201
     anchors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     assert http.put("/spaces/an", json={"anchor_set": "AN", "anchors": anchors}).is_success

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 
 from tests.integration.web.checks import check_everywhere, open_view, rounded
 from tests.integration.web.conftest import PageOpener
@@ -15,8 +15,8 @@ from tests.integration.web.texts import SAMPLE, request
 
 def choose(page: Page, name: str, content: str) -> None:
     """Choose a file of a labelled sample."""
-    file = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
-    page.get_by_label("Labelled sample").set_input_files([file])  # type: ignore[list-item]
+    file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
+    page.get_by_label("Labelled sample").set_input_files([file])
 
 
 def write_csv(rows: list[tuple[str, str]]) -> str:

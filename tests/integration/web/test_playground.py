@@ -117,7 +117,7 @@ def test_playground_takes_images_that_are_dropped(
     pictures = [images.file(images.picture(40 + 8 * i, 32)) for i in range(6)]
     encoded = [base64.b64encode(picture).decode() for picture in pictures]
     names = ["a, b;\"c'.png", *(f"{i}.png" for i in range(1, 6))]
-    body = {"modality": "image", "items": encoded, "ids": names}
+    body: dict[str, Any] = {"modality": "image", "items": encoded, "ids": names}
     request(url, "PUT", "/anchor-sets/page-images", body)
     encoder = {
         "kind": "timm",

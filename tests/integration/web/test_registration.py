@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
 from safetensors.numpy import save
 
 from stitchwork.models.packaged_encoders import minilm_folder
@@ -15,8 +15,8 @@ from tests.integration.web.texts import ANCHORS, SCRIPT, request, wait_for
 
 def attach(page: Page, label: str, name: str, content: bytes) -> None:
     """Choose a file."""
-    file = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
-    page.get_by_label(label).set_input_files([file])  # type: ignore[list-item]
+    file: FilePayload = {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+    page.get_by_label(label).set_input_files([file])
 
 
 def check_row(page: Page, id_: str, kind: str, content: str) -> None:

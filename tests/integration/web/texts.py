@@ -49,7 +49,7 @@ def wait_for(url: str, path: str) -> Any:
 
     def has_ended() -> bool:
         record.update(request(url, "GET", path))
-        return record["status"] != "pending"
+        return bool(record["status"] != "pending")
 
     wait_until(f"{path} has ended", has_ended)
     assert record["status"] == "ready", record
