@@ -76,8 +76,10 @@ def register(url: str) -> None:
 
 
 def overview(page: Page) -> None:
-    """The rates of the second poll."""
-    page.wait_for_function("() => /\\d/.test(document.getElementById('rate')?.textContent)")
+    """The rates of some polls."""
+    page.wait_for_function(
+        "() => Chart.getChart(document.querySelector('canvas'))?.data.datasets[0].data.length > 4"
+    )
 
 
 def spaces(page: Page) -> None:

@@ -82,7 +82,7 @@ async function compute(entry, request, signal) {
   };
   const report = await patiently(entry, signal, () => sendJson("POST", path("compatibility", encoder.id, head.id), body, signal));
   if (!native && !isNative) {
-    report.native.reason = isItems ? `Space ${nativeSpace.id} of the head has no encoder for these inputs.`
+    report.native.reason = isItems ? `Space ${nativeSpace.id}, which the head is of, has no encoder for these inputs.`
       : `The sample has no embeddings of space ${nativeSpace.id}, which the head is of.`;
   }
   // Numbers of all inputs would fill the session's storage.

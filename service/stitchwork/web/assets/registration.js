@@ -16,7 +16,7 @@ export async function registration(view, context) {
   const forms = element("div");
   const outcome = element("div", { id: "outcome", role: "status", "aria-live": "polite" });
   view.append(element("h1", {}, "Registration"),
-    element("p", {}, "An anchor set is a list of inputs that several encoders embed. A space is one encoder's embeddings of them. A head classifies embeddings of its space, and, through the anchors, those of every other space on the set."),
+    element("p", {}, "An anchor set is a list of inputs that several encoders embed. A space is one encoder's embeddings of them. A head classifies embeddings of its space, and, through the anchors, those of every other space on the set. Register them in this order, then try them in the ", element("a", { href: "#playground" }, "playground"), "."),
     outcome, forms, section("Registrations", {}, list));
   let isPending = false;
   const refresh = async () => {
@@ -120,7 +120,7 @@ function setForm(context, register) {
   const modality = kinds("Inputs", "modality", {
     text: [field("Texts", texts, "One text a line. A few hundred are a start; they must be like the inputs that will come."), texted], image: [pictures, images],
   });
-  return form("An anchor set", context, [field("Id of the set", id, ID_HINT), modality.node], "Register the set", () => {
+  return form("1. Anchor set", context, [field("Id of the set", id, ID_HINT), modality.node], "Register the set", () => {
     const isText = modality.value() === "text";
     const body = isText ? { modality: "text", items: linesOf(texts.value) }
       : { modality: "image", items: files.map((file) => file.base64), ids: files.map((file) => file.name) };
@@ -143,7 +143,7 @@ function spaceForm(context, register) {
       field("Further fields (optional)", more, 'As JSON, such as {"pooling": "cls"}; the guide on encoders lists them.')],
     "from a file": [rows.node],
   });
-  return form("A space", context, [
+  return form("2. Space", context, [
     field("Id of the space", id, ID_HINT),
     field("Anchor set", set, "With a file, an unknown set is created."), source.node], "Register the space", () => {
     if (source.value() === "from a file") {
@@ -181,7 +181,7 @@ function headForm(context, register) {
     "from a file of weights": [weights.node],
     "the classifier of the space's encoder": [],
   });
-  return form("A head", context, [field("Id of the head", id, ID_HINT), field("Its space", space), source.node], "Register the head", async () => {
+  return form("3. Head", context, [field("Id of the head", id, ID_HINT), field("Its space", space), source.node], "Register the head", async () => {
     const url = path("heads", id.value);
     if (source.value() === "from a file of weights") {
       const content = weights.read();
