@@ -63,8 +63,8 @@ def evaluate(
     """Run the paper's experiments on data and encoders of choice; write a report with plots.
 
     DATA is digits (the default), fashion-mnist, or a path: a folder of images by class, of train
-    and test texts or of the emoji packages, a CSV or JSONL file of texts, two parallel texts, or an
-    .npz file of embeddings.
+    and test texts, of documents with judged queries or of the emoji packages, a CSV or JSONL file
+    of texts, two parallel texts, or an .npz file of embeddings.
     """
     from stitchwork.evaluation import evaluate as evaluation
     from stitchwork.evaluation.experiments.experiment_settings import ExperimentSettings

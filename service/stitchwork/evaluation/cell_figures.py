@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from stitchwork.evaluation.cells import CELL_MEASURES, cells
+from stitchwork.evaluation.experiments.methods import ABSOLUTE
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.figures import COLOURS, MARKERS, PALETTE, new_figure
 from stitchwork.evaluation.summary import methods, select, values
@@ -65,10 +66,10 @@ def relevance_plot(data: Record, name: str) -> Figure | None:
         for pair in pairs
         for measure, title in (("store_share", "moved store"), ("query_share", "moved queries"))
     ]
-    figure, axes = new_figure(1.5 + 3.6 * len(panels), 4.2, len(panels))
+    figure, axes = new_figure(1.5 + 3.6 * len(panels), 4.6, len(panels))
     for axis, ((x, y), measure, title) in zip(axes, panels, strict=True):
         records = select(result["records"], source=x, target=y)
-        for i, method in enumerate(methods(records)):
+        for i, method in enumerate(name for name in methods(records) if name != ABSOLUTE):
             means = [
                 float(np.mean(values(select(records, k=k, method=method), measure)))
                 for k in result["sizes"]
@@ -89,7 +90,6 @@ def relevance_plot(data: Record, name: str) -> Figure | None:
         axis.minorticks_off()
         axis.set_title(f"{x} → {y}: {title}", fontsize=10)
         axis.set_xlabel("anchors, k")
-        axis.set_ylim(0, None)
         axis.grid(axis="y", alpha=0.25)
     axes[0].set_ylabel("nDCG@10, as a share of embedding anew")
     axes[-1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))

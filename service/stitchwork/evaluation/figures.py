@@ -6,7 +6,14 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.figure import Figure
 
-from stitchwork.evaluation.experiments.methods import ABSOLUTE, IRP_BEST, PROCRUSTES, RIDGE_BOTH
+from stitchwork.evaluation.experiments.methods import (
+    ABSOLUTE,
+    IRP_BEST,
+    KERNEL_RIDGE,
+    KERNEL_RIDGE_WHITENED,
+    PROCRUSTES,
+    RIDGE_BOTH,
+)
 from stitchwork.evaluation.experiments.study import Record
 from stitchwork.evaluation.summary import Mean, mean_of, methods, select, values
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE
@@ -25,6 +32,8 @@ COLOURS: Final[Mapping[str, str]] = {
     IRP_BEST: PALETTE[1],
     RIDGE_BOTH: "#4D4D4D",
     PROCRUSTES: "#7F7F7F",
+    KERNEL_RIDGE: "#882255",
+    KERNEL_RIDGE_WHITENED: "#000000",
     ABSOLUTE: "#A6A6A6",
 }
 MIN_LABELLED_BAR: Final = 0.15

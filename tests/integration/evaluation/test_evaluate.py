@@ -9,6 +9,7 @@ import orjson
 import pytest
 from PIL import Image
 
+from benchmarks.evidence import write_page
 from stitchwork.cli.main import main
 from stitchwork.client import Stitchwork
 from stitchwork.errors import InvalidInputError, MalformedInputError
@@ -76,6 +77,19 @@ def test_report_links_existing_plots(options: EvaluationOptions, results: Record
         with Image.open(options.out / path) as image:
             pixels = np.asarray(image.convert("L"))
         assert pixels.std() > 5
+
+
+def test_page_of_evidence_is_the_report_with_its_plots(
+    options: EvaluationOptions, results: Record, tmp_path: Path
+) -> None:
+    write_page([options.out], tmp_path, "python -m benchmarks.evidence DATA")
+    page = (tmp_path / "evidence.md").read_text()
+    assert page.startswith("# Evidence\n\nWritten by `python -m benchmarks.evidence DATA` on 20")
+    assert "\n## The paper's table\n" in page
+    assert "### small: A method for each pair\n" in page
+    links = [line.partition("](")[2].rstrip(")") for line in page.splitlines() if line[:2] == "!["]
+    assert links == ["images/evidence-cells.png", "images/evidence-small-anchors.png"]
+    assert sorted(f"images/{path.name}" for path in (tmp_path / "images").iterdir()) == links
 
 
 def test_predictions_over_http_equal_the_direct_ones(results: Record) -> None:
@@ -209,7 +223,7 @@ def test_parallel_texts_have_a_table_of_languages(results: Record, tmp_path: Pat
     assert "| one/a → one/b | 0.250 | 0.250 | 0.250 | 0.500 | 0.500 | 0.500 |" in text
     assert "no labels. Experiments took 1 s. 3 rows were left out." in text
     assert "Zero-shot stitching" not in text
-    assert set(plots(report, tmp_path)) == {"two/methods", "two/anchors"}
+    assert set(plots(report, tmp_path)) == {"two/methods", "two/anchors", "cells"}
 
 
 def test_means_are_over_pairs_and_verdicts_over_draws() -> None:
