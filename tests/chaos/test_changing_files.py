@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shutil import copytree
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
@@ -31,6 +32,31 @@ class OtherLayerNorm(torch.nn.LayerNorm):
 torch.nn.LayerNorm = OtherLayerNorm
 """
 """Another version of a library, in a worker that imports it from its first moment."""
+
+
+class Model(NamedTuple):
+    """A small text model that each test copies.
+
+    Attributes:
+        folder: Its folder.
+        original: The content of its weights.
+        other: Other weights.
+        rows: Embeddings of `INPUT` by the original weights, and by the other ones.
+    """
+
+    folder: Path
+    original: bytes
+    other: bytes
+    rows: tuple[Floats, Floats]
+
+
+class Service(NamedTuple):
+    """A service with one worker that reads models in a folder."""
+
+    cluster: Cluster
+    client: BoundedClient
+    worker: Process
+    folder: Path
 
 
 @dataclass
@@ -108,26 +134,70 @@ def embed_directly(folder: Path) -> Floats:
     return rows
 
 
-@pytest.fixture
-def stage(server_binary: ServerBinary, tmp_path: Path) -> Iterator[Stage]:
-    folder = planted_models.save_transformer(tmp_path / "models" / "bert")
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = planted_models.save_transformer(tmp_path_factory.mktemp("model") / "original")
     original = (folder / WEIGHTS).read_bytes()
     other = planted_models.other_weights(folder / WEIGHTS)
-    copy = copytree(folder, tmp_path / "copy")
+    copy = copytree(folder, folder.with_name("other"))
     (copy / WEIGHTS).write_bytes(other)
     rows = (embed_directly(folder), embed_directly(copy))
     assert np.abs(rows[0] - rows[1]).max() > 0.1
-    with Cluster(server_binary, STITCHWORK_MODEL_ROOTS=str(tmp_path / "models")) as cluster:
-        worker = cluster.start("worker", "env", "-C", str(tmp_path))
+    return Model(folder, original, other, rows)
+
+
+@contextmanager
+def running(binary: ServerBinary, folder: Path) -> Iterator[Service]:
+    models = folder / "models"
+    models.mkdir()
+    with Cluster(binary, STITCHWORK_MODEL_ROOTS=str(models)) as cluster:
+        worker = cluster.start("worker", "env", "-C", str(folder))
         with BoundedClient(cluster.api().url, 120.0) as client:
             wait_until("the worker is alive", client.ready, 120)
             items = {"modality": "text", "items": TEXTS}
             assert client.send("PUT", "/anchor-sets/S", items).is_success
-            spec = {"kind": "transformers", "model": "./models/bert"}
-            stage = Stage(cluster, client, worker, folder, original, other, rows, spec)
-            stage.register()
-            stage.assert_embeds(0)
-            yield stage
+            yield Service(cluster, client, worker, folder)
+
+
+def stage_of(service: Service, model: Model, name: str) -> Stage:
+    """A space of a copy of the model."""
+    folder = copytree(model.folder, service.folder / "models" / name)
+    spec = {"kind": "transformers", "model": f"./models/{name}"}
+    cluster, client, worker, _ = service
+    stage = Stage(cluster, client, worker, folder, model.original, model.other, model.rows, spec)
+    stage.register()
+    stage.assert_embeds(0)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def shared_service(
+    server_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    with running(server_binary, tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture
+def stage(shared_service: Service, model: Model, tmp_path: Path) -> Iterator[Stage]:
+    """A space on a service that tests share."""
+    yield stage_of(shared_service, model, tmp_path.name)
+    client = shared_service.client
+    client.send("DELETE", "/heads/h")
+    for id_ in ("x", "other", "sent"):
+        client.send("DELETE", f"/spaces/{id_}")
+    wait_until(
+        "the worker has forgotten them",
+        lambda: not client.send("GET", "/health/ready").json().get("refused"),
+        120,
+    )
+
+
+@pytest.fixture
+def own_stage(server_binary: ServerBinary, model: Model, tmp_path: Path) -> Iterator[Stage]:
+    """A space on a service whose worker the test replaces."""
+    with running(server_binary, tmp_path) as service:
+        yield stage_of(service, model, "bert")
 
 
 def test_weights_overwritten_in_place_while_serving_are_refused_until_registered_again(
@@ -236,40 +306,40 @@ def test_anchors_that_were_sent_are_bound_to_the_files_that_reproduce_them(stage
 
 
 def test_a_second_worker_with_other_files_refuses_and_names_both_digests(
-    stage: Stage, tmp_path: Path
+    own_stage: Stage, tmp_path: Path
 ) -> None:
-    expected = stage.wait("/spaces/x")["files_digest"]
+    expected = own_stage.wait("/spaces/x")["files_digest"]
     elsewhere = tmp_path / "elsewhere"
-    copytree(stage.folder, elsewhere / "models" / "bert")
-    (elsewhere / "models" / "bert" / WEIGHTS).write_bytes(stage.other)
-    assert stage.worker.stop() == 0
+    copytree(own_stage.folder, elsewhere / "models" / "bert")
+    (elsewhere / "models" / "bert" / WEIGHTS).write_bytes(own_stage.other)
+    assert own_stage.worker.stop() == 0
     roots = {"STITCHWORK_MODEL_ROOTS": str(elsewhere / "models")}
-    second = stage.cluster.start("worker", "env", "-C", str(elsewhere), **roots)
-    wait_until("the worker is alive", stage.client.ready, 120)
-    detail = stage.assert_refused(f"expected files of digest {expected}, got ")
+    second = own_stage.cluster.start("worker", "env", "-C", str(elsewhere), **roots)
+    wait_until("the worker is alive", own_stage.client.ready, 120)
+    detail = own_stage.assert_refused(f"expected files of digest {expected}, got ")
     assert expected not in detail.partition(", got ")[2]
     assert second.process.poll() is None
     # Beside a worker with the right files it leaves the space to that one.
-    stage.cluster.start("worker", "env", "-C", str(stage.folder.parents[1]))
-    wait_until("the right worker serves", lambda: stage.embed().is_success, 120)
+    own_stage.cluster.start("worker", "env", "-C", str(own_stage.folder.parents[1]))
+    wait_until("the right worker serves", lambda: own_stage.embed().is_success, 120)
     for _ in range(30):
-        stage.assert_embeds(0)
+        own_stage.assert_embeds(0)
     assert second.process.poll() is None
 
 
 def test_a_worker_with_another_library_is_refused_by_the_rows_of_the_anchors(
-    stage: Stage, tmp_path: Path
+    own_stage: Stage, tmp_path: Path
 ) -> None:
-    assert stage.worker.stop() == 0
+    assert own_stage.worker.stop() == 0
     library = tmp_path / "library"
     library.mkdir()
     (library / "sitecustomize.py").write_text(LIBRARY)
     path = os.pathsep.join([str(library), *filter(None, [os.environ.get("PYTHONPATH")])])
-    stage.cluster.start("worker", "env", "-C", str(tmp_path), f"PYTHONPATH={path}")
-    wait_until("the worker is alive", stage.client.ready, 120)
-    before = stage.client.send("GET", "/spaces/x").json()
-    stage.assert_refused("registered rows, got", "run the library versions")
-    after = stage.register()
+    own_stage.cluster.start("worker", "env", "-C", str(tmp_path), f"PYTHONPATH={path}")
+    wait_until("the worker is alive", own_stage.client.ready, 120)
+    before = own_stage.client.send("GET", "/spaces/x").json()
+    own_stage.assert_refused("registered rows, got", "run the library versions")
+    after = own_stage.register()
     assert after["files_digest"] == before["files_digest"]
     assert after["version"] != before["version"]
-    assert stage.embed().status_code == 200
+    assert own_stage.embed().status_code == 200

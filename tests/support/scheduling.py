@@ -1,12 +1,13 @@
-"""How tests are distributed with `pytest -n`: by groups, and drills alone at the end."""
+"""How tests are distributed with `pytest -n`: by groups, and some alone at the end."""
 
 from typing import Final
 
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-DRILLS: Final = "tests/chaos/"
-"""Tests that kill, pause and overload processes. They run when no other test does."""
+ALONE: Final = ("tests/chaos/", "tests/system/test_large_bodies.py")
+"""Tests that kill, pause and overload processes, or measure how soon they answer. They run when no
+other test does."""
 
 GROUPS: Final = (
     "tests/integration/api/",
@@ -20,21 +21,24 @@ GROUPS: Final = (
 """Folders each of which one process runs as a whole: its tests share a service, or are short.
 Every other module is a group too."""
 
+_LAST: Final = "alone"
+
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Gives a group's tests to one process, one after another.
 
-    The drills come last: one process runs them after all others have ended.
+    Tests of `ALONE` come last: one process runs them after all others have ended.
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        groups = (DRILLS, *GROUPS)
-        return next((name for name in groups if nodeid.startswith(name)), nodeid.split("::")[0])
+        if nodeid.startswith(ALONE):
+            return _LAST
+        return next((name for name in GROUPS if nodeid.startswith(name)), nodeid.split("::")[0])
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        """Give a process the next group; the drills only once it is the last process."""
-        group = next((name for name in self.workqueue if name != DRILLS), DRILLS)
-        if group == DRILLS:
+        """Give a process the next group; the last one only if no other process remains."""
+        group = next((name for name in self.workqueue if name != _LAST), _LAST)
+        if group == _LAST:
             if any(not other.shutting_down for other in self.nodes if other is not node):
                 node.shutdown()
                 return
@@ -44,7 +48,7 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
         super()._assign_work_unit(node)
 
     def remove_node(self, node: WorkerController) -> str | None:
-        """Forget a process that has ended; the drills may have waited for it."""
+        """Forget a process that has ended; the last group may have waited for it."""
         crashed: str | None = super().remove_node(node)
         for other in self.nodes:
             self._reschedule(other)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support import allowed_skips, machine, naming
+from tests.support import allowed_skips, machine, naming, scheduling
 
 CONFTEST = """
 import os, time
@@ -55,13 +55,13 @@ def run(folder: Path, **files: str) -> tuple[int, str, list[tuple[str, str, floa
     return process.returncode, process.stdout, [(i, w, float(s), float(e)) for i, w, s, e in lines]
 
 
-def test_drills_run_when_no_other_test_does_and_groups_in_one_process(tmp_path: Path) -> None:
-    drills = {"chaos__one": SHORT, "chaos__two": SHORT}
+def test_drills_and_measurements_run_when_no_other_test_does(tmp_path: Path) -> None:
+    drills = {"chaos__one": SHORT, "system__test_large_bodies": SHORT}
     others = {f"integration__api__{i}": SHORT for i in "ab"} | {f"docs__{i}": SHORT for i in "cde"}
     code, output, log = run(tmp_path, **drills, **others, a=SKIPPED)
     assert code == 0, output
     assert len(log) == 2 * len(drills | others) + 1
-    alone = [entry for entry in log if entry[0].startswith("tests/chaos/")]
+    alone = [entry for entry in log if entry[0].startswith(scheduling.ALONE)]
     rest = [entry for entry in log if entry not in alone]
     assert len({worker for _, worker, *_ in alone}) == 1
     assert min(start for *_, start, _ in alone) > max(end for *_, end in rest)
