@@ -93,7 +93,8 @@ end
 # KEYS for each encoder: credits, pace, streams
 # ARGV worker, max inputs, max bytes, quantum, ms of a batch, cost of what it has already; for each
 #   encoder: streams, patience ms
-# Returns now, the number of the encoder, and for each job {number of its stream, entry, fields}.
+# Returns now, the number of the encoder, the weight of the callers that have jobs of it, and for
+#   each job {number of its stream, entry, fields}.
 TAKE: Final = (
     NOW
     + FIELD
@@ -133,10 +134,14 @@ local function read_fairly(credits, weights, first, classes)
   local credit = redis.call('HGETALL', credits)
   local saved = {next = 0}
   for i = 1, #credit, 2 do saved[credit[i]] = tonumber(credit[i + 1]) end
-  local number, idle = saved.next % classes, 0
+  -- A class whose turn was cut short by the end of a batch goes on with what it has left.
+  local number, idle, goes_on = saved.next % classes, 0, saved.goes_on == 1
   while free > 0 and room > 0 and cost_left > 0 and idle < classes do
     local name = tostring(number)
-    local budget = (saved[name] or 0) + quantum * math.max(1, tonumber(weights[number + 1] or '1'))
+    local budget = saved[name] or 0
+    if not goes_on then
+      budget = budget + quantum * math.max(1, tonumber(weights[number + 1] or '1'))
+    end
     local cost = 0
     if budget > 0 then
       cost = read(KEYS[first + number], first + number, math.min(budget, cost_left))
@@ -146,16 +151,17 @@ local function read_fairly(credits, weights, first, classes)
     else
       idle, saved[name] = 0, budget - cost
     end
-    number = (number + 1) % classes
+    goes_on = cost > 0 and budget > cost and (free <= 0 or room <= 0 or cost_left <= 0)
+    if not goes_on then number = (number + 1) % classes end
   end
   if #taken > 0 then
-    saved.next = number
+    saved.next, saved.goes_on = number, goes_on and 1 or 0
     local words = {}
     for name, value in pairs(saved) do words[#words + 1] = name; words[#words + 1] = value end
     redis.call('HSET', credits, unpack(words))
   end
 end
-local key, argument = 1, 7
+local key, argument, weight = 1, 7, 0
 while argument < #ARGV do
   local streams, patience = tonumber(ARGV[argument]), tonumber(ARGV[argument + 1])
   local due = patience == 0
@@ -170,6 +176,8 @@ while argument < #ARGV do
     for i = 0, streams - 1 do names[i + 2] = 'weight:' .. i end
     local weights = redis.call('HMGET', KEYS[key + 1], unpack(names))
     local ms = tonumber(table.remove(weights, 1) or '0')
+    weight = 0
+    for i = 1, streams do weight = weight + tonumber(weights[i] or '0') end
     cost_left = (ms > 0 and batch_ms / ms or 1 / 0) - tonumber(ARGV[6])
     if cost_left > 0 and streams == 1 then
       read(KEYS[key + 2], key + 2, cost_left)
@@ -177,10 +185,10 @@ while argument < #ARGV do
       read_fairly(KEYS[key], weights, key + 2, streams)
     end
   end
-  if #taken > 0 then return {now, (argument - 5) / 2, taken} end
+  if #taken > 0 then return {now, (argument - 5) / 2, weight, taken} end
   key, argument = key + streams + 2, argument + 2
 end
-return {now, 0, taken}
+return {now, 0, 0, taken}
 """
 )
 

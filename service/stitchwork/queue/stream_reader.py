@@ -124,8 +124,8 @@ class StreamReader:
             keys += map(SHARD.stream, encoder.names)
             names += ("", "", *encoder.names)
             words += (len(encoder.names), 0 if taken else self.turns.patience_ms(encoder))
-        now_ms, number, entries = self._server.run_script(scripts.TAKE, keys, *words)
+        now_ms, number, weight, entries = self._server.run_script(scripts.TAKE, keys, *words)
         self.set_clock(now_ms)
         if number:
-            self.turns.begin_turn(encoders[number - 1])
+            self.turns.begin_turn(encoders[number - 1], weight)
         return [parse_entry(names[stream - 1], id_, fields) for stream, id_, fields in entries]

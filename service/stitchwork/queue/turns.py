@@ -17,7 +17,9 @@ class EncoderTurns:
 
     They share the worker by start-time fair queueing: the turn of an encoder starts, in virtual
     time, when its last one ended, or with the latest turn of all if it had nothing to do since. So
-    an encoder whose batches take long gets fewer of them, and no encoder saves time up.
+    an encoder whose batches take long gets fewer of them, and no encoder saves time up. The weight
+    of an encoder is that of the callers that have jobs of it, so that one caller gets no larger
+    share of the worker by jobs of many encoders, beside one of a larger weight.
 
     Args:
         server: The queue server.
@@ -42,6 +44,7 @@ class EncoderTurns:
         self._ends: dict[str, float] = {}
         self._virtual_time = 0.0
         self._turn: tuple[str, float] | None = None
+        self._weight = 1.0
 
     def __iter__(self) -> Iterator[EncoderStreams]:
         return iter(sorted(self._encoders, key=self._order))
@@ -66,10 +69,15 @@ class EncoderTurns:
         """Read nothing until the streams are listed again."""
         self._encoders.clear()
 
-    def begin_turn(self, encoder: EncoderStreams) -> None:
-        """Jobs of an encoder were read, which the worker does until it reads again."""
+    def begin_turn(self, encoder: EncoderStreams, weight: float = 1.0) -> None:
+        """Jobs of an encoder were read, which the worker does until it reads again.
+
+        Args:
+            encoder: The encoder.
+            weight: That of the callers that have jobs of it.
+        """
         self.end_turn()
-        name = encoder.encoder
+        name, self._weight = encoder.encoder, max(1.0, weight)
         self._virtual_time = max(self._virtual_time, self._ends.get(name, 0.0))
         self._turn = name, self._clock()
 
@@ -77,7 +85,7 @@ class EncoderTurns:
         """The worker has done what it read last."""
         if self._turn is not None:
             name, start = self._turn
-            self._ends[name] = self._virtual_time + self._clock() - start
+            self._ends[name] = self._virtual_time + (self._clock() - start) / self._weight
             self._turn = None
 
     def immediate(self) -> list[EncoderStreams]:

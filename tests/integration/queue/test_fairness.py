@@ -278,3 +278,53 @@ def test_encoders_share_a_worker_by_time(queue_server: RedisClient) -> None:
         # It has saved no time up while it had nothing to do.
         assert min(used.values()) >= 10
         assert max(used.values()) <= 32
+
+
+def test_encoders_share_a_worker_by_the_weights_of_their_callers(
+    queue_server: RedisClient,
+) -> None:
+    """One caller has jobs of both; it gets no more by those of the second."""
+    jobs = {name: Job(id="", encoder=TextEncoder(model=name)) for name in ("both", "other")}
+    heavy, light = CallerQuota("heavy", 4), CallerQuota("light", 1)
+    now, count = [0.0], 40
+
+    async def scenario(producer: Any, consumer: Consumer) -> Counter[str]:
+        tasks = []
+        for caller, name in ((heavy, "both"), (light, "both"), (light, "other")):
+            CALLER.set(caller)
+            call = producer.run_all(jobs[name], [[f"{caller.name} {LONG}"]] * count, 60.0)
+            tasks.append(asyncio.ensure_future(call))
+        paces = [SHARD.pace(job.stream) for job in jobs.values()]
+
+        def waiting() -> int:
+            pairs: Any = [queue_server.redis.hgetall(pace).items() for pace in paces]
+            return sum(int(v) for some in pairs for k, v in some if k.startswith(b"jobs:"))
+
+        async with asyncio.timeout(machine.deadline(60)):
+            while await asyncio.to_thread(waiting) < 3 * count:  # noqa: ASYNC110 of others
+                await asyncio.sleep(0.01)
+        for pace in paces:
+            # A batch has one job, each of which takes longer than that.
+            queue_server.redis.hset(pace, "ms", 1.0)
+        used = Counter[str]()
+        while used.total() < 36:
+            (delivery,) = await asyncio.to_thread(consumer.take)
+            now[0] += 1.0
+            model = delivery.job.encoder.model if delivery.job.encoder else ""
+            used[f"{str(delivery.items[0]).split()[0]} {model}"] += 1
+            await asyncio.to_thread(consumer.answer, delivery, lengths(delivery), 0.0)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await settle_cancellations(queue_server)
+        return used
+
+    limits: Any = {"caller_classes": CLASSES, "max_jobs": 400, "max_bytes": 1 << 24}
+    with (
+        producing(queue_server, **limits) as producer,
+        consuming(queue_server, clock=lambda: now[0]) as consumer,
+    ):
+        used = producer.drive(scenario(producer, consumer))
+    # Of 36, 4 fifths of 5 sixths.
+    assert 20 <= used["heavy both"] <= 28, used
+    assert 3 <= used["light other"] <= 9, used
