@@ -232,6 +232,7 @@ def test_attacks_of_one_key_leave_the_service_to_another(guarded: Guarded) -> No
     for one, statuses in zip(requests, outcomes, strict=True):
         assert statuses.keys() <= one.statuses, (one.path, one.content[:60], statuses)
     assert attacked.statuses[200] >= 0.9 * CALLS
-    # A call waits for the job that is running, and shares the worker's time with another encoder.
-    assert attacked.p99 <= 6 * (calm.p99 + alone)
+    assert np.median(attacked.seconds) <= 3 * np.median(calm.seconds)
+    # The slowest waits for the largest job first, which has begun and is not interrupted.
+    assert attacked.p99 <= 3 * calm.p99 + alone
     wait_until("the memory is free again", lambda: memory(guarded.running) <= 1.1 * base)
