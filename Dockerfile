@@ -31,7 +31,7 @@ COPY service/healthcheck /usr/local/bin/
 USER 10001
 # Inside a container the address must be open, so every request needs a key: that of
 # STITCHWORK_ADMIN_KEY, of a key file, or of `stitchwork api-keys add`.
-ENV STITCHWORK_HOST=0.0.0.0 STITCHWORK_PORT=8765 STITCHWORK_REQUIRE_KEYS=true
+ENV STITCHWORK_HOST=:: STITCHWORK_PORT=8765 STITCHWORK_REQUIRE_KEYS=true
 EXPOSE 8765
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
     CMD ["bash", "-c", "healthcheck /health/live $STITCHWORK_PORT"]
@@ -42,7 +42,7 @@ RUN mkdir -p /models /cache && chown 10001:0 /models /cache && chmod 2775 /cache
 ENV HF_HOME=/cache STITCHWORK_COMPILE_CACHE_DIR=/cache/compiled STITCHWORK_MODEL_ROOTS=/models
 VOLUME ["/models", "/cache"]
 # A worker takes no requests; on this port it shows its probes and its metrics.
-ENV STITCHWORK_WORKER_PORT=9464 STITCHWORK_HOST=0.0.0.0
+ENV STITCHWORK_WORKER_PORT=9464 STITCHWORK_HOST=::
 EXPOSE 9464
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s \
     CMD ["bash", "-c", "healthcheck /live $STITCHWORK_WORKER_PORT"]

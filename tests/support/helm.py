@@ -82,8 +82,11 @@ def by_name(manifests: list[Manifest], kind: str, name: str) -> Manifest:
 def pods(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest]]:
     """The pod templates by the names of their workloads."""
     for manifest in manifests:
-        if manifest["kind"] in ("Deployment", "StatefulSet"):
-            yield manifest["metadata"]["name"], manifest["spec"]["template"]
+        spec = manifest.get("spec", {})
+        if manifest["kind"] == "CronJob":
+            spec = spec["jobTemplate"]["spec"]
+        if "template" in spec:
+            yield manifest["metadata"]["name"], spec["template"]
 
 
 def environment(workload: Manifest) -> dict[str, str]:

@@ -127,6 +127,22 @@ Input: a list of the target and the source.
 {{- end }}
 {{- end -}}
 
+{{/* The ports of servers outside of this chart, as a JSON list: those that URLs name, and those of a Secret's. */}}
+{{- define "stitchwork.serverPorts" -}}
+{{- $ports := .Values.networkPolicy.redisPorts -}}
+{{- range $url := list .Values.redis.url .Values.redis.queueUrl | compact -}}
+{{- $default := ternary 26379 6379 (hasPrefix "sentinel" $url) -}}
+{{- $hosts := regexReplaceAll "^[a-z]+://([^/?]*@)?([^/?]*).*$" $url "${2}" -}}
+{{- range $host := splitList "," $hosts -}}
+{{- $port := regexFind ":[0-9]+$" $host | trimPrefix ":" -}}
+{{- $ports = append $ports (ternary (int $port) $default (ne $port "")) -}}
+{{- end -}}
+{{- end -}}
+{{- $numbers := list -}}
+{{- range $ports }}{{ $numbers = append $numbers (int .) }}{{ end -}}
+{{- $numbers | uniq | toJson -}}
+{{- end -}}
+
 {{- define "stitchwork.passwordEnv" -}}
 - name: VALKEY_PASSWORD
   valueFrom:

@@ -12,6 +12,7 @@ from stitchwork.bootstrap.shared import (
     make_telemetry,
     open_registry,
 )
+from stitchwork.errors import UnavailableError
 from stitchwork.inference.inverse_cache import InverseCache
 from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import REGISTRATION_STREAM, Job
@@ -181,8 +182,8 @@ def start_probe_server(settings: Settings, metrics: Metrics) -> ProbeServer | No
     port = settings.worker_port + settings.worker_index
     try:
         return ProbeServer(settings.host, port, metrics.registry)
-    except OSError as error:
-        raise ValueError(f"worker_port {port}: {error.strerror}") from error
+    except UnavailableError as error:
+        raise ValueError(f"worker_port: {error}") from error
 
 
 def configure_hub(settings: Settings) -> None:

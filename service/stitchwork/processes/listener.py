@@ -1,6 +1,7 @@
 """Listening sockets of the API, on an address or on a path."""
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,17 +10,20 @@ from typing import Final
 from stitchwork.errors import UnavailableError
 
 BACKLOG: Final = 2048
+ANY_IPV4: Final = "0.0.0.0"  # noqa: S104 what `::` means where there is no IPv6
 ANY_IPV6: Final = "::"
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that an obstacle shows at once.
 
-    The address `::` takes connections of IPv4 as well, where the system can do both.
+    The address `::` takes connections of IPv4 as well, and those alone where the system has no IPv6.
 
     Raises:
         UnavailableError: If it cannot listen there.
     """
+    if host == ANY_IPV6 and not _has_ipv6():
+        host = ANY_IPV4
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(
@@ -35,6 +39,17 @@ def listen(host: str, port: int) -> socket.socket:
     # always see that it is TCP, leaves Nagle's algorithm on, and each response takes 40 ms longer.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _has_ipv6() -> bool:
+    """Whether this system's kernel opens sockets of IPv6."""
+    try:
+        socket.socket(socket.AF_INET6).close()
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -6,12 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from socketserver import TCPServer, ThreadingMixIn
+from socketserver import BaseServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 import orjson
 from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from stitchwork.processes.listener import listen
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -48,14 +50,13 @@ class ProbeServer:
         process: The process that is probed.
 
     Raises:
-        OSError: If it cannot listen there.
+        UnavailableError: If it cannot listen there.
     """
 
     def __init__(self, host: str, port: int, metrics: CollectorRegistry) -> None:
         self.process: Probed | None = None
         self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(metrics)
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        server = _server_class(family)((str(address[0]), port), _Handler)
+        server = _Server(listen(host, port))
         server.set_app(self._respond)
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
 
@@ -88,10 +89,11 @@ def _answer(
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
-    def server_bind(self) -> None:
+    def __init__(self, listener: socket.socket) -> None:
         # Not as the base class does, which looks up the name of the address.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        BaseServer.__init__(self, listener.getsockname(), _Handler)
+        self.socket = listener
+        self.server_name, self.server_port = listener.getsockname()[:2]
         self.setup_environ()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -104,7 +106,3 @@ class _Handler(WSGIRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 named by its base class
         """Log nothing."""
-
-
-def _server_class(family: int) -> type[_Server]:
-    return type("_ServerOfFamily", (_Server,), {"address_family": family})

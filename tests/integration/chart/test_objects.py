@@ -30,7 +30,7 @@ def objects(name: str) -> list[Manifest]:
 
 
 def test_examples_cover_gpu_external_servers_and_production() -> None:
-    assert NAMES == [DEFAULT, "external-redis", "gpu", "production"]
+    assert NAMES == [DEFAULT, "cluster", "external-redis", "gpu", "production"]
 
 
 @pytest.mark.parametrize("path", [None, *EXAMPLES], ids=NAMES)
@@ -131,6 +131,7 @@ def test_references_between_objects_resolve(name: str) -> None:
 def test_production_has_every_kind_of_object() -> None:
     kinds = {manifest["kind"] for name in NAMES for manifest in objects(name)}
     assert kinds == {
+        "CronJob",
         "Deployment",
         "HorizontalPodAutoscaler",
         "Ingress",
@@ -228,6 +229,45 @@ def test_servers_accept_connections_of_the_service_only() -> None:
         peers = [peer["podSelector"]["matchLabels"] for peer in rule["from"]]
         assert [peer["app.kubernetes.io/component"] for peer in peers] == ["api", "worker"]
         assert policy["spec"]["egress"] == []
+
+
+def test_ports_of_external_urls_are_open_for_the_service() -> None:
+    values: Manifest = {
+        "valkey": {"enabled": False},
+        "redis": {
+            "url": "sentinels://user:p:1@first,second:26380/registry?db=1",
+            "queueUrl": "rediss://[fd00::1]:6390/0",
+        },
+        "networkPolicy": {"enabled": True},
+    }
+    policy = by_name(render(values=values), "NetworkPolicy", "-worker")
+    (names, servers, hub) = (
+        [entry["port"] for entry in rule["ports"]] for rule in policy["spec"]["egress"]
+    )
+    assert (names, servers, hub) == ([53, 53], [6379, 26379, 26380, 6390], [443])
+
+
+def test_processes_and_services_have_both_families_of_addresses() -> None:
+    manifests = objects(DEFAULT)
+    for name in ("-api", "-worker-default"):
+        assert environment(by_name(manifests, "Deployment", name))["STITCHWORK_HOST"] == "::"
+    services = [manifest["spec"] for manifest in manifests if manifest["kind"] == "Service"]
+    assert len(services) == 4
+    assert {service["ipFamilyPolicy"] for service in services} == {"PreferDualStack"}
+
+
+def test_volumes_of_values_are_mounted() -> None:
+    more: Manifest = {
+        "volumes": [{"name": "authority", "configMap": {"name": "ca"}}],
+        "volumeMounts": [{"name": "authority", "mountPath": "/etc/ca", "readOnly": True}],
+    }
+    manifests = render(values={"api": more, "worker": more})
+    for name in ("-api", "-worker-default"):
+        deployment = by_name(manifests, "Deployment", name)
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+        spec = deployment["spec"]["template"]["spec"]
+        assert more["volumes"][0] in spec["volumes"]
+        assert more["volumeMounts"][0] in spec["containers"][0]["volumeMounts"]
 
 
 def test_external_servers_replace_those_of_the_chart() -> None:

@@ -1,5 +1,9 @@
 """The chart's commands, environment, probes and paths, on real processes."""
 
+import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,7 +15,7 @@ import redis
 
 from tests.support import machine
 from tests.support.chart_schema import CHART
-from tests.support.cluster import Cluster, Process
+from tests.support.cluster import Cluster, Process, foreign_environment
 from tests.support.helm import Manifest, by_name, environment, render
 from tests.support.servers import VALKEY_9, ServerProcess, server_binary
 
@@ -24,8 +28,8 @@ def manifests() -> list[Manifest]:
 
 
 @pytest.fixture(scope="module")
-def api(manifests: list[Manifest]) -> Iterator[Process]:
-    """An API process with the chart's environment, but for its servers, key file and address."""
+def cluster(manifests: list[Manifest]) -> Iterator[Cluster]:
+    """Servers, and the chart's environment of an API but for servers, key file and address."""
     variables = environment(by_name(manifests, "Deployment", "-api"))
     settings = {
         name: value
@@ -33,7 +37,12 @@ def api(manifests: list[Manifest]) -> Iterator[Process]:
         if name.startswith("STITCHWORK_") and not name.endswith(("_KEY_FILE", "_HOST", "_PORT"))
     }
     with Cluster(server_binary(VALKEY_9), **settings) as cluster:
-        yield cluster.api(STITCHWORK_ADMIN_KEY=ADMIN_KEY)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def api(cluster: Cluster) -> Process:
+    return cluster.api(STITCHWORK_ADMIN_KEY=ADMIN_KEY)
 
 
 def get(api: Process, path: str, key: str = "") -> httpx.Response:
@@ -102,6 +111,38 @@ def test_monitor_reads_metrics_with_a_key(api: Process, manifests: list[Manifest
     (endpoint,) = by_name(manifests, "ServiceMonitor", "-api")["spec"]["endpoints"]
     assert get(api, endpoint["path"]).status_code == 401
     assert "stitchwork_build_info" in get(api, endpoint["path"], ADMIN_KEY).text
+
+
+def test_backup_job_writes_a_backup_and_deletes_the_oldest(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    values = {"backup": {"enabled": True, "existingClaim": "backups", "keep": 2}}
+    job = by_name(render(values=values), "CronJob", "-backup")["spec"]["jobTemplate"]["spec"]
+    (definition,) = job["template"]["spec"]["containers"]
+    (script,) = definition["args"]
+    for year in (2001, 2002):
+        (tmp_path / f"{year}0101T000000Z.backup").write_text("an earlier one")
+    (tmp_path / "stitchwork").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m stitchwork "$@"\n')
+    (tmp_path / "stitchwork").chmod(0o755)
+    env = foreign_environment() | {
+        "STITCHWORK_REDIS_URL": cluster.registry.url,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    command = [*definition["command"], script.replace("/backups", str(tmp_path))]
+
+    def names() -> list[str]:
+        return sorted(path.name for path in tmp_path.glob("*.backup"))
+
+    subprocess.run(command, env=env, check=True)
+    first, second = names()
+    assert first == "20020101T000000Z.backup"
+    with zipfile.ZipFile(tmp_path / second) as archive:
+        assert "manifest.json" in archive.namelist()
+    # Where the server cannot be reached nothing is written, and nothing deleted.
+    (tmp_path / "20010101T000000Z.backup").write_text("an earlier one")
+    unreachable = env | {"STITCHWORK_REDIS_URL": f"unix://{tmp_path}/none.sock"}
+    assert subprocess.run(command, env=unreachable, check=False, capture_output=True).returncode
+    assert names() == ["20010101T000000Z.backup", first, second]
 
 
 @pytest.mark.parametrize(

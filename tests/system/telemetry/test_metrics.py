@@ -147,4 +147,5 @@ def test_a_metrics_port_in_use_fails_with_one_sentence(twins: ServiceProcess) ->
     }
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert result.returncode == 1
-    assert f"worker_port {port}: Address already in use" in result.stderr
+    message = f"worker_port: cannot listen on 127.0.0.1, port {port}: Address already in use"
+    assert message in result.stderr

@@ -1,9 +1,11 @@
 """Listening sockets: both families, paths, and what is in the way."""
 
+import errno
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,26 @@ def test_any_address_of_ipv6_takes_connections_of_both_families() -> None:
         port = listener.getsockname()[1]
         for host in ("127.0.0.1", "::1"):
             socket.create_connection((host, port)).close()
+
+
+def test_any_address_of_ipv6_is_that_of_ipv4_where_there_is_no_ipv6(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Socket(socket.socket):
+        """What a kernel that was started without IPv6 opens."""
+
+        def __init__(self, family: int = socket.AF_INET, *args: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+            super().__init__(family, *args, **options)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with listen("::", 0) as listener:
+        address = listener.getsockname()
+        assert address[0] == "0.0.0.0"  # noqa: S104
+        socket.create_connection(("127.0.0.1", address[1])).close()
+    with pytest.raises(UnavailableError, match="not supported"):
+        listen("::1", 0)
 
 
 def test_port_in_use_is_an_error_with_the_reason() -> None:
