@@ -17,7 +17,7 @@ ANY_IPV6: Final = "::"
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens already, so that an obstacle shows at once.
 
-    The address `::` takes connections of IPv4 as well, and those alone where the system has no IPv6.
+    The address `::` takes connections of IPv4 as well, and only those on a system without IPv6.
 
     Raises:
         UnavailableError: If it cannot listen there.

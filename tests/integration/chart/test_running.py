@@ -1,6 +1,7 @@
 """The chart's commands, environment, probes and paths, on real processes."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,10 +17,15 @@ import redis
 from tests.support import machine
 from tests.support.chart_schema import CHART
 from tests.support.cluster import Cluster, Process, foreign_environment
+from tests.support.code_blocks import ROOT
 from tests.support.helm import Manifest, by_name, environment, render
 from tests.support.servers import VALKEY_9, ServerProcess, server_binary
 
 ADMIN_KEY: Final = "k" * 32
+PAGE_COMMANDS: Final = re.findall(
+    r"sh -c '([^']+)'", (ROOT / "docs/operations/kubernetes.md").read_text()
+)
+"""What the documentation runs in a pod: a backup to its output, and a restore from its input."""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,12 @@ def api(cluster: Cluster) -> Process:
 def get(api: Process, path: str, key: str = "") -> httpx.Response:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx.get(f"{api.url}{path}", headers=headers, timeout=machine.deadline(30))
+
+
+def send(api: Process, method: str, path: str, body: Any = None) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    url, timeout = f"{api.url}{path}", machine.deadline(30)
+    return httpx.request(method, url, json=body, headers=headers, timeout=timeout)
 
 
 def container(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
@@ -113,9 +125,11 @@ def test_monitor_reads_metrics_with_a_key(api: Process, manifests: list[Manifest
     assert "stitchwork_build_info" in get(api, endpoint["path"], ADMIN_KEY).text
 
 
-def test_backup_job_writes_a_backup_and_deletes_the_oldest(
-    cluster: Cluster, tmp_path: Path
+def test_backups_by_the_job_and_by_the_documented_commands(
+    api: Process, cluster: Cluster, tmp_path: Path
 ) -> None:
+    body = {"modality": "text", "items": ["one", "two", "three"]}
+    assert send(api, "PUT", "/anchor-sets/texts", body).status_code == 201
     values = {"backup": {"enabled": True, "existingClaim": "backups", "keep": 2}}
     job = by_name(render(values=values), "CronJob", "-backup")["spec"]["jobTemplate"]["spec"]
     (definition,) = job["template"]["spec"]["containers"]
@@ -138,6 +152,14 @@ def test_backup_job_writes_a_backup_and_deletes_the_oldest(
     assert first == "20020101T000000Z.backup"
     with zipfile.ZipFile(tmp_path / second) as archive:
         assert "manifest.json" in archive.namelist()
+    # The commands of the documentation, which pass the file through a pod's standard streams.
+    texts = [text.replace("/tmp/b", str(tmp_path / "b")) for text in PAGE_COMMANDS]  # noqa: S108
+    write, read = (["bash", "-euc", text] for text in texts)
+    copied = subprocess.run(write, env=env, check=True, stdout=subprocess.PIPE).stdout
+    assert send(api, "DELETE", "/anchor-sets/texts").is_success
+    subprocess.run(read, env=env, check=True, input=copied)
+    assert get(api, "/anchor-sets/texts", ADMIN_KEY).status_code == 200
+    assert not (tmp_path / "b").exists()
     # Where the server cannot be reached nothing is written, and nothing deleted.
     (tmp_path / "20010101T000000Z.backup").write_text("an earlier one")
     unreachable = env | {"STITCHWORK_REDIS_URL": f"unix://{tmp_path}/none.sock"}

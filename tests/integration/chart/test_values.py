@@ -41,7 +41,10 @@ PAGE_BLOCKS: Final = [b for b in blocks("docs/operations/kubernetes.md") if b.la
         ({"valkey": {"enabled": False}, "redis": {"queueUrl": "redis://x"}}, "needs redis.url"),
         ({"worker": {"autoscaling": {"type": "keda"}}}, "keys.readKeyEntry must name"),
         ({"worker": {"autoscaling": {"minReplicas": 11}}}, "minReplicas of at most maxReplicas"),
-        ({"worker": {"autoscaling": {"type": "hpa", "minReplicas": 0}}}, "minReplicas of 1 or more"),
+        (
+            {"worker": {"autoscaling": {"type": "hpa", "minReplicas": 0}}},
+            "minReplicas of 1 or more",
+        ),
         ({"api": {"autoscaling": {"minReplicas": 11}}}, "api.autoscaling: expected minReplicas"),
         ({"backup": {"enabled": True}}, "backup.existingClaim must name"),
         ({"backup": {"schedule": "nightly"}}, "does not match pattern"),
