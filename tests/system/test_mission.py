@@ -141,7 +141,7 @@ def composed(expected: Expected) -> Iterator[Deployment]:
         ),
         "STITCHWORK_QUEUE_URL": ("redis://queue:6379/0", f"redis://127.0.0.1:{ports['queue']}/0"),
         "STITCHWORK_ADMIN_KEY": ("${STITCHWORK_ADMIN_KEY:-}", ADMIN_KEY),
-        "STITCHWORK_HOST": ("0.0.0.0", "127.0.0.1"),  # noqa: S104 the image's, which is replaced
+        "STITCHWORK_HOST": ("::", "127.0.0.1"),  # the image's, which is replaced
         "STITCHWORK_MODEL_ROOTS": ("/models", str(expected.weights["lite0"].parent)),
         "STITCHWORK_WORKER_PORT": ("9464", str(free_port())),
         "STITCHWORK_PORT": ("8765", str(ports["api"])),
