@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from stitchwork.cli.output import Output
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
     from stitchwork.client import Stitchwork
-    from stitchwork.migration.local_engine import Engine
+    from stitchwork.migration.file_shards import FileShard
+    from stitchwork.migration.local_engine import Engine, MoveResult
 
 
 @click.command(cls=ClientCommand)
@@ -58,6 +60,12 @@ if TYPE_CHECKING:
     help="Address of a Ray cluster, auto for that of this machine [default: RAY_ADDRESS, else one "
     "is started here].",
 )
+@click.option(
+    "--shard",
+    metavar="INDEX/COUNT",
+    help="Move a share of the files of SOURCE, a folder, to files of the same names in TARGET: 0/8 "
+    "is the first of eight. Each is a command of its own, under any scheduler.",
+)
 def migrate(
     client: "Stitchwork",
     output: Output,
@@ -71,6 +79,7 @@ def migrate(
     block_rows: int | None,
     engine: str,
     address: str | None,
+    shard: str | None,
 ) -> None:
     """Move a store of vectors: translate its rows into a new store, ids and payload included.
 
@@ -81,29 +90,46 @@ def migrate(
     this machine. The same command goes on where it was interrupted.
     """
     from stitchwork.migration.blocks import BLOCK_ROWS
+    from stitchwork.migration.file_shards import FileShard, move_shard
     from stitchwork.migration.local_engine import move
     from stitchwork.migration.offline_map import OfflineMap
     from stitchwork.migration.stores import client_errors, open_store, state_folder
 
     if address and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
+    if shard and engine == "ray":
+        raise click.UsageError("--shard divides the files among commands, --engine ray by itself")
+    share = FileShard.parse(shard) if shard else None
     offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
-    with (
-        open_store(source) as source_store,
-        open_store(target) as target_store,
-        client_errors(source_store, target_store),
-        _bar(visible=output.has_progress) as progress,
-    ):
-        result = move(
-            source_store,
-            target_store,
-            offline_map,
-            checkpoint or state_folder(target),
-            uncovered="reject" if uncovered == "reject" else "keep",
-            block_rows=block_rows or BLOCK_ROWS,
-            progress=progress,
-            engine=_open_engine(engine, address),
-        )
+    folder = checkpoint or state_folder(target)
+    move_store = partial(
+        move,
+        uncovered="reject" if uncovered == "reject" else "keep",
+        block_rows=block_rows or BLOCK_ROWS,
+        engine=_open_engine(engine, address),
+    )
+    with _bar(visible=output.has_progress) as progress:
+        if share is None:
+            with (
+                open_store(source) as source_store,
+                open_store(target) as target_store,
+                client_errors(source_store, target_store),
+            ):
+                results = [
+                    move_store(source_store, target_store, offline_map, folder, progress=progress)
+                ]
+        else:
+            results = move_shard(source, target, offline_map, folder, share, move_store, progress)
+    if share is None:
+        _show_result(output, results[0])
+    else:
+        _show_shard(output, source, target, share, results)
+    if not output.as_json:
+        for warning in (warning for result in results for warning in result.warnings):
+            click.echo(f"stitchwork: {warning}", err=True)
+
+
+def _show_result(output: Output, result: "MoveResult") -> None:
     fields = {**dataclasses.asdict(result), "rejects": str(result.rejects)}
     moved = result.rows - result.resumed_at
     fields |= {
@@ -111,9 +137,27 @@ def migrate(
         "rows_per_second": round(moved / result.seconds, 1),
     }
     output.record(fields)
-    if not output.as_json:
-        for warning in result.warnings:
-            click.echo(f"stitchwork: {warning}", err=True)
+
+
+def _show_shard(
+    output: Output, source: str, target: str, shard: "FileShard", results: "list[MoveResult]"
+) -> None:
+    counts = ("rows", "written", "rejected", "uncovered", "mismatched", "resumed_at")
+    sums = {name: sum(getattr(result, name) for result in results) for name in counts}
+    seconds = sum(result.seconds for result in results)
+    fields = {"source": source, "target": target, "shard": f"{shard.index}/{shard.count}"}
+    output.record(
+        {
+            **fields,
+            "files": len(results),
+            **sums,
+            "rejects": [str(result.rejects) for result in results if result.rejected],
+            "seconds": round(seconds, 3),
+            "rows_per_second": round((sums["rows"] - sums["resumed_at"]) / max(seconds, 1e-9), 1),
+            "versions": results[0].versions if results else {},
+            "warnings": [warning for result in results for warning in result.warnings],
+        }
+    )
 
 
 def _open_engine(name: str, address: str | None) -> "Engine":

@@ -105,7 +105,7 @@ def open_store(url: str) -> VectorStore:
             installed.
         UnavailableError: If its server cannot be reached.
     """
-    location, query = _split(url)
+    location, query = split_url(url)
     connector, address = _connector(location)
     own = {name: text for name, text in query.items() if name in connector.options}
     others = {name: text for name, text in query.items() if name not in connector.options}
@@ -155,7 +155,7 @@ def state_folder(url: str) -> Path:
     It is beside a file; of a table or collection it is in the current folder, under its kind, its
     name and a digest of its address.
     """
-    location, query = _split(url)
+    location, query = split_url(url)
     connector, address = _connector(location)
     if not connector.schemes:
         return Path(address).with_name(Path(address).name + ".migration")
@@ -178,7 +178,7 @@ def source_key(url: str) -> str:
 
 
 def _key(url: str, options: Sequence[str] | None) -> str:
-    location, query = _split(url)
+    location, query = split_url(url)
     try:
         connector, address = _connector(location)
     except InvalidInputError:
@@ -190,12 +190,19 @@ def _key(url: str, options: Sequence[str] | None) -> str:
     return " ".join([kind, without_password(address), urlencode(sorted(query.items()))])
 
 
+def file_url(url: str, name: str) -> str:
+    """The URL of a file in a folder, with the options of the folder."""
+    location, query = split_url(url)
+    path = Path(location) / name
+    return f"{path}?{urlencode(query)}" if query else str(path)
+
+
 def without_password(url: str) -> str:
     """A URL as messages name it."""
     return re.sub(r"(//[^/@:?]*):[^/@]*@", r"\1@", url)
 
 
-def _split(url: str) -> tuple[str, dict[str, str]]:
+def split_url(url: str) -> tuple[str, dict[str, str]]:
     """A path or URL and its options; a path may contain a `?` that no option follows."""
     location, mark, query = url.rpartition("?")
     if not mark or "=" not in query or Path(url).exists():

@@ -1,0 +1,158 @@
+"""Shards of a folder of Parquet files: processes of any scheduler move one each, file by file."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self, TypeVar
+
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.checkpoints import MAP
+from stitchwork.migration.local_engine import MoveResult
+from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.part_files import creation
+from stitchwork.migration.store import VectorStore
+from stitchwork.migration.stores import client_errors, file_url, open_store, split_url
+
+T = TypeVar("T")
+SUFFIX: Final = ".parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class FileShard:
+    """One of several shares of a list of files.
+
+    Attributes:
+        index: Its number, from 0.
+        count: Number of all shards.
+    """
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """A shard by its text, such as `0/8`, the first one of eight.
+
+        Raises:
+            InvalidInputError: If it is none.
+        """
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
+        shard = cls(int(numbers[1]), int(numbers[2])) if numbers else None
+        if shard is None or shard.index >= shard.count:
+            raise InvalidInputError(
+                f"expected a shard as INDEX/COUNT, with an index from 0 to COUNT - 1, got {text}"
+            )
+        return shard
+
+    def select(self, files: Sequence[T]) -> list[T]:
+        """Its share of files: every so many of them, from its index on."""
+        return list(files[self.index :: self.count])
+
+
+class FileMove(Protocol):
+    """Moves one file."""
+
+    def __call__(
+        self,
+        source: VectorStore,
+        target: VectorStore,
+        offline_map: OfflineMap,
+        folder: Path,
+        /,
+        *,
+        progress: Callable[[int, int], None],
+    ) -> MoveResult:
+        """Move a file, with its checkpoint in a folder."""
+
+
+def move_shard(
+    source: str,
+    target: str,
+    offline_map: OfflineMap,
+    folder: Path,
+    shard: FileShard,
+    move_file: FileMove,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[MoveResult]:
+    """Move a share of the files of a folder, each to a file of its name in another folder.
+
+    Files that are moved already are skipped. All shards, whenever they begin, use the map that the
+    first one has written to the folder of checkpoints.
+
+    Args:
+        source: The folder of Parquet files, with options.
+        target: The folder to write, with options.
+        offline_map: The map, of the current versions of both spaces.
+        folder: Where the checkpoints of all shards are.
+        shard: The share; the files are taken in the order of their names.
+        move_file: Moves a file.
+        progress: Called with the rows that are done, and all rows of the shard.
+
+    Returns:
+        The results of the files, in the order of their names.
+
+    Raises:
+        ConflictError: If other shards began with other versions or another bridge, or a file cannot
+            be moved.
+        InvalidInputError: If the source is no folder of Parquet files of this machine, or the
+            target is inside it.
+    """
+    names = _file_names(source, target)
+    pinned = _pin_map(offline_map, folder)
+    totals, results, done = list[int](), list[MoveResult](), 0
+    chosen = shard.select(names)
+    for name in chosen:
+        with open_store(file_url(source, name)) as rows:
+            totals.append(rows.count())
+    for name, count in zip(chosen, totals, strict=True):
+        Path(split_url(file_url(target, name))[0]).parent.mkdir(parents=True, exist_ok=True)
+        state = folder / f"{name}.migration"
+
+        def show(rows: int, _: int, start: int = done) -> None:
+            progress(start + rows, sum(totals))
+
+        with (
+            open_store(file_url(source, name)) as rows,
+            open_store(file_url(target, name)) as moved,
+            client_errors(rows, moved),
+        ):
+            results.append(move_file(rows, moved, pinned, state, progress=show))
+        done += count
+    return results
+
+
+def _file_names(source: str, target: str) -> list[str]:
+    """The files of a folder, by their names in it."""
+    folder, other = (Path(split_url(url)[0]) for url in (source, target))
+    if not folder.is_dir():
+        raise InvalidInputError(f"{source}: expected a folder of Parquet files on this machine")
+    if "://" in target or other.suffix.lower() == SUFFIX:
+        raise InvalidInputError(f"{target}: expected a folder of this machine as target")
+    if other.resolve().is_relative_to(folder.resolve()):
+        raise InvalidInputError(f"{target}: expected a target outside of {source}")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SUFFIX}"))
+    if not names:
+        raise InvalidInputError(f"{source}: expected Parquet files, got none")
+    return names
+
+
+def _pin_map(offline_map: OfflineMap, folder: Path) -> OfflineMap:
+    """The map of the first shard that began."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / MAP
+    if not path.exists():
+        # Another shard may be first.
+        with suppress(ConflictError), creation(path) as file:
+            file.write(offline_map.data)
+    pinned = OfflineMap(path.read_bytes())
+    current = offline_map.versions._asdict()
+    for name, value in pinned.versions._asdict().items():
+        if value != current[name]:
+            raise ConflictError(
+                f"{folder} is of shards whose {name.replace('_', ' ')} was {value}, and is now "
+                f"{current[name]}: files of both would be mixed. To begin anew, remove {folder} "
+                "and the target"
+            )
+    return pinned

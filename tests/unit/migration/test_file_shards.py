@@ -1,0 +1,103 @@
+"""Shards of folders of files: which files each has, and what all of them share."""
+
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.file_shards import FileShard, move_shard
+from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.offline_map import OfflineMap
+from tests.support.moved_stores import make_map, write_parquet
+
+FILES = ("a.parquet", "b.parquet", "deep/c.parquet", "deep/d.parquet", "e.parquet")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of five files of different numbers of rows."""
+    for number, name in enumerate(FILES):
+        path = tmp_path / "old" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, 30 + number)
+    return tmp_path / "old"
+
+
+def run(
+    source: Path, target: str, shard: str, offline_map: OfflineMap | None = None
+) -> list[MoveResult]:
+    state = source.parent / f"{target}.migration"
+    return move_shard(
+        f"{source}?id=id",
+        f"{source.parent}/{target}?id=key",
+        offline_map or make_map(),
+        state,
+        FileShard.parse(shard),
+        partial(move, block_rows=8),
+    )
+
+
+def read(source: Path, target: str) -> dict[str, pa.Table]:
+    folder = source.parent / target
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): pq.read_table(path) for path in paths}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_have_each_file_once(count: int) -> None:
+    shares = [FileShard(index, count).select(FILES) for index in range(count)]
+    assert sorted(name for share in shares for name in share) == sorted(FILES)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "1/0", "a/b", "1/2/3"])
+def test_text_that_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"expected a shard as INDEX/COUNT.*got"):
+        FileShard.parse(text)
+
+
+def test_shards_in_any_order_write_the_files_of_one_command(source: Path) -> None:
+    whole = run(source, "whole", "0/1")
+    parts = [run(source, "parts", f"{index}/3") for index in (2, 0, 1)]
+    expected, actual = read(source, "whole"), read(source, "parts")
+    assert set(expected) == set(actual) == set(FILES)
+    for name in FILES:
+        assert actual[name].equals(expected[name])
+        assert actual[name].schema.metadata == expected[name].schema.metadata
+        assert actual[name].column("key").equals(pq.read_table(source / name).column("id"))
+    assert [len(results) for results in parts] == [1, 2, 2]
+    assert sum(r.written for results in parts for r in results) == sum(r.written for r in whole)
+
+
+def test_files_that_are_moved_are_skipped_and_those_that_remain_are_moved(source: Path) -> None:
+    run(source, "new", "1/2")
+    before = {path: path.stat().st_mtime_ns for path in (source.parent / "new").rglob("*.parquet")}
+    results = run(source, "new", "0/1")
+    assert [result.resumed_at == result.rows for result in results] == [False, True] * 2 + [False]
+    assert set(read(source, "new")) == set(FILES)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_later_shards_use_the_map_of_the_first_and_refuse_other_versions(source: Path) -> None:
+    run(source, "new", "0/2")
+    with pytest.raises(ConflictError, match="shards whose source version was x1, and is now x2"):
+        run(source, "new", "1/2", make_map(version="x2"))
+    with pytest.raises(ConflictError, match="shards whose bridge was ridge, and is now exp"):
+        run(source, "new", "1/2", make_map("exp"))
+    assert set(read(source, "new")) == set(FileShard(0, 2).select(FILES))
+
+
+def test_more_shards_than_files_leave_some_without_any(source: Path) -> None:
+    assert run(source, "new", "6/7") == []
+
+
+def test_sources_and_targets_that_are_no_folders_are_refused(source: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"a\.parquet.*expected a folder of Parquet files"):
+        run(source / "a.parquet", "new", "0/1")
+    with pytest.raises(InvalidInputError, match=r"new\.parquet.*expected a folder"):
+        run(source, "new.parquet", "0/1")
+    with pytest.raises(InvalidInputError, match=r"expected a target outside of .*old"):
+        run(source, "old/new", "0/1")
