@@ -2,16 +2,18 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.data import DataContext
 
 from stitchwork.errors import UnavailableError
 
-CPUS = "CPU"
+CPUS: Final = "CPU"
+CONNECT_SECONDS: Final = 10.0
 
 
 @contextmanager
@@ -32,6 +34,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     # Ray would otherwise report its use to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_address(address)
     options: dict[str, Any] = {} if address else {"include_dashboard": False}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **options)
@@ -41,6 +45,21 @@ def ray_session(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Check that something listens there: Ray would try for minutes.
+
+    Raises:
+        UnavailableError: If nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UnavailableError(f"expected a Ray cluster at {address}: {error}") from error
 
 
 def cluster_cpus() -> int:
