@@ -35,6 +35,12 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     check_row(page, "page-form", "anchor set", "8 anchors")
     page.get_by_label("Id of the space").fill("page-form-encoder")
     page.get_by_role("combobox", name="Anchor set").fill("page-form")
+    page.get_by_label("Model").fill("/nowhere")
+    page.get_by_role("button", name="Register the space").click()
+    row = page.get_by_role("row", name="page-form-encoder")
+    expect(row).to_contain_text("failed: 0 of 8")
+    expect(row).to_contain_text("STITCHWORK_MODEL_ROOTS")
+    # Nothing is lost by another try.
     page.get_by_label("Model").fill(str(minilm_folder()))
     page.get_by_label("Further fields").fill('{"max_length": 32}')
     page.get_by_role("button", name="Register the space").click()
@@ -51,7 +57,9 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     assert set(wait_for(texts_url, "/heads/page-form-head")["labels"]) == {SCRIPT, "parcel"}
     # The same id again is refused unless it is to be replaced.
     page.get_by_role("button", name="Register the head").click()
-    expect(page.locator("#message")).to_have_class("error")
+    message = page.locator("#message")
+    expect(message).to_contain_text("head page-form-head exists already")
+    expect(message).to_have_class("error")
     check_everywhere(page)
 
 

@@ -19,14 +19,22 @@ export async function registration(view, context) {
     element("p", {}, "An anchor set is a list of inputs that several encoders embed. A space is one encoder's embeddings of them. A head classifies embeddings of its space, and, through the anchors, those of every other space on the set. Register them in this order, then try them in the ", element("a", { href: "#playground" }, "playground"), "."),
     outcome, forms, section("Registrations", {}, list));
   let isPending = false;
+  let records = {};
   const refresh = async () => {
     const [sets, spaces, heads] = await Promise.all(["anchor-sets", "spaces", "heads"].map((kind) => getAll(kind, signal)));
+    records = { "Anchor set": sets, Space: spaces, Head: heads };
     isPending = [...spaces, ...heads].some((record) => openPart(record)?.status === "pending");
     showRecords(list, { sets, spaces, heads });
     return { sets, spaces, heads };
   };
   const register = async (kind, id, send) => {
-    const record = await send(replaces() ? {} : { "If-None-Match": "*" });
+    outcome.replaceChildren();
+    // What failed is in nobody's use.
+    const isFailed = records[kind].some((record) => record.id === id && record.status === "failed");
+    const record = await send(replaces() || isFailed ? {} : { "If-None-Match": "*" }).catch((error) => {
+      if (error.status === 412) error.message += '. Choose another id, or check "Replace".';
+      throw error;
+    });
     outcome.replaceChildren(element("p", {}, `${kind} ${id}: ${record.outcome}, ${record.status}.`), warnings(record.warnings ?? []) ?? "");
     update(await refresh());
   };
@@ -73,7 +81,7 @@ function form(title, context, controls, label, send) {
   } }, controls, element("button", { type: "submit", class: "primary" }, label)));
 }
 
-const idInput = (id) => element("input", { id, required: true, pattern: ID, autocomplete: "off", spellcheck: "false" });
+const idInput = (id) => element("input", { id, required: true, pattern: ID, title: ID_HINT, autocomplete: "off", spellcheck: "false" });
 
 /** A choice between kinds of something, and the controls of the kind that is chosen. */
 function kinds(label, id, entries) {
