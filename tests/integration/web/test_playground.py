@@ -84,10 +84,12 @@ def test_playground_shows_what_the_api_returns_for_texts(
     # Texts are translated for the second head, and only a pretrained encoder finds them unlike the
     # anchors.
     assert has_key or responses["page-side"]["uncovered"] == [0, 1, 2]
+    assert KEY not in page.content()
+    if not has_key:
+        check_everywhere(page)
+        return
     for head, response in responses.items():
         check_calls(page, head, response["predictions"], tmp_path)
-    assert KEY not in page.content()
-    check_everywhere(page)
 
 
 def test_playground_shows_the_nearest_anchors(texts_url: str, open_page: PageOpener) -> None:
@@ -155,4 +157,3 @@ def test_playground_takes_images_that_are_dropped(
     for name, picture in zip(names[:2], pictures[:2], strict=True):
         (tmp_path / name).write_bytes(picture)
     check_calls(page, "page-sign", response["predictions"], tmp_path)
-    check_everywhere(page)
