@@ -1,5 +1,6 @@
 """Responses with the predictions of a head, whole or in slices."""
 
+from collections.abc import Container
 from typing import Any, TypeAlias
 
 from starlette.responses import Response
@@ -70,6 +71,7 @@ def predictions_response(
     model: type[ClassifyResponse | StitchResponse],
     result: InferenceResult,
     request: PredictionsRequest,
+    nulls: Container[int] = (),
     **fields: Any,
 ) -> Response:
     """The response with the predictions of a result.
@@ -79,21 +81,50 @@ def predictions_response(
         model: Schema of the response.
         result: Its rows are scores of a head.
         request: What the client sent.
+        nulls: Indices of inputs that have no prediction.
         fields: Further fields of the response.
     """
     headers, count = result_headers(result), len(result.rows)
-    top, min_confidence = request.top, request.min_confidence
+    top = request.top
     values = _values(head_of(result.resolution), top)
     if count * values <= SLICE_VALUES:
-        response = model.of(result, pipeline.predict(result, top, min_confidence), **fields)
+        response = model.of(result, _predict(pipeline, result, request, nulls), **fields)
         return negotiation.json_response(response, headers=headers)
     rest = dict(json_fields(model.of(result, [], **fields)))
     del rest["predictions"]
     slices = (
-        pipeline.predict(result.rows_of(rows), top, min_confidence)
+        _predict(pipeline, result.rows_of(rows), request, nulls, rows.start)
         for rows in row_slices(count, 2 * values)
     )
     return SlicedJsonResponse("predictions", slices, rest, headers)
+
+
+def _predict(
+    pipeline: Pipeline,
+    result: InferenceResult,
+    request: PredictionsRequest,
+    nulls: Container[int],
+    start: int = 0,
+) -> Any:
+    """The predictions of consecutive inputs, None for some.
+
+    Args:
+        pipeline: Makes the predictions.
+        result: Of these inputs.
+        request: What the client sent.
+        nulls: Indices of inputs that have no prediction.
+        start: Index of the first of these inputs.
+    """
+    indices = [i for i in range(len(result.rows)) if start + i not in nulls]
+    is_whole = len(indices) == len(result.rows)
+    present = result if is_whole else result.rows_of(indices)
+    predictions = pipeline.predict(present, request.top, request.min_confidence)
+    if is_whole:
+        return predictions
+    entries: list[Any] = [None] * len(result.rows)
+    for i, prediction in zip(indices, predictions, strict=True):
+        entries[i] = prediction
+    return entries
 
 
 def _values(head: Head, top: int) -> int:

@@ -61,7 +61,7 @@ class InferenceResult:
         """What the caller should know of the inputs, one sentence each."""
         return [*self.coverage.warnings, *self.lengths.warnings]
 
-    def rows_of(self, rows: slice) -> "InferenceResult":
+    def rows_of(self, rows: slice | list[int]) -> "InferenceResult":
         """The result of some of the inputs; what is known of all of them is left out."""
         return InferenceResult(
             self.resolution, self.rows[rows], self.defined[rows], self.covered[rows]

@@ -178,3 +178,17 @@ def test_head_response_keeps_many_labels() -> None:
     response: Any = resource_response(HeadResponse, Entry("h", head))
     assert response.labels is head.labels, "records are not validated again"
     assert render(response)["labels"] == list(labels)
+
+
+@pytest.mark.parametrize("count", [5, 3_000])
+@pytest.mark.parametrize("as_base64", [False, True])
+def test_rows_of_blank_texts_are_null_whole_and_in_slices(count: int, as_base64: bool) -> None:
+    rows = np.ones((count, 64), np.float32)
+    nulls = {0, 3, count - 1}
+    response = EmbedResponse(
+        embeddings=rows, encoder=ResourceRef(id="x", version="v"), truncated=[], warnings=[]
+    )
+    answer = negotiation.rows_response(request("*/*"), response, as_base64=as_base64, nulls=nulls)
+    embeddings = orjson.loads(body(answer))["embeddings"]
+    assert len(embeddings) == count
+    assert {i for i, row in enumerate(embeddings) if row is None} == nulls

@@ -6,7 +6,7 @@ bodies of the Open Inference Protocol, which are JSON followed by bytes.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 
@@ -31,11 +31,13 @@ from stitchwork.api.content.sliced_json import (
     check_json_values,
     row_slices,
     to_json,
+    with_nulls,
 )
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import request_headers
 from stitchwork.api.schemas.response_model import EmbeddingsModel, json_fields
 from stitchwork.errors import (
+    InvalidInputError,
     UnsupportedFormatError,
 )
 from stitchwork.resources import Floats
@@ -153,6 +155,7 @@ def rows_response(
     response: EmbeddingsModel,
     *,
     as_base64: bool = False,
+    nulls: Collection[int] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A response with rows, in the format that the request accepts.
@@ -162,6 +165,7 @@ def rows_response(
         response: Its embeddings are (n, d) float32. The other fields are metadata in
             safetensors, and not part of an .npy response.
         as_base64: In JSON, encode each row as the base64 of little-endian float32.
+        nulls: In JSON, indices of rows in whose place is null.
         headers: Further headers.
     """
     media = _rows_media_type(request)
@@ -174,12 +178,15 @@ def rows_response(
         return BufferResponse(to_safetensors("embeddings", rows, metadata), headers, SAFETENSORS)
     rows, encode = response.embeddings, base64_rows if as_base64 else np.asarray
     if rows.size <= SLICE_VALUES:
-        return json_response(
-            response.model_copy(update={"embeddings": encode(rows)}), headers=headers
-        )
+        encoded = with_nulls(encode(rows), nulls) if nulls else encode(rows)
+        return json_response(response.model_copy(update={"embeddings": encoded}), headers=headers)
     fields = dict(json_fields(response))
     del fields["embeddings"]
-    slices = (encode(rows[part]) for part in row_slices(*rows.shape))
+    slices: Iterable[Any] = (encode(rows[part]) for part in row_slices(*rows.shape))
+    if nulls:
+        slices = (
+            with_nulls(encode(rows[part]), nulls, part.start) for part in row_slices(*rows.shape)
+        )
     return SlicedJsonResponse("embeddings", slices, fields, headers)
 
 
@@ -200,6 +207,21 @@ def check_rows(
     if not as_base64 and _rows_media_type(request) == JSON:
         alternative = f"accept {NPY} or {SAFETENSORS}, set encoding_format to base64, or send fewer"
         check_json_values(shape[0] * shape[1], limits, alternative)
+
+
+def check_nullable(request: Request) -> None:
+    """Check that a response with rows may have null in the place of some.
+
+    Raises:
+        InvalidInputError: If `Accept` wants an array.
+    """
+    media = _rows_media_type(request)
+    if media != JSON:
+        raise InvalidInputError(
+            f"expected blank_texts refuse with a response of type {media}, whose rows cannot be "
+            "null; accept application/json",
+            pointer="/blank_texts",
+        )
 
 
 def _rows_media_type(request: Request) -> str:

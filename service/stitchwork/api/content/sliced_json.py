@@ -5,7 +5,7 @@ times the memory of its numbers. A slice is rendered when the client has read th
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -76,6 +76,17 @@ def to_json(value: Any) -> bytes:
     """A value as JSON: models, dataclasses, arrays, and what is made of them."""
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     return orjson.dumps(value, default=_to_plain, option=option)
+
+
+def with_nulls(values: Iterable[Any], nulls: Container[int], start: int = 0) -> list[Any]:
+    """Values of consecutive inputs, with None in the place of some.
+
+    Args:
+        values: One for each input.
+        nulls: Indices of the inputs that have none.
+        start: Index of the first of these inputs.
+    """
+    return [None if start + i in nulls else value for i, value in enumerate(values)]
 
 
 def check_json_values(count: int, limits: RequestLimits, alternative: str) -> None:

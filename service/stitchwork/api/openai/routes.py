@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from stitchwork.api.blank_texts import MESSAGE, original_indices, present_indices
 from stitchwork.api.content import negotiation
 from stitchwork.api.content.sliced_json import (
     SLICE_VALUES,
@@ -24,7 +25,6 @@ from stitchwork.api.dependencies import (
 )
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.model_names import ARROW, DEFAULT_MODEL, ModelNamePath, model_spaces
-from stitchwork.api.openai.blank_texts import MESSAGE, original_indices, present_indices
 from stitchwork.api.openai.schemas import (
     EmbeddingObject,
     EmbeddingsRequest,

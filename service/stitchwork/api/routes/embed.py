@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from stitchwork.api import openapi
+from stitchwork.api.blank_texts import infer_present
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     PathId,
@@ -21,7 +22,6 @@ from stitchwork.api.raw_inputs import (
     check_capacity,
     check_registered,
     check_truncate,
-    infer_while_connected,
     resolve_now,
 )
 from stitchwork.api.schemas.inference_requests import EmbedRequest
@@ -55,21 +55,27 @@ async def embed(encoder: PathId, request: Request) -> Response:
     check_truncate(resolution, payload.truncate)
     shape = (len(payload.items), resolution.destination.dim)
     as_base64 = payload.encoding_format == "base64"
+    skips_blank = payload.blank_texts == "null"
+    if skips_blank:
+        negotiation.check_nullable(request)
     negotiation.check_rows(request, shape, state.limits, as_base64=as_base64)
-    result = await infer_while_connected(
+    result, nulls = await infer_present(
         request,
         state,
         resolution,
         payload.items,
+        skips_blank=skips_blank,
         truncate=payload.truncate,
         input_type=payload.input_type,
         seconds=seconds,
     )
-    render = partial(_embed_response, request, payload, result)
+    render = partial(_embed_response, request, payload, result, nulls)
     return await state.executor.finish(render, result.rows.size)
 
 
-def _embed_response(request: Request, payload: EmbedRequest, result: InferenceResult) -> Response:
+def _embed_response(
+    request: Request, payload: EmbedRequest, result: InferenceResult, nulls: frozenset[int]
+) -> Response:
     resolution = result.resolution
     fields: dict[str, Any] = prompt_field(payload.input_type, result)
     if resolution.target is not None:
@@ -90,5 +96,6 @@ def _embed_response(request: Request, payload: EmbedRequest, result: InferenceRe
         request,
         response,
         as_base64=payload.encoding_format == "base64",
+        nulls=nulls,
         headers=result_headers(result),
     )

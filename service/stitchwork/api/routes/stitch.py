@@ -5,6 +5,7 @@ from functools import partial
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from stitchwork.api.blank_texts import infer_present
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import (
     AppState,
@@ -21,7 +22,6 @@ from stitchwork.api.raw_inputs import (
     check_capacity,
     check_registered,
     check_truncate,
-    infer_while_connected,
     resolve_now,
 )
 from stitchwork.api.schemas.inference_requests import StitchRequest
@@ -52,25 +52,29 @@ async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     )
     check_truncate(resolution, payload.truncate)
     check_request(payload, len(payload.items), head_of(resolution), state.limits)
-    result = await infer_while_connected(
+    result, nulls = await infer_present(
         request,
         state,
         resolution,
         payload.items,
+        skips_blank=payload.blank_texts == "null",
         truncate=payload.truncate,
         input_type=payload.input_type,
         seconds=seconds,
     )
-    render = partial(_stitch_response, state, payload, result)
+    render = partial(_stitch_response, state, payload, result, nulls)
     return await state.executor.finish(render, result.rows.size)
 
 
-def _stitch_response(state: AppState, payload: StitchRequest, result: InferenceResult) -> Response:
+def _stitch_response(
+    state: AppState, payload: StitchRequest, result: InferenceResult, nulls: frozenset[int]
+) -> Response:
     return predictions_response(
         state.pipeline,
         StitchResponse,
         result,
         payload,
+        nulls,
         encoder=ResourceRef.of(result.resolution.source),
         truncated=list(result.truncated),
         **prompt_field(payload.input_type, result),

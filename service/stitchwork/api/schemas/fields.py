@@ -1,7 +1,7 @@
 """Types of the fields of request bodies that need more than pydantic: arrays, raw inputs, ids."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from pydantic import (
@@ -287,6 +287,13 @@ Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each
 Truncate = Annotated[
     Bool | None,
     Field(description="Cut texts that are too long; unset: as the encoder is registered."),
+]
+BlankTexts = Annotated[
+    Literal["refuse", "null"],
+    Field(
+        description="What a text without a visible character is answered with, as nothing can be "
+        "embedded: an error of the whole request, or null in its place.",
+    ),
 ]
 InputType = Annotated[
     str | None,

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from stitchwork.api.schemas.fields import (
+    BlankTexts,
     Bridge,
     Id,
     InputType,
@@ -66,6 +67,7 @@ class EmbedRequest(ItemsMixin):
     encoding_format: EncodingFormat = "float"
     truncate: Truncate = None
     input_type: InputType = None
+    blank_texts: BlankTexts = "refuse"
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "target": "use"}
 
     @model_validator(mode="after")
@@ -81,6 +83,7 @@ class StitchRequest(ItemsMixin):
     bridge: Bridge = DEFAULT_BRIDGE
     truncate: Truncate = None
     input_type: InputType = None
+    blank_texts: BlankTexts = "refuse"
     top: Top = 5
     min_confidence: MinConfidence = 0.0
     example: ClassVar[dict[str, Any]] = {"items": ["how do I reset my card?"], "top": 3}

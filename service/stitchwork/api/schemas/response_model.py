@@ -1,7 +1,7 @@
 """The base of all response bodies, and the fields that JSON shows of them."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -12,25 +12,26 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+_ROW_SCHEMAS: Final[list[dict[str, Any]]] = [
+    {"type": "array", "items": {"type": "number"}},
+    {"type": "string", "contentEncoding": "base64"},
+]
+_ROWS: Final = (
+    "One row for each input; with `encoding_format: base64`, each row is the base64 of "
+    "little-endian float32"
+)
 Embeddings = Annotated[
     Any,
-    WithJsonSchema(
-        {
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    {"type": "array", "items": {"type": "number"}},
-                    {"type": "string", "contentEncoding": "base64"},
-                ]
-            },
-        }
-    ),
-    Field(
-        description="One row for each input; with `encoding_format: base64`, each row is the "
-        "base64 of little-endian float32."
-    ),
+    WithJsonSchema({"type": "array", "items": {"anyOf": _ROW_SCHEMAS}}),
+    Field(description=f"{_ROWS}."),
 ]
 """(n, d) float32, or a list of base64 texts. Not validated: rows are many, and our own."""
+NullableEmbeddings = Annotated[
+    Any,
+    WithJsonSchema({"type": "array", "items": {"anyOf": [*_ROW_SCHEMAS, {"type": "null"}]}}),
+    Field(description=f"{_ROWS}. Null for a blank text, with `blank_texts: null`."),
+]
+"""The same, or null in the place of some rows."""
 
 
 class EmbeddingsModel(ResponseModel):

@@ -5,10 +5,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
-from stitchwork.api.schemas.response_model import EmbeddingsModel, ResponseModel
+from stitchwork.api.schemas.response_model import EmbeddingsModel, NullableEmbeddings, ResponseModel
 from stitchwork.geometry.bridges import BridgeName
 from stitchwork.geometry.classifier import REGRESSION
-from stitchwork.inference.predictions import HeadPredictions
+from stitchwork.inference.predictions import (
+    HeadPredictions,
+    MultiLabelPrediction,
+    Prediction,
+    RegressionPrediction,
+)
 from stitchwork.inference.resolve import head_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.worker_registry import WorkerStatus
@@ -128,6 +133,7 @@ class TranslateResponse(EmbeddingsModel):
 class EmbedResponse(EmbeddingsModel):
     """Embeddings of raw inputs; the fields from `target` are present with a target."""
 
+    embeddings: NullableEmbeddings
     encoder: ResourceRef
     truncated: list[int] = Field(description="Indices of texts that were cut.")
     warnings: list[str]
@@ -147,11 +153,7 @@ class EmbedResponse(EmbeddingsModel):
 
 
 class _PredictionsModel(ResponseModel):
-    predictions: HeadPredictions = Field(
-        union_mode="left_to_right",
-        description="One for each input: a label, the labels of a multi-label head, or the values "
-        "of a regression.",
-    )
+    predictions: Any
     head: ResourceRef
     bridge: BridgeName
     uncovered: list[int] = Field(
@@ -183,12 +185,26 @@ class _PredictionsModel(ResponseModel):
 class ClassifyResponse(_PredictionsModel):
     """Predictions for embeddings."""
 
+    predictions: HeadPredictions = Field(
+        union_mode="left_to_right",
+        description="One for each input: a label, the labels of a multi-label head, or the values "
+        "of a regression.",
+    )
     space: ResourceRef
 
 
 class StitchResponse(_PredictionsModel):
     """Predictions for raw inputs."""
 
+    predictions: (
+        list[Prediction | None]
+        | list[MultiLabelPrediction | None]
+        | list[RegressionPrediction | None]
+    ) = Field(
+        union_mode="left_to_right",
+        description="One for each input: a label, the labels of a multi-label head, or the values "
+        "of a regression; null for a blank text, with `blank_texts: null`.",
+    )
     encoder: ResourceRef
     truncated: list[int] = Field(description="Indices of texts that were cut.")
     prompt_name: str | None = Field(

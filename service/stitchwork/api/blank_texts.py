@@ -1,0 +1,85 @@
+"""Blank texts among the inputs of a request, which nothing can be embedded of."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from starlette.requests import Request
+
+from stitchwork.api.dependencies import AppState
+from stitchwork.api.raw_inputs import infer_while_connected
+from stitchwork.api.row_inference import result_width
+from stitchwork.errors import InvalidInputError
+from stitchwork.inference.resolve import Resolution, encoder_of
+from stitchwork.inference.stitch import InferenceResult
+
+MESSAGE: Final = "expected a text that is not empty"
+ITEMS: Final = "/items/"
+
+
+def present_indices(texts: Sequence[str | bytes]) -> list[int]:
+    """The indices of the texts that are not blank."""
+    return [i for i, text in enumerate(texts) if not isinstance(text, str) or text.strip()]
+
+
+@contextmanager
+def original_indices(indices: Sequence[int]) -> Generator[None, None, None]:
+    """A context in which an error about one of the inputs names its index in the request.
+
+    Args:
+        indices: The index in the request of each input.
+    """
+    try:
+        yield
+    except InvalidInputError as error:
+        index = (error.pointer or "").removeprefix(ITEMS)
+        if index != error.pointer and index.isdigit():
+            error.pointer = f"{ITEMS}{indices[int(index)]}"
+        raise
+
+
+async def infer_present(
+    request: Request,
+    state: AppState,
+    resolution: Resolution,
+    items: list[str | bytes],
+    *,
+    skips_blank: bool,
+    **options: Any,
+) -> tuple[InferenceResult, frozenset[int]]:
+    """The result of raw inputs, without blank texts if the request says so.
+
+    Args:
+        request: The request.
+        state: The state of the API.
+        resolution: The versions to use.
+        items: Raw inputs.
+        skips_blank: Whether texts that are blank are left out; else they are refused.
+        options: What `infer_while_connected` takes.
+
+    Returns:
+        A result with a row for each input, zeros for a blank one; and the indices of these.
+
+    Raises:
+        StitchworkError: What `infer_while_connected` raises.
+    """
+    count, indices = len(items), list(range(len(items)))
+    if skips_blank and encoder_of(resolution.source).modality == "text":
+        indices = present_indices(items)
+    defined, covered = np.ones(count, np.bool_), np.ones(count, np.bool_)
+    if not indices:
+        rows = np.zeros((count, result_width(resolution)), np.float32)
+        return InferenceResult(resolution, rows, defined, covered), frozenset(range(count))
+    with original_indices(indices):
+        result = await infer_while_connected(
+            request, state, resolution, [items[i] for i in indices], **options
+        )
+    if len(indices) == count:
+        return result, frozenset()
+    rows = np.zeros((count, *result.rows.shape[1:]), result.rows.dtype)
+    rows[indices], defined[indices], covered[indices] = result.rows, result.defined, result.covered
+    truncated = tuple(indices[i] for i in result.truncated)
+    spread = replace(result, rows=rows, defined=defined, covered=covered, truncated=truncated)
+    return spread, frozenset(range(count)) - frozenset(indices)
