@@ -200,6 +200,80 @@ def semantic_kernel(url):
     check(asyncio.run(service.generate_embeddings(TEXTS[:9])), expected(url, TEXTS[:9]))
 
 
+def together(url):
+    from together import Together
+
+    client = Together(api_key="x", base_url=url)
+    response = client.embeddings.create(model="minilm", input=TEXTS[:9])
+    check([row.embedding for row in response.data], expected(url, TEXTS[:9]))
+    response = client.rerank.create(model="minilm", query=QUERY, documents=DOCUMENTS, top_n=2)
+    check_ranking((row.index, row.relevance_score) for row in response.results)
+
+
+def xinference(url):
+    from xinference_client.client.restful import restful_client
+
+    handle = restful_client.RESTfulEmbeddingModelHandle("minilm", url, auth_headers={})
+    rows = handle.create_embedding(TEXTS[:9])["data"]
+    check([row["embedding"] for row in rows], expected(url, TEXTS[:9]))
+    handle = restful_client.RESTfulRerankModelHandle("minilm", url, auth_headers={})
+    results = handle.rerank(DOCUMENTS, QUERY)["results"]
+    check_ranking((row["index"], row["relevance_score"]) for row in results)
+
+
+def agno(url):
+    from agno.knowledge.embedder.openai import OpenAIEmbedder
+
+    embedder = OpenAIEmbedder(id="minilm", api_key="x", base_url=url + "/v1", dimensions=384)
+    check([embedder.get_embedding(QUERY)], expected(url, [QUERY]))
+
+
+def mem0(url):
+    from mem0.configs.embeddings.base import BaseEmbedderConfig
+    from mem0.embeddings.openai import OpenAIEmbedding
+
+    options = {"model": "minilm", "openai_base_url": url + "/v1", "embedding_dims": 384}
+    embedding = OpenAIEmbedding(BaseEmbedderConfig(**options, api_key="x"))
+    check([embedding.embed(QUERY)], expected(url, [QUERY]))
+
+
+def langchain_community(url):
+    import langchain_community.embeddings as embeddings
+    import langchain_community.embeddings.jina as jina
+
+    client = embeddings.InfinityEmbeddings(model="minilm", infinity_api_url=url + "/v1")
+    check(client.embed_documents(TEXTS[:9]), expected(url, TEXTS[:9]))
+    # It has no option for the address.
+    jina.JINA_API_URL = url + "/v1/embeddings"
+    client = embeddings.JinaEmbeddings(jina_api_key="x", model_name="minilm")
+    check(client.embed_documents(TEXTS[:9]), expected(url, TEXTS[:9]))
+
+
+def langchain_nvidia(url):
+    from langchain_nvidia_ai_endpoints import NVIDIAEmbeddings
+
+    client = NVIDIAEmbeddings(model="unprompted", base_url=url + "/v1", api_key="x")
+    check(client.embed_documents(TEXTS[:9]), expected(url, TEXTS[:9]))
+    check([client.embed_query(QUERY)], expected(url, [QUERY]))
+
+
+def llama_index_nvidia(url):
+    from llama_index.embeddings.nvidia import NVIDIAEmbedding
+
+    client = NVIDIAEmbedding(model="unprompted", base_url=url + "/v1", api_key="x")
+    check(client.get_text_embedding_batch(TEXTS[:9]), expected(url, TEXTS[:9]))
+
+
+def lancedb(url):
+    from lancedb.embeddings import get_registry
+
+    registry = get_registry()
+    registry.set_var("key", "x")
+    options = {"name": "minilm", "api_key": "$var:key", "base_url": url + "/v1"}
+    function = registry.get("openai").create(**options)
+    check(function.generate_embeddings(TEXTS[:9]), expected(url, TEXTS[:9]))
+
+
 def huggingface_hub(url):
     from huggingface_hub import InferenceClient
 
@@ -226,6 +300,15 @@ CLIENTS = {
     "chromadb": chromadb,
     "pydantic_ai": pydantic_ai,
     "semantic_kernel": semantic_kernel,
+    # In a third one.
+    "agno": agno,
+    "lancedb": lancedb,
+    "langchain_community": langchain_community,
+    "langchain_nvidia": langchain_nvidia,
+    "llama_index_nvidia": llama_index_nvidia,
+    "mem0": mem0,
+    "together": together,
+    "xinference": xinference,
 }
 
 

@@ -1,4 +1,4 @@
-"""A service for the clients of others: spaces `minilm` and `other`, translated by rotated anchors.
+"""A service for the clients of others: spaces of texts, and one translated by rotated anchors.
 
 `python -m tests.support.client_service FILE` runs it until it is terminated, and writes its URL.
 """
@@ -25,11 +25,15 @@ def client_service() -> Iterator[str]:
     """Run the service; its URL."""
     with running(roots=(minilm_folder(),)) as service, Stitchwork(service.url) as client:
         client.put_anchor_set("texts", "text", items=ANCHORS)
-        encoder = {"kind": "transformers", "model": str(minilm_folder())}
+        encoder: dict[str, object] = {"kind": "transformers", "model": str(minilm_folder())}
         client.put_space("minilm", "texts", encoder=encoder)
         client.wait("spaces", "minilm")
         rows = client.embed("minilm", ANCHORS)
         rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(384, 256)))[0]
+        # Clients of NVIDIA's services send an input type to every model.
+        prompts = {"query": "", "passage": ""}
+        client.put_space("unprompted", "texts", encoder=encoder | {"prompts": prompts})
+        client.wait("spaces", "unprompted")
         client.put_space("other", "texts", anchors=(rows @ rotation).astype(np.float32))
         yield service.url
 

@@ -69,7 +69,7 @@ def resource_response(
         return RegistrationResponse.model_construct(id=entry.id, **fields, **optional)
     if registration:
         optional["pending"] = registration
-    fields = dict(entry.record)
+    fields = dict(entry.record) | model.derived_fields(entry.record)
     if entry.notes:
         fields["warnings"] = (*entry.record.warnings, *entry.notes)
     return model.model_construct(**fields, status="ready", **optional)

@@ -41,6 +41,7 @@ from stitchwork.geometry.unit_map import UnitMap
 __all__ = [
     "BRIDGES",
     "DEFAULT_BRIDGE",
+    "USED_PARAMETERS",
     "BridgeName",
     "FactorParameters",
     "FittedSpace",
@@ -67,6 +68,15 @@ REQUIRED_INVERSES: Final[dict[BridgeName, tuple[InverseName | None, InverseName 
     "none": (None, None),
 }
 """For each bridge, the inverse of the source and of the target."""
+USED_PARAMETERS: Final[dict[BridgeName, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "exp": (("landmarks",), ("shrinkage", "whitening")),
+    "ridge": (("shrinkage",), ()),
+    "ridge-whitened": (("shrinkage",), ("shrinkage", "whitening")),
+    "irp": ((), ("delta", "omega")),
+    "irp-completed": ((), ("delta",)),
+    "none": ((), ()),
+}
+"""For each bridge, the parameters of the source and of the target that it uses."""
 MAX_SUBSPACES: Final = 64
 DEFAULT_WHITENING: Final = 0.2
 """b unless the space sets it; chosen on data that no published figure uses."""

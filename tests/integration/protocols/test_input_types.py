@@ -173,3 +173,19 @@ def test_rows_of_an_encoder_whose_lengths_do_not_fit_the_anchors_are_warned_of(
     fitting = world.http.post("/embed/minilm", json={"items": TEXTS[:4]})
     assert json.loads(fitting.content)["warnings"] == []
     assert "stitchwork-mismatched-lengths" not in fitting.headers
+
+
+def test_clients_that_always_send_an_input_type_use_a_model_with_empty_prompts(
+    world: World, client: Stitchwork
+) -> None:
+    # Clients of NVIDIA's services do. Without prompts such a request would be refused.
+    prompts = {"query": "", "passage": ""}
+    encoder = {"kind": "transformers", "model": str(minilm_folder()), "prompts": prompts}
+    client.put_space("unprompted", "texts", encoder=encoder)
+    client.wait("spaces", "unprompted")
+    for input_type in prompts:
+        body = {"model": "unprompted", "input": INPUTS, "input_type": input_type}
+        body |= {"encoding_format": "float", "truncate": "NONE", "user": None}
+        data = world.http.post("/v1/embeddings", json=body).json()["data"]
+        rows = np.array([row["embedding"] for row in data], np.float32)
+        assert_equal(rows, client.embed("minilm", INPUTS))

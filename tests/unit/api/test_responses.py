@@ -22,9 +22,17 @@ from stitchwork.api.schemas.responses import (
     ResourceRef,
     SpaceResponse,
 )
+from stitchwork.geometry.bridges import BRIDGES
 from stitchwork.inference.predictions import LabelScore, Prediction
 from stitchwork.registry.entries import Entry, Outcome
-from stitchwork.resources import Head, LinearLayer, Registration, Space, TextEncoder
+from stitchwork.resources import (
+    BridgeParameters,
+    Head,
+    LinearLayer,
+    Registration,
+    Space,
+    TextEncoder,
+)
 
 ROWS = np.array([[0.5, -1.0], [2.0, 0.25]], np.float32)
 SPACE = Space(
@@ -133,7 +141,19 @@ def test_safetensors_response_has_the_other_fields_as_metadata() -> None:
 
 def test_ready_resource_has_all_fields_of_its_record() -> None:
     rendered = render(resource_response(SpaceResponse, Entry("x", SPACE)))
+    assert rendered.pop("bridges").keys() == set(BRIDGES)
     assert rendered == {**SPACE.model_dump(mode="json"), "status": "ready"}
+
+
+def test_ready_space_has_the_values_that_each_bridge_uses() -> None:
+    parameters = BridgeParameters(shrinkage=0.5, whitening=0.3, landmarks=64, delta=0.4, omega=2)
+    space = SPACE.model_copy(update={"parameters": parameters})
+    bridges = render(resource_response(SpaceResponse, Entry("x", space)))["bridges"]
+    assert bridges["exp"] == {
+        "read": {"landmarks": 64},
+        "write": {"shrinkage": 0.5, "whitening": 0.3},
+    }
+    assert bridges["irp"] == {"read": {}, "write": {"delta": 0.4, "omega": 2}}
 
 
 def test_ready_resource_names_the_registration_that_is_to_replace_it() -> None:

@@ -9,6 +9,7 @@ import scipy.linalg
 from stitchwork.errors import InvalidInputError
 from stitchwork.geometry.bridges import (
     BRIDGES,
+    USED_PARAMETERS,
     BridgeName,
     FactorParameters,
     FittedSpace,
@@ -270,3 +271,22 @@ def test_inverse_of_another_name_is_refused(
         ValueError, match=f"expected the inverse {needed} of a space, got {inverse}"
     ):
         compose(bridge, source, FittedSpace(frame))
+
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("shrinkage", 0.9), ("delta", 0.1), ("omega", 3), ("whitening", 0.45), ("landmarks", 16)],
+)
+@pytest.mark.parametrize("bridge", BRIDGES)
+def test_parameter_of_a_space_changes_a_map_if_and_only_if_its_bridge_uses_it(
+    bridge: BridgeName, name: str, value: float, side: int
+) -> None:
+    spaces = make_spaces(60, 16, 16, noise=1.0)
+    frames = [Frame.from_anchors(anchors) for anchors in (spaces.x_anchors, spaces.y_anchors)]
+    sides = [FittedSpace(frame) for frame in frames]
+    rows = np.random.default_rng(3).normal(size=(20, spaces.x_anchors.shape[1])).astype(np.float32)
+    plain = compose(bridge, *sides).apply(rows)[0]
+    sides[side] = FittedSpace(frames[side], FactorParameters(**{name: value}))
+    changed = compose(bridge, *sides).apply(rows)[0]
+    assert np.array_equal(plain, changed) != (name in USED_PARAMETERS[bridge][side])

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from stitchwork.api.schemas.response_model import EmbeddingsModel, NullableEmbeddings, ResponseModel
-from stitchwork.geometry.bridges import BridgeName
+from stitchwork.geometry.bridges import DEFAULT_BRIDGE, USED_PARAMETERS, BridgeName
 from stitchwork.geometry.classifier import REGRESSION
 from stitchwork.inference.predictions import (
     HeadPredictions,
@@ -72,6 +72,18 @@ class ReadyModel(ResponseModel):
     )
     outcome: Outcome | None = Field(None, description="What a PUT or POST did.")
 
+    @classmethod
+    def derived_fields(cls, record: Any) -> dict[str, Any]:
+        """Fields of the response that follow from those of the record."""
+        return {}
+
+
+class BridgeUse(ResponseModel):
+    """The parameters of a space that a bridge uses; others have no effect on it."""
+
+    read: dict[str, Any] = Field(description="When it translates from the space.")
+    write: dict[str, Any] = Field(description="When it translates into the space.")
+
 
 class AnchorSetResponse(AnchorSet, ReadyModel):
     """An anchor set."""
@@ -79,6 +91,24 @@ class AnchorSetResponse(AnchorSet, ReadyModel):
 
 class SpaceResponse(Space, ReadyModel):
     """A ready space."""
+
+    bridges: dict[BridgeName, BridgeUse] = Field(
+        description="What each bridge uses of `parameters`; requests that name no bridge use "
+        f"`{DEFAULT_BRIDGE}`."
+    )
+
+    @classmethod
+    def derived_fields(cls, record: Any) -> dict[str, Any]:
+        """What each bridge uses of the record's parameters."""
+        values = record.parameters.model_dump()
+        uses = {
+            bridge: BridgeUse(
+                read={name: values[name] for name in read},
+                write={name: values[name] for name in write},
+            )
+            for bridge, (read, write) in USED_PARAMETERS.items()
+        }
+        return {"bridges": uses}
 
 
 class HeadResponse(Head, ReadyModel):
