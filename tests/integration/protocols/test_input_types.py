@@ -184,7 +184,7 @@ def test_clients_that_always_send_an_input_type_use_a_model_with_empty_prompts(
     client.put_space("unprompted", "texts", encoder=encoder)
     client.wait("spaces", "unprompted")
     for input_type in prompts:
-        body = {"model": "unprompted", "input": INPUTS, "input_type": input_type}
+        body: dict[str, Any] = {"model": "unprompted", "input": INPUTS, "input_type": input_type}
         body |= {"encoding_format": "float", "truncate": "NONE", "user": None}
         data = world.http.post("/v1/embeddings", json=body).json()["data"]
         rows = np.array([row["embedding"] for row in data], np.float32)

@@ -280,7 +280,7 @@ def test_inverse_of_another_name_is_refused(
 )
 @pytest.mark.parametrize("bridge", BRIDGES)
 def test_parameter_of_a_space_changes_a_map_if_and_only_if_its_bridge_uses_it(
-    bridge: BridgeName, name: str, value: float, side: int
+    bridge: BridgeName, name: str, value: Any, side: int
 ) -> None:
     spaces = make_spaces(60, 16, 16, noise=1.0)
     frames = [Frame.from_anchors(anchors) for anchors in (spaces.x_anchors, spaces.y_anchors)]
