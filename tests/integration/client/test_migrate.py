@@ -60,3 +60,38 @@ def test_move_names_an_unknown_space_and_a_missing_file(
     assert "nothing" in capfd.readouterr().err
     assert main(["migrate", *words, "--from", "x", "--to", "y"]) == 1
     assert "a.parquet: no such file or folder" in capfd.readouterr().err
+
+
+def test_shards_move_the_files_of_a_folder_once_each(
+    client: Stitchwork, url: str, pair: Pair, tmp_path: Path, capfd: Any
+) -> None:
+    (tmp_path / "old").mkdir()
+    rows = np.asarray(pair.x[:40], np.float32)
+    for number in range(3):
+        write_rows(tmp_path / f"old/{number}.parquet", rows[: 10 + number])
+    for index, files in ((0, 2), (1, 1)):
+        options = ("--shard", f"{index}/2")
+        assert migrate(url, tmp_path / "old", tmp_path / "new", *options) == 0
+        result = json.loads(capfd.readouterr().out)
+        assert (result["shard"], result["files"]) == (f"{index}/2", files)
+        assert result["versions"]["target_version"] == client.get("spaces", "y")["version"]
+    for number in range(3):
+        table = pq.read_table(tmp_path / f"new/{number}.parquet")
+        moved = np.array(table.column("embedding").to_pylist(), np.float32)
+        expected = client.translate(rows[: 10 + number], "x", "y")
+        np.testing.assert_allclose(moved, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--address", "auto"), "--address needs --engine ray"),
+        (("--engine", "ray", "--shard", "0/2"), "--shard divides the files among commands"),
+    ],
+)
+def test_options_of_engines_that_exclude_each_other_are_a_wrong_command(
+    url: str, tmp_path: Path, options: tuple[str, ...], message: str, capfd: Any
+) -> None:
+    assert migrate(url, tmp_path / "a.parquet", tmp_path / "b.parquet", *options) == 2
+    assert message in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
