@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
 import httpx
@@ -58,7 +59,11 @@ def target() -> Iterator[Target]:
     latent = rng.standard_normal((128, 16), np.float32)
     with (
         running(0, STITCHWORK_MAX_INFLIGHT_BODY_BYTES=str(MAX_INFLIGHT)) as service,
-        httpx.Client(base_url=service.url, timeout=machine.deadline(120)) as http,
+        httpx.Client(
+            base_url=service.url,
+            timeout=machine.deadline(120),
+            limits=httpx.Limits(max_connections=None),
+        ) as http,
     ):
         for name, width in (("x", 64), ("wide", 4096)):
             rows = latent @ rng.standard_normal((16, width), np.float32)
@@ -188,6 +193,34 @@ def test_large_body_or_answer_leaves_health_checks_and_memory_alone(
     assert message in response.text
     assert np.quantile(seconds, 0.99) < machine.deadline(MAX_HEALTH_SECONDS)
     assert peak_resident(target.api) < target.base + MAX_INFLIGHT + 200 * MB
+
+
+def test_many_large_bodies_at_once_leave_health_checks_and_memory_alone(target: Target) -> None:
+    body = b'{"items": [%s]}' % b",".join([b'"%s"' % (b"x" * 2_600)] * 2_048)
+    with health_checks(target) as seconds, ThreadPoolExecutor(70) as pool:
+        responses = list(pool.map(lambda _: post(target.http, "/embed/t", body, JSON), range(70)))
+    # There is no worker, and not room for all at a time.
+    assert {response.status_code for response in responses} <= {429, 503}
+    assert np.quantile(seconds, 0.99) < machine.deadline(MAX_HEALTH_SECONDS)
+    assert peak_resident(target.api) < target.base + MAX_INFLIGHT + 200 * MB
+
+
+def test_bodies_that_declare_more_than_they_send_take_little_memory(target: Target) -> None:
+    address, before = httpx.URL(target.service.url), resident(target.api)
+    head = b"POST /embed/t HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n"
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                socket.create_connection((address.host, address.port), machine.deadline(60))
+            )
+            for _ in range(60)
+        ]
+        for part in (head + b'{"items": [', b'"a"'):
+            for client in clients:
+                client.sendall(part)
+        # The process has read what came before this request.
+        assert target.http.get("/info").is_success
+        assert resident(target.api) < before + 30 * MB
 
 
 def test_large_body_is_parsed_in_a_process_that_ends_when_its_client_leaves(

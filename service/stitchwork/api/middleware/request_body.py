@@ -5,9 +5,10 @@ one: embeddings and images hardly shrink. `content.compression` bounds what it e
 """
 
 import asyncio
+import mmap
 from collections.abc import Mapping
+from contextlib import suppress
 
-import numpy as np
 from starlette.types import Message, Receive
 
 from stitchwork.api.limits import COMPRESSED_PATHS, RequestLimits
@@ -81,8 +82,9 @@ class BodyLimits:
 class _Content:
     """Parts of a body in one piece of memory.
 
-    Memory of the declared length is taken at once, since to make it longer with each part copies
-    what is there again and again. What is not written to takes no memory.
+    Memory of the declared length is mapped at once, since to make it longer with each part copies
+    what is there again and again. Of a mapping, only pages that are written to take memory; they
+    are small ones, or a few bytes would take two megabytes, uncounted.
     """
 
     __slots__ = ("_data", "_size")
@@ -90,7 +92,12 @@ class _Content:
     def __init__(self, length: int) -> None:
         self._data: bytearray | memoryview = bytearray()
         if length:
-            self._data = np.empty(length, np.uint8).data
+            mapping = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_NOHUGEPAGE"):
+                # A kernel without huge pages does not know it.
+                with suppress(OSError):
+                    mapping.madvise(mmap.MADV_NOHUGEPAGE)
+            self._data = memoryview(mapping)
         self._size = 0
 
     def append(self, part: bytes) -> None:
