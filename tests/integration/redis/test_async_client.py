@@ -179,8 +179,11 @@ def test_silent_server_costs_one_timeout_and_its_late_replies_are_not_read(
 
     with TemporaryDirectory(prefix="sw") as folder:
         server = ServerProcess(Path(folder), QUEUE_FLAGS, server_binary)
-        asyncio.run(main(server))
-        server.stop()
+        try:
+            asyncio.run(main(server))
+        finally:
+            server.resume()
+            server.stop()
 
 
 def test_calls_are_resent_once_over_a_new_connection(queue_process: ServerProcess) -> None:
