@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import costs, null_model, queueing, stitching, translating
+from benchmarks import costs, moving, null_model, queueing, stitching, translating
 from benchmarks.measure import (
     LOAD_CORE,
     MEASURED_CORE,
@@ -33,6 +33,7 @@ CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] 
     "one": stitching.one_text,
     "serving": stitching.other_servers,
     "queue": queueing.queue,
+    "migrate": moving.moves,
     "fit": costs.fitting,
     "compile": costs.compiling,
     "start": costs.starting,

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -98,6 +99,7 @@ class Moves:
         try:
             with open_store(self._source) as source, open_store(target) as store:
                 sys.setprofile(trace.profile)
+                threading.setprofile(trace.profile)
                 move(source, store, self._map, state, block_rows=self._block)
             sys.setprofile(None)
         except Exception:

@@ -9,12 +9,12 @@ import click
 from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options, parse_id
 from stitchwork.cli.encoder_fields import encoder_fields
 from stitchwork.cli.output import Output
+from stitchwork.cli.text_options import text_options, text_reader
 from stitchwork.errors import InvalidInputError
 
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
     from stitchwork.client import Stitchwork
-    from stitchwork.migration.store_sample import TextReader
 
 FILE: Final = click.Path(path_type=Path)
 NO_TEXTS: Final = (
@@ -26,10 +26,7 @@ NO_TEXTS: Final = (
 @click.argument("source", metavar="STORE")
 @move_options("The space of the new model.")
 @bridge_option
-@click.option("--text", metavar="FIELD", help="Field of the rows that has their texts.")
-@click.option(
-    "--texts", type=FILE, metavar="FILE", help='Their texts: {"id": …, "text": …} on each line.'
-)
+@text_options
 @click.option(
     "--queries",
     type=FILE,
@@ -102,7 +99,7 @@ def assess(
     )
     from stitchwork.migration.stores import client_errors, open_store
 
-    reader = _reader(text, texts)
+    reader = text_reader(text, texts)
     model = encoder_fields(text_model, None, None, None, dtype, encoder)
     if (anchors is None) != (model is None):
         raise InvalidInputError("expected --anchors with --text-model or --encoder, or neither")
@@ -150,13 +147,3 @@ def assess(
         click.echo(f"\n{reason}")
     for warning in result.warnings:
         click.echo(f"stitchwork: {warning}", err=True)
-
-
-def _reader(field: str | None, path: Path | None) -> "TextReader":
-    from stitchwork.migration.store_sample import no_texts, texts_of_field, texts_of_file
-
-    if field is not None and path is not None:
-        raise InvalidInputError("expected one of --text and --texts")
-    if path is not None:
-        return texts_of_file(path)
-    return no_texts() if field is None else texts_of_field(field)

@@ -14,6 +14,8 @@ import click
 from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options
 from stitchwork.cli.extras import require
 from stitchwork.cli.output import Output
+from stitchwork.cli.text_options import text_options, text_reader
+from stitchwork.errors import InvalidInputError
 
 if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
@@ -32,8 +34,16 @@ if TYPE_CHECKING:
     type=click.Choice(["keep", "reject"]),
     default="keep",
     show_default=True,
-    help="Rows that the anchors do not cover: write them and count them, or leave them out.",
+    help="Rows that the anchors do not cover: translate and count them, or reject them as those "
+    "that cannot be translated.",
 )
+@click.option(
+    "--re-embed",
+    is_flag=True,
+    help="Embed the texts of rejected rows with the model of --to, through the service, instead of "
+    "leaving them out; with --text or --texts.",
+)
+@text_options
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, file_okay=False),
@@ -75,6 +85,9 @@ def migrate(
     target_space: str,
     bridge: str | None,
     uncovered: str,
+    re_embed: bool,
+    text: str | None,
+    texts: Path | None,
     checkpoint: Path | None,
     block_rows: int | None,
     engine: str,
@@ -93,18 +106,25 @@ def migrate(
     from stitchwork.migration.file_shards import FileShard, move_shard
     from stitchwork.migration.local_engine import move
     from stitchwork.migration.offline_map import OfflineMap
+    from stitchwork.migration.re_embedding import embed_texts
     from stitchwork.migration.stores import client_errors, open_store, state_folder
 
     if address and engine != "ray":
         raise click.UsageError("--address needs --engine ray")
     if shard and engine == "ray":
         raise click.UsageError("--shard divides the files among commands, --engine ray by itself")
+    if re_embed and engine != "local":
+        raise click.UsageError("--re-embed needs --engine local")
+    if re_embed != (text is not None or texts is not None):
+        raise InvalidInputError("expected --re-embed with --text or --texts, or neither")
+    reader = text_reader(text, texts, required=False)
     share = FileShard.parse(shard) if shard else None
     offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
     folder = checkpoint or state_folder(target)
     move_store = partial(
         move,
         uncovered="reject" if uncovered == "reject" else "keep",
+        re_embed=embed_texts(client, offline_map.versions, reader) if re_embed else None,
         block_rows=block_rows or BLOCK_ROWS,
         engine=_open_engine(engine, address),
     )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from stitchwork.client.parquet_files import vector_columns
 from stitchwork.errors import InvalidInputError
+from stitchwork.migration.arrow_values import python_values
 from stitchwork.migration.base_store import (
     BaseStore,
     check_unique_ids,
@@ -42,13 +43,11 @@ class TablePayload:
 
     def records(self) -> list[Record]:
         """The values of each row by their columns."""
-        columns = [name for name in self.table.column_names if name not in self._hidden]
-        table = self.table.select(columns)
-        for i, field in enumerate(table.schema):
-            if _has_nanoseconds(field.type):
-                table = table.set_column(i, field.name, _microseconds(table.column(i)))
-        records: list[Record] = table.to_pylist()
-        return records if columns else [{} for _ in range(self.table.num_rows)]
+        names = [name for name in self.table.column_names if name not in self._hidden]
+        columns = [python_values(self.table.column(name), name) for name in names]
+        if not columns:
+            return [{} for _ in range(self.table.num_rows)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def select(self, rows: NDArray[np.intp]) -> "TablePayload":
         """Some of the rows, by their indices."""
@@ -111,7 +110,7 @@ class ArrowStore(BaseStore):
         """The ids of the rows; none if they are numbered."""
         if column := self.id_column():
             for values in self._read_column(column):
-                yield [to_id(value) for value in values.to_pylist()]
+                yield [to_id(value) for value in python_values(values, column)]
 
     def vector_column(self) -> str:
         """The column of vectors.
@@ -226,30 +225,11 @@ class ArrowStore(BaseStore):
         rows = list(range(start, start + len(table))) if numbers is None else numbers.tolist()
         ids: list[Id] = rows
         if id_column:
-            values = [to_id(value) for value in table.column(id_column).to_pylist()]
+            values = [to_id(v) for v in python_values(table.column(id_column), id_column)]
             faults |= {i: row_fault(rows[i]) for i, id_ in enumerate(values) if id_ is None}
             ids = [rows[i] if id_ is None else id_ for i, id_ in enumerate(values)]
         hidden = (column, id_column) if id_column else (column,)
         return Batch(ids, vectors, TablePayload(table, hidden), start + len(table), faults)
-
-
-def _has_nanoseconds(type_: Any) -> bool:
-    types = pa.types
-    has_unit = types.is_timestamp(type_) or types.is_duration(type_) or types.is_time64(type_)
-    return bool(has_unit) and type_.unit == "ns"
-
-
-def _microseconds(column: Any) -> Any:
-    """Times as Python has them, or as texts where these lack the nanoseconds."""
-    type_ = column.type
-    if pa.types.is_timestamp(type_):
-        coarse = pa.timestamp("us", type_.tz)
-    else:
-        coarse = pa.duration("us") if pa.types.is_duration(type_) else pa.time64("us")
-    try:
-        return column.cast(coarse)
-    except pa.ArrowInvalid:
-        return column.cast(pa.int64() if pa.types.is_duration(type_) else pa.string())
 
 
 def to_id(value: Any) -> Id | None:

@@ -12,10 +12,18 @@ from stitchwork.errors import InvalidInputError, StitchworkError
 from stitchwork.migration.store import Batch, Cursor, Id, RecordPayload, VectorStore
 
 SCAN_ROWS: Final = 1024
+NO_ID: Final = "no id"
+"""How the reason of a row without an id begins."""
 
 
 class BaseStore(ABC):
-    """A store that may have neither revisions nor random access."""
+    """A store that may have neither revisions nor random access.
+
+    Attributes:
+        requires_payload: Whether payloads are read even where a target does not write them.
+    """
+
+    requires_payload = False
 
     HAS_ROW_CURSORS: ClassVar[bool] = False
     """Whether a cursor is the number of the rows before it, so that scans begin at any row, and
@@ -141,7 +149,7 @@ def check_unique_ids(source: VectorStore) -> None:
 
 def row_fault(number: int) -> str:
     """The reason of a row without an id, whose number in the store takes its place."""
-    return f"no id; it is row {number} of the store, counted from 0"
+    return f"{NO_ID}; it is row {number} of the store, counted from 0"
 
 
 def first_id(source: VectorStore) -> Id | None:

@@ -10,13 +10,12 @@ from typing import Any, Final, Self
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.blocks import BlockSummary
+from stitchwork.migration.blocks import BlockSummary, Reject
 from stitchwork.migration.offline_map import MapVersions, OfflineMap
 from stitchwork.migration.part_files import PARTS, remove_leftovers, replacement
-from stitchwork.migration.store import Id
 from stitchwork.migration.stores import source_key, target_key
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CHECKPOINT: Final = "checkpoint.json"
 MAP: Final = "map.safetensors"
 REJECTS: Final = "rejects.jsonl"
@@ -32,6 +31,7 @@ class Move:
         versions: What the map is of.
         block_rows: Rows of a block; its translations depend on it in their last digits.
         uncovered: What happens to rows that the anchors do not cover: `keep` or `reject`.
+        rejects: What happens to rows that cannot be translated: `left out` or `embedded anew`.
         revision: The content of the source, where it says so.
     """
 
@@ -40,6 +40,7 @@ class Move:
     versions: MapVersions
     block_rows: int
     uncovered: str
+    rejects: str
     revision: str
 
 
@@ -52,6 +53,7 @@ class MoveProgress:
         cursor: Position in the source after them.
         rows: Rows that were read.
         rejected: Rows that were left out.
+        re_embedded: Rows that were embedded anew.
         uncovered: Rows that were written although the anchors do not cover them.
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those of the first block with such rows.
@@ -63,6 +65,7 @@ class MoveProgress:
     cursor: Any = None
     rows: int = 0
     rejected: int = 0
+    re_embedded: int = 0
     uncovered: int = 0
     mismatched: int = 0
     length_warning: str = ""
@@ -173,12 +176,14 @@ class Checkpoint:
     def add(self, summary: BlockSummary) -> None:
         """Note that the next block is written."""
         state = self.progress
+        embedded = sum(reject.is_embedded for reject in summary.rejects)
         self.save(
             MoveProgress(
                 blocks=state.blocks + 1,
                 cursor=summary.cursor,
                 rows=state.rows + summary.rows,
-                rejected=state.rejected + len(summary.rejects),
+                rejected=state.rejected + len(summary.rejects) - embedded,
+                re_embedded=state.re_embedded + embedded,
                 uncovered=state.uncovered + summary.uncovered,
                 mismatched=state.mismatched + summary.mismatched,
                 length_warning=state.length_warning or summary.length_warning,
@@ -186,7 +191,7 @@ class Checkpoint:
             )
         )
 
-    def _add_rejects(self, rejects: list[tuple[Id, str]]) -> int:
+    def _add_rejects(self, rejects: list[Reject]) -> int:
         """Append rows to the file of rejects, after those of the complete blocks.
 
         Returns:
@@ -196,8 +201,10 @@ class Checkpoint:
             # What follows is of a block whose checkpoint was not saved.
             file.truncate(self.progress.rejects_bytes)
             file.seek(self.progress.rejects_bytes)
-            for id_, reason in rejects:
-                fields = {"id": id_, "reason": reason}
+            for reject in rejects:
+                fields: dict[str, Any] = {"id": reject.id, "reason": reject.reason}
+                if reject.is_embedded:
+                    fields["re_embedded"] = True
                 file.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
             file.flush()
             os.fsync(file.fileno())

@@ -18,7 +18,7 @@ class FileStore(BaseStore):
     """
 
     SUFFIX = ""
-    """Of the parts."""
+    """Of the file, and of its parts unless they are of another format."""
 
     def __init__(self, path: Path, name: str) -> None:
         # Tasks of engines on several machines have other working folders.
@@ -47,7 +47,12 @@ class FileStore(BaseStore):
         """Open the folder of parts, unless the store is complete."""
         self._folder = folder.absolute() / PARTS
         if not self._path.exists():
-            self._parts = PartFiles(self._folder, self.SUFFIX)
+            self._parts = PartFiles(self._folder, self._part_suffix)
+
+    @property
+    def _part_suffix(self) -> str:
+        """Of the parts' names."""
+        return self.SUFFIX
 
     @property
     def _part_files(self) -> PartFiles:

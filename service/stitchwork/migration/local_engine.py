@@ -2,16 +2,21 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.blocks import BLOCK_ROWS, Uncovered, translate_block
+from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered, translate_block
 from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move
+from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.move_locks import exclusive_move
 from stitchwork.migration.offline_map import OfflineMap
-from stitchwork.migration.store import VectorStore
+from stitchwork.migration.overlap import read_ahead, write_behind
+from stitchwork.migration.re_embedding import Embed
+from stitchwork.migration.store import Batch, VectorStore
 
 
 class Engine(Protocol):
@@ -30,6 +35,7 @@ class Engine(Protocol):
         target: VectorStore,
         offline_map: OfflineMap,
         checkpoint: Checkpoint,
+        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks.
@@ -39,12 +45,16 @@ class Engine(Protocol):
             target: The store to write, which is created.
             offline_map: The map.
             checkpoint: What is written; each block is added to it, in their order.
+            re_embed: Embeds rows that cannot be translated; None leaves them out.
             progress: Called with the rows that are done.
         """
 
 
 class LocalEngine:
-    """Writes blocks in this process, one after the other."""
+    """Writes blocks in this process, one after the other.
+
+    Files are read and written in threads, beside the translation.
+    """
 
     def check_stores(self, source: VectorStore, target: VectorStore) -> None:
         """All stores can be read and written."""
@@ -55,18 +65,29 @@ class LocalEngine:
         target: VectorStore,
         offline_map: OfflineMap,
         checkpoint: Checkpoint,
+        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks."""
         move = checkpoint.move
-        for batch in source.scan(move.block_rows, checkpoint.progress.cursor):
-            rows, summary = translate_block(batch, offline_map, move.uncovered)
+
+        def write(rows: Batch, summary: BlockSummary) -> None:
             target.write(checkpoint.progress.blocks, rows)
             checkpoint.add(summary)
             progress(checkpoint.progress.rows)
 
+        with ExitStack() as stack:
+            batches = source.scan(move.block_rows, checkpoint.progress.cursor)
+            if isinstance(source, FileStore) and isinstance(target, FileStore):
+                # The clients of other stores may not be used by several threads.
+                batches = stack.enter_context(read_ahead(batches))
+                write = stack.enter_context(write_behind(write))
+            for batch in batches:
+                write(*translate_block(batch, offline_map, move.uncovered, re_embed))
+
 
 LOCAL: Final = LocalEngine()
+LEFT_OUT: Final = "left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +100,10 @@ class MoveResult:
         rows: Rows that were read.
         written: Rows that were written.
         rejected: Rows that were left out; the file `rejects` lists them.
+        re_embedded: Rows that were embedded anew instead; the same file lists them too.
         uncovered: Rows that were written although the anchors do not cover them.
         mismatched: Rows that were written although their lengths do not fit the anchors.
-        rejects: The file of the rows that were left out.
+        rejects: The file of the rows that were not translated.
         resumed_at: Row that this call began at; 0 for a move that was not resumed.
         seconds: Time that this call took.
         versions: Spaces, versions and bridge of the map.
@@ -93,6 +115,7 @@ class MoveResult:
     rows: int
     written: int
     rejected: int
+    re_embedded: int
     uncovered: int
     mismatched: int
     rejects: Path
@@ -109,6 +132,7 @@ def move(
     folder: Path,
     *,
     uncovered: Uncovered = "keep",
+    re_embed: Embed | None = None,
     block_rows: int = BLOCK_ROWS,
     progress: Callable[[int, int], None] = lambda done, total: None,
     engine: Engine = LOCAL,
@@ -123,7 +147,10 @@ def move(
         target: The store to create.
         offline_map: The map, of the current versions of both spaces.
         folder: Where the checkpoint is, on this machine; it is made.
-        uncovered: Whether rows that the anchors do not cover are written or left out.
+        uncovered: Whether rows that the anchors do not cover are translated, or treated as those
+            that cannot be.
+        re_embed: Embeds rows that cannot be translated; without it, and without a text, they are
+            left out.
         block_rows: Rows of a block.
         progress: Called with the rows that are done and all rows.
         engine: What writes the blocks; the result is the same.
@@ -137,7 +164,16 @@ def move(
     if block_rows < 1:
         raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
     with exclusive_move(folder, target.name):
-        return _move(source, target, offline_map, folder, uncovered, block_rows, progress, engine)
+        current = Move(
+            source.name,
+            target.name,
+            offline_map.versions,
+            block_rows,
+            uncovered,
+            LEFT_OUT if re_embed is None else "embedded anew",
+            source.revision(),
+        )
+        return _move(source, target, offline_map, folder, current, re_embed, progress, engine)
 
 
 def _move(
@@ -145,15 +181,12 @@ def _move(
     target: VectorStore,
     offline_map: OfflineMap,
     folder: Path,
-    uncovered: Uncovered,
-    block_rows: int,
+    current: Move,
+    re_embed: Embed | None,
     progress: Callable[[int, int], None],
     engine: Engine,
 ) -> MoveResult:
     start = time.perf_counter()
-    current = Move(
-        source.name, target.name, offline_map.versions, block_rows, uncovered, source.revision()
-    )
     engine.check_stores(source, target)
     checkpoint = Checkpoint.read(folder)
     if checkpoint is None:
@@ -168,7 +201,7 @@ def _move(
         _check_complete_target(target, checkpoint)
     else:
         try:
-            _write(source, target, offline_map, checkpoint, total, progress, engine)
+            _write(source, target, offline_map, checkpoint, total, re_embed, progress, engine)
         except Exception:
             if not checkpoint.progress.blocks and not target.exists():
                 # So that the corrected command begins anew.
@@ -183,14 +216,22 @@ def _write(
     offline_map: OfflineMap,
     checkpoint: Checkpoint,
     total: int,
+    re_embed: Embed | None,
     progress: Callable[[int, int], None],
     engine: Engine,
 ) -> None:
+    if isinstance(source, BaseStore):
+        source.requires_payload = re_embed is not None
     stamp = offline_map.versions._asdict()
     target.create(source, offline_map.target_width, checkpoint.folder, stamp)
     progress(checkpoint.progress.rows, total)
     engine.write_blocks(
-        source, target, offline_map, checkpoint, lambda rows: progress(rows, max(total, rows))
+        source,
+        target,
+        offline_map,
+        checkpoint,
+        re_embed,
+        lambda rows: progress(rows, max(total, rows)),
     )
     target.finish()
     expected, actual = checkpoint.progress.written, target.count()
@@ -254,6 +295,11 @@ def _result(
             f"{current.source} has {total} rows now, and {state.rows} were read: it changed during "
             "the move or since"
         )
+    if state.rejected and current.rejects != LEFT_OUT:
+        warnings.append(
+            f"{state.rejected} of {state.rows} rows were left out, as they have no text to embed, "
+            f"or no id; {REJECTS} lists them"
+        )
     if state.uncovered:
         warnings.append(
             f"{state.uncovered} of {written} rows are not covered by the anchors of "
@@ -270,6 +316,7 @@ def _result(
         rows=state.rows,
         written=written,
         rejected=state.rejected,
+        re_embedded=state.re_embedded,
         uncovered=state.uncovered,
         mismatched=state.mismatched,
         rejects=checkpoint.folder / REJECTS,

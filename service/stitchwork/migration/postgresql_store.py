@@ -64,8 +64,8 @@ class PostgresqlStore(BaseStore):
         return self._column is not None
 
     def omit_payload(self) -> None:
-        """Read ids and vectors only from now on."""
-        self._with_payload = False
+        """Read ids and vectors only from now on, unless payloads are required."""
+        self._with_payload = self.requires_payload
 
     def count(self) -> int:
         """The number of rows; of a new column of the source, of those that it has been set in."""

@@ -20,6 +20,7 @@ from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.partitions import Partition, check_row_cursors, plan_partitions
 from stitchwork.migration.ray_session import cluster_cpus, ray_session, run_tasks
+from stitchwork.migration.re_embedding import Embed
 from stitchwork.migration.store import Batch, VectorStore
 
 COLUMN: Final = "result"
@@ -79,14 +80,20 @@ class RayEngine:
         target: VectorStore,
         offline_map: OfflineMap,
         checkpoint: Checkpoint,
+        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks.
 
         Raises:
+            InvalidInputError: If rows are to be embedded, which its tasks cannot.
             ConflictError: If a machine has another release of this package.
             UnavailableError: If the cluster cannot be reached.
         """
+        if re_embed is not None:
+            raise InvalidInputError(
+                "expected no rows to embed anew with Ray: leave out --re-embed, or --engine"
+            )
         move, first = checkpoint.move, checkpoint.progress.blocks
         blocks = -(-source.count() // move.block_rows)
         if first >= blocks:

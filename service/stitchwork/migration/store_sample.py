@@ -114,8 +114,12 @@ def no_texts() -> TextReader:
     return lambda ids, records: [None] * len(ids)
 
 
-def texts_of_field(field: str) -> TextReader:
+def texts_of_field(field: str, *, required: bool = True) -> TextReader:
     """A reader of a field of the payload.
+
+    Args:
+        field: The field.
+        required: Whether some of the rows that are read at a time must have a text.
 
     Raises:
         InvalidInputError: When it reads rows none of which has a text in that field.
@@ -123,7 +127,7 @@ def texts_of_field(field: str) -> TextReader:
 
     def read(ids: Sequence[Id], records: Sequence[Record]) -> list[str | None]:
         lines = [_text(record.get(field)) for record in records]
-        if records and not any(lines):
+        if required and records and not any(lines):
             available = sorted({name for record in records for name in record})
             raise InvalidInputError(
                 f"expected texts in the field {field}, got none; the rows have "
@@ -134,8 +138,12 @@ def texts_of_field(field: str) -> TextReader:
     return read
 
 
-def texts_of_file(path: Path) -> TextReader:
+def texts_of_file(path: Path, *, required: bool = True) -> TextReader:
     """A reader of a file with `{"id": …, "text": …}` on each line.
+
+    Args:
+        path: The file.
+        required: Whether some of the rows that are read at a time must have a text.
 
     Raises:
         InvalidInputError: When a line is no such object, or there is no text for any row.
@@ -157,7 +165,7 @@ def texts_of_file(path: Path) -> TextReader:
                     ) from error
                 if place is not None:
                     lines[place] = _text(text)
-        if ids and not any(lines):
+        if required and ids and not any(lines):
             raise InvalidInputError(f"{path}: expected the ids of the store, such as {ids[0]}")
         return lines
 

@@ -211,6 +211,30 @@ def test_rows_of_another_length_are_named_by_both_commands(
     assert "have length 7.5, the anchors of space assess-old 1" in " ".join(moved["warnings"])
 
 
+def test_rows_that_cannot_be_translated_are_embedded_anew(
+    run: Run,
+    registered: Any,
+    shared_service: SharedService,
+    texts: list[str],
+    rows: Floats,
+    tmp_path: Path,
+) -> None:
+    broken = rows[:20].copy()
+    broken[[3, 7]] = 0, np.nan
+    store, target = _write(tmp_path / "a.parquet", texts[:20], broken), tmp_path / "b.parquet"
+    words = ("migrate", store, target, *SPACES, "--re-embed")
+    assert "expected --re-embed with --text or --texts" in run(*words)
+    result = run(*words, "--text", "text")
+    assert (result["written"], result["rejected"], result["re_embedded"]) == (20, 0, 2)
+    moved = np.array(pq.read_table(target).column("embedding").to_pylist(), np.float32)
+    with Stitchwork(shared_service.running.url) as client:
+        expected = client.embed("assess-new", [texts[3], texts[7]])
+    np.testing.assert_allclose(moved[[3, 7]], expected, atol=1e-4)
+    assert np.isfinite(moved).all()
+    back = ("migrate", target, tmp_path / "c.parquet", "--from", "assess-new", "--to", "assess-old")
+    assert "an encoder of the space assess-old" in run(*back, "--re-embed", "--text", "text")
+
+
 def test_text_names_the_action(
     shared_service: SharedService, registered: Any, store: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
