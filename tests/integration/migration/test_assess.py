@@ -220,7 +220,7 @@ def test_rows_that_cannot_be_translated_are_embedded_anew(
     tmp_path: Path,
 ) -> None:
     broken = rows[:20].copy()
-    broken[[3, 7]] = 0, np.nan
+    broken[3], broken[7] = 0, np.nan
     store, target = _write(tmp_path / "a.parquet", texts[:20], broken), tmp_path / "b.parquet"
     words = ("migrate", store, target, *SPACES, "--re-embed")
     assert "expected --re-embed with --text or --texts" in run(*words)
