@@ -45,6 +45,10 @@ class BaseStore(ABC):
         """Nothing is known about changes."""
         return ""
 
+    def is_part_of(self, source: VectorStore) -> bool:
+        """Whether writing to this store changes the source, such as a new column of its table."""
+        return False
+
     def sample(self, count: int, seed: int) -> Batch:
         """Rows chosen at random, in the store's order, by one pass over it.
 

@@ -164,6 +164,7 @@ def move(
     if block_rows < 1:
         raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
     with exclusive_move(folder, target.name):
+        is_part = isinstance(target, BaseStore) and target.is_part_of(source)
         current = Move(
             source.name,
             target.name,
@@ -171,7 +172,7 @@ def move(
             block_rows,
             uncovered,
             LEFT_OUT if re_embed is None else "embedded anew",
-            source.revision(),
+            "" if is_part else source.revision(),
         )
         return _move(source, target, offline_map, folder, current, re_embed, progress, engine)
 
@@ -196,7 +197,7 @@ def _move(
         # Byte for byte the same map: one of the same versions may be rounded differently.
         offline_map = checkpoint.offline_map()
     resumed_at = checkpoint.progress.rows
-    total = source.count()
+    total, has_changed = source.count(), False
     if checkpoint.progress.is_complete:
         _check_complete_target(target, checkpoint)
     else:
@@ -207,7 +208,9 @@ def _move(
                 # So that the corrected command begins anew.
                 checkpoint.remove()
             raise
-    return _result(target, checkpoint, total, resumed_at, time.perf_counter() - start)
+        has_changed = bool(current.revision) and source.revision() != current.revision
+    seconds = time.perf_counter() - start
+    return _result(target, checkpoint, total, resumed_at, seconds, has_changed=has_changed)
 
 
 def _write(
@@ -281,7 +284,13 @@ def _begin(
 
 
 def _result(
-    target: VectorStore, checkpoint: Checkpoint, total: int, resumed_at: int, seconds: float
+    target: VectorStore,
+    checkpoint: Checkpoint,
+    total: int,
+    resumed_at: int,
+    seconds: float,
+    *,
+    has_changed: bool,
 ) -> MoveResult:
     state, current = checkpoint.progress, checkpoint.move
     written, stored = state.written, target.count()
@@ -290,7 +299,12 @@ def _result(
         warnings.append(
             f"{target.name} has {stored} rows, and the move wrote {written}: rows were added since"
         )
-    if total != state.rows:
+    if has_changed:
+        warnings.append(
+            f"{current.source} has changed during the move: rows that were written behind the "
+            "place that it had reached are not in the target"
+        )
+    elif total != state.rows:
         warnings.append(
             f"{current.source} has {total} rows now, and {state.rows} were read: it changed during "
             "the move or since"

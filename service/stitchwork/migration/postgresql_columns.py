@@ -1,11 +1,11 @@
 """The columns of tables of PostgreSQL, and their values as texts."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from stitchwork.migration.store import Record
@@ -87,6 +87,7 @@ def _parse(text: str | None, column: Column) -> Any:
         case "bool":
             return text == "true"
         case "json" | "jsonb":
-            return orjson.loads(text)
+            # orjson would round integers of more than 64 bits.
+            return json.loads(text)
         case _:
             return text

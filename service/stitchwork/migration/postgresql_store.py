@@ -67,6 +67,16 @@ class PostgresqlStore(BaseStore):
         """Read ids and vectors only from now on, unless payloads are required."""
         self._with_payload = self.requires_payload
 
+    def revision(self) -> str:
+        """A digest of the ids and of the transactions that wrote their rows last."""
+        id_ = sql.Identifier(self.id_column.name)
+        query = "SELECT bit_xor(hashtextextended({}::text || ' ' || xmin::text, 0)) FROM {}"
+        return f"{self.count()}@{self._value(query, id_, self._identifier)}"
+
+    def is_part_of(self, source: VectorStore) -> bool:
+        """Whether this is another column of the source's table."""
+        return isinstance(source, PostgresqlStore) and self._is_table_of(source)
+
     def count(self) -> int:
         """The number of rows; of a new column of the source, of those that it has been set in."""
         counted: sql.Composable = sql.SQL("*")
@@ -131,7 +141,7 @@ class PostgresqlStore(BaseStore):
         """
         check_unique_ids(source)
         vector = sql.SQL(f"vector({int(dimension)})")
-        if isinstance(source, PostgresqlStore) and self._is_table_of(source):
+        if isinstance(source, PostgresqlStore) and self.is_part_of(source):
             if not self._column or not source.has_named_column:
                 raise InvalidInputError(
                     f"{self.name} is the table of the source: name both columns, each by "

@@ -1,5 +1,6 @@
 """Collections of Qdrant, of a server or of a folder in local mode, as stores."""
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,8 @@ from stitchwork.migration.vectors import to_vectors
 
 PAGE_ROWS: Final = 512
 """Points of one request."""
+ID_ROWS: Final = 10_000
+"""Points of one request for ids."""
 END: Final = "end"
 """The cursor after the last point."""
 MAX_ID: Final = 2**64
@@ -107,6 +110,22 @@ class QdrantStore(BaseStore):
     def count(self) -> int:
         """The number of points."""
         return int(self._client.count(self.collection, exact=True).count)
+
+    def revision(self) -> str:
+        """A digest of all ids in their order; it does not see changes of vectors."""
+        self._parameters()
+        digest, cursor = hashlib.sha256(), None
+        while True:
+            points, cursor = self._client.scroll(
+                self.collection,
+                limit=ID_ROWS,
+                offset=cursor,
+                with_payload=False,
+                with_vectors=False,
+            )
+            digest.update(orjson.dumps([str(point.id) for point in points]))
+            if cursor is None:
+                return digest.hexdigest()
 
     def dimension(self) -> int:
         """The width of the vectors."""

@@ -224,3 +224,18 @@ def test_changed_source_stops_a_move_of_a_chroma_collection(tmp_path: Path) -> N
     client.get_collection("docs", embedding_function=None).delete([f"r{i}" for i in range(10)])
     with pytest.raises(ConflictError, match=r"has changed since the move to .* began"):
         run(source, target, tmp_path / "state")
+
+
+def test_points_that_were_added_stop_a_move_of_a_qdrant_collection(tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
+    fill("qdrant", tmp_path)
+    source = store_url("qdrant", tmp_path, "docs")
+    target = str(tmp_path / "b.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        run(source, target, tmp_path / "state", 64)
+    client = QdrantClient(path=str(tmp_path / "qdrant"))
+    client.upsert("docs", [models.PointStruct(id=10**9, vector=make_vectors(1)[0].tolist())])
+    client.close()
+    with pytest.raises(ConflictError, match=r"has changed since the move to .* began"):
+        run(source, target, tmp_path / "state")

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import psycopg
@@ -209,6 +210,97 @@ def test_sample_follows_its_seed_and_the_order_of_ids(url: str) -> None:
     np.testing.assert_allclose(
         sample.vectors, vectors[[int(i) // 7 for i in sample.ids]], rtol=1e-5
     )
+
+
+def test_changed_row_stops_a_move_that_has_begun(url: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(store_url(url, "docs"), store_url(url, "moved"), tmp_path / "state", stop_after=64)
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE docs SET title = 'another' WHERE id = 7")
+    with pytest.raises(ConflictError, match=r"has changed since the move to .* began"):
+        run(store_url(url, "docs"), store_url(url, "moved"), tmp_path / "state")
+
+
+def test_change_during_a_move_is_named_in_a_warning(url: str, tmp_path: Path) -> None:
+    def change(done: int, total: int) -> None:
+        if done == 64:
+            with psycopg.connect(url) as connection:
+                connection.execute("DELETE FROM docs WHERE id = 14")
+                connection.execute("INSERT INTO docs (id, title) VALUES (15, 'new')")
+
+    with (
+        open_store(store_url(url, "docs")) as source,
+        open_store(store_url(url, "moved")) as target,
+    ):
+        state = tmp_path / "state"
+        result = move(source, target, make_map(), state, block_rows=64, progress=change)
+    (warning,) = result.warnings
+    assert "has changed during the move" in warning
+
+
+TYPED: dict[str, tuple[str, Any]] = {
+    "bytea": (r"'\xff00'", r"\xff00"),
+    "mood": ("'sad'", "sad"),
+    "pair": ("ROW(1, 'x,y')", '(1,"x,y")'),
+    "positive": ("5", "5"),
+    "uuid": (f"'{UUID(int=1)}'", str(UUID(int=1))),
+    "int[]": ("'{1,NULL,2}'", "{1,NULL,2}"),
+    "numeric": ("'1.50'", "1.50"),
+    "bit(3)": ("B'101'", "101"),
+    "int4range": ("'[1,5)'", "[1,5)"),
+    "inet": ("'10.0.0.1/8'", "10.0.0.1/8"),
+    "point": ("'(1,2)'", "(1,2)"),
+    "tsvector": ("'a b'", "'a' 'b'"),
+    "interval": ("'1 day'", "1 day"),
+    "date": ("'infinity'", "infinity"),
+    "jsonb": ("""'{"n": [1, null]}'""", {"n": [1, None]}),
+    "int GENERATED ALWAYS AS (key * 2) STORED": ("DEFAULT", 2),
+    "int GENERATED ALWAYS AS IDENTITY": ("DEFAULT", 1),
+}
+LOST: dict[str, tuple[str, str]] = {
+    "float8": ("'NaN'", "a number that is not finite"),
+    "jsonb": ("""'{"n": 12345678901234567890123}'""", "64-bit"),
+}
+
+
+@pytest.fixture
+def typed(url: str) -> str:
+    """The URL of a server with types of its own."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+        connection.execute("CREATE TYPE pair AS (a int, b text)")
+        connection.execute("CREATE DOMAIN positive AS int CHECK (value > 0)")
+    return url
+
+
+def create_typed(url: str, type_: str, value: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS typed, copied")
+        connection.execute(f"CREATE TABLE typed (key int PRIMARY KEY, v vector(16), x {type_})")
+        vector = make_vectors(1)[0].tolist()
+        connection.execute(f"INSERT INTO typed VALUES (1, '{vector}', {value})")
+
+
+def test_values_of_all_types_are_copied_and_become_json(typed: str, tmp_path: Path) -> None:
+    type_of = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'x' "
+    type_of += "AND attrelid = '{}'::regclass"
+    for number, (type_, (value, expected)) in enumerate(TYPED.items()):
+        create_typed(typed, type_, value)
+        run(store_url(typed, "typed"), store_url(typed, "copied"), tmp_path / f"{number}")
+        for text in ("SELECT x::text FROM {}", type_of):
+            assert query(typed, text.format("copied")) == query(typed, text.format("typed")), type_
+        run(store_url(typed, "typed"), f"{tmp_path}/{number}.jsonl", tmp_path / f"{number}-json")
+        row = json.loads((tmp_path / f"{number}.jsonl").read_text())
+        assert row["x"] == expected, type_
+
+
+def test_values_that_json_would_change_are_refused_by_their_column(
+    typed: str, tmp_path: Path
+) -> None:
+    for type_, (value, reason) in LOST.items():
+        create_typed(typed, type_, value)
+        with pytest.raises(InvalidInputError, match=f"row 1 has in the field x .*{reason}"):
+            run(store_url(typed, "typed"), f"{tmp_path}/b.jsonl", tmp_path / "state")
 
 
 def test_server_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
