@@ -97,7 +97,8 @@ def migrate(
     """Move a store of vectors: translate its rows into a new store, ids and payload included.
 
     SOURCE and TARGET are paths or URLs: rows.parquet, a folder/ of Parquet files, here or as
-    s3://BUCKET/FOLDER/, rows.npy with rows.ids.txt, rows.jsonl, postgresql://HOST/DATABASE?table=NAME,
+    s3://BUCKET/FOLDER/, rows.npy with rows.ids.txt, rows.jsonl, rows.lance,
+    postgresql://HOST/DATABASE?table=NAME,
     qdrant:FOLDER-OR-URL?collection=NAME, chroma:FOLDER-OR-URL?collection=NAME, or
     lancedb:FOLDER?table=NAME. The service is asked for the map once; the rows are translated on
     this machine. The same command goes on where it was interrupted.

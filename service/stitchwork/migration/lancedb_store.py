@@ -131,3 +131,19 @@ class LancedbStore(ArrowStore):
                 raise InvalidInputError(f"{self.name}: no such table")
             self._opened = self._database.open_table(self._table_name)
         return self._opened
+
+
+class LanceDataSet(LancedbStore):
+    """A folder of a Lance data set, which is what a table of LanceDB is.
+
+    Args:
+        path: The folder, `NAME.lance`.
+        name: What messages call it.
+        id_column: Column of the ids; default: `id`.
+        column: Column of the vectors; default: its only one.
+    """
+
+    def __init__(
+        self, path: Path, name: str, id_column: str | None = None, column: str | None = None
+    ) -> None:
+        super().__init__(str(path.parent), name, path.stem, id_column, column)

@@ -33,6 +33,8 @@ class Connector(NamedTuple):
     extra: str = ""
 
 
+LANCE: Final = ".lance"
+"""Suffix of data sets that are folders."""
 CONNECTORS: Final = (
     Connector(
         "parquet_store:ParquetStore",
@@ -59,6 +61,13 @@ CONNECTORS: Final = (
         "rows.jsonl",
         {"id": "id_field", "column": "column"},
         suffixes=(".jsonl", ".ndjson"),
+    ),
+    Connector(
+        "lancedb_store:LanceDataSet",
+        "rows.lance",
+        {"id": "id_column", "column": "column"},
+        suffixes=(LANCE,),
+        extra="lancedb",
     ),
     Connector(
         "postgresql_store:PostgresqlStore",
@@ -219,7 +228,8 @@ def _connector(location: str) -> tuple[Connector, str]:
             return connector, location if is_url else rest
     if not urlsplit(location).scheme:
         suffix = Path(location).suffix.lower()
-        if Path(location).is_dir() or location.endswith("/"):
+        is_folder = Path(location).is_dir() or location.endswith("/")
+        if is_folder and suffix != LANCE:
             suffix = ""
         for connector in CONNECTORS:
             if suffix in connector.suffixes:

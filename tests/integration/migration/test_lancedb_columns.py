@@ -11,7 +11,7 @@ import pytest
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.local_engine import MoveResult, move
-from stitchwork.migration.stores import open_store
+from stitchwork.migration.stores import open_store, state_folder
 from tests.support.moved_stores import make_map, make_vectors
 
 ROWS = 90
@@ -62,3 +62,21 @@ def test_repeated_and_null_ids_of_a_table_are_not_moved(tmp_path: Path) -> None:
     result = run(f"lancedb:{tmp_path}/db?table=nulls", target, tmp_path / "other")
     assert (result.written, result.rejected, result.warnings) == (ROWS - 1, 1, [])
     assert '"reason":"no id; it is row 0' in result.rejects.read_text()
+
+
+def test_lance_data_set_is_moved_by_its_path(tmp_path: Path) -> None:
+    table = table_of([f"r{i}" for i in range(ROWS)]).drop_columns(["first"])
+    lancedb.connect(str(tmp_path / "in")).create_table("docs", table)
+    assert (tmp_path / "in/docs.lance").is_dir()
+    result = run(f"{tmp_path}/in/docs.lance", f"{tmp_path}/out/moved.lance", tmp_path)
+    assert (result.written, result.warnings) == (ROWS, [])
+    moved = lancedb.connect(str(tmp_path / "out")).open_table("moved").to_arrow()
+    assert moved.column("id").to_pylist() == table.column("id").to_pylist()
+    expected = make_map().apply(make_vectors(ROWS)).rows
+    np.testing.assert_allclose(moved.column("use").to_pylist(), expected, atol=1e-5)
+    with (
+        open_store(f"{tmp_path}/in/nothing.lance") as store,
+        pytest.raises(InvalidInputError, match=r"nothing\.lance: no such table"),
+    ):
+        store.dimension()
+    assert state_folder(f"{tmp_path}/out/moved.lance") == tmp_path / "out/moved.lance.migration"
