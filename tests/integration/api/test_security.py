@@ -67,8 +67,8 @@ class KeyedService:
         env = {"STITCHWORK_LOG_LEVEL": "info", "STITCHWORK_RATE_LIMITS": "admin=1000/minute"}
         self.api = stage.api(**env)
 
-    def add(self, name: str, scope: Scope, **more: Any) -> str:
-        key, record = stored.new(name, [scope], **more)
+    def add(self, name: str, *scopes: Scope, **more: Any) -> str:
+        key, record = stored.new(name, scopes, **more)
         self.store.add(record)
         return key
 
@@ -307,6 +307,26 @@ def test_calibration_requires_scope_admin(guarded: KeyedService) -> None:
     calibrating = {**SAMPLE, "calibrate": True}
     assert guarded.send("POST", path, guarded.keys[INFER], json=calibrating).status_code == 403
     assert guarded.send("POST", path, guarded.keys[ADMIN], json=calibrating).status_code == 404
+
+
+def test_texts_of_anchors_require_scope_export(guarded: KeyedService) -> None:
+    admin = guarded.keys[ADMIN]
+    items = {"modality": "text", "items": ["a secret", "b", "c"]}
+    assert guarded.send("PUT", "/anchor-sets/secrets", admin, json=items).is_success
+    anchors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    space = {"anchor_set": "secrets", "anchors": anchors}
+    assert guarded.send("PUT", "/spaces/secret", admin, json=space).is_success
+    rows = {"embeddings": [[1.0, 0.0, 0.0]], "count": 1}
+    texts = {}
+    both = guarded.add("reader-and-exporter", READ, EXPORT)
+    wait_until("it is admitted", lambda: is_admitted(guarded, both))
+    for name, key in ("read", guarded.keys[READ]), ("both", both), ("admin", admin):
+        response = guarded.send("POST", "/spaces/secret/anchors/nearest", key, json=rows)
+        assert response.is_success, response.text
+        ((anchor,),) = response.json()["nearest"]
+        assert anchor["anchor"] == 0
+        texts[name] = anchor["text"]
+    assert texts == {"read": None, "both": "a secret", "admin": "a secret"}
 
 
 def test_log_has_the_name_of_the_key_and_never_the_key(guarded: KeyedService) -> None:

@@ -133,20 +133,20 @@ class AnchorReports:
             chosen=[ChosenAnchor(index=step.row, distance=step.distance) for step in steps],
         )
 
-    def nearest(self, rows: Floats, count: int, space: Space) -> NearestAnchorsResponse:
+    def nearest(
+        self, rows: Floats, count: int, space: Space, *, with_texts: bool
+    ) -> NearestAnchorsResponse:
         """The anchors that rows have the largest cosines to.
 
         Args:
             rows: (n, d) float32 embeddings of the space, need not be unit.
             count: Number of anchors for each row, at most.
             space: The space.
+            with_texts: Add the beginnings of their texts.
         """
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
-        frame, name, text = (
-            self._registry.frame(space),
-            _namer(anchor_set),
-            self._texter(anchor_set),
-        )
+        frame, name = self._registry.frame(space), _namer(anchor_set)
+        text = self._texter(anchor_set) if with_texts else _no_text
         nearest: list[list[NearestAnchor]] = []
         for start in range(0, len(rows), BLOCK):
             cosines = relative_representation(rows[start : start + BLOCK], frame)
@@ -163,7 +163,7 @@ class AnchorReports:
     def _texter(self, anchor_set: AnchorSet) -> Callable[[int], str | None]:
         """Returns the beginnings of the texts of a set; None where its anchors have none."""
         if not anchor_set.has_items or anchor_set.modality != "text":
-            return lambda _: None
+            return _no_text
         arrays = self._registry.anchor_sets.arrays(anchor_set.id, anchor_set.version)
         texts = unpack_items(arrays, "text")
         return lambda index: str(texts[index])[:MAX_TEXT]
@@ -171,6 +171,10 @@ class AnchorReports:
     def _anchors(self, space: Space) -> Floats:
         anchors: Floats = self._registry.spaces.arrays(space.id, space.version)["anchors"]
         return anchors
+
+
+def _no_text(_: int) -> None:
+    """The text of an anchor that has none, or that is not shown."""
 
 
 def _response(

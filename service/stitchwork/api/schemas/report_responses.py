@@ -264,7 +264,9 @@ class NearestAnchor(ResponseModel):
     anchor: AnchorName
     cosine: float = Field(description="Of both, from the mean of the anchors.")
     text: str | None = Field(
-        None, description="The beginning of the anchor's text, if its set has texts."
+        None,
+        description="The beginning of the anchor's text, if its set has texts and the key has the "
+        "scope `export`.",
     )
 
 
