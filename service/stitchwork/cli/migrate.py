@@ -163,7 +163,7 @@ def _show_result(output: Output, result: "MoveResult") -> None:
 def _show_shard(
     output: Output, source: str, target: str, shard: "FileShard", results: "list[MoveResult]"
 ) -> None:
-    counts = ("rows", "written", "rejected", "uncovered", "mismatched", "resumed_at")
+    counts = ("rows", "written", "rejected", "re_embedded", "uncovered", "mismatched", "resumed_at")
     sums = {name: sum(getattr(result, name) for result in results) for name in counts}
     seconds = sum(result.seconds for result in results)
     fields = {"source": source, "target": target, "shard": f"{shard.index}/{shard.count}"}
@@ -172,7 +172,7 @@ def _show_shard(
             **fields,
             "files": len(results),
             **sums,
-            "rejects": [str(result.rejects) for result in results if result.rejected],
+            "rejects": [str(r.rejects) for r in results if r.rejected or r.re_embedded],
             "seconds": round(seconds, 3),
             "rows_per_second": round((sums["rows"] - sums["resumed_at"]) / max(seconds, 1e-9), 1),
             "versions": results[0].versions if results else {},
