@@ -24,7 +24,13 @@ class ResponseTransport:
         self._has_written = False
 
     def write(self, data: bytes | memoryview) -> None:
-        """Write a part of the response; the first one is held."""
+        """Write a part of the response; the first one is held.
+
+        Nothing is written to a client that has left: uvloop raises an error, and of pipelined
+        requests uvicorn marks only the newest as disconnected.
+        """
+        if self._transport.is_closing():
+            return
         if not self._has_written:
             self._has_written = True
             self._headers = bytes(data)
@@ -37,7 +43,7 @@ class ResponseTransport:
 
     def flush(self) -> None:
         """Write headers that are still held."""
-        if self._headers:
+        if self._headers and not self._transport.is_closing():
             headers, self._headers = self._headers, b""
             self._transport.write(headers)
 

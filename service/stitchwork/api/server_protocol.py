@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from stitchwork.addresses import without_mapping
 from stitchwork.api.limits import HEALTH_PATHS, RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
+from stitchwork.api.parser_turns import ParserTurns, SlicedProtocol
 from stitchwork.api.problem_details import problem_response
 from stitchwork.api.response_transport import write_at_once
 from stitchwork.errors import ErrorCode
@@ -40,7 +41,7 @@ SPARE_CONNECTIONS: Final = 64
 """Connections above the limit that still receive an error; further ones are aborted."""
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(SlicedProtocol):
     """A connection with these limits; `limited_protocol` makes a subclass for given limits."""
 
     limits: ClassVar[RequestLimits]
@@ -57,7 +58,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._message_complete = True
         self._in_headers = True
         self._progressed = False
-        self._unparsed_bytes = 0
+        self._bytes_without_progress = 0
         self._active_at = self.loop.time()
         limit = self.limits.max_connections
         number = len(self.connections)
@@ -80,7 +81,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.cycle is not None:
             disconnect(self.cycle.scope)
 
-    def data_received(self, data: bytes) -> None:
+    def parse_slice(self, part: memoryview) -> None:
         """Parse bytes of the client; a message that they begin must have its headers soon."""
         if self._message_complete and self._read_timer is None:
             self._start_header_timer()
@@ -88,14 +89,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._active_at = self.loop.time()
         self._unset_keepalive_if_required()
         try:
-            self._feed(data)
+            self._feed(part)
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
         if self.transport.is_closing():
             return
         # Headers or chunk extensions without an end: the parser has reported nothing about them.
-        self._unparsed_bytes = 0 if self._progressed else self._unparsed_bytes + len(data)
-        if self._unparsed_bytes > self.limits.max_header_bytes:
+        self._bytes_without_progress += len(part)
+        if self._progressed:
+            self._bytes_without_progress = 0
+        if self._bytes_without_progress > self.limits.max_header_bytes:
             self._refuse(431, ErrorCode.HEADERS_TOO_LARGE, self._headers_too_large)
         elif self._in_headers and not self._message_complete and self._read_timer is None:
             self._start_header_timer()
@@ -169,7 +172,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_timer = None
         super().resume_writing()
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         """Parse bytes; a request to upgrade the protocol is parsed again without its upgrade.
 
         Raises:
@@ -302,7 +305,7 @@ def limited_protocol(limits: RequestLimits, root_path: str = "") -> type[Limited
         limits: The limits.
         root_path: Path under which a proxy publishes the API.
     """
-    attributes = {"limits": limits, "prefix": root_path.encode("ascii")}
+    attributes = {"limits": limits, "prefix": root_path.encode("ascii"), "turns": ParserTurns()}
     return type("Limited", (LimitedProtocol,), attributes)
 
 
