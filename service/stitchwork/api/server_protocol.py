@@ -113,6 +113,8 @@ class LimitedProtocol(SlicedProtocol):
         """A header of a request, or a trailer after its body, which is dropped."""
         if self._in_headers:
             super().on_header(name, value)
+        else:
+            self.turns.events += 1
 
     def on_headers_complete(self) -> None:
         """The headers of a request are complete; start to serve it."""
