@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import uvloop
 from starlette.types import ASGIApp
@@ -53,11 +54,14 @@ class ConnectionServer:
 async def serve(app: ASGIApp) -> AsyncIterator[ConnectionServer]:
     """Serve an app in this event loop.
 
-    All connections are closed at the end: uvloop does not close a loop that has open ones.
+    Its time limits are longer than a test takes on a slow machine. At the end it closes all
+    connections: uvloop does not close a loop that has open ones.
     """
     server, loop = ConnectionServer(), asyncio.get_running_loop()
 
-    class Protocol(limited_protocol(LIMITS)):  # type: ignore[misc]
+    limits = replace(LIMITS, header_timeout_seconds=machine.deadline(60))
+
+    class Protocol(limited_protocol(limits)):  # type: ignore[misc]
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             server.lost.set()
@@ -70,7 +74,7 @@ async def serve(app: ASGIApp) -> AsyncIterator[ConnectionServer]:
             super().on_headers_complete()
             server.pipeline = max(server.pipeline, len(self.pipeline))
 
-    config = Config(app, log_config=None, access_log=False, ws="none")
+    config = Config(app, log_config=None, access_log=False, ws="none", timeout_keep_alive=600)
     listener = await loop.create_server(lambda: Protocol(config, server.state, {}), "127.0.0.1", 0)
     server.address = listener.sockets[0].getsockname()
     turns = asyncio.ensure_future(server.count_turns())

@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from stitchwork.api import server_protocol
 from stitchwork.api.parser_turns import EVENTS_PER_TURN, REQUEST_EVENTS, SLICE_BYTES
+from tests.support import machine
 from tests.support.connections import run, serve
 from tests.support.request_limits import LIMITS
 
@@ -55,8 +57,11 @@ async def exchange(address: tuple[str, int], parts: list[bytes], responses: int 
 
 
 @pytest.mark.parametrize("path", [b"/body", b"/refused"])
-def test_turn_of_the_event_loop_parses_few_of_the_tiny_chunks_of_all_clients(path: bytes) -> None:
-    chunks = 80_000
+def test_turn_of_the_event_loop_parses_few_of_the_tiny_chunks_of_all_clients(
+    path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_protocol, "LINGER_SECONDS", machine.deadline(60))
+    chunks = 40_000
     body = CHUNKED.replace(b"/body", path) + b"1\r\na\r\n" * chunks + b"0\r\n\r\n"
     # The rest of a refused body is read, and the next request served.
     data = body + b"GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
