@@ -140,7 +140,15 @@ def migrate(
                     move_store(source_store, target_store, offline_map, folder, progress=progress)
                 ]
         else:
-            results = move_shard(source, target, offline_map, folder, share, move_store, progress)
+            options = {
+                "block rows": block_rows or BLOCK_ROWS,
+                "uncovered": uncovered,
+                "text": text,
+                "texts": texts and str(texts.resolve()),
+            }
+            results = move_shard(
+                source, target, offline_map, folder, share, move_store, options, progress
+            )
     if share is None:
         _show_result(output, results[0])
     else:

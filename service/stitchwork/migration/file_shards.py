@@ -1,22 +1,29 @@
 """Shards of a folder of Parquet files: processes of any scheduler move one each, file by file."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
+
+import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.checkpoints import MAP
 from stitchwork.migration.local_engine import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.part_files import creation
 from stitchwork.migration.store import VectorStore
-from stitchwork.migration.stores import client_errors, file_url, open_store, split_url
+from stitchwork.migration.stores import client_errors, open_parquet_file, source_key, split_url
 
 T = TypeVar("T")
 SUFFIX: Final = ".parquet"
+SHARDS: Final = "shards.json"
+"""File of what all shards have in common, beside the map."""
+MAX_NAMES: Final = 3
+"""Files that a message names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +81,14 @@ def move_shard(
     folder: Path,
     shard: FileShard,
     move_file: FileMove,
+    options: Mapping[str, Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[MoveResult]:
     """Move a share of the files of a folder, each to a file of its name in another folder.
 
     Files that are moved already are skipped. All shards, whenever they begin, use the map that the
-    first one has written to the folder of checkpoints.
+    first one has written to the folder of checkpoints. They must have its source, target, number of
+    shards, options and list of files too.
 
     Args:
         source: The folder of Parquet files, with options.
@@ -88,34 +97,39 @@ def move_shard(
         folder: Where the checkpoints of all shards are.
         shard: The share; the files are taken in the order of their names.
         move_file: Moves a file.
+        options: The options of `move_file`, by the names that messages have.
         progress: Called with the rows that are done, and all rows of the shard.
 
     Returns:
         The results of the files, in the order of their names.
 
     Raises:
-        ConflictError: If other shards began with other versions or another bridge, or a file cannot
-            be moved.
+        ConflictError: If other shards began with other versions, another bridge, source, target,
+            number of shards, option or list of files, or a file cannot be moved.
         InvalidInputError: If the source is no folder of Parquet files of this machine, or the
             target is inside it.
     """
     names = _file_names(source, target)
     pinned = _pin_map(offline_map, folder)
+    path = Path(split_url(source)[0])
+    stores = {"source": source_key(source), "target": source_key(target)}
+    fields = {**stores, "number of shards": shard.count, **options}
+    _pin_plan(fields, {name: (path / name).stat().st_size for name in names}, folder)
     totals, results, done = list[int](), list[MoveResult](), 0
     chosen = shard.select(names)
     for name in chosen:
-        with open_store(file_url(source, name)) as rows:
+        with open_parquet_file(source, name) as rows:
             totals.append(rows.count())
     for name, count in zip(chosen, totals, strict=True):
-        Path(split_url(file_url(target, name))[0]).parent.mkdir(parents=True, exist_ok=True)
+        (Path(split_url(target)[0]) / name).parent.mkdir(parents=True, exist_ok=True)
         state = folder / f"{name}.migration"
 
         def show(rows: int, _: int, start: int = done) -> None:
             progress(start + rows, sum(totals))
 
         with (
-            open_store(file_url(source, name)) as rows,
-            open_store(file_url(target, name)) as moved,
+            open_parquet_file(source, name) as rows,
+            open_parquet_file(target, name) as moved,
             client_errors(rows, moved),
         ):
             results.append(move_file(rows, moved, pinned, state, progress=show))
@@ -132,7 +146,7 @@ def _file_names(source: str, target: str) -> list[str]:
         raise InvalidInputError(f"{target}: expected a folder of this machine as target")
     if other.resolve().is_relative_to(folder.resolve()):
         raise InvalidInputError(f"{target}: expected a target outside of {source}")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob(f"*{SUFFIX}"))
+    names = [path.relative_to(folder).as_posix() for path in list_parquet_files(folder)]
     if not names:
         raise InvalidInputError(f"{source}: expected Parquet files, got none")
     return names
@@ -141,18 +155,60 @@ def _file_names(source: str, target: str) -> list[str]:
 def _pin_map(offline_map: OfflineMap, folder: Path) -> OfflineMap:
     """The map of the first shard that began."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / MAP
-    if not path.exists():
-        # Another shard may be first.
-        with suppress(ConflictError), creation(path) as file:
-            file.write(offline_map.data)
-    pinned = OfflineMap(path.read_bytes())
+    pinned = OfflineMap(_pin(folder / MAP, offline_map.data))
     current = offline_map.versions._asdict()
     for name, value in pinned.versions._asdict().items():
         if value != current[name]:
-            raise ConflictError(
-                f"{folder} is of shards whose {name.replace('_', ' ')} was {value}, and is now "
-                f"{current[name]}: files of both would be mixed. To begin anew, remove {folder} "
-                "and the target"
-            )
+            raise _conflict(folder, name.replace("_", " "), value, current[name])
     return pinned
+
+
+def _pin_plan(fields: Mapping[str, Any], sizes: Mapping[str, int], folder: Path) -> None:
+    """Check that the source, options and files are those of the first shard that began.
+
+    Args:
+        fields: What all shards have in common, by the names that messages have.
+        sizes: The size of each file in bytes, by its name.
+        folder: Where the checkpoints of all shards are.
+    """
+    plan = orjson.dumps({"fields": fields, "files": sizes}, option=orjson.OPT_INDENT_2)
+    pinned, current = orjson.loads(_pin(folder / SHARDS, plan)), orjson.loads(plan)
+    for name in [*pinned["fields"], *current["fields"]]:
+        value, other = pinned["fields"].get(name), current["fields"].get(name)
+        if value != other:
+            raise _conflict(folder, name, value, other)
+    before, now = pinned["files"], current["files"]
+    changes = {
+        "came": now.keys() - before.keys(),
+        "went": before.keys() - now.keys(),
+        "changed": {name for name in before.keys() & now.keys() if before[name] != now[name]},
+    }
+    if texts := [f"{_list_names(names)} {change}" for change, names in changes.items() if names]:
+        raise ConflictError(
+            f"expected the files of {fields['source']} that were there as its first shard began: "
+            f"{'; '.join(texts)}. Files would be left out or be moved twice. Restore them, or, to "
+            f"begin anew, remove {folder} and the target"
+        )
+
+
+def _pin(path: Path, data: bytes) -> bytes:
+    """The content of a file that the first shard that begins writes."""
+    if not path.exists():
+        # Another shard may be first.
+        with suppress(ConflictError), creation(path) as file:
+            file.write(data)
+    return path.read_bytes()
+
+
+def _list_names(names: Set[str]) -> str:
+    """Some names of files, and the number of the others."""
+    listed = ", ".join(sorted(names)[:MAX_NAMES])
+    return listed if len(names) <= MAX_NAMES else f"{listed} and {len(names) - MAX_NAMES} others"
+
+
+def _conflict(folder: Path, name: str, value: object, other: object) -> ConflictError:
+    return ConflictError(
+        f"{folder} is of shards whose {name} was {value or 'none'}, and is now {other or 'none'}: "
+        "files of both would be mixed, or some be left out. To begin anew, remove "
+        f"{folder} and the target"
+    )

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from stitchwork.errors import InvalidInputError, StitchworkError, UnavailableError
+from stitchwork.migration.parquet_folders import is_parquet_file
 from stitchwork.migration.parquet_store import ParquetStore
 from stitchwork.migration.store import Batch, VectorStore
 
@@ -96,7 +97,8 @@ class ObjectStore(ParquetStore):
         if self._info(self._key).type != fs.FileType.Directory:
             return [self._key]
         infos = self._file_system.get_file_info(fs.FileSelector(str(self._key), recursive=True))
-        return sorted(PurePosixPath(i.path) for i in infos if i.path.endswith(self.SUFFIX))
+        files = [PurePosixPath(info.path) for info in infos if info.type == fs.FileType.File]
+        return sorted(path for path in files if is_parquet_file(path.relative_to(self._key)))
 
     def _open(self, path: PurePath) -> Any:
         return pq.ParquetFile(str(path), filesystem=self._file_system, pre_buffer=True)

@@ -12,6 +12,7 @@ from stitchwork.errors import InvalidInputError
 from stitchwork.migration.arrow_store import ArrowStore
 from stitchwork.migration.base_store import sample_indices
 from stitchwork.migration.file_store import FileStore
+from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.store import Batch, Cursor, VectorStore
 
 
@@ -146,7 +147,7 @@ class ParquetStore(FileStore, ArrowStore):
 
     def _list(self) -> Sequence[PurePath]:
         """The files, in the order of their rows."""
-        return sorted(self._path.rglob("*.parquet")) if self._path.is_dir() else [self._path]
+        return list_parquet_files(self._path) if self._path.is_dir() else [self._path]
 
     def _open(self, path: PurePath) -> Any:
         """A file to read."""

@@ -57,13 +57,17 @@ class ColumnPayload:
     Attributes:
         columns: The columns.
         values: The texts of each column.
+        rows: The number of rows.
     """
 
     columns: Sequence[Column]
     values: Sequence[Sequence[str | None]]
+    rows: int
 
     def records(self) -> list[Record]:
         """Numbers, booleans and JSON as such, other types as texts."""
+        if not self.columns:
+            return [{} for _ in range(self.rows)]
         names = [column.name for column in self.columns]
         parsed = [
             [_parse(text, column) for text in texts]
@@ -73,7 +77,8 @@ class ColumnPayload:
 
     def select(self, rows: NDArray[np.intp]) -> "ColumnPayload":
         """Some of the rows, by their indices."""
-        return ColumnPayload(self.columns, [[texts[row] for row in rows] for texts in self.values])
+        values = [[texts[row] for row in rows] for texts in self.values]
+        return ColumnPayload(self.columns, values, len(rows))
 
 
 def _parse(text: str | None, column: Column) -> Any:

@@ -331,7 +331,7 @@ class PostgresqlStore(BaseStore):
         values = list(zip(*rows, strict=True)) or [()] * (2 + len(others))
         vectors, faults = to_vectors([parse_vector(v, vector.base) for v in values[0]], width)
         ids: list[Id] = [int(text) if id_.type in INTEGERS else text for text in values[1]]
-        payload = ColumnPayload(others, values[2:])
+        payload = ColumnPayload(others, values[2:], len(ids))
         return Batch(ids, vectors, payload, values[1][-1] if ids else None, faults)
 
     def _columns(self) -> list[Column]:

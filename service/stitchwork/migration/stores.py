@@ -115,7 +115,25 @@ def open_store(url: str) -> VectorStore:
         UnavailableError: If its server cannot be reached.
     """
     location, query = split_url(url)
-    connector, address = _connector(location)
+    return _open(url, query, *_connector(location))
+
+
+def open_parquet_file(folder: str, name: str) -> VectorStore:
+    """Open a Parquet file in a folder; its name is never taken for a URL.
+
+    Args:
+        folder: The path of the folder, with the options of the file.
+        name: The path of the file in the folder.
+
+    Raises:
+        InvalidInputError: If there is an unknown option, or pyarrow is not installed.
+    """
+    location, query = split_url(folder)
+    path = str(Path(location) / name)
+    return _open(f"{path}?{urlencode(query)}" if query else path, query, CONNECTORS[0], path)
+
+
+def _open(url: str, query: dict[str, str], connector: Connector, address: str) -> VectorStore:
     own = {name: text for name, text in query.items() if name in connector.options}
     others = {name: text for name, text in query.items() if name not in connector.options}
     name = without_password(url)
@@ -197,13 +215,6 @@ def _key(url: str, options: Sequence[str] | None) -> str:
     if options is not None:
         query = {name: query[name] for name in options if name in query and connector.schemes}
     return " ".join([kind, without_password(address), urlencode(sorted(query.items()))])
-
-
-def file_url(url: str, name: str) -> str:
-    """The URL of a file in a folder, with the options of the folder."""
-    location, query = split_url(url)
-    path = Path(location) / name
-    return f"{path}?{urlencode(query)}" if query else str(path)
 
 
 def without_password(url: str) -> str:

@@ -2,15 +2,18 @@
 
 from functools import partial
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.blocks import Uncovered
 from stitchwork.migration.file_shards import FileShard, move_shard
 from stitchwork.migration.local_engine import MoveResult, move
 from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, write_parquet
 
 FILES = ("a.parquet", "b.parquet", "deep/c.parquet", "deep/d.parquet", "e.parquet")
@@ -27,7 +30,12 @@ def source(tmp_path: Path) -> Path:
 
 
 def run(
-    source: Path, target: str, shard: str, offline_map: OfflineMap | None = None
+    source: Path,
+    target: str,
+    shard: str,
+    offline_map: OfflineMap | None = None,
+    *,
+    uncovered: Uncovered = "keep",
 ) -> list[MoveResult]:
     state = source.parent / f"{target}.migration"
     return move_shard(
@@ -36,7 +44,8 @@ def run(
         offline_map or make_map(),
         state,
         FileShard.parse(shard),
-        partial(move, block_rows=8),
+        partial(move, block_rows=8, uncovered=uncovered),
+        {"uncovered": uncovered},
     )
 
 
@@ -75,9 +84,12 @@ def test_shards_in_any_order_write_the_files_of_one_command(source: Path) -> Non
 def test_files_that_are_moved_are_skipped_and_those_that_remain_are_moved(source: Path) -> None:
     run(source, "new", "1/2")
     before = {path: path.stat().st_mtime_ns for path in (source.parent / "new").rglob("*.parquet")}
-    results = run(source, "new", "0/1")
-    assert [result.resumed_at == result.rows for result in results] == [False, True] * 2 + [False]
-    assert set(read(source, "new")) == set(FILES)
+    (source.parent / "new/deep/d.parquet").unlink()
+    rmtree(source.parent / "new.migration/deep/d.parquet.migration")
+    del before[source.parent / "new/deep/d.parquet"]
+    results = run(source, "new", "1/2")
+    assert [result.resumed_at == result.rows for result in results] == [True, False]
+    assert set(read(source, "new")) == {"b.parquet", "deep/d.parquet"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -101,3 +113,65 @@ def test_sources_and_targets_that_are_no_folders_are_refused(source: Path) -> No
         run(source, "new.parquet", "0/1")
     with pytest.raises(InvalidInputError, match=r"expected a target outside of .*old"):
         run(source, "old/new", "0/1")
+
+
+def test_shards_of_another_number_option_or_folder_are_refused(source: Path) -> None:
+    run(source, "new", "0/2")
+    copytree(source, source.parent / "copy")
+    with pytest.raises(ConflictError, match="whose number of shards was 2, and is now 3: files"):
+        run(source, "new", "1/3")
+    with pytest.raises(ConflictError, match="whose uncovered was keep, and is now reject"):
+        run(source, "new", "1/2", uncovered="reject")
+    with pytest.raises(ConflictError, match=r"whose source was .*/old id=id, and is now .*/copy "):
+        run(source.parent / "copy", "new", "1/2")
+    assert set(read(source, "new")) == set(FileShard(0, 2).select(FILES))
+
+
+def test_shards_of_a_folder_that_has_changed_are_refused_until_it_is_restored(source: Path) -> None:
+    run(source, "new", "0/2")
+    content = (source / "b.parquet").read_bytes()
+    write_parquet(source / "0.parquet", 3)
+    with pytest.raises(
+        ConflictError, match=r"its first shard began: 0\.parquet came\. Files would"
+    ):
+        run(source, "new", "1/2")
+    (source / "0.parquet").unlink()
+    (source / "b.parquet").unlink()
+    with pytest.raises(ConflictError, match=r"its first shard began: b\.parquet went"):
+        run(source, "new", "1/2")
+    write_parquet(source / "b.parquet", 3)
+    with pytest.raises(ConflictError, match=r"its first shard began: b\.parquet changed"):
+        run(source, "new", "1/2")
+    (source / "b.parquet").write_bytes(content)
+    run(source, "new", "1/2")
+    assert set(read(source, "new")) == set(FILES)
+
+
+def test_names_of_files_are_no_urls(tmp_path: Path) -> None:
+    source = tmp_path / "old"
+    names = {"a?column=embedding.parquet", "b#c.parquet", "x?y=z/q.parquet", "qdrant:d.parquet"}
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(source / name, 3)
+    move_shard(
+        str(source),
+        str(tmp_path / "new"),
+        make_map(),
+        tmp_path / "state",
+        FileShard(0, 1),
+        partial(move, block_rows=8),
+        {},
+    )
+    assert set(read(source, "new")) == names
+
+
+def test_hidden_files_are_no_data_and_folders_may_be_named_as_files(tmp_path: Path) -> None:
+    source = tmp_path / "old"
+    names = {"x.parquet/part-0.parquet", "y.parquet/part-0.parquet", "Z.PARQUET"}
+    for name in (*names, ".hidden/a.parquet", "_temporary/0/b.parquet", "_c.parquet"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(source / name, 3)
+    run(source, "new", "0/1")
+    assert set(read(source, "new")) == names
+    with open_store(str(source)) as store:
+        assert store.count() == 3 * len(names)
