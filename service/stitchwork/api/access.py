@@ -22,8 +22,8 @@ PUBLIC: Final[tuple[KeyScope, ...]] = ()
 KEY_HEADERS: Final = (b"authorization", b"x-api-key")
 _KEY_DESCRIPTION: Final = (
     "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
-    "is registered, `infer` uses it, `export` takes translations and heads away as files, `admin` "
-    "does everything."
+    "is registered, `infer` uses it, `export` takes translations and heads away as files and finds "
+    "the nearest anchors, `admin` does everything."
 )
 SCHEMES: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": _KEY_DESCRIPTION},
@@ -69,7 +69,9 @@ RULES: Final = (
     _rule("POST", r"/grpc\.reflection\.v1(alpha)?\.ServerReflection/[^/]+", READ, INFER),
     # The file holds landmarks, which are anchors, and the head's weights.
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
-    _rule("POST", r"/anchors/choose|/spaces/[^/]+/anchors/nearest", READ),
+    # Cosines of probes to the anchors give the anchors.
+    _rule("POST", r"/spaces/[^/]+/anchors/nearest", EXPORT),
+    _rule("POST", r"/anchors/choose", READ),
     _rule("GET", r".*", READ),
     _rule("", r".*", ADMIN),
 )

@@ -90,6 +90,7 @@ def create_app(
         grpc_server = app.state.grpc_server
         if grpc_server is not None:
             await grpc_server.start()
+            state.grpc_tasks.extend(grpc_server.background_tasks)
         yield
         if grpc_server is not None:
             await grpc_server.stop()

@@ -87,6 +87,7 @@ class AppState:
     load: Load = field(default_factory=Load)
     model_statistics: InferenceStatistics = field(default_factory=InferenceStatistics)
     draining: threading.Event = field(default_factory=threading.Event)
+    grpc_tasks: list[BackgroundTask] = field(default_factory=list)
     telemetry: Telemetry = field(default_factory=Telemetry)
 
     @property
@@ -99,6 +100,7 @@ class AppState:
             *self.report_jobs.tasks,
             self.telemetry.metrics.buffer.task,
             *self.producer.tasks,
+            *self.grpc_tasks,
         )
 
 

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import unquote
 
 from stitchwork.addresses import without_mapping
+from stitchwork.background import AsyncPeriodicTask
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class GrpcConnections:
         self._calls: Counter[Client] = Counter()
         self._with_key: set[Client] = set()
         self._opened: dict[Client, float] = {}
+        self.task = AsyncPeriodicTask("grpc-connections", self._watch, CHECK_SECONDS)
+        """Checks the number of connections, also after it could not be determined."""
 
     @contextmanager
     def call(self, client: Client | None) -> Iterator[None]:
@@ -77,13 +80,10 @@ class GrpcConnections:
         if client is not None:
             self._with_key.add(client)
 
-    async def watch(self) -> None:
-        """Check the number of connections until the task is cancelled."""
-        while True:
-            # No process has more connections than descriptors, which are counted in no time.
-            if max(len(os.listdir(DESCRIPTORS)), len(self._with_key)) > self._threshold:
-                await asyncio.to_thread(self.check)
-            await asyncio.sleep(CHECK_SECONDS)
+    async def _watch(self) -> None:
+        # No process has more connections than descriptors, which are counted in no time.
+        if max(len(os.listdir(DESCRIPTORS)), len(self._with_key)) > self._threshold:
+            await asyncio.to_thread(self.check)
 
     def check(self) -> int:
         """Close connections if there are too many; returns how many were closed."""

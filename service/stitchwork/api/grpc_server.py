@@ -7,7 +7,7 @@ call's key is admitted. Errors map to gRPC's codes here.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -19,6 +19,7 @@ from stitchwork.api.grpc_responses import CODE_METADATA, CallResponse
 from stitchwork.api.limits import RequestLimits
 from stitchwork.api.message_state import begin, complete, disconnect
 from stitchwork.api.request_lifetime import TIMEOUT_HEADER
+from stitchwork.background import AsyncPeriodicTask, BackgroundTask
 from stitchwork.errors import ErrorCode, SlowRequestError, StitchworkError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,14 @@ class GrpcServer:
             self._handlers.setdefault(service, {})[name] = handler
         self._server: Any = None
         self._connections: GrpcConnections
-        self._watch: asyncio.Task[None] | None = None
+        self._watch: AsyncPeriodicTask | None = None
         self._stop: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[None]
+
+    @property
+    def background_tasks(self) -> Sequence[BackgroundTask]:
+        """The tasks that it depends on, which readiness shows."""
+        return () if self._watch is None else (self._watch,)
 
     async def start(self) -> None:
         """Listen.
@@ -118,7 +124,8 @@ class GrpcServer:
             ) from error
         self._connections = GrpcConnections(port, limits.max_connections)
         await self._server.start()
-        self._watch = asyncio.ensure_future(self._connections.watch())
+        self._watch = self._connections.task
+        self._watch.start()
         log.info("gRPC listening", extra={"host": address.host, "port": port})
 
     def begin_stop(self) -> None:
@@ -133,7 +140,7 @@ class GrpcServer:
         if self._stop is not None:
             await self._stop
         if self._watch is not None:
-            self._watch.cancel()
+            await self._watch.stop()
         if self._requests:
             await asyncio.wait(self._requests, timeout=self._grace_seconds)
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from stitchwork.queue import streams
 from stitchwork.queue.requirements import ModelRequirement
@@ -10,6 +10,18 @@ from stitchwork.queue.streams import EncoderStreams
 from stitchwork.redis.client import RedisClient
 
 REFRESH_SECONDS: Final = 0.5
+MAX_DELAY: Final = 8
+"""How many times as long as its last turn an encoder waits, at most, for turns of another one."""
+
+
+class _Turn(NamedTuple):
+    """The last turn of an encoder: its end in virtual time, and its duration in seconds."""
+
+    end: float
+    seconds: float
+
+
+_NO_TURN: Final = _Turn(0.0, 0.0)
 
 
 class EncoderTurns:
@@ -19,7 +31,9 @@ class EncoderTurns:
     time, when its last one ended, or with the latest turn of all if it had nothing to do since. So
     an encoder whose batches take long gets fewer of them, and no encoder saves time up. The weight
     of an encoder is that of the callers that have jobs of it, so that one caller gets no larger
-    share of the worker by jobs of many encoders, beside one of a larger weight.
+    share of the worker by jobs of many encoders, beside one of a larger weight. However large that
+    is, turns of the other encoders take at most `MAX_DELAY` times as long as the last turn of an
+    encoder, each, before its next one: after a small request, another one is soon served.
 
     Args:
         server: The queue server.
@@ -41,7 +55,7 @@ class EncoderTurns:
         self._clock = clock
         self._encoders: list[EncoderStreams] = []
         self._refreshed = float("-inf")
-        self._ends: dict[str, float] = {}
+        self._last: dict[str, _Turn] = {}
         self._virtual_time = 0.0
         self._turn: tuple[str, float] | None = None
         self._weight = 1.0
@@ -63,7 +77,7 @@ class EncoderTurns:
         )
         self._refreshed = time.monotonic()
         names = {encoder.encoder for encoder in self._encoders}
-        self._ends = {name: end for name, end in self._ends.items() if name in names}
+        self._last = {name: turn for name, turn in self._last.items() if name in names}
 
     def clear(self) -> None:
         """Read nothing until the streams are listed again."""
@@ -78,14 +92,18 @@ class EncoderTurns:
         """
         self.end_turn()
         name, self._weight = encoder.encoder, max(1.0, weight)
-        self._virtual_time = max(self._virtual_time, self._ends.get(name, 0.0))
+        self._virtual_time = max(self._virtual_time, self._last.get(name, _NO_TURN).end)
+        for other, (end, seconds) in self._last.items():
+            bound = self._virtual_time + MAX_DELAY * seconds / self._weight
+            self._last[other] = _Turn(min(end, bound), seconds)
         self._turn = name, self._clock()
 
     def end_turn(self) -> None:
         """The worker has done what it read last."""
         if self._turn is not None:
             name, start = self._turn
-            self._ends[name] = self._virtual_time + (self._clock() - start) / self._weight
+            seconds = self._clock() - start
+            self._last[name] = _Turn(self._virtual_time + seconds / self._weight, seconds)
             self._turn = None
 
     def immediate(self) -> list[EncoderStreams]:
@@ -97,5 +115,5 @@ class EncoderTurns:
         return int(self._patience(encoder.encoder) * 1000)
 
     def _order(self, encoder: EncoderStreams) -> tuple[float, float]:
-        end = self._ends.get(encoder.encoder, 0.0)
+        end = self._last.get(encoder.encoder, _NO_TURN).end
         return max(self._virtual_time, end), end

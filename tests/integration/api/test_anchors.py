@@ -155,6 +155,18 @@ def test_nearest_anchors_have_the_largest_cosines_from_the_mean(
     assert len(http.post(path, json={"embeddings": rows.tolist()}).json()["nearest"][0]) == 5
 
 
+def test_row_at_the_mean_of_the_anchors_has_no_nearest_ones(
+    http: httpx.Client, swapped: Pair
+) -> None:
+    mean = swapped.x_anchors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    rows = np.stack([swapped.x[0], mean]).tolist()
+    result = http.post("/spaces/ax/anchors/nearest", json={"embeddings": rows}).json()
+    assert [len(anchors) for anchors in result["nearest"]] == [5, 0]
+    assert result["undefined"] == [1]
+    body = {"source": "ax", "target": "ay", "embeddings": rows}
+    assert http.post("/translate", json=body).json()["undefined"] == [1]
+
+
 def test_nearest_anchors_have_the_beginnings_of_texts(http: httpx.Client) -> None:
     texts = ["a" * 300, "b", "c"]
     body: dict[str, Any] = {"modality": "text", "items": texts}

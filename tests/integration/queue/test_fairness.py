@@ -12,6 +12,7 @@ from stitchwork.queue.callers import CALLER, CallerQuota
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply
+from stitchwork.queue.turns import EncoderTurns
 from stitchwork.redis.client import RedisClient
 from stitchwork.resources import TextEncoder
 from tests.integration.queue.test_queue import (
@@ -328,3 +329,33 @@ def test_encoders_share_a_worker_by_the_weights_of_their_callers(
     # Of 36, 4 fifths of 5 sixths.
     assert 20 <= used["heavy both"] <= 28, used
     assert 3 <= used["light other"] <= 9, used
+
+
+@pytest.mark.parametrize(("light_seconds", "expected"), [(0.01, 1), (0.5, 20)])
+def test_encoder_of_a_light_caller_waits_a_few_times_as_long_as_its_turn(
+    queue_server: RedisClient, light_seconds: float, expected: int
+) -> None:
+    """Beside one whose caller has a thousand times the weight, and whose turns take 0.2 s."""
+    now = [0.0]
+    turns = EncoderTurns(queue_server, lambda *_: True, lambda _: 0.0, clock=lambda: now[0])
+    for model in ("heavy", "light"):
+        admit(queue_server, Job(id="1", encoder=TextEncoder(model=model)), ["x"])
+    turns.refresh()
+    encoders = {encoder.requirement.model: encoder for encoder in turns}
+
+    def work(model: str) -> None:
+        turns.begin_turn(encoders[model], 1000 if model == "heavy" else 1)
+        now[0] += 0.2 if model == "heavy" else light_seconds
+        turns.end_turn()
+
+    work("light")  # Alone, when nobody knows of the other one yet.
+    waits = []
+    for _ in range(3):
+        wait = 0
+        while next(iter(turns)).requirement.model == "heavy":
+            work("heavy")
+            wait += 1
+        waits.append(wait)
+        work("light")
+    assert max(waits[1:]) <= expected + 1
+    assert min(waits[1:]) >= expected - 1

@@ -1,6 +1,6 @@
 """Reports on the anchors of a space and, with a target, of a pair of spaces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -34,6 +34,7 @@ from stitchwork.geometry.diagnostics.learning_curve import LearningCurve
 from stitchwork.geometry.diagnostics.misalignment import MisalignedPair
 from stitchwork.geometry.diagnostics.redundancy import AnchorCandidate, Duplicates
 from stitchwork.geometry.frame import Frame, relative_representation, unit_rows
+from stitchwork.geometry.maps import Origin
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.report_store import ReportStore
 from stitchwork.resources import AnchorSet, Floats, Space, unpack_items
@@ -133,32 +134,34 @@ class AnchorReports:
             chosen=[ChosenAnchor(index=step.row, distance=step.distance) for step in steps],
         )
 
-    def nearest(
-        self, rows: Floats, count: int, space: Space, *, with_texts: bool
-    ) -> NearestAnchorsResponse:
-        """The anchors that rows have the largest cosines to.
+    def nearest(self, rows: Floats, count: int, space: Space) -> NearestAnchorsResponse:
+        """The anchors that rows have the largest cosines to; none for a row without a direction.
 
         Args:
             rows: (n, d) float32 embeddings of the space, need not be unit.
             count: Number of anchors for each row, at most.
             space: The space.
-            with_texts: Add the beginnings of their texts.
         """
         (anchor_set,), _ = self._registry.anchor_sets.ready(space.anchor_set)
-        frame, name = self._registry.frame(space), _namer(anchor_set)
-        text = self._texter(anchor_set) if with_texts else _no_text
-        nearest: list[list[NearestAnchor]] = []
+        name, text = _namer(anchor_set), self._texter(anchor_set)
+        frame = self._registry.frame(space)
+        # As a translation has it, which computes in the rows' own precision.
+        _, defined = Origin.from_mean(frame.mean).unit_rows(rows)
+        nearest: list[list[NearestAnchor]] = [[] for _ in rows]
         for start in range(0, len(rows), BLOCK):
             cosines = relative_representation(rows[start : start + BLOCK], frame)
-            order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-            nearest += [
-                [
-                    NearestAnchor(anchor=name(i), cosine=round(float(row[i]), 6), text=text(i))
-                    for i in indices
-                ]
-                for row, indices in zip(cosines, order.tolist(), strict=True)
-            ]
-        return NearestAnchorsResponse(space=ResourceRef.of(space), nearest=nearest)
+            for i, indices in enumerate(largest_indices(cosines, count), start):
+                if defined[i]:
+                    row = cosines[i - start]
+                    nearest[i] = [
+                        NearestAnchor(anchor=name(j), cosine=round(float(row[j]), 6), text=text(j))
+                        for j in indices.tolist()
+                    ]
+        return NearestAnchorsResponse(
+            space=ResourceRef.of(space),
+            nearest=nearest,
+            undefined=np.flatnonzero(~defined).tolist(),
+        )
 
     def _texter(self, anchor_set: AnchorSet) -> Callable[[int], str | None]:
         """Returns the beginnings of the texts of a set; None where its anchors have none."""
@@ -174,7 +177,22 @@ class AnchorReports:
 
 
 def _no_text(_: int) -> None:
-    """The text of an anchor that has none, or that is not shown."""
+    """The text of an anchor that has none."""
+
+
+def largest_indices(values: Floats, count: int) -> Iterator[NDArray[np.intp]]:
+    """For each row the indices of its largest values, in descending order, then by index.
+
+    Args:
+        values: (n, k).
+        count: Number of indices for each row, at most.
+    """
+    count = min(count, values.shape[1])
+    for row in values:
+        # Not all values are sorted: there may be many, of which few are wanted.
+        candidates = np.flatnonzero(row >= np.partition(row, -count)[-count])
+        order = np.argsort(-row[candidates], kind="stable")[:count]
+        yield candidates[order]
 
 
 def _response(

@@ -28,7 +28,6 @@ from stitchwork.api.schemas.report_responses import (
 from stitchwork.geometry.bridges import DEFAULT_BRIDGE, BridgeName
 from stitchwork.ids import check_id
 from stitchwork.inference.resolve import check_pair, check_width
-from stitchwork.resources import ApiKey, Scope
 
 router = APIRouter(tags=["anchors"])
 
@@ -81,8 +80,9 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
 async def nearest_anchors(id_: ResourceId, request: Request, state: StateDep) -> Response:
     """The anchors of a space that embeddings of it are most like.
 
-    They explain a translation, which knows an input by its cosines to the anchors alone. Their
-    texts are for keys of scope `export`, and for all where no key is required.
+    They explain a translation, which knows an input by its cosines to the anchors alone. From
+    enough of such cosines the anchors can be computed, as from a file of a translation: it takes a
+    key of scope `export`.
     """
     state.executor.check_capacity()
     payload = await negotiation.read_body(
@@ -92,21 +92,15 @@ async def nearest_anchors(id_: ResourceId, request: Request, state: StateDep) ->
     check_count(
         len(payload.embeddings), state.limits.max_items, "embeddings", "max_items", "/embeddings"
     )
-    key: ApiKey | None = request.scope["state"]["key"]
-    with_texts = key is None or key.opens((Scope.EXPORT,))
     return await state.executor.run(
-        partial(_nearest, state, id_, payload, with_texts), request_timeout(request)
+        partial(_nearest, state, id_, payload), request_timeout(request)
     )
 
 
-def _nearest(
-    state: AppState, id_: str, payload: NearestAnchorsRequest, with_texts: bool
-) -> Response:
+def _nearest(state: AppState, id_: str, payload: NearestAnchorsRequest) -> Response:
     (space,), stale = state.registry.spaces.ready(id_)
     check_width(payload.embeddings, space)
-    response = state.anchor_reports.nearest(
-        payload.embeddings, payload.count, space, with_texts=with_texts
-    )
+    response = state.anchor_reports.nearest(payload.embeddings, payload.count, space)
     return negotiation.json_response(response, headers=version_headers(stale, space=space))
 
 

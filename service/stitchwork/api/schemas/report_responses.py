@@ -264,9 +264,7 @@ class NearestAnchor(ResponseModel):
     anchor: AnchorName
     cosine: float = Field(description="Of both, from the mean of the anchors.")
     text: str | None = Field(
-        None,
-        description="The beginning of the anchor's text, if its set has texts and the key has the "
-        "scope `export`.",
+        None, description="The beginning of the anchor's text, if its set has texts."
     )
 
 
@@ -274,4 +272,9 @@ class NearestAnchorsResponse(ResponseModel):
     """For each row the anchors of its space with the largest cosines, in descending order."""
 
     space: ResourceRef
-    nearest: list[list[NearestAnchor]]
+    nearest: list[list[NearestAnchor]] = Field(
+        description="An empty list for an input without a direction."
+    )
+    undefined: list[int] = Field(
+        description="Indices of inputs at the mean of the anchors, which have no direction."
+    )

@@ -92,14 +92,21 @@ async function run(results, context, { encoder, heads, inputs, modality }) {
   predictions.forEach((result, i) => results.append(headSection(heads[i], result, inputs, call)));
   results.append(section("Nearest anchors", { id: "nearest" }, anchors.reason
     ? element("p", { class: "bad" }, anchors.reason.message)
+    : !anchors.value ? element("p", {}, "The nearest anchors are shown to keys that have the scope export too.")
     : table(`Anchors of ${encoder} with the largest cosines`, ["Input", "Anchors"],
-      inputs.map((input, i) => [inputCell(input), anchors.value[i].map(anchorText).join("; ")]), "")));
+      inputs.map((input, i) => [inputCell(input), anchors.value[i].map(anchorText).join("; ") || "none: it is at the mean of the anchors"]), "")));
 }
 
+/** The nearest anchors of each input; null if the key may not see them. */
 async function findNearest(encoder, items, signal) {
   const { embeddings } = await sendJson("POST", path("embed", encoder), { items, encoding_format: "base64" }, signal);
   const body = { embeddings, encoding_format: "base64", count: NEAREST };
-  return (await sendJson("POST", path("spaces", encoder, "anchors", "nearest"), body, signal)).nearest;
+  try {
+    return (await sendJson("POST", path("spaces", encoder, "anchors", "nearest"), body, signal)).nearest;
+  } catch (error) {
+    if (error.status === 403) return null;
+    throw error;
+  }
 }
 
 const anchorText = ({ anchor, text, cosine }) => `${text ?? anchor} (${number(cosine)})`;
