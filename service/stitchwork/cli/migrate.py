@@ -107,7 +107,7 @@ def migrate(
     from stitchwork.migration.file_shards import FileShard, move_shard
     from stitchwork.migration.local_engine import move
     from stitchwork.migration.offline_map import OfflineMap
-    from stitchwork.migration.re_embedding import embed_texts
+    from stitchwork.migration.re_embedding import TextEmbedder
     from stitchwork.migration.stores import client_errors, open_store, state_folder
 
     if address and engine != "ray":
@@ -125,7 +125,7 @@ def migrate(
     move_store = partial(
         move,
         uncovered="reject" if uncovered == "reject" else "keep",
-        re_embed=embed_texts(client, offline_map.versions, reader) if re_embed else None,
+        re_embed=TextEmbedder(client, offline_map.versions, reader) if re_embed else None,
         block_rows=block_rows or BLOCK_ROWS,
         engine=_open_engine(engine, address),
     )
@@ -141,13 +141,20 @@ def migrate(
                 ]
         else:
             options = {
-                "block rows": block_rows or BLOCK_ROWS,
+                "block_rows": block_rows or BLOCK_ROWS,
                 "uncovered": uncovered,
-                "text": text,
-                "texts": texts and str(texts.resolve()),
+                "texts": reader.origin(),
             }
             results = move_shard(
-                source, target, offline_map, folder, share, move_store, options, progress
+                source,
+                target,
+                offline_map,
+                folder,
+                share,
+                move_store,
+                options,
+                progress,
+                reader.check,
             )
     if share is None:
         _show_result(output, results[0])

@@ -9,7 +9,7 @@ import click
 from stitchwork.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from stitchwork.migration.store_sample import TextReader
+    from stitchwork.migration.row_texts import TextReader
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,10 +37,10 @@ def text_reader(field: str | None, path: Path | None, *, required: bool = True) 
     Raises:
         InvalidInputError: If both are given.
     """
-    from stitchwork.migration.store_sample import no_texts, texts_of_field, texts_of_file
+    from stitchwork.migration.row_texts import FieldTexts, FileTexts, NoTexts
 
     if field is not None and path is not None:
         raise InvalidInputError("expected one of --text and --texts")
     if path is not None:
-        return texts_of_file(path, required=required)
-    return no_texts() if field is None else texts_of_field(field, required=required)
+        return FileTexts(path, required)
+    return NoTexts() if field is None else FieldTexts(field, required)

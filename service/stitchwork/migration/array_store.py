@@ -46,6 +46,10 @@ class ArrayStore(FileStore):
         """The width of the vectors."""
         return int(self._rows().shape[1])
 
+    def field_names(self) -> Sequence[str]:
+        """An array has no payload."""
+        return []
+
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """Rows in order; a cursor is the number of rows before it."""
         rows = self._rows()

@@ -143,6 +143,11 @@ class ArrowStore(BaseStore):
             raise InvalidInputError(f"{self.name}: expected a column {column} of ids, got {listed}")
         return column
 
+    def field_names(self) -> Sequence[str]:
+        """The columns that are neither ids nor vectors."""
+        hidden = (self.vector_column(), self.id_column())
+        return [name for name in self.read_schema().names if name not in hidden]
+
     def _plan_schema(self, source: VectorStore, dimension: int, stamp: Mapping[str, str]) -> None:
         """Choose the columns to write: those of an Arrow source, or id, vector and payload.
 

@@ -41,6 +41,10 @@ class BaseStore(ABC):
         """All ids where the store does not make sure that each is there once; here it does."""
         return iter(())
 
+    def field_names(self) -> Sequence[str] | None:
+        """The fields of the payload where all rows have the same; None where rows differ."""
+        return None
+
     def revision(self) -> str:
         """Nothing is known about changes."""
         return ""

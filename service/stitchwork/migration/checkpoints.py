@@ -19,6 +19,15 @@ FORMAT: Final = 2
 CHECKPOINT: Final = "checkpoint.json"
 MAP: Final = "map.safetensors"
 REJECTS: Final = "rejects.jsonl"
+LABELS: Final = {
+    "block_rows": "number of rows in a block",
+    "uncovered": "treatment of rows that the anchors do not cover",
+    "rejects": "treatment of rejected rows",
+    "texts": "origin of texts",
+    "source_version": "version of the source space",
+    "target_version": "version of the target space",
+}
+"""What a move is of, in messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Move:
         uncovered: What happens to rows that the anchors do not cover: `keep` or `reject`.
         rejects: What happens to rows that cannot be translated: `left out` or `embedded anew`.
         revision: The content of the source, where it says so.
+        texts: Where the texts of rows that are embedded anew come from; empty if there are none, or
+            it is not known.
     """
 
     source: str
@@ -42,6 +53,7 @@ class Move:
     uncovered: str
     rejects: str
     revision: str
+    texts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,41 +140,50 @@ class Checkpoint:
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"{path}: expected the checkpoint of a move: {error}. To begin anew, remove "
-                f"{folder} and the incomplete target"
+                f"{folder}, and the incomplete target if it exists"
             ) from error
 
     def offline_map(self) -> OfflineMap:
         """The map that the move began with."""
         return OfflineMap((self.folder / MAP).read_bytes())
 
-    def check(self, move: Move) -> None:
+    def check(self, move: Move, *, target_exists: bool) -> None:
         """Check that a call is of the same move.
+
+        Args:
+            move: What the call is of.
+            target_exists: Whether there is a target yet, which would be removed to begin anew.
 
         Raises:
             ConflictError: If it is not; the message names what differs.
         """
         mine, other = self._fields(self.move), self._fields(move)
         for name, value in mine.items():
+            if name == "texts" and not value:
+                # Earlier releases did not record them.
+                continue
             if other[name] != value and not _is_same_store(name, value, other[name]):
-                raise ConflictError(self._difference(name, value, other[name]))
+                cause = self._difference(name, value, other[name])
+                raise ConflictError(f"{cause}{self._advice(target_exists=target_exists)}")
 
     def _difference(self, name: str, value: Any, other: Any) -> str:
         if name == "revision":
-            cause = f"{self.move.source} has changed since the move to {self.move.target} began"
-        else:
-            cause = (
-                f"{self.folder} is of a move whose {name.replace('_', ' ')} was "
-                f"{value or 'unknown'}, and is now {other or 'unknown'}"
-            )
-        if self.progress.is_complete:
-            return (
-                f"{cause}. That move is complete: choose another target and another checkpoint, or "
-                f"remove {self.folder} and {self.move.target} to move again"
-            )
+            return f"{self.move.source} has changed since the move to {self.move.target} began"
         return (
-            f"{cause}: rows of both would be mixed. To begin anew, remove {self.folder} and the "
-            f"incomplete target {self.move.target}"
+            f"{self.folder} is of a move with another {LABELS.get(name, name)}: "
+            f"{value or 'unknown'}, now {other or 'unknown'}"
         )
+
+    def _advice(self, *, target_exists: bool) -> str:
+        target = self.move.target
+        if self.progress.is_complete:
+            both = f"{self.folder} and {target}" if target_exists else f"{self.folder}"
+            return (
+                ". That move is complete: choose another target and another checkpoint, or remove "
+                f"{both} to move again"
+            )
+        rest = f" and the incomplete target {target}" if target_exists else ""
+        return f": rows of both would be mixed. To begin anew, remove {self.folder}{rest}"
 
     def save(self, progress: MoveProgress) -> None:
         """Save how far the move is."""
@@ -225,13 +246,10 @@ class Checkpoint:
     @staticmethod
     def _fields(move: Move) -> dict[str, Any]:
         fields = {**asdict(move), **move.versions._asdict()}
-        names = {"source_version": "version of the source space"}
-        names |= {"target_version": "version of the target space"}
         del fields["versions"]
         stores = {"source": move.source, "target": move.target}
         spaces = {"source space": move.versions.source, "target space": move.versions.target}
-        fields |= {**stores, **spaces}
-        return {names.get(name, name): value for name, value in fields.items()}
+        return {**fields, **stores, **spaces}
 
 
 def _is_same_store(name: str, value: str, other: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, Self, TypeVar
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.checkpoints import MAP
+from stitchwork.migration.checkpoints import LABELS, MAP
 from stitchwork.migration.local_engine import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.parquet_folders import list_parquet_files
@@ -83,6 +83,7 @@ def move_shard(
     move_file: FileMove,
     options: Mapping[str, Any],
     progress: Callable[[int, int], None] = lambda done, total: None,
+    check: Callable[[VectorStore], None] = lambda store: None,
 ) -> list[MoveResult]:
     """Move a share of the files of a folder, each to a file of its name in another folder.
 
@@ -97,8 +98,10 @@ def move_shard(
         folder: Where the checkpoints of all shards are.
         shard: The share; the files are taken in the order of their names.
         move_file: Moves a file.
-        options: The options of `move_file`, by the names that messages have.
+        options: The options of `move_file`, by their names in `Move`.
         progress: Called with the rows that are done, and all rows of the shard.
+        check: Called with each file before anything is written; it raises an error for one that the
+            options do not suit.
 
     Returns:
         The results of the files, in the order of their names.
@@ -110,16 +113,17 @@ def move_shard(
             target is inside it.
     """
     names = _file_names(source, target)
+    chosen, totals = shard.select(names), list[int]()
+    for name in chosen:
+        with open_parquet_file(source, name) as rows:
+            check(rows)
+            totals.append(rows.count())
     pinned = _pin_map(offline_map, folder)
     path = Path(split_url(source)[0])
     stores = {"source": source_key(source), "target": source_key(target)}
     fields = {**stores, "number of shards": shard.count, **options}
     _pin_plan(fields, {name: (path / name).stat().st_size for name in names}, folder)
-    totals, results, done = list[int](), list[MoveResult](), 0
-    chosen = shard.select(names)
-    for name in chosen:
-        with open_parquet_file(source, name) as rows:
-            totals.append(rows.count())
+    results, done = list[MoveResult](), 0
     for name, count in zip(chosen, totals, strict=True):
         (Path(split_url(target)[0]) / name).parent.mkdir(parents=True, exist_ok=True)
         state = folder / f"{name}.migration"
@@ -159,7 +163,7 @@ def _pin_map(offline_map: OfflineMap, folder: Path) -> OfflineMap:
     current = offline_map.versions._asdict()
     for name, value in pinned.versions._asdict().items():
         if value != current[name]:
-            raise _conflict(folder, name.replace("_", " "), value, current[name])
+            raise _conflict(folder, name, value, current[name])
     return pinned
 
 
@@ -208,7 +212,7 @@ def _list_names(names: Set[str]) -> str:
 
 def _conflict(folder: Path, name: str, value: object, other: object) -> ConflictError:
     return ConflictError(
-        f"{folder} is of shards whose {name} was {value or 'none'}, and is now {other or 'none'}: "
-        "files of both would be mixed, or some be left out. To begin anew, remove "
-        f"{folder} and the target"
+        f"{folder} is of shards with another {LABELS.get(name, name)}: {value or 'none'}, now "
+        f"{other or 'none'}: files of both would be mixed, or some be left out. To begin anew, "
+        f"remove {folder} and the target"
     )

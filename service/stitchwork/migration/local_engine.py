@@ -15,7 +15,7 @@ from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.move_locks import exclusive_move
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.overlap import read_ahead, write_behind
-from stitchwork.migration.re_embedding import Embed
+from stitchwork.migration.re_embedding import Embed, TextEmbedder
 from stitchwork.migration.store import Batch, VectorStore
 
 
@@ -173,6 +173,7 @@ def move(
             uncovered,
             LEFT_OUT if re_embed is None else "embedded anew",
             "" if is_part else source.revision(),
+            re_embed.texts.origin() if isinstance(re_embed, TextEmbedder) else "",
         )
         return _move(source, target, offline_map, folder, current, re_embed, progress, engine)
 
@@ -191,9 +192,11 @@ def _move(
     engine.check_stores(source, target)
     checkpoint = Checkpoint.read(folder)
     if checkpoint is None:
+        if isinstance(re_embed, TextEmbedder):
+            re_embed.texts.check(source)
         checkpoint = _begin(source, target, offline_map, folder, current)
     else:
-        checkpoint.check(current)
+        checkpoint.check(current, target_exists=target.exists())
         # Byte for byte the same map: one of the same versions may be rounded differently.
         offline_map = checkpoint.offline_map()
     resumed_at = checkpoint.progress.rows
@@ -311,8 +314,9 @@ def _result(
         )
     if state.rejected and current.rejects != LEFT_OUT:
         warnings.append(
-            f"{state.rejected} of {state.rows} rows were left out, as they have no text to embed, "
-            f"or no id; {REJECTS} lists them"
+            f"{state.rejected} of {state.rows} rows were left out, as they have no text "
+            f"{f'in {current.texts}' if current.texts else 'to embed'}, or no id; {REJECTS} lists "
+            f"them{'' if state.re_embedded else '. No row was embedded anew'}"
         )
     if state.uncovered:
         warnings.append(

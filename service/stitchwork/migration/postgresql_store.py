@@ -63,6 +63,10 @@ class PostgresqlStore(BaseStore):
         """Whether the column of vectors was named."""
         return self._column is not None
 
+    def field_names(self) -> Sequence[str]:
+        """The columns that are neither ids nor vectors."""
+        return [column.name for column in self.payload_columns]
+
     def omit_payload(self) -> None:
         """Read ids and vectors only from now on, unless payloads are required."""
         self._with_payload = self.requires_payload

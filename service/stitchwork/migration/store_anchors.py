@@ -10,8 +10,9 @@ from stitchwork.errors import (
     StitchworkError,
     UnknownResourceError,
 )
+from stitchwork.migration.row_texts import TextReader
 from stitchwork.migration.store import VectorStore
-from stitchwork.migration.store_sample import TextReader, read_sample
+from stitchwork.migration.store_sample import read_sample
 
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork

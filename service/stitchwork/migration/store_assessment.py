@@ -18,11 +18,11 @@ from stitchwork.migration.assessment import (
     assess,
 )
 from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.row_texts import TextReader
 from stitchwork.migration.store import VectorStore
 from stitchwork.migration.store_anchors import anchor_ids
 from stitchwork.migration.store_sample import (
     StoreSample,
-    TextReader,
     measure_rate,
     read_rows,
     read_sample,

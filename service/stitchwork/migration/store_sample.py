@@ -1,31 +1,20 @@
 """Samples of stores: vectors that are valid, and the texts that they are embeddings of."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.store import (
-    ORIGINAL_ID,
-    Batch,
-    Id,
-    Record,
-    RecordPayload,
-    VectorStore,
-)
+from stitchwork.migration.row_texts import TextReader
+from stitchwork.migration.store import ORIGINAL_ID, Batch, Id, RecordPayload, VectorStore
 
 RATE_ROWS: Final = 2048
 RATE_SECONDS: Final = 3.0
 """Reading and translating is timed for at least this many rows, or this long."""
-
-TextReader: TypeAlias = Callable[[Sequence[Id], Sequence[Record]], list[str | None]]
-"""The text of each row, by its id and its payload; None where there is none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,69 +98,6 @@ def measure_rate(store: VectorStore, translate: Callable[[NDArray[np.float32]], 
     return done / max(time.perf_counter() - start, 1e-9)
 
 
-def no_texts() -> TextReader:
-    """A reader for stores without texts."""
-    return lambda ids, records: [None] * len(ids)
-
-
-def texts_of_field(field: str, *, required: bool = True) -> TextReader:
-    """A reader of a field of the payload.
-
-    Args:
-        field: The field.
-        required: Whether some of the rows that are read at a time must have a text.
-
-    Raises:
-        InvalidInputError: When it reads rows none of which has a text in that field.
-    """
-
-    def read(ids: Sequence[Id], records: Sequence[Record]) -> list[str | None]:
-        lines = [_text(record.get(field)) for record in records]
-        if required and records and not any(lines):
-            available = sorted({name for record in records for name in record})
-            raise InvalidInputError(
-                f"expected texts in the field {field}, got none; the rows have "
-                f"{', '.join(available) or 'no fields'}"
-            )
-        return lines
-
-    return read
-
-
-def texts_of_file(path: Path, *, required: bool = True) -> TextReader:
-    """A reader of a file with `{"id": …, "text": …}` on each line.
-
-    Args:
-        path: The file.
-        required: Whether some of the rows that are read at a time must have a text.
-
-    Raises:
-        InvalidInputError: When a line is no such object, or there is no text for any row.
-    """
-
-    def read(ids: Sequence[Id], records: Sequence[Record]) -> list[str | None]:
-        places: Mapping[str, int] = {str(id_): i for i, id_ in enumerate(ids)}
-        lines: list[str | None] = [None] * len(ids)
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    fields = orjson.loads(line)
-                    place, text = places.get(str(fields["id"])), fields["text"]
-                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-                    raise InvalidInputError(
-                        f'{path}, line {number}: expected {{"id": …, "text": …}}'
-                    ) from error
-                if place is not None:
-                    lines[place] = _text(text)
-        if required and ids and not any(lines):
-            raise InvalidInputError(f"{path}: expected the ids of the store, such as {ids[0]}")
-        return lines
-
-    return read
-
-
 def _original_ids(batch: Batch) -> Sequence[Id]:
     """The ids of rows, also where the store did not accept them as its own."""
     if not isinstance(batch.payload, RecordPayload):
@@ -180,10 +106,6 @@ def _original_ids(batch: Batch) -> Sequence[Id]:
         record.get(ORIGINAL_ID, id_)
         for id_, record in zip(batch.ids, batch.payload.records(), strict=True)
     ]
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value.strip() else None
 
 
 def _valid(batch: Batch) -> NDArray[np.intp]:

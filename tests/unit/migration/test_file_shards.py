@@ -13,6 +13,7 @@ from stitchwork.migration.blocks import Uncovered
 from stitchwork.migration.file_shards import FileShard, move_shard
 from stitchwork.migration.local_engine import MoveResult, move
 from stitchwork.migration.offline_map import OfflineMap
+from stitchwork.migration.row_texts import FieldTexts
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, write_parquet
 
@@ -95,9 +96,11 @@ def test_files_that_are_moved_are_skipped_and_those_that_remain_are_moved(source
 
 def test_later_shards_use_the_map_of_the_first_and_refuse_other_versions(source: Path) -> None:
     run(source, "new", "0/2")
-    with pytest.raises(ConflictError, match="shards whose source version was x1, and is now x2"):
+    with pytest.raises(
+        ConflictError, match="shards with another version of the source space: x1, now x2"
+    ):
         run(source, "new", "1/2", make_map(version="x2"))
-    with pytest.raises(ConflictError, match="shards whose bridge was ridge, and is now exp"):
+    with pytest.raises(ConflictError, match="shards with another bridge: ridge, now exp"):
         run(source, "new", "1/2", make_map("exp"))
     assert set(read(source, "new")) == set(FileShard(0, 2).select(FILES))
 
@@ -118,13 +121,24 @@ def test_sources_and_targets_that_are_no_folders_are_refused(source: Path) -> No
 def test_shards_of_another_number_option_or_folder_are_refused(source: Path) -> None:
     run(source, "new", "0/2")
     copytree(source, source.parent / "copy")
-    with pytest.raises(ConflictError, match="whose number of shards was 2, and is now 3: files"):
+    with pytest.raises(ConflictError, match="another number of shards: 2, now 3: files"):
         run(source, "new", "1/3")
-    with pytest.raises(ConflictError, match="whose uncovered was keep, and is now reject"):
+    with pytest.raises(ConflictError, match="anchors do not cover: keep, now reject"):
         run(source, "new", "1/2", uncovered="reject")
-    with pytest.raises(ConflictError, match=r"whose source was .*/old id=id, and is now .*/copy "):
+    with pytest.raises(ConflictError, match=r"another source: .*/old id=id, now .*/copy "):
         run(source.parent / "copy", "new", "1/2")
     assert set(read(source, "new")) == set(FileShard(0, 2).select(FILES))
+
+
+def test_shards_without_the_field_of_texts_are_refused_before_anything_is_written(
+    source: Path,
+) -> None:
+    state, target = source.parent / "state", source.parent / "new"
+    paths, shard = (str(source), str(target)), FileShard(0, 2)
+    with pytest.raises(InvalidInputError, match="in the field nofield, the rows have label, text"):
+        move_shard(*paths, make_map(), state, shard, move, {}, check=FieldTexts("nofield").check)
+    assert not state.exists()
+    assert not target.exists()
 
 
 def test_shards_of_a_folder_that_has_changed_are_refused_until_it_is_restored(source: Path) -> None:

@@ -112,13 +112,13 @@ def begin(tmp_path: Path) -> None:
 
 def test_replaced_space_stops_a_move_that_has_begun(tmp_path: Path) -> None:
     begin(tmp_path)
-    with pytest.raises(ConflictError, match="version of the source space was x1, and is now x2"):
+    with pytest.raises(ConflictError, match="another version of the source space: x1, now x2"):
         run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map(version="x2"))
 
 
 def test_another_bridge_stops_a_move_that_has_begun(tmp_path: Path) -> None:
     begin(tmp_path)
-    with pytest.raises(ConflictError, match="bridge was ridge, and is now exp"):
+    with pytest.raises(ConflictError, match="another bridge: ridge, now exp"):
         run(tmp_path / "a.parquet", tmp_path / "b.parquet", make_map("exp"))
 
 
@@ -209,7 +209,7 @@ def test_other_spellings_of_source_and_target_resume_the_same_move(
     result = run(Path("a.parquet"), "./b.parquet", make_map())
     assert (result.resumed_at, result.written) == (64, ROWS)
     write_parquet(tmp_path / "c.parquet", ROWS)
-    with pytest.raises(ConflictError, match=r"source was .*a\.parquet, and is now c\.parquet"):
+    with pytest.raises(ConflictError, match=r"another source: .*a\.parquet, now c\.parquet"):
         run(Path("c.parquet"), "b.parquet", make_map())
 
 

@@ -56,7 +56,7 @@ def test_rejected_rows_with_a_text_are_embedded_in_their_places(tmp_path: Path) 
 def test_move_is_not_resumed_with_another_treatment_of_rejects(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a.parquet", ROWS, with_faults=True)
     run(tmp_path)
-    with pytest.raises(ConflictError, match="rejects was embedded anew, and is now left out"):
+    with pytest.raises(ConflictError, match="of rejected rows: embedded anew, now left out"):
         run(tmp_path, None)
 
 

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.store_sample import (
-    measure_rate,
-    read_rows,
-    read_sample,
-    texts_of_field,
-    texts_of_file,
-)
+from stitchwork.migration.row_texts import FieldTexts, FileTexts
+from stitchwork.migration.store_sample import measure_rate, read_rows, read_sample
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_vectors, write_parquet
 
@@ -21,7 +16,7 @@ from tests.support.moved_stores import make_vectors, write_parquet
 def test_rows_without_a_valid_vector_are_left_out_of_a_sample(tmp_path: Path) -> None:
     write_parquet(tmp_path / "rows.parquet", 40, with_faults=True)
     with open_store(str(tmp_path / "rows.parquet")) as store:
-        sample = read_sample(store, 100, 0, texts_of_field("text"))
+        sample = read_sample(store, 100, 0, FieldTexts("text"))
     assert (sample.rows, len(sample.ids), sample.invalid) == (40, 37, 3)
     assert {"r3", "r5", "r7"}.isdisjoint(sample.ids)
     assert np.isfinite(sample.vectors).all()
@@ -35,7 +30,7 @@ def test_field_without_texts_is_refused_with_the_fields_of_the_rows(tmp_path: Pa
         open_store(str(tmp_path / "rows.parquet")) as store,
         pytest.raises(InvalidInputError, match=r"field label, got none; the rows have .*text"),
     ):
-        read_sample(store, 10, 0, texts_of_field("label"))
+        read_sample(store, 10, 0, FieldTexts("label"))
 
 
 def test_rows_are_read_by_numbers_that_are_text_in_the_other_store(tmp_path: Path) -> None:
@@ -60,12 +55,12 @@ def test_texts_of_a_file_are_matched_by_id_and_blank_ones_are_none(tmp_path: Pat
     path = tmp_path / "texts.jsonl"
     lines = [{"id": 7, "text": "seven"}, {"id": "a", "text": " "}, {"id": "z", "text": "other"}]
     path.write_text("\n".join(map(json.dumps, lines)) + "\n\n")
-    assert texts_of_file(path)(["a", "7", "b"], [{}, {}, {}]) == [None, "seven", None]
+    assert FileTexts(path)(["a", "7", "b"], [{}, {}, {}]) == [None, "seven", None]
     with pytest.raises(InvalidInputError, match="expected the ids of the store, such as q"):
-        texts_of_file(path)(["q"], [{}])
+        FileTexts(path)(["q"], [{}])
     path.write_text('{"id": 1}\n')
     with pytest.raises(InvalidInputError, match="line 1"):
-        texts_of_file(path)(["1"], [{}])
+        FileTexts(path)(["1"], [{}])
 
 
 def test_rate_is_measured_on_rows_that_are_translated(tmp_path: Path) -> None:
