@@ -14,7 +14,7 @@ A message says what was expected, what came, and where. This module knows nothin
     ├── UnknownResourceError           no such anchor set, space or head
     ├── ConflictError                  the request contradicts what is registered
     │   ├── AnchorSetMismatchError     two spaces that do not share an anchor set
-    │   ├── NotReadyError              registered, but its registration is pending or has failed
+    │   ├── NotReadyError              its registration is pending, or changed meanwhile
     │   ├── IncompatibleFormatError    stored in a form that this release cannot read
     │   ├── ResourceInUseError         another resource depends on it
     │   └── VersionMismatchError       the current version is not the one that the caller named

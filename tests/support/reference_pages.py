@@ -33,9 +33,10 @@ def commands_page() -> str:
     lines = [
         "# Commands",
         "",
-        "`stitchwork COMMAND --help` prints the same.",
+        "`stitchwork COMMAND --help` prints what is here, with all options: those of the command "
+        "alone, and those that it shares with others.",
         "",
-        "Commands for a running service also have these options:",
+        "All commands for a running service have these options, which their tables leave out:",
         "",
         *_table("Option", shared.values()),
         *sections,
@@ -80,7 +81,10 @@ def _command(
     if own:
         yield from ("", *_table("Option", own))
     if any(isinstance(option, SettingOption) for option in options):
-        yield from ("", "It has an option for each [setting](settings.md) that it reads.")
+        yield from (
+            "",
+            "`--help` also lists an option for each [setting](settings.md) that it reads.",
+        )
 
 
 def _table(heading: str, records: Iterable[tuple[str, str]]) -> Iterator[str]:

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from starlette.responses import Response
@@ -31,7 +33,14 @@ STREAMS: Final = dict.fromkeys(
 router = APIRouter()
 for file in (health_pb2, reflection_pb2):
     POOL.AddSerializedFile(file.DESCRIPTOR.serialized_pb)
-_reflection: Any = reflection.ReflectionServicer((GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION), POOL)
+# The library has only the earlier of the two protocols, which differ by their names alone.
+earlier = text_format.MessageToString(
+    FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
+)
+POOL.Add(text_format.Parse(earlier.replace("v1alpha", "v1"), FileDescriptorProto()))
+_reflection: Any = reflection.ReflectionServicer(
+    (GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION, GRPC_REFLECTION_1), POOL
+)
 
 
 def routes() -> list[APIRoute]:

@@ -83,7 +83,10 @@ def demo(dataset: str, *, keep: bool = False, input_size: int | None = None) -> 
             with progress(console) as bars:
                 result = _measure(client, split, weights, input_size or split.input_size, bars)
             _print_table(console, split, result)
-            _print_next_steps(console, process, split, folder, keep)
+            if keep:
+                _run_on(console, process, split, folder)
+            else:
+                console.print("\n`stitchwork demo --keep` leaves the service running.")
     return 0 if result.raw_agreements == result.raw_images else 1
 
 
@@ -201,9 +204,8 @@ def _cells(native: float, accuracies: list[float], rows: int | None) -> list[str
     return [*cells, bounds, f"{accuracies[-1] / native:.3f}"]
 
 
-def _print_next_steps(
-    console: Console, process: ServiceProcess, split: Split, folder: str, keep: bool
-) -> None:
+def _run_on(console: Console, process: ServiceProcess, split: Split, folder: str) -> None:
+    """Print commands for the running service, and wait until it is interrupted."""
     image = Path(folder) / "image.png"
     image.write_bytes(split.test[0])
     url = process.url
@@ -215,9 +217,6 @@ def _print_next_steps(
         f"open {url}/",
     ):
         console.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
-    if not keep:
-        console.print("\n(The service stops now; `stitchwork demo --keep` leaves it running.)")
-        return
     console.print("\nThe service runs until Ctrl-C.")
     try:
         code = process.wait()

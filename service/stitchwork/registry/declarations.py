@@ -31,7 +31,9 @@ from stitchwork.resources import (
 SUSPICIOUS: Final = 0.1
 """An agreement below this means that anchors are shuffled or foreign."""
 DISAGREEMENT: Final = "agreement with every other space on the set is near zero"
-ILL_CONDITIONED: Final = 1e6
+MIN_RANK_SHARE: Final = 0.9
+"""Share of the possible directions from which on anchors lack no diversity: the rows of many models
+leave a few directions unused, which nothing is lost by."""
 DEFAULTS: Final = BridgeParameters()
 MAX_LISTED: Final = 10
 """Names that a message lists; it counts the rest."""
@@ -189,7 +191,7 @@ def space_record(
     rank, condition = spectrum(frame)
     length = norm_statistics(anchors)
     is_unit = has_unit_rows(anchors)
-    warnings = list(_warnings(anchors, frame, anchor_set.ids, rank, condition, agreement))
+    warnings = list(_warnings(anchors, frame, anchor_set.ids, rank, agreement))
     if declared.unit and not is_unit:
         warnings.append(
             f"translations have unit length, but the anchors have {length.mean:.3g} ± "
@@ -219,7 +221,6 @@ def _warnings(
     frame: Frame,
     ids: tuple[str, ...] | None,
     rank: int,
-    condition: float,
     agreement: float | None,
 ) -> tuple[str, ...]:
     count, width = anchors.shape
@@ -230,10 +231,13 @@ def _warnings(
             "same anchors in the same order"
         )
     warnings += _duplicate_warnings(anchors, frame, _names(ids, count))
-    if rank < min(count - 1, width):
-        warnings.append(f"the anchors span {rank} of {min(count - 1, width)} directions")
-    if condition > ILL_CONDITIONED:
-        warnings.append(f"the anchors are ill-conditioned ({condition:.1e}); irp will be unstable")
+    possible = min(count - 1, width)
+    if rank < MIN_RANK_SHARE * possible:
+        warnings.append(
+            f"the anchors span only {rank} of the {possible} directions that {count} anchors of "
+            f"width {width} can span; differences of embeddings in other directions are not "
+            "translated. Choose anchors that differ more"
+        )
     return tuple(warnings)
 
 

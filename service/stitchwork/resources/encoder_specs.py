@@ -43,7 +43,10 @@ class TransformersSpec(Record):
 
     kind: str
     model: str = Field(
-        min_length=1, max_length=1024, description="Hub id, or absolute path of a local folder."
+        min_length=1,
+        max_length=1024,
+        description="Hub id, or path of a local folder, which begins with `/` or `./`; a relative "
+        "one starts at the worker's working directory.",
     )
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     dtype: DtypeChoice = Field("float32", description=DTYPE_DESCRIPTION)
@@ -160,8 +163,9 @@ class ImageEncoder(Record):
     weights: str | None = Field(
         None,
         max_length=1024,
-        description="Local safetensors file, or the folder of it and of timm's config.json; unset: "
-        "timm's own from the hub.",
+        description="Path of a local safetensors file, or of the folder of it and of timm's "
+        "config.json; a relative one starts at the worker's working directory. Unset: timm's own "
+        "from the hub.",
     )
     revision: str | None = Field(None, max_length=256, description="Hub commit, tag or branch.")
     dtype: DtypeChoice = Field("float32", description=DTYPE_DESCRIPTION)
@@ -308,7 +312,8 @@ def check_hub_model(model: str, patterns: Sequence[str], pointer: str | None = N
     if not any(fnmatchcase(model, pattern) for pattern in patterns):
         raise InvalidInputError(
             f"hub model {model} is not allowed; hub_models allows: "
-            f"{', '.join(patterns) or 'none'}. A local folder is named by its absolute path",
+            f"{', '.join(patterns) or 'none'}. A local folder is named by a path that starts "
+            "with / or ./",
             pointer=pointer,
             code=ErrorCode.MODEL_NOT_ALLOWED,
         )

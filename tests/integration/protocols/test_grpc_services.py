@@ -41,9 +41,13 @@ def test_reflection_lists_services_and_describes_a_method_that_can_be_called(
     assert set(database.get_services()) == {
         SERVICE,
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    methods = DescriptorPool(database).FindServiceByName(SERVICE).methods_by_name
+    pool = DescriptorPool(database)
+    for name in database.get_services():
+        assert pool.FindServiceByName(name).methods_by_name, name
+    methods = pool.FindServiceByName(SERVICE).methods_by_name
     method = methods["ModelInfer"]
     call = channel.unary_unary(
         f"/{SERVICE}/ModelInfer",

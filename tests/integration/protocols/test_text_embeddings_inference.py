@@ -86,7 +86,7 @@ def test_health_is_that_of_the_model(world: World, model: str, status: int) -> N
         ("minilm", {"parameters": {"truncate": True}}, 422, "beside `inputs`"),
         ("nobody", {}, 404, "nobody"),
         ("turned", {}, 422, "no encoder"),
-        ("minilm/predict", {}, 422, "expected an id"),
+        ("minilm/similarity", {}, 404, "no path /tei/minilm/similarity"),
     ],
 )
 def test_invalid_request_has_the_error_of_the_protocol(
@@ -96,6 +96,15 @@ def test_invalid_request_has_the_error_of_the_protocol(
     error = response.json()
     assert (response.status_code, error["error_type"]) == (status, "Validation")
     assert message in error["error"]
+
+
+@pytest.mark.parametrize("path", ["predict", "rerank", "similarity", "embed_all", "embed_sparse"])
+@pytest.mark.parametrize("model", ["minilm", "minilm->turned", "BAAI/bge:latest"])
+def test_paths_that_are_not_offered_are_unknown(world: World, model: str, path: str) -> None:
+    response = world.http.post(f"/tei/{model}/{path}", json={"inputs": "a"})
+    assert response.status_code == 404
+    assert f"no path /tei/{model}/{path}: a model is at" in response.json()["error"]
+    assert "/embed, /tokenize, /decode, /info and /health" in response.json()["error"]
 
 
 @pytest.mark.parametrize("path", ["info", "health"])
@@ -167,7 +176,12 @@ def test_decoded_tokens_are_the_text_again(world: World) -> None:
         ("minilm/tokenize", {"inputs": ["a" * 130_000] * 9}, 413, "at most"),
         ("minilm/tokenize", {"inputs": "a", "prompt_name": "query"}, 422, "(at /prompt_name)"),
         ("minilm/tokenize", {}, 422, "inputs"),
-        ("minilm/decode", {"ids": ["a"]}, 422, "token ids, got a text (at /ids/0)"),
+        ("minilm/decode", {"ids": ["a"]}, 422, "a list of token ids, got a string (at /ids/0)"),
+        ("minilm/decode", {"ids": []}, 422, "list of token ids, or of such lists, got an empty"),
+        ("minilm/decode", {"ids": "a"}, 422, "list of token ids, or of such lists, got a string"),
+        ("minilm/decode", {"ids": [[1], []]}, 422, "token ids, got an empty list (at /ids/1)"),
+        ("minilm/decode", {"ids": [[1], 2]}, 422, "(at /ids/1)"),
+        ("minilm/decode", {"ids": [True]}, 422, "a token id, got a boolean (at /ids/0)"),
         ("minilm/decode", {"ids": [[1], [40_000]]}, 422, "less than 30522, got 40000"),
         ("lite/tokenize", {"inputs": "a"}, 422, "embeds images"),
         ("turned/tokenize", {"inputs": "a"}, 422, "no encoder"),

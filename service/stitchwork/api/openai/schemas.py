@@ -66,12 +66,21 @@ def parse_inputs(value: Any) -> list[str | bytes]:
         got = "an empty list" if inputs == [] else validation.json_type(value)
         raise InvalidInputError(f"expected a text or a non-empty list of texts, got {got}")
     return [
-        _parse_tokens(part, f"/{i}") if isinstance(part, list) else parse_part(part, f"/{i}")
+        parse_tokens(part, f"/{i}") if isinstance(part, list) else parse_part(part, f"/{i}")
         for i, part in enumerate(inputs)
     ]
 
 
-def _parse_tokens(ids: list[Any], pointer: str) -> TokenIds:
+def parse_tokens(ids: list[Any], pointer: str) -> TokenIds:
+    """The token ids of one text.
+
+    Args:
+        ids: The ids.
+        pointer: Where they are, for the error.
+
+    Raises:
+        InvalidInputError: If there are none, or one of them is no token id.
+    """
     if not ids:
         raise InvalidInputError("expected a text that is not empty", pointer=pointer)
     for i, token in enumerate(ids):

@@ -18,13 +18,14 @@ from stitchwork.api.content.sliced_json import (
 )
 from stitchwork.api.dependencies import StateDep, app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
-from stitchwork.api.model_names import ModelNamePath, model_spaces
+from stitchwork.api.model_names import ModelNamePath
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import problem_response, record_code, replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
 from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import record_ignored
+from stitchwork.api.tei.path_spaces import path_spaces
 from stitchwork.api.tei.schemas import (
     EmbeddingLists,
     EmbedInputsRequest,
@@ -47,7 +48,7 @@ async def embed(model: ModelNamePath, request: Request) -> Response:
     Embeddings have unit length, unless `normalize` is false.
     """
     state, seconds = app_state(request), request_timeout(request)
-    source, target = model_spaces(state, model.rstrip("/"))
+    source, target = path_spaces(state, model.rstrip("/"))
     check_capacity(state, source)
     payload = await negotiation.read_body(request, EmbedInputsRequest, state.body_parser)
     resolution = await resolve_now(state, source=source, target=target)
@@ -111,7 +112,7 @@ for path, name in (("/{model:path}/embed", "tei_embed"), ("/{model:path}", "tei_
 )
 async def info(model: ModelNamePath, state: StateDep) -> Response:
     """The encoder of a model, and the limits of a request."""
-    source, target = model_spaces(state, model)
+    source, target = path_spaces(state, model)
     resolution = await resolve_now(state, source=source, target=target)
     encoder = encoder_of(resolution.source)
     text = encoder if isinstance(encoder, TextEncoder) else None
@@ -137,7 +138,7 @@ async def info(model: ModelNamePath, state: StateDep) -> Response:
 @router.get("/{model:path}/health", summary="Whether a model is registered", name="tei_health")
 async def health(model: ModelNamePath, state: StateDep) -> Response:
     """Responds with 200 if the model can be used."""
-    source, target = model_spaces(state, model)
+    source, target = path_spaces(state, model)
     resolution = await resolve_now(state, source=source, target=target)
     encoder_of(resolution.source)
     return Response(headers=resolution_headers(resolution))

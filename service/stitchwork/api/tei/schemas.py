@@ -4,7 +4,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import ConfigDict, Field, RootModel, ValidationInfo
 
-from stitchwork.api.openai.schemas import INPUT_SCHEMA, TOKENS_SCHEMA, parse_inputs
+from stitchwork.api.content import validation
+from stitchwork.api.openai.schemas import INPUT_SCHEMA, TOKENS_SCHEMA, parse_inputs, parse_tokens
 from stitchwork.api.schemas.fields import FieldParser
 from stitchwork.api.schemas.items import EncodedImage
 from stitchwork.api.schemas.protocol_model import ProtocolModel
@@ -76,11 +77,18 @@ def _parse_texts(value: Any, info: ValidationInfo) -> list[str | bytes]:
 
 
 def _parse_ids(value: Any, info: ValidationInfo) -> list[str | bytes]:
-    inputs = parse_inputs(value)
-    for i, part in enumerate(inputs):
-        if not isinstance(part, TokenIds):
-            raise InvalidInputError("expected token ids, got a text", pointer=f"/{i}")
-    return inputs
+    if not isinstance(value, list) or not value:
+        got = "an empty list" if value == [] else validation.json_type(value)
+        raise InvalidInputError(
+            f"expected a non-empty list of token ids, or of such lists, got {got}"
+        )
+    if not isinstance(value[0], list | str):
+        return [parse_tokens(value, "")]
+    for i, ids in enumerate(value):
+        if not isinstance(ids, list) or not ids:
+            got = "an empty list" if ids == [] else validation.json_type(ids)
+            raise InvalidInputError(f"expected a list of token ids, got {got}", pointer=f"/{i}")
+    return [parse_tokens(ids, f"/{i}") for i, ids in enumerate(value)]
 
 
 class TokenizeRequest(ProtocolModel):

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute, reserve
-from stitchwork.api.model_names import ModelNamePath, model_spaces
+from stitchwork.api.model_names import ModelNamePath
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers
@@ -16,6 +16,7 @@ from stitchwork.api.raw_inputs import check_capacity, resolve_now
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
+from stitchwork.api.tei.path_spaces import path_spaces
 from stitchwork.api.tei.schemas import DecodedTexts, DecodeRequest, TokenizeRequest, TokenLists
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.inference.model_paths import hide_model_path
@@ -71,7 +72,7 @@ async def _run(
 ) -> Response:
     """The response to a request about tokens, on a worker of the model's encoder."""
     state, seconds = app_state(request), request_timeout(request)
-    source, target = model_spaces(state, model)
+    source, target = path_spaces(state, model)
     check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target)
     record_ignored(state.telemetry.metrics, payload)
