@@ -74,8 +74,8 @@ def test_error_page_has_the_status_of_every_code_of_a_raised_error() -> None:
                                 code = ErrorCode[member]
                                 raised[code].add(status_of(getattr(errors, name)))
     assert len(raised) > 20
-    for status, code in error_statuses():
-        raised[ErrorCode(code)].add(status)
+    for status, name in error_statuses():
+        raised[ErrorCode(name)].add(status)
     for code, status in (*OF_LOADING.items(), *OF_CONNECTIONS.items()):
         assert status not in raised[code], code
         raised[code].add(status)
