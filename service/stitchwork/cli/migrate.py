@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
     from stitchwork.client import Stitchwork
     from stitchwork.migration.file_shards import FileShard
-    from stitchwork.migration.local_engine import Engine, MoveResult
+    from stitchwork.migration.local_engine import Engine
+    from stitchwork.migration.move_results import MoveResult
 
 
 @click.command(cls=ClientCommand)

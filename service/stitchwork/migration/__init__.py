@@ -5,7 +5,8 @@ path. The rows are translated on this machine by a map that the service exports 
 them are of the same versions and the same bridge.
 """
 
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.store import VectorStore
 from stitchwork.migration.stores import open_store

@@ -96,8 +96,9 @@ class ArrowStore(BaseStore):
 
     def _to_batches(self, tables: Iterable[Any], size: int, start: int) -> Iterator[Batch]:
         """Batches of so many rows, of tables of any size; the first row has the number `start`."""
-        width, pending = self.dimension(), None
+        width, pending = 0, None
         for table in tables:
+            width = width or self.dimension()
             pending = table if pending is None else pa.concat_tables([pending, table])
             while pending.num_rows >= size:
                 yield self._to_batch(pending.slice(0, size), start, width)

@@ -49,6 +49,10 @@ class BaseStore(ABC):
         """Nothing is known about changes."""
         return ""
 
+    def mark_complete(self) -> None:
+        """Mark the store as complete, after its rows are counted; here, nothing marks it."""
+        return
+
     def is_part_of(self, source: VectorStore) -> bool:
         """Whether writing to this store changes the source, such as a new column of its table."""
         return False

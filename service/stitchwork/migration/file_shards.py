@@ -11,7 +11,7 @@ import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.checkpoints import LABELS, MAP
-from stitchwork.migration.local_engine import MoveResult
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.part_files import creation
@@ -69,6 +69,7 @@ class FileMove(Protocol):
         folder: Path,
         /,
         *,
+        allows_empty: bool,
         progress: Callable[[int, int], None],
     ) -> MoveResult:
         """Move a file, with its checkpoint in a folder."""
@@ -136,7 +137,7 @@ def move_shard(
             open_parquet_file(target, name) as moved,
             client_errors(rows, moved),
         ):
-            results.append(move_file(rows, moved, pinned, state, progress=show))
+            results.append(move_file(rows, moved, pinned, state, allows_empty=True, progress=show))
         done += count
     return results
 

@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered, translate_block
-from stitchwork.migration.checkpoints import REJECTS, Checkpoint, Move
+from stitchwork.migration.checkpoints import Checkpoint, Move
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.move_locks import exclusive_move
+from stitchwork.migration.move_results import LEFT_OUT, MoveResult, to_result
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.overlap import read_ahead, write_behind
 from stitchwork.migration.re_embedding import Embed, TextEmbedder
@@ -87,42 +87,6 @@ class LocalEngine:
 
 
 LOCAL: Final = LocalEngine()
-LEFT_OUT: Final = "left out"
-
-
-@dataclass(frozen=True, slots=True)
-class MoveResult:
-    """What a move has done.
-
-    Attributes:
-        source: Name of the source store.
-        target: Name of the target store.
-        rows: Rows that were read.
-        written: Rows that were written.
-        rejected: Rows that were left out; the file `rejects` lists them.
-        re_embedded: Rows that were embedded anew instead; the same file lists them too.
-        uncovered: Rows that were written although the anchors do not cover them.
-        mismatched: Rows that were written although their lengths do not fit the anchors.
-        rejects: The file of the rows that were not translated.
-        resumed_at: Row that this call began at; 0 for a move that was not resumed.
-        seconds: Time that this call took.
-        versions: Spaces, versions and bridge of the map.
-        warnings: What is doubtful.
-    """
-
-    source: str
-    target: str
-    rows: int
-    written: int
-    rejected: int
-    re_embedded: int
-    uncovered: int
-    mismatched: int
-    rejects: Path
-    resumed_at: int
-    seconds: float
-    versions: dict[str, str]
-    warnings: list[str]
 
 
 def move(
@@ -134,6 +98,7 @@ def move(
     uncovered: Uncovered = "keep",
     re_embed: Embed | None = None,
     block_rows: int = BLOCK_ROWS,
+    allows_empty: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
     engine: Engine = LOCAL,
 ) -> MoveResult:
@@ -152,6 +117,7 @@ def move(
         re_embed: Embeds rows that cannot be translated; without it, and without a text, they are
             left out.
         block_rows: Rows of a block.
+        allows_empty: Whether a source without rows is moved, to a target without rows.
         progress: Called with the rows that are done and all rows.
         engine: What writes the blocks; the result is the same.
 
@@ -159,7 +125,8 @@ def move(
         ConflictError: If the target exists, the move has begun with other versions, another
             bridge, other options or another content of the source, another move to the target or
             with the same folder is running, or the target has not the rows that were written.
-        InvalidInputError: If the source has no rows, or vectors of another width than the map.
+        InvalidInputError: If the source has no rows and may not be empty, or its vectors have
+            another width than the map.
     """
     if block_rows < 1:
         raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
@@ -175,7 +142,17 @@ def move(
             "" if is_part else source.revision(),
             re_embed.texts.origin() if isinstance(re_embed, TextEmbedder) else "",
         )
-        return _move(source, target, offline_map, folder, current, re_embed, progress, engine)
+        return _move(
+            source,
+            target,
+            offline_map,
+            folder,
+            current,
+            re_embed,
+            progress,
+            engine,
+            allows_empty=allows_empty,
+        )
 
 
 def _move(
@@ -187,6 +164,8 @@ def _move(
     re_embed: Embed | None,
     progress: Callable[[int, int], None],
     engine: Engine,
+    *,
+    allows_empty: bool,
 ) -> MoveResult:
     start = time.perf_counter()
     engine.check_stores(source, target)
@@ -194,7 +173,7 @@ def _move(
     if checkpoint is None:
         if isinstance(re_embed, TextEmbedder):
             re_embed.texts.check(source)
-        checkpoint = _begin(source, target, offline_map, folder, current)
+        checkpoint = _begin(source, target, offline_map, folder, current, allows_empty=allows_empty)
     else:
         checkpoint.check(current, target_exists=target.exists())
         # Byte for byte the same map: one of the same versions may be rounded differently.
@@ -213,7 +192,7 @@ def _move(
             raise
         has_changed = bool(current.revision) and source.revision() != current.revision
     seconds = time.perf_counter() - start
-    return _result(target, checkpoint, total, resumed_at, seconds, has_changed=has_changed)
+    return to_result(target, checkpoint, total, resumed_at, seconds, has_changed=has_changed)
 
 
 def _write(
@@ -248,6 +227,8 @@ def _write(
             f"rows, or parts in {checkpoint.folder}, during the move. Remove the target and that "
             "folder to move anew"
         )
+    if isinstance(target, BaseStore):
+        target.mark_complete()
     checkpoint.complete()
 
 
@@ -266,80 +247,29 @@ def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
 
 
 def _begin(
-    source: VectorStore, target: VectorStore, offline_map: OfflineMap, folder: Path, current: Move
+    source: VectorStore,
+    target: VectorStore,
+    offline_map: OfflineMap,
+    folder: Path,
+    current: Move,
+    *,
+    allows_empty: bool,
 ) -> Checkpoint:
     if target.exists():
         raise ConflictError(
             f"{target.name} exists already, and {folder} has no checkpoint of a move to it: choose "
             "another target"
         )
+    if not source.count():
+        if allows_empty:
+            return Checkpoint.begin(folder, current, offline_map)
+        raise InvalidInputError(f"{source.name}: expected rows, got none")
     width, expected = source.dimension(), offline_map.source_width
     if width != expected:
         raise InvalidInputError(
             f"{source.name}: expected vectors of {expected} numbers, which the space "
             f"{current.versions.source} has, got {width}"
         )
-    if not source.count():
-        raise InvalidInputError(f"{source.name}: expected rows, got none")
     # An unreadable source is refused before anything is written.
     next(source.scan(current.block_rows), None)
     return Checkpoint.begin(folder, current, offline_map)
-
-
-def _result(
-    target: VectorStore,
-    checkpoint: Checkpoint,
-    total: int,
-    resumed_at: int,
-    seconds: float,
-    *,
-    has_changed: bool,
-) -> MoveResult:
-    state, current = checkpoint.progress, checkpoint.move
-    written, stored = state.written, target.count()
-    warnings = []
-    if stored > written:
-        warnings.append(
-            f"{target.name} has {stored} rows, and the move wrote {written}: rows were added since"
-        )
-    if has_changed:
-        warnings.append(
-            f"{current.source} has changed during the move: rows that were written behind the "
-            "place that it had reached are not in the target"
-        )
-    elif total != state.rows:
-        warnings.append(
-            f"{current.source} has {total} rows now, and {state.rows} were read: it changed during "
-            "the move or since"
-        )
-    if state.rejected and current.rejects != LEFT_OUT:
-        warnings.append(
-            f"{state.rejected} of {state.rows} rows were left out, as they have no text "
-            f"{f'in {current.texts}' if current.texts else 'to embed'}, or no id; {REJECTS} lists "
-            f"them{'' if state.re_embedded else '. No row was embedded anew'}"
-        )
-    if state.uncovered:
-        warnings.append(
-            f"{state.uncovered} of {written} rows are not covered by the anchors of "
-            f"{current.versions.source}: their translations are unreliable"
-        )
-    if state.mismatched:
-        warnings.append(
-            f"the lengths of {state.mismatched} of {written} rows do not fit the space "
-            f"{current.versions.source}; in the first block with such rows, {state.length_warning}"
-        )
-    return MoveResult(
-        source=current.source,
-        target=current.target,
-        rows=state.rows,
-        written=written,
-        rejected=state.rejected,
-        re_embedded=state.re_embedded,
-        uncovered=state.uncovered,
-        mismatched=state.mismatched,
-        rejects=checkpoint.folder / REJECTS,
-        resumed_at=resumed_at,
-        seconds=seconds,
-        versions=current.versions._asdict(),
-        warnings=warnings,
-    )

@@ -37,7 +37,7 @@ class ObjectStore(ParquetStore):
     ) -> None:
         super().__init__(Path(), name, id_column, column)
         self._file_system, key = fs.FileSystem.from_uri(address)
-        self._key = PurePosixPath(key)
+        self._key, self._ends_in_slash = PurePosixPath(key), address.endswith("/")
 
     def revision(self) -> str:
         """Sizes and times of the objects."""
@@ -57,7 +57,7 @@ class ObjectStore(ParquetStore):
             InvalidInputError: If it is no folder, it is inside that of the source, or the names of
                 columns or the ids of the source repeat.
         """
-        if self._key.suffix:
+        if self._key.suffix and not self._ends_in_slash:
             raise InvalidInputError(f"{self.name}: expected a folder as target, ending in a slash")
         if isinstance(source, ObjectStore) and self._key.is_relative_to(source._key):
             raise InvalidInputError(
@@ -71,8 +71,8 @@ class ObjectStore(ParquetStore):
         self._write_table(self._to_table(batch), buffer)
         self._put(f"part-{block:06d}{self.SUFFIX}", buffer.getvalue())
 
-    def finish(self) -> None:
-        """Mark the folder as complete."""
+    def mark_complete(self) -> None:
+        """Write the object that marks the folder as complete."""
         self._put(COMPLETE, b"")
 
     @staticmethod

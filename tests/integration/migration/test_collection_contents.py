@@ -14,7 +14,8 @@ from chromadb.config import Settings
 from qdrant_client import QdrantClient, models
 
 from stitchwork.errors import InvalidInputError, UnavailableError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import client_errors, open_store
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors
 

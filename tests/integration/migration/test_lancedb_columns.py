@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store, state_folder
 from tests.support.moved_stores import make_map, make_vectors
 

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from stitchwork.errors import ConflictError, InvalidInputError, UnavailableError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import client_errors, open_store
 from tests.support.interrupted_moves import check_interrupted_moves
 from tests.support.moved_stores import TARGET_WIDTH, WIDTH, make_map, make_vectors, write_parquet

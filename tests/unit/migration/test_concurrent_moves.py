@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import ConflictError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, make_vectors, write_parquet
 

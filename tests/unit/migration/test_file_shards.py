@@ -11,7 +11,8 @@ import pytest
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.blocks import Uncovered
 from stitchwork.migration.file_shards import FileShard, move_shard
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.row_texts import FieldTexts
 from stitchwork.migration.stores import open_store
@@ -189,3 +190,14 @@ def test_hidden_files_are_no_data_and_folders_may_be_named_as_files(tmp_path: Pa
     assert set(read(source, "new")) == names
     with open_store(str(source)) as store:
         assert store.count() == 3 * len(names)
+
+
+def test_files_without_rows_are_moved_to_files_without_rows(source: Path) -> None:
+    table = pq.read_table(source / "b.parquet")
+    pq.write_table(table.slice(0, 0), source / "b.parquet")
+    results = run(source, "new", "1/2")
+    assert [(result.rows, result.written) for result in results] == [(0, 0), (33, 33)]
+    empty, other = (read(source, "new")[name] for name in ("b.parquet", "deep/d.parquet"))
+    assert len(empty) == 0
+    assert empty.schema.equals(other.schema, check_metadata=True)
+    assert [result.resumed_at for result in run(source, "new", "1/2")] == [0, 33]

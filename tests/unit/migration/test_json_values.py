@@ -14,7 +14,8 @@ import pytest
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.json_values import to_json
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, make_vectors
 

@@ -9,7 +9,8 @@ import pytest
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.blocks import Uncovered
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.stores import open_store, state_folder
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors, write_parquet

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors
 

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from stitchwork.errors import ConflictError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.re_embedding import Embed
 from stitchwork.migration.store import Id, Record
 from stitchwork.migration.stores import open_store

@@ -11,7 +11,8 @@ from safetensors.numpy import save
 
 from stitchwork import Stitchwork
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.local_engine import MoveResult, move
+from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.re_embedding import TextEmbedder
 from stitchwork.migration.row_texts import FieldTexts, FileTexts, TextReader
 from stitchwork.migration.stores import open_store
@@ -97,8 +98,8 @@ def test_field_that_no_row_of_json_lines_has_is_named_in_a_warning(
     result = run(client, tmp_path, FieldTexts("nofield", required=False), source="a.jsonl")
     assert (result.rejected, result.re_embedded) == (1, 0)
     assert result.warnings == [
-        "1 of 100 rows were left out, as they have no text in the field nofield, or no id; "
-        "rejects.jsonl lists them. No row was embedded anew"
+        "1 of 100 rows were left out, as they have no text in the field nofield, "
+        "a text that was refused, or no id; rejects.jsonl lists them. No row was embedded anew"
     ]
 
 
