@@ -18,7 +18,6 @@ NOT_FINITE: Final = "a number that is not finite"
 ZERO: Final = "all its numbers are zero"
 NO_DIRECTION: Final = "equals the mean of the source space, so it has no direction"
 NOT_COVERED: Final = "not covered by the anchors of the source space"
-NO_TEXT: Final = "no text to embed"
 
 
 class Reject(NamedTuple):
@@ -109,21 +108,24 @@ def _embed_rejects(
 ) -> dict[int, NDArray[np.float32]]:
     """Embeddings of rows that are not translated, by their indices; rows without an id have none.
 
-    The reasons of those without a text say so.
+    The reasons of those that are not embedded say why.
     """
     rows = [row for row in sorted(reasons) if not reasons[row].startswith(NO_ID)]
     if not rows:
         return {}
     records = batch.payload.select(np.array(rows, np.intp)).records()
-    embeddings = dict(zip(rows, re_embed([batch.ids[row] for row in rows], records), strict=True))
-    reasons |= {row: f"{reasons[row]}; {NO_TEXT}" for row in rows if embeddings[row] is None}
-    embedded = {row: vector for row, vector in embeddings.items() if vector is not None}
-    for vector in embedded.values():
+    embedded = dict[int, NDArray[np.float32]]()
+    results = re_embed([batch.ids[row] for row in rows], records)
+    for row, vector in zip(rows, results, strict=True):
+        if isinstance(vector, str):
+            reasons[row] = f"{reasons[row]}; {vector}"
+            continue
         if vector.shape != (offline_map.target_width,):
             raise ConflictError(
                 f"expected embeddings of {offline_map.target_width} numbers in the space "
                 f"{offline_map.versions.target}, got {len(vector)}"
             )
+        embedded[row] = vector
     return embedded
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchwork.client.service_errors import ServiceError
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.offline_map import MapVersions
 from stitchwork.migration.row_texts import TextReader
@@ -15,9 +16,13 @@ from stitchwork.migration.store import Id, Record
 if TYPE_CHECKING:
     from stitchwork.client import Stitchwork
 
-Embed: TypeAlias = Callable[[Sequence[Id], Sequence[Record]], list[NDArray[np.float32] | None]]
-"""Embeds rows in the target space from their texts, by their ids and payloads; None for those
-without a text."""
+NO_TEXT: Final = "no text to embed"
+REFUSALS: Final = (400, 413, 422)
+"""Statuses of requests that are refused whenever they are sent."""
+
+Embed: TypeAlias = Callable[[Sequence[Id], Sequence[Record]], list[NDArray[np.float32] | str]]
+"""Embeds rows in the target space from their texts, by their ids and payloads; the reason for those
+that have no text, or one that cannot be embedded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +52,11 @@ class TextEmbedder:
 
     def __call__(
         self, ids: Sequence[Id], records: Sequence[Record]
-    ) -> list[NDArray[np.float32] | None]:
+    ) -> list[NDArray[np.float32] | str]:
         """Embed rows from their texts.
+
+        Returns:
+            The embedding of each row, or the reason that it has none.
 
         Raises:
             ConflictError: If the target space is of another version by now.
@@ -56,8 +64,8 @@ class TextEmbedder:
         space, lines = self.versions.target, self.texts(ids, records)
         available = [text for text in lines if text is not None]
         if not available:
-            return [None] * len(ids)
-        rows = iter(np.asarray(self.client.embed(space, available), np.float32))
+            return [NO_TEXT] * len(ids)
+        rows = iter(self._embed_accepted(available))
         # Afterwards: what was embedded by another version is not written.
         version = self.client.get("spaces", space)["version"]
         if version != self.versions.target_version:
@@ -65,4 +73,35 @@ class TextEmbedder:
                 f"the space {space} was replaced during the move, from version "
                 f"{self.versions.target_version} to {version}: rows of both would be mixed"
             )
-        return [None if text is None else next(rows) for text in lines]
+        return [NO_TEXT if text is None else next(rows) for text in lines]
+
+    def _embed_accepted(self, texts: list[str]) -> list[NDArray[np.float32] | str]:
+        """Embeddings of all texts but those that the service refuses, which have the reason."""
+        results: list[NDArray[np.float32] | str] = [""] * len(texts)
+        pending = [(0, len(texts))]
+        while pending:
+            start, stop = pending.pop()
+            if start == stop:
+                continue
+            try:
+                rows = self.client.embed(self.versions.target, texts[start:stop])
+                results[start:stop] = list(np.asarray(rows, np.float32))
+            except ServiceError as error:
+                item = _refused_item(error, stop - start)
+                if item is None:
+                    raise
+                results[start + item] = f"its text was refused: {error.message}"
+                # Those before it first, where none is refused as a rule.
+                pending += [(start + item + 1, stop), (start, start + item)]
+        return results
+
+
+def _refused_item(error: ServiceError, count: int) -> int | None:
+    """The index of the text that a request of several is refused for; None for other errors."""
+    if error.status not in REFUSALS:
+        return None
+    parts = (error.pointer or "").split("/")
+    if parts[:2] == ["", "items"] and len(parts) > 2 and parts[2].isdecimal():
+        item = int(parts[2])
+        return item if item < count else None
+    return None

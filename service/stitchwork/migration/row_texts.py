@@ -1,16 +1,15 @@
 """The texts that the rows of a store are embeddings of."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
-
-import orjson
 
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.base_store import BaseStore
 from stitchwork.migration.store import Id, Record, VectorStore
+from stitchwork.migration.text_index import TextIndex
 
 DIGEST_DIGITS: Final = 16
 
@@ -100,10 +99,18 @@ class FileTexts:
     Attributes:
         path: The file.
         required: Whether some of the rows that are read at a time must have a text.
+        index: Where the lines of the ids are.
+
+    Raises:
+        InvalidInputError: If there is no such file, a line is no such object, or an id repeats.
     """
 
     path: Path
     required: bool = True
+    index: TextIndex = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", TextIndex(self.path))
 
     def origin(self) -> str:
         """The digest of the file, whose name does not matter."""
@@ -118,24 +125,10 @@ class FileTexts:
         """The text of each row.
 
         Raises:
-            InvalidInputError: If a line is no such object, or a text is required, and there is none
-                for any row.
+            ConflictError: If the file has changed.
+            InvalidInputError: If a text is required, and there is none for any row.
         """
-        places: Mapping[str, int] = {str(id_): i for i, id_ in enumerate(ids)}
-        lines: list[str | None] = [None] * len(ids)
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.strip():
-                    continue
-                try:
-                    fields = orjson.loads(line)
-                    place, text = places.get(str(fields["id"])), fields["text"]
-                except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-                    raise InvalidInputError(
-                        f'{self.path}, line {number}: expected {{"id": …, "text": …}}'
-                    ) from error
-                if place is not None:
-                    lines[place] = _text(text)
+        lines = [_text(text) for text in self.index.read(ids)]
         if self.required and ids and not any(lines):
             raise InvalidInputError(f"{self.path}: expected the ids of the store, such as {ids[0]}")
         return lines

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stitchwork.errors import ConflictError
 from stitchwork.migration.local_engine import move
 from stitchwork.migration.move_results import MoveResult
-from stitchwork.migration.re_embedding import Embed
+from stitchwork.migration.re_embedding import NO_TEXT, Embed
 from stitchwork.migration.store import Id, Record
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors, write_parquet
@@ -21,11 +21,11 @@ from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors, wri
 ROWS = 100
 
 
-def embed(ids: Sequence[Id], records: Sequence[Record]) -> list[NDArray[np.float32] | None]:
+def embed(ids: Sequence[Id], records: Sequence[Record]) -> list[NDArray[np.float32] | str]:
     """The number of each row as all its coordinates; row 5 has no text."""
     numbers = [int(str(id_).removeprefix("r")) for id_ in ids]
     assert [record["text"] for record in records] == [f"text {i}\nof two lines" for i in numbers]
-    return [None if i == 5 else np.full(TARGET_WIDTH, i, np.float32) for i in numbers]
+    return [NO_TEXT if i == 5 else np.full(TARGET_WIDTH, i, np.float32) for i in numbers]
 
 
 def run(folder: Path, re_embed: Embed | None = embed) -> MoveResult:

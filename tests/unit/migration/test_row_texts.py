@@ -31,7 +31,12 @@ def respond(method: str, path: str, body: bytes) -> Response:
     if method == "GET":
         space = {"id": "y", "version": "y1", "encoder": {"model": "m"}}
         return Response(json.dumps(space).encode())
-    rows = np.ones((len(json.loads(body)["items"]), TARGET_WIDTH), np.float32)
+    items = json.loads(body)["items"]
+    for i, text in enumerate(items):
+        if "refused" in text:
+            problem = {"detail": f"item {i} is refused", "pointer": f"/items/{i}"}
+            return Response(json.dumps({**problem, "code": "invalid_input"}).encode(), 422)
+    rows = np.ones((len(items), TARGET_WIDTH), np.float32)
     return Response(save({"embeddings": rows}))
 
 
@@ -160,3 +165,46 @@ def test_message_of_another_option_names_only_what_exists(client: Stitchwork, fo
     with pytest.raises(ConflictError) as complete:
         run(client, folder, texts, block_rows=64)
     assert f"or remove {folder}/state and {folder}/b.parquet to move again" in str(complete.value)
+
+
+def test_rows_whose_texts_are_refused_are_left_out_and_the_move_goes_on(
+    client: Stitchwork, folder: Path
+) -> None:
+    table = pq.read_table(folder / "a.parquet")
+    texts = [f"refused {i}" if i in (3, 7) else "accepted" for i in range(ROWS)]
+    column = table.column_names.index("text")
+    pq.write_table(table.set_column(column, "text", [texts]), folder / "a.parquet")
+    result = run(client, folder, FieldTexts("text", required=False))
+    assert (result.written, result.rejected, result.re_embedded) == (ROWS - 2, 2, 1)
+    assert (
+        "2 of 100 rows were left out, as they have no text in the field text, a text that was "
+        in (result.warnings[0])
+    )
+    rejects = [json.loads(line) for line in result.rejects.read_text().splitlines()]
+    assert [reject["id"] for reject in rejects if "re_embedded" not in reject] == ["r3", "r7"]
+    assert rejects[0]["reason"] == "no vector; its text was refused: item 0 is refused"
+    assert len(pq.read_table(folder / "b.parquet")) == ROWS - 2
+
+
+def test_file_of_texts_that_is_missing_or_repeats_an_id_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    with pytest.raises(InvalidInputError, match=r"texts\.jsonl: expected a file of texts"):
+        FileTexts(path)
+    path.write_text(
+        '{"id": 7, "text": "one"}\n\n{"id": "8", "text": ""}\n{"id": "7", "text": ""}\n'
+    )
+    with pytest.raises(InvalidInputError, match="line 4: expected an id once, got 7 again"):
+        FileTexts(path)
+    path.write_text('{"id": 7, "text": "one"}\n{"id": 8}\n')
+    with pytest.raises(InvalidInputError, match="line 2: expected"):
+        FileTexts(path)
+
+
+def test_texts_of_a_file_are_read_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"id": f"r{i}", "text": f"text {i}"}) for i in range(99)))
+    texts = FileTexts(path)
+    assert texts(["r98", "x", "r0", "r5"], [{}] * 4) == ["text 98", None, "text 0", "text 5"]
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(ConflictError, match=r"texts\.jsonl has changed"):
+        texts(["r5"], [{}])
