@@ -176,10 +176,8 @@ def test_rows_whose_texts_are_refused_are_left_out_and_the_move_goes_on(
     pq.write_table(table.set_column(column, "text", [texts]), folder / "a.parquet")
     result = run(client, folder, FieldTexts("text", required=False))
     assert (result.written, result.rejected, result.re_embedded) == (ROWS - 2, 2, 1)
-    assert (
-        "2 of 100 rows were left out, as they have no text in the field text, a text that was "
-        in (result.warnings[0])
-    )
+    warning = "2 of 100 rows were left out, as they have no text in the field text, a text that was"
+    assert result.warnings[0].startswith(warning)
     rejects = [json.loads(line) for line in result.rejects.read_text().splitlines()]
     assert [reject["id"] for reject in rejects if "re_embedded" not in reject] == ["r3", "r7"]
     assert rejects[0]["reason"] == "no vector; its text was refused: item 0 is refused"
