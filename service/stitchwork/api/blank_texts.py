@@ -8,12 +8,17 @@ from typing import Any, Final
 import numpy as np
 from starlette.requests import Request
 
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.dependencies import AppState
-from stitchwork.api.raw_inputs import infer_while_connected
-from stitchwork.api.row_inference import result_width
+from stitchwork.api.direct_routes import reserve
+from stitchwork.api.raw_inputs import charge, infer_while_connected
+from stitchwork.api.row_inference import FLOAT32_BYTES, result_width
 from stitchwork.errors import InvalidInputError
+from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
+from stitchwork.resources import TextEncoder
+from stitchwork.resources.prompts import select_prompt
 
 MESSAGE: Final = "expected a text that is not empty"
 ITEMS: Final = "/items/"
@@ -40,6 +45,29 @@ def original_indices(indices: Sequence[int]) -> Generator[None, None, None]:
         raise
 
 
+async def charge_blank(
+    state: AppState, resolution: Resolution, count: int, input_type: str | None
+) -> None:
+    """Check and charge a request of which no text is embedded, as others are.
+
+    Args:
+        state: The state of the API.
+        resolution: The versions to use.
+        count: Number of its texts.
+        input_type: Its input type.
+
+    Raises:
+        InvalidInputError: If no prompt of the model is for this input type.
+        InputTooLargeError: If there are more texts than a rate of the key ever allows.
+        RateLimitError: If a rate of the key is used up.
+    """
+    encoder = encoder_of(resolution.source)
+    if input_type is not None and isinstance(encoder, TextEncoder):
+        with hide_model_path(resolution.source):
+            select_prompt(encoder.model, encoder.prompts or {}, input_type)
+    await charge(state, (), count)
+
+
 async def infer_present(
     request: Request,
     state: AppState,
@@ -63,18 +91,24 @@ async def infer_present(
         A result with a row for each input, zeros for a blank one; and the indices of these.
 
     Raises:
+        InputTooLargeError: If there are more than `max_items`, blank ones included.
         StitchworkError: What `infer_while_connected` raises.
     """
+    check_count(len(items), state.limits.max_items, "items", "max_items", "/items")
     count, indices = len(items), list(range(len(items)))
     if skips_blank and encoder_of(resolution.source).modality == "text":
         indices = present_indices(items)
     defined, covered = np.ones(count, np.bool_), np.ones(count, np.bool_)
     if not indices:
-        rows = np.zeros((count, result_width(resolution)), np.float32)
+        await charge_blank(state, resolution, count, options["input_type"])
+        # One row for all, none of which is in the response.
+        rows = np.broadcast_to(np.float32(0), (count, result_width(resolution)))
         return InferenceResult(resolution, rows, defined, covered), frozenset(range(count))
+    blank = count - len(indices)
+    reserve(request, FLOAT32_BYTES * blank * result_width(resolution))
     with original_indices(indices):
         result = await infer_while_connected(
-            request, state, resolution, [items[i] for i in indices], **options
+            request, state, resolution, [items[i] for i in indices], blank=blank, **options
         )
     if len(indices) == count:
         return result, frozenset()

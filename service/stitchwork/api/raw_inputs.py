@@ -1,6 +1,7 @@
 """Raw inputs of a request: fetched by URL, decoded, and passed to the pipeline."""
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
+from stitchwork.resources import Item
 
 SHORT_BODY: Final = 64 * 1024
 """Declared size of a body up to which it is read before its request is checked."""
@@ -92,6 +94,23 @@ def check_truncate(resolution: Resolution, truncate: bool | None) -> None:
         )
 
 
+async def charge(state: AppState, items: Sequence[Item], blank: int = 0) -> None:
+    """Charge inputs to the rates of the request's key.
+
+    Args:
+        state: The state of the API.
+        items: Decoded inputs.
+        blank: Number of blank texts besides.
+
+    Raises:
+        InputTooLargeError: If there are more than a rate ever allows.
+        RateLimitError: If a rate is used up.
+    """
+    if units := state.rate_limiter.units():
+        amounts = input_amounts([*items, *[""] * blank], units)
+        await state.rate_limiter.charge(**amounts)
+
+
 async def infer_items(
     state: AppState,
     resolution: Resolution,
@@ -99,6 +118,7 @@ async def infer_items(
     *,
     truncate: bool | None,
     input_type: str | None = None,
+    blank: int = 0,
     seconds: float,
 ) -> InferenceResult:
     """Decode raw inputs and embed them on a worker, which also translates and classifies them.
@@ -110,6 +130,7 @@ async def infer_items(
         items: Texts, images in base64 or by URL, or the bytes of files.
         truncate: Cut texts that are too long; None takes the encoder's setting.
         input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
+        blank: Number of further texts of the request, which are charged, but not embedded.
         seconds: Deadline of the result, in seconds from now.
 
     Raises:
@@ -122,8 +143,7 @@ async def infer_items(
         size = sum(map(len, values)) // BYTES_PER_VALUE
         decode = partial(decode_items, values, modality, state.limits.max_items)
         decoded = await state.executor.finish(decode, size)
-        if units := state.rate_limiter.units():
-            await state.rate_limiter.charge(**input_amounts(decoded, units))
+        await charge(state, decoded, blank)
         with hide_model_path(resolution.source):
             return await state.pipeline.infer_items(
                 resolution, decoded, truncate=truncate, input_type=input_type, seconds=seconds
@@ -138,6 +158,7 @@ async def infer_while_connected(
     *,
     truncate: bool | None,
     input_type: str | None = None,
+    blank: int = 0,
     seconds: float,
 ) -> InferenceResult:
     """Like `infer_items`, for a request whose body has been read.
@@ -149,6 +170,7 @@ async def infer_while_connected(
         items: Raw inputs.
         truncate: Cut texts that are too long; None takes the encoder's setting.
         input_type: Selects a prompt of the encoder's model; None takes the encoder's own.
+        blank: Number of further texts of the request, which are charged, but not embedded.
         seconds: Deadline of the result, in seconds from now.
 
     Raises:
@@ -158,6 +180,12 @@ async def infer_while_connected(
     size = sum(map(len, items)) + FLOAT32_BYTES * len(items) * result_width(resolution)
     reserve(request, size)
     inference = infer_items(
-        state, resolution, items, truncate=truncate, input_type=input_type, seconds=seconds
+        state,
+        resolution,
+        items,
+        truncate=truncate,
+        input_type=input_type,
+        blank=blank,
+        seconds=seconds,
     )
     return await run_while_connected(request, inference)

@@ -40,7 +40,7 @@ def _key_options(function: F) -> F:
     limit = click.option(
         "--limit",
         metavar="RATES",
-        help="Rate limits of this key, such as `100/minute;5000/day;200000 characters/hour`.",
+        help="Rate limits of this key, such as `100/minute;5000/day;200000 tokens/hour`.",
     )
     weight = click.option(
         "--weight",

@@ -15,7 +15,7 @@ from stitchwork.models.parity import SAMPLE_TEXTS, check_rows
 from stitchwork.models.pooling import build_modules, load_tensors
 from stitchwork.models.sentence_transformers_files import refusal
 from stitchwork.models.text_cutting import TextCutter
-from stitchwork.models.text_settings import resolve_spec
+from stitchwork.models.text_settings import lower_case_first, resolve_spec
 from stitchwork.models.token_ids import unverifiable_tokens
 from stitchwork.models.tokenization import Tokenization
 from stitchwork.resources import Item, Modality, TextEncoder, TokenIds
@@ -59,12 +59,15 @@ class StaticEncoder:
         if not file.is_file():
             raise refusal(spec.model, "it has no tokenizer: expected a file tokenizer.json")
         self._tokenizer = Tokenizer.from_file(str(file))
+        if self._spec.lower_case:
+            # The places of its tokens are those of the text as it was sent.
+            lower_case_first(self._tokenizer)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.tokenization = Tokenization(
             spec.model,
             self._tokenizer,
-            self._cased,
+            str,
             self._select_prompt,
             adds_special_tokens=False,
         )
@@ -146,10 +149,7 @@ class StaticEncoder:
                 pointer=f"/items/{i}",
                 code=ErrorCode.TOO_MANY_TOKENS,
             )
-        return self._cased(prompt + item)
-
-    def _cased(self, text: str) -> str:
-        return text.lower() if self._spec.lower_case else text
+        return prompt + item
 
     def _select_prompt(self, input_type: str | None) -> Prompt:
         """The prompt of an input type; without one, that of the spec."""

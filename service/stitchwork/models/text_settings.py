@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from tokenizers import Tokenizer
 from tokenizers.normalizers import Lowercase
 from tokenizers.normalizers import Sequence as Normalizers
 from transformers import AutoModel
@@ -160,7 +161,8 @@ def lower_case_first(tokenizer: Any) -> bool:
     Returns:
         False if it is one that cannot, as it is not backed by the tokenizers library.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    is_backend = isinstance(tokenizer, Tokenizer)
+    backend = tokenizer if is_backend else getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return False
     normalizer = backend.normalizer

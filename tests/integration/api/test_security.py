@@ -386,7 +386,15 @@ def test_request_above_a_whole_rate_is_not_to_be_sent_again(guarded: KeyedServic
     body = {"model": "few", "query": items[0], "documents": items[1:]}
     rerank = guarded.send("POST", "/v1/rerank", key, json=body)
     assert (rerank.status_code, rerank.json()["error"]["code"]) == (400, "input-too-large")
-    for response in (embed, rerank):
+    # Blank texts count, though nothing is embedded.
+    encoder = {"kind": "transformers", "model": "/models/bert"}
+    assert guarded.send(
+        "PUT", "/spaces/few-texts", guarded.keys[ADMIN], json={**space, "encoder": encoder}
+    ).is_success
+    body = {"items": [""] * 4, "blank_texts": "null"}
+    blank = guarded.send("POST", "/embed/few-texts", key, json=body)
+    assert (blank.status_code, blank.json()["code"]) == (413, "input-too-large")
+    for response in (embed, rerank, blank):
         assert "at most 3 items of key few in 60 seconds" in response.text
         assert "got a request of 4" in response.text
         assert "retry-after" not in response.headers

@@ -78,9 +78,42 @@ def test_rows_that_cannot_be_null_are_refused(world: World) -> None:
     )
     assert (response.status_code, response.json()["pointer"]) == (422, "/blank_texts")
     assert "application/json" in response.json()["detail"]
+    accept = "application/x-npy, application/json;q=0.5"
+    response = world.http.post(
+        "/embed/minilm",
+        json={"items": ["", "a"], "blank_texts": "null"},
+        headers={"Accept": accept},
+    )
+    assert response.json()["embeddings"][0] is None
 
 
 def test_images_are_never_blank(world: World) -> None:
     items = [to_base64(world.images[0]), ""]
     response = post(world, "/embed/lite", items=items, blank_texts="null")
     assert (response.status_code, response.json()["pointer"]) == (415, "/items/1")
+
+
+PATHS = ["/embed/minilm", "/stitch/minilm/topic", "/v1/embeddings"]
+
+
+def fields(path: str, texts: list[str]) -> dict[str, Any]:
+    """A request for texts, of which blank ones are null."""
+    own = {"model": "minilm", "input": texts} if path.startswith("/v1") else {"items": texts}
+    return {**own, "blank_texts": "null"}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_blank_texts_count_among_the_items_of_a_request(world: World, path: str) -> None:
+    limit = world.http.get("/info").json()["limits"]["max_items"]
+    for first in ("", TEXTS[0]):
+        body = fields(path, [first] + [""] * limit)
+        response = world.http.post(path, json=body)
+        assert response.status_code == (400 if path.startswith("/v1") else 413), response.text
+        assert f"at most {limit} items (max_items), got {limit + 1}" in response.text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_input_type_is_checked_if_all_texts_are_blank(world: World, path: str) -> None:
+    response = world.http.post(path, json={**fields(path, [""]), "input_type": "nope"})
+    assert response.status_code == (400 if path.startswith("/v1") else 422), response.text
+    assert "input_type" in response.text

@@ -1,4 +1,4 @@
-"""Multipart forms: raw inputs as file parts, other fields as text parts."""
+"""Multipart forms: raw inputs as file parts or text parts `items`, other fields as text parts."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +11,7 @@ from stitchwork.errors import InputTooLargeError, MalformedInputError
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
+ITEMS: Final = "items"
 MAX_FIELDS: Final = 64
 """Text parts of a form: more than any request has fields."""
 
@@ -19,7 +20,7 @@ class _Form:
     """Collects the parts of a form in memory; raw inputs are never written to a disk."""
 
     def __init__(self, max_items: int, setting: str) -> None:
-        self.files: list[bytes] = []
+        self.items: list[str | bytes] = []
         self.fields: list[tuple[str, str]] = []
         self.is_complete = False
         self._max_items = max_items
@@ -63,15 +64,18 @@ class _Form:
                 "expected multipart/form-data: a name in the Content-Disposition of each part"
             )
         self._name, self._is_file = _decode(name), b"filename" in options
-        if self._is_file and len(self.files) >= self._max_items:
-            raise _too_many(self._max_items, "files", f" ({self._setting})")
-        if not self._is_file and len(self.fields) >= MAX_FIELDS:
+        is_item = self._is_file or self._name == ITEMS
+        if is_item and len(self.items) >= self._max_items:
+            raise _too_many(self._max_items, ITEMS, f" ({self._setting})")
+        if not is_item and len(self.fields) >= MAX_FIELDS:
             raise _too_many(MAX_FIELDS, "other parts", "")
 
     def _end_part(self) -> None:
         content = b"".join(self._content)
         if self._is_file:
-            self.files.append(content)
+            self.items.append(content)
+        elif self._name == ITEMS:
+            self.items.append(_decode(content))
         else:
             self.fields.append((self._name, _decode(content)))
 
@@ -85,14 +89,16 @@ def parse(content_type: str, data: bytes, max_items: int, setting: str) -> dict[
     Args:
         content_type: The header, which names the boundary.
         data: The body.
-        max_items: The largest number of file parts; it is checked before one more is read.
+        max_items: The largest number of items; it is checked before one more is read.
         setting: Name of that limit in the error.
 
     Returns:
-        The text parts by name, and the contents of all file parts under `items`.
+        The text parts by name, and under `items` the contents of all file parts and of text parts
+        of that name, in order.
 
     Raises:
-        MalformedInputError: If the bytes are not such a form, or its end is missing.
+        MalformedInputError: If the bytes are not such a form, its end is missing, or another field
+            is repeated.
         InputTooLargeError: If it has more parts of either kind.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -109,9 +115,13 @@ def parse(content_type: str, data: bytes, max_items: int, setting: str) -> dict[
         raise MalformedInputError(
             "expected multipart/form-data: the closing boundary is missing, the body was cut"
         )
-    payload: dict[str, Any] = {"items": form.files} if form.files else {}
+    payload: dict[str, Any] = {ITEMS: form.items} if form.items else {}
     for name, text in form.fields:
-        payload.setdefault(name, TextParameter(text))
+        if name in payload:
+            raise MalformedInputError(
+                f"expected multipart/form-data with one part {name!r}, got several"
+            )
+        payload[name] = TextParameter(text)
     return payload
 
 

@@ -155,7 +155,7 @@ def rows_response(
     response: EmbeddingsModel,
     *,
     as_base64: bool = False,
-    nulls: Collection[int] = (),
+    nulls: Collection[int] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A response with rows, in the format that the request accepts.
@@ -165,10 +165,11 @@ def rows_response(
         response: Its embeddings are (n, d) float32. The other fields are metadata in
             safetensors, and not part of an .npy response.
         as_base64: In JSON, encode each row as the base64 of little-endian float32.
-        nulls: In JSON, indices of rows in whose place is null.
+        nulls: Indices of rows in whose place is null, in JSON if that is acceptable at all; None
+            if there can be none.
         headers: Further headers.
     """
-    media = _rows_media_type(request)
+    media = _rows_media_type(request, nullable=nulls is not None)
     if media == NPY:
         return BufferResponse(to_npy(response.embeddings), headers, NPY)
     if media == SAFETENSORS:
@@ -191,7 +192,12 @@ def rows_response(
 
 
 def check_rows(
-    request: Request, shape: tuple[int, int], limits: RequestLimits, *, as_base64: bool
+    request: Request,
+    shape: tuple[int, int],
+    limits: RequestLimits,
+    *,
+    as_base64: bool,
+    nullable: bool = False,
 ) -> None:
     """Check the number of numbers in a response with rows, before they are computed.
 
@@ -200,11 +206,12 @@ def check_rows(
         shape: (n, d) of the rows.
         limits: Bound of a response in JSON.
         as_base64: Whether JSON has rows as base64, which are not bounded.
+        nullable: Whether the place of a row may have null.
 
     Raises:
         InputTooLargeError: If it is JSON with more than `max_json_values`.
     """
-    if not as_base64 and _rows_media_type(request) == JSON:
+    if not as_base64 and _rows_media_type(request, nullable=nullable) == JSON:
         alternative = f"accept {NPY} or {SAFETENSORS}, set encoding_format to base64, or send fewer"
         check_json_values(shape[0] * shape[1], limits, alternative)
 
@@ -213,9 +220,9 @@ def check_nullable(request: Request) -> None:
     """Check that a response with rows may have null in the place of some.
 
     Raises:
-        InvalidInputError: If `Accept` wants an array.
+        InvalidInputError: If `Accept` allows arrays only.
     """
-    media = _rows_media_type(request)
+    media = _rows_media_type(request, nullable=True)
     if media != JSON:
         raise InvalidInputError(
             f"expected blank_texts refuse with a response of type {media}, whose rows cannot be "
@@ -224,8 +231,10 @@ def check_nullable(request: Request) -> None:
         )
 
 
-def _rows_media_type(request: Request) -> str:
+def _rows_media_type(request: Request, *, nullable: bool = False) -> str:
     own = media_type(request)
+    if nullable and preferred_media_type(request, ("", JSON), JSON) == JSON:
+        return JSON
     return preferred_media_type(request, (JSON, *BINARY), own if own in BINARY else JSON)
 
 

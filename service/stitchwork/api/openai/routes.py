@@ -9,7 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from stitchwork.api.blank_texts import MESSAGE, original_indices, present_indices
+from stitchwork.api.blank_texts import MESSAGE, charge_blank, original_indices, present_indices
 from stitchwork.api.content import negotiation
 from stitchwork.api.content.sliced_json import (
     SLICE_VALUES,
@@ -17,6 +17,7 @@ from stitchwork.api.content.sliced_json import (
     check_json_values,
     row_slices,
 )
+from stitchwork.api.content.validation import check_count
 from stitchwork.api.dependencies import (
     AppState,
     StateDep,
@@ -63,6 +64,7 @@ async def embeddings(request: Request) -> Response:
     resolution = await resolve_now(state, source=source, target=target, bridge=payload.bridge)
     record_ignored(state.telemetry.metrics, payload)
     encoder = encoder_of(resolution.source)
+    check_count(len(payload.input), state.limits.max_items, "items", "max_items", "/input")
     check_dimensions(resolution.destination, payload.dimensions)
     if payload.encoding_format != "base64":
         width = payload.dimensions or resolution.destination.dim
@@ -71,10 +73,13 @@ async def embeddings(request: Request) -> Response:
     skips = payload.blank_texts == "null" and encoder.modality == "text"
     indices = present_indices(payload.input) if skips else list(range(len(payload.input)))
     request_id: str = request.scope["state"]["request_id"]
-    if not indices:
-        return _response(payload, request_id, indices, None, resolution_headers(resolution))
     texts = [payload.input[i] for i in indices]
     input_type = replace_pointer("/input_type", "/task" if payload.task else "/input_type")
+    if not indices:
+        with input_type:
+            purpose = payload.input_type or payload.task
+            await charge_blank(state, resolution, len(payload.input), purpose)
+        return _response(payload, request_id, indices, None, resolution_headers(resolution))
     with replace_pointer("/items", "/input"), input_type, original_indices(indices):
         result = await infer_while_connected(
             request,
@@ -83,6 +88,7 @@ async def embeddings(request: Request) -> Response:
             plain_items(texts, encoder.modality),
             truncate=payload.cuts_texts,
             input_type=payload.input_type or payload.task,
+            blank=len(payload.input) - len(indices),
             seconds=seconds,
         )
     result = cut_dimensions(result, payload.dimensions)

@@ -58,7 +58,7 @@ async def embed(encoder: PathId, request: Request) -> Response:
     skips_blank = payload.blank_texts == "null"
     if skips_blank:
         negotiation.check_nullable(request)
-    negotiation.check_rows(request, shape, state.limits, as_base64=as_base64)
+    negotiation.check_rows(request, shape, state.limits, as_base64=as_base64, nullable=skips_blank)
     result, nulls = await infer_present(
         request,
         state,
@@ -96,6 +96,6 @@ def _embed_response(
         request,
         response,
         as_base64=payload.encoding_format == "base64",
-        nulls=nulls,
+        nulls=nulls if payload.blank_texts == "null" else None,
         headers=result_headers(result),
     )

@@ -12,7 +12,7 @@ from stitchwork.api.model_names import ModelNamePath
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers
-from stitchwork.api.raw_inputs import check_capacity, resolve_now
+from stitchwork.api.raw_inputs import charge, check_capacity, resolve_now
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
@@ -21,7 +21,6 @@ from stitchwork.api.tei.schemas import DecodedTexts, DecodeRequest, TokenizeRequ
 from stitchwork.errors import InputTooLargeError, InvalidInputError
 from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import encoder_of
-from stitchwork.queue.costs import input_amounts
 from stitchwork.queue.messages import Task
 
 MAX_BYTES: Final = 1 << 20
@@ -88,8 +87,7 @@ async def _run(
             "fewer"
         )
     items = decode_items(inputs, "text", state.limits.max_items)
-    if units := state.rate_limiter.units():
-        await state.rate_limiter.charge(**input_amounts(items, units))
+    await charge(state, items)
     reserve(request, size * BYTES_PER_TOKEN)
     work = state.pipeline.run_tokenizer(
         resolution,
