@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Response(NamedTuple):
@@ -43,13 +43,18 @@ def http_responder(respond: Responder, tls: ssl.SSLContext | None = None) -> Ite
             """Requests are not printed."""
 
     class Server(ThreadingHTTPServer):
-        def finish_request(self, request: object, client_address: object) -> None:
-            # In the thread of the connection; the client may send no handshake.
-            if tls is not None:
-                request = tls.wrap_socket(request, server_side=True)  # type: ignore[arg-type]
-            super().finish_request(request, client_address)  # type: ignore[arg-type]
+        # Their ends are waited for: nothing is left open.
+        daemon_threads = False
 
-        def handle_error(self, request: object, client_address: object) -> None:
+        def finish_request(self, request: Any, client_address: Any) -> None:
+            if tls is None:
+                super().finish_request(request, client_address)
+                return
+            # In the thread of the connection, whose client may send no handshake.
+            with tls.wrap_socket(request, server_side=True) as connection:
+                super().finish_request(connection, client_address)
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
             """Clients without TLS are refused by the end of their connection."""
 
     with Server(("127.0.0.1", 0), Handler) as server:

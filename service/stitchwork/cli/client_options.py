@@ -11,7 +11,8 @@ from stitchwork.cli.environment import check_client_environment
 from stitchwork.cli.options import Command, WordsOption
 from stitchwork.cli.output import Output
 from stitchwork.cli.table_files import TextSource
-from stitchwork.errors import AuthenticationError, InvalidInputError
+from stitchwork.cli.tls_hints import add_tls_hint
+from stitchwork.errors import AuthenticationError, InvalidInputError, UnavailableError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,6 +111,9 @@ class ClientCommand(Command):
                 raise AuthenticationError(
                     f"{error.message}: set STITCHWORK_KEY or --key"
                 ) from error
+            except UnavailableError as error:
+                add_tls_hint(error, client.url)
+                raise
 
 
 def input_options(subject: str) -> Callable[[F], F]:
@@ -199,6 +203,12 @@ input_type_option = click.option(
     metavar="TEXT",
     help="Prompt of the encoder's model: its name, or query, document and the like [default: that "
     "of the anchors].",
+)
+truncate_option = click.option(
+    "--truncate",
+    is_flag=True,
+    default=None,
+    help="Cut texts that are too long [default: as the encoder is registered].",
 )
 min_confidence_option = click.option(
     "--min-confidence",

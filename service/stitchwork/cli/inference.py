@@ -18,7 +18,9 @@ from stitchwork.cli.client_options import (
     restarts_option,
     row_options,
     top_option,
+    truncate_option,
 )
+from stitchwork.cli.input_errors import input_errors
 from stitchwork.cli.options import WordsOption
 from stitchwork.cli.output import Output, shorten
 from stitchwork.cli.resuming import partial_predictions, read_partial, resumable, resume_option
@@ -143,6 +145,7 @@ def classify(
 @input_options("The inputs")
 @click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
 @input_type_option
+@truncate_option
 @bridge_option
 @restarts_option
 @resume_option
@@ -155,6 +158,7 @@ def embed(
     images: tuple[str, ...],
     target: str | None,
     input_type: str | None,
+    truncate: bool | None,
     bridge: str | None,
     resume: bool,
 ) -> None:
@@ -166,13 +170,14 @@ def embed(
     from stitchwork.cli.files import read_inputs
 
     inputs = read_inputs(texts, images, default="-") or []
-    with resumable(path):
+    with input_errors(inputs, texts), resumable(path):
         rows: Any = client.embed(
             encoder,
             inputs,
             target,
             bridge,
             input_type=input_type,
+            truncate=truncate,
             out=path,
             progress=output.has_progress,
             resume=read_partial(path, resume=resume),
@@ -185,6 +190,7 @@ def embed(
 @click.argument("head", metavar="HEAD", type=parse_id)
 @input_options("The inputs")
 @input_type_option
+@truncate_option
 @bridge_option
 @restarts_option
 @top_option
@@ -197,6 +203,7 @@ def stitch(
     texts: TextSource,
     images: tuple[str, ...],
     input_type: str | None,
+    truncate: bool | None,
     bridge: str | None,
     top: int,
     min_confidence: float | None,
@@ -213,7 +220,7 @@ def stitch(
     def show(predictions: list[dict[str, Any]], indices: Sequence[int]) -> None:
         _show_predictions(output, predictions, [names[i] for i in indices], top)
 
-    with partial_predictions(show):
+    with input_errors(inputs, texts), partial_predictions(show):
         predictions = client.stitch(
             encoder,
             head,
@@ -222,6 +229,7 @@ def stitch(
             top,
             min_confidence=min_confidence,
             input_type=input_type,
+            truncate=truncate,
             progress=output.has_progress,
         )
     show(predictions, range(len(predictions)))

@@ -50,9 +50,7 @@ CLIENT_COMMANDS: Final = {
     ),
     "spaces": LazyCommand("resources:spaces", "List, show, register or delete spaces."),
     "heads": LazyCommand("resources:heads", "List, show, register or delete heads."),
-    "translate": LazyCommand(
-        "inference:translate", "Translate an .npy file of embeddings of any size."
-    ),
+    "translate": LazyCommand("inference:translate", "Translate a file of embeddings of any size."),
     "migrate": LazyCommand(
         "migrate:migrate", "Move a store of vectors into the space of another encoder."
     ),
@@ -61,8 +59,8 @@ CLIENT_COMMANDS: Final = {
         "Predict what a change of its model costs a store of vectors.",
         extra="report",
     ),
-    "classify": LazyCommand("inference:classify", "Classify an .npy file of embeddings."),
-    "embed": LazyCommand("inference:embed", "Embed texts or images into an .npy file."),
+    "classify": LazyCommand("inference:classify", "Classify a file of embeddings."),
+    "embed": LazyCommand("inference:embed", "Embed texts or images into a file."),
     "stitch": LazyCommand(
         "inference:stitch", "Classify texts or images with one encoder and another's head."
     ),
@@ -253,6 +251,8 @@ def _fail(error: Exception, code: int) -> int:
     pointer = getattr(error, "pointer", None)
     place = f" (at {pointer})" if pointer else ""
     click.echo(f"stitchwork: {error}{place}", err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(f"stitchwork: {note}", err=True)
     return code
 
 

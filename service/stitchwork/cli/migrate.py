@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from stitchwork.migration.file_shards import FileShard
     from stitchwork.migration.local_engine import Engine
     from stitchwork.migration.move_results import MoveResult
+
+SIDES: Final = ("source", "target")
 
 
 @click.command(cls=ClientCommand)
@@ -173,7 +175,7 @@ def _show_result(output: Output, result: "MoveResult") -> None:
         "seconds": round(result.seconds, 3),
         "rows_per_second": round(moved / result.seconds, 1),
     }
-    output.record(fields)
+    _show(output, fields)
 
 
 def _show_shard(
@@ -183,7 +185,8 @@ def _show_shard(
     sums = {name: sum(getattr(result, name) for result in results) for name in counts}
     seconds = sum(result.seconds for result in results)
     fields = {"source": source, "target": target, "shard": f"{shard.index}/{shard.count}"}
-    output.record(
+    _show(
+        output,
         {
             **fields,
             "files": len(results),
@@ -193,8 +196,17 @@ def _show_shard(
             "rows_per_second": round((sums["rows"] - sums["resumed_at"]) / max(seconds, 1e-9), 1),
             "versions": results[0].versions if results else {},
             "warnings": [warning for result in results for warning in result.warnings],
-        }
+        },
     )
+
+
+def _show(output: Output, fields: dict[str, Any]) -> None:
+    """Print the fields; of a table, the warnings are on standard error, and lines stay short."""
+    if not output.as_json:
+        versions = {name.replace("_", " "): text for name, text in fields.pop("versions").items()}
+        del fields["warnings"]
+        fields |= {f"{name} space" if name in SIDES else name: versions[name] for name in versions}
+    output.record(fields)
 
 
 def _open_engine(name: str, address: str | None) -> "Engine":

@@ -12,7 +12,9 @@ from stitchwork.cli.client_options import (
     input_type_option,
     label_column_option,
     parse_id,
+    truncate_option,
 )
+from stitchwork.cli.input_errors import input_errors
 from stitchwork.cli.output import Output
 from stitchwork.cli.table_files import TextSource
 from stitchwork.errors import InvalidInputError
@@ -55,6 +57,7 @@ SCORES: Final = ("absolute", "translated", "native")
     help="Show from which confidence on predictions have this accuracy.",
 )
 @input_type_option
+@truncate_option
 @bridge_option
 def evaluate_head(
     client: "Stitchwork",
@@ -70,6 +73,7 @@ def evaluate_head(
     calibrate: bool,
     min_accuracy: float | None,
     input_type: str | None,
+    truncate: bool | None,
     bridge: str | None,
 ) -> None:
     """Judge a HEAD on a labelled sample of a SPACE: with the bridge, without, and natively."""
@@ -78,18 +82,20 @@ def evaluate_head(
     inputs = read_inputs(texts, images)
     if (inputs is None) == (embeddings is None):
         raise InvalidInputError("expected one of --texts, --images and --embeddings")
-    report = client.evaluate_head(
-        encoder,
-        head,
-        read_labels(labels, label_column),
-        items=list(inputs) if isinstance(inputs, Files) else inputs,
-        embeddings=embeddings,
-        native_embeddings=native_embeddings,
-        bridge=bridge,
-        input_type=input_type,
-        calibrate=calibrate,
-        min_accuracy=min_accuracy,
-    )
+    with input_errors(inputs, texts):
+        report = client.evaluate_head(
+            encoder,
+            head,
+            read_labels(labels, label_column),
+            items=list(inputs) if isinstance(inputs, Files) else inputs,
+            embeddings=embeddings,
+            native_embeddings=native_embeddings,
+            bridge=bridge,
+            input_type=input_type,
+            truncate=truncate,
+            calibrate=calibrate,
+            min_accuracy=min_accuracy,
+        )
     fields = {
         "verdict": report["verdict"],
         "reason": report["reason"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import InvalidInputError, StitchworkError
 
 if TYPE_CHECKING:
     from stitchwork.client import PartialResult
@@ -37,18 +37,26 @@ def read_partial(path: Path, *, resume: bool) -> "PartialResult | None":
 
 @contextmanager
 def resumable(path: Path) -> Iterator[None]:
-    """A context that says, after an error, how to go on with a file of rows."""
+    """A context that says, after the cause of an error, how to go on with a file of rows."""
     from stitchwork.client.partial_results import part_path, state_path
 
+    arrived = f"the rows that have arrived are in {part_path(path)}"
+    advice = f"{arrived}; the same command with --resume computes the others"
     try:
         yield
-    except (StitchworkError, KeyboardInterrupt):
+    except InvalidInputError as error:
         if state_path(path).exists():
-            click.echo(
-                f"stitchwork: the rows that have arrived are in {part_path(path)}; the same "
-                "command with --resume computes the others",
-                err=True,
-            )
+            # The same command would be refused again.
+            advice = f"{arrived}; once that input is corrected, --resume computes the others"
+            error.add_note(advice if error.pointer else arrived)
+        raise
+    except StitchworkError as error:
+        if state_path(path).exists():
+            error.add_note(advice)
+        raise
+    except KeyboardInterrupt:
+        if state_path(path).exists():
+            click.echo(f"stitchwork: {advice}", err=True)
         raise
 
 
@@ -56,7 +64,7 @@ def resumable(path: Path) -> Iterator[None]:
 def partial_predictions(
     show: Callable[[list[dict[str, Any]], list[int]], None],
 ) -> Iterator[None]:
-    """A context that shows, after an error, the predictions that have arrived.
+    """A context that shows the predictions that have arrived before an error.
 
     Args:
         show: Called with predictions and the indices of their inputs.
@@ -71,7 +79,7 @@ def partial_predictions(
                 predictions += partial.predictions[start]
                 indices += range(start, start + len(partial.predictions[start]))
             show(predictions, indices)
-            click.echo(f"stitchwork: {_missing_text(partial)}", err=True)
+            error.add_note(_missing_text(partial))
         raise
 
 

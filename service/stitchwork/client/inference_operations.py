@@ -157,6 +157,7 @@ class InferenceOperations:
         bridge: str | None = None,
         *,
         input_type: str | None = None,
+        truncate: bool | None = None,
         out: Any = None,
         progress: Progress | bool = False,
         resume: PartialResult | None = None,
@@ -172,6 +173,7 @@ class InferenceOperations:
             bridge: Default: the service's.
             input_type: Selects a prompt of the encoder's model by its name or purpose, such as
                 `query` or `document`; default: the prompt of the anchors.
+            truncate: Cut texts that are too long; default: as the encoder is registered.
             out: (n, d) floats to write to, or the path of a file, as in `translate`.
             progress: Called with the inputs done and all inputs; True draws a bar.
             resume: The `partial` of the error with which the same call failed.
@@ -179,7 +181,12 @@ class InferenceOperations:
         Returns:
             (n, d) float32, or `out`.
         """
-        fields = {"target": target, "bridge": bridge, "input_type": input_type}
+        fields = {
+            "target": target,
+            "bridge": bridge,
+            "input_type": input_type,
+            "truncate": truncate,
+        }
         path = url_path("embed", encoder)
         options = CallOptions(progress, resume)
         result = yield from items_to_rows(self, options, path, fields, items, out)
@@ -197,6 +204,7 @@ class InferenceOperations:
         *,
         min_confidence: float | None = None,
         input_type: str | None = None,
+        truncate: bool | None = None,
         progress: Progress | bool = False,
         resume: PartialResult | None = None,
     ) -> Flow[Predictions]:
@@ -210,6 +218,7 @@ class InferenceOperations:
             top: Number of classes in each prediction.
             min_confidence: Confidence below which the head abstains, as in `classify`.
             input_type: Selects a prompt of the encoder's model, as in `embed`.
+            truncate: Cut texts that are too long, as in `embed`.
             progress: Called with the inputs done and all inputs; True draws a bar.
             resume: The `partial` of the error with which the same call failed.
 
@@ -221,6 +230,7 @@ class InferenceOperations:
             "top": top,
             "min_confidence": min_confidence,
             "input_type": input_type,
+            "truncate": truncate,
         }
         path = url_path("stitch", encoder, head)
         options = CallOptions(progress, resume)

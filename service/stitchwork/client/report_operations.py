@@ -97,6 +97,7 @@ class ReportOperations:
         native_embeddings: RowSource | None = None,
         bridge: str | None = None,
         input_type: str | None = None,
+        truncate: bool | None = None,
         calibrate: bool = False,
         min_accuracy: float | None = None,
     ) -> Flow[dict[str, Any]]:
@@ -112,6 +113,7 @@ class ReportOperations:
             native_embeddings: (n, d) of the same inputs in the head's own space.
             bridge: Default: the service's.
             input_type: Selects a prompt of the encoders' models, as in `embed`; with items only.
+            truncate: Cut texts that are too long, as in `embed`; with items only.
             calibrate: Calibrate `confidence` by the sample from now on.
             min_accuracy: Also report the `threshold` of the confidence from which on predictions
                 have this accuracy; the head must not have been trained on the sample.
@@ -130,6 +132,7 @@ class ReportOperations:
             "items": inputs,
             "bridge": bridge,
             "input_type": input_type,
+            "truncate": truncate,
             "calibrate": calibrate,
             "min_accuracy": min_accuracy,
         }

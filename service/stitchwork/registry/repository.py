@@ -67,7 +67,7 @@ class Repository(Generic[R]):
         stale_seconds: float,
         on_delete: Callable[[str], Command] | None = None,
     ) -> None:
-        self.kind = kind
+        self.kind, self.noun = kind, kind.replace("-", " ")
         self._changes = changes
         self.server = changes.server
         self._model: type[R] = model
@@ -113,7 +113,7 @@ class Repository(Generic[R]):
         """
         entry = self.readable(id_)
         if entry.record is None and entry.registration is None:
-            raise unknown_id(self.server, self.key(), self.kind, id_)
+            raise unknown_id(self.server, self.key(), self.noun, id_)
         return entry
 
     def ready(self, *ids: str) -> tuple[list[R], bool]:
@@ -165,7 +165,7 @@ class Repository(Generic[R]):
             if entry.error:
                 raise entry.error
             if registration is None:
-                raise unknown_id(self.server, self.key(), self.kind, entry.id)
+                raise unknown_id(self.server, self.key(), self.noun, entry.id)
             raise not_ready_error(registration)
         self._cache.put(entry.id, record, entry.stored[0], position)
         return record
@@ -183,7 +183,7 @@ class Repository(Generic[R]):
         record = self._cache.get(id_, max_age=self._stale_seconds)
         if record is None:
             raise RegistryUnavailableError(
-                f"the registry is unavailable and {self.kind} {id_} was not used here in the last "
+                f"the registry is unavailable and {self.noun} {id_} was not used here in the last "
                 f"{self._stale_seconds:g} seconds"
             )
         return record
@@ -257,7 +257,7 @@ class Repository(Generic[R]):
         """
         for _ in range(ATTEMPTS):
             before: Entry[R] = self.readable(id_)
-            condition.check(f"{self.kind} {id_}", before.tag)
+            condition.check(f"{self.noun} {id_}", before.tag)
             write: Write[R] = decide(before)
             checks = [*self._unchanged_entry(before), *write.checks]
             commands = [*write.commands, *changes(self.server, self.kind, before, write)]
@@ -269,7 +269,7 @@ class Repository(Generic[R]):
             # A write that changes nothing is still written, so that it is as durable.
             if self._changes.commit(checks, commands, changed):
                 return write.outcome, write.entry_after(before)
-        raise ConflictError(f"{self.kind} {id_} kept changing while it was written; try again")
+        raise ConflictError(f"{self.noun} {id_} kept changing while it was written; try again")
 
     def delete(self, id_: str, condition: Condition = ANY) -> None:
         """Delete an id; its arrays stay readable until work in progress has long ended.
@@ -283,12 +283,12 @@ class Repository(Generic[R]):
         for _ in range(ATTEMPTS):
             before: Entry[R] = self.read(id_)[0]
             if before.tag is None and before.error is None:
-                raise unknown_id(self.server, self.key(), self.kind, id_)
-            condition.check(f"{self.kind} {id_}", before.tag or "unreadable")
+                raise unknown_id(self.server, self.key(), self.noun, id_)
+            condition.check(f"{self.noun} {id_}", before.tag or "unreadable")
             if before.dependents:
                 names = ", ".join(self.dependents(id_)[:10])
                 raise ResourceInUseError(
-                    f"{self.kind} {id_} is needed by {before.dependents} others: {names}"
+                    f"{self.noun} {id_} is needed by {before.dependents} others: {names}"
                 )
             removal: Write[R] = Write(Outcome.SAME)
             commands: list[Command] = [
@@ -302,14 +302,14 @@ class Repository(Generic[R]):
             if self._changes.commit(checks, commands, [self.change(id_)]):
                 self._cache.remove(id_)
                 return
-        raise ConflictError(f"{self.kind} {id_} kept changing while it was deleted; try again")
+        raise ConflictError(f"{self.noun} {id_} kept changing while it was deleted; try again")
 
     def _reads(self, ids: Sequence[str]) -> list[Command]:
         return [("HMGET", self.key(id_), "record", "draft") for id_ in ids]
 
     def _entry(self, id_: str, stored: Any, dependents: Any) -> Entry[R]:
         """The entry of an id, from the replies of the server, which may be errors."""
-        name = f"{self.kind} {id_}"
+        name = f"{self.noun} {id_}"
         record = registration = error = None
         refusal = next((part for part in (stored, dependents) if isinstance(part, Exception)), None)
         if refusal:
@@ -344,5 +344,5 @@ class Repository(Generic[R]):
 
     def _fetch(self, id_: str, name: str, version: str) -> Arrays:
         if (arrays := chunked_arrays.read(self.server, self.key(id_, name, version))) is None:
-            raise UnknownResourceError(f"{self.kind} {id_} has no {name} of version {version}")
+            raise UnknownResourceError(f"{self.noun} {id_} has no {name} of version {version}")
         return arrays

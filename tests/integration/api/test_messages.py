@@ -342,7 +342,10 @@ def test_field_by_another_name_is_recognised(
     [
         ("/spaces/nearestt", "no space nearestt is registered; did you mean nearest?"),
         ("/spaces/0000", "no space 0000 is registered"),
-        ("/anchor-sets/nearest-sets", "did you mean nearest-set?"),
+        (
+            "/anchor-sets/nearest-sets",
+            "no anchor set nearest-sets is registered; did you mean nearest-set?",
+        ),
     ],
 )
 def test_unknown_id_is_answered_with_the_nearest(

@@ -244,8 +244,9 @@ def test_command_resumes_an_incomplete_file(
     assert "there is nothing to resume" in capsys.readouterr().err
     assert main(words) == 1
     error = capsys.readouterr().err
-    assert f"are in {out}.part; the same command with --resume" in error
-    assert f"/embeddings/{AT_MEAN}/5" in error
+    cause, advice = error.splitlines()
+    assert cause.endswith(f"(at /embeddings/{AT_MEAN}/5)")
+    assert f"are in {out}.part; once that input is corrected, --resume computes" in advice
     assert not out.exists()
     np.save(path, rows)
     assert main([*words, "--resume"]) == 0
