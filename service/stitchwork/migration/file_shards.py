@@ -6,17 +6,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, Self, TypeVar
+from urllib.parse import urlencode
 
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.checkpoints import LABELS, MAP
+from stitchwork.migration.local_engine import check_dimension
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.part_files import creation
 from stitchwork.migration.store import VectorStore
-from stitchwork.migration.stores import client_errors, open_parquet_file, source_key, split_url
+from stitchwork.migration.stores import client_errors, open_parquet_file, split_url
 
 T = TypeVar("T")
 SUFFIX: Final = ".parquet"
@@ -110,18 +112,21 @@ def move_shard(
     Raises:
         ConflictError: If other shards began with other versions, another bridge, source, target,
             number of shards, option or list of files, or a file cannot be moved.
-        InvalidInputError: If the source is no folder of Parquet files of this machine, or the
-            target is inside it.
+        InvalidInputError: If the source is no folder of Parquet files of this machine, the target
+            is inside it, or a file has vectors of another width than the map.
     """
     names = _file_names(source, target)
     chosen, totals = shard.select(names), list[int]()
     for name in chosen:
-        with open_parquet_file(source, name) as rows:
+        # Before anything is pinned: the corrected command would be refused.
+        with open_parquet_file(source, name) as rows, open_parquet_file(target, name):
             check(rows)
             totals.append(rows.count())
+            if totals[-1]:
+                check_dimension(rows, offline_map)
     pinned = _pin_map(offline_map, folder)
     path = Path(split_url(source)[0])
-    stores = {"source": source_key(source), "target": source_key(target)}
+    stores = {"source": _folder_key(source), "target": _folder_key(target)}
     fields = {**stores, "number of shards": shard.count, **options}
     _pin_plan(fields, {name: (path / name).stat().st_size for name in names}, folder)
     results, done = list[MoveResult](), 0
@@ -155,6 +160,13 @@ def _file_names(source: str, target: str) -> list[str]:
     if not names:
         raise InvalidInputError(f"{source}: expected Parquet files, got none")
     return names
+
+
+def _folder_key(url: str) -> str:
+    """A folder with its options: the same for all spellings of its path."""
+    location, query = split_url(url)
+    path = str(Path(location).resolve())
+    return f"{path}?{urlencode(sorted(query.items()))}" if query else path
 
 
 def _pin_map(offline_map: OfflineMap, folder: Path) -> OfflineMap:

@@ -264,12 +264,21 @@ def _begin(
         if allows_empty:
             return Checkpoint.begin(folder, current, offline_map)
         raise InvalidInputError(f"{source.name}: expected rows, got none")
+    check_dimension(source, offline_map)
+    # An unreadable source is refused before anything is written.
+    next(source.scan(current.block_rows), None)
+    return Checkpoint.begin(folder, current, offline_map)
+
+
+def check_dimension(source: VectorStore, offline_map: OfflineMap) -> None:
+    """Check that the vectors of a store have the width of the source space of a map.
+
+    Raises:
+        InvalidInputError: If they have another, or it is not clear which column has the vectors.
+    """
     width, expected = source.dimension(), offline_map.source_width
     if width != expected:
         raise InvalidInputError(
             f"{source.name}: expected vectors of {expected} numbers, which the space "
-            f"{current.versions.source} has, got {width}"
+            f"{offline_map.versions.source} has, got {width}"
         )
-    # An unreadable source is refused before anything is written.
-    next(source.scan(current.block_rows), None)
-    return Checkpoint.begin(folder, current, offline_map)

@@ -38,11 +38,12 @@ def run(
     offline_map: OfflineMap | None = None,
     *,
     uncovered: Uncovered = "keep",
+    target_options: str = "id=key",
 ) -> list[MoveResult]:
     state = source.parent / f"{target}.migration"
     return move_shard(
         f"{source}?id=id",
-        f"{source.parent}/{target}?id=key",
+        f"{source.parent}/{target}?{target_options}",
         offline_map or make_map(),
         state,
         FileShard.parse(shard),
@@ -126,7 +127,9 @@ def test_shards_of_another_number_option_or_folder_are_refused(source: Path) -> 
         run(source, "new", "1/3")
     with pytest.raises(ConflictError, match="anchors do not cover: keep, now reject"):
         run(source, "new", "1/2", uncovered="reject")
-    with pytest.raises(ConflictError, match=r"another source: .*/old id=id, now .*/copy "):
+    with pytest.raises(
+        ConflictError, match=r"another source: \S*/old\?id=id, now \S*/copy\?id=id: "
+    ):
         run(source.parent / "copy", "new", "1/2")
     assert set(read(source, "new")) == set(FileShard(0, 2).select(FILES))
 
@@ -201,3 +204,18 @@ def test_files_without_rows_are_moved_to_files_without_rows(source: Path) -> Non
     assert len(empty) == 0
     assert empty.schema.equals(other.schema, check_metadata=True)
     assert [result.resumed_at for result in run(source, "new", "1/2")] == [0, 33]
+
+
+def test_first_command_that_is_refused_pins_nothing(source: Path) -> None:
+    with pytest.raises(InvalidInputError, match="expected the options id, column, got a"):
+        run(source, "new", "0/2", target_options="a=b")
+    write_parquet(source / "a.parquet", 3)
+    table = pq.read_table(source / "a.parquet")
+    column = table.schema.get_field_index("embedding")
+    short = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float32()))
+    pq.write_table(table.set_column(column, "embedding", short), source / "a.parquet")
+    with pytest.raises(
+        InvalidInputError, match=r"a\.parquet.*expected vectors of 16 numbers.*got 2"
+    ):
+        run(source, "new", "0/2")
+    assert [path.name for path in source.parent.iterdir()] == ["old"]
