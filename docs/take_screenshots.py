@@ -90,7 +90,7 @@ def spaces(page: Page) -> None:
 
 def playground(page: Page) -> None:
     """Three texts, one of them unlike the anchors."""
-    page.get_by_label("Texts").fill(
+    page.get_by_label("Texts", exact=True).fill(
         "somebody took my card\nmy order has not arrived\nphotosynthesis in algae"
     )
     page.get_by_role("button", name="Run").click()

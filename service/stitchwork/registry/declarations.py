@@ -255,7 +255,11 @@ def _duplicate_warnings(anchors: Floats, frame: Frame, names: Names) -> list[str
         warnings.insert(0, f"only {distinct} of {len(anchors)} anchors are distinct")
     if close:
         where = "" if len(anchors) <= MAX_COMPARED else f" of the first {MAX_COMPARED}"
-        message = f"{len(close)} anchors{where} all but repeat others and add no direction: "
+        message = (
+            f"1 anchor{where} all but repeats another and adds no direction: "
+            if len(close) == 1
+            else f"{len(close)} anchors{where} all but repeat others and add no direction: "
+        )
         warnings.append(message + _pairs(close, names))
     return warnings
 
@@ -274,7 +278,11 @@ def _copies(raw: Iterable[bytes]) -> list[tuple[int, int]]:
 def _repetition_warnings(copies: Sequence[tuple[int, int]], names: Names, plural: str) -> list[str]:
     if not copies:
         return []
-    message = f"{len(copies)} {plural} repeat others exactly; they shift the mean and add nothing: "
+    message = (
+        f"1 {plural[:-1]} repeats another exactly; it shifts the mean and adds nothing: "
+        if len(copies) == 1
+        else f"{len(copies)} {plural} repeat others exactly; they shift the mean and add nothing: "
+    )
     return [message + _pairs(copies, names)]
 
 

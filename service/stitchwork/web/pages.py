@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import APIRouter, Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import NotModifiedResponse
 
 from stitchwork.errors import UnknownResourceError
@@ -59,7 +59,10 @@ async def guide() -> Response:
 
 @router.get("/guide/{path:path}")
 async def guide_page(request: Request, path: str) -> Response:
-    """A page of the documentation, or what one loads."""
+    """A page of the documentation, or what one loads; else a page that says how it is built."""
+    if not GUIDE.is_dir():
+        content = (ASSETS / "guide-missing.html").read_bytes()
+        return HTMLResponse(content, 404, {"Content-Security-Policy": POLICY})
     page = _member(GUIDE, path or "index.html")
     return _file(request, page, _guide_policy(page) if page.suffix == ".html" else "")
 

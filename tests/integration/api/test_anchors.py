@@ -72,9 +72,9 @@ def test_duplicates_are_named_at_registration_and_in_the_report(http: httpx.Clie
     body = {"anchor_set": "AD", "anchors": rows.tolist(), "ids": ids}
     exact, near, created = http.put("/spaces/ad", json=body).json()["warnings"]
     assert "anchor set AD was not declared" in created
-    assert exact.startswith("1 anchors repeat others exactly")
+    assert exact.startswith("1 anchor repeats another exactly; it shifts")
     assert exact.endswith(": 'n7' as 'n3'")
-    assert near == "1 anchors all but repeat others and add no direction: 'n9' as 'n4'"
+    assert near == "1 anchor all but repeats another and adds no direction: 'n9' as 'n4'"
     result = report(http, "ad")
     assert result["duplicates"] == {"exact": [["n3", "n7"]], "near": [["n4", "n9"]]}
     assert [one["anchor"] for one in result["drop"][:2]] == ["n7", "n9"]

@@ -10,12 +10,13 @@ from playwright.sync_api import FilePayload, Page, expect
 
 from tests.integration.web.checks import check_everywhere, open_view, rounded
 from tests.integration.web.conftest import PageOpener
-from tests.integration.web.texts import SAMPLE, request
+from tests.integration.web.texts import SAMPLE, SCRIPT, request
 
 
-def choose(page: Page, name: str, content: str) -> None:
+def choose(page: Page, name: str, content: str, encoding: str = "utf-8") -> None:
     """Choose a file of a labelled sample."""
-    file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
+    buffer = content.encode(encoding)
+    file: FilePayload = {"name": name, "mimeType": "text/plain", "buffer": buffer}
     page.get_by_label("Labelled sample").set_input_files([file])
 
 
@@ -110,7 +111,8 @@ def test_files_that_are_no_samples_are_refused(texts_url: str, open_page: PageOp
     page.get_by_label("Head").select_option("page-topic")
     page.get_by_label("Encoder").select_option("page-encoder")
     for name, content, message in (
-        ("a.csv", "text,name\na,b", 'a.csv, line 2: expected a column "label", got text, name.'),
+        ("a.csv", "text,name\na,b", 'a.csv, line 1: expected a column "label", got text, name.'),
+        ("a.csv", "text;label\na, b;c", "seem to be separated by semicolons: save it with commas."),
         ("a.csv", "text,label\na", "a.csv, line 2: expected 2 values, got 1."),
         ("a.csv", 'text,label\n"a,b', "a.csv, line 2: expected a quote at the end"),
         ("a.jsonl", "{}\n[", "a.jsonl, line 2: expected one JSON value"),
@@ -120,7 +122,39 @@ def test_files_that_are_no_samples_are_refused(texts_url: str, open_page: PageOp
         choose(page, name, content)
         page.get_by_role("button", name="Evaluate").click()
         expect(page.get_by_role("status")).to_contain_text(message)
-    choose(page, "b.csv", write_csv([("my card", "unheard <b>")]))
+    status = page.get_by_role("status")
+    choose(page, "b.csv", write_csv([("my card", SCRIPT), ("my card", "unheard <b>")]))
+    page.get_by_role("button", name="Evaluate").click()
+    expect(status).to_contain_text('b.csv, line 3: head page-topic has no class "unheard <b>"; it')
+    choose(page, "c.csv", "text,label\nl\xf6we,parcel", "latin-1")
+    page.get_by_role("button", name="Evaluate").click()
+    expect(status).to_contain_text("c.csv is not UTF-8 text")
+    page.get_by_label("Encoder").select_option("page-rows")
+    choose(page, "d.csv", write_csv([("my card", "parcel")]))
+    page.get_by_role("button", name="Evaluate").click()
+    expect(status).to_contain_text("Space page-rows has no encoder: expected a JSON lines file")
+    expect(status).to_be_focused()
+    expect(status).to_be_in_viewport()
+    # Nothing was started.
+    expect(page.locator("#state-1")).to_have_count(0)
+
+
+def test_long_text_is_named_by_its_line_and_cut_on_request(
+    texts_url: str, open_page: PageOpener
+) -> None:
+    page = open_view(open_page, texts_url, "evaluate", has_key=False)
+    page.get_by_label("Head").select_option("page-topic")
+    page.get_by_label("Encoder").select_option("page-encoder")
+    # The first part has 64 texts; a blank line is no row.
+    rows = [(f"parcel {i}", "parcel") for i in range(64)] + [("card " * 600, SCRIPT)]
+    header, rest = write_csv(rows).split("\r\n", 1)
+    choose(page, "long.csv", f"{header}\r\n\r\n{rest}")
     page.get_by_role("button", name="Evaluate").click()
     state = page.locator("#state-1")
-    expect(state).to_contain_text("failed: head page-topic has no class 'unheard <b>'")
+    expect(state).to_contain_text("failed: line 67: expected")
+    expect(state).to_contain_text('check "Cut long texts" to cut the text')
+    expect(state).not_to_contain_text("/items")
+    page.get_by_label("Cut long texts").check()
+    page.get_by_role("button", name="Evaluate").click()
+    expect(page.locator("#state-2")).to_have_text("done")
+    expect(page.locator("#texts-cut")).to_have_text("1")

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 
+from stitchwork.web import pages
 from tests.integration.web.conftest import PageOpener
 from tests.support.code_blocks import ROOT
 
@@ -59,6 +62,18 @@ def test_guide_is_served_with_search_and_without_an_error(
     page.get_by_placeholder("Search").fill("anchors")
     page.keyboard.press("Enter")
     expect(page.locator("#search-results li").first).to_be_visible()
+
+
+def test_guide_that_is_not_built_says_how_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pages, "GUIDE", tmp_path / "guide")
+    app = FastAPI()
+    app.include_router(pages.router)
+    response = TestClient(app).get("/guide/quickstart.html")
+    assert response.status_code == 404
+    assert response.headers["content-type"].startswith("text/html")
+    assert "docs/build_guide.py" in response.text
 
 
 def test_policy_of_the_guide_names_its_inline_script(open_url: str) -> None:

@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 from playwright.sync_api import Page, expect
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.web.checks import check_accessibility, get, rounded
 from tests.integration.web.conftest import PageOpener
@@ -56,11 +57,21 @@ def test_views_of_an_open_service_show_what_the_api_returns(
     page = open_page(open_url, color_scheme=theme)
     assert page.locator("html").get_attribute("data-theme") == theme
     check_overview(page, open_url)
+    # The service has no worker: that it is not ready is no refusal.
+    refusals = sum(
+        sample.value
+        for family in text_string_to_metric_families(httpx.get(f"{open_url}/metrics").text)
+        for sample in family.samples
+        if sample.name == "stitchwork_requests_total"
+        and sample.labels["status"] >= "400"
+        and not sample.labels["route"].startswith("/health")
+    )
+    expect(page.locator("#refusals")).to_have_text(f"{refusals:.0f}")
     check_accessibility(page)
     page.get_by_role("link", name="Spaces").click()
     check_spaces(page, open_url)
     check_accessibility(page)
-    page.get_by_role("button", name="Dark").click()
+    page.get_by_role("button", name="Light" if theme == "dark" else "Dark").click()
     assert page.locator("html").get_attribute("data-theme") != theme
 
 
@@ -88,6 +99,10 @@ def test_page_fits_a_phone(open_url: str, open_page: PageOpener) -> None:
     page = open_page(open_url, "/#spaces", viewport={"width": 360, "height": 740})
     check_spaces(page, open_url)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # The navigation has the width of the page.
+    box = page.locator("header nav").bounding_box()
+    assert box is not None
+    assert box["width"] > 300
 
 
 def test_policy_allows_nothing_inline_and_no_other_host(open_url: str) -> None:

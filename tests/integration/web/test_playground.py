@@ -78,7 +78,7 @@ def test_playground_shows_what_the_api_returns_for_texts(
     url = keyed_url if has_key else texts_url
     page = open_view(open_page, url, "playground", has_key=has_key)
     page.get_by_label("Encoder").select_option("page-encoder")
-    page.get_by_label("Texts").fill("\n".join(TEXTS))
+    page.get_by_label("Texts", exact=True).fill("\n".join(TEXTS))
     page.get_by_role("button", name="Run").press("Enter")
     responses = {head: check_head(page, url, head) for head in ("page-topic", "page-side")}
     # Texts are translated for the second head, and only a pretrained encoder finds them unlike the
@@ -92,12 +92,14 @@ def test_playground_shows_what_the_api_returns_for_texts(
         check_calls(page, head, response["predictions"], tmp_path)
 
 
-def test_playground_shows_the_nearest_anchors(texts_url: str, open_page: PageOpener) -> None:
+def test_playground_shows_the_nearest_anchors_and_cuts_texts_on_request(
+    texts_url: str, open_page: PageOpener, tmp_path: Path
+) -> None:
     page = open_view(open_page, texts_url, "playground", has_key=False)
     page.get_by_label("Encoder").select_option("page-encoder")
     for box in page.get_by_role("checkbox").all():
         box.uncheck()
-    page.get_by_label("Texts").fill(ANCHORS[9])
+    page.get_by_label("Texts", exact=True).fill(ANCHORS[9])
     page.get_by_role("button", name="Run").click()
     cell = page.locator("#nearest tbody td")
     embeddings = request(texts_url, "POST", "/embed/page-encoder", {"items": [ANCHORS[9]]})
@@ -107,7 +109,21 @@ def test_playground_shows_the_nearest_anchors(texts_url: str, open_page: PageOpe
     texts = [f"{anchor['text']} ({rounded(anchor['cosine'])})" for anchor in nearest]
     expect(cell).to_have_text("; ".join(texts))
     expect(page.locator("[data-head]")).to_have_count(0)
-    page.get_by_label("Texts").fill(" \n")
+    page.get_by_label("Texts", exact=True).fill(f"{ANCHORS[9]}\n\n{'card ' * 600}")
+    page.locator('input[value="page-topic"]').check()
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("#nearest .bad")).to_contain_text("line 3: expected")
+    expect(page.locator("#nearest .bad")).to_contain_text('check "Cut long texts"')
+    page.get_by_label("Cut long texts").check()
+    page.get_by_role("button", name="Run").click()
+    remarks = page.locator('[data-head="page-topic"] tbody td:last-child')
+    expect(remarks.last).to_contain_text("the text was cut")
+    page.locator('[data-head="page-topic"] summary').click()
+    for language in ("curl", "python"):
+        expect(page.locator(f"#{language}-page-topic")).to_contain_text("truncate")
+    program = page.locator("#python-page-topic").inner_text()
+    assert len(run_call([sys.executable, "-c", program], tmp_path).splitlines()) == 2
+    page.get_by_label("Texts", exact=True).fill(" \n")
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("status")).to_have_text("Enter a text.")
 

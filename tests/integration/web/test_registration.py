@@ -29,7 +29,13 @@ def check_row(page: Page, id_: str, kind: str, content: str) -> None:
 def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: PageOpener) -> None:
     page = open_view(open_page, texts_url, "registration", has_key=False)
     page.get_by_label("Id of the set").fill("page-form")
-    page.get_by_role("textbox", name="Texts").fill("\n".join(ANCHORS[:8]))
+    message = page.locator("#message")
+    attach(page, "Or a file of texts", "texts.txt", "l\xf6we".encode("latin-1"))
+    expect(message).to_contain_text("texts.txt is not UTF-8 text")
+    expect(page.get_by_role("textbox", name="Texts")).to_have_value("")
+    table = "\n".join(["label,text", *(f"a,{text}" for text in ANCHORS[:8])])
+    attach(page, "Or a file of texts", "texts.csv", table.encode())
+    expect(page.get_by_role("textbox", name="Texts")).to_have_value("\n".join(ANCHORS[:8]))
     page.get_by_role("button", name="Register the set").press("Enter")
     expect(page.locator("#outcome")).to_have_text("Anchor set page-form: created, ready.")
     check_row(page, "page-form", "anchor set", "8 anchors")
@@ -40,11 +46,13 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     row = page.get_by_role("row", name="page-form-encoder")
     expect(row).to_contain_text("failed: 0 of 8")
     expect(row).to_contain_text("STITCHWORK_MODEL_ROOTS")
+    outcome = page.locator("#outcome")
+    expect(outcome).to_contain_text("Space page-form-encoder: failed: ")
     # Nothing is lost by another try.
     page.get_by_label("Model").fill(str(minilm_folder()))
     page.get_by_label("Further fields").fill('{"max_length": 32}')
     page.get_by_role("button", name="Register the space").click()
-    expect(page.locator("#outcome")).to_have_text("Space page-form-encoder: accepted, pending.")
+    expect(outcome).to_have_text("Space page-form-encoder: ready.")
     check_row(page, "page-form-encoder", "space", "384 dimensions on page-form")
     space = request(texts_url, "GET", "/spaces/page-form-encoder")
     assert space["encoder"]["max_length"] == 32
@@ -57,9 +65,11 @@ def test_forms_register_a_set_its_spaces_and_a_head(texts_url: str, open_page: P
     assert set(wait_for(texts_url, "/heads/page-form-head")["labels"]) == {SCRIPT, "parcel"}
     # The same id again is refused unless it is to be replaced.
     page.get_by_role("button", name="Register the head").click()
-    message = page.locator("#message")
     expect(message).to_contain_text("head page-form-head exists already")
     expect(message).to_have_class("error")
+    expect(message).to_be_focused()
+    expect(message).to_be_in_viewport()
+    expect(outcome).to_be_empty()
     check_everywhere(page)
 
 
@@ -79,6 +89,8 @@ def test_forms_register_arrays_in_files(keyed_url: str, open_page: PageOpener) -
     page.get_by_label("Id of the head").fill("page-file-head")
     page.get_by_label("Its space").fill("page-file")
     page.locator("#head-source").select_option("from a file of weights")
+    page.get_by_role("button", name="Register the head").click()
+    expect(page.locator("#message")).to_contain_text("ends in .safetensors, got none")
     weights = save({"weight": np.eye(2, 6, dtype=np.float32)}, {"labels": '["a", "b"]'})
     attach(page, "Weights", "head.safetensors", weights)
     page.get_by_role("button", name="Register the head").click()

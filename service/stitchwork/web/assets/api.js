@@ -31,7 +31,7 @@ async function request(path, signal, { method = "GET", body, type, more } = {}) 
 async function check(response, allowed = []) {
   if (response.ok || allowed.includes(response.status)) return response;
   const problem = await response.json().catch(() => ({}));
-  const place = problem.pointer ? ` (${problem.pointer})` : "";
+  const place = problem.pointer ? ` (field ${problem.pointer.slice(1).replaceAll("/", ".")})` : "";
   const seconds = Number(response.headers.get("Retry-After"));
   throw new ApiError((problem.detail || `Status ${response.status}`) + place, response.status, problem, seconds || null);
 }
@@ -49,6 +49,22 @@ export async function sendJson(method, path, body, signal, more) {
 /** Send a body of some media type with more headers, and get JSON. */
 export async function sendBody(method, path, { body, type }, signal, more) {
   return (await check(await request(path, signal, { method, body, type, more }))).json();
+}
+
+/**
+ * Run a call, and name the user's row that an error is about in place of the index in the request.
+ *
+ * @param {Function} call
+ * @param {Function} nameOf The name of an input by its index in the request, such as "line 5".
+ */
+export async function withRows(call, nameOf) {
+  try {
+    return await call();
+  } catch (error) {
+    const [, index] = /^\/(?:fit\/)?(?:items|ids|labels|embeddings|native_embeddings)\/(\d+)/.exec(error.problem?.pointer ?? "") ?? [];
+    if (index !== undefined) error.message = `${nameOf(Number(index))}: ${error.problem.detail}`;
+    throw error;
+  }
 }
 
 /** A path of the API with ids, relative to the page. */
@@ -82,13 +98,17 @@ export async function getReport(path, signal, onProgress) {
   }
 }
 
-/** The metrics: the sum of all series of each name. */
+/** The metrics: the sum of all series of each name, and the errors of all routes but those of health. */
 export async function getMetrics(signal) {
   const text = await (await check(await request("metrics", signal))).text();
-  const totals = new Map();
+  const totals = new Map([["errors", 0]]);
   for (const line of text.split("\n")) {
-    const match = /^(\w+)(?:\{.*\})? (\S+)$/.exec(line);
-    if (match) totals.set(match[1], (totals.get(match[1]) || 0) + Number(match[2]));
+    const [, name, labels = "", value] = /^(\w+)(?:\{(.*)\})? (\S+)$/.exec(line) ?? [];
+    if (!name) continue;
+    totals.set(name, (totals.get(name) || 0) + Number(value));
+    // Not ready is an answer to who asks for health, and no error.
+    const isError = name === "stitchwork_requests_total" && /\bstatus="[45]/.test(labels) && !/\broute="\/health/.test(labels);
+    if (isError) totals.set("errors", totals.get("errors") + Number(value));
   }
   return totals;
 }

@@ -27,7 +27,8 @@ export function table(caption, columns, rows, empty) {
 /** Names and values. */
 export function facts(entries) {
   return element("dl", { class: "cards" }, entries.map(([name, value, id]) =>
-    element("div", { class: "card" }, element("dt", {}, name), element("dd", { id }, String(value)))));
+    element("div", { class: "card" }, element("dt", {}, name),
+      element("dd", { id, class: String(value).length > 20 ? "long" : null }, String(value)))));
 }
 
 /** A select element with a label. */

@@ -4,8 +4,8 @@ import { getAll, getJson } from "./api.js";
 import { clear, scatter } from "./charts.js";
 import { choice, element, facts, field, number, section, table, warnings } from "./dom.js";
 import { cancel, evaluations, start, watch } from "./evaluations.js";
-import { fileField, modalityOf } from "./inputs.js";
-import { SampleError, readSample } from "./samples.js";
+import { CUT_LABEL, fileField, modalityOf } from "./inputs.js";
+import { SampleError, isDelimited, readSample } from "./samples.js";
 
 export async function evaluate(view, context) {
   const { signal } = context;
@@ -21,7 +21,7 @@ export async function evaluate(view, context) {
     section("Evaluations of this session", {}, list), details);
   const nodes = new Map();
   const update = (entry) => {
-    if (!nodes.has(entry.number)) list.replaceChildren(table("Evaluations", ["Sample", "Encoder to head", "State", "Result"],
+    if (!nodes.has(entry.number)) list.replaceChildren(table("Evaluations", ["Sample", "Result", "State", "Encoder to head"],
       evaluations.map((one) => row(nodes, one, show)), "None was started yet."));
     for (const one of evaluations) nodes.get(one.number).update();
     if (entry?.status === "done") show(entry);
@@ -50,7 +50,7 @@ function row(nodes, entry, show) {
   };
   nodes.set(entry.number, { update });
   update();
-  return [entry.file, `${entry.encoder} to ${entry.head} (${entry.bridge})`, [state, progress], actions];
+  return [entry.file, actions, [state, progress], `${entry.encoder} to ${entry.head} (${entry.bridge})`];
 }
 
 function startForm({ info, spaces, heads }, context) {
@@ -67,12 +67,16 @@ function startForm({ info, spaces, heads }, context) {
       choice("Head", "head", heads.map((head) => head.id), selected.head, (id) => { selected.head = id; show(); }),
       choice("Encoder", "encoder", sources.map((space) => space.id), selected.encoder, (id) => { selected.encoder = id; show(); }),
       choice("Bridge", "bridge", info.bridges, selected.bridge, (bridge) => { selected.bridge = bridge; }));
-    inputColumn.value = spaceOf(selected.encoder).encoder ? modalityOf(spaceOf(selected.encoder).encoder) : "embedding";
+    const { encoder } = spaceOf(selected.encoder);
+    inputColumn.value = encoder ? modalityOf(encoder) : "embedding";
+    truncateBox.hidden = inputColumn.value !== "text";
   };
   const inputColumn = element("input", { id: "input-column", required: true });
   const labelColumn = element("input", { id: "label-column", required: true, value: "label" });
   const minAccuracy = element("input", { id: "min-accuracy", type: "number", min: "0.01", max: "0.99", step: "0.01" });
   const calibrate = element("input", { type: "checkbox", id: "calibrate" });
+  const truncate = element("input", { type: "checkbox", id: "truncate" });
+  const truncateBox = element("label", { class: "check" }, truncate, CUT_LABEL);
   const chosen = element("p", { class: "hint", id: "sample-name" });
   const file = fileField("Labelled sample", "sample", { accept: ".csv,.tsv,.jsonl,.ndjson" },
     "A CSV, TSV or JSON lines file. Inputs are texts, images in base64 or, in JSON lines, embeddings as lists of numbers.",
@@ -80,30 +84,50 @@ function startForm({ info, spaces, heads }, context) {
   show();
   return section("A new evaluation", {}, element("form", { class: "stack", onsubmit: (event) => {
     event.preventDefault();
+    context.place(event.target);
     begin({ spaceOf, heads, selected }, {
       inputColumn: inputColumn.value, labelColumn: labelColumn.value, calibrate: calibrate.checked, minAccuracy: Number(minAccuracy.value),
+      truncate: truncate.checked && !truncateBox.hidden,
     }).then(() => context.report(""), context.fail);
   } }, controls, file, chosen,
   element("div", { class: "fields" },
     field("Column of inputs", inputColumn), field("Column of labels", labelColumn), field("Accuracy to assure (optional)", minAccuracy)),
-  element("label", { class: "check" }, calibrate, "Calibrate the confidence of further predictions on it (needs the scope admin)"),
+  truncateBox, element("label", { class: "check" }, calibrate, "Calibrate the confidence of further predictions on it (needs the scope admin)"),
   element("button", { type: "submit", class: "primary" }, "Evaluate")));
 }
 
 async function begin({ spaceOf, heads, selected }, options) {
   if (!selected.file) throw new SampleError("Choose a file.");
-  const { inputs, labels } = await readSample(selected.file, options.inputColumn, options.labelColumn);
   const head = heads.find(({ id }) => id === selected.head);
   const encoder = spaceOf(selected.encoder);
-  const isText = typeof inputs[0] === "string";
-  if (isText && !encoder.encoder) throw new SampleError(`Space ${encoder.id} has no encoder: expected embeddings as lists of numbers in column ${options.inputColumn}.`);
+  const needsRows = `Space ${encoder.id} has no encoder: expected a JSON lines file with embeddings as lists of numbers in column ${options.inputColumn}.`;
+  if (!encoder.encoder && isDelimited(selected.file)) throw new SampleError(needsRows);
+  const { inputs, labels, lines } = await readSample(selected.file, options.inputColumn, options.labelColumn).catch((error) => {
+    if (error instanceof SampleError && !encoder.encoder) error.message += ` ${needsRows}`;
+    throw error;
+  });
+  if (typeof inputs[0] === "string" && !encoder.encoder) throw new SampleError(needsRows);
   // A CSV file has texts only; the service takes numbers of a regression.
   const isNumber = head.problem_type === "regression";
+  if (!isNumber) checkLabels(selected.file.name, head, labels, lines);
   start({
-    file: selected.file.name, encoder, head, nativeSpace: spaceOf(head.space), inputs, bridge: selected.bridge,
+    file: selected.file.name, encoder, head, nativeSpace: spaceOf(head.space), inputs, lines, truncate: options.truncate, bridge: selected.bridge,
     labels: isNumber ? labels.map((label) => (typeof label === "string" ? Number(label) : label)) : labels,
     calibrate: options.calibrate, minAccuracy: options.minAccuracy,
   });
+}
+
+/** Refuse labels that the head lacks, before anything is embedded. */
+function checkLabels(file, head, labels, lines) {
+  const textOf = (label) => (typeof label === "string" ? label : JSON.stringify(label));
+  const classes = new Set(head.labels.map(textOf));
+  const unknown = new Map();
+  labels.forEach((label, i) => {
+    for (const text of [label].flat().map(textOf)) if (!classes.has(text) && !unknown.has(text)) unknown.set(text, lines[i]);
+  });
+  if (!unknown.size) return;
+  const named = (texts) => `${texts.slice(0, 5).map((text) => `"${text.slice(0, 80)}"`).join(", ")}${texts.length > 5 ? ` and ${texts.length - 5} more` : ""}`;
+  throw new SampleError(`${file}, line ${[...unknown.values()][0]}: head ${head.id} has no class ${named([...unknown.keys()])}; it has ${named([...classes])}.`);
 }
 
 function showReport(details, entry) {
@@ -117,7 +141,7 @@ function showReport(details, entry) {
     section(`${entry.encoder} to ${entry.head}`, { id: "report" },
       element("p", { id: "verdict" }, element("strong", {}, report.verdict), `: ${report.reason}`),
       facts([["Samples", number(report.samples), "samples"], ["Chance", number(report.chance, 3)],
-        ["Not like the anchors", number(report.uncovered)], ["Texts cut", number(entry.truncated)],
+        ["Not like the anchors", number(report.uncovered)], ["Texts cut", number(entry.truncated), "texts-cut"],
         ...(report.confidence ? [["Calibration error", number(report.confidence.ece, 3), "ece"], ["AUROC of confidence", number(report.confidence.auroc, 3)],
           ["Confidence", report.confidence.calibrated ? "calibrated" : "not calibrated"]] : [])]),
       table(`Sample ${entry.file}`, columns, results.map(([name, result]) => [name, number(result.accuracy ?? result.r2, 3), interval(result.interval),

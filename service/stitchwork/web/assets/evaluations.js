@@ -3,8 +3,8 @@
 // Inputs are embedded in parts, so that a large sample has progress and meets no deadline. What
 // has ended is kept in the session, without inputs.
 
-import { ApiError, path, pause, sendJson } from "./api.js";
-import { modalityOf } from "./inputs.js";
+import { ApiError, path, pause, sendJson, withRows } from "./api.js";
+import { modalityOf, nameCutBox } from "./inputs.js";
 
 const STORE = "evaluations";
 const MAX_STORED = 20;
@@ -42,8 +42,8 @@ export const cancel = (entry) => controllers.get(entry.number)?.abort();
 /**
  * Start an evaluation.
  *
- * @param request {file, encoder, head, nativeSpace, inputs, labels, bridge, calibrate, minAccuracy}, with
- *   the records of the spaces.
+ * @param request {file, encoder, head, nativeSpace, inputs, lines, labels, bridge, calibrate, minAccuracy, truncate},
+ *   with the records of the spaces, and the line of the file on which each input begins.
  */
 export function start(request) {
   const { file, encoder, head, bridge, inputs } = request;
@@ -60,7 +60,7 @@ export function start(request) {
   compute(entry, request, controller.signal).then(
     (report) => change(entry, { status: "done", detail: "", report }),
     (error) => {
-      change(entry, error.name === "AbortError" ? { status: "cancelled", detail: "" } : { status: "failed", detail: error.message });
+      change(entry, error.name === "AbortError" ? { status: "cancelled", detail: "" } : { status: "failed", detail: nameCutBox(error).message });
       if (!(error instanceof ApiError) && error.name !== "AbortError") throw error;
     },
   ).finally(showLeaveWarning);
@@ -68,19 +68,19 @@ export function start(request) {
 }
 
 async function compute(entry, request, signal) {
-  const { encoder, head, nativeSpace, inputs, labels, bridge, calibrate, minAccuracy } = request;
+  const { encoder, head, nativeSpace, inputs, lines, labels, bridge, calibrate, minAccuracy } = request;
   const isItems = typeof inputs[0] === "string";
   const isNative = nativeSpace.id === encoder.id;
   const embedsNative = isItems && !isNative && nativeSpace.encoder && modalityOf(nativeSpace.encoder) === modalityOf(encoder.encoder);
   entry.total = isItems ? inputs.length * (embedsNative ? 2 : 1) : 0;
-  const embeddings = isItems ? await embed(entry, encoder, inputs, signal) : inputs;
-  const native = embedsNative ? await embed(entry, nativeSpace, inputs, signal) : null;
+  const embeddings = isItems ? await embed(entry, encoder, request, signal) : inputs;
+  const native = embedsNative ? await embed(entry, nativeSpace, request, signal) : null;
   change(entry, { detail: "Evaluating" });
   const body = {
     labels, bridge, calibrate, embeddings, ...(native && { native_embeddings: native }),
     ...(isItems && { encoding_format: "base64" }), ...(minAccuracy && { min_accuracy: minAccuracy }),
   };
-  const report = await patiently(entry, signal, () => sendJson("POST", path("compatibility", encoder.id, head.id), body, signal));
+  const report = await withRows(() => patiently(entry, signal, () => sendJson("POST", path("compatibility", encoder.id, head.id), body, signal)), (i) => `line ${lines[i]}`);
   if (!native && !isNative) {
     report.native.reason = isItems ? `Space ${nativeSpace.id}, which the head is of, has no encoder for these inputs.`
       : `The sample has no embeddings of space ${nativeSpace.id}, which the head is of.`;
@@ -90,14 +90,15 @@ async function compute(entry, request, signal) {
   return { ...rest, uncovered: uncovered.length, undefined: noDirection.length };
 }
 
-async function embed(entry, space, inputs, signal) {
+async function embed(entry, space, { inputs, lines, truncate }, signal) {
   const rows = [];
   let size = PART[modalityOf(space.encoder)];
   while (rows.length < inputs.length) {
-    const reply = await patiently(entry, signal, () => {
-      const items = inputs.slice(rows.length, rows.length + size);
-      return sendJson("POST", path("embed", space.id), { items, encoding_format: "base64" }, signal);
-    }, (problem) => { size = Math.max(1, Math.min(size, problem.max_items ?? size)); });
+    const start = rows.length;
+    const reply = await withRows(() => patiently(entry, signal, () => {
+      const body = { items: inputs.slice(start, start + size), encoding_format: "base64", ...(truncate && { truncate }) };
+      return sendJson("POST", path("embed", space.id), body, signal);
+    }, (problem) => { size = Math.max(1, Math.min(size, problem.max_items ?? size)); }), (i) => `line ${lines[start + i]}`);
     rows.push(...reply.embeddings);
     const truncated = entry.truncated + (space.id === entry.encoder ? reply.truncated.length : 0);
     change(entry, { done: entry.done + reply.embeddings.length, truncated, detail: `Embedding in ${space.id}` });

@@ -3,11 +3,23 @@
 import { element, field } from "./dom.js";
 import { SampleError } from "./samples.js";
 
+/** What sets that texts are cut. */
+export const CUT_LABEL = "Cut long texts";
+
+/** An error about a long text, as a user of that box reads it. */
+export function nameCutBox(error) {
+  error.message = error.message.replace("set truncate to cut", `check "${CUT_LABEL}" to cut`);
+  return error;
+}
+
 /** The modality of the inputs of an encoder. */
 export const modalityOf = (encoder) => (encoder.kind === "transformers" ? "text" : "image");
 
-/** The texts of a text area, one a line. */
-export const linesOf = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
+/** The texts of a text area, one a line, as {texts, lines}, with the number of each one's line. */
+export function readLines(text) {
+  const rows = text.split("\n").map((content, i) => ({ text: content.trim(), line: i + 1 })).filter((row) => row.text);
+  return { texts: rows.map((row) => row.text), lines: rows.map((row) => row.line) };
+}
 
 /** A file as {name, url, base64}, whose URL holds its content. */
 export function readImage(file) {

@@ -40,7 +40,7 @@ export async function overview(view, { signal, report }) {
       now,
       requests: metrics.get("stitchwork_requests_total") || 0,
       seconds: metrics.get("stitchwork_request_duration_seconds_sum") || 0,
-      refusals: metrics.get("stitchwork_error_responses_total") || 0,
+      refusals: metrics.get("errors"),
     };
     const count = before && current.requests - before.requests;
     const rate = before && count / (now - before.now);

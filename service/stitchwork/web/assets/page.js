@@ -15,10 +15,20 @@ const VIEWS = {
 const byId = (id) => document.getElementById(id);
 let controller = new AbortController();
 
+const message = byId("message");
+
+/** Show messages below a node, such as a form whose button was pressed; without one, above the view. */
+function place(node = null) {
+  if (node) node.append(message);
+  else byId("main").prepend(message);
+}
+
 function report(text, isError = false) {
-  const message = byId("message");
+  // A view may have removed the form that it was in.
+  if (!message.isConnected) place();
   if (message.textContent !== text) message.textContent = text;
   message.classList.toggle("error", isError);
+  if (isError && byId("view").contains(message)) message.focus();
 }
 
 const isRefused = (error) => error instanceof ApiError && [401, 403].includes(error.status);
@@ -28,6 +38,7 @@ function fail(error) {
   const needsKey = isRefused(error);
   byId("key-form").hidden = !needsKey;
   if (needsKey) {
+    place();
     report(storedKey() ? error.message : "Enter a key with the scope read.", Boolean(storedKey()));
     byId("key").focus();
   } else {
@@ -46,11 +57,13 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   byId("forget-key").hidden = !storedKey();
+  place();
   byId("view").replaceChildren();
   report("Loading…");
   const { signal } = controller;
   const context = {
     signal,
+    place: (node) => signal.aborted || place(node),
     report: (text) => signal.aborted || report(text),
     fail: (error) => signal.aborted || fail(error),
   };
@@ -63,7 +76,8 @@ function show() {
 function showTheme() {
   const button = byId("theme");
   const isDark = document.documentElement.dataset.theme === "dark";
-  button.setAttribute("aria-pressed", isDark);
+  button.textContent = isDark ? "Light" : "Dark";
+  button.title = `Change to the ${isDark ? "light" : "dark"} theme`;
 }
 
 byId("theme").addEventListener("click", () => {

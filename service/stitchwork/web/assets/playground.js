@@ -1,14 +1,14 @@
 // Texts or images, classified by an encoder and any heads of its anchor set.
 
-import { ApiError, getAll, getJson, path, sendJson } from "./api.js";
+import { ApiError, getAll, getJson, path, sendJson, withRows } from "./api.js";
 import { checkbox, choice, code, element, field, number, section, table, warnings } from "./dom.js";
-import { fileField, inputCell, linesOf, modalityOf, readImage } from "./inputs.js";
+import { CUT_LABEL, fileField, inputCell, modalityOf, nameCutBox, readImage, readLines } from "./inputs.js";
 import { curlCall, pythonCall } from "./snippets.js";
 
 const TOP = 5;
 const NEAREST = 5;
 // What was entered, while the page is open: another view does not lose it.
-const draft = { encoder: null, bridge: null, heads: new Map(), text: "", images: [] };
+const draft = { encoder: null, bridge: null, heads: new Map(), text: "", images: [], truncate: false };
 
 export async function playground(view, context) {
   const { signal } = context;
@@ -59,12 +59,16 @@ function inputForm(encoder, heads, context, results) {
     controller?.abort();
     controller = new AbortController();
     const chosen = heads.filter((head) => draft.heads.get(head.id) ?? true);
-    const inputs = modality === "text" ? linesOf(draft.text) : draft.images;
+    const { texts, lines } = readLines(draft.text);
+    const inputs = modality === "text" ? texts : draft.images;
+    const nameOf = (i) => (modality === "text" ? `line ${lines[i]}` : draft.images[i].name);
+    context.place(event.target);
     const signal = AbortSignal.any([controller.signal, context.signal]);
-    run(results, { ...context, signal }, { encoder: encoder.id, heads: chosen, inputs, modality }).catch(context.fail);
+    run(results, { ...context, signal }, { encoder: encoder.id, heads: chosen, inputs, modality, nameOf }).catch(context.fail);
   } },
     modality === "text"
-      ? field("Texts", area, "One text a line.")
+      ? element("div", { class: "stack" }, field("Texts", area, "One text a line."),
+        checkbox(CUT_LABEL, { id: "truncate", checked: draft.truncate, onchange: (event) => { draft.truncate = event.target.checked; } }))
       : element("div", {}, fileField("Images", "files", { accept: "image/*", multiple: true }, "Choose image files, or drop them here.",
         (files) => addImages(files).catch(context.fail)), list),
     boxes.length
@@ -73,22 +77,23 @@ function inputForm(encoder, heads, context, results) {
     element("button", { type: "submit", class: "primary" }, "Run"));
 }
 
-async function run(results, context, { encoder, heads, inputs, modality }) {
+async function run(results, context, { encoder, heads, inputs, modality, nameOf }) {
   const { bridge } = draft;
+  const cut = modality === "text" && draft.truncate ? { truncate: true } : {};
   const { signal } = context;
   if (!inputs.length) throw new ApiError(modality === "text" ? "Enter a text." : "Choose an image.", 0);
   const items = inputs.map((input) => (modality === "text" ? input : input.base64));
   results.replaceChildren();
   context.report("Computing…");
-  const nearest = findNearest(encoder, items, signal);
-  const calls = heads.map((head) => sendJson("POST", path("stitch", encoder, head.id), { items, bridge, top: TOP }, signal));
+  const nearest = withRows(() => findNearest(encoder, { items, ...cut }, signal), nameOf);
+  const calls = heads.map((head) => withRows(() => sendJson("POST", path("stitch", encoder, head.id), { items, bridge, top: TOP, ...cut }, signal), nameOf));
   const [anchors, ...predictions] = await Promise.allSettled([nearest, ...calls]);
   signal.throwIfAborted();
-  const failures = [anchors, ...predictions].filter((result) => result.status === "rejected").map((result) => result.reason);
+  const failures = [anchors, ...predictions].filter((result) => result.status === "rejected").map((result) => nameCutBox(result.reason));
   const refused = failures.find((error) => !(error instanceof ApiError) || [401, 403].includes(error.status));
   if (refused) throw refused;
   context.report("");
-  const call = { encoder, bridge, top: TOP, ...(modality === "text" ? { texts: inputs } : { files: inputs }) };
+  const call = { encoder, bridge, top: TOP, ...cut, ...(modality === "text" ? { texts: inputs } : { files: inputs }) };
   predictions.forEach((result, i) => results.append(headSection(heads[i], result, inputs, call)));
   results.append(section("Nearest anchors", { id: "nearest" }, anchors.reason
     ? element("p", { class: "bad" }, anchors.reason.message)
@@ -98,8 +103,8 @@ async function run(results, context, { encoder, heads, inputs, modality }) {
 }
 
 /** The nearest anchors of each input; null if the key may not see them. */
-async function findNearest(encoder, items, signal) {
-  const { embeddings } = await sendJson("POST", path("embed", encoder), { items, encoding_format: "base64" }, signal);
+async function findNearest(encoder, inputs, signal) {
+  const { embeddings } = await sendJson("POST", path("embed", encoder), { ...inputs, encoding_format: "base64" }, signal);
   const body = { embeddings, encoding_format: "base64", count: NEAREST };
   try {
     return (await sendJson("POST", path("spaces", encoder, "anchors", "nearest"), body, signal)).nearest;

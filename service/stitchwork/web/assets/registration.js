@@ -1,13 +1,14 @@
 // Registers anchor sets, spaces and heads, and shows how far their registrations are.
 
-import { ApiError, getAll, path, pause, sendBody, sendJson } from "./api.js";
+import { ApiError, getAll, path, pause, sendBody, sendJson, withRows } from "./api.js";
 import { choice, element, field, number, section, table, warnings } from "./dom.js";
-import { fileField, inputCell, linesOf, readImage } from "./inputs.js";
-import { SampleError, readSample } from "./samples.js";
+import { fileField, inputCell, readImage, readLines } from "./inputs.js";
+import { SampleError, readSample, readTexts } from "./samples.js";
 
 const ID = "[A-Za-z0-9][A-Za-z0-9._\\-]{0,127}";
 const ID_HINT = "Letters, digits, dots, hyphens and underscores.";
-const ARRAYS = { npy: "application/x-npy", safetensors: "application/vnd.safetensors" };
+const SAFETENSORS = { safetensors: "application/vnd.safetensors" };
+const ARRAYS = { npy: "application/x-npy", ...SAFETENSORS };
 const POLL_SECONDS = 1;
 
 export async function registration(view, context) {
@@ -17,26 +18,52 @@ export async function registration(view, context) {
   const outcome = element("div", { id: "outcome", role: "status", "aria-live": "polite" });
   view.append(element("h1", {}, "Registration"),
     element("p", {}, "An anchor set is a list of inputs that several encoders embed. A space is one encoder's embeddings of them. A head classifies embeddings of its space, and, through the anchors, those of every other space on the set. Register them in this order, then try them in the ", element("a", { href: "#playground" }, "playground"), "."),
-    outcome, forms, section("Registrations", {}, list));
+    forms, section("Registrations", {}, list));
   let isPending = false;
   let records = {};
+  let latest = null;
+  const showOutcome = ({ kind, id, outcome: verb, status, reason, warnings: texts }) => {
+    const state = [verb, status].filter(Boolean).join(", ");
+    outcome.replaceChildren(element("p", { class: status === "failed" ? "bad" : null }, `${kind} ${id}: ${state}${reason ? `: ${reason}` : "."}`), warnings(texts ?? []) ?? "");
+  };
+  /** The message on the latest registration, which follows what is computed for it. */
+  const follow = () => {
+    const record = latest?.status === "pending" && records[latest.kind].find(({ id }) => id === latest.id);
+    if (!record) return;
+    const { status, reason } = openPart(record) ?? record;
+    if (status === "pending") return;
+    const { kind, id, nameOf } = latest;
+    latest = { kind, id, status, reason: reason?.replace(/^item (\d+)/, (item, i) => nameOf?.(Number(i)) ?? item), warnings: record.warnings };
+    showOutcome(latest);
+  };
   const refresh = async () => {
+    const followed = latest;
     const [sets, spaces, heads] = await Promise.all(["anchor-sets", "spaces", "heads"].map((kind) => getAll(kind, signal)));
     records = { "Anchor set": sets, Space: spaces, Head: heads };
     isPending = [...spaces, ...heads].some((record) => openPart(record)?.status === "pending");
     showRecords(list, { sets, spaces, heads });
+    // Lists that were requested before it are older than it.
+    if (latest === followed) follow();
     return { sets, spaces, heads };
   };
-  const register = async (kind, id, send) => {
-    outcome.replaceChildren();
+  const register = async (kind, id, send, nameOf) => {
     // What failed is in nobody's use.
     const isFailed = records[kind].some((record) => record.id === id && record.status === "failed");
     const record = await send(replaces() || isFailed ? {} : { "If-None-Match": "*" }).catch((error) => {
       if (error.status === 412) error.message += '. Choose another id, or check "Replace".';
       throw error;
     });
-    outcome.replaceChildren(element("p", {}, `${kind} ${id}: ${record.outcome}, ${record.status}.`), warnings(record.warnings ?? []) ?? "");
+    latest = { kind, id, nameOf, outcome: record.outcome, status: record.status, warnings: record.warnings };
+    showOutcome(latest);
+    outcome.scrollIntoView({ block: "nearest" });
     update(await refresh());
+  };
+  /** Show messages at a form, without the result of an earlier attempt. */
+  const begin = (node) => {
+    latest = null;
+    outcome.replaceChildren();
+    node.append(outcome);
+    context.place(node);
   };
   const replace = element("input", { type: "checkbox", id: "replace" });
   const replaces = () => replace.checked;
@@ -48,7 +75,7 @@ export async function registration(view, context) {
   };
   forms.append(options, spaceOptions,
     element("label", { class: "check" }, replace, "Replace a space or a head that has the same id"),
-    setForm(context, register), spaceForm(context, register), headForm(context, register));
+    setForm({ ...context, begin }, register), spaceForm({ ...context, begin }, register), headForm({ ...context, begin }, register));
   update(await refresh());
   context.report("");
   for (;;) {
@@ -69,6 +96,7 @@ function form(title, context, controls, label, send) {
     event.preventDefault();
     if (isSending) return;
     isSending = true;
+    context.begin(event.target);
     context.report("Sending…");
     try {
       await send();
@@ -94,16 +122,17 @@ function kinds(label, id, entries) {
 }
 
 /** One file of arrays, as the body of a request. */
-function arrayField(label, id, hint) {
+function arrayField(label, id, hint, types) {
+  const endings = Object.keys(types).map((suffix) => `.${suffix}`);
   let file = null;
   const name = element("p", { class: "hint" });
-  const node = fileField(label, id, { accept: ".npy,.safetensors" }, hint, (files) => {
+  const node = fileField(label, id, { accept: endings.join() }, hint, (files) => {
     [file] = files;
     name.textContent = file?.name ?? "";
   });
   const read = () => {
-    const type = ARRAYS[file?.name.toLowerCase().split(".").pop()];
-    if (!type) throw new SampleError(`${label}: expected a file that ends in .npy or .safetensors, got ${file?.name ?? "none"}.`);
+    const type = types[file?.name.toLowerCase().split(".").pop()];
+    if (!type) throw new SampleError(`${label}: expected a file that ends in ${endings.join(" or ")}, got ${file?.name ?? "none"}.`);
     return { body: file, type };
   };
   return { node: element("div", {}, node, name), read };
@@ -114,8 +143,14 @@ function setForm(context, register) {
   const texts = element("textarea", { id: "set-texts", rows: 5 });
   const images = element("p", { class: "images" });
   let files = [];
-  const texted = fileField("Or a file of texts", "set-file", { accept: ".txt,text/plain" }, "One text a line; it fills the field above.", async (chosen) => {
-    texts.value = chosen.length ? await chosen[0].text() : "";
+  const texted = fileField("Or a file of texts", "set-file", { accept: ".txt,.csv,.tsv,.jsonl,.ndjson,text/plain" }, "One text a line, or the column text of a CSV, TSV or JSON lines file; it fills the field above.", async (chosen) => {
+    context.begin(texted);
+    try {
+      texts.value = chosen.length ? await readTexts(chosen[0]) : "";
+      context.report("");
+    } catch (error) {
+      context.fail(error);
+    }
   });
   const pictures = fileField("Images", "set-images", { accept: "image/*", multiple: true }, "Their file names become the ids of the anchors.", async (chosen) => {
     try {
@@ -130,10 +165,12 @@ function setForm(context, register) {
   });
   return form("1. Anchor set", context, [field("Id of the set", id, ID_HINT), modality.node], "Register the set", () => {
     const isText = modality.value() === "text";
-    const body = isText ? { modality: "text", items: linesOf(texts.value) }
+    const { texts: items, lines } = readLines(texts.value);
+    const nameOf = (i) => (isText ? `line ${lines[i]}` : files[i].name);
+    const body = isText ? { modality: "text", items }
       : { modality: "image", items: files.map((file) => file.base64), ids: files.map((file) => file.name) };
     // A set is immutable: there is nothing to replace.
-    return register("Anchor set", id.value, () => sendJson("PUT", path("anchor-sets", id.value), body, context.signal));
+    return register("Anchor set", id.value, () => withRows(() => sendJson("PUT", path("anchor-sets", id.value), body, context.signal), nameOf));
   });
 }
 
@@ -143,7 +180,7 @@ function spaceForm(context, register) {
   const model = element("input", { id: "model", autocomplete: "off", spellcheck: "false" });
   const more = element("textarea", { id: "encoder-fields", rows: 2, spellcheck: "false" });
   let kind = "transformers";
-  const rows = arrayField("Anchors", "space-anchors", "The anchors' embeddings (k, d) in the order of the set, as .npy or .safetensors.");
+  const rows = arrayField("Anchors", "space-anchors", "The anchors' embeddings (k, d) in the order of the set, as .npy or .safetensors.", ARRAYS);
   const source = kinds("Embeddings", "space-source", {
     "by an encoder of the service": [
       element("div", { class: "fields" }, choice("Library", "encoder-kind", ["transformers", "transformers-vision", "timm"], kind, (value) => { kind = value; })),
@@ -177,7 +214,7 @@ function headForm(context, register) {
   const space = element("input", { id: "head-space", required: true, pattern: ID, list: "space-ids", autocomplete: "off" });
   const inputColumn = element("input", { id: "fit-input-column", value: "text" });
   const labelColumn = element("input", { id: "fit-label-column", value: "label" });
-  const weights = arrayField("Weights", "head-weights", "A .safetensors file with weight and bias, or the layers of a torch Sequential, and labels in its metadata.");
+  const weights = arrayField("Weights", "head-weights", "A .safetensors file with weight and bias, or the layers of a torch Sequential, and labels in its metadata.", SAFETENSORS);
   let sample = null;
   const name = element("p", { class: "hint" });
   const file = fileField("Labelled sample", "fit-sample", { accept: ".csv,.tsv,.jsonl,.ndjson" }, "A CSV, TSV or JSON lines file with texts, images in base64 or, in JSON lines, embeddings as lists of numbers.", (files) => {
@@ -196,13 +233,15 @@ function headForm(context, register) {
       return register("Head", id.value, (headers) => sendBody("PUT", `${url}?${new URLSearchParams({ space: space.value })}`, content, context.signal, headers));
     }
     const body = { space: space.value };
+    let nameOf = null;
     if (source.value() === "the classifier of the space's encoder") body.classifier = true;
     else {
       if (!sample) throw new SampleError("Choose a labelled sample.");
-      const { inputs, labels } = await readSample(sample, inputColumn.value, labelColumn.value);
+      const { inputs, labels, lines } = await readSample(sample, inputColumn.value, labelColumn.value);
       body.fit = { labels, [typeof inputs[0] === "string" ? "items" : "embeddings"]: inputs };
+      nameOf = (i) => `${sample.name}, line ${lines[i]}`;
     }
-    return register("Head", id.value, (headers) => sendJson("PUT", url, body, context.signal, headers));
+    return register("Head", id.value, (headers) => withRows(() => sendJson("PUT", url, body, context.signal, headers), nameOf), nameOf);
   });
 }
 
