@@ -334,7 +334,7 @@ class RegistrationRunner:
             fit = fit_linear(rows, [labels[i] for i in inputs["classes"].tolist()])
         head = define_head(fit.classifier, fit.labels)
         train = (len(rows), fit.train_accuracy)
-        self._registry.complete_head(registration, head, train, inputs=digests_of(inputs))
+        self._registry.complete_head(registration, head, train, inputs=digests_of(inputs, rows))
 
 
 def _name(registration: Registration) -> str:

@@ -62,4 +62,6 @@ def test_evaluation_on_rows_that_a_head_was_fitted_on_warns_with_their_number(
     (message,) = warnings(pair.y_anchors[30:60], labels[30:60])
     assert message.startswith("10 of the 30 inputs are among those that head fitted was fitted on:")
     assert warnings(others, labels[40:60]) == []
+    (message,) = warnings(rows * np.float32(1 + 1e-7), labels[:40])
+    assert "of the 40 inputs are among those" in message
     client.delete("heads", "fitted")

@@ -214,6 +214,18 @@ def test_a_static_embedding_equals_that_of_the_library(tmp_path: Path) -> None:
     assert "only pooling mean" in refusal(tmp_path, pooling="cls")
 
 
+def test_tokens_of_a_static_embedding_in_lower_case_are_at_their_places(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
+    save(tmp_path, [StaticEmbedding(tokenizer, embedding_dim=24)])
+    spec = TextEncoder(model=str(tmp_path), lower_case=True)
+    encoder = StaticEncoder(spec, torch.device("cpu"), tmp_path)
+    # The first letter becomes two characters in lower case.
+    text = "\u0130\u0130\u0130 RIVER bank"
+    (tokens,) = encoder.tokenization.tokens([text], input_type=None, special_tokens=False)
+    assert [token["text"] for token in tokens][-2:] == ["RIVER", "bank"]
+    assert all(text[token["start"] : token["stop"]] == token["text"] for token in tokens)
+
+
 def test_a_static_embedding_is_in_float32_whatever_the_worker_computes(tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
     save(tmp_path, [StaticEmbedding(tokenizer, embedding_dim=24)])

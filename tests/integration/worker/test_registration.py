@@ -1,6 +1,5 @@
 """Registrations in a worker: completed in chunks, failed with a reason, or superseded silently."""
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,6 +32,7 @@ from stitchwork.resources import (
     Space,
     pack_items,
 )
+from stitchwork.resources.training_inputs import digests_of
 from stitchwork.worker import registration
 from stitchwork.worker.encoder_check import CHECKED_ANCHORS, EncoderChecker
 from stitchwork.worker.encoder_loading import EncoderLoading
@@ -382,9 +382,8 @@ def test_a_fitted_head_that_is_deleted_and_declared_again_follows_the_rows_of_it
             runner.advance(job)
         (head,), _ = registry.heads.ready("h")
         assert head.declaration == entry.registration.version
-        fitted_on = [hashlib.sha256(text.encode()).digest()[:8] for text in TEXTS]
-        expected = sorted({int.from_bytes(part, "little", signed=True) for part in fitted_on})
-        assert registry.training_inputs(head).tolist() == expected
+        expected = np.unique(digests_of(inputs, rows[: len(TEXTS)]))
+        assert registry.training_inputs(head).tolist() == expected.tolist()
         versions.append(head.version)
         registry.heads.delete("h")
     assert versions[0] == versions[2] != versions[1]

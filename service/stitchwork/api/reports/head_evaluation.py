@@ -142,7 +142,7 @@ def evaluate(
 
 def _training_warnings(head: Head, digests: Digests, training: Digests) -> list[str]:
     """Whether the head was fitted on some of the sample."""
-    shared = int(np.isin(digests, training).sum())
+    shared = int(np.isin(digests, training).any(axis=1).sum())
     if not shared:
         return []
     return [

@@ -34,8 +34,8 @@ class LabelledSample(NamedTuple):
         rows: (n, d_X) float32 embeddings of the source.
         native: (n, d_Y) float32 embeddings of the head's own space, or the reason why there are
             none.
-        digests: Digests of the inputs, in the form in which a head may have been fitted on them;
-            empty where embeddings of the head's own space were not sent.
+        digests: (n, 0 to 2) digests of the inputs: of the items, and of the embeddings in the
+            head's own space, where there are any.
     """
 
     resolution: Resolution
@@ -164,17 +164,19 @@ async def embed_sample(
     finally:
         if task:
             task.cancel()
-    return LabelledSample(resolution, targets, rows, native, _digests(resolution, request))
+    return LabelledSample(
+        resolution, targets, rows, native, _digests(request, native, len(targets))
+    )
 
 
-def _digests(resolution: Resolution, request: HeadEvaluationRequest) -> Digests:
+def _digests(request: HeadEvaluationRequest, native: Floats | str, count: int) -> Digests:
+    columns = [np.zeros((count, 0), np.int64)]
     if request.items is not None:
         packed = pack_items(request.items)
-        return packed_digests(packed["blob"], packed["ends"])
-    rows = request.native_embeddings
-    if rows is None and resolution.source.version == resolution.destination.version:
-        rows = request.embeddings
-    return row_digests(np.zeros((0, 0), np.float32) if rows is None else rows)
+        columns.append(packed_digests(packed["blob"], packed["ends"])[:, None])
+    if not isinstance(native, str):
+        columns.append(row_digests(native)[:, None])
+    return np.concatenate(columns, axis=1)
 
 
 async def _embed_native(
