@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from stitchwork.resources import Arrays
 
 Digests = NDArray[np.int64]
-"""(n,), or (n, k) in k forms, the first 64 bits of the SHA-256 of each input, as an integer that the
-registry stores."""
+"""(n,), or (n, k) in k forms, the first 64 bits of the SHA-256 of each input, as an integer that
+the registry stores."""
 
 DIGEST_BYTES: Final = 8
 
