@@ -104,7 +104,7 @@ def test_the_command_line_embeds_and_stitches(
 
     (tmp_path / "texts.txt").write_text("a text\n\nanother\n")
     assert main(["stitch", "minilm", "topic", *words[3:], "--url", spaces.url]) == 1
-    assert "(at /items/1)" in capsys.readouterr().err
+    assert f"{tmp_path}/texts.txt, line 2: expected a text" in capsys.readouterr().err
 
 
 def test_two_text_spaces_translate_into_each_other(spaces: TextSpaces) -> None:

@@ -150,7 +150,7 @@ def test_unreadable_registration_leaves_the_ready_version_in_use(
 def test_unreadable_anchor_set_is_not_created_anew(registry: Registry, pair: Pair) -> None:
     declare(registry, pair, "x")
     overwrite(registry, "anchor-set:S", LATER)
-    with pytest.raises(IncompatibleFormatError, match="anchor-set S"):
+    with pytest.raises(IncompatibleFormatError, match="anchor set S"):
         declare(registry, pair, "y")
     assert registry.server.redis.hget("stitchwork:anchor-set:S", "record") == LATER
 
