@@ -10,7 +10,7 @@ from playwright.sync_api import FilePayload, Page, expect
 
 from tests.integration.web.checks import check_everywhere, open_view, rounded
 from tests.integration.web.conftest import PageOpener
-from tests.integration.web.texts import SAMPLE, SCRIPT, request
+from tests.integration.web.texts import SAMPLE, SCRIPT, connect, request
 
 
 def choose(page: Page, name: str, content: str, encoding: str = "utf-8") -> None:
@@ -137,6 +137,27 @@ def test_files_that_are_no_samples_are_refused(texts_url: str, open_page: PageOp
     expect(status).to_be_in_viewport()
     # Nothing was started.
     expect(page.locator("#state-1")).to_have_count(0)
+
+
+def test_label_of_a_regression_that_is_no_number_is_refused_by_its_line(
+    texts_url: str, open_page: PageOpener
+) -> None:
+    weight = [[0.1] * 384]
+    body: dict[str, Any] = {"space": "page-encoder", "problem_type": "regression", "weight": weight}
+    request(texts_url, "PUT", "/heads/page-value", {**body, "bias": [0.0], "labels": ["value"]})
+    try:
+        page = open_view(open_page, texts_url, "evaluate", has_key=False)
+        page.get_by_label("Head").select_option("page-value")
+        page.get_by_label("Encoder").select_option("page-encoder")
+        for label in ("", "  ", "0x10", "1,5"):
+            choose(page, "values.csv", write_csv([("a", "-1.5e1"), ("b", label)]))
+            page.get_by_role("button", name="Evaluate").click()
+            message = f'values.csv, line 3: expected a number as label, got "{label}".'
+            expect(page.get_by_role("status")).to_have_text(message)
+        expect(page.locator("#state-1")).to_have_count(0)
+    finally:
+        with connect(texts_url) as http:
+            assert http.delete("/heads/page-value").status_code == 204
 
 
 def test_long_text_is_named_by_its_line_and_cut_on_request(

@@ -112,9 +112,17 @@ async function begin({ spaceOf, heads, selected }, options) {
   if (!isNumber) checkLabels(selected.file.name, head, labels, lines);
   start({
     file: selected.file.name, encoder, head, nativeSpace: spaceOf(head.space), inputs, lines, truncate: options.truncate, bridge: selected.bridge,
-    labels: isNumber ? labels.map((label) => (typeof label === "string" ? Number(label) : label)) : labels,
+    labels: isNumber ? labels.map((label, i) => numbersOf(label, `${selected.file.name}, line ${lines[i]}`)) : labels,
     calibrate: options.calibrate, minAccuracy: options.minAccuracy,
   });
+}
+
+/** The values of a regression, written as decimal numbers; an empty cell is no 0. */
+function numbersOf(label, place) {
+  if (Array.isArray(label)) return label.map((value) => numbersOf(value, place));
+  if (typeof label !== "string") return label;
+  if (!/^\s*[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?\s*$/i.test(label)) throw new SampleError(`${place}: expected a number as label, got "${label.slice(0, 80)}".`);
+  return Number(label);
 }
 
 /** Refuse labels that the head lacks, before anything is embedded. */
