@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 import stitchwork
 from stitchwork import errors
+from stitchwork.api.problem_details import error_statuses
+from stitchwork.client.service_errors import raise_for_error
 from stitchwork.errors import UNSERVED_CODES, ErrorCode, StitchworkError
 
 PACKAGE = Path(stitchwork.__file__).parent
@@ -88,3 +91,14 @@ def test_unknown_code_is_parsed_to_unknown() -> None:
 @pytest.mark.parametrize("code", list(ErrorCode))
 def test_code_is_kebab_case_of_its_name(code: ErrorCode) -> None:
     assert code.value == code.name.lower().replace("_", "-")
+
+
+def test_statuses_of_errors_leave_out_classes_of_the_client() -> None:
+    with pytest.raises(errors.UnknownResourceError):
+        raise_for_error(httpx.Response(404, json={"code": "unknown-resource"}))
+    codes = [code for _, code in error_statuses()]
+    assert len(codes) == len(set(codes))
+    assert set(codes) == {kind.code for kind in classes()} - {
+        ErrorCode.CLIENT_DISCONNECTED,
+        ErrorCode.CORRUPT_DATA,
+    }

@@ -56,7 +56,7 @@ SENT: Final[tuple[type[Record], ...]] = (
     VisionEncoder,
 )
 STORED_FORMAT: Final = 7
-MESSAGE_FORMAT: Final = 7
+MESSAGE_FORMAT: Final = 8
 FIELDS: Final = {
     "AnchorSet": "id version modality size ids has_items warnings",
     "Space": (
@@ -89,8 +89,8 @@ FIELDS: Final = {
         "mean std"
     ),
     "Job": (
-        "id reply_to encoder truncate input_type source target head bridge registration "
-        "request_id traceparent"
+        "id reply_to encoder truncate input_type source target head bridge task special_tokens "
+        "registration request_id traceparent"
     ),
     "WorkerStatus": "worker message_format device serves dtypes loaded model_bytes refused",
 }

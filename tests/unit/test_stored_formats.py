@@ -21,7 +21,7 @@ from stitchwork.registry.stored_records import dump_record, load_record
 from stitchwork.resources import AnchorSet, Head, Record, Registration, Space
 
 DATA: Final = Path(__file__).parent / "data"
-STORED: Final[dict[str, Any]] = json.loads((DATA / "formats_7_7.json").read_text())
+STORED: Final[dict[str, Any]] = json.loads((DATA / "formats_8_7.json").read_text())
 EARLIER: Final[dict[str, Any]] = json.loads((DATA / "formats_6_6.json").read_text())
 MODELS: Final[dict[str, type[Any]]] = {
     model.__name__: model for model in (AnchorSet, Space, Head, Registration)
@@ -53,7 +53,7 @@ def test_job_is_read_and_packed_as_by_the_first_release_of_its_format(
 
 
 def test_replies_are_read_and_packed_as_by_the_first_release_of_their_format() -> None:
-    answer, refusal = (base64.b64decode(entry) for entry in STORED["replies"])
+    answer, refusal, tokens = (base64.b64decode(entry) for entry in STORED["replies"])
     reply = unpack_reply(answer)
     assert (reply.job, reply.truncated, reply.tokens, reply.prompt_name) == ("1", (1,), 7, "query")
     np.testing.assert_array_equal(reply.rows, np.ones((2, 3)))
@@ -64,7 +64,14 @@ def test_replies_are_read_and_packed_as_by_the_first_release_of_their_format() -
     error = unpack_reply(refusal).error
     assert isinstance(error, InvalidInputError)
     assert (error.message, error.pointer) == ("expected a text", "/items/0")
-    for data, again in ((answer, reply), (refusal, Reply("2", error=error))):
+    content = unpack_reply(tokens)
+    assert content.content == b'["a text"]'
+    assert unpack_frames(content.pack())[1:] == unpack_frames(tokens)[1:]
+    for data, again in (
+        (answer, reply),
+        (refusal, Reply("2", error=error)),
+        (tokens, content),
+    ):
         header = orjson.loads(unpack_frames(data)[0])
         assert orjson.loads(unpack_frames(again.pack())[0]) == header
 

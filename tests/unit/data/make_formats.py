@@ -1,4 +1,4 @@
-"""Makes `formats_7_7.json` beside this file: messages of format 7 and records of format 7.
+"""Makes `formats_8_7.json` beside this file: messages of format 8 and records of format 7.
 
 It runs with a release that has these formats, at a checkout of its commit:
 
@@ -72,12 +72,17 @@ def main() -> None:
             ["a text"],
         ),
         (Job(id="3", reply_to="api", encoder=ImageEncoder(model="resnet18")), [b"\x89PNG"]),
+        (
+            Job(id="4", reply_to="api", encoder=words, task="tokenize", special_tokens=False),
+            ["a text"],
+        ),
         (registration_job(registration), []),
     ]
     rows = np.ones((2, 3), np.float32)
     replies = [
         Reply("1", rows, [True, False], [True, True], [1.0, 2.0], (1,), 7, "query"),
         Reply("2", error=InvalidInputError("expected a text", pointer="/items/0")),
+        Reply("4", content=b'["a text"]'),
     ]
     status = WorkerStatus(
         worker="w", serves=("words",), loaded=("k",), refused={"x": "other files"}
