@@ -231,7 +231,7 @@ def test_form_with_too_many_parts_is_refused(http: httpx.Client) -> None:
     parts = [("items", (f"{i}.txt", b"a")) for i in range(41)]
     response = http.put("/anchor-sets/s", params={"modality": "text"}, files=parts)
     assert response.status_code == 413, response.text
-    assert "at most 40 files (max_anchors)" in response.json()["detail"]
+    assert "at most 40 items (max_anchors)" in response.json()["detail"]
 
 
 def test_commas_in_texts_of_a_short_body_do_not_count_as_values(http: httpx.Client) -> None:
