@@ -123,7 +123,7 @@ def rows(count: int) -> bytes:
             FORM % (b"items", b'; filename="a"') * 60_000 + b"--b--\r\n",
             "multipart/form-data; boundary=b",
             413,
-            "2048 files (max_items)",
+            "2048 items (max_items)",
             id="files of a form",
         ),
         pytest.param(

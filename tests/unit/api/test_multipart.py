@@ -3,7 +3,7 @@
 import pytest
 
 from stitchwork.api.content import multipart
-from stitchwork.errors import InputTooLargeError, MalformedInputError
+from stitchwork.errors import InputTooLargeError, InvalidInputError, MalformedInputError
 
 TYPE = 'multipart/form-data; boundary="b"'
 
@@ -30,7 +30,7 @@ def test_form_returns_all_texts_among_the_items_in_order() -> None:
 
 
 def test_form_with_a_repeated_field_is_refused_by_its_name() -> None:
-    with pytest.raises(MalformedInputError, match="one part 'k', got several"):
+    with pytest.raises(InvalidInputError, match="one part 'k', got several"):
         multipart.parse(TYPE, FILE + FIELD + part(b'name="k"') + b"--b--\r\n", 2, "max_items")
 
 

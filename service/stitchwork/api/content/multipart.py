@@ -6,7 +6,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from stitchwork.api.schemas.fields import TextParameter
-from stitchwork.errors import InputTooLargeError, MalformedInputError
+from stitchwork.errors import (
+    ErrorCode,
+    InputTooLargeError,
+    InvalidInputError,
+    MalformedInputError,
+)
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -97,8 +102,8 @@ def parse(content_type: str, data: bytes, max_items: int, setting: str) -> dict[
         of that name, in order.
 
     Raises:
-        MalformedInputError: If the bytes are not such a form, its end is missing, or another field
-            is repeated.
+        MalformedInputError: If the bytes are not such a form, or its end is missing.
+        InvalidInputError: If another field is repeated.
         InputTooLargeError: If it has more parts of either kind.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
@@ -118,8 +123,9 @@ def parse(content_type: str, data: bytes, max_items: int, setting: str) -> dict[
     payload: dict[str, Any] = {ITEMS: form.items} if form.items else {}
     for name, text in form.fields:
         if name in payload:
-            raise MalformedInputError(
-                f"expected multipart/form-data with one part {name!r}, got several"
+            raise InvalidInputError(
+                f"expected multipart/form-data with one part {name!r}, got several",
+                code=ErrorCode.DUPLICATE_KEY,
             )
         payload[name] = TextParameter(text)
     return payload
