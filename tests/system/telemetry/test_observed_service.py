@@ -175,6 +175,15 @@ def test_load_changes_the_metrics_of_queue_and_worker(service: ObservedService) 
     # A worker that is paused while it waits for jobs still receives the next one.
     first = service.pool.submit(service.stitch, "the first")
     wait_until("the job is queued", lambda: service.api_metrics().sum("queue_jobs") == 1)
+    # Before the queue may be full.
+    with (
+        httpx.Client(base_url=service.api.url, timeout=1.0) as http,
+        pytest.raises(httpx.ReadTimeout),
+    ):
+        http.post("/stitch/m/h", json={"items": ["of a client that leaves"]})
+    wait_until(
+        "its job is cancelled", lambda: service.api_metrics().sum("cancelled_jobs_total") == 1
+    )
     slow = service.pool.submit(service.stitch, *LONG_TEXTS)
     # Where the encoder is slow, as on a busy machine, the request is more than one job.
     wait_until("both are queued", lambda: service.api_metrics().sum("queue_jobs") >= 2)
@@ -193,14 +202,6 @@ def test_load_changes_the_metrics_of_queue_and_worker(service: ObservedService) 
             "the other worker takes a job",
             lambda: service.api_metrics().sum("queue_jobs", state="running") == running + 1,
         )
-    with (
-        httpx.Client(base_url=service.api.url, timeout=1.0) as http,
-        pytest.raises(httpx.ReadTimeout),
-    ):
-        http.post("/stitch/m/h", json={"items": ["of a client that leaves"]})
-    wait_until(
-        "its job is cancelled", lambda: service.api_metrics().sum("cancelled_jobs_total") == 1
-    )
     burst = [service.pool.submit(service.stitch, f"text {i}") for i in range(QUEUE_JOBS + 2)]
     wait_until(
         "a request is refused",
