@@ -79,7 +79,7 @@ def evaluate(
             is a regression, whose values have no confidence to calibrate or to find, or all true
             values are equal.
     """
-    resolution, targets, rows, native_rows, digests = sample
+    resolution, targets, rows, native_rows, _ = sample
     source, target, head = resolution.source, resolution.destination, head_of(resolution)
 
     def scores(rows: Floats, space: Space) -> InferenceResult:
@@ -134,21 +134,22 @@ def evaluate(
         warnings=[
             *translated.warnings,
             *native_warnings,
-            *_training_warnings(head, digests, pipeline.registry.training_inputs(head)),
+            *_training_warnings(head, sample, pipeline.registry.training_inputs(head)),
         ],
         **fields,
     )
 
 
-def _training_warnings(head: Head, digests: Digests, training: Digests) -> list[str]:
+def _training_warnings(head: Head, sample: LabelledSample, training: Digests) -> list[str]:
     """Whether the head was fitted on some of the sample."""
-    shared = int(np.isin(digests, training).any(axis=1).sum())
+    # Most heads have none: digests of a large sample take long.
+    shared = int(np.isin(sample.digests(), training).any(axis=1).sum()) if len(training) else 0
     if not shared:
         return []
     return [
-        f"{shared} of the {len(digests)} inputs are among those that head {head.id} was fitted on: "
-        "its accuracy on them is higher than on others, and a threshold or a calibration from them "
-        "does not hold for others"
+        f"{shared} of the {len(sample.targets)} inputs are among those that head {head.id} was "
+        "fitted on: its accuracy on them is higher than on others, and a threshold or a "
+        "calibration from them does not hold for others"
     ]
 
 

@@ -13,7 +13,7 @@ from stitchwork.errors import ConflictError, ErrorCode, InvalidInputError, Unava
 from stitchwork.geometry.classifier import MULTI_LABEL, REGRESSION
 from stitchwork.inference.pipeline import Pipeline
 from stitchwork.inference.resolve import Resolution, check_width, head_of
-from stitchwork.resources import Floats, Head, Label, Space, label_text, pack_items
+from stitchwork.resources import Floats, Head, Item, Label, Space, label_text, pack_items
 from stitchwork.resources.training_inputs import Digests, packed_digests, row_digests
 
 MAX_NAMED_LABELS: Final = 10
@@ -34,15 +34,24 @@ class LabelledSample(NamedTuple):
         rows: (n, d_X) float32 embeddings of the source.
         native: (n, d_Y) float32 embeddings of the head's own space, or the reason why there are
             none.
-        digests: (n, 0 to 2) digests of the inputs: of the items, and of the embeddings in the
-            head's own space, where there are any.
+        items: The raw inputs, if it has any.
     """
 
     resolution: Resolution
     targets: Targets
     rows: Floats
     native: Floats | str
-    digests: Digests
+    items: Sequence[Item] | None
+
+    def digests(self) -> Digests:
+        """(n, 0 to 2) digests of the items and of the rows in the head's own space, if any."""
+        columns = [np.zeros((len(self.targets), 0), np.int64)]
+        if self.items is not None:
+            packed = pack_items(self.items)
+            columns.append(packed_digests(packed["blob"], packed["ends"])[:, None])
+        if not isinstance(self.native, str):
+            columns.append(row_digests(self.native)[:, None])
+        return np.concatenate(columns, axis=1)
 
 
 def resolve_sample(
@@ -164,19 +173,7 @@ async def embed_sample(
     finally:
         if task:
             task.cancel()
-    return LabelledSample(
-        resolution, targets, rows, native, _digests(request, native, len(targets))
-    )
-
-
-def _digests(request: HeadEvaluationRequest, native: Floats | str, count: int) -> Digests:
-    columns = [np.zeros((count, 0), np.int64)]
-    if request.items is not None:
-        packed = pack_items(request.items)
-        columns.append(packed_digests(packed["blob"], packed["ends"])[:, None])
-    if not isinstance(native, str):
-        columns.append(row_digests(native)[:, None])
-    return np.concatenate(columns, axis=1)
+    return LabelledSample(resolution, targets, rows, native, request.items)
 
 
 async def _embed_native(
