@@ -156,6 +156,14 @@ class StitchworkError(Exception):
             self.code = code
 
 
+def error_classes() -> list[type[StitchworkError]]:
+    """The classes of the tree, each after its base; not those that other modules derive."""
+    classes = [StitchworkError]
+    for error_class in classes:
+        classes += [one for one in error_class.__subclasses__() if one.__module__ == __name__]
+    return classes
+
+
 class InvalidInputError(StitchworkError):
     """An invalid value."""
 

@@ -61,18 +61,10 @@ def status_of(error: StitchworkError | type[StitchworkError]) -> int:
 
 def error_statuses() -> list[tuple[int, str]]:
     """Statuses and codes of the errors that any route may respond with."""
-    classes = [StitchworkError]
-    for error_class in classes:
-        # The client, in the same process, has subclasses of its own.
-        classes += [
-            subclass
-            for subclass in error_class.__subclasses__()
-            if subclass.__module__ == errors.__name__
-        ]
     internal = (ClientDisconnectedError, errors.CorruptDataError)
     return [
         (status_of(error_class), error_class.code)
-        for error_class in classes
+        for error_class in errors.error_classes()
         if error_class not in internal
     ]
 

@@ -150,12 +150,8 @@ def is_transient(error: BaseException, *, repeatable: bool) -> bool:
 @cache
 def _error_classes() -> dict[str, type[ServiceError]]:
     """By code, a subclass of `ServiceError` and of each class of the tree."""
-    classes: dict[str, type[ServiceError]] = {}
-    pending = StitchworkError.__subclasses__()
-    while pending:
-        base = pending.pop()
-        if base.__module__ == errors.__name__:
-            attributes = {"__doc__": base.__doc__}
-            classes[base.code] = type(base.__name__, (ServiceError, base), attributes)
-            pending.extend(base.__subclasses__())
-    return classes
+    return {
+        base.code: type(base.__name__, (ServiceError, base), {"__doc__": base.__doc__})
+        for base in errors.error_classes()
+        if base is not StitchworkError
+    }

@@ -108,7 +108,7 @@ class RayEngine:
                 plan_partitions(first, blocks, cluster_cpus()),
             )
             for result in run_tasks(len(job.partitions), write_partition, ray.put(job)):
-                summary, rows = pickle.loads(result[COLUMN])  # noqa: S301
+                summary, rows = pickle.loads(result[COLUMN])  # noqa: S301 of this move's tasks
                 if isinstance(summary, StitchworkError):
                     raise summary
                 if rows is not None:
