@@ -50,36 +50,40 @@ def pair_choice(data: Record) -> str:
     return f"{NOTE}\n\n" + table(titles, rows)
 
 
-Choices = Mapping[tuple[int, str, str], str]
-"""Methods by draw, source and target."""
+Pair = tuple[int, str, str]
+"""A draw, and the source and target of a pair."""
+Choices = Mapping[Pair, str]
+"""The method for each."""
 
 
 def choose(scores: Sequence[Record], score: str) -> Choices:
     """The candidate with the best score for each draw and pair."""
-    by_pair: dict[tuple[int, str, str], dict[str, float]] = {}
-    for record in scores:
-        key = (record["draw"], record["source"], record["target"])
-        by_pair.setdefault(key, {})[record["method"]] = record[score]
-    return {key: max(of, key=lambda name: of[name]) for key, of in by_pair.items()}
+    return {key: max(of, key=lambda name: of[name]) for key, of in _by_pair(scores, score).items()}
 
 
 def choice_gains(
     records: Sequence[Record], chosen: Choices, measure: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gains over the default of the choice and of the best candidate: (draws,) each."""
-    by_method: dict[tuple[int, str, str], dict[str, float]] = {}
-    for record in records:
-        key = (record["draw"], record["source"], record["target"])
-        by_method.setdefault(key, {})[record["method"]] = record[measure]
+    by_pair = _by_pair(records, measure)
     gains: dict[int, list[tuple[float, float]]] = {}
     for key, method in chosen.items():
-        of = by_method[key]
+        of = by_pair[key]
         best = max(of[name] for name in CANDIDATES)
         gains.setdefault(key[0], []).append(
             (of[method] - of[DEFAULT_BRIDGE], best - of[DEFAULT_BRIDGE])
         )
     means = np.array([np.mean(gains[draw], axis=0) for draw in sorted(gains)])
     return means[:, 0], means[:, 1]
+
+
+def _by_pair(records: Sequence[Record], measure: str) -> dict[Pair, dict[str, float]]:
+    """The values of a measure by draw and pair, then by method."""
+    values: dict[Pair, dict[str, float]] = {}
+    for record in records:
+        pair = (record["draw"], record["source"], record["target"])
+        values.setdefault(pair, {})[record["method"]] = record[measure]
+    return values
 
 
 def interval(differences: NDArray[np.float64]) -> str:
