@@ -1,10 +1,11 @@
 """Tokens of texts and texts of tokens, by the tokenizers that workers have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from stitchwork.errors import JobFailedError
 from stitchwork.inference.resolve import encoder_of
+from stitchwork.queue.costs import split_items
 from stitchwork.queue.messages import Job, Task
 from stitchwork.queue.producer import Producer
 from stitchwork.resources import Item, Space
@@ -50,7 +51,7 @@ async def run_tokenizer(
         special_tokens=special_tokens,
         input_type=input_type,
     )
-    parts = list(_split(items, items_per_job))
+    parts = [part for part, _ in split_items(items, len, items_per_job, MAX_JOB_BYTES)]
     replies = await producer.run_all(job, parts, seconds)
     contents = []
     for reply in replies:
@@ -58,14 +59,3 @@ async def run_tokenizer(
             raise JobFailedError("the worker answered with embeddings instead of tokens")
         contents.append(reply.content[1:-1])
     return b"[" + b",".join(contents) + b"]"
-
-
-def _split(items: Sequence[Item], max_items: int) -> Iterator[Sequence[Item]]:
-    """Items in parts of at most so many, and of at most `MAX_JOB_BYTES` or one item."""
-    start, size = 0, 0
-    for i, item in enumerate(items):
-        if i > start and (i - start == max_items or size + len(item) > MAX_JOB_BYTES):
-            yield items[start:i]
-            start, size = i, 0
-        size += len(item)
-    yield items[start:]

@@ -1,6 +1,6 @@
 """The cost of inputs, in units of about one token, which is known before any work is done."""
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Final
 
 from stitchwork.queue.image_headers import image_pixels
@@ -62,9 +62,26 @@ def split_by_cost(
         Parts of at most so many inputs and of at most that cost, or one input.
     """
     limit = min(max_cost, MAX_JOB_COST)
+    yield from split_items(items, lambda item: item_cost(item, encoder), max_items, limit)
+
+
+def split_items(
+    items: Sequence[Item], cost_of: Callable[[Item], int], max_items: int, limit: float
+) -> Iterator[tuple[Sequence[Item], int]]:
+    """Inputs in order, in parts for one job each, with the costs of these.
+
+    Args:
+        items: The inputs.
+        cost_of: The cost of an input.
+        max_items: Maximum number of inputs of a part.
+        limit: Maximum cost of a part of several inputs.
+
+    Yields:
+        Parts of at most so many inputs and of at most that cost, or one input.
+    """
     start, cost = 0, 0
     for i, item in enumerate(items):
-        added = item_cost(item, encoder)
+        added = cost_of(item)
         if i > start and (i - start == max_items or cost + added > limit):
             yield items[start:i], cost
             start, cost = i, 0
