@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from benchmarks.runner import CASES, run
+from benchmarks.page import write_results
+from benchmarks.runner import CASES, measure, measure_laws, write_report
 from stitchwork.cli.main import run as run_command
 
 
@@ -14,6 +15,11 @@ from stitchwork.cli.main import run as run_command
 @click.argument("cases", nargs=-1, type=click.Choice(tuple(CASES)), metavar="[CASE]...")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the results.")
+@click.option(
+    "--page",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Page of the documentation whose results are replaced.",
+)
 @click.option(
     "--peers",
     type=click.Path(path_type=Path),
@@ -26,11 +32,25 @@ from stitchwork.cli.main import run as run_command
     "the cases.",
 )
 def main(
-    cases: tuple[str, ...], rounds: int, report: Path | None, peers: Path | None, laws: Path | None
+    cases: tuple[str, ...],
+    rounds: int,
+    report: Path | None,
+    page: Path | None,
+    peers: Path | None,
+    laws: Path | None,
 ) -> int:
     """Time the service and its baselines. Without CASE, all cases."""
     logging.getLogger().setLevel(logging.WARNING)
-    return run(cases or tuple(CASES), rounds, report, peers, laws)
+    if laws:
+        return measure_laws(rounds, laws)
+    results, complete = measure(cases or tuple(CASES), rounds, peers)
+    if report:
+        write_report(report, results)
+    if page:
+        options = [f"--rounds {rounds}", *(["--peers FOLDER"] if peers else [])]
+        words = ["python -m benchmarks", *cases, *options]
+        write_results(page, results, rounds, " ".join(words))
+    return 0 if complete and all(result.met for result in results) else 1
 
 
 if __name__ == "__main__":

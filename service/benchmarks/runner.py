@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import costs, moving, null_model, queueing, stitching, translating
+from benchmarks import costs, moving, null_model, queueing, serving, stitching, translating
 from benchmarks.measure import (
     LOAD_CORE,
     MEASURED_CORE,
@@ -31,7 +31,7 @@ CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] 
     "images": stitching.images,
     "texts": stitching.texts,
     "one": stitching.one_text,
-    "serving": stitching.other_servers,
+    "serving": serving.other_servers,
     "queue": queueing.queue,
     "migrate": moving.moves,
     "fit": costs.fitting,
@@ -40,25 +40,19 @@ CASES: Final[Mapping[str, Callable[[BenchmarkContext], list[BenchmarkResult]]]] 
 }
 
 
-def run(
-    cases: Sequence[str],
-    rounds: int,
-    report: Path | None,
-    peers: Path | None,
-    laws: Path | None,
-) -> int:
-    """Run cases, print their table, and write the report.
+def measure(
+    cases: Sequence[str], rounds: int, peers: Path | None
+) -> tuple[list[BenchmarkResult], bool]:
+    """Run cases and print their table.
 
     Args:
         cases: Names in `CASES`.
         rounds: Number of measured rounds; one more warms up.
-        report: JSON file of the results; None writes none.
         peers: Folder of the environments of other programs, created there if necessary; None skips
             other programs.
-        laws: Folder of plots of scaling laws, which replace the cases; None draws none.
 
     Returns:
-        0 if every case was measured and every goal is met.
+        The results, and whether every case was measured.
     """
     console = Console()
     interpreters = {}
@@ -66,14 +60,8 @@ def run(
         interpreters = {name: peer_environment(name, peers) for name in (*SERVERS, LATENTIS)}
     context = BenchmarkContext(rounds, interpreters, console.print)
     os.sched_setaffinity(0, {LOAD_CORE})
-    if laws:
-        # Imported here because matplotlib is slow to import.
-        from benchmarks.laws import measure_laws
-
-        measure_laws(context, laws)
-        return 0
     results: list[BenchmarkResult] = []
-    failed = False
+    complete = True
     for case in cases:
         console.print(f"{case} …")
         try:
@@ -81,7 +69,32 @@ def run(
         except StitchworkError as error:
             # The other cases, which take long to measure, are reported all the same.
             console.print(f"  {case} failed: {error.message}", style="bold red")
-            failed = True
+            complete = False
+    _print_table(console, results, rounds)
+    return results, complete
+
+
+def measure_laws(rounds: int, folder: Path) -> int:
+    """Measure the scaling laws and draw their plots in a folder.
+
+    Returns:
+        The exit status, 0.
+    """
+    # Imported here because matplotlib is slow to import.
+    from benchmarks import laws
+
+    os.sched_setaffinity(0, {LOAD_CORE})
+    laws.measure_laws(BenchmarkContext(rounds, {}, Console().print), folder)
+    return 0
+
+
+def write_report(path: Path, results: Sequence[BenchmarkResult]) -> None:
+    """Write the results as JSON."""
+    records = [asdict(result) | {"figure": result.figure, "met": result.met} for result in results]
+    path.write_text(json.dumps(records, indent=2) + "\n")
+
+
+def _print_table(console: Console, results: Sequence[BenchmarkResult], rounds: int) -> None:
     table = Table(
         title=f"{rounds} rounds in turns; the measured process has core {MEASURED_CORE} to itself"
     )
@@ -96,12 +109,6 @@ def run(
         console.print(
             f"{result.case}: {json.dumps(result.details)}", highlight=False, soft_wrap=True
         )
-    if report:
-        records = [
-            asdict(result) | {"figure": result.figure, "met": result.met} for result in results
-        ]
-        report.write_text(json.dumps(records, indent=2) + "\n")
-    return 1 if failed or not all(result.met for result in results) else 0
 
 
 def _cells(result: BenchmarkResult) -> list[str]:

@@ -1,35 +1,27 @@
-"""Raw inputs: `/stitch` and `/embed` against the forward pass and against other servers."""
+"""Raw inputs: `/stitch` against the forward pass."""
 
 import contextlib
-import os
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import numpy as np
 import orjson
 
 from benchmarks.cores import pinned_worker_command
-from benchmarks.load import DEADLINE, WARM_UP_SECONDS, Target, closed_loop_rate, request_in_turns
+from benchmarks.load import DEADLINE, Target, closed_loop_rate, request_in_turns
 from benchmarks.measure import (
     LOAD_CORE,
     MEASURED_CORE,
     BenchmarkContext,
     BenchmarkResult,
-    cpu_milliseconds,
     measuring_process,
     on_core,
 )
 from stitchwork.client import Stitchwork, json_items
-from stitchwork.errors import UnavailableError
 from stitchwork.evaluation.sentences import sentences
 from stitchwork.models.packaged_encoders import minilm_folder, write_efficientnet_lite
 from stitchwork.redis.serialization import pack
@@ -41,11 +33,7 @@ BATCHES: Final = (1, 2, 4, 8, 16, 32, 64)
 SECONDS: Final = 8.0
 WIDTH: Final = 384
 CLASSES: Final = 10
-STARTUP_SECONDS: Final = 180.0
-POLL_SECONDS: Final = 0.5
-GRACE_SECONDS: Final = 20.0
 JSON: Final = {"Content-Type": "application/json"}
-PEERS: Final = Path(__file__).with_name("peers")
 
 
 def images(context: BenchmarkContext) -> list[BenchmarkResult]:
@@ -84,70 +72,9 @@ def one_text(context: BenchmarkContext) -> list[BenchmarkResult]:
     baseline = "the same pass alone; the goal is the difference"
     return [
         BenchmarkResult(
-            "one text, p50", baseline, "ms", ours, partner, 3.0, False, {}, is_difference=True
+            "one text, p50", baseline, "ms", ours, partner, 1.5, False, {}, is_difference=True
         )
     ]
-
-
-def other_servers(context: BenchmarkContext) -> list[BenchmarkResult]:
-    """`/embed` against Infinity, `/stitch` against LitServe and Ray Serve, each on one core."""
-    items = list[Item](sentences(512))
-    results = []
-    with tempfile.TemporaryDirectory(prefix="stitchwork-benchmark-") as name:
-        folder = Path(name)
-        with service(folder, minilm_spec(), items, core=MEASURED_CORE) as running:
-            pipeline = folder / "pipeline.npz"
-            _write_pipeline(pipeline)
-            bodies = {
-                "/stitch/source/head": [orjson.dumps({"items": [t], "top": 1}) for t in items],
-                "/embed/source": [orjson.dumps({"items": [t]}) for t in items],
-            }
-            peers = (
-                ("infinity", "/embed/source", "/embeddings", _infinity_command, 1.2),
-                (
-                    "litserve",
-                    "/stitch/source/head",
-                    "/stitch",
-                    _script_command("with_litserve.py"),
-                    1.2,
-                ),
-                ("ray", "/stitch/source/head", "/stitch", _script_command("with_ray.py"), 5.0),
-            )
-            for peer, path, peer_path, command, goal in peers:
-                python = context.peer(peer)
-                if python is None:
-                    continue
-                peer_bodies = [_peer_body(peer, str(text)) for text in items]
-                with _peer_server(command(python, pipeline), peer_path, peer_bodies[0]) as (
-                    url,
-                    session,
-                ):
-                    ours, partner, per_request, idle = [], [], dict[str, float](), 0.0
-                    for i in range(context.rounds + 1):
-                        before = cpu_milliseconds(running)
-                        with _suspended(session):
-                            rate = closed_loop_rate(running.url, path, bodies[path], SECONDS)
-                        per_request = _milliseconds_per_request(running, before, rate)
-                        before = cpu_milliseconds(running)
-                        peer_rate = closed_loop_rate(url, peer_path, peer_bodies, SECONDS)
-                        idle = sum(cpu_milliseconds(running).values()) - sum(before.values())
-                        if i:
-                            ours.append(rate)
-                            partner.append(peer_rate)
-                details = {
-                    "clients": CLIENTS,
-                    "texts per request": 1,
-                    "processes of each": "1 core",
-                    "CPU ms per request": per_request,
-                    # Of the service while the peer is measured; the peer is suspended meanwhile.
-                    "idle CPU ms per second": round(idle / (SECONDS + WARM_UP_SECONDS), 1),
-                }
-                case = f"{path.split('/')[1]} beside {peer}"
-                baseline = f"{peer}, the same model and texts"
-                results.append(
-                    BenchmarkResult(case, baseline, "req/s", ours, partner, goal, True, details)
-                )
-    return results
 
 
 def minilm_spec() -> dict[str, Any]:
@@ -250,114 +177,9 @@ def _offline_pipeline(
         yield measure
 
 
-def _milliseconds_per_request(
-    running: ServiceProcess, before: dict[str, float], rate: float
-) -> dict[str, float]:
-    """CPU milliseconds of each part of the service per request, warm-up included."""
-    requests = rate * (SECONDS + WARM_UP_SECONDS)
-    return {
-        name: round((ms - before[name]) / requests, 2)
-        for name, ms in cpu_milliseconds(running).items()
-    }
-
-
 def _stitch_rate(url: str, items: list[Item], batch: int, seconds: float) -> float:
     """Inputs per second of `/stitch`."""
     starts = range(0, len(items) - batch + 1, batch)
     parts = [items[start : start + batch] for start in starts]
     bodies = [orjson.dumps({"items": json_items(part), "top": 1}) for part in parts]
     return batch * closed_loop_rate(url, "/stitch/source/head", bodies, seconds)
-
-
-def _peer_body(peer: str, text: str) -> bytes:
-    return orjson.dumps({"model": "model", "input": [text]} if peer == "infinity" else [text])
-
-
-@contextlib.contextmanager
-def _peer_server(command: list[str], path: str, body: bytes) -> Iterator[tuple[str, int]]:
-    """Another server with all its processes on the measured core, once it responds.
-
-    Yields:
-        Its URL, and the id of the session of all its processes.
-
-    Raises:
-        UnavailableError: If it does not respond in time.
-    """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    url = f"http://127.0.0.1:{port}"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
-    with tempfile.TemporaryFile() as output, on_core(MEASURED_CORE):
-        process = subprocess.Popen(  # noqa: S603
-            [part.replace("PORT", port) for part in command],
-            env=env,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + STARTUP_SECONDS
-        while not _is_up(url + path, body):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise UnavailableError(f"{command[:2]} did not start")
-            time.sleep(POLL_SECONDS)
-        yield url, process.pid
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-@contextlib.contextmanager
-def _suspended(session: int) -> Iterator[None]:
-    """Suspend all processes of a session within the context: some poll for work all the time."""
-    pids = []
-    for path in Path("/proc").iterdir():
-        with contextlib.suppress(ProcessLookupError):
-            if path.name.isdigit() and os.getsid(int(path.name)) == session:
-                os.kill(int(path.name), signal.SIGSTOP)
-                pids.append(int(path.name))
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
-
-def _is_up(url: str, body: bytes) -> bool:
-    try:
-        return httpx.post(url, content=body, headers=JSON, timeout=DEADLINE).is_success
-    except httpx.TransportError:
-        return False
-
-
-def _infinity_command(python: Path, pipeline: Path) -> list[str]:
-    options = ("--engine", "torch", "--device", "cpu", "--dtype", "float32", "--batch-size", "32")
-    model = ("--model-id", str(minilm_folder()), "--served-model-name", "model")
-    command = str(python.with_name("infinity_emb"))
-    return [command, "v2", *model, *options, "--no-bettertransformer", "--port", "PORT"]
-
-
-def _script_command(script: str) -> Callable[[Path, Path], list[str]]:
-    def command(python: Path, pipeline: Path) -> list[str]:
-        return [str(python), str(PEERS / script), "PORT", str(minilm_folder()), str(pipeline)]
-
-    return command
-
-
-def _write_pipeline(path: Path) -> None:
-    """Write a map and a head of the same widths; the values do not affect the time."""
-    rng = np.random.default_rng(0)
-    floats: dict[str, Any] = {
-        "matrix": rng.normal(size=(WIDTH, WIDTH)),
-        "offset": np.zeros(WIDTH),
-        "mean": np.zeros(WIDTH),
-        "scale": np.ones(()),
-        "weight": rng.normal(size=(CLASSES, WIDTH)),
-        "bias": np.zeros(CLASSES),
-    }
-    np.savez(path, **{name: value.astype(np.float32) for name, value in floats.items()})

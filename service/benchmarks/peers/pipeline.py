@@ -18,12 +18,17 @@ class Pipeline:
         model: Folder of a transformers model.
         arrays: An .npz file of a map and a head: `matrix` (d_X, d_Y), `offset` and `mean`
             (d_Y,), `scale`, `weight` (c, d_Y), `bias` (c,).
+        dtype: Name of the dtype of the model.
     """
 
-    def __init__(self, model: str, arrays: str) -> None:
+    def __init__(self, model: str, arrays: str, dtype: str = "float32") -> None:
         torch.set_num_threads(1)
         self._tokenizer: Any = AutoTokenizer.from_pretrained(model)
-        self._model: Any = AutoModel.from_pretrained(model, attn_implementation="sdpa").eval()
+        self._model: Any = (
+            AutoModel.from_pretrained(model, attn_implementation="sdpa")
+            .to(getattr(torch, dtype))
+            .eval()
+        )
         with np.load(arrays) as npz:
             self._arrays = {name: torch.from_numpy(npz[name]) for name in npz.files}
 
@@ -36,7 +41,7 @@ class Pipeline:
         for start in range(0, len(order), BATCH):
             part = order[start : start + BATCH]
             tokens = self._tokenizer([texts[i] for i in part], padding=True, return_tensors="pt")
-            hidden = self._model(**tokens).last_hidden_state
+            hidden = self._model(**tokens).last_hidden_state.float()
             mask = tokens["attention_mask"][:, :, None]
             rows = (hidden * mask).sum(1) / mask.sum(1) @ arrays["matrix"] - arrays["offset"]
             rows = rows / rows.norm(dim=1, keepdim=True) * arrays["scale"] + arrays["mean"]

@@ -1,4 +1,4 @@
-"""`PYTHON with_litserve.py PORT MODEL ARRAYS`: `POST /stitch` on LitServe, one worker."""
+"""`PYTHON with_litserve.py PORT MODEL ARRAYS [DTYPE]`: `POST /stitch` on LitServe, one worker."""
 
 import sys
 from typing import Any
@@ -12,7 +12,7 @@ class Stitch(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load the pipeline."""
-        self.pipeline = Pipeline(*sys.argv[2:4])
+        self.pipeline = Pipeline(*sys.argv[2:5])
 
     def decode_request(self, request: list[str]) -> list[str]:
         """Return the request, a JSON list of texts."""
