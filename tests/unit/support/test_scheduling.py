@@ -56,7 +56,7 @@ def run(folder: Path, **files: str) -> tuple[int, str, list[tuple[str, str, floa
 
 
 def test_drills_and_measurements_run_when_no_other_test_does(tmp_path: Path) -> None:
-    drills = {"chaos__one": SHORT, "system__test_large_bodies": SHORT}
+    drills = {"chaos__test_drill": SHORT, "system__test_large_bodies": SHORT}
     others = {f"integration__api__{i}": SHORT for i in "ab"} | {f"docs__{i}": SHORT for i in "cde"}
     code, output, log = run(tmp_path, **drills, **others, a=SKIPPED)
     assert code == 0, output
@@ -70,8 +70,13 @@ def test_drills_and_measurements_run_when_no_other_test_does(tmp_path: Path) -> 
 
 
 def test_skip_in_a_process_fails_the_run_unless_a_rule_names_it(tmp_path: Path) -> None:
-    code, output, log = run(tmp_path, chaos__c=SKIPPED)
+    code, output, log = run(tmp_path, chaos__test_drill=SKIPPED)
     assert code == 1, output
     assert len(log) == 1, "drills without other tests run"
     assert f"{allowed_skips.ALLOWED} does not name" in output
-    assert "tests/chaos/c.py::test_c: Skipped: no such server" in output
+    assert "tests/chaos/test_drill.py::test_c: Skipped: no such server" in output
+
+
+def test_groups_name_what_exists() -> None:
+    for name in (*scheduling.ALONE, *scheduling.GROUPS):
+        assert (naming.ROOT / name).exists(), name
