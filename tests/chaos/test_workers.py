@@ -145,6 +145,8 @@ def _service(folder: Path, servers: clusters.Cluster, workers: int) -> Iterator[
         "STITCHWORK_LEASE_SECONDS": str(LEASE),
         "STITCHWORK_FORWARD_TIMEOUT_SECONDS": str(HANG),
         "STITCHWORK_WORKER_TTL_SECONDS": "2",
+        # Drills that end both workers wait for them.
+        "STITCHWORK_WORKER_RESTART_SECONDS": str(START),
         "STITCHWORK_MAX_QUEUE_JOBS": str(QUEUE_JOBS),
         "STITCHWORK_OFFLINE": "true",
         "STITCHWORK_REQUEST_TIMEOUT_SECONDS": str(2 * DEADLINE),

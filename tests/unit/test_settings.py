@@ -31,6 +31,7 @@ NO_LIMITS = {
     "stale_seconds": "the registry is unavailable",
     "redis_timeout_seconds": "a server is unavailable",
     "worker_ttl_seconds": "a worker is gone",
+    "worker_restart_seconds": "the last worker is gone",
     "lease_seconds": "its jobs are redelivered",
     "forward_timeout_seconds": "its jobs are redelivered",
     "caller_classes": "classes share each encoder",

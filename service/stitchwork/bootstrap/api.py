@@ -46,6 +46,7 @@ def make_app_state(settings: Settings) -> AppState:
         max_bytes=settings.max_queue_bytes,
         max_wait_seconds=settings.max_queue_wait_seconds,
         worker_ttl_seconds=settings.worker_ttl_seconds,
+        worker_restart_seconds=settings.worker_restart_seconds,
         caller_classes=settings.caller_classes,
         metrics=telemetry.metrics,
     )

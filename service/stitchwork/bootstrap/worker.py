@@ -18,7 +18,7 @@ from stitchwork.inference.translator import ClassifierCache, Translator
 from stitchwork.queue.messages import REGISTRATION_STREAM, Job
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.streams import new_id
-from stitchwork.queue.worker_registry import WorkerStatus
+from stitchwork.queue.worker_registry import Heartbeat, StartAnnouncement, WorkerStatus
 from stitchwork.registry.space_checks import POLL_SECONDS, SpaceCheckThread
 from stitchwork.resources import EncoderSpec
 from stitchwork.settings import Settings
@@ -49,9 +49,16 @@ def make_worker(settings: Settings) -> "Worker":
     # Before the libraries of models, which take a cold machine a minute to read.
     probes = start_probe_server(settings, telemetry.metrics)
     configure_hub(settings)
+    registry_server, queue_server = connect_servers(settings)
+    name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
+    announcement = StartAnnouncement(
+        queue_server,
+        settings.worker_ttl_seconds,
+        WorkerStatus(worker=name, serves=settings.worker_models),
+    )
+    announcement.start()
 
     from stitchwork.queue.consumer import Consumer
-    from stitchwork.queue.worker_registry import Heartbeat
     from stitchwork.worker.batch_runner import BatchRunner
     from stitchwork.worker.encoder_check import EncoderChecker
     from stitchwork.worker.loop import LOAD_SECONDS, Worker
@@ -59,14 +66,12 @@ def make_worker(settings: Settings) -> "Worker":
     from stitchwork.worker.preload import preload
     from stitchwork.worker.registration import FIT_SECONDS, RegistrationRunner
 
-    registry_server, queue_server = connect_servers(settings)
     registry = open_registry(registry_server, settings)
     check_servers(registry, queue_server)
     inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
     encoders = make_encoder_cache(settings, telemetry.metrics)
     on_cpu = encoders.device.type == "cpu"
     items_per_batch = settings.items_per_batch or (CPU_BATCH if on_cpu else GPU_BATCH)
-    name = f"{socket.gethostname()}-{os.getpid()}-{new_id()[:8]}"
     translator = Translator(
         registry, inverses, settings.map_cache_bytes, encoders.to_device, telemetry.metrics
     )
@@ -158,6 +163,7 @@ def make_worker(settings: Settings) -> "Worker":
 
     worker = Worker(
         consumer,
+        announcement,
         heartbeat,
         registrations,
         runner,

@@ -1,7 +1,6 @@
 """Sends requests to the streams, those of one turn of the event loop together, and cancels them."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
@@ -16,13 +15,12 @@ from stitchwork.queue.admission import (
     parse_admission,
 )
 from stitchwork.queue.keys import stream_name
+from stitchwork.queue.outages import log_outage
 from stitchwork.queue.pending_requests import PendingRequest
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.commands import script_command
 from stitchwork.telemetry import Metrics
-
-log = logging.getLogger(__name__)
 
 MAX_CREATIONS: Final = 3
 MAX_SCRIPT_BYTES: Final = 256 * 1024
@@ -202,7 +200,7 @@ class Admitter:
             return
         error = reply.exception()
         if error is not None:
-            _warn(_unavailable(error), "the cancelled jobs may run until their deadline")
+            log_outage(_unavailable(error), "the cancelled jobs may run until their deadline")
             return
         self._metrics.cancelled_jobs.inc(sum(result > 0 for result in reply.result()[0]))
 
@@ -229,8 +227,3 @@ def _unavailable(error: BaseException) -> UnavailableError:
     if isinstance(error, UnavailableError):
         return QueueUnavailableError(error.message)
     raise error
-
-
-def _warn(error: UnavailableError, effect: str) -> None:
-    extra = {"server": "queue", "reason": error.message, "effect": effect}
-    log.warning("server unavailable", extra=extra)

@@ -22,6 +22,7 @@ from stitchwork.queue.deliveries import Delivery, StreamEntry, parse_entry
 from stitchwork.queue.keys import GROUP, SHARD
 from stitchwork.queue.leases import Leases
 from stitchwork.queue.messages import Job, Reply, unpack_address, unpack_job
+from stitchwork.queue.outages import log_outage
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.queue.stream_reader import BLOCK_MS, StreamReader
 from stitchwork.queue.streams import EncoderStreams
@@ -96,14 +97,7 @@ class Consumer:
         try:
             self.leases.release()
         except UnavailableError as error:
-            log.warning(
-                "server unavailable",
-                extra={
-                    "server": "queue",
-                    "reason": error.message,
-                    "effect": "unanswered jobs are redelivered when their leases expire",
-                },
-            )
+            log_outage(error, "unanswered jobs are redelivered when their leases expire")
         self._reader.close()
 
     def take(self) -> list[Delivery]:

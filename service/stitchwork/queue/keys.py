@@ -17,6 +17,7 @@ bytes                         bytes of all queued jobs
 replies:{api}                 list of the replies to one API process; no lifetime, since under
                               `volatile-lru` a key with a lifetime may be evicted
 apis, workers                 sorted sets of live processes by the server's time, in milliseconds
+starting                      the same of workers that are starting
 announced                     hash of the status of each worker
 enqueued:{job}:{step}         a registration step was enqueued a moment ago
 swept                         what dead processes left was removed a moment ago
@@ -58,6 +59,11 @@ class Shard(NamedTuple):
     def workers(self) -> str:
         """The key of the live workers."""
         return self._key("workers")
+
+    @property
+    def starting(self) -> str:
+        """The key of the workers that are starting."""
+        return self._key("starting")
 
     @property
     def announced(self) -> str:

@@ -10,6 +10,7 @@ from stitchwork.background import PeriodicTask
 from stitchwork.errors import UnavailableError
 from stitchwork.queue import scripts
 from stitchwork.queue.keys import SHARD
+from stitchwork.queue.outages import log_outage
 from stitchwork.redis.client import RedisClient
 
 log = logging.getLogger(__name__)
@@ -107,8 +108,7 @@ class Leases:
             else:
                 self._renew(entries, 0)
         except UnavailableError as error:
-            extra = {"server": "queue", "reason": error.message}
-            log.warning("server unavailable", extra=extra)
+            log_outage(error)
         if hangs:
             self._on_hang()
 

@@ -30,8 +30,10 @@ from stitchwork.queue.costs import item_cost
 from stitchwork.queue.encoder_loads import EncoderLoads
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
+from stitchwork.queue.outages import log_outage
 from stitchwork.queue.pending_requests import PartError, PendingRequest, shift_pointer
 from stitchwork.queue.requirements import ModelRequirement
+from stitchwork.queue.unserved_requests import RESTART_SECONDS, UnservedRequests
 from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
@@ -67,6 +69,7 @@ class Producer:
         max_bytes: Size of all queued jobs.
         max_wait_seconds: Longest time in seconds that a job is expected to wait for a worker.
         worker_ttl_seconds: Seconds without a heartbeat after which a worker counts as dead.
+        worker_restart_seconds: Seconds that jobs wait once the last worker that takes them is gone.
         caller_classes: Number of classes of callers, which share each encoder fairly.
         metrics: Counts cancelled jobs.
         full_seconds: Time in seconds for which a queue that was full counts as full without being
@@ -86,6 +89,7 @@ class Producer:
         max_bytes: int,
         max_wait_seconds: float,
         worker_ttl_seconds: float,
+        worker_restart_seconds: float = RESTART_SECONDS,
         caller_classes: int = 1,
         metrics: Metrics | None = None,
         full_seconds: float = FULL_SECONDS,
@@ -105,6 +109,7 @@ class Producer:
         self._client = AsyncRedisClient.of(server)
         self._blocking = self._client.blocking(READ_SECONDS)
         self._waiting: dict[str, tuple[PendingRequest, int]] = {}
+        self._unserved = UnservedRequests(self._client, worker_ttl_seconds, worker_restart_seconds)
         self._admitter = Admitter(
             self._client,
             self._name,
@@ -135,7 +140,7 @@ class Producer:
                 ("ZREM", SHARD.apis, self._name), ("DEL", SHARD.replies(self._name))
             )
         except QueueUnavailableError as error:
-            _warn(error, "the entries of this process are removed when they expire")
+            log_outage(error, "the entries of this process are removed when they expire")
         await self._blocking.close()
         await self._client.close()
 
@@ -162,7 +167,7 @@ class Producer:
 
         Raises:
             QueueFullError: If the queue is full, or the deadline too short for the inputs.
-            NoWorkerError: If no live worker takes work for its encoder.
+            NoWorkerError: If no live worker takes work for its encoder, or the last one is gone.
             QueueUnavailableError: If the queue server is, or becomes, unavailable.
             DeadlineExceededError: If a reply does not come in time.
             StitchworkError: The error that a worker answered; the pointer of an
@@ -180,7 +185,7 @@ class Producer:
             replies = await request.future
         except PartError as failure:
             raise shift_pointer(failure, parts) from failure
-        except UnavailableError:
+        except QueueUnavailableError:
             # Nothing can be cancelled.
             request.entries.clear()
             raise
@@ -201,7 +206,7 @@ class Producer:
         try:
             streams.enqueue_registration(self.server, registration)
         except QueueUnavailableError as error:
-            _warn(error, "a worker resumes the registration later")
+            log_outage(error, "a worker resumes the registration later")
 
     def check_room(self, encoder: EncoderSpec) -> None:
         """Raise, before inputs are read, if the queue was full for this caller a moment ago.
@@ -242,7 +247,7 @@ class Producer:
         except TimeoutError:
             return False
         except QueueUnavailableError as error:
-            _warn(error, "the shutdown does not wait for jobs")
+            log_outage(error, "the shutdown does not wait for jobs")
         return True
 
     async def _check_workers(self, encoder: EncoderSpec) -> None:
@@ -295,7 +300,7 @@ class Producer:
             (popped,) = await self._blocking.send((*command, "COUNT", MAX_REPLIES))
         except UnavailableError as error:
             self._fail_all(QueueUnavailableError(f"the job was lost: {error.message}"))
-            _warn(error, "waiting callers get an error")
+            log_outage(error, "waiting callers get an error")
             await asyncio.sleep(RETRY_SECONDS)
             return
         for data in popped[1] if popped else ():
@@ -306,17 +311,18 @@ class Producer:
         try:
             await self._refresh_workers()
             await self._loads.refresh(self._client)
+            await self._unserved.refuse({r for r, _ in self._waiting.values()}, self.known_workers)
             self.is_connected = True
         except QueueUnavailableError as error:
             self.is_connected = False
-            _warn(error, "no heartbeat was sent")
+            log_outage(error, "no heartbeat was sent")
 
     async def _remove_expired(self) -> None:
         """Remove what dead processes left."""
         try:
             await remove_expired(self._client)
         except QueueUnavailableError as error:
-            _warn(error, "what dead processes left is removed later")
+            log_outage(error, "what dead processes left is removed later")
 
     def _deliver(self, data: bytes) -> None:
         try:
@@ -342,8 +348,3 @@ class Producer:
             for name in encoder.names
         ]
         return any(await self._client.execute(*commands)) if commands else False
-
-
-def _warn(error: UnavailableError, effect: str) -> None:
-    extra = {"server": "queue", "reason": error.message, "effect": effect}
-    log.warning("server unavailable", extra=extra)

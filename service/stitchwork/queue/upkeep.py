@@ -28,14 +28,14 @@ async def remove_expired(
     (is_first,) = await client.execute(("SET", SHARD.swept, b"", "NX", "EX", REMOVAL_SECONDS))
     if not is_first:
         return 0
-    workers, apis, encoders = await client.execute(
+    workers, starting, apis, encoders = await client.execute(
         *(
             script_command(upkeep_scripts.REMOVE_SILENT, (key, SHARD.announced), expired_ms)
-            for key in (SHARD.workers, SHARD.apis)
+            for key in (SHARD.workers, SHARD.starting, SHARD.apis)
         ),
         ("HGETALL", SHARD.encoders),
     )
-    removed = len(workers) + len(apis)
+    removed = len(workers) + len(starting) + len(apis)
     if apis:
         await client.execute(("DEL", *(SHARD.replies(api.decode()) for api in apis)))
     for encoder, _, names in streams.parse_encoders(encoders):

@@ -12,6 +12,7 @@ from stitchwork.errors import NoWorkerError, UnavailableError
 from stitchwork.queue import upkeep_scripts
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import FORMAT
+from stitchwork.queue.outages import log_outage
 from stitchwork.queue.requirements import ModelRequirement
 from stitchwork.redis.client import RedisClient
 from stitchwork.redis.commands import script_command
@@ -75,6 +76,15 @@ def live_workers_arguments(seconds: float, api: str = "") -> tuple[Sequence[str]
     return (SHARD.workers, SHARD.announced, SHARD.apis), (int(seconds * 1000), api)
 
 
+def starting_workers_arguments(seconds: float) -> tuple[Sequence[str], tuple[Any, ...]]:
+    """Keys and arguments of `LIVE_WORKERS`, for the workers that are starting.
+
+    Args:
+        seconds: Seconds without a heartbeat after which such a worker counts as dead.
+    """
+    return (SHARD.starting, SHARD.announced, SHARD.apis), (int(seconds * 1000), "")
+
+
 def parse_statuses(reply: Sequence[bytes | None]) -> list[WorkerStatus]:
     """The statuses in the reply of `LIVE_WORKERS`; those of other releases are left out."""
     workers = []
@@ -122,6 +132,42 @@ def check_accepting(
     raise NoWorkerError(f"no live worker takes work for {model}{number}")
 
 
+class StartAnnouncement:
+    """Announces, from its own thread, that a worker is starting: what waits for one waits for it.
+
+    Args:
+        server: The queue server.
+        ttl: Seconds without a heartbeat after which a worker counts as dead.
+        status: What the worker will take work for, as far as it is known.
+    """
+
+    def __init__(self, server: RedisClient, ttl: float, status: WorkerStatus) -> None:
+        self._server = server
+        self._status = status
+        self._task = PeriodicTask("start-announcement", self._announce, ttl / 4)
+
+    def start(self) -> None:
+        """Begin; it is announced once before this returns, if the server is available."""
+        self._announce()
+        self._task.start()
+
+    def stop(self) -> None:
+        """End it: the worker is live, or does not start."""
+        self._task.stop()
+        try:
+            self._server.execute(("ZREM", SHARD.starting, self._status.worker))
+        except UnavailableError as error:
+            log_outage(error, "the announcement of this worker expires")
+
+    def _announce(self) -> None:
+        keys = SHARD.starting, SHARD.announced
+        words = self._status.worker, self._status.model_dump_json()
+        try:
+            self._server.run_script(upkeep_scripts.HEARTBEAT, keys, *words)
+        except UnavailableError as error:
+            log_outage(error)
+
+
 class Heartbeat:
     """Publishes the status of a worker again and again, from its own thread.
 
@@ -163,14 +209,7 @@ class Heartbeat:
         try:
             self._server.execute(("ZREM", SHARD.workers, name), ("HDEL", SHARD.announced, name))
         except UnavailableError as error:
-            log.warning(
-                "server unavailable",
-                extra={
-                    "server": "queue",
-                    "reason": error.message,
-                    "effect": "the entry of this worker is removed when it expires",
-                },
-            )
+            log_outage(error, "the entry of this worker is removed when it expires")
 
     def _beat(self) -> None:
         status = self._describe()
@@ -185,8 +224,7 @@ class Heartbeat:
             others = [other for other in workers if other.worker != status.worker]
             self._loaded_elsewhere = frozenset(key for other in others for key in other.loaded)
         except UnavailableError as error:
-            extra = {"server": "queue", "reason": error.message}
-            log.warning("server unavailable", extra=extra)
+            log_outage(error)
 
 
 def _parse_status(data: bytes | None) -> WorkerStatus | None:

@@ -172,6 +172,11 @@ class Settings(ListeningSettings):
     worker_ttl_seconds: Seconds = Field(
         10.0, description="Time of silence after which a worker counts as gone."
     )
+    worker_restart_seconds: Seconds = Field(
+        5.0,
+        description="Time for which accepted requests wait for another worker once the last one "
+        "that serves their model is gone; one that is starting is waited for.",
+    )
     map_cache_bytes: Bytes = Field(512 * MEBI, description="Memory of a process for cached maps.")
     head_cache_bytes: Bytes = Field(128 * MEBI, description="Memory of a process for cached heads.")
     fit_threads: Count = Field(

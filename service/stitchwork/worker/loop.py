@@ -17,7 +17,7 @@ from stitchwork.models.encoder_cache import EncoderCache
 from stitchwork.queue.answers import Answer
 from stitchwork.queue.consumer import Consumer
 from stitchwork.queue.deliveries import Delivery
-from stitchwork.queue.worker_registry import Heartbeat
+from stitchwork.queue.worker_registry import Heartbeat, StartAnnouncement
 from stitchwork.telemetry import Telemetry
 from stitchwork.worker.batch_runner import BatchRunner, bind_jobs
 from stitchwork.worker.failure_causes import describe, log_fields
@@ -35,6 +35,7 @@ class Worker:
 
     Args:
         consumer: Source of jobs.
+        announcement: Announces that this worker is starting.
         heartbeat: Announces that this worker is alive.
         registrations: Advances pending registrations.
         runner: Runs batches of inference jobs.
@@ -48,6 +49,7 @@ class Worker:
     def __init__(
         self,
         consumer: Consumer,
+        announcement: StartAnnouncement,
         heartbeat: Heartbeat,
         registrations: RegistrationRunner,
         runner: BatchRunner,
@@ -57,6 +59,7 @@ class Worker:
         on_stall: Callable[[], None],
     ) -> None:
         self._consumer = consumer
+        self._announcement = announcement
         self._heartbeat = heartbeat
         self._registrations = registrations
         self._runner = runner
@@ -96,6 +99,7 @@ class Worker:
         self._consumer.start()
         self._registrations.start()
         self._heartbeat.start()
+        self._announcement.stop()
         self._is_started = True
         log.info("worker started", extra={"worker": self._consumer.name})
         try:

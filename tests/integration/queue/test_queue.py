@@ -105,13 +105,16 @@ def producing(
     metrics: Metrics | None = None,
     full_seconds: float = FULL_SECONDS,
     caller_classes: int = 1,
+    worker_ttl_seconds: float = 10.0,
+    worker_restart_seconds: float = 5.0,
 ) -> Iterator[DrivenProducer]:
     producer = DrivenProducer(
         server,
         max_jobs=max_jobs,
         max_bytes=max_bytes,
         max_wait_seconds=max_wait_seconds,
-        worker_ttl_seconds=10,
+        worker_ttl_seconds=worker_ttl_seconds,
+        worker_restart_seconds=worker_restart_seconds,
         metrics=metrics,
         full_seconds=full_seconds,
         caller_classes=caller_classes,
