@@ -45,6 +45,8 @@ ON_EVERY_SERVER: Final = (
     "tests/integration/worker/test_registration.py",
 )
 """Where tests run on each of `SERVERS`; all others, except the drills, run on Valkey alone."""
+ON_ONE_SERVER: Final = ("tests/integration/queue/test_unserved_requests.py",)
+"""Those of them that wait for processes more than they call a server."""
 
 DRILLS_OF_SERVERS: Final = ("test_registry.py::", "test_servers.py::", "test_version_leases.py::")
 """Drills whose fault lies in a server: they run on Redis 7.0 too, the others on Valkey alone."""
@@ -72,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_binary" not in metafunc.fixturenames:
         return
     nodeid = metafunc.definition.nodeid
-    if nodeid.startswith(ON_EVERY_SERVER):
+    if nodeid.startswith(ON_EVERY_SERVER) and not nodeid.startswith(ON_ONE_SERVER):
         metafunc.parametrize("server_binary", SERVERS, indirect=True, scope="session")
     elif nodeid.removeprefix("tests/chaos/").startswith(DRILLS_OF_SERVERS):
         if metafunc.definition.name == TAKES_MINUTES:

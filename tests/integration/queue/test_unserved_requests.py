@@ -25,7 +25,7 @@ from tests.integration.queue.test_queue import (
 from tests.support import machine
 
 RESTART = 0.5
-TTL = 3.0
+TTL = 2.0
 """That of a worker that is killed; heartbeats come four times as often."""
 WORKER = f"""
 import sys
@@ -51,8 +51,8 @@ presence.stop()
 @contextmanager
 def worker(server: RedisClient, kind: str, model: str = "*") -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-P", "-c", WORKER, kind, server.url, model]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, text=True, stdin=pipe, stdout=pipe) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
         try:
@@ -89,9 +89,7 @@ def refusal_seconds(server: RedisClient, ttl: float, *, is_killed: bool) -> floa
                 await request
             return time.monotonic() - start
 
-    with producing(
-        server, worker_ttl_seconds=ttl, worker_restart_seconds=RESTART
-    ) as producer:
+    with producing(server, worker_ttl_seconds=ttl, worker_restart_seconds=RESTART) as producer:
         return producer.drive(main(producer))
 
 
@@ -112,7 +110,7 @@ def test_request_waits_for_a_worker_that_starts(queue_server: RedisClient) -> No
             request = await waiting_request(queue_server, producer)
             end(process)
             # Nothing happens, which only time can show.
-            await asyncio.wait([request], timeout=RESTART + 2.0)
+            await asyncio.wait([request], timeout=RESTART + 1.2)
             assert not request.done(), "the worker that starts was not waited for"
             with consuming(queue_server) as consumer, working(consumer):
                 await request
