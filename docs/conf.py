@@ -9,6 +9,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+
 PYPROJECT: Final = Path(__file__).parents[1] / "pyproject.toml"
 PROJECT: Final = tomllib.loads(PYPROJECT.read_text())["project"]
 LINK: Final = re.compile(r"\]\(([\w/-]+)\.md\)")
@@ -18,6 +21,10 @@ author = "the authors of Stitchwork"
 project_copyright = author
 version = release = PROJECT["version"]
 extensions = ["myst_parser"]
+myst_enable_extensions = ["dollarmath"]
+# GitHub renders such a fence as a formula too.
+myst_fence_as_directive = ["math"]
+html_math_renderer = "mathml"
 exclude_patterns = ["dashboards"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -54,7 +61,16 @@ def unlink_sources(app: Any, page: str, source: list[str]) -> None:
     source[0] = re.sub(r"(?<!!)\[([^\]]+)\]\(([^):#\s]+)\)", text_of, source[0])
 
 
+def add_formula(translator: Any, node: nodes.Element) -> None:
+    """Write a formula as MathML, which browsers render without a script or a font."""
+    is_block = isinstance(node, nodes.math_block)
+    formula = tex2mathml(node.astext(), as_block=is_block)
+    translator.body.append(f'<div class="math">{formula}</div>' if is_block else formula)
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    app.add_html_math_renderer("mathml", (add_formula, None), (add_formula, None))
     app.connect("source-read", add_navigation)
     app.connect("source-read", unlink_sources)

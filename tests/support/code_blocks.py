@@ -117,7 +117,7 @@ class Reader:
                 compare(json.loads(block.text), json.loads(self._output), "")
             case "yaml":
                 assert all(yaml.safe_load_all(block.text)), "an empty document"
-            case "" | "text":
+            case "" | "text" | "math":
                 # A figure: there is nothing to run.
                 pass
             case _:
