@@ -51,6 +51,12 @@ def test_pages_load_nothing_of_another_host(built: Path) -> None:
         assert [url for url in loads.urls if "//" in url] == [], page
 
 
+def test_formulas_are_rendered_as_mathml(built: Path) -> None:
+    method = (built / "method.html").read_text()
+    assert method.count('<math xmlns="http://www.w3.org/1998/Math/MathML" display="block">') == 5
+    assert "\\kappa" not in method
+
+
 def test_guide_is_served_with_search_and_without_an_error(
     open_url: str, open_page: PageOpener
 ) -> None:
