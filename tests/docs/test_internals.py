@@ -97,7 +97,7 @@ def test_keys_of_the_registry_are_listed(registry_server: RedisClient, pair: Pai
     keys = listed("keys.md", "Registry server")
     registry.lease_keeper.start()
     try:
-        wait_until(lambda: registry.lease.is_valid)
+        wait_until("a lease", lambda: registry.lease.is_valid)
         assert matches(registry_server, keys) == set(keys) - TEMPORARY
     finally:
         registry.lease_keeper.stop()
