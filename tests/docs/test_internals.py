@@ -23,7 +23,7 @@ from stitchwork.redis.rate_limiter import RateLimiter
 from stitchwork.redis.serialization import unpack_frames
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.report_store import ReportStore
-from stitchwork.resources import Scope, TextEncoder
+from stitchwork.resources import Arrays, Scope, TextEncoder
 from tests.conftest import Pair
 from tests.integration.registry.test_backups import fill
 from tests.support.code_blocks import ROOT
@@ -88,7 +88,7 @@ def test_keys_of_the_registry_are_listed(registry_server: RedisClient, pair: Pai
     fill(registry, pair)
     x, y, head = ready(registry, "x", "y", "h")
     registry.calibrations.put(x, y, head, "exp", Calibration(0.5, 0.0), 50)
-    inputs = {"embeddings": np.ones((2, 32), np.float32), "classes": np.arange(2)}
+    inputs: Arrays = {"embeddings": np.ones((2, 32), np.float32), "classes": np.arange(2)}
     declared = {"source": "fit", "labels": ["a", "b"]}
     registry.begin_head("fitted", "y", declared, inputs=inputs)
     reports = ReportStore(registry_server)
