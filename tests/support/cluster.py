@@ -135,17 +135,25 @@ class Cluster:
     ) -> None:
         self._stack.close()
 
-    def api(self, **env: str) -> Process:
+    def api(self, code: str = "", **env: str) -> Process:
         """Start another API process; it answers when this returns."""
-        started = self.start("api", **env)
+        started = self.start("api", code=code, **env)
         with httpx.Client(timeout=machine.deadline(START_SECONDS)) as http:
             assert http.get(f"{started.url}/health/live").status_code == 200
         return started
 
-    def start(self, name: str, *prefix: str, **env: str) -> Process:
-        """Start a process of the service by its command, behind the words of another program."""
+    def start(self, name: str, *prefix: str, code: str = "", **env: str) -> Process:
+        """Start a process of the service by its command.
+
+        Args:
+            name: The command.
+            prefix: Words of another program that runs it.
+            code: Python code that runs it instead of the package, with the same arguments.
+            env: More settings, as environment variables.
+        """
         self._count += 1
-        command = (*prefix, sys.executable, "-P", "-m", "stitchwork", name)
+        program = ("-c", code) if code else ("-m", "stitchwork")
+        command = (*prefix, sys.executable, "-P", *program, name)
         urls = {
             "STITCHWORK_REDIS_URL": self.registry.url,
             "STITCHWORK_QUEUE_URL": self.queue.url,
@@ -179,6 +187,11 @@ class Cluster:
         """The keys of the cached inverses, without those of their locks."""
         keys: Any = self.jobs.keys("stitchwork:inverse:*")
         return {key for key in keys if not key.endswith(b":lock")}
+
+    def locks(self) -> set[bytes]:
+        """The keys of the locks of inverses that are computed."""
+        keys: Any = self.jobs.keys("stitchwork:inverse:*:lock")
+        return set(keys)
 
     def subscriber(self) -> Any:
         """A subscriber to the queue server's channels, which redis-py does not type."""

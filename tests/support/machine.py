@@ -17,10 +17,25 @@ _measured_at: float = float("-inf")
 def calibrate() -> float:
     """Wall-clock seconds of a fixed computation; other work on the machine lengthens it."""
     start = time.perf_counter()
+    _compute()
+    return time.perf_counter() - start
+
+
+def _compute() -> None:
     total = 0
     for i in range(_ITERATIONS):
         total += i & 7
-    return time.perf_counter() - start
+
+
+def processor_slowdown() -> float:
+    """How many times slower than the reference a processor is now, whoever else has it.
+
+    Returns:
+        A factor, at least 1, by the processor time of a fixed computation.
+    """
+    start = time.thread_time()
+    _compute()
+    return max(1.0, (time.thread_time() - start) / REFERENCE_SECONDS)
 
 
 def slowdown() -> float:

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from http.client import parse_headers
 from typing import Any, NamedTuple
 
 import httpx
+import numpy as np
 import pytest
 
 from stitchwork.models.packaged_encoders import minilm_folder
@@ -33,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 
 
 class LimitedService(NamedTuple):
-    """A service with low limits, and a space `t` of texts on its one worker."""
+    """A service with low limits, and a space `t` of texts on its one worker, with a head `h`."""
 
     http: httpx.Client
     running: ServiceProcess
@@ -50,6 +54,8 @@ def limited() -> Iterator[LimitedService]:
     ):
         body = {"anchor_set": "T", "anchors": rows, "encoder": spec}
         assert http.put("/spaces/t", json=body).status_code == 201
+        head = {"space": "t", "weight": np.eye(2, 384).tolist(), "labels": ["a", "b"]}
+        assert http.put("/heads/h", json=head).status_code == 201
         wait_until("a worker is there", lambda: http.get("/health/ready?workers=1").is_success, 120)
         body = {"items": ["a text"]}
         wait_until("it embeds", lambda: http.post("/embed/t", json=body).is_success, 120)
@@ -101,6 +107,36 @@ def test_jobs_over_the_limit_of_the_queue_are_refused(limited: LimitedService) -
         assert response.status_code == 429, response.text
         assert "3 jobs (max_queue_jobs)" in response.json()["detail"]
     wait_until("it embeds", lambda: limited.http.post("/embed/t", json={"items": ["a"]}).is_success)
+
+
+def test_request_is_refused_before_its_body_is_read_if_its_queue_is_full(
+    limited: LimitedService,
+) -> None:
+    paths = ("/embed/t", "/stitch/t/h", "/v2/models/embed:t/infer", "/tei/t/embed", "/tei/t/decode")
+    embed = partial(limited.http.post, "/embed/t", json={"items": ["a", "b", "c"]})
+    with ThreadPoolExecutor(1) as pool:
+        with paused(limited):
+            waiting = pool.submit(embed)
+            wait_until("the queue is full", lambda: admitted(limited) == 3)
+            for path in paths:
+                status, body = begin_request(limited, path)
+                assert status == 429, (path, body)
+                assert b"3 jobs (max_queue_jobs)" in body
+        assert waiting.result().status_code == 200
+    # There is room again: the body is wanted.
+    assert {begin_request(limited, path)[0] for path in paths} == {100}
+
+
+def begin_request(limited: LimitedService, path: str) -> tuple[int, bytes]:
+    """Send the headers of a request; the status of what comes then, and its body."""
+    url = limited.http.base_url
+    with socket.create_connection((url.host, url.port), machine.deadline(60)) as connection:
+        headers = "Host: localhost\r\nExpect: 100-continue\r\nContent-Length: 90000\r\n"
+        connection.sendall(f"POST {path} HTTP/1.1\r\n{headers}\r\n".encode())
+        with connection.makefile("rb") as stream:
+            status = int(stream.readline().split()[1])
+            size = 0 if status == 100 else int(parse_headers(stream)["content-length"])
+            return status, stream.read(size)
 
 
 def admitted(limited: LimitedService) -> int:

@@ -9,64 +9,18 @@ from starlette.requests import Request
 
 from stitchwork.api.dependencies import AppState
 from stitchwork.api.direct_routes import reserve
-from stitchwork.api.message_state import request_headers
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.row_inference import FLOAT32_BYTES, result_width
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.errors import InvalidInputError
-from stitchwork.ids import check_id
 from stitchwork.inference.model_paths import hide_model_path
 from stitchwork.inference.resolve import Resolution, encoder_of
 from stitchwork.inference.stitch import InferenceResult
 from stitchwork.queue.costs import input_amounts
 from stitchwork.resources import Item
 
-SHORT_BODY: Final = 64 * 1024
-"""Declared size of a body up to which it is read before its request is checked."""
 BYTES_PER_VALUE: Final = 4
 """Bytes of base64 that are decoded in the time of arithmetic on one number, roughly."""
-
-
-def check_capacity(state: AppState, encoder: str) -> None:
-    """Refuse a request before its body is read, if the encoder's queue has no room.
-
-    Args:
-        state: The state of the API.
-        encoder: Id of the space whose encoder the request needs.
-
-    Raises:
-        QueueFullError: If the queue of this encoder was full when last observed.
-    """
-    space = state.pipeline.registry.spaces.last(encoder)
-    if space and space.encoder:
-        state.producer.check_room(space.encoder)
-
-
-async def check_registered(
-    request: Request, state: AppState, *spaces: str, head: str | None = None
-) -> None:
-    """Refuse a request before its body is read, if it names something that cannot be used.
-
-    A short body is read first, since that takes less time.
-
-    Args:
-        request: The request.
-        state: The state of the API.
-        spaces: Ids of spaces in its path.
-        head: Id of a head in its path.
-
-    Raises:
-        UnknownResourceError: If one is not registered.
-        NotReadyError: If one has no ready version yet.
-        RegistryUnavailableError: If the registry is unavailable and they are not in memory.
-    """
-    length = request_headers(request.scope).get(b"content-length", b"")
-    if length.isdigit() and int(length) <= SHORT_BODY:
-        return
-    for space in spaces:
-        await resolve_now(state, source=check_id(space))
-    if head is not None:
-        await resolve_now(state, head=check_id(head))
 
 
 async def resolve_now(state: AppState, **ids: Any) -> Resolution:

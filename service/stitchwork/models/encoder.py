@@ -89,7 +89,7 @@ class Encoder(Protocol):
             items: Texts, or image files.
             truncate: Whether texts that are too long are truncated; None leaves it to the spec.
             input_type: Selects a prompt of the model; None takes the prompt of the spec.
-            progress: Called after each image, and after every few long texts.
+            progress: Called after each image and each long text, and after every few short texts.
 
         Raises:
             InvalidInputError: If an item cannot be embedded; the pointer `/items/{i}` names it.

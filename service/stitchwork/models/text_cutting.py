@@ -12,8 +12,8 @@ CHARACTERS_PER_TOKEN: Final = 16
 """Characters for each token that is kept that are tokenised at first; more if they do not do."""
 SPARE_TOKENS: Final = 16
 """Tokens that a beginning has beyond those that are kept."""
-MAX_CHARACTERS: Final = 1 << 18
-"""Characters that are tokenised between two reports of progress."""
+MAX_CHARACTERS: Final = 1 << 16
+"""Characters of several texts that are tokenised between two reports of progress."""
 PROBE_TOKENS: Final = 64
 PROBE: Final = (
     "The 2nd train to Zürich wasn't late again; nobody could say why, but it's 12,50 € more. "
@@ -46,7 +46,7 @@ class TextCutter:
 
         Args:
             texts: The texts.
-            progress: Called again and again.
+            progress: Called after each long text, and after every few short ones.
 
         Returns:
             Each text, or a beginning of it that has more than the maximum of tokens, of which the

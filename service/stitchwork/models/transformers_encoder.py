@@ -191,6 +191,7 @@ class TransformersEncoder:
                     parts[i], truncation=True, max_length=self._limit, verbose=False
                 )["input_ids"]
             )
+            progress()
         inputs = split_rows(token_ids)
         if prompt.text and not self._pools_prompt:
             for ids in inputs:

@@ -70,6 +70,19 @@ class Parts(NamedTuple):
     caller: CallerQuota = NOBODY
 
 
+def smallest_requests(timeout_ms: int, caller: CallerQuota) -> Sequence[Parts]:
+    """Requests of one small input: if none of them would be admitted, no other one would be.
+
+    A caller's first request of little cost is served by a class of its own, so there are two.
+
+    Args:
+        timeout_ms: Milliseconds until the deadline.
+        caller: The caller.
+    """
+    costs = 1, MAX_SMALL_COST + 1
+    return [Parts([Part("", b" ", 1, cost)], timeout_ms, caller) for cost in costs]
+
+
 class AdmittedParts(NamedTuple):
     """The class of callers whose stream the jobs of a request are in, and their entries there."""
 

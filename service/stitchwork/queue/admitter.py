@@ -1,7 +1,7 @@
 """Sends requests to the streams, those of one turn of the event loop together, and cancels them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -9,6 +9,7 @@ from stitchwork.errors import QueueFullError, QueueUnavailableError, Unavailable
 from stitchwork.queue import admission_scripts
 from stitchwork.queue.admission import (
     AdmissionLimits,
+    Parts,
     admit_arguments,
     cancel_arguments,
     create_arguments,
@@ -65,6 +66,34 @@ class Admitter:
         if not self._unadmitted:
             asyncio.get_running_loop().call_soon(self._admit)
         self._unadmitted.append(request)
+
+    async def check_room(
+        self, encoder: str, requirement: ModelRequirement, trials: Sequence[Parts]
+    ) -> None:
+        """Check that at least one of several requests would be admitted, without admitting it.
+
+        Args:
+            encoder: Key of the encoder.
+            requirement: What its jobs require of a worker.
+            trials: The requests.
+
+        Raises:
+            QueueFullError: If none would be; for the reason of the first.
+            QueueUnavailableError: If the queue server is unavailable.
+        """
+        limits = self._limits(encoder, requirement)
+        keys, arguments = admit_arguments(
+            encoder, self._caller_classes, trials, api=self._api, limits=limits, is_trial=True
+        )
+        results = await self._client.run_script(admission_scripts.ADMIT, keys, *arguments)
+        refusals = list[QueueFullError]()
+        for trial, result in zip(trials, results, strict=True):
+            try:
+                parse_admission(result, limits, trial.caller)
+            except QueueFullError as full:
+                refusals.append(full)
+        if len(refusals) == len(trials):
+            raise refusals[0]
 
     def cancel(self, request: PendingRequest) -> None:
         """Take the jobs of a request that nobody waits for any more out of the queue."""

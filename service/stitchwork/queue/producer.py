@@ -6,28 +6,26 @@ packet, and one call that blocks there brings all replies.
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from itertools import count
 from typing import Final
 
-from cachetools import LRUCache
-
 from stitchwork.background import AsyncPeriodicTask
 from stitchwork.errors import (
     CorruptDataError,
-    ErrorCode,
-    QueueFullError,
+    NoWorkerError,
     QueueUnavailableError,
     StitchworkError,
     UnavailableError,
 )
-from stitchwork.queue import scripts, streams, upkeep_scripts, worker_registry
-from stitchwork.queue.admission import AdmissionLimits, Part, Parts
+from stitchwork.queue import streams, upkeep_scripts, worker_registry
+from stitchwork.queue.admission import AdmissionLimits, Part, Parts, smallest_requests
 from stitchwork.queue.admitter import Admitter
 from stitchwork.queue.callers import CALLER
 from stitchwork.queue.costs import item_cost
+from stitchwork.queue.drain import drain
 from stitchwork.queue.encoder_loads import EncoderLoads
+from stitchwork.queue.full_queues import FullQueues
 from stitchwork.queue.keys import SHARD
 from stitchwork.queue.messages import Job, Reply, pack_job, unpack_reply
 from stitchwork.queue.outages import log_outage
@@ -38,7 +36,6 @@ from stitchwork.queue.upkeep import remove_expired
 from stitchwork.queue.worker_registry import WorkerStatus
 from stitchwork.redis.async_client import AsyncRedisClient
 from stitchwork.redis.client import RedisClient
-from stitchwork.redis.commands import script_command
 from stitchwork.resources import EncoderSpec, Item, Registration, encoder_key
 from stitchwork.telemetry import Metrics
 from stitchwork.telemetry.request_context import CALLERS
@@ -52,9 +49,6 @@ RETRY_SECONDS: Final = 1.0
 MAX_REPLIES: Final = 256
 """Replies that are fetched at once."""
 FULL_SECONDS: Final = 0.1
-MAX_FULL: Final = 4_096
-"""Encoders and callers that the queue is remembered to be full for."""
-DRAIN_POLL_SECONDS: Final = 0.05
 
 
 class Producer:
@@ -95,7 +89,6 @@ class Producer:
         full_seconds: float = FULL_SECONDS,
     ) -> None:
         self.server = server
-        self._full_seconds = full_seconds
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
         self._max_wait_ms = int(max_wait_seconds * 1000)
@@ -103,7 +96,7 @@ class Producer:
         self.is_connected = False
         self.known_workers: list[WorkerStatus] = []
         self._loads = EncoderLoads()
-        self._full: LRUCache[tuple[str, str], tuple[float, QueueFullError]] = LRUCache(MAX_FULL)
+        self._full = FullQueues(full_seconds)
         self._name = streams.new_id()
         self._numbers = count()
         self._client = AsyncRedisClient.of(server)
@@ -115,7 +108,7 @@ class Producer:
             self._name,
             caller_classes,
             limits=self._limits,
-            on_full=self._record_full,
+            on_full=self._full.add,
             metrics=metrics or Metrics(),
         )
         self.tasks = (
@@ -194,8 +187,7 @@ class Producer:
             for part in request.parts.parts:
                 self._waiting.pop(part.id, None)
             self._admitter.cancel(request)
-        # Its place in the queue is free.
-        self._full.pop((request.encoder, request.parts.caller.name), None)
+        self._full.discard(request)
         return replies
 
     def enqueue_registration(self, registration: Registration) -> None:
@@ -214,12 +206,38 @@ class Producer:
         Raises:
             QueueFullError: If the queue of the encoder was full.
         """
-        if not self._full:
-            return
-        place = encoder_key(encoder), CALLER.get().name
-        until, error = self._full.get(place, (0.0, None))
-        if error is not None and time.monotonic() < until:
-            raise QueueFullError(error.message, max_items=error.max_items)
+        self._full.check(encoder)
+
+    async def check_admission(self, encoder: EncoderSpec, seconds: float) -> None:
+        """Raise, before inputs are read, if not even one of them would be admitted.
+
+        Takes a call to the queue server.
+
+        Args:
+            encoder: The encoder.
+            seconds: Seconds until the deadline.
+
+        Raises:
+            QueueFullError: If the queue of the encoder is full, or the deadline too short.
+            NoWorkerError: If no live worker takes work for the encoder.
+            QueueUnavailableError: If the queue server is unavailable.
+        """
+        await self._check_workers(encoder)
+        trials = smallest_requests(int(seconds * 1000), CALLER.get())
+        requirement = ModelRequirement.of(encoder)
+        await self._admitter.check_room(encoder_key(encoder), requirement, trials)
+
+    async def check_any_worker(self) -> None:
+        """Raise, before it is known which encoder a request is for, if there is no live worker.
+
+        Raises:
+            NoWorkerError: If there is none.
+            QueueUnavailableError: If the queue server is unavailable.
+        """
+        if not self.known_workers:
+            await self._refresh_workers()
+        if not self.known_workers:
+            raise NoWorkerError("no worker is live")
 
     def max_job_cost(self, job: Job) -> float:
         """The largest cost that a job of several inputs should have, see `costs`."""
@@ -239,16 +257,7 @@ class Producer:
         Returns:
             False if it was not within these seconds.
         """
-        try:
-            before = await self._client.now_ms()
-            async with asyncio.timeout(seconds):
-                while await self._has_unanswered(before):  # noqa: ASYNC110 state of others
-                    await asyncio.sleep(DRAIN_POLL_SECONDS)
-        except TimeoutError:
-            return False
-        except QueueUnavailableError as error:
-            log_outage(error, "the shutdown does not wait for jobs")
-        return True
+        return await drain(self._client, seconds)
 
     async def _check_workers(self, encoder: EncoderSpec) -> None:
         self.check_room(encoder)
@@ -285,12 +294,6 @@ class Producer:
         capacity = self._loads.capacity(encoder, requirement, self.known_workers)
         limits = (self._max_jobs, self._max_bytes, self._max_wait_ms)
         return AdmissionLimits(*limits, workers, capacity)
-
-    def _record_full(self, request: PendingRequest, error: QueueFullError) -> None:
-        if error.code != ErrorCode.QUEUE_BYTES_FULL and not error.max_items:
-            # A smaller request would not fit either.
-            place = request.encoder, request.parts.caller.name
-            self._full[place] = (time.monotonic() + self._full_seconds, error)
 
     async def _read(self) -> None:
         """Wait for replies, and deliver them."""
@@ -339,12 +342,3 @@ class Producer:
         waiting, self._waiting = self._waiting, {}
         for request, _ in waiting.values():
             request.fail(error)
-
-    async def _has_unanswered(self, before_ms: int) -> bool:
-        (reply,) = await self._client.execute(("HGETALL", SHARD.encoders))
-        commands = [
-            script_command(scripts.HAS_UNANSWERED, (SHARD.stream(name),), before_ms)
-            for encoder in streams.parse_encoders(reply)
-            for name in encoder.names
-        ]
-        return any(await self._client.execute(*commands)) if commands else False

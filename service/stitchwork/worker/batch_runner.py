@@ -125,7 +125,7 @@ class BatchRunner:
 
     def _check(self, job: Job, loaded: LoadedEncoder) -> None:
         if job.source:
-            self._checker.check(job.source, loaded)
+            self._checker.check(job.source, loaded, self._leases.progress)
             self._leases.progress()
 
     def _embed_all(

@@ -9,7 +9,7 @@ compared with the registered rows.
 import logging
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -86,10 +86,17 @@ class EncoderChecker:
         self._results: LRUCache[str, CheckResult] = LRUCache(MAX_RESULTS)
         self._refused: dict[str, Refusal] = {}
 
-    def check(self, space: Space, loaded: LoadedEncoder) -> None:
+    def check(
+        self, space: Space, loaded: LoadedEncoder, progress: Callable[[], None] = lambda: None
+    ) -> None:
         """Refuse an encoder that is not the one that a space was registered with.
 
         The rows of a space whose anchor set has no items cannot be compared; its files can.
+
+        Args:
+            space: The space.
+            loaded: The encoder.
+            progress: Called after each anchor that is prepared, and after each batch of them.
 
         Raises:
             ConflictError: If the encoder has other files, or embeds the anchors differently. The
@@ -99,7 +106,7 @@ class EncoderChecker:
         with self._guard:
             result = self._results.get(space.version)
         if result is None or not result.holds(space, loaded):
-            result = self._compare(space, loaded)
+            result = self._compare(space, loaded, progress)
             with self._guard:
                 self._results[space.version] = result
                 if result.error is None:
@@ -148,11 +155,13 @@ class EncoderChecker:
         with self._guard:
             return any(refusal.encoder == encoder for refusal in self._refused.values())
 
-    def _compare(self, space: Space, loaded: LoadedEncoder) -> CheckResult:
+    def _compare(
+        self, space: Space, loaded: LoadedEncoder, progress: Callable[[], None] = lambda: None
+    ) -> CheckResult:
         """Compare files, then rows; what passes is bound to a space that has no files yet."""
         expected = space.files_digest or self._bound_files(space)
         error = self._compare_files(space, loaded, expected)
-        if error is None and (reason := self._compare_rows(space, loaded)) is not None:
+        if error is None and (reason := self._compare_rows(space, loaded, progress)) is not None:
             # With the same files, something else differs.
             cause = "run the library versions that it was registered with"
             error = self._error(space, loaded, reason, cause if expected else RESTORE_FILES)
@@ -174,7 +183,9 @@ class EncoderChecker:
         record = self._registry.spaces.read(space.id)[0].record
         return record.files_digest if record and record.version == space.version else None
 
-    def _compare_rows(self, space: Space, loaded: LoadedEncoder) -> str | None:
+    def _compare_rows(
+        self, space: Space, loaded: LoadedEncoder, progress: Callable[[], None]
+    ) -> str | None:
         """How rows of an encoder differ from the registered ones; None if they do not."""
         (entry,) = self._registry.anchor_sets.read(space.anchor_set)
         anchor_set, modality = entry.record, loaded.encoder.modality
@@ -187,8 +198,8 @@ class EncoderChecker:
         indices = np.linspace(0, len(anchors) - 1, CHECKED_ANCHORS).astype(int).tolist()
         items = [unpack_items(arrays, modality, i, i + 1)[0] for i in indices]
         try:
-            prepared = loaded.encoder.prepare(items)
-            rows = loaded.batcher.embed(prepared, CHECKED_ANCHORS).cpu().numpy()
+            prepared = loaded.encoder.prepare(items, progress=progress)
+            rows = loaded.batcher.embed(prepared, CHECKED_ANCHORS, progress).cpu().numpy()
         except StitchworkError as error:
             if error.code == ErrorCode.OUT_OF_MEMORY:
                 raise

@@ -278,6 +278,16 @@ def test_invalid_head_is_refused_and_not_registered(
     assert http.get("/heads/bad").status_code == 404
 
 
+def test_fit_of_as_many_classes_as_rows_is_refused_with_its_number(
+    http: httpx.Client, spaces: Pair
+) -> None:
+    count = 15_000
+    fit = {"embeddings": [[1] + [0] * 31] * count, "labels": [str(i) for i in range(count)]}
+    response = http.put("/heads/bad", json={"space": "y", "fit": fit})
+    check(response, 413, detail=f"(max_fit_scores), got {count * count}")
+    assert http.get("/heads/bad").status_code == 404
+
+
 @pytest.mark.parametrize(
     "body", [{"classifier": True}, {"fit": {"items": ["a", "b"], "labels": ["x", "y"]}}]
 )

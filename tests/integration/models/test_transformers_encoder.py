@@ -75,6 +75,14 @@ def test_the_batch_size_does_not_change_rows(
     )
 
 
+def test_progress_is_reported_for_each_text_that_is_cut(minilm: TransformersEncoder) -> None:
+    reports = list[int]()
+    texts = ["several words " * 4_000] * 8
+    prepared = minilm.prepare(texts, truncate=True, progress=lambda: reports.append(1))
+    assert prepared.truncated == tuple(range(8))
+    assert len(reports) >= 8
+
+
 def test_normalize_gives_unit_rows() -> None:
     model = encoder(normalize=True)
     rows = Batcher(model).embed(model.prepare(TEXTS), 8)

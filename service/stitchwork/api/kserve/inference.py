@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from stitchwork.api.content.sliced_json import check_json_values
 from stitchwork.api.dependencies import AppState, request_timeout
+from stitchwork.api.early_checks import check_capacity, check_encoder, check_registered
 from stitchwork.api.kserve import tensors
 from stitchwork.api.kserve.models import ITEMS, ROWS, Model, ModelName, check_model
 from stitchwork.api.kserve.outputs import best_classes, output_arrays
@@ -19,7 +20,7 @@ from stitchwork.api.kserve.tensors import OutputSpec, TensorRequest
 from stitchwork.api.predictions_response import check_predictions
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import infer_while_connected, resolve_now
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import record_ignored
@@ -35,6 +36,22 @@ Render = Callable[
 ]
 """Makes a response of its fields besides the outputs, all outputs of the model, those to send, and
 headers."""
+
+
+async def check_before_body(request: Request, state: AppState, name: ModelName) -> None:
+    """Refuse a request before its tensors are received.
+
+    Raises:
+        QueueFullError: If there is no room for its work.
+        StitchworkError: What `check_encoder` and `check_registered` raise.
+    """
+    spaces = [id_ for role, id_ in name.roles.items() if role != "head"]
+    head = name.roles.get("head")
+    if name.takes_items:
+        await check_encoder(request, state, *spaces, head=head)
+    else:
+        state.executor.check_capacity()
+        await check_registered(request, state, spaces, head=head)
 
 
 def check_room(state: AppState, name: ModelName) -> None:

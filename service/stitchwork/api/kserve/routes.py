@@ -13,7 +13,7 @@ from stitchwork.api.content.negotiation import JSON
 from stitchwork.api.dependencies import AppState, StateDep, app_state
 from stitchwork.api.direct_routes import DirectRoute
 from stitchwork.api.kserve import models, repository, tensors
-from stitchwork.api.kserve.inference import check_room
+from stitchwork.api.kserve.inference import check_before_body
 from stitchwork.api.kserve.inference import infer as infer_tensors
 from stitchwork.api.kserve.models import find_model, parse_name
 from stitchwork.api.kserve.output_tensors import tensor_response
@@ -31,7 +31,6 @@ from stitchwork.api.kserve.schemas import (
 )
 from stitchwork.api.openapi import body, with_octets, with_timeout
 from stitchwork.api.provenance import resolution_headers
-from stitchwork.api.raw_inputs import check_registered
 from stitchwork.api.routes import health
 from stitchwork.api.schemas.responses import ReadyResponse
 
@@ -239,8 +238,6 @@ async def _ready(state: AppState, name: str, version: str | None) -> Response:
 
 async def _infer(request: Request, text: str, version: str | None) -> Response:
     state, name = app_state(request), parse_name(text)
-    check_room(state, name)
-    spaces = [id_ for role, id_ in name.roles.items() if role != "head"]
-    await check_registered(request, state, *spaces, head=name.roles.get("head"))
+    await check_before_body(request, state, name)
     payload = await tensors.read_request(request, state.body_parser)
     return await infer_tensors(request, state, name, version, payload, tensor_response)

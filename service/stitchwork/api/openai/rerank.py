@@ -18,12 +18,13 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation, validation
 from stitchwork.api.dependencies import app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_capacity, check_workers
 from stitchwork.api.model_names import DEFAULT_MODEL, ModelNameField, model_spaces
 from stitchwork.api.openai.schemas import Usage, parse_part
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import infer_while_connected, resolve_now
 from stitchwork.api.schemas.fields import FieldParser
 from stitchwork.api.schemas.items import EncodedImage, plain_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
@@ -159,6 +160,7 @@ async def rerank(request: Request) -> Response:
     documents if it has both.
     """
     state, deadline = app_state(request), time.monotonic() + request_timeout(request)
+    await check_workers(request, state)
     payload = await negotiation.read_body(request, RerankRequest, state.body_parser)
     source, target = model_spaces(state, payload.model)
     check_capacity(state, source)

@@ -25,6 +25,7 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_capacity, check_workers
 from stitchwork.api.model_names import ARROW, DEFAULT_MODEL, ModelNamePath, model_spaces
 from stitchwork.api.openai.schemas import (
     EmbeddingObject,
@@ -37,7 +38,7 @@ from stitchwork.api.openai.schemas import (
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import record_ignored
 from stitchwork.errors import AnchorSetMismatchError, InvalidInputError, UnknownResourceError
@@ -58,6 +59,7 @@ async def embeddings(request: Request) -> Response:
     Embeddings are those of the encoder, which need not have unit length.
     """
     state, seconds = app_state(request), request_timeout(request)
+    await check_workers(request, state)
     payload = await negotiation.read_body(request, EmbeddingsRequest, state.body_parser)
     source, target = model_spaces(state, payload.model)
     check_capacity(state, source)

@@ -16,6 +16,7 @@ from stitchwork.api.dependencies import (
     StateDep,
     request_timeout,
 )
+from stitchwork.api.early_checks import check_registered
 from stitchwork.api.openapi import REPORT_RESPONSES, body, with_timeout
 from stitchwork.api.provenance import version_headers
 from stitchwork.api.reports.report_jobs import ReportState
@@ -85,6 +86,7 @@ async def nearest_anchors(id_: ResourceId, request: Request, state: StateDep) ->
     key of scope `export`.
     """
     state.executor.check_capacity()
+    await check_registered(request, state, (id_,))
     payload = await negotiation.read_body(
         request, NearestAnchorsRequest, state.body_parser, array_field="embeddings"
     )
@@ -118,6 +120,7 @@ async def choose_anchors(request: Request, state: StateDep) -> Response:
     anchors.
     """
     state.selection_executor.check_capacity()
+    await check_registered(request, state, parameters=("space",))
     payload = await negotiation.read_body(
         request, ChooseAnchorsRequest, state.body_parser, array_field="embeddings"
     )

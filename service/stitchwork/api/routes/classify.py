@@ -8,10 +8,10 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, PathId, app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_registered
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.predictions_response import check_request, predictions_response
-from stitchwork.api.raw_inputs import check_registered
 from stitchwork.api.row_inference import RowsRequest, infer_rows
 from stitchwork.api.schemas.inference_requests import ClassifyRequest
 from stitchwork.api.schemas.responses import ClassifyResponse, ResourceRef
@@ -33,7 +33,7 @@ async def classify(head: PathId, request: Request) -> Response:
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
     head_id = check_id(head)
-    await check_registered(request, state, head=head_id)
+    await check_registered(request, state, head=head_id, parameters=("space",))
     payload = await negotiation.read_body(
         request, ClassifyRequest, state.body_parser, array_field="embeddings"
     )

@@ -17,6 +17,7 @@ from stitchwork.api.dependencies import (
     StateDep,
     request_timeout,
 )
+from stitchwork.api.early_checks import check_registered
 from stitchwork.api.middleware import auth
 from stitchwork.api.openapi import REPORT_RESPONSES, body, with_timeout
 from stitchwork.api.provenance import result_headers, version_headers
@@ -105,6 +106,7 @@ async def evaluate_head(
     """
     seconds = request_timeout(request)
     state.executor.check_capacity()
+    await check_registered(request, state, (encoder,), head=head)
     payload = await negotiation.read_body(
         request,
         HeadEvaluationRequest,

@@ -15,15 +15,11 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_encoder
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import prompt_field, result_headers
-from stitchwork.api.raw_inputs import (
-    check_capacity,
-    check_registered,
-    check_truncate,
-    resolve_now,
-)
+from stitchwork.api.raw_inputs import check_truncate, resolve_now
 from stitchwork.api.schemas.inference_requests import EmbedRequest
 from stitchwork.api.schemas.responses import EmbedResponse, ResourceRef
 from stitchwork.ids import check_id
@@ -41,8 +37,7 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 async def embed(encoder: PathId, request: Request) -> Response:
     """Embed raw inputs in a space that has an encoder and, with `target`, translate them."""
     state, seconds = app_state(request), request_timeout(request)
-    check_capacity(state, encoder)
-    await check_registered(request, state, encoder)
+    await check_encoder(request, state, encoder)
     payload = await negotiation.read_body(
         request, EmbedRequest, state.body_parser, accepts_raw_inputs=True
     )

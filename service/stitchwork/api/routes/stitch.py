@@ -14,16 +14,12 @@ from stitchwork.api.dependencies import (
     request_timeout,
 )
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_encoder
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.predictions_response import check_request, predictions_response
 from stitchwork.api.provenance import prompt_field
-from stitchwork.api.raw_inputs import (
-    check_capacity,
-    check_registered,
-    check_truncate,
-    resolve_now,
-)
+from stitchwork.api.raw_inputs import check_truncate, resolve_now
 from stitchwork.api.schemas.inference_requests import StitchRequest
 from stitchwork.api.schemas.responses import ResourceRef, StitchResponse
 from stitchwork.ids import check_id
@@ -42,8 +38,7 @@ router = APIRouter(tags=["inference"], route_class=DirectRoute)
 async def stitch(encoder: PathId, head: PathId, request: Request) -> Response:
     """Embed raw inputs with one encoder and classify them with a head made for another."""
     state, seconds = app_state(request), request_timeout(request)
-    check_capacity(state, encoder)
-    await check_registered(request, state, encoder, head=head)
+    await check_encoder(request, state, encoder, head=head)
     payload = await negotiation.read_body(
         request, StitchRequest, state.body_parser, accepts_raw_inputs=True
     )

@@ -9,6 +9,7 @@ from stitchwork.api import openapi
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import AppState, app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_registered
 from stitchwork.api.openapi import body as request_body
 from stitchwork.api.openapi import with_timeout
 from stitchwork.api.provenance import result_headers
@@ -31,6 +32,7 @@ async def translate(request: Request) -> Response:
     """Translate embeddings of one space into another on the same anchor set."""
     state, seconds = app_state(request), request_timeout(request)
     state.executor.check_capacity()
+    await check_registered(request, state, parameters=("source", "target"))
     payload = await negotiation.read_body(
         request, TranslateRequest, state.body_parser, array_field="embeddings"
     )

@@ -18,11 +18,12 @@ from stitchwork.api.content.sliced_json import (
 )
 from stitchwork.api.dependencies import StateDep, app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute
+from stitchwork.api.early_checks import check_encoder
 from stitchwork.api.model_names import ModelNamePath
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import problem_response, record_code, replace_pointer
 from stitchwork.api.provenance import resolution_headers, result_headers
-from stitchwork.api.raw_inputs import check_capacity, infer_while_connected, resolve_now
+from stitchwork.api.raw_inputs import infer_while_connected, resolve_now
 from stitchwork.api.schemas.items import plain_items
 from stitchwork.api.schemas.protocol_model import record_ignored
 from stitchwork.api.tei.path_spaces import path_spaces
@@ -49,7 +50,7 @@ async def embed(model: ModelNamePath, request: Request) -> Response:
     """
     state, seconds = app_state(request), request_timeout(request)
     source, target = path_spaces(state, model.rstrip("/"))
-    check_capacity(state, source)
+    await check_encoder(request, state, source, target)
     payload = await negotiation.read_body(request, EmbedInputsRequest, state.body_parser)
     resolution = await resolve_now(state, source=source, target=target)
     record_ignored(state.telemetry.metrics, payload)

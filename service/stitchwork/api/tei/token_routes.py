@@ -1,6 +1,6 @@
 """Tokens of texts, and texts of tokens, as Text Embeddings Inference has them."""
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -8,11 +8,12 @@ from starlette.responses import Response
 from stitchwork.api.content import negotiation
 from stitchwork.api.dependencies import app_state, request_timeout
 from stitchwork.api.direct_routes import DirectRoute, reserve
+from stitchwork.api.early_checks import check_encoder
 from stitchwork.api.model_names import ModelNamePath
 from stitchwork.api.openapi import body, with_timeout
 from stitchwork.api.problem_details import replace_pointer
 from stitchwork.api.provenance import resolution_headers
-from stitchwork.api.raw_inputs import charge, check_capacity, resolve_now
+from stitchwork.api.raw_inputs import charge, resolve_now
 from stitchwork.api.request_lifetime import run_while_connected
 from stitchwork.api.schemas.items import decode_items
 from stitchwork.api.schemas.protocol_model import ProtocolModel, record_ignored
@@ -27,12 +28,14 @@ MAX_BYTES: Final = 1 << 20
 """Bytes of the texts or ids of a request; those of its response may be sixty times as many."""
 BYTES_PER_TOKEN: Final = 64
 
+M = TypeVar("M", bound=ProtocolModel)
+
 router = APIRouter(prefix="/tei", tags=["Text Embeddings Inference"])
 
 
 async def tokenize(model: ModelNamePath, request: Request) -> Response:
     """The tokens of texts, by the tokenizer of the model's encoder; also more than it takes."""
-    payload = await negotiation.read_body(request, TokenizeRequest, app_state(request).body_parser)
+    payload = await _read(request, model, TokenizeRequest)
     with replace_pointer("/items", "/inputs"), replace_pointer("/input_type", "/prompt_name"):
         return await _run(
             request,
@@ -47,7 +50,7 @@ async def tokenize(model: ModelNamePath, request: Request) -> Response:
 
 async def decode(model: ModelNamePath, request: Request) -> Response:
     """The texts of token ids, by the tokenizer of the model's encoder."""
-    payload = await negotiation.read_body(request, DecodeRequest, app_state(request).body_parser)
+    payload = await _read(request, model, DecodeRequest)
     with replace_pointer("/items", "/ids"):
         return await _run(
             request,
@@ -57,6 +60,13 @@ async def decode(model: ModelNamePath, request: Request) -> Response:
             task="decode",
             special_tokens=not payload.skip_special_tokens,
         )
+
+
+async def _read(request: Request, model: str, kind: type[M]) -> M:
+    """The body of a request, which is refused before if no worker would get it."""
+    state = app_state(request)
+    await check_encoder(request, state, *path_spaces(state, model))
+    return await negotiation.read_body(request, kind, state.body_parser)
 
 
 async def _run(
@@ -72,7 +82,6 @@ async def _run(
     """The response to a request about tokens, on a worker of the model's encoder."""
     state, seconds = app_state(request), request_timeout(request)
     source, target = path_spaces(state, model)
-    check_capacity(state, source)
     resolution = await resolve_now(state, source=source, target=target)
     record_ignored(state.telemetry.metrics, payload)
     encoder = encoder_of(resolution.source)
