@@ -86,7 +86,7 @@ _OF_BODIES: Final = {
     400: "The bytes cannot be parsed",
     404: "A resource that the request names is not registered",
     408: "The body arrived too slowly",
-    409: "It contradicts what is registered",
+    409: "The request contradicts what is registered",
     413: "More than one request may hold",
     415: "An unsupported format",
 }

@@ -157,7 +157,7 @@ class BridgeParameters(Record):
 class DtypePrecision(Record):
     """Rows of an encoder compared with its rows in float32, on a sample of the anchors."""
 
-    dtype: str = Field(description="The data type that was compared; `dtype` is what is in force.")
+    dtype: str = Field(description="The compared data type; `dtype` is the one in use.")
     rows: int = Field(description="Number of anchors that were compared.")
     min_cosine: float = Field(description="Smallest cosine of a row to its row in float32.")
     same_nearest: float = Field(

@@ -13,8 +13,8 @@ AnchorName: TypeAlias = str | int
 class ShiftedRows(Record):
     """Consecutive anchors that are shifted alike."""
 
-    first: int = Field(description="Index of the first of them, to a block of 64.")
-    last: int = Field(description="Index of the last of them, to a block of 64.")
+    first: int = Field(description="Index of the first anchor, to the precision of a block of 64.")
+    last: int = Field(description="Index of the last anchor, to the precision of a block of 64.")
     shift: int = Field(description="How many rows later they fit; negative: earlier.")
 
 
@@ -32,7 +32,7 @@ class SpaceCheck(Record):
         (), description="Anchors that fit those of the other space some rows later or earlier."
     )
     misaligned_count: int = Field(
-        0, description="Number of anchors that probably do not belong together."
+        0, description="Number of anchors that probably do not correspond."
     )
     misaligned: tuple[AnchorName, ...] = Field(
         (), description="Ids or indices of these, most probable first; at most 1,000."

@@ -30,10 +30,10 @@ def _refuse_int8(value: Any) -> Any:
 
 DtypeChoice: TypeAlias = Annotated[Literal["auto", Dtype], BeforeValidator(_refuse_int8)]
 DTYPE_DESCRIPTION: Final = (
-    "Data type that the model is computed in; rows are float32 always. `auto` is `bfloat16` where "
-    "the worker that embeds the anchors computes it faster and its rows hardly differ, else "
-    "`float32`; the record has what was chosen. Other workers that cannot compute in it leave its "
-    "inputs to those that can."
+    "Data type that the model is computed in; embeddings are always float32. `auto` chooses "
+    "`bfloat16` if the worker that embeds the anchors computes it faster and the embeddings hardly "
+    "differ, else `float32`; the record shows the choice. Workers that do not support the data "
+    "type leave the inputs to those that do."
 )
 Width: TypeAlias = Annotated[int, Strict(), Field(ge=1, le=1_000_000)]
 

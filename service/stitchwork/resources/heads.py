@@ -51,7 +51,7 @@ class LeakyReluLayer(Record):
 
 
 class ActivationLayer(Record):
-    """A function of each number; `identity` and `dropout` change nothing."""
+    """A layer that applies a function to each number; `identity` and `dropout` change nothing."""
 
     kind: Literal[
         "identity",

@@ -5,8 +5,8 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict
 
 DECLARATION: Final = (
-    "Digest of the declaration, where the version is a digest of it, of a model's files and of "
-    "what computed them: versions of libraries, or weights."
+    "Digest of the declaration, if the version is a digest of more: of a model's files, and of "
+    "the versions of libraries or the weights."
 )
 
 

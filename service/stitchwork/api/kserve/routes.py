@@ -169,7 +169,7 @@ async def version_metadata(model: ModelPath, version: VersionPath, state: StateD
     response_model=ModelReadyResponse,
 )
 async def ready(model: ModelPath, state: StateDep) -> Response:
-    """200 if its resources are ready and a live worker can serve it; it may have to load it."""
+    """200 if its resources are ready and a live worker can serve it, perhaps after loading it."""
     return await _ready(state, model, None)
 
 

@@ -102,10 +102,10 @@ class RerankRequest(ProtocolModel):
         False, strict=True, description="Whether each result has its document."
     )
     bridge: BridgeName = Field(
-        DEFAULT_BRIDGE, description="Bridge to the target; no other API has it."
+        DEFAULT_BRIDGE, description="Bridge to the target; not in other APIs."
     )
     truncate: bool | None = Field(
-        None, strict=True, description="Cut texts that are too long; no other API has it."
+        None, strict=True, description="Cut texts that are too long; not in other APIs."
     )
     example: ClassVar[dict[str, Any]] = {
         "model": "minilm",

@@ -192,9 +192,9 @@ class EmbeddingsRequest(ProtocolModel):
     )
     blank_texts: Literal["refuse", "null"] = Field(
         "refuse",
-        description="What a text without a visible character is answered with, as nothing can be "
-        "embedded: an error of the whole request, or null as its embedding, with an `error`; not "
-        "in OpenAI's API.",
+        description="Result for a text without a visible character, which cannot be embedded: an "
+        "error of the whole request, or null as its embedding, with an `error`; not in OpenAI's "
+        "API.",
     )
     add_special_tokens: Literal[True] | None = Field(
         None, description="Always true; not in OpenAI's API."

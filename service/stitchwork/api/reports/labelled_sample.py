@@ -80,7 +80,7 @@ def resolve_sample(
 
 
 def read_targets(labels: Sequence[Any], head: Head) -> Targets:
-    """What is true of each input, in the order of the head's labels.
+    """The truth about each input, in the order of the head's labels.
 
     Args:
         labels: A label for each input; for a multi-label head the list of its labels; for a

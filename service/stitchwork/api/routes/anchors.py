@@ -79,11 +79,11 @@ def _report(state: AppState, id_: str, target_id: str | None, bridge: BridgeName
     openapi_extra=with_timeout(body(NearestAnchorsRequest, array_field="embeddings")),
 )
 async def nearest_anchors(id_: ResourceId, request: Request, state: StateDep) -> Response:
-    """The anchors of a space that embeddings of it are most like.
+    """The anchors of a space that are most similar to embeddings of it.
 
-    They explain a translation, which knows an input by its cosines to the anchors alone. From
-    enough of such cosines the anchors can be computed, as from a file of a translation: it takes a
-    key of scope `export`.
+    They explain a translation, which uses only the cosines of an input to the anchors. The anchors
+    can be computed from enough of these cosines, as from a file of a translation, so the request
+    needs a key of scope `export`.
     """
     state.executor.check_capacity()
     await check_registered(request, state, (id_,))

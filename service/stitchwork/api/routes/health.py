@@ -30,8 +30,8 @@ MinWorkers = Annotated[
     Query(
         alias="workers",
         ge=0,
-        description="Number of live workers below which the answer is 503 as well; where keys are "
-        "required, a request without one may ask for 1 at most.",
+        description="Minimum number of live workers; with fewer the response is 503 as well. If "
+        "keys are required, a request without one may name 1 at most.",
     ),
 ]
 
@@ -44,7 +44,7 @@ Models = Annotated[
 
 @router.get("/health/live", summary="Liveness", response_model=LiveResponse)
 async def live() -> Response:
-    """200 as long as the event loop of the process turns."""
+    """200 as long as the event loop of the process runs."""
     return negotiation.json_response(LiveResponse(live=True))
 
 
@@ -61,12 +61,12 @@ async def live() -> Response:
     responses={503: {"description": "The process is not ready", "model": ReadyResponse}},
 )
 async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) -> Response:
-    """200 if this process can answer what needs nothing else, such as translations from memory.
+    """200 if this process can serve requests that need nothing else, such as known translations.
 
-    It is 503 while the process is about to end, and while a task or all threads of it make no
-    progress. The servers and the workers are reported beside it, as of a moment ago, to callers
-    with a valid key, or to all where no key is required. They do not make it 503: they concern
-    every process, and taking this one out of a load balancer would not help.
+    It is 503 while the process is about to end, and while one of its tasks or all of its threads
+    make no progress. To callers with a valid key, or to all if no key is required, the response
+    also has the state of the servers and the workers a moment ago. These do not make it 503: they
+    concern every process, and removing this one from a load balancer would not help.
     """
     may_know = _may_know(state, access.request_key(request.scope))
     if min_workers > 1 and not may_know:
@@ -86,8 +86,8 @@ async def ready(request: Request, state: StateDep, min_workers: MinWorkers = 0) 
 async def workers(state: StateDep, models: Models = "*") -> Response:
     """The live workers, the queue of each encoder, and how long its first job has waited.
 
-    `oldest_seconds` is the number to scale workers by; with `models`, those of a pool that has a
-    `worker_models` of its own.
+    Scale workers by `oldest_seconds`. `models` selects the queues of a pool of workers that has
+    its own `worker_models`.
     """
     patterns = [pattern.strip() for pattern in models.split(",")]
     return negotiation.json_response(await asyncio.to_thread(_workers, state, patterns))

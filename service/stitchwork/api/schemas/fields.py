@@ -270,7 +270,7 @@ TARGETS_SCHEMA: dict[str, Any] = {
 Labels = Annotated[list[Label], FieldParser(_labels, LABEL_SCHEMA)]
 """Labels of rows, or of a head's classes: all strings, all integers or all booleans."""
 Targets = Annotated[list[Any], FieldParser(_targets, TARGETS_SCHEMA)]
-"""What is true of each input: a label, a list of labels, a number or a list of numbers."""
+"""The truth about each input: a label, a list of labels, a number or a list of numbers."""
 Weights = Annotated[Any, FieldParser(_weights, {"anyOf": [ROWS_SCHEMA, ROW_SCHEMA]})]
 """The weight of a layer of a head: a matrix or, of a normalisation, a vector."""
 Bridge = Annotated[BridgeName, Field(description="Bridge between the two spaces.")]
@@ -280,7 +280,7 @@ MinConfidence = Annotated[
         ge=0,
         le=1,
         description="Confidence below which the head abstains: the prediction has no label. "
-        "`POST /compatibility/{encoder}/{head}` says which to take for an accuracy.",
+        "`POST /compatibility/{encoder}/{head}` returns the one for a given accuracy.",
     ),
 ]
 Top = Annotated[Int, Field(ge=1, le=1000, description="Number of classes in each prediction.")]
@@ -291,8 +291,8 @@ Truncate = Annotated[
 BlankTexts = Annotated[
     Literal["refuse", "null"],
     Field(
-        description="What a text without a visible character is answered with, as nothing can be "
-        "embedded: an error of the whole request, or null in its place.",
+        description="Result for a text without a visible character, which cannot be embedded: an "
+        "error of the whole request, or null in its place.",
     ),
 ]
 InputType = Annotated[

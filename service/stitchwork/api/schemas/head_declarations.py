@@ -121,7 +121,7 @@ class TrainingData(RequestModel):
 class HeadRequest(RequestModel):
     """Registers a head in a space: weights, a pretrained model's classifier, or data to fit on."""
 
-    space: Id = Field(description="Id of the space that the head takes embeddings of.")
+    space: Id = Field(description="Id of the space whose embeddings the head reads.")
     labels: Labels | None = Field(
         None,
         description="One label for each class, with weights; two for a single score. Of a "

@@ -69,8 +69,8 @@ class HeadEvaluationRequest(RequestModel):
     """A labelled sample to evaluate a head on: raw inputs, or their embeddings."""
 
     labels: Annotated[Targets, BeforeValidator(_parse_list)] = Field(
-        description="What is true of each input: a label; the list of its labels, for a "
-        "multi-label head; a number or one for each value, for a regression.",
+        description="The true label of each input; for a multi-label head a list of labels; for a "
+        "regression a number, or a list with one for each value.",
     )
     bridge: Bridge = DEFAULT_BRIDGE
     encoding_format: EncodingFormat = "float"

@@ -232,7 +232,7 @@ class AnchorReportResponse(ResponseModel):
     bridge: BridgeName
     anchors: int
     compared: int = Field(description="Number of anchors searched for duplicates.")
-    used: int = Field(description="Number of anchors that all else is computed from.")
+    used: int = Field(description="Number of anchors that the other fields are computed from.")
     duplicates: DuplicateAnchors
     drop: list[RedundantAnchor]
     learning_curve: LearningCurveResponse

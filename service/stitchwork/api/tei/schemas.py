@@ -163,7 +163,9 @@ class ModelInfo(ResponseModel):
 
     model_id: str = Field(description="The encoder's model; of a local folder, the space.")
     model_sha: str | None = Field(description="Its revision, if one is registered.")
-    model_dtype: str = Field(description="What the encoder is computed in; rows are float32.")
+    model_dtype: str = Field(
+        description="Data type of the encoder's computation; rows are float32."
+    )
     model_type: ModelType
     max_input_length: int | None = Field(description="Tokens of a text; null for images.")
     max_client_batch_size: int = Field(description="Inputs of a request.")
