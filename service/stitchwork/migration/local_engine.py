@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -128,108 +129,150 @@ def move(
         InvalidInputError: If the source has no rows and may not be empty, or its vectors have
             another width than the map.
     """
-    if block_rows < 1:
-        raise InvalidInputError(f"expected at least 1 row in a block, got {block_rows}")
-    with exclusive_move(folder, target.name):
-        is_part = isinstance(target, BaseStore) and target.is_part_of(source)
-        current = Move(
-            source.name,
-            target.name,
-            offline_map.versions,
-            block_rows,
-            uncovered,
-            LEFT_OUT if re_embed is None else "embedded anew",
-            "" if is_part else source.revision(),
-            re_embed.texts.origin() if isinstance(re_embed, TextEmbedder) else "",
-        )
-        return _move(
-            source,
-            target,
-            offline_map,
-            folder,
-            current,
-            re_embed,
-            progress,
-            engine,
-            allows_empty=allows_empty,
-        )
-
-
-def _move(
-    source: VectorStore,
-    target: VectorStore,
-    offline_map: OfflineMap,
-    folder: Path,
-    current: Move,
-    re_embed: Embed | None,
-    progress: Callable[[int, int], None],
-    engine: Engine,
-    *,
-    allows_empty: bool,
-) -> MoveResult:
-    start = time.perf_counter()
-    engine.check_stores(source, target)
-    checkpoint = Checkpoint.read(folder)
-    if checkpoint is None:
-        if isinstance(re_embed, TextEmbedder):
-            re_embed.texts.check(source)
-        checkpoint = _begin(source, target, offline_map, folder, current, allows_empty=allows_empty)
-    else:
-        checkpoint.check(current, target_exists=target.exists())
-        # Byte for byte the same map: one of the same versions may be rounded differently.
-        offline_map = checkpoint.offline_map()
-    resumed_at = checkpoint.progress.rows
-    total, has_changed = source.count(), False
-    if checkpoint.progress.is_complete:
-        _check_complete_target(target, checkpoint)
-    else:
-        try:
-            _write(source, target, offline_map, checkpoint, total, re_embed, progress, engine)
-        except Exception:
-            if not checkpoint.progress.blocks and not target.exists():
-                # So that the corrected command begins anew.
-                checkpoint.remove()
-            raise
-        has_changed = bool(current.revision) and source.revision() != current.revision
-    seconds = time.perf_counter() - start
-    return to_result(target, checkpoint, total, resumed_at, seconds, has_changed=has_changed)
-
-
-def _write(
-    source: VectorStore,
-    target: VectorStore,
-    offline_map: OfflineMap,
-    checkpoint: Checkpoint,
-    total: int,
-    re_embed: Embed | None,
-    progress: Callable[[int, int], None],
-    engine: Engine,
-) -> None:
-    if isinstance(source, BaseStore):
-        source.requires_payload = re_embed is not None
-    stamp = offline_map.versions._asdict()
-    target.create(source, offline_map.target_width, checkpoint.folder, stamp)
-    progress(checkpoint.progress.rows, total)
-    engine.write_blocks(
+    return StoreMove(
         source,
         target,
         offline_map,
-        checkpoint,
-        re_embed,
-        lambda rows: progress(rows, max(total, rows)),
-    )
-    target.finish()
-    expected, actual = checkpoint.progress.written, target.count()
-    if actual != expected:
-        raise ConflictError(
-            f"{target.name}: expected {expected} rows, it has {actual}. Either rows of the source "
-            "with the same id have replaced one another, or something else has removed or added "
-            f"rows, or parts in {checkpoint.folder}, during the move. Remove the target and that "
-            "folder to move anew"
+        folder,
+        uncovered=uncovered,
+        re_embed=re_embed,
+        block_rows=block_rows,
+        allows_empty=allows_empty,
+        progress=progress,
+        engine=engine,
+    ).run()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoreMove:
+    """A move of a store to another, with all that it depends on.
+
+    Attributes:
+        source: The store to read.
+        target: The store to create.
+        offline_map: The map, of the current versions of both spaces.
+        folder: Where the checkpoint is.
+        uncovered: What happens to rows that the anchors do not cover.
+        re_embed: Embeds rows that cannot be translated.
+        block_rows: Rows of a block.
+        allows_empty: Whether a source without rows is moved.
+        progress: Called with the rows that are done and all rows.
+        engine: What writes the blocks.
+
+    Raises:
+        InvalidInputError: If blocks have no rows.
+    """
+
+    source: VectorStore
+    target: VectorStore
+    offline_map: OfflineMap
+    folder: Path
+    uncovered: Uncovered
+    re_embed: Embed | None
+    block_rows: int
+    allows_empty: bool
+    progress: Callable[[int, int], None]
+    engine: Engine
+
+    def __post_init__(self) -> None:
+        if self.block_rows < 1:
+            raise InvalidInputError(f"expected at least 1 row in a block, got {self.block_rows}")
+
+    def run(self) -> MoveResult:
+        """Move the rows that are not moved yet; see `move`."""
+        start = time.perf_counter()
+        with exclusive_move(self.folder, self.target.name):
+            self.engine.check_stores(self.source, self.target)
+            current = self._identity()
+            checkpoint = Checkpoint.read(self.folder)
+            if checkpoint is None:
+                checkpoint = self._begin(current)
+            else:
+                checkpoint.check(current, target_exists=self.target.exists())
+            resumed_at = checkpoint.progress.rows
+            total, has_changed = self.source.count(), False
+            if checkpoint.progress.is_complete:
+                _check_complete_target(self.target, checkpoint)
+            else:
+                self._complete(checkpoint, total)
+                revision = current.revision
+                has_changed = bool(revision) and self.source.revision() != revision
+        seconds = time.perf_counter() - start
+        return to_result(
+            self.target, checkpoint, total, resumed_at, seconds, has_changed=has_changed
         )
-    if isinstance(target, BaseStore):
-        target.mark_complete()
-    checkpoint.complete()
+
+    def _identity(self) -> Move:
+        """What a checkpoint keeps of this move, by which it is resumed."""
+        is_part = isinstance(self.target, BaseStore) and self.target.is_part_of(self.source)
+        re_embed = self.re_embed
+        return Move(
+            self.source.name,
+            self.target.name,
+            self.offline_map.versions,
+            self.block_rows,
+            self.uncovered,
+            LEFT_OUT if re_embed is None else "embedded anew",
+            "" if is_part else self.source.revision(),
+            re_embed.texts.origin() if isinstance(re_embed, TextEmbedder) else "",
+        )
+
+    def _begin(self, current: Move) -> Checkpoint:
+        """The checkpoint of a move that begins; what it cannot read is refused before."""
+        if isinstance(self.re_embed, TextEmbedder):
+            self.re_embed.texts.check(self.source)
+        if self.target.exists():
+            raise ConflictError(
+                f"{self.target.name} exists already, and {self.folder} has no checkpoint of a move "
+                "to it: choose another target"
+            )
+        if self.source.count():
+            check_dimension(self.source, self.offline_map)
+            # An unreadable source is refused before anything is written.
+            next(self.source.scan(self.block_rows), None)
+        elif not self.allows_empty:
+            raise InvalidInputError(f"{self.source.name}: expected rows, got none")
+        return Checkpoint.begin(self.folder, current, self.offline_map)
+
+    def _complete(self, checkpoint: Checkpoint, total: int) -> None:
+        """Write what a checkpoint lacks, and complete the target."""
+        try:
+            self._write(checkpoint, total)
+        except Exception:
+            if not checkpoint.progress.blocks and not self.target.exists():
+                # So that the corrected command begins anew.
+                checkpoint.remove()
+            raise
+
+    def _write(self, checkpoint: Checkpoint, total: int) -> None:
+        source, target = self.source, self.target
+        # Byte for byte the same map: one of the same versions may be rounded differently.
+        offline_map = checkpoint.offline_map()
+        if isinstance(source, BaseStore):
+            source.requires_payload = self.re_embed is not None
+        stamp = offline_map.versions._asdict()
+        target.create(source, offline_map.target_width, checkpoint.folder, stamp)
+        self.progress(checkpoint.progress.rows, total)
+        self.engine.write_blocks(
+            source,
+            target,
+            offline_map,
+            checkpoint,
+            self.re_embed,
+            lambda rows: self.progress(rows, max(total, rows)),
+        )
+        target.finish()
+        expected, actual = checkpoint.progress.written, target.count()
+        if actual != expected:
+            raise ConflictError(
+                f"{target.name}: expected {expected} rows, it has {actual}. Either rows of the "
+                "source with the same id have replaced one another, or something else has removed "
+                f"or added rows, or parts in {checkpoint.folder}, during the move. Remove the "
+                "target and that folder to move anew"
+            )
+        if isinstance(target, BaseStore):
+            target.mark_complete()
+        checkpoint.complete()
 
 
 def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
@@ -244,30 +287,6 @@ def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
             f"{target.name}: expected {expected} rows, which the move to it wrote, it has "
             f"{actual}: rows were removed since. To move again, remove it and {folder}"
         )
-
-
-def _begin(
-    source: VectorStore,
-    target: VectorStore,
-    offline_map: OfflineMap,
-    folder: Path,
-    current: Move,
-    *,
-    allows_empty: bool,
-) -> Checkpoint:
-    if target.exists():
-        raise ConflictError(
-            f"{target.name} exists already, and {folder} has no checkpoint of a move to it: choose "
-            "another target"
-        )
-    if not source.count():
-        if allows_empty:
-            return Checkpoint.begin(folder, current, offline_map)
-        raise InvalidInputError(f"{source.name}: expected rows, got none")
-    check_dimension(source, offline_map)
-    # An unreadable source is refused before anything is written.
-    next(source.scan(current.block_rows), None)
-    return Checkpoint.begin(folder, current, offline_map)
 
 
 def check_dimension(source: VectorStore, offline_map: OfflineMap) -> None:
