@@ -1,4 +1,4 @@
-"""Moves stores on a cluster of two nodes, one of which is killed, and compares the results.
+"""Moves and embeds stores on a cluster of two nodes, one of which is killed, and compares results.
 
 The cluster has a head without processors and nodes of one processor each, in separate raylets.
 Prints a line for each check, and fails at the first that does not hold.
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,21 @@ import ray
 from pyarrow import fs
 from ray.cluster_utils import Cluster
 
-from stitchwork.errors import ConflictError, InvalidInputError, UnavailableError
+from stitchwork.errors import ConflictError, UnavailableError
 from stitchwork.migration import MoveResult, move, open_store
-from stitchwork.migration.local_engine import LOCAL, Engine
+from stitchwork.migration.embedding import Embedding
+from stitchwork.migration.item_readers import FieldItems
+from stitchwork.migration.item_stores import open_items
+from stitchwork.migration.local_engine import LOCAL, Engine, StoreMove
 from stitchwork.migration.ray_engine import RayEngine
+from stitchwork.migration.space_encoder import SpaceEncoder
 from stitchwork.migration.stores import client_errors
 from tests.support.interrupted_moves import contents
 from tests.support.moved_stores import make_map, make_vectors
+from tests.support.space_encoders import make_encoder, save_model
 
 ROWS, BLOCK_ROWS = 20_000, 128
+EMBEDDED_ROWS = 5_000
 MEMORY = 200 * 1024 * 1024
 
 
@@ -130,7 +137,9 @@ def check_moves(folder: Path) -> None:
         check_other_targets(source, engine)
         if "AWS_ENDPOINT_URL" in os.environ:
             check_object_store(source, engine)
-        check_refusals(source, engine)
+        check_sources(source, engine)
+        check_embeddings(source, nodes)
+        check_refusals(source)
     finally:
         ray.shutdown()
         nodes.shutdown()
@@ -217,14 +226,53 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
-def check_refusals(source: Path, engine: Engine) -> None:
-    """Stores and clusters that cannot be used are refused by name, and nothing is left."""
-    try:
-        run(source.with_name("by-ray.jsonl"), f"{source.parent}/refused.parquet", engine)
-    except InvalidInputError as error:
-        assert "expected a source of Parquet or .npy files" in error.message, error
-    else:
-        raise AssertionError("a source without row cursors was moved")
+def check_sources(source: Path, engine: Engine) -> None:
+    """Compare moves from sources of other kinds."""
+    for name in ("by-ray.jsonl", "by-ray-lance/rows.lance"):
+        old, tables = source.with_name(name), []
+        for kind, target in ((engine, "from-ray.parquet"), (LOCAL, "from-local.parquet")):
+            run(old, f"{source.parent}/{target}", kind)
+            tables.append(pq.read_table(source.with_name(target)))
+            source.with_name(target).unlink()
+            rmtree(old.with_name(f"{target}.state"))
+        assert tables[0].equals(tables[1]), name
+        report(f"from {name}: equal to the local engine")
+
+
+def check_embeddings(source: Path, nodes: Nodes) -> None:
+    """Embed texts in actors, one node of which is killed, and compare with the local engine."""
+    encoder = make_encoder(save_model(source.with_name("models") / "model"))
+    engine = RayEngine(nodes.address)
+    embed(source, "embedded-locally.parquet", encoder, LOCAL)
+    for name, kill in (("embedded.parquet", False), ("embedded-killed.parquet", True)):
+        progress = at(EMBEDDED_ROWS // 4, nodes.kill) if kill else at(EMBEDDED_ROWS, int)
+        result = embed(source, name, encoder, engine, progress)
+        tables = [pq.read_table(source.with_name(n)) for n in (name, "embedded-locally.parquet")]
+        rows = [np.array(table.column("vector").to_pylist(), np.float32) for table in tables]
+        np.testing.assert_allclose(*rows, atol=1e-5)
+        assert tables[0].drop_columns("vector").equals(tables[1].drop_columns("vector"))
+        killed = ", one of two nodes killed in the middle" if kill else ""
+        report(f"texts embedded in actors{killed}: as the local engine, {result.seconds:.1f} s")
+
+
+def embed(
+    source: Path,
+    target: str,
+    encoder: SpaceEncoder,
+    engine: Engine,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> MoveResult:
+    """Embed the texts of a store."""
+    texts, moved = source.with_name("texts.parquet"), source.with_name(target)
+    pq.write_table(pq.read_table(source).slice(0, EMBEDDED_ROWS), texts)
+    with open_items(str(texts)) as items, open_store(f"{moved}?column=vector") as rows:
+        embedding = Embedding(encoder, FieldItems("text", "text"))
+        folder = moved.with_name(f"{target}.state")
+        return StoreMove(items, rows, embedding, folder, 64, progress, engine).run()
+
+
+def check_refusals(source: Path) -> None:
+    """Clusters that cannot be used are refused by name, and nothing is left."""
     ray.shutdown()
     try:
         run(source, f"{source.parent}/refused.parquet", RayEngine("127.0.0.1:9"))
@@ -233,7 +281,7 @@ def check_refusals(source: Path, engine: Engine) -> None:
     else:
         raise AssertionError("a cluster that does not exist was used")
     assert not list(source.parent.glob("refused*"))
-    report("other sources, and addresses without a cluster: refused by name")
+    report("addresses without a cluster: refused by name")
 
 
 def report(line: str) -> None:

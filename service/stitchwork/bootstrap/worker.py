@@ -70,8 +70,7 @@ def make_worker(settings: Settings) -> "Worker":
     check_servers(registry, queue_server)
     inverses = InverseCache(queue_server, settings.fit_threads, telemetry.metrics)
     encoders = make_encoder_cache(settings, telemetry.metrics)
-    on_cpu = encoders.device.type == "cpu"
-    items_per_batch = settings.items_per_batch or (CPU_BATCH if on_cpu else GPU_BATCH)
+    items_per_batch = inputs_per_batch(settings, encoders)
     translator = Translator(
         registry, inverses, settings.map_cache_bytes, encoders.to_device, telemetry.metrics
     )
@@ -233,3 +232,9 @@ def make_encoder_cache(settings: Settings, metrics: Metrics) -> "EncoderCache":
         # A pool of one thread takes longer than the thread that would wait for it.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     return encoders
+
+
+def inputs_per_batch(settings: Settings, encoders: "EncoderCache") -> int:
+    """Maximum number of inputs in one forward pass."""
+    on_cpu = encoders.device.type == "cpu"
+    return settings.items_per_batch or (CPU_BATCH if on_cpu else GPU_BATCH)

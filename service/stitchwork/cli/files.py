@@ -11,24 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from stitchwork.cli.table_files import SUFFIXES, TextSource, is_table, read_column
 from stitchwork.client import Floats
+from stitchwork.client.image_folders import IMAGE_SUFFIXES
 from stitchwork.errors import InvalidInputError
 
 STDIN: Final = "-"
-IMAGES: Final = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".heic",
-    ".heif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-
-
 HEAD_FIELDS: Final = (
     "labels",
     "layers",
@@ -202,9 +188,9 @@ def _image_paths(paths: Sequence[Path]) -> list[Path]:
     images: list[Path] = []
     for path in paths:
         if path.is_dir():
-            images += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
+            images += sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         else:
             images.append(path)
     if not images:
-        raise InvalidInputError(f"expected images ({', '.join(IMAGES)}), found none")
+        raise InvalidInputError(f"expected images ({', '.join(IMAGE_SUFFIXES)}), found none")
     return images

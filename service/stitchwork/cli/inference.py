@@ -1,4 +1,4 @@
-"""`stitchwork translate|classify|embed|stitch|compatibility|export`."""
+"""`stitchwork translate|classify|stitch|compatibility|export`."""
 
 import json
 import time
@@ -137,52 +137,6 @@ def classify(
             progress=output.has_progress,
         )
     show(predictions, range(len(predictions)))
-
-
-@click.command(cls=ClientCommand)
-@click.argument("encoder", metavar="SPACE", type=parse_id)
-@click.argument("path", metavar="OUT", type=FILE)
-@input_options("The inputs")
-@click.option("--target", metavar="SPACE", type=parse_id, help="Translate into this space.")
-@input_type_option
-@truncate_option
-@bridge_option
-@restarts_option
-@resume_option
-def embed(
-    client: "Stitchwork",
-    output: Output,
-    encoder: str,
-    path: Path,
-    texts: TextSource,
-    images: tuple[str, ...],
-    target: str | None,
-    input_type: str | None,
-    truncate: bool | None,
-    bridge: str | None,
-    resume: bool,
-) -> None:
-    """Embed texts or images into a file, by a SPACE that has an encoder.
-
-    The file is an .npy, .npz, .safetensors or .parquet file, as its name says. The default inputs
-    are texts on the standard input.
-    """
-    from stitchwork.cli.files import read_inputs
-
-    inputs = read_inputs(texts, images, default="-") or []
-    with input_errors(inputs, texts), resumable(path):
-        rows: Any = client.embed(
-            encoder,
-            inputs,
-            target,
-            bridge,
-            input_type=input_type,
-            truncate=truncate,
-            out=path,
-            progress=output.has_progress,
-            resume=read_partial(path, resume=resume),
-        )
-    output.record({"output": str(path), "rows": len(inputs), "width": rows.width})
 
 
 @click.command(cls=ClientCommand)

@@ -60,7 +60,7 @@ CLIENT_COMMANDS: Final = {
         extra="report",
     ),
     "classify": LazyCommand("inference:classify", "Classify a file of embeddings."),
-    "embed": LazyCommand("inference:embed", "Embed texts or images into a file."),
+    "embed": LazyCommand("embed:embed", "Embed texts or images into a file."),
     "stitch": LazyCommand(
         "inference:stitch", "Classify texts or images with one encoder and another's head."
     ),

@@ -1,18 +1,13 @@
 """`stitchwork migrate`."""
 
 import dataclasses
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from stitchwork.cli.client_options import ClientCommand, bridge_option, move_options
-from stitchwork.cli.extras import require
+from stitchwork.cli.engine_options import EngineOptions, engine_options, progress_bar
 from stitchwork.cli.output import Output
 from stitchwork.cli.text_options import text_options, text_reader
 from stitchwork.errors import InvalidInputError
@@ -21,7 +16,6 @@ if TYPE_CHECKING:
     # Takes longer to import than the command line takes to refuse a wrong option.
     from stitchwork.client import Stitchwork
     from stitchwork.migration.file_shards import FileShard
-    from stitchwork.migration.local_engine import Engine
     from stitchwork.migration.move_results import MoveResult
 
 SIDES: Final = ("source", "target")
@@ -47,37 +41,10 @@ SIDES: Final = ("source", "target")
     "leaving them out; with --text or --texts.",
 )
 @text_options
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="FOLDER",
-    help="Folder of the state and of the rows that are left out [default: TARGET.migration beside "
-    "a file, KIND.NAME.DIGEST.migration here otherwise].",
-)
-@click.option(
-    "--block-rows",
-    type=click.IntRange(1),
-    metavar="COUNT",
-    help="Rows that are translated and written at a time [default: 8192].",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="What moves the rows: this process, or Ray, on one machine or many.",
-)
-@click.option(
-    "--address",
-    metavar="ADDRESS",
-    help="Address of a Ray cluster, auto for that of this machine [default: RAY_ADDRESS, else one "
-    "is started here].",
-)
-@click.option(
-    "--shard",
-    metavar="INDEX/COUNT",
-    help="Move a share of the files of SOURCE, a folder, to files of the same names in TARGET: 0/8 "
-    "is the first of eight. Each is a command of its own, under any scheduler.",
+@engine_options(
+    ("local", "ray"),
+    "What moves the rows: this process, or Ray, on one machine or many.",
+    "8192",
 )
 def migrate(
     client: "Stitchwork",
@@ -91,11 +58,7 @@ def migrate(
     re_embed: bool,
     text: str | None,
     texts: Path | None,
-    checkpoint: Path | None,
-    block_rows: int | None,
-    engine: str,
-    address: str | None,
-    shard: str | None,
+    options: EngineOptions,
 ) -> None:
     """Move a store of vectors: translate its rows into a new store, ids and payload included.
 
@@ -108,56 +71,40 @@ def migrate(
     """
     from stitchwork.migration.blocks import BLOCK_ROWS
     from stitchwork.migration.file_shards import FileShard, move_shard
-    from stitchwork.migration.local_engine import move
+    from stitchwork.migration.local_engine import StoreMove
     from stitchwork.migration.offline_map import OfflineMap
     from stitchwork.migration.re_embedding import TextEmbedder
+    from stitchwork.migration.space_translation import SpaceTranslation
     from stitchwork.migration.stores import client_errors, open_store, state_folder
 
-    if address and engine != "ray":
-        raise click.UsageError("--address needs --engine ray")
-    if shard and engine == "ray":
-        raise click.UsageError("--shard divides the files among commands, --engine ray by itself")
-    if re_embed and engine != "local":
+    options.check()
+    if re_embed and options.engine != "local":
         raise click.UsageError("--re-embed needs --engine local")
     if re_embed != (text is not None or texts is not None):
         raise InvalidInputError("expected --re-embed with --text or --texts, or neither")
     reader = text_reader(text, texts, required=False)
-    share = FileShard.parse(shard) if shard else None
+    share = FileShard.parse(options.shard) if options.shard else None
     offline_map = OfflineMap.fetch(client, source_space, target_space, bridge)
-    folder = checkpoint or state_folder(target)
-    move_store = partial(
-        move,
-        uncovered="reject" if uncovered == "reject" else "keep",
-        re_embed=TextEmbedder(client, offline_map.versions, reader) if re_embed else None,
-        block_rows=block_rows or BLOCK_ROWS,
-        engine=_open_engine(engine, address),
+    translation = SpaceTranslation(
+        offline_map,
+        "reject" if uncovered == "reject" else "keep",
+        TextEmbedder(client, offline_map.versions, reader) if re_embed else None,
+        reader,
     )
-    with _bar(visible=output.has_progress) as progress:
+    folder, rows = options.checkpoint or state_folder(target), options.block_rows or BLOCK_ROWS
+    with progress_bar("migrate", visible=output.has_progress) as progress:
         if share is None:
+            engine = options.open_engine("migrate")
             with (
-                open_store(source) as source_store,
-                open_store(target) as target_store,
-                client_errors(source_store, target_store),
+                open_store(source) as old,
+                open_store(target) as new,
+                client_errors(old, new),
             ):
-                results = [
-                    move_store(source_store, target_store, offline_map, folder, progress=progress)
-                ]
+                move = StoreMove(old, new, translation, folder, rows, progress, engine)
+                results = [move.run()]
         else:
-            options = {
-                "block_rows": block_rows or BLOCK_ROWS,
-                "uncovered": uncovered,
-                "texts": reader.origin(),
-            }
             results = move_shard(
-                source,
-                target,
-                offline_map,
-                folder,
-                share,
-                move_store,
-                options,
-                progress,
-                reader.check,
+                source, target, translation, folder, share, block_rows=rows, progress=progress
             )
     if share is None:
         _show_result(output, results[0])
@@ -207,39 +154,3 @@ def _show(output: Output, fields: dict[str, Any]) -> None:
         del fields["warnings"]
         fields |= {f"{name} space" if name in SIDES else name: versions[name] for name in versions}
     output.record(fields)
-
-
-def _open_engine(name: str, address: str | None) -> "Engine":
-    from stitchwork.migration.local_engine import LOCAL
-
-    if name == "local":
-        return LOCAL
-    require("migrate --engine ray", ("ray", "aiohttp", "pandas", "pyarrow"), "ray")
-    from stitchwork.migration.ray_engine import RayEngine
-
-    return RayEngine(address)
-
-
-@contextmanager
-def _bar(*, visible: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the rows, the rate and the time that is left."""
-    if not visible:
-        yield lambda done, total: None
-        return
-    start, first = time.perf_counter(), None
-
-    def rate(done: int | None) -> str:
-        seconds = time.perf_counter() - start
-        return f"{((done or 0) - (first or 0)) / max(seconds, 1e-9):,.0f} rows/s"
-
-    with click.progressbar(
-        length=1, label="migrate", show_pos=True, item_show_func=rate, file=sys.stderr
-    ) as bar:
-
-        def show(done: int, total: int) -> None:
-            nonlocal first
-            first = done if first is None else first
-            bar.length = total
-            bar.update(done - bar.pos, done)
-
-        yield show

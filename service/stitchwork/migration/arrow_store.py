@@ -114,7 +114,7 @@ class ArrowStore(BaseStore):
                 yield [to_id(value) for value in python_values(values, column)]
 
     def vector_column(self) -> str:
-        """The column of vectors.
+        """The column of vectors; empty if there is none to read.
 
         Raises:
             InvalidInputError: If it is not clear which one that is.
@@ -168,11 +168,14 @@ class ArrowStore(BaseStore):
                 raise InvalidInputError(
                     f"{source.name}: expected a column of ids, which {self.name} names {self._id}"
                 )
-            names = {id_column: self._id or id_column, column: self._column or column}
-            self._vector_name, self._copied_columns = names[column] or column, schema.names
+            names = {id_column: self._id or id_column, column: self._column or column or VECTOR}
+            self._vector_name, self._copied_columns = str(names[column]), list(schema.names)
             fields = [field.with_name(names.get(field.name, field.name)) for field in schema]
+            if not column:
+                self._copied_columns.append(column)
+                fields.append(pa.field(self._vector_name, vector))
             check_unique_names(self.name, [field.name for field in fields])
-            fields[schema.get_field_index(column)] = pa.field(self._vector_name, vector)
+            fields[self._copied_columns.index(column)] = pa.field(self._vector_name, vector)
             schema = pa.schema(fields, schema.metadata)
         else:
             self._vector_name = self._column or VECTOR
@@ -227,7 +230,7 @@ class ArrowStore(BaseStore):
             numbers: Numbers of the rows, where they are not one after the other.
         """
         column, id_column = self.vector_column(), self.id_column()
-        vectors, faults = list_vectors(table.column(column), width)
+        vectors, faults = self._read_vectors(table, width)
         rows = list(range(start, start + len(table))) if numbers is None else numbers.tolist()
         ids: list[Id] = rows
         if id_column:
@@ -236,6 +239,10 @@ class ArrowStore(BaseStore):
             ids = [rows[i] if id_ is None else id_ for i, id_ in enumerate(values)]
         hidden = (column, id_column) if id_column else (column,)
         return Batch(ids, vectors, TablePayload(table, hidden), start + len(table), faults)
+
+    def _read_vectors(self, table: Any, width: int) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """The vectors of a table's rows, and the reasons of those without a valid one."""
+        return list_vectors(table.column(self.vector_column()), width)
 
 
 def to_id(value: Any) -> Id | None:

@@ -26,8 +26,7 @@ class BaseStore(ABC):
     requires_payload = False
 
     HAS_ROW_CURSORS: ClassVar[bool] = False
-    """Whether a cursor is the number of the rows before it, so that scans begin at any row, and
-    the store can be pickled."""
+    """Whether scans can begin at any row, by the cursors of `seek`, in any process."""
 
     @abstractmethod
     def count(self) -> int:
@@ -36,6 +35,13 @@ class BaseStore(ABC):
     @abstractmethod
     def scan(self, size: int, cursor: Cursor = None) -> Iterator[Batch]:
         """All rows after a cursor, in a stable order."""
+
+    def seek(self, rows: Sequence[int]) -> list[Cursor]:
+        """The cursors of rows by their numbers, which ascend; here a cursor is the number.
+
+        Only of stores with `HAS_ROW_CURSORS`.
+        """
+        return list(rows)
 
     def read_ids(self) -> Iterator[Sequence[Id | None]]:
         """All ids where the store does not make sure that each is there once; here it does."""

@@ -44,14 +44,16 @@ class BlockSummary(NamedTuple):
         uncovered: Rows that were written although the anchors do not cover them.
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those.
+        truncated: Rows whose texts were truncated.
     """
 
     cursor: Any
     rows: int
     rejects: list[Reject]
-    uncovered: int
-    mismatched: int
-    length_warning: str
+    uncovered: int = 0
+    mismatched: int = 0
+    length_warning: str = ""
+    truncated: int = 0
 
 
 def translate_block(

@@ -1,6 +1,7 @@
 """The state of a move on disk: what it is of, the blocks that are complete, and its rejects."""
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any, Final, Self
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.migration.block_transforms import EncoderVersions, Versions
 from stitchwork.migration.blocks import BlockSummary, Reject
-from stitchwork.migration.offline_map import MapVersions, OfflineMap
+from stitchwork.migration.offline_map import MapVersions
 from stitchwork.migration.part_files import PARTS, remove_leftovers, replacement
 from stitchwork.migration.stores import source_key, target_key
 
 FORMAT: Final = 2
 CHECKPOINT: Final = "checkpoint.json"
-MAP: Final = "map.safetensors"
 REJECTS: Final = "rejects.jsonl"
 LABELS: Final = {
     "block_rows": "number of rows in a block",
@@ -26,6 +27,7 @@ LABELS: Final = {
     "texts": "origin of texts",
     "source_version": "version of the source space",
     "target_version": "version of the target space",
+    "version": "version of the space",
 }
 """What a move is of, in messages."""
 
@@ -37,18 +39,18 @@ class Move:
     Attributes:
         source: Name of the source store.
         target: Name of the target store.
-        versions: What the map is of.
-        block_rows: Rows of a block; its translations depend on it in their last digits.
+        versions: What the rows that it writes are of.
+        block_rows: Rows of a block; what is written depends on it in the last digits.
         uncovered: What happens to rows that the anchors do not cover: `keep` or `reject`.
         rejects: What happens to rows that cannot be translated: `left out` or `embedded anew`.
         revision: The content of the source, where it says so.
-        texts: Where the texts of rows that are embedded anew come from; empty if there are none, or
-            it is not known.
+        texts: Where the inputs of an encoder come from; empty if there are none, or it is not
+            known.
     """
 
     source: str
     target: str
-    versions: MapVersions
+    versions: Versions
     block_rows: int
     uncovered: str
     rejects: str
@@ -69,6 +71,7 @@ class MoveProgress:
         uncovered: Rows that were written although the anchors do not cover them.
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those of the first block with such rows.
+        truncated: Rows whose texts were truncated.
         rejects_bytes: Length of the file of rejects after these blocks.
         is_complete: Whether the target is complete.
     """
@@ -81,6 +84,7 @@ class MoveProgress:
     uncovered: int = 0
     mismatched: int = 0
     length_warning: str = ""
+    truncated: int = 0
     rejects_bytes: int = 0
     is_complete: bool = False
 
@@ -95,7 +99,7 @@ class Checkpoint:
     """The folder of a move.
 
     Attributes:
-        folder: The folder; it has the file of the map, the checkpoint and the rejects.
+        folder: The folder; it has the checkpoint, the rejects and what the move pins.
         move: What the move is of.
         progress: How far it is.
     """
@@ -105,13 +109,20 @@ class Checkpoint:
     progress: MoveProgress = field(default_factory=MoveProgress)
 
     @classmethod
-    def begin(cls, folder: Path, move: Move, offline_map: OfflineMap) -> Self:
-        """The folder of a move that begins."""
+    def begin(cls, folder: Path, move: Move, files: Mapping[str, bytes]) -> Self:
+        """The folder of a move that begins.
+
+        Args:
+            folder: The folder; it is made.
+            move: What the move is of.
+            files: What it pins, by names.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (CHECKPOINT, MAP, REJECTS):
+        for name in (CHECKPOINT, REJECTS, *files):
             remove_leftovers(folder / name)
-        with replacement(folder / MAP) as file:
-            file.write(offline_map.data)
+        for name, data in files.items():
+            with replacement(folder / name) as file:
+                file.write(data)
         with replacement(folder / REJECTS):
             pass
         checkpoint = cls(folder, move)
@@ -134,7 +145,7 @@ class Checkpoint:
             fields = orjson.loads(data)
             if fields["format"] != FORMAT:
                 raise ValueError(f"expected format {FORMAT}, got {fields['format']}")
-            versions = MapVersions(**fields["move"].pop("versions"))
+            versions = _read_versions(fields["move"].pop("versions"))
             move = Move(versions=versions, **fields["move"])
             return cls(folder, move, MoveProgress(**fields["progress"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -143,9 +154,9 @@ class Checkpoint:
                 f"{folder}, and the incomplete target if it exists"
             ) from error
 
-    def offline_map(self) -> OfflineMap:
-        """The map that the move began with."""
-        return OfflineMap((self.folder / MAP).read_bytes())
+    def files(self, names: Iterable[str]) -> dict[str, bytes]:
+        """What the move pinned when it began, by names."""
+        return {name: (self.folder / name).read_bytes() for name in names}
 
     def check(self, move: Move, *, target_exists: bool) -> None:
         """Check that a call is of the same move.
@@ -162,8 +173,8 @@ class Checkpoint:
             if name == "texts" and not value:
                 # Earlier releases did not record them.
                 continue
-            if other[name] != value and not _is_same_store(name, value, other[name]):
-                cause = self._difference(name, value, other[name])
+            if other.get(name) != value and not _is_same_store(name, value, other.get(name, "")):
+                cause = self._difference(name, value, other.get(name))
                 raise ConflictError(f"{cause}{self._advice(target_exists=target_exists)}")
 
     def _difference(self, name: str, value: Any, other: Any) -> str:
@@ -208,6 +219,7 @@ class Checkpoint:
                 uncovered=state.uncovered + summary.uncovered,
                 mismatched=state.mismatched + summary.mismatched,
                 length_warning=state.length_warning or summary.length_warning,
+                truncated=state.truncated + summary.truncated,
                 rejects_bytes=self._add_rejects(summary.rejects),
             )
         )
@@ -235,10 +247,14 @@ class Checkpoint:
         """Note that the target is complete."""
         self.save(replace(self.progress, is_complete=True))
 
-    def remove(self) -> None:
-        """Remove the state of a move that has written nothing, and the folder if it is empty."""
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove the state of a move that has written nothing, and the folder if it is empty.
+
+        Args:
+            names: Names of what it pins.
+        """
         rmtree(self.folder / PARTS, ignore_errors=True)
-        for name in (CHECKPOINT, MAP, REJECTS):
+        for name in (CHECKPOINT, REJECTS, *names):
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
@@ -248,8 +264,14 @@ class Checkpoint:
         fields = {**asdict(move), **move.versions._asdict()}
         del fields["versions"]
         stores = {"source": move.source, "target": move.target}
+        if isinstance(move.versions, EncoderVersions):
+            return {**fields, **stores}
         spaces = {"source space": move.versions.source, "target space": move.versions.target}
         return {**fields, **stores, **spaces}
+
+
+def _read_versions(fields: dict[str, str]) -> Versions:
+    return EncoderVersions(**fields) if "space" in fields else MapVersions(**fields)
 
 
 def _is_same_store(name: str, value: str, other: str) -> bool:

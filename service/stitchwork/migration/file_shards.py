@@ -11,10 +11,11 @@ from urllib.parse import urlencode
 import orjson
 
 from stitchwork.errors import ConflictError, InvalidInputError
-from stitchwork.migration.checkpoints import LABELS, MAP
-from stitchwork.migration.local_engine import check_dimension
+from stitchwork.migration.block_transforms import BlockTransform
+from stitchwork.migration.blocks import BLOCK_ROWS
+from stitchwork.migration.checkpoints import LABELS
+from stitchwork.migration.local_engine import StoreMove
 from stitchwork.migration.move_results import MoveResult
-from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.parquet_folders import list_parquet_files
 from stitchwork.migration.part_files import creation
 from stitchwork.migration.store import VectorStore
@@ -60,51 +61,39 @@ class FileShard:
         return list(files[self.index :: self.count])
 
 
-class FileMove(Protocol):
-    """Moves one file."""
+class OpenFile(Protocol):
+    """Opens a file of a folder as a store."""
 
-    def __call__(
-        self,
-        source: VectorStore,
-        target: VectorStore,
-        offline_map: OfflineMap,
-        folder: Path,
-        /,
-        *,
-        allows_empty: bool,
-        progress: Callable[[int, int], None],
-    ) -> MoveResult:
-        """Move a file, with its checkpoint in a folder."""
+    def __call__(self, folder: str, name: str, /) -> VectorStore:
+        """Open a file by the path of the folder, with options, and its path in there."""
 
 
 def move_shard(
     source: str,
     target: str,
-    offline_map: OfflineMap,
+    transform: BlockTransform,
     folder: Path,
     shard: FileShard,
-    move_file: FileMove,
-    options: Mapping[str, Any],
+    *,
+    block_rows: int = BLOCK_ROWS,
+    open_source: OpenFile = open_parquet_file,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    check: Callable[[VectorStore], None] = lambda store: None,
 ) -> list[MoveResult]:
     """Move a share of the files of a folder, each to a file of its name in another folder.
 
-    Files that are moved already are skipped. All shards, whenever they begin, use the map that the
-    first one has written to the folder of checkpoints. They must have its source, target, number of
-    shards, options and list of files too.
+    Files that are moved already are skipped. All shards, whenever they begin, use what the first
+    one has pinned in the folder of checkpoints, such as the map. They must have its source, target,
+    number of shards, options and list of files too.
 
     Args:
         source: The folder of Parquet files, with options.
         target: The folder to write, with options.
-        offline_map: The map, of the current versions of both spaces.
+        transform: Makes the rows to write, by the current versions.
         folder: Where the checkpoints of all shards are.
         shard: The share; the files are taken in the order of their names.
-        move_file: Moves a file.
-        options: The options of `move_file`, by their names in `Move`.
+        block_rows: Rows of a block.
+        open_source: Opens a file of the source.
         progress: Called with the rows that are done, and all rows of the shard.
-        check: Called with each file before anything is written; it raises an error for one that the
-            options do not suit.
 
     Returns:
         The results of the files, in the order of their names.
@@ -113,21 +102,25 @@ def move_shard(
         ConflictError: If other shards began with other versions, another bridge, source, target,
             number of shards, option or list of files, or a file cannot be moved.
         InvalidInputError: If the source is no folder of Parquet files of this machine, the target
-            is inside it, or a file has vectors of another width than the map.
+            is inside it, or the transform does not suit a file.
     """
     names = _file_names(source, target)
     chosen, totals = shard.select(names), list[int]()
     for name in chosen:
         # Before anything is pinned: the corrected command would be refused.
-        with open_parquet_file(source, name) as rows, open_parquet_file(target, name):
-            check(rows)
+        with open_source(source, name) as rows, open_parquet_file(target, name):
+            transform.check(rows)
             totals.append(rows.count())
-            if totals[-1]:
-                check_dimension(rows, offline_map)
-    pinned = _pin_map(offline_map, folder)
-    path = Path(split_url(source)[0])
-    stores = {"source": _folder_key(source), "target": _folder_key(target)}
-    fields = {**stores, "number of shards": shard.count, **options}
+    pinned = _pin_transform(transform, folder)
+    path, identity = Path(split_url(source)[0]), transform.identity()
+    fields = {
+        "source": _folder_key(source),
+        "target": _folder_key(target),
+        "number of shards": shard.count,
+        "block_rows": block_rows,
+        "uncovered": identity.uncovered,
+        "texts": identity.texts,
+    }
     _pin_plan(fields, {name: (path / name).stat().st_size for name in names}, folder)
     results, done = list[MoveResult](), 0
     for name, count in zip(chosen, totals, strict=True):
@@ -138,11 +131,12 @@ def move_shard(
             progress(start + rows, sum(totals))
 
         with (
-            open_parquet_file(source, name) as rows,
+            open_source(source, name) as rows,
             open_parquet_file(target, name) as moved,
             client_errors(rows, moved),
         ):
-            results.append(move_file(rows, moved, pinned, state, allows_empty=True, progress=show))
+            file_move = StoreMove(rows, moved, pinned, state, block_rows, show, allows_empty=True)
+            results.append(file_move.run())
         done += count
     return results
 
@@ -169,11 +163,12 @@ def _folder_key(url: str) -> str:
     return f"{path}?{urlencode(sorted(query.items()))}" if query else path
 
 
-def _pin_map(offline_map: OfflineMap, folder: Path) -> OfflineMap:
-    """The map of the first shard that began."""
+def _pin_transform(transform: BlockTransform, folder: Path) -> BlockTransform:
+    """The transform of the first shard that began."""
     folder.mkdir(parents=True, exist_ok=True)
-    pinned = OfflineMap(_pin(folder / MAP, offline_map.data))
-    current = offline_map.versions._asdict()
+    files = {name: _pin(folder / name, data) for name, data in transform.files().items()}
+    pinned = transform.pinned(files)
+    current = transform.versions._asdict()
     for name, value in pinned.versions._asdict().items():
         if value != current[name]:
             raise _conflict(folder, name, value, current[name])

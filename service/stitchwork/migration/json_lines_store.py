@@ -7,6 +7,9 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import Any, BinaryIO, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.base_store import check_unique_ids, row_fault
 from stitchwork.migration.file_store import FileStore
@@ -31,6 +34,7 @@ class JsonLinesStore(FileStore):
     """
 
     SUFFIX = ".jsonl"
+    HAS_ROW_CURSORS = True
 
     def __init__(
         self, path: Path, name: str, id_field: str | None = None, column: str | None = None
@@ -73,6 +77,21 @@ class JsonLinesStore(FileStore):
             while lines := list(islice((line for line in file if line.strip()), size)):
                 yield self._batch(lines, number, width, file)
                 number += len(lines)
+
+    def seek(self, rows: Sequence[int]) -> list[Cursor]:
+        """The cursors of rows by their numbers, by one pass over the lines before the last one."""
+        cursors = list[Cursor]()
+        with self._open() as file:
+            offset, number = 0, 0
+            for line in file:
+                if len(cursors) == len(rows):
+                    break
+                if line.strip():
+                    if number == rows[len(cursors)]:
+                        cursors.append((offset, number))
+                    number += 1
+                offset += len(line)
+        return cursors
 
     def read_ids(self) -> Iterator[Sequence[Id | None]]:
         """The ids of the rows; none if they are numbered."""
@@ -145,7 +164,7 @@ class JsonLinesStore(FileStore):
 
     def _batch(self, lines: list[bytes], number: int, width: int, file: BinaryIO) -> Batch:
         rows = [self._parse(line, number + i) for i, line in enumerate(lines)]
-        vectors, faults = to_vectors([vector for _, _, vector in rows], width)
+        vectors, faults = self._to_vectors([vector for _, _, vector in rows], width)
         payload = RecordPayload([record for _, record, _ in rows])
         ids = [number + i if id_ is None else id_ for i, (id_, _, _) in enumerate(rows)]
         faults |= {i: row_fault(number + i) for i, (id_, _, _) in enumerate(rows) if id_ is None}
@@ -166,7 +185,15 @@ class JsonLinesStore(FileStore):
                 f"{self.name}, row {number} has an {self._id}, and row 0 has none: leave out rows "
                 f"without one by id={self._id}, or number the rows by an empty id="
             )
-        return id_, record, record.pop(self._column, None)
+        return id_, record, self._pop_vector(record)
+
+    def _pop_vector(self, record: Record) -> Any:
+        return record.pop(self._column, None)
+
+    def _to_vectors(
+        self, vectors: list[Any], width: int
+    ) -> tuple[NDArray[np.float32], dict[int, str]]:
+        return to_vectors(vectors, width)
 
     def _load(self, line: bytes, number: int) -> Record:
         try:

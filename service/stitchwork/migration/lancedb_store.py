@@ -27,6 +27,8 @@ class LancedbStore(ArrowStore):
         column: Column of the vectors; default: its only one.
     """
 
+    HAS_ROW_CURSORS = True
+
     def __init__(
         self,
         address: str,
@@ -39,7 +41,16 @@ class LancedbStore(ArrowStore):
         self._address, self._table_name = address, table
         self._folder = None if "://" in address else Path(address)
         self._opened: Any = None
+        self._pinned_version: int | None = None
         self._has_written = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What another process opens the same version of the table by."""
+        state = {name: value for name, value in vars(self).items() if name != "_database"}
+        if self._folder is not None:
+            # Its working folder is another one.
+            state |= {"_folder": self._folder.absolute(), "_address": str(self._folder.absolute())}
+        return state | {"_opened": None, "_pinned_version": self._table().version}
 
     def read_schema(self) -> Any:
         """The schema of the table."""
@@ -130,6 +141,8 @@ class LancedbStore(ArrowStore):
             if not self.exists():
                 raise InvalidInputError(f"{self.name}: no such table")
             self._opened = self._database.open_table(self._table_name)
+            if self._pinned_version is not None:
+                self._opened.checkout(self._pinned_version)
         return self._opened
 
 

@@ -9,22 +9,25 @@ from typing import Final, Protocol
 
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.base_store import BaseStore
-from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered, translate_block
+from stitchwork.migration.block_transforms import BlockTransform
+from stitchwork.migration.blocks import BLOCK_ROWS, BlockSummary, Uncovered
 from stitchwork.migration.checkpoints import Checkpoint, Move
 from stitchwork.migration.file_store import FileStore
 from stitchwork.migration.move_locks import exclusive_move
-from stitchwork.migration.move_results import LEFT_OUT, MoveResult, to_result
+from stitchwork.migration.move_results import MoveResult, to_result
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.overlap import read_ahead, write_behind
 from stitchwork.migration.re_embedding import Embed, TextEmbedder
+from stitchwork.migration.row_texts import NoTexts
+from stitchwork.migration.space_translation import SpaceTranslation
 from stitchwork.migration.store import Batch, VectorStore
 
 
 class Engine(Protocol):
     """Writes the blocks of a move."""
 
-    def check_stores(self, source: VectorStore, target: VectorStore) -> None:
-        """Check that the engine can read and write two stores, before a move begins.
+    def check(self, source: VectorStore, target: VectorStore, transform: BlockTransform) -> None:
+        """Check that the engine can read, transform and write, before a move begins.
 
         Raises:
             InvalidInputError: If it cannot.
@@ -34,9 +37,8 @@ class Engine(Protocol):
         self,
         source: VectorStore,
         target: VectorStore,
-        offline_map: OfflineMap,
+        transform: BlockTransform,
         checkpoint: Checkpoint,
-        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks.
@@ -44,9 +46,8 @@ class Engine(Protocol):
         Args:
             source: The store to read.
             target: The store to write, which is created.
-            offline_map: The map.
+            transform: Makes the rows to write.
             checkpoint: What is written; each block is added to it, in their order.
-            re_embed: Embeds rows that cannot be translated; None leaves them out.
             progress: Called with the rows that are done.
         """
 
@@ -54,23 +55,21 @@ class Engine(Protocol):
 class LocalEngine:
     """Writes blocks in this process, one after the other.
 
-    Files are read and written in threads, beside the translation.
+    Files are read and written in threads, beside the transform.
     """
 
-    def check_stores(self, source: VectorStore, target: VectorStore) -> None:
+    def check(self, source: VectorStore, target: VectorStore, transform: BlockTransform) -> None:
         """All stores can be read and written."""
 
     def write_blocks(
         self,
         source: VectorStore,
         target: VectorStore,
-        offline_map: OfflineMap,
+        transform: BlockTransform,
         checkpoint: Checkpoint,
-        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks."""
-        move = checkpoint.move
 
         def write(rows: Batch, summary: BlockSummary) -> None:
             target.write(checkpoint.progress.blocks, rows)
@@ -78,13 +77,13 @@ class LocalEngine:
             progress(checkpoint.progress.rows)
 
         with ExitStack() as stack:
-            batches = source.scan(move.block_rows, checkpoint.progress.cursor)
+            batches = source.scan(checkpoint.move.block_rows, checkpoint.progress.cursor)
             if isinstance(source, FileStore) and isinstance(target, FileStore):
                 # The clients of other stores may not be used by several threads.
                 batches = stack.enter_context(read_ahead(batches))
                 write = stack.enter_context(write_behind(write))
             for batch in batches:
-                write(*translate_block(batch, offline_map, move.uncovered, re_embed))
+                write(*transform(batch))
 
 
 LOCAL: Final = LocalEngine()
@@ -129,17 +128,16 @@ def move(
         InvalidInputError: If the source has no rows and may not be empty, or its vectors have
             another width than the map.
     """
+    texts = re_embed.texts if isinstance(re_embed, TextEmbedder) else NoTexts()
     return StoreMove(
         source,
         target,
-        offline_map,
+        SpaceTranslation(offline_map, uncovered, re_embed, texts),
         folder,
-        uncovered=uncovered,
-        re_embed=re_embed,
-        block_rows=block_rows,
+        block_rows,
+        progress,
+        engine,
         allows_empty=allows_empty,
-        progress=progress,
-        engine=engine,
     ).run()
 
 
@@ -150,14 +148,12 @@ class StoreMove:
     Attributes:
         source: The store to read.
         target: The store to create.
-        offline_map: The map, of the current versions of both spaces.
+        transform: Makes the rows to write.
         folder: Where the checkpoint is.
-        uncovered: What happens to rows that the anchors do not cover.
-        re_embed: Embeds rows that cannot be translated.
         block_rows: Rows of a block.
-        allows_empty: Whether a source without rows is moved.
         progress: Called with the rows that are done and all rows.
         engine: What writes the blocks.
+        allows_empty: Whether a source without rows is moved, to a target without rows.
 
     Raises:
         InvalidInputError: If blocks have no rows.
@@ -165,14 +161,12 @@ class StoreMove:
 
     source: VectorStore
     target: VectorStore
-    offline_map: OfflineMap
+    transform: BlockTransform
     folder: Path
-    uncovered: Uncovered
-    re_embed: Embed | None
     block_rows: int
-    allows_empty: bool
-    progress: Callable[[int, int], None]
-    engine: Engine
+    progress: Callable[[int, int], None] = lambda done, total: None
+    engine: Engine = LOCAL
+    allows_empty: bool = False
 
     def __post_init__(self) -> None:
         if self.block_rows < 1:
@@ -182,7 +176,7 @@ class StoreMove:
         """Move the rows that are not moved yet; see `move`."""
         start = time.perf_counter()
         with exclusive_move(self.folder, self.target.name):
-            self.engine.check_stores(self.source, self.target)
+            self.engine.check(self.source, self.target, self.transform)
             current = self._identity()
             checkpoint = Checkpoint.read(self.folder)
             if checkpoint is None:
@@ -205,34 +199,29 @@ class StoreMove:
     def _identity(self) -> Move:
         """What a checkpoint keeps of this move, by which it is resumed."""
         is_part = isinstance(self.target, BaseStore) and self.target.is_part_of(self.source)
-        re_embed = self.re_embed
         return Move(
-            self.source.name,
-            self.target.name,
-            self.offline_map.versions,
-            self.block_rows,
-            self.uncovered,
-            LEFT_OUT if re_embed is None else "embedded anew",
-            "" if is_part else self.source.revision(),
-            re_embed.texts.origin() if isinstance(re_embed, TextEmbedder) else "",
+            source=self.source.name,
+            target=self.target.name,
+            versions=self.transform.versions,
+            block_rows=self.block_rows,
+            revision="" if is_part else self.source.revision(),
+            **self.transform.identity()._asdict(),
         )
 
     def _begin(self, current: Move) -> Checkpoint:
         """The checkpoint of a move that begins; what it cannot read is refused before."""
-        if isinstance(self.re_embed, TextEmbedder):
-            self.re_embed.texts.check(self.source)
+        self.transform.check(self.source)
         if self.target.exists():
             raise ConflictError(
                 f"{self.target.name} exists already, and {self.folder} has no checkpoint of a move "
                 "to it: choose another target"
             )
         if self.source.count():
-            check_dimension(self.source, self.offline_map)
             # An unreadable source is refused before anything is written.
             next(self.source.scan(self.block_rows), None)
         elif not self.allows_empty:
             raise InvalidInputError(f"{self.source.name}: expected rows, got none")
-        return Checkpoint.begin(self.folder, current, self.offline_map)
+        return Checkpoint.begin(self.folder, current, self.transform.files())
 
     def _complete(self, checkpoint: Checkpoint, total: int) -> None:
         """Write what a checkpoint lacks, and complete the target."""
@@ -241,24 +230,22 @@ class StoreMove:
         except Exception:
             if not checkpoint.progress.blocks and not self.target.exists():
                 # So that the corrected command begins anew.
-                checkpoint.remove()
+                checkpoint.remove(self.transform.files())
             raise
 
     def _write(self, checkpoint: Checkpoint, total: int) -> None:
         source, target = self.source, self.target
-        # Byte for byte the same map: one of the same versions may be rounded differently.
-        offline_map = checkpoint.offline_map()
+        transform = self.transform.pinned(checkpoint.files(self.transform.files()))
         if isinstance(source, BaseStore):
-            source.requires_payload = self.re_embed is not None
-        stamp = offline_map.versions._asdict()
-        target.create(source, offline_map.target_width, checkpoint.folder, stamp)
+            source.requires_payload = transform.requires_payload
+        stamp = transform.versions._asdict()
+        target.create(source, transform.width, checkpoint.folder, stamp)
         self.progress(checkpoint.progress.rows, total)
         self.engine.write_blocks(
             source,
             target,
-            offline_map,
+            transform,
             checkpoint,
-            self.re_embed,
             lambda rows: self.progress(rows, max(total, rows)),
         )
         target.finish()
@@ -286,18 +273,4 @@ def _check_complete_target(target: VectorStore, checkpoint: Checkpoint) -> None:
         raise ConflictError(
             f"{target.name}: expected {expected} rows, which the move to it wrote, it has "
             f"{actual}: rows were removed since. To move again, remove it and {folder}"
-        )
-
-
-def check_dimension(source: VectorStore, offline_map: OfflineMap) -> None:
-    """Check that the vectors of a store have the width of the source space of a map.
-
-    Raises:
-        InvalidInputError: If they have another, or it is not clear which column has the vectors.
-    """
-    width, expected = source.dimension(), offline_map.source_width
-    if width != expected:
-        raise InvalidInputError(
-            f"{source.name}: expected vectors of {expected} numbers, which the space "
-            f"{offline_map.versions.source} has, got {width}"
         )

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from stitchwork.migration.block_transforms import EncoderVersions
 from stitchwork.migration.checkpoints import REJECTS, Checkpoint
 from stitchwork.migration.store import VectorStore
 
 LEFT_OUT: Final = "left out"
 """What happens to rows that cannot be translated, where they are not embedded anew."""
+EMBEDDED_ANEW: Final = "embedded anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class MoveResult:
         rejects: The file of the rows that were not translated.
         resumed_at: Row that this call began at; 0 for a move that was not resumed.
         seconds: Time that this call took.
-        versions: Spaces, versions and bridge of the map.
+        versions: Spaces, versions and bridge of the map; of embeddings, space and version.
         warnings: What is doubtful.
     """
 
@@ -66,6 +68,9 @@ def to_result(
         has_changed: Whether the source has changed during the move.
     """
     state, current = checkpoint.progress, checkpoint.move
+    versions = current.versions
+    is_embedding = isinstance(versions, EncoderVersions)
+    space = versions.space if isinstance(versions, EncoderVersions) else versions.source
     written, stored = state.written, target.count()
     warnings = []
     if stored > written:
@@ -89,15 +94,25 @@ def to_result(
             f"a text that was refused, or no id; {REJECTS} lists them"
             f"{'' if state.re_embedded else '. No row was embedded anew'}"
         )
+    elif state.rejected and is_embedding:
+        warnings.append(
+            f"{state.rejected} of {state.rows} rows were left out, as they could not be embedded; "
+            f"{REJECTS} lists them"
+        )
+    if state.truncated:
+        warnings.append(
+            f"the texts of {state.truncated} of {written} rows were truncated to the length that "
+            f"the encoder of {space} accepts"
+        )
     if state.uncovered:
         warnings.append(
             f"{state.uncovered} of {written} rows are not covered by the anchors of "
-            f"{current.versions.source}: their translations are unreliable"
+            f"{space}: their translations are unreliable"
         )
     if state.mismatched:
         warnings.append(
             f"the lengths of {state.mismatched} of {written} rows do not fit the space "
-            f"{current.versions.source}; in the first block with such rows, {state.length_warning}"
+            f"{space}; in the first block with such rows, {state.length_warning}"
         )
     return MoveResult(
         source=current.source,
@@ -111,6 +126,6 @@ def to_result(
         rejects=checkpoint.folder / REJECTS,
         resumed_at=resumed_at,
         seconds=seconds,
-        versions=current.versions._asdict(),
+        versions=versions._asdict(),
         warnings=warnings,
     )

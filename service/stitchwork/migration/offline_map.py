@@ -86,6 +86,10 @@ class OfflineMap:
             raise InvalidInputError(f"expected a map that names {', '.join(missing)}")
         self.versions = MapVersions(*(metadata[name] for name in MapVersions._fields))
 
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes]]:
+        """Between processes the file travels, which each of them reads."""
+        return type(self), (self.data,)
+
     @classmethod
     def fetch(
         cls, client: "Stitchwork", source: str, target: str, bridge: str | None = None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,6 +28,8 @@ class ParquetStore(FileStore, ArrowStore):
 
     SUFFIX = ".parquet"
     HAS_ROW_CURSORS = True
+    BATCH_ROWS: ClassVar[int] = 8192
+    """Rows that are decoded at a time."""
 
     def __init__(
         self, path: Path, name: str, id_column: str | None = None, column: str | None = None
@@ -169,7 +171,7 @@ class ParquetStore(FileStore, ArrowStore):
                     start -= rows
                 else:
                     groups.append(group)
-            for batch in file.iter_batches(8192, row_groups=groups, columns=columns):
+            for batch in file.iter_batches(self.BATCH_ROWS, row_groups=groups, columns=columns):
                 if start >= batch.num_rows:
                     start -= batch.num_rows
                     continue

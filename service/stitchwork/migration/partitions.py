@@ -44,6 +44,6 @@ def check_row_cursors(source: VectorStore) -> None:
     """
     if not (isinstance(source, BaseStore) and source.HAS_ROW_CURSORS):
         raise InvalidInputError(
-            f"{source.name}: expected a source of Parquet or .npy files, which several machines "
-            "read from any row on; leave out --engine to move other stores"
+            f"{source.name}: expected a source of Parquet, Lance, JSON Lines or .npy files, which "
+            "several machines read from any row on; leave out --engine to move other stores"
         )

@@ -1,31 +1,31 @@
 """Moves a store with Ray Data, on one machine or many."""
 
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
 from stitchwork import __version__
 from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError
-from stitchwork.migration.blocks import BlockSummary, translate_block
+from stitchwork.migration.base_store import BaseStore
+from stitchwork.migration.block_results import error_table, read_result, rows_table, summary_table
+from stitchwork.migration.block_transforms import BlockTransform
 from stitchwork.migration.checkpoints import Checkpoint
 from stitchwork.migration.file_store import FileStore
-from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.partitions import Partition, check_row_cursors, plan_partitions
-from stitchwork.migration.ray_session import cluster_cpus, ray_session, run_tasks
-from stitchwork.migration.re_embedding import Embed
-from stitchwork.migration.store import Batch, VectorStore
-
-COLUMN: Final = "result"
-"""Of the rows that the tasks return: one for each block, pickled."""
-SCHEMA: Final = pa.schema([(COLUMN, pa.large_binary())])
+from stitchwork.migration.ray_session import (
+    ActorResources,
+    cluster_cpus,
+    ray_session,
+    run_in_actors,
+    run_tasks,
+)
+from stitchwork.migration.store import Cursor, VectorStore
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class BlockJob:
     Attributes:
         source: The store to read.
         target: The store to write; None if the process that began the move writes it.
-        offline_map: The file of the map.
-        uncovered: What happens to rows that the anchors do not cover: `keep` or `reject`.
+        transform: Makes the rows to write.
         block_rows: Rows of a block.
         partitions: The partitions; a task has the number of one.
+        cursors: The position in the source that each partition begins at.
         release: The release of this package, which all machines must have.
     """
 
     source: VectorStore
     target: VectorStore | None
-    offline_map: bytes
-    uncovered: str
+    transform: BlockTransform
     block_rows: int
     partitions: list[Partition]
+    cursors: list[Cursor]
     release: str = __version__
 
 
@@ -58,109 +58,123 @@ class RayEngine:
     must have under the same name. Blocks of other stores are written by the process that began the
     move. Blocks of a machine that is lost are written again by others.
 
+    Transforms that load a model run in actors, which load it once.
+
     Args:
         address: Address of a cluster, `auto` for that of this machine; None starts one here, unless
             this process is connected already.
+        actors: What each actor takes; default: a processor or, if the cluster has any, a GPU.
     """
 
-    def __init__(self, address: str | None = None) -> None:
-        self._address = address
+    def __init__(self, address: str | None = None, actors: ActorResources | None = None) -> None:
+        self._address, self._actors = address, actors or ActorResources()
 
-    def check_stores(self, source: VectorStore, target: VectorStore) -> None:
-        """Check that tasks can read the source from any row on.
+    def check(self, source: VectorStore, target: VectorStore, transform: BlockTransform) -> None:
+        """Check that tasks can read the source from any row on, and apply the transform.
 
         Raises:
             InvalidInputError: If they cannot.
         """
         check_row_cursors(source)
+        if transform.place == "caller":
+            raise InvalidInputError(
+                "expected no rows to embed anew with Ray: leave out --re-embed, or --engine"
+            )
 
     def write_blocks(
         self,
         source: VectorStore,
         target: VectorStore,
-        offline_map: OfflineMap,
+        transform: BlockTransform,
         checkpoint: Checkpoint,
-        re_embed: Embed | None,
         progress: Callable[[int], None],
     ) -> None:
         """Write the blocks that a checkpoint lacks.
 
         Raises:
-            InvalidInputError: If rows are to be embedded, which its tasks cannot.
             ConflictError: If a machine has another release of this package.
             UnavailableError: If the cluster cannot be reached.
         """
-        if re_embed is not None:
-            raise InvalidInputError(
-                "expected no rows to embed anew with Ray: leave out --re-embed, or --engine"
-            )
-        move, first = checkpoint.move, checkpoint.progress.blocks
-        blocks = -(-source.count() // move.block_rows)
-        if first >= blocks:
+        rows, first = checkpoint.move.block_rows, checkpoint.progress.blocks
+        blocks = -(-source.count() // rows)
+        if first >= blocks or not isinstance(source, BaseStore):
             return
         with ray_session(self._address):
-            job = BlockJob(
-                source,
-                target if isinstance(target, FileStore) else None,
-                offline_map.data,
-                move.uncovered,
-                move.block_rows,
-                plan_partitions(first, blocks, cluster_cpus()),
-            )
-            for result in run_tasks(len(job.partitions), write_partition, ray.put(job)):
-                summary, rows = pickle.loads(result[COLUMN])  # noqa: S301 of this move's tasks
-                if isinstance(summary, StitchworkError):
-                    raise summary
-                if rows is not None:
-                    target.write(checkpoint.progress.blocks, rows)
+            actors = self._actors if transform.place == "actors" else None
+            workers = actors.count() if actors else cluster_cpus()
+            partitions = plan_partitions(first, blocks, workers)
+            cursors = source.seek([partition.start * rows for partition in partitions])
+            files = target if isinstance(target, FileStore) else None
+            job = BlockJob(source, files, transform, rows, partitions, cursors)
+            reference, count = ray.put(job), len(partitions)
+            if actors:
+                results = run_in_actors(count, PartitionWriter, reference, actors)
+            else:
+                results = run_tasks(count, write_partition, reference)
+            for result in results:
+                summary, batch = read_result(result)
+                if batch is not None:
+                    target.write(checkpoint.progress.blocks, batch)
                 checkpoint.add(summary)
                 progress(checkpoint.progress.rows)
 
 
+class PartitionWriter:
+    """The class of an actor: its transform keeps what it has loaded.
+
+    Args:
+        reference: The job, in Ray's store of objects.
+    """
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def __call__(self, numbers: dict[str, NDArray[np.int64]]) -> Iterator[Any]:
+        """The same as `write_partition`."""
+        yield from write_partition(numbers, self._reference)
+
+
 def write_partition(numbers: dict[str, NDArray[np.int64]], reference: Any) -> Iterator[Any]:
-    """The function of a task: translate the blocks of a partition, and write or return them.
+    """The function of a task: transform the blocks of a partition, and write or return them.
 
     Args:
         numbers: The number of the partition, as a column `id`.
         reference: The job, in Ray's store of objects.
 
     Yields:
-        For each block a table of one row: its summary and, if it is not written, its rows. An error
-        is in place of the summary, since Ray would wrap it.
+        The result of each block; the last one of a partition that fails has the error.
     """
     for number in numbers["id"].tolist():
         try:
-            for summary, rows in _write(reference, number):
-                yield _table((summary, rows))
+            yield from _write(_read(reference), number)
         except StitchworkError as error:
-            yield _table((error, None))
+            yield error_table(error)
         except FileNotFoundError as error:
-            yield _table((_missing_file(error), None))
+            yield error_table(_missing_file(error))
 
 
-def _write(reference: Any, number: int) -> Iterator[tuple[BlockSummary, Batch | None]]:
-    job, offline_map = _read(reference)
+def _write(job: BlockJob, number: int) -> Iterator[Any]:
     start, stop = job.partitions[number]
-    batches = job.source.scan(job.block_rows, start * job.block_rows or None)
+    batches = job.source.scan(job.block_rows, job.cursors[number])
     for block, batch in enumerate(islice(batches, stop - start), start):
-        rows, summary = translate_block(batch, offline_map, job.uncovered)
+        rows, summary = job.transform(batch)
         if job.target is None:
-            yield summary, rows
+            yield rows_table(summary, rows, job.source)
         else:
             job.target.write(block, rows)
-            yield summary, None
+            yield summary_table(summary)
 
 
 @lru_cache(maxsize=1)
-def _read(reference: Any) -> tuple[BlockJob, OfflineMap]:
-    """The job and its map; once in each process of Ray, which runs many tasks."""
+def _read(reference: Any) -> BlockJob:
+    """The job; once in each process of Ray, which runs many tasks."""
     job: BlockJob = ray.get(reference)
     if job.release != __version__:
         raise ConflictError(
             f"expected release {job.release} of stitchwork on all machines, got {__version__} on "
             f"{ray.util.get_node_ip_address()}"
         )
-    return job, OfflineMap(job.offline_map)
+    return job
 
 
 def _missing_file(error: FileNotFoundError) -> StitchworkError:
@@ -168,7 +182,3 @@ def _missing_file(error: FileNotFoundError) -> StitchworkError:
         f"{error.filename}: no such file or folder on {ray.util.get_node_ip_address()}; expected "
         "the source and the folder of the checkpoint under the same names on all machines"
     )
-
-
-def _table(result: tuple[Any, Batch | None]) -> Any:
-    return pa.table({COLUMN: [pickle.dumps(result)]}, SCHEMA)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchwork.client.resource_operations import Items
 from stitchwork.client.service_errors import ServiceError
-from stitchwork.errors import ConflictError, InvalidInputError
+from stitchwork.errors import ConflictError, InvalidInputError, StitchworkError
 from stitchwork.migration.offline_map import MapVersions
 from stitchwork.migration.row_texts import TextReader
 from stitchwork.migration.store import Id, Record
@@ -65,7 +66,7 @@ class TextEmbedder:
         available = [text for text in lines if text is not None]
         if not available:
             return [NO_TEXT] * len(ids)
-        rows = iter(self._embed_accepted(available))
+        rows = embed_accepted(self.client, space, available)
         # Afterwards: what was embedded by another version is not written.
         version = self.client.get("spaces", space)["version"]
         if version != self.versions.target_version:
@@ -73,33 +74,47 @@ class TextEmbedder:
                 f"the space {space} was replaced during the move, from version "
                 f"{self.versions.target_version} to {version}: rows of both would be mixed"
             )
-        return [NO_TEXT if text is None else next(rows) for text in lines]
-
-    def _embed_accepted(self, texts: list[str]) -> list[NDArray[np.float32] | str]:
-        """Embeddings of all texts but those that the service refuses, which have the reason."""
-        results: list[NDArray[np.float32] | str] = [""] * len(texts)
-        pending = [(0, len(texts))]
-        while pending:
-            start, stop = pending.pop()
-            if start == stop:
-                continue
-            try:
-                rows = self.client.embed(self.versions.target, texts[start:stop])
-                results[start:stop] = list(np.asarray(rows, np.float32))
-            except ServiceError as error:
-                item = _refused_item(error, stop - start)
-                if item is None:
-                    raise
-                results[start + item] = f"its text was refused: {error.message}"
-                # Those before it first, where none is refused as a rule.
-                pending += [(start + item + 1, stop), (start, start + item)]
-        return results
+        results = (f"its text was refused: {row}" if isinstance(row, str) else row for row in rows)
+        return [NO_TEXT if text is None else next(results) for text in lines]
 
 
-def _refused_item(error: ServiceError, count: int) -> int | None:
-    """The index of the text that a request of several is refused for; None for other errors."""
-    if error.status not in REFUSALS:
-        return None
+def embed_accepted(
+    client: "Stitchwork", space: str, items: Items, **options: Any
+) -> list[NDArray[np.float32] | str]:
+    """Embeddings of all inputs but those that the service refuses, which have the reason.
+
+    Args:
+        client: A client of the service.
+        space: Id of the space.
+        items: Texts, or image files.
+        options: Further arguments of `Stitchwork.embed`.
+    """
+    results: list[NDArray[np.float32] | str] = [""] * len(items)
+    pending = [(0, len(items))]
+    while pending:
+        start, stop = pending.pop()
+        if start == stop:
+            continue
+        try:
+            rows = client.embed(space, items[start:stop], **options)
+            results[start:stop] = list(np.asarray(rows, np.float32))
+        except ServiceError as error:
+            item = rejected_item(error, stop - start) if error.status in REFUSALS else None
+            if item is None:
+                raise
+            results[start + item] = error.message
+            # Those before it first, where none is refused as a rule.
+            pending += [(start + item + 1, stop), (start, start + item)]
+    return results
+
+
+def rejected_item(error: StitchworkError, count: int) -> int | None:
+    """The index of the input that several are refused for; None if it is not one of them.
+
+    Args:
+        error: The error, whose pointer may be `/items/{index}`.
+        count: Number of the inputs.
+    """
     parts = (error.pointer or "").split("/")
     if parts[:2] == ["", "items"] and len(parts) > 2 and parts[2].isdecimal():
         item = int(parts[2])

@@ -1,6 +1,5 @@
 """Shards of folders of files: which files each has, and what all of them share."""
 
-from functools import partial
 from pathlib import Path
 from shutil import copytree, rmtree
 
@@ -11,10 +10,10 @@ import pytest
 from stitchwork.errors import ConflictError, InvalidInputError
 from stitchwork.migration.blocks import Uncovered
 from stitchwork.migration.file_shards import FileShard, move_shard
-from stitchwork.migration.local_engine import move
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.row_texts import FieldTexts
+from stitchwork.migration.space_translation import SpaceTranslation
 from stitchwork.migration.stores import open_store
 from tests.support.moved_stores import make_map, write_parquet
 
@@ -44,11 +43,10 @@ def run(
     return move_shard(
         f"{source}?id=id",
         f"{source.parent}/{target}?{target_options}",
-        offline_map or make_map(),
+        SpaceTranslation(offline_map or make_map(), uncovered),
         state,
         FileShard.parse(shard),
-        partial(move, block_rows=8, uncovered=uncovered),
-        {"uncovered": uncovered},
+        block_rows=8,
     )
 
 
@@ -139,8 +137,9 @@ def test_shards_without_the_field_of_texts_are_refused_before_anything_is_writte
 ) -> None:
     state, target = source.parent / "state", source.parent / "new"
     paths, shard = (str(source), str(target)), FileShard(0, 2)
+    transform = SpaceTranslation(make_map(), texts=FieldTexts("nofield"))
     with pytest.raises(InvalidInputError, match="in the field nofield, the rows have label, text"):
-        move_shard(*paths, make_map(), state, shard, move, {}, check=FieldTexts("nofield").check)
+        move_shard(*paths, transform, state, shard)
     assert not state.exists()
     assert not target.exists()
 
@@ -174,11 +173,10 @@ def test_names_of_files_are_no_urls(tmp_path: Path) -> None:
     move_shard(
         str(source),
         str(tmp_path / "new"),
-        make_map(),
+        SpaceTranslation(make_map()),
         tmp_path / "state",
         FileShard(0, 1),
-        partial(move, block_rows=8),
-        {},
+        block_rows=8,
     )
     assert set(read(source, "new")) == names
 
