@@ -4,6 +4,7 @@ The cluster has a head without processors and nodes of one processor each, in se
 Prints a line for each check, and fails at the first that does not hold.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -228,7 +230,11 @@ def interrupt() -> None:
 
 def check_sources(source: Path, engine: Engine) -> None:
     """Compare moves from sources of other kinds."""
-    for name in ("by-ray.jsonl", "by-ray-lance/rows.lance"):
+    table = pq.read_table(source).slice(0, EMBEDDED_ROWS)
+    lines = (f"{json.dumps(row)}\n" for row in table.to_pylist())
+    source.with_name("old.jsonl").write_text("".join(lines))
+    lancedb.connect(source.parent / "old").create_table("rows", table, on_bad_vectors="null")
+    for name in ("old.jsonl", "old/rows.lance"):
         old, tables = source.with_name(name), []
         for kind, target in ((engine, "from-ray.parquet"), (LOCAL, "from-local.parquet")):
             run(old, f"{source.parent}/{target}", kind)

@@ -86,8 +86,8 @@ def embed_in_bulk(
     actor_cpus: int,
 ) -> None:
     """Embed the texts or images of a store into another store, which is created."""
-    url = inputs.url
     options.check()
+    url = inputs.url
     needs_torch = ("torch",) if options.engine == "local" else ()
     packages = (*needs_torch, "pydantic_settings", "prometheus_client")
     require(f"embed --engine {options.engine}", packages, "worker")
