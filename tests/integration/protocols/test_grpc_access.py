@@ -97,7 +97,10 @@ def service(pair: Pair) -> Iterator[GrpcApi]:
 
 @contextmanager
 def open_stream(
-    channel: grpc.Channel, method: str = "ModelStreamInfer", key: str = ""
+    channel: grpc.Channel,
+    method: str = "ModelStreamInfer",
+    key: str = "",
+    service: str = "inference.GRPCInferenceService",
 ) -> Iterator[Any]:
     """A call that sends no message while the context lasts."""
     ended = threading.Event()
@@ -109,7 +112,7 @@ def open_stream(
     is_unary = method != "ModelStreamInfer"
     make = channel.stream_unary if is_unary else channel.stream_stream
     metadata = [("authorization", f"Bearer {key}")] if key else []
-    call: Any = make(f"/inference.GRPCInferenceService/{method}")
+    call: Any = make(f"/{service}/{method}")
     call = call.future if is_unary else call
     try:
         yield call(messages(), metadata=metadata, timeout=machine.deadline(60))
@@ -160,6 +163,23 @@ def test_call_without_a_key_is_refused_before_its_message_has_arrived(
 def test_health_check_does_not_wait_for_a_message(service: GrpcApi, method: str) -> None:
     with open_stream(service.channel, method) as call:
         assert CLASSES[f"{method}Response"].FromString(call.result()).ListFields()
+
+
+def test_health_check_by_name_waits_a_moment_for_its_message(service: GrpcApi) -> None:
+    """Nobody without a key can hold calls for `request_timeout_seconds`, which is an hour here."""
+    with open_stream(service.channel, "Check", service="grpc.health.v1.Health") as call:
+        assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "HealthCheckRequest within 2 seconds" in call.details()
+        assert dict(call.trailing_metadata())["stitchwork-code"] == "slow-request"
+
+
+def test_health_check_by_name_needs_no_key(service: GrpcApi) -> None:
+    check = service.channel.unary_unary("/grpc.health.v1.Health/Check")
+    assert check(b"", timeout=machine.deadline(60)) == b"\x08\x01"
+    with pytest.raises(grpc.RpcError) as caught:
+        check(b"\x0a\x02no", timeout=machine.deadline(60))
+    error: Any = caught.value
+    assert error.code() == grpc.StatusCode.NOT_FOUND
 
 
 def test_message_of_a_health_check_is_not_parsed(service: GrpcApi) -> None:

@@ -27,23 +27,56 @@ def channel(world: World) -> Iterator[Any]:
         yield channel
 
 
-@pytest.mark.parametrize("service", ["", SERVICE])
-def test_health_check_of_the_server_is_serving(channel: Any, service: str) -> None:
+SERVICES = {
+    SERVICE,
+    "grpc.health.v1.Health",
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+}
+
+
+def check(channel: Any, service: str) -> Any:
     request = health_pb2.HealthCheckRequest(service=service)
-    response = health_pb2_grpc.HealthStub(channel).Check(request, timeout=machine.deadline(30))
-    assert response.status == health_pb2.HealthCheckResponse.SERVING
+    return health_pb2_grpc.HealthStub(channel).Check(request, timeout=machine.deadline(30))
+
+
+@pytest.mark.parametrize("service", ["", *sorted(SERVICES)])
+def test_health_check_of_a_service_is_serving(channel: Any, service: str) -> None:
+    assert check(channel, service).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("service", ["no.such.Service", f"{SERVICE}/ModelInfer", "inference"])
+def test_health_check_of_an_unknown_service_is_refused(channel: Any, service: str) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        check(channel, service)
+    assert failure.value.code() == grpc.StatusCode.NOT_FOUND
+    assert repr(service) in failure.value.details()
+    assert SERVICE in failure.value.details()
+    assert dict(failure.value.trailing_metadata())["stitchwork-code"] == "unknown-resource"
+
+
+def test_health_check_with_bytes_that_are_no_message_is_refused(channel: Any) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"\xff", timeout=machine.deadline(30))
+    assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "HealthCheckRequest" in failure.value.details()
+
+
+def test_health_cannot_be_watched_so_that_clients_take_the_server_as_healthy(channel: Any) -> None:
+    """By the protocol, as they do upon UNIMPLEMENTED."""
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), timeout=machine.deadline(30)
+    )
+    with pytest.raises(grpc.RpcError) as failure:
+        next(watch)
+    assert failure.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_reflection_lists_services_and_describes_a_method_that_can_be_called(
     world: World, channel: Any
 ) -> None:
     database = ProtoReflectionDescriptorDatabase(channel)
-    assert set(database.get_services()) == {
-        SERVICE,
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1.ServerReflection",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
+    assert set(database.get_services()) == SERVICES
     pool = DescriptorPool(database)
     for name in database.get_services():
         assert pool.FindServiceByName(name).methods_by_name, name
