@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stitchwork.errors import InvalidInputError
 from stitchwork.migration.base_store import check_unique_ids, row_fault
 from stitchwork.migration.file_store import FileStore
-from stitchwork.migration.json_values import from_json, to_json
+from stitchwork.migration.json_values import exact_fields, from_json, has_floats, to_json
 from stitchwork.migration.store import Batch, Cursor, Id, Record, RecordPayload, VectorStore
 from stitchwork.migration.vectors import to_vectors
 
@@ -185,7 +185,10 @@ class JsonLinesStore(FileStore):
                 f"{self.name}, row {number} has an {self._id}, and row 0 has none: leave out rows "
                 f"without one by id={self._id}, or number the rows by an empty id="
             )
-        return id_, record, self._pop_vector(record)
+        vector = self._pop_vector(record)
+        if has_floats(record):
+            record = exact_fields(line, record)
+        return id_, record, vector
 
     def _pop_vector(self, record: Record) -> Any:
         return record.pop(self._column, None)

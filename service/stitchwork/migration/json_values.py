@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -61,6 +61,45 @@ def from_json(data: bytes) -> Any:
         if b"NaN" in data or b"Infinity" in data:
             return json.loads(data)
         raise
+
+
+def exact_number(text: str) -> float | Decimal:
+    """A number of JSON as a float or, where that would round it, as a decimal."""
+    number, decimal = float(text), Decimal(text)
+    return number if Decimal(repr(number)) == decimal else decimal
+
+
+def exact_fields(data: bytes, names: Iterable[str]) -> dict[str, Any]:
+    """Some fields of an object of JSON, with numbers as they are, and not as floats round them.
+
+    Args:
+        data: The object.
+        names: The fields.
+    """
+    # Numbers of other fields, such as vectors, are not looked at.
+    fields = json.loads(data, parse_float=_Digits)
+    return {name: _exact(fields[name]) for name in names}
+
+
+def has_floats(value: Any) -> bool:
+    """Whether a value has a float, at any depth."""
+    if isinstance(value, dict):
+        return any(map(has_floats, value.values()))
+    return any(map(has_floats, value)) if isinstance(value, list) else isinstance(value, float)
+
+
+class _Digits(str):
+    """The text of a number that is no integer."""
+
+    __slots__ = ()
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, _Digits):
+        return exact_number(value)
+    if isinstance(value, dict):
+        return {name: _exact(item) for name, item in value.items()}
+    return list(map(_exact, value)) if isinstance(value, list) else value
 
 
 def _to_text(value: object) -> str:

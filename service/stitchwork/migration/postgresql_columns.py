@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchwork.migration.json_values import exact_number
 from stitchwork.migration.store import Record
 
 COLUMNS: Final = """
@@ -92,7 +93,7 @@ def _parse(text: str | None, column: Column) -> Any:
         case "bool":
             return text == "true"
         case "json" | "jsonb":
-            # orjson would round integers of more than 64 bits.
-            return json.loads(text)
+            # orjson would round integers of more than 64 bits, and decimals.
+            return json.loads(text, parse_float=exact_number)
         case _:
             return text

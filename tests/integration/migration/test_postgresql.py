@@ -254,7 +254,10 @@ TYPED: dict[str, tuple[str, Any]] = {
     "tsvector": ("'a b'", "'a' 'b'"),
     "interval": ("'1 day'", "1 day"),
     "date": ("'infinity'", "infinity"),
-    "jsonb": ("""'{"n": [1, null]}'""", {"n": [1, None]}),
+    "jsonb": (
+        """'{"n": [1, null], "price": 1.5, "exact": 0.12345678901234567890123}'""",
+        {"n": [1, None], "price": 1.5, "exact": "0.12345678901234567890123"},
+    ),
     "int GENERATED ALWAYS AS (key * 2) STORED": ("DEFAULT", 2),
     "int GENERATED ALWAYS AS IDENTITY": ("DEFAULT", 1),
 }
@@ -317,5 +320,5 @@ def test_move_that_was_killed_ends_as_an_undisturbed_one(url: str, tmp_path: Pat
         connection.execute("UPDATE docs SET embedding = NULL WHERE id = 21")
     source, target = store_url(url, "docs"), store_url(url, "moved_{}")
     check_interrupted_moves(
-        source, target, tmp_path, kills=7, seed=1, rejected=1, modules="postgresql_store"
+        source, target, tmp_path, kills=7, seed=1, rejected=1, modules=["postgresql_store"]
     )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from stitchwork.errors import InvalidInputError
-from stitchwork.migration.json_values import to_json
+from stitchwork.migration.json_values import exact_number, to_json
 from stitchwork.migration.local_engine import move
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import open_store
@@ -92,6 +92,35 @@ def test_nanoseconds_are_moved_as_texts_where_python_lacks_them(tmp_path: Path) 
         "1970-01-01T00:00:00.000001",
         "1970-01-01T00:00:00.000002",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0.1", 0.1),
+        ("1.50", 1.5),
+        ("0.30000000000000004", 0.30000000000000004),
+        ("1e3", 1000.0),
+        ("0.12345678901234567890123", Decimal("0.12345678901234567890123")),
+        ("0.1000000000000000055", Decimal("0.1000000000000000055")),
+        ("1e400", Decimal("1e400")),
+    ],
+)
+def test_number_that_a_float_would_round_is_a_decimal(text: str, expected: float | Decimal) -> None:
+    number = exact_number(text)
+    assert (number, type(number)) == (expected, type(expected))
+
+
+def test_numbers_of_lines_are_moved_exactly_or_refused(tmp_path: Path) -> None:
+    vector = json.dumps(make_vectors(1)[0].tolist())
+    numbers = '"price": 1.5, "more": [{"exact": 0.12345678901234567890123}]'
+    (tmp_path / "a.jsonl").write_text(f'{{"id": 1, {numbers}, "embedding": {vector}}}')
+    run(tmp_path, "a.jsonl", "b.jsonl")
+    row = json.loads((tmp_path / "b.jsonl").read_text())
+    assert (row["price"], row["more"]) == (1.5, [{"exact": "0.12345678901234567890123"}])
+    (tmp_path / "large.jsonl").write_text(f'{{"id": 1, "n": {10**30}, "embedding": {vector}}}')
+    with pytest.raises(InvalidInputError, match="row 1 has in the field n"):
+        run(tmp_path, "large.jsonl", "c.jsonl")
 
 
 def test_lines_with_nan_in_a_vector_are_left_out_and_listed(tmp_path: Path) -> None:
