@@ -1,13 +1,15 @@
 """Moves a store with processes that are killed at chosen system events, each then resumed.
 
 A program of its own: `python killed_moves.py SOURCE TARGET MAP FOLDER BLOCK_ROWS COUNT SEED`. For
-each kill, of COUNT different kinds of events, `{}` in TARGET is its number. Prints the events of an
-undisturbed move, and those that processes were killed at.
+each kill, of COUNT different kinds of events and at least one in each phase of a move, `{}` in
+TARGET is its number. Prints the events of an undisturbed move, and those that processes were killed
+at.
 """
 
 import json
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -22,6 +24,17 @@ from stitchwork.migration.stores import open_store
 
 WRITES = os.O_WRONLY | os.O_RDWR
 STEPS = ("create", "write", "finish", "_insert", "_update")
+CLIENT_STEPS = ("add", "execute", "upsert")
+"""Functions of clients that write, some of them several times in a block."""
+PHASES = {
+    "begin": ("os.mkdir", "map", "rejects"),
+    "create": ("create",),
+    "write": ("write", "part", "_insert", "_update"),
+    "checkpoint": ("checkpoint",),
+    "finish": ("finish",),
+}
+"""The phases of a move, by what is in the names of their events."""
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.new$")
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate")
 
 
@@ -41,13 +54,18 @@ class Trace:
         """An audit hook."""
         is_write = event == "open" and isinstance(arguments[2], int) and arguments[2] & WRITES
         if (is_write or event in CHANGES) and self._folder in str(arguments[0]):
-            self._note(f"{event} {Path(str(arguments[0])).name.split('-')[0]}")
+            name = TEMPORARY.sub(".new", Path(str(arguments[0])).name)
+            self._note(f"{event} {name.split('-')[0]}")
 
     def profile(self, frame: Any, event: str, _: Any) -> None:
-        """A profile function: beginnings and ends of the methods that write to stores."""
+        """A profile function: beginnings and ends of what writes to stores."""
         code = frame.f_code
         if code.co_name in STEPS and event in ("call", "return") and is_store(code.co_filename):
             self._note(f"{event} {code.co_name}")
+        elif code.co_name in CLIENT_STEPS and event in ("call", "return"):
+            caller = frame.f_back.f_code
+            if caller.co_name == "write" and is_store(caller.co_filename):
+                self._note(f"{event} {code.co_name} by write")
 
     def _note(self, event: str) -> None:
         self.events.append(event)
@@ -60,8 +78,8 @@ def is_store(path: str) -> bool:
     return path.endswith("_store.py")
 
 
-for module in os.environ.get("STORE_MODULES", "parquet_store json_lines_store").split():
-    import_module(f"stitchwork.migration.{module}")
+for module in os.environ["STORE_MODULES"].split():
+    import_module(module)
 
 
 class Moves:
@@ -108,16 +126,29 @@ class Moves:
         return trace.events
 
 
+def choose_kinds(events: list[str], count: int, chosen: random.Random) -> list[str]:
+    """Different kinds of events: one of each phase first, or of some, then others."""
+    kinds = sorted(set(events))
+    first = list[str]()
+    for names in chosen.sample(list(PHASES.values()), min(count, len(PHASES))):
+        candidates = [kind for kind in kinds if any(name in kind for name in names)]
+        if candidates:
+            first.append(chosen.choice(candidates))
+    first = list(dict.fromkeys(first))
+    others = [kind for kind in kinds if kind not in first]
+    chosen.shuffle(others)
+    return [*first, *others][:count]
+
+
 def main(*words: str) -> None:
     """Run the program; see the module's text."""
     moves, count, seed = Moves(*words[:-2]), int(words[-2]), int(words[-1])
     status, events = moves.run(0)
     assert status == 0
     chosen = random.Random(seed)  # noqa: S311
-    kinds = sorted(set(events))
     points = [
         chosen.choice([i for i, event in enumerate(events, 1) if event == kind])
-        for kind in chosen.sample(kinds, min(count, len(kinds)))
+        for kind in choose_kinds(events, count, chosen)
     ]
     killed = []
     for number, point in enumerate(points, 1):

@@ -65,8 +65,9 @@ def migrate(
     SOURCE and TARGET are paths or URLs: rows.parquet, a folder/ of Parquet files, here or as
     s3://BUCKET/FOLDER/, rows.npy with rows.ids.txt, rows.jsonl, rows.lance,
     postgresql://HOST/DATABASE?table=NAME,
-    qdrant:FOLDER-OR-URL?collection=NAME, chroma:FOLDER-OR-URL?collection=NAME, or
-    lancedb:FOLDER?table=NAME. The service is asked for the map once; the rows are translated on
+    qdrant:FOLDER-OR-URL?collection=NAME, chroma:FOLDER-OR-URL?collection=NAME,
+    lancedb:FOLDER?table=NAME, milvus:FILE.db-OR-URL?collection=NAME, or redis://HOST?index=NAME.
+    The service is asked for the map once; the rows are translated on
     this machine. The same command goes on where it was interrupted.
     """
     from stitchwork.migration.blocks import BLOCK_ROWS

@@ -24,6 +24,7 @@ from stitchwork.migration.base_store import (
     check_unique_names,
 )
 from stitchwork.migration.json_values import to_json
+from stitchwork.migration.local_clients import LocalClients
 from stitchwork.migration.store import (
     ORIGINAL_ID,
     Batch,
@@ -43,8 +44,9 @@ END: Final = "end"
 """The cursor after the last point."""
 MAX_ID: Final = 2**64
 
-_local_clients: dict[str, tuple[QdrantClient, int]] = {}
-"""Clients of folders, and how many stores use each: a folder can be open only once."""
+_local_clients: Final = LocalClients[QdrantClient](
+    lambda path: QdrantClient(path=path), lambda _, client: client.close()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,12 +213,9 @@ class QdrantStore(BaseStore):
         if "_client" not in self.__dict__:
             return
         if self._folder is not None:
-            client, users = _local_clients[self._folder]
-            if users > 1:
-                _local_clients[self._folder] = (client, users - 1)
-                return
-            del _local_clients[self._folder]
-        self._client.close()
+            _local_clients.release(self._folder)
+        else:
+            self._client.close()
 
     @staticmethod
     def client_error(name: str, error: Exception) -> StitchworkError | None:
@@ -234,10 +233,7 @@ class QdrantStore(BaseStore):
             key = os.environ.get("QDRANT_API_KEY")
             return QdrantClient(url=self._address, api_key=key, check_compatibility=False)
         check_folder(self.name, Path(self._folder))
-        client, users = _local_clients.get(self._folder, (None, 0))
-        client = client or QdrantClient(path=self._folder)
-        _local_clients[self._folder] = (client, users + 1)
-        return client
+        return _local_clients.acquire(self._folder)
 
     def _parameters(self) -> models.VectorParams:
         """The parameters of the vector.

@@ -97,9 +97,23 @@ CONNECTORS: Final = (
         schemes=("lancedb",),
         extra="lancedb",
     ),
+    Connector(
+        "milvus_store:MilvusStore",
+        "milvus:FILE.db-OR-URL?collection=NAME",
+        {"collection": "collection", "column": "column"},
+        schemes=("milvus",),
+        extra="milvus",
+    ),
+    Connector(
+        "redis_store:RedisStore",
+        "redis://HOST?index=NAME",
+        {"index": "index", "column": "column"},
+        schemes=("redis", "rediss", "unix"),
+        extra="redis",
+    ),
 )
 DIGEST_DIGITS: Final = 8
-REQUIRED: Final = ("table", "collection")
+REQUIRED: Final = ("table", "collection", "index")
 """Options without which it is not clear what the store is."""
 
 

@@ -1,7 +1,8 @@
-"""Collections of Qdrant and Chroma and tables of LanceDB, in folders on this machine, as stores."""
+"""Collections of Qdrant, Chroma and Milvus, tables of LanceDB and indexes of Redis as stores."""
 
 import json
-import uuid
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,13 @@ from stitchwork.errors import ConflictError, InvalidInputError, UnavailableError
 from stitchwork.migration.local_engine import move
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.stores import client_errors, open_store, state_folder
+from tests.support.filled_stores import KINDS, fill_store, store_url
 from tests.support.interrupted_moves import check_interrupted_moves, contents
 from tests.support.moved_stores import TARGET_WIDTH, make_map, make_vectors, write_parquet
+from tests.support.search_server import search_server
 
 ROWS = 203
-KINDS = {"qdrant": "collection", "chroma": "collection", "lancedb": "table"}
-
-
-def store_url(kind: str, folder: Path, name: str) -> str:
-    return f"{kind}:{folder}/{kind}?{KINDS[kind]}={name}"
+TEXTS = [f"text {i}\nof two lines" for i in range(ROWS)]
 
 
 def run(source: str, target: str, folder: Path, stop_after: int | None = None) -> MoveResult:
@@ -39,6 +38,9 @@ def run(source: str, target: str, folder: Path, stop_after: int | None = None) -
 def by_number(url: str) -> list[tuple[Any, bytes, dict[str, Any]]]:
     """The rows of a store in the order of their labels."""
     rows = [(id_, vector, json.loads(record)) for id_, vector, record in contents(url)]
+    for row in rows:
+        # Redis has texts only.
+        row[2]["label"] = int(row[2]["label"])
     return sorted(rows, key=lambda row: int(row[2]["label"]))
 
 
@@ -49,62 +51,23 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a store `docs` of rows in the space x."""
-    folder = tmp_path_factory.mktemp(kind)
-    fill(kind, folder)
-    return folder
+def folder(tmp_path_factory: pytest.TempPathFactory, kind: str) -> Path:
+    """A folder for stores of a kind and for states of moves."""
+    return tmp_path_factory.mktemp(kind)
 
 
-def fill(kind: str, folder: Path) -> None:
-    """Write rows by the store's own client."""
-    vectors = make_vectors(ROWS)
-    texts = [f"text {i}\nof two lines" for i in range(ROWS)]
-    if kind == "qdrant":
-        from qdrant_client import QdrantClient, models
-
-        qdrant = QdrantClient(path=str(folder / kind))
-        parameters = models.VectorParams(size=16, distance=models.Distance.DOT)
-        qdrant.create_collection("docs", parameters)
-        points = [
-            models.PointStruct(
-                id=i if i % 2 else str(uuid.UUID(int=i)),
-                vector=vectors[i].tolist(),
-                payload={"label": i, "text": texts[i], "more": {"even": i % 2 == 0}},
-            )
-            for i in range(ROWS)
-        ]
-        qdrant.upsert("docs", points)
-        qdrant.close()
-    elif kind == "chroma":
-        import chromadb
-        from chromadb.config import Settings
-
-        settings = Settings(anonymized_telemetry=False)
-        chroma = chromadb.PersistentClient(str(folder / kind), settings)
-        configuration: Any = {"hnsw": {"space": "l2"}}
-        collection = chroma.create_collection(
-            "docs", embedding_function=None, configuration=configuration, metadata={"topic": "all"}
-        )
-        metadata: Any = [{"label": i} for i in range(ROWS)]
-        ids = [f"r{i}" for i in range(ROWS)]
-        collection.add(ids, embeddings=vectors, documents=texts, metadatas=metadata)
-    else:
-        import lancedb
-        import pyarrow as pa
-
-        flat = pa.array(vectors.ravel())
-        columns = {
-            "id": [f"r{i}" for i in range(ROWS)],
-            "label": pa.array(range(ROWS), pa.int16()),
-            "vector": pa.FixedSizeListArray.from_arrays(flat, 16),
-            "text": texts,
-        }
-        lancedb.connect(str(folder / kind)).create_table("docs", pa.table(columns))
+@pytest.fixture(scope="module")
+def place(kind: str, folder: Path) -> Iterator[str]:
+    """Where stores of a kind are: in the folder or on a server; `docs` has rows of the space x."""
+    with search_server() if kind == "redis" else nullcontext(str(folder)) as place:
+        fill_store(kind, place, make_vectors(ROWS), TEXTS)
+        yield place
 
 
-def test_new_store_beside_the_old_one_has_its_ids_and_payloads(kind: str, folder: Path) -> None:
-    source, target = store_url(kind, folder, "docs"), store_url(kind, folder, "moved")
+def test_new_store_beside_the_old_one_has_its_ids_and_payloads(
+    kind: str, place: str, folder: Path
+) -> None:
+    source, target = store_url(kind, place, "docs"), store_url(kind, place, "moved")
     before = contents(source)
     with pytest.raises(KeyboardInterrupt):
         run(source, target, folder / "state", stop_after=128)
@@ -122,8 +85,8 @@ def test_new_store_beside_the_old_one_has_its_ids_and_payloads(kind: str, folder
         run(source, target, folder / "another")
 
 
-def test_scan_goes_on_after_a_cursor_and_samples_follow_their_seed(kind: str, folder: Path) -> None:
-    with open_store(store_url(kind, folder, "docs")) as store:
+def test_scan_goes_on_after_a_cursor_and_samples_follow_their_seed(kind: str, place: str) -> None:
+    with open_store(store_url(kind, place, "docs")) as store:
         batches = list(store.scan(100))
         assert [len(batch) for batch in batches] == [100] * 2 + [3]
         cursor = json.loads(json.dumps(batches[0].cursor))
@@ -133,13 +96,15 @@ def test_scan_goes_on_after_a_cursor_and_samples_follow_their_seed(kind: str, fo
         sample, again, other = (store.sample(40, seed) for seed in (1, 1, 2))
     assert len(sample) == 40
     assert list(sample.ids) == list(again.ids) != list(other.ids)
-    numbers = [record["label"] for record in sample.payload.records()]
+    numbers = [int(record["label"]) for record in sample.payload.records()]
     np.testing.assert_allclose(sample.vectors, make_vectors(ROWS)[numbers], rtol=1e-5)
 
 
-def test_rows_of_a_parquet_file_arrive_with_their_columns(kind: str, tmp_path: Path) -> None:
+def test_rows_of_a_parquet_file_arrive_with_their_columns(
+    kind: str, place: str, tmp_path: Path
+) -> None:
     write_parquet(tmp_path / "a.parquet", ROWS, with_faults=True)
-    target = store_url(kind, tmp_path, "arrived")
+    target = store_url(kind, place, "arrived")
     result = run(f"{tmp_path}/a.parquet", target, tmp_path / "state")
     assert (result.rejected, result.warnings) == (3, [])
     rows = by_number(target)
@@ -150,28 +115,32 @@ def test_rows_of_a_parquet_file_arrive_with_their_columns(kind: str, tmp_path: P
     assert ids == [f"r{i}" for i in numbers]
 
 
-def test_move_that_was_killed_ends_as_an_undisturbed_one(kind: str, tmp_path: Path) -> None:
+def test_move_that_was_killed_ends_as_an_undisturbed_one(
+    kind: str, place: str, tmp_path: Path
+) -> None:
     write_parquet(tmp_path / "a.parquet", ROWS, with_faults=True)
     states = tmp_path / "states"
     states.mkdir()
     # LanceDB starts a thread when it is imported, which a fork would lack.
-    modules = "" if kind == "lancedb" else f"parquet_store {kind}_store"
-    target = f"{kind}:{tmp_path}/{kind}-{{}}?{KINDS[kind]}=moved"
+    modules = () if kind == "lancedb" else ("parquet_store", f"{kind}_store")
+    kills = 2 if kind == "lancedb" else 5
+    home = place if kind == "redis" else f"{tmp_path}/{{}}"
+    target = store_url(kind, home, "killed-{}" if kind == "redis" else "killed")
     source = f"{tmp_path}/a.parquet"
     check_interrupted_moves(
-        source, target, states, block=80, kills=2, seed=4, rejected=3, modules=modules
+        source, target, states, block=80, kills=kills, seed=4, rejected=3, modules=modules
     )
 
 
-def test_missing_store_is_named(kind: str, folder: Path) -> None:
+def test_missing_store_is_named(kind: str, place: str, folder: Path) -> None:
     expected = f"no such {KINDS[kind]}"
     with (
-        open_store(store_url(kind, folder, "nothing")) as store,
+        open_store(store_url(kind, place, "nothing")) as store,
         pytest.raises(InvalidInputError, match=expected),
     ):
         store.dimension()
     with pytest.raises(InvalidInputError, match=f"got no {KINDS[kind]}"):
-        open_store(f"{kind}:{folder}")
+        open_store(place if kind == "redis" else f"{kind}:{folder}/a.db")
 
 
 def test_state_of_a_collection_has_its_kind_name_and_address() -> None:
@@ -215,8 +184,7 @@ def test_changed_source_stops_a_move_of_a_chroma_collection(tmp_path: Path) -> N
     import chromadb
     from chromadb.config import Settings
 
-    fill("chroma", tmp_path)
-    source = store_url("chroma", tmp_path, "docs")
+    source = fill_store("chroma", tmp_path, make_vectors(ROWS), TEXTS)
     target = str(tmp_path / "b.parquet")
     with pytest.raises(KeyboardInterrupt):
         run(source, target, tmp_path / "state", 64)
@@ -230,8 +198,7 @@ def test_changed_source_stops_a_move_of_a_chroma_collection(tmp_path: Path) -> N
 def test_points_that_were_added_stop_a_move_of_a_qdrant_collection(tmp_path: Path) -> None:
     from qdrant_client import QdrantClient, models
 
-    fill("qdrant", tmp_path)
-    source = store_url("qdrant", tmp_path, "docs")
+    source = fill_store("qdrant", tmp_path, make_vectors(ROWS), TEXTS)
     target = str(tmp_path / "b.parquet")
     with pytest.raises(KeyboardInterrupt):
         run(source, target, tmp_path / "state", 64)
