@@ -20,11 +20,11 @@ PURPOSES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
 """By purpose: the score on held-out anchors that chooses, and the measures on test rows."""
 
 NOTE: Final = f"""\
-Each pair uses the candidate with the best score on held-out anchors ({", ".join(CANDIDATES)}):
-the mean cosine where rows are classified, `ms` among the anchors where they are searched. The gain
-is what the test rows then show over `{DEFAULT_BRIDGE}` everywhere, a mean over pairs with Student's
-95% interval over draws; *at best* is the gain of the candidate that is best on the test rows
-themselves, which no choice can exceed."""
+Each pair uses the candidate with the best score on held-out anchors ({", ".join(CANDIDATES)}).
+For rows that are classified the score is the mean cosine, for rows that are searched it is `ms`
+among the anchors. The gain is the difference on the test rows from `{DEFAULT_BRIDGE}` for all pairs, as a
+mean over pairs with Student's 95% interval over draws. *At best* is the gain of the candidate that
+is best on the test rows themselves, an upper bound of any choice."""
 
 
 def pair_choice(data: Record) -> str:

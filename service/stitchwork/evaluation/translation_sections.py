@@ -156,9 +156,9 @@ def relevance(data: Record) -> str:
     draws = len({record["draw"] for record in result["records"]})
     return (
         f"Each of {draws} draws searches {result['documents']:,} documents and takes its anchors "
-        f"from the others. nDCG@10 of each model with a store of its own: {native}. *Share* is "
-        "that of embedding anew with the new model, which is the target for a moved store and the "
-        "source for moved queries, that search the old store.\n\n"
+        f"from the others. nDCG@10 of each model with its own store: {native}. *Share* is relative "
+        "to embedding anew with the new model. For a moved store that is the target; for moved "
+        "queries, which search the old store, it is the source.\n\n"
     ) + table([*titles, "ms", "mq", "mqx"], rows)
 
 
