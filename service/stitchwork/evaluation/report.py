@@ -14,8 +14,8 @@ from stitchwork.evaluation.markdown import format_number, table
 METHOD_NOTE: Final = """\
 Heads are fitted on a space's own training rows, never on translated ones. `absolute` leaves rows
 unchanged, cut or padded with zeros where widths differ. `irp` is the paper's bridge with this
-service's δ = 0.8 and ω = 8. For `irp, best δ ω` both are chosen for each pair and number of anchors,
-on validation rows from the training part. No parameter of another bridge is chosen. Methods marked
+service's δ = 0.8 and ω = 8. For `irp, best δ ω` both are chosen for each pair and number of
+anchors, on validation rows from the training part. No parameter of another bridge is chosen. Methods marked
 `both` are estimated from both spaces together, which the bridges do not need, on the same unit
 rows: ridge regression with a penalty for each pair by generalised cross-validation, orthogonal
 Procrustes, and kernel ridge regression with width and penalty by generalised cross-validation, with
