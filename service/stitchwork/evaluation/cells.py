@@ -128,14 +128,14 @@ def cells_section(results: Record) -> str:
 
 CELLS_NOTE: Final = f"""\
 Each row compares `{DEFAULT_BRIDGE}` with the best of all other methods, including those that are
-tuned on the pair with both spaces. The best method is chosen by the reported values themselves, which
-favours it. Differences are paired, with Student's 95% interval over draws of anchors; a difference
-is *above* or *below* if its interval does not contain 0. Three measures are shares of ten nearest
-rows. *mq*: translated queries in the old store find this share of what the old model's queries find
-there. *ms*: the new model's queries in the translated store find this share of what they find in a
-store that was embedded anew. *mqx*: translated queries in the old store find this share of what the
-new model finds in a store that was embedded anew. Queries are never in the store, which is searched
-by cosine about the origin."""
+tuned on the pair with both spaces. The best method is chosen by the reported values themselves,
+which favours it. Differences are paired, with Student's 95% interval over draws of anchors; a
+difference is *above* or *below* if its interval does not contain 0. Three measures are shares of
+ten nearest rows. *mq*: translated queries in the old store find this share of what the old model's
+queries find there. *ms*: the new model's queries in the translated store find this share of what
+they find in a store that was embedded anew. *mqx*: translated queries in the old store find this
+share of what the new model finds in a store that was embedded anew. Queries are never in the store,
+which is searched by cosine about the origin."""
 
 
 def summarise(all_cells: Sequence[Cell]) -> str:

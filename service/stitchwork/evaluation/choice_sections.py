@@ -23,8 +23,8 @@ NOTE: Final = f"""\
 Each pair uses the candidate with the best score on held-out anchors ({", ".join(CANDIDATES)}).
 For rows that are classified the score is the mean cosine, for rows that are searched it is `ms`
 among the anchors. The gain is the difference on the test rows from `{DEFAULT_BRIDGE}` for all
-pairs, as a mean over pairs with Student's 95% interval over draws. *At best* is the gain of the candidate that
-is best on the test rows themselves, an upper bound of any choice."""
+pairs, as a mean over pairs with Student's 95% interval over draws. *At best* is the gain of the
+candidate that is best on the test rows themselves, an upper bound of any choice."""
 
 
 def pair_choice(data: Record) -> str:

@@ -15,13 +15,13 @@ METHOD_NOTE: Final = """\
 Heads are fitted on a space's own training rows, never on translated ones. `absolute` leaves rows
 unchanged, cut or padded with zeros where widths differ. `irp` is the paper's bridge with this
 service's δ = 0.8 and ω = 8. For `irp, best δ ω` both are chosen for each pair and number of
-anchors, on validation rows from the training part. No parameter of another bridge is chosen. Methods marked
-`both` are estimated from both spaces together, which the bridges do not need, on the same unit
-rows: ridge regression with a penalty for each pair by generalised cross-validation, orthogonal
-Procrustes, and kernel ridge regression with width and penalty by generalised cross-validation, with
-the write factor of `ridge` or of `exp`. Values are means over ordered pairs ± their standard
-deviation over pairs. The value of a pair is the mean over draws of anchors; if all training rows
-are anchors, draws differ only in their order."""
+anchors, on validation rows from the training part. No parameter of another bridge is chosen.
+Methods marked `both` are estimated from both spaces together, which the bridges do not need, on the
+same unit rows: ridge regression with a penalty for each pair by generalised cross-validation,
+orthogonal Procrustes, and kernel ridge regression with width and penalty by generalised
+cross-validation, with the write factor of `ridge` or of `exp`. Values are means over ordered pairs
+± their standard deviation over pairs. The value of a pair is the mean over draws of anchors; if all
+training rows are anchors, draws differ only in their order."""
 
 Section = Callable[[Record], str]
 SECTIONS: Final[Sequence[tuple[str, str, Section]]] = (
