@@ -22,8 +22,8 @@ PUBLIC: Final[tuple[KeyScope, ...]] = ()
 KEY_HEADERS: Final = (b"authorization", b"x-api-key")
 _KEY_DESCRIPTION: Final = (
     "A key of `stitchwork api-keys add`, if any is set. Scopes: `read` reads what "
-    "is registered, `infer` uses it, `export` takes translations and heads away as files and finds "
-    "the nearest anchors, `admin` does everything."
+    "is registered, `infer` uses it, `export` takes translations and heads away as files, reports "
+    "moves and finds the nearest anchors, `admin` does everything."
 )
 SCHEMES: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": _KEY_DESCRIPTION},
@@ -71,6 +71,9 @@ RULES: Final = (
     _rule("GET", r"/spaces/[^/]+/translations/[^/]+", EXPORT),
     # Cosines of probes to the anchors give the anchors.
     _rule("POST", r"/spaces/[^/]+/anchors/nearest", EXPORT),
+    # Moves are reported with the key that they take the map with.
+    _rule("PUT", r"/moves/[^/]+(/assessment)?", EXPORT),
+    _rule("GET", r"/moves/[^/]+", READ, EXPORT),
     _rule("POST", r"/anchors/choose", READ),
     _rule("GET", r".*", READ),
     _rule("", r".*", ADMIN),

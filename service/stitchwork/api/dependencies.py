@@ -10,6 +10,7 @@ from fastapi.dependencies.utils import get_flat_params
 
 from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.content.queries import check_known, check_unique
+from stitchwork.api.encoder_names import EncoderNames
 from stitchwork.api.executors import MAX_SELECTIONS, BoundedExecutor, Load
 from stitchwork.api.image_urls import ImageFetcher
 from stitchwork.api.kserve.statistics import InferenceStatistics
@@ -53,6 +54,7 @@ class AppState:
         selection_executor: Chooses anchors.
         report_jobs: Computes reports.
         space_checks: Compares new spaces with the others on their sets.
+        encoder_names: Names encoders.
         load: The load of this process.
         model_statistics: Requests of each model of the Open Inference Protocol.
         draining: Set once this process is about to exit.
@@ -75,6 +77,7 @@ class AppState:
     rate_limiter: RateLimiter
     image_fetcher: ImageFetcher
     space_checks: SpaceCheckThread
+    encoder_names: EncoderNames
     hub_models: Sequence[str] = ()
     model_aliases: Mapping[str, str] = field(default_factory=dict)
     metrics_public: bool = False

@@ -6,6 +6,7 @@ from dataclasses import fields
 from stitchwork import __version__
 from stitchwork.api.content.body_parser import BodyParser
 from stitchwork.api.dependencies import AppState
+from stitchwork.api.encoder_names import EncoderNames
 from stitchwork.api.executors import ProcessExecutor
 from stitchwork.api.grpc_address import GrpcAddress
 from stitchwork.api.image_urls import ImageFetcher
@@ -90,6 +91,7 @@ def make_app_state(settings: Settings) -> AppState:
             timeout_seconds=settings.image_url_timeout_seconds,
         ),
         space_checks=SpaceCheckThread(registry.space_checks),
+        encoder_names=EncoderNames(registry.spaces),
         hub_models=settings.hub_models,
         model_aliases=settings.model_aliases,
         metrics_public=settings.metrics_public,

@@ -46,6 +46,13 @@ NO_TEXTS: Final = (
 @click.option(
     "--moved", metavar="TARGET", help="The store that a move has written: judge its rows."
 )
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="With --moved: the folder of the move's checkpoint, if `migrate` had one. The service "
+    "lists the verdict with the move.",
+)
 @click.option("--report", type=FILE, metavar="FILE.html", help="Write a report with plots.")
 @click.option(
     "--anchors",
@@ -76,6 +83,7 @@ def assess(
     sample: int | None,
     seed: int,
     moved: str | None,
+    checkpoint: Path | None,
     report: Path | None,
     anchors: int | None,
     anchor_set: str | None,
@@ -91,6 +99,7 @@ def assess(
     `stitchwork migrate` wrote are judged. STORE and TARGET are as there.
     """
     from stitchwork.cli.files import read_lines
+    from stitchwork.migration.reported_moves import ReportedMove, report_assessment
     from stitchwork.migration.store_anchors import register_anchors
     from stitchwork.migration.store_assessment import (
         SAMPLE_ROWS,
@@ -103,6 +112,8 @@ def assess(
     model = encoder_fields(text_model, None, None, None, dtype, encoder)
     if (anchors is None) != (model is None):
         raise InvalidInputError("expected --anchors with --text-model or --encoder, or neither")
+    if checkpoint is not None and moved is None:
+        raise InvalidInputError("expected --moved, the store that was written, with --checkpoint")
     if anchors is not None and text is None and texts is None:
         raise InvalidInputError("expected --text or --texts, which --anchors are embedded from")
     options = AssessmentOptions(
@@ -114,6 +125,7 @@ def assess(
         query_type,
         seed,
     )
+    move = None if moved is None else ReportedMove.read(moved, checkpoint)
     with ExitStack() as stack:
         store = stack.enter_context(open_store(source))
         target = None if moved is None else stack.enter_context(open_store(moved))
@@ -137,13 +149,15 @@ def assess(
     advice = result.advice
     action = None if advice is None else advice.action
     reasons = [NO_TEXTS] if advice is None else list(advice.reasons)
+    warnings = list(result.warnings)
+    if move is not None:
+        warnings += report_assessment(client, move, result)
     if output.as_json:
-        warnings = list(result.warnings)
         output.show({**result.fields, "action": action, "reasons": reasons, "warnings": warnings})
         return
     fields = {name: cell for name, cell in result.fields.items() if name != "anchor_curve"}
     output.record({**fields, "action": action})
     for reason in reasons:
         click.echo(f"\n{reason}")
-    for warning in result.warnings:
+    for warning in warnings:
         click.echo(f"stitchwork: {warning}", err=True)

@@ -54,6 +54,7 @@ CLIENT_COMMANDS: Final = {
     "migrate": LazyCommand(
         "migrate:migrate", "Move a store of vectors into the space of another encoder."
     ),
+    "moves": LazyCommand("moves:moves", "List running and past moves of stores."),
     "assess": LazyCommand(
         "assess:assess",
         "Predict what a change of its model costs a store of vectors.",

@@ -73,6 +73,7 @@ def migrate(
     from stitchwork.migration.blocks import BLOCK_ROWS
     from stitchwork.migration.file_shards import FileShard, move_shard
     from stitchwork.migration.local_engine import StoreMove
+    from stitchwork.migration.move_reporter import MoveReporter
     from stitchwork.migration.offline_map import OfflineMap
     from stitchwork.migration.re_embedding import TextEmbedder
     from stitchwork.migration.space_translation import SpaceTranslation
@@ -93,7 +94,13 @@ def migrate(
         reader,
     )
     folder, rows = options.checkpoint or state_folder(target), options.block_rows or BLOCK_ROWS
-    with progress_bar("migrate", visible=output.has_progress) as progress:
+    reporter = MoveReporter(client, source, target, folder, engine=options.engine, shard=share)
+    with reporter, progress_bar("migrate", visible=output.has_progress) as show:
+
+        def progress(done: int, total: int) -> None:
+            reporter.progress(done, total)
+            show(done, total)
+
         if share is None:
             engine = options.open_engine("migrate")
             with (
@@ -107,17 +114,21 @@ def migrate(
             results = move_shard(
                 source, target, translation, folder, share, block_rows=rows, progress=progress
             )
+        reporter.add_results(results)
+    warnings = [warning for result in results for warning in result.warnings]
+    if reporter.warning is not None:
+        warnings.append(reporter.warning)
     if share is None:
-        _show_result(output, results[0])
+        _show_result(output, results[0], warnings)
     else:
-        _show_shard(output, source, target, share, results)
+        _show_shard(output, source, target, share, results, warnings)
     if not output.as_json:
-        for warning in (warning for result in results for warning in result.warnings):
+        for warning in warnings:
             click.echo(f"stitchwork: {warning}", err=True)
 
 
-def _show_result(output: Output, result: "MoveResult") -> None:
-    fields = {**dataclasses.asdict(result), "rejects": str(result.rejects)}
+def _show_result(output: Output, result: "MoveResult", warnings: list[str]) -> None:
+    fields = dataclasses.asdict(result) | {"rejects": str(result.rejects), "warnings": warnings}
     moved = result.rows - result.resumed_at
     fields |= {
         "seconds": round(result.seconds, 3),
@@ -127,7 +138,12 @@ def _show_result(output: Output, result: "MoveResult") -> None:
 
 
 def _show_shard(
-    output: Output, source: str, target: str, shard: "FileShard", results: "list[MoveResult]"
+    output: Output,
+    source: str,
+    target: str,
+    shard: "FileShard",
+    results: "list[MoveResult]",
+    warnings: list[str],
 ) -> None:
     counts = ("rows", "written", "rejected", "re_embedded", "uncovered", "mismatched", "resumed_at")
     sums = {name: sum(getattr(result, name) for result in results) for name in counts}
@@ -143,7 +159,7 @@ def _show_shard(
             "seconds": round(seconds, 3),
             "rows_per_second": round((sums["rows"] - sums["resumed_at"]) / max(seconds, 1e-9), 1),
             "versions": results[0].versions if results else {},
-            "warnings": [warning for result in results for warning in result.warnings],
+            "warnings": warnings,
         },
     )
 

@@ -1,7 +1,7 @@
 """A client of the service: numpy arrays in and out, safetensors over HTTP.
 
 `Stitchwork` returns results and `AsyncStitchwork` returns awaitables. Their methods are defined
-once, in `resource_operations`, `inference_operations` and `report_operations`.
+once, in `resource_operations`, `inference_operations`, `report_operations` and `move_operations`.
 """
 
 from stitchwork.client.batch_calls import TranslationResult

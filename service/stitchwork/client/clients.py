@@ -24,6 +24,7 @@ from tenacity import (
 from stitchwork.addresses import is_loopback
 from stitchwork.client.flows import Flow, Parallel, Pause, Request, Step
 from stitchwork.client.inference_operations import InferenceOperations
+from stitchwork.client.move_operations import MoveOperations
 from stitchwork.client.report_operations import ReportOperations
 from stitchwork.client.resource_operations import ResourceOperations
 from stitchwork.client.retry_stops import AsyncStop, ThreadStop
@@ -47,7 +48,7 @@ _KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=8)
 
 
-class _Client(ResourceOperations, ReportOperations, InferenceOperations, ABC):
+class _Client(ResourceOperations, ReportOperations, InferenceOperations, MoveOperations, ABC):
     """The configuration of both clients.
 
     Args:
@@ -88,7 +89,7 @@ class _Client(ResourceOperations, ReportOperations, InferenceOperations, ABC):
             raise InvalidInputError(
                 f"timeout: expected seconds, more than 0 and at most {MAX_TIMEOUT:g}, got {timeout}"
             )
-        self._retries = retries
+        self._base_url, self._key, self._retries = base_url, key, retries
         self._options: dict[str, Any] = {
             "base_url": base_url,
             "timeout": timeout,
@@ -101,6 +102,18 @@ class _Client(ResourceOperations, ReportOperations, InferenceOperations, ABC):
             | ({"Authorization": f"Bearer {key}"} if key else {}),
         }
         self._connect()
+
+    def with_options(self, *, timeout: float, retries: int) -> Self:
+        """Another client of the same service, with the same key; it is closed by itself.
+
+        Args:
+            timeout: Seconds that one request may take.
+            retries: How often a request is repeated.
+
+        Raises:
+            InvalidInputError: If the timeout is invalid.
+        """
+        return type(self)(str(self._base_url), timeout, key=self._key, retries=retries)
 
     @abstractmethod
     def _connect(self) -> None:
@@ -231,7 +244,7 @@ class Stitchwork(_Client):
 
     def _attempt(self, request: Request) -> httpx.Response:
         with transport_errors(self.url, self.timeout):
-            response = self._http.request(**_request_options(request))
+            response = self._http.request(**request.arguments())
         return raise_for_error(_without_stream(response))
 
 
@@ -319,18 +332,8 @@ class AsyncStitchwork(_Client):
 
     async def _attempt(self, request: Request) -> httpx.Response:
         with transport_errors(self.url, self.timeout):
-            response = await self._http.request(**_request_options(request))
+            response = await self._http.request(**request.arguments())
         return raise_for_error(_without_stream(response))
-
-
-def _request_options(request: Request) -> dict[str, Any]:
-    return {
-        "method": request.method,
-        "url": request.path,
-        "params": request.query,
-        "headers": request.headers,
-        "content": request.content,
-    }
 
 
 def _without_stream(response: httpx.Response) -> httpx.Response:

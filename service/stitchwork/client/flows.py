@@ -84,6 +84,16 @@ class Request:
         """
         return self.method != "DELETE"
 
+    def arguments(self) -> dict[str, Any]:
+        """It as arguments of httpx."""
+        return {
+            "method": self.method,
+            "url": self.path,
+            "params": self.query,
+            "headers": self.headers,
+            "content": self.content,
+        }
+
 
 class Pause(NamedTuple):
     """Seconds to wait."""

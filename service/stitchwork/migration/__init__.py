@@ -6,9 +6,10 @@ them are of the same versions and the same bridge.
 """
 
 from stitchwork.migration.local_engine import move
+from stitchwork.migration.move_reporter import MoveReporter
 from stitchwork.migration.move_results import MoveResult
 from stitchwork.migration.offline_map import OfflineMap
 from stitchwork.migration.store import VectorStore
 from stitchwork.migration.stores import open_store
 
-__all__ = ["MoveResult", "OfflineMap", "VectorStore", "move", "open_store"]
+__all__ = ["MoveReporter", "MoveResult", "OfflineMap", "VectorStore", "move", "open_store"]

@@ -1,16 +1,11 @@
 """What to do with a store, in words, from its assessment."""
 
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from stitchwork.geometry.diagnostics.recall_prediction import RecallPrediction
 from stitchwork.migration.assessment import AnchorCurvePoint, Assessment
-
-Action: TypeAlias = Literal[
-    "check-space", "separate-rows", "choose-anchors", "re-embed", "translate-then-re-embed",
-    "translate",
-]  # fmt: skip
-"""In this order: the first that applies is the advice."""
+from stitchwork.resources.moves import Action
 
 WRONG_SHARE: Final = 0.7
 """Share of foreign rows from which the store is not of the space at all."""

@@ -1,12 +1,14 @@
 """The state of a move on disk: what it is of, the blocks that are complete, and its rejects."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Final, Self
+from uuid import uuid4
 
 import orjson
 
@@ -15,6 +17,7 @@ from stitchwork.migration.block_transforms import EncoderVersions, Versions
 from stitchwork.migration.blocks import BlockSummary, Reject
 from stitchwork.migration.offline_map import MapVersions
 from stitchwork.migration.part_files import PARTS, remove_leftovers, replacement
+from stitchwork.migration.reject_reasons import reason_kind, sum_reasons
 from stitchwork.migration.stores import source_key, target_key
 
 FORMAT: Final = 2
@@ -72,6 +75,7 @@ class MoveProgress:
         mismatched: Rows that were written although their lengths do not fit the anchors.
         length_warning: The lengths of those of the first block with such rows.
         truncated: Rows whose texts were truncated.
+        reasons: Rows that were not translated, by the kind of the reason.
         rejects_bytes: Length of the file of rejects after these blocks.
         is_complete: Whether the target is complete.
     """
@@ -85,6 +89,7 @@ class MoveProgress:
     mismatched: int = 0
     length_warning: str = ""
     truncated: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
     rejects_bytes: int = 0
     is_complete: bool = False
 
@@ -102,11 +107,13 @@ class Checkpoint:
         folder: The folder; it has the checkpoint, the rejects and what the move pins.
         move: What the move is of.
         progress: How far it is.
+        id: The id under which it is reported; empty for a move that an earlier release began.
     """
 
     folder: Path
     move: Move
     progress: MoveProgress = field(default_factory=MoveProgress)
+    id: str = ""
 
     @classmethod
     def begin(cls, folder: Path, move: Move, files: Mapping[str, bytes]) -> Self:
@@ -125,7 +132,7 @@ class Checkpoint:
                 file.write(data)
         with replacement(folder / REJECTS):
             pass
-        checkpoint = cls(folder, move)
+        checkpoint = cls(folder, move, id=uuid4().hex)
         checkpoint.save(checkpoint.progress)
         return checkpoint
 
@@ -147,7 +154,7 @@ class Checkpoint:
                 raise ValueError(f"expected format {FORMAT}, got {fields['format']}")
             versions = _read_versions(fields["move"].pop("versions"))
             move = Move(versions=versions, **fields["move"])
-            return cls(folder, move, MoveProgress(**fields["progress"]))
+            return cls(folder, move, MoveProgress(**fields["progress"]), fields.get("id", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"{path}: expected the checkpoint of a move: {error}. To begin anew, remove "
@@ -201,7 +208,12 @@ class Checkpoint:
         self.progress = progress
         versions = self.move.versions._asdict()
         move = {**asdict(self.move), "versions": versions}
-        fields = {"format": FORMAT, "move": move, "progress": asdict(progress)}
+        fields = {
+            "format": FORMAT,
+            "id": self.id,
+            "move": move,
+            "progress": asdict(progress),
+        }
         with replacement(self.folder / CHECKPOINT) as file:
             file.write(orjson.dumps(fields, option=orjson.OPT_INDENT_2))
 
@@ -220,9 +232,14 @@ class Checkpoint:
                 mismatched=state.mismatched + summary.mismatched,
                 length_warning=state.length_warning or summary.length_warning,
                 truncated=state.truncated + summary.truncated,
+                reasons=self._count_reasons(summary.rejects),
                 rejects_bytes=self._add_rejects(summary.rejects),
             )
         )
+
+    def _count_reasons(self, rejects: list[Reject]) -> dict[str, int]:
+        kinds = Counter(reason_kind(reject.reason) for reject in rejects)
+        return sum_reasons([self.progress.reasons, kinds])
 
     def _add_rejects(self, rejects: list[Reject]) -> int:
         """Append rows to the file of rejects, after those of the complete blocks.

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import urlencode
+from uuid import uuid4
 
 import orjson
 
@@ -25,6 +26,7 @@ T = TypeVar("T")
 SUFFIX: Final = ".parquet"
 SHARDS: Final = "shards.json"
 """File of what all shards have in common, beside the map."""
+NUMBER_OF_SHARDS: Final = "number of shards"
 MAX_NAMES: Final = 3
 """Files that a message names."""
 
@@ -59,6 +61,23 @@ class FileShard:
     def select(self, files: Sequence[T]) -> list[T]:
         """Its share of files: every so many of them, from its index on."""
         return list(files[self.index :: self.count])
+
+
+class ShardPlan(NamedTuple):
+    """What all shards have in common.
+
+    Attributes:
+        id: The id under which they are reported, each with its number; empty if an earlier release
+            wrote the plan.
+        shards: Number of the shards.
+        target: The folder that they write, as `folder_key` has it.
+        files: The files of all, in the order of their names.
+    """
+
+    id: str
+    shards: int
+    target: str
+    files: list[str]
 
 
 class OpenFile(Protocol):
@@ -114,9 +133,9 @@ def move_shard(
     pinned = _pin_transform(transform, folder)
     path, identity = Path(split_url(source)[0]), transform.identity()
     fields = {
-        "source": _folder_key(source),
-        "target": _folder_key(target),
-        "number of shards": shard.count,
+        "source": folder_key(source),
+        "target": folder_key(target),
+        NUMBER_OF_SHARDS: shard.count,
         "block_rows": block_rows,
         "uncovered": identity.uncovered,
         "texts": identity.texts,
@@ -141,6 +160,23 @@ def move_shard(
     return results
 
 
+def read_plan(folder: Path) -> ShardPlan | None:
+    """The plan of the shards whose checkpoints are in a folder; None if there is none.
+
+    Raises:
+        InvalidInputError: If it is corrupt.
+    """
+    path = folder / SHARDS
+    if not path.exists():
+        return None
+    try:
+        plan = orjson.loads(path.read_bytes())
+        count, target = (plan["fields"][name] for name in (NUMBER_OF_SHARDS, "target"))
+        return ShardPlan(plan.get("id", ""), count, target, list(plan["files"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInputError(f"{path}: expected the plan of shards: {error}") from error
+
+
 def _file_names(source: str, target: str) -> list[str]:
     """The files of a folder, by their names in it."""
     folder, other = (Path(split_url(url)[0]) for url in (source, target))
@@ -156,7 +192,7 @@ def _file_names(source: str, target: str) -> list[str]:
     return names
 
 
-def _folder_key(url: str) -> str:
+def folder_key(url: str) -> str:
     """A folder with its options: the same for all spellings of its path."""
     location, query = split_url(url)
     path = str(Path(location).resolve())
@@ -183,7 +219,8 @@ def _pin_plan(fields: Mapping[str, Any], sizes: Mapping[str, int], folder: Path)
         sizes: The size of each file in bytes, by its name.
         folder: Where the checkpoints of all shards are.
     """
-    plan = orjson.dumps({"fields": fields, "files": sizes}, option=orjson.OPT_INDENT_2)
+    content = {"id": uuid4().hex, "fields": fields, "files": sizes}
+    plan = orjson.dumps(content, option=orjson.OPT_INDENT_2)
     pinned, current = orjson.loads(_pin(folder / SHARDS, plan)), orjson.loads(plan)
     for name in [*pinned["fields"], *current["fields"]]:
         value, other = pinned["fields"].get(name), current["fields"].get(name)

@@ -1,7 +1,6 @@
 """Opens stores by their URLs or paths."""
 
 import hashlib
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from stitchwork.addresses import without_password
 from stitchwork.errors import InvalidInputError, StitchworkError
 from stitchwork.migration.store import VectorStore
 
@@ -229,11 +229,6 @@ def _key(url: str, options: Sequence[str] | None) -> str:
     if options is not None:
         query = {name: query[name] for name in options if name in query and connector.schemes}
     return " ".join([kind, without_password(address), urlencode(sorted(query.items()))])
-
-
-def without_password(url: str) -> str:
-    """A URL as messages name it."""
-    return re.sub(r"(//[^/@:?]*):[^/@]*@", r"\1@", url)
 
 
 def split_url(url: str) -> tuple[str, dict[str, str]]:

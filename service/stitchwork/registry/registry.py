@@ -21,6 +21,7 @@ from stitchwork.registry.declarations import SpaceDeclaration, anchor_set_record
 from stitchwork.registry.entries import ANY, Condition, Entry, Outcome, Write
 from stitchwork.registry.head_records import HeadDefinition
 from stitchwork.registry.head_registry import HeadRegistry
+from stitchwork.registry.move_store import MoveStore
 from stitchwork.registry.read_lease import LeaseKeeper, ReadLease
 from stitchwork.registry.report_store import ReportStore
 from stitchwork.registry.repository import Repository
@@ -78,6 +79,7 @@ class Registry:
         self._space_registry = SpaceRegistry(self.anchor_sets, self.spaces)
         self.space_checks = SpaceChecks(server, self.anchor_sets, self.spaces)
         self.reports = ReportStore(server)
+        self.moves = MoveStore(server)
         self._head_registry = HeadRegistry(self.spaces, self.heads)
 
     def declare_anchor_set(

@@ -5,7 +5,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
-from stitchwork.errors import StitchworkError
+from stitchwork.errors import ErrorCode, StitchworkError
 from stitchwork.registry.registry import Registry
 from stitchwork.resources import Arrays, Item, Modality, Registration, unpack_items
 
@@ -57,4 +57,7 @@ def item_error(error: StitchworkError, indices: Sequence[int]) -> StitchworkErro
     """The error of an item of a part, by its index among all items."""
     position = (error.pointer or "").removeprefix("/items/")
     index = indices[int(position) if position.isdecimal() else 0]
-    return type(error)(f"item {index}: {error.message}", pointer=f"/items/{index}")
+    message = f"item {index}: {error.message}"
+    if error.code == ErrorCode.TOO_MANY_TOKENS:
+        message += ': register the space with "truncate": true in its encoder'
+    return type(error)(message, pointer=f"/items/{index}", code=error.code)

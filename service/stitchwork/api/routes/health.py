@@ -17,11 +17,13 @@ from stitchwork.api.schemas.responses import (
     InfoResponse,
     LiveResponse,
     ReadyResponse,
+    WorkerResponse,
     WorkersResponse,
 )
 from stitchwork.errors import InvalidInputError, RegistryUnavailableError
 from stitchwork.geometry.bridges import BRIDGES, DEFAULT_BRIDGE
 from stitchwork.queue.streams import stream_backlogs
+from stitchwork.queue.worker_registry import WorkerStatus
 
 router = APIRouter(tags=["operation"])
 
@@ -146,8 +148,17 @@ def readiness(state: AppState, min_workers: int = 0) -> ReadyResponse:
     )
 
 
+def _models(state: AppState, workers: Sequence[WorkerStatus]) -> dict[str, str]:
+    """The models that workers have loaded; none while the registry is unavailable."""
+    try:
+        return state.encoder_names.find(key for worker in workers for key in worker.loaded)
+    except RegistryUnavailableError:
+        return {}
+
+
 def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
     live_workers = state.producer.workers()
+    models = _models(state, live_workers)
     queues = [
         EncoderQueue(
             encoder=encoder,
@@ -163,7 +174,10 @@ def _workers(state: AppState, patterns: Sequence[str]) -> WorkersResponse:
         if not backlog.model or any(fnmatchcase(backlog.model, pattern) for pattern in patterns)
     ]
     return WorkersResponse(
-        workers=live_workers,
+        workers=[
+            WorkerResponse(**dict(worker), loaded_models=[models.get(key) for key in worker.loaded])
+            for worker in live_workers
+        ],
         queues=queues,
         waiting=sum(queue.waiting for queue in queues),
         oldest_seconds=max((queue.oldest_seconds for queue in queues), default=0.0),

@@ -281,10 +281,18 @@ class EncoderQueue(ResponseModel):
     workers: int
 
 
+class WorkerResponse(WorkerStatus, ResponseModel):
+    """A live worker, by its own report."""
+
+    loaded_models: list[str | None] = Field(
+        description="Models of the encoders in `loaded`; null for an encoder that no space has."
+    )
+
+
 class WorkersResponse(ResponseModel):
     """The live workers and the queues."""
 
-    workers: list[WorkerStatus]
+    workers: list[WorkerResponse]
     queues: list[EncoderQueue]
     waiting: int
     oldest_seconds: float

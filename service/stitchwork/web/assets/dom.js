@@ -24,6 +24,28 @@ export function table(caption, columns, rows, empty) {
       element("tbody", {}, body)));
 }
 
+const contents = new WeakMap();
+
+/**
+ * Show a table of what may have changed, with the same place scrolled to and the same focus.
+ *
+ * @param node
+ * @param content What the table depends on; nothing changes while that is the same.
+ * @param make The table.
+ */
+export function refresh(node, content, make) {
+  const state = JSON.stringify(content);
+  if (contents.get(node) === state) return;
+  contents.set(node, state);
+  const before = node.querySelector(".scroll");
+  const hasFocus = before !== null && before === document.activeElement;
+  const left = before?.scrollLeft ?? 0;
+  node.replaceChildren(make());
+  const after = node.querySelector(".scroll");
+  if (after) after.scrollLeft = left;
+  if (after && hasFocus) after.focus();
+}
+
 /** Names and values. */
 export function facts(entries) {
   return element("dl", { class: "cards" }, entries.map(([name, value, id]) =>

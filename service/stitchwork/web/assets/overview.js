@@ -64,16 +64,23 @@ export async function overview(view, { signal, report }) {
     ]));
     parts.workers.replaceChildren(table("Live workers", ["Worker", "Device", "Loaded models", "Refused"],
       workers.workers.map((worker) => [worker.worker, worker.device,
-        (worker.loaded || []).join(", ") || "–", Object.entries(worker.refused || {}).map(([space, reason]) => `${space}: ${reason}`).join("; ") || "–"]),
+        loadedModels(worker), Object.entries(worker.refused || {}).map(([space, reason]) => `${space}: ${reason}`).join("; ") || "–"]),
       "No worker is alive."));
-    parts.queues.replaceChildren(table("Jobs by encoder", ["Encoder", "Model", "Waiting", "Running", "Oldest, s", "Workers"],
-      workers.queues.map((queue) => [queue.encoder, queue.model ?? "–", number(queue.waiting), number(queue.running),
+    parts.queues.replaceChildren(table("Jobs by encoder", ["Model", "Data type", "Waiting", "Running", "Oldest, s", "Workers"],
+      workers.queues.map((queue) => [queue.model || "none (fits of heads)", queue.model ? queue.dtype : "–", number(queue.waiting), number(queue.running),
         number(queue.oldest_seconds), number(queue.workers)]),
       "No job waits."));
     parts.service.replaceChildren(facts([["Version", info.version, "version"], ["Durability", info.durability]]),
       ...info.warnings.map((text) => element("p", { class: "bad" }, text)));
     report("");
   }
+}
+
+/** The models of a worker by name; several encoders may have one, in other settings. */
+function loadedModels({ loaded, loaded_models: names }) {
+  const known = [...new Set(names.filter(Boolean))];
+  const others = loaded.length - names.filter(Boolean).length;
+  return [...known, ...(others ? [`${others} that no space has`] : [])].join(", ") || "–";
 }
 
 const state = (value) => (value == null ? "unknown" : value ? "up" : "down");

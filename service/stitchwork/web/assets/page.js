@@ -3,6 +3,7 @@
 import { ApiError, forgetKey, storedKey, storeKey } from "./api.js";
 import { clear, redraw } from "./charts.js";
 import { evaluate } from "./evaluate.js";
+import { moves } from "./moves.js";
 import { overview } from "./overview.js";
 import { playground } from "./playground.js";
 import { registration } from "./registration.js";
@@ -10,7 +11,7 @@ import { SampleError } from "./samples.js";
 import { spaces } from "./spaces.js";
 
 const VIEWS = {
-  "#overview": overview, "#spaces": spaces, "#playground": playground, "#evaluate": evaluate, "#registration": registration,
+  "#overview": overview, "#spaces": spaces, "#playground": playground, "#evaluate": evaluate, "#registration": registration, "#moves": moves,
 };
 const byId = (id) => document.getElementById(id);
 let controller = new AbortController();
