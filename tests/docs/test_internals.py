@@ -24,9 +24,11 @@ from stitchwork.redis.serialization import unpack_frames
 from stitchwork.registry.registry import Registry
 from stitchwork.registry.report_store import ReportStore
 from stitchwork.resources import Arrays, Scope, TextEncoder
+from stitchwork.resources.moves import MoveReport
 from tests.conftest import Pair
 from tests.integration.registry.test_backups import fill
 from tests.support.code_blocks import ROOT
+from tests.support.move_reports import REPORT
 from tests.support.waiting import wait_until
 
 FOLDER: Final = ROOT / "docs/internals"
@@ -91,6 +93,7 @@ def test_keys_of_the_registry_are_listed(registry_server: RedisClient, pair: Pai
     inputs: Arrays = {"embeddings": np.ones((2, 32), np.float32), "classes": np.arange(2)}
     declared = {"source": "fit", "labels": ["a", "b"]}
     registry.begin_head("fitted", "y", declared, inputs=inputs)
+    registry.moves.put_report("m", MoveReport(**REPORT))
     reports = ReportStore(registry_server)
     reports.put({"compatibility:S": {}})
     assert reports.take("compatibility:T")
