@@ -78,7 +78,7 @@ def is_store(path: str) -> bool:
     return path.endswith("_store.py")
 
 
-for module in os.environ["STORE_MODULES"].split():
+for module in os.environ.get("STORE_MODULES", "").split():
     import_module(module)
 
 
